@@ -1,0 +1,13 @@
+_base_ = ['../student/deeplabv3plus_r18-slim_optic-disc-128.py']
+distill = dict(
+    teachers=[
+        dict(config='configs/teacher/deeplabv3plus_r50-slim_optic-disc-128.py', checkpoint='work_dirs/deeplabv3plus_r50-slim_optic-disc-128/best.pth'),
+    ],
+    task_weight=1.0,  # on the student's own losses
+    features=dict(  # the index of a name is its feature index
+        student=['backbone.layer3', 'backbone.layer4', 'decode_head.bottleneck'],
+        teacher=['backbone.layer3', 'backbone.layer4', 'decode_head.bottleneck']),
+    losses=dict(
+        # PaddleSeg averages over the classes too (per_class): its coefficient 3 is a 1.5 without.
+        logits=dict(type='KL', on='logits', weight=3.0, tau=1.0, per_class=True),
+    ))

@@ -1,0 +1,149 @@
+"""Weights on disk: loaded without running code, strictly and with a report; saved whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from rdistill.errors import UserError
+
+SAFE_SCHEME = "rdistill-safe:"  # a path mmengine's Runner is given with this in front is loaded by `load_file`
+STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
+
+
+def load_file(path: str | Path, *, trust: bool = False, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint without running any code that it may carry.
+
+    rdistill's and mmengine's own checkpoints pass. mmengine itself falls back to an unsafe load when
+    it meets anything else; here that needs ``trust``.
+
+    Raises:
+        UserError: no such file, a damaged file, or one that holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        with torch.serialization.safe_globals(_mmengine_globals()):
+            return torch.load(path, map_location=map_location, weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
+        what = next((group for group in found.groups() if group), "objects") if found else "objects"
+        raise UserError(
+            f"{path}: is damaged, or holds Python code ({what}) that loading would run; "
+            f"if you trust where it comes from, pass --trust-checkpoint"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain model's weights out of any checkpoint: rdistill's, mmseg's, or a bare state dict."""
+    weights = checkpoint.get("state_dict", checkpoint)
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    if any(key.startswith(STUDENT_PREFIX) for key in weights):
+        weights = {
+            key.removeprefix(STUDENT_PREFIX): value for key, value in weights.items() if key.startswith(STUDENT_PREFIX)
+        }
+    return {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+
+
+def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, what: str = "model") -> dict[str, Any]:
+    """Loads a checkpoint into a model; every key must match in name and shape.
+
+    Returns:
+        The checkpoint's ``meta`` (empty when it has none).
+
+    Raises:
+        UserError: listing missing, unexpected and misshapen keys.
+    """
+    checkpoint = load_file(path, trust=trust)
+    weights = model_weights(checkpoint)
+    own = model.state_dict()
+    # Counters of batches were added to BatchNorm late: old checkpoints lack them, and nothing depends on them.
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in weights if key not in own]
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if missing or unexpected or misshapen:
+        parts = [
+            f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+            if keys
+        ]
+        raise UserError(f"{path}: does not fit the {what} ({type(model).__name__}): {'; '.join(parts)}")
+    model.load_state_dict(weights, strict=False)
+    meta = checkpoint.get("meta")
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def save_atomically(obj: Any, path: Path) -> None:
+    """Writes a checkpoint so that a kill leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(obj, partial)
+    replace_durably(partial, path)
+
+
+def replace_durably(partial: Path, path: Path) -> None:
+    """Puts a completely written file in the place of another, once it is on the disk."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: dict[str, Any]) -> None:
+    """Saves the student alone, in the form that plain ``mmseg.apis.init_model`` loads."""
+    weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    dataset_meta = {"classes": list(classes), "palette": [list(map(int, colour)) for colour in palette]}
+    save_atomically({"meta": {**meta, "dataset_meta": dataset_meta}, "state_dict": weights}, path)
+
+
+def as_plain_data(value: Any) -> Any:
+    """The same value without numpy scalars or other objects, so that it loads with ``weights_only=True``."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain_data(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _mmengine_globals() -> list[Any]:
+    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories."""
+    core = np._core if hasattr(np, "_core") else np.core
+    numpy_types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")]
+    return [
+        slice, np.ndarray, np.dtype, *numpy_types, core.multiarray.scalar, core.multiarray._reconstruct,
+        HistoryBuffer, (_history_method, "builtins.getattr"),
+    ]  # fmt: skip
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr`` in a checkpoint: a log history refers to its own methods, and to nothing else."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r} is not allowed")
+    return getattr(owner, name)
+
+
+@CheckpointLoader.register_scheme(prefixes=SAFE_SCHEME)
+def _load_safely(filename: str, map_location: Any = "cpu") -> dict[str, Any]:
+    return load_file(filename.removeprefix(SAFE_SCHEME), map_location=map_location or "cpu")

@@ -1,0 +1,456 @@
+"""A run's config: an mmengine Config of the student plus a checked ``distill`` section.
+
+``load_config`` is the one door. What comes out is complete: overrides applied, paths absolute, each
+teacher's model copied in. It can be sent to another machine, or dumped and loaded again.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.config import utils as mmengine_config_utils
+from pydantic import BaseModel, ConfigDict as ModelConfig, Field, ValidationError, model_validator
+
+from rdistill.errors import UserError, did_you_mean
+from rdistill.losses import LOSSES, check_params
+
+REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
+DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+class Section(BaseModel):
+    """A part of the ``distill`` section: immutable, and without room for a mistyped key."""
+
+    model_config = ModelConfig(extra="forbid", frozen=True)
+
+
+class TeacherSpec(Section):
+    """One frozen teacher. Its config gives only its model; data and schedule are the student's."""
+
+    config: str | None = None  # an mmseg config file; not read when `model` is given
+    checkpoint: str  # rdistill's or plain mmseg's weights of that model
+    model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
+    weight: float = Field(default=1.0, gt=0)  # share in averaged logits (`teacher='mean'`)
+
+    @model_validator(mode="after")
+    def _needs_a_model(self) -> TeacherSpec:
+        if self.config is None and self.model is None:
+            raise ValueError("needs `config`, the teacher's mmseg config file")
+        return self
+
+
+class FeatureNames(Section):
+    """Feature names by index, for each side; ``pair=(s, t)`` of a loss points into these two lists."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+class LossSpec(BaseModel):
+    """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
+
+    model_config = ModelConfig(extra="allow", frozen=True)
+
+    type: str  # a name in rdistill.losses.LOSSES
+    weight: float | None = Field(default=None, ge=0)  # factor in the total; the type's default when absent
+    pair: tuple[int, int] | None = None  # (student feature index, teacher feature index); absent: on logits
+    on: str = "logits"  # 'logits', or 'logits[k]' for the k-th auxiliary head's
+    teacher: int = Field(default=0, ge=0)  # which of the teachers
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The loss type's own parameters, as far as they were given."""
+        return dict(self.model_extra or {})
+
+    @property
+    def effective_weight(self) -> float:
+        """The given weight, or the default of this loss on logits or on features."""
+        if self.weight is not None:
+            return self.weight
+        return LOSSES[self.type].default_weight("logits" if self.pair is None else "features")
+
+
+class DistillSpec(Section):
+    """The ``distill`` section: total loss = task_weight x the student's own + sum of weight x loss."""
+
+    teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
+    features: FeatureNames = FeatureNames()
+    losses: dict[str, LossSpec] = Field(min_length=1)
+    task_weight: float = Field(default=1.0, ge=0)
+
+    def problems(self) -> list[str]:
+        """What one field alone cannot show: loss types and parameters, indices into the lists."""
+        found = []
+        for name, loss in self.losses.items():
+            where = f"distill.losses.{name}"
+            if loss.type not in LOSSES:
+                hint = did_you_mean(loss.type, LOSSES) or f"; known: {', '.join(LOSSES)}"
+                found.append(f"{where}.type: no loss {loss.type!r}{hint}")
+                continue
+            on = "logits" if loss.pair is None else "features"
+            if on not in LOSSES[loss.type].on:
+                fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
+                found.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
+            found += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
+            if loss.teacher >= len(self.teachers):
+                found.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
+            for side, index in zip(("student", "teacher"), loss.pair or (), strict=False):
+                names = getattr(self.features, side)
+                if not 0 <= index < len(names):
+                    found.append(
+                        f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
+                        f"which has {len(names)} names (0 to {len(names) - 1})"
+                    )
+        return found
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """The settings nobody should need mmseg's nested keys for. None leaves the config's own value."""
+
+    data_root: str | None = None
+    size: str | None = None  # pixels: '128', or 'HEIGHTxWIDTH'
+    iters: int | None = None
+    batch_size: int | None = None  # images a step, over all workers together
+    val_interval: int | None = None  # iterations
+    num_data_workers: int | None = None  # loader processes for each training worker
+    teacher_checkpoint: str | None = None
+
+
+def load_config(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+) -> Config:
+    """Reads a config file, applies overrides, checks it and makes it self-contained.
+
+    Args:
+        path: a plain mmseg config, or one with a ``distill`` section.
+        overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
+        shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
+
+    Raises:
+        UserError: every mistake found, one line each.
+    """
+    path = Path(path)
+    cfg = read_config_file(path)
+    missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
+    if missing:
+        raise UserError(f"{path}: not a complete training config: {', '.join(missing)} missing; inherit them with _base_")
+    problems: list[str] = []
+    for apply, values in ((_apply_shortcuts, shortcuts or Shortcuts()), (_apply_overrides, overrides or {})):
+        problems += apply(cfg, values)  # type: ignore[operator]
+    _fit_val_interval(cfg)
+    problems += _locate_data(cfg)
+    if problems:
+        raise UserError(*(f"{path}: {problem}" for problem in problems))
+    if cfg.get("distill") is not None:
+        _resolve_distill(cfg, path)
+    return cfg
+
+
+def distill_spec(cfg: Config) -> DistillSpec | None:
+    """The checked ``distill`` section, or None for a plain config.
+
+    Raises:
+        UserError: every problem of the section, one line each.
+    """
+    if cfg.get("distill") is None:
+        return None
+    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else cfg.distill
+    try:
+        spec = DistillSpec.model_validate(section)
+    except ValidationError as error:
+        raise UserError(*_validation_problems(error)) from None
+    problems = spec.problems()
+    if problems:
+        raise UserError(*problems)
+    return spec
+
+
+def read_config_file(path: Path) -> Config:
+    """An mmengine config file as it stands; every way of failing is a :class:`UserError`."""
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), siblings, n=1)
+        raise UserError(f"{path}: no such config file" + (f"; did you mean {near[0]}?" if near else ""))
+    _register_onedl_alias()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmengine warns of its own deprecated helpers here
+            return Config.fromfile(str(path))
+    except Exception as error:  # a config is Python: it may raise anything
+        line = str(error).strip().splitlines()
+        raise UserError(f"{path}: cannot be read: {type(error).__name__}: {line[-1] if line else 'no message'}") from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``['a.b=1e-3', '+c=[1, 2]']`` -> ``{'a.b': 0.001, '+c': [1, 2]}``; values are Python or YAML literals."""
+    values: dict[str, Any] = {}
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"--set {assignment}: must be key=value")
+            continue
+        values[key.strip()] = _parse_value(text.strip())
+    if problems:
+        raise UserError(*problems)
+    return values
+
+
+def lookup(node: Any, dotted: str) -> Any:
+    """The value at a dotted key of a config. Raises KeyError where there is none."""
+    for part in dotted.split("."):
+        if isinstance(node, (list, tuple)) and part.lstrip("-").isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, Mapping) and part in node:
+            node = node[part]
+        else:
+            raise KeyError(dotted)
+    return node
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return yaml.safe_load(text)
+
+
+def _register_onedl_alias() -> None:
+    """Lets ``mmseg::`` in ``_base_`` find the OneDL distribution, unless the original is installed."""
+    try:
+        distribution("mmsegmentation")
+    except PackageNotFoundError:
+        mmengine_config_utils.MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
+
+
+def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
+    return [problem for key, value in overrides.items() if (problem := _override(cfg, key, value))]
+
+
+def _override(cfg: Config, key: str, value: Any) -> str | None:
+    """Sets one dotted key in place; returns the problem, if there is one."""
+    may_add = key.startswith("+")
+    parts = key.lstrip("+").split(".")
+    node: Any = cfg._cfg_dict
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[: depth + 1])
+        last = depth == len(parts) - 1
+        # A loss takes parameters that its config need not spell out: its own check names the unknown ones.
+        free = may_add or (parts[0] == "distill" and depth > 0)
+        if isinstance(node, (list, tuple)):
+            if not part.lstrip("-").isdigit() or not -len(node) <= int(part) < len(node):
+                return f"{where}: no such index; the list has {len(node)} entries"
+            index: Any = int(part)
+            if isinstance(node, tuple) and last:
+                return f"{where}: a tuple is set as a whole, not by index"
+        elif isinstance(node, dict):
+            if part not in node and not free:
+                return f"unknown key {where}{did_you_mean(part, node)} (write +{key} to add a new key)"
+            index = part
+            if not last and (part not in node or node[part] is None):
+                node[part] = ConfigDict()
+        else:
+            return f"{where}: {'.'.join(parts[:depth])} is {node!r}, which has no keys"
+        if last:
+            old = node[index] if isinstance(node, list) else node.get(index)
+            if problem := _wrong_kind(old, value):
+                return f"{where}: {problem}"
+            node[index] = ConfigDict(value) if isinstance(value, dict) else value
+        else:
+            node = node[index]
+    return None
+
+
+def _wrong_kind(old: Any, new: Any) -> str | None:
+    """Says what is wrong when a number is replaced by a text, a section by a number, and the like."""
+    if old is None or new is None:
+        return None
+    if isinstance(old, bool):
+        return None if isinstance(new, bool) else f"must be true or false, got {new!r}"
+    if isinstance(old, (int, float)):
+        if isinstance(new, (int, float)) and not isinstance(new, bool):
+            return None
+        return f"must be a number, got {new!r}"
+    if isinstance(old, dict):
+        return None if isinstance(new, dict) else f"is a section with keys {', '.join(old)}, got {new!r}"
+    return None
+
+
+def _apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
+    problems = []
+    if shortcuts.data_root is not None:
+        for loader in _dataloaders(cfg):
+            _leaf_dataset(loader).data_root = shortcuts.data_root
+    if shortcuts.size is not None:
+        problems += _set_size(cfg, shortcuts.size)
+    if shortcuts.iters is not None:
+        problems += _set_iterations(cfg, shortcuts.iters)
+    for flag, minimum in (("batch_size", 1), ("val_interval", 1), ("num_data_workers", 0)):
+        value = getattr(shortcuts, flag)
+        if value is not None and value < minimum:
+            problems.append(f"--{flag.replace('_', '-')}: must be at least {minimum}, got {value}")
+    if shortcuts.batch_size is not None:
+        cfg.train_dataloader.batch_size = shortcuts.batch_size
+    if shortcuts.val_interval is not None:
+        cfg.train_cfg.val_interval = shortcuts.val_interval
+    if shortcuts.num_data_workers is not None:
+        for loader in _dataloaders(cfg):
+            loader.num_workers = shortcuts.num_data_workers
+            if not shortcuts.num_data_workers:
+                loader.pop("persistent_workers", None)  # torch refuses it without workers
+    if shortcuts.teacher_checkpoint is not None:
+        teachers = (cfg.get("distill") or {}).get("teachers") or []
+        if len(teachers) != 1:
+            problems.append(f"--teacher-checkpoint: the config has {len(teachers)} teachers; it sets the only one")
+        else:
+            teachers[0].checkpoint = shortcuts.teacher_checkpoint
+    return problems
+
+
+def _set_size(cfg: Config, text: str) -> list[str]:
+    """Sets the training and test size in every place mmseg keeps it."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
+        return [f"--size: must be pixels such as 128, or HEIGHTxWIDTH such as 180x240, got {text!r}"]
+    height, width = int(numbers[0]), int(numbers[-1])
+    for loader in _dataloaders(cfg):
+        for step in _leaf_dataset(loader).pipeline:
+            if step["type"] in ("Resize", "RandomResize"):
+                step["scale"] = (width, height)
+            elif step["type"] == "RandomCrop":
+                step["crop_size"] = (height, width)
+    preprocessor = cfg.model.get("data_preprocessor") or {}
+    if "size" in preprocessor:
+        preprocessor["size"] = (height, width)
+    return []
+
+
+def _set_iterations(cfg: Config, iterations: int) -> list[str]:
+    """Sets the length of training, and stretches the learning rate's schedule to the same end."""
+    if iterations < 1:
+        return [f"--iters: must be at least 1, got {iterations}"]
+    if cfg.train_cfg.get("max_iters") is None:
+        return ["--iters: the config trains by epochs; use --set train_cfg.max_epochs=N"]
+    before = cfg.train_cfg.max_iters
+    cfg.train_cfg.max_iters = iterations
+    schedulers = cfg.get("param_scheduler") or []
+    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+        for key in ("begin", "end", "T_max", "total_iters", "milestones"):
+            value = scheduler.get(key)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                scheduler[key] = round(value * iterations / before)
+            elif isinstance(value, (list, tuple)):
+                scheduler[key] = [round(v * iterations / before) for v in value]
+    return []
+
+
+def _fit_val_interval(cfg: Config) -> None:
+    """A run shorter than its validation interval validates once, at its end."""
+    total = cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs")
+    if total and cfg.train_cfg.get("val_interval", 1) > total:
+        cfg.train_cfg.val_interval = total
+
+
+def _dataloaders(cfg: Config) -> Iterator[ConfigDict]:
+    """The config's dataloaders. mmseg's configs often give val and test one object: both are yielded."""
+    for name in DATALOADERS:
+        if cfg.get(name) is not None:
+            yield cfg[name]
+
+
+def _leaf_dataset(loader: ConfigDict) -> ConfigDict:
+    """The dataset that reads files, under any wrapper such as RepeatDataset."""
+    dataset = loader.dataset
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def _locate_data(cfg: Config) -> list[str]:
+    """Makes data roots absolute and recognises PaddleSeg's layout by its ``train_list.txt``."""
+    problems = []
+    for loader in _dataloaders(cfg):
+        dataset = _leaf_dataset(loader)
+        if dataset.get("data_root") is None:
+            continue
+        root = Path(dataset.data_root).expanduser().absolute()
+        dataset.data_root = str(root)
+        if not root.is_dir():
+            problems.append(
+                f"data_root: no such directory {root}; pass --data-root DIR, or make data with "
+                f"`rdistill data synthetic DIR`"
+            )
+            continue
+        images = (dataset.get("data_prefix") or {}).get("img_path") or ""
+        if (root / "train_list.txt").is_file() and not (root / images).is_dir():
+            split = "train" if "train" in images else "test" if "test" in images else "val"
+            dataset.update(type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=dict(img_path="", seg_map_path=""))
+    return list(dict.fromkeys(problems))
+
+
+def _resolve_distill(cfg: Config, path: Path) -> None:
+    """Checks the section, copies each teacher's model in, and makes its checkpoint's path absolute."""
+    try:
+        spec = distill_spec(cfg)
+    except UserError as error:
+        raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from None
+    assert spec is not None
+    problems = []
+    for index, teacher in enumerate(spec.teachers):
+        entry = cfg.distill.teachers[index]
+        where = f"{path}: distill.teachers[{index}]"
+        if teacher.model is None:
+            assert teacher.config is not None
+            file = _find_beside(teacher.config, path)
+            if file is None:
+                problems.append(f"{where}.config: no such config file {teacher.config}")
+                continue
+            entry.model = copy.deepcopy(read_config_file(file).model)
+            entry.config = str(file)
+        checkpoint = _find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
+        entry.checkpoint = str(checkpoint)
+        if not checkpoint.is_file():
+            problems.append(
+                f"{where}.checkpoint: no such file {teacher.checkpoint}; train the teacher with "
+                f"`rdistill train {teacher.config}`, or pass --teacher-checkpoint FILE"
+            )
+    if problems:
+        raise UserError(*problems)
+
+
+def _find_beside(name: str, config_file: Path) -> Path | None:
+    """A file named in a config: absolute, from the working directory, or from a folder above the config."""
+    given = Path(name).expanduser()
+    for folder in (Path.cwd(), *config_file.absolute().parents):
+        if (folder / given).is_file():
+            return (folder / given).absolute()
+    return None
+
+
+def _validation_problems(error: ValidationError) -> list[str]:
+    """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one."""
+    fields = {"teachers": TeacherSpec, "features": FeatureNames, "losses": LossSpec}
+    lines = []
+    for item in error.errors():
+        where = "distill." + ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            model = fields.get(str(item["loc"][0]), DistillSpec) if len(item["loc"]) > 1 else DistillSpec
+            lines.append(f"unknown key {where}{did_you_mean(str(item['loc'][-1]), model.model_fields)}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: is required")
+        else:
+            lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"[:300])
+    return lines

@@ -1,0 +1,30 @@
+"""Errors a user can mend, and the spelling hints they carry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """One or more mistakes of the user's, found before time is spent.
+
+    Each problem is one line that says where, what, got and how to fix it:
+    ``sweeps/a.yaml: space.tau.low must be > 0 on a log scale, got 0; raise it or use uniform``.
+    The command line prints every problem and exits with status 2, without a traceback.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        assert problems, "an error without a problem helps nobody"
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
+        # Exceptions cross process borders in Ray; the default would rebuild it from one joined string.
+        return (type(self), self.problems)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,85 @@
+"""Scores on a dataset: mmseg's IoU, unrounded and with every class by name."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+from torch import nn
+
+from rdistill import quiet_mmseg  # isort: skip  # noqa: F401
+from mmseg.evaluation.metrics import IoUMetric
+from mmseg.registry import METRICS
+
+from rdistill.errors import UserError
+
+
+@METRICS.register_module()
+class ClassIoUMetric(IoUMetric):
+    """mmseg's ``IoUMetric`` that also returns each class's IoU, and rounds nothing away.
+
+    Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU.<class>``. A class that occurs neither in
+    ground truth nor in a prediction has no IoU: NaN, and left out of the mean.
+    """
+
+    default_prefix = ""  # None makes mmengine warn that there is no prefix
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        metrics = dict(super().compute_metrics(results))  # writes mmseg's table to the log
+        if self.format_only:
+            return metrics
+        intersect, union, _, label = (sum(column).double().numpy() for column in zip(*results, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            iou, accuracy = intersect / union * 100, intersect / label * 100
+        metrics["aAcc"] = float(intersect.sum() / label.sum() * 100)
+        metrics["mIoU"], metrics["mAcc"] = float(np.nanmean(iou)), float(np.nanmean(accuracy))
+        metrics.update({f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)})
+        return metrics
+
+
+def use_class_iou(cfg: Config) -> None:
+    """Makes every IoUMetric of a config a :class:`ClassIoUMetric`."""
+    for name in ("val_evaluator", "test_evaluator"):
+        evaluator = cfg.get(name)
+        for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+            if isinstance(metric, dict) and metric.get("type") == "IoUMetric":
+                metric["type"] = "ClassIoUMetric"
+
+
+def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs."""
+    flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float, np.generic))}
+    classes = {
+        key.removeprefix("IoU."): None if math.isnan(value) else round(value, 4)
+        for key, value in flat.items()
+        if key.startswith("IoU.")
+    }
+    tidy: dict[str, Any] = {key: round(value, 4) for key, value in flat.items() if not key.startswith("IoU.")}
+    return {**tidy, "IoU": classes} if classes else tidy
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, Any]:
+    """Scores a segmentor on a config's ``val`` or ``test`` split, as mmengine's ValLoop does.
+
+    Returns:
+        Percent: ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name.
+    """
+    if cfg.get(f"{split}_dataloader") is None:
+        raise UserError(f"{cfg.filename}: has no {split}_dataloader to score on")
+    evaluators = copy.deepcopy(cfg[f"{split}_evaluator"])
+    loader = Runner.build_dataloader(copy.deepcopy(cfg[f"{split}_dataloader"]), seed=0)
+    evaluator = Evaluator(evaluators if isinstance(evaluators, list) else [evaluators])
+    evaluator.dataset_meta = loader.dataset.metainfo
+    was_training = model.training
+    model.eval()
+    for batch in loader:
+        evaluator.process(data_samples=model.val_step(batch), data_batch=batch)  # type: ignore[operator]
+    model.train(was_training)
+    return tidy_metrics(evaluator.evaluate(len(loader.dataset)))

@@ -1,0 +1,342 @@
+"""Losses with weights or state, and :class:`Term`: one configured loss of a distillation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdistill.errors import UserError
+
+from . import LOSSES, check_params, functional
+
+
+class Adapter(nn.Module):
+    """Makes a student's feature comparable with a teacher's: channels by a 1x1 convolution, size by resizing.
+
+    Without a convolution (equal channels, unless ``always``) it has no parameters, so that nothing is left
+    unused in DDP.
+
+    Shapes: student N x ``student_channels`` x h x w -> N x ``teacher_channels`` x ``size``, resized
+    bilinearly with ``align_corners=False``.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, *, always: bool = False) -> None:
+        super().__init__()
+        self.project: nn.Module = nn.Identity()
+        if always or student_channels != teacher_channels:
+            self.project = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+
+    def forward(self, student: Tensor, size: Sequence[int]) -> Tensor:
+        return resize_bilinear(self.project(student), size)
+
+
+def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
+    """N x C x h x w -> N x C x ``size``; ``x`` itself when it has that size."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class MGD(nn.Module):
+    """Masked generative distillation: regenerate the teacher's feature from a quarter of the student's.
+
+    The student's feature is aligned by an :class:`Adapter`, a random share ``mask_ratio`` of its positions
+    (the same for every channel) is zeroed, and conv3-ReLU-conv3 generates the teacher's from the rest.
+
+    Paper: Yang et al., ECCV 2022, arXiv 2205.01529.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.adapter = Adapter(student_channels, teacher_channels)
+        self.generate = nn.Sequential(
+            nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor, *, mask_ratio: float = 0.75) -> Tensor:
+        aligned = self.adapter(student, teacher.shape[-2:])
+        n, _, height, width = aligned.shape
+        keep = torch.rand((n, 1, height, width), device=aligned.device) >= mask_ratio
+        return functional.mgd(self.generate(aligned * keep), teacher)
+
+
+class ClassQueue(nn.Module):
+    """A ring buffer of embeddings for each class, in buffers, so that a resumed run goes on with it.
+
+    Nothing here waits for the device: what a picture has not got is written to one slot beyond the ring.
+    """
+
+    keys: Tensor  # classes x (size + 1) x C
+    written: Tensor  # classes: how many were ever written
+
+    def __init__(self, num_classes: int, size: int, channels: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("keys", torch.zeros(num_classes, size + 1, channels))
+        self.register_buffer("written", torch.zeros(num_classes, dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor, present: Tensor) -> None:
+        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), oldest entries first to
+        go."""
+        if keys.shape[1] > self.size:
+            raise ValueError(
+                f"a queue of {self.size} cannot take {keys.shape[1]} entries a class at once; enlarge it"
+            )
+        position = self.written.unsqueeze(1) + present.cumsum(dim=1) - 1
+        slot = torch.where(present, position % self.size, self.size)
+        classes = torch.arange(len(keys), device=keys.device).unsqueeze(1)
+        self.keys[classes, slot] = keys.to(self.keys.dtype)
+        self.written += present.sum(dim=1)
+
+    @torch.no_grad()
+    def sample(self, total: int) -> tuple[Tensor, Tensor]:
+        """About ``total`` keys, as many of each class, with replacement: K x C and whether each exists
+        (K)."""
+        per_class = total // len(self.keys) + 1
+        filled = self.written.clamp(max=self.size).unsqueeze(1)
+        uniform = torch.rand((len(self.keys), per_class), device=self.keys.device)
+        # float32 rounding may reach filled itself, hence the clamp.
+        slot = torch.minimum((uniform * filled).long(), (filled - 1).clamp(min=0))
+        classes = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
+        return self.keys[classes, slot].flatten(0, 1), (filled > 0).expand(-1, per_class).flatten()
+
+
+class CIRKDMemory(nn.Module):
+    """CIRKD's memory bank: pixel and region embeddings of the teacher, and the student's projection to them.
+
+    Each training step writes, for every picture and class, the mean embedding (region queue) and up to
+    ``pixels_per_class`` random pixels of that class (pixel queue; the authors' code takes pixels of any
+    class, their paper of the class), gathered from all workers; then contrasts student and teacher against a
+    sample of both queues. Workers must have equally many pictures. Buffers: classes x (pixel + region queue)
+    x teacher channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
+
+    Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
+    """
+
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        num_classes: int,
+        *,
+        pixel_queue_size: int = 20000,
+        region_queue_size: int = 2000,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        # SyncBatchNorm is mmengine's to make of this (`sync_bn` of a config); it does not exist on CPU.
+        self.project = nn.Sequential(
+            nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(teacher_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(teacher_channels, teacher_channels, kernel_size=1, bias=False),
+        )
+        self.pixels = ClassQueue(num_classes, pixel_queue_size, teacher_channels)
+        self.regions = ClassQueue(num_classes, region_queue_size, teacher_channels)
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        label: Tensor,
+        *,
+        ignore_index: int = 255,
+        tau: float = 0.1,
+        kd_tau: float = 1.0,
+        grid: int = 32,
+        pixels_per_class: int = 16,
+        pixel_contrast_size: int = 4096,
+        region_contrast_size: int = 1024,
+    ) -> Tensor:
+        """Pixel part + region part, each weighted 1. ``label``: N x H x W, at any resolution."""
+        size = teacher.shape[-2:]
+        projected = resize_bilinear(self.project(student), size)
+        label = functional.resize_nearest(label, size)
+        if self.training:
+            self._remember(teacher, label, ignore_index, pixels_per_class)
+        mask = functional.valid_labels(label, self.num_classes, ignore_index)
+        losses = []
+        for queue, total in ((self.pixels, pixel_contrast_size), (self.regions, region_contrast_size)):
+            keys, key_mask = queue.sample(total)
+            losses.append(
+                functional.cirkd_memory(
+                    projected, teacher, keys, mask=mask, key_mask=key_mask, tau=tau, kd_tau=kd_tau, grid=grid
+                )
+            )
+        return losses[0] + losses[1]
+
+    @torch.no_grad()
+    def _remember(self, teacher: Tensor, label: Tensor, ignore_index: int, pixels_per_class: int) -> None:
+        with functional.without_autocast(teacher.device.type):
+            features = F.normalize(functional.at_least_float32(teacher), dim=1).flatten(2)  # N x C x HW
+            masks = functional.class_masks(label, self.num_classes, ignore_index)  # N x classes x HW
+            means = F.normalize(functional.class_means(features, masks), dim=2)  # N x classes x C
+            score = torch.rand((len(masks), 1, masks.shape[2]), device=masks.device)
+            score, index = torch.where(masks, score, -1.0).topk(min(pixels_per_class, masks.shape[2]), dim=2)
+            pictures = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
+            chosen = features.transpose(1, 2)[pictures, index]  # N x classes x M x C
+        # The queues want classes first, pictures (of all workers) after.
+        self.regions.push(gather_workers(means.transpose(0, 1)), gather_workers(masks.any(dim=2).T))
+        self.pixels.push(
+            gather_workers(chosen.transpose(0, 1).flatten(1, 2)),
+            gather_workers((score >= 0).transpose(0, 1).flatten(1, 2)),
+        )
+
+
+def gather_workers(x: Tensor) -> Tensor:
+    """``x`` (K x M x ...) of every worker, joined along M: K x (workers * M) x ...; no gradient."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    as_bytes = x.to(torch.uint8) if x.dtype == torch.bool else x  # not every backend gathers bool
+    parts = [torch.empty_like(as_bytes, memory_format=torch.contiguous_format) for _ in range(_workers())]
+    torch.distributed.all_gather(parts, as_bytes.contiguous())
+    return torch.cat(parts, dim=1).to(x.dtype)
+
+
+def _workers() -> int:
+    return torch.distributed.get_world_size()
+
+
+# On features: whose student needs the teacher's channels (by a convolution, if they differ). The others
+# compare similarities, or bring their own layers. On logits there is never a convolution.
+CHANNEL_BY_CHANNEL = ("KL", "CWD", "DIST", "FitNet", "PKD", "DSD", "L1", "L2", "Cosine")
+SOFTMAX_OVER_CLASSES = ("KL", "DIST", "DKD")
+# Parameters that shape a module when it is built rather than each call.
+BUILT_IN = ("pixel_queue_size", "region_queue_size")
+
+
+class Term(nn.Module):
+    """One configured loss of a distillation: adapts the student, masks ignored pixels, computes the raw loss.
+
+    Args:
+        type: a name in :data:`rdistill.losses.LOSSES`.
+        student_channels, teacher_channels: of what is compared (for DSD over several layers: of the last).
+        num_classes: of the data set; labels are 0 to num_classes - 1 or ``ignore_index``.
+        ignore_index: label of the pixels that a loss on logits (and IFVD, CIRKDMemory) leaves out.
+        params: the loss's parameters; what is missing gets its default. On logits also ``at``: ``"label"``
+            upsamples both logits to the label's resolution, ``"logits"`` compares at the teacher's.
+        on_logits: whether logits are compared; otherwise features.
+
+    Attributes:
+        params: the parameters in force, read at every forward: changing an entry changes the loss (but for
+            ``pixel_queue_size`` and ``region_queue_size``, which are built in).
+
+    Errors: :class:`rdistill.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
+    fit, and logits whose numbers of classes differ.
+    """
+
+    params: dict[str, Any]
+
+    def __init__(
+        self,
+        type: str,
+        *,
+        student_channels: int,
+        teacher_channels: int,
+        num_classes: int,
+        ignore_index: int = 255,
+        params: Mapping[str, Any] | None = None,
+        on_logits: bool = False,
+    ) -> None:
+        super().__init__()
+        on = "logits" if on_logits else "features"
+        if problems := check_params(type, params or {}, on):
+            raise UserError(*(f"{type}: {problem}" for problem in problems))
+        if on_logits:
+            _check_classes(type, student_channels, teacher_channels)
+        self.loss_type, self.on_logits, self.ignore_index = type, on_logits, ignore_index
+        self.params = {**LOSSES[type].default_params(on), **(params or {})}
+        self.adapter: Adapter | None = None
+        self.module: nn.Module | None = None
+        if type == "MGD":
+            self.module = MGD(student_channels, teacher_channels)
+        elif type == "CIRKDMemory":
+            sizes = {name: self.params[name] for name in BUILT_IN}
+            self.module = CIRKDMemory(student_channels, teacher_channels, num_classes, **sizes)
+        elif type in CHANNEL_BY_CHANNEL and not on_logits:
+            self.adapter = Adapter(student_channels, teacher_channels, always=type == "FitNet")
+        self._function = LOSSES[type].load()
+        takes = inspect.signature(self.module.forward if self.module else self._function).parameters
+        self._takes_mask, self.needs_label = "mask" in takes, on_logits or "label" in takes
+        self._about_labels = {
+            name: value
+            for name, value in {"ignore_index": ignore_index, "num_classes": num_classes}.items()
+            if name in takes
+        }
+
+    def extra_repr(self) -> str:
+        return f"{self.loss_type}, on={'logits' if self.on_logits else 'features'}, {self.params}"
+
+    def forward(
+        self,
+        student: Tensor | Sequence[Tensor],
+        teacher: Tensor | Sequence[Tensor],
+        label_nhw: Tensor | None = None,
+    ) -> Tensor:
+        """The raw loss, unweighted, a float32 scalar.
+
+        Args:
+            student, teacher: N x C x H x W each; for DSD also equally long sequences of layers.
+            label_nhw: N x H x W long; may be left out where ``needs_label`` is false.
+
+        Errors: ``ValueError`` for a missing or misshapen label, or tensors that do not fit together.
+        """
+        if label_nhw is None and self.needs_label:
+            raise ValueError(f"{self.loss_type} needs the label (N x H x W)")
+        if label_nhw is not None and label_nhw.ndim != 3:
+            raise ValueError(f"{self.loss_type}: label must be N x H x W, got {tuple(label_nhw.shape)}")
+        given = {name: value for name, value in self.params.items() if name not in BUILT_IN}
+        given |= self._about_labels
+        if self.on_logits:
+            assert label_nhw is not None
+            size = _last(teacher).shape[-2:] if given.pop("at") == "logits" else label_nhw.shape[-2:]
+            label_nhw = functional.resize_nearest(label_nhw, size)
+            student, teacher = _resize_logits(student, size), _resize_logits(teacher, size)
+            if self._takes_mask:
+                given["mask"] = label_nhw != self.ignore_index
+        elif self.module is None:
+            student = self._match(student, _last(teacher).shape[-2:])
+        if "ignore_index" in given:
+            given["label"] = label_nhw
+        loss: Tensor = (self.module or self._function)(student, teacher, **given)
+        return loss
+
+    def _match(self, student: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
+        """The student's feature (of several layers: the last) with the teacher's size and, if need be,
+        channels."""
+        last = _last(student)
+        last = self.adapter(last, size) if self.adapter is not None else resize_bilinear(last, size)
+        return last if isinstance(student, Tensor) else [*student[:-1], last]
+
+
+def _resize_logits(logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """In float32: bfloat16 would round every upsampled logit, and the loss is the difference of two of
+    them."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
+    return resize_bilinear(functional.at_least_float32(logits), size)
+
+
+def _check_classes(type: str, student_channels: int, teacher_channels: int) -> None:
+    if student_channels != teacher_channels:
+        raise UserError(
+            f"{type}: logits must have as many classes, got a student of {student_channels} and a teacher of "
+            f"{teacher_channels}; train both on the same classes, or distil features instead"
+        )
+    if student_channels == 1 and type in SOFTMAX_OVER_CLASSES:
+        raise UserError(
+            f"{type}: a softmax over one channel is always 1, nothing can be learnt; use two output channels "
+            "(out_channels=2) or L2"
+        )
+
+
+def _last(x: Tensor | Sequence[Tensor]) -> Tensor:
+    return x if isinstance(x, Tensor) else x[-1]

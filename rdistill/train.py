@@ -1,0 +1,313 @@
+"""One run, from a loaded config to ``metrics.json`` and ``student.pth``: in this process, or in Ray Train workers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import nn
+
+from rdistill import checkpoint
+from rdistill.config import distill_spec, lookup
+from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
+from rdistill.distiller import Distiller, build_distiller, build_segmentor, build_teacher
+from rdistill.errors import UserError
+from rdistill.evaluation import evaluate, use_class_iou
+from rdistill.hooks import (
+    METRIC,
+    CheckpointHook,
+    DivergenceHook,
+    FeatureCaptureHook,
+    Listener,
+    RandomStateHook,
+    ReportHook,
+    Silent,
+)
+
+
+def train(
+    cfg: Config,
+    work_dir: str | Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    teacher_metrics: Mapping[str, Any] | None = None,
+    swept: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Trains one student in this process (of one, or of a process group that exists already).
+
+    Args:
+        cfg: from :func:`rdistill.config.load_config`.
+        work_dir: written to: ``metrics.json``, ``student.pth``, ``student.py``, ``best.pth``, ``last.pth``,
+            ``config.py``, and mmengine's logs in a folder of the start's time.
+        seed: of weights, data order, augmentation and dropout.
+        resume: continue from ``last.pth`` if there is one.
+        trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
+        teacher_metrics: the teacher's scores, if they are known already; measured otherwise.
+        swept: config key -> value that a sweep chose; each must be what the built model really uses.
+        listener: is told of progress.
+
+    Returns:
+        What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
+
+    Raises:
+        UserError: a mistake in the config, found before the first iteration.
+        DivergedError: a loss became NaN or infinite.
+    """
+    work_dir = Path(work_dir).absolute()
+    started = time.perf_counter()
+    _refuse_overwriting(work_dir, resume)
+    cfg = _prepare(cfg, work_dir, seed, resume)
+    with _own_log(work_dir):
+        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+        keeper = CheckpointHook(interval=_checkpoint_interval(cfg))
+        facts: dict[str, Any] = {"effective": _check_effective(distiller, cfg, swept or {})}
+        runner = _build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
+        try:
+            if distiller.teachers and teacher_metrics is None:
+                teacher_metrics = evaluate(distiller.teachers[0].model, cfg)
+            facts["teacher_mIoU"] = (teacher_metrics or {}).get(METRIC)
+            runner.train()
+        finally:
+            _release(runner)
+    metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts["teacher_mIoU"])
+    if is_main_process():
+        write_student(cfg, work_dir)
+        write_json(work_dir / "metrics.json", metrics)
+    return metrics
+
+
+def evaluate_checkpoint(
+    cfg: Config, checkpoint_file: str | Path, *, split: str = "val", trust_checkpoint: bool = False
+) -> dict[str, Any]:
+    """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split."""
+    cfg = copy.deepcopy(cfg)
+    use_class_iou(cfg)
+    model = revert_sync_batchnorm(build_segmentor(cfg.model))
+    checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
+    return _evaluate_alone(model, cfg, split)
+
+
+def evaluate_teacher(cfg: Config, *, trust_checkpoint: bool = False) -> dict[str, Any] | None:
+    """Scores the (first) teacher of a distill config on the student's validation data; None without one."""
+    spec = distill_spec(cfg)
+    if spec is None:
+        return None
+    cfg = copy.deepcopy(cfg)
+    use_class_iou(cfg)
+    model = build_teacher(spec.teachers[0], trust_checkpoint=trust_checkpoint)
+    return _evaluate_alone(model, cfg, "val")
+
+
+def _evaluate_alone(model: nn.Module, cfg: Config, split: str) -> dict[str, Any]:
+    """Scores outside a run, whose log would take what mmseg has to say."""
+    MMLogger.get_instance(f"rdistill-eval-{time.time_ns()}", log_level="ERROR")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return evaluate(model, cfg, split=split)
+
+
+def write_student(cfg: Config, work_dir: Path) -> None:
+    """Writes ``student.pth`` and ``student.py``: the best student alone, as plain mmseg loads it."""
+    best = checkpoint.load_file(work_dir / "best.pth")
+    model = build_segmentor(cfg.model)
+    model.load_state_dict(checkpoint.model_weights(best))
+    dataset = best["meta"].get("dataset_meta") or {}
+    meta = {"iter": best["meta"]["iter"], "seed": best["meta"]["seed"], METRIC: best["meta"]["best"]["metrics"].get(METRIC)}
+    classes, palette = list(dataset.get("classes") or ()), list(dataset.get("palette") or ())
+    checkpoint.save_student(model, work_dir / "student.pth", classes=classes, palette=palette, meta=meta)
+    plain_config(cfg).dump(work_dir / "student.py")
+
+
+def plain_config(cfg: Config) -> Config:
+    """The student's config without rdistill: what plain mmseg trains, tests and runs."""
+    plain = copy.deepcopy(cfg._cfg_dict.to_dict())
+    for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness"):
+        plain.pop(key, None)
+    dataset = plain["train_dataloader"]["dataset"]
+    if dataset.get("type") == "StreamDataset":
+        plain["train_dataloader"]["dataset"] = dataset["dataset"]
+        plain["train_dataloader"]["sampler"] = dict(type="InfiniteSampler", shuffle=True)
+    for evaluator in ("val_evaluator", "test_evaluator"):
+        metrics = plain.get(evaluator)
+        for metric in metrics if isinstance(metrics, list) else [metrics]:
+            if metric and metric.get("type") == "ClassIoUMetric":
+                metric["type"] = "IoUMetric"
+    plain.setdefault("test_pipeline", plain["val_dataloader"]["dataset"].get("pipeline"))
+    return Config(plain)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _refuse_overwriting(work_dir: Path, resume: bool) -> None:
+    if not resume and get_world_size() == 1 and ((work_dir / "last.pth").exists() or (work_dir / "metrics.json").exists()):
+        raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
+
+
+def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
+    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch."""
+    cfg = copy.deepcopy(cfg)
+    world_size = get_world_size()
+    loader = cfg.train_dataloader
+    if loader.batch_size % world_size:
+        raise UserError(f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers")
+    loader.batch_size //= world_size
+    if loader.dataset.type != "StreamDataset":
+        loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
+    loader.dataset.seed = seed
+    by_epoch = cfg.train_cfg.get("max_iters") is None
+    shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
+    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
+    use_class_iou(cfg)
+    last = work_dir / "last.pth"
+    cfg.resume = resume and last.is_file()
+    cfg.load_from, cfg.load_student_from = (f"{checkpoint.SAFE_SCHEME}{last}", None) if cfg.resume else (None, cfg.get("load_from"))
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=seed)
+    if world_size > 1:
+        cfg.launcher = "pytorch"
+        if not torch.cuda.is_available():
+            cfg.model_wrapper_cfg = dict(
+                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=False
+            )
+    return cfg
+
+
+def _checkpoint_interval(cfg: Config) -> int | None:
+    """The config's own CheckpointHook says how often; its place is then taken by ours."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    return hook.get("interval") if not hook.get("by_epoch", False) else None
+
+
+class _QuietRunner(Runner):
+    """mmengine's Runner, logging to files only: the console is for progress."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        return logger
+
+
+def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
+    default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
+    hooks = [FeatureCaptureHook(), RandomStateHook(seed), DivergenceHook(), keeper, report]
+    if load_from := cfg.pop("load_student_from", None):
+        distiller.init_weights = lambda: checkpoint.load_weights(distiller.student, load_from, what="student") and None  # type: ignore[method-assign]
+    options = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr",
+               "val_evaluator", "log_processor", "visualizer")  # fmt: skip
+    named = Config(cfg._cfg_dict.to_dict())
+    named._filename = "config.py"
+    return _QuietRunner(
+        model=distiller,
+        work_dir=cfg.work_dir,
+        default_hooks={**default_hooks, "checkpoint": None},
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *hooks],
+        load_from=cfg.load_from,
+        resume=cfg.resume,
+        launcher=cfg.get("launcher", "none"),
+        env_cfg=cfg.get("env_cfg") or dict(dist_cfg=dict(backend="nccl")),
+        default_scope=cfg.get("default_scope", "mmseg"),
+        randomness=cfg.randomness,
+        # mmengine keeps loggers and the like in process-wide tables under this name.
+        experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
+        cfg=named,
+        **{option: copy.deepcopy(cfg.get(option)) for option in options},
+    )
+
+
+def _release(runner: Runner) -> None:
+    """Closes the run's log files and takes it out of mmengine's process-wide tables."""
+    for handler in runner.logger.handlers:
+        handler.close()
+    for manager in (MMLogger, MessageHub, Visualizer):
+        manager._instance_dict.pop(runner.experiment_name, None)
+
+
+def _check_effective(distiller: Distiller, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads every swept value back from what was built.
+
+    Raises:
+        UserError: a value that did not arrive where it takes effect.
+    """
+    effective = distiller.effective_values()
+    read: dict[str, Any] = {}
+    lost = []
+    for key, wanted in swept.items():
+        read[key] = effective[key] if key in effective else _read_back(key, distiller.student, cfg)
+        if _comparable(read[key]) != _comparable(wanted):
+            lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
+    if lost:
+        raise UserError(*lost)
+    return {**effective, **read}
+
+
+def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:
+    """A value from the built student where it keeps it as an attribute; from the Runner's config otherwise."""
+    if key.startswith("model."):
+        node: Any = student
+        for part in key.split(".")[1:]:
+            node = getattr(node, part, None)
+        if isinstance(node, (bool, int, float, str, tuple, list)):
+            return node
+    try:
+        return lookup(cfg._cfg_dict, key.lstrip("+"))
+    except KeyError:
+        return None
+
+
+def _comparable(value: Any) -> Any:
+    return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _summary(keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, teacher_miou: float | None) -> dict[str, Any]:
+    best = keeper.best
+    summary = {
+        **best.get("metrics", {}),
+        "iter": keeper.last.get("iter"),
+        "best_iter": best.get("iter"),
+        "last": keeper.last.get("metrics"),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+    }
+    return {**summary, "teacher_mIoU": teacher_miou} if cfg.get("distill") is not None else summary
+
+
+@contextmanager
+def _own_log(work_dir: Path) -> Iterator[None]:
+    """Sends Python's warnings to a file: mmseg and mmengine have many, and none is for the user."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(work_dir / "warnings.log", delay=True)
+    logger = logging.getLogger("py.warnings")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,42 @@
+"""rdistill: knowledge distillation of MMSegmentation models, searched and proven on Ray."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="rdistill",
+    version="0.1.0",
+    description="Which way of distilling this teacher into this student works best, and by how much?",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["rdistill", "rdistill.*"]),
+    package_data={"rdistill": ["py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        # The maintained continuation of mmengine, mmcv and mmsegmentation, under the same import names. With
+        # the originals installed instead, install rdistill with --no-deps.
+        "onedl-mmengine>=0.10.12",
+        "onedl-mmcv>=2.3.6",
+        "onedl-mmsegmentation>=1.4.2",
+        # `default` holds the State API, by which Tune frees the workers of a trial that it stopped.
+        "ray[train,tune,default]>=2.60",
+        "optuna>=5.0",
+        "pandas>=2.2",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13",
+        "tensorboard>=2.16",
+        "typer>=0.12",
+        "wandb>=0.18",
+    ],
+    extras_require={
+        "dev": ["mypy", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    },
+    entry_points={"console_scripts": ["rdistill = rdistill.cli:main"]},
+)

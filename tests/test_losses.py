@@ -1,0 +1,515 @@
+"""The pure losses: hand values in numpy, and the rules that hold for every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rdistill.losses import functional as L
+
+CLASSES = 3
+KEYS = F.normalize(torch.randn(7, CLASSES, generator=torch.Generator().manual_seed(5)), dim=1)
+
+# Every loss as f(student, teacher, label), the label's ignored pixels (255) becoming its mask where it has one.
+Case = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def masked(function: Callable[..., Tensor], **params: Any) -> Case:
+    return lambda s, t, label: function(s, t, mask=label != 255, **params)
+
+
+def labelled(function: Callable[..., Tensor], **params: Any) -> Case:
+    return lambda s, t, label: function(s, t, label, **params)
+
+
+def plain(function: Callable[..., Tensor], **params: Any) -> Case:
+    return lambda s, t, label: function(s, t, **params)
+
+
+# Three layers whose attention differs, made of one tensor pixel by pixel (powers of two: exact in bfloat16).
+LAYER_SCALES = torch.tensor([[2.0, 1.0, 0.5], [0.25, 1.0, 4.0], [1.0, 1.0, 1.0]])
+
+
+def dsd_layers(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    scales = LAYER_SCALES.to(s).view(3, 1, CLASSES, 1, 1)
+    return L.dsd([s * scale for scale in scales], [t * scale for scale in scales], mask=label != 255)
+
+
+MASKED: dict[str, Case] = {
+    "kl": masked(L.kl, tau=2.0),
+    "kl_per_class": masked(L.kl, per_class=True),
+    "cwd": masked(L.cwd),
+    "dist": masked(L.dist, tau=2.0, beta=2.0, gamma=3.0),
+    "dsd": masked(L.dsd),
+    "dsd_layers": dsd_layers,
+    "l1": masked(L.l1),
+    "l2": masked(L.l2),
+    "cosine": masked(L.cosine),
+    "cirkd_memory": lambda s, t, label: L.cirkd_memory(s, t, KEYS, mask=label != 255, kd_tau=2.0, grid=2),
+    "ifvd": labelled(L.ifvd, num_classes=CLASSES),
+    "dkd": labelled(L.dkd),
+}
+CASES: dict[str, Case] = MASKED | {
+    "skd": plain(L.skd_pairwise, grid=2),
+    "skd_unpooled": plain(L.skd_pairwise),
+    "cirkd": plain(L.cirkd_pairs, grid=2),
+    "cirkd_unpooled": plain(L.cirkd_pairs, tau=0.5, grid=16),
+    "at": plain(L.at),
+    "fitnet": plain(L.fitnet),
+    "mgd": plain(L.mgd),
+    "pkd": plain(L.pkd),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+masked_case = pytest.mark.parametrize("case", MASKED.values(), ids=MASKED)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Student, teacher (2 x 3 x 4 x 6) and a label (2 x 4 x 6) with ignored pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.randn(2, CLASSES, 4, 6, generator=generator, dtype=dtype) for _ in range(2))
+    label = torch.randint(0, CLASSES, (2, 4, 6), generator=generator)
+    label[0, :2, :3] = 255
+    label[1, 3, 4] = 255
+    return student, teacher, label
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Values, worked out in numpy pixel by pixel
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    return float(np.sum(p * np.log(p / q)))
+
+
+def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def pixels(label: np.ndarray) -> list[tuple[int, int, int]]:
+    return [(n, y, x) for n, y, x in np.ndindex(*label.shape) if label[n, y, x] != 255]
+
+
+def kl_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray, tau: float) -> float:
+    each = [kl_divergence(softmax(t[n, :, y, x] / tau), softmax(s[n, :, y, x] / tau)) for n, y, x in pixels(label)]
+    return tau**2 * float(np.mean(each))
+
+
+def cwd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    total = 0.0
+    for n, c in np.ndindex(*s.shape[:2]):
+        valid = label[n] != 255
+        total += kl_divergence(softmax(t[n, c][valid] / 4), softmax(s[n, c][valid] / 4))
+    return 16 * total / (s.shape[0] * s.shape[1])
+
+
+def skd_by_hand(s: np.ndarray, t: np.ndarray, grid: int | None) -> float:
+    def affinity(x: np.ndarray, n: int) -> np.ndarray:
+        height, width = (x.shape[2] // grid, x.shape[3] // grid) if grid else (1, 1)
+        rows, columns = x.shape[2] // height, x.shape[3] // width
+        cells = [
+            x[n, :, i * height : (i + 1) * height, j * width : (j + 1) * width].max(axis=(1, 2))
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        return np.array([[cosine_of(a, b) for b in cells] for a in cells])
+
+    return float(np.mean([(affinity(t, n) - affinity(s, n)) ** 2 for n in range(len(s))]))
+
+
+def ifvd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    def similarity(f: np.ndarray, n: int, y: int, x: int) -> float:
+        return cosine_of(f[n, :, y, x], f[n][:, label[n] == label[n, y, x]].mean(axis=1))
+
+    return float(np.mean([(similarity(s, *p) - similarity(t, *p)) ** 2 for p in pixels(label)]))
+
+
+def cirkd_by_hand(s: np.ndarray, t: np.ndarray, tau: float, grid: bool) -> float:
+    def nodes(f: np.ndarray) -> np.ndarray:  # N x nodes x C
+        if grid:  # 2 x 2 averages of a 4 x 6 feature
+            f = f.reshape(2, CLASSES, 2, 2, 2, 3).mean(axis=(3, 5))
+        f = f.reshape(2, CLASSES, -1).transpose(0, 2, 1)
+        return f / np.linalg.norm(f, axis=2, keepdims=True)
+
+    s, t = nodes(s), nodes(t)
+    per_pair = []
+    for i in range(2):
+        for j in range(2):
+            rows = [
+                kl_divergence(softmax(t[j] @ t[i, k] / tau), softmax(s[j] @ s[i, k] / tau)) for k in range(s.shape[1])
+            ]
+            per_pair.append(np.mean(rows))
+    return float(np.sum(per_pair) / 2**2)
+
+
+def memory_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    keys = KEYS.double().numpy()
+    each = []
+    for n in range(2):
+        for y in (0, 2):
+            for x in (0, 3):  # a 2 x 2 choice of the 4 x 6 pixels
+                if label[n, y, x] != 255:
+                    a, b = (keys @ (f[n, :, y, x] / np.linalg.norm(f[n, :, y, x])) / 0.1 / 2 for f in (t, s))
+                    each.append(kl_divergence(softmax(a), softmax(b)))
+    return 2**2 * float(np.mean(each))
+
+
+def dist_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    rows = pixels(label)
+    s, t = (softmax(np.array([f[n, :, y, x] for n, y, x in rows]) / 2) for f in (s, t))
+    inter = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s, t, strict=True)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s.T, t.T, strict=True)])
+    return float(2**2 * (2 * inter + 3 * intra))
+
+
+def attention_by_hand(f: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    energy = np.where(valid, (f**2).mean(axis=0), 0).ravel()
+    return energy / np.linalg.norm(energy)
+
+
+def at_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    everywhere = np.ones(s.shape[2:], dtype=bool)
+    return float(
+        np.mean([np.sum((attention_by_hand(a, everywhere) - attention_by_hand(b, everywhere)) ** 2)
+                 for a, b in zip(s, t, strict=True)])
+    )  # fmt: skip
+
+
+def gram_error_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    def gram(f: np.ndarray, n: int) -> np.ndarray:
+        p = softmax(f[n][:, label[n] != 255] / 4)
+        return p.shape[1] * p @ p.T
+
+    return float(np.mean([(gram(s, n) - gram(t, n)) ** 2 for n in range(2)]))
+
+
+def dsd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray, *, layers: bool) -> float:
+    def maps(f: np.ndarray, n: int) -> list[np.ndarray]:
+        stack = [f[n] * scale[:, None, None] for scale in LAYER_SCALES.numpy()] if layers else [f[n]]
+        attention = [attention_by_hand(layer, label[n] != 255) for layer in stack]
+        if not layers:
+            return attention
+        residuals = [attention[j] - attention[i] for i, j in ((0, 1), (0, 2), (1, 2))]
+        return [r / np.linalg.norm(r) for r in residuals]
+
+    each = [np.sum((a - b) ** 2) for n in range(2) for a, b in zip(maps(s, n), maps(t, n), strict=True)]
+    return float(np.mean(each)) + gram_error_by_hand(s, t, label)
+
+
+def pkd_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    """As the paper puts it: one minus the channel's Pearson correlation."""
+    return float(np.mean([1 - np.corrcoef(s[:, c].ravel(), t[:, c].ravel())[0, 1] for c in range(CLASSES)]))
+
+
+def dkd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    each = []
+    for n, y, x in pixels(label):
+        k = label[n, y, x]
+        a, b = t[n, :, y, x] / 4, s[n, :, y, x] / 4
+        p, q = softmax(a), softmax(b)
+        target = kl_divergence(np.array([p[k], 1 - p[k]]), np.array([q[k], 1 - q[k]]))
+        others = kl_divergence(softmax(np.delete(a, k)), softmax(np.delete(b, k)))
+        each.append(target + 8 * others)
+    return 16 * float(np.mean(each))
+
+
+def at_pixels(f: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return np.array([f[n, :, y, x] for n, y, x in pixels(label)])
+
+
+BY_HAND: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    "kl": lambda s, t, label: kl_by_hand(s, t, label, tau=2.0),
+    "kl_per_class": lambda s, t, label: kl_by_hand(s, t, label, tau=1.0) / CLASSES,
+    "cwd": cwd_by_hand,
+    "skd": lambda s, t, label: skd_by_hand(s, t, grid=2),
+    "skd_unpooled": lambda s, t, label: skd_by_hand(s, t, grid=None),
+    "ifvd": ifvd_by_hand,
+    "cirkd": lambda s, t, label: cirkd_by_hand(s, t, tau=0.1, grid=True),
+    "cirkd_unpooled": lambda s, t, label: cirkd_by_hand(s, t, tau=0.5, grid=False),
+    "cirkd_memory": memory_by_hand,
+    "dist": dist_by_hand,
+    "at": lambda s, t, label: at_by_hand(s, t),
+    "fitnet": lambda s, t, label: float(np.mean((s - t) ** 2)),
+    "mgd": lambda s, t, label: float(np.sum((s - t) ** 2)) / (2 * 4 * 6),
+    "pkd": lambda s, t, label: pkd_by_hand(s, t),
+    "dsd": lambda s, t, label: dsd_by_hand(s, t, label, layers=False),
+    "dsd_layers": lambda s, t, label: dsd_by_hand(s, t, label, layers=True),
+    "dkd": dkd_by_hand,
+    "l1": lambda s, t, label: float(np.mean(np.abs(at_pixels(s, label) - at_pixels(t, label)))),
+    "l2": lambda s, t, label: float(np.mean((at_pixels(s, label) - at_pixels(t, label)) ** 2)),
+    "cosine": lambda s, t, label: 1 - float(
+        np.mean([cosine_of(a, b) for a, b in zip(at_pixels(s, label), at_pixels(t, label), strict=True)])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
+    student, teacher, label = batch(dtype=torch.float64)
+    expected = BY_HAND[name](student.numpy(), teacher.numpy(), label.numpy())
+    assert CASES[name](student, teacher, label).item() == pytest.approx(expected, rel=1e-6)
+    assert CASES[name](student.float(), teacher.float(), label).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_kl_of_two_known_distributions() -> None:
+    # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2
+    teacher = torch.log(torch.tensor([3.0, 1.0])).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    student = torch.zeros(1, 2, 2, 2)
+    assert L.kl(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert L.kl(student, teacher, per_class=True).item() == pytest.approx(expected / 2, rel=1e-6)
+    # At T the gradient for small differences hardly changes, which T^2 is for.
+    assert L.kl(student, 4 * teacher, tau=4.0).item() == pytest.approx(16 * expected, rel=1e-6)
+
+
+def test_cwd_is_over_the_whole_plane_not_over_rows() -> None:
+    # One channel, whole rows exchanged: every row's own softmax is the same, the plane's is not.
+    teacher = torch.tensor([[0.0, 0.0], [3.0, 3.0]]).view(1, 1, 2, 2)
+    assert L.cwd(teacher.flip(2), teacher, tau=1.0).item() > 1.0
+
+
+def test_no_mask_is_a_mask_of_everything() -> None:
+    student, teacher, label = batch()
+    full = torch.ones_like(label, dtype=torch.bool)
+    for function in (L.kl, L.cwd, L.dist, L.dsd, L.l1, L.l2, L.cosine):
+        torch.testing.assert_close(function(student, teacher), function(student, teacher, mask=full))
+    torch.testing.assert_close(
+        L.cirkd_memory(student, teacher, KEYS), L.cirkd_memory(student, teacher, KEYS, mask=full)
+    )
+
+
+def test_dist_of_two_classes_teaches_through_the_pixels_only() -> None:
+    student, teacher, _ = batch()
+    student, teacher = student[:, :2].requires_grad_(), teacher[:, :2]
+    L.dist(student, teacher, gamma=0.0).backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-5
+
+
+def test_dkd_with_a_confident_teacher_keeps_its_digits() -> None:
+    # 1 - p_target is 1e-13 here: gone in float32 unless it comes from the other classes' own terms.
+    student, teacher = torch.zeros(1, 3, 1, 1), torch.tensor([30.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    label = torch.zeros(1, 1, 1, dtype=torch.long)
+    p = softmax(np.array([0.0, 1.0]))
+    expected = np.log(3) + kl_divergence(p, np.array([0.5, 0.5]))
+    assert L.dkd(student, teacher, label, tau=1.0, beta=1.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dkd_of_two_classes_has_no_part_among_the_others() -> None:
+    student, teacher, label = batch()
+    student, teacher, label = student[:, :2], teacher[:, :2], label.clamp(max=1)
+    assert L.dkd(student, teacher, label, alpha=0.0, beta=8.0).item() == 0.0
+
+
+def test_dkd_with_equal_parts_of_the_teachers_confidence_is_kl() -> None:
+    """KL = target part + (1 - p_t of the target) * others' part: Zhao et al., equation 7, pixel by pixel."""
+    student, teacher, label = batch(dtype=torch.float64)
+    for n, y, x in pixels(label.numpy()):
+        one = (slice(n, n + 1), slice(None), slice(y, y + 1), slice(x, x + 1))
+        own = label[n : n + 1, y : y + 1, x : x + 1]
+        rest = 1 - torch.softmax(teacher[one] / 4, dim=1)[0, own.item(), 0, 0].item()
+        torch.testing.assert_close(
+            L.dkd(student[one], teacher[one], own, beta=rest), L.kl(student[one], teacher[one], tau=4.0)
+        )
+
+
+def test_pairwise_losses_take_other_channels() -> None:
+    student, teacher, label = batch()
+    wide = torch.cat([teacher, teacher], dim=1)
+    # Doubling every channel changes no cosine and no relative energy.
+    for function in (L.skd_pairwise, L.cirkd_pairs, L.at):
+        torch.testing.assert_close(function(student, wide), function(student, teacher))
+    torch.testing.assert_close(
+        L.ifvd(student, wide, label, num_classes=CLASSES), L.ifvd(student, teacher, label, num_classes=CLASSES)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rules that hold for all
+
+
+def test_every_function_has_a_case() -> None:
+    from rdistill.losses import LOSSES
+
+    covered = {name.split("_per_")[0].removesuffix("_unpooled").removesuffix("_layers") for name in CASES}
+    named = {"skd_pairwise": "skd", "cirkd_pairs": "cirkd"}
+    assert {named.get(info.function, info.function) for info in LOSSES.values()} == covered
+
+
+@every_case
+def test_identical_inputs_are_the_minimum(case: Case) -> None:
+    student, teacher, label = batch()
+    same = teacher.clone().requires_grad_()
+    least = case(same, teacher, label)
+    assert least.item() == pytest.approx(0.0, abs=2e-6)
+    least.backward()
+    assert same.grad is not None
+    assert same.grad.abs().max() < 1e-5
+    for scale in (0.01, 0.1, 1.0, 10.0):
+        for sign in (1, -1):
+            assert case(teacher + sign * scale * student, teacher, label).item() > least.item()
+
+
+@every_case
+def test_gradient_is_the_numerical_one(case: Case) -> None:
+    student, teacher, label = batch(seed=1, dtype=torch.float64)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: case(s, teacher, label), (student,))
+
+
+@every_case
+def test_no_gradient_reaches_the_teacher(case: Case) -> None:
+    student, teacher, label = batch()
+    teacher.requires_grad_()
+    student.requires_grad_()
+    case(student, teacher, label).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+
+
+@every_case
+def test_batch_size_does_not_change_the_value(case: Case) -> None:
+    student, teacher, label = batch()
+    twice = case(torch.cat([student] * 2), torch.cat([teacher] * 2), torch.cat([label] * 2))
+    torch.testing.assert_close(twice, case(student, teacher, label), rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_resolution_does_not_change_the_value(case: Case) -> None:
+    student, teacher, label = batch()
+    big = [x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2) for x in (student, teacher, label)]
+    torch.testing.assert_close(case(big[0], big[1], big[2]), case(student, teacher, label), rtol=1e-5, atol=1e-6)
+
+
+@masked_case
+def test_all_ignored_is_a_connected_zero(case: Case) -> None:
+    student, teacher, label = batch()
+    student, teacher = student * 1e38, teacher * 1e38
+    student[0, 0, 0, 0], student[1, 1, 1, 1], teacher[0, 0, 0, 1] = float("inf"), float("nan"), float("inf")
+    student.requires_grad_()
+    value = case(student, teacher, torch.full_like(label, 255))
+    assert value.item() == 0.0
+    value.backward()
+    assert student.grad is not None
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+@masked_case
+@pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
+def test_what_is_ignored_does_not_matter(case: Case, junk: float) -> None:
+    student, teacher, label = batch()
+    ignored = (label == 255).unsqueeze(1).expand_as(student)
+    student_junk = torch.where(ignored, junk, student).requires_grad_()
+    student.requires_grad_()
+    clean, dirty = case(student, teacher, label), case(student_junk, torch.where(ignored, junk, teacher), label)
+    assert torch.equal(clean, dirty)
+    clean.backward()
+    dirty.backward()
+    assert torch.equal(student.grad, student_junk.grad)
+    assert student.grad is not None
+    assert torch.equal(student.grad[ignored], torch.zeros_like(student.grad[ignored]))
+
+
+@masked_case
+def test_an_all_ignored_picture_does_not_dilute_the_others(case: Case) -> None:
+    student, teacher, label = batch()
+    value = case(student[:1], teacher[:1], label[:1])
+    label = label.clone()
+    label[1] = 255
+    torch.testing.assert_close(case(student, teacher, label), value, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_bfloat16_is_computed_in_float32(case: Case) -> None:
+    student, teacher, label = batch()
+    student, teacher = student.bfloat16().requires_grad_(), teacher.bfloat16()
+    value = case(student, teacher, label)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, case(student.float(), teacher.float(), label))
+    value.backward()
+    assert student.grad is not None
+    assert student.grad.dtype == torch.bfloat16
+    assert student.grad.isfinite().all()
+
+
+@every_case
+def test_autocast_changes_nothing(case: Case) -> None:
+    student, teacher, label = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = case(student, teacher, label)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, case(student, teacher, label))
+
+
+@every_case
+def test_dead_features_leave_finite_gradients(case: Case) -> None:
+    """After a ReLU whole positions and channels are zero; so is everything in a freshly zeroed layer."""
+    student, teacher, label = batch()
+    for dead in (torch.zeros_like(student), student.relu() * (student[:, :1] > 0)):
+        dead = dead.clone().requires_grad_()
+        value = case(dead, teacher, label)
+        value.backward()
+        assert dead.grad is not None
+        assert value.isfinite()
+        assert dead.grad.isfinite().all()
+        assert case(dead, dead.detach(), label).isfinite()
+
+
+@every_case
+def test_large_logits_stay_finite(case: Case) -> None:
+    student, teacher, label = batch()
+    student = (student * 1e4).requires_grad_()
+    value = case(student, teacher * 1e4, label)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@every_case
+def test_shapes_that_do_not_match_are_an_error(case: Case) -> None:
+    student, teacher, label = batch()
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 6\)"):
+        case(student, teacher[..., :5], label)
+
+
+@pytest.mark.parametrize("name", [name for name in MASKED if name not in ("ifvd", "dkd")])
+def test_a_mask_of_another_size_is_an_error(name: str) -> None:
+    student, teacher, label = batch()
+    with pytest.raises(ValueError, match="mask must be"):
+        MASKED[name](student, teacher, label[:, :2])
+
+
+@every_case
+def test_value_needs_no_data(case: Case) -> None:
+    """On the meta device there is no data to look at: a branch on a value, or an .item(), would raise."""
+    if case is CASES["cirkd_memory"]:
+        student, teacher, label = (x.to("meta") for x in batch())
+        keys = KEYS.to("meta")
+        assert L.cirkd_memory(student, teacher, keys, mask=label != 255).shape == ()
+        return
+    student, teacher, label = (x.to("meta") for x in batch())
+    assert case(student, teacher, label).shape == ()
+
+
+def test_nearest_resize_is_torchs_and_exact_for_labels() -> None:
+    label = torch.randint(0, 255, (2, 12, 20))
+    for size in ((12, 20), (6, 10), (24, 40), (5, 7), (1, 3)):
+        expected = F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest").squeeze(1).long()
+        assert torch.equal(L.resize_nearest(label, size), expected)
