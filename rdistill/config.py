@@ -131,6 +131,8 @@ def load_config(
     path: str | Path,
     overrides: Mapping[str, Any] | None = None,
     shortcuts: Shortcuts | None = None,
+    *,
+    with_teachers: bool = True,
 ) -> Config:
     """Reads a config file, applies overrides, checks it and makes it self-contained.
 
@@ -138,6 +140,7 @@ def load_config(
         path: a plain mmseg config, or one with a ``distill`` section.
         overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
         shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
+        with_teachers: False leaves the ``distill`` section out, for what needs the student alone.
 
     Raises:
         UserError: every mistake found, one line each.
@@ -154,6 +157,8 @@ def load_config(
     problems += _locate_data(cfg)
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
+    if not with_teachers:
+        cfg.pop("distill", None)
     if cfg.get("distill") is not None:
         _resolve_distill(cfg, path)
     return cfg

@@ -217,7 +217,7 @@ class ReportHook(Hook):
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         iteration = runner.iter + 1
         if iteration % self.interval == 0 or iteration == runner.max_iters:
-            values = {key: float(value) for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
+            values = {key: value.item() for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
             self.listener.stepped(iteration, {**values, "lr": runner.optim_wrapper.get_lr()["lr"][0]})
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:

@@ -218,8 +218,6 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
         distiller.init_weights = lambda: checkpoint.load_weights(distiller.student, load_from, what="student") and None  # type: ignore[method-assign]
     options = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr",
                "val_evaluator", "log_processor", "visualizer")  # fmt: skip
-    named = Config(cfg._cfg_dict.to_dict())
-    named._filename = "config.py"
     return _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
@@ -233,7 +231,8 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
         randomness=cfg.randomness,
         # mmengine keeps loggers and the like in process-wide tables under this name.
         experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
-        cfg=named,
+        # The file name is what the Runner dumps it as.
+        cfg=Config(cfg._cfg_dict.to_dict(), cfg_text="", filename="config.py"),
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
 

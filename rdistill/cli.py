@@ -1,0 +1,196 @@
+"""The commands. The only place that prints and exits: 0 done, 2 the user's mistake, 1 anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rdistill.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Which way of distilling this teacher into this student works best, and by how much?
+
+    rdistill data synthetic data/synthetic                         # fundus images to try it on
+
+    rdistill train configs/teacher/NAME.py --data-root DIR         # a teacher, or a student alone
+
+    rdistill train configs/distill/NAME.py --data-root DIR         # the student under its teacher
+
+    rdistill sweep sweeps/coef.yaml --data-root DIR                # many students, and the best one
+    """,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
+app.add_typer(data_app, name="data")
+
+Config_ = Annotated[Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")]
+Set_ = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds a new one. Repeatable.")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")]
+Size = Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")]
+Iters = Annotated[int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step, over all workers together.")]
+ValInterval = Annotated[int | None, typer.Option(help="Iterations between validations.")]
+NumDataWorkers = Annotated[int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")]
+TeacherCheckpoint = Annotated[str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")]
+TrustCheckpoint = Annotated[bool, typer.Option("--trust-checkpoint", help="Let a checkpoint run the Python code that it carries. Only for files you would also execute.")]
+WorkDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name.")]
+
+
+@app.command()
+def train(
+    config: Config_,
+    work_dir: WorkDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Training workers; from two up through Ray Train.")] = 1,
+    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")] = None,
+    cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, augmentation and dropout.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")] = False,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    iters: Iters = None,
+    batch_size: BatchSize = None,
+    val_interval: ValInterval = None,
+    num_data_workers: NumDataWorkers = None,
+    teacher_checkpoint: TeacherCheckpoint = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Train one model: a teacher, a student alone, or, with a `distill` section, a student under its teacher.
+
+    Writes to the work dir: metrics.json, student.pth and student.py (the best iteration, for plain mmseg), best.pth
+    and last.pth (to resume from), config.py (the whole config), and mmengine's log.
+    """
+    from rdistill.config import Shortcuts, load_config, parse_assignments
+    from rdistill.console import RunConsole, scores
+
+    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
+    cfg = load_config(config, parse_assignments(set_ or []), shortcuts)
+    work_dir = work_dir or Path("work_dirs") / config.stem
+    console = Console()
+    console.print(f"{config} -> {work_dir}", highlight=False)
+    with RunConsole(console) as listener:
+        options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
+        if workers == 1:
+            from rdistill.train import train as run
+
+            metrics = run(cfg, work_dir, **options)
+        else:
+            from rdistill.train_group import Resources, train_in_group
+
+            resources = Resources(workers, cpus_per_worker, gpus_per_worker)
+            metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
+    console.print(f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s", highlight=False)
+    console.print(f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json", highlight=False)
+
+
+@app.command(name="eval")
+def evaluate(
+    config: Config_,
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model.")],
+    split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    num_data_workers: NumDataWorkers = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent."""
+    from rdistill.config import Shortcuts, load_config, parse_assignments
+
+    if split not in ("val", "test"):
+        raise UserError(f"--split: must be val or test, got {split!r}")
+    shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers)
+    cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
+    from rdistill.train import evaluate_checkpoint
+
+    metrics = evaluate_checkpoint(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+    if as_json:
+        print(json.dumps(metrics))
+        return
+    console = Console(highlight=False)
+    console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {cfg.val_dataloader.dataset.data_root})")
+    for name, value in metrics["IoU"].items():
+        console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
+
+
+@app.command()
+def sweep(
+    sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The study: a config, a search space, a searcher.")],
+    work_dir: WorkDir = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    iters: Iters = None,
+    batch_size: BatchSize = None,
+    val_interval: ValInterval = None,
+    num_data_workers: NumDataWorkers = None,
+    teacher_checkpoint: TeacherCheckpoint = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Train many students, a baseline without distillation always among them, and rank them.
+
+    Writes to the work dir: results.csv (a row a trial), best.py and best.pth (the winner, for plain mmseg), and a
+    folder for each trial with its own trial.py, which `rdistill train` repeats.
+    """
+    from rdistill.config import Shortcuts, parse_assignments
+    from rdistill.sweep.run import run_sweep
+
+    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
+    work_dir = work_dir or Path("work_dirs") / "sweeps" / sweep_file.stem
+    run_sweep(
+        sweep_file,
+        work_dir,
+        overrides=parse_assignments(set_ or []),
+        shortcuts=shortcuts,
+        address=address,
+        resume=resume,
+        trust_checkpoint=trust_checkpoint,
+        console=Console(highlight=False),
+    )
+
+
+@data_app.command()
+def synthetic(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write img_dir/ and ann_dir/ to.")],
+    num_train: Annotated[int, typer.Option(help="Training images.")] = 200,
+    num_val: Annotated[int, typer.Option(help="Validation images.")] = 60,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 256,
+    seed: Annotated[int, typer.Option(help="Another seed gives other eyes.")] = 0,
+) -> None:
+    """Draw fundus photographs with the optic disc marked: vessels, uneven light, bright distractors."""
+    from rdistill.data.synthetic import generate
+
+    generate(out, num_train=num_train, num_val=num_val, size=size, seed=seed)
+    print(f"{out}: {num_train} training and {num_val} validation images of {size} x {size} pixels")
+
+
+def main() -> None:
+    """The console script: turns errors into one line and an exit status."""
+    # Nothing of ours may look for a network or write to the home directory by itself.
+    os.environ.setdefault("WANDB_MODE", "offline")
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; continue with --resume", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ != "DivergedError":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,78 @@
+"""What a run looks like on the console: a progress bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
+CLASSES_SHOWN = 4  # with more classes, a validation line shows mIoU alone
+
+
+class RunConsole:
+    """A :class:`rdistill.hooks.Listener` that shows one run.
+
+    Args:
+        console: where to; a bar that updates in place needs a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._best = float("-inf")
+
+    def __enter__(self) -> RunConsole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
+        self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
+        self._next_line = first_iteration + self._line_every
+        if facts.get("teacher_mIoU") is not None:
+            self.console.print(f"teacher   mIoU {facts['teacher_mIoU']:.2f}")
+        if first_iteration:
+            self.console.print(f"resumed   at iteration {first_iteration}")
+        if self.console.is_terminal:
+            columns = [TextColumn("training "), BarColumn(), MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn()]
+            self._bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=last_iteration, completed=first_iteration, losses="")
+            self._bar.start()
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        losses = "  ".join(f"{_short(key)} {value:.4g}" for key, value in values.items() if "loss" in key)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=iteration, losses=losses)
+        elif iteration >= self._next_line:
+            self._next_line = iteration + self._line_every
+            rate = (time.monotonic() - self._since) / max(1, iteration - self._first)
+            eta = timedelta(seconds=round(rate * (self._last - iteration)))
+            self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False)
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        mark = "  best so far" if metrics.get("mIoU", 0.0) > self._best else ""
+        self._best = max(self._best, metrics.get("mIoU", 0.0))
+        self.console.print(f"validated iter {iteration}  {scores(metrics)}{mark}", highlight=False)
+
+
+def scores(metrics: Mapping[str, Any]) -> str:
+    """``mIoU 84.10  (background 98.91, optic disc 69.29)``; classes only where they are few."""
+    text = f"mIoU {metrics.get('mIoU', float('nan')):.2f}"
+    classes = metrics.get("IoU") or {}
+    if len(classes) <= CLASSES_SHOWN:
+        named = ", ".join(f"{name} {'none' if value is None else format(value, '.2f')}" for name, value in classes.items())
+        text += f"  ({named})" if named else ""
+    return text
+
+
+def _short(key: str) -> str:
+    """``decode.loss_ce`` -> ``ce``; ``distill.loss_logits`` -> ``logits``; ``loss`` stays."""
+    return key if key == "loss" else key.rsplit(".", 1)[-1].removeprefix("loss_")
