@@ -76,7 +76,7 @@ def train(
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts)
     work_dir = work_dir or Path("work_dirs") / config.stem
     console = Console()
-    console.print(f"{config} -> {work_dir}", highlight=False)
+    console.print(f"{config} -> {work_dir}", highlight=False, soft_wrap=True)
     with RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
         if workers == 1:
@@ -88,8 +88,8 @@ def train(
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker)
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
-    console.print(f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s", highlight=False)
-    console.print(f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json", highlight=False)
+    console.print(f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s", highlight=False, soft_wrap=True)
+    console.print(f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json", highlight=False, soft_wrap=True)
 
 
 @app.command(name="eval")
@@ -117,7 +117,7 @@ def evaluate(
     if as_json:
         print(json.dumps(metrics))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {cfg.val_dataloader.dataset.data_root})")
     for name, value in metrics["IoU"].items():
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
@@ -157,7 +157,7 @@ def sweep(
         address=address,
         resume=resume,
         trust_checkpoint=trust_checkpoint,
-        console=Console(highlight=False),
+        console=Console(highlight=False, soft_wrap=True),
     )
 
 

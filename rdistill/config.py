@@ -164,6 +164,26 @@ def load_config(
     return cfg
 
 
+def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+    """A copy of a loaded config with some keys changed, as one trial of a sweep has them.
+
+    Raises:
+        UserError: an unknown key, or a value that its key does not take.
+    """
+    cfg = copy.deepcopy(cfg)
+    if problems := _apply_overrides(cfg, overrides):
+        raise UserError(*problems)
+    distill_spec(cfg)
+    return cfg
+
+
+def without_distillation(cfg: Config) -> Config:
+    """A copy of a loaded config that trains the student alone: the baseline."""
+    cfg = copy.deepcopy(cfg)
+    cfg.pop("distill", None)
+    return cfg
+
+
 def distill_spec(cfg: Config) -> DistillSpec | None:
     """The checked ``distill`` section, or None for a plain config.
 
@@ -208,7 +228,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             problems.append(f"--set {assignment}: must be key=value")
             continue
-        values[key.strip()] = _parse_value(text.strip())
+        try:
+            values[key.strip()] = _parse_value(text.strip())
+        except yaml.YAMLError:
+            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal")
     if problems:
         raise UserError(*problems)
     return values
@@ -227,6 +250,8 @@ def lookup(node: Any, dotted: str) -> Any:
 
 
 def _parse_value(text: str) -> Any:
+    if text.startswith("@"):  # YAML's reserved character, but a feature name's first
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -419,13 +444,13 @@ def _resolve_distill(cfg: Config, path: Path) -> None:
         where = f"{path}: distill.teachers[{index}]"
         if teacher.model is None:
             assert teacher.config is not None
-            file = _find_beside(teacher.config, path)
+            file = find_beside(teacher.config, path)
             if file is None:
                 problems.append(f"{where}.config: no such config file {teacher.config}")
                 continue
             entry.model = copy.deepcopy(read_config_file(file).model)
             entry.config = str(file)
-        checkpoint = _find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
+        checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
         entry.checkpoint = str(checkpoint)
         if not checkpoint.is_file():
             problems.append(
@@ -436,7 +461,7 @@ def _resolve_distill(cfg: Config, path: Path) -> None:
         raise UserError(*problems)
 
 
-def _find_beside(name: str, config_file: Path) -> Path | None:
+def find_beside(name: str, config_file: Path) -> Path | None:
     """A file named in a config: absolute, from the working directory, or from a folder above the config."""
     given = Path(name).expanduser()
     for folder in (Path.cwd(), *config_file.absolute().parents):

@@ -55,12 +55,12 @@ class RunConsole:
             self._next_line = iteration + self._line_every
             rate = (time.monotonic() - self._since) / max(1, iteration - self._first)
             eta = timedelta(seconds=round(rate * (self._last - iteration)))
-            self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False)
+            self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False, soft_wrap=True)
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         mark = "  best so far" if metrics.get("mIoU", 0.0) > self._best else ""
         self._best = max(self._best, metrics.get("mIoU", 0.0))
-        self.console.print(f"validated iter {iteration}  {scores(metrics)}{mark}", highlight=False)
+        self.console.print(f"validated iter {iteration}  {scores(metrics)}{mark}", highlight=False, soft_wrap=True)
 
 
 def scores(metrics: Mapping[str, Any]) -> str:

@@ -241,6 +241,7 @@ def _with_teachers(
                 student_channels=student_channels,
                 teacher_channels=teacher_channels,
                 num_classes=student.num_classes,
+                ignore_index=_ignore_index(student),
                 on_logits=on_logits,
                 params=loss.params,
             )
@@ -312,6 +313,11 @@ def _run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
 def _num_classes(model: nn.Module, head: str) -> int:
     module = model.get_submodule(head)
     return int(getattr(module, "out_channels", None) or module.num_classes)
+
+
+def _ignore_index(model: nn.Module) -> int:
+    """The label that counts nowhere, as the student's own loss has it."""
+    return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
 
 
 def _scaled(value: Any, factor: float) -> Any:

@@ -67,9 +67,9 @@ class FeatureCaptureHook(Hook):
 
 
 class RandomStateHook(Hook):
-    """Gives training a random stream of its own, which validation and data loading do not disturb.
+    """Gives the weights, and training, random streams of their own, which nothing else disturbs.
 
-    It starts at the first step from the seed alone, or where the resumed checkpoint left it.
+    Both start from the seed alone; training's goes on where the resumed checkpoint left it.
     """
 
     priority = "VERY_HIGH"
@@ -79,16 +79,17 @@ class RandomStateHook(Hook):
         self._to_restore: dict[str, Any] | None = None
         self._started = False
 
+    def before_run(self, runner: Any) -> None:
+        # mmengine draws the student's weights next. What came before, such as scoring the teacher, has drawn too.
+        seed_everything(self.seed, 0)
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         # Not before_train: mmengine makes the data iterator, which draws random numbers, after that.
         if self._started:
             return
         self._started = True
         if self._to_restore is None:
-            words = np.random.SeedSequence([self.seed, runner.rank, 1]).generate_state(3)
-            random.seed(int(words[0]))
-            np.random.seed(int(words[1]))
-            torch.manual_seed(int(words[2]))
+            seed_everything(self.seed, runner.rank, 1)
         else:
             set_random_state(self._to_restore)
 
@@ -103,6 +104,14 @@ class RandomStateHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         self._to_restore = checkpoint.get("random_state")
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seeds Python's, numpy's and torch's generators from some integers."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
 
 
 def random_state() -> dict[str, Any]:

@@ -73,7 +73,8 @@ def train(
     """
     work_dir = Path(work_dir).absolute()
     started = time.perf_counter()
-    _refuse_overwriting(work_dir, resume)
+    if get_world_size() == 1:  # of a group, the driver has looked before any worker could write
+        refuse_overwriting(work_dir, resume)
     cfg = _prepare(cfg, work_dir, seed, resume)
     with _own_log(work_dir):
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
@@ -162,8 +163,9 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def _refuse_overwriting(work_dir: Path, resume: bool) -> None:
-    if not resume and get_world_size() == 1 and ((work_dir / "last.pth").exists() or (work_dir / "metrics.json").exists()):
+def refuse_overwriting(work_dir: Path, resume: bool) -> None:
+    """Raises UserError where a run's files would be written over."""
+    if not resume and ((work_dir / "last.pth").exists() or (work_dir / "metrics.json").exists()):
         raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
 
 
@@ -232,7 +234,7 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
         # mmengine keeps loggers and the like in process-wide tables under this name.
         experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
         # The file name is what the Runner dumps it as.
-        cfg=Config(cfg._cfg_dict.to_dict(), cfg_text="", filename="config.py"),
+        cfg=Config(cfg._cfg_dict.to_dict(), cfg_text="\n", filename="config.py"),
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
 

@@ -16,7 +16,7 @@ from rdistill.losses import functional as L
 CLASSES = 3
 KEYS = F.normalize(torch.randn(7, CLASSES, generator=torch.Generator().manual_seed(5)), dim=1)
 
-# Every loss as f(student, teacher, label), the label's ignored pixels (255) becoming its mask where it has one.
+# Every loss as f(student, teacher, label); the label's ignored pixels (255) become its mask where it has one.
 Case = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -335,7 +335,8 @@ def test_pairwise_losses_take_other_channels() -> None:
     for function in (L.skd_pairwise, L.cirkd_pairs, L.at):
         torch.testing.assert_close(function(student, wide), function(student, teacher))
     torch.testing.assert_close(
-        L.ifvd(student, wide, label, num_classes=CLASSES), L.ifvd(student, teacher, label, num_classes=CLASSES)
+        L.ifvd(student, wide, label, num_classes=CLASSES),
+        L.ifvd(student, teacher, label, num_classes=CLASSES),
     )
 
 
@@ -417,7 +418,10 @@ def test_what_is_ignored_does_not_matter(case: Case, junk: float) -> None:
     ignored = (label == 255).unsqueeze(1).expand_as(student)
     student_junk = torch.where(ignored, junk, student).requires_grad_()
     student.requires_grad_()
-    clean, dirty = case(student, teacher, label), case(student_junk, torch.where(ignored, junk, teacher), label)
+    clean, dirty = (
+        case(student, teacher, label),
+        case(student_junk, torch.where(ignored, junk, teacher), label),
+    )
     assert torch.equal(clean, dirty)
     clean.backward()
     dirty.backward()

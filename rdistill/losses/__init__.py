@@ -40,8 +40,7 @@ class LossInfo:
     """Default weight; see :meth:`default_weight`."""
     use_when: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters and their defaults, equal to the keyword defaults of the code (a test holds them
-    together)."""
+    """Parameters and their defaults, equal to the code's keyword defaults (a test holds them together)."""
     weight_on_features: float | None = None
     """Default weight on features where it is not that on logits."""
     at: str = "logits"

@@ -65,14 +65,10 @@ def _loss(*, same_channels: bool) -> Callable[[Loss[Params]], Loss[Params]]:
 
     def decorate(function: Loss[Params]) -> Loss[Params]:
         @functools.wraps(function)
-        def wrapper(
-            student: Tensor, teacher: Tensor, /, *args: Params.args, **kwargs: Params.kwargs
-        ) -> Tensor:
+        def wrapper(student: Tensor, teacher: Tensor, /, *args: Params.args, **kwargs: Params.kwargs) -> Tensor:
             _check_shapes(function.__name__, student, teacher, same_channels=same_channels)
             with without_autocast(student.device.type):
-                return function(
-                    at_least_float32(student), at_least_float32(teacher.detach()), *args, **kwargs
-                )
+                return function(at_least_float32(student), at_least_float32(teacher.detach()), *args, **kwargs)
 
         return wrapper
 
@@ -102,8 +98,7 @@ def _full_mask(mask: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` where ``valid`` (broadcastable to it); zero, still in the graph, where nothing
-    is."""
+    """Mean of ``values`` where ``valid`` (broadcastable to it); a zero in the graph where nothing is."""
     valid = valid.expand_as(values)
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
@@ -121,7 +116,7 @@ def kl(
 
     T^2 * mean_pixels sum_c p_t (log p_t - log p_s), with p = softmax(logits / T) over C.
 
-    ``per_class`` also divides by C: PaddleSeg's KLLoss (and mmrazor's or CIRKD's ``reduction='mean'``), which
+    ``per_class`` also divides by C: PaddleSeg's KLLoss (and any ``KLDivLoss(reduction='mean')``), which
     its published optic-disc recipe (cross-entropy x 1 + KL x 3, two classes) was tuned with.
 
     Paper: Hinton et al., 2015, arXiv 1503.02531; per pixel in Liu et al., CVPR 2019, arXiv 1903.04197.
@@ -163,8 +158,9 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
     Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of a picture, mean over
     pictures and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
 
-    Reduction: the authors' own mean over (hw)^2 and N, hence their weight of 0.5 holds. They pool to a share
-    of the feature's size (CIRKD: 2 x 2 patches), a fixed grid keeps value and cost off the resolution.
+    Reduction: the authors' own mean over (hw)^2 and N, hence their weight of 0.5 (CIRKD's scripts: 10)
+    holds. They pool to a share of the feature's size (CIRKD: 2 x 2 patches), a fixed grid keeps value and
+    cost off the resolution.
 
     Paper: Liu et al., CVPR 2019, arXiv 1903.04197.
     """
@@ -206,9 +202,7 @@ def class_means(x_nc_hw: Tensor, masks: Tensor) -> Tensor:
 
 
 @_loss(same_channels=False)
-def ifvd(
-    student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, ignore_index: int = 255
-) -> Tensor:
+def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Intra-class feature variation: how far each pixel is from the centre of its class, in that picture.
 
     Mean over labelled pixels of (cos(s, centre of s) - cos(t, centre of t))^2. Channels may differ; ``label``
@@ -349,9 +343,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
     """
-    attention_student, attention_teacher = (
-        _unit(x.square().mean(dim=1).flatten(1), dim=1) for x in (student, teacher)
-    )
+    attention_student, attention_teacher = (_unit(x.square().mean(dim=1).flatten(1), dim=1) for x in (student, teacher))
     return (attention_student - attention_teacher).square().sum(dim=1).mean()
 
 
@@ -368,8 +360,7 @@ def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
 
 @_loss(same_channels=True)
 def mgd(student: Tensor, teacher: Tensor) -> Tensor:
-    """Masked generative distillation: mean over N, H, W of sum_c (g - t)^2, ``student`` being the generated
-    g.
+    """Masked generative distillation: mean over N, H, W of sum_c (g - t)^2, ``student`` being g.
 
     Reduction: the authors sum over H and W too: their weight w is w * H * W here. 2e-5 on a 64 x 64 feature
     (their Cityscapes config, 512 x 512 crops) is 0.08.
@@ -460,8 +451,7 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
 
 
 def _category_gram(x: Tensor, valid: Tensor, tau: float) -> Tensor:
-    """N x C x C: HW times the overlaps of the channels' spatial distributions (all 1 when they are
-    uniform)."""
+    """N x C x C: HW times the overlaps of the channels' spatial distributions (1 for uniform ones)."""
     valid = valid.flatten(2)
     log_p = _log_softmax_where(x.flatten(2) / tau, valid, dim=2)
     p = torch.where(valid, log_p.exp(), 0.0)
@@ -503,9 +493,7 @@ def dkd(
         logits = torch.where(valid, logits, 0.0) / tau
         log_p = F.log_softmax(logits, dim=1)
         # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher.
-        rest = torch.logsumexp(
-            torch.where(others, log_p, torch.finfo(log_p.dtype).min / 2), dim=1, keepdim=True
-        )
+        rest = torch.logsumexp(torch.where(others, log_p, torch.finfo(log_p.dtype).min / 2), dim=1, keepdim=True)
         return log_p.gather(1, target), rest, _log_softmax_where(logits, others, dim=1)
 
     target_s, rest_s, others_s = parts(student)

@@ -84,12 +84,9 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor, present: Tensor) -> None:
-        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), oldest entries first to
-        go."""
+        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), over the oldest entries."""
         if keys.shape[1] > self.size:
-            raise ValueError(
-                f"a queue of {self.size} cannot take {keys.shape[1]} entries a class at once; enlarge it"
-            )
+            raise ValueError(f"a queue of {self.size} cannot take {keys.shape[1]} entries a class at once; enlarge it")
         position = self.written.unsqueeze(1) + present.cumsum(dim=1) - 1
         slot = torch.where(present, position % self.size, self.size)
         classes = torch.arange(len(keys), device=keys.device).unsqueeze(1)
@@ -310,16 +307,14 @@ class Term(nn.Module):
         return loss
 
     def _match(self, student: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
-        """The student's feature (of several layers: the last) with the teacher's size and, if need be,
-        channels."""
+        """The student's (last) feature with the teacher's size and, if need be, channels."""
         last = _last(student)
         last = self.adapter(last, size) if self.adapter is not None else resize_bilinear(last, size)
         return last if isinstance(student, Tensor) else [*student[:-1], last]
 
 
 def _resize_logits(logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """In float32: bfloat16 would round every upsampled logit, and the loss is the difference of two of
-    them."""
+    """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
     if not isinstance(logits, Tensor):
         raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
     return resize_bilinear(functional.at_least_float32(logits), size)

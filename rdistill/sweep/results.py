@@ -1,0 +1,154 @@
+"""What a sweep leaves on disk: one record a trial, one table of all. Needs neither torch nor ray."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+BASELINE = "baseline"
+RECORD = "trial.json"
+TRIALS = "trials"
+
+# What a record may be: `running` in a table means that its process is gone and --resume continues it.
+STATUSES = ("finished", "stopped", "failed", "running")
+
+
+@dataclass
+class TrialRecord:
+    """One trial, as its own process writes it down at every validation."""
+
+    id: str
+    values: dict[str, Any]  # config key -> value, as the searcher chose
+    seed: int
+    status: str = "running"
+    reason: str = ""  # of a failure: one line
+    effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
+    history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
+    losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
+    teacher_mIoU: float | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.id == BASELINE
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The validation with the highest mIoU; empty before the first."""
+        return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default={})
+
+    @property
+    def one_class_only(self) -> bool:
+        """Whether, at its best, the student still sees at most one of the classes."""
+        ious = [value for value in (self.best.get("IoU") or {}).values() if value is not None]
+        return len(ious) > 1 and sum(value > 0 for value in ious) <= 1
+
+    def save(self, folder: Path) -> None:
+        """Writes the record, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{RECORD}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1))
+        os.replace(partial, folder / RECORD)
+
+
+def load_record(folder: Path) -> TrialRecord | None:
+    """The record in a trial's folder, or None where there is none yet."""
+    file = folder / RECORD
+    return TrialRecord(**json.loads(file.read_text())) if file.is_file() else None
+
+
+def load_records(work_dir: Path) -> list[TrialRecord]:
+    """All records of a sweep: the baseline first, then in the order of their ids."""
+    folders = sorted((work_dir / TRIALS).glob("*/")) if (work_dir / TRIALS).is_dir() else []
+    records = [record for folder in folders if (record := load_record(folder)) is not None]
+    return sorted(records, key=lambda record: (not record.is_baseline, record.id))
+
+
+def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Best mIoU first; trials without a score last."""
+    return sorted(records, key=lambda record: -_number(record.best.get("mIoU")))
+
+
+def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
+    """mIoU of a trial minus that of the baseline; None while either is unknown, and for the baseline itself."""
+    baseline = next((other for other in records if other.is_baseline), None)
+    if baseline is None or record.is_baseline or not baseline.best or not record.best:
+        return None
+    return float(record.best["mIoU"]) - float(baseline.best["mIoU"])
+
+
+def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
+    """Trials with different values but the same losses: their values cannot have had an effect."""
+    seen: dict[str, TrialRecord] = {}
+    found = []
+    for record in records:
+        if not record.losses:
+            continue
+        # To the last digit: two different trainings do not agree in every loss.
+        print_of_losses = json.dumps([_only_total(entry) for entry in record.losses[:3]])
+        other = seen.setdefault(print_of_losses, record)
+        if other is not record and other.values != record.values:
+            found.append((other.id, record.id))
+    return found
+
+
+def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
+    """Writes ``results.csv``: a row a trial, best first."""
+    keys = sorted({key for record in records for key in record.values})
+    classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
+    twin_of = {second: first for first, second in twins(records)}
+    rows = []
+    for record in ranked(records):
+        best = record.best
+        difference = gain(record, records)
+        rows.append(
+            {
+                "id": record.id,
+                "status": record.status,
+                # What the trial really used; what was asked for where it failed before that was known.
+                **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
+                "mIoU": best.get("mIoU"),
+                "gain": None if difference is None else round(difference, 4),
+                **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
+                "best_iter": best.get("iter"),
+                "iterations": record.history[-1]["iter"] if record.history else 0,
+                "seconds": record.history[-1]["seconds"] if record.history else None,
+                "seed": record.seed,
+                "teacher_mIoU": record.teacher_mIoU,
+                "note": "; ".join(_notes(record, twin_of)),
+            }
+        )
+    path = work_dir / "results.csv"
+    partial = work_dir / ".results.csv.partial"
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id"])
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
+    return path
+
+
+def _notes(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
+    notes = [record.reason] if record.reason else []
+    if record.one_class_only:
+        notes.append("predicts one class only")
+    if record.id in twin_of:
+        notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
+    return notes
+
+
+def _only_total(entry: Mapping[str, float]) -> tuple[float, float]:
+    return entry["iter"], entry.get("loss", math.nan)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, tuple)) else value
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else -math.inf

@@ -1,0 +1,259 @@
+"""A sweep on Ray Tune: the baseline, then what the searcher suggests, as many at a time as the cluster holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from mmengine.config import Config
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from rdistill.cluster import connected, require_resources
+from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
+from rdistill.errors import UserError
+from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, gain, load_records, ranked, twins, write_table
+from rdistill.sweep.space import check_space, decode, distributions, sampler
+from rdistill.sweep.spec import SweepSpec, read_sweep
+from rdistill.sweep.table import SweepConsole, TuneEvents, print_leaderboard
+from rdistill.sweep.trial import Study, run_trial
+from rdistill.train_group import Resources
+
+OBJECTIVE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
+DRIVER_OF_A_GROUP = {"cpu": 0.01}  # a trial that only waits for its worker group; 0 is an error
+
+
+def run_sweep(
+    sweep_file: str | Path,
+    work_dir: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    console: Console | None = None,
+) -> list[TrialRecord]:
+    """Runs a sweep file to its end.
+
+    Args:
+        sweep_file: see :class:`rdistill.sweep.spec.SweepSpec`.
+        work_dir: written to: ``results.csv``, ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
+        overrides: config keys set for all trials, over the file's own ``set``.
+        shortcuts: as for one run.
+        address: of a Ray cluster; see :func:`rdistill.cluster.connected`.
+        resume: continue the sweep in ``work_dir``.
+        trust_checkpoint: as for one run.
+        console: where progress and the leaderboard go.
+
+    Returns:
+        All trials, best first.
+
+    Raises:
+        UserError: a mistake in the file, the config or the resources, before the first trial.
+    """
+    sweep_file, work_dir = Path(sweep_file), Path(work_dir).absolute()
+    console = console or Console(quiet=True)
+    spec = read_sweep(sweep_file)
+    config_file = find_beside(spec.config, sweep_file)
+    if config_file is None:
+        raise UserError(f"{sweep_file}: config: no such file {spec.config}")
+    base = load_config(config_file, {**spec.set, **(overrides or {})}, shortcuts)
+    if base.get("distill") is None:
+        raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
+    check_space(spec, base, str(sweep_file))
+    if work_dir.exists() and any(work_dir.iterdir()) and not resume:
+        raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
+    with connected(address, work_dir, dashboard=spec.trial.workers > 1):
+        resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
+        at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
+        at_once = min(at_once, spec.num_trials() + 1, spec.trial.max_concurrent or at_once)
+        console.print(f"{sweep_file} -> {work_dir}: {spec.num_trials()} trials and the baseline, {at_once} at a time")
+        teacher_metrics = _check_and_score_teacher(base, spec, resources, trust_checkpoint)
+        console.print(f"teacher   mIoU {teacher_metrics['mIoU']:.2f}")
+        study = Study(base, spec, str(work_dir), teacher_metrics, trust_checkpoint)
+        with SweepConsole(console, spec.num_trials() + 1, _iterations(base)):
+            _tune(study, resources, at_once, resume)
+    return _conclude(work_dir, console)
+
+
+def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> None:
+    """Builds the Tuner (or restores it) and runs it."""
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    for name in ("ray.tune", "ray.train", "optuna"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    in_process = resources.workers == 1
+    per_trial = {kind.lower(): amount for kind, amount in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
+    trainable = tune.with_resources(tune.with_parameters(_trainable, study=study), per_trial)
+    path = Path(study.work_dir, "tune")
+    if resume and tune.Tuner.can_restore(str(path)):
+        tuner = tune.Tuner.restore(str(path), trainable, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                metric=OBJECTIVE,
+                mode="max",
+                search_alg=_search(study, at_once),
+                scheduler=_scheduler(study),
+                num_samples=study.spec.num_trials() + 1,
+                reuse_actors=in_process,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(name=path.name, storage_path=study.work_dir, verbose=0, callbacks=[TuneEvents()]),
+        )
+    tuner.fit()
+
+
+def _trainable(config: dict[str, Any], study: Study) -> None:
+    """What Tune calls in a trial's process."""
+    run_trial(study, config["id"], decode(config["values"], study.spec), tune.report)
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config.get("id", trial.trial_id))
+
+
+class BaselineFirst(Searcher):
+    """Suggests the baseline first, then what another searcher suggests; numbers them in that order.
+
+    Args:
+        searcher: is neither asked about the baseline nor told of it.
+    """
+
+    def __init__(self, searcher: Searcher) -> None:
+        super().__init__(metric=searcher.metric, mode=searcher.mode)
+        self.searcher = searcher
+        self.baseline: str | None = None  # Tune's id of it
+        self.suggested = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.baseline is None:
+            self.baseline = trial_id
+            return {"id": BASELINE, "values": {}}
+        values = self.searcher.suggest(trial_id)
+        if values is None or values == Searcher.FINISHED:
+            return values
+        self.suggested += 1
+        return {"id": f"t{self.suggested:04d}", "values": values}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id != self.baseline:
+            self.searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id != self.baseline:
+            self.searcher.on_trial_complete(trial_id, result, error)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True  # the space is given to the inner searcher when it is built
+
+    def get_state(self) -> dict[str, Any]:
+        return {"baseline": self.baseline, "suggested": self.suggested}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.baseline, self.suggested = state["baseline"], state["suggested"]
+
+    def save(self, checkpoint_path: str) -> None:
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+
+class SparingAsha(ASHAScheduler):
+    """ASHA that never stops the baseline, nor holds the others against it."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["id"] == BASELINE:
+            return TrialScheduler.CONTINUE
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if trial.config["id"] != BASELINE:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+def _search(study: Study, at_once: int) -> Searcher:
+    distill = distill_spec(study.base)
+    assert distill is not None
+    space = distributions(study.spec, distill)
+    inner = OptunaSearch(space=space, metric=OBJECTIVE, mode="max", sampler=sampler(study.spec, space))
+    # TPE learns from what is finished when it is asked: in batches, that does not depend on who was faster.
+    return ConcurrencyLimiter(BaselineFirst(inner), max_concurrent=at_once, batch=study.spec.search.type == "optuna")
+
+
+def _scheduler(study: Study) -> TrialScheduler:
+    scheduler = study.spec.scheduler
+    if scheduler.type == "fifo":
+        return FIFOScheduler()
+    iterations = _iterations(study.base)
+    grace = scheduler.grace_period or study.base.train_cfg.get("val_interval", 1)
+    return SparingAsha(
+        time_attr="iter", max_t=iterations, grace_period=min(grace, iterations), reduction_factor=scheduler.reduction_factor
+    )
+
+
+def _check_and_score_teacher(
+    base: Config, spec: SweepSpec, resources: Resources, trust_checkpoint: bool
+) -> dict[str, Any]:
+    """Builds the base config where the trials will run, and measures the teacher, once for all of them."""
+    need = resources.per_worker()
+    task = ray.remote(_build_and_score).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
+    try:
+        return dict(ray.get(task.remote(base, spec.seed, trust_checkpoint)))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+
+
+def _build_and_score(base: Config, seed: int, trust_checkpoint: bool) -> dict[str, Any]:
+    from rdistill.distiller import build_distiller
+    from rdistill.train import evaluate_teacher
+
+    build_distiller(base, seed=seed, trust_checkpoint=trust_checkpoint)
+    return evaluate_teacher(base, trust_checkpoint=trust_checkpoint) or {}
+
+
+def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
+    """Writes the table and the winner, and prints the leaderboard."""
+    records = load_records(work_dir)
+    table = write_table(work_dir, records)
+    order = ranked(records)
+    print_leaderboard(console, order, {record.id: gain(record, records) for record in records})
+    for first, second in twins(records):
+        console.print(f"warning: {first} and {second} have different values and the same losses: a value has no effect")
+    if not order or not order[0].best:
+        reasons = next((record.reason for record in records if record.reason), "none was scored")
+        raise RuntimeError(f"no trial has a score: {reasons}")
+    _write_best(work_dir, order[0])
+    console.print(f"best      {order[0].id}: {work_dir}/best.pth with {work_dir}/best.py")
+    console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")
+    return order
+
+
+def _write_best(work_dir: Path, winner: TrialRecord) -> None:
+    folder = work_dir / TRIALS / winner.id
+    if not (folder / "student.pth").is_file():  # it was stopped while it led: its best checkpoint is there
+        from rdistill.train import write_student
+
+        write_student(Config.fromfile(str(folder / "trial.py")), folder)
+    for source, target in (("student.pth", "best.pth"), ("student.py", "best.py")):
+        partial = work_dir / f".{target}.partial"
+        shutil.copyfile(folder / source, partial)
+        os.replace(partial, work_dir / target)
+
+
+def _iterations(cfg: Config) -> int:
+    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs"))

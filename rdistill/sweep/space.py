@@ -1,0 +1,88 @@
+"""From the sweep file's space to Optuna's, and from what Optuna suggests to config overrides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+from mmengine.config import Config
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from rdistill.config import DistillSpec, distill_spec, with_overrides
+from rdistill.errors import UserError
+from rdistill.sweep.spec import Choice, Integer, LogUniform, Pairs, SweepSpec, Uniform, choices
+
+
+def distributions(spec: SweepSpec, distill: DistillSpec) -> dict[str, BaseDistribution]:
+    """Optuna's form of the space. Lists become JSON texts: Optuna's categories are scalars."""
+    features = len(distill.features.student), len(distill.features.teacher)
+    space: dict[str, BaseDistribution] = {}
+    for key, dimension in spec.space.items():
+        if isinstance(dimension, (Uniform, LogUniform)):
+            space[key] = FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
+        elif isinstance(dimension, Integer):
+            space[key] = IntDistribution(dimension.low, dimension.high)
+        else:
+            space[key] = CategoricalDistribution([_encode(value) for value in choices(dimension, features)])
+    return space
+
+
+def decode(suggested: Mapping[str, Any], spec: SweepSpec) -> dict[str, Any]:
+    """What Optuna suggested, as config key -> value."""
+    return {
+        key: json.loads(value) if isinstance(spec.space[key], (Choice, Pairs)) else value
+        for key, value in suggested.items()
+    }
+
+
+def sampler(spec: SweepSpec, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
+    """Who chooses, seeded: TPE, random, or every point of the grid once."""
+    if spec.search.type == "grid":
+        return optuna.samplers.GridSampler({key: _grid(one) for key, one in space.items()}, seed=spec.search.seed)
+    if spec.search.type == "random":
+        return optuna.samplers.RandomSampler(seed=spec.search.seed)
+    return optuna.samplers.TPESampler(seed=spec.search.seed)
+
+
+def check_space(spec: SweepSpec, base: Config, path: str) -> None:
+    """Tries every choice, and both ends of every range, on the base config.
+
+    Raises:
+        UserError: naming each key and value that the config does not take.
+    """
+    distill = distill_spec(base)
+    assert distill is not None
+    problems = []
+    for key, dimension in spec.space.items():
+        for value in _extremes(dimension, distill):
+            try:
+                with_overrides(base, {key: value})
+            except UserError as error:
+                problems += [f"{path}: space.{key}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+
+def _extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
+    if isinstance(dimension, (Uniform, LogUniform, Integer)):
+        yield from (dimension.low, dimension.high)
+    else:
+        yield from choices(dimension, (len(distill.features.student), len(distill.features.teacher)))
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value)
+
+
+def _grid(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution)
+    return list(range(distribution.low, distribution.high + 1))

@@ -1,0 +1,191 @@
+"""The sweep file: YAML, read as data and checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rdistill.errors import UserError, did_you_mean
+
+MOST_GRID_TRIALS = 100_000
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Uniform(Section):
+    """A real number between two bounds."""
+
+    type: Literal["uniform"]
+    low: float
+    high: float
+
+
+class LogUniform(Section):
+    """A positive real number whose logarithm is uniform between those of two bounds."""
+
+    type: Literal["loguniform"]
+    low: float
+    high: float
+
+
+class Integer(Section):
+    """A whole number between two bounds, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+
+
+class Choice(Section):
+    """One of a list of values."""
+
+    type: Literal["choice"]
+    values: list[Any] = Field(min_length=1)
+
+
+class Pairs(Section):
+    """A feature pair of one loss: (student index, teacher index) out of a list, or every combination."""
+
+    type: Literal["pairs"]
+    pairs: Literal["all"] | list[tuple[int, int]] = "all"
+
+
+Dimension = Annotated[Uniform | LogUniform | Integer | Choice | Pairs, Field(discriminator="type")]
+
+
+class Search(Section):
+    """How configurations are chosen. The same seed chooses the same ones again."""
+
+    type: Literal["optuna", "random", "grid"] = "optuna"  # optuna: TPE
+    num_trials: int | None = Field(default=None, ge=1)  # without the baseline; for a grid: all of it by default
+    seed: int = Field(default=0, ge=0)
+
+
+class Scheduler(Section):
+    """Which trials end early. The baseline never does."""
+
+    type: Literal["fifo", "asha"] = "fifo"
+    grace_period: int | None = Field(default=None, ge=1)  # iterations before a trial may be stopped
+    reduction_factor: float = Field(default=3, gt=1)  # one in so many goes on at each rung
+
+
+class TrialResources(Section):
+    """What one trial takes."""
+
+    workers: int = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)  # default: 1 where the cluster has GPUs
+    max_concurrent: int | None = Field(default=None, ge=1)  # trials at a time; default: what the cluster holds
+
+
+class SweepSpec(Section):
+    """A study: one base config, what varies, and who chooses."""
+
+    config: str  # a config with a `distill` section; found from here or from a folder above the sweep file
+    set: dict[str, Any] = {}  # config overrides for all trials, such as another loss; new keys as '+key'
+    space: dict[str, Dimension] = Field(min_length=1)  # config key -> what it may be
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    trial: TrialResources = TrialResources()
+    seed: int = Field(default=0, ge=0)  # of every trial: equal weights, data order and augmentation
+
+    def num_trials(self) -> int:
+        """Trials without the baseline."""
+        if self.search.num_trials is not None:
+            return self.search.num_trials
+        assert self.search.type == "grid"
+        return math.prod(len(choices(dimension)) for dimension in self.space.values())
+
+    def problems(self) -> list[str]:
+        """What one field alone cannot show."""
+        found = []
+        for key, dimension in self.space.items():
+            if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
+                found.append(f"space.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
+            if isinstance(dimension, LogUniform) and dimension.low <= 0:
+                found.append(f"space.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform")
+            if self.search.type == "grid" and isinstance(dimension, (Uniform, LogUniform)):
+                found.append(f"space.{key}: a grid needs a list of values, got {dimension.type}; use choice, or search.type optuna")
+            if isinstance(dimension, Pairs) and not key.endswith(".pair"):
+                found.append(f"space.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
+        if self.search.type != "grid" and self.search.num_trials is None:
+            found.append(f"search.num_trials: is required for {self.search.type} search")
+        return found
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """Reads and checks a sweep file.
+
+    Raises:
+        UserError: every problem of the file, one line each.
+    """
+    if not path.is_file():
+        siblings = [str(p) for p in (*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"))]
+        near = difflib.get_close_matches(str(path), siblings, n=1)
+        raise UserError(f"{path}: no such sweep file" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: must be a mapping with the keys config and space, got {type(content).__name__}")
+    try:
+        spec = SweepSpec.model_validate(content)
+    except ValidationError as error:
+        raise UserError(*(f"{path}: {line}" for line in _lines(error))) from None
+    if problems := spec.problems():
+        raise UserError(*(f"{path}: {problem}" for problem in problems))
+    return spec
+
+
+def choices(dimension: Any, features: tuple[int, int] = (0, 0)) -> list[Any]:
+    """Every value of a discrete dimension.
+
+    Args:
+        dimension: a part of the space.
+        features: how many student and teacher features there are, for ``pairs: all``.
+    """
+    if isinstance(dimension, Choice):
+        return list(dimension.values)
+    if isinstance(dimension, Integer):
+        return list(range(dimension.low, dimension.high + 1))
+    if isinstance(dimension, Pairs):
+        if dimension.pairs != "all":
+            return [list(pair) for pair in dimension.pairs]
+        return [list(pair) for pair in itertools.product(range(features[0]), range(features[1]))]
+    raise TypeError(f"{dimension.type} has no list of values")
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """pydantic's errors as one line each, with the nearest known key for a mistyped one."""
+    types = {"uniform": Uniform, "loguniform": LogUniform, "int": Integer, "choice": Choice, "pairs": Pairs}
+    sections = {"search": Search, "scheduler": Scheduler, "trial": TrialResources}
+    lines = []
+    for item in error.errors():
+        # pydantic names the chosen member of a union in the path; the user's file does not.
+        parts = [str(part) for part in item["loc"]]
+        chosen = parts.pop(2) if parts[0] == "space" and len(parts) > 2 and parts[2] in types else None
+        where = ".".join(parts)
+        if item["type"] == "extra_forbidden":
+            known = types[chosen] if chosen else sections.get(parts[0], SweepSpec) if len(parts) > 1 else SweepSpec
+            lines.append(f"unknown key {where}{did_you_mean(parts[-1], known.model_fields)}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: is required")
+        elif item["type"].startswith("union_tag"):
+            got = item["input"].get("type") if isinstance(item["input"], Mapping) else item["input"]
+            hint = did_you_mean(str(got), types) or f"; known: {', '.join(types)}"
+            lines.append(f"{where}.type: must be a kind of search dimension, got {got!r}{hint}")
+        else:
+            lines.append(f"{where}: {item['msg']}, got {item['input']!r}"[:300])
+    return lines

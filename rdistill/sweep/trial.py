@@ -1,0 +1,119 @@
+"""One trial of a sweep: what runs in its process, and what it writes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from rdistill.config import with_overrides, without_distillation
+from rdistill.errors import UserError
+from rdistill.hooks import DivergedError, Silent
+from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, load_record
+from rdistill.sweep.spec import SweepSpec
+from rdistill.train_group import Resources, train_in_group
+
+LOSSES_KEPT = 200  # entries of a trial's loss history
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trials of a sweep share. Goes to each trial's process once."""
+
+    base: Config  # the loaded config of the distilled student
+    spec: SweepSpec
+    work_dir: str  # absolute
+    teacher_metrics: dict[str, Any]
+    trust_checkpoint: bool
+
+
+def trial_config(study: Study, trial_id: str, values: Mapping[str, Any]) -> Config:
+    """The config of one trial: the base with its values, or without distillation for the baseline."""
+    cfg = without_distillation(study.base) if trial_id == BASELINE else with_overrides(study.base, values)
+    cfg.randomness = dict(seed=study.spec.seed)
+    return cfg
+
+
+def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """Trains one trial from where its folder says it is, and records it there.
+
+    Args:
+        study: what all trials share.
+        trial_id: names the trial's folder.
+        values: config key -> value that the searcher chose.
+        report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
+
+    Raises:
+        Whatever training raises, after it is recorded.
+    """
+    folder = Path(study.work_dir, TRIALS, trial_id)
+    record = load_record(folder) or TrialRecord(trial_id, values, study.spec.seed)
+    record.status, record.reason, record.teacher_mIoU = "running", "", study.teacher_metrics.get("mIoU")
+    record.save(folder)
+    workers = study.spec.trial.workers
+    try:
+        cfg = trial_config(study, trial_id, values)
+        cfg.dump(folder / "trial.py")
+        options: dict[str, Any] = dict(
+            seed=study.spec.seed,
+            resume=True,
+            trust_checkpoint=study.trust_checkpoint,
+            teacher_metrics=study.teacher_metrics,
+            swept=values,
+            listener=_Recorder(record, folder, report if workers == 1 else None),
+        )
+        if workers == 1:
+            from rdistill.train import train
+
+            train(cfg, folder, **options)
+        else:
+            # Ray Train's own callback passes each report on to Tune.
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            trial = study.spec.trial
+            resources = Resources(workers, trial.cpus_per_worker, trial.gpus_per_worker)
+            train_in_group(cfg, folder, resources, callbacks=[TuneReportCallback()], **options)
+    except (Exception, MemoryError) as error:
+        record.status, record.reason = "failed", one_line(error)
+        record.save(folder)
+        raise
+    record.status = "finished"
+    record.save(folder)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a reader of a table wants it."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (UserError, DivergedError)) else f"{type(error).__name__}: {text}"[:300]
+
+
+class _Recorder(Silent):
+    """Writes a trial's record as it goes, and reports it."""
+
+    def __init__(self, record: TrialRecord, folder: Path, report: Callable[[dict[str, Any]], None] | None) -> None:
+        self.record, self.folder, self.report = record, folder, report
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
+        self.record.history = earlier  # what came after the checkpoint is trained again
+        self.record.losses = [entry for entry in self.record.losses if entry["iter"] <= first_iteration]
+        self.record.effective = dict(facts["effective"])
+        self._since = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
+        self._keep_every = max(1, last_iteration // LOSSES_KEPT)
+        self.record.save(self.folder)
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        kept = self.record.losses
+        if not kept or iteration - kept[-1]["iter"] >= self._keep_every:
+            kept.append({"iter": iteration, **values})
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._since, 2)
+        self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
+        self.record.save(self.folder)
+        if self.report is not None:
+            self.report({"iter": iteration, "mIoU": metrics["mIoU"], "best_mIoU": self.record.best["mIoU"]})

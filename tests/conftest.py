@@ -1,0 +1,192 @@
+"""A teacher and a student small enough for a unit test, and a few images to train them on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from rdistill.config import Shortcuts, load_config, read_config_file
+from rdistill.data import synthetic
+from rdistill.hooks import Silent
+from rdistill.train import train
+
+REPO = Path(__file__).resolve().parents[1]
+NUM_TRAIN, NUM_VAL = 6, 3
+SIZE = 32  # pixels
+
+_TINY_DISTILL = """_base_ = ['student.py']
+distill = dict(
+    teachers=[dict(config='teacher.py', checkpoint='teacher/best.pth')],
+    features=dict(
+        student=['backbone.layer3', 'backbone.layer4', 'decode_head.bottleneck'],
+        teacher=['backbone.layer3', 'backbone.layer4', 'decode_head.bottleneck']),
+    losses=dict(
+        logits=dict(type='KL', on='logits', weight=3.0, tau=1.0, per_class=True),
+        hidden=dict(type='CWD', pair=(1, 1), weight=50.0, tau=4.0)))
+"""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A folder with ``teacher.py``, ``student.py`` and ``distill.py``, and the data they train on.
+
+    Teacher: R50 with 4 base channels and a decode head of 16; student: R18 with 4 and 12.
+    """
+
+    folder: Path
+    data_root: Path
+
+    def load(self, name: str, overrides: Mapping[str, Any] | None = None, **shortcuts: Any) -> Config:
+        """One of the three configs, at 32 pixels, 2 images a step, 6 iterations, validated every 2."""
+        defaults = dict(data_root=str(self.data_root), size=str(SIZE), iters=6, batch_size=2, val_interval=2)
+        return load_config(self.folder / f"{name}.py", overrides, Shortcuts(**{**defaults, **shortcuts}))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and what ``train`` returned."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    def weights(self, name: str = "last.pth") -> dict[str, Tensor]:
+        return torch.load(self.folder / name, weights_only=True)["state_dict"]
+
+    def written_metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+
+@dataclass
+class Recorder(Silent):
+    """A listener that keeps what it is told."""
+
+    starts: list[Any]
+    steps: list[Any]
+    validations: list[Any]
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        self.starts.append((first_iteration, last_iteration, dict(facts)))
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        self.steps.append((iteration, dict(values)))
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self.validations.append((iteration, dict(metrics)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    synthetic.generate(root, num_train=NUM_TRAIN, num_val=NUM_VAL, size=48, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_without_teacher(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Tiny:
+    """The three configs; the teacher's checkpoint does not exist yet."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for name, base, channels in (
+        ("teacher", "teacher/deeplabv3plus_r50-slim_optic-disc-128.py", (128, 16, 16)),
+        ("student", "student/deeplabv3plus_r18-slim_optic-disc-128.py", (32, 4, 12)),
+    ):
+        cfg = read_config_file(REPO / "configs" / base)
+        head = dict(zip(("in_channels", "c1_in_channels", "channels"), channels, strict=True))
+        # Class weights, so that a student of six iterations predicts both classes and its scores say something.
+        head["loss_decode"] = dict(class_weight=[0.05, 1.0])
+        cfg.merge_from_dict(
+            dict(model=dict(backbone=dict(base_channels=4, stem_channels=4), decode_head=dict(c1_channels=4, **head)))
+        )
+        cfg.dump(folder / f"{name}.py")  # whole: looking up `mmseg::` takes mmengine 0.2 s each time
+    (folder / "distill.py").write_text(_TINY_DISTILL)
+    return Tiny(folder, data_root)
+
+
+@pytest.fixture(scope="session")
+def teacher_run(tiny_without_teacher: Tiny) -> Run:
+    """The teacher after four iterations."""
+    folder = tiny_without_teacher.folder / "teacher"
+    return Run(folder, train(tiny_without_teacher.load("teacher", iters=4, val_interval=4), folder))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_without_teacher: Tiny, teacher_run: Run) -> Tiny:
+    return tiny_without_teacher
+
+
+@pytest.fixture(scope="session")
+def distilled_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The student after six iterations under the teacher: KL on logits, CWD between different widths."""
+    folder = tmp_path_factory.mktemp("distilled") / "run"
+    return Run(folder, train(tiny.load("distill"), folder))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder([], [], [])
+
+
+@pytest.fixture(scope="session")
+def stream_batches() -> Callable[..., list[dict[str, Any]]]:
+    """The first batches of a config's training data, as a run draws them."""
+
+    def batches(cfg: Config, count: int, *, seed: int = 0, data_workers: int = 0, skip: int = 0) -> list[dict[str, Any]]:
+        loader_cfg = cfg.train_dataloader.to_dict()
+        loader_cfg["num_workers"] = data_workers
+        loader_cfg["dataset"] = dict(type="StreamDataset", dataset=loader_cfg["dataset"], seed=seed)
+        loader_cfg["sampler"] = dict(type="StreamSampler", seed=seed)
+        loader = Runner.build_dataloader(loader_cfg, seed=0)
+        loader.sampler.skip(skip)
+        iterator = iter(loader)
+        return [next(iterator) for _ in range(count)]
+
+    return batches
+
+
+@pytest.fixture(scope="session")
+def same_batches() -> Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]:
+    """Whether two lists of batches hold the same images and masks, to the last bit and in the same order."""
+
+    def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+        def tensors(batches: list[dict[str, Any]]) -> list[Tensor]:
+            images = [image for batch in batches for image in batch["inputs"]]
+            return images + [sample.gt_sem_seg.data for batch in batches for sample in batch["data_samples"]]
+
+        ours, theirs = tensors(first), tensors(second)
+        return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+    return same
+
+
+@pytest.fixture(scope="session")
+def state_equal() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]:
+    """Whether two state dicts are equal to the last bit."""
+
+    def equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+        return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+    return equal
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[nn.Module], dict[str, Tensor]]:
+    """A copy of a model's weights and buffers."""
+    return lambda model: {key: value.clone() for key, value in model.state_dict().items()}

@@ -1,0 +1,246 @@
+"""Weights on disk: what loads, what is refused, what the errors say, and what a failing save leaves."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, Tiny
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from rdistill.checkpoint import (
+    SAFE_SCHEME,
+    as_plain_data,
+    load_file,
+    load_weights,
+    model_weights,
+    save_atomically,
+    save_student,
+)
+from rdistill.distiller import build_segmentor
+from rdistill.errors import UserError
+
+Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+
+
+@pytest.fixture
+def student(tiny_without_teacher: Tiny) -> nn.Module:
+    return build_segmentor(tiny_without_teacher.load("student").model)
+
+
+@pytest.fixture(scope="module")
+def mmengine_checkpoint(tiny_without_teacher: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mmengine's own Runner and CheckpointHook write, with log histories and numpy values."""
+    cfg = tiny_without_teacher.load("student", {"+custom_imports": None}, iters=2)
+    cfg.work_dir = str(tmp_path_factory.mktemp("mmengine"))
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2, save_best="mIoU")
+    cfg.default_hooks.logger.interval = 1
+    cfg.experiment_name = "plain-mmengine"
+    Runner.from_cfg(cfg).train()
+    return Path(cfg.work_dir, "iter_2.pth")
+
+
+class Touch:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+class Call:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What loads
+
+
+def test_rdistill_files(distilled_run: Run, student: nn.Module, state_equal: Equal) -> None:
+    meta = load_weights(student, distilled_run.folder / "best.pth")
+    assert meta["iter"] == distilled_run.metrics["best_iter"]
+    from_best = {key: value.clone() for key, value in student.state_dict().items()}
+    for parameter in student.parameters():
+        nn.init.zeros_(parameter)
+    meta = load_weights(student, distilled_run.folder / "student.pth")
+    assert meta["dataset_meta"]["classes"] == ["background", "optic disc"] and meta["mIoU"] == distilled_run.metrics["mIoU"]
+    assert state_equal(student.state_dict(), from_best)
+    assert torch.load(distilled_run.folder / "best.pth", weights_only=True)  # plain data: needs no trust anywhere
+
+
+def test_mmengine_checkpoint(mmengine_checkpoint: Path, student: nn.Module, state_equal: Equal) -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(mmengine_checkpoint, weights_only=True)
+    loaded = load_file(mmengine_checkpoint)
+    histories = [value for value in loaded["message_hub"]["log_scalars"].values() if isinstance(value, HistoryBuffer)]
+    assert len(histories) > 2 and all(isinstance(history.current(), float) for history in histories)
+    trusted = torch.load(mmengine_checkpoint, weights_only=False)
+    assert state_equal(model_weights(loaded), trusted["state_dict"])
+    load_weights(student, mmengine_checkpoint)
+    assert state_equal(student.state_dict(), trusted["state_dict"])
+
+
+def test_numpy_values(tmp_path: Path) -> None:
+    values = {"a": np.float64(0.5), "b": np.int64(3), "c": np.arange(3), "d": np.float32([1.5]), "e": np.bool_(True)}
+    torch.save({"state_dict": {"w": torch.ones(1)}, "meta": values}, tmp_path / "a.pth")
+    loaded = load_file(tmp_path / "a.pth")["meta"]
+    assert loaded["a"] == 0.5 and loaded["b"] == 3 and loaded["c"].tolist() == [0, 1, 2] and loaded["e"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "student.", "module.student."])
+@pytest.mark.parametrize("bare", [True, False])
+def test_forms_of_a_state_dict(student: nn.Module, tmp_path: Path, state_equal: Equal, prefix: str, bare: bool) -> None:
+    weights = {key: torch.full_like(value, 2) for key, value in student.state_dict().items()}
+    saved = {prefix + key: value for key, value in weights.items()}
+    if "student." in prefix:
+        saved[prefix.replace("student.", "terms.") + "hidden.adapter.project.weight"] = torch.ones(1)
+    torch.save(saved if bare else {"state_dict": saved, "meta": {"iter": 7}}, tmp_path / "a.pth")
+    assert load_weights(student, tmp_path / "a.pth") == ({} if bare else {"iter": 7})
+    assert state_equal(student.state_dict(), weights)
+
+
+def test_batch_counters_may_be_missing(student: nn.Module, tmp_path: Path) -> None:
+    weights = {key: value for key, value in student.state_dict().items() if "num_batches" not in key}
+    assert len(weights) < len(student.state_dict())
+    torch.save(weights, tmp_path / "a.pth")
+    load_weights(student, tmp_path / "a.pth")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_checkpoint_that_carries_code(student: nn.Module, tmp_path: Path, zipped: bool) -> None:
+    file, ran = tmp_path / "evil.pth", tmp_path / "ran"
+    content = {"state_dict": student.state_dict(), "meta": Touch(ran)}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError) as caught:
+        load_weights(student, file)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{file}: ") and "system" in problem and "--trust-checkpoint" in problem
+    assert "\n" not in problem and not ran.exists()
+    load_weights(student, file, trust=True)
+    assert ran.exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [Call(getattr, HistoryBuffer, "__init__"), Call(getattr, torch.Tensor, "numpy"), Call(eval, "1"), Call(open, "/dev/null")],
+    ids=["a method that histories do not need", "another class", "eval", "open"],
+)
+def test_the_allowed_names_open_no_door(tmp_path: Path, call: Call) -> None:
+    torch.save({"state_dict": {}, "meta": call}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="--trust-checkpoint"):
+        load_file(tmp_path / "evil.pth")
+
+
+def test_resume_loads_safely(tmp_path: Path) -> None:
+    """mmengine's own loader runs the code of a checkpoint; the path that a Runner is given goes past it."""
+    from mmengine.runner import CheckpointLoader
+
+    ran = tmp_path / "ran"
+    torch.save({"state_dict": {}, "meta": Touch(ran)}, tmp_path / "evil.pth")
+    with pytest.raises(UserError):
+        CheckpointLoader.load_checkpoint(f"{SAFE_SCHEME}{tmp_path / 'evil.pth'}", map_location="cpu")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99], ids=lambda kept: f"{kept} kept")
+def test_a_truncated_file(teacher_run: Run, tmp_path: Path, kept: float) -> None:
+    whole = (teacher_run.folder / "student.pth").read_bytes()
+    file = tmp_path / "cut.pth"
+    file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    for trust in (False, True):
+        with pytest.raises(UserError) as caught:
+            load_file(file, trust=trust)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{file}: ") and "\n" not in problem
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint\n", b"<html>404</html>", pickle.dumps({"a": 1}), b"\x80\x02}."])
+def test_a_file_of_something_else(student: nn.Module, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    for trust in (False, True):
+        with pytest.raises(UserError) as caught:
+            load_weights(student, tmp_path / "a.pth", trust=trust)
+        (problem,) = caught.value.problems
+        assert str(tmp_path / "a.pth") in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("content", [torch.ones(3), [1, 2], {"state_dict": None}, {"state_dict": [1]}], ids=str)
+def test_data_that_is_no_checkpoint(student: nn.Module, tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth: "):
+        load_weights(student, tmp_path / "a.pth")
+
+
+def test_a_missing_file(student: nn.Module, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(UserError, match=f"{path}: no such checkpoint file"):
+            load_weights(student, path)
+
+
+def test_keys_that_do_not_fit_are_listed(student: nn.Module, tmp_path: Path, state_equal: Equal) -> None:
+    weights = dict(student.state_dict())
+    before = {key: value.clone() for key, value in weights.items()}
+    stem = [key for key in weights if key.startswith("backbone.stem") and "num_batches" not in key]
+    for key in stem:
+        del weights[key]
+    weights = {key: value + 1 for key, value in weights.items()}
+    weights["decode_head.conv_seg.weight"] = torch.zeros(19, 12, 1, 1)
+    weights["auxiliary_head.conv_seg.weight"] = torch.zeros(1)
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(UserError) as caught:
+        load_weights(student, tmp_path / "a.pth", what="teacher")
+    (problem,) = caught.value.problems
+    assert "does not fit the teacher (EncoderDecoder)" in problem
+    assert f"{len(stem)} missing: {', '.join(stem[:5])}, ..." in problem and len(stem) > 5
+    assert "1 unexpected: auxiliary_head.conv_seg.weight" in problem
+    assert "1 misshapen: decode_head.conv_seg.weight (19, 12, 1, 1) instead of (2, 12, 1, 1)" in problem
+    assert state_equal(student.state_dict(), before)  # nothing was half loaded
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is written
+
+
+def test_a_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.pth"
+    save_atomically({"w": torch.ones(2)}, file)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        save_atomically({"w": torch.zeros(2), "f": lambda: None}, file)
+    assert torch.equal(load_file(file)["w"], torch.ones(2))
+    save_atomically({"w": torch.zeros(2)}, file)
+    assert torch.equal(load_file(file)["w"], torch.zeros(2)) and [path.name for path in file.parent.iterdir()] == ["a.pth"]
+
+
+def test_save_student(student: nn.Module, tmp_path: Path, state_equal: Equal) -> None:
+    palette = [np.array([0, 0, 0]), (255, 215, 0)]
+    save_student(student, tmp_path / "student.pth", classes=["a", "b"], palette=palette, meta={"iter": 3})
+    saved = torch.load(tmp_path / "student.pth", weights_only=True)
+    assert saved["meta"] == {"iter": 3, "dataset_meta": {"classes": ["a", "b"], "palette": [[0, 0, 0], [255, 215, 0]]}}
+    assert state_equal(saved["state_dict"], student.state_dict())
+
+
+def test_as_plain_data() -> None:
+    value = {1: np.float32(0.5), "a": (np.arange(2), None, True), "p": Path("x"), "t": torch.ones(1)}
+    plain = as_plain_data(value)
+    assert plain == {"1": 0.5, "a": [[0, 1], None, True], "p": "x", "t": value["t"]}
+    assert type(plain["1"]) is float
