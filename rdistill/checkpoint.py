@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
         raise UserError(f"{path}: no such checkpoint file")
     try:
         with torch.serialization.safe_globals(_mmengine_globals()):
-            return torch.load(path, map_location=map_location, weights_only=not trust)
+            loaded = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
         what = next((group for group in found.groups() if group), "objects") if found else "objects"
@@ -43,8 +44,13 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
             f"{path}: is damaged, or holds Python code ({what}) that loading would run; "
             f"if you trust where it comes from, pass --trust-checkpoint"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of a damaged file torch raises anything from EOFError to IndexError
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as a checkpoint: {text or type(error).__name__}") from None
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+        raise UserError(f"{path}: is not a checkpoint: holds a {type(weights).__name__} instead of weights by name")
+    return dict(loaded)
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -88,6 +94,32 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
     model.load_state_dict(weights, strict=False)
     meta = checkpoint.get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class MatchingWeights:
+    """The part of a checkpoint that fits a model."""
+
+    weights: dict[str, Tensor]
+    report: str  # one line: how much fits, and what does not
+
+
+def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False) -> MatchingWeights:
+    """The weights to start a student from. A head for other classes may differ; that nothing fits is an error.
+
+    Raises:
+        UserError: less than half of the model's weights are in the checkpoint.
+    """
+    offered, own = model_weights(load_file(path, trust=trust)), model.state_dict()
+    fitting = {key: value for key, value in offered.items() if key in own and value.shape == own[key].shape}
+    left_out = [key for key in own if key not in fitting]
+    if len(fitting) * 2 < len(own):
+        raise UserError(
+            f"load_from: {path} has {len(fitting)} of the student's {len(own)} weights, such as no "
+            f"{left_out[0]}; it is another model's"
+        )
+    report = f"{len(fitting)} of {len(own)} weights loaded"
+    return MatchingWeights(fitting, report + (f" (not {', '.join(left_out[:3])})" if left_out else ""))
 
 
 def save_atomically(obj: Any, path: Path) -> None:

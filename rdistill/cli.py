@@ -31,17 +31,41 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
 app.add_typer(data_app, name="data")
 
-Config_ = Annotated[Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")]
-Set_ = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds a new one. Repeatable.")]
+Config_ = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")
+]
+Set_ = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds one. Repeatable.",
+    ),
+]
 DataRoot = Annotated[str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")]
 Size = Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")]
-Iters = Annotated[int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")]
+Iters = Annotated[
+    int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")
+]
 BatchSize = Annotated[int | None, typer.Option(help="Images a step, over all workers together.")]
 ValInterval = Annotated[int | None, typer.Option(help="Iterations between validations.")]
-NumDataWorkers = Annotated[int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")]
-TeacherCheckpoint = Annotated[str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")]
-TrustCheckpoint = Annotated[bool, typer.Option("--trust-checkpoint", help="Let a checkpoint run the Python code that it carries. Only for files you would also execute.")]
-WorkDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name.")]
+NumDataWorkers = Annotated[
+    int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
+]
+TeacherCheckpoint = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
+]
+TrustCheckpoint = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoint",
+        help="Let a checkpoint run the Python code that it carries. Only for files you would also execute.",
+    ),
+]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name."),
+]
 
 
 @app.command()
@@ -49,11 +73,17 @@ def train(
     config: Config_,
     work_dir: WorkDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Training workers; from two up through Ray Train.")] = 1,
-    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
+    ] = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, augmentation and dropout.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")
+    ] = False,
     set_: Set_ = None,
     data_root: DataRoot = None,
     size: Size = None,
@@ -88,14 +118,27 @@ def train(
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker)
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
-    console.print(f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s", highlight=False, soft_wrap=True)
-    console.print(f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json", highlight=False, soft_wrap=True)
+    console.print(
+        f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command(name="eval")
 def evaluate(
     config: Config_,
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."
+        ),
+    ],
     split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     set_: Set_ = None,
@@ -118,16 +161,21 @@ def evaluate(
         print(json.dumps(metrics))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {cfg.val_dataloader.dataset.data_root})")
+    data_root = cfg[f"{split}_dataloader"].dataset.data_root
+    console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {data_root})")
     for name, value in metrics["IoU"].items():
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
 
 
 @app.command()
 def sweep(
-    sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The study: a config, a search space, a searcher.")],
+    sweep_file: Annotated[
+        Path, typer.Argument(metavar="SWEEP.yaml", help="The study: a config, a search space, a searcher.")
+    ],
     work_dir: WorkDir = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False,
     set_: Set_ = None,
     data_root: DataRoot = None,

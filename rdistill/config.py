@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as mmengine_config_utils
-from pydantic import BaseModel, ConfigDict as ModelConfig, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import ConfigDict as ModelConfig
 
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
@@ -97,6 +99,8 @@ class DistillSpec(Section):
                 hint = did_you_mean(loss.type, LOSSES) or f"; known: {', '.join(LOSSES)}"
                 found.append(f"{where}.type: no loss {loss.type!r}{hint}")
                 continue
+            if not re.fullmatch(r"logits(\[\d+\])?", loss.on):
+                found.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
             on = "logits" if loss.pair is None else "features"
             if on not in LOSSES[loss.type].on:
                 fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
@@ -149,10 +153,10 @@ def load_config(
     cfg = read_config_file(path)
     missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
     if missing:
-        raise UserError(f"{path}: not a complete training config: {', '.join(missing)} missing; inherit them with _base_")
-    problems: list[str] = []
-    for apply, values in ((_apply_shortcuts, shortcuts or Shortcuts()), (_apply_overrides, overrides or {})):
-        problems += apply(cfg, values)  # type: ignore[operator]
+        raise UserError(
+            f"{path}: not a complete training config: {', '.join(missing)} missing; inherit them with _base_"
+        )
+    problems = _apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
     _fit_val_interval(cfg)
     problems += _locate_data(cfg)
     if problems:
@@ -216,7 +220,9 @@ def read_config_file(path: Path) -> Config:
             return Config.fromfile(str(path))
     except Exception as error:  # a config is Python: it may raise anything
         line = str(error).strip().splitlines()
-        raise UserError(f"{path}: cannot be read: {type(error).__name__}: {line[-1] if line else 'no message'}") from error
+        raise UserError(
+            f"{path}: cannot be read: {type(error).__name__}: {line[-1] if line else 'no message'}"
+        ) from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -427,7 +433,9 @@ def _locate_data(cfg: Config) -> list[str]:
         images = (dataset.get("data_prefix") or {}).get("img_path") or ""
         if (root / "train_list.txt").is_file() and not (root / images).is_dir():
             split = "train" if "train" in images else "test" if "test" in images else "val"
-            dataset.update(type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=dict(img_path="", seg_map_path=""))
+            dataset.update(
+                type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=dict(img_path="", seg_map_path="")
+            )
     return list(dict.fromkeys(problems))
 
 
@@ -472,7 +480,7 @@ def find_beside(name: str, config_file: Path) -> Path | None:
 
 def _validation_problems(error: ValidationError) -> list[str]:
     """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one."""
-    fields = {"teachers": TeacherSpec, "features": FeatureNames, "losses": LossSpec}
+    fields: dict[str, type[BaseModel]] = {"teachers": TeacherSpec, "features": FeatureNames, "losses": LossSpec}
     lines = []
     for item in error.errors():
         where = "distill." + ".".join(str(part) for part in item["loc"])

@@ -39,10 +39,18 @@ class RunConsole:
         self._next_line = first_iteration + self._line_every
         if facts.get("teacher_mIoU") is not None:
             self.console.print(f"teacher   mIoU {facts['teacher_mIoU']:.2f}")
+        if facts.get("student_start"):
+            self.console.print(f"student   {facts['student_start']}", highlight=False, soft_wrap=True)
         if first_iteration:
             self.console.print(f"resumed   at iteration {first_iteration}")
         if self.console.is_terminal:
-            columns = [TextColumn("training "), BarColumn(), MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn()]
+            columns = [
+                TextColumn("training "),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+            ]
             self._bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=self.console, transient=True)
             self._task = self._bar.add_task("", total=last_iteration, completed=first_iteration, losses="")
             self._bar.start()
@@ -68,7 +76,9 @@ def scores(metrics: Mapping[str, Any]) -> str:
     text = f"mIoU {metrics.get('mIoU', float('nan')):.2f}"
     classes = metrics.get("IoU") or {}
     if len(classes) <= CLASSES_SHOWN:
-        named = ", ".join(f"{name} {'none' if value is None else format(value, '.2f')}" for name, value in classes.items())
+        named = ", ".join(
+            f"{name} {'none' if value is None else format(value, '.2f')}" for name, value in classes.items()
+        )
         text += f"  ({named})" if named else ""
     return text
 

@@ -14,13 +14,12 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from rdistill import checkpoint, quiet_mmseg  # isort: skip
-from mmseg.registry import MODELS
-
+from rdistill import checkpoint
 from rdistill.config import DistillSpec, LossSpec, TeacherSpec, distill_spec
 from rdistill.errors import UserError
-from rdistill.features import FeatureCapture
+from rdistill.features import FeatureCapture, parse_feature
 from rdistill.losses.modules import Term
+from rdistill.quiet_mmseg import MODELS
 
 RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
 
@@ -133,10 +132,13 @@ class Distiller(BaseModel):
         self.routes = dict(routes or {})
         self.task_weight = task_weight
         self.capture = FeatureCapture(student, sorted({route.student_feature for route in self.routes.values()}))
+        self.start: checkpoint.MatchingWeights | None = None  # what the student starts from, if not from scratch
 
     def init_weights(self) -> None:
         """The student's own initialisation. Adapters keep PyTorch's, drawn when they were built."""
         self.student.init_weights()
+        if self.start is not None:
+            self.student.load_state_dict(self.start.weights, strict=False)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """As mmseg's segmentors: 'loss' trains, 'predict' and 'tensor' are the student's own."""
@@ -161,7 +163,9 @@ class Distiller(BaseModel):
         label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         for name, term in self.terms.items():
             route = self.routes[name]
-            raw = term(self.capture[route.student_feature], teacher_outputs[route.teacher][route.teacher_feature], label_nhw)
+            raw = term(
+                self.capture[route.student_feature], teacher_outputs[route.teacher][route.teacher_feature], label_nhw
+            )
             losses[f"distill.loss_{name}"] = raw * route.weight
             losses[RAW_PREFIX + name] = raw.detach()
         return losses
@@ -219,6 +223,7 @@ def _with_teachers(
 ) -> Distiller:
     torch.manual_seed(seed)
     models = [build_teacher(teacher, trust_checkpoint=trust_checkpoint) for teacher in spec.teachers]
+    _check_feature_names(spec, student, models)
     student_heads = decode_heads(student)
     routes = {
         name: _route(name, loss, spec, student_heads, decode_heads(models[loss.teacher]))
@@ -250,6 +255,26 @@ def _with_teachers(
     return Distiller(student, teachers, terms, routes, spec.task_weight)
 
 
+def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """Every listed name must be in the student, or in some teacher; also those that no loss uses yet."""
+    problems = []
+    for side, names, models in (
+        ("student", spec.features.student, [student]),
+        ("teacher", spec.features.teacher, teachers),
+    ):
+        for index, name in enumerate(names):
+            wrong = []
+            for model in models:
+                try:
+                    parse_feature(name, model)
+                except UserError as error:
+                    wrong += error.problems
+            if len(wrong) == len(models):
+                problems.append(f"distill.features.{side}[{index}]: {wrong[0]}")
+    if problems:
+        raise UserError(*problems)
+
+
 def _route(name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: list[str]) -> Route:
     """Turns a loss's ``on`` or ``pair`` into the two feature names it compares."""
     if loss.pair is not None:
@@ -258,7 +283,9 @@ def _route(name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str
     head = 0 if loss.on == "logits" else int(loss.on.removeprefix("logits[").rstrip("]"))
     for side, heads in (("student", student_heads), ("teacher", teacher_heads)):
         if head >= len(heads):
-            raise UserError(f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}")
+            raise UserError(
+                f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
+            )
     return Route(student_heads[head], teacher_heads[head], loss.teacher, loss.effective_weight, None)
 
 
@@ -268,7 +295,10 @@ def _probe_channels(
 ) -> dict[str, tuple[int, int]]:
     """Name of a loss -> channels of the two tensors it compares, from one forward pass of a blank image."""
     if all(route.pair is None for route in routes.values()):
-        counts = [[_num_classes(model, head) for head in decode_heads(model)] for model in (student, *(t.model for t in teachers))]
+        counts = [
+            [_num_classes(model, head) for head in decode_heads(model)]
+            for model in (student, *(t.model for t in teachers))
+        ]
         return {
             name: (
                 counts[0][decode_heads(student).index(route.student_feature)],

@@ -13,11 +13,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
-from rdistill import quiet_mmseg  # isort: skip  # noqa: F401
-from mmseg.evaluation.metrics import IoUMetric
-from mmseg.registry import METRICS
-
 from rdistill.errors import UserError
+from rdistill.quiet_mmseg import METRICS, IoUMetric
 
 
 @METRICS.register_module()
@@ -39,7 +36,9 @@ class ClassIoUMetric(IoUMetric):
             iou, accuracy = intersect / union * 100, intersect / label * 100
         metrics["aAcc"] = float(intersect.sum() / label.sum() * 100)
         metrics["mIoU"], metrics["mAcc"] = float(np.nanmean(iou)), float(np.nanmean(accuracy))
-        metrics.update({f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)})
+        metrics.update(
+            {f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)}
+        )
         return metrics
 
 

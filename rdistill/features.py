@@ -63,7 +63,9 @@ def parse_feature(name: str, model: nn.Module) -> Feature:
         owner = modules[_known(layer, modules, name, model)]
         if not callable(getattr(owner, method, None)):
             methods = [m for m in dir(owner) if not m.startswith("_") and callable(getattr(owner, m))]
-            raise UserError(f"feature {name!r}: {type(owner).__name__} has no method {method!r}{did_you_mean(method, methods)}")
+            raise UserError(
+                f"feature {name!r}: {type(owner).__name__} has no method {method!r}{did_you_mean(method, methods)}"
+            )
         return Feature(name, layer, "method", method, element)
     if mark == ":input":
         return Feature(name, _known(path, modules, name, model), "input", element=element)
@@ -99,7 +101,7 @@ class FeatureCapture:
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._model = model
         self._features: dict[str, Feature] = {}
-        problems = []
+        problems: list[str] = []
         for name in names:
             try:
                 self._features[name] = parse_feature(name, model)
@@ -192,7 +194,9 @@ def _single_tensor(value: Any, feature: Feature) -> Tensor:
             raise UserError(f"feature {feature.name!r}: the layer gives {len(value)} tensors, 0 to {len(value) - 1}")
         value = value[feature.element]
     if isinstance(value, (list, tuple)):
-        raise UserError(f"feature {feature.name!r}: the layer gives {len(value)} tensors; choose one, such as {feature.name}[0]")
+        raise UserError(
+            f"feature {feature.name!r}: the layer gives {len(value)} tensors; choose one, such as {feature.name}[0]"
+        )
     if not isinstance(value, torch.Tensor):
         raise UserError(f"feature {feature.name!r}: is a {type(value).__name__}, not a tensor")
     return value

@@ -202,7 +202,9 @@ class CheckpointHook(Hook):
         if not is_main_process():
             return
         partial = f".{name}.partial"
-        runner.save_checkpoint(runner.work_dir, partial, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False)
+        runner.save_checkpoint(
+            runner.work_dir, partial, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
+        )
         replace_durably(Path(runner.work_dir, partial), Path(runner.work_dir, name))
 
 

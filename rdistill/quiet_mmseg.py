@@ -1,6 +1,6 @@
-"""Imports mmseg without its chatter, so that what rdistill prints is what it means to say.
+"""What rdistill takes from mmseg, imported without its chatter.
 
-Import this module before anything of mmseg: OneDL's mmseg prints lines to standard output on import.
+OneDL's mmseg prints to standard output when it is imported, which would end up in ``eval --json``.
 """
 
 import contextlib
@@ -9,6 +9,9 @@ import warnings
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import mmseg.datasets
-    import mmseg.evaluation
-    import mmseg.models  # noqa: F401
+    import mmseg.models  # registers the models
+    from mmseg.datasets import BaseSegDataset
+    from mmseg.evaluation.metrics import IoUMetric
+    from mmseg.registry import DATASETS, METRICS, MODELS
+
+__all__ = ["DATASETS", "METRICS", "MODELS", "BaseSegDataset", "IoUMetric", "mmseg"]

@@ -75,11 +75,16 @@ def train(
     started = time.perf_counter()
     if get_world_size() == 1:  # of a group, the driver has looked before any worker could write
         refuse_overwriting(work_dir, resume)
+    start_from = cfg.get("load_from")
     cfg = _prepare(cfg, work_dir, seed, resume)
     with _own_log(work_dir):
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+        if start_from and not cfg.resume:
+            distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
         keeper = CheckpointHook(interval=_checkpoint_interval(cfg))
         facts: dict[str, Any] = {"effective": _check_effective(distiller, cfg, swept or {})}
+        if distiller.start is not None:
+            facts["student_start"] = f"{distiller.start.report} from {start_from}"
         runner = _build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
         try:
             if distiller.teachers and teacher_metrics is None:
@@ -132,7 +137,11 @@ def write_student(cfg: Config, work_dir: Path) -> None:
     model = build_segmentor(cfg.model)
     model.load_state_dict(checkpoint.model_weights(best))
     dataset = best["meta"].get("dataset_meta") or {}
-    meta = {"iter": best["meta"]["iter"], "seed": best["meta"]["seed"], METRIC: best["meta"]["best"]["metrics"].get(METRIC)}
+    meta = {
+        "iter": best["meta"]["iter"],
+        "seed": best["meta"]["seed"],
+        METRIC: best["meta"]["best"]["metrics"].get(METRIC),
+    }
     classes, palette = list(dataset.get("classes") or ()), list(dataset.get("palette") or ())
     checkpoint.save_student(model, work_dir / "student.pth", classes=classes, palette=palette, meta=meta)
     plain_config(cfg).dump(work_dir / "student.py")
@@ -175,7 +184,9 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     world_size = get_world_size()
     loader = cfg.train_dataloader
     if loader.batch_size % world_size:
-        raise UserError(f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers")
+        raise UserError(
+            f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
+        )
     loader.batch_size //= world_size
     if loader.dataset.type != "StreamDataset":
         loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
@@ -186,7 +197,8 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     use_class_iou(cfg)
     last = work_dir / "last.pth"
     cfg.resume = resume and last.is_file()
-    cfg.load_from, cfg.load_student_from = (f"{checkpoint.SAFE_SCHEME}{last}", None) if cfg.resume else (None, cfg.get("load_from"))
+    # The Distiller loads a student's start itself: the Runner would look for its own names in it.
+    cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=seed)
     if world_size > 1:
@@ -216,10 +228,8 @@ class _QuietRunner(Runner):
 def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     hooks = [FeatureCaptureHook(), RandomStateHook(seed), DivergenceHook(), keeper, report]
-    if load_from := cfg.pop("load_student_from", None):
-        distiller.init_weights = lambda: checkpoint.load_weights(distiller.student, load_from, what="student") and None  # type: ignore[method-assign]
-    options = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr",
-               "val_evaluator", "log_processor", "visualizer")  # fmt: skip
+    loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
+    options = (*loops, "optim_wrapper", "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
     return _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
@@ -283,7 +293,9 @@ def _comparable(value: Any) -> Any:
     return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _summary(keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, teacher_miou: float | None) -> dict[str, Any]:
+def _summary(
+    keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, teacher_miou: float | None
+) -> dict[str, Any]:
     best = keeper.best
     summary = {
         **best.get("metrics", {}),

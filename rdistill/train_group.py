@@ -158,5 +158,7 @@ def _users_own(error: BaseException) -> Exception | None:
         if isinstance(current, (UserError, DivergedError)):
             return current
         inner = list(getattr(current, "worker_failures", {}).values())
-        seen += [e for e in (*inner, current.__cause__, getattr(current, "cause", None)) if isinstance(e, BaseException)]
+        seen += [
+            e for e in (*inner, current.__cause__, getattr(current, "cause", None)) if isinstance(e, BaseException)
+        ]
     return None

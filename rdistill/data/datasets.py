@@ -14,11 +14,8 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset, Sampler
 
-from rdistill import quiet_mmseg  # isort: skip  # noqa: F401
-from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS
-
 from rdistill.errors import UserError
+from rdistill.quiet_mmseg import DATASETS, BaseSegDataset
 
 
 @DATASETS.register_module()

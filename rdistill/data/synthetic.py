@@ -33,9 +33,7 @@ _Point = tuple[float, float]
 _logger = logging.getLogger(__name__)
 
 
-def generate(
-    out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: int = 256, seed: int = 0
-) -> None:
+def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: int = 256, seed: int = 0) -> None:
     """Write ``img_dir/{train,val}/NNNN.jpg`` and ``ann_dir/{train,val}/NNNN.png`` (0 background, 1 disc).
 
     Image k of a split depends on (seed, split, k) and ``size`` (pixels) alone, so larger counts only add
@@ -174,9 +172,7 @@ def _add_patches(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, imag
         _blend(image, pale, opacity * inside * np.clip(spotted, 0, 1))
 
 
-def _add_disc(
-    rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: _Array, disc_radius: _Array
-) -> None:
+def _add_disc(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: _Array, disc_radius: _Array) -> None:
     softness = rng.uniform(0.05, 0.2)
     # Some discs are barely brighter than the retina; all keep a rim and the vessels to be known by.
     opacity = rng.uniform(0.5, 0.75) if rng.random() < 0.15 else rng.uniform(0.8, 1.0)
@@ -465,9 +461,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _readme(record: dict[str, int]) -> str:
-    flags = " ".join(
-        f"--{key.replace('_', '-')} {value}" for key, value in record.items() if key != "version"
-    )
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in record.items() if key != "version")
     return f"""# Synthetic fundus photographs
 
 Drawn by rdistill's generator, version {record["version"]}, seed {record["seed"]}; no patient data.

@@ -93,7 +93,9 @@ def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> Non
     for name in ("ray.tune", "ray.train", "optuna"):
         logging.getLogger(name).setLevel(logging.ERROR)
     in_process = resources.workers == 1
-    per_trial = {kind.lower(): amount for kind, amount in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
+    per_trial = (
+        {kind.lower(): amount for kind, amount in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
+    )
     trainable = tune.with_resources(tune.with_parameters(_trainable, study=study), per_trial)
     path = Path(study.work_dir, "tune")
     if resume and tune.Tuner.can_restore(str(path)):
@@ -201,7 +203,10 @@ def _scheduler(study: Study) -> TrialScheduler:
     iterations = _iterations(study.base)
     grace = scheduler.grace_period or study.base.train_cfg.get("val_interval", 1)
     return SparingAsha(
-        time_attr="iter", max_t=iterations, grace_period=min(grace, iterations), reduction_factor=scheduler.reduction_factor
+        time_attr="iter",
+        max_t=iterations,
+        grace_period=min(grace, iterations),
+        reduction_factor=scheduler.reduction_factor,
     )
 
 

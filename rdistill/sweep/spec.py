@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdistill.errors import UserError, did_you_mean
 
-MOST_GRID_TRIALS = 100_000
-
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,9 +110,13 @@ class SweepSpec(Section):
             if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
                 found.append(f"space.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
             if isinstance(dimension, LogUniform) and dimension.low <= 0:
-                found.append(f"space.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform")
+                found.append(
+                    f"space.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
+                )
             if self.search.type == "grid" and isinstance(dimension, (Uniform, LogUniform)):
-                found.append(f"space.{key}: a grid needs a list of values, got {dimension.type}; use choice, or search.type optuna")
+                found.append(
+                    f"space.{key}: a grid needs values, got {dimension.type}; use choice, or another search.type"
+                )
             if isinstance(dimension, Pairs) and not key.endswith(".pair"):
                 found.append(f"space.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
         if self.search.type != "grid" and self.search.num_trials is None:
@@ -169,8 +171,14 @@ def choices(dimension: Any, features: tuple[int, int] = (0, 0)) -> list[Any]:
 
 def _lines(error: ValidationError) -> list[str]:
     """pydantic's errors as one line each, with the nearest known key for a mistyped one."""
-    types = {"uniform": Uniform, "loguniform": LogUniform, "int": Integer, "choice": Choice, "pairs": Pairs}
-    sections = {"search": Search, "scheduler": Scheduler, "trial": TrialResources}
+    types: dict[str, type[Section]] = {
+        "uniform": Uniform,
+        "loguniform": LogUniform,
+        "int": Integer,
+        "choice": Choice,
+        "pairs": Pairs,
+    }
+    sections: dict[str, type[Section]] = {"search": Search, "scheduler": Scheduler, "trial": TrialResources}
     lines = []
     for item in error.errors():
         # pydantic names the chosen member of a union in the path; the user's file does not.
@@ -178,7 +186,8 @@ def _lines(error: ValidationError) -> list[str]:
         chosen = parts.pop(2) if parts[0] == "space" and len(parts) > 2 and parts[2] in types else None
         where = ".".join(parts)
         if item["type"] == "extra_forbidden":
-            known = types[chosen] if chosen else sections.get(parts[0], SweepSpec) if len(parts) > 1 else SweepSpec
+            section = sections.get(parts[0], SweepSpec) if len(parts) > 1 else SweepSpec
+            known = types[chosen] if chosen else section
             lines.append(f"unknown key {where}{did_you_mean(parts[-1], known.model_fields)}")
         elif item["type"] == "missing":
             lines.append(f"{where}: is required")

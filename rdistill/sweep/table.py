@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from ray.tune import Callback
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rdistill.console import CLASSES_SHOWN
 from rdistill.sweep.results import TrialRecord
-
 
 _shown: SweepConsole | None = None  # the one that TuneEvents tells; Tune runs in this process
 
@@ -105,10 +105,11 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     """Prints all trials, best first, each with its difference to the baseline."""
     keys = sorted({key for record in order for key in record.values})
     classes = list((order[0].best.get("IoU") or {}) if order else {})
-    table = Table(title="Leaderboard (best validation of each trial, one seed)", title_justify="left")
+    table = Table(title="Leaderboard (best validation of each trial, one seed)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("trial")
     for key in keys:
-        table.add_column(_short(key, keys), justify="right", overflow="fold")
+        # The last part below the rest: a loss's name over its parameter.
+        table.add_column(_short(key, keys).replace(".", "\n"), justify="right", overflow="fold")
     table.add_column("mIoU", justify="right")
     table.add_column("gain", justify="right")
     shown = classes[1:] if len(classes) <= CLASSES_SHOWN else []
@@ -117,7 +118,7 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     table.add_column("note")
     for record in order:
         best, gain = record.best, gains.get(record.id)
-        note = record.reason or ("one class only" if record.one_class_only else "")
+        note = record.reason or ("1 class" if record.one_class_only else "")
         table.add_row(
             record.id,
             *(_text(record.effective.get(key, record.values.get(key))) for key in keys),
@@ -127,6 +128,8 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
             note if record.status == "finished" else f"{record.status} {note}".strip(),
         )
     console.print(table)
+    if any(record.one_class_only for record in order):
+        console.print("1 class   never left the state in which everything is one class: such a trial says little")
 
 
 def _short(key: str, keys: list[str]) -> str:
