@@ -75,7 +75,7 @@ def train(
     started = time.perf_counter()
     if get_world_size() == 1:  # of a group, the driver has looked before any worker could write
         refuse_overwriting(work_dir, resume)
-    start_from = cfg.get("load_from")
+    asked, start_from = cfg, cfg.get("load_from")
     cfg = _prepare(cfg, work_dir, seed, resume)
     with _own_log(work_dir):
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
@@ -86,6 +86,8 @@ def train(
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
         runner = _build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
+        if is_main_process():
+            _dump(asked, work_dir / "config.py", seed)
         try:
             if distiller.teachers and teacher_metrics is None:
                 teacher_metrics = evaluate(distiller.teachers[0].model, cfg)
@@ -95,7 +97,7 @@ def train(
             _release(runner)
     metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts["teacher_mIoU"])
     if is_main_process():
-        write_student(cfg, work_dir)
+        write_student(asked, work_dir)
         write_json(work_dir / "metrics.json", metrics)
     return metrics
 
@@ -161,7 +163,8 @@ def plain_config(cfg: Config) -> Config:
         for metric in metrics if isinstance(metrics, list) else [metrics]:
             if metric and metric.get("type") == "ClassIoUMetric":
                 metric["type"] = "IoUMetric"
-    plain.setdefault("test_pipeline", plain["val_dataloader"]["dataset"].get("pipeline"))
+    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size.
+    plain["test_pipeline"] = copy.deepcopy(plain["val_dataloader"]["dataset"].get("pipeline"))
     return Config(plain)
 
 
@@ -210,10 +213,24 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     return cfg
 
 
+def _dump(cfg: Config, path: Path, seed: int) -> None:
+    """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers."""
+    cfg = Config({**cfg._cfg_dict.to_dict(), "randomness": dict(seed=seed)})
+    cfg.dump(path)
+
+
 def _checkpoint_interval(cfg: Config) -> int | None:
     """The config's own CheckpointHook says how often; its place is then taken by ours."""
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     return hook.get("interval") if not hook.get("by_epoch", False) else None
+
+
+class _QuickConfig(Config):
+    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner asks it at every checkpoint."""
+
+    @property
+    def pretty_text(self) -> str:
+        return "".join(f"{key} = {value!r}\n" for key, value in self._cfg_dict.to_dict().items())
 
 
 class _QuietRunner(Runner):
@@ -223,6 +240,9 @@ class _QuietRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         return logger
+
+    def dump_config(self) -> None:
+        """Not what a Runner was made to do here, with a worker's share of the batch and the like: see ``_dump``."""
 
 
 def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
@@ -243,18 +263,26 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
         randomness=cfg.randomness,
         # mmengine keeps loggers and the like in process-wide tables under this name.
         experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
-        # The file name is what the Runner dumps it as.
-        cfg=Config(cfg._cfg_dict.to_dict(), cfg_text="\n", filename="config.py"),
+        cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
 
 
 def _release(runner: Runner) -> None:
-    """Closes the run's log files and takes it out of mmengine's process-wide tables."""
+    """Stops the run's data workers, closes its log files and takes it out of mmengine's process-wide tables."""
+    for loop in (runner._train_loop, runner._val_loop):
+        # What holds an iterator: mmengine's endless one, and a loader whose workers persist.
+        for holder in (getattr(loop, "dataloader_iterator", None), getattr(loop, "dataloader", None)):
+            # Left to the garbage collector they live on after the run, and then take 5 s each to end.
+            if stop := getattr(getattr(holder, "_iterator", None), "_shutdown_workers", None):
+                stop()
     for handler in runner.logger.handlers:
         handler.close()
     for manager in (MMLogger, MessageHub, Visualizer):
         manager._instance_dict.pop(runner.experiment_name, None)
+    # Configs name their visualizer, each class has a table: the next run's curves would go to this run's files.
+    runner.visualizer.close()
+    type(runner.visualizer)._instance_dict.pop(runner.visualizer.instance_name, None)
 
 
 def _check_effective(distiller: Distiller, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 BASELINE = "baseline"
 RECORD = "trial.json"
 TRIALS = "trials"
+ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 
 # What a record may be: `running` in a table means that its process is gone and --resume continues it.
 STATUSES = ("finished", "stopped", "failed", "running")
@@ -46,7 +47,7 @@ class TrialRecord:
     def one_class_only(self) -> bool:
         """Whether, at its best, the student still sees at most one of the classes."""
         ious = [value for value in (self.best.get("IoU") or {}).values() if value is not None]
-        return len(ious) > 1 and sum(value > 0 for value in ious) <= 1
+        return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
 
     def save(self, folder: Path) -> None:
         """Writes the record, whole or not at all."""
