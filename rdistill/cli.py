@@ -80,7 +80,12 @@ def train(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, augmentation and dropout.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")
     ] = False,
@@ -104,6 +109,8 @@ def train(
 
     shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts)
+    if seed is None:  # the config.py of a finished run has that run's
+        seed = (cfg.get("randomness") or {}).get("seed") or 0
     work_dir = work_dir or Path("work_dirs") / config.stem
     console = Console()
     console.print(f"{config} -> {work_dir}", highlight=False, soft_wrap=True)

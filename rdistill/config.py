@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from mmengine.config import Config, ConfigDict
@@ -27,6 +28,7 @@ from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
+LAYERWISE = ("DSD",)  # losses that compare several layers at once
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -37,17 +39,23 @@ class Section(BaseModel):
 
 
 class TeacherSpec(Section):
-    """One frozen teacher. Its config gives only its model; data and schedule are the student's."""
+    """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
 
-    config: str | None = None  # an mmseg config file; not read when `model` is given
-    checkpoint: str  # rdistill's or plain mmseg's weights of that model
+    config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
+    checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
     model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
-    weight: float = Field(default=1.0, gt=0)  # share in averaged logits (`teacher='mean'`)
+    ema_decay: float | None = Field(default=None, gt=0.5, lt=1)  # instead: share of itself it keeps at each step
+    weight: float = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
+    features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
 
     @model_validator(mode="after")
-    def _needs_a_model(self) -> TeacherSpec:
-        if self.config is None and self.model is None:
-            raise ValueError("needs `config`, the teacher's mmseg config file")
+    def _is_one_kind(self) -> TeacherSpec:
+        if self.ema_decay is None and self.config is None and self.model is None:
+            raise ValueError("needs `config`, the teacher's mmseg config file (or `ema_decay`, to follow the student)")
+        if self.ema_decay is None and self.checkpoint is None:
+            raise ValueError("needs `checkpoint`, the teacher's weights")
+        if self.ema_decay is not None and (self.config or self.checkpoint or self.model):
+            raise ValueError("`ema_decay` makes the student its own teacher: no config or checkpoint beside it")
         return self
 
 
@@ -58,6 +66,26 @@ class FeatureNames(Section):
     teacher: tuple[str, ...] = ()
 
 
+class ScheduleSpec(Section):
+    """How a loss's weight changes during training. All in iterations from the start."""
+
+    warmup: int = Field(default=0, ge=0)  # rises linearly from 0 to the weight over so many
+    decay: Literal["none", "linear", "cosine"] = "none"  # falls to 0 from the end of the warm-up to `stop`
+    stop: int | None = Field(default=None, ge=1)  # 0 from here on; a decay without it ends with training
+
+    def factor(self, iteration: int, last_iteration: int) -> float:
+        """The factor on the weight at an iteration, counted from 0."""
+        end = last_iteration if self.stop is None else self.stop
+        if self.stop is not None and iteration >= self.stop:
+            return 0.0
+        if iteration < self.warmup:
+            return (iteration + 1) / self.warmup
+        progress = min(1.0, (iteration - self.warmup) / max(1, end - self.warmup))
+        if self.decay == "linear":
+            return 1.0 - progress
+        return 0.5 * (1.0 + math.cos(math.pi * progress)) if self.decay == "cosine" else 1.0
+
+
 class LossSpec(BaseModel):
     """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
 
@@ -65,9 +93,23 @@ class LossSpec(BaseModel):
 
     type: str  # a name in rdistill.losses.LOSSES
     weight: float | None = Field(default=None, ge=0)  # factor in the total; the type's default when absent
-    pair: tuple[int, int] | None = None  # (student feature index, teacher feature index); absent: on logits
-    on: str = "logits"  # 'logits', or 'logits[k]' for the k-th auxiliary head's
-    teacher: int = Field(default=0, ge=0)  # which of the teachers
+    # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
+    pair: tuple[int, int] | tuple[tuple[int, int], ...] | None = None
+    on: str = "logits"  # 'logits[k]': the k-th auxiliary head's
+    teacher: int | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
+    schedule: ScheduleSpec = ScheduleSpec()
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The feature pairs; empty for a loss on logits."""
+        if self.pair is None:
+            return ()
+        return self.pair if self.pair and isinstance(self.pair[0], tuple) else (self.pair,)  # type: ignore[return-value]
+
+    @property
+    def output(self) -> int:
+        """Which of the model's outputs a loss on logits compares: 0 is the main head."""
+        return 0 if self.on == "logits" else int(self.on[len("logits[") : -1])
 
     @property
     def params(self) -> dict[str, Any]:
@@ -90,6 +132,11 @@ class DistillSpec(Section):
     losses: dict[str, LossSpec] = Field(min_length=1)
     task_weight: float = Field(default=1.0, ge=0)
 
+    def teacher_features(self, teacher: int) -> tuple[str, ...]:
+        """The feature names of one teacher."""
+        own = self.teachers[teacher].features
+        return self.features.teacher if own is None else own
+
     def problems(self) -> list[str]:
         """What one field alone cannot show: loss types and parameters, indices into the lists."""
         found = []
@@ -106,15 +153,22 @@ class DistillSpec(Section):
                 fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
                 found.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
             found += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
-            if loss.teacher >= len(self.teachers):
+            if loss.teacher == "mean" and loss.pair is not None:
+                found.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
+                continue
+            if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
                 found.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
-            for side, index in zip(("student", "teacher"), loss.pair or (), strict=False):
-                names = getattr(self.features, side)
-                if not 0 <= index < len(names):
-                    found.append(
-                        f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
-                        f"which has {len(names)} names (0 to {len(names) - 1})"
-                    )
+                continue
+            if len(loss.pairs) > 1 and loss.type not in LAYERWISE:
+                found.append(f"{where}.pair: {loss.type} compares one pair; several are for {', '.join(LAYERWISE)}")
+            for pair in loss.pairs:
+                for side, index in zip(("student", "teacher"), pair, strict=True):
+                    names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
+                    if not 0 <= index < len(names):
+                        found.append(
+                            f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
+                            f"which has {len(names)} names" + (f" (0 to {len(names) - 1})" if names else "")
+                        )
         return found
 
 
@@ -137,6 +191,7 @@ def load_config(
     shortcuts: Shortcuts | None = None,
     *,
     with_teachers: bool = True,
+    with_data: bool = True,
 ) -> Config:
     """Reads a config file, applies overrides, checks it and makes it self-contained.
 
@@ -145,6 +200,7 @@ def load_config(
         overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
         shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
         with_teachers: False leaves the ``distill`` section out, for what needs the student alone.
+        with_data: False asks for no data on the disk, nor for teachers' checkpoints: for looking at models.
 
     Raises:
         UserError: every mistake found, one line each.
@@ -158,13 +214,14 @@ def load_config(
         )
     problems = _apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
     _fit_val_interval(cfg)
-    problems += _locate_data(cfg)
+    if with_data:
+        problems += _locate_data(cfg)
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     if not with_teachers:
         cfg.pop("distill", None)
     if cfg.get("distill") is not None:
-        _resolve_distill(cfg, path)
+        _resolve_distill(cfg, path, with_checkpoints=with_data)
     return cfg
 
 
@@ -196,7 +253,9 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     """
     if cfg.get("distill") is None:
         return None
-    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else cfg.distill
+    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else dict(cfg.distill)
+    if isinstance(section.get("losses"), dict):  # setting a loss to None takes it out
+        section["losses"] = {name: loss for name, loss in section["losses"].items() if loss is not None}
     try:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
@@ -381,6 +440,7 @@ def _set_iterations(cfg: Config, iterations: int) -> list[str]:
     if cfg.train_cfg.get("max_iters") is None:
         return ["--iters: the config trains by epochs; use --set train_cfg.max_epochs=N"]
     before = cfg.train_cfg.max_iters
+    _stretch_weight_schedules(cfg, iterations / before)
     cfg.train_cfg.max_iters = iterations
     schedulers = cfg.get("param_scheduler") or []
     for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
@@ -391,6 +451,15 @@ def _set_iterations(cfg: Config, iterations: int) -> list[str]:
             elif isinstance(value, (list, tuple)):
                 scheduler[key] = [round(v * iterations / before) for v in value]
     return []
+
+
+def _stretch_weight_schedules(cfg: Config, factor: float) -> None:
+    """The losses' own schedules keep their place in a shorter or longer run."""
+    for loss in ((cfg.get("distill") or {}).get("losses") or {}).values():
+        schedule = (loss or {}).get("schedule") or {}
+        for key in ("warmup", "stop"):
+            if schedule.get(key):
+                schedule[key] = max(1, round(schedule[key] * factor))
 
 
 def _fit_val_interval(cfg: Config) -> None:
@@ -439,7 +508,7 @@ def _locate_data(cfg: Config) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _resolve_distill(cfg: Config, path: Path) -> None:
+def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> None:
     """Checks the section, copies each teacher's model in, and makes its checkpoint's path absolute."""
     try:
         spec = distill_spec(cfg)
@@ -450,6 +519,8 @@ def _resolve_distill(cfg: Config, path: Path) -> None:
     for index, teacher in enumerate(spec.teachers):
         entry = cfg.distill.teachers[index]
         where = f"{path}: distill.teachers[{index}]"
+        if teacher.ema_decay is not None:
+            continue
         if teacher.model is None:
             assert teacher.config is not None
             file = find_beside(teacher.config, path)
@@ -458,9 +529,10 @@ def _resolve_distill(cfg: Config, path: Path) -> None:
                 continue
             entry.model = copy.deepcopy(read_config_file(file).model)
             entry.config = str(file)
+        assert teacher.checkpoint is not None
         checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
         entry.checkpoint = str(checkpoint)
-        if not checkpoint.is_file():
+        if with_checkpoints and not checkpoint.is_file():
             problems.append(
                 f"{where}.checkpoint: no such file {teacher.checkpoint}; train the teacher with "
                 f"`rdistill train {teacher.config}`, or pass --teacher-checkpoint FILE"

@@ -1,120 +1,54 @@
-"""The Distiller: a student, its frozen teachers and the losses between them, as one mmengine model."""
+"""The Distiller: a student, its teachers and the losses between them, as one mmengine model."""
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from rdistill import checkpoint
-from rdistill.config import DistillSpec, LossSpec, TeacherSpec, distill_spec
+from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, distill_spec
 from rdistill.errors import UserError
-from rdistill.features import FeatureCapture, parse_feature
+from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
-from rdistill.quiet_mmseg import MODELS
+from rdistill.segmentor import build_segmentor, decode_heads, ignore_index, num_classes, run_heads, training_size
+from rdistill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
 
 RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
-
-
-def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model") -> nn.Module:
-    """Builds an mmseg segmentor from a config's ``model`` section.
-
-    Raises:
-        UserError: the section does not build, or needs compiled mmcv operators that are absent.
-    """
-    init_default_scope("mmseg")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmseg's own deprecations
-            model = MODELS.build(ConfigDict(copy.deepcopy(model_cfg)))
-    except Exception as error:  # mmseg raises anything from KeyError to AssertionError for a wrong config
-        text = " ".join(str(error).split())
-        if "mmcv._ext" in text or "mmcv.ops" in text:
-            raise UserError(
-                f"{what}: needs mmcv's compiled operators ({text[:120]}); install torch first, then build mmcv with "
-                f"MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv"
-            ) from error
-        raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
-    if not hasattr(model, "decode_head"):
-        raise UserError(f"{what}: {type(model).__name__} is not an encoder-decoder segmentor of mmseg")
-    return model
-
-
-def decode_heads(model: nn.Module) -> list[str]:
-    """Names of the layers that give the model's outputs: the main head, then the auxiliary ones."""
-    names = []
-    for name in ("decode_head", "auxiliary_head"):
-        head = getattr(model, name, None)
-        if isinstance(head, nn.ModuleList):
-            # The last stage of a cascade is its result; auxiliary heads all count.
-            indices = [len(head) - 1] if name == "decode_head" else range(len(head))
-            names += [f"{name}.{index}" for index in indices]
-        elif head is not None:
-            names.append(name)
-    return names
-
-
-class Teacher:
-    """A frozen model that is asked for logits and features.
-
-    Deliberately no ``nn.Module``: so it is in no optimizer, in no checkpoint, outside DDP, and no
-    ``train()`` of its surroundings reaches its dropout or BatchNorm.
-    """
-
-    def __init__(self, model: nn.Module, feature_names: Sequence[str], student_preprocessor: nn.Module) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.heads = decode_heads(model)
-        self.capture = FeatureCapture(model, feature_names)
-        self._rescale = _rescaling(student_preprocessor, model.data_preprocessor)
-
-    @torch.no_grad()
-    def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        """Feature name -> tensor, for one batch as the student's preprocessor normalised it."""
-        self.model.to(inputs_nchw.device)
-        assert not self.model.training
-        with self.capture:
-            features = self.model.extract_feat(self._normalise(inputs_nchw))
-            _run_heads(self.model, features, self.capture.names)
-            return {name: self.capture[name].detach() for name in self.capture.names}
-
-    def _normalise(self, inputs_nchw: Tensor) -> Tensor:
-        """The same images with this teacher's own mean and deviation, where they differ from the student's."""
-        if self._rescale is None:
-            return inputs_nchw
-        scale, shift = (tensor.to(inputs_nchw) for tensor in self._rescale)
-        return inputs_nchw * scale + shift
 
 
 @dataclass(frozen=True)
 class Route:
     """Between which tensors a loss stands, and how much it counts."""
 
-    student_feature: str
-    teacher_feature: str
-    teacher: int
+    student_features: tuple[str, ...]  # one, but for a loss over several layers
+    teacher_features: tuple[str, ...]  # as many; for the mean of teachers: each teacher's head
+    teacher: int | None  # None: the weighted mean of all teachers' logits
     weight: float
-    pair: tuple[int, int] | None
+    pair: Any  # as the config has it
+    schedule: ScheduleSpec
 
 
 class Distiller(BaseModel):
-    """Trains a student under frozen teachers; predicts with the student alone.
+    """Trains a student under teachers; predicts with the student alone.
 
     Without teachers it is the student's plain training, so that the baseline takes the same path.
 
     Args:
         student: an mmseg segmentor.
-        teachers: see :class:`Teacher`.
+        teachers: see :class:`rdistill.teacher.Teacher`.
         terms: name -> distillation loss, with the adapter it may train.
         routes: name -> what the term of that name compares.
         task_weight: factor on the student's own losses.
+
+    Attributes:
+        factors: name -> the schedule's factor on that term's weight at this iteration.
+        start: what the student starts from, if not from scratch.
     """
 
     def __init__(
@@ -131,8 +65,9 @@ class Distiller(BaseModel):
         self.terms = nn.ModuleDict(dict(terms or {}))
         self.routes = dict(routes or {})
         self.task_weight = task_weight
-        self.capture = FeatureCapture(student, sorted({route.student_feature for route in self.routes.values()}))
-        self.start: checkpoint.MatchingWeights | None = None  # what the student starts from, if not from scratch
+        self.factors = dict.fromkeys(self.routes, 1.0)
+        self.start: checkpoint.MatchingWeights | None = None
+        self.capture = FeatureCapture(student, _names(route.student_features for route in self.routes.values()))
 
     def init_weights(self) -> None:
         """The student's own initialisation. Adapters keep PyTorch's, drawn when they were built."""
@@ -160,13 +95,13 @@ class Distiller(BaseModel):
         }
         if not self.terms:
             return losses
+        size = (inputs_nchw.shape[2], inputs_nchw.shape[3])
         label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         for name, term in self.terms.items():
             route = self.routes[name]
-            raw = term(
-                self.capture[route.student_feature], teacher_outputs[route.teacher][route.teacher_feature], label_nhw
-            )
-            losses[f"distill.loss_{name}"] = raw * route.weight
+            ours = [as_maps(self.capture[feature], size) for feature in route.student_features]
+            raw = term(_one_or_all(ours), self._teachers_side(route, teacher_outputs), label_nhw)
+            losses[f"distill.loss_{name}"] = raw * (route.weight * self.factors[name])
             losses[RAW_PREFIX + name] = raw.detach()
         return losses
 
@@ -180,11 +115,20 @@ class Distiller(BaseModel):
         """What this model really uses, under the config keys that set it."""
         values: dict[str, Any] = {"distill.task_weight": self.task_weight} if self.terms else {}
         for name, term in self.terms.items():
-            key = f"distill.losses.{name}"
-            values[f"{key}.weight"] = self.routes[name].weight
-            values[f"{key}.pair"] = self.routes[name].pair
+            key, route = f"distill.losses.{name}", self.routes[name]
+            values[f"{key}.type"] = term.loss_type
+            values[f"{key}.weight"] = route.weight
+            values[f"{key}.pair"] = route.pair
+            values[f"{key}.teacher"] = "mean" if route.teacher is None else route.teacher
+            values.update({f"{key}.schedule.{field}": value for field, value in route.schedule})
             values.update({f"{key}.{param}": value for param, value in term.params.items()})
         return values
+
+    def _teachers_side(self, route: Route, outputs: Sequence[Mapping[str, Tensor]]) -> Any:
+        if route.teacher is not None:
+            return _one_or_all([outputs[route.teacher][feature] for feature in route.teacher_features])
+        logits = [output[head] for output, head in zip(outputs, route.teacher_features, strict=True)]
+        return mean_logits(logits, [teacher.weight for teacher in self.teachers])
 
 
 def build_distiller(cfg: Config, *, seed: int, trust_checkpoint: bool = False) -> Distiller:
@@ -204,150 +148,132 @@ def build_distiller(cfg: Config, *, seed: int, trust_checkpoint: bool = False) -
     if spec is None:
         return Distiller(student)
     with torch.random.fork_rng():
-        return _with_teachers(student, spec, cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+        torch.manual_seed(seed)
+        return _with_teachers(student, spec, cfg, trust_checkpoint)
 
 
-def build_teacher(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
-    """Builds one teacher's model and loads its weights strictly."""
-    model_cfg = copy.deepcopy(dict(spec.model or {}))
-    model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
-    if isinstance(model_cfg.get("backbone"), dict):
-        model_cfg["backbone"].pop("init_cfg", None)
-    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=f"teacher {spec.config or ''}".strip()))
-    checkpoint.load_weights(model, spec.checkpoint, trust=trust_checkpoint, what="teacher")
-    return model
-
-
-def _with_teachers(
-    student: nn.Module, spec: DistillSpec, cfg: Config, *, seed: int, trust_checkpoint: bool
-) -> Distiller:
-    torch.manual_seed(seed)
-    models = [build_teacher(teacher, trust_checkpoint=trust_checkpoint) for teacher in spec.teachers]
-    _check_feature_names(spec, student, models)
-    student_heads = decode_heads(student)
-    routes = {
-        name: _route(name, loss, spec, student_heads, decode_heads(models[loss.teacher]))
-        for name, loss in spec.losses.items()
-    }
-    wanted: list[set[str]] = [set() for _ in models]
-    for route in routes.values():
-        wanted[route.teacher].add(route.teacher_feature)
-    teachers = [
-        Teacher(model, sorted(names), student.data_preprocessor) for model, names in zip(models, wanted, strict=True)
+def _with_teachers(student: nn.Module, spec: DistillSpec, cfg: Config, trust_checkpoint: bool) -> Distiller:
+    models = [
+        student if one.ema_decay is not None else load_teacher_model(one, trust_checkpoint=trust_checkpoint)
+        for one in spec.teachers
     ]
-    channels = _probe_channels(student, teachers, routes, cfg)
-    terms = {}
-    for name, loss in spec.losses.items():
-        on_logits = loss.pair is None
-        student_channels, teacher_channels = channels[name]
-        try:
-            terms[name] = Term(
-                loss.type,
-                student_channels=student_channels,
-                teacher_channels=teacher_channels,
-                num_classes=student.num_classes,
-                ignore_index=_ignore_index(student),
-                on_logits=on_logits,
-                params=loss.params,
-            )
-        except ValueError as error:
-            raise UserError(f"distill.losses.{name}: {error}") from None
+    _check_feature_names(spec, student, models)
+    heads = [decode_heads(model) for model in models]
+    routes = {name: _route(name, loss, spec, decode_heads(student), heads) for name, loss in spec.losses.items()}
+    teachers: list[Teacher] = []
+    for index, (one, model) in enumerate(zip(spec.teachers, models, strict=True)):
+        wanted = _names(_asked_of(index, route) for route in routes.values())
+        if one.ema_decay is not None:
+            teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))
+        else:
+            teachers.append(Teacher(model, wanted, student.data_preprocessor, one.weight))
+    channels = _probe_channels(student, teachers, routes, training_size(cfg))
+    terms = {name: _build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
     return Distiller(student, teachers, terms, routes, spec.task_weight)
 
 
+def _build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:
+    try:
+        return Term(
+            loss.type,
+            student_channels=channels[0],
+            teacher_channels=channels[1],
+            num_classes=num_classes(student),
+            ignore_index=ignore_index(student),
+            on_logits=loss.pair is None,
+            params=loss.params,
+        )
+    except ValueError as error:
+        raise UserError(f"distill.losses.{name}: {error}") from None
+
+
+def _route(
+    name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: Sequence[list[str]]
+) -> Route:
+    """Turns a loss's ``on`` or ``pair`` into the feature names it compares."""
+    weight = loss.effective_weight
+    teacher = None if loss.teacher == "mean" else loss.teacher
+    if loss.pair is not None:
+        assert teacher is not None
+        names = spec.teacher_features(teacher)
+        ours = tuple(spec.features.student[student] for student, _ in loss.pairs)
+        theirs = tuple(names[index] for _, index in loss.pairs)
+        return Route(ours, theirs, teacher, weight, loss.pair, loss.schedule)
+    asked = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
+    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in asked)):
+        if loss.output >= len(heads):
+            raise UserError(
+                f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
+            )
+    theirs = tuple(heads[loss.output] for heads in asked)
+    return Route((student_heads[loss.output],), theirs, teacher, weight, None, loss.schedule)
+
+
+def _asked_of(teacher: int, route: Route) -> tuple[str, ...]:
+    """The features that a route wants from one of the teachers."""
+    if route.teacher is None:
+        return (route.teacher_features[teacher],)
+    return route.teacher_features if route.teacher == teacher else ()
+
+
 def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
-    """Every listed name must be in the student, or in some teacher; also those that no loss uses yet."""
-    problems = []
-    for side, names, models in (
-        ("student", spec.features.student, [student]),
-        ("teacher", spec.features.teacher, teachers),
-    ):
+    """Every listed name must be in its model; also those that no loss uses yet."""
+    listed = [("distill.features.student", spec.features.student, [student])]
+    followers = [model for one, model in zip(spec.teachers, teachers, strict=True) if one.features is None]
+    listed.append(("distill.features.teacher", spec.features.teacher, followers))
+    for index, (one, model) in enumerate(zip(spec.teachers, teachers, strict=True)):
+        listed.append((f"distill.teachers[{index}].features", one.features or (), [model]))
+    problems: list[str] = []
+    for where, names, models in listed:
         for index, name in enumerate(names):
-            wrong = []
             for model in models:
                 try:
                     parse_feature(name, model)
                 except UserError as error:
-                    wrong += error.problems
-            if len(wrong) == len(models):
-                problems.append(f"distill.features.{side}[{index}]: {wrong[0]}")
+                    problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*problems)
 
 
-def _route(name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: list[str]) -> Route:
-    """Turns a loss's ``on`` or ``pair`` into the two feature names it compares."""
-    if loss.pair is not None:
-        features = spec.features.student[loss.pair[0]], spec.features.teacher[loss.pair[1]]
-        return Route(*features, loss.teacher, loss.effective_weight, loss.pair)
-    head = 0 if loss.on == "logits" else int(loss.on.removeprefix("logits[").rstrip("]"))
-    for side, heads in (("student", student_heads), ("teacher", teacher_heads)):
-        if head >= len(heads):
-            raise UserError(
-                f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
-            )
-    return Route(student_heads[head], teacher_heads[head], loss.teacher, loss.effective_weight, None)
-
-
 @torch.no_grad()
 def _probe_channels(
-    student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], cfg: Config
+    student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], size: tuple[int, int]
 ) -> dict[str, tuple[int, int]]:
-    """Name of a loss -> channels of the two tensors it compares, from one forward pass of a blank image."""
-    if all(route.pair is None for route in routes.values()):
-        counts = [
-            [_num_classes(model, head) for head in decode_heads(model)]
-            for model in (student, *(t.model for t in teachers))
-        ]
-        return {
-            name: (
-                counts[0][decode_heads(student).index(route.student_feature)],
-                counts[1 + route.teacher][teachers[route.teacher].heads.index(route.teacher_feature)],
-            )
-            for name, route in routes.items()
-        }
-    inputs = torch.zeros(1, 3, *training_size(cfg))
-    student.eval()
-    with FeatureCapture(student, sorted({route.student_feature for route in routes.values()})) as capture:
-        _run_heads(student, student.extract_feat(inputs), capture.names)
-        student_shapes = {name: capture[name].shape for name in capture.names}
-    student.train()
-    teacher_shapes = [{name: tensor.shape for name, tensor in teacher(inputs).items()} for teacher in teachers]
-    return {
-        name: (student_shapes[route.student_feature][1], teacher_shapes[route.teacher][route.teacher_feature][1])
+    """Name of a loss -> channels of the two tensors it compares; for several layers, of the last."""
+    on_logits = {
+        name: (
+            num_classes(student, route.student_features[0]),
+            num_classes(teachers[route.teacher or 0].model, route.teacher_features[0]),
+        )
         for name, route in routes.items()
+        if route.pair is None
     }
+    if len(on_logits) == len(routes):
+        return on_logits
+    # Features say how many channels they have when they run: once, on a blank image.
+    inputs = torch.zeros(1, 3, *size)
+    student.eval()
+    with FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture:
+        run_heads(student, student.extract_feat(inputs), capture.names)
+        ours = {name: as_maps(capture[name], size) for name in capture.names}
+    student.train()
+    theirs = [teacher(inputs) for teacher in teachers]
+    found = {
+        name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
+        for name, route in routes.items()
+        if route.pair is not None
+    }
+    return on_logits | {name: (pair[0].shape[1], pair[1].shape[1]) for name, pair in found.items()}
 
 
-def training_size(cfg: Config) -> tuple[int, int]:
-    """Height and width in pixels of the images a student trains on."""
-    size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
-    return (int(size[0]), int(size[1])) if size else (512, 512)
+def _names(groups: Any) -> list[str]:
+    """All names of several groups, each once, in a fixed order."""
+    return sorted({name for group in groups for name in group})
 
 
-def _run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
-    """Runs the main head, and those auxiliary heads that somebody wants; returns the main logits."""
-    head = model.decode_head
-    if isinstance(head, nn.ModuleList):  # a cascade: each stage refines the one before
-        logits = head[0].forward(features)
-        for stage in head[1:]:
-            logits = stage.forward(features, logits)
-    else:
-        logits = head.forward(features)
-    for name in decode_heads(model)[1:]:
-        if any(wanted == name or wanted.startswith((f"{name}.", f"{name}[", f"{name}:")) for wanted in names):
-            model.get_submodule(name).forward(features)
-    return logits
-
-
-def _num_classes(model: nn.Module, head: str) -> int:
-    module = model.get_submodule(head)
-    return int(getattr(module, "out_channels", None) or module.num_classes)
-
-
-def _ignore_index(model: nn.Module) -> int:
-    """The label that counts nowhere, as the student's own loss has it."""
-    return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
+def _one_or_all(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """A loss over one layer takes a tensor, one over several a list."""
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _scaled(value: Any, factor: float) -> Any:
@@ -355,20 +281,3 @@ def _scaled(value: Any, factor: float) -> Any:
     if factor == 1.0:
         return value
     return [item * factor for item in value] if isinstance(value, list) else value * factor
-
-
-def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift from the student's normalisation to the teacher's; None when they agree."""
-    ours, theirs = (_mean_and_std(module) for module in (student, teacher))
-    if all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True)):
-        return None
-    scale = ours[1] / theirs[1]
-    return scale, (ours[0] - theirs[0]) / theirs[1]
-
-
-def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Shape (3, 1, 1) each; 0 and 1 for a preprocessor that does not normalise."""
-    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
-        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    return mean.float(), std.float()

@@ -186,6 +186,30 @@ class FeatureCapture:
         setattr(module, method, captured)
 
 
+def as_maps(tensor: Tensor, input_size: tuple[int, int]) -> Tensor:
+    """Transformer tokens (N x L x C) folded into maps (N x C x H x W); anything else as it is.
+
+    Args:
+        tensor: of a layer.
+        input_size: height and width in pixels of the images; tokens tile them row by row. One token more
+            than the tiles is a class token, which comes first and is left out.
+    """
+    if tensor.ndim != 3:
+        return tensor
+    for tokens in (tensor.shape[1], tensor.shape[1] - 1):
+        height = round((tokens * input_size[0] / input_size[1]) ** 0.5)
+        if height > 0 and tokens % height == 0 and _same_aspect(height, tokens // height, input_size):
+            maps = tensor[:, tensor.shape[1] - tokens :]
+            return maps.transpose(1, 2).reshape(len(maps), -1, height, tokens // height)
+    return tensor
+
+
+def _same_aspect(height: int, width: int, input_size: tuple[int, int]) -> bool:
+    """Whether a grid can be the image at some stride: each side within one cell of the exact quotient."""
+    stride = input_size[0] / height
+    return abs(input_size[1] / stride - width) < 1
+
+
 def _single_tensor(value: Any, feature: Feature) -> Tensor:
     if feature.element is not None:
         if not isinstance(value, (list, tuple)):

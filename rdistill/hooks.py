@@ -18,6 +18,7 @@ from torch import Tensor
 from rdistill.checkpoint import as_plain_data, replace_durably
 from rdistill.distiller import Distiller
 from rdistill.evaluation import tidy_metrics
+from rdistill.teacher import EmaTeacher
 
 METRIC = "mIoU"  # what "best" means
 
@@ -64,6 +65,43 @@ class FeatureCaptureHook(Hook):
         capture = unwrap(runner).capture
         capture.detach()
         capture.clear()
+
+
+class WeightScheduleHook(Hook):
+    """Sets each loss's factor of the iteration, as its schedule says."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        distiller = unwrap(runner)
+        for name, route in distiller.routes.items():
+            distiller.factors[name] = route.schedule.factor(runner.iter, runner.max_iters)
+
+
+class EmaTeacherHook(Hook):
+    """Lets EMA teachers follow the student, and keeps them in checkpoints so that a resume continues them."""
+
+    def before_train(self, runner: Any) -> None:
+        if runner.iter == 0:  # the student has its first weights only now
+            self._follow(runner)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._follow(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        states = [teacher.state_dict() for teacher in _ema_teachers(runner)]
+        if states:
+            checkpoint["ema_teachers"] = states
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        for teacher, state in zip(_ema_teachers(runner), checkpoint.get("ema_teachers", []), strict=True):
+            teacher.load_state_dict(state)
+
+    def _follow(self, runner: Any) -> None:
+        for teacher in _ema_teachers(runner):
+            teacher.follow(unwrap(runner).student)
+
+
+def _ema_teachers(runner: Any) -> list[EmaTeacher]:
+    return [teacher for teacher in unwrap(runner).teachers if isinstance(teacher, EmaTeacher)]
 
 
 class RandomStateHook(Hook):
@@ -153,8 +191,13 @@ class DivergenceHook(Hook):
         files = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
         raise DivergedError(
             f"iteration {runner.iter + 1}: {', '.join(named)} is not finite; images {', '.join(files)}; "
-            f"lower the learning rate or that loss's weight"
+            f"lower the learning rate or that loss's weight; {_last_good(runner)}"
         )
+
+
+def _last_good(runner: Any) -> str:
+    last = Path(runner.work_dir, "last.pth")
+    return f"last good checkpoint: {last}" if last.is_file() else "there is no checkpoint yet"
 
 
 class CheckpointHook(Hook):

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,25 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from rdistill import checkpoint
-from rdistill.config import distill_spec, lookup
+from rdistill.config import lookup
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
-from rdistill.distiller import Distiller, build_distiller, build_segmentor, build_teacher
+from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
 from rdistill.hooks import (
     METRIC,
     CheckpointHook,
     DivergenceHook,
+    EmaTeacherHook,
     FeatureCaptureHook,
     Listener,
     RandomStateHook,
     ReportHook,
     Silent,
+    WeightScheduleHook,
 )
+from rdistill.segmentor import build_segmentor
+from rdistill.teacher import EmaTeacher
 
 
 def train(
@@ -47,7 +51,7 @@ def train(
     seed: int = 0,
     resume: bool = False,
     trust_checkpoint: bool = False,
-    teacher_metrics: Mapping[str, Any] | None = None,
+    teacher_metrics: Sequence[Mapping[str, Any]] | None = None,
     swept: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def train(
         seed: of weights, data order, augmentation and dropout.
         resume: continue from ``last.pth`` if there is one.
         trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
-        teacher_metrics: the teacher's scores, if they are known already; measured otherwise.
+        teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
         swept: config key -> value that a sweep chose; each must be what the built model really uses.
         listener: is told of progress.
 
@@ -89,13 +93,15 @@ def train(
         if is_main_process():
             _dump(asked, work_dir / "config.py", seed)
         try:
-            if distiller.teachers and teacher_metrics is None:
-                teacher_metrics = evaluate(distiller.teachers[0].model, cfg)
-            facts["teacher_mIoU"] = (teacher_metrics or {}).get(METRIC)
+            if teacher_metrics is None:
+                teacher_metrics = score_teachers(distiller, cfg)
+            facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
+            if len(teacher_metrics) > 1:
+                facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
             runner.train()
         finally:
             _release(runner)
-    metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts["teacher_mIoU"])
+    metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
         write_student(asked, work_dir)
         write_json(work_dir / "metrics.json", metrics)
@@ -110,27 +116,33 @@ def evaluate_checkpoint(
     use_class_iou(cfg)
     model = revert_sync_batchnorm(build_segmentor(cfg.model))
     checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
-    return _evaluate_alone(model, cfg, split)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with _quiet_evaluation():
+        return evaluate(model, cfg, split=split)
 
 
-def evaluate_teacher(cfg: Config, *, trust_checkpoint: bool = False) -> dict[str, Any] | None:
-    """Scores the (first) teacher of a distill config on the student's validation data; None without one."""
-    spec = distill_spec(cfg)
-    if spec is None:
-        return None
+def score_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+    """Scores each teacher on the student's validation data; nothing for one that follows the student."""
+    return [{} if isinstance(teacher, EmaTeacher) else evaluate(teacher.model, cfg) for teacher in distiller.teachers]
+
+
+def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+    """As :func:`score_teachers`, outside a run."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
-    model = build_teacher(spec.teachers[0], trust_checkpoint=trust_checkpoint)
-    return _evaluate_alone(model, cfg, "val")
+    with _quiet_evaluation():
+        for teacher in distiller.teachers:
+            teacher.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return score_teachers(distiller, cfg)
 
 
-def _evaluate_alone(model: nn.Module, cfg: Config, split: str) -> dict[str, Any]:
-    """Scores outside a run, whose log would take what mmseg has to say."""
+@contextmanager
+def _quiet_evaluation() -> Iterator[None]:
+    """Outside a run there is no log file to take what mmseg has to say."""
     MMLogger.get_instance(f"rdistill-eval-{time.time_ns()}", log_level="ERROR")
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return evaluate(model, cfg, split=split)
+        yield
 
 
 def write_student(cfg: Config, work_dir: Path) -> None:
@@ -247,14 +259,14 @@ class _QuietRunner(Runner):
 
 def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
-    hooks = [FeatureCaptureHook(), RandomStateHook(seed), DivergenceHook(), keeper, report]
+    ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "optim_wrapper", "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
     return _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[*(cfg.get("custom_hooks") or []), *hooks],
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report],
         load_from=cfg.load_from,
         resume=cfg.resume,
         launcher=cfg.get("launcher", "none"),
@@ -294,13 +306,24 @@ def _check_effective(distiller: Distiller, cfg: Config, swept: Mapping[str, Any]
     effective = distiller.effective_values()
     read: dict[str, Any] = {}
     lost = []
-    for key, wanted in swept.items():
+    for key, wanted in _leaves(swept).items():
         read[key] = effective[key] if key in effective else _read_back(key, distiller.student, cfg)
         if _comparable(read[key]) != _comparable(wanted):
             lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
     if lost:
         raise UserError(*lost)
     return {**effective, **read}
+
+
+def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A swept section, such as a whole loss, is its keys; one that was taken out is nothing."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_leaves({f"{key}.{inner}": item for inner, item in value.items()}))
+        elif value is not None or not key.startswith("distill.losses."):
+            flat[key] = value
+    return flat
 
 
 def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:
@@ -322,7 +345,7 @@ def _comparable(value: Any) -> Any:
 
 
 def _summary(
-    keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, teacher_miou: float | None
+    keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     best = keeper.best
     summary = {
@@ -333,7 +356,9 @@ def _summary(
         "seed": seed,
         "seconds": round(seconds, 2),
     }
-    return {**summary, "teacher_mIoU": teacher_miou} if cfg.get("distill") is not None else summary
+    if cfg.get("distill") is not None:
+        summary.update({key: facts[key] for key in ("teacher_mIoU", "teachers_mIoU") if key in facts})
+    return summary
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from rdistill.checkpoint import (
     save_atomically,
     save_student,
 )
-from rdistill.distiller import build_segmentor
 from rdistill.errors import UserError
+from rdistill.segmentor import build_segmentor
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
@@ -79,7 +79,10 @@ def test_rdistill_files(distilled_run: Run, student: nn.Module, state_equal: Equ
     for parameter in student.parameters():
         nn.init.zeros_(parameter)
     meta = load_weights(student, distilled_run.folder / "student.pth")
-    assert meta["dataset_meta"]["classes"] == ["background", "optic disc"] and meta["mIoU"] == distilled_run.metrics["mIoU"]
+    assert (
+        meta["dataset_meta"]["classes"] == ["background", "optic disc"]
+        and meta["mIoU"] == distilled_run.metrics["mIoU"]
+    )
     assert state_equal(student.state_dict(), from_best)
     assert torch.load(distilled_run.folder / "best.pth", weights_only=True)  # plain data: needs no trust anywhere
 
@@ -142,7 +145,12 @@ def test_a_checkpoint_that_carries_code(student: nn.Module, tmp_path: Path, zipp
 
 @pytest.mark.parametrize(
     "call",
-    [Call(getattr, HistoryBuffer, "__init__"), Call(getattr, torch.Tensor, "numpy"), Call(eval, "1"), Call(open, "/dev/null")],
+    [
+        Call(getattr, HistoryBuffer, "__init__"),
+        Call(getattr, torch.Tensor, "numpy"),
+        Call(eval, "1"),
+        Call(open, "/dev/null"),
+    ],
     ids=["a method that histories do not need", "another class", "eval", "open"],
 )
 def test_the_allowed_names_open_no_door(tmp_path: Path, call: Call) -> None:
@@ -228,7 +236,9 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
         save_atomically({"w": torch.zeros(2), "f": lambda: None}, file)
     assert torch.equal(load_file(file)["w"], torch.ones(2))
     save_atomically({"w": torch.zeros(2)}, file)
-    assert torch.equal(load_file(file)["w"], torch.zeros(2)) and [path.name for path in file.parent.iterdir()] == ["a.pth"]
+    assert torch.equal(load_file(file)["w"], torch.zeros(2)) and [path.name for path in file.parent.iterdir()] == [
+        "a.pth"
+    ]
 
 
 def test_save_student(student: nn.Module, tmp_path: Path, state_equal: Equal) -> None:

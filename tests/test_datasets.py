@@ -109,7 +109,9 @@ def test_training_workers_change_nothing(cfg: Config) -> None:
         whole = single[step * batch : (step + 1) * batch]
         halves = [worker[step * batch // 2 : (step + 1) * batch // 2] for worker in workers]
         union = [item for pair in zip(*halves, strict=True) for item in pair]
-        assert all(torch.equal(a, b) for one, other in zip(whole, union, strict=True) for a, b in zip(one, other, strict=True))
+        assert all(
+            torch.equal(a, b) for one, other in zip(whole, union, strict=True) for a, b in zip(one, other, strict=True)
+        )
 
 
 def test_a_draw_is_augmented_by_its_number(cfg: Config) -> None:

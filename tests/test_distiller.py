@@ -14,17 +14,12 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from rdistill.checkpoint import save_student
-from rdistill.distiller import (
-    Distiller,
-    build_distiller,
-    build_segmentor,
-    build_teacher,
-    decode_heads,
-    training_size,
-)
 from rdistill.config import distill_spec
+from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.losses import functional
+from rdistill.segmentor import build_segmentor, decode_heads, training_size
+from rdistill.teacher import load_teacher_model
 
 Batches = Callable[..., list[dict[str, Any]]]
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
@@ -104,11 +99,17 @@ def test_the_teacher_is_loaded(tiny: Tiny, teacher_run: Any, state_equal: Equal)
     spec = distill_spec(tiny.load("distill"))
     assert spec is not None
     weights = {key.removeprefix("student."): value for key, value in teacher_run.weights("best.pth").items()}
-    assert state_equal(build_teacher(spec.teachers[0]).state_dict(), weights)
+    assert state_equal(load_teacher_model(spec.teachers[0]).state_dict(), weights)
 
 
 def test_a_teacher_that_does_not_fit(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:
-    overrides = other_teacher({"model.backbone.base_channels": 8, "model.decode_head.in_channels": 256, "model.decode_head.c1_in_channels": 32})
+    overrides = other_teacher(
+        {
+            "model.backbone.base_channels": 8,
+            "model.decode_head.in_channels": 256,
+            "model.decode_head.c1_in_channels": 32,
+        }
+    )
     overrides.pop("distill.teachers.0.checkpoint")
     with pytest.raises(UserError, match=r"best\.pth: does not fit the teacher \(EncoderDecoder\): \d+ misshapen: "):
         build_distiller(tiny.load("distill", overrides), seed=0)
@@ -268,7 +269,10 @@ def test_wrong_layers_are_all_named(tiny: Tiny) -> None:
     }
     with pytest.raises(UserError) as caught:  # though no loss uses them
         build_distiller(tiny.load("distill", features), seed=0)
-    prefixes = ["distill.features.student[0]: feature 'backbone.layre3'", "distill.features.teacher[2]: feature 'decode_haed.b"]
+    prefixes = [
+        "distill.features.student[0]: feature 'backbone.layre3'",
+        "distill.features.teacher[2]: feature 'decode_haed.b",
+    ]
     assert len(caught.value.problems) == 2
     for problem, prefix in zip(caught.value.problems, prefixes, strict=True):
         assert problem.startswith(prefix) and "did you mean" in problem
@@ -276,7 +280,11 @@ def test_wrong_layers_are_all_named(tiny: Tiny) -> None:
 
 def test_channels_and_sizes_that_differ(tiny: Tiny, stream_batches: Batches, tmp_path: Path) -> None:
     """CWD between a student's layer of 32 x 2 x 2 and a teacher's of 128 x 8 x 8, through an adapter that trains."""
-    strides = {"model.backbone.strides": (1, 2, 2, 2), "model.backbone.dilations": (1, 1, 1, 1), "model.backbone.multi_grid": (1, 1)}
+    strides = {
+        "model.backbone.strides": (1, 2, 2, 2),
+        "model.backbone.dilations": (1, 1, 1, 1),
+        "model.backbone.multi_grid": (1, 1),
+    }
     cfg = tiny.load("distill", {**strides, "distill.losses.logits.weight": 0.0, "distill.task_weight": 0.0}, size="64")
     distiller = build_distiller(cfg, seed=0)
     (batch,) = stream_batches(cfg, 1)
@@ -315,7 +323,7 @@ def test_auxiliary_heads_pair_by_index(tiny: Tiny, batch: dict[str, Any], other_
     distiller = build_distiller(tiny.load("distill", overrides), seed=0)
     assert decode_heads(distiller.student) == ["decode_head", "auxiliary_head"]
     route = distiller.routes["aux"]
-    assert (route.student_feature, route.teacher_feature) == ("auxiliary_head", "auxiliary_head")
+    assert (route.student_features, route.teacher_features) == (("auxiliary_head",), ("auxiliary_head",))
     data = distiller.data_preprocessor(batch, training=True)
     distiller.train()
     with distiller.capture:
@@ -343,7 +351,7 @@ def test_a_cascade_gives_its_last_stage(tiny: Tiny, batch: dict[str, Any]) -> No
     cfg.model.update(type="CascadeEncoderDecoder", num_stages=2, decode_head=heads)
     cfg.distill.features.student[2] = "decode_head.1.bottleneck"
     distiller = build_distiller(cfg, seed=0)
-    assert decode_heads(distiller.student) == ["decode_head.1"] == [distiller.routes["logits"].student_feature]
+    assert decode_heads(distiller.student) == ["decode_head.1"] == list(distiller.routes["logits"].student_features)
     losses = losses_of(distiller, batch)
     assert losses["raw/logits"] > 0 and losses["raw/hidden"] > 0
 
@@ -355,8 +363,15 @@ def test_a_cascade_gives_its_last_stage(tiny: Tiny, batch: dict[str, Any]) -> No
 def test_effective_values(tiny: Tiny) -> None:
     losses = {"logits": {"type": "KL", "tau": 2.0}, "hidden": {"type": "CWD", "pair": [0, 2]}}
     distiller = build_distiller(tiny.load("distill", {"distill.losses": losses, "distill.task_weight": 0.5}), seed=0)
-    assert distiller.effective_values() == {
+    values = distiller.effective_values()
+    expected = {
         "distill.task_weight": 0.5,
+        **{f"distill.losses.{name}.schedule.warmup": 0 for name in losses},
+        **{f"distill.losses.{name}.schedule.decay": "none" for name in losses},
+        **{f"distill.losses.{name}.schedule.stop": None for name in losses},
+        **{f"distill.losses.{name}.teacher": 0 for name in losses},
+        "distill.losses.logits.type": "KL",
+        "distill.losses.hidden.type": "CWD",
         "distill.losses.logits.weight": 3.0,  # the default of KL
         "distill.losses.logits.pair": None,
         "distill.losses.logits.tau": 2.0,
@@ -366,6 +381,7 @@ def test_effective_values(tiny: Tiny) -> None:
         "distill.losses.hidden.pair": (0, 2),
         "distill.losses.hidden.tau": 4.0,
     }
+    assert {key: values.get(key, "absent") for key in expected} == expected
     assert build_distiller(tiny.load("student"), seed=0).effective_values() == {}
 
 

@@ -13,9 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.evaluation.metrics import IoUMetric
 
-from rdistill.distiller import build_segmentor
 from rdistill.errors import UserError
 from rdistill.evaluation import ClassIoUMetric, evaluate, tidy_metrics, use_class_iou
+from rdistill.segmentor import build_segmentor
 
 # Two images of 2 x 3 pixels; 255 is ignored. Class 3 neither occurs nor is predicted.
 LABELS = [[[0, 0, 1], [1, 2, 255]], [[0, 0, 0], [2, 2, 1]]]
@@ -26,7 +26,10 @@ CLASSES = ("sky", "road", "car", "boat")
 def scored(metric: IoUMetric) -> dict[str, Any]:
     metric.dataset_meta = {"classes": CLASSES}
     for label, prediction in zip(LABELS, PREDICTIONS, strict=True):
-        sample = {name: {"data": torch.tensor([value])} for name, value in (("pred_sem_seg", prediction), ("gt_sem_seg", label))}
+        sample = {
+            name: {"data": torch.tensor([value])}
+            for name, value in (("pred_sem_seg", prediction), ("gt_sem_seg", label))
+        }
         metric.process({}, [sample])
     return metric.evaluate(size=2)
 

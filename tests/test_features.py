@@ -13,9 +13,9 @@ from conftest import Tiny
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 from torch import Tensor, nn
 
-from rdistill.distiller import build_segmentor
 from rdistill.errors import UserError
 from rdistill.features import Feature, FeatureCapture, parse_feature
+from rdistill.segmentor import build_segmentor
 
 
 @pytest.fixture
@@ -179,7 +179,9 @@ def test_not_one_tensor(model: nn.Module, name: str, message: str) -> None:
 def test_detach_leaves_the_model_as_it_was(model: nn.Module) -> None:
     with torch.no_grad():
         before, attributes = run(model), instance_attributes(model)
-        capture = FeatureCapture(model, ["backbone.layer4", "decode_head:input[0]", "decode_head.cls_seg()", "decode_head"])
+        capture = FeatureCapture(
+            model, ["backbone.layer4", "decode_head:input[0]", "decode_head.cls_seg()", "decode_head"]
+        )
         assert instance_attributes(model) == attributes  # not attached yet
         capture.attach()
         capture.attach()

@@ -80,7 +80,9 @@ def run_sweep(
         at_once = min(at_once, spec.num_trials() + 1, spec.trial.max_concurrent or at_once)
         console.print(f"{sweep_file} -> {work_dir}: {spec.num_trials()} trials and the baseline, {at_once} at a time")
         teacher_metrics = _check_and_score_teacher(base, spec, resources, trust_checkpoint)
-        console.print(f"teacher   mIoU {teacher_metrics['mIoU']:.2f}")
+        for index, scores in enumerate(teacher_metrics):
+            name = "teacher" if len(teacher_metrics) == 1 else f"teacher {index}"
+            console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         study = Study(base, spec, str(work_dir), teacher_metrics, trust_checkpoint)
         with SweepConsole(console, spec.num_trials() + 1, _iterations(base)):
             _tune(study, resources, at_once, resume)
@@ -212,23 +214,22 @@ def _scheduler(study: Study) -> TrialScheduler:
 
 def _check_and_score_teacher(
     base: Config, spec: SweepSpec, resources: Resources, trust_checkpoint: bool
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Builds the base config where the trials will run, and measures the teacher, once for all of them."""
     need = resources.per_worker()
     task = ray.remote(_build_and_score).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        return dict(ray.get(task.remote(base, spec.seed, trust_checkpoint)))
+        return list(ray.get(task.remote(base, spec.seed, trust_checkpoint)))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
 
 
-def _build_and_score(base: Config, seed: int, trust_checkpoint: bool) -> dict[str, Any]:
+def _build_and_score(base: Config, seed: int, trust_checkpoint: bool) -> list[dict[str, Any]]:
     from rdistill.distiller import build_distiller
-    from rdistill.train import evaluate_teacher
+    from rdistill.train import evaluate_teachers
 
-    build_distiller(base, seed=seed, trust_checkpoint=trust_checkpoint)
-    return evaluate_teacher(base, trust_checkpoint=trust_checkpoint) or {}
+    return evaluate_teachers(build_distiller(base, seed=seed, trust_checkpoint=trust_checkpoint), base)
 
 
 def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:

@@ -27,7 +27,7 @@ class Study:
     base: Config  # the loaded config of the distilled student
     spec: SweepSpec
     work_dir: str  # absolute
-    teacher_metrics: dict[str, Any]
+    teacher_metrics: list[dict[str, Any]]  # of each teacher
     trust_checkpoint: bool
 
 
@@ -52,7 +52,8 @@ def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Calla
     """
     folder = Path(study.work_dir, TRIALS, trial_id)
     record = load_record(folder) or TrialRecord(trial_id, values, study.spec.seed)
-    record.status, record.reason, record.teacher_mIoU = "running", "", study.teacher_metrics.get("mIoU")
+    record.status, record.reason = "running", ""
+    record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
     record.save(folder)
     workers = study.spec.trial.workers
     try:

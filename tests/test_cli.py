@@ -1,0 +1,193 @@
+"""The commands: help, one line for each mistake with status 2, and output that a program can read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from conftest import Run, Tiny
+from typer.testing import CliRunner
+
+from rdistill.cli import app, main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs the console script's own function, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["rdistill", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--iters", 2, "--batch-size", 2, "--val-interval", 2]
+
+
+def every_command(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in group.commands.items():
+        yield from every_command(inner, (*path, name)) if hasattr(inner, "commands") else [(*path, name)]
+
+
+@pytest.mark.parametrize(
+    "path", every_command(typer.main.get_command(app)), ids=lambda path: " ".join(path) or "rdistill"
+)  # type: ignore[arg-type]
+def test_help(path: tuple[str, ...]) -> None:
+    for option in ("--help", "-h"):
+        result = CliRunner().invoke(app, [*path, option])
+        assert result.exit_code == 0 and "Usage:" in result.output
+
+
+def test_commands_that_must_be_there() -> None:
+    names = {" ".join(path) for path in every_command(typer.main.get_command(app))}  # type: ignore[arg-type]
+    assert {"train", "eval", "sweep", "data synthetic"} <= names
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing.py"], "nothing.py: no such config file"),
+        (["train", "{folder}/distil.py"], "no such config file; did you mean {folder}/distill.py?"),
+        (["train", "{folder}/distill.py", "--set", "optim_wrapper.optimizr.lr=1"], "did you mean 'optimizer'?"),
+        (["train", "{folder}/distill.py", "--set", "distill.losses.logits.tua=1"], "tua is not a parameter"),
+        (["train", "{folder}/distill.py", "--set", "train_cfg.max_iters=many"], "must be a number, got 'many'"),
+        (["train", "{folder}/distill.py", "--set", "novalue"], "--set novalue: must be key=value"),
+        (
+            ["train", "{folder}/distill.py", "--set", "distill.features.student.1=backbone.layre4"],
+            "distill.features.student[1]: feature 'backbone.layre4': EncoderDecoder has no layer 'backbone.layre4'",
+        ),
+        (
+            ["train", "{folder}/distill.py", "--teacher-checkpoint", "missing.pth"],
+            "distill.teachers[0].checkpoint: no such file missing.pth; train the teacher with `rdistill train",
+        ),
+        (["train", "{folder}/distill.py", "--size", "big"], "--size: must be pixels such as 128"),
+        (["train", "{folder}/distill.py", "--data-root", "nowhere"], "no such directory"),
+        (["eval", "{folder}/student.py", "missing.pth"], "missing.pth: no such checkpoint file"),
+        (
+            ["eval", "{folder}/student.py", "{folder}/teacher/best.pth"],
+            "best.pth: does not fit the model (EncoderDecoder)",
+        ),
+        (["eval", "{folder}/student.py", "x.pth", "--split", "train"], "--split: must be val or test, got 'train'"),
+        (["data", "synthetic", "out", "--size", "3"], "size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_a_mistake_is_one_line_and_status_2(command: Command, tiny: Tiny, arguments: list[str], message: str) -> None:
+    arguments = [argument.format(folder=tiny.folder) for argument in arguments]
+    if arguments[0] != "data" and "--data-root" not in arguments:
+        arguments += ["--data-root", str(tiny.data_root)]
+    result = command(*arguments)
+    assert result.status == 2, result
+    assert result.err.startswith("error: ") and result.err.count("\n") == 1 and "Traceback" not in result.err
+    assert message.format(folder=tiny.folder) in result.err
+
+
+def test_each_mistake_has_its_line(command: Command, tiny: Tiny) -> None:
+    wrong = ["--set", "optim_wrapper.lr=1", "--set", "train_cfg.max_iters=x", "--batch-size", 0]
+    result = command("train", tiny.folder / "distill.py", "--data-root", tiny.data_root, *wrong)
+    lines = result.err.splitlines()
+    assert result.status == 2 and len(lines) == 3 and all(line.startswith("error: ") for line in lines)
+
+
+def test_a_diverged_run_is_one_line_and_status_1(command: Command, tiny: Tiny, small: list[object]) -> None:
+    result = command("train", tiny.folder / "student.py", *small, "--set", "optim_wrapper.optimizer.lr=1e30")
+    assert result.status == 1
+    assert result.err.startswith("error: iteration 2: ") and result.err.count("\n") == 1
+
+
+def test_the_installed_command(tmp_path: Path) -> None:
+    """As a user starts it: a new process, no traceback."""
+    arguments = [sys.executable, "-m", "rdistill", "train", "nothing.py"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nothing.py: no such config file\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Work
+
+
+def test_data_synthetic(command: Command, tmp_path: Path) -> None:
+    result = command("data", "synthetic", tmp_path / "data", "--num-train", 2, "--num-val", 1, "--size", 32)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == f"{tmp_path}/data: 2 training and 1 validation images of 32 x 32 pixels\n"
+    assert len(list((tmp_path / "data").glob("*_dir/*/*"))) == 6
+
+
+def test_train_and_train_again(
+    command: Command, tiny: Tiny, small: list[object], tmp_path: Path, state_equal: Callable[..., bool]
+) -> None:
+    """A run's own config repeats it, with its seed, from any directory and with nothing else said."""
+    result = command(
+        "train", tiny.folder / "distill.py", *small, "--seed", 3, "--work-dir", "a", "--num-data-workers", 0
+    )
+    assert (result.status, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == f"{tiny.folder}/distill.py -> a" and lines[1].startswith("teacher   mIoU ")
+    assert lines[-2].startswith("done      mIoU ") and lines[-1].startswith("student   a/student.pth with a/student.py")
+    assert "validated iter 2  mIoU " in result.out
+    again = command("train", "a/config.py", "--work-dir", "b")
+    assert (again.status, again.err) == (0, "")
+    first, second = (Run(tmp_path / name, {}) for name in "ab")
+    assert state_equal(first.weights(), second.weights())
+    assert {**first.written_metrics(), "seconds": 0} == {**second.written_metrics(), "seconds": 0}
+    assert first.written_metrics()["seed"] == 3
+    refused = command("train", "a/config.py", "--work-dir", "b")
+    assert refused.status == 2 and "holds a run already; pass --resume" in refused.err
+    assert command("train", "a/config.py", "--work-dir", "b", "--resume").status == 0
+
+
+def test_default_work_dir(command: Command, tiny: Tiny, small: list[object], tmp_path: Path) -> None:
+    assert command("train", tiny.folder / "student.py", *small).status == 0
+    assert (tmp_path / "work_dirs" / "student" / "metrics.json").is_file()
+
+
+def test_eval_prints_scores(command: Command, distilled_run: Run) -> None:
+    result = command("eval", distilled_run.folder / "student.py", distilled_run.folder / "student.pth")
+    assert (result.status, result.err) == (0, "")
+    first, background, disc = result.out.splitlines()
+    assert first.startswith(
+        f"mIoU {distilled_run.metrics['mIoU']:.2f}  aAcc {distilled_run.metrics['aAcc']:.2f}  (val split"
+    )
+    assert background.split() == ["background", f"{distilled_run.metrics['IoU']['background']:.2f}"]
+    assert disc.split() == ["optic", "disc", f"{distilled_run.metrics['IoU']['optic disc']:.2f}"]
+
+
+def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> None:
+    files = [distilled_run.folder / "student.py", distilled_run.folder / "student.pth"]
+    arguments = [sys.executable, "-m", "rdistill", "eval", *map(str, files), "--json"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
+    assert done.stderr == "" and list(tmp_path.iterdir()) == []
