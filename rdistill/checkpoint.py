@@ -126,8 +126,11 @@ def save_atomically(obj: Any, path: Path) -> None:
     """Writes a checkpoint so that a kill leaves the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(obj, partial)
-    replace_durably(partial, path)
+    try:
+        torch.save(obj, partial)
+        replace_durably(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def replace_durably(partial: Path, path: Path) -> None:

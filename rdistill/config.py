@@ -552,13 +552,13 @@ def find_beside(name: str, config_file: Path) -> Path | None:
 
 def _validation_problems(error: ValidationError) -> list[str]:
     """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one."""
-    fields: dict[str, type[BaseModel]] = {"teachers": TeacherSpec, "features": FeatureNames, "losses": LossSpec}
+    fields: dict[str, type[BaseModel]] = {"teachers": TeacherSpec, "features": FeatureNames, "schedule": ScheduleSpec}
     lines = []
     for item in error.errors():
         where = "distill." + ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            model = fields.get(str(item["loc"][0]), DistillSpec) if len(item["loc"]) > 1 else DistillSpec
-            lines.append(f"unknown key {where}{did_you_mean(str(item['loc'][-1]), model.model_fields)}")
+            section = next((fields[str(part)] for part in reversed(item["loc"][:-1]) if part in fields), DistillSpec)
+            lines.append(f"unknown key {where}{did_you_mean(str(item['loc'][-1]), section.model_fields)}")
         elif item["type"] == "missing":
             lines.append(f"{where}: is required")
         else:

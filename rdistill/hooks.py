@@ -268,11 +268,14 @@ class ReportHook(Hook):
     def before_train(self, runner: Any) -> None:
         self.listener.started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
 
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # after the step, it is the next one's
+
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         iteration = runner.iter + 1
         if iteration % self.interval == 0 or iteration == runner.max_iters:
             values = {key: value.item() for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
-            self.listener.stepped(iteration, {**values, "lr": runner.optim_wrapper.get_lr()["lr"][0]})
+            self.listener.stepped(iteration, {**values, "lr": self._lr})
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self._metrics = tidy_metrics(metrics or {})

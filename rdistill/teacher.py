@@ -50,11 +50,12 @@ class Teacher:
             return {name: as_maps(self.capture[name].detach(), size) for name in self.capture.names}
 
     def _normalise(self, inputs_nchw: Tensor) -> Tensor:
-        """The same images with this teacher's own mean and deviation, where they differ from the student's."""
+        """The same images as this teacher's own preprocessor would give them, where it differs from the student's."""
         if self._rescale is None:
             return inputs_nchw
-        scale, shift = (tensor.to(inputs_nchw) for tensor in self._rescale)
-        return inputs_nchw * scale + shift
+        flip, scale, shift = self._rescale
+        ordered = inputs_nchw.flip(1) if flip else inputs_nchw
+        return ordered * scale.to(inputs_nchw) + shift.to(inputs_nchw)
 
 
 class EmaTeacher(Teacher):
@@ -107,13 +108,23 @@ def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return sum(output * (weight / sum(weights)) for output, weight in zip(resized, weights, strict=True))  # type: ignore[return-value]
 
 
-def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift from the student's normalisation to the teacher's; None when they agree."""
-    ours, theirs = (_mean_and_std(module) for module in (student, teacher))
-    if all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True)):
+def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[bool, Tensor, Tensor] | None:
+    """From the student's preprocessing to the teacher's: whether to swap RGB and BGR, a scale and a shift.
+
+    None when they agree.
+    """
+    flip = _swaps_channels(student) != _swaps_channels(teacher)
+    (our_mean, our_std), (their_mean, their_std) = (_mean_and_std(module) for module in (student, teacher))
+    if flip:
+        our_mean, our_std = our_mean.flip(0), our_std.flip(0)
+    elif torch.allclose(our_mean, their_mean) and torch.allclose(our_std, their_std):
         return None
-    scale = ours[1] / theirs[1]
-    return scale, (ours[0] - theirs[0]) / theirs[1]
+    return flip, our_std / their_std, (our_mean - their_mean) / their_std
+
+
+def _swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether it turns the loader's BGR into RGB."""
+    return bool(getattr(preprocessor, "channel_conversion", False))
 
 
 def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:

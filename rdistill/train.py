@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -210,6 +211,10 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
     loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
     use_class_iou(cfg)
+    for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
+        if cfg.get(option):
+            names = [cfg[option]] if isinstance(cfg[option], str) else cfg[option]
+            cfg[option] = [f"student.{name}" for name in names]
     last = work_dir / "last.pth"
     cfg.resume = resume and last.is_file()
     # The Distiller loads a student's start itself: the Runner would look for its own names in it.
@@ -261,8 +266,8 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
-    options = (*loops, "optim_wrapper", "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
-    return _QuietRunner(
+    options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
+    runner = _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
@@ -276,8 +281,23 @@ def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoi
         # mmengine keeps loggers and the like in process-wide tables under this name.
         experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
         cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
+        optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
+    runner.optim_wrapper = _optimizer(cfg, distiller)
+    return runner
+
+
+def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
+    """The config's optimizer, made for the student as mmseg would; the losses' adapters join it as a group.
+
+    A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
+    """
+    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+    adapters = list(distiller.terms.parameters())
+    if adapters:
+        wrapper.optimizer.add_param_group({"params": adapters})
+    return wrapper
 
 
 def _release(runner: Runner) -> None:

@@ -23,14 +23,16 @@ from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
 from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, gain, load_records, ranked, twins, write_table
-from rdistill.sweep.space import check_space, decode, distributions, sampler
+from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import SweepSpec, read_sweep
 from rdistill.sweep.table import SweepConsole, TuneEvents, print_leaderboard
-from rdistill.sweep.trial import Study, run_trial
+from rdistill.sweep.trial import Study, one_line, run_trial
 from rdistill.train_group import Resources
 
 OBJECTIVE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
-DRIVER_OF_A_GROUP = {"cpu": 0.01}  # a trial that only waits for its worker group; 0 is an error
+# A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
+# that the group then lacks: so one byte of memory.
+DRIVER_OF_A_GROUP = {"memory": 1}
 
 
 def run_sweep(
@@ -72,19 +74,20 @@ def run_sweep(
     if base.get("distill") is None:
         raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
     check_space(spec, base, str(sweep_file))
+    num_trials = _num_trials(spec, base)
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
     with connected(address, work_dir, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
-        at_once = min(at_once, spec.num_trials() + 1, spec.trial.max_concurrent or at_once)
-        console.print(f"{sweep_file} -> {work_dir}: {spec.num_trials()} trials and the baseline, {at_once} at a time")
+        at_once = min(at_once, num_trials + 1, spec.trial.max_concurrent or at_once)
+        console.print(f"{sweep_file} -> {work_dir}: {num_trials} trials and the baseline, {at_once} at a time")
         teacher_metrics = _check_and_score_teacher(base, spec, resources, trust_checkpoint)
         for index, scores in enumerate(teacher_metrics):
             name = "teacher" if len(teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         study = Study(base, spec, str(work_dir), teacher_metrics, trust_checkpoint)
-        with SweepConsole(console, spec.num_trials() + 1, _iterations(base)):
+        with SweepConsole(console, num_trials + 1, _iterations(base)):
             _tune(study, resources, at_once, resume)
     return _conclude(work_dir, console)
 
@@ -93,7 +96,7 @@ def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> Non
     """Builds the Tuner (or restores it) and runs it."""
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     for name in ("ray.tune", "ray.train", "optuna"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's error is in its record, and in the table
     in_process = resources.workers == 1
     per_trial = (
         {kind.lower(): amount for kind, amount in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
@@ -110,14 +113,26 @@ def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> Non
                 mode="max",
                 search_alg=_search(study, at_once),
                 scheduler=_scheduler(study),
-                num_samples=study.spec.num_trials() + 1,
+                num_samples=_num_trials(study.spec, study.base) + 1,
                 reuse_actors=in_process,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(name=path.name, storage_path=study.work_dir, verbose=0, callbacks=[TuneEvents()]),
         )
-    tuner.fit()
+    _settle(Path(study.work_dir), tuner.fit())
+
+
+def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
+    """Ends the records of trials that could not do so themselves: stopped by the scheduler, or their process died."""
+    for trial in results._experiment_analysis.trials:
+        folder = work_dir / TRIALS / _trial_name(trial)
+        record = load_record(folder)
+        if record is None or record.status != "running" or not trial.is_finished():
+            continue
+        error = trial.get_error()
+        record.status, record.reason = ("stopped", "") if error is None else ("failed", one_line(error))
+        record.save(folder)
 
 
 def _trainable(config: dict[str, Any], study: Study) -> None:
@@ -177,12 +192,14 @@ class BaselineFirst(Searcher):
 
 
 class SparingAsha(ASHAScheduler):
-    """ASHA that never stops the baseline, nor holds the others against it."""
+    """ASHA that never stops the baseline, nor holds the others against it, and lets who comes to the end finish."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if trial.config["id"] == BASELINE:
             return TrialScheduler.CONTINUE
-        return str(super().on_trial_result(tune_controller, trial, result))
+        action = str(super().on_trial_result(tune_controller, trial, result))
+        # At its last validation a trial still has its student to write; then it ends by itself.
+        return TrialScheduler.CONTINUE if result[self._time_attr] >= self._max_t else action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if trial.config["id"] != BASELINE:
@@ -259,6 +276,13 @@ def _write_best(work_dir: Path, winner: TrialRecord) -> None:
         partial = work_dir / f".{target}.partial"
         shutil.copyfile(folder / source, partial)
         os.replace(partial, work_dir / target)
+
+
+def _num_trials(spec: SweepSpec, base: Config) -> int:
+    """Without the baseline."""
+    distill = distill_spec(base)
+    assert distill is not None
+    return spec.num_trials(feature_counts(distill))
 
 
 def _iterations(cfg: Config) -> int:

@@ -22,7 +22,7 @@ from rdistill.sweep.spec import Choice, Integer, LogUniform, Pairs, SweepSpec, U
 
 def distributions(spec: SweepSpec, distill: DistillSpec) -> dict[str, BaseDistribution]:
     """Optuna's form of the space. Lists become JSON texts: Optuna's categories are scalars."""
-    features = len(distill.features.student), len(distill.features.teacher)
+    features = feature_counts(distill)
     space: dict[str, BaseDistribution] = {}
     for key, dimension in spec.space.items():
         if isinstance(dimension, (Uniform, LogUniform)):
@@ -32,6 +32,11 @@ def distributions(spec: SweepSpec, distill: DistillSpec) -> dict[str, BaseDistri
         else:
             space[key] = CategoricalDistribution([_encode(value) for value in choices(dimension, features)])
     return space
+
+
+def feature_counts(distill: DistillSpec) -> tuple[int, int]:
+    """How many student and teacher features there are to pair."""
+    return len(distill.features.student), len(distill.features.teacher)
 
 
 def decode(suggested: Mapping[str, Any], spec: SweepSpec) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def _extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
     if isinstance(dimension, (Uniform, LogUniform, Integer)):
         yield from (dimension.low, dimension.high)
     else:
-        yield from choices(dimension, (len(distill.features.student), len(distill.features.teacher)))
+        yield from choices(dimension, feature_counts(distill))
 
 
 def _encode(value: Any) -> str:

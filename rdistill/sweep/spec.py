@@ -96,12 +96,12 @@ class SweepSpec(Section):
     trial: TrialResources = TrialResources()
     seed: int = Field(default=0, ge=0)  # of every trial: equal weights, data order and augmentation
 
-    def num_trials(self) -> int:
-        """Trials without the baseline."""
+    def num_trials(self, features: tuple[int, int]) -> int:
+        """Trials without the baseline; ``features`` as for :func:`choices`."""
         if self.search.num_trials is not None:
             return self.search.num_trials
         assert self.search.type == "grid"
-        return math.prod(len(choices(dimension)) for dimension in self.space.values())
+        return math.prod(len(choices(dimension, features)) for dimension in self.space.values())
 
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
@@ -151,7 +151,7 @@ def read_sweep(path: Path) -> SweepSpec:
     return spec
 
 
-def choices(dimension: Any, features: tuple[int, int] = (0, 0)) -> list[Any]:
+def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
     """Every value of a discrete dimension.
 
     Args:

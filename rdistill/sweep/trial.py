@@ -52,6 +52,10 @@ def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Calla
     """
     folder = Path(study.work_dir, TRIALS, trial_id)
     record = load_record(folder) or TrialRecord(trial_id, values, study.spec.seed)
+    if record.status == "finished" and record.values == values:
+        # It ended after Tune last saved its own state, and then the driver died.
+        report(_score(record))
+        return
     record.status, record.reason = "running", ""
     record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
     record.save(folder)
@@ -72,18 +76,35 @@ def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Calla
 
             train(cfg, folder, **options)
         else:
-            # Ray Train's own callback passes each report on to Tune.
-            from ray.tune.integration.ray_train import TuneReportCallback
-
             trial = study.spec.trial
             resources = Resources(workers, trial.cpus_per_worker, trial.gpus_per_worker)
-            train_in_group(cfg, folder, resources, callbacks=[TuneReportCallback()], **options)
+            train_in_group(cfg, folder, resources, callbacks=[_tell_tune(record)], **options)
     except (Exception, MemoryError) as error:
         record.status, record.reason = "failed", one_line(error)
         record.save(folder)
         raise
     record.status = "finished"
     record.save(folder)
+
+
+def _score(record: TrialRecord) -> dict[str, Any]:
+    """What Tune is told of a trial's last validation."""
+    last = record.history[-1]
+    return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"]}
+
+
+def _tell_tune(record: TrialRecord) -> Any:
+    """Ray Train's own callback that passes a group's reports on to Tune, with the best so far added."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class TellTune(TuneReportCallback):
+        best = record.best.get("mIoU", float("-inf"))  # of a run that is resumed
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            self.best = max(self.best, metrics[0]["mIoU"])
+            super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best}], checkpoint)
+
+    return TellTune()
 
 
 def one_line(error: BaseException) -> str:
@@ -117,4 +138,4 @@ class _Recorder(Silent):
         self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
         self.record.save(self.folder)
         if self.report is not None:
-            self.report({"iter": iteration, "mIoU": metrics["mIoU"], "best_mIoU": self.record.best["mIoU"]})
+            self.report(_score(self.record))

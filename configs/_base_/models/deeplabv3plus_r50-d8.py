@@ -8,8 +8,8 @@ model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], size=(512, 512)),
     backbone=dict(
         type='ResNetV1d',
-        # PaddleSeg multiplies its grid by the stage's dilation (4 at output stride 8);
-        # mmseg takes the products.
-        multi_grid=(4 * 1, 4 * 2, 4 * 4)),
+        # PaddleSeg multiplies its grid by the stage's dilation (4 at output stride 8); mmseg takes the products.
+        multi_grid=(4 * 1, 4 * 2, 4 * 4),
+        contract_dilation=False),  # as in PaddleSeg, a dilated stage is dilated from its first block on
     decode_head=dict(channels=256, num_classes=2),
     auxiliary_head=None)
