@@ -22,7 +22,17 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
-from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, gain, load_records, ranked, twins, write_table
+from rdistill.sweep.results import (
+    BASELINE,
+    TRIALS,
+    TrialRecord,
+    gain,
+    load_record,
+    load_records,
+    ranked,
+    twins,
+    write_table,
+)
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import SweepSpec, read_sweep
 from rdistill.sweep.table import SweepConsole, TuneEvents, print_leaderboard
@@ -130,7 +140,7 @@ def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
         record = load_record(folder)
         if record is None or record.status != "running" or not trial.is_finished():
             continue
-        error = trial.get_error()
+        error = trial.get_pickled_error() or trial.get_error()
         record.status, record.reason = ("stopped", "") if error is None else ("failed", one_line(error))
         record.save(folder)
 

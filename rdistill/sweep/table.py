@@ -145,4 +145,7 @@ def _short(key: str, keys: list[str]) -> str:
 def _text(value: Any, form: str = ".4g") -> str:
     if value is None:
         return ""
+    if isinstance(value, Mapping):  # a whole loss: its type, then what else it says
+        rest = (f"{key}={_text(item)}" for key, item in value.items() if key != "type")
+        return " ".join([str(value.get("type", "")), *rest])
     return format(value, form) if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)
