@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,32 +14,20 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from torch import nn
 
 from rdistill import checkpoint
 from rdistill.config import lookup
-from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
-from rdistill.hooks import (
-    METRIC,
-    CheckpointHook,
-    DivergenceHook,
-    EmaTeacherHook,
-    FeatureCaptureHook,
-    Listener,
-    RandomStateHook,
-    ReportHook,
-    Silent,
-    WeightScheduleHook,
-)
+from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, unwrap
+from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
+from rdistill.student_files import write_config, write_json, write_student
 from rdistill.teacher import EmaTeacher
 
 
@@ -81,19 +67,20 @@ def train(
     if get_world_size() == 1:  # of a group, the driver has looked before any worker could write
         refuse_overwriting(work_dir, resume)
     asked, start_from = cfg, cfg.get("load_from")
-    cfg = _prepare(cfg, work_dir, seed, resume)
+    cfg = prepare(cfg, work_dir, seed, resume)
     with _own_log(work_dir):
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
         if start_from and not cfg.resume:
             distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
-        keeper = CheckpointHook(interval=_checkpoint_interval(cfg))
-        facts: dict[str, Any] = {"effective": _check_effective(distiller, cfg, swept or {})}
+        keeper = CheckpointHook(interval=checkpoint_interval(cfg))
+        facts: dict[str, Any] = {}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        runner = _build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
+        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
         if is_main_process():
-            _dump(asked, work_dir / "config.py", seed)
+            write_config(asked, work_dir / "config.py", seed)
         try:
+            facts["effective"] = _check_effective(runner, cfg, swept or {})
             if teacher_metrics is None:
                 teacher_metrics = score_teachers(distiller, cfg)
             facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
@@ -101,7 +88,7 @@ def train(
                 facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
             runner.train()
         finally:
-            _release(runner)
+            release(runner)
     metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
         write_student(asked, work_dir)
@@ -146,184 +133,20 @@ def _quiet_evaluation() -> Iterator[None]:
         yield
 
 
-def write_student(cfg: Config, work_dir: Path) -> None:
-    """Writes ``student.pth`` and ``student.py``: the best student alone, as plain mmseg loads it."""
-    best = checkpoint.load_file(work_dir / "best.pth")
-    model = build_segmentor(cfg.model)
-    model.load_state_dict(checkpoint.model_weights(best))
-    dataset = best["meta"].get("dataset_meta") or {}
-    meta = {
-        "iter": best["meta"]["iter"],
-        "seed": best["meta"]["seed"],
-        METRIC: best["meta"]["best"]["metrics"].get(METRIC),
-    }
-    classes, palette = list(dataset.get("classes") or ()), list(dataset.get("palette") or ())
-    checkpoint.save_student(model, work_dir / "student.pth", classes=classes, palette=palette, meta=meta)
-    plain_config(cfg).dump(work_dir / "student.py")
-
-
-def plain_config(cfg: Config) -> Config:
-    """The student's config without rdistill: what plain mmseg trains, tests and runs."""
-    plain = copy.deepcopy(cfg._cfg_dict.to_dict())
-    for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness"):
-        plain.pop(key, None)
-    dataset = plain["train_dataloader"]["dataset"]
-    if dataset.get("type") == "StreamDataset":
-        plain["train_dataloader"]["dataset"] = dataset["dataset"]
-        plain["train_dataloader"]["sampler"] = dict(type="InfiniteSampler", shuffle=True)
-    for evaluator in ("val_evaluator", "test_evaluator"):
-        metrics = plain.get(evaluator)
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
-            if metric and metric.get("type") == "ClassIoUMetric":
-                metric["type"] = "IoUMetric"
-    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size.
-    plain["test_pipeline"] = copy.deepcopy(plain["val_dataloader"]["dataset"].get("pipeline"))
-    return Config(plain)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
-
-
 def refuse_overwriting(work_dir: Path, resume: bool) -> None:
     """Raises UserError where a run's files would be written over."""
     if not resume and ((work_dir / "last.pth").exists() or (work_dir / "metrics.json").exists()):
         raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
 
 
-def _prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
-    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch."""
-    cfg = copy.deepcopy(cfg)
-    world_size = get_world_size()
-    loader = cfg.train_dataloader
-    if loader.batch_size % world_size:
-        raise UserError(
-            f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
-        )
-    loader.batch_size //= world_size
-    if loader.dataset.type != "StreamDataset":
-        loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
-    loader.dataset.seed = seed
-    by_epoch = cfg.train_cfg.get("max_iters") is None
-    shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
-    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
-    use_class_iou(cfg)
-    for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
-        if cfg.get(option):
-            names = [cfg[option]] if isinstance(cfg[option], str) else cfg[option]
-            cfg[option] = [f"student.{name}" for name in names]
-    last = work_dir / "last.pth"
-    cfg.resume = resume and last.is_file()
-    # The Distiller loads a student's start itself: the Runner would look for its own names in it.
-    cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
-    cfg.work_dir = str(work_dir)
-    cfg.randomness = dict(seed=seed)
-    if world_size > 1:
-        cfg.launcher = "pytorch"
-        if not torch.cuda.is_available():
-            cfg.model_wrapper_cfg = dict(
-                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=False
-            )
-    return cfg
-
-
-def _dump(cfg: Config, path: Path, seed: int) -> None:
-    """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers."""
-    cfg = Config({**cfg._cfg_dict.to_dict(), "randomness": dict(seed=seed)})
-    cfg.dump(path)
-
-
-def _checkpoint_interval(cfg: Config) -> int | None:
-    """The config's own CheckpointHook says how often; its place is then taken by ours."""
-    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    return hook.get("interval") if not hook.get("by_epoch", False) else None
-
-
-class _QuickConfig(Config):
-    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner asks it at every checkpoint."""
-
-    @property
-    def pretty_text(self) -> str:
-        return "".join(f"{key} = {value!r}\n" for key, value in self._cfg_dict.to_dict().items())
-
-
-class _QuietRunner(Runner):
-    """mmengine's Runner, logging to files only: the console is for progress."""
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        logger = super().build_logger(*args, **kwargs)
-        logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
-        return logger
-
-    def dump_config(self) -> None:
-        """Not what a Runner was made to do here, with a worker's share of the batch and the like: see ``_dump``."""
-
-
-def _build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
-    default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
-    ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
-    loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
-    options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
-    runner = _QuietRunner(
-        model=distiller,
-        work_dir=cfg.work_dir,
-        default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report],
-        load_from=cfg.load_from,
-        resume=cfg.resume,
-        launcher=cfg.get("launcher", "none"),
-        env_cfg=cfg.get("env_cfg") or dict(dist_cfg=dict(backend="nccl")),
-        default_scope=cfg.get("default_scope", "mmseg"),
-        randomness=cfg.randomness,
-        # mmengine keeps loggers and the like in process-wide tables under this name.
-        experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
-        cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
-        optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
-        **{option: copy.deepcopy(cfg.get(option)) for option in options},
-    )
-    runner.optim_wrapper = _optimizer(cfg, distiller)
-    return runner
-
-
-def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
-    """The config's optimizer, made for the student as mmseg would; the losses' adapters join it as a group.
-
-    A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
-    """
-    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
-    adapters = list(distiller.terms.parameters())
-    if adapters:
-        wrapper.optimizer.add_param_group({"params": adapters})
-    return wrapper
-
-
-def _release(runner: Runner) -> None:
-    """Stops the run's data workers, closes its log files and takes it out of mmengine's process-wide tables."""
-    for loop in (runner._train_loop, runner._val_loop):
-        # What holds an iterator: mmengine's endless one, and a loader whose workers persist.
-        for holder in (getattr(loop, "dataloader_iterator", None), getattr(loop, "dataloader", None)):
-            # Left to the garbage collector they live on after the run, and then take 5 s each to end.
-            if stop := getattr(getattr(holder, "_iterator", None), "_shutdown_workers", None):
-                stop()
-    for handler in runner.logger.handlers:
-        handler.close()
-    for manager in (MMLogger, MessageHub, Visualizer):
-        manager._instance_dict.pop(runner.experiment_name, None)
-    # Configs name their visualizer, each class has a table: the next run's curves would go to this run's files.
-    runner.visualizer.close()
-    type(runner.visualizer)._instance_dict.pop(runner.visualizer.instance_name, None)
-
-
-def _check_effective(distiller: Distiller, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:
+def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:
     """Reads every swept value back from what was built.
 
     Raises:
         UserError: a value that did not arrive where it takes effect.
     """
-    effective = distiller.effective_values()
+    distiller = unwrap(runner)
+    effective = {**distiller.effective_values(), **_optimizer_values(runner)}
     read: dict[str, Any] = {}
     lost = []
     for key, wanted in _leaves(swept).items():
@@ -332,7 +155,7 @@ def _check_effective(distiller: Distiller, cfg: Config, swept: Mapping[str, Any]
             lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
     if lost:
         raise UserError(*lost)
-    return {**effective, **read}
+    return {**distiller.effective_values(), **read}
 
 
 def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,6 +167,13 @@ def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None or not key.startswith("distill.losses."):
             flat[key] = value
     return flat
+
+
+def _optimizer_values(runner: Runner) -> dict[str, Any]:
+    """What the built optimizer uses, such as ``lr``, under the config's keys."""
+    wrapper = runner.optim_wrapper
+    values = {f"optim_wrapper.optimizer.{name}": value for name, value in wrapper.optimizer.defaults.items()}
+    return {**values, "optim_wrapper.optimizer.type": type(wrapper.optimizer).__name__}
 
 
 def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:

@@ -21,6 +21,7 @@ ROWS = (
     ("teacher",),
     ("distiller",),
     ("hooks",),
+    ("runner", "student_files"),
     ("train",),
     ("train_group",),
     ("sweep",),

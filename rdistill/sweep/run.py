@@ -279,7 +279,7 @@ def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
 def _write_best(work_dir: Path, winner: TrialRecord) -> None:
     folder = work_dir / TRIALS / winner.id
     if not (folder / "student.pth").is_file():  # it was stopped while it led: its best checkpoint is there
-        from rdistill.train import write_student
+        from rdistill.student_files import write_student
 
         write_student(Config.fromfile(str(folder / "trial.py")), folder)
     for source, target in (("student.pth", "best.pth"), ("student.py", "best.py")):

@@ -1,0 +1,149 @@
+"""mmengine's Runner as rdistill uses it: one data stream, our hooks, and a quiet console."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from rdistill import checkpoint
+from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
+from rdistill.distiller import Distiller
+from rdistill.errors import UserError
+from rdistill.evaluation import use_class_iou
+from rdistill.hooks import (
+    CheckpointHook,
+    DivergenceHook,
+    EmaTeacherHook,
+    FeatureCaptureHook,
+    RandomStateHook,
+    ReportHook,
+    WeightScheduleHook,
+)
+
+
+def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
+    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch."""
+    cfg = copy.deepcopy(cfg)
+    world_size = get_world_size()
+    loader = cfg.train_dataloader
+    if loader.batch_size % world_size:
+        raise UserError(
+            f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
+        )
+    loader.batch_size //= world_size
+    if loader.dataset.type != "StreamDataset":
+        loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
+    loader.dataset.seed = seed
+    by_epoch = cfg.train_cfg.get("max_iters") is None
+    shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
+    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
+    use_class_iou(cfg)
+    for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
+        if cfg.get(option):
+            names = [cfg[option]] if isinstance(cfg[option], str) else cfg[option]
+            cfg[option] = [f"student.{name}" for name in names]
+    last = work_dir / "last.pth"
+    cfg.resume = resume and last.is_file()
+    # The Distiller loads a student's start itself: the Runner would look for its own names in it.
+    cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=seed)
+    if world_size > 1:
+        cfg.launcher = "pytorch"
+        if not torch.cuda.is_available():
+            cfg.model_wrapper_cfg = dict(
+                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=False
+            )
+    return cfg
+
+
+def checkpoint_interval(cfg: Config) -> int | None:
+    """The config's own CheckpointHook says how often; its place is then taken by ours."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    return hook.get("interval") if not hook.get("by_epoch", False) else None
+
+
+class _QuickConfig(Config):
+    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner asks it at every checkpoint."""
+
+    @property
+    def pretty_text(self) -> str:
+        return "".join(f"{key} = {value!r}\n" for key, value in self._cfg_dict.to_dict().items())
+
+
+class _QuietRunner(Runner):
+    """mmengine's Runner, logging to files only: the console is for progress."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        return logger
+
+    def dump_config(self) -> None:
+        """Not what a Runner was made to do here, with a worker's share of the batch and so on: see ``write_config``."""
+
+
+def build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
+    default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
+    ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
+    loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
+    options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
+    runner = _QuietRunner(
+        model=distiller,
+        work_dir=cfg.work_dir,
+        default_hooks={**default_hooks, "checkpoint": None},
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report],
+        load_from=cfg.load_from,
+        resume=cfg.resume,
+        launcher=cfg.get("launcher", "none"),
+        env_cfg=cfg.get("env_cfg") or dict(dist_cfg=dict(backend="nccl")),
+        default_scope=cfg.get("default_scope", "mmseg"),
+        randomness=cfg.randomness,
+        # mmengine keeps loggers and the like in process-wide tables under this name.
+        experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
+        cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
+        optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
+        **{option: copy.deepcopy(cfg.get(option)) for option in options},
+    )
+    runner.optim_wrapper = _optimizer(cfg, distiller)
+    return runner
+
+
+def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
+    """The config's optimizer, made for the student as mmseg would; the losses' adapters join it as a group.
+
+    A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
+    """
+    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+    adapters = list(distiller.terms.parameters())
+    if adapters:
+        wrapper.optimizer.add_param_group({"params": adapters})
+    return wrapper
+
+
+def release(runner: Runner) -> None:
+    """Stops the run's data workers, closes its log files and takes it out of mmengine's process-wide tables."""
+    for loop in (runner._train_loop, runner._val_loop):
+        # What holds an iterator: mmengine's endless one, and a loader whose workers persist.
+        for holder in (getattr(loop, "dataloader_iterator", None), getattr(loop, "dataloader", None)):
+            # Left to the garbage collector they live on after the run, and then take 5 s each to end.
+            if stop := getattr(getattr(holder, "_iterator", None), "_shutdown_workers", None):
+                stop()
+    for handler in runner.logger.handlers:
+        handler.close()
+    for manager in (MMLogger, MessageHub, Visualizer):
+        manager._instance_dict.pop(runner.experiment_name, None)
+    # Configs name their visualizer, each class has a table: the next run's curves would go to this run's files.
+    runner.visualizer.close()
+    type(runner.visualizer)._instance_dict.pop(runner.visualizer.instance_name, None)
