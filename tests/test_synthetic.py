@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rdistill.data import synthetic
+from rdistill.data.fundus import draw_fundus
 from rdistill.errors import UserError
 
 
@@ -30,7 +31,7 @@ def _digests(directory: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def eyes() -> tuple[np.ndarray, np.ndarray]:
     """60 images (60, 96, 96, 3) and masks (60, 96, 96)."""
-    drawn = [synthetic.draw_fundus(seed=1, split="train", index=index, size=96) for index in range(60)]
+    drawn = [draw_fundus(seed=1, split="train", index=index, size=96) for index in range(60)]
     return np.stack([image for image, _ in drawn]), np.stack([mask for _, mask in drawn])
 
 
@@ -44,7 +45,7 @@ def test_layout_and_formats(tmp_path: Path) -> None:
     image = cv2.imread(str(out / "img_dir/train/0000.jpg"), cv2.IMREAD_UNCHANGED)
     mask = cv2.imread(str(out / "ann_dir/train/0000.png"), cv2.IMREAD_UNCHANGED)
     assert image is not None and mask is not None
-    drawn, exact = synthetic.draw_fundus(seed=0, split="train", index=0, size=48)
+    drawn, exact = draw_fundus(seed=0, split="train", index=0, size=48)
     assert image.shape == (48, 48, 3) and mask.shape == (48, 48) and mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, exact)
     # RGB on disk: swapped channels would be far off, JPEG loss is not.
@@ -75,8 +76,8 @@ def test_growing_keeps_earlier_images(tmp_path: Path) -> None:
 
 
 def test_size_changes_resolution_not_anatomy() -> None:
-    small = synthetic.draw_fundus(seed=3, split="val", index=4, size=64)
-    large = synthetic.draw_fundus(seed=3, split="val", index=4, size=128)
+    small = draw_fundus(seed=3, split="val", index=4, size=64)
+    large = draw_fundus(seed=3, split="val", index=4, size=128)
     assert small[1].mean() == pytest.approx(large[1].mean(), rel=0.15)
     shrunk = cv2.resize(large[0], (64, 64), interpolation=cv2.INTER_AREA)
     assert np.abs(shrunk.astype(int) - small[0]).mean() < 5
@@ -91,7 +92,7 @@ def test_masks_are_exact_and_of_bounded_area(eyes: tuple[np.ndarray, np.ndarray]
 
 def test_smallest_size_keeps_the_disc() -> None:
     for index in range(40):
-        assert synthetic.draw_fundus(seed=0, split="train", index=index, size=32)[1].sum() >= 5
+        assert draw_fundus(seed=0, split="train", index=index, size=32)[1].sum() >= 5
 
 
 def test_both_eyes_occur(eyes: tuple[np.ndarray, np.ndarray]) -> None:
