@@ -216,6 +216,80 @@ def sweep(
     )
 
 
+@app.command()
+def layers(
+    config: Config_,
+    depth: Annotated[int, typer.Option(min=1, help="How deep into the model: 1 is backbone and heads.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
+    size: Size = None,
+    set_: Set_ = None,
+) -> None:
+    """Show the layers of a config's models: names, shapes, strides, parameters, FLOPs.
+
+    For a `distill` config also which pairs of features can be compared. Needs neither data nor checkpoints.
+    """
+    from rdistill.config import Shortcuts, load_config, parse_assignments
+    from rdistill.layers import as_json as plain
+    from rdistill.layers import overview, show
+
+    cfg = load_config(config, parse_assignments(set_ or []), Shortcuts(size=size), with_data=False)
+    seen = overview(cfg)
+    if as_json:
+        print(json.dumps(plain(seen)))
+    else:
+        show(seen, Console(), depth)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="What `train` or `sweep` would be given.")],
+    work_dir: WorkDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Training workers of a run.")] = 1,
+    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker of a run.")] = None,
+    cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker of a run.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to ask for its resources; by default this machine is meant.")
+    ] = None,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    iters: Iters = None,
+    batch_size: BatchSize = None,
+    val_interval: ValInterval = None,
+    num_data_workers: NumDataWorkers = None,
+    teacher_checkpoint: TeacherCheckpoint = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Find every mistake in a config or a sweep before time is spent: all in one list, with status 2.
+
+    Files, keys, classes, teacher weights, layer names, pairs, one training step on two images, resources and disk
+    space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.
+    """
+    from rdistill.check import check_config, check_resources
+    from rdistill.config import Shortcuts, parse_assignments
+    from rdistill.sweep.check import check_sweep_file, resources_at
+
+    overrides = parse_assignments(set_ or [])
+    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
+    is_sweep = file.suffix in (".yaml", ".yml")
+    work_dir = work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem
+    if is_sweep:
+        report = check_sweep_file(
+            file, overrides, shortcuts, work_dir=work_dir, address=address, trust_checkpoint=trust_checkpoint
+        )
+    else:
+        options: dict[str, Any] = dict(work_dir=work_dir, workers=workers, trust_checkpoint=trust_checkpoint)
+        report = check_config(file, overrides, shortcuts, full_data=True, **options)
+        have = resources_at(address, work_dir)
+        report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for part, found in report.passed:
+        console.print(f"ok        {part:<10} {found}")
+    for note in report.notes:
+        console.print(f"left out  {note}")
+    report.raise_problems()
+
+
 @data_app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write img_dir/ and ann_dir/ to.")],

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     if address:
+        _require_listener(address)
         try:
             ray.init(address=address, **quiet)
         except ConnectionError as error:
@@ -64,6 +66,17 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _require_listener(address: str) -> None:
+    """Raises UserError where nobody listens: Ray would go on asking for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return  # 'auto', or an address of a kind that only Ray can look up
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
 
 
 def require_resources(needed: Mapping[str, float], what: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -28,3 +29,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turns whatever building a part of a config raises into a :class:`UserError` that names the part.
+
+    mmengine and mmseg raise anything from KeyError to AssertionError for a config that is wrong.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()).split(" Please check whether")[0].strip("'\"")
+        raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error

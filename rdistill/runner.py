@@ -13,13 +13,14 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from rdistill import checkpoint
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
-from rdistill.errors import UserError
+from rdistill.errors import UserError, blaming, did_you_mean
 from rdistill.evaluation import use_class_iou
 from rdistill.hooks import (
     CheckpointHook,
@@ -116,7 +117,15 @@ def build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoin
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
+    # What Runner.train would build, built now: a mistake shows before the teacher is scored.
+    with blaming("train_cfg or train_dataloader"):
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+    with blaming("val_dataloader or val_evaluator"):
+        runner._val_loop = runner.build_val_loop(runner._val_loop)
     runner.optim_wrapper = _optimizer(cfg, distiller)
+    if runner.param_schedulers is not None:
+        with blaming("param_scheduler"):
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     return runner
 
 
@@ -125,7 +134,13 @@ def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
 
     A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
     """
-    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+    kind = cfg.optim_wrapper.get("optimizer", {}).get("type")
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise UserError(
+            f"optim_wrapper.optimizer.type: no optimizer {kind!r}{did_you_mean(kind, OPTIMIZERS.module_dict)}"
+        )
+    with blaming("optim_wrapper"):
+        wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
     adapters = list(distiller.terms.parameters())
     if adapters:
         wrapper.optimizer.add_param_group({"params": adapters})

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from rdistill.errors import UserError
+from rdistill.errors import UserError, blaming
 from rdistill.quiet_mmseg import MODELS
 
 
@@ -23,17 +23,16 @@ def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model") -> nn.
     """
     init_default_scope("mmseg")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), blaming(what):
             warnings.simplefilter("ignore")  # mmseg's own deprecations
             model = MODELS.build(ConfigDict(copy.deepcopy(model_cfg)))
-    except Exception as error:  # mmseg raises anything from KeyError to AssertionError for a wrong config
-        text = " ".join(str(error).split())
-        if "mmcv._ext" in text or "mmcv.ops" in text:
+    except UserError as error:
+        if "mmcv._ext" in str(error) or "mmcv.ops" in str(error):
             raise UserError(
-                f"{what}: needs mmcv's compiled operators ({text[:120]}); install torch first, then build mmcv with "
+                f"{what}: needs mmcv's compiled operators; install torch first, then build mmcv with "
                 f"MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv"
             ) from error
-        raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
+        raise
     if not hasattr(model, "decode_head"):
         raise UserError(f"{what}: {type(model).__name__} is not an encoder-decoder segmentor of mmseg")
     return model

@@ -1,4 +1,4 @@
-"""From the space to suggestions and back to config values; the searcher and scheduler around them, without a cluster."""
+"""From the space to suggestions and back to config values; searcher and scheduler around them, without a cluster."""
 
 from __future__ import annotations
 
@@ -232,7 +232,6 @@ def test_search_state_survives(distill: DistillSpec, tmp_path: Any) -> None:
     for name in "ab":
         original.on_trial_complete(name, {OBJECTIVE: 50.0})
     SearchGenerator(original).save_to_dir(str(tmp_path), "one")
-    # The optimizer's state is restored in place, and the searcher is built anew around it.
     expected = [original.suggest(name) for name in "cd"]
     SearchGenerator(restored).restore_from_dir(str(tmp_path))
     assert [restored.suggest(name) for name in "cd"] == expected

@@ -81,19 +81,25 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (
             with_space("k: {low: 1, high: 2}"),
-            "space.k.type: must be a kind of search dimension, got None; known: uniform, loguniform, int, choice, pairs",
+            "space.k.type: must be a kind of search dimension, got None; known: ",
         ),
         (with_space("k: {type: choice, values: []}"), "space.k.values: List should have at least 1 item"),
         (
             with_space("distill.losses.a.weight: {type: pairs}"),
             "space.distill.losses.a.weight: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair",
         ),
-        (with_space("k: {type: int, low: 1, high: 2}", search="{}"), "search.num_trials: is required for optuna search"),
+        (
+            with_space("k: {type: int, low: 1, high: 2}", search="{}"),
+            "search.num_trials: is required for optuna search",
+        ),
         (
             with_space("k: {type: int, low: 1, high: 2}", search="{type: random}"),
             "search.num_trials: is required for random search",
         ),
-        (GOOD.replace("num_trials: 3", "num_trials: 0"), "search.num_trials: Input should be greater than or equal to 1"),
+        (
+            GOOD.replace("num_trials: 3", "num_trials: 0"),
+            "search.num_trials: Input should be greater than or equal to 1",
+        ),
         (GOOD.replace("config: a.py\n", ""), "config: is required"),
         ("config: a.py\nspace: {}\n", "space: Dictionary should have at least 1 item"),
         ("- config\n", "must be a mapping with the keys config and space, got list"),
@@ -127,12 +133,12 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_at_once(problems: Callable[[str], list[str]]) -> None:
-    found = problems("space:\n  k: {type: int, low: one, high: 2}\nserach: {}\ntrial: {worker: 1, cpus_per_worker: 0}\n")
-    assert [line.split()[0].rstrip(":") for line in found] == [
-        "config", "space.k.low", "trial.cpus_per_worker", "unknown", "unknown",
-    ] or sorted(line.split()[0].rstrip(":") for line in found) == sorted(
-        ["config", "space.k.low", "trial.cpus_per_worker", "unknown", "unknown"]
-    )  # fmt: skip
+    found = problems(
+        "space:\n  k: {type: int, low: one, high: 2}\nserach: {}\ntrial: {worker: 1, cpus_per_worker: 0}\n"
+    )
+    assert sorted(line.removeprefix("unknown key ").split()[0].rstrip(":;") for line in found) == [
+        "config", "serach", "space.k.low", "trial.cpus_per_worker", "trial.worker",
+    ]  # fmt: skip
     in_values = problems(
         with_space("a: {type: uniform, low: 2, high: 1}", "b: {type: loguniform, low: -1, high: 1}", search="{}")
     )

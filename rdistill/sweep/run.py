@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -84,19 +85,20 @@ def run_sweep(
     if base.get("distill") is None:
         raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
     check_space(spec, base, str(sweep_file))
-    num_trials = _num_trials(spec, base)
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
     with connected(address, work_dir, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
+        study, left_out = _prepare(Study(base, spec, str(work_dir), [], trust_checkpoint), resources)
+        num_trials = _num_trials(study.spec, base)
         at_once = min(at_once, num_trials + 1, spec.trial.max_concurrent or at_once)
         console.print(f"{sweep_file} -> {work_dir}: {num_trials} trials and the baseline, {at_once} at a time")
-        teacher_metrics = _check_and_score_teacher(base, spec, resources, trust_checkpoint)
-        for index, scores in enumerate(teacher_metrics):
-            name = "teacher" if len(teacher_metrics) == 1 else f"teacher {index}"
+        for line in left_out:
+            console.print(f"left out  {line}", markup=False)
+        for index, scores in enumerate(study.teacher_metrics):
+            name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
-        study = Study(base, spec, str(work_dir), teacher_metrics, trust_checkpoint)
         with SweepConsole(console, num_trials + 1, _iterations(base)):
             _tune(study, resources, at_once, resume)
     return _conclude(work_dir, console)
@@ -239,24 +241,35 @@ def _scheduler(study: Study) -> TrialScheduler:
     )
 
 
-def _check_and_score_teacher(
-    base: Config, spec: SweepSpec, resources: Resources, trust_checkpoint: bool
-) -> list[dict[str, Any]]:
-    """Builds the base config where the trials will run, and measures the teacher, once for all of them."""
+def _prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
+    """Checks everything where the trials will run, settles their pairs and measures the teachers, once for all.
+
+    Returns:
+        The study that the trials get, and a line for each pair that was left out.
+    """
     need = resources.per_worker()
-    task = ray.remote(_build_and_score).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
+    task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        return list(ray.get(task.remote(base, spec.seed, trust_checkpoint)))
+        settled, left_out = ray.get(task.remote(study))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+    return settled, left_out
 
 
-def _build_and_score(base: Config, seed: int, trust_checkpoint: bool) -> list[dict[str, Any]]:
-    from rdistill.distiller import build_distiller
+def _prepare_here(study: Study) -> tuple[Study, list[str]]:
+    from rdistill.check import Report, build_reporting
+    from rdistill.sweep.check import check_sweep, settle_pairs
     from rdistill.train import evaluate_teachers
 
-    return evaluate_teachers(build_distiller(base, seed=seed, trust_checkpoint=trust_checkpoint), base)
+    base, trust = study.base, study.trust_checkpoint
+    report = Report()
+    distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
+    report.raise_problems()
+    assert distiller is not None
+    spec, left_out = settle_pairs(base, study.spec, distiller)
+    check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
+    return dataclasses.replace(study, spec=spec, teacher_metrics=evaluate_teachers(distiller, base)), left_out
 
 
 def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:

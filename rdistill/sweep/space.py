@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -17,6 +17,7 @@ from optuna.distributions import (
 
 from rdistill.config import DistillSpec, distill_spec, with_overrides
 from rdistill.errors import UserError
+from rdistill.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.sweep.spec import Choice, Integer, LogUniform, Pairs, SweepSpec, Uniform, choices
 
 
@@ -37,6 +38,54 @@ def distributions(spec: SweepSpec, distill: DistillSpec) -> dict[str, BaseDistri
 def feature_counts(distill: DistillSpec) -> tuple[int, int]:
     """How many student and teacher features there are to pair."""
     return len(distill.features.student), len(distill.features.teacher)
+
+
+def fix_pairs(
+    spec: SweepSpec,
+    distill: DistillSpec,
+    student: Sequence[Shape | str],
+    teachers: Sequence[Sequence[Shape | str]],
+    height_width: tuple[int, int],
+) -> tuple[SweepSpec, list[str]]:
+    """Settles every dimension of type ``pairs`` to a list of those pairs that can be compared.
+
+    Args:
+        spec: the sweep.
+        distill: of its base config.
+        student, teachers: shapes by feature index, see :func:`rdistill.check.feature_shapes_of`.
+        height_width: of the images, in pixels.
+
+    Returns:
+        The sweep with its lists, and a line for each pair that was left out.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    space, left_out, problems = dict(spec.space), [], []
+    for key, dimension in spec.space.items():
+        if not isinstance(dimension, Pairs):
+            continue
+        theirs = teachers[_teacher_of(key, distill)]
+        asked = choices(dimension, (len(student), len(theirs)))
+        reasons = {(s, t): pair_problem(student[s], theirs[t]) for s, t in asked}
+        lines = [f"space.{key}: [{s}, {t}]: {why}" for (s, t), why in reasons.items() if why is not None]
+        kept = [pair for pair, why in reasons.items() if why is None]
+        if dimension.pairs == "auto":
+            kept = sensible_pairs(student, theirs, height_width)
+        if not kept:
+            why = "no strides within a factor of 2" if len(lines) < len(reasons) else "none of them can be compared"
+            problems += [f"space.{key}: no pair is left of {len(asked)}: {why}", *lines[:3]]
+        left_out += lines
+        space[key] = dimension.model_copy(update={"pairs": kept})
+    if problems:
+        raise UserError(*problems)
+    return spec.model_copy(update={"space": space}), left_out
+
+
+def _teacher_of(key: str, distill: DistillSpec) -> int:
+    """Which teacher's features the pairs of ``distill.losses.NAME.pair`` point into."""
+    loss = distill.losses.get(key.split(".")[-2])
+    return loss.teacher if loss is not None and isinstance(loss.teacher, int) else 0
 
 
 def decode(suggested: Mapping[str, Any], spec: SweepSpec) -> dict[str, Any]:
@@ -66,7 +115,7 @@ def check_space(spec: SweepSpec, base: Config, path: str) -> None:
     assert distill is not None
     problems = []
     for key, dimension in spec.space.items():
-        for value in _extremes(dimension, distill):
+        for value in extremes(dimension, distill):
             try:
                 with_overrides(base, {key: value})
             except UserError as error:
@@ -75,7 +124,8 @@ def check_space(spec: SweepSpec, base: Config, path: str) -> None:
         raise UserError(*dict.fromkeys(problems))
 
 
-def _extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
+def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
+    """Both ends of a range, or every choice."""
     if isinstance(dimension, (Uniform, LogUniform, Integer)):
         yield from (dimension.low, dimension.high)
     else:

@@ -51,10 +51,14 @@ class Choice(Section):
 
 
 class Pairs(Section):
-    """A feature pair of one loss: (student index, teacher index) out of a list, or every combination."""
+    """A feature pair of one loss: (student index, teacher index).
+
+    Out of a list, of every combination, or of those that make sense ('auto': same stride, or else the nearest).
+    What cannot be compared is left out before the sweep starts.
+    """
 
     type: Literal["pairs"]
-    pairs: Literal["all"] | list[tuple[int, int]] = "all"
+    pairs: Literal["all", "auto"] | list[tuple[int, int]] = "all"
 
 
 Dimension = Annotated[Uniform | LogUniform | Integer | Choice | Pairs, Field(discriminator="type")]
@@ -156,14 +160,15 @@ def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
 
     Args:
         dimension: a part of the space.
-        features: how many student and teacher features there are, for ``pairs: all``.
+        features: how many student and teacher features there are, for ``pairs: all``; ``auto`` counts as all until
+            :func:`rdistill.sweep.space.fix_pairs` knows the shapes.
     """
     if isinstance(dimension, Choice):
         return list(dimension.values)
     if isinstance(dimension, Integer):
         return list(range(dimension.low, dimension.high + 1))
     if isinstance(dimension, Pairs):
-        if dimension.pairs != "all":
+        if not isinstance(dimension.pairs, str):
             return [list(pair) for pair in dimension.pairs]
         return [list(pair) for pair in itertools.product(range(features[0]), range(features[1]))]
     raise TypeError(f"{dimension.type} has no list of values")

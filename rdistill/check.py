@@ -1,0 +1,369 @@
+"""What can be found out about a run before time is spent on it; every problem in one list.
+
+:func:`check_run` takes a loaded config, with the models if they are built already; :func:`check_config` a file,
+of which it finds as much as the first problems leave to be found.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from rdistill.config import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
+from rdistill.data.check import check_data, data_classes, data_splits, describe_data
+from rdistill.distiller import Distiller, _build_term, _route, build_distiller
+from rdistill.dry_run import check_batch, one_line, tiny_batch
+from rdistill.errors import UserError
+from rdistill.layers import build_teacher, shapes_by_index
+from rdistill.segmentor import build_segmentor, decode_heads, num_classes, training_size
+from rdistill.shapes import Shape, pair_problem
+from rdistill.teacher import EmaTeacher, load_teacher_model
+
+IMAGES = 2  # of the batch that is tried
+SPARE = 1.1  # on the estimate of disk space: logs, tables, records
+
+
+@dataclass
+class Report:
+    """What was checked: what is well, and what is not."""
+
+    passed: list[tuple[str, str]] = field(default_factory=list)  # (part, what was found)
+    notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
+    problems: list[str] = field(default_factory=list)  # where, what, got, fix; one line each
+
+    def add(self, part: str, problems: Sequence[str], found: str) -> bool:
+        """Records one part; returns whether it is well."""
+        self.problems += [problem for problem in problems if problem not in self.problems]
+        if not problems:
+            self.passed.append((part, found))
+        return not problems
+
+    def raise_problems(self) -> None:
+        """Raises UserError with all problems, if there are any."""
+        if self.problems:
+            raise UserError(*self.problems)
+
+
+def check_config(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    **options: Any,
+) -> Report:
+    """Loads a config and checks it; ``options`` as for :func:`check_run`."""
+    loaded = load_what_loads(path, overrides, shortcuts)
+    if loaded.cfg is not None:
+        report = check_run(loaded.cfg, **options)
+        report.passed.insert(0, ("config", str(path)))
+        return report
+    report = Report(problems=loaded.problems)
+    _check_parts(loaded, report, trust_checkpoint=options.get("trust_checkpoint", False))
+    return report
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config, or those parts of it that load in spite of a problem."""
+
+    problems: list[str]
+    cfg: Config | None  # all of it
+    for_data: Config | None = None  # without its teachers
+    for_models: Config | None = None  # without looking for data and checkpoints
+
+
+def load_what_loads(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, shortcuts: Shortcuts | None = None
+) -> Loaded:
+    """Loads a config. A problem in one part must not hide those of the others."""
+    problems: list[str] = []
+
+    def attempt(**parts: bool) -> Config | None:
+        try:
+            return load_config(path, overrides, shortcuts, **parts)
+        except UserError as error:
+            problems.extend(problem for problem in error.problems if problem not in problems)
+            return None
+
+    cfg = attempt()
+    if cfg is not None:
+        return Loaded(problems, cfg)
+    return Loaded(problems, None, attempt(with_teachers=False), attempt(with_data=False))
+
+
+def check_run(
+    cfg: Config,
+    *,
+    distiller: Distiller | None = None,
+    work_dir: str | Path | None = None,
+    workers: int = 1,
+    trials: int = 1,
+    seed: int = 0,
+    trust_checkpoint: bool = False,
+    with_data: bool = True,
+    full_data: bool = False,
+) -> Report:
+    """Checks a loaded config: data, models, classes, pairs, one step of training, the optimizer, the disk.
+
+    Args:
+        cfg: from :func:`rdistill.config.load_config`.
+        distiller: its models, if they are built already; they are left as they were, to the last bit (but are
+            moved to the GPU, if there is one).
+        work_dir: where checkpoints will be written; None leaves the disk out.
+        workers: among which a batch is divided.
+        trials: as many runs will write to the work dir.
+        seed: of the batch that is tried.
+        trust_checkpoint: as for a run.
+        with_data: False leaves the files out, where another process looks at them.
+        full_data: decode every file; see :func:`rdistill.data.check.check_data`.
+    """
+    report = Report()
+    if with_data:
+        report.add("data", check_data(cfg, full=full_data), describe_data(data_splits(cfg)))
+    if distiller is None:
+        distiller = build_reporting(cfg, report, seed=seed, trust_checkpoint=trust_checkpoint)
+    if distiller is None:
+        return report
+    if torch.cuda.is_available():  # where training will have it too
+        distiller.to("cuda")
+    report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
+    spec = distill_spec(cfg)
+    if spec is not None:
+        models = [teacher.model for teacher in distiller.teachers]
+        paired = sum(len(loss.pairs) for loss in spec.losses.values())
+        report.add("pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), f"{paired} feature pairs")
+    report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
+    if not report.problems:
+        report.add(*_try_batch(distiller, cfg, workers, seed))
+    if work_dir is not None:
+        report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
+    return report
+
+
+def check_classes(cfg: Config, student: nn.Module) -> list[str]:
+    """Whether each of the student's heads has as many classes as the data. Teachers' are the losses' to compare."""
+    problems = []
+    classes = {name: sorted({len(one) for one in data_classes(cfg, name)}) for name in ("train", "val")}
+    if len({count for counts in classes.values() for count in counts}) > 1:
+        problems.append(f"metainfo.classes: training and validation data differ in number: {classes}")
+    for head in decode_heads(student):
+        have = int(student.get_submodule(head).num_classes)
+        for count in classes["train"]:
+            if have != count:
+                problems.append(
+                    f"model.{head}.num_classes: is {have}, but the data has {count} classes (metainfo.classes); "
+                    f"set the one or the other"
+                )
+    return problems
+
+
+def check_pairs(
+    spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module], size: tuple[int, int]
+) -> list[str]:
+    """Whether the two features of every loss that takes a pair can be compared.
+
+    Args:
+        spec: the ``distill`` section.
+        student, teachers: their models; left as they were.
+        size: height and width in pixels of the image that is tried.
+    """
+    if not any(loss.pairs for loss in spec.losses.values()):
+        return []
+    ours, theirs = feature_shapes_of(spec, student, teachers, size)
+    problems = []
+    for name, loss in spec.losses.items():
+        for s, t in loss.pairs:
+            index = int(loss.teacher)
+            if problem := pair_problem(ours[s], theirs[index][t]):
+                names = f"{spec.features.student[s]} with the teacher's {spec.teacher_features(index)[t]}"
+                problems.append(f"distill.losses.{name}.pair: [{s}, {t}] ({names}) cannot be compared: {problem}")
+    return problems
+
+
+def feature_shapes_of(
+    spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module], size: tuple[int, int]
+) -> tuple[list[Shape | str], list[list[Shape | str]]]:
+    """The shapes of all listed features: the student's, and those of each teacher; or why there is none."""
+    ours = shapes_by_index("distill.features.student", spec.features.student, student, size)
+    theirs = [
+        shapes_by_index(f"features of teacher {index}", spec.teacher_features(index), teacher, size)
+        for index, teacher in enumerate(teachers)
+    ]
+    return ours, theirs
+
+
+def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
+    """Whether the checkpoints of so many trials fit on the work dir's disk: a problem, or what there is."""
+    needed = SPARE * trials * run_bytes(distiller, cfg)
+    folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    what = f"{trials} trials" if trials > 1 else "the run"
+    text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
+    return ([f"--work-dir {work_dir}: {text}; make room, or choose another"] if needed > free else []), text
+
+
+def run_bytes(distiller: Distiller, cfg: Config) -> int:
+    """Bytes that a run leaves: ``best.pth``, ``last.pth`` (one of them twice while it is written), ``student.pth``."""
+    weights = _bytes(distiller.state_dict().values())
+    student = _bytes(distiller.student.state_dict().values())
+    optimizer = cfg.optim_wrapper.get("optimizer") or {}
+    kind = str(optimizer.get("type", ""))
+    moments = (1 if optimizer.get("momentum") else 0) if kind == "SGD" else 2  # what Adam and its kin keep
+    trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
+    followers = sum(isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
+    return 3 * (weights + moments * trained + followers * student) + student
+
+
+def check_resources(
+    what: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, have: Mapping[str, float]
+) -> tuple[list[str], str]:
+    """Whether there is what one run or trial takes: a problem, or what there is.
+
+    Args:
+        what: takes it.
+        workers, cpus_per_worker: as given.
+        gpus_per_worker: None takes one a worker where there are GPUs.
+        have: 'CPU' and 'GPU' of the cluster or this machine.
+    """
+    gpus = (1.0 if have.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
+    needed = {"CPU": workers * cpus_per_worker, "GPU": workers * gpus}
+    text = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)
+    there = " and ".join(f"{have.get(kind, 0):g} {kind}" for kind, amount in needed.items() if amount)
+    lacking = any(amount > have.get(kind, 0) for kind, amount in needed.items())
+    problem = f"{what} takes {text}, but there are {there}; ask for less, or join a larger cluster with --address"
+    return ([problem] if lacking else []), f"{what} takes {text} of {there}"
+
+
+def local_resources() -> dict[str, float]:
+    """What a cluster on this machine alone would have."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def in_bytes(count: float) -> str:
+    """``123456789`` -> ``123 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
+    """What can be checked of a config that does not load as a whole."""
+    if loaded.for_data is not None:
+        report.add("data", check_data(loaded.for_data, full=True), describe_data(data_splits(loaded.for_data)))
+    if loaded.for_models is not None:
+        student, problems = _diagnose(loaded.for_models, trust_checkpoint)
+        report.add("models", problems, "build")
+        if student is not None and loaded.for_data is not None:
+            report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
+
+
+def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
+    """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
+    try:
+        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+    except UserError as error:
+        student, problems = _diagnose(cfg, trust_checkpoint)
+        report.add("models", problems or list(error.problems), "")
+        if student is not None:
+            report.add("classes", check_classes(cfg, student), str(num_classes(student)))
+        return None
+    loaded = sum(not isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
+    report.add("models", [], "the student builds" + (f", {loaded} teachers load" if loaded else ""))
+    return distiller
+
+
+def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
+    """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
+    spec = distill_spec(cfg)
+    try:
+        student = revert_sync_batchnorm(build_segmentor(cfg.model, what="student"))
+    except UserError as error:
+        return None, list(error.problems)
+    if spec is None:
+        return student, []
+    problems: list[str] = []
+    teachers: list[nn.Module] = []
+    for index, one in enumerate(spec.teachers):
+        try:
+            teachers.append(student if one.ema_decay is not None else _teacher(one, index, trust_checkpoint, problems))
+        except UserError as error:
+            return student, [*problems, *error.problems]
+    try:
+        problems += check_pairs(spec, student, teachers, training_size(cfg))
+    except UserError as error:
+        problems += error.problems
+    return student, [*problems, *_loss_problems(spec, student, teachers)]
+
+
+def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: list[str]) -> nn.Module:
+    """A teacher; where its weights are missing or another model's, with none, so that the rest can be checked."""
+    try:
+        if spec.checkpoint is not None and Path(spec.checkpoint).is_file():
+            return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
+    except UserError as error:
+        teacher = build_teacher(spec)  # raises what is wrong with the model itself
+        problems += [f"distill.teachers[{index}].checkpoint: {problem}" for problem in error.problems]
+        return teacher
+    return build_teacher(spec)
+
+
+def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
+    """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
+    problems: list[str] = []
+    heads = [decode_heads(teacher) for teacher in teachers]
+    for name, loss in spec.losses.items():
+        if loss.pair is not None:
+            continue  # the layers' own problems are those of check_pairs; channels are adapted
+        try:
+            route = _route(name, loss, spec, decode_heads(student), heads)
+            index = route.teacher or 0
+            channels = num_classes(student, route.student_features[0]), num_classes(teachers[index], heads[index][0])
+            _build_term(name, loss, channels, student)
+        except UserError as error:
+            problems += error.problems
+    return problems
+
+
+def _describe_classes(distiller: Distiller) -> str:
+    student = num_classes(distiller.student)
+    teachers = ", ".join(str(num_classes(teacher.model)) for teacher in distiller.teachers)
+    return f"{student} of the student" + (f", {teachers} of the teachers" if teachers else "")
+
+
+def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
+    """Whether the config's optimizer can be made for the student."""
+    try:
+        build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+    except Exception as error:  # from an unknown type to a wrong argument
+        return [f"optim_wrapper: cannot be built: {one_line(error)}"]
+    return []
+
+
+def _try_batch(distiller: Distiller, cfg: Config, workers: int, seed: int) -> tuple[str, list[str], str]:
+    total = int(cfg.train_dataloader.batch_size)
+    if total % workers:
+        text = f"train_dataloader.batch_size: {total} images do not divide among {workers} workers; set --batch-size"
+        return "step", [text], ""
+    images = max(1, min(IMAGES, total // workers))
+    try:
+        batch = tiny_batch(cfg, images, seed)
+    except UserError as error:
+        return "step", list(error.problems), ""
+    problems = check_batch(distiller, cfg, batch, workers=workers)
+    return "step", problems, f"forward and backward on {images} images give finite losses and gradients"
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

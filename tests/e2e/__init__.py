@@ -1,0 +1,1 @@
+"""Whole commands. A package, so that its conftest does not take the name of the unit tests'."""

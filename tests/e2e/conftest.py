@@ -1,0 +1,108 @@
+"""Commands as a user starts them: a new process, an empty home directory, a short temporary folder for Ray."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TIMEOUT_S = 300  # of one command; it takes seconds, but the machine may be busy
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of their own for some commands: where they run, their home and their temporary files."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def cwd(self) -> Path:
+        return self.root / "cwd"
+
+    def environment(self) -> dict[str, str]:
+        ours = {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.root / "t"),
+            "RAY_TMPDIR": str(self.root / "t"),
+            "WANDB_MODE": "offline",
+            "OMP_NUM_THREADS": "1",
+        }
+        theirs = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "XDG_"))}
+        return {**theirs, **ours}
+
+    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rdistill", *map(str, arguments)],
+            cwd=self.cwd, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def run(self, *arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Runs ``rdistill ARGUMENTS`` to its end. ``status`` is the expected one, or None."""
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=TIMEOUT_S)
+            except BaseException:
+                process.terminate()  # Ray then stops its own processes
+                raise
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        assert status is None or done.returncode == status, (done.returncode, out, err)
+        return done
+
+    def python(self, code: str, *arguments: object) -> str:
+        """Runs some Python in which rdistill cannot be imported; returns what it printed."""
+        code = f"import sys; sys.modules['rdistill'] = None\n{code}"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=self.cwd, env=self.environment(), text=True, capture_output=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def sweep_file(self, name: str, content: Mapping[str, Any]) -> Path:
+        file = self.root / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(dict(content), sort_keys=False))
+        return file
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Place]:
+    """Not pytest's own folder: its path is too long for Ray's sockets."""
+    root = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
+    for name in ("home", "cwd", "t"):
+        (root / name).mkdir()
+    yield Place(root)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], dict[str, dict[str, str]]]:
+    """A sweep's table by trial id."""
+
+    def read(work_dir: Path) -> dict[str, dict[str, str]]:
+        with open(work_dir / "results.csv", newline="") as file:
+            found = list(csv.DictReader(file))
+        by_id = {row["id"]: row for row in found}
+        assert len(by_id) == len(found)
+        return by_id
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def trial_json() -> Callable[[Path, str], dict[str, Any]]:
+    return lambda work_dir, name: json.loads((work_dir / "trials" / name / "trial.json").read_text())

@@ -1,0 +1,275 @@
+"""Sweeps of tiny students on a real local cluster: repeatable, and in one piece after what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT, PAIR, RATE = "distill.losses.logits.weight", "distill.losses.hidden.pair", "optim_wrapper.optimizer.lr"
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+TrialJson = Callable[[Path, str], dict[str, Any]]
+ABSURD = 1e30  # a learning rate: the second iteration's loss is NaN
+ALLOWED_AT_HOME = (".cache/matplotlib", ".config/matplotlib", ".cache/YAPF")  # caches that mmengine's imports keep
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2]
+
+
+@pytest.fixture(scope="module")
+def random_file(place: Place, tiny: Tiny) -> Path:
+    space = {WEIGHT: {"type": "loguniform", "low": 1.0, "high": 100.0}, PAIR: {"type": "pairs", "pairs": "all"}}
+    return place.sweep_file(
+        "random",
+        {
+            "config": str(tiny.folder / "distill.py"),
+            "space": space,
+            "search": {"type": "random", "num_trials": 3, "seed": 5},
+            "seed": 2,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def random_sweep(place: Place, random_file: Path, small: list[object]) -> Path:
+    work_dir = place.root / "a"
+    done = place.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
+    assert done.stderr == ""
+    return work_dir
+
+
+def without_times(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: {**row, "seconds": ""} for name, row in rows.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a sweep leaves
+
+
+def test_the_table_and_the_winner(random_sweep: Path, rows: Rows) -> None:
+    found = rows(random_sweep)
+    assert set(found) == {"baseline", "t0001", "t0002", "t0003"}
+    assert {row["status"] for row in found.values()} == {"finished"}
+    assert {(row["iterations"], row["seed"]) for row in found.values()} == {("12", "2")}
+    scores = [float(row["mIoU"]) for row in found.values()]
+    assert scores == sorted(scores, reverse=True)
+    for name, row in found.items():
+        gain = row["gain"]
+        assert gain == "" if name == "baseline" else abs(
+            float(gain) - (float(row["mIoU"]) - float(found["baseline"]["mIoU"]))
+        ) < 1e-3  # fmt: skip
+    winner = random_sweep / "trials" / next(iter(found))
+    for file, source in (("best.pth", "student.pth"), ("best.py", "student.py")):
+        assert (random_sweep / file).read_bytes() == (winner / source).read_bytes()
+
+
+def test_swept_values_are_the_effective_ones(random_sweep: Path, rows: Rows, trial_json: TrialJson) -> None:
+    for name, row in rows(random_sweep).items():
+        record = trial_json(random_sweep, name)
+        if name == "baseline":
+            assert record["values"] == {} and (row[WEIGHT], row[PAIR]) == ("", "")
+            continue
+        assert 1.0 <= record["values"][WEIGHT] <= 100.0
+        assert float(row[WEIGHT]) == record["effective"][WEIGHT] == record["values"][WEIGHT]
+        assert json.loads(row[PAIR]) == record["effective"][PAIR] == record["values"][PAIR]
+    assert len({row[WEIGHT] for row in rows(random_sweep).values()}) == 4
+
+
+def test_all_trials_begin_alike(random_sweep: Path) -> None:
+    """One seed: the students differ by what was swept, and not by their data or weights."""
+    configs = {(random_sweep / "trials" / name / "trial.py").read_text() for name in ("t0001", "t0002", "t0003")}
+    assert len(configs) == 3
+    for text in configs:
+        assert "randomness = dict(seed=2)" in text
+
+
+def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
+    assert list(place.cwd.iterdir()) == []
+    written = [str(file.relative_to(place.home)) for file in place.home.rglob("*") if file.is_file()]
+    assert [file for file in written if not file.startswith(ALLOWED_AT_HOME)] == []
+    assert sorted(file.name for file in random_sweep.iterdir()) == ["best.pth", "best.py", "results.csv", "trials", "tune"]
+    assert not list((place.root / "t").glob("rdistill-*"))
+
+
+def test_the_same_seed_gives_the_same_sweep(
+    random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
+) -> None:
+    work_dir = place.root / "b"
+    place.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
+    assert without_times(rows(work_dir)) == without_times(rows(random_sweep))
+
+
+def test_a_trial_repeated_from_its_config(
+    random_sweep: Path, place: Place, state_equal: Callable[[Any, Any], bool], rows: Rows
+) -> None:
+    """To the last bit, from any directory and without any option."""
+    trial = random_sweep / "trials" / "t0001"
+    place.run("train", trial / "trial.py", "--work-dir", place.root / "again")
+    first, second = (
+        torch.load(folder / "student.pth", weights_only=True)["state_dict"] for folder in (trial, place.root / "again")
+    )
+    assert state_equal(first, second)
+    metrics = json.loads((place.root / "again" / "metrics.json").read_text())
+    row = rows(random_sweep)["t0001"]
+    assert (metrics["mIoU"], metrics["best_iter"], metrics["teacher_mIoU"]) == (
+        float(row["mIoU"]), int(row["best_iter"]), float(row["teacher_mIoU"]),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Searchers and schedulers
+
+
+def test_asha_stops_trials_but_not_the_baseline(
+    place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson
+) -> None:
+    # Each trial is worse than the one before: what weighs more than the labels do spoils these few iterations.
+    file = place.sweep_file(
+        "asha",
+        {
+            "config": str(tiny.folder / "distill.py"),
+            "space": {WEIGHT: {"type": "loguniform", "low": 1.0, "high": 100.0}},
+            "search": {"type": "optuna", "num_trials": 6, "seed": 1},
+            "scheduler": {"type": "asha", "grace_period": 2, "reduction_factor": 2},
+            "trial": {"max_concurrent": 1},
+        },
+    )
+    work_dir = place.root / "asha"
+    place.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 6)
+    found = rows(work_dir)
+    baseline = found.pop("baseline")
+    assert (baseline["status"], baseline["iterations"]) == ("finished", "6")
+    assert len(found) == 6 and {row["status"] for row in found.values()} == {"finished", "stopped"}
+    for name, row in found.items():
+        stopped = row["status"] == "stopped"
+        assert (int(row["iterations"]) < 6) == stopped
+        assert (work_dir / "trials" / name / "student.pth").is_file() != stopped
+        assert row["mIoU"] and trial_json(work_dir, name)["reason"] == ""
+
+
+@pytest.fixture(scope="module")
+def grid_sweep(place: Place, tiny: Tiny, small: list[object]) -> Path:
+    """Half of its points diverge."""
+    space = {
+        PAIR: {"type": "pairs", "pairs": [[0, 0], [2, 1]]},
+        RATE: {"type": "choice", "values": [0.03, ABSURD]},
+    }
+    content = {"config": str(tiny.folder / "distill.py"), "space": space, "search": {"type": "grid"}}
+    work_dir = place.root / "grid"
+    place.run("sweep", place.sweep_file("grid", content), "--work-dir", work_dir, *small, "--iters", 4)
+    return work_dir
+
+
+def test_a_grid_has_every_point_once(grid_sweep: Path, trial_json: TrialJson) -> None:
+    values = [trial_json(grid_sweep, f"t000{number}")["values"] for number in range(1, 5)]
+    points = [([0, 0], 0.03), ([0, 0], ABSURD), ([2, 1], 0.03), ([2, 1], ABSURD)]
+    assert sorted((value[PAIR], value[RATE]) for value in values) == points
+    assert len(list((grid_sweep / "trials").iterdir())) == 5
+
+
+def test_a_diverged_trial_fails_alone(grid_sweep: Path, rows: Rows) -> None:
+    found = rows(grid_sweep)
+    assert found["baseline"]["status"] == "finished"
+    for name, row in found.items():
+        diverged = name != "baseline" and float(row[RATE]) == ABSURD
+        assert row["status"] == ("failed" if diverged else "finished")
+        assert row["note"].startswith("iteration 2: " if diverged else ("", "predicts"))
+        assert ("is not finite" in row["note"]) == diverged
+    assert [row["status"] for row in found.values()] == ["finished"] * 3 + ["failed"] * 2
+
+
+def test_when_all_trials_fail(place: Place, tiny: Tiny, small: list[object], rows: Rows) -> None:
+    content = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [1.0]}},
+        "search": {"type": "grid"},
+    }
+    work_dir = place.root / "fails"
+    file = place.sweep_file("fails", content)
+    done = place.run(
+        "sweep", file, "--work-dir", work_dir, *small, "--iters", 4, "--set", f"{RATE}={ABSURD}", status=1
+    )
+    assert "no trial has a score: iteration 2: " in done.stderr.splitlines()[-1]
+    assert {row["status"] for row in rows(work_dir).values()} == {"failed"}
+    assert not (work_dir / "best.pth").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Killed and resumed
+
+
+def records(work_dir: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted((work_dir / "trials").glob("*/trial.json")):
+        yield json.loads(file.read_text())
+
+
+def test_killed_and_resumed(
+    random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
+) -> None:
+    work_dir = place.root / "k"
+    arguments = ["sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12]
+    with place.start(*arguments) as driver:
+        waited_until = time.monotonic() + TIMEOUT_S
+        while not any(record["status"] == "finished" for record in records(work_dir)):
+            assert driver.poll() is None and time.monotonic() < waited_until, driver.communicate()
+            time.sleep(0.01)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    assert driver.returncode == -signal.SIGKILL and not (work_dir / "results.csv").exists()
+    time.sleep(5)  # the trials' own processes notice, and end
+    before = {record["id"]: record for record in records(work_dir)}
+    done_before = [name for name, record in before.items() if record["status"] == "finished"]
+    assert done_before and len(done_before) < 4
+    times = {name: (work_dir / "trials" / name / "student.pth").stat().st_mtime_ns for name in done_before}
+
+    refused = place.run(*arguments, status=2)
+    assert refused.stderr == f"error: {work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir\n"
+
+    place.run(*arguments, "--resume")
+    assert without_times(rows(work_dir)) == without_times(rows(random_sweep))
+    for name in done_before:
+        folder = work_dir / "trials" / name
+        assert (folder / "student.pth").stat().st_mtime_ns == times[name]
+        assert json.loads((folder / "trial.json").read_text()) == before[name]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"distill.losses.logits.wieght": {"type": "choice", "values": [1]}}}, "logits.wieght"),
+        ({"space": {PAIR: {"type": "pairs", "pairs": [[0, 9]]}}}, "teacher feature index 9"),
+        ({"config": "nowhere.py"}, "config: no such file nowhere.py"),
+        ({"trial": {"cpus_per_worker": 999}}, "one trial takes 999 CPU (the cluster has"),
+    ],
+    ids=["unknown key", "pair out of range", "missing config", "too many CPUs"],
+)
+def test_a_mistake_is_one_line_before_any_trial(
+    place: Place, tiny: Tiny, small: list[object], changes: dict[str, Any], message: str
+) -> None:
+    content = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [1.0, 2.0]}},
+        "search": {"type": "grid"},
+        **changes,
+    }
+    work_dir = place.root / "mistake"
+    done = place.run("sweep", place.sweep_file("mistake", content), "--work-dir", work_dir, *small, status=2)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not work_dir.exists() or list(work_dir.iterdir()) == []

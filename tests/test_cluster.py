@@ -1,0 +1,52 @@
+"""Joining or starting Ray, as far as it goes without Ray running; tests/e2e starts it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import Tiny
+from ray.train import WorkerGroupError
+
+from rdistill.cluster import connected
+from rdistill.errors import UserError
+from rdistill.hooks import DivergedError
+from rdistill.train_group import Resources, _users_own, train_in_group
+
+
+def test_resources_of_a_run() -> None:
+    assert Resources(3, 2.0, 0).per_worker() == {"CPU": 2.0}
+    assert Resources(3, 2.0, 0.5).total() == {"CPU": 6.0, "GPU": 1.5}
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(UserError) as caught, connected(address, tmp_path):
+            pass
+    (line,) = caught.value.problems
+    assert line.startswith(f"--address {address}: no Ray cluster answers: ") and "\n" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_ray_starts(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 images do not divide among 2 workers; set --batch-size"):
+        train_in_group(tiny.load("student", batch_size=3), tmp_path / "run", Resources(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_refused_before_ray_starts(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run already; pass --resume"):
+        train_in_group(tiny.load("student"), tmp_path, Resources(2))
+
+
+def test_a_workers_own_error_is_found_in_rays() -> None:
+    mistake, diverged = UserError("a.py: wrong"), DivergedError("iteration 2")
+    assert _users_own(WorkerGroupError("text", {0: ValueError("other"), 1: mistake})) is mistake
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = diverged
+    assert _users_own(wrapped) is diverged
+    assert _users_own(WorkerGroupError("text", {0: ValueError("other")})) is None
