@@ -141,7 +141,7 @@ def check_run(
     if spec is not None:
         models = [teacher.model for teacher in distiller.teachers]
         paired = sum(len(loss.pairs) for loss in spec.losses.values())
-        report.add("pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), f"{paired} feature pairs")
+        report.add("pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), counted(paired, "feature pair"))
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
         report.add(*_try_batch(distiller, cfg, workers, seed))
@@ -262,8 +262,9 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
     """What can be checked of a config that does not load as a whole."""
     if loaded.for_data is not None:
         report.add("data", check_data(loaded.for_data, full=True), describe_data(data_splits(loaded.for_data)))
-    if loaded.for_models is not None:
-        student, problems = _diagnose(loaded.for_models, trust_checkpoint)
+    part = loaded.for_models or loaded.for_data
+    if part is not None:
+        student, problems = _diagnose(part, trust_checkpoint)
         report.add("models", problems, "build")
         if student is not None and loaded.for_data is not None:
             report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
@@ -280,7 +281,7 @@ def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint:
             report.add("classes", check_classes(cfg, student), str(num_classes(student)))
         return None
     loaded = sum(not isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
-    report.add("models", [], "the student builds" + (f", {loaded} teachers load" if loaded else ""))
+    report.add("models", [], "the student builds" + (f", {counted(loaded, 'teacher')} loaded" if loaded else ""))
     return distiller
 
 
@@ -336,6 +337,11 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
     return problems
 
 
+def counted(count: int, thing: str) -> str:
+    """``1 teacher``, ``2 teachers``."""
+    return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
 def _describe_classes(distiller: Distiller) -> str:
     student = num_classes(distiller.student)
     teachers = ", ".join(str(num_classes(teacher.model)) for teacher in distiller.teachers)
@@ -362,7 +368,7 @@ def _try_batch(distiller: Distiller, cfg: Config, workers: int, seed: int) -> tu
     except UserError as error:
         return "step", list(error.problems), ""
     problems = check_batch(distiller, cfg, batch, workers=workers)
-    return "step", problems, f"forward and backward on {images} images give finite losses and gradients"
+    return "step", problems, f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
 
 
 def _bytes(tensors: Any) -> int:

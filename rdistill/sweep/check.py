@@ -16,6 +16,7 @@ from rdistill.check import (
     check_optimizer,
     check_resources,
     check_run,
+    counted,
     feature_shapes_of,
     local_resources,
 )
@@ -77,7 +78,7 @@ def check_sweep(
     if report.problems:
         return report
     problems, tried = _structures(base, spec, distill, distiller, trust_checkpoint)
-    report.add("space", problems, f"{tried} structures give finite losses and gradients")
+    report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
     return report
 
 
