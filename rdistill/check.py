@@ -25,11 +25,12 @@ from rdistill.data.check import check_data, data_classes, data_splits, describe_
 from rdistill.distiller import Distiller, _build_term, _route, build_distiller
 from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
-from rdistill.layers import build_teacher, shapes_by_index
+from rdistill.layers import build_teacher, listed_shapes
 from rdistill.segmentor import build_segmentor, decode_heads, num_classes, training_size
-from rdistill.shapes import Shape, pair_problem
+from rdistill.shapes import pair_problem
 from rdistill.teacher import EmaTeacher, load_teacher_model
 
+NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
 IMAGES = 2  # of the batch that is tried
 SPARE = 1.1  # on the estimate of disk space: logs, tables, records
 
@@ -129,7 +130,7 @@ def check_run(
     """
     report = Report()
     if with_data:
-        report.add("data", check_data(cfg, full=full_data), describe_data(data_splits(cfg)))
+        _add_data(report, cfg, full=full_data)
     if distiller is None:
         distiller = build_reporting(cfg, report, seed=seed, trust_checkpoint=trust_checkpoint)
     if distiller is None:
@@ -141,7 +142,9 @@ def check_run(
     if spec is not None:
         models = [teacher.model for teacher in distiller.teachers]
         paired = sum(len(loss.pairs) for loss in spec.losses.values())
-        report.add("pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), counted(paired, "feature pair"))
+        report.add(
+            "pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), counted(paired, "feature pair")
+        )
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
         report.add(*_try_batch(distiller, cfg, workers, seed))
@@ -154,8 +157,9 @@ def check_classes(cfg: Config, student: nn.Module) -> list[str]:
     """Whether each of the student's heads has as many classes as the data. Teachers' are the losses' to compare."""
     problems = []
     classes = {name: sorted({len(one) for one in data_classes(cfg, name)}) for name in ("train", "val")}
-    if len({count for counts in classes.values() for count in counts}) > 1:
-        problems.append(f"metainfo.classes: training and validation data differ in number: {classes}")
+    if classes["train"] and classes["val"] and classes["train"] != classes["val"]:
+        ours, theirs = (" and ".join(map(str, classes[name])) for name in ("train", "val"))
+        problems.append(f"metainfo.classes: training data has {ours} classes, validation data {theirs}")
     for head in decode_heads(student):
         have = int(student.get_submodule(head).num_classes)
         for count in classes["train"]:
@@ -179,7 +183,7 @@ def check_pairs(
     """
     if not any(loss.pairs for loss in spec.losses.values()):
         return []
-    ours, theirs = feature_shapes_of(spec, student, teachers, size)
+    ours, theirs = listed_shapes(spec, student, dict(enumerate(teachers)), size)
     problems = []
     for name, loss in spec.losses.items():
         for s, t in loss.pairs:
@@ -188,18 +192,6 @@ def check_pairs(
                 names = f"{spec.features.student[s]} with the teacher's {spec.teacher_features(index)[t]}"
                 problems.append(f"distill.losses.{name}.pair: [{s}, {t}] ({names}) cannot be compared: {problem}")
     return problems
-
-
-def feature_shapes_of(
-    spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module], size: tuple[int, int]
-) -> tuple[list[Shape | str], list[list[Shape | str]]]:
-    """The shapes of all listed features: the student's, and those of each teacher; or why there is none."""
-    ours = shapes_by_index("distill.features.student", spec.features.student, student, size)
-    theirs = [
-        shapes_by_index(f"features of teacher {index}", spec.teacher_features(index), teacher, size)
-        for index, teacher in enumerate(teachers)
-    ]
-    return ours, theirs
 
 
 def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
@@ -261,22 +253,31 @@ def in_bytes(count: float) -> str:
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
     """What can be checked of a config that does not load as a whole."""
     if loaded.for_data is not None:
-        report.add("data", check_data(loaded.for_data, full=True), describe_data(data_splits(loaded.for_data)))
+        _add_data(report, loaded.for_data, full=True)
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
+        # load_config has said it already, unless it gave up before.
+        said = [problem for problem in report.problems if NO_CHECKPOINT in problem]
+        problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and said)]
         report.add("models", problems, "build")
         if student is not None and loaded.for_data is not None:
             report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
+
+
+def _add_data(report: Report, cfg: Config, *, full: bool) -> None:
+    splits = data_splits(cfg)
+    report.add("data", check_data(cfg, full=full, splits=splits), describe_data(splits))
 
 
 def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
     """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
     try:
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
-    except UserError as error:
+    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
         student, problems = _diagnose(cfg, trust_checkpoint)
-        report.add("models", problems or list(error.problems), "")
+        first = list(error.problems) if isinstance(error, UserError) else [f"models: {one_line(error)}"]
+        report.add("models", problems or first, "")
         if student is not None:
             report.add("classes", check_classes(cfg, student), str(num_classes(student)))
         return None
@@ -313,6 +314,7 @@ def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: li
     try:
         if spec.checkpoint is not None and Path(spec.checkpoint).is_file():
             return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
+        problems.append(f"distill.teachers[{index}]{NO_CHECKPOINT} {spec.checkpoint}")
     except UserError as error:
         teacher = build_teacher(spec)  # raises what is wrong with the model itself
         problems += [f"distill.teachers[{index}].checkpoint: {problem}" for problem in error.problems]

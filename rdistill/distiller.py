@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.config import Config
@@ -12,7 +12,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from rdistill import checkpoint
-from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, distill_spec
+from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, distill_spec
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
@@ -131,11 +131,33 @@ class Distiller(BaseModel):
         return mean_logits(logits, [teacher.weight for teacher in self.teachers])
 
 
-def build_distiller(cfg: Config, *, seed: int, trust_checkpoint: bool = False) -> Distiller:
+class TeacherSource(Protocol):
+    """Where teachers come from: a run's own, or one for several runs."""
+
+    def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
+        """The model of a spec, with its weights."""
+
+    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+        """The teacher with that model, asked for some features."""
+
+
+class OwnTeachers:
+    """A run's own teachers."""
+
+    def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
+        return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
+
+    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+        return Teacher(model, names, student_preprocessor, spec.weight)
+
+
+def build_distiller(
+    cfg: Config, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
+) -> Distiller:
     """Builds student, teachers and losses of a loaded config.
 
     The student is built first and the rest aside from the random stream: its weights depend on the
-    seed alone, so a baseline and a distilled student start equal.
+    seed alone, so a baseline and a distilled student start equal. ``source``: of the teachers.
 
     Raises:
         UserError: a model that does not build or load, a layer that is not there, shapes that do not fit.
@@ -148,15 +170,13 @@ def build_distiller(cfg: Config, *, seed: int, trust_checkpoint: bool = False) -
     if spec is None:
         return Distiller(student)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return _with_teachers(student, spec, cfg, trust_checkpoint)
+        return _with_teachers(student, spec, cfg, seed, trust_checkpoint, source or OwnTeachers())
 
 
-def _with_teachers(student: nn.Module, spec: DistillSpec, cfg: Config, trust_checkpoint: bool) -> Distiller:
-    models = [
-        student if one.ema_decay is not None else load_teacher_model(one, trust_checkpoint=trust_checkpoint)
-        for one in spec.teachers
-    ]
+def _with_teachers(
+    student: nn.Module, spec: DistillSpec, cfg: Config, seed: int, trust_checkpoint: bool, source: TeacherSource
+) -> Distiller:
+    models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in spec.teachers]
     _check_feature_names(spec, student, models)
     heads = [decode_heads(model) for model in models]
     routes = {name: _route(name, loss, spec, decode_heads(student), heads) for name, loss in spec.losses.items()}
@@ -166,8 +186,9 @@ def _with_teachers(student: nn.Module, spec: DistillSpec, cfg: Config, trust_che
         if one.ema_decay is not None:
             teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))
         else:
-            teachers.append(Teacher(model, wanted, student.data_preprocessor, one.weight))
+            teachers.append(source.ask(model, one, wanted, student.data_preprocessor))
     channels = _probe_channels(student, teachers, routes, training_size(cfg))
+    torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
     terms = {name: _build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
     return Distiller(student, teachers, terms, routes, spec.task_weight)
 

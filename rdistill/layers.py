@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,8 +134,8 @@ def _model(role: str, model: nn.Module, size: tuple[int, int]) -> Model:
 def _features(
     role: str, spec: DistillSpec, index: int, student: nn.Module, teacher: nn.Module, size: tuple[int, int]
 ) -> Features:
-    ours = shapes_by_index("distill.features.student", spec.features.student, student, size)
-    theirs = shapes_by_index(f"{role}: features", spec.teacher_features(index), teacher, size)
+    ours, of_teachers = listed_shapes(spec, student, {index: teacher}, size)
+    theirs = of_teachers[index]
     problems = {
         (s, t): problem
         for s, one in enumerate(ours)
@@ -151,22 +151,40 @@ def _features(
     )
 
 
-def shapes_by_index(where: str, names: Sequence[str], model: nn.Module, size: tuple[int, int]) -> list[Shape | str]:
-    """Each listed feature's shape, or why it has none.
+def listed_shapes(
+    spec: DistillSpec, student: nn.Module, teachers: Mapping[int, nn.Module], size: tuple[int, int]
+) -> tuple[list[Shape | str], dict[int, list[Shape | str]]]:
+    """The shapes of all features that a config lists: the student's, and those of some teachers by index.
+
+    By feature index; instead of a shape, the reason why there is none.
 
     Raises:
-        UserError: naming every feature that the model does not have.
+        UserError: naming every feature that its model does not have.
     """
-    unknown = []
+    unknown = _unknown_features("distill.features.student", spec.features.student, student)
+    for index, teacher in teachers.items():
+        own = spec.teachers[index].features is not None
+        where = f"distill.teachers[{index}].features" if own else "distill.features.teacher"
+        unknown += _unknown_features(where, spec.teacher_features(index), teacher)
+    if unknown:
+        raise UserError(*dict.fromkeys(unknown))
+    sides = [(spec.features.student, student)]
+    sides += [(spec.teacher_features(index), teacher) for index, teacher in teachers.items()]
+    found = []
+    for names, model in sides:
+        shapes = probe_features(model, names, size)
+        found.append([shapes[name] for name in names])
+    return found[0], dict(zip(teachers, found[1:], strict=True))
+
+
+def _unknown_features(where: str, names: Sequence[str], model: nn.Module) -> list[str]:
+    problems = []
     for index, name in enumerate(names):
         try:
             parse_feature(name, model)
         except UserError as error:
-            unknown += [f"{where}[{index}]: {problem}" for problem in error.problems]
-    if unknown:
-        raise UserError(*unknown)
-    found = probe_features(model, names, size)
-    return [found[name] for name in names]
+            problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
+    return problems
 
 
 def _json_side(side: dict[str, Shape | str], size: tuple[int, int]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.config import Config
@@ -33,6 +33,13 @@ from rdistill.hooks import (
 )
 
 
+class Lane(Protocol):
+    """A run's place among others in lockstep; see :mod:`rdistill.lockstep`."""
+
+    def loaders(self, cfg: Config) -> tuple[Any, Any]:
+        """What takes the place of the training and the validation loader."""
+
+
 def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     """The config as the Runner takes it: one data stream, our metric and the world's share of the batch."""
     cfg = copy.deepcopy(cfg)
@@ -48,7 +55,9 @@ def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     loader.dataset.seed = seed
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
-    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
+    # `data_offset`: iterations of the stream that were over when this run joined others in lockstep.
+    start = cfg.get("data_offset", 0) * loader.batch_size
+    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch, start=start)
     use_class_iou(cfg)
     for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
         if cfg.get(option):
@@ -95,7 +104,15 @@ class _QuietRunner(Runner):
         """Not what a Runner was made to do here, with a worker's share of the batch and so on: see ``write_config``."""
 
 
-def build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: CheckpointHook, report: ReportHook) -> Runner:
+def build_runner(
+    cfg: Config,
+    distiller: Distiller,
+    seed: int,
+    keeper: CheckpointHook,
+    report: ReportHook,
+    lane: Lane | None = None,
+) -> Runner:
+    """The Runner of one run; ``lane``: where its batches come from, if not from loaders of its own."""
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
@@ -117,6 +134,9 @@ def build_runner(cfg: Config, distiller: Distiller, seed: int, keeper: Checkpoin
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
         **{option: copy.deepcopy(cfg.get(option)) for option in options},
     )
+    if lane is not None:
+        with blaming("train_dataloader or val_dataloader"):
+            runner._train_dataloader, runner._val_dataloader = lane.loaders(cfg)
     # What Runner.train would build, built now: a mistake shows before the teacher is scored.
     with blaming("train_cfg or train_dataloader"):
         runner._train_loop = runner.build_train_loop(runner._train_loop)

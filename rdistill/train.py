@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
 from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, unwrap
+from rdistill.lockstep import Lane
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
 from rdistill.student_files import write_config, write_json, write_student
@@ -41,6 +42,7 @@ def train(
     teacher_metrics: Sequence[Mapping[str, Any]] | None = None,
     swept: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
+    lane: Lane | None = None,
 ) -> dict[str, Any]:
     """Trains one student in this process (of one, or of a process group that exists already).
 
@@ -54,6 +56,7 @@ def train(
         teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
         swept: config key -> value that a sweep chose; each must be what the built model really uses.
         listener: is told of progress.
+        lane: this run's place among others in lockstep.
 
     Returns:
         What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
@@ -68,15 +71,15 @@ def train(
         refuse_overwriting(work_dir, resume)
     asked, start_from = cfg, cfg.get("load_from")
     cfg = prepare(cfg, work_dir, seed, resume)
-    with _own_log(work_dir):
-        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+    with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
+        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
         keeper = CheckpointHook(interval=checkpoint_interval(cfg))
         facts: dict[str, Any] = {}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts))
+        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts), lane)
         if is_main_process():
             write_config(asked, work_dir / "config.py", seed)
         try:

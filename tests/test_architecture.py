@@ -22,6 +22,7 @@ ROWS = (
     ("distiller",),
     ("hooks", "dry_run"),
     ("check",),
+    ("lockstep",),
     ("runner", "student_files"),
     ("train",),
     ("train_group",),

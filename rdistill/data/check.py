@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class _Finding:
     line: str
 
 
-def check_data(cfg: Config, *, most: int = 10, full: bool = False) -> list[str]:
+def check_data(cfg: Config, *, most: int = 10, full: bool = False, splits: Sequence[Split] | None = None) -> list[str]:
     """What is wrong with the files that training and validation read.
 
     An empty split, an image without a mask, a mask of another size, a label outside the classes, a file that
@@ -53,11 +54,13 @@ def check_data(cfg: Config, *, most: int = 10, full: bool = False) -> list[str]:
         most: problems named for each kind and split; the others are counted.
         full: decode every file; otherwise of more than 2,000 images only a sample, and the headers of all.
 
+        splits: of the config, where :func:`data_splits` has listed them already.
+
     Returns:
         One line a problem, in the order of the files.
     """
     problems: list[str] = []
-    for split in data_splits(cfg):
+    for split in data_splits(cfg) if splits is None else splits:
         if split.problem is not None:
             problems.append(f"{split.name} data: {split.problem}")
             continue
@@ -84,7 +87,10 @@ def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
     """The class names of each dataset of a split ('train' or 'val') that has any."""
     init_default_scope("mmseg")
     loader = cfg.get(SPLITS[split])
-    found = [_without_files(one).metainfo.get("classes") for one in _leaves(loader.dataset)] if loader else []
+    found = []
+    for one in _leaves(loader.dataset) if loader else ():
+        with suppress(Exception):  # a dataset that does not build is check_data's to report
+            found.append(_without_files(one).metainfo.get("classes"))
     return [tuple(classes) for classes in found if classes]
 
 

@@ -17,14 +17,14 @@ from rdistill.check import (
     check_resources,
     check_run,
     counted,
-    feature_shapes_of,
     local_resources,
 )
 from rdistill.cluster import connected
 from rdistill.config import DistillSpec, Shortcuts, distill_spec, find_beside, load_config, with_overrides
 from rdistill.distiller import Distiller, build_distiller
-from rdistill.dry_run import Captured, capture_batch, check_batch, check_loss, tiny_batch, untouched
+from rdistill.dry_run import Captured, capture_batch, check_batch, check_loss, one_line, tiny_batch, untouched
 from rdistill.errors import UserError
+from rdistill.layers import listed_shapes
 from rdistill.segmentor import training_size
 from rdistill.sweep.space import check_space, extremes, feature_counts, fix_pairs
 from rdistill.sweep.spec import SweepSpec, read_sweep
@@ -39,8 +39,8 @@ def settle_pairs(base: Config, spec: SweepSpec, distiller: Distiller) -> tuple[S
     distill = distill_spec(base)
     assert distill is not None
     size = training_size(base)
-    models = [teacher.model for teacher in distiller.teachers]
-    ours, theirs = feature_shapes_of(distill, distiller.student, models, size)
+    models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
+    ours, theirs = listed_shapes(distill, distiller.student, models, size)
     return fix_pairs(spec, distill, ours, theirs, size)
 
 
@@ -195,4 +195,6 @@ def _structure(
         batch = tiny_batch(cfg, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
     except UserError as error:
         return list(error.problems)
+    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
+        return [f"the models do not run: {one_line(error)}"]
     return check_batch(distiller, cfg, batch, workers=spec.trial.workers)

@@ -44,7 +44,7 @@ def fix_pairs(
     spec: SweepSpec,
     distill: DistillSpec,
     student: Sequence[Shape | str],
-    teachers: Sequence[Sequence[Shape | str]],
+    teachers: Mapping[int, Sequence[Shape | str]],
     height_width: tuple[int, int],
 ) -> tuple[SweepSpec, list[str]]:
     """Settles every dimension of type ``pairs`` to a list of those pairs that can be compared.
@@ -52,7 +52,7 @@ def fix_pairs(
     Args:
         spec: the sweep.
         distill: of its base config.
-        student, teachers: shapes by feature index, see :func:`rdistill.check.feature_shapes_of`.
+        student, teachers: shapes by feature index, see :func:`rdistill.layers.listed_shapes`.
         height_width: of the images, in pixels.
 
     Returns:
