@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rdistill import checkpoint
 from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, distill_spec
-from rdistill.errors import UserError
+from rdistill.errors import UserError, blaming
 from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
 from rdistill.segmentor import build_segmentor, decode_heads, ignore_index, num_classes, run_heads, training_size
@@ -274,11 +274,12 @@ def _probe_channels(
     # Features say how many channels they have when they run: once, on a blank image.
     inputs = torch.zeros(1, 3, *size)
     student.eval()
-    with FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture:
-        run_heads(student, student.extract_feat(inputs), capture.names)
-        ours = {name: as_maps(capture[name], size) for name in capture.names}
+    with blaming(f"model, on an image of {size[0]} x {size[1]}"):
+        with FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture:
+            run_heads(student, student.extract_feat(inputs), capture.names)
+            ours = {name: as_maps(capture[name], size) for name in capture.names}
+        theirs = [teacher(inputs) for teacher in teachers]
     student.train()
-    theirs = [teacher(inputs) for teacher in teachers]
     found = {
         name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
         for name, route in routes.items()

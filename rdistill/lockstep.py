@@ -28,7 +28,7 @@ from rdistill.config import TeacherSpec
 from rdistill.segmentor import decode_heads
 from rdistill.teacher import Teacher, load_teacher_model
 
-# Where a run stands: iterations done (of the stream), 0 for validation or 1 for training, batch of the validation.
+# Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
 Place = tuple[int, int, int]
 VALIDATION, TRAINING = 0, 1
 
@@ -42,7 +42,6 @@ class Lane:
 
     def __init__(self, lockstep: Lockstep, name: str, run: Callable[[Lane], None]) -> None:
         self.lockstep, self.name = lockstep, name
-        self.offset = 0  # iterations of the stream before this run's first
         self.iterations = 0  # training batches that it has had
         self.stopped = False
         self.ended = False
@@ -58,7 +57,7 @@ class Lane:
 
     def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
         """Training and validation loaders that draw from the stream which this config's data makes."""
-        self.stream, self.offset = self.lockstep.stream_of(cfg), cfg.get("data_offset", 0)
+        self.stream = self.lockstep.stream_of(cfg)
         return LaneLoader(self, self.stream.train, TRAINING), LaneLoader(self, self.stream.val, VALIDATION)
 
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
@@ -135,10 +134,10 @@ class LaneLoader:
         lane = self.lane
         if self.phase == VALIDATION:
             for number in range(self._length):
-                yield lane.wait_for((lane.offset + lane.iterations, VALIDATION, number))
+                yield lane.wait_for((lane.iterations, VALIDATION, number))
             return
         while True:
-            batch = lane.wait_for((lane.offset + lane.iterations, TRAINING, 0))
+            batch = lane.wait_for((lane.iterations, TRAINING, 0))
             lane.iterations += 1
             yield batch
 
@@ -185,7 +184,6 @@ class Lockstep:
 
     def __init__(self) -> None:
         self.lanes: list[Lane] = []
-        self.position = 0  # iterations of the stream that the foremost run has been given
         self._joining: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._teachers: dict[str, _OneForAll] = {}
@@ -208,12 +206,11 @@ class Lockstep:
         self.lanes = [lane for lane in self.lanes if not lane.ended]
         if not self.lanes:
             return False
-        # The hindmost first: a run that resumed from an earlier checkpoint catches up with the others.
+        # The hindmost first: a run that joined late, or resumed from an earlier checkpoint, catches up with the others
+        # and shares with them from there. All see the same data in the same order.
         place, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
         served = [lane for lane in self.lanes if lane.waits_for == (key, place)]
         batch = self._streams[key].load(place)
-        if place[1] == TRAINING:
-            self.position = max(self.position, place[0] + 1)
         for teacher in self._teachers.values():
             teacher.begin_batch(shared=place[1] == TRAINING and len(served) > 1)
         for lane in served:
@@ -234,8 +231,7 @@ class Lockstep:
 
     def stream_of(self, cfg: Config) -> _Stream:
         """The stream of a run's data, made at its first use."""
-        data = {name: copy.deepcopy(cfg[name].to_dict()) for name in ("train_dataloader", "val_dataloader")}
-        data["train_dataloader"]["sampler"]["start"] = 0  # a lane knows its own offset
+        data = {name: cfg[name].to_dict() for name in ("train_dataloader", "val_dataloader")}
         key = json.dumps(data, sort_keys=True, default=str)
         if key not in self._streams:
             train, val = (Runner.build_dataloader(one, seed=0) for one in data.values())

@@ -55,9 +55,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     loader.dataset.seed = seed
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
-    # `data_offset`: iterations of the stream that were over when this run joined others in lockstep.
-    start = cfg.get("data_offset", 0) * loader.batch_size
-    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch, start=start)
+    loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
     use_class_iou(cfg)
     for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
         if cfg.get(option):

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from rdistill import checkpoint
+from rdistill.check import check_run
 from rdistill.config import lookup
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
@@ -43,6 +44,7 @@ def train(
     swept: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     lane: Lane | None = None,
+    check: bool = True,
 ) -> dict[str, Any]:
     """Trains one student in this process (of one, or of a process group that exists already).
 
@@ -57,6 +59,7 @@ def train(
         swept: config key -> value that a sweep chose; each must be what the built model really uses.
         listener: is told of progress.
         lane: this run's place among others in lockstep.
+        check: False where it has been checked already, as in a sweep.
 
     Returns:
         What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
@@ -75,6 +78,16 @@ def train(
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
+        if check:
+            check_run(
+                asked,
+                distiller=distiller,
+                work_dir=work_dir,
+                workers=get_world_size(),
+                seed=seed,
+                trust_checkpoint=trust_checkpoint,
+                with_data=is_main_process(),
+            ).raise_problems()
         keeper = CheckpointHook(interval=checkpoint_interval(cfg))
         facts: dict[str, Any] = {}
         if distiller.start is not None:

@@ -54,14 +54,12 @@ class StreamSampler(Sampler):
         seed: of the stream.
         shuffle: False draws in the dataset's own order.
         epochs: True ends after each pass, for loops that train by epochs.
-        start: draw of this worker that comes first, for a run that joins a stream on its way.
     """
 
     def __init__(self, dataset: Dataset, seed: int, shuffle: bool = True, epochs: bool = False, start: int = 0) -> None:
         self.size = len(dataset)  # type: ignore[arg-type]
         self.seed, self.shuffle, self.epochs = seed, shuffle, epochs
         self.rank, self.world_size = get_dist_info()
-        self.start = start
         self._skipped = 0  # draws of this worker that a resumed run has had already
         self._epoch = 0
 
@@ -71,7 +69,7 @@ class StreamSampler(Sampler):
             last: int | None = first + len(self) * self.world_size
         else:
             first, last = 0, None
-        draw = first + self.rank + (self.start + self._skipped) * self.world_size
+        draw = first + self.rank + self._skipped * self.world_size
         order_of_pass, order = -1, np.empty(0, dtype=np.int64)
         while last is None or draw < last:
             if draw // self.size != order_of_pass:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
+from rdistill.sweep.cohort import Cohort, cohort_size
 from rdistill.sweep.results import (
     BASELINE,
     TRIALS,
@@ -37,12 +38,14 @@ from rdistill.sweep.results import (
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import SweepSpec, read_sweep
 from rdistill.sweep.table import SweepConsole, TuneEvents, print_leaderboard
+from rdistill.sweep.thin import Places, follow
 from rdistill.sweep.trial import Study, one_line, run_trial
 from rdistill.train_group import Resources
 
 OBJECTIVE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
 # A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
 # that the group then lacks: so one byte of memory.
+THIN = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
 DRIVER_OF_A_GROUP = {"memory": 1}
 
 
@@ -92,28 +95,31 @@ def run_sweep(
         at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
         study, left_out = _prepare(Study(base, spec, str(work_dir), [], trust_checkpoint), resources)
         num_trials = _num_trials(study.spec, base)
-        at_once = min(at_once, num_trials + 1, spec.trial.max_concurrent or at_once)
-        console.print(f"{sweep_file} -> {work_dir}: {num_trials} trials and the baseline, {at_once} at a time")
+        cohorts, at_once = _cohorts(study, resources, num_trials + 1, min(at_once, num_trials + 1))
+        shared = f" in {len(cohorts)} cohorts that share a teacher" if cohorts else ""
+        console.print(f"{sweep_file} -> {work_dir}: {num_trials} trials and the baseline, {at_once} at a time{shared}")
         for line in left_out:
             console.print(f"left out  {line}", markup=False)
         for index, scores in enumerate(study.teacher_metrics):
             name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         with SweepConsole(console, num_trials + 1, _iterations(base)):
-            _tune(study, resources, at_once, resume)
+            _tune(study, resources, cohorts, at_once, resume)
     return _conclude(work_dir, console)
 
 
-def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> None:
-    """Builds the Tuner (or restores it) and runs it."""
+def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, resume: bool) -> None:
+    """Builds the Tuner (or restores it) and runs it; with cohorts, trials are students of theirs."""
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     for name in ("ray.tune", "ray.train", "optuna"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's error is in its record, and in the table
     in_process = resources.workers == 1
-    per_trial = (
-        {kind.lower(): amount for kind, amount in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
-    )
-    trainable = tune.with_resources(tune.with_parameters(_trainable, study=study), per_trial)
+    if cohorts:
+        needs = tune.PlacementGroupFactory([THIN])
+        trainable = tune.with_resources(tune.with_parameters(follow, cohorts=cohorts, places=_places(cohorts)), needs)
+    else:
+        needs = {kind.lower(): n for kind, n in resources.total().items()} if in_process else DRIVER_OF_A_GROUP
+        trainable = tune.with_resources(tune.with_parameters(_trainable, study=study), needs)
     path = Path(study.work_dir, "tune")
     if resume and tune.Tuner.can_restore(str(path)):
         tuner = tune.Tuner.restore(str(path), trainable, resume_errored=True)
@@ -132,7 +138,38 @@ def _tune(study: Study, resources: Resources, at_once: int, resume: bool) -> Non
             ),
             run_config=tune.RunConfig(name=path.name, storage_path=study.work_dir, verbose=0, callbacks=[TuneEvents()]),
         )
-    _settle(Path(study.work_dir), tuner.fit())
+    results = tuner.fit()
+    for cohort in cohorts:
+        ray.kill(cohort)  # a student that was stopped may be writing its record still
+    _settle(Path(study.work_dir), results)
+
+
+def _cohorts(study: Study, resources: Resources, trials: int, processes: int) -> tuple[list[Any], int]:
+    """Starts the cohorts of a sweep, if it has any; and how many trials run at a time.
+
+    Args:
+        trials: in all, the baseline included.
+        processes: that the cluster holds and the trials fill.
+    """
+    most = study.spec.trial.max_concurrent or trials
+    if study.spec.cohort.size == "off" or resources.workers > 1:
+        return [], min(processes, most)
+    processes = min(processes, most)
+    size = cohort_size(
+        study.spec.cohort.size, min(trials, most), processes, study.weights, study.free_bytes // processes
+    )
+    need = resources.per_worker()
+    worker = ray.remote(Cohort).options(
+        num_cpus=need["CPU"],
+        num_gpus=need.get("GPU", 0),
+        max_concurrency=2 * size + 8,  # a thread for each student's events, and for calls that end one
+        max_restarts=-1,
+    )
+    return [worker.remote(study) for _ in range(processes)], min(processes * size, most)
+
+
+def _places(cohorts: list[Any]) -> Any:
+    return ray.remote(Places).options(num_cpus=0).remote(len(cohorts))
 
 
 def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
@@ -258,6 +295,8 @@ def _prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
 
 
 def _prepare_here(study: Study) -> tuple[Study, list[str]]:
+    import torch
+
     from rdistill.check import Report, build_reporting
     from rdistill.sweep.check import check_sweep, settle_pairs
     from rdistill.train import evaluate_teachers
@@ -269,7 +308,10 @@ def _prepare_here(study: Study) -> tuple[Study, list[str]]:
     assert distiller is not None
     spec, left_out = settle_pairs(base, study.spec, distiller)
     check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
-    return dataclasses.replace(study, spec=spec, teacher_metrics=evaluate_teachers(distiller, base)), left_out
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    weights = sum(weight.numel() for weight in distiller.parameters())
+    scores = evaluate_teachers(distiller, base)
+    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, weights=weights, free_bytes=free), left_out
 
 
 def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:

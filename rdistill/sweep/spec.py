@@ -89,6 +89,12 @@ class TrialResources(Section):
     max_concurrent: int | None = Field(default=None, ge=1)  # trials at a time; default: what the cluster holds
 
 
+class CohortSpec(Section):
+    """How many one-worker trials share a worker, its batches and its teacher."""
+
+    size: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "off"  # auto: an equal share that fits the memory
+
+
 class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
@@ -98,6 +104,7 @@ class SweepSpec(Section):
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     trial: TrialResources = TrialResources()
+    cohort: CohortSpec = CohortSpec()
     seed: int = Field(default=0, ge=0)  # of every trial: equal weights, data order and augmentation
 
     def num_trials(self, features: tuple[int, int]) -> int:
@@ -183,7 +190,12 @@ def _lines(error: ValidationError) -> list[str]:
         "choice": Choice,
         "pairs": Pairs,
     }
-    sections: dict[str, type[Section]] = {"search": Search, "scheduler": Scheduler, "trial": TrialResources}
+    sections: dict[str, type[Section]] = {
+        "search": Search,
+        "scheduler": Scheduler,
+        "trial": TrialResources,
+        "cohort": CohortSpec,
+    }
     lines = []
     for item in error.errors():
         # pydantic names the chosen member of a union in the path; the user's file does not.

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from rdistill.config import with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
+from rdistill.lockstep import Lane
 from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
 from rdistill.train_group import Resources, train_in_group
@@ -29,6 +30,8 @@ class Study:
     work_dir: str  # absolute
     teacher_metrics: list[dict[str, Any]]  # of each teacher
     trust_checkpoint: bool
+    weights: int = 0  # of one student, with its adapters; known once it was built
+    free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
 
 
 def trial_config(study: Study, trial_id: str, values: Mapping[str, Any]) -> Config:
@@ -38,7 +41,13 @@ def trial_config(study: Study, trial_id: str, values: Mapping[str, Any]) -> Conf
     return cfg
 
 
-def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+def run_trial(
+    study: Study,
+    trial_id: str,
+    values: dict[str, Any],
+    report: Callable[[dict[str, Any]], None],
+    lane: Lane | None = None,
+) -> None:
     """Trains one trial from where its folder says it is, and records it there.
 
     Args:
@@ -46,6 +55,7 @@ def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Calla
         trial_id: names the trial's folder.
         values: config key -> value that the searcher chose.
         report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
+        lane: the trial's place among the students of a cohort.
 
     Raises:
         Whatever training raises, after it is recorded.
@@ -69,12 +79,13 @@ def run_trial(study: Study, trial_id: str, values: dict[str, Any], report: Calla
             trust_checkpoint=study.trust_checkpoint,
             teacher_metrics=study.teacher_metrics,
             swept=values,
+            check=False,  # the sweep has, before its first trial
             listener=_Recorder(record, folder, report if workers == 1 else None),
         )
         if workers == 1:
             from rdistill.train import train
 
-            train(cfg, folder, **options)
+            train(cfg, folder, lane=lane, **options)
         else:
             trial = study.spec.trial
             resources = Resources(workers, trial.cpus_per_worker, trial.gpus_per_worker)

@@ -100,7 +100,13 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
     assert list(place.cwd.iterdir()) == []
     written = [str(file.relative_to(place.home)) for file in place.home.rglob("*") if file.is_file()]
     assert [file for file in written if not file.startswith(ALLOWED_AT_HOME)] == []
-    assert sorted(file.name for file in random_sweep.iterdir()) == ["best.pth", "best.py", "results.csv", "trials", "tune"]
+    assert sorted(file.name for file in random_sweep.iterdir()) == [
+        "best.pth",
+        "best.py",
+        "results.csv",
+        "trials",
+        "tune",
+    ]
     assert not list((place.root / "t").glob("rdistill-*"))
 
 
@@ -136,7 +142,7 @@ def test_a_trial_repeated_from_its_config(
 def test_asha_stops_trials_but_not_the_baseline(
     place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson
 ) -> None:
-    # Each trial is worse than the one before: what weighs more than the labels do spoils these few iterations.
+    # One at a time, so that whom ASHA stops does not depend on who is faster.
     file = place.sweep_file(
         "asha",
         {
@@ -199,9 +205,7 @@ def test_when_all_trials_fail(place: Place, tiny: Tiny, small: list[object], row
     }
     work_dir = place.root / "fails"
     file = place.sweep_file("fails", content)
-    done = place.run(
-        "sweep", file, "--work-dir", work_dir, *small, "--iters", 4, "--set", f"{RATE}={ABSURD}", status=1
-    )
+    done = place.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 4, "--set", f"{RATE}={ABSURD}", status=1)
     assert "no trial has a score: iteration 2: " in done.stderr.splitlines()[-1]
     assert {row["status"] for row in rows(work_dir).values()} == {"failed"}
     assert not (work_dir / "best.pth").exists()
@@ -236,7 +240,10 @@ def test_killed_and_resumed(
     times = {name: (work_dir / "trials" / name / "student.pth").stat().st_mtime_ns for name in done_before}
 
     refused = place.run(*arguments, status=2)
-    assert refused.stderr == f"error: {work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir\n"
+    assert (
+        refused.stderr
+        == f"error: {work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir\n"
+    )
 
     place.run(*arguments, "--resume")
     assert without_times(rows(work_dir)) == without_times(rows(random_sweep))

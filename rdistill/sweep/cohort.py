@@ -1,0 +1,86 @@
+"""Cohorts: several trials of a sweep as one worker, which draws a batch once and runs the teacher once.
+
+Each student stays a trial of Ray Tune's, in a process of its own that does nothing but pass on what its student in the
+cohort reports (:mod:`.thin`), so that Tune's schedulers and searchers act on it as on any trial.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from rdistill.lockstep import Lane, Lockstep
+from rdistill.sweep.space import decode
+from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
+from rdistill.sweep.trial import Study, one_line, run_trial
+
+BYTES_A_WEIGHT = 16  # value, gradient, momentum, and as much again to spare
+MEMORY_SHARE = 0.7  # of what is free, for students
+
+
+class Cohort:
+    """The worker. A Ray actor: :meth:`run` and :meth:`stop` come from the trials' processes, each in its own thread."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._lockstep = Lockstep()
+        self._lanes: dict[str, Lane] = {}
+        self._joined = threading.Event()
+        threading.Thread(target=self._work, name="cohort", daemon=True).start()
+
+    def run(self, trial_id: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Trains one student among the others; yields what it reports, and last how it ended.
+
+        ``values`` are as the searcher gave them.
+        """
+        events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        chosen = decode(values, self._study.spec)
+
+        def train(lane: Lane) -> None:
+            try:
+                run_trial(self._study, trial_id, chosen, lambda report: events.put((REPORTED, report)), lane)
+                events.put((FINISHED, None))
+            except Exception as error:
+                events.put((FAILED, one_line(error)))
+            except BaseException:
+                events.put((FINISHED, "stopped"))
+                raise
+
+        self._lanes[trial_id] = self._lockstep.join(trial_id, train)
+        self._joined.set()
+        while True:
+            event = events.get()
+            yield event
+            if event[0] != REPORTED:
+                return
+
+    def stop(self, trial_id: str) -> None:
+        """Takes a student out before its next batch; what it saved stays."""
+        if lane := self._lanes.get(trial_id):
+            lane.stopped = True
+
+    def _work(self) -> None:
+        while True:
+            self._joined.wait()
+            self._joined.clear()
+            while self._lockstep.step():
+                pass
+
+
+def cohort_size(wanted: int | str, trials: int, cohorts: int, weights: int, free_bytes: int) -> int:
+    """How many students a cohort holds.
+
+    Args:
+        wanted: of the sweep file: a number, or 'auto'.
+        trials: in all.
+        cohorts: at work at a time.
+        weights: of one student, its adapters included.
+        free_bytes: of memory, on the device that trains, for one cohort.
+    """
+    share = -(-trials // cohorts)
+    if wanted != "auto":
+        return min(int(wanted), share)
+    fits = int(free_bytes * MEMORY_SHARE / (weights * BYTES_A_WEIGHT))
+    return max(1, min(share, fits))

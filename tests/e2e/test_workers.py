@@ -1,0 +1,131 @@
+"""Several training workers: the same student as one worker, from the same global batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import Place
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT = "distill.losses.logits.weight"
+# Two workers with half a batch each compute what one computes with all of it only where nothing looks across the
+# batch, as BatchNorm does, and mmseg's mean over weighted classes, and where no worker draws random numbers.
+GROUP_NORM = "{'type': 'GN', 'num_groups': 2}"
+WITHOUT_BATCH_STATISTICS = [
+    "--set", f"model.backbone.norm_cfg={GROUP_NORM}", "--set", f"model.decode_head.norm_cfg={GROUP_NORM}",
+    "--set", "model.decode_head.dropout_ratio=0", "--set", "model.decode_head.loss_decode.class_weight=None",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 4, "--val-interval", 3]
+
+
+@pytest.fixture(scope="module")
+def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
+    """The same distilled run of six iterations with one worker and with two."""
+    folders = [place.root / "one", place.root / "two"]
+    for workers, folder in enumerate(folders, start=1):
+        place.run(
+            "train", tiny.folder / "distill.py", "--work-dir", folder, "--workers", workers, "--seed", 4, *small,
+            "--iters", 6, *WITHOUT_BATCH_STATISTICS, "--set", "default_hooks.logger.interval=1",
+        )  # fmt: skip
+    return folders
+
+
+def test_same_files_and_metrics(runs: list[Path]) -> None:
+    one, two = ({file.name for file in folder.iterdir() if file.suffix in (".pth", ".py", ".json")} for folder in runs)
+    assert one == two == {"best.pth", "last.pth", "student.pth", "student.py", "config.py", "metrics.json"}
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
+    assert metrics[0].keys() == metrics[1].keys()
+    assert [one["seed"] for one in metrics] == [4, 4] and [one["iter"] for one in metrics] == [6, 6]
+    assert metrics[0]["teacher_mIoU"] == metrics[1]["teacher_mIoU"]
+    assert abs(metrics[0]["last"]["mIoU"] - metrics[1]["last"]["mIoU"]) < 0.5  # a pixel on the boundary may tip over
+
+
+def test_same_student(runs: list[Path]) -> None:
+    """Weights and the losses' adapters, after six steps of averaged gradients."""
+    one, two = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in runs)
+    assert one.keys() == two.keys() and any(key.startswith("terms.") for key in one)
+    apart = max((value.double() - two[key].double()).abs().max().item() for key, value in one.items())
+    assert apart < 1e-5
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    """The losses of each iteration, as mmengine logs them."""
+    (file,) = folder.glob("*/vis_data/scalars.json")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_both_learn_from_every_loss(runs: list[Path]) -> None:
+    """Two workers log what the first saw of its half batch: near the whole batch's, never the same."""
+    one, two = (logged(folder) for folder in runs)
+    assert len(one) == len(two) == 6
+    for ours, theirs in zip(one, two, strict=True):
+        names = {name for name in ours if "loss" in name}
+        assert names == {name for name in theirs if "loss" in name}
+        assert {"distill.loss_logits", "distill.loss_hidden", "decode.loss_ce"} <= names
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.25)
+        assert ours["lr"] == theirs["lr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", 3], "train_dataloader.batch_size: 3 images do not divide among 2 workers; set --batch-size"),
+        (
+            ["--set", "distill.features.student.1=backbone.layre4"],
+            "distill.features.student[1]: feature 'backbone.layre4': EncoderDecoder has no layer 'backbone.layre4'; "
+            "did you mean 'backbone.layer4'?",
+        ),
+        (["--cpus-per-worker", 999], "a run of 2 workers takes 1998 CPU (the cluster has"),
+    ],
+    ids=["batch does not divide", "wrong layer", "too many CPUs"],
+)
+def test_a_mistake_is_one_line(
+    place: Place, tiny: Tiny, small: list[object], tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    done = place.run(
+        "train",
+        tiny.folder / "distill.py",
+        "--work-dir",
+        tmp_path / "run",
+        "--workers",
+        2,
+        *small,
+        *arguments,
+        status=2,
+    )
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_a_sweep_of_two_worker_trials(
+    place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
+) -> None:
+    content: dict[str, Any] = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [7.5]}},
+        "search": {"type": "grid"},
+        "trial": {"workers": 2, "cpus_per_worker": 0.5},
+    }
+    work_dir = place.root / "w"
+    place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
+    found = rows(work_dir)
+    assert set(found) == {"baseline", "t0001"}
+    for name, row in found.items():
+        assert (row["status"], row["iterations"]) == ("finished", "6")
+        assert (work_dir / "trials" / name / "student.pth").is_file()
+        history = json.loads((work_dir / "trials" / name / "trial.json").read_text())["history"]
+        assert [entry["iter"] for entry in history] == [3, 6]
+    assert found["t0001"][WEIGHT] == "7.5"
+    assert (work_dir / "best.pth").is_file() and (work_dir / "best.py").is_file()
