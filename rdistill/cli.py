@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -307,8 +308,12 @@ def synthetic(
 
 def main() -> None:
     """The console script: turns errors into one line and an exit status."""
-    # Nothing of ours may look for a network or write to the home directory by itself.
+    # Nothing may look for a network or write to the home directory by itself: not wandb, matplotlib or yapf either.
     os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))  # where asked-for weights belong
+    caches = Path(tempfile.gettempdir(), f"rdistill-{os.getuid()}")
+    os.environ.setdefault("XDG_CACHE_HOME", str(caches))
+    os.environ.setdefault("MPLCONFIGDIR", str(caches / "matplotlib"))
     try:
         app()
     except UserError as error:

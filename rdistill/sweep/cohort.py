@@ -56,6 +56,9 @@ class Cohort:
             if event[0] != REPORTED:
                 return
 
+    def ready(self) -> None:
+        """Returns once the cohort is there."""
+
     def stop(self, trial_id: str) -> None:
         """Takes a student out before its next batch; what it saved stays."""
         if lane := self._lanes.get(trial_id):

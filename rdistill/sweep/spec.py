@@ -92,7 +92,7 @@ class TrialResources(Section):
 class CohortSpec(Section):
     """How many one-worker trials share a worker, its batches and its teacher."""
 
-    size: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "off"  # auto: an equal share that fits the memory
+    size: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"  # auto: an equal share that fits the memory
 
 
 class SweepSpec(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -9,6 +10,7 @@ from ray import tune
 
 REPORTED, FINISHED, FAILED = "reported", "finished", "failed"
 ATTEMPTS = 3  # of a trial whose cohort died
+RESTART_S = 120  # seconds that a cohort may take to be there again
 
 
 class Places:
@@ -45,10 +47,24 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
             except ray.exceptions.RayActorError:
                 if attempt == ATTEMPTS - 1:
                     raise
+                _await_restart(cohort)
     finally:
         # Also when Tune stops the trial: it raises SystemExit out of a report.
         cohort.stop.remote(config["id"])
         places.leave.remote(number)
+
+
+def _await_restart(cohort: Any) -> None:
+    """Returns when Ray has started the cohort again. Raises RayActorError when it does not in time."""
+    deadline = time.monotonic() + RESTART_S
+    while True:
+        try:
+            ray.get(cohort.ready.remote())
+            return
+        except ray.exceptions.RayActorError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _follow_once(cohort: Any, trial_id: str, values: dict[str, Any]) -> bool:

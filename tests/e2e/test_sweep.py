@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
@@ -223,8 +224,11 @@ def records(work_dir: Path) -> Iterator[dict[str, Any]]:
 def test_killed_and_resumed(
     random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
 ) -> None:
+    """Ends as the sweep that nobody killed, also with another number of trials at a time."""
     work_dir = place.root / "k"
-    arguments = ["sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12]
+    one_at_a_time = {**yaml.safe_load(random_file.read_text()), "trial": {"max_concurrent": 1}}
+    file = place.sweep_file("killed", one_at_a_time)
+    arguments = ["sweep", file, "--work-dir", work_dir, *small, "--iters", 12]
     with place.start(*arguments) as driver:
         waited_until = time.monotonic() + TIMEOUT_S
         while not any(record["status"] == "finished" for record in records(work_dir)):

@@ -1,0 +1,99 @@
+"""Cohorts: the same numbers as trials one by one, whatever happens to the worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
+ABSURD = 1e30  # a learning rate: the second iteration's loss is NaN
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+
+
+def study(tiny: Tiny, size: int | str) -> dict[str, Any]:
+    return {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {
+            WEIGHT: {"type": "choice", "values": [3.0, 30.0]},
+            RATE: {"type": "choice", "values": [0.03, ABSURD]},
+        },
+        "search": {"type": "grid", "seed": 1},
+        "cohort": {"size": size},
+    }
+
+
+def arguments(tiny: Tiny, iters: int) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", iters]
+
+
+def scores(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: {**row, "seconds": ""} for name, row in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(place: Place, tiny: Tiny) -> Path:
+    work_dir = place.root / "off"
+    place.run("sweep", place.sweep_file("off", study(tiny, "off")), "--work-dir", work_dir, *arguments(tiny, 6))
+    return work_dir
+
+
+def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: Rows) -> None:
+    """Every row, and every student to the last bit; the two that diverge leave by themselves."""
+    work_dir = place.root / "auto"
+    done = place.run(
+        "sweep", place.sweep_file("auto", study(tiny, "auto")), "--work-dir", work_dir, *arguments(tiny, 6)
+    )
+    assert "cohorts that share a teacher" in done.stdout
+    found = rows(work_dir)
+    assert scores(found) == scores(rows(alone))
+    assert sorted(row["status"] for row in found.values()) == ["failed"] * 2 + ["finished"] * 3
+    for name, row in found.items():
+        if row["status"] == "finished":
+            ours, theirs = (
+                torch.load(folder / "trials" / name / "last.pth", weights_only=True)["state_dict"]
+                for folder in (work_dir, alone)
+            )
+            assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+
+
+def workers_of(place: Place) -> list[int]:
+    """Process ids of the cohorts that this test's cluster runs."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    pids = [int(line.split()[0]) for line in listed.splitlines() if "ray::Cohort" in line]
+    return [pid for pid in pids if str(place.root).encode() in Path(f"/proc/{pid}/environ").read_bytes()]
+
+
+def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> None:
+    """Killed with -9 after the first validations: every student goes on from its own checkpoint."""
+    work_dir = place.root / "killed"
+    content = study(tiny, 8)
+    content["space"] = {WEIGHT: {"type": "choice", "values": [3.0, 30.0]}}
+    content["trial"] = {"cpus_per_worker": 2}  # one cohort, where there are two cores
+    file = place.sweep_file("killed", content)
+    with place.start("sweep", file, "--work-dir", work_dir, *arguments(tiny, 200)) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not list(work_dir.glob("trials/t*/last.pth")):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.1)
+        killed = workers_of(place)
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, (out, err)
+    found = rows(work_dir)
+    assert {row["status"] for row in found.values()} == {"finished"}
+    assert {row["iterations"] for row in found.values()} == {"200"}
