@@ -311,7 +311,7 @@ def main() -> None:
     # Nothing may look for a network or write to the home directory by itself: not wandb, matplotlib or yapf either.
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))  # where asked-for weights belong
-    caches = Path(tempfile.gettempdir(), f"rdistill-{os.getuid()}")
+    caches = Path(tempfile.gettempdir(), f".cache-rdistill-{os.getuid()}")
     os.environ.setdefault("XDG_CACHE_HOME", str(caches))
     os.environ.setdefault("MPLCONFIGDIR", str(caches / "matplotlib"))
     try:
@@ -324,7 +324,7 @@ def main() -> None:
         print("interrupted; continue with --resume", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if type(error).__name__ != "DivergedError":
+        if type(error).__name__ not in ("DivergedError", "SweepFailedError"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

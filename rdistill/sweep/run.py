@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
+from rdistill.student_files import write_json
 from rdistill.sweep.cohort import Cohort, cohort_size
 from rdistill.sweep.results import (
     BASELINE,
@@ -90,6 +92,7 @@ def run_sweep(
     check_space(spec, base, str(sweep_file))
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
+    _same_study(work_dir, spec, base)
     with connected(address, work_dir, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
@@ -104,12 +107,19 @@ def run_sweep(
             name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         with SweepConsole(console, num_trials + 1, _iterations(base)):
-            _tune(study, resources, cohorts, at_once, resume)
-    return _conclude(work_dir, console)
+            complete = _tune(study, resources, cohorts, at_once, resume)
+    order = _conclude(work_dir, console)
+    if not complete:  # Tune ends by itself on Ctrl-C, and keeps what it needs to go on
+        raise KeyboardInterrupt
+    return order
 
 
-def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, resume: bool) -> None:
-    """Builds the Tuner (or restores it) and runs it; with cohorts, trials are students of theirs."""
+def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, resume: bool) -> bool:
+    """Builds the Tuner (or restores it) and runs it; with cohorts, trials are students of theirs.
+
+    Returns:
+        Whether all trials came to an end.
+    """
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     for name in ("ray.tune", "ray.train", "optuna"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's error is in its record, and in the table
@@ -142,6 +152,35 @@ def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, 
     for cohort in cohorts:
         ray.kill(cohort)  # a student that was stopped may be writing its record still
     _settle(Path(study.work_dir), results)
+    return all(trial.is_finished() for trial in results._experiment_analysis.trials)
+
+
+def _same_study(work_dir: Path, spec: SweepSpec, base: Config) -> None:
+    """Writes down what is swept, or makes sure that a resumed sweep is still the same.
+
+    Raises:
+        UserError: naming what has changed.
+    """
+    asked = json.loads(json.dumps({"sweep": spec.model_dump(), "config": base._cfg_dict.to_dict()}, default=str))
+    file = work_dir / "study.json"
+    if file.is_file():
+        changed = _differences(json.loads(file.read_text()), asked)
+        if changed:
+            raise UserError(
+                *(f"{work_dir}: --resume: {what}" for what in changed[:10]),
+                f"{work_dir}: is another study's; use another --work-dir, or what it was started with",
+            )
+        return
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(file, asked)
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Dotted keys in which two configs differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))]
+    return [] if old == new else [f"{where} was {old!r}, is {new!r}"]
 
 
 def _cohorts(study: Study, resources: Resources, trials: int, processes: int) -> tuple[list[Any], int]:
@@ -155,9 +194,8 @@ def _cohorts(study: Study, resources: Resources, trials: int, processes: int) ->
     if study.spec.cohort.size == "off" or resources.workers > 1:
         return [], min(processes, most)
     processes = min(processes, most)
-    size = cohort_size(
-        study.spec.cohort.size, min(trials, most), processes, study.weights, study.free_bytes // processes
-    )
+    free_bytes = study.free_bytes or int(ray.cluster_resources()["memory"]) // processes
+    size = cohort_size(study.spec.cohort.size, min(trials, most), processes, study.weights, free_bytes)
     need = resources.per_worker()
     worker = ray.remote(Cohort).options(
         num_cpus=need["CPU"],
@@ -191,6 +229,10 @@ def _trainable(config: dict[str, Any], study: Study) -> None:
 
 def _trial_name(trial: Any) -> str:
     return str(trial.config.get("id", trial.trial_id))
+
+
+class SweepFailedError(RuntimeError):
+    """No trial of a sweep came to a score."""
 
 
 class BaselineFirst(Searcher):
@@ -324,7 +366,7 @@ def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
         console.print(f"warning: {first} and {second} have different values and the same losses: a value has no effect")
     if not order or not order[0].best:
         reasons = next((record.reason for record in records if record.reason), "none was scored")
-        raise RuntimeError(f"no trial has a score: {reasons}")
+        raise SweepFailedError(f"no trial has a score: {reasons}")
     _write_best(work_dir, order[0])
     console.print(f"best      {order[0].id}: {work_dir}/best.pth with {work_dir}/best.py")
     console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")

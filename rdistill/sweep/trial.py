@@ -119,9 +119,11 @@ def _tell_tune(record: TrialRecord) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a reader of a table wants it."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (UserError, DivergedError)) else f"{type(error).__name__}: {text}"[:300]
+    """An error as a reader of a table wants it. Ray's own errors end with what happened, after a whole traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, (UserError, DivergedError)):
+        return " ".join(lines)
+    return f"{type(error).__name__}: {lines[-1]}"[:300]
 
 
 class _Recorder(Silent):
