@@ -48,6 +48,8 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
         finally:
             ray.shutdown()
         return
+    # Trials in a cohort are many thin processes: that is no mistake to be warned of.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # Ray asks for a token by default: one of this cluster alone, so that it writes none to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     temp_dir = scratch.absolute() / "ray"

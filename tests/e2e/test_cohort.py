@@ -56,7 +56,8 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
     done = place.run(
         "sweep", place.sweep_file("auto", study(tiny, "auto")), "--work-dir", work_dir, *arguments(tiny, 6)
     )
-    assert "cohorts that share a teacher" in done.stdout
+    assert "cohorts that share a teacher" in done.stdout and "5 at a time" in done.stdout
+    assert done.stderr == "" and "raylet" not in done.stdout
     found = rows(work_dir)
     assert scores(found) == scores(rows(alone))
     assert sorted(row["status"] for row in found.values()) == ["failed"] * 2 + ["finished"] * 3
