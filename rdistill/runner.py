@@ -115,6 +115,11 @@ def build_runner(
     ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
+    # mmengine keeps loggers, visualizers and the like in process-wide tables by name: one of its own for each run.
+    name = f"{Path(cfg.work_dir).name}-{time.time_ns()}"
+    built = {option: copy.deepcopy(cfg.get(option)) for option in options}
+    if built["visualizer"] is not None:
+        built["visualizer"]["name"] = name
     runner = _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
@@ -126,11 +131,10 @@ def build_runner(
         env_cfg=cfg.get("env_cfg") or dict(dist_cfg=dict(backend="nccl")),
         default_scope=cfg.get("default_scope", "mmseg"),
         randomness=cfg.randomness,
-        # mmengine keeps loggers and the like in process-wide tables under this name.
-        experiment_name=f"{Path(cfg.work_dir).name}-{time.time_ns()}",
+        experiment_name=name,
         cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
-        **{option: copy.deepcopy(cfg.get(option)) for option in options},
+        **built,
     )
     if lane is not None:
         with blaming("train_dataloader or val_dataloader"):
@@ -177,6 +181,5 @@ def release(runner: Runner) -> None:
         handler.close()
     for manager in (MMLogger, MessageHub, Visualizer):
         manager._instance_dict.pop(runner.experiment_name, None)
-    # Configs name their visualizer, each class has a table: the next run's curves would go to this run's files.
     runner.visualizer.close()
     type(runner.visualizer)._instance_dict.pop(runner.visualizer.instance_name, None)
