@@ -27,7 +27,6 @@ ROWS = (
     ("train",),
     ("train_group",),
     ("sweep",),
-    ("report",),
     ("cli",),
     ("__main__",),
 )

@@ -44,6 +44,7 @@ from rdistill.sweep.thin import Places, follow
 from rdistill.sweep.trial import Study, one_line, run_trial
 from rdistill.train_group import Resources
 
+STUDY = "study.json"  # what was asked for
 OBJECTIVE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
 # A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
 # that the group then lacks: so one byte of memory.
@@ -92,7 +93,9 @@ def run_sweep(
     check_space(spec, base, str(sweep_file))
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
-    _same_study(work_dir, spec, base)
+    # As JSON has it, to be compared with what is read back.
+    asked = json.loads(json.dumps({"sweep": spec.model_dump(), "config": base._cfg_dict.to_dict()}, default=str))
+    _same_study(work_dir, asked)
     with connected(address, work_dir, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         at_once = require_resources(resources.total(), f"{sweep_file}: one trial")
@@ -106,6 +109,8 @@ def run_sweep(
         for index, scores in enumerate(study.teacher_metrics):
             name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(work_dir / STUDY, asked)
         with SweepConsole(console, num_trials + 1, _iterations(base)):
             complete = _tune(study, resources, cohorts, at_once, resume)
     order = _conclude(work_dir, console)
@@ -155,24 +160,19 @@ def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, 
     return all(trial.is_finished() for trial in results._experiment_analysis.trials)
 
 
-def _same_study(work_dir: Path, spec: SweepSpec, base: Config) -> None:
-    """Writes down what is swept, or makes sure that a resumed sweep is still the same.
+def _same_study(work_dir: Path, study: dict[str, Any]) -> None:
+    """Makes sure that a resumed sweep is the one that was begun.
 
     Raises:
         UserError: naming what has changed.
     """
-    asked = json.loads(json.dumps({"sweep": spec.model_dump(), "config": base._cfg_dict.to_dict()}, default=str))
-    file = work_dir / "study.json"
-    if file.is_file():
-        changed = _differences(json.loads(file.read_text()), asked)
-        if changed:
-            raise UserError(
-                *(f"{work_dir}: --resume: {what}" for what in changed[:10]),
-                f"{work_dir}: is another study's; use another --work-dir, or what it was started with",
-            )
-        return
-    work_dir.mkdir(parents=True, exist_ok=True)
-    write_json(file, asked)
+    file = work_dir / STUDY
+    changed = _differences(json.loads(file.read_text()), study) if file.is_file() else []
+    if changed:
+        raise UserError(
+            *(f"{work_dir}: --resume: {what}" for what in changed[:10]),
+            f"{work_dir}: is another study's; use another --work-dir, or what it was started with",
+        )
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
