@@ -84,6 +84,7 @@ def test_gradient_accumulation(tiny: Tiny, tmp_path: Path, recorder: Recorder) -
     assert not torch.equal(weights[1], weights[2])
 
 
+@pytest.mark.e2e
 def test_nothing_is_kept_alive_over_200_steps(tiny: Tiny, stream_batches: Batches) -> None:
     """The number of tensors in the process does not grow from step to step."""
     cfg = tiny.load("distill", size="16")
