@@ -25,8 +25,10 @@ setup(
         "onedl-mmsegmentation>=1.4.2",
         # `default` holds the State API, by which Tune frees the workers of a trial that it stopped.
         "ray[train,tune,default]>=2.60",
+        "jinja2>=3.1",
         "optuna>=5.0",
         "pandas>=2.2",
+        "plotly>=6",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
@@ -35,8 +37,10 @@ setup(
         "wandb>=0.18",
     ],
     extras_require={
-        "dev": ["mypy", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+        "dev": ["jsonschema", "moto[server,s3]", "mypy", "playwright", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+        "mlflow": ["mlflow-skinny"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "png": ["kaleido>=1"],  # pictures of the report; draws with the machine's Chrome or Chromium
     },
     entry_points={"console_scripts": ["rdistill = rdistill.cli:main"]},
 )
