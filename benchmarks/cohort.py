@@ -25,7 +25,7 @@ from rdistill.config import Shortcuts, load_config, read_config_file, with_overr
 from rdistill.data.synthetic import generate
 from rdistill.lockstep import Lane, Lockstep
 from rdistill.segmentor import build_segmentor
-from rdistill.train import train
+from rdistill.training import train
 
 REPO = Path(__file__).parents[1]
 CONFIGS = {

@@ -118,7 +118,7 @@ def train(
     with RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
         if workers == 1:
-            from rdistill.train import train as run
+            from rdistill.training import train as run
 
             metrics = run(cfg, work_dir, **options)
         else:
@@ -162,7 +162,7 @@ def evaluate(
         raise UserError(f"--split: must be val or test, got {split!r}")
     shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers)
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
-    from rdistill.train import evaluate_checkpoint
+    from rdistill.training import evaluate_checkpoint
 
     metrics = evaluate_checkpoint(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
     if as_json:

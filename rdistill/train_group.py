@@ -48,14 +48,14 @@ def train_in_group(
     callbacks: list[Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """As :func:`rdistill.train.train`, with the batch divided among ``resources.workers`` processes.
+    """As :func:`rdistill.training.train`, with the batch divided among ``resources.workers`` processes.
 
     ``work_dir`` must be on a disk that all nodes share. ``callbacks`` are Ray Train's own.
 
     Raises:
         UserError: as ``train``; also when the cluster is too small.
     """
-    from rdistill.train import refuse_overwriting
+    from rdistill.training import refuse_overwriting
 
     work_dir = Path(work_dir).absolute()
     refuse_overwriting(work_dir, options.get("resume", False))
@@ -97,7 +97,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs. It has no console: what it has to tell goes through the queue."""
     import ray.train
 
-    from rdistill.train import train
+    from rdistill.training import train
 
     rank = ray.train.get_context().get_world_rank()
     listener = _WorkerListener(config["events"] if rank == 0 else None)

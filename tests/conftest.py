@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rdistill.config import Shortcuts, load_config, read_config_file
 from rdistill.data import synthetic
 from rdistill.hooks import Silent
-from rdistill.train import train
+from rdistill.training import train
 
 REPO = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL = 6, 3

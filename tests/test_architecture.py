@@ -24,7 +24,7 @@ ROWS = (
     ("check",),
     ("lockstep",),
     ("runner", "student_files"),
-    ("train",),
+    ("training",),
     ("train_group",),
     ("sweep",),
     ("cli",),

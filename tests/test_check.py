@@ -23,7 +23,7 @@ from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.hooks import random_state
 from rdistill.sweep.check import check_sweep_file
-from rdistill.train import train
+from rdistill.training import train
 
 Check = Callable[..., Report]
 
@@ -100,7 +100,7 @@ def test_a_checked_run_is_the_same_run(
         check_run(cfg, distiller=distiller, work_dir=tmp_path).raise_problems()
         return distiller
 
-    monkeypatch.setattr("rdistill.train.build_distiller", build_and_check)
+    monkeypatch.setattr("rdistill.training.build_distiller", build_and_check)
     train(tiny.load("distill"), tmp_path / "run")
     assert state_equal(Run(tmp_path / "run", {}).weights(), distilled_run.weights())
 

@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from rdistill.hooks import DivergedError, random_state, seed_everything, set_random_state, unwrap
-from rdistill.train import train
+from rdistill.training import train
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 

@@ -16,7 +16,7 @@ from rdistill import teacher as teacher_module
 from rdistill.config import with_overrides, without_distillation
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane, Lockstep
-from rdistill.train import train
+from rdistill.training import train
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 KNOWN: list[dict[str, Any]] = [{}]  # the teacher's scores are not what is tested

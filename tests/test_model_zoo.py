@@ -12,7 +12,7 @@ from conftest import REPO, Tiny
 from rdistill.config import Shortcuts, load_config, read_config_file
 from rdistill.distiller import build_distiller
 from rdistill.segmentor import build_segmentor
-from rdistill.train import train
+from rdistill.training import train
 
 # name: mmseg's base, what makes it small, one feature, pixels
 ZOO: dict[str, tuple[str, dict[str, Any], str, int]] = {

@@ -18,7 +18,7 @@ from rdistill.errors import UserError
 from rdistill.features import as_maps
 from rdistill.losses import functional
 from rdistill.teacher import EmaTeacher, mean_logits
-from rdistill.train import train
+from rdistill.training import train
 
 Batches = Callable[..., list[dict[str, Any]]]
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]

@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from rdistill.distiller import build_distiller
-from rdistill.train import train
+from rdistill.training import train
 
 Batches = Callable[..., list[dict[str, Any]]]
 

@@ -341,7 +341,7 @@ def _prepare_here(study: Study) -> tuple[Study, list[str]]:
 
     from rdistill.check import Report, build_reporting
     from rdistill.sweep.check import check_sweep, settle_pairs
-    from rdistill.train import evaluate_teachers
+    from rdistill.training import evaluate_teachers
 
     base, trust = study.base, study.trust_checkpoint
     report = Report()

@@ -83,7 +83,7 @@ def run_trial(
             listener=_Recorder(record, folder, report if workers == 1 else None),
         )
         if workers == 1:
-            from rdistill.train import train
+            from rdistill.training import train
 
             train(cfg, folder, lane=lane, **options)
         else:

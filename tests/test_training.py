@@ -22,7 +22,7 @@ from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
 from rdistill.hooks import DivergedError, Silent
 from rdistill.segmentor import build_segmentor
-from rdistill.train import evaluate_checkpoint, evaluate_teachers, train
+from rdistill.training import evaluate_checkpoint, evaluate_teachers, train
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
