@@ -9,9 +9,20 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
 CLASSES_SHOWN = 4  # with more classes, a validation line shows mIoU alone
+
+
+def updates_in_place(console: Console) -> bool:
+    """Whether a console can draw over what it has drawn: a terminal that knows control codes, or a notebook."""
+    return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
+
+
+def duration(seconds: float) -> str:
+    """``0:01:05``."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 class RunConsole:
@@ -43,15 +54,17 @@ class RunConsole:
             self.console.print(f"student   {facts['student_start']}", highlight=False, soft_wrap=True)
         if first_iteration:
             self.console.print(f"resumed   at iteration {first_iteration}")
-        if self.console.is_terminal:
+        if updates_in_place(self.console):
             columns = [
                 TextColumn("training "),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TextColumn("eta"),
                 TimeRemainingColumn(),
+                # Takes what is left of the line, and is cut where there are more losses than fit.
+                TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             ]
-            self._bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=self.console, transient=True)
+            self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
             self._task = self._bar.add_task("", total=last_iteration, completed=first_iteration, losses="")
             self._bar.start()
 
@@ -62,7 +75,7 @@ class RunConsole:
         elif iteration >= self._next_line:
             self._next_line = iteration + self._line_every
             rate = (time.monotonic() - self._since) / max(1, iteration - self._first)
-            eta = timedelta(seconds=round(rate * (self._last - iteration)))
+            eta = duration(rate * (self._last - iteration))
             self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False, soft_wrap=True)
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 BASELINE = "baseline"
 RECORD = "trial.json"
+PROGRESS = "progress"  # in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 

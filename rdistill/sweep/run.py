@@ -26,6 +26,8 @@ from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
 from rdistill.student_files import write_json
 from rdistill.sweep.cohort import Cohort, cohort_size
+from rdistill.sweep.events import TuneEvents, watched_by
+from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.results import (
     BASELINE,
     TRIALS,
@@ -39,7 +41,7 @@ from rdistill.sweep.results import (
 )
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import SweepSpec, read_sweep
-from rdistill.sweep.table import SweepConsole, TuneEvents, print_leaderboard
+from rdistill.sweep.table import print_leaderboard
 from rdistill.sweep.thin import Places, follow
 from rdistill.sweep.trial import Study, one_line, run_trial
 from rdistill.train_group import Resources
@@ -111,7 +113,9 @@ def run_sweep(
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
-        with SweepConsole(console, num_trials + 1, _iterations(base)):
+        with SweepConsole(console, work_dir, _iterations(base), sweep_file.stem) as shown, watched_by(shown):
+            shown.expect(BASELINE, 1)
+            shown.expect("search", num_trials)
             complete = _tune(study, resources, cohorts, at_once, resume)
     order = _conclude(work_dir, console)
     if not complete:  # Tune ends by itself on Ctrl-C, and keeps what it needs to go on

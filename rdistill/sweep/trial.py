@@ -14,11 +14,12 @@ from rdistill.config import with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane
-from rdistill.sweep.results import BASELINE, TRIALS, TrialRecord, load_record
+from rdistill.sweep.results import BASELINE, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
 from rdistill.train_group import Resources, train_in_group
 
 LOSSES_KEPT = 200  # entries of a trial's loss history
+PROGRESS_EVERY_S = 1.0  # at most so often a trial writes down how far it is
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,16 @@ class _Recorder(Silent):
         self.record.effective = dict(facts["effective"])
         self._since = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
         self._keep_every = max(1, last_iteration // LOSSES_KEPT)
+        self._next_progress = 0.0
         self.record.save(self.folder)
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         kept = self.record.losses
         if not kept or iteration - kept[-1]["iter"] >= self._keep_every:
             kept.append({"iter": iteration, **values})
+        if time.monotonic() >= self._next_progress:  # for the console, which learns of validations alone from Tune
+            self._next_progress = time.monotonic() + PROGRESS_EVERY_S
+            (self.folder / PROGRESS).write_text(str(iteration))
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         seconds = round(time.monotonic() - self._since, 2)
