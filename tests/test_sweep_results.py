@@ -117,6 +117,8 @@ def test_columns_and_values(tmp_path: Path) -> None:
     rows = table(tmp_path, baseline, trial)
     assert rows[0] == {
         "id": "t0001",
+        "phase": "search",
+        "of": "",
         "status": "finished",
         PAIR: "[0, 2]",
         WEIGHT: "3.0",

@@ -201,13 +201,13 @@ class Noting(Searcher):
 
 def test_the_baseline_comes_first_and_the_searcher_never_hears_of_it() -> None:
     inner = Noting()
-    searcher = BaselineFirst(inner)
+    searcher = BaselineFirst(inner, study({"k": {"type": "int", "low": 1, "high": 9}}, seed=4))
     found = [searcher.suggest(name) for name in "abcde"]
     assert found == [
-        {"id": BASELINE, "values": {}},
-        {"id": "t0001", "values": {"k": 1}},
-        {"id": "t0002", "values": {"k": 2}},
-        {"id": "t0003", "values": {"k": 3}},
+        {"id": BASELINE, "phase": "baseline", "of": "", "seed": 0, "values": {}},
+        {"id": "t0001", "phase": "search", "of": "", "seed": 0, "values": {"k": 1}},
+        {"id": "t0002", "phase": "search", "of": "", "seed": 0, "values": {"k": 2}},
+        {"id": "t0003", "phase": "search", "of": "", "seed": 0, "values": {"k": 3}},
         Searcher.FINISHED,
     ]
     for name in "ba":
@@ -224,7 +224,7 @@ def test_search_state_survives(distill: DistillSpec, tmp_path: Any) -> None:
 
     def searcher() -> ConcurrencyLimiter:
         inner = OptunaSearch(space=space, metric=OBJECTIVE, mode="max", sampler=sampler(spec, space))
-        return ConcurrencyLimiter(BaselineFirst(inner), max_concurrent=2)
+        return ConcurrencyLimiter(BaselineFirst(inner, spec), max_concurrent=2)
 
     original, restored = searcher(), searcher()
     assert original.suggest("a")["id"] == BASELINE

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdistill.lockstep import Lane, Lockstep
-from rdistill.sweep.space import decode
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
 from rdistill.sweep.trial import Study, one_line, run_trial
 
@@ -30,17 +29,16 @@ class Cohort:
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
 
-    def run(self, trial_id: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Trains one student among the others; yields what it reports, and last how it ended.
 
-        ``values`` are as the searcher gave them.
+        ``trial`` is as :func:`rdistill.sweep.trial.run_trial` takes it.
         """
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        chosen = decode(values, self._study.spec)
 
         def train(lane: Lane) -> None:
             try:
-                run_trial(self._study, trial_id, chosen, lambda report: events.put((REPORTED, report)), lane)
+                run_trial(self._study, trial, lambda report: events.put((REPORTED, report)), lane)
                 events.put((FINISHED, None))
             except Exception as error:
                 events.put((FAILED, one_line(error)))
@@ -48,7 +46,7 @@ class Cohort:
                 events.put((FINISHED, "stopped"))
                 raise
 
-        self._lanes[trial_id] = self._lockstep.join(trial_id, train)
+        self._lanes[trial["id"]] = self._lockstep.join(trial["id"], train)
         self._joined.set()
         while True:
             event = events.get()

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-BASELINE = "baseline"
+BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
+SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
 RECORD = "trial.json"
 PROGRESS = "progress"  # in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
@@ -28,16 +29,30 @@ class TrialRecord:
     id: str
     values: dict[str, Any]  # config key -> value, as the searcher chose
     seed: int
+    phase: str = ""  # SEARCHED, BASELINE (a student alone, searched or not) or CONFIRMED; by default as the id says
+    of: str = ""  # of a confirmation run: the id of the trial whose configuration it repeats
+    attempts: int = 0  # processes that have worked on it, each from where the last one stopped
     status: str = "running"
     reason: str = ""  # of a failure: one line
     effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
     history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
+    objectives: dict[str, float] = field(default_factory=dict)  # of the sweep's objectives, those known before training
+    test: dict[str, Any] | None = None  # scores on the test split; of confirmation runs, once
+
+    def __post_init__(self) -> None:
+        self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)
+
+    @property
+    def configuration(self) -> str:
+        """The id of the trial whose configuration this is: its own, or that of the one it repeats."""
+        return self.of or self.id
 
     @property
     def is_baseline(self) -> bool:
-        return self.id == BASELINE
+        """Whether it trains the student alone."""
+        return self.configuration.startswith("b")
 
     @property
     def best(self) -> dict[str, Any]:
@@ -111,6 +126,8 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
         rows.append(
             {
                 "id": record.id,
+                "phase": record.phase,
+                "of": record.of,
                 "status": record.status,
                 # What the trial really used; what was asked for where it failed before that was known.
                 **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},

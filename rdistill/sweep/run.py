@@ -30,6 +30,7 @@ from rdistill.sweep.events import TuneEvents, watched_by
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.results import (
     BASELINE,
+    SEARCHED,
     TRIALS,
     TrialRecord,
     gain,
@@ -228,7 +229,7 @@ def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
 
 def _trainable(config: dict[str, Any], study: Study) -> None:
     """What Tune calls in a trial's process."""
-    run_trial(study, config["id"], decode(config["values"], study.spec), tune.report)
+    run_trial(study, config, tune.report)
 
 
 def _trial_name(trial: Any) -> str:
@@ -244,10 +245,12 @@ class BaselineFirst(Searcher):
 
     Args:
         searcher: is neither asked about the baseline nor told of it.
+        spec: the sweep.
     """
 
-    def __init__(self, searcher: Searcher) -> None:
+    def __init__(self, searcher: Searcher, spec: SweepSpec) -> None:
         super().__init__(metric=searcher.metric, mode=searcher.mode)
+        self.spec = spec
         self.searcher = searcher
         self.baseline: str | None = None  # Tune's id of it
         self.suggested = 0
@@ -255,12 +258,15 @@ class BaselineFirst(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self.baseline is None:
             self.baseline = trial_id
-            return {"id": BASELINE, "values": {}}
+            return self._trial(BASELINE, BASELINE, {})
         values = self.searcher.suggest(trial_id)
         if values is None or values == Searcher.FINISHED:
             return values
         self.suggested += 1
-        return {"id": f"t{self.suggested:04d}", "values": values}
+        return self._trial(f"t{self.suggested:04d}", SEARCHED, decode(values, self.spec))
+
+    def _trial(self, trial_id: str, phase: str, values: dict[str, Any]) -> dict[str, Any]:
+        return {"id": trial_id, "phase": phase, "of": "", "seed": self.spec.seed, "values": values}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id != self.baseline:
@@ -307,7 +313,9 @@ def _search(study: Study, at_once: int) -> Searcher:
     space = distributions(study.spec, distill)
     inner = OptunaSearch(space=space, metric=OBJECTIVE, mode="max", sampler=sampler(study.spec, space))
     # TPE learns from what is finished when it is asked: in batches, that does not depend on who was faster.
-    return ConcurrencyLimiter(BaselineFirst(inner), max_concurrent=at_once, batch=study.spec.search.type == "optuna")
+    return ConcurrencyLimiter(
+        BaselineFirst(inner, study.spec), max_concurrent=at_once, batch=study.spec.search.type == "optuna"
+    )
 
 
 def _scheduler(study: Study) -> TrialScheduler:

@@ -42,7 +42,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     try:
         for attempt in range(ATTEMPTS):
             try:
-                if _follow_once(cohort, config["id"], config["values"]):
+                if _follow_once(cohort, config):
                     return
             except ray.exceptions.RayActorError:
                 if attempt == ATTEMPTS - 1:
@@ -67,8 +67,8 @@ def _await_restart(cohort: Any) -> None:
             time.sleep(1)
 
 
-def _follow_once(cohort: Any, trial_id: str, values: dict[str, Any]) -> bool:
-    for ref in cohort.run.options(num_returns="streaming").remote(trial_id, values):
+def _follow_once(cohort: Any, trial: dict[str, Any]) -> bool:
+    for ref in cohort.run.options(num_returns="streaming").remote(trial):
         event, what = ray.get(ref)
         if event == REPORTED:
             tune.report(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rdistill.config import with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane
-from rdistill.sweep.results import BASELINE, PROGRESS, TRIALS, TrialRecord, load_record
+from rdistill.sweep.results import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
 from rdistill.train_group import Resources, train_in_group
 
@@ -35,17 +36,17 @@ class Study:
     free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
 
 
-def trial_config(study: Study, trial_id: str, values: Mapping[str, Any]) -> Config:
-    """The config of one trial: the base with its values, or without distillation for the baseline."""
-    cfg = without_distillation(study.base) if trial_id == BASELINE else with_overrides(study.base, values)
-    cfg.randomness = dict(seed=study.spec.seed)
+def trial_config(study: Study, record: TrialRecord) -> Config:
+    """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
+    cfg = without_distillation(study.base) if record.is_baseline else study.base
+    cfg = with_overrides(cfg, record.values)
+    cfg.randomness = dict(seed=record.seed)
     return cfg
 
 
 def run_trial(
     study: Study,
-    trial_id: str,
-    values: dict[str, Any],
+    trial: Mapping[str, Any],
     report: Callable[[dict[str, Any]], None],
     lane: Lane | None = None,
 ) -> None:
@@ -53,33 +54,34 @@ def run_trial(
 
     Args:
         study: what all trials share.
-        trial_id: names the trial's folder.
-        values: config key -> value that the searcher chose.
+        trial: what it is, as Tune has it in its config: ``id``, which names its folder, ``phase``, ``of``, ``seed``
+            and ``values``, as in :class:`rdistill.sweep.results.TrialRecord`.
         report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
         lane: the trial's place among the students of a cohort.
 
     Raises:
         Whatever training raises, after it is recorded.
     """
-    folder = Path(study.work_dir, TRIALS, trial_id)
-    record = load_record(folder) or TrialRecord(trial_id, values, study.spec.seed)
-    if record.status == "finished" and record.values == values:
+    folder = Path(study.work_dir, TRIALS, trial["id"])
+    record = _begun(folder, TrialRecord(**trial))
+    if record.status == "finished":
         # It ended after Tune last saved its own state, and then the driver died.
         report(_score(record))
         return
     record.status, record.reason = "running", ""
+    record.attempts += 1
     record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
     record.save(folder)
     workers = study.spec.trial.workers
     try:
-        cfg = trial_config(study, trial_id, values)
+        cfg = trial_config(study, record)
         cfg.dump(folder / "trial.py")
         options: dict[str, Any] = dict(
-            seed=study.spec.seed,
+            seed=record.seed,
             resume=True,
             trust_checkpoint=study.trust_checkpoint,
             teacher_metrics=study.teacher_metrics,
-            swept=values,
+            swept=record.values,
             check=False,  # the sweep has, before its first trial
             listener=_Recorder(record, folder, report if workers == 1 else None),
         )
@@ -88,8 +90,8 @@ def run_trial(
 
             train(cfg, folder, lane=lane, **options)
         else:
-            trial = study.spec.trial
-            resources = Resources(workers, trial.cpus_per_worker, trial.gpus_per_worker)
+            each = study.spec.trial
+            resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
             train_in_group(cfg, folder, resources, callbacks=[_tell_tune(record)], **options)
     except (Exception, MemoryError) as error:
         record.status, record.reason = "failed", one_line(error)
@@ -97,6 +99,18 @@ def run_trial(
         raise
     record.status = "finished"
     record.save(folder)
+
+
+def _begun(folder: Path, asked: TrialRecord) -> TrialRecord:
+    """The record of the trial as far as it has come. What another trial of its name left is removed.
+
+    Such leftovers are there when the driver died before Tune first saved its state.
+    """
+    found = load_record(folder)
+    if found is not None and (found.values, found.seed) == (asked.values, asked.seed):
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    return asked
 
 
 def _score(record: TrialRecord) -> dict[str, Any]:
