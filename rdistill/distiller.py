@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill import checkpoint
+from rdistill import checkpoint, workers
 from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, distill_spec
 from rdistill.errors import UserError, blaming
 from rdistill.features import FeatureCapture, as_maps, parse_feature
@@ -106,10 +106,13 @@ class Distiller(BaseModel):
         return losses
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """As mmengine's, which adds up every key that contains "loss"; raw values only ride along."""
+        """As mmengine's, which adds up every key that contains "loss"; raw values only ride along.
+
+        What is logged is the mean over workers: the whole batch's, and all of them see the same NaN.
+        """
         raw = {key: value for key, value in losses.items() if key.startswith(RAW_PREFIX)}
         total, log_vars = super().parse_losses({key: value for key, value in losses.items() if key not in raw})
-        return total, {**log_vars, **raw}
+        return total, workers.mean_of_logs({**log_vars, **raw})
 
     def effective_values(self) -> dict[str, Any]:
         """What this model really uses, under the config keys that set it."""

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import autocast
 from torch import Tensor
 
+from rdistill import workers as training_workers
 from rdistill.config import DistillSpec
 from rdistill.data.datasets import random_state_of
 from rdistill.distiller import Distiller, _build_term, _one_or_all, _route
@@ -85,7 +86,7 @@ def untouched(distiller: Distiller) -> Iterator[None]:
     modes = [(module, module.training) for module in distiller.modules()]
     distiller.train()
     try:
-        with random_state_of(0):
+        with random_state_of(0), training_workers.alone():  # another worker may have stopped at a problem
             yield
     finally:
         with torch.no_grad():

@@ -12,6 +12,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     import mmseg.models  # registers the models
     from mmseg.datasets import BaseSegDataset
     from mmseg.evaluation.metrics import IoUMetric
+    from mmseg.models.losses import CrossEntropyLoss
     from mmseg.registry import DATASETS, METRICS, MODELS
 
-__all__ = ["DATASETS", "METRICS", "MODELS", "BaseSegDataset", "IoUMetric", "mmseg"]
+__all__ = ["DATASETS", "METRICS", "MODELS", "BaseSegDataset", "CrossEntropyLoss", "IoUMetric", "mmseg"]

@@ -21,7 +21,7 @@ from rdistill import checkpoint
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError, blaming, did_you_mean
-from rdistill.evaluation import use_class_iou
+from rdistill.evaluation import no_picture_twice, use_class_iou
 from rdistill.hooks import (
     CheckpointHook,
     DivergenceHook,
@@ -68,6 +68,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=seed)
     if world_size > 1:
+        no_picture_twice(cfg)
         cfg.launcher = "pytorch"
         if not torch.cuda.is_available():
             cfg.model_wrapper_cfg = dict(

@@ -19,7 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
-from rdistill import checkpoint
+from rdistill import checkpoint, workers
 from rdistill.check import check_run
 from rdistill.config import lookup
 from rdistill.distiller import Distiller, build_distiller
@@ -30,6 +30,7 @@ from rdistill.lockstep import Lane
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
 from rdistill.student_files import write_config, write_json, write_student
+from rdistill.task_loss import average_over_workers
 from rdistill.teacher import EmaTeacher
 
 
@@ -79,7 +80,7 @@ def train(
         if start_from and not cfg.resume:
             distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
         if check:
-            check_run(
+            report = check_run(
                 asked,
                 distiller=distiller,
                 work_dir=work_dir,
@@ -87,7 +88,11 @@ def train(
                 seed=seed,
                 trust_checkpoint=trust_checkpoint,
                 with_data=is_main_process(),
-            ).raise_problems()
+            )
+            if problems := dict.fromkeys(problem for one in workers.gather_objects(report.problems) for problem in one):
+                raise UserError(*problems)  # on all workers, or those without would wait for the others
+        if get_world_size() > 1:
+            average_over_workers(distiller.student)
         keeper = CheckpointHook(interval=checkpoint_interval(cfg))
         facts: dict[str, Any] = {}
         if distiller.start is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,3 +200,28 @@ def state_equal() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool
 def snapshot() -> Callable[[nn.Module], dict[str, Tensor]]:
     """A copy of a model's weights and buffers."""
     return lambda model: {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def _worker(rank: int, count: int, function: Callable[[int], Any], folder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))  # as Ray Train sets them
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
+    torch.save(function(rank), f"{folder}/{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def in_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Callable[[int], Any]], list[Any]]:
+    """Runs a function of the rank in some forked processes of one gloo group; returns what each returned."""
+
+    def run(count: int, function: Callable[[int], Any]) -> list[Any]:
+        folder = tmp_path_factory.mktemp("group")
+        context = multiprocessing.get_context("fork")
+        group = [context.Process(target=_worker, args=(r, count, function, str(folder))) for r in range(count)]
+        for process in group:
+            process.start()
+        for process in group:
+            process.join(timeout=240)
+        assert [process.exitcode for process in group] == [0] * count
+        return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(count)]
+
+    return run

@@ -12,6 +12,8 @@ What holds for all of them:
   anything is computed, so that neither their values (inf, NaN) nor their gradients exist; with every pixel
   masked the loss is a zero that is still connected to the graph;
 - nothing waits for the device: no python branch looks at a tensor's value;
+- with several workers, value (their mean) and gradient (as DDP averages it) are those of one worker with the whole
+  batch: :mod:`rdistill.workers`;
 - mismatched shapes raise ``ValueError``.
 """
 
@@ -25,6 +27,8 @@ from typing import Concatenate, ParamSpec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rdistill import workers
 
 # Below this squared norm a vector counts as zero. Generous on purpose: after a ReLU many positions are
 # exactly zero, and F.normalize's 1e-12 would send a gradient of 1e12 through each of them.
@@ -98,9 +102,17 @@ def _full_mask(mask: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` where ``valid`` (broadcastable to it); a zero in the graph where nothing is."""
+    """Mean of ``values`` where ``valid`` (broadcastable to it); a zero in the graph where nothing is.
+
+    Divided by the workers' mean count, so that the mean over workers is that of the whole batch.
+    """
     valid = valid.expand_as(values)
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    return torch.where(valid, values, 0.0).sum() / _count(valid.sum())
+
+
+def _count(own: Tensor) -> Tensor:
+    """How many there are to divide by: the mean over workers of their ``own``; not zero."""
+    return own.clamp(min=1) if workers.count() == 1 else workers.mean(own).clamp(min=1 / workers.count())
 
 
 @_loss(same_channels=True)
@@ -244,11 +256,14 @@ def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int
 
 
 def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
-    """N x C x H x W -> (N * nodes) x N x nodes: each node's log-distribution over each picture's nodes."""
+    """N x C x H x W -> (N * nodes) x all N x nodes: each node's log-distribution over each picture's nodes.
+
+    Rows are this worker's pictures, columns those of all workers.
+    """
     nodes = _unit(F.adaptive_avg_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
-    nodes = nodes.reshape(n * count, channels)
-    return F.log_softmax((nodes @ nodes.T / tau).view(n * count, n, count), dim=2)
+    others = workers.gather(nodes).reshape(-1, channels)
+    return F.log_softmax((nodes.reshape(n * count, channels) @ others.T / tau).view(n * count, -1, count), dim=2)
 
 
 @_loss(same_channels=True)
@@ -315,16 +330,22 @@ def dist(
     everywhere = torch.ones_like(p_student, dtype=torch.bool)
     inter = _mean(1 - _pearson(p_student, p_teacher, everywhere, dims=(1,)), valid)
     per_class = 1 - _pearson(p_student, p_teacher, valid.expand_as(p_student), dims=(0, 2, 3))
-    intra = _mean(per_class, valid.any())
+    intra = per_class.mean() * (workers.mean(valid.sum()) > 0)
     return tau**2 * (beta * inter + gamma * intra)
 
 
 def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> Tensor:
-    """Pearson correlation over ``dims`` (kept) among ``valid``; 0 where either side is constant."""
-    count = valid.sum(dim=dims, keepdim=True).clamp(min=1)
+    """Pearson correlation over ``dims`` (kept) among ``valid``; 0 where either side is constant.
+
+    Over the pictures (dimension 0) of all workers.
+    """
+    shared = 0 in dims
+    count = valid.sum(dim=dims, keepdim=True)
+    count = _count(count) if shared else count.clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
-        return torch.where(valid, values, 0.0).sum(dim=dims, keepdim=True) / count
+        total = torch.where(valid, values, 0.0).sum(dim=dims, keepdim=True)
+        return (workers.mean(total) if shared else total) / count
 
     x, y = x - mean(x), y - mean(y)
     # The floor (on the product of two variances) keeps constant classes from dividing 0 by 0.
@@ -381,8 +402,9 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def standardise(x: Tensor) -> Tensor:
-        x = x - x.mean(dim=(0, 2, 3), keepdim=True)
-        return x / x.square().mean(dim=(0, 2, 3), keepdim=True).clamp(min=SQUARED_NORM_FLOOR).sqrt()
+        x = x - workers.mean(x.mean(dim=(0, 2, 3), keepdim=True))
+        variance = workers.mean(x.square().mean(dim=(0, 2, 3), keepdim=True))
+        return x / variance.clamp(min=SQUARED_NORM_FLOOR).sqrt()
 
     return (standardise(student) - standardise(teacher)).square().mean() / 2
 

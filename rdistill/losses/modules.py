@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdistill import workers
 from rdistill.errors import UserError
 
 from . import LOSSES, check_params, functional
@@ -181,25 +182,14 @@ class CIRKDMemory(nn.Module):
             pictures = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
             chosen = features.transpose(1, 2)[pictures, index]  # N x classes x M x C
         # The queues want classes first, pictures (of all workers) after.
-        self.regions.push(gather_workers(means.transpose(0, 1)), gather_workers(masks.any(dim=2).T))
-        self.pixels.push(
-            gather_workers(chosen.transpose(0, 1).flatten(1, 2)),
-            gather_workers((score >= 0).transpose(0, 1).flatten(1, 2)),
+        self.regions.push(
+            workers.gather(means).transpose(0, 1),
+            workers.gather(masks.any(dim=2)).T,
         )
-
-
-def gather_workers(x: Tensor) -> Tensor:
-    """``x`` (K x M x ...) of every worker, joined along M: K x (workers * M) x ...; no gradient."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return x
-    as_bytes = x.to(torch.uint8) if x.dtype == torch.bool else x  # not every backend gathers bool
-    parts = [torch.empty_like(as_bytes, memory_format=torch.contiguous_format) for _ in range(_workers())]
-    torch.distributed.all_gather(parts, as_bytes.contiguous())
-    return torch.cat(parts, dim=1).to(x.dtype)
-
-
-def _workers() -> int:
-    return torch.distributed.get_world_size()
+        self.pixels.push(
+            workers.gather(chosen).transpose(0, 1).flatten(1, 2),
+            workers.gather(score >= 0).transpose(0, 1).flatten(1, 2),
+        )
 
 
 # On features: whose student needs the teacher's channels (by a convolution, if they differ). The others

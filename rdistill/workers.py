@@ -1,0 +1,97 @@
+"""What training workers tell each other within a step, so that a step is that of one worker with the whole batch.
+
+DDP averages the workers' gradients. That is the whole batch's gradient for a mean over pictures, which all workers
+have equally many of. Whatever else is in a loss (a mean over valid pixels, a statistic or a relation across pictures)
+needs its counts, its statistics or its other pictures from all workers; :func:`mean` and :func:`gather` fetch them.
+On one worker they return what they are given, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+def count() -> int:
+    """How many workers train together."""
+    if _alone.get() or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lets a worker compute a loss by itself, while the others may be doing something else."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of every worker's ``x``, elementwise; gradients reach each worker's own."""
+    workers = count()
+    return x if workers == 1 else _Sum.apply(x) / workers
+
+
+def gather(x: Tensor) -> Tensor:
+    """Every worker's ``x`` (N x ..., equally shaped), joined along N; gradients reach each worker's own."""
+    return x if count() == 1 else _Gather.apply(x)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every worker's ``value``, in the order of their ranks. Pickled: not for every step."""
+    if count() == 1:
+        return [value]
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def mean_of_logs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over workers of scalars to be logged, in one exchange; NaN on one worker is NaN on all."""
+    if count() == 1 or not values:
+        return dict(values)
+    stacked = torch.stack([value.detach().float().mean() for value in values.values()])
+    dist.all_reduce(stacked)
+    return dict(zip(values, (stacked / count()).unbind(), strict=True))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        total = total if total.is_floating_point() else total.float()  # not every backend adds up bool
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)  # each worker's loss depends on every worker's x
+        return total
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.pictures = len(x)
+        as_bytes = x.to(torch.uint8) if x.dtype == torch.bool else x  # not every backend gathers bool
+        parts = [torch.empty_like(as_bytes, memory_format=torch.contiguous_format) for _ in range(count())]
+        dist.all_gather(parts, as_bytes.contiguous())
+        return torch.cat(parts).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.narrow(0, dist.get_rank() * ctx.pictures, ctx.pictures)
