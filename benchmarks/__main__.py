@@ -1,5 +1,29 @@
-"""``make bench``: every benchmark in turn, at its default size."""
+"""``python -m benchmarks [NAME ...]``: benchmarks in turn, each as ``NAMES`` has it; all by default.
 
-from benchmarks.cohort import main
+Each runs in a process of its own and prints Markdown for RESULTS.md. All together take about two hours on two cores.
+"""
 
-main()
+import subprocess
+import sys
+
+# Name -> the module, and how it is run.
+NAMES = {
+    "cohort": ("cohort", []),
+    "cohort-fast-scnn": ("cohort", ["--pair", "r50-fast-scnn", "--iterations", "3"]),
+    "cohort-r101": ("cohort", ["--pair", "r101-r18"]),
+    "cohort-slim": ("cohort", ["--pair", "slim", "--iterations", "10"]),
+    "step": ("step", []),
+    "step-slim": ("step", ["--pair", "slim", "--iterations", "20"]),
+    "startup": ("startup", []),
+    "startup-distill": ("startup", ["--with-teacher"]),
+    "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),
+    "sweep-slim": ("sweep", ["--pair", "slim"]),
+}
+
+if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - set(NAMES):
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in sys.argv[1:] or NAMES:
+        module, options = NAMES[name]
+        subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *options], check=True)
+        print()

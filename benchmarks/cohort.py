@@ -1,102 +1,69 @@
 """Seconds a trial-iteration: students in a cohort against the same student alone, in steady state.
 
-python -m benchmarks.cohort [--pair slim|full] [--students 8] [--iterations 10] [--pairs 5] [--data-root DIR]
+python -m benchmarks.cohort [--pair r50-r18|r50-fast-scnn|r101-r18|slim] [--students 8] [--iterations 2] [--pairs 5]
 
-Both run the whole of a training iteration: data, teacher, student, losses, optimizer, hooks. They are timed in turn,
-``--pairs`` times, after a warm-up. What is printed is Markdown for RESULTS.md.
+Both run the whole of a training iteration: data, teacher, student, losses, optimizer, hooks; the one alone is a plain
+`rdistill train`. They are timed in turn, `--pairs` times, after a warm-up: so many iterations of the cohort, then
+iterations alone for as many trial-iterations, at most 8. Minutes: about 5 for a full pair, 1 for the slim one.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-import sys
-import tempfile
-import time
-import warnings
+from functools import partial
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 
-from rdistill.config import Shortcuts, load_config, read_config_file, with_overrides
-from rdistill.data.synthetic import generate
+from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
+from rdistill.config import with_overrides
 from rdistill.lockstep import Lane, Lockstep
-from rdistill.segmentor import build_segmentor
 from rdistill.training import train
 
-REPO = Path(__file__).parents[1]
-CONFIGS = {
-    "slim": ("deeplabv3plus_r50-r18-slim_optic-disc-128", "deeplabv3plus_r50-slim_optic-disc-128"),
-    "full": ("deeplabv3plus_r50-r18_optic-disc", "deeplabv3plus_r50-d8_optic-disc"),
-}
+WARM_UP = 2  # iterations
 
 
-def students(cfg: Config, count: int, folder: Path) -> Lockstep:
-    """Some students of different weights in lockstep, after two iterations of warm-up."""
+def cohort_of(cfg: Config, count: int, folder: Path) -> Lockstep:
+    """Some students of different weights in lockstep."""
     lockstep = Lockstep()
     for number in range(count):
         one = with_overrides(cfg, {"distill.losses.logits.weight": 1.0 + number})
-        work_dir = folder / f"{count}-{number}"
 
-        def run(lane: Lane, one: Config = one, work_dir: Path = work_dir) -> None:
+        def run(lane: Lane, one: Config = one, work_dir: Path = folder / f"student-{number}") -> None:
             train(one, work_dir, teacher_metrics=[{}], lane=lane, check=False)
 
         lockstep.join(str(number), run)
-    for _ in range(2):
-        lockstep.step()
     return lockstep
 
 
-def seconds(lockstep: Lockstep, iterations: int) -> float:
-    """Of one trial-iteration."""
-    since = time.perf_counter()
+def steps(lockstep: Lockstep, iterations: int) -> None:
     for _ in range(iterations):
-        lockstep.step()
-    return (time.perf_counter() - since) / iterations / len(lockstep.lanes)
+        assert lockstep.step()
 
 
 def main() -> None:
     """Times, and prints a table."""
-    warnings.filterwarnings("ignore")  # mmseg's and mmengine's own
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", choices=CONFIGS, default="slim")
+    parser = parser_of(__doc__, "r50-r18")
     parser.add_argument("--students", type=int, default=8)
-    parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--iterations", type=int, default=2)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if asked.data_root is None:
-            generate(folder / "data", num_train=32, num_val=4, size=128)
-        distill, teacher = CONFIGS[asked.pair]
-        weights = build_segmentor(read_config_file(REPO / "configs" / "teacher" / f"{teacher}.py").model).state_dict()
-        torch.save({"state_dict": weights}, folder / "teacher.pth")
-        shortcuts = Shortcuts(
-            data_root=str(asked.data_root or folder / "data"), size="128", iters=10**6, batch_size=4,
-            val_interval=10**6, teacher_checkpoint=str(folder / "teacher.pth"),
-        )  # fmt: skip
-        cfg = load_config(REPO / "configs" / "distill" / f"{distill}.py", {}, shortcuts)
-        cohort, alone = students(cfg, asked.students, folder), students(cfg, 1, folder)
-        # In turn, so that what else the machine does falls on both.
-        timed = [(seconds(cohort, asked.iterations), seconds(alone, asked.iterations)) for _ in range(asked.pairs)]
-    ratios = sorted(ours / theirs for ours, theirs in timed)
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
-    command = " ".join(["python -m benchmarks.cohort", *sys.argv[1:]])
-    print(f"`{command}` on {os.cpu_count()} cores of {cpu},")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| pair | students | cohort, s | alone, s | ratio, median | min | max |\n|---|---|---|---|---|---|---|")
-    medians = [statistics.median(column) for column in zip(*timed, strict=True)]
-    print(
-        f"| {asked.pair} | {asked.students} | {medians[0]:.3f} | {medians[1]:.3f} | "
-        f"{statistics.median(ratios):.2f} | {ratios[0]:.2f} | {ratios[-1]:.2f} |"
-    )
-    sys.stdout.flush()
-    os._exit(0)  # the students' threads wait for a next batch that will not come
+    with workbench() as folder:
+        cfg = endless_run(asked.pair, folder)
+        cohort = cohort_of(cfg, asked.students, folder)
+        steps(cohort, WARM_UP)
+        alone = SteppedRun(cfg, folder / "alone")
+        alone.step(WARM_UP)
+        count, few = asked.iterations, min(8, asked.iterations * asked.students)
+        found = in_turn(
+            lambda: timed(partial(steps, cohort, count), asked.clock) / count / asked.students,
+            lambda: timed(partial(alone.step, few), asked.clock) / few,
+            asked.pairs,
+        )
+        assert len(cohort.lanes) == asked.students, "a student left"
+        print_table("cohort / alone", ("cohort", "alone"), found, pair=asked.pair, students=asked.students)
+        for lane in cohort.lanes:
+            lane.stopped = True
+        while cohort.step():
+            pass
 
 
 if __name__ == "__main__":

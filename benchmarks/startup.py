@@ -1,0 +1,85 @@
+"""Seconds from the start of the process to the end of the first iteration: `rdistill train` and a bare mmengine script.
+
+python -m benchmarks.startup [--pair slim|...] [--pairs 5] [--with-teacher]
+
+The same student and data, without a teacher: the bare script knows none. `--with-teacher` times the distilled run
+instead, and so shows what loading the teacher and scoring it add. Minutes: about 3.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.turns import (
+    PAIRS,
+    REPO,
+    distill_config,
+    in_turn,
+    parser_of,
+    print_table,
+    timed,
+    untrained_teacher,
+    workbench,
+)
+
+_ENDS = "custom_imports = dict(imports=['benchmarks.first_iteration'], allow_failed_imports=False)\n"
+_ENDS += "custom_hooks = [dict(type='EndAtFirstIteration')]\n"
+
+
+def config_of(base: Path, folder: Path) -> Path:
+    """The base, ending at its first iteration, with the data where it is."""
+    file = folder / f"{base.stem}.py"
+    data = f"dict(dataset=dict(data_root={str(folder / 'data')!r}))"
+    loaders = "".join(f"{name}_dataloader = {data}\n" for name in ("train", "val", "test"))
+    file.write_text(f"_base_ = [{str(base)!r}]\n{loaders}{_ENDS}")
+    return file
+
+
+def start(command: list[object], work_dir: Path, clock: str) -> float:
+    """Seconds until its first iteration is done."""
+
+    def run() -> None:
+        subprocess.run(
+            [sys.executable, "-m", *map(str, command)], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": f"{REPO}:{os.environ.get('PYTHONPATH', '')}", "PYTHONWARNINGS": "ignore"},
+        )  # fmt: skip
+
+    work_dir.mkdir()
+    seconds = timed(run, clock)
+    assert (work_dir / "first").exists(), f"{command} ended before its first iteration"
+    return seconds
+
+
+def main() -> None:
+    """Times, and prints a table."""
+    parser = parser_of(__doc__, "slim")
+    parser.add_argument("--with-teacher", action="store_true")
+    asked = parser.parse_args()
+    with workbench() as folder:
+        student = Path(distill_config(asked.pair).read_text().split("_base_ = ['../student/")[1].split("'")[0])
+        plain = config_of(REPO / "configs" / "student" / student, folder)
+        ours = config_of(distill_config(asked.pair), folder) if asked.with_teacher else plain
+        more: list[object] = []
+        if asked.with_teacher:
+            more = ["--teacher-checkpoint", untrained_teacher(asked.pair, folder)]
+        count = iter(range(1000))
+
+        def rdistill() -> float:
+            work_dir = folder / f"ours-{next(count)}"
+            return start(["rdistill", "train", ours, "--work-dir", work_dir, *more], work_dir, asked.clock)
+
+        def bare() -> float:
+            work_dir = folder / f"bare-{next(count)}"
+            return start(["benchmarks.bare", plain, work_dir], work_dir, asked.clock)
+
+        rdistill(), bare()  # fills the disk's caches
+        found = in_turn(rdistill, bare, asked.pairs)
+        student_name = PAIRS[asked.pair][0] if asked.with_teacher else student.stem
+        print_table("start-up / bare script", ("rdistill", "bare"), found, config=student_name)
+
+
+if __name__ == "__main__":
+    main()

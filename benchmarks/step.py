@@ -1,0 +1,115 @@
+"""Seconds of a training step: rdistill, with its Runner and all hooks, against a loop written by hand in PyTorch.
+
+python -m benchmarks.step [--pair r50-r18|slim|...] [--iterations 2] [--pairs 5]
+
+Same models from the same weights, same losses, same optimizer, same batches: the losses of the first iterations are
+compared before anything is timed. Minutes: about 2 for a full pair, 1 for the slim one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
+from rdistill.checkpoint import load_file
+from rdistill.config import TeacherSpec, with_overrides
+from rdistill.runner import prepare
+from rdistill.segmentor import build_segmentor
+from rdistill.teacher import load_teacher_model
+
+WARM_UP = 3  # iterations, in which both must find the same losses
+# The two draw their dropout from different streams; without, they must agree.
+SAME = {"model.decode_head.dropout_ratio": 0.0}
+
+
+class ByHand:
+    """What somebody would write for this one pair, and nothing else.
+
+    Args:
+        cfg: of the run that it is compared with.
+        student: its weights.
+        batches: mmseg's.
+    """
+
+    def __init__(self, cfg: Config, student: nn.Module, batches: Iterator[dict]) -> None:
+        spec = TeacherSpec(**cfg.distill.teachers[0].to_dict())
+        self.student, self.teacher = student.train(), load_teacher_model(spec).eval().requires_grad_(False)
+        self.batches, self.losses, self.iteration = batches, list[float](), 0
+        self.loss, self.schedule = cfg.distill.losses.logits, cfg.param_scheduler[0]
+        self.lr = cfg.optim_wrapper.optimizer.lr
+        arguments = {key: value for key, value in cfg.optim_wrapper.optimizer.items() if key != "type"}
+        self.optimizer = torch.optim.SGD(student.parameters(), **arguments)
+        preprocessor = student.data_preprocessor
+        self.mean, self.std = preprocessor.mean, preprocessor.std
+
+    def step(self, iterations: int = 1) -> None:
+        for _ in range(iterations):
+            batch = next(self.batches)
+            images = torch.stack([image[[2, 1, 0]] for image in batch["inputs"]]).float()
+            images = (images - self.mean) / self.std
+            label = torch.cat([sample.gt_sem_seg.data for sample in batch["data_samples"]])
+            with torch.no_grad():
+                theirs = self._logits(self.teacher, images)
+            ours = self._logits(self.student, images)
+            loss = F.cross_entropy(ours, label, ignore_index=255) + self._kl(ours, theirs, label)
+            self.optimizer.zero_grad()
+            loss.backward()
+            share = (1 - self.iteration / (self.schedule.end - self.schedule.begin)) ** self.schedule.power
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * share
+            self.optimizer.step()
+            self.losses.append(loss.item())
+            self.iteration += 1
+
+    def _kl(self, ours: Tensor, theirs: Tensor, label: Tensor) -> Tensor:
+        """With T = 1, over the pixels that count, and divided by the classes as PaddleSeg does."""
+        ours, theirs = F.log_softmax(ours, 1), F.log_softmax(theirs, 1)
+        per_pixel = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        return self.loss.weight * per_pixel[label != 255].mean() / ours.shape[1]
+
+    @staticmethod
+    def _logits(model: nn.Module, images: Tensor) -> Tensor:
+        logits = model.decode_head(model.backbone(images))
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def by_hand(cfg: Config, folder: Path, start: Path) -> ByHand:
+    student = build_segmentor(cfg.model)
+    student.load_state_dict(load_file(start)["state_dict"])
+    loader = prepare(cfg, folder / "by-hand", seed=0, resume=False).train_dataloader
+    return ByHand(cfg, student, iter(Runner.build_dataloader(loader.to_dict(), seed=0)))
+
+
+def main() -> None:
+    """Compares, times, and prints a table."""
+    parser = parser_of(__doc__, "r50-r18")
+    parser.add_argument("--iterations", type=int, default=2, help="timed at a time")
+    asked = parser.parse_args()
+    with workbench() as folder:
+        cfg = with_overrides(endless_run(asked.pair, folder), SAME)
+        start = folder / "start.pth"
+        torch.save({"state_dict": build_segmentor(cfg.model).state_dict()}, start)
+        cfg.load_from = str(start)
+        ours, theirs = SteppedRun(cfg, folder / "run"), by_hand(cfg, folder, start)
+        ours.step(WARM_UP - 1)
+        theirs.step(WARM_UP)
+        for mine, yours in zip(ours.losses, theirs.losses, strict=True):
+            assert abs(mine.item() - yours) < 1e-4 * max(1.0, abs(yours)), (ours.losses, theirs.losses)
+        found = in_turn(
+            lambda: timed(partial(ours.step, asked.iterations), asked.clock) / asked.iterations,
+            lambda: timed(partial(theirs.step, asked.iterations), asked.clock) / asked.iterations,
+            asked.pairs,
+        )
+        print_table("step / by hand", ("rdistill", "by hand"), found, pair=asked.pair)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Seconds of a whole sweep, from the start of the process to `results.csv`: cohorts against one trial a process.
+
+python -m benchmarks.sweep [--pair slim|r50-fast-scnn|...] [--iterations 100] [--trials 8] [--pairs 5]
+
+The same sweep file but for `cohort`: by itself, or `off`, where Ray Tune gives each trial a process of its own (reused
+from trial to trial, its quickest way), as many at a time as there are cores. Minutes a pair on two cores, both sides
+together: about 4 for slim, 12 for r50-fast-scnn.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.turns import (
+    REPO,
+    distill_config,
+    in_turn,
+    parser_of,
+    print_table,
+    untrained_teacher,
+    workbench,
+)
+
+
+def sweep_file(folder: Path, pair: str, trials: int, cohort: str) -> Path:
+    file = folder / f"{cohort}.yaml"
+    content = {
+        "config": str(distill_config(pair)),
+        "space": {"distill.losses.logits.weight": {"type": "loguniform", "low": 1.0, "high": 100.0}},
+        "search": {"type": "random", "num_trials": trials, "seed": 0},
+        "cohort": {"size": cohort},
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def sweep(file: Path, work_dir: Path, options: list[object], trials: int, say: bool) -> float:
+    """Seconds until its table is there."""
+    out = None if say else subprocess.DEVNULL
+    started = time.time()
+    subprocess.run(
+        [sys.executable, "-m", "rdistill", "sweep", *map(str, [file, "--work-dir", work_dir, *options])],
+        cwd=REPO, check=True, stdout=out,
+        env={**os.environ, "PYTHONPATH": f"{REPO}:{os.environ.get('PYTHONPATH', '')}", "TMPDIR": str(file.parent)},
+    )  # fmt: skip
+    table = work_dir / "results.csv"
+    with open(table, newline="") as rows:
+        statuses = [row["status"] for row in csv.DictReader(rows)]
+    assert statuses == ["finished"] * (trials + 1), statuses
+    seconds = table.stat().st_mtime - started
+    shutil.rmtree(work_dir)
+    return seconds
+
+
+def main() -> None:
+    """Times, and prints a table."""
+    parser = parser_of(__doc__, "slim")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--show", action="store_true", help="what the sweeps print, too")
+    asked = parser.parse_args()
+    with workbench() as folder:
+        options: list[object] = [
+            "--data-root", folder / "data", "--size", 128, "--batch-size", 4, "--iters", asked.iterations,
+            "--val-interval", asked.iterations, "--teacher-checkpoint", untrained_teacher(asked.pair, folder),
+        ]  # fmt: skip
+        files = {cohort: sweep_file(folder, asked.pair, asked.trials, cohort) for cohort in ("auto", "off")}
+        found = in_turn(
+            lambda: sweep(files["auto"], folder / "auto", options, asked.trials, asked.show),
+            lambda: sweep(files["off"], folder / "off", options, asked.trials, asked.show),
+            asked.pairs,
+        )
+        facts = dict(pair=asked.pair, trials=asked.trials, iterations=asked.iterations)
+        print_table("whole sweep", ("cohorts", "one a process"), found, **facts)
+
+
+if __name__ == "__main__":
+    main()

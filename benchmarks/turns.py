@@ -1,0 +1,163 @@
+"""What the benchmarks share: pairs of models to try, runs that take turns, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from rdistill.config import Shortcuts, load_config, read_config_file
+from rdistill.data.synthetic import generate
+from rdistill.segmentor import build_segmentor
+from rdistill.training import train
+
+REPO = Path(__file__).parents[1]
+# Name -> the pair's config and its teacher's.
+PAIRS = {
+    "slim": ("deeplabv3plus_r50-r18-slim_optic-disc-128", "deeplabv3plus_r50-slim_optic-disc-128"),
+    "r50-r18": ("deeplabv3plus_r50-r18_optic-disc", "deeplabv3plus_r50-d8_optic-disc"),
+    "r101-r18": ("deeplabv3plus_r101-r18_optic-disc", "deeplabv3plus_r101-d8_optic-disc"),
+    "r50-fast-scnn": ("deeplabv3plus_r50-fast-scnn_optic-disc-128", "deeplabv3plus_r50-d8_optic-disc"),
+}
+FOR_EVER = 10**6  # iterations
+# On a machine that does other things too, processor seconds (of all threads and processes) say more than those on the wall.
+CLOCKS = {"wall": time.perf_counter, "cpu": lambda: sum(os.times()[:4])}
+
+
+@contextmanager
+def workbench() -> Iterator[Path]:
+    """A folder with images of 128 pixels in ``data``; it goes when the benchmark ends."""
+    warnings.filterwarnings("ignore")  # mmseg's and mmengine's own
+    # Short: Ray's sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp", ignore_cleanup_errors=True) as name:
+        generate(Path(name, "data"), num_train=32, num_val=4, size=128)
+        yield Path(name)
+
+
+def untrained_teacher(pair: str, folder: Path) -> Path:
+    """A checkpoint of the pair's teacher: what it has learnt does not matter to the clock."""
+    file = folder / f"{pair}.pth"
+    torch.manual_seed(0)
+    teacher = REPO / "configs" / "teacher" / f"{PAIRS[pair][1]}.py"
+    torch.save({"state_dict": build_segmentor(read_config_file(teacher).model).state_dict()}, file)
+    return file
+
+
+def distill_config(pair: str) -> Path:
+    return REPO / "configs" / "distill" / f"{PAIRS[pair][0]}.py"
+
+
+def endless_run(pair: str, folder: Path, data_root: Path | None = None) -> Config:
+    """The pair's config at 128 pixels and 4 images a step, which never validates."""
+    shortcuts = Shortcuts(
+        data_root=str(data_root or folder / "data"), size="128", iters=FOR_EVER, batch_size=4, val_interval=FOR_EVER,
+        teacher_checkpoint=str(untrained_teacher(pair, folder)),
+    )  # fmt: skip
+    return load_config(distill_config(pair), {}, shortcuts)
+
+
+@HOOKS.register_module()
+class Gate(Hook):
+    """Holds a run at the end of each iteration, until it is let go on."""
+
+    priority = "LOWEST"
+
+    def __init__(self, name: str) -> None:
+        self.run = RUNS[name]
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.run.losses.append(outputs["loss"])
+        self.run.arrived.release()
+        self.run.may_go.acquire()
+
+
+class SteppedRun:
+    """`rdistill.training.train` as it is, with all its hooks, in a thread that goes on as far as it is told.
+
+    Attributes:
+        losses: of each iteration, as the model gave them.
+    """
+
+    def __init__(self, cfg: Config, work_dir: Path) -> None:
+        self.arrived, self.may_go = threading.Semaphore(0), threading.Semaphore(0)
+        self.losses: list[torch.Tensor] = []
+        cfg = Config({**cfg._cfg_dict.to_dict(), "custom_hooks": [dict(type="Gate", name=str(work_dir))]})
+        RUNS[str(work_dir)] = self
+
+        def run() -> None:
+            train(cfg, work_dir, teacher_metrics=[{}], check=False)
+
+        threading.Thread(target=run, daemon=True).start()
+        self.arrived.acquire()  # its first iteration, which has the set-up before it
+
+    def step(self, iterations: int = 1) -> None:
+        """Trains so many iterations more."""
+        for _ in range(iterations):
+            self.may_go.release()
+            self.arrived.acquire()
+
+
+RUNS: dict[str, SteppedRun] = {}
+
+
+def timed(work: Callable[[], Any], clock: str = "wall") -> float:
+    """Seconds that some work takes; see :data:`CLOCKS`."""
+    since = CLOCKS[clock]()
+    work()
+    return CLOCKS[clock]() - since
+
+
+def in_turn(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+    """Measures both so many times, each first every other time: what else the machine does falls on both."""
+    found = []
+    for number in range(pairs):
+        if number % 2:
+            second = theirs()
+            found.append((ours(), second))
+        else:
+            first = ours()
+            found.append((first, theirs()))
+    return found
+
+
+def parser_of(description: str | None, pair: str, pairs: int = 5) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", choices=PAIRS, default=pair, help="teacher and student")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of all processors, for a busy machine")
+    parser.add_argument("--pairs", type=int, default=pairs, help="how often both are measured, in turn")
+    return parser
+
+
+def print_table(what: str, columns: tuple[str, str], found: list[tuple[float, float]], **facts: Any) -> None:
+    """Prints the command, the machine and a row of medians: Markdown for RESULTS.md."""
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
+    command = " ".join([f"{threads}python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    print(f"`{command}` on {os.cpu_count()} cores of {cpu},")
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"load {os.getloadavg()[0]:.1f}\n"
+    )
+    names = ["benchmark", *facts, *(f"{column}, s" for column in columns), "ratio, median", "min", "max", "pairs"]
+    ratios = sorted(ours / theirs for ours, theirs in found)
+    seconds = [f"{statistics.median(column):.3f}" for column in zip(*found, strict=True)]
+    shown = [f"{ratio:.2f}" for ratio in (statistics.median(ratios), ratios[0], ratios[-1])]
+    cells = [what, *map(str, facts.values()), *seconds, *shown, str(len(found))]
+    for row in (names, ["---"] * len(names), cells):
+        print(f"| {' | '.join(row)} |", flush=True)
