@@ -35,7 +35,7 @@ PAIRS = {
     "r50-fast-scnn": ("deeplabv3plus_r50-fast-scnn_optic-disc-128", "deeplabv3plus_r50-d8_optic-disc"),
 }
 FOR_EVER = 10**6  # iterations
-# On a machine that does other things too, processor seconds (of all threads and processes) say more than those on the wall.
+# Processor seconds (of all threads and processes) are disturbed less by what else the machine does.
 CLOCKS = {"wall": time.perf_counter, "cpu": lambda: sum(os.times()[:4])}
 
 
