@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from rdistill.environment import keep_to_the_work_dir
 from rdistill.errors import UserError
 
 app = typer.Typer(
@@ -63,6 +62,8 @@ TrustCheckpoint = Annotated[
         help="Let a checkpoint run the Python code that it carries. Only for files you would also execute.",
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and errors.")]
 WorkDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name."),
@@ -90,6 +91,8 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")
     ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     set_: Set_ = None,
     data_root: DataRoot = None,
     size: Size = None,
@@ -105,37 +108,34 @@ def train(
     Writes to the work dir: metrics.json, student.pth and student.py (the best iteration, for plain mmseg), best.pth
     and last.pth (to resume from), config.py (the whole config), and mmengine's log.
     """
-    from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.console import RunConsole, scores
+    from rdistill import api
+    from rdistill.config import parse_assignments
 
-    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
-    cfg = load_config(config, parse_assignments(set_ or []), shortcuts)
-    if seed is None:  # the config.py of a finished run has that run's
-        seed = (cfg.get("randomness") or {}).get("seed") or 0
+    metrics = api.train(
+        config,
+        work_dir,
+        overrides=parse_assignments(set_ or []),
+        seed=seed,
+        resume=resume,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        address=address,
+        trust_checkpoint=trust_checkpoint,
+        quiet=quiet or as_json,
+        data_root=data_root,
+        size=size,
+        iters=iters,
+        batch_size=batch_size,
+        val_interval=val_interval,
+        num_data_workers=num_data_workers,
+        teacher_checkpoint=teacher_checkpoint,
+    )
     work_dir = work_dir or Path("work_dirs") / config.stem
-    console = Console()
-    console.print(f"{config} -> {work_dir}", highlight=False, soft_wrap=True)
-    with RunConsole(console) as listener:
-        options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
-        if workers == 1:
-            from rdistill.training import train as run
-
-            metrics = run(cfg, work_dir, **options)
-        else:
-            from rdistill.train_group import Resources, train_in_group
-
-            resources = Resources(workers, cpus_per_worker, gpus_per_worker)
-            metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
-    console.print(
-        f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json",
-        highlight=False,
-        soft_wrap=True,
-    )
+    if as_json:
+        print(json.dumps({**metrics, "work_dir": str(work_dir)}))
+    elif quiet:
+        print(f"mIoU {metrics['mIoU']:.2f} at iteration {metrics['best_iter']}: {work_dir}/student.pth")
 
 
 @app.command(name="eval")
@@ -156,15 +156,14 @@ def evaluate(
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent."""
+    from rdistill import api
     from rdistill.config import Shortcuts, load_config, parse_assignments
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
     shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers)
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
-    from rdistill.training import evaluate_checkpoint
-
-    metrics = evaluate_checkpoint(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+    metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
     if as_json:
         print(json.dumps(metrics))
         return
@@ -185,6 +184,8 @@ def sweep(
         str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     set_: Set_ = None,
     data_root: DataRoot = None,
     size: Size = None,
@@ -200,21 +201,30 @@ def sweep(
     Writes to the work dir: results.csv (a row a trial), best.py and best.pth (the winner, for plain mmseg), and a
     folder for each trial with its own trial.py, which `rdistill train` repeats.
     """
-    from rdistill.config import Shortcuts, parse_assignments
-    from rdistill.sweep.run import run_sweep
+    from rdistill import api
+    from rdistill.config import parse_assignments
 
-    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
-    work_dir = work_dir or Path("work_dirs") / "sweeps" / sweep_file.stem
-    run_sweep(
+    result = api.sweep(
         sweep_file,
         work_dir,
         overrides=parse_assignments(set_ or []),
-        shortcuts=shortcuts,
-        address=address,
         resume=resume,
+        address=address,
         trust_checkpoint=trust_checkpoint,
-        console=Console(highlight=False, soft_wrap=True),
+        quiet=quiet or as_json,
+        data_root=data_root,
+        size=size,
+        iters=iters,
+        batch_size=batch_size,
+        val_interval=val_interval,
+        num_data_workers=num_data_workers,
+        teacher_checkpoint=teacher_checkpoint,
     )
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    elif quiet:
+        gain = "" if result.gain is None else f" ({result.gain:+.2f} over the baseline)"
+        print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}{gain}: {result.work_dir}/best.pth")
 
 
 @app.command()
@@ -308,12 +318,7 @@ def synthetic(
 
 def main() -> None:
     """The console script: turns errors into one line and an exit status."""
-    # Nothing may look for a network or write to the home directory by itself: not wandb, matplotlib or yapf either.
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))  # where asked-for weights belong
-    caches = Path(tempfile.gettempdir(), f".cache-rdistill-{os.getuid()}")
-    os.environ.setdefault("XDG_CACHE_HOME", str(caches))
-    os.environ.setdefault("MPLCONFIGDIR", str(caches / "matplotlib"))
+    keep_to_the_work_dir()
     try:
         app()
     except UserError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import ray
 
 from rdistill.errors import UserError
+from rdistill.logs import keep_worker_logs
 
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 
@@ -67,6 +68,7 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
         yield
     finally:
         ray.shutdown()
+        keep_worker_logs(temp_dir / "session_latest", scratch)
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 

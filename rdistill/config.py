@@ -186,7 +186,7 @@ class Shortcuts:
 
 
 def load_config(
-    path: str | Path,
+    config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,
     shortcuts: Shortcuts | None = None,
     *,
@@ -196,7 +196,7 @@ def load_config(
     """Reads a config file, applies overrides, checks it and makes it self-contained.
 
     Args:
-        path: a plain mmseg config, or one with a ``distill`` section.
+        config: a file, or a Config that was read already: plain mmseg's, or one with a ``distill`` section.
         overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
         shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
         with_teachers: False leaves the ``distill`` section out, for what needs the student alone.
@@ -205,8 +205,10 @@ def load_config(
     Raises:
         UserError: every mistake found, one line each.
     """
-    path = Path(path)
-    cfg = read_config_file(path)
+    if isinstance(config, Config):
+        path, cfg = Path(config.filename or "config"), copy.deepcopy(config)
+    else:
+        path, cfg = Path(config), read_config_file(Path(config))
     missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
     if missing:
         raise UserError(

@@ -15,7 +15,7 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers"),
+    ("errors", "quiet_mmseg", "workers", "environment", "logs"),
     ("losses", "features", "segmentor", "task_loss", "checkpoint", "cluster", "console"),
     ("config", "data", "evaluation", "shapes"),
     ("teacher", "layers"),
@@ -27,6 +27,7 @@ ROWS = (
     ("training",),
     ("train_group",),
     ("sweep",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
 from mmengine.config import Config
 from ray import tune
@@ -24,6 +21,7 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
+from rdistill.logs import LOGS, driver_log
 from rdistill.student_files import write_json
 from rdistill.sweep.cohort import Cohort, cohort_size
 from rdistill.sweep.events import TuneEvents, watched_by
@@ -41,7 +39,7 @@ from rdistill.sweep.results import (
     write_table,
 )
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
-from rdistill.sweep.spec import SweepSpec, read_sweep
+from rdistill.sweep.spec import SweepSpec, parse_sweep, read_sweep
 from rdistill.sweep.table import print_leaderboard
 from rdistill.sweep.thin import Places, follow
 from rdistill.sweep.trial import Study, one_line, run_trial
@@ -56,7 +54,7 @@ DRIVER_OF_A_GROUP = {"memory": 1}
 
 
 def run_sweep(
-    sweep_file: str | Path,
+    sweep: str | Path | Mapping[str, Any],
     work_dir: str | Path,
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -69,7 +67,7 @@ def run_sweep(
     """Runs a sweep file to its end.
 
     Args:
-        sweep_file: see :class:`rdistill.sweep.spec.SweepSpec`.
+        sweep: a file, or what it would hold; see :class:`rdistill.sweep.spec.SweepSpec`.
         work_dir: written to: ``results.csv``, ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
         overrides: config keys set for all trials, over the file's own ``set``.
         shortcuts: as for one run.
@@ -84,9 +82,10 @@ def run_sweep(
     Raises:
         UserError: a mistake in the file, the config or the resources, before the first trial.
     """
-    sweep_file, work_dir = Path(sweep_file), Path(work_dir).absolute()
+    work_dir = Path(work_dir).absolute()
     console = console or Console(quiet=True)
-    spec = read_sweep(sweep_file)
+    sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
+    spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
     config_file = find_beside(spec.config, sweep_file)
     if config_file is None:
         raise UserError(f"{sweep_file}: config: no such file {spec.config}")
@@ -114,7 +113,8 @@ def run_sweep(
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
-        with SweepConsole(console, work_dir, _iterations(base), sweep_file.stem) as shown, watched_by(shown):
+        watching = SweepConsole(console, work_dir, _iterations(base), sweep_file.stem)
+        with driver_log(work_dir), watching as shown, watched_by(shown):
             shown.expect(BASELINE, 1)
             shown.expect("search", num_trials)
             complete = _tune(study, resources, cohorts, at_once, resume)
@@ -130,9 +130,6 @@ def _tune(study: Study, resources: Resources, cohorts: list[Any], at_once: int, 
     Returns:
         Whether all trials came to an end.
     """
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    for name in ("ray.tune", "ray.train", "optuna"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's error is in its record, and in the table
     in_process = resources.workers == 1
     if cohorts:
         needs = tune.PlacementGroupFactory([THIN])
@@ -382,6 +379,7 @@ def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
     _write_best(work_dir, order[0])
     console.print(f"best      {order[0].id}: {work_dir}/best.pth with {work_dir}/best.py")
     console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")
+    console.print(f"logs      {work_dir}/{LOGS}: what Ray and its workers had to say")
     return order
 
 

@@ -151,14 +151,23 @@ def read_sweep(path: Path) -> SweepSpec:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from None
+    return parse_sweep(content, str(path))
+
+
+def parse_sweep(content: Any, where: str) -> SweepSpec:
+    """Checks what a sweep file holds; ``where`` names it in errors.
+
+    Raises:
+        UserError: every problem, one line each.
+    """
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: must be a mapping with the keys config and space, got {type(content).__name__}")
+        raise UserError(f"{where}: must be a mapping with the keys config and space, got {type(content).__name__}")
     try:
         spec = SweepSpec.model_validate(content)
     except ValidationError as error:
-        raise UserError(*(f"{path}: {line}" for line in _lines(error))) from None
+        raise UserError(*(f"{where}: {line}" for line in _lines(error))) from None
     if problems := spec.problems():
-        raise UserError(*(f"{path}: {problem}" for problem in problems))
+        raise UserError(*(f"{where}: {problem}" for problem in problems))
     return spec
 
 

@@ -103,6 +103,7 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
     assert sorted(file.name for file in random_sweep.iterdir()) == [
         "best.pth",
         "best.py",
+        "logs",
         "results.csv",
         "study.json",
         "trials",

@@ -1,0 +1,346 @@
+"""The Python API: what the commands do, for scripts and notebooks. ``import rdistill`` is all it takes.
+
+Nothing here exits, reads a terminal or leaves the work dir; a mistake is a :class:`rdistill.UserError`. What is heavy
+is imported when it is called, so that ``import rdistill`` takes no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdistill.environment import keep_to_the_work_dir
+from rdistill.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+    from mmengine.config import Config
+    from rich.console import Console
+
+    from rdistill.sweep.results import TrialRecord
+
+
+def load_config(
+    config: str | Path | Config,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    data_root: str | Path | None = None,
+    size: int | str | None = None,
+    iters: int | None = None,
+    batch_size: int | None = None,
+    val_interval: int | None = None,
+    num_data_workers: int | None = None,
+    teacher_checkpoint: str | Path | None = None,
+) -> Config:
+    """Reads a config, applies overrides, checks it and makes it self-contained.
+
+    Args:
+        config: a config file, or an mmengine ``Config``, which is left as it is: a plain mmseg config of a teacher or
+            a student, or one with a ``distill`` section.
+        overrides: dotted key -> value, such as ``{"optim_wrapper.optimizer.lr": 0.02}``; ``+key`` adds a key.
+        data_root: folder with ``img_dir/`` and ``ann_dir/``, or with PaddleSeg's ``train_list.txt``.
+        size: of an image, in pixels: ``128``, or ``"HEIGHTxWIDTH"``.
+        iters: of training; the learning rate's schedule is stretched to them.
+        batch_size: images a step, over all workers together.
+        val_interval: iterations between validations.
+        num_data_workers: loader processes for each training worker; 0 loads in the worker itself.
+        teacher_checkpoint: the teacher's weights, rdistill's or plain mmseg's.
+
+    Raises:
+        UserError: every mistake found, one line each.
+    """
+    from rdistill.config import Shortcuts
+    from rdistill.config import load_config as load
+
+    shortcuts = Shortcuts(
+        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint)
+    )
+    return load(config, overrides, shortcuts)
+
+
+def train(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    cpus_per_worker: float = 1,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
+    track: str | list[str] | Mapping[str, Any] | None = None,
+    trust_checkpoint: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
+    data_root: str | Path | None = None,
+    size: int | str | None = None,
+    iters: int | None = None,
+    batch_size: int | None = None,
+    val_interval: int | None = None,
+    num_data_workers: int | None = None,
+    teacher_checkpoint: str | Path | None = None,
+) -> dict[str, Any]:
+    """Trains one model: a teacher, a student alone, or, with a ``distill`` section, a student under its teacher.
+
+    Args:
+        config: a config file or an mmengine ``Config``; see :func:`load_config`.
+        work_dir: written to: ``metrics.json``, ``student.pth`` with ``student.py`` (the best iteration, for plain
+            mmseg), ``best.pth``, ``last.pth``, ``config.py``. By default ``work_dirs/`` and the config's name.
+        overrides: config key -> value.
+        seed: of weights, data order, augmentation and dropout; by default the config's own, or else 0.
+        resume: continue the run in ``work_dir`` from its last checkpoint.
+        workers: training processes; from two up through Ray Train.
+        cpus_per_worker: CPU cores of each.
+        gpus_per_worker: GPUs of each; by default 1 where there are GPUs.
+        address: of a Ray cluster, for several workers; by default a new one on this machine.
+        track: where metrics go besides: ``"wandb"``, ``"tensorboard"``, ``"mlflow"``, several of them, or a mapping
+            with their options; see docs/tracking.md.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        quiet: show nothing.
+        console: where progress is shown, if not on standard output or in the notebook.
+        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint: as for
+            :func:`load_config`.
+
+    Returns:
+        What ``metrics.json`` holds. In percent: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU`` (by class; None for a class
+        that does not occur) and ``teacher_mIoU``; also ``best_iter``, ``iter``, ``seed`` and ``seconds``.
+
+    Raises:
+        UserError: a mistake in the config, the data or the resources, found before the first iteration.
+        rdistill.hooks.DivergedError: a loss became NaN or infinite.
+    """
+    keep_to_the_work_dir()
+    from rdistill.console import RunConsole, scores
+
+    console = _console(console, quiet)
+    cfg = load_config(
+        config,
+        overrides,
+        data_root=data_root,
+        size=size,
+        iters=iters,
+        batch_size=batch_size,
+        val_interval=val_interval,
+        num_data_workers=num_data_workers,
+        teacher_checkpoint=teacher_checkpoint,
+    )
+    if seed is None:  # the config.py of a finished run has that run's
+        seed = (cfg.get("randomness") or {}).get("seed") or 0
+    name = _name(config, work_dir)
+    work_dir = Path(work_dir or Path("work_dirs") / Path(name).stem)
+    _say(console, f"{name} -> {work_dir}")
+    with RunConsole(console) as listener:
+        options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
+        if workers == 1:
+            from rdistill.training import train as run
+
+            metrics = run(cfg, work_dir, **options)
+        else:
+            from rdistill.train_group import Resources, train_in_group
+
+            resources = Resources(workers, cpus_per_worker, gpus_per_worker)
+            metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
+    _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
+    _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
+    return metrics
+
+
+def evaluate(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    *,
+    split: str = "val",
+    overrides: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    size: int | str | None = None,
+    num_data_workers: int | None = None,
+    trust_checkpoint: bool = False,
+) -> dict[str, Any]:
+    """Scores a checkpoint of the config's model.
+
+    Args:
+        config: a config file or an mmengine ``Config``; of a ``distill`` config the student counts.
+        checkpoint: ``student.pth``, ``best.pth``, or any mmseg checkpoint of that model.
+        split: ``"val"`` or ``"test"``.
+        overrides, data_root, size, num_data_workers: as for :func:`load_config`.
+        trust_checkpoint: let the checkpoint run the Python code that it carries.
+
+    Returns:
+        Percent: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU`` by class (None for a class that does not occur).
+
+    Raises:
+        UserError: a mistake in the config, or a checkpoint that does not fit it.
+    """
+    keep_to_the_work_dir()
+    from rdistill.config import Shortcuts
+    from rdistill.config import load_config as load
+
+    if split not in ("val", "test"):
+        raise UserError(f"split: must be val or test, got {split!r}")
+    shortcuts = Shortcuts(data_root=_text(data_root), size=_text(size), num_data_workers=num_data_workers)
+    cfg = load(config, overrides, shortcuts, with_teachers=False)
+    from rdistill.training import evaluate_checkpoint
+
+    return evaluate_checkpoint(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that has ended."""
+
+    work_dir: Path
+    trials: tuple[TrialRecord, ...]  # best validation first
+
+    @property
+    def best(self) -> TrialRecord:
+        """The trial with the highest mIoU."""
+        return self.trials[0]
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """The student trained alone; the best of them, where several were."""
+        return next((trial for trial in self.trials if trial.is_baseline), None)
+
+    @property
+    def gain(self) -> float | None:
+        """mIoU of the best trial minus that of the baseline; None where the baseline is the best or has no score."""
+        from rdistill.sweep.results import gain
+
+        return gain(self.best, self.trials)
+
+    def frame(self) -> pandas.DataFrame:
+        """The table of all trials; see :func:`load_results`."""
+        return load_results(self.work_dir)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `rdistill sweep --json` prints: plain data."""
+        from rdistill.sweep.results import STATUSES
+
+        best, baseline = self.best, self.baseline
+        return {
+            "work_dir": str(self.work_dir),
+            "best": {
+                "id": best.id,
+                "mIoU": best.best.get("mIoU"),
+                "gain": self.gain,
+                "IoU": best.best.get("IoU"),
+                "values": {key: best.effective.get(key, value) for key, value in best.values.items()},
+                "config": str(self.work_dir / "best.py"),
+                "checkpoint": str(self.work_dir / "best.pth"),
+            },
+            "baseline": None if baseline is None else {"id": baseline.id, "mIoU": baseline.best.get("mIoU")},
+            "teacher_mIoU": best.teacher_mIoU,
+            "trials": {status: sum(trial.status == status for trial in self.trials) for status in STATUSES},
+            "results": str(self.work_dir / "results.csv"),
+        }
+
+
+def sweep(
+    sweep: str | Path | Mapping[str, Any],
+    work_dir: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    address: str | None = None,
+    trust_checkpoint: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
+    data_root: str | Path | None = None,
+    size: int | str | None = None,
+    iters: int | None = None,
+    batch_size: int | None = None,
+    val_interval: int | None = None,
+    num_data_workers: int | None = None,
+    teacher_checkpoint: str | Path | None = None,
+) -> SweepResult:
+    """Trains many students, a baseline without distillation always among them, and ranks them.
+
+    Args:
+        sweep: a sweep file, or what it would hold as a dict; files that it names are then looked for from the working
+            directory.
+        work_dir: written to: ``results.csv``, ``best.py`` with ``best.pth`` (the winner, for plain mmseg), and a folder
+            a trial. By default ``work_dirs/sweeps/`` and the file's name.
+        overrides: config key -> value for all trials, over the sweep's own ``set``.
+        resume: continue the sweep in ``work_dir``.
+        address: of a Ray cluster; by default the one it runs in, or a new one on this machine.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        quiet: show nothing.
+        console: where progress is shown, if not on standard output or in the notebook.
+        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint: as for
+            :func:`load_config`.
+
+    Raises:
+        UserError: a mistake in the sweep, the config or the resources, found before the first trial.
+        rdistill.sweep.run.SweepFailedError: no trial has a score.
+        KeyboardInterrupt: it was interrupted; ``resume`` continues it.
+    """
+    keep_to_the_work_dir()
+    from rdistill.config import Shortcuts
+    from rdistill.sweep.run import run_sweep
+
+    shortcuts = Shortcuts(
+        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint)
+    )
+    if work_dir is None:
+        if isinstance(sweep, Mapping):
+            raise UserError("work_dir: is required for a sweep that is not a file")
+        work_dir = Path("work_dirs") / "sweeps" / Path(sweep).stem
+    trials = run_sweep(
+        sweep,
+        work_dir,
+        overrides=overrides,
+        shortcuts=shortcuts,
+        address=address,
+        resume=resume,
+        trust_checkpoint=trust_checkpoint,
+        console=_console(console, quiet),
+    )
+    return SweepResult(Path(work_dir), tuple(trials))
+
+
+def load_results(work_dir: str | Path) -> pandas.DataFrame:
+    """The trials of a sweep as a table, best validation first; also of a sweep that is running or was interrupted.
+
+    Args:
+        work_dir: of the sweep.
+
+    Returns:
+        A row a trial, with the columns of ``results.csv`` (see docs/api.md). Scores are floats in percent, NaN where
+        there is none; counts are ``Int64``; a swept value is of its own type, such as the list of a feature pair; text
+        is never NaN, but empty.
+
+    Raises:
+        UserError: the folder holds no sweep.
+    """
+    from rdistill.sweep.frame import results_frame
+
+    return results_frame(Path(work_dir))
+
+
+def _console(console: Console | None, quiet: bool) -> Console:
+    from rich.console import Console
+
+    if quiet:
+        return Console(quiet=True)
+    return console or Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def _say(console: Console, line: str) -> None:
+    """Whole and as it is, whatever the console's own settings are: paths are there to be copied."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _name(config: str | Path | Config, work_dir: str | Path | None) -> str:
+    """What a config is called: its file, or 'config'."""
+    if isinstance(config, (str, Path)):
+        return str(config)
+    if not config.filename and work_dir is None:
+        raise UserError("work_dir: is required for a config that is not a file")
+    return str(config.filename or "config")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
