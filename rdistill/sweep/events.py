@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
-from rdistill.sweep.results import BASELINE
-
 
 @dataclass(frozen=True)
 class TrialSeen:
@@ -19,7 +17,7 @@ class TrialSeen:
     id: str
     phase: str  # baseline, search or confirm
     values: Mapping[str, Any]  # config key -> value
-    seed: int | None = None
+    seed: int = 0
     of: str = ""  # of a confirmation run: the id of the trial that it repeats
 
 
@@ -72,5 +70,4 @@ class TuneEvents(Callback):
 
 def _seen(trial: Any) -> TrialSeen:
     config = trial.config
-    phase = config.get("phase") or (BASELINE if config["id"] == BASELINE else "search")
-    return TrialSeen(config["id"], phase, config["values"], config.get("seed"), config.get("of", ""))
+    return TrialSeen(**{name: config[name] for name in ("id", "phase", "values", "seed", "of")})

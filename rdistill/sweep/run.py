@@ -116,7 +116,7 @@ def run_sweep(
         watching = SweepConsole(console, work_dir, _iterations(base), sweep_file.stem)
         with driver_log(work_dir), watching as shown, watched_by(shown):
             shown.expect(BASELINE, 1)
-            shown.expect("search", num_trials)
+            shown.expect(SEARCHED, num_trials)
             complete = _tune(study, resources, cohorts, at_once, resume)
     order = _conclude(work_dir, console)
     if not complete:  # Tune ends by itself on Ctrl-C, and keeps what it needs to go on
