@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +15,14 @@ from conftest import Tiny
 from mmengine.config import Config
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher, SearchGenerator
 
 from rdistill.config import DistillSpec, distill_spec, lookup, with_overrides
 from rdistill.errors import UserError
 from rdistill.sweep.results import BASELINE
-from rdistill.sweep.run import OBJECTIVE, BaselineFirst, SparingAsha
+from rdistill.sweep.search import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search, trial
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
-from rdistill.sweep.spec import SweepSpec
+from rdistill.sweep.spec import BaselineSpec, SweepSpec
 
 SPACE: dict[str, Any] = {
     "distill.task_weight": {"type": "uniform", "low": 0.25, "high": 1.0},
@@ -56,11 +56,11 @@ def distill(base: Config) -> DistillSpec:
 def suggestions(spec: SweepSpec, space: dict[str, BaseDistribution], count: int) -> list[dict[str, Any]]:
     """What the sampler suggests, told a score after each."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    asked = optuna.create_study(direction="maximize", sampler=sampler(spec, space))
+    asked = optuna.create_study(direction="maximize", sampler=sampler(spec.search.type, spec.search.seed, space))
     found = []
     for number in range(count):
         trial = asked.ask(space)
-        found.append(decode(trial.params, spec))
+        found.append(decode(trial.params, spec.space))
         try:
             asked.tell(trial, float(number % 3))
         except RuntimeError as error:  # how a GridSampler says that it is through, outside of Optuna's own loop
@@ -69,7 +69,7 @@ def suggestions(spec: SweepSpec, space: dict[str, BaseDistribution], count: int)
 
 
 def test_distributions(distill: DistillSpec) -> None:
-    space = distributions(study(), distill)
+    space = distributions(study().space, distill)
     assert list(space) == list(SPACE)
     task, weight, batch, pair, rate, dilations = space.values()
     assert task == FloatDistribution(0.25, 1.0) and weight == FloatDistribution(1.0, 100.0, log=True)
@@ -82,7 +82,7 @@ def test_distributions(distill: DistillSpec) -> None:
 def test_suggestions_arrive_in_the_config(base: Config, distill: DistillSpec) -> None:
     """Each value, of the type that the file gave it, as the config then has it."""
     spec = study()
-    for values in suggestions(spec, distributions(spec, distill), 8):
+    for values in suggestions(spec, distributions(spec.space, distill), 8):
         assert 0.25 <= values["distill.task_weight"] <= 1.0
         assert 1.0 <= values["distill.losses.logits.weight"] <= 100.0
         assert values["train_dataloader.batch_size"] in (2, 3, 4)
@@ -96,14 +96,14 @@ def test_suggestions_arrive_in_the_config(base: Config, distill: DistillSpec) ->
 @pytest.mark.parametrize("value", [3, 0.5, True, None, "text", [1, [2, "x"]], {"type": "KL", "tau": 2.0}])
 def test_choices_of_any_kind_come_back(distill: DistillSpec, value: Any) -> None:
     spec = study({"k": {"type": "choice", "values": [value]}})
-    (values,) = suggestions(spec, distributions(spec, distill), 1)
+    (values,) = suggestions(spec, distributions(spec.space, distill), 1)
     assert values == {"k": value} and type(values["k"]) is type(value)
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_the_seed_decides(distill: DistillSpec, kind: str) -> None:
     first, again, other = (
-        suggestions(spec, distributions(spec, distill), 14)  # TPE starts to model after ten
+        suggestions(spec, distributions(spec.space, distill), 14)  # TPE starts to model after ten
         for spec in (study(kind=kind, seed=3), study(kind=kind, seed=3), study(kind=kind, seed=4))
     )
     assert first == again and first[0] != other[0]
@@ -120,7 +120,7 @@ def test_a_grid_visits_every_point_once(distill: DistillSpec) -> None:
     spec = study(space, kind="grid")
     size = spec.num_trials(feature_counts(distill))
     assert size == 9 * 2 * 2
-    found = suggestions(spec, distributions(spec, distill), size)
+    found = suggestions(spec, distributions(spec.space, distill), size)
     points = [([*point[0]], *point[1:]) for point in itertools.product(
         itertools.product(range(3), range(3)), (1, 2), ("a", [1, 2])
     )]  # fmt: skip
@@ -184,7 +184,7 @@ class Noting(Searcher):
     """Suggests 1, 2, 3 and then no more; notes what it is told."""
 
     def __init__(self) -> None:
-        super().__init__(metric=OBJECTIVE, mode="max")
+        super().__init__(metric=SCORE, mode="max")
         self.told: list[tuple[str, str]] = []
 
     def suggest(self, trial_id: str) -> Any:
@@ -199,43 +199,68 @@ class Noting(Searcher):
         self.told.append(("complete", trial_id))
 
 
-def test_the_baseline_comes_first_and_the_searcher_never_hears_of_it() -> None:
-    inner = Noting()
-    searcher = BaselineFirst(inner, study({"k": {"type": "int", "low": 1, "high": 9}}, seed=4))
-    found = [searcher.suggest(name) for name in "abcde"]
+NUMBERS = study({"k": {"type": "int", "low": 1, "high": 9}}).space
+
+
+def test_the_given_come_first_and_then_each_arm_in_turn() -> None:
+    """No searcher hears of another's trials, nor of those given."""
+    ours, theirs = Noting(), Noting()
+    arms = [Arm("search", "t", NUMBERS, ours, 2), Arm("baseline", "b", NUMBERS, theirs, 3)]
+    searcher = Arms([trial(BASELINE, "baseline", 4, {})], arms, seed=4)
+    found = [searcher.suggest(name) for name in "abcdefg"]
     assert found == [
-        {"id": BASELINE, "phase": "baseline", "of": "", "seed": 0, "values": {}},
-        {"id": "t0001", "phase": "search", "of": "", "seed": 0, "values": {"k": 1}},
-        {"id": "t0002", "phase": "search", "of": "", "seed": 0, "values": {"k": 2}},
-        {"id": "t0003", "phase": "search", "of": "", "seed": 0, "values": {"k": 3}},
+        {"id": BASELINE, "phase": "baseline", "of": "", "seed": 4, "values": {}},
+        {"id": "t0001", "phase": "search", "of": "", "seed": 4, "values": {"k": 1}},
+        {"id": "b0001", "phase": "baseline", "of": "", "seed": 4, "values": {"k": 1}},
+        {"id": "t0002", "phase": "search", "of": "", "seed": 4, "values": {"k": 2}},
+        {"id": "b0002", "phase": "baseline", "of": "", "seed": 4, "values": {"k": 2}},
+        {"id": "b0003", "phase": "baseline", "of": "", "seed": 4, "values": {"k": 3}},
         Searcher.FINISHED,
     ]
-    for name in "ba":
-        searcher.on_trial_result(name, {OBJECTIVE: 1.0})
-        searcher.on_trial_complete(name, {OBJECTIVE: 1.0})
-    assert inner.told == [("suggest", name) for name in "bcde"] + [("result", "b"), ("complete", "b")]
-    assert (searcher.metric, searcher.mode) == (OBJECTIVE, "max")
+    for name in "abc":
+        searcher.on_trial_result(name, {SCORE: 1.0})
+        searcher.on_trial_complete(name, {SCORE: 1.0})
+    assert ours.told == [("suggest", "b"), ("suggest", "d"), ("result", "b"), ("complete", "b")]
+    assert theirs.told == [("suggest", name) for name in "cef"] + [("result", "c"), ("complete", "c")]
+    assert (searcher.metric, searcher.mode) == (SCORE, "max")
 
 
-def test_search_state_survives(distill: DistillSpec, tmp_path: Any) -> None:
+def test_a_list_of_trials() -> None:
+    runs = [trial(f"t0003-s{seed}", "confirm", seed, {"k": 1}, of="t0003") for seed in (1, 2)]
+    searcher = of_list(runs, at_once=5)
+    assert [searcher.suggest(name) for name in "abc"] == [*runs, Searcher.FINISHED]
+
+
+@pytest.mark.parametrize("objectives", [["mIoU"], ["mIoU", "params"]])
+def test_search_state_survives(distill: DistillSpec, tmp_path: Path, objectives: list[str]) -> None:
     """As Tune saves and restores it around a killed driver: the next suggestion is the one that would have come."""
-    spec = study(kind="optuna")
-    space = distributions(spec, distill)
-
-    def searcher() -> ConcurrencyLimiter:
-        inner = OptunaSearch(space=space, metric=OBJECTIVE, mode="max", sampler=sampler(spec, space))
-        return ConcurrencyLimiter(BaselineFirst(inner, spec), max_concurrent=2)
-
-    original, restored = searcher(), searcher()
-    assert original.suggest("a")["id"] == BASELINE
-    original.suggest("b")
-    for name in "ab":
-        original.on_trial_complete(name, {OBJECTIVE: 50.0})
+    rate = {"optim_wrapper.optimizer.lr": {"type": "loguniform", "low": 0.01, "high": 0.1}}
+    spec = study(kind="optuna").model_copy(
+        update={"baseline": BaselineSpec.model_validate({"search": rate, "seed": 3}), "objectives": objectives}
+    )
+    original, restored = of_search(spec, distill, 4), of_search(spec, distill, 4)
+    assert [original.suggest(name)["id"] for name in "abcd"] == [BASELINE, "t0001", "b0001", "t0002"]
+    for name in "abcd":
+        original.on_trial_complete(name, {SCORE: 50.0, "params": 7.0})
     SearchGenerator(original).save_to_dir(str(tmp_path), "one")
-    expected = [original.suggest(name) for name in "cd"]
+    expected = [original.suggest(name) for name in "efgh"]
     SearchGenerator(restored).restore_from_dir(str(tmp_path))
-    assert [restored.suggest(name) for name in "cd"] == expected
-    assert [one["id"] for one in expected] == ["t0002", "t0003"]
+    assert [restored.suggest(name) for name in "efgh"] == expected
+    assert [one["id"] for one in expected] == ["b0002", "t0003", "b0003", "t0004"]
+    assert 0.01 <= expected[0]["values"]["optim_wrapper.optimizer.lr"] <= 0.1
+
+
+def test_the_same_seed_suggests_the_same_baselines(distill: DistillSpec) -> None:
+    """Whatever is searched beside them."""
+    rate = {"optim_wrapper.optimizer.lr": {"type": "loguniform", "low": 0.01, "high": 0.1}}
+    baseline = BaselineSpec.model_validate({"search": rate, "seed": 3})
+
+    def baselines(spec: SweepSpec) -> list[Any]:
+        searcher = of_search(spec.model_copy(update={"baseline": baseline}), distill, 9)
+        found = [searcher.suggest(name) for name in "abcdefg"]
+        return [one["values"] for one in found if one["id"].startswith("b0")]
+
+    assert baselines(study(seed=1)) == baselines(study({"distill.losses.logits.weight": SPACE["distill.task_weight"]}))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -244,7 +269,7 @@ def test_search_state_survives(distill: DistillSpec, tmp_path: Any) -> None:
 
 def asha(**options: Any) -> SparingAsha:
     scheduler = SparingAsha(time_attr="iter", **{"max_t": 9, "grace_period": 1, "reduction_factor": 3, **options})
-    scheduler.set_search_properties(OBJECTIVE, "max")
+    scheduler.set_search_properties(SCORE, "max")
     return scheduler
 
 
@@ -252,7 +277,7 @@ def report(scheduler: SparingAsha, name: str, iteration: int, score: float) -> s
     trial = SimpleNamespace(trial_id=name, config={"id": name})
     if name not in scheduler._trial_info:
         scheduler.on_trial_add(None, trial)
-    return scheduler.on_trial_result(None, trial, {"iter": iteration, OBJECTIVE: score})
+    return scheduler.on_trial_result(None, trial, {"iter": iteration, SCORE: score})
 
 
 def test_the_worst_is_stopped_but_never_the_baseline() -> None:
@@ -269,7 +294,7 @@ def test_the_baseline_is_not_held_against_the_others() -> None:
     scheduler = asha()
     trial = SimpleNamespace(trial_id=BASELINE, config={"id": BASELINE})
     assert report(scheduler, BASELINE, 1, 100.0) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(None, trial, {"iter": 9, OBJECTIVE: 100.0})
+    scheduler.on_trial_complete(None, trial, {"iter": 9, SCORE: 100.0})
     assert report(scheduler, "t1", 1, 1.0) == TrialScheduler.CONTINUE
 
 
@@ -280,6 +305,18 @@ def test_at_its_last_validation_a_trial_is_left_to_finish() -> None:
     for name in scores:
         scheduler.on_trial_add(None, SimpleNamespace(trial_id=name, config={"id": name}))
     assert all(report(scheduler, name, 3, score) == TrialScheduler.CONTINUE for name, score in scores.items())
+
+
+def test_students_alone_do_not_race_against_distilled_ones() -> None:
+    both = EachPhase({"search": asha(), "baseline": asha()})
+    decided = {}
+    for name, score in (("t1", 80.0), ("b1", 50.0), ("t2", 81.0), ("b2", 51.0), ("b3", 1.0), ("t3", 70.0)):
+        phase = "baseline" if name[0] == "b" else "search"
+        trial = SimpleNamespace(trial_id=name, config={"id": name, "phase": phase})
+        both.on_trial_add(None, trial)
+        decided[name] = both.on_trial_result(None, trial, {"iter": 1, SCORE: score})
+    assert [name for name, decision in decided.items() if decision == TrialScheduler.STOP] == ["b3", "t3"]
+    assert pickle.loads(pickle.dumps(both)).schedulers.keys() == both.schedulers.keys()
 
 
 def test_what_tune_saves_can_be_pickled() -> None:

@@ -70,7 +70,7 @@ def check_sweep(
         distiller=distiller,
         work_dir=work_dir,
         workers=spec.trial.workers,
-        trials=spec.num_trials(feature_counts(distill)) + 1,
+        trials=spec.num_students(feature_counts(distill)),
         seed=spec.seed,
         trust_checkpoint=trust_checkpoint,
         full_data=full_data,
@@ -78,6 +78,10 @@ def check_sweep(
     if report.problems:
         return report
     problems, tried = _structures(base, spec, distill, distiller, trust_checkpoint)
+    if spec.baseline.search:
+        alone = spec.model_copy(update={"space": spec.baseline.search})
+        more, also = _structures(base, alone, distill, distiller, trust_checkpoint)
+        problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
     report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
     return report
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,36 @@ def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
-    """mIoU of a trial minus that of the baseline; None while either is unknown, and for the baseline itself."""
-    baseline = next((other for other in records if other.is_baseline), None)
-    if baseline is None or record.is_baseline or not baseline.best or not record.best:
+    """mIoU of a trial minus that of its baseline; None while either is unknown, and for baselines themselves.
+
+    The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed.
+    """
+    if record.is_baseline or not record.best:
         return None
-    return float(record.best["mIoU"]) - float(baseline.best["mIoU"])
+    confirms = record.phase == CONFIRMED
+    rivals = [
+        float(other.best["mIoU"])
+        for other in records
+        if other.is_baseline and other.best and (other.phase == CONFIRMED) == confirms and other.seed == record.seed
+    ]
+    return float(record.best["mIoU"]) - max(rivals) if rivals else None
+
+
+def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
+    """Ids of those trials that no other beats in all objectives: mIoU counts upward, costs downward."""
+
+    def costs(record: TrialRecord) -> tuple[float, ...]:
+        return tuple(
+            -_number(record.best.get("mIoU")) if name == "mIoU" else float(record.objectives.get(name, math.inf))
+            for name in objectives
+        )
+
+    points = {record.id: costs(record) for record in records if record.best}
+    return [
+        name
+        for name, own in points.items()
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in points.values())
+    ]
 
 
 def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:

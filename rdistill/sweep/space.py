@@ -15,17 +15,17 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from rdistill.config import DistillSpec, distill_spec, with_overrides
+from rdistill.config import DistillSpec, distill_spec, with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.shapes import Shape, pair_problem, sensible_pairs
-from rdistill.sweep.spec import Choice, Integer, LogUniform, Pairs, SweepSpec, Uniform, choices
+from rdistill.sweep.spec import Choice, Dimension, Integer, LogUniform, Pairs, SweepSpec, Uniform, choices
 
 
-def distributions(spec: SweepSpec, distill: DistillSpec) -> dict[str, BaseDistribution]:
-    """Optuna's form of the space. Lists become JSON texts: Optuna's categories are scalars."""
+def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> dict[str, BaseDistribution]:
+    """Optuna's form of a space. Lists become JSON texts: Optuna's categories are scalars."""
     features = feature_counts(distill)
     space: dict[str, BaseDistribution] = {}
-    for key, dimension in spec.space.items():
+    for key, dimension in dimensions.items():
         if isinstance(dimension, (Uniform, LogUniform)):
             space[key] = FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
         elif isinstance(dimension, Integer):
@@ -88,21 +88,20 @@ def _teacher_of(key: str, distill: DistillSpec) -> int:
     return loss.teacher if loss is not None and isinstance(loss.teacher, int) else 0
 
 
-def decode(suggested: Mapping[str, Any], spec: SweepSpec) -> dict[str, Any]:
+def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
     """What Optuna suggested, as config key -> value."""
     return {
-        key: json.loads(value) if isinstance(spec.space[key], (Choice, Pairs)) else value
-        for key, value in suggested.items()
+        key: json.loads(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in suggested.items()
     }
 
 
-def sampler(spec: SweepSpec, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
+def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
     """Who chooses, seeded: TPE, random, or every point of the grid once."""
-    if spec.search.type == "grid":
-        return optuna.samplers.GridSampler({key: _grid(one) for key, one in space.items()}, seed=spec.search.seed)
-    if spec.search.type == "random":
-        return optuna.samplers.RandomSampler(seed=spec.search.seed)
-    return optuna.samplers.TPESampler(seed=spec.search.seed)
+    if kind == "grid":
+        return optuna.samplers.GridSampler({key: _grid(one) for key, one in space.items()}, seed=seed)
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
 
 
 def check_space(spec: SweepSpec, base: Config, path: str) -> None:
@@ -114,12 +113,16 @@ def check_space(spec: SweepSpec, base: Config, path: str) -> None:
     distill = distill_spec(base)
     assert distill is not None
     problems = []
-    for key, dimension in spec.space.items():
-        for value in extremes(dimension, distill):
-            try:
-                with_overrides(base, {key: value})
-            except UserError as error:
-                problems += [f"{path}: space.{key}: {problem}" for problem in error.problems]
+    for where, cfg, space in (
+        ("space", base, spec.space),
+        ("baseline.search", without_distillation(base), spec.baseline.search),
+    ):
+        for key, dimension in space.items():
+            for value in extremes(dimension, distill):
+                try:
+                    with_overrides(cfg, {key: value})
+                except UserError as error:
+                    problems += [f"{path}: {where}.{key}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*dict.fromkeys(problems))
 

@@ -61,6 +61,7 @@ class Pairs(Section):
     pairs: Literal["all", "auto"] | list[tuple[int, int]] = "all"
 
 
+Objective = Literal["mIoU", "params", "flops", "latency"]
 Dimension = Annotated[Uniform | LogUniform | Integer | Choice | Pairs, Field(discriminator="type")]
 
 
@@ -95,6 +96,22 @@ class CohortSpec(Section):
     size: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"  # auto: an equal share that fits the memory
 
 
+class BaselineSpec(Section):
+    """How the student alone, which all are compared with, is given its chance."""
+
+    search: dict[str, Dimension] = {}  # as `space`: what of its config is searched, such as its learning rate
+    type: Literal["optuna", "random", "grid"] = "optuna"
+    num_trials: int | None = Field(default=None, ge=1)  # beside the one as configured; default: as many as the search
+    seed: int | None = Field(default=None, ge=0)  # of its search; default: the search's
+
+
+class ConfirmSpec(Section):
+    """Which configurations train again after the search, on seeds that had no part in it."""
+
+    top: int = Field(default=3, ge=1)  # the best so many, and the best baseline
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=2)  # of training: with one there is no interval
+
+
 class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
@@ -105,34 +122,73 @@ class SweepSpec(Section):
     scheduler: Scheduler = Scheduler()
     trial: TrialResources = TrialResources()
     cohort: CohortSpec = CohortSpec()
-    seed: int = Field(default=0, ge=0)  # of every trial: equal weights, data order and augmentation
+    baseline: BaselineSpec = BaselineSpec()
+    confirm: ConfirmSpec | None = None
+    objectives: list[Objective] = ["mIoU"]  # what the searcher looks at: mIoU up, the others down
+    seed: int = Field(default=0, ge=0)  # of every trial of the search: equal weights, data order and augmentation
 
     def num_trials(self, features: tuple[int, int]) -> int:
-        """Trials without the baseline; ``features`` as for :func:`choices`."""
-        if self.search.num_trials is not None:
-            return self.search.num_trials
-        assert self.search.type == "grid"
-        return math.prod(len(choices(dimension, features)) for dimension in self.space.values())
+        """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
+        return self.search.num_trials or _grid_size(self.space, features)
+
+    def num_baselines(self, features: tuple[int, int]) -> int:
+        """Students alone: the one as configured, and those that are searched."""
+        baseline = self.baseline
+        if not baseline.search:
+            return 1
+        if baseline.type == "grid":
+            return 1 + (baseline.num_trials or _grid_size(baseline.search, features))
+        return 1 + (baseline.num_trials or self.num_trials(features))
+
+    def num_students(self, features: tuple[int, int]) -> int:
+        """All that are trained, confirmation included."""
+        again = (1 + self.confirm.top) * len(self.confirm.seeds) if self.confirm else 0
+        return self.num_trials(features) + self.num_baselines(features) + again
 
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
-        found = []
-        for key, dimension in self.space.items():
-            if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
-                found.append(f"space.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
-            if isinstance(dimension, LogUniform) and dimension.low <= 0:
-                found.append(
-                    f"space.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
-                )
-            if self.search.type == "grid" and isinstance(dimension, (Uniform, LogUniform)):
-                found.append(
-                    f"space.{key}: a grid needs values, got {dimension.type}; use choice, or another search.type"
-                )
-            if isinstance(dimension, Pairs) and not key.endswith(".pair"):
-                found.append(f"space.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
+        found = _space_problems("space", self.space, "search", self.search.type)
+        found += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
         if self.search.type != "grid" and self.search.num_trials is None:
             found.append(f"search.num_trials: is required for {self.search.type} search")
+        for key in self.baseline.search:
+            if key.lstrip("+").split(".")[0] == "distill":
+                found.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
+        if not self.baseline.search and self.baseline.num_trials is not None:
+            found.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
+        seeds = self.confirm.seeds if self.confirm else []
+        if self.seed in seeds:
+            found.append(
+                f"confirm.seeds: {self.seed} is the seed of the search, whose winners it favours; take others than it"
+            )
+        if len(set(seeds)) < len(seeds):
+            found.append(f"confirm.seeds: must differ from each other, got {seeds}")
+        if "mIoU" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            found.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
         return found
+
+
+def _grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
+    return math.prod(len(choices(dimension, features)) for dimension in space.values())
+
+
+def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:
+    """What is wrong with a space for a type of search, as lines; ``section`` holds that type in the file."""
+    found = []
+    for key, dimension in space.items():
+        if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
+            found.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
+        if isinstance(dimension, LogUniform) and dimension.low <= 0:
+            found.append(
+                f"{where}.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
+            )
+        if search == "grid" and isinstance(dimension, (Uniform, LogUniform)):
+            found.append(
+                f"{where}.{key}: a grid needs values, got {dimension.type}; use choice, or another {section}.type"
+            )
+        if isinstance(dimension, Pairs) and not key.endswith(".pair"):
+            found.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
+    return found
 
 
 def read_sweep(path: Path) -> SweepSpec:
@@ -204,12 +260,15 @@ def _lines(error: ValidationError) -> list[str]:
         "scheduler": Scheduler,
         "trial": TrialResources,
         "cohort": CohortSpec,
+        "baseline": BaselineSpec,
+        "confirm": ConfirmSpec,
     }
     lines = []
     for item in error.errors():
         # pydantic names the chosen member of a union in the path; the user's file does not.
         parts = [str(part) for part in item["loc"]]
-        chosen = parts.pop(2) if parts[0] == "space" and len(parts) > 2 and parts[2] in types else None
+        at = 3 if parts[:2] == ["baseline", "search"] else 2 if parts[0] == "space" else len(parts)
+        chosen = parts.pop(at) if len(parts) > at and parts[at] in types else None
         where = ".".join(parts)
         if item["type"] == "extra_forbidden":
             section = sections.get(parts[0], SweepSpec) if len(parts) > 1 else SweepSpec

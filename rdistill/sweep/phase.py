@@ -1,0 +1,128 @@
+"""Some trials of a sweep on Ray Tune: as many at a time as the cluster holds, in cohorts where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from rdistill.sweep.cohort import Cohort, cohort_size
+from rdistill.sweep.events import TuneEvents
+from rdistill.sweep.results import TRIALS, load_record
+from rdistill.sweep.search import SCORE
+from rdistill.sweep.thin import Places, follow
+from rdistill.sweep.trial import Study, one_line, run_trial
+from rdistill.train_group import Resources
+
+# A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
+# that the group then lacks: so one byte of memory.
+THIN = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
+DRIVER_OF_A_GROUP = {"memory": 1}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What Ray Tune runs at a time: the search with its baselines, or the confirmation."""
+
+    name: str  # of Tune's folder in the work dir
+    trials: int
+    searcher: Callable[[int], Searcher]  # given how many trials run at a time
+    scheduler: TrialScheduler
+
+
+class Team:
+    """Who does the work of a sweep: processes, in cohorts where trials can share one.
+
+    Args:
+        study: what all trials share.
+        resources: of one trial.
+        processes: trials that the cluster holds, each by itself.
+    """
+
+    def __init__(self, study: Study, resources: Resources, processes: int) -> None:
+        self.study, self.resources, self.processes = study, resources, processes
+
+    def run(self, phase: Phase, resume: bool) -> bool:
+        """Runs a phase, or what is left of it. Returns whether all of its trials came to an end."""
+        cohorts, at_once = self._cohorts(phase.trials)
+        trainable = self._trainable(cohorts)
+        path = Path(self.study.work_dir, phase.name)
+        if resume and tune.Tuner.can_restore(str(path)):
+            tuner = tune.Tuner.restore(str(path), trainable, resume_errored=True)
+        else:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    metric=SCORE,
+                    mode="max",
+                    search_alg=phase.searcher(at_once),
+                    scheduler=phase.scheduler,
+                    num_samples=phase.trials,
+                    reuse_actors=self.resources.workers == 1,
+                    trial_name_creator=_trial_name,
+                    trial_dirname_creator=_trial_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=phase.name, storage_path=self.study.work_dir, verbose=0, callbacks=[TuneEvents()]
+                ),
+            )
+        results = tuner.fit()
+        for cohort in cohorts:
+            ray.kill(cohort)  # a student that was stopped may be writing its record still
+        _settle(Path(self.study.work_dir), results)
+        return all(trial.is_finished() for trial in results._experiment_analysis.trials)
+
+    def _cohorts(self, trials: int) -> tuple[list[Any], int]:
+        """Starts the cohorts of a phase, if it has any; and how many of its trials run at a time."""
+        spec = self.study.spec
+        most = min(trials, spec.trial.max_concurrent or trials)
+        processes = min(self.processes, most)
+        if spec.cohort.size == "off" or self.resources.workers > 1:
+            return [], processes
+        free_bytes = self.study.free_bytes or int(ray.cluster_resources()["memory"]) // processes
+        size = cohort_size(spec.cohort.size, most, processes, self.study.weights, free_bytes)
+        need = self.resources.per_worker()
+        worker = ray.remote(Cohort).options(
+            num_cpus=need["CPU"],
+            num_gpus=need.get("GPU", 0),
+            max_concurrency=2 * size + 8,  # a thread for each student's events, and for calls that end one
+            max_restarts=-1,
+        )
+        return [worker.remote(self.study) for _ in range(processes)], min(processes * size, most)
+
+    def _trainable(self, cohorts: list[Any]) -> Any:
+        """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""
+        if cohorts:
+            places = ray.remote(Places).options(num_cpus=0).remote(len(cohorts))
+            function = tune.with_parameters(follow, cohorts=cohorts, places=places)
+            return tune.with_resources(function, tune.PlacementGroupFactory([THIN]))
+        total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
+        needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP
+        return tune.with_resources(tune.with_parameters(_train, study=self.study), needs)
+
+
+def _train(config: dict[str, Any], study: Study) -> None:
+    """What Tune calls in a trial's process."""
+    run_trial(study, config, tune.report)
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config.get("id", trial.trial_id))
+
+
+def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
+    """Ends the records of trials that could not do so themselves: stopped by the scheduler, or their process died."""
+    for trial in results._experiment_analysis.trials:
+        folder = work_dir / TRIALS / _trial_name(trial)
+        record = load_record(folder)
+        if record is None or record.status != "running" or not trial.is_finished():
+            continue
+        error = trial.get_pickled_error() or trial.get_error()
+        record.status, record.reason = ("stopped", "") if error is None else ("failed", one_line(error))
+        record.save(folder)

@@ -1,0 +1,83 @@
+"""What is settled before the first trial of a sweep: that it is the same study, and that all of it can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rdistill.errors import UserError
+from rdistill.sweep.spec import SweepSpec
+from rdistill.sweep.trial import Study
+from rdistill.train_group import Resources
+
+STUDY = "study.json"  # what was asked for
+
+
+def require_same_study(work_dir: Path, study: dict[str, Any]) -> None:
+    """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation.
+
+    Raises:
+        UserError: naming what has changed.
+    """
+    file = work_dir / STUDY
+    if not file.is_file():
+        return
+    begun = json.loads(file.read_text())
+    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json")  # with what has become possible since
+    asked = study["sweep"]
+    if sweep["confirm"] is None:
+        asked = {**asked, "confirm": None}  # the one thing that may be added afterwards
+    changed = _differences({**begun, "sweep": sweep}, {**study, "sweep": asked})
+    if changed:
+        raise UserError(
+            *(f"{work_dir}: --resume: {what}" for what in changed[:10]),
+            f"{work_dir}: is another study's; use another --work-dir, or what it was started with",
+        )
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Dotted keys in which two configs differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))]
+    return [] if old == new else [f"{where} was {old!r}, is {new!r}"]
+
+
+def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
+    """Checks everything where the trials will run, settles their pairs and measures the teachers, once for all.
+
+    Returns:
+        The study that the trials get, and a line for each pair that was left out.
+    """
+    need = resources.per_worker()
+    task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
+    try:
+        settled, left_out = ray.get(task.remote(study))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+    return settled, left_out
+
+
+def _prepare_here(study: Study) -> tuple[Study, list[str]]:
+    import torch
+
+    from rdistill.check import Report, build_reporting
+    from rdistill.sweep.check import check_sweep, settle_pairs
+    from rdistill.training import evaluate_teachers
+
+    base, trust = study.base, study.trust_checkpoint
+    report = Report()
+    distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
+    report.raise_problems()
+    assert distiller is not None
+    spec, left_out = settle_pairs(base, study.spec, distiller)
+    check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    weights = sum(weight.numel() for weight in distiller.parameters())
+    scores = evaluate_teachers(distiller, base)
+    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, weights=weights, free_bytes=free), left_out
