@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["rdistill", "rdistill.*"]),
-    package_data={"rdistill": ["py.typed"]},
+    package_data={"rdistill": ["py.typed"], "rdistill.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6",
         # The maintained continuation of mmengine, mmcv and mmsegmentation, under the same import names. With

@@ -26,6 +26,8 @@ app = typer.Typer(
     rdistill train configs/distill/NAME.py --data-root DIR         # the student under its teacher
 
     rdistill sweep sweeps/coef.yaml --data-root DIR                # many students, and the best one
+
+    rdistill report work_dirs/sweeps/coef                          # which one won, by how much, and why
     """,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
@@ -225,6 +227,61 @@ def sweep(
     elif quiet:
         gain = "" if result.gain is None else f" ({result.gain:+.2f} over the baseline)"
         print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}{gain}: {result.work_dir}/best.pth")
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The --work-dir of a sweep, running or done; or of a run.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; by default report.html in DIR.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write each figure as a PNG for a paper; needs Chromium.")
+    ] = None,
+) -> None:
+    """Write one HTML page of a sweep: verdict, leaderboard, curves, what mattered, losses, images, cost.
+
+    It needs no network and no other file. Reads what is on disk, so it may be run while the sweep runs.
+    """
+    from rdistill.report.build import page_of
+
+    _write_page(page_of(folder), out or folder / "report.html", open_, png)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The --work-dir of each sweep.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("work_dirs/compare.html"),
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write each figure as a PNG for a paper; needs Chromium.")
+    ] = None,
+) -> None:
+    """Write one HTML page of several sweeps beside each other; says where they are not on equal terms."""
+    from rdistill.report.compare import compare_page
+
+    _write_page(compare_page(folders), out, open_, png)
+
+
+def _write_page(page: Any, file: Path, open_: bool, png: Path | None) -> None:
+    from rdistill.report.page import write
+
+    write(page, file)
+    print(page.verdict)
+    for warning in page.warnings:
+        print(f"warning   {warning}")
+    print(f"report    {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    if png is not None:
+        from rdistill.report.png import write_pngs
+
+        print(f"pictures  {len(write_pngs(page, png))} PNG files in {png}")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(file.absolute().as_uri())
 
 
 @app.command()

@@ -27,7 +27,7 @@ ROWS = (
     ("training",),
     ("train_group",),
     ("sweep",),
-    ("api",),
+    ("report", "api"),
     ("cli",),
     ("__main__",),
 )

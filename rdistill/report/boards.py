@@ -1,0 +1,124 @@
+"""The leaderboards: searched and confirmed trials, clearly apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rdistill.report.facts import difference, interval
+from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
+from rdistill.sweep.results import TrialRecord, ranked, twins
+
+CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
+
+
+def leaderboard(sweep: Sweep) -> Table:
+    """Every searched trial and baseline, best first: one seed each."""
+    keys, classes = sweep.keys, sweep.classes if len(sweep.classes) <= CLASSES_SHOWN else []
+    extra = sorted({key for record in sweep.baselines for key in record.values if key not in keys})
+    twin_of = {second: first for first, second in twins(sweep.records)}
+    columns = [
+        Column("rank", True),
+        Column("trial"),
+        Column("status"),
+        Column("mIoU", True),
+        Column("gain", True, "difference to the best student alone"),
+        *[Column(short(key, [*keys, *extra]), True, key) for key in [*keys, *extra]],
+        *[Column(name, True, f"IoU of {name}") for name in classes],
+        Column("iterations", True),
+        Column("time", True),
+        Column("note"),
+    ]
+    rows, marks = [], []
+    for rank, record in enumerate(ranked(sweep.records), start=1):
+        best = record.best
+        gap = None if is_baseline(record) else difference(record, sweep.baseline)
+        seconds = number(record.history[-1].get("seconds")) if record.history else None
+        values = {**record.values, **{key: record.effective[key] for key in record.values if key in record.effective}}
+        rows.append(
+            [
+                cell(rank) if miou(record) is not None else cell(None),
+                cell(record.id),
+                Cell(record.status, record.status, record.status),
+                cell(miou(record), ".2f"),
+                Cell(signed(gap), gap),
+                *[cell(values.get(key)) for key in [*keys, *extra]],
+                *[cell(iou(best).get(name), ".2f") for name in classes],
+                cell(record.history[-1].get("iter") if record.history else 0),
+                Cell(MISSING if seconds is None else duration(seconds), seconds),
+                Cell("; ".join(_notes(record, twin_of))),
+            ]
+        )
+        marks.append("is-best" if record is sweep.best else "is-baseline" if is_baseline(record) else "")
+    return Table("Searched: the best validation of each trial, one seed each", columns, rows, marks)
+
+
+def confirmed_table(sweep: Sweep) -> Table | None:
+    """Means over fresh seeds and their differences to the baseline; None where nothing is confirmed."""
+    confirmed = mapping(sweep.summary.get("confirmed"))
+    if not confirmed:
+        return None
+    configurations = [mapping(one) for one in confirmed.get("configurations") or []]
+    base = mapping(confirmed.get("baseline"))
+    keys = list(dict.fromkeys(key for one in (*configurations, base) for key in mapping(one.get("values"))))
+    seeds = confirmed.get("seeds") or []
+    columns = [
+        Column("configuration"),
+        Column("mean mIoU", True),
+        Column("sd", True),
+        Column("runs", True),
+        Column("difference", True),
+        Column("95 % interval", True),
+        Column("p", True, "paired, adjusted for several configurations where it was"),
+        Column("of teacher", True),
+        *[Column(short(key, keys), True, key) for key in keys],
+        *[Column(f"seed {seed}", True) for seed in seeds],
+        Column("note"),
+    ]
+    rows, marks = [], []
+    for one in (*configurations, base):
+        gap, values, scores = (mapping(one.get(key)) for key in ("difference", "values", "scores"))
+        p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
+        stuck = one.get("one_class_runs")
+        alone = one is base
+        rows.append(
+            [
+                cell(str(one.get("id", MISSING)) + (" (student alone)" if alone else "")),
+                cell(number(one.get("mean")), ".2f"),
+                cell(number(one.get("sd")), ".2f"),
+                cell(one.get("n")),
+                Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
+                Cell(interval(gap) or MISSING),
+                cell(p, ".3g"),
+                cell(number(one.get("share_of_teacher")), ".1%"),
+                *[cell(values.get(key)) for key in keys],
+                *[cell(number(scores.get(str(seed))), ".2f") for seed in seeds],
+                Cell(f"{plural(stuck, 'run')} never left one class" if isinstance(stuck, int) and stuck else ""),
+            ]
+        )
+        marks.append("is-baseline" if alone else "is-best" if gap.get("above_zero") else "")
+    return Table(
+        f"Confirmed: fresh seeds {', '.join(map(str, seeds))}, paired with the baseline's", columns, rows, marks
+    )
+
+
+def test_split_table(sweep: Sweep) -> Table | None:
+    """Scores on the test split, taken once by the confirmed ones."""
+    test = mapping(sweep.summary.get("test"))
+    rows = []
+    for name, one in test.items():
+        entry = mapping(one)
+        if number(entry.get("mean")) is not None or number(entry.get("mIoU")) is not None:
+            value = number(entry.get("mean")) if entry.get("mean") is not None else number(entry.get("mIoU"))
+            rows.append([cell(name), cell(value, ".2f"), cell(number(entry.get("sd")), ".2f"), cell(entry.get("n"))])
+    columns = [Column("model"), Column("mIoU", True), Column("sd", True), Column("runs", True)]
+    return Table("On the test split, scored once", columns, rows) if rows else None
+
+
+def _notes(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
+    notes = [record.reason] if record.reason else []
+    if record.one_class_only:
+        notes.append("predicts one class only")
+    if record.id in twin_of:
+        notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
+    return notes

@@ -1,0 +1,171 @@
+"""From a folder to its page: which sections there are and what stands in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdistill.errors import UserError
+from rdistill.report import boards, curves, facts, losses, pairs, parameters, repeat, scores, study
+from rdistill.report.facts import Fact
+from rdistill.report.load import PICTURES, Run, Sweep, load, mapping, number
+from rdistill.report.page import Page, Panel, Section, Strip, picture
+from rdistill.report.plot import Plot
+from rdistill.report.text import Column, Table, cell, duration, points, show
+
+PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # of a picture, in order
+
+
+def page_of(folder: Path) -> Page:
+    """The page of a sweep's folder, or of a single run's.
+
+    Raises:
+        UserError: it holds neither.
+    """
+    found = load(folder)
+    return run_page(found) if isinstance(found, Run) else sweep_page(found)
+
+
+def sweep_page(sweep: Sweep) -> Page:
+    """The report of a sweep, of one that runs too."""
+    weight = study.importance(study.study_of(sweep))
+    confirmed = boards.confirmed_table(sweep)
+    searched = Section(
+        "searched",
+        "Leaderboard",
+        (
+            "Each trial once, on the same seed and data: differences of this size also come by chance. "
+            "It says what to confirm, not what is better."
+        ),
+        notes=list(sweep.notes),
+    )
+    searched.tables = [boards.leaderboard(sweep)] if sweep.records else []
+    confirm = Section(
+        "confirmed",
+        "Confirmed",
+        (
+            "The best configurations and the baseline again, on seeds that the search has not seen. Each difference is "
+            "between runs of the same seed: same weights at the start, same data in the same order."
+        ),
+    )
+    confirm.tables = [table for table in (confirmed, boards.test_split_table(sweep)) if table is not None]
+    confirm.plots = _some(scores.forest(_differences(sweep)))
+    sections = [
+        confirm,
+        searched,
+        Section("learning", "Learning", plots=_some(curves.learning_curves(sweep), scores.per_class(sweep))),
+        Section(
+            "search",
+            "What mattered",
+            plots=_some(parameters.parallel(sweep), weight),
+            small_plots=parameters.slices(sweep),
+            small_title="Each parameter alone",
+            small_intro=(
+                "A point is a trial's best mIoU: a dot ran to its end, a cross was stopped early, the star is the best."
+            ),
+            notes=[weight] if isinstance(weight, str) else [],
+        ),
+        Section("features", "Feature pairs", plots=_some(*pairs.heat_maps(sweep))),
+        Section("losses", "Losses", plots=_some(losses.loss_sizes(sweep))),
+        pictures_section(sweep),
+        Section("cost", "Time and cost", tables=[repeat.cost(sweep)]),
+        Section(
+            "repeat",
+            "Repeat it",
+            tables=[repeat.environment(sweep)],
+            commands=repeat.commands(sweep),
+            listing=("The sweep file", _yaml(sweep.spec)),
+        ),
+    ]
+    warnings = [str(line) for line in sweep.summary.get("warnings") or [] if line]
+    return Page(sweep.name, "Distillation sweep", facts.verdict(sweep), facts.headline(sweep), sections, warnings)
+
+
+def run_page(run: Run) -> Page:
+    """A short page of one `rdistill train`."""
+    metrics = run.metrics
+    classes = [[cell(name), cell(number(value), ".2f")] for name, value in mapping(metrics.get("IoU")).items()]
+    tables = [Table("IoU of each class at the best iteration, %", [Column("class"), Column("IoU", True)], classes)]
+    teacher = number(metrics.get("teacher_mIoU"))
+    shown = [
+        Fact("best mIoU", points(number(metrics.get("mIoU"))), f"iteration {show(metrics.get('best_iter'))}", "best"),
+        *([Fact("teacher", points(teacher), "", "teacher")] if teacher is not None else []),
+        Fact("iterations", show(metrics.get("iter")), f"seed {show(metrics.get('seed'))}"),
+        Fact("time", duration(number(metrics.get("seconds")))),
+    ]
+    if metrics:
+        said = (
+            f"{points(number(metrics.get('mIoU')))} mIoU on validation data, one seed. "
+            "A sweep compares it with a student alone."
+        )
+    else:
+        said, shown = "This run has not ended yet: there is no metrics.json.", shown[-1:] if run.validations else []
+    if not metrics and not run.validations and not run.steps:
+        raise UserError(f"{run.folder}: has no scores yet; wait for its first validation")
+    sections = [
+        Section("learning", "Learning", plots=curves.run_curves(run)),
+        Section("classes", "Classes", tables=tables if classes else []),
+        Section(
+            "repeat",
+            "Repeat it",
+            commands=[
+                (
+                    "this run",
+                    repeat.again(run.folder / "config.py", f"{run.folder}-again"),
+                )
+            ],
+        ),
+    ]
+    return Page(run.folder.resolve().name, "Training run", said, shown, sections)
+
+
+def pictures_section(sweep: Sweep) -> Section:
+    """The worst, the median and the best validation image of the best student, beside the others' masks."""
+    content, folder = sweep.pictures, sweep.folder / PICTURES
+    section = Section("images", "Images", plots=_some(scores.per_image(content)))
+    ids = {key: str(content.get(key) or key) for key in ("best", "baseline")}
+    for chosen in (mapping(one) for one in content.get("chosen") or []):
+        panels = [panel for kind in PANELS if (panel := _panel(folder, kind, chosen, ids)) is not None]
+        if panels:
+            section.strips.append(Strip(f"{str(chosen.get('which', '')).capitalize()}: {chosen.get('name')}", panels))
+    if section.strips:
+        section.intro = (
+            f"The validation images on which {ids['best']} is worst, in the middle and best, by mIoU of the image. "
+            "In the last picture: orange, wrong in the best alone; blue, wrong in the baseline alone; "
+            "grey, wrong in both."
+        )
+    elif reason := content.get("reason"):
+        section.notes.append(f"No pictures: {reason}")
+    elif not sweep.running:
+        section.notes.append("No pictures are recorded: a sweep draws them at its end.")
+    return section
+
+
+def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str]) -> Panel | None:
+    name = mapping(chosen.get("files")).get(kind)
+    # A name, not a path: nothing outside of the folder gets into the page.
+    if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+        return None
+    label = {"image": "image", "truth": "ground truth", "difference": "errors"}.get(kind, ids.get(kind, kind))
+    score = number(mapping(chosen.get("IoU")).get(kind))
+    note = f"mIoU {score:.1f}" if score is not None else ""
+    try:
+        source = picture(folder / name)
+    except OSError:
+        return None
+    return Panel(label, f"{label} of {chosen.get('name')}" + (f", {note}" if note else ""), source, note)
+
+
+def _differences(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
+    confirmed = mapping(sweep.summary.get("confirmed")).get("configurations") or []
+    return [(str(mapping(one).get("id")), mapping(mapping(one).get("difference"))) for one in confirmed]
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True) if value else ""
+
+
+def _some(*plots: Any) -> list[Plot]:
+    return [plot for plot in plots if isinstance(plot, Plot)]

@@ -1,0 +1,220 @@
+"""A sweep's or a run's files, read as they are: half written, of an older version, damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rdistill.errors import UserError
+from rdistill.sweep.results import BASELINE, RECORD, TRIALS, TrialRecord, ranked
+
+CONFIRM = "confirm"  # phase of a trial that repeats another's configuration on a fresh seed
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep has left so far."""
+
+    folder: Path
+    study: dict[str, Any]  # study.json: what was asked for
+    records: list[TrialRecord]  # searched: baselines first, then by id
+    confirming: list[TrialRecord]  # runs on fresh seeds
+    summary: dict[str, Any]  # summary.json; empty until the sweep has ended
+    pictures: dict[str, Any]  # pictures/pictures.json
+    notes: list[str] = field(default_factory=list)  # what could not be read
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The sweep file."""
+        return mapping(self.study.get("sweep"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that all trials start from."""
+        return mapping(self.study.get("config"))
+
+    @cached_property
+    def iterations(self) -> int | None:
+        """Of one trial, in full."""
+        asked = mapping(self.config.get("train_cfg"))
+        return asked.get("max_iters") or asked.get("max_epochs")
+
+    @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """Searched students under a teacher."""
+        return [record for record in self.records if not is_baseline(record)]
+
+    @cached_property
+    def baselines(self) -> list[TrialRecord]:
+        """Searched students alone."""
+        return [record for record in self.records if is_baseline(record)]
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        """The best searched student under a teacher, by validation mIoU; None before the first score."""
+        return _first_scored(self.trials)
+
+    @cached_property
+    def baseline(self) -> TrialRecord | None:
+        """The best student alone: what the others are held against."""
+        return _first_scored(self.baselines)
+
+    @cached_property
+    def teacher_mIoU(self) -> float | None:
+        found = number(mapping(self.summary.get("teacher")).get("mIoU"))
+        known = (number(record.teacher_mIoU) for record in self.records)
+        return found if found is not None else next((value for value in known if value is not None), None)
+
+    @property
+    def running(self) -> bool:
+        return any(record.status == "running" for record in (*self.records, *self.confirming))
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The config keys that the search varied, the most used first."""
+        asked = list(mapping(self.spec.get("space")))
+        seen = {key for record in self.trials for key in record.values}
+        return [*[key for key in asked if key in seen or not seen], *sorted(seen.difference(asked))]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        names = (name for record in (*self.records, *self.confirming) for name in iou(record.best))
+        return list(dict.fromkeys([*names, *mapping(mapping(self.summary.get("teacher")).get("IoU"))]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one `rdistill train` has left."""
+
+    folder: Path
+    metrics: dict[str, Any]  # metrics.json; empty while it runs
+    steps: list[dict[str, Any]]  # mmengine's scalars: losses
+    validations: list[dict[str, Any]]
+
+
+def load(folder: Path) -> Sweep | Run:
+    """Reads a sweep's folder, or a run's.
+
+    Raises:
+        UserError: it holds neither.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the --work-dir of a sweep")
+    if (folder / "study.json").is_file() or (folder / TRIALS).is_dir():
+        return load_sweep(folder)
+    if (folder / "metrics.json").is_file() or list(folder.glob("*/vis_data/scalars.json")):
+        return _load_run(folder)
+    raise UserError(
+        f"{folder}: holds neither a sweep (study.json, {TRIALS}/) nor a run (metrics.json); give the --work-dir of one"
+    )
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Reads a sweep's folder; what is damaged is left out, with a note.
+
+    Raises:
+        UserError: it holds no sweep.
+    """
+    if not (folder / "study.json").is_file() and not (folder / TRIALS).is_dir():
+        raise UserError(f"{folder}: holds no sweep (study.json, {TRIALS}/); give the --work-dir of one")
+    notes: list[str] = []
+    study, summary = (_read_json(folder / name, notes) for name in ("study.json", "summary.json"))
+    pictures = _read_json(folder / PICTURES / "pictures.json", notes)
+    folders = sorted((folder / TRIALS).glob("*/")) if (folder / TRIALS).is_dir() else []
+    found = [record for one in folders if (record := _read_record(one, notes)) is not None]
+    found.sort(key=lambda record: (not is_baseline(record), record.id))
+    searched = [record for record in found if phase(record) != CONFIRM]
+    confirming = [record for record in found if phase(record) == CONFIRM]
+    return Sweep(folder, study, searched, confirming, summary, pictures, notes)
+
+
+def phase(record: TrialRecord) -> str:
+    """'search', 'baseline' or 'confirm'; a record of an older version does not say."""
+    return getattr(record, "phase", "") or (BASELINE if record.id == BASELINE else "search")
+
+
+def is_baseline(record: TrialRecord) -> bool:
+    """Whether it trained a student alone."""
+    return phase(record) == BASELINE or record.is_baseline
+
+
+def iou(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Class name -> IoU in percent of a validation; None for a class that does not occur."""
+    return {str(name): number(value) for name, value in mapping(entry.get("IoU")).items()}
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def miou(record: TrialRecord | None) -> float | None:
+    """A trial's best validation mIoU, in percent."""
+    return number(record.best.get("mIoU")) if record is not None else None
+
+
+def _first_scored(records: list[TrialRecord]) -> TrialRecord | None:
+    return next((record for record in ranked(records) if miou(record) is not None), None)
+
+
+def _read_json(file: Path, notes: list[str]) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        notes.append(f"{file.parent.name}/{file.name} cannot be read: {error}")
+        return {}
+    return mapping(content)
+
+
+def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
+    """A record, whatever version wrote it: fields it lacks have their defaults, fields we do not know are left."""
+    content = _read_json(folder / RECORD, notes)
+    if not content:
+        return None
+    known = {one.name for one in fields(TrialRecord)}
+    content = {"id": folder.name, "values": {}, "seed": 0, **{key: content[key] for key in content if key in known}}
+    lists = all(
+        isinstance(content.get(key, []), list) and all(isinstance(entry, Mapping) for entry in content.get(key, []))
+        for key in ("history", "losses")
+    )
+    if not lists or not isinstance(content["values"], Mapping):
+        notes.append(f"{folder.name}/{RECORD} is not a trial's record: left out")
+        return None
+    return TrialRecord(**content)
+
+
+def _load_run(folder: Path) -> Run:
+    metrics = _read_json(folder / "metrics.json", [])
+    entries: list[dict[str, Any]] = []
+    for file in sorted(folder.glob("*/vis_data/scalars.json")):  # one for each start; a resume goes on from the last
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        read = [entry for line in lines if (entry := _line(line))]
+        first = min((entry["step"] for entry in read), default=0)
+        entries = [entry for entry in entries if entry["step"] < first] + read
+    validations = [entry for entry in entries if "mIoU" in entry]
+    return Run(folder, metrics, [entry for entry in entries if "loss" in entry], validations)
+
+
+def _line(text: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}

@@ -1,0 +1,156 @@
+"""How large each loss was, raw and as it was added up, over a trial's iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rdistill.report.load import Sweep, miou, number
+from rdistill.report.plot import Plot, thinned
+from rdistill.report.text import Column, Table, cell
+from rdistill.report.theme import SERIES, layout
+from rdistill.sweep.results import TrialRecord
+
+RAW = "raw/"  # before a loss's weight, in a record
+DISTILL = "distill.loss_"
+TAIL = 0.2  # of a trial's entries: what "at its end" is the mean of
+POINTS = 50  # of one curve: 200 trials of them go into the page
+SHARE_THAT_HIDES = 0.02  # of the sum; a loss below it hardly steers the student
+
+
+def loss_sizes(sweep: Sweep) -> Plot | None:
+    """Each loss of a trial over time; one trial is shown, the others are chosen from a list."""
+    records = [record for record in (*sweep.trials, *sweep.baselines) if record.losses]
+    if not records:
+        return None
+    records.sort(key=lambda record: -(miou(record) or 0))
+    names = list(dict.fromkeys(name for record in records for name in _names(record.losses)))
+    colours = {name: f"$series{index % SERIES}" for index, name in enumerate(names)}
+    variants = {_label(record): _traces(record, colours) for record in records}
+    first = next(iter(variants))
+    figure = layout(
+        xaxis=dict(title="iteration", anchor="y2", rangemode="tozero"),
+        yaxis=dict(title="raw", domain=[0.55, 1.0], **_logarithmic(variants, "y")),
+        yaxis2=dict(title="weighted", domain=[0.0, 0.45], **_logarithmic(variants, "y2")),
+        margin=dict(l=64),
+    )
+    shares = {record.id: _shares(record) for record in records}
+    columns = [Column("trial"), *[Column(name, numeric=True) for name in names]]
+    rows = [[cell(record.id), *[cell(shares[record.id].get(name), ".1%") for name in names]] for record in records]
+    table = Table(f"Share of each loss in the sum, mean over the last {TAIL:.0%} of a trial", columns, rows)
+    return Plot(
+        "losses",
+        "Size of each loss",
+        _summary(records[0], shares[records[0].id]),
+        variants[first],
+        figure,
+        table,
+        height=520,
+        variants=variants,
+        chooses="trial",
+        note=(
+            "Above, what a loss returns; below, what is added up: times its weight and its schedule. "
+            "A loss far below the others has no say, whatever its name."
+        ),
+    )
+
+
+def weighted(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Loss name -> its part of the sum. The student's own keep the name of their key."""
+    return {_name(key): number(value) for key, value in entry.items() if _is_loss(key)}
+
+
+def raw(entry: Mapping[str, Any], task_weight: float) -> dict[str, float | None]:
+    """Loss name -> its size before its weight."""
+    sizes = {}
+    for name, value in weighted(entry).items():
+        if RAW + name in entry:
+            sizes[name] = number(entry[RAW + name])
+        else:
+            sizes[name] = value / task_weight if value is not None and task_weight else value
+    return sizes
+
+
+def _is_loss(key: str) -> bool:
+    return "loss" in key and key != "loss" and not key.startswith(RAW)
+
+
+def _name(key: str) -> str:
+    return (
+        key.removeprefix(DISTILL) if key.startswith(DISTILL) else key.replace("decode.loss_", "").replace("loss_", "")
+    )
+
+
+def _names(losses: list[dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for entry in losses[:3] for name in weighted(entry)))
+
+
+def _label(record: TrialRecord) -> str:
+    score = miou(record)
+    return record.id if score is None else f"{record.id} (mIoU {score:.2f})"
+
+
+def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    kept = thinned(record.losses, POINTS)
+    steps = [entry.get("iter") for entry in kept]
+    task_weight = number(record.effective.get("distill.task_weight"))
+    raws = [raw(entry, 1.0 if task_weight is None else task_weight) for entry in kept]
+    parts = [weighted(entry) for entry in kept]
+    traces = []
+    for name in _names(record.losses):
+        for sizes, axis in ((raws, "y"), (parts, "y2")):
+            what = "raw" if axis == "y" else "weighted"
+            traces.append(
+                dict(
+                    type="scatter",
+                    mode="lines",
+                    name=name,
+                    legendgroup=name,
+                    showlegend=axis == "y",
+                    xaxis="x",
+                    yaxis=axis,
+                    x=steps,
+                    y=[_positive(entry.get(name)) for entry in sizes],
+                    line=dict(color=colours[name], width=1.8),
+                    meta=[name, what],
+                    hovertemplate="%{meta[0]}, %{meta[1]}, at %{x}: %{y:.3~g}<extra></extra>",
+                )
+            )
+    return traces
+
+
+def _logarithmic(variants: Mapping[str, list[dict[str, Any]]], axis: str) -> dict[str, Any]:
+    """Ticks at the powers of ten; between them too where the sizes span fewer than two."""
+    sizes = [
+        one for traces in variants.values() for trace in traces if trace["yaxis"] == axis for one in trace["y"] if one
+    ]
+    few = not sizes or max(sizes) / min(sizes) < 100
+    return dict(type="log", dtick="D2" if few else 1, tickformat="~g")
+
+
+def _positive(value: float | None) -> float | None:
+    """To four digits; the scale is logarithmic, and 0 (a schedule that has not begun) is a gap on it."""
+    return float(f"{value:.4g}") if value is not None and value > 0 else None
+
+
+def _shares(record: TrialRecord) -> dict[str, float]:
+    """Each loss's part of the sum toward the end."""
+    tail = record.losses[-max(1, round(len(record.losses) * TAIL)) :]
+    sums: dict[str, float] = {}
+    for entry in tail:
+        for name, value in weighted(entry).items():
+            sums[name] = sums.get(name, 0.0) + abs(value or 0.0)
+    total = sum(sums.values())
+    return {name: value / total for name, value in sums.items()} if total else {}
+
+
+def _summary(record: TrialRecord, shares: Mapping[str, float]) -> str:
+    if not shares:
+        return f"{record.id}: no finite loss is recorded."
+    parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
+    text = f"At the end of {record.id} the sum consists of {parts}."
+    silent = [name for name, share in shares.items() if share < SHARE_THAT_HIDES]
+    if silent and len(shares) > 1:
+        counts = "counts" if len(silent) == 1 else "count"
+        text += f" {', '.join(silent)} hardly {counts}: less than {SHARE_THAT_HIDES:.0%}."
+    return text

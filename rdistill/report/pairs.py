@@ -1,0 +1,144 @@
+"""Which student feature goes with which teacher feature."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from rdistill.report.load import Sweep, mapping, miou
+from rdistill.report.plot import Plot
+from rdistill.report.study import scored
+from rdistill.report.text import Column, Table, cell, plural, points, short
+from rdistill.report.theme import COLORSCALE, layout
+
+
+def heat_maps(sweep: Sweep) -> list[Plot]:
+    """For each swept feature pair: mean and best score of every student feature with every teacher feature."""
+    space = mapping(sweep.spec.get("space"))
+    keys = [key for key in sweep.keys if mapping(space.get(key)).get("type") == "pairs" or key.endswith(".pair")]
+    return [plot for key in keys if (plot := _heat_map(sweep, key)) is not None]
+
+
+def _heat_map(sweep: Sweep, key: str) -> Plot | None:
+    cells: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+    for record in scored(sweep):
+        pair = record.values.get(key)
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(index, int) for index in pair):
+            cells[pair[0], pair[1]].append(miou(record) or 0.0)
+    if not cells:
+        return None
+    students, teachers = _feature_names(sweep, key, cells)
+    means = [
+        [mean(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
+    ]
+    marks = [[_mark(cells.get((s, t))) for t in range(len(teachers))] for s in range(len(students))]
+    bests = [
+        [max(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
+    ]
+    counts = [[len(cells.get((s, t), [])) for t in range(len(teachers))] for s in range(len(students))]
+    data = [
+        dict(
+            type="heatmap",
+            z=means,
+            x=_axis(teachers),
+            y=_axis(students),
+            colorscale=COLORSCALE,
+            xgap=3,
+            ygap=3,
+            customdata=[[[b, n] for b, n in zip(*row, strict=True)] for row in zip(bests, counts, strict=True)],
+            showscale=False,
+            hovertemplate="student %{y}<br>teacher %{x}<br>mean %{z:.2f}, best %{customdata[0]:.2f}, "
+            "n = %{customdata[1]}<extra></extra>",
+            hoverongaps=False,
+        )
+    ]
+    values = [value for row in means for value in row if value is not None]
+    low, high = min(values), max(values)
+    notes = [
+        dict(x=t, y=s, text=marks[s][t], showarrow=False, font=dict(size=12, color=_on_scale(means[s][t], low, high)))
+        for s in range(len(students))
+        for t in range(len(teachers))
+        if marks[s][t]
+    ]
+    name = short(key, sweep.keys)
+    figure = layout(
+        xaxis=dict(
+            title="teacher feature", showgrid=False, showline=False, ticks="", tickangle=-30 if len(teachers) > 3 else 0
+        ),
+        yaxis=dict(title="student feature", showgrid=False, showline=False, ticks="", autorange="reversed"),
+        annotations=notes,
+        margin=dict(t=16),
+    )
+    top = max(cells, key=lambda pair: mean(cells[pair]))
+    summary = (
+        f"{students[top[0]]} (student) with {teachers[top[1]]} (teacher) has the highest mean, "
+        f"{points(mean(cells[top]))} mIoU over {plural(len(cells[top]), 'trial')}."
+    )
+    rows = [
+        [
+            cell(f"{s} {students[s]}"),
+            cell(f"{t} {teachers[t]}"),
+            cell(mean(one), ".2f"),
+            cell(max(one), ".2f"),
+            cell(len(one)),
+        ]
+        for (s, t), one in sorted(cells.items(), key=lambda item: -mean(item[1]))
+    ]
+    columns = [
+        Column("student feature"),
+        Column("teacher feature"),
+        *[Column(text, True) for text in ("mean mIoU", "best", "trials")],
+    ]
+    table = Table(f"Feature pairs of {name}, best mean first", columns, rows)
+    note = "In each cell the mean over its trials, the best of them, and how many there are. Other parameters vary too."
+    height = 150 + 64 * len(students)
+    width = 90 + round(7.5 * max(map(len, students))) + 150 * len(teachers)
+    return Plot(
+        f"pairs-{name}",
+        f"Feature pairs: {name}",
+        summary,
+        data,
+        figure,
+        table,
+        height=height,
+        min_width=width,
+        note=note,
+    )
+
+
+def _feature_names(sweep: Sweep, key: str, cells: Mapping[tuple[int, int], Any]) -> tuple[list[str], list[str]]:
+    """Names of both sides by index; bare indices where the config does not say."""
+    distill = mapping(sweep.config.get("distill"))
+    features = mapping(distill.get("features"))
+    loss = mapping(mapping(distill.get("losses")).get(key.split(".")[-2] if "." in key else ""))
+    asked = loss.get("teacher")
+    teacher = asked if isinstance(asked, int) else 0
+    teachers = distill.get("teachers")
+    own = mapping(teachers[teacher]).get("features") if isinstance(teachers, list) and teacher < len(teachers) else None
+    sides = []
+    for side, listed in ((0, features.get("student")), (1, own or features.get("teacher"))):
+        names = [str(name) for name in listed] if isinstance(listed, (list, tuple)) else []
+        size = max([len(names), *[pair[side] + 1 for pair in cells]])
+        sides.append([names[index] if index < len(names) else f"feature {index}" for index in range(size)])
+    return sides[0], sides[1]
+
+
+def _axis(names: Sequence[str]) -> list[str]:
+    """With its index before each name: two layers may bear the same one."""
+    return [f"{index} {name}" for index, name in enumerate(names)]
+
+
+def _mark(scores: list[float] | None) -> str:
+    if not scores:
+        return ""
+    if len(scores) == 1:
+        return f"<b>{scores[0]:.2f}</b><br>n = 1"
+    return f"<b>{mean(scores):.2f}</b><br>best {max(scores):.2f}, n = {len(scores)}"
+
+
+def _on_scale(value: float | None, low: float, high: float) -> str:
+    """The ink that is read on a cell's colour."""
+    share = ((value or low) - low) / (high - low) if high > low else 0.0
+    return "$paper" if share >= 0.55 else "$ink"

@@ -1,0 +1,225 @@
+"""Each trial's values and its score: all parameters at once, and one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from rdistill.report.load import Sweep, miou, number
+from rdistill.report.plot import Plot, plain
+from rdistill.report.study import TARGET, categories_of, distribution_of, scored
+from rdistill.report.text import Column, Table, cell, plural, points, short, show
+from rdistill.report.theme import as_text, layout
+from rdistill.sweep.results import TrialRecord
+
+
+def parallel(sweep: Sweep) -> Plot | None:
+    """Every trial as a line through its values and its score; the best quarter stands out."""
+    records = sorted(scored(sweep), key=lambda record: miou(record) or 0.0)
+    axes = [axis for key in sweep.keys if (axis := _axis_of(sweep, key)) is not None]
+    if len(records) < 2 or not axes:
+        return None
+    scores = [miou(record) or 0.0 for record in records]
+    axes.append(_scale(TARGET, "", min(scores), max(scores), False))
+    top = records[-max(1, len(records) // 4) :]
+    data = []
+    for record in records:
+        values = [*(record.values.get(axis.key) for axis in axes[:-1]), miou(record)]
+        first = record is records[-1]
+        colour, width, opacity = (
+            ("$best", 3.5 if first else 1.3, 1 if first else 0.7) if record in top else ("$other", 1, 0.35)
+        )
+        data.append(
+            dict(
+                type="scatter",
+                mode="lines",
+                showlegend=False,
+                x=list(range(len(axes))),
+                opacity=opacity,
+                y=[axis.place(value) for axis, value in zip(axes, values, strict=True)],
+                line=dict(color=colour, width=width),
+                text=[f"{axis.name} {show(value)}" for axis, value in zip(axes, values, strict=True)],
+                hovertemplate=f"{plain(record.id)}, %{{text}}<extra></extra>",
+                connectgaps=False,
+            )
+        )
+    ticks = [
+        dict(
+            x=index,
+            y=place,
+            text=as_text(text),
+            showarrow=False,
+            xanchor="right",
+            xshift=-5,
+            bgcolor="$paper",
+            borderpad=1,
+            font=dict(size=11, color="$muted"),
+        )
+        for index, axis in enumerate(axes)
+        for place, text in axis.ticks
+    ]
+    shapes = [
+        dict(type="line", x0=index, x1=index, y0=0, y1=1, line=dict(color="$line", width=1))
+        for index in range(len(axes))
+    ]
+    figure = layout(
+        xaxis=dict(
+            tickvals=list(range(len(axes))),
+            ticktext=[axis.name for axis in axes],
+            range=[-0.35, len(axes) - 0.75],
+            showgrid=False,
+            showline=False,
+            ticks="",
+            side="top",
+        ),
+        yaxis=dict(range=[-0.04, 1.04], visible=False),
+        annotations=ticks,
+        shapes=shapes,
+        margin=dict(l=24, r=16, t=36, b=8),
+    )
+    rows = [
+        [cell(record.id), cell(miou(record), ".2f"), *[cell(record.values.get(axis.key)) for axis in axes[:-1]]]
+        for record in records[::-1]
+    ]
+    columns = [Column("trial"), Column(TARGET, True), *[Column(axis.name, True, axis.key) for axis in axes[:-1]]]
+    best = records[-1]
+    chosen = ", ".join(f"{axis.name} {show(best.values.get(axis.key))}" for axis in axes[:-1])
+    summary = (
+        f"Each line is a trial, the best quarter in colour; the thick one is {best.id}, "
+        f"{points(miou(best))} mIoU with {chosen}."
+    )
+    table = Table("Values and score of every trial, best first", columns, rows)
+    return Plot(
+        "parallel", "All parameters at once", summary, data, figure, table, height=440, min_width=150 * len(axes)
+    )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the parallel coordinates, from 0 to 1."""
+
+    name: str
+    key: str
+    place: Callable[[Any], float | None]
+    ticks: Sequence[tuple[float, str]]
+
+
+def _axis_of(sweep: Sweep, key: str) -> _Axis | None:
+    distribution, name = distribution_of(sweep, key), short(key, sweep.keys)
+    if isinstance(distribution, CategoricalDistribution):
+        names = categories_of(sweep, key, distribution)
+        where = {text: (index + 0.5) / len(names) for index, text in enumerate(names)}
+        return _Axis(name, key, lambda value: where.get(show(value)), [(place, text) for text, place in where.items()])
+    if isinstance(distribution, (FloatDistribution, IntDistribution)):
+        return _scale(name, key, distribution.low, distribution.high, distribution.log)
+    return None
+
+
+def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
+    """An axis of numbers, with five ticks; on a logarithmic one at the powers of ten and the ends."""
+
+    def place(value: Any) -> float | None:
+        if number(value) is None:
+            return None
+        if log:
+            return (math.log(value) - math.log(low)) / (math.log(high / low) or 1)
+        return (value - low) / (high - low or 1)
+
+    if log:
+        powers = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+        at = sorted({low, high, *(one for one in powers if min(one / low, high / one) > 1.3)})
+    else:
+        at = [low + (high - low) * quarter / 4 for quarter in range(5)] if high > low else [low]
+    return _Axis(name, key, place, [(place(one) or 0.0, show(float(f"{one:.3g}"))) for one in at])
+
+
+def slices(sweep: Sweep) -> list[Plot]:
+    """For each parameter a plot of every trial's score over its value."""
+    return [plot for key in sweep.keys if (plot := _slice(sweep, key)) is not None]
+
+
+def _slice(sweep: Sweep, key: str) -> Plot | None:
+    name = short(key, sweep.keys)
+    records = [record for record in scored(sweep) if key in record.values]
+    distribution = distribution_of(sweep, key)
+    if not records or distribution is None:
+        return None
+    categories = isinstance(distribution, CategoricalDistribution)
+    best = sweep.best
+    data = []
+    for label, symbol, chosen in (
+        ("ran to its end", "circle", [one for one in records if one.status != "stopped" and one is not best]),
+        ("stopped early", "x-thin-open", [one for one in records if one.status == "stopped" and one is not best]),
+        ("best", "star", [one for one in records if one is best]),
+    ):
+        if not chosen:
+            continue
+        colour, size = ("$best", 13) if label == "best" else ("$other", 7)
+        trace: dict[str, Any] = dict(
+            name=label,
+            showlegend=False,
+            x=[show(one.values[key]) if categories else one.values[key] for one in chosen],
+            y=[miou(one) for one in chosen],
+            text=[one.id for one in chosen],
+            marker=dict(symbol=symbol, color=colour, size=size, opacity=0.8, line=dict(width=1.5, color=colour)),
+            hovertemplate="%{text}: %{x}, %{y:.2f}<extra></extra>",
+        )
+        if categories and label != "best":  # points side by side: a box that is not drawn
+            clear = "rgba(0,0,0,0)"
+            trace.update(
+                type="box",
+                boxpoints="all",
+                jitter=0.7,
+                pointpos=0,
+                line=dict(color=clear),
+                fillcolor=clear,
+                hoveron="points",
+            )
+        else:
+            trace.update(type="scatter", mode="markers")
+        data.append(trace)
+    axis: dict[str, Any] = dict(title=name)
+    if isinstance(distribution, CategoricalDistribution):
+        axis.update(
+            type="category",
+            categoryorder="array",
+            categoryarray=categories_of(sweep, key, distribution),
+            showgrid=False,
+        )
+    elif distribution.log:  # type: ignore[attr-defined]
+        axis.update(
+            type="log", dtick=1 if distribution.high / distribution.low > 30 else "D2", title=f"{name}, log scale"
+        )  # type: ignore[attr-defined]
+    figure = layout(xaxis=axis, yaxis=dict(title="best mIoU, %"), margin=dict(t=12, r=12))
+    ordered = sorted(records, key=lambda one: -(miou(one) or 0))
+    rows = [[cell(one.id), cell(one.values[key]), cell(miou(one), ".2f"), cell(one.status)] for one in ordered]
+    columns = [
+        Column("trial"),
+        Column(name, numeric=not categories, title=key),
+        Column("mIoU", numeric=True),
+        Column("status"),
+    ]
+    summary = _what_is_good(ordered, key, categories)
+    return Plot(
+        f"slice-{name}", name, summary, data, figure, Table(f"Trials by {name}, best first", columns, rows), height=280
+    )
+
+
+def _what_is_good(ordered: Sequence[TrialRecord], key: str, categories: bool) -> str:
+    """One sentence on a parameter: its best category, or where the best quarter lies."""
+    if categories:
+        groups: defaultdict[str, list[float]] = defaultdict(list)
+        for record in ordered:
+            groups[show(record.values[key])].append(miou(record) or 0.0)
+        first = max(groups, key=lambda text: mean(groups[text]))
+        scores = groups[first]
+        return f"{first} has the highest mean, {points(mean(scores))} mIoU over {plural(len(scores), 'trial')}."
+    top = [float(record.values[key]) for record in ordered[: max(1, len(ordered) // 4)]]
+    where = f"at {show(top[0])}" if len(top) == 1 else f"from {show(min(top))} to {show(max(top))}"
+    return f"The best {'quarter of ' if len(top) > 1 else 'of '}{plural(len(ordered), 'trial')} lies {where}."

@@ -1,0 +1,61 @@
+"""The page's figures as PNG files for a paper: light, and large enough to print."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rdistill.errors import UserError
+from rdistill.report.page import Page, as_drawn
+from rdistill.report.theme import LIGHT, coloured
+
+WIDTH = 700  # CSS pixels: a figure over the width of a page
+SCALE = 3  # pixels for each: 2,100 over 7 inches is 300 dpi
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def write_pngs(page: Page, folder: Path) -> list[Path]:
+    """Writes a PNG for each figure of a page, named as the figure is.
+
+    Raises:
+        UserError: no Chrome or Chromium, which draws them, or no kaleido, which asks it to.
+    """
+    browser = os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        raise UserError("--png: needs Chrome or Chromium, and none is on the PATH; install it, or set BROWSER_PATH")
+    try:
+        import kaleido
+    except ImportError:
+        raise UserError("--png: needs kaleido; install it with pip install 'rdistill[png]'") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    options = dict(format="png", scale=SCALE)
+    jobs = [
+        {"fig": figure, "path": str(folder / f"{name}.png"), "opts": {**options, **size}}
+        for name, figure, size in figures(page)
+    ]
+    try:
+        kaleido.write_fig_from_object_sync(jobs, kopts=dict(path=browser, mathjax=False))
+    except Exception as error:  # of a browser that does not start, in as many ways as there are machines
+        raise UserError(
+            f"--png: {browser} cannot draw: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    return [Path(str(job["path"])) for job in jobs]
+
+
+def figures(page: Page) -> Sequence[tuple[str, dict[str, Any], dict[str, int]]]:
+    """(file name, figure, its size) of each plot, in light colours and with letters to be read in print."""
+    found = []
+    for plot in page.plots:
+        drawn = as_drawn(plot)
+        figure = coloured({"data": drawn["data"], "layout": drawn["layout"]}, LIGHT)
+        figure["layout"]["font"] = {
+            **figure["layout"]["font"],
+            "size": 15,
+            "family": "Arial, Liberation Sans, sans-serif",
+        }
+        name = "".join(letter if letter.isalnum() else "-" for letter in plot.id)
+        found.append((name, figure, dict(width=max(WIDTH, plot.min_width), height=plot.height)))
+    return found

@@ -1,0 +1,164 @@
+"""What it took, where it ran, and how to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rdistill.report.load import Sweep, mapping, miou, number
+from rdistill.report.text import MISSING, Cell, Column, Table, duration, show
+from rdistill.sweep.results import TRIALS, TrialRecord, ranked
+
+HOUR = 3600.0  # seconds
+
+
+def cost(sweep: Sweep) -> Table:
+    """Time and what was saved; what is not in the files is said to be missing."""
+    recorded = mapping(sweep.summary.get("cost"))
+    rows = [
+        (key.replace("_", " "), _quantity(key, value))
+        for key, value in recorded.items()
+        if not isinstance(value, (dict, list))
+    ]
+    every = [*sweep.records, *sweep.confirming]
+    seconds = [
+        value for record in every if record.history and (value := number(record.history[-1].get("seconds"))) is not None
+    ]
+    if not any("trial hours" in name for name, _ in rows):
+        rows.append(
+            ("trial-hours, each trial's own clock", f"{sum(seconds) / HOUR:.2f}" if seconds else "not recorded")
+        )
+    if not any("wall" in name for name, _ in rows):
+        rows.append(("wall-clock, by the files' times", _wall_clock(sweep)))
+    if not any("stopp" in name for name, _ in rows):
+        rows.append(("share saved by early stopping", _saved_by_stopping(sweep)))
+    if not any("cohort" in name for name, _ in rows):
+        rows.append(("share saved by cohorts", _saved_by_cohorts(every)))
+    return Table(
+        "What it took", [Column("what"), Column("how much", True)], [[Cell(name), Cell(value)] for name, value in rows]
+    )
+
+
+def environment(sweep: Sweep) -> Table:
+    """Versions, machine, seeds and data."""
+    rows = list(_flat(mapping(sweep.summary.get("environment"))))
+    if not rows:
+        rows = [("versions and hardware", "not recorded" + (" until the sweep ends" if sweep.running else ""))]
+    spec, config = sweep.spec, sweep.config
+    search, scheduler = mapping(spec.get("search")), mapping(spec.get("scheduler"))
+    confirm = mapping(spec.get("confirm"))
+    loader = mapping(config.get("train_dataloader"))
+    rows += [
+        ("seed of every searched trial", show(spec.get("seed"))),
+        ("seeds of the confirmation", show(confirm.get("seeds")) if confirm else "no confirmation asked for"),
+        ("search", f"{show(search.get('type'))}, seed {show(search.get('seed'))}"),
+        ("scheduler", show(scheduler.get("type"))),
+        ("iterations of a trial", show(sweep.iterations)),
+        ("images a step", show(loader.get("batch_size"))),
+        ("validation data", data_of(config)),
+        ("teacher's weights", ", ".join(teacher_files(config)) or MISSING),
+    ]
+    return Table(
+        "Environment, seeds and data",
+        [Column("what"), Column("value")],
+        [[Cell(name), Cell(value)] for name, value in rows],
+    )
+
+
+def again(config: Path, work_dir: str) -> str:
+    """The command that repeats a run."""
+    return shlex.join(["rdistill", "train", str(config), "--work-dir", work_dir])
+
+
+def data_of(config: Mapping[str, Any], split: str = "val") -> str:
+    """Where the images of a split are."""
+    dataset = mapping(mapping(config.get(f"{split}_dataloader")).get("dataset"))
+    parts = [str(dataset[key]) for key in ("type", "data_root", "ann_file") if dataset.get(key)]
+    return " ".join(parts) or MISSING
+
+
+def teacher_files(config: Mapping[str, Any]) -> list[str]:
+    teachers = mapping(config.get("distill")).get("teachers")
+    found = [mapping(one).get("checkpoint") for one in teachers] if isinstance(teachers, list) else []
+    return [str(one) for one in found if one]
+
+
+def commands(sweep: Sweep) -> list[tuple[str, str]]:
+    """(what it does, command) to repeat the sweep and its winners."""
+    folder = sweep.folder
+    asked = mapping(sweep.summary.get("environment")).get("command") or sweep.summary.get("command")
+    if isinstance(asked, list):
+        asked = shlex.join(map(str, asked))
+    found = [
+        (
+            "the whole sweep",
+            str(asked) if asked else f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
+        )
+    ]
+    confirmed = mapping(sweep.summary.get("confirmed")).get("configurations") or []
+    winners = [str(mapping(one).get("id")) for one in confirmed] or [
+        record.id for record in ranked(sweep.trials)[:3] if miou(record) is not None
+    ]
+    if sweep.baseline is not None:
+        winners.append(sweep.baseline.id)
+    for name in winners:
+        file = folder / TRIALS / name / "trial.py"
+        found.append((f"trial {name}", again(file, f"{folder}-{name}-again")))
+    if (folder / "best.pth").is_file():
+        found.append(
+            ("score the winner", shlex.join(["rdistill", "eval", str(folder / "best.py"), str(folder / "best.pth")]))
+        )
+    return found
+
+
+def _wall_clock(sweep: Sweep) -> str:
+    start = sweep.folder / "study.json"
+    ends = [file.stat().st_mtime for file in (sweep.folder / TRIALS).glob("*/trial.json")] if start.is_file() else []
+    return (
+        duration(max(ends) - start.stat().st_mtime) if ends and max(ends) >= start.stat().st_mtime else "not recorded"
+    )
+
+
+def _saved_by_stopping(sweep: Sweep) -> str:
+    """Iterations that stopped trials did not have to do, of all that were asked for."""
+    ended = [record for record in sweep.trials if record.status in ("finished", "stopped")]
+    if not sweep.iterations or not ended:
+        return "not recorded"
+    asked = sweep.iterations * len(ended)
+    spared = sum(
+        sweep.iterations - int(record.history[-1].get("iter") or 0)
+        for record in ended
+        if record.status == "stopped" and record.history
+    )
+    return f"{spared / asked:.0%} of the iterations" if spared else "nothing: no trial was stopped"
+
+
+def _saved_by_cohorts(records: Iterable[TrialRecord]) -> str:
+    """Teacher seconds that a trial alone would have spent, of all it would have."""
+    alone = shared = 0.0
+    for record in records:
+        own, teacher = (number(getattr(record, name, None)) for name in ("own_seconds", "teacher_seconds"))
+        part = number(getattr(record, "teacher_share_seconds", None))
+        if own is not None and teacher is not None and part is not None:
+            alone, shared = alone + own + teacher, shared + own + part
+    return f"{1 - shared / alone:.0%} of the time" if alone else "not recorded"
+
+
+def _quantity(key: str, value: Any) -> str:
+    found = number(value)
+    if found is None:
+        return show(value)
+    if "share" in key or "saved" in key:
+        return f"{found:.0%}" if abs(found) <= 1 else show(value)
+    return duration(found) if "seconds" in key else show(found)
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{where} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        else:
+            yield name, show(value)

@@ -1,0 +1,104 @@
+"""Values and tables as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is read, and what it is sorted by."""
+
+    text: str
+    sort: float | str | None = None
+    flag: str = ""  # a CSS class: how it is marked
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    numeric: bool = False
+    title: str = ""  # the whole name where `name` is a short form
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption. Rows of cells, as many as there are columns."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    marks: Sequence[str] = field(default=())  # a CSS class for each row, or none at all
+
+    def mark(self, row: int) -> str:
+        return self.marks[row] if self.marks else ""
+
+
+def cell(value: Any, form: str = ".4g", flag: str = "") -> Cell:
+    """A cell of any value; a number's keeps it for sorting."""
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Cell(show(value, form), float(value) if math.isfinite(value) else None, flag)
+    text = show(value)
+    return Cell(text, None if text == MISSING else text.lower(), flag)
+
+
+def show(value: Any, form: str = ".4g") -> str:
+    """A value on one line: a dash for nothing, a loss as its type and what else it says."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
+    if isinstance(value, Mapping):
+        rest = [f"{key}={show(item)}" for key, item in value.items() if key != "type"]
+        return " ".join([str(value["type"]), *rest] if "type" in value else rest)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) < 1e6:
+        return format(value, form) if form[-1] in "df%" else str(value)
+    if isinstance(value, (int, float)):
+        return format(value, form).replace("-", MINUS)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(show(item) for item in value) + "]"
+    return str(value)
+
+
+def signed(value: float | None) -> str:
+    """A difference in points, with its sign: +1.23, and a true minus sign below zero."""
+    return MISSING if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def points(value: float | None) -> str:
+    """Percent points with two digits."""
+    return MISSING if value is None else f"{value:.2f}".replace("-", MINUS)
+
+
+def short(key: str, keys: Sequence[str]) -> str:
+    """The shortest end of a dotted key that no other of ``keys`` shares; a loss's parameter keeps the loss's name."""
+    parts = key.split(".")
+    for length in range(2 if ".losses." in key else 1, len(parts) + 1):
+        end = ".".join(parts[-length:])
+        if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
+            return end
+    return key
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 42 s, 3 min 10 s, 5 h 07 min."""
+    if seconds is None:
+        return "not recorded"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("" if count == 1 else "es" if thing.endswith("s") else "s")

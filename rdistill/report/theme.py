@@ -1,0 +1,95 @@
+"""Colours, light and dark. A figure names its colours (``$best``); the page and the PNGs put values in their place.
+
+The hues are Okabe and Ito's, which the colour-blind tell apart, darkened or lightened to be read on their ground.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif'
+SEQUENCE = 9  # steps of the sequential scale: from the ground toward the strongest
+SERIES = 8  # colours of a series of names, such as losses
+
+LIGHT: dict[str, str] = {
+    "paper": "#ffffff",
+    "ink": "#1d2129",
+    "muted": "#5a6270",
+    "faint": "#9aa2ae",
+    "grid": "#e6e8ec",
+    "line": "#c3c8d0",
+    "best": "#0072b2",
+    "baseline": "#c25400",
+    "teacher": "#00795a",
+    "other": "#8a93a1",
+    "bad": "#b3261e",
+}
+DARK: dict[str, str] = {
+    "paper": "#15181d",
+    "ink": "#e8eaee",
+    "muted": "#a6aebb",
+    "faint": "#7b8492",
+    "grid": "#2a2f37",
+    "line": "#4a515c",
+    "best": "#5cb8f0",
+    "baseline": "#f2a03d",
+    "teacher": "#3ecf9f",
+    "other": "#79828f",
+    "bad": "#ff8a80",
+}
+_LIGHT_SEQUENCE = ["#eaf3fa", "#cfe3f1", "#aed0e7", "#86b8da", "#5c9dca", "#3a82b7", "#20689f", "#0f4f82", "#073763"]
+_DARK_SEQUENCE = ["#20303d", "#24415a", "#285376", "#2d6794", "#357db2", "#4695cc", "#66aee0", "#93c9ef", "#c9e5fa"]
+_LIGHT_SERIES = ["#0072b2", "#c25400", "#00795a", "#a8488a", "#7a6a00", "#3d5a80", "#b3261e", "#5a6270"]
+_DARK_SERIES = ["#5cb8f0", "#f2a03d", "#3ecf9f", "#e58fc6", "#e6d65a", "#9db7e0", "#ff8a80", "#a6aebb"]
+for theme, sequence, series in ((LIGHT, _LIGHT_SEQUENCE, _LIGHT_SERIES), (DARK, _DARK_SEQUENCE, _DARK_SERIES)):
+    theme.update({f"sequence{index}": colour for index, colour in enumerate(sequence)})
+    theme.update({f"series{index}": colour for index, colour in enumerate(series)})
+
+COLORSCALE = [[index / (SEQUENCE - 1), f"$sequence{index}"] for index in range(SEQUENCE)]
+
+
+def layout(**own: Any) -> dict[str, Any]:
+    """The layout all figures share, with what is one's own merged in, one level deep."""
+    axis: dict[str, Any] = dict(
+        gridcolor="$grid",
+        linecolor="$line",
+        zerolinecolor="$line",
+        zeroline=False,
+        ticks="outside",
+        ticklen=4,
+        tickcolor="$line",
+        showline=True,
+        automargin=True,
+        title=dict(standoff=10, font=dict(color="$muted", size=13)),
+    )
+    shared: dict[str, Any] = dict(
+        paper_bgcolor="$paper",
+        plot_bgcolor="$paper",
+        font=dict(family=FONT, size=13, color="$ink"),
+        margin=dict(l=56, r=16, t=40, b=48),
+        hoverlabel=dict(bgcolor="$paper", bordercolor="$line", font=dict(color="$ink", family=FONT)),
+        legend=dict(orientation="h", x=0, xanchor="left", y=1.02, yanchor="bottom", bgcolor="rgba(0,0,0,0)"),
+        hovermode="closest",
+        dragmode=False,
+    )
+    merged = {key: {**value, **own.pop(key, {})} if isinstance(value, dict) else value for key, value in shared.items()}
+    axes = {key: value for key, value in own.items() if key.startswith(("xaxis", "yaxis"))}
+    for key in {"xaxis", "yaxis", *axes}:
+        mine = dict(own.pop(key, {}))
+        title = mine.pop("title", None)
+        merged[key] = {**axis, **mine, **({"title": {**axis["title"], "text": as_text(title)}} if title else {})}
+    return {**merged, **own}
+
+
+def as_text(text: str) -> str:
+    """A text that plotly shows as it is: it reads some HTML in what it is given."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def coloured(value: Any, theme: dict[str, str]) -> Any:
+    """A figure with the theme's colours in the place of their names. As the page's own script does."""
+    if isinstance(value, dict):
+        return {key: coloured(item, theme) for key, item in value.items()}
+    if isinstance(value, list):
+        return [coloured(item, theme) for item in value]
+    return theme.get(value[1:], value) if isinstance(value, str) and value.startswith("$") else value
