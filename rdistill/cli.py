@@ -66,6 +66,10 @@ TrustCheckpoint = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and errors.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."),
+]
 WorkDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name."),
@@ -143,12 +147,7 @@ def train(
 @app.command(name="eval")
 def evaluate(
     config: Config_,
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."
-        ),
-    ],
+    checkpoint: Checkpoint,
     split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     set_: Set_ = None,
@@ -358,6 +357,95 @@ def check(
     report.raise_problems()
 
 
+@app.command()
+def predict(
+    config: Config_,
+    checkpoint: Checkpoint,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of images, or quoted glob patterns.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for masks/ and overlays/.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print files and shares as JSON.")] = False,
+    set_: Set_ = None,
+    size: Size = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Segment images: a mask and an overlay of each, and the share of each class.
+
+    A mask is a PNG whose values are the class indices, at the image's own size. CONFIG and CHECKPOINT are student.py
+    and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
+    """
+    from rdistill.config import Shortcuts, load_config, parse_assignments
+    from rdistill.inference import image_files, load_predictor
+
+    files = image_files(images)
+    overrides = parse_assignments(set_ or [])
+    cfg = load_config(config, overrides, Shortcuts(size=size), with_teachers=False, with_data=False)
+    import torch
+
+    from rdistill.predict import predict_images, shares_line
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint, device=device)
+    results = []
+    for result in predict_images(predictor, files, out):
+        results.append(result)
+        if not as_json:
+            print(f"{result['image']}  {shares_line(result['shares'])}")
+    if as_json:
+        print(json.dumps(results))
+    else:
+        print(f"{len(results)} masks in {out}/masks, overlays in {out}/overlays")
+
+
+@app.command()
+def export(
+    config: Config_,
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    output: Annotated[
+        str,
+        typer.Option(metavar="mask|logits", help="mask: the class of each pixel; logits: the scores of every class."),
+    ] = "mask",
+    fixed_size: Annotated[
+        str | None, typer.Option(metavar="PIXELS|HxW", help="Accept images of this size only; by default of any.")
+    ] = None,
+    opset: Annotated[int, typer.Option(min=16, max=20, help="ONNX operator set.")] = 18,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Images to check on, a folder or a pattern; by default the validation set. Repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Write a model as ONNX, of any batch and image size, checked against PyTorch on real images.
+
+    The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
+    file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
+    """
+    from rdistill.config import Shortcuts, load_config, parse_assignments, parse_size
+    from rdistill.export import as_plain, export_onnx, require_packages, summary
+    from rdistill.inference import image_files, load_predictor, validation_images
+
+    require_packages()
+    if output not in ("mask", "logits"):
+        raise UserError(f"--output: must be mask or logits, got {output!r}")
+    fixed = parse_size(fixed_size, "--fixed-size") if fixed_size else None
+    shortcuts, overrides = Shortcuts(data_root=data_root, size=size), parse_assignments(set_ or [])
+    cfg = load_config(config, overrides, shortcuts, with_teachers=False, with_data=not images)
+    predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
+    files = image_files(images) if images else validation_images(cfg)
+    exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)
+    if as_json:
+        print(json.dumps(as_plain(exported)))
+        return
+    for word, line in summary(exported):
+        print(f"{word:<9} {line}")
+
+
 @data_app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write img_dir/ and ann_dir/ to.")],
@@ -386,7 +474,7 @@ def main() -> None:
         print("interrupted; continue with --resume", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if type(error).__name__ not in ("DivergedError", "SweepFailedError"):
+        if type(error).__name__ not in ("DivergedError", "SweepFailedError", "ExportError"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

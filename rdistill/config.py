@@ -304,6 +304,14 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return values
 
 
+def parse_size(text: str, flag: str) -> tuple[int, int]:
+    """``'128'`` or ``'HEIGHTxWIDTH'`` -> height and width in pixels."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
+        raise UserError(f"{flag}: must be pixels such as 128, or HEIGHTxWIDTH such as 180x240, got {text!r}")
+    return int(numbers[0]), int(numbers[-1])
+
+
 def lookup(node: Any, dotted: str) -> Any:
     """The value at a dotted key of a config. Raises KeyError where there is none."""
     for part in dotted.split("."):
@@ -419,10 +427,10 @@ def _apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
 
 def _set_size(cfg: Config, text: str) -> list[str]:
     """Sets the training and test size in every place mmseg keeps it."""
-    numbers = text.lower().split("x")
-    if len(numbers) > 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
-        return [f"--size: must be pixels such as 128, or HEIGHTxWIDTH such as 180x240, got {text!r}"]
-    height, width = int(numbers[0]), int(numbers[-1])
+    try:
+        height, width = parse_size(text, "--size")
+    except UserError as error:
+        return list(error.problems)
     for loader in _dataloaders(cfg):
         for step in _leaf_dataset(loader).pipeline:
             if step["type"] in ("Resize", "RandomResize"):
