@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from rdistill.config import TeacherSpec
-from rdistill.segmentor import decode_heads
+from rdistill.segmentor import decode_heads, swaps_channels
 from rdistill.teacher import Teacher, load_teacher_model
 
 # Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
@@ -284,8 +284,9 @@ class SharedTeacher(Teacher):
         self._one, self.model, self.weight = one, one.model, weight
         self.heads = decode_heads(one.model)
         self.names, self.student_preprocessor = tuple(names), student_preprocessor
-        statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std", "channel_conversion")]
-        self.preprocessing = repr([type(student_preprocessor).__name__, *statistics])
+        statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]
+        order = swaps_channels(student_preprocessor)
+        self.preprocessing = repr([type(student_preprocessor).__name__, order, *statistics])
         one.views.add(self)
 
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:

@@ -84,6 +84,13 @@ def ignore_index(model: nn.Module) -> int:
     return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
 
 
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether a model's data preprocessor turns the loader's BGR into RGB."""
+    # mmengine's ImgDataPreprocessor, which OneDL's mmseg builds on, has the one name, mmseg 1.2.2 the other.
+    names = ("_channel_conversion", "channel_conversion")
+    return any(bool(getattr(preprocessor, name, False)) for name in names)
+
+
 def training_size(cfg: Config) -> tuple[int, int]:
     """Height and width in pixels of the images a student trains on."""
     size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rdistill import checkpoint
 from rdistill.config import TeacherSpec
 from rdistill.features import FeatureCapture, as_maps
-from rdistill.segmentor import build_segmentor, decode_heads, run_heads
+from rdistill.segmentor import build_segmentor, decode_heads, run_heads, swaps_channels
 
 
 class Teacher:
@@ -113,18 +113,13 @@ def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[bool, Tensor, Te
 
     None when they agree.
     """
-    flip = _swaps_channels(student) != _swaps_channels(teacher)
+    flip = swaps_channels(student) != swaps_channels(teacher)
     (our_mean, our_std), (their_mean, their_std) = (_mean_and_std(module) for module in (student, teacher))
     if flip:
         our_mean, our_std = our_mean.flip(0), our_std.flip(0)
     elif torch.allclose(our_mean, their_mean) and torch.allclose(our_std, their_std):
         return None
     return flip, our_std / their_std, (our_mean - their_mean) / their_std
-
-
-def _swaps_channels(preprocessor: nn.Module) -> bool:
-    """Whether it turns the loader's BGR into RGB."""
-    return bool(getattr(preprocessor, "channel_conversion", False))
 
 
 def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:

@@ -152,19 +152,21 @@ def test_the_distillation_loss_alone_trains_the_student(tiny: Tiny, stream_batch
     assert float(logs[0]["loss"]) == float(logs[0]["distill.loss_logits"])  # nothing of the task
 
 
-@pytest.mark.parametrize("changed", [True, False])
-def test_the_teacher_sees_its_own_normalisation(
-    tiny: Tiny, batch: dict[str, Any], other_teacher: Callable[..., Any], changed: bool
+@pytest.mark.parametrize(
+    "changed", [{"mean": [10.0, 20.0, 30.0], "std": [50.0, 60.0, 70.0]}, {"bgr_to_rgb": False}, {}], ids=str
+)
+def test_the_teacher_sees_images_as_its_own_preprocessor_makes_them(
+    tiny: Tiny, batch: dict[str, Any], other_teacher: Callable[..., Any], changed: dict[str, Any]
 ) -> None:
-    own = {"mean": [10.0, 20.0, 30.0], "std": [50.0, 60.0, 70.0]}
-    teacher = other_teacher({f"model.data_preprocessor.{key}": value for key, value in own.items()} if changed else {})
+    teacher = other_teacher({f"model.data_preprocessor.{key}": value for key, value in changed.items()})
     features = {"distill.features.teacher": ["backbone:input"], "distill.features.student": ["backbone:input"]}
     losses = {"distill.losses": {"images": {"type": "L2", "pair": (0, 0)}}}
     distiller = build_distiller(tiny.load("distill", {**teacher, **features, **losses}), seed=0)
     seen = distiller.teachers[0](distiller.data_preprocessor(batch, training=True)["inputs"])["backbone:input"]
-    raw = torch.stack(batch["inputs"]).flip(1).float()  # to RGB, as mmseg does
-    mean, std = (torch.tensor(own[key] if changed else [127.5] * 3).view(3, 1, 1) for key in ("mean", "std"))
-    torch.testing.assert_close(seen, (raw - mean) / std, rtol=1e-5, atol=1e-5)
+    bgr = torch.stack(batch["inputs"]).float()
+    own = {"bgr_to_rgb": True, "mean": [127.5] * 3, "std": [127.5] * 3, **changed}
+    mean, std = (torch.tensor(own[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(seen, ((bgr.flip(1) if own["bgr_to_rgb"] else bgr) - mean) / std, rtol=1e-5, atol=1e-5)
     assert (float(losses_of(distiller, batch)["raw/images"]) == 0) == (not changed)
 
 
