@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from rdistill.errors import UserError
 from rdistill.inference import Predictor, network_input
+from rdistill.segmentor import swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
 OPSET = 18
 MOST_IMAGES = 16  # of the checked ones; the others are like them
 TIMED, WARM_UP = 20, 3  # runs a latency
-OTHER_SIZES = (0.75, 1.25)  # factors of the images' own size, checked too where the size is dynamic
+STRIDE = 32  # pixels; of which the other sizes are multiples that are checked where the size is free
 INPUT = "image"
 _EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
@@ -196,9 +197,10 @@ def _checks(predictor: Predictor, images: Sequence[Path], fixed_size: tuple[int,
     pair = torch.cat([first, _resized(inputs[1 % len(inputs)], tuple(first.shape[2:]))])
     others = []
     if fixed_size is None:
-        for factor, x in zip(OTHER_SIZES, (first, pair), strict=True):
-            height, width = (max(32, round(side * factor / 32) * 32) for side in x.shape[2:])
-            others.append(_resized(x, (height, width)))
+        height, width = (side / STRIDE for side in first.shape[2:])
+        smaller, larger = (max(1, int(height * 0.75)), max(1, int(width * 0.75))), (int(height) + 1, int(width) + 2)
+        for x, (rows, columns) in ((first, smaller), (pair, larger)):
+            others.append(_resized(x, (rows * STRIDE, columns * STRIDE)))
     return [pair, *inputs, *others]
 
 
@@ -246,7 +248,7 @@ def metadata(predictor: Predictor, output: str, fixed_size: tuple[int, int] | No
     """What an exported model says of itself; lists are JSON."""
     preprocessor = predictor.model.data_preprocessor
     mean, std = (_per_channel(preprocessor, name) for name in ("mean", "std"))
-    order = "RGB" if getattr(preprocessor, "channel_conversion", False) else "BGR"
+    order = "RGB" if swaps_channels(preprocessor) else "BGR"
     size = "H x W" if fixed_size is None else f"{fixed_size[0]} x {fixed_size[1]}"
     classes = predictor.classes
     result = {

@@ -17,9 +17,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from rdistill.checkpoint import save_student
 from rdistill.config import Shortcuts, load_config, read_config_file
 from rdistill.data import synthetic
 from rdistill.hooks import Silent
+from rdistill.inference import load_predictor, network_input
 from rdistill.training import train
 
 REPO = Path(__file__).resolve().parents[1]
@@ -145,6 +147,22 @@ def distilled_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The student after six iterations under the teacher: KL on logits, CWD between different widths."""
     folder = tmp_path_factory.mktemp("distilled") / "run"
     return Run(folder, train(tiny.load("distill"), folder))
+
+
+@pytest.fixture(scope="session")
+def both_classes(distilled_run: Run, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Config and checkpoint of the distilled student, its bias moved so that it predicts each class on half an image.
+
+    After six iterations it may predict one class only, and two all-alike masks say little.
+    """
+    cfg, file = distilled_run.folder / "student.py", tmp_path_factory.mktemp("both") / "student.pth"
+    predictor = load_predictor(read_config_file(cfg), distilled_run.folder / "student.pth")
+    image = network_input(predictor, min((tiny.data_root / "img_dir" / "val").iterdir()))
+    with torch.no_grad():
+        logits = predictor.model.encode_decode(image, [dict(img_shape=image.shape[2:])])
+        predictor.model.decode_head.conv_seg.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+    save_student(predictor.model, file, classes=list(predictor.classes), palette=list(predictor.palette), meta={})
+    return [cfg, file]
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""Masks and overlays of images, from any checkpoint of any config, without a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Run, Tiny
+from PIL import Image
+from test_cli import command  # noqa: F401  a fixture
+
+from rdistill.predict import output_names, overlay, shares_line
+
+Command = Callable[..., Any]
+PALETTE = [(0, 0, 0), (255, 215, 0)]
+
+
+def test_masks_overlays_and_shares(command: Command, both_classes: list[Path], tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+    """As plain mmseg has them, pixel for pixel."""
+    from mmseg.apis import inference_model, init_model
+
+    folder = tiny.data_root / "img_dir" / "val"
+    result = command("predict", *both_classes, folder, "--out", "out", "--json")
+    assert (result.status, result.err) == (0, "")
+    plain = init_model(*map(str, both_classes), device="cpu")
+    entries = json.loads(result.out)
+    assert [entry["image"] for entry in entries] == [str(path) for path in sorted(folder.iterdir())]
+    for entry in entries:
+        with Image.open(entry["mask"]) as image:
+            mask, palette = np.asarray(image), image.getpalette()
+            assert image.mode == "P" and palette is not None and palette[:6] == [0, 0, 0, 255, 215, 0]
+        expected = inference_model(plain, entry["image"]).pred_sem_seg.data.squeeze(0).numpy()
+        assert np.array_equal(mask, expected) and 0 < expected.mean() < 1
+        assert entry["shares"] == {
+            "background": pytest.approx((mask == 0).mean()),
+            "optic disc": pytest.approx(mask.mean()),
+        }
+        drawn = cv2.imread(entry["overlay"])
+        assert drawn.shape[0] > mask.shape[0] and drawn.shape[1] >= mask.shape[1]
+
+
+def test_lines(command: Command, both_classes: list[Path], tiny: Tiny) -> None:  # noqa: F811
+    images = sorted((tiny.data_root / "img_dir" / "val").iterdir())
+    result = command("predict", *both_classes, images[0], tiny.data_root / "img_dir/val/*.jpg", "--out", "out")
+    lines = result.out.splitlines()
+    assert result.status == 0 and len(lines) == len(images) + 1  # each image once
+    assert lines[0].startswith(f"{images[0]}  ") and "%" in lines[0]
+    assert lines[-1] == f"{len(images)} masks in out/masks, overlays in out/overlays"
+
+
+@pytest.mark.parametrize("name", ["best.pth", "last.pth"])
+def test_a_training_checkpoint_with_a_distill_config(
+    command: Command,  # noqa: F811
+    distilled_run: Run,
+    tiny: Tiny,
+    name: str,
+) -> None:
+    image = min((tiny.data_root / "img_dir" / "val").iterdir())
+    result = command("predict", distilled_run.folder / "config.py", distilled_run.folder / name, image, "--out", "out")
+    assert (result.status, result.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jpg"], "nothing.jpg: no such image, folder or pattern"),
+        (["{folder}"], "holds no images (.jpg"),
+        (["{folder}/student.py"], "student.py: cannot be read as an image: "),
+    ],
+    ids=str,
+)
+def test_what_is_no_image(
+    command: Command,  # noqa: F811
+    both_classes: list[Path],
+    distilled_run: Run,
+    arguments: list[str],
+    message: str,
+) -> None:
+    arguments = [argument.format(folder=distilled_run.folder) for argument in arguments]
+    result = command("predict", *both_classes, *arguments, "--out", "out")
+    assert result.status == 2 and result.err.startswith("error: ") and result.err.count("\n") == 1
+    assert message in result.err
+
+
+def test_names_that_repeat() -> None:
+    assert output_names([Path("a/x.jpg"), Path("a/y.jpg")]) == ["x", "y"]
+    assert output_names([Path("a/x.jpg"), Path("b/x.jpg")]) == ["a_x", "b_x"]
+    assert output_names([Path("a/x.jpg"), Path("a/x.png")]) == ["x.jpg", "x.png"]
+
+
+def test_overlay_draws_all_but_black() -> None:
+    mask = np.zeros((8, 300), np.uint8)
+    mask[:4] = 1
+    drawn = np.asarray(overlay(Image.new("RGB", (300, 8), (100, 100, 100)), mask, ["background", "disc"], PALETTE))
+    assert drawn[0, 0].tolist() == [177, 157, 50] and drawn[7, 0].tolist() == [100, 100, 100]
+    assert drawn.shape[0] > 8 and (drawn[8:] == (255, 215, 0)).all(axis=2).any()  # the legend's swatch
+
+
+def test_shares_line() -> None:
+    assert shares_line({"a": 0.25, "b": 0.75, "c": 0.0}) == "b 75.0 %, a 25.0 %"
+    assert shares_line({str(index): 0.125 for index in range(8)}).endswith("5 12.5 % and 2 more")
