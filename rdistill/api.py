@@ -114,6 +114,7 @@ def train(
     """
     keep_to_the_work_dir()
     from rdistill.console import RunConsole, scores
+    from rdistill.tracking import parse_tracking, require_trackers, where_to_look
 
     console = _console(console, quiet)
     cfg = load_config(
@@ -127,6 +128,10 @@ def train(
         num_data_workers=num_data_workers,
         teacher_checkpoint=teacher_checkpoint,
     )
+    if track is not None:
+        cfg.tracking = parse_tracking(track, "track").model_dump(exclude_none=True)
+    tracking = parse_tracking(cfg.get("tracking"))
+    require_trackers(tracking)
     if seed is None:  # the config.py of a finished run has that run's
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     name = _name(config, work_dir)
@@ -145,6 +150,8 @@ def train(
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
+    for line in where_to_look(tracking, work_dir):
+        _say(console, line)
     return metrics
 
 
@@ -245,6 +252,7 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     address: str | None = None,
+    track: str | list[str] | Mapping[str, Any] | None = None,
     trust_checkpoint: bool = False,
     quiet: bool = False,
     console: Console | None = None,
@@ -266,6 +274,7 @@ def sweep(
         overrides: config key -> value for all trials, over the sweep's own ``set``.
         resume: continue the sweep in ``work_dir``.
         address: of a Ray cluster; by default the one it runs in, or a new one on this machine.
+        track: as for :func:`train`, a run of the tracker for each trial; over the sweep's own ``tracking``.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         quiet: show nothing.
         console: where progress is shown, if not on standard output or in the notebook.
@@ -295,6 +304,7 @@ def sweep(
         shortcuts=shortcuts,
         address=address,
         resume=resume,
+        track=track,
         trust_checkpoint=trust_checkpoint,
         console=_console(console, quiet),
     )

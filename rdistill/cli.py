@@ -70,6 +70,9 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."),
 ]
+Track = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Report to wandb, tensorboard, mlflow, or several: a,b.")
+]
 WorkDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name."),
@@ -97,6 +100,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")
     ] = False,
+    track: Track = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     set_: Set_ = None,
@@ -127,6 +131,7 @@ def train(
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         address=address,
+        track=track,
         trust_checkpoint=trust_checkpoint,
         quiet=quiet or as_json,
         data_root=data_root,
@@ -185,6 +190,7 @@ def sweep(
         str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False,
+    track: Track = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     set_: Set_ = None,
@@ -211,6 +217,7 @@ def sweep(
         overrides=parse_assignments(set_ or []),
         resume=resume,
         address=address,
+        track=track,
         trust_checkpoint=trust_checkpoint,
         quiet=quiet or as_json,
         data_root=data_root,

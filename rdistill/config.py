@@ -26,6 +26,7 @@ from pydantic import ConfigDict as ModelConfig
 
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
+from rdistill.tracking import parse_tracking
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 LAYERWISE = ("DSD",)  # losses that compare several layers at once
@@ -220,6 +221,8 @@ def load_config(
         problems += _locate_data(cfg)
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
+    if cfg.get("tracking") is not None:
+        cfg.tracking = parse_tracking(cfg.tracking, f"{path}: tracking").model_dump(exclude_none=True)
     if not with_teachers:
         cfg.pop("distill", None)
     if cfg.get("distill") is not None:

@@ -83,6 +83,9 @@ class RunConsole:
         self._best = max(self._best, metrics.get("mIoU", 0.0))
         self.console.print(f"validated iter {iteration}  {scores(metrics)}{mark}", highlight=False, soft_wrap=True)
 
+    def warned(self, message: str) -> None:
+        self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
+
 
 def scores(metrics: Mapping[str, Any]) -> str:
     """``mIoU 84.10  (background 98.91, optic disc 69.29)``; classes only where they are few."""

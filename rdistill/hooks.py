@@ -35,6 +35,9 @@ class Listener(Protocol):
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """The student was scored: percent, as :func:`rdistill.evaluation.tidy_metrics` gives them."""
 
+    def warned(self, message: str) -> None:
+        """Something beside the training, such as a tracker, does not work."""
+
 
 class Silent:
     """The listener that does nothing."""
@@ -44,6 +47,8 @@ class Silent:
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None: ...
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None: ...
+
+    def warned(self, message: str) -> None: ...
 
 
 class DivergedError(RuntimeError):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
@@ -31,6 +32,8 @@ from rdistill.hooks import (
     ReportHook,
     WeightScheduleHook,
 )
+from rdistill.tracked_run import TrackingHook, track
+from rdistill.tracking import parse_tracking
 
 
 class Lane(Protocol):
@@ -113,12 +116,22 @@ def build_runner(
 ) -> Runner:
     """The Runner of one run; ``lane``: where its batches come from, if not from loaders of its own."""
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
-    ours = [FeatureCaptureHook(), WeightScheduleHook(), EmaTeacherHook(), RandomStateHook(seed), DivergenceHook()]
+    ours: list[Hook] = [
+        FeatureCaptureHook(),
+        WeightScheduleHook(),
+        EmaTeacherHook(),
+        RandomStateHook(seed),
+        DivergenceHook(),
+    ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
     # mmengine keeps loggers, visualizers and the like in process-wide tables by name: one of its own for each run.
     name = f"{Path(cfg.work_dir).name}-{time.time_ns()}"
     built = {option: copy.deepcopy(cfg.get(option)) for option in options}
+    tracking = parse_tracking(cfg.get("tracking"))
+    if cfg.get("tracking") is not None:
+        built["visualizer"] = track(built["visualizer"], tracking, Path(cfg.work_dir), cfg.resume)
+        ours.append(TrackingHook(tracking.images, report.listener))
     if built["visualizer"] is not None:
         built["visualizer"]["name"] = name
     runner = _QuietRunner(

@@ -34,7 +34,7 @@ def write_student(cfg: Config, work_dir: Path) -> None:
 def plain_config(cfg: Config) -> Config:
     """The student's config without rdistill: what plain mmseg trains, tests and runs."""
     plain = copy.deepcopy(cfg._cfg_dict.to_dict())
-    for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness"):
+    for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness", "tracking"):
         plain.pop(key, None)
     dataset = plain["train_dataloader"]["dataset"]
     if dataset.get("type") == "StreamDataset":

@@ -122,6 +122,9 @@ class _WorkerListener:
         self._send("validated", (iteration, dict(metrics)), {})
         ray.train.report({"iter": iteration, **metrics})
 
+    def warned(self, message: str) -> None:
+        self._send("warned", (message,), {})
+
     def _send(self, event: str, args: tuple[Any, ...], details: dict[str, Any]) -> None:
         if self._events is not None:
             self._events.actor.put_nowait.remote((event, args, details))

@@ -16,12 +16,12 @@ PACKAGE = REPO / "rdistill"
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
     ("errors", "quiet_mmseg", "workers", "environment", "logs"),
-    ("losses", "features", "segmentor", "task_loss", "checkpoint", "cluster", "console"),
+    ("losses", "features", "segmentor", "task_loss", "checkpoint", "cluster", "console", "tracking"),
     ("config", "data", "evaluation", "shapes"),
     ("teacher", "layers", "inference"),
     ("distiller", "export", "predict"),
     ("hooks", "dry_run"),
-    ("check",),
+    ("check", "tracked_run"),
     ("lockstep",),
     ("runner", "student_files"),
     ("training",),

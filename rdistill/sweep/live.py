@@ -104,6 +104,10 @@ class SweepConsole:
         elif failed:
             self.console.print(f"{trial.id:<9} failed: {row.reason}", markup=False)
 
+    def warned(self, message: str) -> None:
+        """Shows a line that stays."""
+        self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
+
     def _row(self, trial: TrialSeen) -> Row:
         return self.rows.setdefault(trial.id, Row(trial, trial.values))
 

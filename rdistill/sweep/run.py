@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ from rdistill.sweep.search import of_list, of_search, scheduler
 from rdistill.sweep.space import check_space, feature_counts
 from rdistill.sweep.spec import SweepSpec, parse_sweep, read_sweep
 from rdistill.sweep.table import print_leaderboard
+from rdistill.sweep.trackers import trackers
 from rdistill.sweep.trial import Study
+from rdistill.tracking import Tracking, parse_tracking, require_trackers, where_to_look
 from rdistill.train_group import Resources
 
 
@@ -51,6 +54,7 @@ def run_sweep(
     shortcuts: Shortcuts | None = None,
     address: str | None = None,
     resume: bool = False,
+    track: Any = None,
     trust_checkpoint: bool = False,
     console: Console | None = None,
 ) -> list[TrialRecord]:
@@ -63,6 +67,7 @@ def run_sweep(
         shortcuts: as for one run.
         address: of a Ray cluster; see :func:`rdistill.cluster.connected`.
         resume: continue the sweep in ``work_dir``.
+        track: which trackers report it, over the file's own; see :func:`rdistill.tracking.parse_tracking`.
         trust_checkpoint: as for one run.
         console: where progress and the leaderboard go.
 
@@ -85,9 +90,14 @@ def run_sweep(
     check_space(spec, base, str(sweep_file))
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
+    tracking = _tracking(track, spec, base)
     # As JSON has it, to be compared with what is read back.
-    asked = json.loads(json.dumps({"sweep": spec.model_dump(), "config": base._cfg_dict.to_dict()}, default=str))
+    asked = json.loads(
+        json.dumps({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
+    )
     require_same_study(work_dir, asked)
+    if tracking.names and tracking.images:
+        base.tracking = dict(images=tracking.images)
     with connected(address, work_dir, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.total(), f"{sweep_file}: one trial")
@@ -102,15 +112,34 @@ def run_sweep(
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
-        watching = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
-        with driver_log(work_dir), watching as shown, watched_by(shown):
+        shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
+        tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
+        with ExitStack() as stack:
+            stack.enter_context(driver_log(work_dir))
+            stack.enter_context(shown)
+            for tracker in tracked:
+                stack.enter_context(tracker)
+            stack.enter_context(watched_by(shown, *tracked))
             shown.expect(BASELINE, baselines)
             shown.expect(SEARCHED, trials)
             complete = _search(team, resume) and _confirm(team, shown, resume)
     order = _conclude(work_dir, console)
+    for line in where_to_look(tracking, work_dir):
+        console.print(line)
     if not complete:  # Tune ends by itself on Ctrl-C, and keeps what it needs to go on
         raise KeyboardInterrupt
     return order
+
+
+def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
+    """Which trackers the sweep reports to. It does so itself: its trials only draw images for them.
+
+    Takes the section out of the config: whether a sweep is tracked does not make it another study.
+    """
+    own = base.pop("tracking", None)
+    tracking = parse_tracking(next((asked for asked in (track, spec.tracking, own) if asked is not None), None))
+    require_trackers(tracking)
+    return tracking
 
 
 def _search(team: Team, resume: bool) -> bool:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdistill.errors import UserError, did_you_mean
+from rdistill.tracking import parse_tracking
 
 
 class Section(BaseModel):
@@ -126,6 +127,7 @@ class SweepSpec(Section):
     confirm: ConfirmSpec | None = None
     objectives: list[Objective] = ["mIoU"]  # what the searcher looks at: mIoU up, the others down
     seed: int = Field(default=0, ge=0)  # of every trial of the search: equal weights, data order and augmentation
+    tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.tracking
 
     def num_trials(self, features: tuple[int, int]) -> int:
         """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
@@ -165,6 +167,10 @@ class SweepSpec(Section):
             found.append(f"confirm.seeds: must differ from each other, got {seeds}")
         if "mIoU" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             found.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
+        try:
+            parse_tracking(self.tracking)
+        except UserError as error:
+            found += error.problems
         return found
 
 
