@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
 
+    from rdistill.stopping import StopRequest
     from rdistill.sweep.results import TrialRecord
+
+AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
 
 
 def load_config(
@@ -70,7 +73,11 @@ def train(
     workers: int = 1,
     cpus_per_worker: float = 1,
     gpus_per_worker: float | None = None,
+    min_workers: int | None = None,
+    max_failures: int = 3,
     address: str | None = None,
+    amp: bool = False,
+    stop: StopRequest | None = None,
     track: str | list[str] | Mapping[str, Any] | None = None,
     trust_checkpoint: bool = False,
     quiet: bool = False,
@@ -95,7 +102,12 @@ def train(
         workers: training processes; from two up through Ray Train.
         cpus_per_worker: CPU cores of each.
         gpus_per_worker: GPUs of each; by default 1 where there are GPUs.
-        address: of a Ray cluster, for several workers; by default a new one on this machine.
+        min_workers: go on with as few when workers are lost, and with more when there is room again; the images a
+            step stay as many. By default the run waits for all ``workers``.
+        max_failures: how often the workers are started again when one is lost.
+        address: of a Ray cluster; by default the one it runs in, or, for several workers, a new one on this machine.
+        amp: forward passes in bfloat16.
+        stop: a request that a signal handler may set; see :mod:`rdistill.stopping`.
         track: where metrics go besides: ``"wandb"``, ``"tensorboard"``, ``"mlflow"``, several of them, or a mapping
             with their options; see docs/tracking.md.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
@@ -110,16 +122,17 @@ def train(
 
     Raises:
         UserError: a mistake in the config, the data or the resources, found before the first iteration.
-        rdistill.hooks.DivergedError: a loss became NaN or infinite.
+        rdistill.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
     keep_to_the_work_dir()
+    from rdistill.cluster import joins_a_cluster
     from rdistill.console import RunConsole, scores
     from rdistill.tracking import parse_tracking, require_trackers, where_to_look
 
     console = _console(console, quiet)
     cfg = load_config(
         config,
-        overrides,
+        {**(overrides or {}), **(AMP if amp else {})},
         data_root=data_root,
         size=size,
         iters=iters,
@@ -139,14 +152,15 @@ def train(
     _say(console, f"{name} -> {work_dir}")
     with RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
-        if workers == 1:
+        options["stop"] = stop
+        if workers == 1 and not joins_a_cluster(address):
             from rdistill.training import train as run
 
             metrics = run(cfg, work_dir, **options)
         else:
             from rdistill.train_group import Resources, train_in_group
 
-            resources = Resources(workers, cpus_per_worker, gpus_per_worker)
+            resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")

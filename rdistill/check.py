@@ -26,6 +26,7 @@ from rdistill.distiller import Distiller, _build_term, _route, build_distiller
 from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
 from rdistill.layers import build_teacher, listed_shapes
+from rdistill.precision import wrapper_config
 from rdistill.segmentor import build_segmentor, decode_heads, num_classes, training_size
 from rdistill.shapes import pair_problem
 from rdistill.teacher import EmaTeacher, load_teacher_model
@@ -205,7 +206,7 @@ def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 
 
 
 def run_bytes(distiller: Distiller, cfg: Config) -> int:
-    """Bytes that a run leaves: ``best.pth``, ``last.pth`` (one of them twice while it is written), ``student.pth``."""
+    """Bytes that a run takes: ``best.pth``, ``last.pth``, the one before it, one being written, ``student.pth``."""
     weights = _bytes(distiller.state_dict().values())
     student = _bytes(distiller.student.state_dict().values())
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
@@ -213,7 +214,7 @@ def run_bytes(distiller: Distiller, cfg: Config) -> int:
     moments = (1 if optimizer.get("momentum") else 0) if kind == "SGD" else 2  # what Adam and its kin keep
     trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
     followers = sum(isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
-    return 3 * (weights + moments * trained + followers * student) + student
+    return 4 * (weights + moments * trained + followers * student) + student
 
 
 def check_resources(
@@ -353,7 +354,9 @@ def _describe_classes(distiller: Distiller) -> str:
 def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
     """Whether the config's optimizer can be made for the student."""
     try:
-        build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+        build_optim_wrapper(distiller.student, wrapper_config(copy.deepcopy(cfg.optim_wrapper)))
+    except UserError as error:
+        return list(error.problems)
     except Exception as error:  # from an unknown type to a wrong argument
         return [f"optim_wrapper: cannot be built: {one_line(error)}"]
     return []

@@ -138,6 +138,11 @@ def replace_durably(partial: Path, path: Path) -> None:
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)  # without it a power cut may still bring the old name back
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: dict[str, Any]) -> None:

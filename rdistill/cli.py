@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from rdistill.environment import keep_to_the_work_dir
-from rdistill.errors import UserError
+from rdistill.errors import RunError, UserError
+from rdistill.stopping import Stopped, on_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,9 +89,19 @@ def train(
         float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
     ] = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker.")] = 1,
+    min_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Go on with as few when workers are lost; --batch-size stays. By default all are waited for."
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="How often the workers are started again when one is lost.")
+    ] = 3,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
     ] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16.")] = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -121,27 +132,32 @@ def train(
     from rdistill import api
     from rdistill.config import parse_assignments
 
-    metrics = api.train(
-        config,
-        work_dir,
-        overrides=parse_assignments(set_ or []),
-        seed=seed,
-        resume=resume,
-        workers=workers,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-        address=address,
-        track=track,
-        trust_checkpoint=trust_checkpoint,
-        quiet=quiet or as_json,
-        data_root=data_root,
-        size=size,
-        iters=iters,
-        batch_size=batch_size,
-        val_interval=val_interval,
-        num_data_workers=num_data_workers,
-        teacher_checkpoint=teacher_checkpoint,
-    )
+    with on_signals() as stop:
+        metrics = api.train(
+            config,
+            work_dir,
+            overrides=parse_assignments(set_ or []),
+            seed=seed,
+            resume=resume,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            min_workers=min_workers,
+            max_failures=max_failures,
+            address=address,
+            track=track,
+            amp=amp,
+            stop=stop,
+            trust_checkpoint=trust_checkpoint,
+            quiet=quiet or as_json,
+            data_root=data_root,
+            size=size,
+            iters=iters,
+            batch_size=batch_size,
+            val_interval=val_interval,
+            num_data_workers=num_data_workers,
+            teacher_checkpoint=teacher_checkpoint,
+        )
     work_dir = work_dir or Path("work_dirs") / config.stem
     if as_json:
         print(json.dumps({**metrics, "work_dir": str(work_dir)}))
@@ -480,8 +496,14 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; continue with --resume", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(f"{stopped}; continue with --resume", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
-        if type(error).__name__ not in ("DivergedError", "SweepFailedError", "ExportError"):
+        if type(error).__name__ not in ("SweepFailedError", "ExportError"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

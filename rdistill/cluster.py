@@ -8,15 +8,17 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from rdistill.errors import UserError
 from rdistill.logs import keep_worker_logs
 
+SAY_EVERY_S = 10.0  # what is waited for
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 
 
@@ -98,6 +100,55 @@ def require_resources(needed: Mapping[str, float], what: str) -> int:
     if lacking:
         raise UserError(f"{what} takes {' and '.join(lacking)}; ask for less, or join a larger cluster with --address")
     return min(int(have[kind] / amount + 1e-9) for kind, amount in needed.items() if amount > 0)
+
+
+def joins_a_cluster(address: str | None) -> bool:
+    """Whether there is a cluster to run in: one that was named, or that of the job this process is."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def require_group(per_worker: Mapping[str, float], workers: int, what: str) -> None:
+    """Makes sure that some nodes together hold a group of workers, each of which is on one node.
+
+    Raises:
+        UserError: not even when nothing else runs; says what is missing.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kinds = [kind for kind, amount in per_worker.items() if amount > 0]
+    room = [min(int(node.get(kind, 0) / per_worker[kind] + 1e-9) for kind in kinds) for node in nodes]
+    if sum(room) >= workers:
+        return
+    each = _amounts(per_worker)
+    largest = max(
+        ({kind: node.get(kind, 0.0) for kind in kinds} for node in nodes), key=lambda node: tuple(node.values())
+    )
+    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in kinds}
+    on = f"on {len(nodes)} nodes, at most {_amounts(largest)} on one, " if len(nodes) > 1 else ""
+    raise UserError(
+        f"{what} takes {workers} x {each} (the cluster has {_amounts(total)} {on}which is room for {sum(room)}); "
+        f"ask for less, or join a larger cluster with --address"
+    )
+
+
+def wait_for_room(per_worker: Mapping[str, float], workers: int, say: Callable[[str], None]) -> None:
+    """Waits until a group of workers can be placed, and says every few seconds what is missing."""
+    group = placement_group([dict(per_worker)] * workers, strategy="PACK")
+    try:
+        while not group.wait(timeout_seconds=SAY_EVERY_S):
+            say(f"waiting for {workers} x {_amounts(per_worker)}: {free_of(per_worker)}")
+    finally:
+        remove_placement_group(group)
+
+
+def free_of(kinds: Iterable[str]) -> str:
+    """``the cluster has 2 CPU, 0.5 are free``."""
+    have, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{have.get(kind, 0):g} {kind}, {free.get(kind, 0):g} are free" for kind in kinds]
+    return f"the cluster has {' and '.join(parts)}"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
 
 
 def gpus_in_cluster() -> float:

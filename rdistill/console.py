@@ -48,6 +48,9 @@ class RunConsole:
         self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
         self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
         self._next_line = first_iteration + self._line_every
+        self._best = max(self._best, facts.get("best_mIoU") or float("-inf"))
+        if self._bar is not None:  # it began again, after a worker was lost
+            self._bar.stop()
         if facts.get("teacher_mIoU") is not None:
             self.console.print(f"teacher   mIoU {facts['teacher_mIoU']:.2f}")
         if facts.get("student_start"):
@@ -85,6 +88,9 @@ class RunConsole:
 
     def warned(self, message: str) -> None:
         self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
+
+    def noted(self, text: str) -> None:
+        self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def scores(metrics: Mapping[str, Any]) -> str:

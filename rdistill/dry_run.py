@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.runner import autocast
 from torch import Tensor
 
 from rdistill import workers as training_workers
@@ -22,6 +21,7 @@ from rdistill.data.datasets import random_state_of
 from rdistill.distiller import Distiller, _build_term, _one_or_all, _route
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps
+from rdistill.precision import autocast
 from rdistill.quiet_mmseg import DATASETS
 from rdistill.segmentor import decode_heads, run_heads
 from rdistill.shapes import probe_features
@@ -67,7 +67,7 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
     try:
         with untouched(distiller), distiller.capture:
             data = distiller.data_preprocessor(batch, True)
-            with _precision(cfg):
+            with autocast(cfg.optim_wrapper, data["inputs"].device.type):
                 losses = distiller.loss(data["inputs"], data["data_samples"])
                 total, values = distiller.parse_losses(losses)
             bad = [key for key, value in values.items() if key != "loss" and not torch.isfinite(value).all()]
@@ -165,14 +165,6 @@ def one_line(error: BaseException) -> str:
 
 def _that_run(model: torch.nn.Module, names: Sequence[str], size: tuple[int, int]) -> list[str]:
     return [name for name, shape in probe_features(model, names, size).items() if not isinstance(shape, str)]
-
-
-def _precision(cfg: Config) -> Any:
-    """The run's own arithmetic; mmengine's AMP is for GPUs."""
-    if cfg.optim_wrapper.get("type") != "AmpOptimWrapper" or not torch.cuda.is_available():
-        return nullcontext()
-    dtype = cfg.optim_wrapper.get("dtype")
-    return autocast(dtype=getattr(torch, dtype) if dtype else None)
 
 
 def _gradient_problems(distiller: Distiller, workers: int) -> list[str]:

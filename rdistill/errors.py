@@ -25,6 +25,10 @@ class UserError(ValueError):
         return (type(self), self.problems)
 
 
+class RunError(RuntimeError):
+    """What ends a run that had begun, in one line. The command line prints it and exits with status 1."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -1,23 +1,25 @@
-"""mmengine hooks of a run: feature capture, random state, NaN guard, checkpoints and reports."""
+"""mmengine hooks of a run: feature capture, weight schedules, NaN guard, checkpoints, stops and reports."""
 
 from __future__ import annotations
 
 import math
-import random
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from rdistill import workers
 from rdistill.checkpoint import as_plain_data, replace_durably
-from rdistill.distiller import Distiller
+from rdistill.errors import RunError
 from rdistill.evaluation import tidy_metrics
+from rdistill.resume import BEST, LAST, PREVIOUS
+from rdistill.run_state import own_state, unwrap
+from rdistill.stopping import Stopped, StopRequest
 from rdistill.teacher import EmaTeacher
 
 METRIC = "mIoU"  # what "best" means
@@ -38,6 +40,9 @@ class Listener(Protocol):
     def warned(self, message: str) -> None:
         """Something beside the training, such as a tracker, does not work."""
 
+    def noted(self, text: str) -> None:
+        """Something a user should know: a damaged checkpoint, a lost worker, what is waited for."""
+
 
 class Silent:
     """The listener that does nothing."""
@@ -50,14 +55,11 @@ class Silent:
 
     def warned(self, message: str) -> None: ...
 
+    def noted(self, text: str) -> None: ...
 
-class DivergedError(RuntimeError):
+
+class DivergedError(RunError):
     """A loss became NaN or infinite."""
-
-
-def unwrap(runner: Any) -> Distiller:
-    """The Distiller of a runner, from under DDP."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 class FeatureCaptureHook(Hook):
@@ -109,78 +111,6 @@ def _ema_teachers(runner: Any) -> list[EmaTeacher]:
     return [teacher for teacher in unwrap(runner).teachers if isinstance(teacher, EmaTeacher)]
 
 
-class RandomStateHook(Hook):
-    """Gives the weights, and training, random streams of their own, which nothing else disturbs.
-
-    Both start from the seed alone; training's goes on where the resumed checkpoint left it.
-    """
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._to_restore: dict[str, Any] | None = None
-        self._started = False
-
-    def before_run(self, runner: Any) -> None:
-        # mmengine draws the student's weights next. What came before, such as scoring the teacher, has drawn too.
-        seed_everything(self.seed, 0)
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        # Not before_train: mmengine makes the data iterator, which draws random numbers, after that.
-        if self._started:
-            return
-        self._started = True
-        if self._to_restore is None:
-            seed_everything(self.seed, runner.rank, 1)
-        else:
-            set_random_state(self._to_restore)
-
-    def before_val(self, runner: Any) -> None:
-        self._before_val = random_state()
-
-    def after_val(self, runner: Any) -> None:
-        set_random_state(self._before_val)
-
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_state"] = random_state()
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        self._to_restore = checkpoint.get("random_state")
-
-
-def seed_everything(*entropy: int) -> None:
-    """Seeds Python's, numpy's and torch's generators from some integers."""
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
-
-
-def random_state() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
-    version, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": as_plain_data(numpy_state),
-        "torch": torch.random.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    inner = state["numpy"]["state"]
-    key = np.asarray(inner["key"], dtype=np.uint32)
-    np.random.set_state({**state["numpy"], "state": {"key": key, "pos": inner["pos"]}})
-    torch.random.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
-
-
 class DivergenceHook(Hook):
     """Stops at the iteration in which a loss is NaN or infinite, and names the loss and the batch."""
 
@@ -193,7 +123,9 @@ class DivergenceHook(Hook):
             return
         bad = [key for key, value in values.items() if not torch.isfinite(value).all()]
         named = [key for key in bad if key != "loss"] or bad
-        files = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
+        # All workers are here: what they log is the mean over them.
+        own = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
+        files = [name for one in workers.gather_objects(own) for name in one]
         raise DivergedError(
             f"iteration {runner.iter + 1}: {', '.join(named)} is not finite; images {', '.join(files)}; "
             f"lower the learning rate or that loss's weight; {_last_good(runner)}"
@@ -201,30 +133,34 @@ class DivergenceHook(Hook):
 
 
 def _last_good(runner: Any) -> str:
-    last = Path(runner.work_dir, "last.pth")
+    last = Path(runner.work_dir, LAST)
     return f"last good checkpoint: {last}" if last.is_file() else "there is no checkpoint yet"
 
 
 class CheckpointHook(Hook):
     """Writes ``last.pth`` and ``best.pth``: whole or not at all, and loadable without running code.
 
+    The ``last.pth`` before stays as ``last.pth.previous`` until the run is finished.
+
     Args:
         interval: iterations between two writes of ``last.pth``; it is written after each validation
             and at the end anyway.
+        best: the validation that ``best.pth`` holds, of a run that is resumed.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, interval: int | None = None) -> None:
+    def __init__(self, interval: int | None = None, best: Mapping[str, Any] | None = None) -> None:
         self.interval = interval
-        self.best: dict[str, Any] = {}
+        self.best: dict[str, Any] = dict(best or {})
         self.last: dict[str, Any] = {}
+        self.saved_at: int | None = None  # iteration
+        self._workers: list[dict[str, Any]] = []
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         done = runner.iter + 1
-        validates_next = runner.val_loop is not None and (done % runner.val_interval == 0 or done == runner.max_iters)
-        if self.interval and done % self.interval == 0 and not validates_next:
-            self._save(runner, "last.pth", done)
+        if self.interval and done % self.interval == 0 and not validates_next(runner):
+            self.save(runner, LAST, done)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self.last = {"iter": runner.iter, "metrics": tidy_metrics(metrics or {})}
@@ -233,27 +169,76 @@ class CheckpointHook(Hook):
         # Not in after_val_epoch: only now is the random state that of training again.
         if not self.best or self.last["metrics"].get(METRIC, -math.inf) > self.best["metrics"].get(METRIC, -math.inf):
             self.best = self.last
-            self._save(runner, "best.pth", runner.iter)
-        self._save(runner, "last.pth", runner.iter)
+            self.save(runner, BEST, runner.iter)
+        self.save(runner, LAST, runner.iter)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["meta"] = {**as_plain_data(checkpoint["meta"]), "best": self.best, "last": self.last}
+        checkpoint["workers"] = self._workers
         # mmengine's log histories are objects; without them the file loads with weights_only=True.
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        meta = checkpoint.get("meta", {})
-        self.best, self.last = meta.get("best", {}), meta.get("last", {})
+        self.last = checkpoint.get("meta", {}).get("last", {})
 
-    def _save(self, runner: Any, name: str, iteration: int) -> None:
-        """A kill while writing leaves the previous file as it was."""
+    def save(self, runner: Any, name: str, iteration: int) -> None:
+        """A kill while writing leaves the previous file as it was. To be called on all workers."""
+        self._workers = workers.gather_objects(own_state(runner))
+        self.saved_at = iteration if name == LAST else self.saved_at
         if not is_main_process():
             return
-        partial = f".{name}.partial"
-        runner.save_checkpoint(
-            runner.work_dir, partial, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
-        )
-        replace_durably(Path(runner.work_dir, partial), Path(runner.work_dir, name))
+        folder, partial = Path(runner.work_dir), f".{name}.partial"
+        try:
+            runner.save_checkpoint(
+                str(folder), partial, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
+            )
+            if name == LAST and (folder / LAST).is_file():
+                os.replace(folder / LAST, folder / PREVIOUS)
+            replace_durably(folder / partial, folder / name)
+        finally:
+            (folder / partial).unlink(missing_ok=True)
+
+
+def validates_next(runner: Any) -> bool:
+    """Whether the iteration that was just done is followed by a validation."""
+    done = runner.iter + 1
+    return runner.val_loop is not None and (done % runner.val_interval == 0 or done == runner.max_iters)
+
+
+class StopHook(Hook):
+    """Ends a run that was asked to stop: after a whole iteration and its validation, with a checkpoint.
+
+    All workers stop at the same iteration: with what they log they tell each other of the request.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, request: StopRequest, keeper: CheckpointHook) -> None:
+        self.request, self.keeper = request, keeper
+
+    def before_train(self, runner: Any) -> None:
+        self.request.heeded = True
+
+    def after_train(self, runner: Any) -> None:
+        self.request.heeded = False
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        workers.asked_to_stop = self.request.signum or 0
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if not validates_next(runner):
+            self._stop_if_asked(runner, runner.iter + 1)
+
+    def after_val(self, runner: Any) -> None:
+        self._stop_if_asked(runner, runner.iter)
+
+    def _stop_if_asked(self, runner: Any, done: int) -> None:
+        signum = (self.request.signum or 0) if workers.count() == 1 else workers.agreed_to_stop()
+        if not signum or done >= runner.max_iters:
+            return
+        if self.keeper.saved_at != done:
+            self.keeper.save(runner, LAST, done)
+        raise Stopped(signum, done, runner.max_iters, self.keeper.best)
 
 
 class ReportHook(Hook):

@@ -28,10 +28,12 @@ from rdistill.hooks import (
     DivergenceHook,
     EmaTeacherHook,
     FeatureCaptureHook,
-    RandomStateHook,
     ReportHook,
+    StopHook,
     WeightScheduleHook,
 )
+from rdistill.precision import wrapper_config
+from rdistill.run_state import RunStateHook
 from rdistill.tracked_run import TrackingHook, track
 from rdistill.tracking import parse_tracking
 
@@ -43,8 +45,11 @@ class Lane(Protocol):
         """What takes the place of the training and the validation loader."""
 
 
-def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
-    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch."""
+def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config:
+    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch.
+
+    ``last``: the checkpoint to go on from.
+    """
     cfg = copy.deepcopy(cfg)
     world_size = get_world_size()
     loader = cfg.train_dataloader
@@ -64,8 +69,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, resume: bool) -> Config:
         if cfg.get(option):
             names = [cfg[option]] if isinstance(cfg[option], str) else cfg[option]
             cfg[option] = [f"student.{name}" for name in names]
-    last = work_dir / "last.pth"
-    cfg.resume = resume and last.is_file()
+    cfg.resume = last is not None
     # The Distiller loads a student's start itself: the Runner would look for its own names in it.
     cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
     cfg.work_dir = str(work_dir)
@@ -112,6 +116,7 @@ def build_runner(
     seed: int,
     keeper: CheckpointHook,
     report: ReportHook,
+    stop: StopHook,
     lane: Lane | None = None,
 ) -> Runner:
     """The Runner of one run; ``lane``: where its batches come from, if not from loaders of its own."""
@@ -120,7 +125,7 @@ def build_runner(
         FeatureCaptureHook(),
         WeightScheduleHook(),
         EmaTeacherHook(),
-        RandomStateHook(seed),
+        RunStateHook(seed),
         DivergenceHook(),
     ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
@@ -138,7 +143,7 @@ def build_runner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report],
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report, stop],
         load_from=cfg.load_from,
         resume=cfg.resume,
         launcher=cfg.get("launcher", "none"),
@@ -176,7 +181,7 @@ def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
             f"optim_wrapper.optimizer.type: no optimizer {kind!r}{did_you_mean(kind, OPTIMIZERS.module_dict)}"
         )
     with blaming("optim_wrapper"):
-        wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+        wrapper = build_optim_wrapper(distiller.student, wrapper_config(copy.deepcopy(cfg.optim_wrapper)))
     adapters = list(distiller.terms.parameters())
     if adapters:
         wrapper.optimizer.add_param_group({"params": adapters})

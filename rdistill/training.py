@@ -25,10 +25,22 @@ from rdistill.config import lookup
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
-from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, unwrap
+from rdistill.failures import explained
+from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
 from rdistill.lockstep import Lane
+from rdistill.resume import (
+    PREVIOUS,
+    Earlier,
+    best_so_far,
+    find_earlier,
+    finished,
+    refuse_another,
+    refuse_overwriting,
+)
+from rdistill.run_state import unwrap
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
+from rdistill.stopping import Stopped, StopRequest
 from rdistill.student_files import write_config, write_json, write_student
 from rdistill.task_loss import average_over_workers
 from rdistill.teacher import EmaTeacher
@@ -46,6 +58,7 @@ def train(
     listener: Listener | None = None,
     lane: Lane | None = None,
     check: bool = True,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Trains one student in this process (of one, or of a process group that exists already).
 
@@ -61,20 +74,52 @@ def train(
         listener: is told of progress.
         lane: this run's place among others in lockstep.
         check: False where it has been checked already, as in a sweep.
+        stop: is looked at after each iteration.
 
     Returns:
         What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
 
     Raises:
-        UserError: a mistake in the config, found before the first iteration.
-        DivergedError: a loss became NaN or infinite.
+        UserError: a mistake in the config, found before the first iteration; a work dir that holds another run.
+        DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
+        Stopped: as ``stop`` asked; ``student.pth`` is the best so far.
     """
     work_dir = Path(work_dir).absolute()
+    listener = listener or Silent()
+    if get_world_size() == 1 and (done := look_before(work_dir, cfg, seed, resume, listener)):
+        return done  # of a group, the driver has looked before any worker could write
+    options: dict[str, Any] = dict(seed=seed, trust_checkpoint=trust_checkpoint, teacher_metrics=teacher_metrics)
+    options.update(swept=swept, lane=lane, check=check, stop=stop or StopRequest())
+    try:
+        with explained(work_dir, cfg.train_dataloader.batch_size // get_world_size()):
+            earlier = find_earlier(work_dir) if resume else Earlier(None, False)
+            return _train(cfg, work_dir, earlier, listener, **options)
+    except Stopped as stopped:
+        if is_main_process() and stopped.best:
+            write_student(cfg, work_dir)
+        raise
+
+
+def _train(
+    asked: Config,
+    work_dir: Path,
+    earlier: Earlier,
+    listener: Listener,
+    *,
+    seed: int,
+    trust_checkpoint: bool,
+    teacher_metrics: Sequence[Mapping[str, Any]] | None,
+    swept: Mapping[str, Any] | None,
+    lane: Lane | None,
+    check: bool,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """As :func:`train`, in a work dir that has been looked at."""
     started = time.perf_counter()
-    if get_world_size() == 1:  # of a group, the driver has looked before any worker could write
-        refuse_overwriting(work_dir, resume)
-    asked, start_from = cfg, cfg.get("load_from")
-    cfg = prepare(cfg, work_dir, seed, resume)
+    for note in earlier.notes:
+        listener.noted(note)
+    start_from = asked.get("load_from")
+    cfg = prepare(asked, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
         distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
@@ -93,11 +138,12 @@ def train(
                 raise UserError(*problems)  # on all workers, or those without would wait for the others
         if get_world_size() > 1:
             average_over_workers(distiller.student)
-        keeper = CheckpointHook(interval=checkpoint_interval(cfg))
+        best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
+        keeper = CheckpointHook(checkpoint_interval(cfg), best)
         facts: dict[str, Any] = {}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener or Silent(), facts), lane)
+        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener, facts), StopHook(stop, keeper), lane)
         if is_main_process():
             write_config(asked, work_dir / "config.py", seed)
         try:
@@ -107,6 +153,7 @@ def train(
             facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
             if len(teacher_metrics) > 1:
                 facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
+            facts["best_mIoU"] = keeper.best.get("metrics", {}).get(METRIC)
             runner.train()
         finally:
             release(runner)
@@ -114,6 +161,23 @@ def train(
     if is_main_process():
         write_student(asked, work_dir)
         write_json(work_dir / "metrics.json", metrics)
+        (work_dir / PREVIOUS).unlink(missing_ok=True)
+    return metrics
+
+
+def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: Listener) -> dict[str, Any] | None:
+    """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
+
+    Raises:
+        UserError: it holds a run that would be written over, or another than the one that is asked for.
+    """
+    refuse_overwriting(work_dir, resume)
+    if not resume:
+        return None
+    refuse_another(work_dir, cfg, seed)
+    metrics = finished(work_dir, cfg)
+    if metrics is not None:
+        listener.noted(f"{work_dir}: finished already, at iteration {metrics['iter']}: nothing is left to do")
     return metrics
 
 
@@ -152,12 +216,6 @@ def _quiet_evaluation() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def refuse_overwriting(work_dir: Path, resume: bool) -> None:
-    """Raises UserError where a run's files would be written over."""
-    if not resume and ((work_dir / "last.pth").exists() or (work_dir / "metrics.json").exists()):
-        raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
 
 
 def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
+asked_to_stop = 0  # the signal that this worker was told of; goes to the others with what is logged
+_agreed: Tensor | None = None
 
 
 def count() -> int:
@@ -59,11 +61,19 @@ def gather_objects(value: Any) -> list[Any]:
 
 def mean_of_logs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over workers of scalars to be logged, in one exchange; NaN on one worker is NaN on all."""
+    global _agreed
     if count() == 1 or not values:
         return dict(values)
-    stacked = torch.stack([value.detach().float().mean() for value in values.values()])
+    scalars = [value.detach().float().mean() for value in values.values()]
+    stacked = torch.stack([*scalars, torch.full_like(scalars[0], float(asked_to_stop))])
     dist.all_reduce(stacked)
-    return dict(zip(values, (stacked / count()).unbind(), strict=True))
+    *means, _agreed = (stacked / count()).unbind()
+    return dict(zip(values, means, strict=True))
+
+
+def agreed_to_stop() -> int:
+    """The signal that some worker was told of before the last :func:`mean_of_logs`; 0: none. The same on all."""
+    return 0 if _agreed is None else round(_agreed.item() * count())
 
 
 class _Sum(torch.autograd.Function):

@@ -15,11 +15,23 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "environment", "logs"),
-    ("losses", "features", "segmentor", "task_loss", "checkpoint", "cluster", "console", "tracking"),
+    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs"),
+    (
+        "losses",
+        "features",
+        "segmentor",
+        "task_loss",
+        "failures",
+        "precision",
+        "checkpoint",
+        "cluster",
+        "console",
+        "tracking",
+    ),
     ("config", "data", "evaluation", "shapes"),
-    ("teacher", "layers", "inference"),
+    ("teacher", "layers", "inference", "resume"),
     ("distiller", "export", "predict"),
+    ("run_state",),
     ("hooks", "dry_run"),
     ("check", "tracked_run"),
     ("lockstep",),

@@ -21,7 +21,7 @@ from rdistill.cli import app
 from rdistill.config import Shortcuts
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
-from rdistill.hooks import random_state
+from rdistill.run_state import random_state
 from rdistill.sweep.check import check_sweep_file
 from rdistill.training import train
 
@@ -246,7 +246,8 @@ def test_estimate_of_checkpoints(tiny: Tiny, distilled_run: Run) -> None:
     left = sum((distilled_run.folder / name).stat().st_size for name in ("best.pth", "last.pth", "student.pth"))
     cfg = tiny.load("distill")
     estimate = run_bytes(build_distiller(cfg, seed=0), cfg)
-    assert 0.75 * left < estimate < 2 * left  # files hold names too, which weigh here
+    # Beside them there are, while it runs, the last.pth before and one being written. Files hold names too.
+    assert 0.75 * left < estimate < 2.5 * left
 
 
 def test_resources() -> None:
