@@ -17,7 +17,9 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 
 from rdistill.hooks import METRIC, Listener
 from rdistill.tracking import (
+    MLFLOW_URI,
     Tracking,
+    environment_kept,
     load_run_ids,
     mlflow_uri,
     prepare_libraries,
@@ -121,8 +123,9 @@ class TrackerBackend(BaseVisBackend):
         return inner
 
     def _start_tensorboard(self) -> BaseVisBackend:
-        self.ids["tensorboard"] = "tensorboard"
-        return VISBACKENDS.build(dict(type="TensorboardVisBackend", save_dir=str(self.work_dir / "tensorboard")))
+        inner = VISBACKENDS.build(dict(type="TensorboardVisBackend", save_dir=str(self.work_dir / "tensorboard")))
+        assert inner.experiment is not None  # it starts at first sight
+        return inner
 
     def _start_wandb(self) -> BaseVisBackend:
         asked = self.tracking.wandb
@@ -152,9 +155,13 @@ class TrackerBackend(BaseVisBackend):
     def _start_mlflow(self) -> BaseVisBackend:
         import mlflow
 
+        uri, files = mlflow_uri(self.tracking, self.work_dir)
+        with environment_kept(MLFLOW_URI):
+            return self._mlflow_backend(mlflow, uri, files)
+
+    def _mlflow_backend(self, mlflow: Any, uri: str, files: str | None) -> BaseVisBackend:
         asked = self.tracking.mlflow
         assert asked is not None
-        uri, files = mlflow_uri(self.tracking, self.work_dir)
         mlflow.set_tracking_uri(uri)
         if self.resumed:
             mlflow.start_run(run_id=self.ids["mlflow"])

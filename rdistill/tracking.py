@@ -9,7 +9,8 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from rdistill.errors import UserError, did_you_mean
 RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
 IMAGES = 3  # validation images a validation
 PROJECT = "rdistill"
+MLFLOW_URI = "MLFLOW_TRACKING_URI"
 
 
 class Section(BaseModel):
@@ -120,7 +122,7 @@ def wandb_mode(tracking: Tracking) -> str:
 def mlflow_uri(tracking: Tracking, work_dir: Path) -> tuple[str, str | None]:
     """Where MLflow writes, and where it keeps files: None for a store of the user's, which knows itself."""
     assert tracking.mlflow is not None
-    uri = tracking.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = tracking.mlflow.tracking_uri or os.environ.get(MLFLOW_URI)
     if uri:
         return uri, None
     return f"sqlite:///{work_dir.absolute() / 'mlflow.db'}", (work_dir.absolute() / "mlartifacts").as_uri()
@@ -134,6 +136,19 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes, of every value
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+@contextmanager
+def environment_kept(name: str) -> Iterator[None]:
+    """Puts a variable back: MLflow writes its store there, and the next run would take it for the user's."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 def load_run_ids(work_dir: Path) -> dict[str, Any]:

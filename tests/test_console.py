@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from rdistill.console import RunConsole
+from rdistill.sweep import live
 from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.live import LINES_OF_A_SWEEP, ROWS_SHOWN, SweepConsole
 from rdistill.sweep.results import PROGRESS, TRIALS, TrialRecord
@@ -115,7 +116,7 @@ def test_phases_may_come_later(shown: SweepConsole) -> None:
 
 def test_eta_counts_what_is_left(shown: SweepConsole, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("rdistill.sweep.live.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
     assert shown.eta() == "unknown"
     trial = seen("t0001")
     shown.started(trial)

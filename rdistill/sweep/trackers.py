@@ -18,7 +18,9 @@ from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.results import TRIALS, TrialRecord, load_record
 from rdistill.tracked_run import FAILURES_BORNE, QUIET_WANDB
 from rdistill.tracking import (
+    MLFLOW_URI,
     Tracking,
+    environment_kept,
     load_run_ids,
     mlflow_uri,
     prepare_libraries,
@@ -283,7 +285,8 @@ class MlflowTracker:
         self.logger = MLflowLoggerCallback(
             uri, experiment_name=experiment, tags={**tracking.mlflow.tags, "sweep": name}
         )
-        self.logger.setup()
+        with environment_kept(MLFLOW_URI):
+            self.logger.setup()
         self.ids = RunIds(work_dir, "mlflow")
         self.open: dict[str, _Shown] = {}
         self._configured: set[str] = set()
