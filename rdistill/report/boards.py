@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rdistill.report.facts import difference, interval
-from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number
+from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
 from rdistill.sweep.results import TrialRecord, ranked, twins
 
@@ -55,12 +55,12 @@ def leaderboard(sweep: Sweep) -> Table:
 
 def confirmed_table(sweep: Sweep) -> Table | None:
     """Means over fresh seeds and their differences to the baseline; None where nothing is confirmed."""
-    confirmed = mapping(sweep.summary.get("confirmed"))
+    confirmed = sweep.confirmed
     if not confirmed:
         return None
-    configurations = [mapping(one) for one in confirmed.get("configurations") or []]
-    base = mapping(confirmed.get("baseline"))
-    keys = list(dict.fromkeys(key for one in (*configurations, base) for key in mapping(one.get("values"))))
+    base = confirmed["baseline"]
+    arms = [*confirmed["configurations"], *([base] if base else [])]
+    keys = list(dict.fromkeys(key for one in arms for key in mapping(one.get("values"))))
     seeds = confirmed.get("seeds") or []
     columns = [
         Column("configuration"),
@@ -76,7 +76,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         Column("note"),
     ]
     rows, marks = [], []
-    for one in (*configurations, base):
+    for one in arms:
         gap, values, scores = (mapping(one.get(key)) for key in ("difference", "values", "scores"))
         p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
         stuck = one.get("one_class_runs")
@@ -90,7 +90,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(p, ".3g"),
-                cell(number(one.get("share_of_teacher")), ".1%"),
+                cell(share(one), ".1%"),
                 *[cell(values.get(key)) for key in keys],
                 *[cell(number(scores.get(str(seed))), ".2f") for seed in seeds],
                 Cell(f"{plural(stuck, 'run')} never left one class" if isinstance(stuck, int) and stuck else ""),
@@ -103,16 +103,29 @@ def confirmed_table(sweep: Sweep) -> Table | None:
 
 
 def test_split_table(sweep: Sweep) -> Table | None:
-    """Scores on the test split, taken once by the confirmed ones."""
+    """Scores of the confirmed ones on the test split, taken once; None where there are none."""
     test = mapping(sweep.summary.get("test"))
+    arms = [mapping(one) for one in (*(test.get("configurations") or []), test.get("baseline")) if one]
     rows = []
-    for name, one in test.items():
-        entry = mapping(one)
-        if number(entry.get("mean")) is not None or number(entry.get("mIoU")) is not None:
-            value = number(entry.get("mean")) if entry.get("mean") is not None else number(entry.get("mIoU"))
-            rows.append([cell(name), cell(value, ".2f"), cell(number(entry.get("sd")), ".2f"), cell(entry.get("n"))])
-    columns = [Column("model"), Column("mIoU", True), Column("sd", True), Column("runs", True)]
-    return Table("On the test split, scored once", columns, rows) if rows else None
+    for arm in arms:
+        gap = mapping(arm.get("difference"))
+        rows.append(
+            [
+                cell(str(arm.get("id"))),
+                cell(number(arm.get("mean")), ".2f"),
+                cell(number(arm.get("sd")), ".2f"),
+                cell(arm.get("n")),
+                Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
+                Cell(interval(gap) or MISSING),
+                cell(share(arm), ".1%"),
+            ]
+        )
+    teacher = number(mapping(test.get("teacher")).get("mIoU"))
+    if teacher is not None:
+        rows.append([cell("teacher"), cell(teacher, ".2f"), *[cell(None)] * 5])
+    columns = [Column("model"), *[Column(name, True) for name in ("mean mIoU", "sd", "runs", "difference")]]
+    columns += [Column("95 % interval", True), Column("of teacher", True)]
+    return Table("On the test split, scored once at the end", columns, rows) if rows else None
 
 
 def _notes(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:

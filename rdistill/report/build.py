@@ -159,8 +159,8 @@ def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str])
 
 
 def _differences(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
-    confirmed = mapping(sweep.summary.get("confirmed")).get("configurations") or []
-    return [(str(mapping(one).get("id")), mapping(mapping(one).get("difference"))) for one in confirmed]
+    arms = sweep.confirmed.get("configurations", [])
+    return [(str(one.get("id")), mapping(one.get("difference"))) for one in arms]
 
 
 def _yaml(value: Any) -> str:

@@ -53,7 +53,7 @@ def compare_page(folders: Sequence[Path]) -> Page:
     confirmed = [
         (f"{name}: {mapping(one).get('id')}", mapping(mapping(one).get("difference")))
         for name, sweep in zip(names, sweeps, strict=True)
-        for one in mapping(sweep.summary.get("confirmed")).get("configurations") or []
+        for one in sweep.confirmed.get("configurations", [])
     ]
     notes = [f"{name}: {note}" for name, sweep in zip(names, sweeps, strict=True) for note in sweep.notes]
     forest = scores.forest(confirmed)
@@ -86,10 +86,9 @@ def _names(sweeps: Sequence[Sweep]) -> list[str]:
 
 def _score(sweep: Sweep) -> tuple[float | None, float | None, str, bool]:
     """Best, baseline, the best's id and whether these are confirmed means."""
-    confirmed = mapping(sweep.summary.get("confirmed"))
-    first = mapping(next(iter(confirmed.get("configurations") or []), None))
+    first = sweep.winner
     if first:
-        base = number(mapping(confirmed.get("baseline")).get("mean"))
+        base = number(sweep.confirmed["baseline"].get("mean"))
         return number(first.get("mean")), base, str(first.get("id")), True
     best = sweep.best
     return miou(best), miou(sweep.baseline), best.id if best is not None else MISSING, False
@@ -126,7 +125,7 @@ def _table(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
     for name, sweep in zip(names, sweeps, strict=True):
         best, baseline, ident, confirmed = _score(sweep)
         gap = best - baseline if best is not None and baseline is not None else None
-        first = mapping(next(iter(mapping(sweep.summary.get("confirmed")).get("configurations") or []), None))
+        first = sweep.winner
         teacher = sweep.teacher_mIoU
         every = [*sweep.records, *sweep.confirming]
         seconds = sum(number(one.history[-1].get("seconds")) or 0.0 for one in every if one.history)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rdistill.report.load import Sweep, mapping, miou, number
+from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.text import plural, points, signed
 from rdistill.sweep.results import TrialRecord
 
@@ -24,7 +24,7 @@ class Fact:
 def verdict(sweep: Sweep) -> str:
     """The answer in one sentence: the sweep's own where it has ended, or else what is known so far."""
     own = sweep.summary.get("verdict")
-    if isinstance(own, str) and own.strip() and not sweep.running:
+    if sweep.confirmed and isinstance(own, str) and own.strip():
         return own.strip()
     if not sweep.records:
         return "No trial has written a record yet."
@@ -59,12 +59,11 @@ def difference(record: TrialRecord | None, baseline: TrialRecord | None) -> floa
 def headline(sweep: Sweep) -> list[Fact]:
     """The few numbers one wants first; confirmed ones where there are any."""
     best, baseline, teacher = sweep.best, sweep.baseline, sweep.teacher_mIoU
-    confirmed = mapping(sweep.summary.get("confirmed"))
-    first = mapping(next(iter(confirmed.get("configurations") or []), None))
+    first = sweep.winner
     facts = []
     if first:
         gap = mapping(first.get("difference"))
-        base = mapping(confirmed.get("baseline"))
+        base = sweep.confirmed["baseline"]
         facts += [
             Fact("confirmed difference", signed(number(gap.get("mean"))), interval(gap), "best"),
             Fact(f"confirmed, {first.get('id')}", points(number(first.get("mean"))), spread(first), "best"),
@@ -86,11 +85,13 @@ def headline(sweep: Sweep) -> list[Fact]:
             Fact("student alone", points(miou(baseline)), alone, "baseline"),
         ]
         ours = miou(best)
-    share = number(first.get("share_of_teacher")) if first else None
-    if share is None and ours is not None and teacher:
-        share = ours / teacher
+    reached = share(first)
+    if reached is None and ours is not None and teacher:
+        reached = ours / teacher
     if teacher is not None:
-        facts.append(Fact("teacher", points(teacher), "" if share is None else f"{share:.1%} of it reached", "teacher"))
+        facts.append(
+            Fact("teacher", points(teacher), "" if reached is None else f"{reached:.1%} of it reached", "teacher")
+        )
     facts.append(
         Fact("trials", str(len(sweep.records) + len(sweep.confirming)), counts((*sweep.records, *sweep.confirming)))
     )

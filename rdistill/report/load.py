@@ -75,6 +75,21 @@ class Sweep:
         known = (number(record.teacher_mIoU) for record in self.records)
         return found if found is not None else next((value for value in known if value is not None), None)
 
+    @cached_property
+    def confirmed(self) -> dict[str, Any]:
+        """What summary.json says was confirmed, the highest mean first; empty where nothing was."""
+        found = mapping(self.summary.get("confirmed"))
+        arms = [mapping(one) for one in found.get("configurations") or []]
+        arms.sort(key=lambda one: -(number(one.get("mean")) or 0.0))
+        return {**found, "configurations": arms, "baseline": mapping(found.get("baseline"))} if found else {}
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """The confirmed configuration with the highest mean; empty where nothing was confirmed."""
+        return next(
+            (one for one in self.confirmed.get("configurations", []) if number(one.get("mean")) is not None), {}
+        )
+
     @property
     def running(self) -> bool:
         return any(record.status == "running" for record in (*self.records, *self.confirming))
@@ -157,6 +172,12 @@ def number(value: Any) -> float | None:
     """A finite number, or None."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None
+
+
+def share(arm: Mapping[str, Any]) -> float | None:
+    """Of the teacher's mIoU that a confirmed configuration reaches, 0 to 1."""
+    percent = number(arm.get("share_of_teacher"))
+    return None if percent is None else percent / 100
 
 
 def mapping(value: Any) -> dict[str, Any]:

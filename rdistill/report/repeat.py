@@ -12,13 +12,22 @@ from rdistill.report.text import MISSING, Cell, Column, Table, duration, show
 from rdistill.sweep.results import TRIALS, TrialRecord, ranked
 
 HOUR = 3600.0  # seconds
+LABELS = {  # of summary.json's `cost`
+    "wall_seconds": "wall-clock",
+    "trial_seconds": "trial-hours, each trial's own clock",
+    "processes": "trials or cohorts at a time",
+    "iterations": "iterations trained",
+    "iterations_saved_by_stopping": "iterations spared by early stopping",
+    "share_saved_by_stopping": "share saved by early stopping",
+    "share_saved_by_cohorts": "share saved by cohorts",
+}
 
 
 def cost(sweep: Sweep) -> Table:
     """Time and what was saved; what is not in the files is said to be missing."""
     recorded = mapping(sweep.summary.get("cost"))
     rows = [
-        (key.replace("_", " "), _quantity(key, value))
+        (LABELS.get(key, key.replace("_", " ")), _quantity(key, value))
         for key, value in recorded.items()
         if not isinstance(value, (dict, list))
     ]
@@ -26,7 +35,7 @@ def cost(sweep: Sweep) -> Table:
     seconds = [
         value for record in every if record.history and (value := number(record.history[-1].get("seconds"))) is not None
     ]
-    if not any("trial hours" in name for name, _ in rows):
+    if not any("trial-hours" in name or "trial hours" in name for name, _ in rows):
         rows.append(
             ("trial-hours, each trial's own clock", f"{sum(seconds) / HOUR:.2f}" if seconds else "not recorded")
         )
@@ -97,7 +106,7 @@ def commands(sweep: Sweep) -> list[tuple[str, str]]:
             str(asked) if asked else f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
         )
     ]
-    confirmed = mapping(sweep.summary.get("confirmed")).get("configurations") or []
+    confirmed = sweep.confirmed.get("configurations", [])
     winners = [str(mapping(one).get("id")) for one in confirmed] or [
         record.id for record in ranked(sweep.trials)[:3] if miou(record) is not None
     ]
@@ -136,14 +145,16 @@ def _saved_by_stopping(sweep: Sweep) -> str:
 
 
 def _saved_by_cohorts(records: Iterable[TrialRecord]) -> str:
-    """Teacher seconds that a trial alone would have spent, of all it would have."""
-    alone = shared = 0.0
+    """Seconds that trials in cohorts did not need, of what they would have, each alone."""
+    spent = alone = 0.0
     for record in records:
-        own, teacher = (number(getattr(record, name, None)) for name in ("own_seconds", "teacher_seconds"))
-        part = number(getattr(record, "teacher_share_seconds", None))
-        if own is not None and teacher is not None and part is not None:
-            alone, shared = alone + own + teacher, shared + own + part
-    return f"{1 - shared / alone:.0%} of the time" if alone else "not recorded"
+        cost = mapping(getattr(record, "cost", None))
+        own = number(cost.get("own_seconds")) or 0.0
+        for kind in ("teacher", "data"):
+            spent += number(cost.get(f"{kind}_seconds")) or 0.0
+            alone += number(cost.get(f"{kind}_alone_seconds")) or 0.0
+        spent, alone = spent + own, alone + own
+    return f"{1 - spent / alone:.0%} of the time" if alone > 0 else "not recorded"
 
 
 def _quantity(key: str, value: Any) -> str:
@@ -158,7 +169,11 @@ def _quantity(key: str, value: Any) -> str:
 def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, str]]:
     for key, value in values.items():
         name = f"{where} {key}".strip().replace("_", " ")
-        if isinstance(value, Mapping):
+        if key == "memory_bytes" and number(value) is not None:
+            yield f"{where} memory", f"{value / 2**30:.1f} GiB"
+        elif isinstance(value, Mapping):
             yield from _flat(value, name)
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield name, str(len(value))
         else:
             yield name, show(value)

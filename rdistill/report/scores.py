@@ -14,14 +14,13 @@ from rdistill.report.theme import layout
 
 def per_class(sweep: Sweep) -> Plot | None:
     """IoU of every class: teacher, baseline, best; of confirmed runs where there are any."""
-    confirmed = mapping(sweep.summary.get("confirmed"))
-    first = next(iter(confirmed.get("configurations") or []), None)
+    first = sweep.winner
     series: list[tuple[str, str, str, dict[str, float | None], dict[str, float | None]]] = []
     teacher = iou(mapping(sweep.summary.get("teacher")))
     if teacher:
         series.append(("teacher", "$teacher", "diamond", teacher, {}))
     if first:
-        base = mapping(confirmed.get("baseline"))
+        base = sweep.confirmed["baseline"]
         series.append(("baseline, mean", "$baseline", "square", *_mean_and_sd(base)))
         series.append((f"{first.get('id', 'best')}, mean", "$best", "circle", *_mean_and_sd(mapping(first))))
     else:

@@ -23,6 +23,7 @@ from rdistill.sweep.confirm import load_selection, save_selection, select
 from rdistill.sweep.events import watched_by
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import Phase, Team
+from rdistill.sweep.pictures import draw_pictures
 from rdistill.sweep.prepare import STUDY, prepare, require_same_study
 from rdistill.sweep.results import (
     BASELINE,
@@ -123,6 +124,8 @@ def run_sweep(
             shown.expect(BASELINE, baselines)
             shown.expect(SEARCHED, trials)
             complete = _search(team, resume) and _confirm(team, shown, resume)
+        if complete and (reason := draw_pictures(study, resources)):
+            console.print(f"pictures  none for the report: {reason}", markup=False)
     order = _conclude(work_dir, console)
     for line in where_to_look(tracking, work_dir):
         console.print(line)

@@ -104,12 +104,20 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
         "best.pth",
         "best.py",
         "logs",
+        "pictures",
         "results.csv",
         "study.json",
         "trials",
         "tune",
     ]
     assert not list((place.root / "t").glob("rdistill-*"))
+
+
+def test_it_drew_pictures_for_its_report(random_sweep: Path, place: Place) -> None:
+    drawn = json.loads((random_sweep / "pictures" / "pictures.json").read_text())
+    assert [one["which"] for one in drawn["chosen"]] == ["worst", "median", "best"]
+    place.run("report", random_sweep, "--out", place.root / "report.html")
+    assert (place.root / "report.html").read_text().count("<img src=") == 18
 
 
 def test_the_same_seed_gives_the_same_sweep(

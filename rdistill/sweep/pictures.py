@@ -1,0 +1,241 @@
+"""Pictures for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
+
+Drawn once, at the end of a sweep, where the trials ran. The report shows them and needs no torch for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import ray
+from mmengine.config import Config
+
+from rdistill.student_files import write_json
+from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
+from rdistill.sweep.trial import Study, one_line
+from rdistill.train_group import Resources
+
+PICTURES = "pictures"  # folder of a sweep
+INDEX = "pictures.json"
+MOST_IMAGES = 100  # of the validation data, evenly spread, that are scored one by one
+LONGEST_SIDE = 1024  # pixels of a picture
+TIME_LIMIT_S = 1800
+OPACITY = 0.55  # of a class's colour over the photograph
+# By whom a pixel is got wrong: Okabe and Ito's orange and blue, and grey.
+ONLY_BEST, ONLY_BASELINE, BOTH = (213, 94, 0), (0, 114, 178), (95, 95, 95)
+
+
+def draw_pictures(study: Study, resources: Resources) -> str:
+    """Draws the worst, the median and the best validation image of the best student, each as several PNG files.
+
+    Writes ``pictures/`` with ``pictures.json``: which files there are, and every image's mIoU. No sweep fails of it.
+
+    Returns:
+        Why there are none, on one line; empty where there are some.
+    """
+    folder = Path(study.work_dir, PICTURES)
+    folder.mkdir(exist_ok=True)
+    best, baseline = a_typical_pair(load_records(Path(study.work_dir)))
+    if best is None:
+        reason = "no student under a teacher has a score"
+    else:
+        need = resources.per_worker()
+        task = ray.remote(_draw).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+        pending = task.remote(study, best.id, baseline.id if baseline is not None else None)
+        try:
+            write_json(folder / INDEX, ray.get(pending, timeout=TIME_LIMIT_S))
+            return ""
+        except Exception as error:  # whatever it is: the sweep itself is done
+            ray.cancel(pending, force=True)
+            cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
+            reason = one_line(cause)
+    write_json(folder / INDEX, {"reason": reason})
+    return reason
+
+
+def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
+    """The best student under a teacher and the student alone that it is held against.
+
+    Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one.
+    """
+    done: defaultdict[str, dict[int, TrialRecord]] = defaultdict(dict)
+    alone: dict[int, TrialRecord] = {}
+    for record in records:
+        if record.phase == CONFIRMED and record.status == "finished" and record.best:
+            (alone if record.is_baseline else done[record.of])[record.seed] = record
+    if done:
+        runs = max(done.values(), key=lambda group: mean(_score(run) for run in group.values()))
+        paired = sorted(runs.keys() & alone.keys(), key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
+        if paired:
+            seed = paired[len(paired) // 2]
+            return runs[seed], alone[seed]
+    searched = [record for record in ranked(records) if record.phase != CONFIRMED and record.best]
+    return (
+        next((record for record in searched if not record.is_baseline), None),
+        next((record for record in searched if record.is_baseline), None),
+    )
+
+
+def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int = 255) -> float | None:
+    """mIoU in percent of one image, over the classes that occur in it or are predicted; None if all is ignored.
+
+    Args:
+        predicted, truth: height x width, class indices.
+    """
+    seen = truth != ignore
+    pairs = truth[seen].astype(np.int64) * num_classes + predicted[seen]
+    matrix = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    occurs = union > 0
+    return float((matrix.diagonal()[occurs] / union[occurs]).mean() * 100) if occurs.any() else None
+
+
+def overlay(photo: np.ndarray, mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """Classes in their colours over a photograph (height x width x 3, RGB); one that is black leaves it as it is."""
+    known = mask != ignore
+    colours = palette[np.where(known, mask, 0)]
+    shown = known & (colours.sum(-1) > 0)
+    mixed = photo * (1 - OPACITY) + colours * OPACITY
+    return np.where(shown[..., None], mixed, photo).round().astype(np.uint8)
+
+
+def errors(photo: np.ndarray, wrong: np.ndarray, wrong_alone: np.ndarray | None) -> np.ndarray:
+    """A pale photograph with the pixels that the best, the baseline or both get wrong (height x width, bool)."""
+    pale = 255 - (255 - photo.mean(-1, keepdims=True)) * 0.35
+    picture = np.repeat(pale, 3, axis=-1)
+    alone = np.zeros_like(wrong) if wrong_alone is None else wrong_alone
+    for where, colour in ((wrong & ~alone, ONLY_BEST), (alone & ~wrong, ONLY_BASELINE), (wrong & alone, BOTH)):
+        picture[where] = colour
+    return picture.round().astype(np.uint8)
+
+
+def _score(record: TrialRecord) -> float:
+    return float(record.best["mIoU"])
+
+
+def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    """What pictures.json holds; the PNG files are written on the way."""
+    import torch
+
+    from rdistill.quiet_mmseg import DATASETS
+    from rdistill.segmentor import ignore_index
+
+    models = _models(study, best, baseline)
+    dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
+    classes = list(dataset.metainfo["classes"])
+    ignore = ignore_index(models["best"])
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
+    rows = []
+    with torch.no_grad():
+        for index in indices:
+            masks = _masks(dataset[index], models)
+            scores = {
+                name: image_iou(mask, masks["truth"], len(classes), ignore)
+                for name, mask in masks.items()
+                if name != "truth"
+            }
+            rows.append({"index": index, "name": Path(dataset.get_data_info(index)["img_path"]).name, **scores})
+        order = sorted((row for row in rows if row["best"] is not None), key=lambda row: row["best"])
+        places = {0: "worst", len(order) // 2: "median", len(order) - 1: "best"} if order else {}
+        palette = _palette(dataset.metainfo, len(classes))
+        chosen = []
+        for place, which in places.items():
+            row = order[place]
+            sample = dataset[row["index"]]
+            drawn = _picture(_photo(sample), _masks(sample, models), palette, ignore)
+            files = _write(Path(study.work_dir, PICTURES), which, drawn)
+            scores = {name: row[name] for name in models}
+            chosen.append({"which": which, "name": row["name"], "files": files, "IoU": scores})
+    return {
+        "best": best,
+        "baseline": baseline,
+        "images": len(dataset),
+        "scored": len(rows),
+        "classes": classes,
+        "palette": palette.tolist(),
+        "chosen": chosen,
+        "per_image": [{key: value for key, value in row.items() if key != "index"} for row in rows],
+    }
+
+
+def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+    import torch
+    from mmengine.model import revert_sync_batchnorm
+
+    from rdistill import checkpoint
+    from rdistill.segmentor import build_segmentor
+
+    models: dict[str, Any] = {}
+    first = study.base.distill.teachers[0]
+    if first.get("checkpoint"):
+        model = {**first.model.to_dict(), "pretrained": None}
+        models["teacher"] = (model, first.checkpoint, study.trust_checkpoint)
+    for kind, name in (("baseline", baseline), ("best", best)):
+        if name is not None:
+            folder = Path(study.work_dir, TRIALS, name)
+            models[kind] = (Config.fromfile(str(folder / "trial.py")).model.to_dict(), folder / "best.pth", False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for kind, (model_cfg, weights, trust) in models.items():
+        model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind))
+        checkpoint.load_weights(model, weights, trust=trust, what=kind)
+        models[kind] = model.to(device).eval()
+    return models
+
+
+def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Class indices, height x width: the truth and what each model says."""
+    from mmengine.dataset import pseudo_collate
+
+    found = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
+    for name, model in models.items():
+        (result,) = model.val_step(pseudo_collate([sample]))
+        found[name] = result.pred_sem_seg.data[0].cpu().numpy()
+    return found
+
+
+def _photo(sample: Mapping[str, Any]) -> np.ndarray:
+    """The image as the dataset loaded it, RGB, at the size of its mask."""
+    from PIL import Image
+
+    bgr = sample["inputs"].numpy().transpose(1, 2, 0)
+    rgb = np.repeat(bgr, 3, axis=-1) if bgr.shape[-1] == 1 else bgr[..., 2::-1]
+    height, width = sample["data_samples"].gt_sem_seg.data.shape[-2:]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb.astype(np.uint8))).resize((width, height)))
+
+
+def _picture(
+    photo: np.ndarray, masks: Mapping[str, np.ndarray], palette: np.ndarray, ignore: int
+) -> dict[str, np.ndarray]:
+    counts = masks["truth"] != ignore
+    wrong = {name: (mask != masks["truth"]) & counts for name, mask in masks.items()}
+    panels = {name: overlay(photo, mask, palette, ignore) for name, mask in masks.items()}
+    return {"image": photo, **panels, "difference": errors(photo, wrong["best"], wrong.get("baseline"))}
+
+
+def _write(folder: Path, which: str, panels: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Writes a PNG for each panel. Returns panel -> file name."""
+    from PIL import Image
+
+    files = {}
+    for kind, pixels in panels.items():
+        image = Image.fromarray(pixels)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        files[kind] = f"{which}-{kind}.png"
+        image.save(folder / files[kind])
+    return files
+
+
+def _palette(metainfo: Mapping[str, Any], num_classes: int) -> np.ndarray:
+    """The dataset's colours, one a class; colours of our own where it has none, the first class's black."""
+    own = metainfo.get("palette")
+    if own is not None and len(own) >= num_classes:
+        return np.array(own[:num_classes])
+    colours = np.random.default_rng(0).integers(60, 256, (num_classes, 3))
+    colours[0] = 0
+    return colours
