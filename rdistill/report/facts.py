@@ -108,8 +108,12 @@ def counts(records: Iterable[TrialRecord]) -> str:
 
 def _progress(sweep: Sweep) -> str:
     done = sum(record.status != "running" for record in sweep.records)
-    asked = mapping(sweep.spec.get("search")).get("num_trials")
-    return f"{done} of {asked + 1} trials done" if isinstance(asked, int) else f"{plural(done, 'trial')} done"
+    trials = mapping(sweep.spec.get("search")).get("num_trials")
+    if not isinstance(trials, int):
+        return f"{plural(done, 'trial')} done"
+    alone = mapping(sweep.spec.get("baseline"))
+    baselines = 1 + (alone.get("num_trials") or trials if alone.get("search") else 0)
+    return f"{done} of {trials + baselines} trials done"
 
 
 def interval(gap: Mapping[str, Any]) -> str:

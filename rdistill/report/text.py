@@ -80,7 +80,7 @@ def points(value: float | None) -> str:
 
 def short(key: str, keys: Sequence[str]) -> str:
     """The shortest end of a dotted key that no other of ``keys`` shares; a loss's parameter keeps the loss's name."""
-    parts = key.split(".")
+    parts = key.lstrip("+").split(".")
     for length in range(2 if ".losses." in key else 1, len(parts) + 1):
         end = ".".join(parts[-length:])
         if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
