@@ -49,7 +49,15 @@ def leaderboard(sweep: Sweep) -> Table:
                 Cell("; ".join(_notes(record, twin_of))),
             ]
         )
-        marks.append("is-best" if record is sweep.best else "is-baseline" if is_baseline(record) else "")
+        marks.append(
+            "is-best"
+            if record is sweep.best
+            else "is-baseline"
+            if record is sweep.baseline
+            else "is-alone"
+            if is_baseline(record)
+            else ""
+        )
     return Table("Searched: the best validation of each trial, one seed each", columns, rows, marks)
 
 

@@ -63,7 +63,8 @@ def sweep_page(sweep: Sweep) -> Page:
             small_plots=parameters.slices(sweep),
             small_title="Each parameter alone",
             small_intro=(
-                "A point is a trial's best mIoU: a dot ran to its end, a cross was stopped early, the star is the best."
+                "A point is a trial's best mIoU: a dot ran to its end or runs, a cross was stopped early, the star "
+                "is the best."
             ),
             notes=[weight] if isinstance(weight, str) else [],
         ),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rdistill.report.load import Sweep, miou, number
+from rdistill.report.load import Sweep, is_baseline, miou, number
 from rdistill.report.plot import Plot, thinned
 from rdistill.report.text import Column, Table, cell
-from rdistill.report.theme import SERIES, layout
+from rdistill.report.theme import SERIES, layout, log_ticks
 from rdistill.sweep.results import TrialRecord
 
 RAW = "raw/"  # before a loss's weight, in a record
@@ -23,7 +23,7 @@ def loss_sizes(sweep: Sweep) -> Plot | None:
     records = [record for record in (*sweep.trials, *sweep.baselines) if record.losses]
     if not records:
         return None
-    records.sort(key=lambda record: -(miou(record) or 0))
+    records.sort(key=lambda record: (is_baseline(record), -(miou(record) or 0)))
     names = list(dict.fromkeys(name for record in records for name in _names(record.losses)))
     colours = {name: f"$series{index % SERIES}" for index, name in enumerate(names)}
     variants = {_label(record): _traces(record, colours) for record in records}
@@ -120,12 +120,10 @@ def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[dict[str, A
 
 
 def _logarithmic(variants: Mapping[str, list[dict[str, Any]]], axis: str) -> dict[str, Any]:
-    """Ticks at the powers of ten; between them too where the sizes span fewer than two."""
     sizes = [
         one for traces in variants.values() for trace in traces if trace["yaxis"] == axis for one in trace["y"] if one
     ]
-    few = not sizes or max(sizes) / min(sizes) < 100
-    return dict(type="log", dtick="D2" if few else 1, tickformat="~g")
+    return dict(type="log", **(log_ticks(min(sizes), max(sizes)) if sizes else {}))
 
 
 def _positive(value: float | None) -> float | None:

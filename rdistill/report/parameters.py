@@ -15,7 +15,7 @@ from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Plot, plain
 from rdistill.report.study import TARGET, categories_of, distribution_of, scored
 from rdistill.report.text import Column, Table, cell, plural, points, short, show
-from rdistill.report.theme import as_text, layout
+from rdistill.report.theme import as_text, layout, log_ticks
 from rdistill.sweep.results import TrialRecord
 
 
@@ -193,9 +193,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
             showgrid=False,
         )
     elif distribution.log:  # type: ignore[attr-defined]
-        axis.update(
-            type="log", dtick=1 if distribution.high / distribution.low > 30 else "D2", title=f"{name}, log scale"
-        )  # type: ignore[attr-defined]
+        axis.update(type="log", title=f"{name}, log scale", **log_ticks(distribution.low, distribution.high))  # type: ignore[attr-defined]
     figure = layout(xaxis=axis, yaxis=dict(title="best mIoU, %"), margin=dict(t=12, r=12))
     ordered = sorted(records, key=lambda one: -(miou(one) or 0))
     rows = [[cell(one.id), cell(one.values[key]), cell(miou(one), ".2f"), cell(one.status)] for one in ordered]

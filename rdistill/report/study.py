@@ -77,7 +77,7 @@ def importance(study: optuna.Study) -> Plot | str | None:
             x=[round(found[name], 4) for name in names],
             y=names,
             marker=dict(color="$best"),
-            text=[f"{found[name]:.0%}" for name in names],
+            text=[f"{found[name]:.0%}" if found[name] >= 0.005 else "under 1%" for name in names],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{y}: %{x:.1%}<extra></extra>",

@@ -5,6 +5,7 @@ The hues are Okabe and Ito's, which the colour-blind tell apart, darkened or lig
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif'
@@ -79,6 +80,15 @@ def layout(**own: Any) -> dict[str, Any]:
         title = mine.pop("title", None)
         merged[key] = {**axis, **mine, **({"title": {**axis["title"], "text": as_text(title)}} if title else {})}
     return {**merged, **own}
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis from ``low`` to ``high``, fewer in each decade the more decades there are."""
+    decades = math.log10(high / low)
+    steps = (1, 2, 5) if decades < 2 else (1, 3) if decades < 4 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [step * 10.0**power for power in powers for step in steps]
+    return dict(tickvals=values, ticktext=[f"{value:.3g}" for value in values])
 
 
 def as_text(text: str) -> str:
