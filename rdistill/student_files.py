@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from rdistill import checkpoint
 from rdistill.hooks import METRIC
+from rdistill.plain_config import config_text, header, plain_config
 from rdistill.segmentor import build_segmentor
 
 
@@ -28,26 +30,19 @@ def write_student(cfg: Config, work_dir: Path) -> None:
     }
     classes, palette = list(dataset.get("classes") or ()), list(dataset.get("palette") or ())
     checkpoint.save_student(model, work_dir / "student.pth", classes=classes, palette=palette, meta=meta)
-    plain_config(cfg).dump(work_dir / "student.py")
-
-
-def plain_config(cfg: Config) -> Config:
-    """The student's config without rdistill: what plain mmseg trains, tests and runs."""
-    plain = copy.deepcopy(cfg._cfg_dict.to_dict())
-    for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness", "tracking"):
-        plain.pop(key, None)
-    dataset = plain["train_dataloader"]["dataset"]
-    if dataset.get("type") == "StreamDataset":
-        plain["train_dataloader"]["dataset"] = dataset["dataset"]
-        plain["train_dataloader"]["sampler"] = dict(type="InfiniteSampler", shuffle=True)
-    for evaluator in ("val_evaluator", "test_evaluator"):
-        metrics = plain.get(evaluator)
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
-            if metric and metric.get("type") == "ClassIoUMetric":
-                metric["type"] = "IoUMetric"
-    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size.
-    plain["test_pipeline"] = copy.deepcopy(plain["val_dataloader"]["dataset"].get("pipeline"))
-    return Config(plain)
+    plain, metrics = plain_config(cfg, on_gpu=torch.cuda.is_available()), best["meta"]["best"]["metrics"]
+    classes_iou = ", ".join(
+        f"{name} {'-' if iou is None else format(iou, '.2f')}" for name, iou in (metrics.get("IoU") or {}).items()
+    )
+    scores = [
+        f"mIoU {metrics[METRIC]:.2f} % on the validation images, at iteration {best['meta']['iter']} "
+        f"of seed {best['meta']['seed']}."
+    ]
+    scores += textwrap.wrap(f"IoU: {classes_iou}.", 98) if classes_iou else []
+    how = "config.py, or trial.py in a sweep," if cfg.get("distill") else "config.py"
+    repeat = [f"Trained by rdistill: `rdistill train` on {how} in the run's folder repeats it."]
+    lines = header("student.py", "student.pth", plain.model, scores, repeat)
+    (work_dir / "student.py").write_text(config_text(plain, lines))
 
 
 def write_json(path: Path, value: Any) -> None:

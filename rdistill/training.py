@@ -28,6 +28,7 @@ from rdistill.evaluation import evaluate, use_class_iou
 from rdistill.failures import explained
 from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
 from rdistill.lockstep import Lane
+from rdistill.model_card import write_run_card
 from rdistill.resume import (
     PREVIOUS,
     Earlier,
@@ -65,7 +66,7 @@ def train(
     Args:
         cfg: from :func:`rdistill.config.load_config`.
         work_dir: written to: ``metrics.json``, ``student.pth``, ``student.py``, ``best.pth``, ``last.pth``,
-            ``config.py``, and mmengine's logs in a folder of the start's time.
+            ``config.py``, ``model_card.md``, and mmengine's logs in a folder of the start's time.
         seed: of weights, data order, augmentation and dropout.
         resume: continue from ``last.pth`` if there is one.
         trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
@@ -160,6 +161,7 @@ def _train(
     metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
         write_student(asked, work_dir)
+        write_run_card(asked, work_dir, metrics)
         write_json(work_dir / "metrics.json", metrics)
         (work_dir / PREVIOUS).unlink(missing_ok=True)
     return metrics

@@ -18,6 +18,7 @@ from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
 from rdistill.logs import LOGS, driver_log
+from rdistill.model_card import hand_over_sweep
 from rdistill.student_files import write_json
 from rdistill.sweep.confirm import load_selection, save_selection, select
 from rdistill.sweep.events import watched_by
@@ -212,6 +213,7 @@ def _write_best(work_dir: Path, winner: TrialRecord) -> None:
         partial = work_dir / f".{target}.partial"
         shutil.copyfile(folder / source, partial)
         os.replace(partial, work_dir / target)
+    hand_over_sweep(work_dir, folder)
 
 
 def _counts(study: Study) -> tuple[int, int]:
