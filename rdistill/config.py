@@ -30,6 +30,7 @@ from rdistill.tracking import parse_tracking
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 LAYERWISE = ("DSD",)  # losses that compare several layers at once
+INIT_SEED = "randomness.init_seed"  # of the student's and the adapters' first weights; the run's seed where not set
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -357,7 +358,7 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
         where = ".".join(parts[: depth + 1])
         last = depth == len(parts) - 1
         # A loss takes parameters that its config need not spell out: its own check names the unknown ones.
-        free = may_add or (parts[0] == "distill" and depth > 0)
+        free = may_add or (parts[0] == "distill" and depth > 0) or key == INIT_SEED
         if isinstance(node, (list, tuple)):
             if not part.lstrip("-").isdigit() or not -len(node) <= int(part) < len(node):
                 return f"{where}: no such index; the list has {len(node)} entries"

@@ -12,9 +12,10 @@ import json
 import queue
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from rdistill import workers
 from rdistill.config import TeacherSpec
 from rdistill.segmentor import decode_heads, swaps_channels
 from rdistill.teacher import Teacher, load_teacher_model
@@ -31,20 +33,49 @@ from rdistill.teacher import Teacher, load_teacher_model
 # Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
 Place = tuple[int, int, int]
 VALIDATION, TRAINING = 0, 1
+NOTHING = "nothing"  # handed out in place of a batch that another worker has and this one has not
 
 
 class LaneStopped(BaseException):
     """Ends a run from outside. Not an Exception: nothing on its way may take it for a failure."""
 
 
+@dataclass
+class Cost:
+    """What a run has taken, in seconds on the wall while it, or somebody for it, had the processor.
+
+    On a GPU the teacher's forward pass and the student's run on after the call: the sum is right, not the shares.
+    """
+
+    own: float = 0.0  # its turns, less what follows
+    teacher: float = 0.0  # its share of the teacher's forward passes
+    data: float = 0.0  # its share of loading
+    teacher_alone: float = 0.0  # what it would have taken with a teacher for itself
+    data_alone: float = 0.0
+
+    def as_seconds(self) -> dict[str, float]:
+        """``own_seconds``, ``teacher_seconds`` and so on."""
+        return {f"{name}_seconds": seconds for name, seconds in asdict(self).items()}
+
+
 class Lane:
-    """One run's side: its loaders, its teachers, and its turn."""
+    """One run's side: its loaders, its teachers, and its turn.
+
+    Attributes:
+        cost: of its turns so far.
+        broken: what its run raised, if nothing else may go on in this process after it: the turn then raises it.
+    """
 
     def __init__(self, lockstep: Lockstep, name: str, run: Callable[[Lane], None]) -> None:
         self.lockstep, self.name = lockstep, name
         self.iterations = 0  # training batches that it has had
         self.stopped = False
         self.ended = False
+        self.broken: BaseException | None = None
+        self.cost = Cost()
+        self._since: float | None = None  # when its turn began, in its turn
+        # CUDA's current device is a thread's own; a worker of a group has not the first one.
+        self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
         self.waits_for: tuple[str, Place] | None = None
         self.handed: Any = None
         self.stream: _Stream | None = None
@@ -58,7 +89,8 @@ class Lane:
     def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
         """Training and validation loaders that draw from the stream which this config's data makes."""
         self.stream = self.lockstep.stream_of(cfg)
-        return LaneLoader(self, self.stream.train, TRAINING), LaneLoader(self, self.stream.val, VALIDATION)
+        train, val, places = self.stream.train, self.stream.val, self.stream.val_places
+        return LaneLoader(self, train, TRAINING, len(train)), LaneLoader(self, val, VALIDATION, places)
 
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
         """A teacher's model, of which there is one for all runs."""
@@ -66,10 +98,16 @@ class Lane:
 
     def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
         """This run's view of that teacher."""
-        return SharedTeacher(self.lockstep.one_for_all(spec), names, student_preprocessor, spec.weight)
+        return SharedTeacher(self, self.lockstep.one_for_all(spec), names, student_preprocessor, spec.weight)
+
+    def seconds(self) -> dict[str, float]:
+        """What it has cost up to now."""
+        cost = self.cost.as_seconds()
+        cost["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
+        return cost
 
     def wait_for(self, place: Place) -> Any:
-        """Gives way until the batch of a place is there."""
+        """Gives way until the batch of a place is there; raises what kept it from being loaded."""
         assert self.stream is not None
         self.waits_for = (self.stream.key, place)
         self.lockstep.give_back()
@@ -79,11 +117,15 @@ class Lane:
             raise LaneStopped
         self.waits_for = None
         handed, self.handed = self.handed, None
+        if isinstance(handed, Exception):
+            raise handed
         return handed
 
     def _main(self, run: Callable[[Lane], None]) -> None:
         self._go.wait()
         self._go.clear()
+        if self._device is not None:
+            torch.cuda.set_device(self._device)
         try:
             if not self.stopped:
                 run(self)
@@ -104,13 +146,18 @@ class Lane:
                 table[name] = table.pop(name)
         if not self._thread.is_alive():
             self._thread.start()
+        self._since = time.perf_counter()
         self._go.set()
         self.lockstep.await_return()
+        self.cost.own += time.perf_counter() - self._since
+        self._since = None
         self._random = _random_state()
         tables = [manager._instance_dict for manager in (MMLogger, MessageHub)]
         self._current = [(table, next(reversed(table))) for table in tables if table]
         if self.ended:
             self._thread.join()
+        if self.broken is not None:
+            raise self.broken
 
 
 class LaneLoader:
@@ -120,10 +167,11 @@ class LaneLoader:
         lane: whose.
         loader: the stream's own loader.
         phase: ``TRAINING`` or ``VALIDATION``.
+        places: of a validation.
     """
 
-    def __init__(self, lane: Lane, loader: Any, phase: int) -> None:
-        self.lane, self.phase, self.sampler = lane, phase, self
+    def __init__(self, lane: Lane, loader: Any, phase: int, places: int) -> None:
+        self.lane, self.phase, self.sampler, self._places = lane, phase, self, places
         self.dataset, self.batch_size, self.num_workers = loader.dataset, loader.batch_size, 0
         self._length = len(loader)
 
@@ -133,8 +181,10 @@ class LaneLoader:
     def __iter__(self) -> Iterator[Any]:
         lane = self.lane
         if self.phase == VALIDATION:
-            for number in range(self._length):
-                yield lane.wait_for((lane.iterations, VALIDATION, number))
+            for number in range(self._places):
+                batch = lane.wait_for((lane.iterations, VALIDATION, number))
+                if batch is not NOTHING:
+                    yield batch
             return
         while True:
             batch = lane.wait_for((lane.iterations, TRAINING, 0))
@@ -156,6 +206,7 @@ class _Stream:
     key: str
     train: Any
     val: Any
+    val_places: int  # batches of the worker that has most: all workers take as many steps
     _iterator: Any = None
     _next: int = -1
     _val_iterator: Any = None
@@ -165,6 +216,8 @@ class _Stream:
         """The batch of a place; cheap when places come in order."""
         done, phase, number = place
         if phase == VALIDATION:
+            if number >= len(self.val):
+                return NOTHING
             if number != self._val_next:
                 self._val_iterator, self._val_next = iter(self.val), 0
                 for _ in range(number):
@@ -210,7 +263,7 @@ class Lockstep:
         # and shares with them from there. All see the same data in the same order.
         place, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
         served = [lane for lane in self.lanes if lane.waits_for == (key, place)]
-        batch = self._streams[key].load(place)
+        batch = self._load(key, place, served)
         for teacher in self._teachers.values():
             teacher.begin_batch(shared=place[1] == TRAINING and len(served) > 1)
         for lane in served:
@@ -218,8 +271,21 @@ class Lockstep:
                 # mmseg's preprocessing changes a batch in place.
                 lane.take_turn(batch if lane is served[-1] else copy.deepcopy(batch))
         for teacher in self._teachers.values():
-            teacher.begin_batch(shared=False)
+            teacher.end_batch()
         return True
+
+    def _load(self, key: str, place: Place, served: list[Lane]) -> Any:
+        """The batch of a place, or what was raised instead: a picture that does not open is its readers' failure."""
+        since = time.perf_counter()
+        try:
+            batch = self._streams[key].load(place)
+        except Exception as error:
+            batch = error
+        seconds = time.perf_counter() - since
+        for lane in served:
+            lane.cost.data += seconds / len(served)
+            lane.cost.data_alone += seconds
+        return batch
 
     def give_back(self) -> None:
         """Ends the turn of the lane that calls it."""
@@ -235,7 +301,7 @@ class Lockstep:
         key = json.dumps(data, sort_keys=True, default=str)
         if key not in self._streams:
             train, val = (Runner.build_dataloader(one, seed=0) for one in data.values())
-            self._streams[key] = _Stream(key, train, val)
+            self._streams[key] = _Stream(key, train, val, max(workers.gather_objects(len(val))))
         return self._streams[key]
 
     def one_for_all(self, spec: TeacherSpec, trust_checkpoint: bool = False) -> _OneForAll:
@@ -254,34 +320,61 @@ class _OneForAll:
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
         self._said: dict[str, dict[str, Tensor]] = {}  # by the preprocessing of the images
+        self._took: dict[str, float] = {}  # seconds that each of these took
+        self._askers: dict[str, list[Lane]] = {}  # and who wanted it
         self._asking: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
 
     def begin_batch(self, *, shared: bool) -> None:
-        """Forgets the last batch. ``shared``: several runs will ask about this one."""
+        """``shared``: several runs will ask about this batch."""
         self._shared = shared
-        self._said.clear()
+
+    def end_batch(self) -> None:
+        """Forgets the batch, and divides what it took among those who asked."""
+        self._shared = False
+        for preprocessing, askers in self._askers.items():
+            seconds = self._took[preprocessing]
+            for lane in askers:
+                lane.cost.teacher += seconds / len(askers)
+                lane.cost.teacher_alone += seconds
+        for table in (self._said, self._took, self._askers):
+            table.clear()
 
     def answer(self, view: SharedTeacher, inputs_nchw: Tensor) -> dict[str, Tensor]:
         """As ``Teacher.__call__``; of a shared batch, everything that anybody asks is computed at once."""
         if not self._shared:
-            return self._compute(view, view.names, inputs_nchw)
-        if view.preprocessing not in self._said:
+            said, seconds = self._compute(view, view.names, inputs_nchw)
+            view.lane.cost.teacher += seconds
+            view.lane.cost.teacher_alone += seconds
+            return said
+        which = view.preprocessing
+        if which not in self._said:
             union = tuple(sorted({name for other in self.views for name in other.names}))
-            self._said[view.preprocessing] = self._compute(view, union, inputs_nchw)
-        return {name: self._said[view.preprocessing][name] for name in view.names}
+            self._said[which], self._took[which] = self._compute(view, union, inputs_nchw)
+            self._askers[which] = []
+        self._askers[which].append(view.lane)
+        return {name: self._said[which][name] for name in view.names}
 
-    def _compute(self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor) -> dict[str, Tensor]:
+    def _compute(
+        self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor
+    ) -> tuple[dict[str, Tensor], float]:
+        """Also the seconds that it took, which are not the run's own."""
+        since = time.perf_counter()
         asked = (view.preprocessing, names)
         if self._asking is None or self._asking[0] != asked:
             self._asking = asked, Teacher(self.model, names, view.student_preprocessor)
-        return self._asking[1](inputs_nchw)
+        said = self._asking[1](inputs_nchw)
+        seconds = time.perf_counter() - since
+        view.lane.cost.own -= seconds
+        return said, seconds
 
 
 class SharedTeacher(Teacher):
     """One run's view of a teacher that several runs share."""
 
-    def __init__(self, one: _OneForAll, names: Sequence[str], student_preprocessor: nn.Module, weight: float) -> None:
-        self._one, self.model, self.weight = one, one.model, weight
+    def __init__(
+        self, lane: Lane, one: _OneForAll, names: Sequence[str], student_preprocessor: nn.Module, weight: float
+    ) -> None:
+        self.lane, self._one, self.model, self.weight = lane, one, one.model, weight
         self.heads = decode_heads(one.model)
         self.names, self.student_preprocessor = tuple(names), student_preprocessor
         statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]

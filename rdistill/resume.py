@@ -53,7 +53,7 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
     if not file.is_file():
         return
     begun = read_config_file(file)
-    asked = {**cfg._cfg_dict.to_dict(), "randomness": {"seed": seed}}
+    asked = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
     found = differences(plain(begun._cfg_dict.to_dict()), plain(asked))
     changed = {key: line for key, line in found.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
     if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:

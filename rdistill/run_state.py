@@ -32,20 +32,24 @@ def unwrap(runner: Any) -> Distiller:
 class RunStateHook(Hook):
     """Gives the weights, and training, random streams of their own, which nothing else disturbs.
 
-    Both start from the seed alone; training's goes on where the resumed checkpoint left it, with all else that a
-    worker had of its own then.
+    Both start from a seed alone; training's goes on where the resumed checkpoint left it, with all else that a worker
+    had of its own then.
+
+    Args:
+        seed: of training: dropout and the like.
+        init_seed: of the first weights.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, init_seed: int) -> None:
+        self.seed, self.init_seed = seed, init_seed
         self._to_restore: list[Mapping[str, Any]] = []
         self._started = False
 
     def before_run(self, runner: Any) -> None:
         # mmengine draws the student's weights next. What came before, such as scoring the teacher, has drawn too.
-        seed_everything(self.seed, 0)
+        seed_everything(self.init_seed, 0)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         # Not before_train: mmengine makes the data iterator, which draws random numbers, after that.

@@ -73,7 +73,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
     # The Distiller loads a student's start itself: the Runner would look for its own names in it.
     cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
     cfg.work_dir = str(work_dir)
-    cfg.randomness = dict(seed=seed)
+    cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
     if world_size > 1:
         no_picture_twice(cfg)
         cfg.launcher = "pytorch"
@@ -125,7 +125,7 @@ def build_runner(
         FeatureCaptureHook(),
         WeightScheduleHook(),
         EmaTeacherHook(),
-        RunStateHook(seed),
+        RunStateHook(**cfg.randomness),
         DivergenceHook(),
     ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
@@ -149,7 +149,7 @@ def build_runner(
         launcher=cfg.get("launcher", "none"),
         env_cfg=cfg.get("env_cfg") or dict(dist_cfg=dict(backend="nccl")),
         default_scope=cfg.get("default_scope", "mmseg"),
-        randomness=cfg.randomness,
+        randomness=dict(seed=seed),
         experiment_name=name,
         cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below

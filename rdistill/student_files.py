@@ -54,5 +54,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:
     """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers."""
-    cfg = Config({**cfg._cfg_dict.to_dict(), "randomness": dict(seed=seed)})
+    plain = cfg._cfg_dict.to_dict()
+    cfg = Config({**plain, "randomness": {**(plain.get("randomness") or {}), "seed": seed}})
     cfg.dump(path)

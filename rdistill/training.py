@@ -21,7 +21,7 @@ from torch import nn
 
 from rdistill import checkpoint, workers
 from rdistill.check import check_run
-from rdistill.config import lookup
+from rdistill.config import INIT_SEED, lookup
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
@@ -38,7 +38,7 @@ from rdistill.resume import (
     refuse_another,
     refuse_overwriting,
 )
-from rdistill.run_state import unwrap
+from rdistill.run_state import RunStateHook, unwrap
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
 from rdistill.stopping import Stopped, StopRequest
@@ -67,7 +67,7 @@ def train(
         cfg: from :func:`rdistill.config.load_config`.
         work_dir: written to: ``metrics.json``, ``student.pth``, ``student.py``, ``best.pth``, ``last.pth``,
             ``config.py``, ``model_card.md``, and mmengine's logs in a folder of the start's time.
-        seed: of weights, data order, augmentation and dropout.
+        seed: of weights (unless the config has a ``randomness.init_seed``), data order, augmentation and dropout.
         resume: continue from ``last.pth`` if there is one.
         trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
         teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
@@ -122,7 +122,7 @@ def _train(
     start_from = asked.get("load_from")
     cfg = prepare(asked, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
-        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint, source=lane)
+        distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
         if check:
@@ -227,7 +227,7 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> d
         UserError: a value that did not arrive where it takes effect.
     """
     distiller = unwrap(runner)
-    effective = {**distiller.effective_values(), **_optimizer_values(runner)}
+    effective = {**distiller.effective_values(), **_optimizer_values(runner), **_init_seed(runner)}
     read: dict[str, Any] = {}
     lost = []
     for key, wanted in _leaves(swept).items():
@@ -255,6 +255,10 @@ def _optimizer_values(runner: Runner) -> dict[str, Any]:
     wrapper = runner.optim_wrapper
     values = {f"optim_wrapper.optimizer.{name}": value for name, value in wrapper.optimizer.defaults.items()}
     return {**values, "optim_wrapper.optimizer.type": type(wrapper.optimizer).__name__}
+
+
+def _init_seed(runner: Runner) -> dict[str, int]:
+    return {INIT_SEED: next(hook.init_seed for hook in runner.hooks if isinstance(hook, RunStateHook))}
 
 
 def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from mmengine.config import Config
 from torch import Tensor
 
 from rdistill import teacher as teacher_module
-from rdistill.config import with_overrides, without_distillation
+from rdistill.config import load_config, with_overrides, without_distillation
+from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane, Lockstep
+from rdistill.sweep.results import load_record
+from rdistill.sweep.spec import parse_sweep
+from rdistill.sweep.trial import Study, run_trial
 from rdistill.training import train
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
@@ -36,39 +41,80 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "last.pth", weights_only=True)["state_dict"]
 
 
+# Students with different losses, rates, architectures and first weights: one stream of data.
+VALUES: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "kl": {"distill.losses.hidden": None, "distill.losses.logits.weight": 30.0},
+    "mgd": {"distill.losses.hidden": {"type": "MGD", "pair": [0, 1]}, "randomness.init_seed": 5},
+    "wide": {"model.decode_head.channels": 16, "optim_wrapper.optimizer.lr": 0.1},
+    "late": {"distill.losses.hidden": None, "distill.losses.logits.weight": 30.0, "distill.losses.logits.tau": 2.0},
+}
+
+
 def variants(tiny: Tiny) -> dict[str, Config]:
-    """Students with different losses, rates, architectures and seeds of dropout: one stream of data."""
     base = tiny.load("distill", iters=6, val_interval=3)
-    return {
-        "baseline": without_distillation(base),
-        "kl": with_overrides(base, {"distill.losses.hidden": None, "distill.losses.logits.weight": 30.0}),
-        "mgd": with_overrides(base, {"distill.losses.hidden": {"type": "MGD", "pair": [0, 1]}}),
-        "wide": with_overrides(base, {"model.decode_head.channels": 16, "optim_wrapper.optimizer.lr": 0.1}),
-    }
+    configs = {name: with_overrides(base, values) for name, values in VALUES.items()}
+    return configs | {"baseline": without_distillation(base)}
 
 
 def test_equal_to_the_last_bit(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
-    """Four students, flips and dropout on; one is stopped early, one joins late."""
-    configs, outcome = variants(tiny), {}
+    """Four trials of a sweep, flips and dropout on; one is stopped early, one joins late.
+
+    Each is then trained alone as `rdistill train DIR/trials/ID/trial.py` does it.
+    """
+    base = tiny.load("distill", iters=6, val_interval=3)
+    assert base.model.decode_head.dropout_ratio > 0
+    assert "RandomFlip" in {step["type"] for step in base.train_dataloader.dataset.pipeline}
+    space = {"optim_wrapper.optimizer.lr": {"type": "choice", "values": [0.1]}}
+    spec = parse_sweep({"config": "distill.py", "space": space, "search": {"type": "grid"}, "seed": 3}, "test")
+    study, ended = Study(base, spec, str(tmp_path), KNOWN, False), []
     lockstep = Lockstep()
-    lanes = {name: lockstep.join(name, lane_of(cfg, tmp_path / name, outcome)) for name, cfg in configs.items()}
+
+    def join(name: str) -> Lane:
+        trial = {"id": name, "values": VALUES[name], "seed": 3}
+
+        def run(lane: Lane) -> None:
+            run_trial(study, trial, lambda report: None, lane)
+            ended.append(name)
+
+        return lockstep.join(name, run)
+
+    lanes = {name: join(name) for name in VALUES if name != "late"}
     while lockstep.step():
         if lanes["kl"].iterations == 5 and "late" not in lanes:
             lanes["kl"].stopped = True
-            configs["late"] = with_overrides(configs["kl"], {"distill.losses.logits.tau": 2.0})
-            lanes["late"] = lockstep.join("late", lane_of(configs["late"], tmp_path / "late", outcome))
-    assert set(outcome) == {"baseline", "mgd", "wide", "late"}, outcome
-    for name in outcome:
-        alone = tmp_path / f"{name}-alone"
-        metrics = train(configs[name], alone, teacher_metrics=KNOWN)
-        assert state_equal(weights(alone), weights(tmp_path / name)), name
-        assert {**metrics, "seconds": 0} == {**outcome[name], "seconds": 0}
+            lanes["late"] = join("late")
+    assert sorted(ended) == ["baseline", "late", "mgd", "wide"]
+
+    def alone(name: str) -> dict[str, Tensor]:
+        cfg = load_config(tmp_path / "trials" / name / "trial.py")
+        train(cfg, tmp_path / f"{name}-alone", seed=cfg.randomness.seed)
+        return weights(tmp_path / f"{name}-alone")
+
+    for name in ended:
+        assert state_equal(alone(name), weights(tmp_path / "trials" / name)), name
     # The one that was stopped has what it had by then, and goes on from there by itself.
-    stopped = torch.load(tmp_path / "kl" / "last.pth", weights_only=True)
-    assert stopped["meta"]["iter"] == 3
-    train(configs["kl"], tmp_path / "kl", resume=True, teacher_metrics=KNOWN)
-    train(configs["kl"], tmp_path / "kl-alone", teacher_metrics=KNOWN)
-    assert state_equal(weights(tmp_path / "kl-alone"), weights(tmp_path / "kl"))
+    stopped = tmp_path / "trials" / "kl"
+    assert torch.load(stopped / "last.pth", weights_only=True)["meta"]["iter"] == 3
+    train(load_config(stopped / "trial.py"), stopped, seed=3, resume=True, teacher_metrics=KNOWN)
+    assert state_equal(alone("kl"), weights(stopped))
+    # Another first weight is another student, and what each cost is written down.
+    assert load_record(tmp_path / "trials" / "mgd").effective["randomness.init_seed"] == 5
+    costs = {name: load_record(tmp_path / "trials" / name).cost for name in ended}
+    assert costs["baseline"]["teacher_seconds"] == 0 < costs["wide"]["own_seconds"]
+    assert costs["wide"]["teacher_seconds"] < costs["wide"]["teacher_alone_seconds"]
+
+
+def test_a_seed_of_first_weights_alone(tiny: Tiny) -> None:
+    """It changes the weights that training starts from, and neither the data nor the dropout."""
+    from rdistill.runner import prepare
+
+    cfg = with_overrides(tiny.load("student"), {"randomness.init_seed": 5})
+    prepared = prepare(cfg, Path("unused"), 0, False)
+    assert prepared.train_dataloader.sampler.seed == prepared.train_dataloader.dataset.seed == 0
+    assert (prepared.randomness.seed, prepared.randomness.init_seed) == (0, 5)
+    with pytest.raises(UserError, match="unknown key randomness"):
+        with_overrides(tiny.load("student"), {"randomness.init": 5})
 
 
 def test_one_forward_pass_of_the_teacher_for_all(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +126,7 @@ def test_one_forward_pass_of_the_teacher_for_all(tiny: Tiny, tmp_path: Path, mon
         return original(self, inputs)
 
     monkeypatch.setattr(teacher_module.Teacher, "__call__", counted)
-    configs = {name: cfg for name, cfg in variants(tiny).items() if name != "baseline"}
+    configs = {name: cfg for name, cfg in variants(tiny).items() if name in ("kl", "mgd", "wide")}
     lockstep, outcome = Lockstep(), {}
     for name, cfg in configs.items():
         lockstep.join(name, lane_of(cfg, tmp_path / name, outcome))
@@ -132,3 +178,16 @@ def test_the_hindmost_catches_up(tiny: Tiny, tmp_path: Path, state_equal: Equal)
         pass
     assert {name: metrics["iter"] for name, metrics in outcome.items()} == {"ahead": 6, "behind": 6}
     assert state_equal(weights(tmp_path / "ahead"), weights(tmp_path / "behind"))
+
+
+def test_a_picture_that_does_not_open(tiny: Tiny, tmp_path: Path) -> None:
+    """Those who wait for its batch fail with it, and the lockstep goes on."""
+    cfg, outcome = tiny.load("distill", iters=2, val_interval=2), {}
+    broken = copy.deepcopy(cfg)
+    broken.train_dataloader.dataset.pipeline.insert(0, dict(type="Resize", scale=(8, 8)))  # before there is an image
+    lockstep = Lockstep()
+    for name, one in (("good", cfg), ("broken", broken)):
+        lockstep.join(name, lane_of(one, tmp_path / name, outcome))
+    while lockstep.step():
+        pass
+    assert outcome["good"]["iter"] == 2 and isinstance(outcome["broken"], KeyError)

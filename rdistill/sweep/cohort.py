@@ -6,17 +6,16 @@ cohort reports (:mod:`.thin`), so that Tune's schedulers and searchers act on it
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from rdistill.lockstep import Lane, Lockstep
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
 from rdistill.sweep.trial import Study, one_line, run_trial
-
-BYTES_A_WEIGHT = 16  # value, gradient, momentum, and as much again to spare
-MEMORY_SHARE = 0.7  # of what is free, for students
 
 
 class Cohort:
@@ -63,25 +62,12 @@ class Cohort:
             lane.stopped = True
 
     def _work(self) -> None:
-        while True:
-            self._joined.wait()
-            self._joined.clear()
-            while self._lockstep.step():
-                pass
-
-
-def cohort_size(wanted: int | str, trials: int, cohorts: int, weights: int, free_bytes: int) -> int:
-    """How many students a cohort holds.
-
-    Args:
-        wanted: of the sweep file: a number, or 'auto'.
-        trials: in all.
-        cohorts: at work at a time.
-        weights: of one student, its adapters included.
-        free_bytes: of memory, on the device that trains, for one cohort.
-    """
-    share = -(-trials // cohorts)
-    if wanted != "auto":
-        return min(int(wanted), share)
-    fits = int(free_bytes * MEMORY_SHARE / (weights * BYTES_A_WEIGHT))
-    return max(1, min(share, fits))
+        try:
+            while True:
+                self._joined.wait()
+                self._joined.clear()
+                while self._lockstep.step():
+                    pass
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # Ray starts the cohort again; without this thread every student would wait for ever

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from rdistill.sweep.cohort import Cohort, cohort_size
 from rdistill.sweep.events import TuneEvents
+from rdistill.sweep.fleet import Fleet, start_fleet
 from rdistill.sweep.results import TRIALS, load_record
 from rdistill.sweep.search import SCORE
-from rdistill.sweep.thin import Places, follow
+from rdistill.sweep.thin import follow
 from rdistill.sweep.trial import Study, one_line, run_trial
 from rdistill.train_group import Resources
 
@@ -43,15 +42,16 @@ class Team:
         study: what all trials share.
         resources: of one trial.
         processes: trials that the cluster holds, each by itself.
+        say: is given a line for the user.
     """
 
-    def __init__(self, study: Study, resources: Resources, processes: int) -> None:
-        self.study, self.resources, self.processes = study, resources, processes
+    def __init__(self, study: Study, resources: Resources, processes: int, say: Callable[[str], None]) -> None:
+        self.study, self.resources, self.processes, self.say = study, resources, processes, say
 
     def run(self, phase: Phase, resume: bool) -> bool:
         """Runs a phase, or what is left of it. Returns whether all of its trials came to an end."""
-        cohorts, at_once = self._cohorts(phase.trials)
-        trainable = self._trainable(cohorts)
+        fleet, at_once = self._start(phase.trials)
+        trainable = self._trainable(fleet)
         path = Path(self.study.work_dir, phase.name)
         if resume and tune.Tuner.can_restore(str(path)):
             tuner = tune.Tuner.restore(str(path), trainable, resume_errored=True)
@@ -73,34 +73,25 @@ class Team:
                 ),
             )
         results = tuner.fit()
-        for cohort in cohorts:
-            ray.kill(cohort)  # a student that was stopped may be writing its record still
+        if fleet is not None:
+            fleet.end()
         _settle(Path(self.study.work_dir), results)
         return all(trial.is_finished() for trial in results._experiment_analysis.trials)
 
-    def _cohorts(self, trials: int) -> tuple[list[Any], int]:
+    def _start(self, trials: int) -> tuple[Fleet | None, int]:
         """Starts the cohorts of a phase, if it has any; and how many of its trials run at a time."""
-        spec = self.study.spec
-        most = min(trials, spec.trial.max_concurrent or trials)
-        processes = min(self.processes, most)
-        if spec.cohort.size == "off" or self.resources.workers > 1:
-            return [], processes
-        free_bytes = self.study.free_bytes or int(ray.cluster_resources()["memory"]) // processes
-        size = cohort_size(spec.cohort.size, most, processes, self.study.weights, free_bytes)
-        need = self.resources.per_worker()
-        worker = ray.remote(Cohort).options(
-            num_cpus=need["CPU"],
-            num_gpus=need.get("GPU", 0),
-            max_concurrency=2 * size + 8,  # a thread for each student's events, and for calls that end one
-            max_restarts=-1,
-        )
-        return [worker.remote(self.study) for _ in range(processes)], min(processes * size, most)
+        most = min(trials, self.study.spec.trial.max_concurrent or trials)
+        if self.study.spec.cohort.size == "off":
+            return None, min(self.processes, most)
+        fleet = start_fleet(self.study, self.resources, most, self.processes)
+        at_once = min(fleet.plan.cohorts * fleet.plan.size, most)
+        self.say(f"cohorts   {fleet.plan.describe(self.resources)}; {at_once} trials at a time")
+        return fleet, at_once
 
-    def _trainable(self, cohorts: list[Any]) -> Any:
+    def _trainable(self, fleet: Fleet | None) -> Any:
         """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""
-        if cohorts:
-            places = ray.remote(Places).options(num_cpus=0).remote(len(cohorts))
-            function = tune.with_parameters(follow, cohorts=cohorts, places=places)
+        if fleet is not None:
+            function = tune.with_parameters(follow, cohorts=fleet.cohorts, places=fleet.places)
             return tune.with_resources(function, tune.PlacementGroupFactory([THIN]))
         total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
         needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP

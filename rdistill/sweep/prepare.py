@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from rdistill.errors import UserError
+from rdistill.sweep.fleet import slots_together
 from rdistill.sweep.spec import SweepSpec
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
@@ -56,18 +57,19 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
     need = resources.per_worker()
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        settled, left_out = ray.get(task.remote(study))
+        settled, left_out = ray.get(task.remote(study, (1, slots_together(resources))))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     return settled, left_out
 
 
-def _prepare_here(study: Study) -> tuple[Study, list[str]]:
+def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str]]:
     import torch
 
     from rdistill.check import Report, build_reporting
     from rdistill.sweep.check import check_sweep, settle_pairs
+    from rdistill.sweep.measure import measure_step
     from rdistill.training import evaluate_teachers
 
     base, trust = study.base, study.trust_checkpoint
@@ -78,6 +80,6 @@ def _prepare_here(study: Study) -> tuple[Study, list[str]]:
     spec, left_out = settle_pairs(base, study.spec, distiller)
     check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-    weights = sum(weight.numel() for weight in distiller.parameters())
     scores = evaluate_teachers(distiller, base)
-    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, weights=weights, free_bytes=free), left_out
+    step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
+    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -38,6 +38,8 @@ class TrialRecord:
     history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
+    # In a cohort: own_seconds, its share in teacher_seconds and data_seconds, and what these would have been alone.
+    cost: dict[str, float] = field(default_factory=dict)
     objectives: dict[str, float] = field(default_factory=dict)  # of the sweep's objectives, those known before training
     test: dict[str, Any] | None = None  # scores on the test split; of confirmation runs, once
 

@@ -21,6 +21,7 @@ from rdistill.logs import LOGS, driver_log
 from rdistill.model_card import hand_over_sweep
 from rdistill.student_files import write_json
 from rdistill.sweep.confirm import load_selection, save_selection, select
+from rdistill.sweep.cost import COST, sweep_cost
 from rdistill.sweep.events import watched_by
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import Phase, Team
@@ -104,7 +105,7 @@ def run_sweep(
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.total(), f"{sweep_file}: one trial")
         study, left_out = prepare(Study(base, spec, str(work_dir), [], trust_checkpoint), resources)
-        team = Team(study, resources, processes)
+        team = Team(study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {work_dir}: {_plan(study.spec, trials, baselines)}")
         for line in left_out:
@@ -190,6 +191,8 @@ def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
     records = load_records(work_dir)
     table = write_table(work_dir, records)
     order = ranked(records)
+    if cost := sweep_cost(records):
+        write_json(work_dir / COST, cost)
     print_leaderboard(console, order, {record.id: gain(record, records) for record in records})
     for first, second in twins(records):
         console.print(f"warning: {first} and {second} have different values and the same losses: a value has no effect")
@@ -199,6 +202,10 @@ def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
     _write_best(work_dir, order[0])
     console.print(f"best      {order[0].id}: {work_dir}/best.pth with {work_dir}/best.py")
     console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")
+    if cost:
+        console.print(
+            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {work_dir}/{COST}"
+        )
     console.print(f"logs      {work_dir}/{LOGS}: what Ray and its workers had to say")
     return order
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -13,20 +16,48 @@ ATTEMPTS = 3  # of a trial whose cohort died
 RESTART_S = 120  # seconds that a cohort may take to be there again
 
 
+# Config keys, or what they begin with, that change what a student sees or who teaches it. All else may be shared.
+NOT_SHARED = ("train_dataloader", "val_dataloader", "val_evaluator", "model.data_preprocessor", "distill.teachers")
+
+
+def sharing_key(trial: Mapping[str, Any]) -> str:
+    """Equal for trials that see the same batches and have the same teachers.
+
+    All trials of a sweep come from one config: what they do not share is in their seeds and their values.
+    """
+    values = {key.lstrip("+"): value for key, value in trial["values"].items()}
+    apart = {key: value for key, value in values.items() if key.startswith(NOT_SHARED)}
+    return json.dumps([trial.get("seed"), apart], sort_keys=True, default=str)
+
+
 class Places:
-    """Says which cohort has room. A Ray actor; all cohorts are of one size."""
+    """Says which cohort a trial goes to. A Ray actor; it holds no places back, since Tune runs no more than there are.
 
-    def __init__(self, cohorts: int) -> None:
-        self._taken = [0] * cohorts
+    Args:
+        cohorts: how many there are.
+        size: places in each.
+        teacher_share: of a student's whole step alone; 0 to 1.
+    """
 
-    def take(self) -> int:
-        """The number of the emptiest cohort, with a place in it taken."""
-        number = self._taken.index(min(self._taken))
-        self._taken[number] += 1
+    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5) -> None:
+        self._size, self._teacher_share = size, teacher_share
+        self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
+
+    def take(self, key: str) -> int:
+        """The number of the cohort that will be quickest with this trial among its students, with a place taken."""
+        free = [number for number, there in enumerate(self._there) if there.total() < self._size]
+        number = min(free or range(len(self._there)), key=lambda one: self._round(one, key))
+        self._there[number][key] += 1
         return number
 
-    def leave(self, number: int) -> None:
-        self._taken[number] -= 1
+    def leave(self, number: int, key: str) -> None:
+        self._there[number] -= Counter([key])
+
+    def _round(self, number: int, key: str) -> float:
+        """What a step of all its students takes: the teacher once for each that share, and every student."""
+        there = self._there[number]
+        keys = len(there) + (key not in there)
+        return keys * self._teacher_share + (there.total() + 1) * (1 - self._teacher_share)
 
 
 def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
@@ -37,7 +68,8 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     Raises:
         RuntimeError: the student failed; says why.
     """
-    number = ray.get(places.take.remote())
+    key = sharing_key(config)
+    number = ray.get(places.take.remote(key))
     cohort = cohorts[number]
     try:
         for attempt in range(ATTEMPTS):
@@ -51,7 +83,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     finally:
         # Also when Tune stops the trial: it raises SystemExit out of a report.
         cohort.stop.remote(config["id"])
-        places.leave.remote(number)
+        places.leave.remote(number, key)
 
 
 def _await_restart(cohort: Any) -> None:

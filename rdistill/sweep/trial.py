@@ -15,6 +15,7 @@ from rdistill.config import with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane
+from rdistill.sweep.measure import StepCost
 from rdistill.sweep.results import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
 from rdistill.train_group import Resources, train_in_group
@@ -32,7 +33,7 @@ class Study:
     work_dir: str  # absolute
     teacher_metrics: list[dict[str, Any]]  # of each teacher
     trust_checkpoint: bool
-    weights: int = 0  # of one student, with its adapters; known once it was built
+    step: StepCost | None = None  # what one student takes; known once it was measured
     free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
 
 
@@ -40,7 +41,7 @@ def trial_config(study: Study, record: TrialRecord) -> Config:
     """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
     cfg = without_distillation(study.base) if record.is_baseline else study.base
     cfg = with_overrides(cfg, record.values)
-    cfg.randomness = dict(seed=record.seed)
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": record.seed}
     return cfg
 
 
@@ -63,10 +64,10 @@ def run_trial(
         Whatever training raises, after it is recorded.
     """
     folder = Path(study.work_dir, TRIALS, trial["id"])
-    record = _begun(folder, TrialRecord(**trial))
+    record = begun(study, trial)
     if record.status == "finished":
         # It ended after Tune last saved its own state, and then the driver died.
-        report(_score(record))
+        report(score(record))
         return
     record.status, record.reason = "running", ""
     record.attempts += 1
@@ -76,16 +77,9 @@ def run_trial(
     try:
         cfg = trial_config(study, record)
         cfg.dump(folder / "trial.py")
-        options: dict[str, Any] = dict(
-            seed=record.seed,
-            resume=True,
-            trust_checkpoint=study.trust_checkpoint,
-            teacher_metrics=study.teacher_metrics,
-            swept=record.values,
-            check=False,  # the sweep has, before its first trial
-            listener=_Recorder(record, folder, report if workers == 1 else None),
-        )
-        if workers == 1:
+        recorder = _Recorder(record, folder, report if workers == 1 or lane is not None else None, lane)
+        options = {**_options(study, record), "listener": recorder}
+        if workers == 1 or lane is not None:
             from rdistill.training import train
 
             train(cfg, folder, lane=lane, **options)
@@ -98,14 +92,36 @@ def run_trial(
         record.save(folder)
         raise
     record.status = "finished"
+    recorder.count()
     record.save(folder)
 
 
-def _begun(folder: Path, asked: TrialRecord) -> TrialRecord:
+def support_trial(study: Study, trial: Mapping[str, Any], lane: Lane) -> None:
+    """What every worker of a group but the first does of a trial: its part of the training, and nothing on disk."""
+    from rdistill.training import train
+
+    record = TrialRecord(**trial)
+    train(trial_config(study, record), Path(study.work_dir, TRIALS, record.id), lane=lane, **_options(study, record))
+
+
+def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
+    """Of ``train``, for every worker of a trial."""
+    return dict(
+        seed=record.seed,
+        resume=True,
+        trust_checkpoint=study.trust_checkpoint,
+        teacher_metrics=study.teacher_metrics,
+        swept=record.values,
+        check=False,  # the sweep has, before its first trial
+    )
+
+
+def begun(study: Study, trial: Mapping[str, Any]) -> TrialRecord:
     """The record of the trial as far as it has come. What another trial of its name left is removed.
 
     Such leftovers are there when the driver died before Tune first saved its state.
     """
+    folder, asked = Path(study.work_dir, TRIALS, trial["id"]), TrialRecord(**trial)
     found = load_record(folder)
     if found is not None and (found.values, found.seed) == (asked.values, asked.seed):
         return found
@@ -113,7 +129,7 @@ def _begun(folder: Path, asked: TrialRecord) -> TrialRecord:
     return asked
 
 
-def _score(record: TrialRecord) -> dict[str, Any]:
+def score(record: TrialRecord) -> dict[str, Any]:
     """What Tune is told of a trial's last validation."""
     last = record.history[-1]
     return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"]}
@@ -144,8 +160,15 @@ def one_line(error: BaseException) -> str:
 class _Recorder(Silent):
     """Writes a trial's record as it goes, and reports it."""
 
-    def __init__(self, record: TrialRecord, folder: Path, report: Callable[[dict[str, Any]], None] | None) -> None:
-        self.record, self.folder, self.report = record, folder, report
+    def __init__(
+        self,
+        record: TrialRecord,
+        folder: Path,
+        report: Callable[[dict[str, Any]], None] | None,
+        lane: Lane | None,
+    ) -> None:
+        self.record, self.folder, self.report, self.lane = record, folder, report, lane
+        self._cost_before = dict(record.cost)  # of earlier attempts
 
     def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
@@ -168,6 +191,13 @@ class _Recorder(Silent):
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         seconds = round(time.monotonic() - self._since, 2)
         self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
+        self.count()
         self.record.save(self.folder)
         if self.report is not None:
-            self.report(_score(self.record))
+            self.report(score(self.record))
+
+    def count(self) -> None:
+        """Writes down what the trial has cost, where a cohort counts it."""
+        if self.lane is not None:
+            spent = self.lane.seconds().items()
+            self.record.cost = {name: round(self._cost_before.get(name, 0.0) + value, 3) for name, value in spent}

@@ -15,7 +15,8 @@ from e2e.conftest import Place
 
 pytestmark = pytest.mark.e2e
 
-WEIGHT = "distill.losses.logits.weight"
+WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
+ABSURD = 1e30  # a learning rate: the second iteration's loss is NaN
 # Two workers with half a batch each compute what one computes with all of it only where nothing looks across the
 # batch, as BatchNorm does, and mmseg's mean over weighted classes, and where no worker draws random numbers.
 GROUP_NORM = "{'type': 'GN', 'num_groups': 2}"
@@ -112,20 +113,30 @@ def test_a_mistake_is_one_line(
 def test_a_sweep_of_two_worker_trials(
     place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
 ) -> None:
+    """In a cohort of two workers: one student diverges and leaves both, the others are what they are alone."""
     content: dict[str, Any] = {
         "config": str(tiny.folder / "distill.py"),
-        "space": {WEIGHT: {"type": "choice", "values": [7.5]}},
+        "set": {WEIGHT: 7.5},
+        "space": {RATE: {"type": "choice", "values": [0.03, ABSURD]}},
         "search": {"type": "grid"},
         "trial": {"workers": 2, "cpus_per_worker": 0.5},
     }
     work_dir = place.root / "w"
-    place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
+    done = place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
+    assert "1 cohort of up to 3 students that share a teacher" in done.stdout
     found = rows(work_dir)
-    assert set(found) == {"baseline", "t0001"}
-    for name, row in found.items():
-        assert (row["status"], row["iterations"]) == ("finished", "6")
-        assert (work_dir / "trials" / name / "student.pth").is_file()
-        history = json.loads((work_dir / "trials" / name / "trial.json").read_text())["history"]
+    assert set(found) == {"baseline", "t0001", "t0002"}
+    (failed,) = (name for name, row in found.items() if row["status"] == "failed")
+    assert found[failed][RATE] == str(ABSURD) and "is not finite" in found[failed]["note"]
+    for name in found.keys() - {failed}:
+        trial = work_dir / "trials" / name
+        assert (found[name]["status"], found[name]["iterations"]) == ("finished", "6")
+        assert (trial / "student.pth").is_file()
+        history = json.loads((trial / "trial.json").read_text())["history"]
         assert [entry["iter"] for entry in history] == [3, 6]
-    assert found["t0001"][WEIGHT] == "7.5"
     assert (work_dir / "best.pth").is_file() and (work_dir / "best.py").is_file()
+    (distilled,) = found.keys() - {failed, "baseline"}
+    trial, alone = work_dir / "trials" / distilled, place.root / "w-alone"
+    place.run("train", trial / "trial.py", "--work-dir", alone, "--workers", 2, "--cpus-per-worker", 0.5)
+    ours, theirs = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (trial, alone))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)

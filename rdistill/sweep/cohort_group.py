@@ -1,0 +1,197 @@
+"""A cohort of several workers: one Ray Train worker group in which every rank steps the same students in lockstep.
+
+Each rank draws its share of a batch and runs the teacher on it, once for all students; each student is a DDP model of
+its own. Who joins and who stops is decided between two batches on rank 0 and told to all, so that no rank ever waits
+in an all-reduce that another does not enter.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from mmengine.dist import broadcast_object_list, is_main_process
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from rdistill.errors import UserError
+from rdistill.hooks import DivergedError
+from rdistill.lockstep import Lane, LaneStopped, Lockstep
+from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED
+from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
+from rdistill.train_group import PLACEMENT_ATTEMPTS, Resources
+
+JOIN, STOP = "join", "stop"
+IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
+# Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
+RAISED_BY_ALL = (UserError, DivergedError)
+News = list[tuple[str, Any]]
+
+
+class CohortGroup:
+    """Starts the group and stands between it and the trials' processes. A Ray actor, called as a ``Cohort`` is.
+
+    The group lives as long as this does. A worker that dies makes Ray Train start the group again, and each student
+    goes on from its own checkpoint. A student that fails on one rank only takes the group down too, and is then left
+    out.
+    """
+
+    def __init__(self, study: Study, resources: Resources) -> None:
+        self._trials: dict[str, dict[str, Any]] = {}  # those that train
+        self._events: dict[str, queue.SimpleQueue[tuple[str, Any]]] = {}
+        self._news: News = []
+        self._lock = threading.Lock()
+        self._deaths_left = ATTEMPTS + 1  # starts of the group that no student is to blame for
+        self._over = ""  # why no group will be started any more
+        mailbox = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._fit, args=(study, resources, mailbox), name="group", daemon=True).start()
+
+    # For the trials' processes ------------------------------------------------------------------------------------
+
+    def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Trains one student among the others; yields what it reports, and last how it ended."""
+        events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        with self._lock:
+            self._trials[trial["id"]], self._events[trial["id"]] = trial, events
+            self._news.append((JOIN, trial))
+            if self._over:
+                events.put((FAILED, self._over))
+        while True:
+            event = events.get()
+            yield event
+            if event[0] != REPORTED:
+                return
+
+    def ready(self) -> None:
+        """Returns once this is there."""
+
+    def stop(self, trial_id: str) -> None:
+        """Takes a student out before a next batch; what it saved stays."""
+        with self._lock:
+            if self._trials.pop(trial_id, None) is not None:
+                self._news.append((STOP, trial_id))
+
+    # For the group's first rank -----------------------------------------------------------------------------------
+
+    def news(self, beginning: bool) -> News | None:
+        """What to do before the next batch; of a group that begins, every student. None: end."""
+        with self._lock:
+            if beginning:
+                self._deaths_left -= 1
+                if self._deaths_left < 0:
+                    self._give_up("the cohort's workers died again and again")
+                    return None
+                for gone in self._events.keys() - self._trials.keys():  # stopped, while the group was down
+                    self._events.pop(gone).put((FINISHED, "stopped"))
+                self._news = [(JOIN, trial) for trial in self._trials.values()]
+            news, self._news = self._news, []
+            return news
+
+    def tell(self, trial_id: str, event: tuple[str, Any], takes_the_group_down: bool = False) -> None:
+        """Passes on what a student reports, or how it ended."""
+        with self._lock:
+            events = self._events.get(trial_id)
+            self._deaths_left += takes_the_group_down and events is not None  # each rank may say it
+            if event[0] != REPORTED:
+                self._trials.pop(trial_id, None)
+                self._events.pop(trial_id, None)
+        if events is not None:
+            events.put(event)
+
+    def _fit(self, study: Study, resources: Resources, mailbox: Any) -> None:
+        per_worker = resources.per_worker()
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"study": study, "mailbox": mailbox},
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
+            ),
+            run_config=RunConfig(
+                name=f"cohort-{time.time_ns()}",
+                storage_path=str(Path(study.work_dir, "ray_train")),
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=PLACEMENT_ATTEMPTS),
+            ),
+        )
+        try:
+            trainer.fit()
+            reason = "the cohort's workers ended"
+        except Exception as error:
+            reason = one_line(error)
+        with self._lock:
+            self._give_up(self._over or reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._over = reason
+        for events in self._events.values():
+            events.put((FAILED, reason))
+        self._trials.clear()
+        self._events.clear()
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each rank runs, until the group's actor is gone or says so."""
+    study, mailbox, main = config["study"], config["mailbox"], is_main_process()
+    lockstep, lanes = Lockstep(), dict[str, Lane]()
+    looked, beginning = 0.0, True
+    while True:
+        told: list[News | None] = [[]]
+        if main and time.monotonic() - looked >= IDLE_S:
+            told = [_begin(study, mailbox, ray.get(mailbox.news.remote(beginning)))]
+            looked, beginning = time.monotonic(), False
+        broadcast_object_list(told)
+        if told[0] is None:
+            return
+        for what, subject in told[0]:
+            if what == JOIN:
+                lanes[subject["id"]] = lockstep.join(subject["id"], _student(study, subject, mailbox, main))
+            elif subject in lanes:
+                lanes[subject].stopped = True
+        if not lockstep.step() and main:
+            time.sleep(IDLE_S)
+
+
+def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
+    """Makes each newcomer's folder ready before any rank looks into it; leaves out whoever has ended already."""
+    if news is None:
+        return None
+    left = []
+    for what, subject in news:
+        record = begun(study, subject) if what == JOIN else None
+        if record is not None and record.status == "finished":
+            for event in ((REPORTED, score(record)), (FINISHED, None)):
+                ray.get(mailbox.tell.remote(subject["id"], event))
+        else:
+            left.append((what, subject))
+    return left
+
+
+def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:
+    """A lane's run. The first rank speaks for the student."""
+
+    def tell(event: str, what: Any = None) -> None:
+        if main:  # waits: an actor of several threads may take two calls in another order
+            ray.get(mailbox.tell.remote(trial["id"], (event, what)))
+
+    def train(lane: Lane) -> None:
+        try:
+            if main:
+                run_trial(study, trial, lambda report: tell(REPORTED, report), lane)
+            else:
+                support_trial(study, trial, lane)
+            tell(FINISHED)
+        except RAISED_BY_ALL as error:
+            tell(FAILED, one_line(error))
+        except LaneStopped:
+            tell(FINISHED, "stopped")
+            raise
+        except Exception as error:
+            # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
+            ray.get(mailbox.tell.remote(trial["id"], (FAILED, one_line(error)), takes_the_group_down=True))
+            lane.broken = error
+
+    return train

@@ -1,0 +1,125 @@
+"""The cohorts of a sweep: how many, of how many students, on how many CPUs each; and the processes themselves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from rdistill.sweep.cohort import Cohort
+from rdistill.sweep.cohort_group import CohortGroup
+from rdistill.sweep.measure import StepCost
+from rdistill.sweep.thin import Places
+from rdistill.sweep.trial import Study
+from rdistill.train_group import Resources
+
+MEMORY_SHARE = 0.7  # of what is free, for students and their steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sweep's trials are divided."""
+
+    cohorts: int
+    size: int  # students in each
+    slots: int  # trials' worth of CPUs that each cohort has
+
+    def describe(self, resources: Resources) -> str:
+        """``2 cohorts of up to 5 students that share a teacher, on 1 CPU each``."""
+        cohorts = f"{self.cohorts} cohort" + "s" * (self.cohorts > 1)
+        cpus = resources.total()["CPU"] * self.slots
+        return f"{cohorts} of up to {self.size} students that share a teacher, on {cpus:g} CPU" + "s" * (cpus != 1)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Cohorts at work.
+
+    Attributes:
+        cohorts: actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
+        places: the actor that says which of them a trial goes to.
+    """
+
+    cohorts: list[Any]
+    places: Any
+    plan: Plan
+
+    def end(self) -> None:
+        """Ends all of them. A student that was stopped may be writing its record still."""
+        for actor in (*self.cohorts, self.places):
+            ray.kill(actor)
+
+
+def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> Fleet:
+    """Starts the cohorts of a sweep.
+
+    Args:
+        trials: that may run at a time, if there is room.
+        slots: trials alone that the cluster has room for.
+    """
+    per_worker = resources.per_worker()
+    slots = min(slots, trials)
+    together = slots_together(resources)
+    free_bytes = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
+    plan = plan_cohorts(study.spec.cohort.size, trials, slots, together, study.step, free_bytes)
+    # A thread for each student's events, and for calls that end one.
+    options = dict(max_concurrency=2 * plan.size + 8, max_restarts=-1)
+    if resources.workers > 1:
+        group = ray.remote(CohortGroup).options(num_cpus=0, **options)
+        cohorts = [group.remote(study, resources) for _ in range(plan.cohorts)]
+    else:
+        cpus, gpus = per_worker["CPU"] * plan.slots, per_worker.get("GPU", 0)
+        cohort = ray.remote(Cohort).options(num_cpus=cpus, num_gpus=gpus, **options)
+        cohorts = [cohort.remote(study) for _ in range(plan.cohorts)]
+    share = study.step.teacher_share if study.step is not None else 0.5
+    places = ray.remote(Places).options(num_cpus=0).remote(plan.cohorts, plan.size, share)
+    return Fleet(cohorts, places, plan)
+
+
+def slots_together(resources: Resources) -> int:
+    """How many trials' CPUs one cohort can have: those of the smallest node.
+
+    Not on GPUs, of which a cohort uses one; not where the user has set the threads, or where it has several workers.
+    """
+    per_worker = resources.per_worker()
+    if "OMP_NUM_THREADS" in os.environ or "GPU" in per_worker or resources.workers > 1:
+        return 1
+    cpus = per_worker["CPU"]
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return max(1, int(min((have for have in nodes if have >= cpus), default=cpus) / cpus))
+
+
+def plan_cohorts(
+    wanted: int | str, trials: int, slots: int, together: int, step: StepCost | None, free_bytes: int
+) -> Plan:
+    """Divides trials among cohorts: a cohort for each slot, or one for all slots of a node, whichever is quicker.
+
+    Args:
+        wanted: places in a cohort, as the sweep file has it: a number, or 'auto'.
+        trials: at a time.
+        slots: trials alone that the cluster has room for.
+        together: slots whose CPUs one cohort can have.
+        step: what was measured.
+        free_bytes: of memory for each slot.
+    """
+    plans = []
+    for joined in sorted({1, min(together, slots)}):
+        cohorts = slots // joined
+        size = -(-trials // cohorts)
+        if wanted != "auto":
+            size = min(int(wanted), size)
+        elif step is not None:
+            room = free_bytes * joined * MEMORY_SHARE - step.passing_bytes
+            size = max(1, min(size, int(room / max(1, step.held_bytes))))
+        plans.append((_round_seconds(step, joined, size), Plan(cohorts, size, joined)))
+    return min(plans, key=lambda plan: (plan[0] / (plan[1].cohorts * plan[1].size), plan[1].slots))[1]
+
+
+def _round_seconds(step: StepCost | None, slots: int, size: int) -> float:
+    """Of one step of all students of a cohort; what was not measured is not chosen."""
+    if step is None or slots not in step.seconds:
+        return 1.0 if slots == 1 else float("inf")
+    teacher, student = step.seconds[slots]
+    return teacher + size * student

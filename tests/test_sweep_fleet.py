@@ -1,0 +1,83 @@
+"""How a sweep's trials are divided among cohorts."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdistill.sweep.fleet import Plan, plan_cohorts
+from rdistill.sweep.measure import StepCost
+from rdistill.sweep.thin import Places, sharing_key
+
+MB, GB = 10**6, 10**9
+
+
+def step(teacher: float, student: float, *, both: tuple[float, float] | None = None, held: int = 10 * MB) -> StepCost:
+    """Seconds with one slot, and with two where ``both`` is given."""
+    return StepCost(held, 500 * MB, {1: (teacher, student), **({2: both} if both else {})})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "trials", "slots", "plan"),
+    [
+        ("auto", 9, 2, Plan(2, 5, 1)),
+        ("auto", 2, 2, Plan(2, 1, 1)),
+        (4, 9, 2, Plan(2, 4, 1)),
+        (8, 9, 2, Plan(2, 5, 1)),  # more places than there are trials
+    ],
+)
+def test_an_equal_share(wanted: int | str, trials: int, slots: int, plan: Plan) -> None:
+    assert plan_cohorts(wanted, trials, slots, 1, step(0.5, 0.5), 10 * GB) == plan
+
+
+@pytest.mark.parametrize(
+    ("cost", "cohorts"),
+    [
+        (step(1.0, 0.1, both=(0.55, 0.07)), 1),  # a heavy teacher: once for all, with both cores
+        (step(0.07, 0.11, both=(0.06, 0.10)), 2),  # a light one, and little to gain from a second core
+    ],
+)
+def test_one_cohort_with_all_cores_where_it_is_quicker(cost: StepCost, cohorts: int) -> None:
+    plan = plan_cohorts("auto", 8, 2, 2, cost, 10 * GB)
+    assert plan == Plan(cohorts, 8 // cohorts, 2 // cohorts)
+
+
+def test_no_more_than_the_memory_holds() -> None:
+    assert plan_cohorts("auto", 9, 1, 1, step(1, 1, held=100 * MB), 2 * GB) == Plan(1, 9, 1)
+    assert plan_cohorts("auto", 9, 1, 1, step(1, 1, held=400 * MB), 2 * GB) == Plan(1, 2, 1)  # 0.7 x 2 GB - 500 MB
+    assert plan_cohorts("auto", 9, 1, 1, step(1, 1, held=5 * GB), 2 * GB) == Plan(1, 1, 1)  # the run says the rest
+
+
+def trial(seed: int = 0, **values: object) -> dict[str, object]:
+    return {"id": "t", "seed": seed, "values": {key.replace("__", "."): value for key, value in values.items()}}
+
+
+def test_what_may_be_shared() -> None:
+    plain = sharing_key(trial())
+    for free in (
+        trial(distill__losses__logits__weight=3.0),
+        trial(model__decode_head__channels=16),
+        trial(optim_wrapper__optimizer__lr=0.1),
+        trial(randomness__init_seed=7),
+    ):
+        assert sharing_key(free) == plain
+    apart = (
+        trial(seed=1),
+        trial(train_dataloader__batch_size=8),
+        trial(model__data_preprocessor={"size": [64, 64]}),
+        trial(distill__teachers__0__checkpoint="other.pth"),
+    )
+    assert len({plain, *map(sharing_key, apart)}) == 1 + len(apart)
+
+
+def test_trials_that_share_go_together() -> None:
+    places = Places(cohorts=2, size=4)
+    taken = [(key, places.take(key)) for key in "ABABABAB"]
+    assert {key: {number for one, number in taken if one == key} for key in "AB"} == {"A": {0}, "B": {1}}
+    places.leave(1, "B")
+    assert places.take("A") == 1  # the one with room
+
+
+def test_equal_trials_are_spread() -> None:
+    places = Places(cohorts=2, size=8)
+    numbers = [places.take("A") for _ in range(8)]
+    assert numbers.count(0) == numbers.count(1) == 4
