@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from rdistill.errors import UserError
 from rdistill.logs import keep_worker_logs
 
 SAY_EVERY_S = 10.0  # what is waited for
+ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 
 
@@ -41,7 +43,7 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     if address:
-        _require_listener(address)
+        _require_answer(address)
         try:
             ray.init(address=address, **quiet)
         except ConnectionError as error:
@@ -74,15 +76,44 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def _require_listener(address: str) -> None:
-    """Raises UserError where nobody listens: Ray would go on asking for minutes."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdigit():
-        return  # 'auto', or an address of a kind that only Ray can look up
+def _require_answer(address: str) -> None:
+    """Raises UserError where no cluster answers, or one that does not let us in: Ray goes on asking for minutes."""
+    if "://" in address:
+        return  # a kind of address that only Ray can look up
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        found = canonicalize_bootstrap_address_or_die(address)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except OSError as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
+    failure: list[BaseException | None] = []
+
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
+
+    def ask() -> None:
+        try:
+            GcsClient(address=found).get_all_node_info(timeout=ANSWER_S)
+            failure.append(None)
+        except Exception as error:
+            failure.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)  # it cannot be stopped where nothing ever answers
+    asking.start()
+    asking.join(ANSWER_S)
+    if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
+        raise UserError(
+            f"--address {address}: the Ray cluster at {found} wants its token; set RAY_AUTH_MODE=token and "
+            f"RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+        )
+    if not failure or failure[0] is not None:
+        raise UserError(f"--address {address}: no Ray cluster answers: {found} is not one's port (Ray's own is 6379)")
 
 
 def require_resources(needed: Mapping[str, float], what: str) -> int:
