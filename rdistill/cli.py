@@ -34,6 +34,24 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
 app.add_typer(data_app, name="data")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"rdistill {version('rdistill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
 Config_ = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")
 ]
