@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import logging
 import time
 from pathlib import Path
@@ -105,6 +107,10 @@ class _QuietRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         return logger
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # mmengine prints here, which would end up in --json
+            return super().load_checkpoint(*args, **kwargs)
 
     def dump_config(self) -> None:
         """Not what a Runner was made to do here, with a worker's share of the batch and so on: see ``write_config``."""
