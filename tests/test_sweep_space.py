@@ -19,8 +19,8 @@ from ray.tune.search import Searcher, SearchGenerator
 
 from rdistill.config import DistillSpec, distill_spec, lookup, with_overrides
 from rdistill.errors import UserError
-from rdistill.sweep.results import BASELINE
-from rdistill.sweep.search import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search, trial
+from rdistill.sweep.results import BASELINE, trial
+from rdistill.sweep.search import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search
 from rdistill.sweep.space import check_space, decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import BaselineSpec, SweepSpec
 

@@ -1,4 +1,7 @@
-"""The second half of a sweep's proof: the best configurations and the best baseline again, on seeds of their own."""
+"""What a sweep confirms: the best configurations and the best baseline again, on seeds of their own.
+
+Needs neither torch nor ray.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rdistill.student_files import write_json
-from rdistill.sweep.results import BASELINE, CONFIRMED, SEARCHED, TRIALS, TrialRecord, load_record, pareto, ranked
-from rdistill.sweep.search import trial
+from rdistill.sweep.results import (
+    BASELINE,
+    CONFIRMED,
+    SEARCHED,
+    TRIALS,
+    TrialRecord,
+    load_record,
+    pareto,
+    ranked,
+    trial,
+    write_whole,
+)
 from rdistill.sweep.spec import ConfirmSpec
 
 SELECTION = "confirm.json"
@@ -54,7 +66,7 @@ def load_selection(work_dir: Path) -> Selection | None:
 
 
 def save_selection(work_dir: Path, selection: Selection) -> None:
-    write_json(work_dir / SELECTION, asdict(selection))
+    write_whole(work_dir / SELECTION, json.dumps(asdict(selection), indent=1) + "\n")
 
 
 def _record(work_dir: Path, name: str) -> TrialRecord:

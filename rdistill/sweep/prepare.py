@@ -12,6 +12,7 @@ import ray
 from rdistill.errors import UserError
 from rdistill.sweep.fleet import slots_together
 from rdistill.sweep.spec import SweepSpec
+from rdistill.sweep.testing import has_test_split, require_test_split
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
 
@@ -28,7 +29,8 @@ def require_same_study(work_dir: Path, study: dict[str, Any]) -> None:
     if not file.is_file():
         return
     begun = json.loads(file.read_text())
-    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json")  # with what has become possible since
+    # With what has become possible since. Whether it is tracked does not make it another study.
+    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude={"tracking"})
     asked = study["sweep"]
     if sweep["confirm"] is None:
         asked = {**asked, "confirm": None}  # the one thing that may be added afterwards
@@ -79,6 +81,8 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
     assert distiller is not None
     spec, left_out = settle_pairs(base, study.spec, distiller)
     check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
+    if spec.confirm is not None and has_test_split(base):
+        require_test_split(base)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
     step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains

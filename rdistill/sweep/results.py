@@ -70,9 +70,19 @@ class TrialRecord:
     def save(self, folder: Path) -> None:
         """Writes the record, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{RECORD}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1))
-        os.replace(partial, folder / RECORD)
+        write_whole(folder / RECORD, json.dumps(asdict(self), indent=1))
+
+
+def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """One trial as Tune has it in its config, and a record starts from."""
+    return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def load_record(folder: Path) -> TrialRecord | None:
@@ -145,6 +155,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     """Writes ``results.csv``: a row a trial, best first."""
     keys = sorted({key for record in records for key in record.values})
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
+    costs = list(dict.fromkeys(name for record in records for name in record.objectives))
     twin_of = {second: first for first, second in twins(records)}
     rows = []
     for record in ranked(records):
@@ -161,6 +172,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),
                 **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
+                **{name: record.objectives.get(name) for name in costs},
                 "best_iter": best.get("iter"),
                 "iterations": record.history[-1]["iter"] if record.history else 0,
                 "seconds": record.history[-1]["seconds"] if record.history else None,

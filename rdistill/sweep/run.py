@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,10 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
-from rdistill.logs import LOGS, driver_log
-from rdistill.model_card import hand_over_sweep
+from rdistill.logs import driver_log
 from rdistill.student_files import write_json
+from rdistill.sweep.conclude import conclude
 from rdistill.sweep.confirm import load_selection, save_selection, select
-from rdistill.sweep.cost import COST, sweep_cost
 from rdistill.sweep.events import watched_by
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import Phase, Team
@@ -31,18 +28,14 @@ from rdistill.sweep.results import (
     BASELINE,
     CONFIRMED,
     SEARCHED,
-    TRIALS,
     TrialRecord,
-    gain,
     load_records,
-    ranked,
-    twins,
-    write_table,
 )
 from rdistill.sweep.search import of_list, of_search, scheduler
 from rdistill.sweep.space import check_space, feature_counts
 from rdistill.sweep.spec import SweepSpec, parse_sweep, read_sweep
-from rdistill.sweep.table import print_leaderboard
+from rdistill.sweep.summary import FAILED, FINISHED, INTERRUPTED, Facts, kept_up_to_date, write_summary
+from rdistill.sweep.testing import has_test_split, score_on_test, teacher_on_test
 from rdistill.sweep.trackers import trackers
 from rdistill.sweep.trial import Study
 from rdistill.tracking import Tracking, parse_tracking, require_trackers, where_to_look
@@ -65,7 +58,8 @@ def run_sweep(
 
     Args:
         sweep: a file, or what it would hold; see :class:`rdistill.sweep.spec.SweepSpec`.
-        work_dir: written to: ``results.csv``, ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
+        work_dir: written to: ``results.csv``, ``summary.json``, ``best.py``, ``best.pth``, and a folder a trial under
+            ``trials/``.
         overrides: config keys set for all trials, over the file's own ``set``.
         shortcuts: as for one run.
         address: of a Ray cluster; see :func:`rdistill.cluster.connected`.
@@ -82,15 +76,7 @@ def run_sweep(
     """
     work_dir = Path(work_dir).absolute()
     console = console or Console(quiet=True)
-    sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
-    spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
-    config_file = find_beside(spec.config, sweep_file)
-    if config_file is None:
-        raise UserError(f"{sweep_file}: config: no such file {spec.config}")
-    base = load_config(config_file, {**spec.set, **(overrides or {})}, shortcuts)
-    if base.get("distill") is None:
-        raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
-    check_space(spec, base, str(sweep_file))
+    sweep_file, spec, base = _load(sweep, overrides or {}, shortcuts)
     if work_dir.exists() and any(work_dir.iterdir()) and not resume:
         raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
     tracking = _tracking(track, spec, base)
@@ -117,23 +103,33 @@ def run_sweep(
         write_json(work_dir / STUDY, asked)
         shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
         tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
-        with ExitStack() as stack:
-            stack.enter_context(driver_log(work_dir))
-            stack.enter_context(shown)
-            for tracker in tracked:
-                stack.enter_context(tracker)
-            stack.enter_context(watched_by(shown, *tracked))
-            shown.expect(BASELINE, baselines)
-            shown.expect(SEARCHED, trials)
-            complete = _search(team, resume) and _confirm(team, shown, resume)
-        if complete and (reason := draw_pictures(study, resources)):
+        at_once = min(processes, trials + baselines)
+        facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
+        status, summary = _run(team, facts, shown, tracked, resume)
+        if status == FINISHED and (reason := draw_pictures(study, resources)):
             console.print(f"pictures  none for the report: {reason}", markup=False)
-    order = _conclude(work_dir, console)
+    order = conclude(work_dir, summary, console)
     for line in where_to_look(tracking, work_dir):
         console.print(line)
-    if not complete:  # Tune ends by itself on Ctrl-C, and keeps what it needs to go on
+    if status == INTERRUPTED:
         raise KeyboardInterrupt
     return order
+
+
+def _load(
+    sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], shortcuts: Shortcuts | None
+) -> tuple[Path, SweepSpec, Config]:
+    """A sweep's file (or what stands for it in messages), what it says, and its base config."""
+    sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
+    spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
+    config_file = find_beside(spec.config, sweep_file)
+    if config_file is None:
+        raise UserError(f"{sweep_file}: config: no such file {spec.config}")
+    base = load_config(config_file, {**spec.set, **overrides}, shortcuts)
+    if base.get("distill") is None:
+        raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
+    check_space(spec, base, str(sweep_file))
+    return sweep_file, spec, base
 
 
 def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
@@ -145,6 +141,30 @@ def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
     tracking = parse_tracking(next((asked for asked in (track, spec.tracking, own) if asked is not None), None))
     require_trackers(tracking)
     return tracking
+
+
+def _run(
+    team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
+) -> tuple[str, dict[str, Any]]:
+    """All phases, one after the other. Returns how it ended, and the summary as it was then written."""
+    work_dir = Path(team.study.work_dir)
+    status = FAILED
+    try:
+        with ExitStack() as stack:
+            for watching in (driver_log(work_dir), shown, *tracked, watched_by(shown, *tracked)):
+                stack.enter_context(watching)
+            stack.enter_context(kept_up_to_date(facts, work_dir))
+            shown.expect(BASELINE, facts.baselines)
+            shown.expect(SEARCHED, facts.trials)
+            # Tune ends by itself on Ctrl-C, and keeps what it needs to go on.
+            complete = _search(team, resume) and _confirm(team, shown, resume)
+        status = FINISHED if complete else INTERRUPTED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        facts.teacher_test = teacher_on_test(work_dir)
+        summary = write_summary(facts, work_dir, status)
+    return status, summary
 
 
 def _search(team: Team, resume: bool) -> bool:
@@ -179,48 +199,10 @@ def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
     runs = selection.runs(work_dir)
     shown.expect(CONFIRMED, len(runs))
     phase = Phase("tune-confirm", len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
-    return team.run(phase, resume)
-
-
-class SweepFailedError(RuntimeError):
-    """No trial of a sweep came to a score."""
-
-
-def _conclude(work_dir: Path, console: Console) -> list[TrialRecord]:
-    """Writes the table and the winner, and prints the leaderboard."""
-    records = load_records(work_dir)
-    table = write_table(work_dir, records)
-    order = ranked(records)
-    if cost := sweep_cost(records):
-        write_json(work_dir / COST, cost)
-    print_leaderboard(console, order, {record.id: gain(record, records) for record in records})
-    for first, second in twins(records):
-        console.print(f"warning: {first} and {second} have different values and the same losses: a value has no effect")
-    if not order or not order[0].best:
-        reasons = next((record.reason for record in records if record.reason), "none was scored")
-        raise SweepFailedError(f"no trial has a score: {reasons}")
-    _write_best(work_dir, order[0])
-    console.print(f"best      {order[0].id}: {work_dir}/best.pth with {work_dir}/best.py")
-    console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")
-    if cost:
-        console.print(
-            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {work_dir}/{COST}"
-        )
-    console.print(f"logs      {work_dir}/{LOGS}: what Ray and its workers had to say")
-    return order
-
-
-def _write_best(work_dir: Path, winner: TrialRecord) -> None:
-    folder = work_dir / TRIALS / winner.id
-    if not (folder / "student.pth").is_file():  # it was stopped while it led: its best checkpoint is there
-        from rdistill.student_files import write_student
-
-        write_student(Config.fromfile(str(folder / "trial.py")), folder)
-    for source, target in (("student.pth", "best.pth"), ("student.py", "best.py")):
-        partial = work_dir / f".{target}.partial"
-        shutil.copyfile(folder / source, partial)
-        os.replace(partial, work_dir / target)
-    hand_over_sweep(work_dir, folder)
+    complete = team.run(phase, resume)
+    if complete and has_test_split(team.study.base):
+        score_on_test(team.study, team.resources)
+    return complete
 
 
 def _counts(study: Study) -> tuple[int, int]:

@@ -15,17 +15,12 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from rdistill.config import DistillSpec
-from rdistill.sweep.results import BASELINE, SEARCHED
+from rdistill.sweep.results import BASELINE, SEARCHED, trial
 from rdistill.sweep.space import decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import Dimension, SweepSpec
 
 SCORE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
 MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # by objective
-
-
-def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
-    """One trial as Tune has it in its config, and :func:`rdistill.sweep.trial.run_trial` takes it."""
-    return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
 
 
 @dataclass

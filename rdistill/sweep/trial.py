@@ -77,6 +77,7 @@ def run_trial(
     try:
         cfg = trial_config(study, record)
         cfg.dump(folder / "trial.py")
+        record.objectives = record.objectives or _costs(study, cfg)
         recorder = _Recorder(record, folder, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
         if workers == 1 or lane is not None:
@@ -129,10 +130,19 @@ def begun(study: Study, trial: Mapping[str, Any]) -> TrialRecord:
     return asked
 
 
+def _costs(study: Study, cfg: Config) -> dict[str, float]:
+    """What the sweep's objectives besides mIoU say of the student."""
+    if study.spec.objectives == ["mIoU"]:
+        return {}
+    from rdistill.sweep.costs import costs_of
+
+    return costs_of(cfg, study.spec.objectives, Path(study.work_dir))
+
+
 def score(record: TrialRecord) -> dict[str, Any]:
     """What Tune is told of a trial's last validation."""
     last = record.history[-1]
-    return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"]}
+    return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"], **record.objectives}
 
 
 def _tell_tune(record: TrialRecord) -> Any:
@@ -144,7 +154,7 @@ def _tell_tune(record: TrialRecord) -> Any:
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             self.best = max(self.best, metrics[0]["mIoU"])
-            super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best}], checkpoint)
+            super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best, **record.objectives}], checkpoint)
 
     return TellTune()
 

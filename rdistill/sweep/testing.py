@@ -1,0 +1,79 @@
+"""The test split of a sweep's data, on which the confirmed students are scored once, at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+from mmengine.config import Config
+
+from rdistill.errors import blaming
+from rdistill.sweep.results import CONFIRMED, TRIALS, load_records, write_whole
+from rdistill.sweep.trial import Study
+from rdistill.train_group import Resources
+
+TEACHER = "test.json"  # the teacher's scores on the test split
+
+
+def has_test_split(cfg: Config) -> bool:
+    """Whether a config's test data is other data than its validation data."""
+    test, val = cfg.get("test_dataloader"), cfg.get("val_dataloader")
+    return test is not None and cfg.get("test_evaluator") is not None and test.dataset != val.dataset
+
+
+def require_test_split(cfg: Config) -> None:
+    """Builds the test data, to find out before the first trial whether it is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    from mmengine.runner import Runner
+
+    with blaming("test_dataloader"):
+        Runner.build_dataloader(cfg.test_dataloader.to_dict(), seed=0)
+
+
+def score_on_test(study: Study, resources: Resources) -> None:
+    """Scores each confirmed student, and the first teacher, on the test split; those that are not yet."""
+    work_dir = Path(study.work_dir)
+    need = resources.per_worker()
+    task = ray.remote(_score).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+    confirmed = [run for run in load_records(work_dir) if run.phase == CONFIRMED and run.status == "finished"]
+    waiting = {
+        run.id: task.remote(_student(work_dir / TRIALS / run.id), study.trust_checkpoint)
+        for run in confirmed
+        if run.test is None
+    }
+    teacher = study.base.distill.teachers[0]
+    if teacher.get("checkpoint") and not (work_dir / TEACHER).is_file():
+        scores = ray.get(task.remote(_teacher(study.base), study.trust_checkpoint))
+        write_whole(work_dir / TEACHER, json.dumps(scores, indent=1) + "\n")
+    for run in confirmed:
+        if run.id in waiting:
+            run.test = ray.get(waiting[run.id])
+            run.save(work_dir / TRIALS / run.id)
+
+
+def teacher_on_test(work_dir: Path) -> dict[str, Any] | None:
+    """What the teacher scored on the test split, once it has been."""
+    file = work_dir / TEACHER
+    return dict(json.loads(file.read_text())) if file.is_file() else None
+
+
+def _student(folder: Path) -> tuple[Config, str]:
+    return Config.fromfile(str(folder / "trial.py")), str(folder / "student.pth")
+
+
+def _teacher(base: Config) -> tuple[Config, str]:
+    """The student's config with the teacher's model in it: the same images, scored alike."""
+    teacher = base.distill.teachers[0]
+    return Config({**base._cfg_dict.to_dict(), "model": teacher.model.to_dict()}), teacher.checkpoint
+
+
+def _score(model: tuple[Config, str], trust_checkpoint: bool) -> dict[str, Any]:
+    from rdistill.training import evaluate_checkpoint
+
+    cfg, checkpoint = model
+    return evaluate_checkpoint(cfg, checkpoint, split="test", trust_checkpoint=trust_checkpoint)
