@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +13,11 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from e2e.conftest import Place
+from e2e.conftest import TIMEOUT_S, Place
 
 pytestmark = pytest.mark.e2e
 
 WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
-CONFIRM = {"top": 1, "seeds": [1, 2]}
 Rows = Callable[[Path], dict[str, dict[str, str]]]
 
 
@@ -25,26 +28,90 @@ def study(tiny: Tiny) -> dict[str, Any]:
         "space": {WEIGHT: {"type": "loguniform", "low": 1.0, "high": 100.0}},
         "baseline": {"search": {RATE: {"type": "loguniform", "low": 0.01, "high": 0.1}}, "num_trials": 1},
         "search": {"type": "random", "num_trials": 2},
-        "confirm": CONFIRM,
     }
 
 
-def arguments(tiny: Tiny, file: Path, work_dir: Path) -> list[object]:
-    data = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
-    return ["sweep", file, "--work-dir", work_dir, *data]
-
-
 @pytest.fixture(scope="module")
-def proven(place: Place, tiny: Tiny, study: dict[str, Any]) -> tuple[Path, str]:
-    """A finished sweep with its confirmation, and what it printed."""
+def command(tiny: Tiny, place: Place) -> Callable[..., list[object]]:
+    """`sweep` with a study under a name; its test split is other images than its validation images."""
+    test_root = place.root / "test-data"
+    shutil.copytree(tiny.data_root, test_root)
+    data = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
+
+    def arguments(name: str, study: dict[str, Any]) -> list[object]:
+        content = {**study, "set": {"test_dataloader.dataset.data_root": str(test_root)}}
+        return ["sweep", place.sweep_file(name, content), "--work-dir", place.root / name, *data]
+
+    return arguments
+
+
+def kill_once(place: Place, arguments: list[object], there: Path) -> None:
+    """Kills the driver as soon as a file is there."""
+    with place.start(*arguments) as driver:
+        waited_until = time.monotonic() + TIMEOUT_S
+        while not there.exists():
+            assert driver.poll() is None and time.monotonic() < waited_until, driver.communicate()
+            time.sleep(0.01)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    assert driver.returncode == -signal.SIGKILL
+    time.sleep(5)  # the trials' own processes notice, and end
+
+
+def summary_of(work_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((work_dir / "summary.json").read_text()))
+
+
+def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
+    place: Place, study: dict[str, Any], command: Callable[..., list[object]], rows: Rows
+) -> None:
+    """One sweep through all of it: killed in the search, finished, confirmed later, killed again, finished again."""
     work_dir = place.root / "proof"
-    done = place.run(*arguments(tiny, place.sweep_file("proof", study), work_dir))
+    search = command("proof", study)
+    kill_once(place, search, work_dir / "trials" / "b0001" / "last.pth")
+    assert summary_of(work_dir)["status"] == "running"
+
+    done = place.run(*search, "--resume")
+    assert "verdict   Searched only, not confirmed: one seed proves nothing." in done.stdout.splitlines()
+    found = rows(work_dir)
+    assert {name: row["phase"] for name, row in found.items()} == {
+        "baseline": "baseline", "b0001": "baseline", "t0001": "search", "t0002": "search",
+    }  # fmt: skip
+    assert found["b0001"][RATE] and not found["baseline"][RATE] and not found["t0001"][RATE]
+    searched = summary_of(work_dir)
+    assert (searched["status"], searched["confirmed"], searched["test"]) == ("finished", None, None)
+
+    refused = place.run(*command("proof", {**study, "seed": 3, "confirm": {"seeds": [1, 2]}}), "--resume", status=2)
+    assert "sweep.seed was 0, is 3" in refused.stderr
+
+    confirm = command("proof", {**study, "confirm": {"top": 1, "seeds": [1, 2]}})
+    kill_once(place, [*confirm, "--resume"], work_dir / "trials" / "baseline-s1" / "last.pth")
+    done = place.run(*confirm, "--resume")
     assert done.stderr == ""
-    return work_dir, done.stdout
+    check_confirmed(work_dir, found, rows, done.stdout)
 
 
-def test_phases(proven: tuple[Path, str], rows: Rows) -> None:
-    print(proven[1])
-    found = rows(proven[0])
-    for row in found.values():
-        print(row)
+def check_confirmed(work_dir: Path, before: dict[str, dict[str, str]], rows: Rows, printed: str) -> None:
+    found = rows(work_dir)
+    ours = max(("t0001", "t0002"), key=lambda name: float(found[name]["mIoU"]))
+    alone = max(("baseline", "b0001"), key=lambda name: float(found[name]["mIoU"]))
+    assert {name: row for name, row in found.items() if row["phase"] != "confirm"} == before
+    again = {name: row for name, row in found.items() if row["phase"] == "confirm"}
+    assert set(again) == {f"{name}-s{seed}" for name in (ours, alone) for seed in (1, 2)}
+    for name, row in again.items():
+        assert row["of"] == name.rpartition("-s")[0] and row["seed"] == name[-1] and row["status"] == "finished"
+        assert f"randomness = dict(seed={name[-1]})" in (work_dir / "trials" / name / "trial.py").read_text()
+        assert row[WEIGHT] == found[row["of"]][WEIGHT] and row[RATE] == found[row["of"]][RATE]
+
+    summary = summary_of(work_dir)
+    (one,) = summary["confirmed"]["configurations"]
+    scores = {name: float(row["mIoU"]) for name, row in again.items()}
+    assert (one["id"], summary["confirmed"]["baseline"]["id"]) == (ours, alone)
+    assert one["mean"] == pytest.approx((scores[f"{ours}-s1"] + scores[f"{ours}-s2"]) / 2)
+    differences = [scores[f"{ours}-s{seed}"] - scores[f"{alone}-s{seed}"] for seed in (1, 2)]
+    assert one["difference"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert summary["verdict"] in printed and len(summary["environment"]["sessions"]) == 4
+    # The test images are the validation images here: what is scored is the very student of the best validation.
+    tested = summary["test"]
+    assert tested["configurations"][0]["mean"] == pytest.approx(one["mean"], abs=1e-3)
+    assert tested["teacher"]["mIoU"] == pytest.approx(summary["teacher"]["mIoU"], abs=1e-3)
