@@ -58,8 +58,8 @@ def test_pairs_that_remain(base: Config, pairs: Any, expected: list[tuple[int, i
     assert distill is not None
     again, nothing = settle_pairs(base, settled, distiller)
     assert again == settled and nothing == []
-    choices = distributions(settled, distill)[KEY].choices  # type: ignore[union-attr]
-    assert [tuple(decode({KEY: choice}, settled)[KEY]) for choice in choices] == expected
+    choices = distributions(settled.space, distill)[KEY].choices  # type: ignore[union-attr]
+    assert [tuple(decode({KEY: choice}, settled.space)[KEY]) for choice in choices] == expected
     assert settled.num_trials(feature_counts(distill)) == len(expected)
 
 
