@@ -21,11 +21,12 @@ from typing import Any, Literal
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as mmengine_config_utils
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
+from rdistill.teacher_spec import CacheSpec, ForwardSpec, forward_from_config
 from rdistill.tracking import parse_tracking
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
@@ -49,6 +50,13 @@ class TeacherSpec(Section):
     ema_decay: float | None = Field(default=None, gt=0.5, lt=1)  # instead: share of itself it keeps at each step
     weight: float = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
     features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
+    forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
+    cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
+
+    @field_validator("forward", mode="before")
+    @classmethod
+    def _forward_in_short(cls, value: Any) -> Any:
+        return forward_from_config(value)
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> TeacherSpec:
@@ -133,6 +141,12 @@ class DistillSpec(Section):
     features: FeatureNames = FeatureNames()
     losses: dict[str, LossSpec] = Field(min_length=1)
     task_weight: float = Field(default=1.0, ge=0)
+    cache: CacheSpec = CacheSpec()  # of teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+
+    def teacher(self, index: int) -> TeacherSpec:
+        """A teacher with what it shares with the others filled in."""
+        own = self.teachers[index]
+        return own.model_copy(update={"features": self.teacher_features(index), "cache": own.cache or self.cache})
 
     def teacher_features(self, teacher: int) -> tuple[str, ...]:
         """The feature names of one teacher."""
@@ -566,7 +580,13 @@ def find_beside(name: str, config_file: Path) -> Path | None:
 
 def _validation_problems(error: ValidationError) -> list[str]:
     """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one."""
-    fields: dict[str, type[BaseModel]] = {"teachers": TeacherSpec, "features": FeatureNames, "schedule": ScheduleSpec}
+    fields: dict[str, type[BaseModel]] = {
+        "teachers": TeacherSpec,
+        "features": FeatureNames,
+        "schedule": ScheduleSpec,
+        "forward": ForwardSpec,
+        "cache": CacheSpec,
+    }
     lines = []
     for item in error.errors():
         where = "distill." + ".".join(str(part) for part in item["loc"])

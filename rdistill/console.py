@@ -53,6 +53,8 @@ class RunConsole:
             self._bar.stop()
         if facts.get("teacher_mIoU") is not None:
             self.console.print(f"teacher   mIoU {facts['teacher_mIoU']:.2f}")
+        for line in facts.get("teacher_lines", ()):
+            self.console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
         if facts.get("student_start"):
             self.console.print(f"student   {facts['student_start']}", highlight=False, soft_wrap=True)
         if first_iteration:

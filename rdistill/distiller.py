@@ -151,7 +151,7 @@ class OwnTeachers:
         return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
 
     def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
-        return Teacher(model, names, student_preprocessor, spec.weight)
+        return Teacher(model, names, student_preprocessor, spec.weight, spec.forward, spec.features or ())
 
 
 def build_distiller(
@@ -179,12 +179,13 @@ def build_distiller(
 def _with_teachers(
     student: nn.Module, spec: DistillSpec, cfg: Config, seed: int, trust_checkpoint: bool, source: TeacherSource
 ) -> Distiller:
-    models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in spec.teachers]
+    specs = [spec.teacher(index) for index in range(len(spec.teachers))]
+    models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in specs]
     _check_feature_names(spec, student, models)
     heads = [decode_heads(model) for model in models]
     routes = {name: _route(name, loss, spec, decode_heads(student), heads) for name, loss in spec.losses.items()}
     teachers: list[Teacher] = []
-    for index, (one, model) in enumerate(zip(spec.teachers, models, strict=True)):
+    for index, (one, model) in enumerate(zip(specs, models, strict=True)):
         wanted = _names(_asked_of(index, route) for route in routes.values())
         if one.ema_decay is not None:
             teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from rdistill import workers
 from rdistill.config import TeacherSpec
 from rdistill.segmentor import decode_heads, swaps_channels
-from rdistill.teacher import Teacher, load_teacher_model
+from rdistill.teacher import Teacher, cache_of, load_teacher_model
+from rdistill.teacher_spec import FUSED
 
 # Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
 Place = tuple[int, int, int]
@@ -306,17 +307,20 @@ class Lockstep:
 
     def one_for_all(self, spec: TeacherSpec, trust_checkpoint: bool = False) -> _OneForAll:
         """The teacher of a spec, loaded at its first use."""
-        key = spec.model_dump_json(exclude={"weight", "features"})
+        key = spec.model_dump_json(exclude={"weight"})
         if key not in self._teachers:
-            self._teachers[key] = _OneForAll(load_teacher_model(spec, trust_checkpoint=trust_checkpoint))
+            self._teachers[key] = _OneForAll(load_teacher_model(spec, trust_checkpoint=trust_checkpoint), spec)
         return self._teachers[key]
 
 
 class _OneForAll:
     """A teacher's model, and what it said of the batch on hand."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, spec: TeacherSpec) -> None:
+        self.model, self.listed = model, spec.features or ()
+        # A sweep has decided both for all its trials; what nobody has is not measured here.
+        self.forward = spec.forward or FUSED
+        self.cache = cache_of(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
         self._said: dict[str, dict[str, Tensor]] = {}  # by the preprocessing of the images
@@ -361,7 +365,9 @@ class _OneForAll:
         since = time.perf_counter()
         asked = (view.preprocessing, names)
         if self._asking is None or self._asking[0] != asked:
-            self._asking = asked, Teacher(self.model, names, view.student_preprocessor)
+            teacher = Teacher(self.model, names, view.student_preprocessor, 1.0, self.forward, self.listed)
+            teacher.cache = self.cache
+            self._asking = asked, teacher
         said = self._asking[1](inputs_nchw)
         seconds = time.perf_counter() - since
         view.lane.cost.own -= seconds
@@ -380,6 +386,7 @@ class SharedTeacher(Teacher):
         statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]
         order = swaps_channels(student_preprocessor)
         self.preprocessing = repr([type(student_preprocessor).__name__, order, *statistics])
+        self.cache = one.cache
         one.views.add(self)
 
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:

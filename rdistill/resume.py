@@ -54,7 +54,7 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         return
     begun = read_config_file(file)
     asked = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
-    found = differences(plain(begun._cfg_dict.to_dict()), plain(asked))
+    found = differences(*_without_what_is_open(plain(begun._cfg_dict.to_dict()), plain(asked)))
     changed = {key: line for key, line in found.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
     if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:
         return
@@ -64,6 +64,21 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
             f"{work_dir}: holds another run; use another --work-dir, or continue this one with "
             f"`rdistill train {file} --work-dir {work_dir} --resume`",
         )
+
+
+def _without_what_is_open(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two plain configs without what the second leaves to be decided of teachers: the first has what was decided."""
+    sections = [one.get("distill") or {} for one in (begun, asked)]
+    teachers = zip(*(section.get("teachers") or () for section in sections), strict=False)
+    for pair in teachers:
+        if pair[1].get("forward") in (None, "auto"):
+            for entry in pair:
+                entry.pop("forward", None)
+    cache = sections[1].get("cache")
+    if (cache.get("mode", "auto") if isinstance(cache, dict) else cache) in (None, "auto"):
+        for section in sections:
+            section.pop("cache", None)
+    return begun, asked
 
 
 def finished(work_dir: Path, cfg: Config) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from rdistill import checkpoint
 from rdistill.config import TeacherSpec
 from rdistill.features import FeatureCapture, as_maps
 from rdistill.segmentor import build_segmentor, decode_heads, run_heads, swaps_channels
+from rdistill.teacher_cache import PATIENCE, TeacherCache, fingerprint
+from rdistill.teacher_forward import computed_as, prepare_model
+from rdistill.teacher_spec import PLAIN, ForwardSpec
+
+CACHE_FOLDER = ".teacher_cache"
 
 
 class Teacher:
@@ -27,27 +33,56 @@ class Teacher:
         feature_names: what is asked of it; see :mod:`rdistill.features`.
         student_preprocessor: normalised the images that it will be given.
         weight: its share where several teachers' logits are averaged.
+        forward: how it is computed; None takes the model as it is.
+        listed: feature names that may be asked of this model by others: the forward is such that they mean the same.
+
+    Attributes:
+        cache: of its outputs, if it has one.
     """
 
     def __init__(
-        self, model: nn.Module, feature_names: Sequence[str], student_preprocessor: nn.Module, weight: float = 1.0
+        self,
+        model: nn.Module,
+        feature_names: Sequence[str],
+        student_preprocessor: nn.Module,
+        weight: float = 1.0,
+        forward: ForwardSpec | None = None,
+        listed: Sequence[str] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.heads = decode_heads(model)
         self.weight = weight
+        self.forward, self.listed = forward, tuple(listed)
+        self.cache: TeacherCache | None = None
         self.capture = FeatureCapture(model, feature_names)
         self._rescale = _rescaling(student_preprocessor, model.data_preprocessor)
 
     @torch.no_grad()
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
         """Feature name -> tensor, for one batch as the student's preprocessor normalised it."""
-        self.model.to(inputs_nchw.device)
+        # Not torch.inference_mode: the losses save these tensors for the student's backward pass.
         assert not self.model.training
-        size = (inputs_nchw.shape[2], inputs_nchw.shape[3])
-        with self.capture:
-            features = self.model.extract_feat(self._normalise(inputs_nchw))
-            run_heads(self.model, features, self.capture.names)
-            return {name: as_maps(self.capture[name].detach(), size) for name in self.capture.names}
+        if next(self.model.parameters()).device != inputs_nchw.device:
+            self.model.to(inputs_nchw.device)
+        if self.forward is not None:
+            prepare_model(self.model, self.forward, (*self.listed, *self.capture.names), inputs_nchw)
+        inputs = self._normalise(inputs_nchw)
+        return self._compute(inputs) if self.cache is None else self.cache(inputs, self.capture.names, self._compute)
+
+    def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        size, forward = (inputs_nchw.shape[2], inputs_nchw.shape[3]), self.forward or PLAIN
+        if forward.channels_last:
+            inputs_nchw = inputs_nchw.contiguous(memory_format=torch.channels_last)
+        try:
+            self.capture.attach()
+            with computed_as(forward, inputs_nchw.device):
+                run_heads(self.model, self.model.extract_feat(inputs_nchw), self.capture.names)  # type: ignore[operator]
+            # Contiguous: a loss may look at a feature as it would at the plain forward's.
+            return {name: as_maps(self.capture[name].detach(), size).contiguous() for name in self.capture.names}
+        finally:
+            if not forward.compile:  # what was compiled has the capture in it
+                self.capture.detach()
+            self.capture.clear()
 
     def _normalise(self, inputs_nchw: Tensor) -> Tensor:
         """The same images as this teacher's own preprocessor would give them, where it differs from the student's."""
@@ -80,6 +115,20 @@ class EmaTeacher(Teacher):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.average.load_state_dict(state)
+
+
+def cache_of(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patience: int = PATIENCE) -> TeacherCache:
+    """The cache of a teacher's outputs, as its spec has it.
+
+    Args:
+        work_dir: of the run: files are kept beside it, where the spec names no folder; None keeps to memory.
+        patience: see :class:`rdistill.teacher_cache.TeacherCache`.
+    """
+    assert spec.cache is not None
+    described = spec.model_dump_json(include={"model", "forward", "features"})
+    beside = None if work_dir is None else work_dir.absolute().parent / CACHE_FOLDER
+    folder = Path(spec.cache.dir) if spec.cache.dir else beside
+    return TeacherCache(lambda: fingerprint(model, described), spec.cache, folder, patience)
 
 
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:

@@ -45,6 +45,7 @@ from rdistill.stopping import Stopped, StopRequest
 from rdistill.student_files import write_config, write_json, write_student
 from rdistill.task_loss import average_over_workers
 from rdistill.teacher import EmaTeacher
+from rdistill.teacher_plan import cache_facts, serve, settle, with_plan
 
 
 def train(
@@ -137,11 +138,16 @@ def _train(
             )
             if problems := dict.fromkeys(problem for one in workers.gather_objects(report.problems) for problem in one):
                 raise UserError(*problems)  # on all workers, or those without would wait for the others
+        plan = None
+        if lane is None and distiller.teachers:
+            plan = settle(distiller, asked, work_dir)
+            asked, cfg = with_plan(asked, plan), with_plan(cfg, plan)
+            serve(distiller, asked, work_dir, plan.patience)
         if get_world_size() > 1:
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
         keeper = CheckpointHook(checkpoint_interval(cfg), best)
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"teacher_lines": plan.lines if plan else ()}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
         runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener, facts), StopHook(stop, keeper), lane)
@@ -156,6 +162,7 @@ def _train(
                 facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
             facts["best_mIoU"] = keeper.best.get("metrics", {}).get(METRIC)
             runner.train()
+            facts["teacher_cache"] = cache_facts(distiller)
         finally:
             release(runner)
     metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
@@ -293,6 +300,7 @@ def _summary(
     }
     if cfg.get("distill") is not None:
         summary.update({key: facts[key] for key in ("teacher_mIoU", "teachers_mIoU") if key in facts})
+        summary.update({key: facts[key] for key in ("teacher_cache",) if facts.get(key)})
     return summary
 
 

@@ -15,7 +15,7 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs"),
+    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
     (
         "losses",
         "features",
@@ -28,7 +28,7 @@ ROWS = (
         "console",
         "tracking",
     ),
-    ("config", "data", "evaluation", "plain_config", "shapes"),
+    ("config", "data", "evaluation", "plain_config", "shapes", "teacher_forward", "teacher_cache"),
     ("teacher", "layers", "inference", "resume"),
     ("distiller", "export", "predict"),
     ("run_state",),
@@ -36,6 +36,7 @@ ROWS = (
     ("check", "tracked_run"),
     ("lockstep",),
     ("runner", "student_files", "model_card"),
+    ("teacher_plan",),
     ("training",),
     ("train_group",),
     ("sweep",),

@@ -72,6 +72,8 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
     from rdistill.check import Report, build_reporting
     from rdistill.sweep.check import check_sweep, settle_pairs
     from rdistill.sweep.measure import measure_step
+    from rdistill.teacher import CACHE_FOLDER
+    from rdistill.teacher_plan import settle, with_plan
     from rdistill.training import evaluate_teachers
 
     base, trust = study.base, study.trust_checkpoint
@@ -85,5 +87,8 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
         require_test_split(base)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
+    plan = settle(distiller, base, Path(study.work_dir))  # once for all trials, which are to be the same alone
+    base = with_plan(base, plan, Path(study.work_dir).parent / CACHE_FOLDER)
+    study = dataclasses.replace(study, base=base, teacher_lines=plan.lines)
     step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -99,6 +99,8 @@ def run_sweep(
         for index, scores in enumerate(study.teacher_metrics):
             name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
+        for line in study.teacher_lines:
+            console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
         shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)

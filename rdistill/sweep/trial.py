@@ -18,6 +18,7 @@ from rdistill.lockstep import Lane
 from rdistill.sweep.measure import StepCost
 from rdistill.sweep.results import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
+from rdistill.teacher_plan import without_auto
 from rdistill.train_group import Resources, train_in_group
 
 LOSSES_KEPT = 200  # entries of a trial's loss history
@@ -34,13 +35,14 @@ class Study:
     teacher_metrics: list[dict[str, Any]]  # of each teacher
     trust_checkpoint: bool
     step: StepCost | None = None  # what one student takes; known once it was measured
+    teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
     free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
 
 
 def trial_config(study: Study, record: TrialRecord) -> Config:
     """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
     cfg = without_distillation(study.base) if record.is_baseline else study.base
-    cfg = with_overrides(cfg, record.values)
+    cfg = without_auto(with_overrides(cfg, record.values))
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": record.seed}
     return cfg
 
