@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdistill.environment import keep_to_the_work_dir
 from rdistill.errors import UserError
+from rdistill.storage import is_uri, place
 
 if TYPE_CHECKING:
     import pandas
@@ -148,7 +149,7 @@ def train(
     if seed is None:  # the config.py of a finished run has that run's
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     name = _name(config, work_dir)
-    work_dir = Path(work_dir or Path("work_dirs") / Path(name).stem)
+    work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
     _say(console, f"{name} -> {work_dir}")
     with RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
@@ -164,7 +165,7 @@ def train(
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
-    for line in where_to_look(tracking, work_dir):
+    for line in where_to_look(tracking, Path(work_dir)):
         _say(console, line)
     return metrics
 
@@ -212,7 +213,7 @@ def evaluate(
 class SweepResult:
     """A sweep that has ended."""
 
-    work_dir: Path
+    work_dir: str | Path  # a folder, or a URI
     trials: tuple[TrialRecord, ...]  # best validation first
 
     @property
@@ -249,13 +250,13 @@ class SweepResult:
                 "gain": self.gain,
                 "IoU": best.best.get("IoU"),
                 "values": {key: best.effective.get(key, value) for key, value in best.values.items()},
-                "config": str(self.work_dir / "best.py"),
-                "checkpoint": str(self.work_dir / "best.pth"),
+                "config": f"{self.work_dir}/best.py",
+                "checkpoint": f"{self.work_dir}/best.pth",
             },
             "baseline": None if baseline is None else {"id": baseline.id, "mIoU": baseline.best.get("mIoU")},
             "teacher_mIoU": best.teacher_mIoU,
             "trials": {status: sum(trial.status == status for trial in self.trials) for status in STATUSES},
-            "results": str(self.work_dir / "results.csv"),
+            "results": f"{self.work_dir}/results.csv",
         }
 
 
@@ -322,7 +323,7 @@ def sweep(
         trust_checkpoint=trust_checkpoint,
         console=_console(console, quiet),
     )
-    return SweepResult(Path(work_dir), tuple(trials))
+    return SweepResult(_where(work_dir), tuple(trials))
 
 
 def load_results(work_dir: str | Path) -> pandas.DataFrame:
@@ -341,7 +342,8 @@ def load_results(work_dir: str | Path) -> pandas.DataFrame:
     """
     from rdistill.sweep.frame import results_frame
 
-    return results_frame(Path(work_dir))
+    with place(work_dir, "trials/*/trial.json") as here:
+        return results_frame(here.folder)
 
 
 def _console(console: Console | None, quiet: bool) -> Console:
@@ -364,6 +366,11 @@ def _name(config: str | Path | Config, work_dir: str | Path | None) -> str:
     if not config.filename and work_dir is None:
         raise UserError("work_dir: is required for a config that is not a file")
     return str(config.filename or "config")
+
+
+def _where(work_dir: str | Path) -> str | Path:
+    """A work dir: a folder, or a URI as it is."""
+    return work_dir if is_uri(work_dir) else Path(work_dir)
 
 
 def _text(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rdistill.environment import keep_to_the_work_dir
 from rdistill.errors import RunError, UserError
 from rdistill.stopping import Stopped, on_signals
+from rdistill.storage import is_uri
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,8 +94,12 @@ Track = Annotated[
     str | None, typer.Option(metavar="NAMES", help="Report to wandb, tensorboard, mlflow, or several: a,b.")
 ]
 WorkDir = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where everything is written; by default work_dirs/ and the file's name."),
+    str | None,
+    typer.Option(
+        metavar="DIR|URI",
+        help="Where everything is written: a folder, or a URI such as s3://bucket/run; by default work_dirs/ and the "
+        "file's name.",
+    ),
 ]
 
 
@@ -176,7 +181,7 @@ def train(
             num_data_workers=num_data_workers,
             teacher_checkpoint=teacher_checkpoint,
         )
-    work_dir = work_dir or Path("work_dirs") / config.stem
+    work_dir = work_dir or f"work_dirs/{config.stem}"
     if as_json:
         print(json.dumps({**metrics, "work_dir": str(work_dir)}))
     elif quiet:
@@ -380,15 +385,16 @@ def check(
     overrides = parse_assignments(set_ or [])
     shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
     is_sweep = file.suffix in (".yaml", ".yml")
-    work_dir = work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem
+    folder = Path(work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem)
+    disk = None if is_uri(work_dir or "") else folder
     if is_sweep:
         report = check_sweep_file(
-            file, overrides, shortcuts, work_dir=work_dir, address=address, trust_checkpoint=trust_checkpoint
+            file, overrides, shortcuts, work_dir=disk, address=address, trust_checkpoint=trust_checkpoint
         )
     else:
-        options: dict[str, Any] = dict(work_dir=work_dir, workers=workers, trust_checkpoint=trust_checkpoint)
+        options: dict[str, Any] = dict(work_dir=disk, workers=workers, trust_checkpoint=trust_checkpoint)
         report = check_config(file, overrides, shortcuts, full_data=True, **options)
-        have = resources_at(address, work_dir)
+        have = resources_at(address, folder)
         report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for part, found in report.passed:

@@ -9,9 +9,11 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util import placement_group, remove_placement_group
@@ -22,16 +24,22 @@ from rdistill.logs import keep_worker_logs
 SAY_EVERY_S = 10.0  # what is waited for
 ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
+ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
+PATIENCE_S = 10  # seconds that something may wait for room on the cluster before the user is told
+REMIND_S = 60  # seconds between two lines about the same wait
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected(address: str | None, scratch: Path, *, dashboard: bool = False) -> Iterator[None]:
+def connected(address: str | None, scratch: str | Path, *, dashboard: bool = False) -> Iterator[None]:
     """Connects to a cluster for as long as the context lasts, and stops what it started.
 
     Args:
         address: a cluster's address, or 'auto' for one on this machine; by default that of ``RAY_ADDRESS``
             (which Ray sets within a job), or else a new one-machine cluster bound to 127.0.0.1.
-        scratch: folder for the new cluster's own files; a temporary one where its path is too long for sockets.
+        scratch: folder for the new cluster's own files; a temporary one where its path is too long for sockets, or
+            is a URI.
         dashboard: start it too: Tune frees the workers of a stopped several-worker trial through it.
     """
     if ray.is_initialized():  # the caller's own connection
@@ -57,8 +65,8 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # Ray asks for a token by default: one of this cluster alone, so that it writes none to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    temp_dir = scratch.absolute() / "ray"
-    if len(str(temp_dir)) > LONGEST_TEMP_DIR:
+    temp_dir = Path(scratch).absolute() / "ray"
+    if "://" in str(scratch) or len(str(temp_dir)) > LONGEST_TEMP_DIR:
         temp_dir = Path(tempfile.mkdtemp(prefix="rdistill-"))
     ray.init(
         address="local",
@@ -72,7 +80,7 @@ def connected(address: str | None, scratch: Path, *, dashboard: bool = False) ->
         yield
     finally:
         ray.shutdown()
-        keep_worker_logs(temp_dir / "session_latest", scratch)
+        keep_worker_logs(temp_dir / "session_latest", Path(scratch))
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
@@ -116,21 +124,108 @@ def _require_answer(address: str) -> None:
         raise UserError(f"--address {address}: no Ray cluster answers: {found} is not one's port (Ray's own is 6379)")
 
 
-def require_resources(needed: Mapping[str, float], what: str) -> int:
-    """How many times the cluster holds ``needed``.
+def require_resources(per_worker: Mapping[str, float], what: str, workers: int = 1) -> int:
+    """How many times the cluster holds ``workers`` workers, each of which must fit on one node.
+
+    Where an autoscaler says how far it may grow, that counts.
 
     Raises:
         UserError: not even once; says what is missing.
     """
-    have = ray.cluster_resources()
+    needed = {kind: amount * workers for kind, amount in per_worker.items() if amount > 0}
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in needed}
+    growing = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    limit = {kind: max(have[kind], float(growing.get(kind, 0))) for kind in needed}
     lacking = [
-        f"{amount:g} {kind} (the cluster has {have.get(kind, 0):g})"
+        f"{amount:g} {kind} (the cluster has {limit[kind]:g})"
         for kind, amount in needed.items()
-        if amount > have.get(kind, 0)
+        if amount > limit[kind] + 1e-9
     ]
     if lacking:
         raise UserError(f"{what} takes {' and '.join(lacking)}; ask for less, or join a larger cluster with --address")
-    return min(int(have[kind] / amount + 1e-9) for kind, amount in needed.items() if amount > 0)
+    if limit != have:  # nodes that are not there yet: what they hold is the autoscaler's affair
+        return min(int(limit[kind] / amount + 1e-9) for kind, amount in needed.items())
+    slots = sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in per_worker.items()) for node in nodes)
+    if slots < workers:
+        largest = max(
+            nodes, key=lambda node: [node.get(kind, 0.0) for kind in sorted(needed, reverse=True)], default={}
+        )
+        one = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
+        most = " and ".join(f"{largest.get(kind, 0):g} {kind}" for kind in per_worker)
+        raise UserError(
+            f"{what} takes {workers} x {one}, each on one node, but the cluster has room for {slots} (its largest node "
+            f"has {most}); ask for less a worker, or join a cluster of larger nodes with --address"
+        )
+    return slots // workers
+
+
+@contextmanager
+def visible_wait(per_worker: Mapping[str, float], what: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Says what is missing whenever, within the context, something of this size has found no room for a while.
+
+    ``tell`` is given a line such as ``waiting  one trial needs 1 CPU: 0 of 2 are free; held by 2 Cohort of
+    `rdistill sweep coef.yaml` `` from another thread, at most every ``REMIND_S`` seconds.
+    """
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(dict(per_worker), what, tell, over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(timeout=5)
+
+
+def _watch(per_worker: dict[str, float], what: str, tell: Callable[[str], None], over: threading.Event) -> None:
+    waited_s, said_at_s, step_s = 0.0, -float(REMIND_S), PATIENCE_S / 4
+    while not over.wait(step_s):
+        try:
+            waited_s = waited_s + step_s if _demanded(per_worker) else 0.0
+            if waited_s < PATIENCE_S:
+                said_at_s = -float(REMIND_S)
+            elif waited_s - said_at_s >= REMIND_S:
+                said_at_s = waited_s
+                tell(f"waiting   {what} needs {shortage(per_worker)}")
+        except Exception as error:  # the cluster's own books could not be read: who waits for them must not fail too
+            _log.debug("cannot see who waits: %s", error)
+
+
+def _demanded(per_worker: Mapping[str, float]) -> bool:
+    """Whether the cluster has a request of this size, alone or in a group, that it has no room for."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
+    waiting = [*demands.placement_group_demand, *demands.ray_task_actor_demand]
+    bundles = [by_count.bundle for demand in waiting for by_count in demand.bundles_by_count]
+    return any(all(bundle.get(kind) == amount for kind, amount in per_worker.items()) for bundle in bundles)
+
+
+def shortage(per_worker: Mapping[str, float]) -> str:
+    """How much of each kind is free, and who holds the rest: ``1 CPU: 0 of 2 are free; held by ...``."""
+    have, free = ray.cluster_resources(), ray.available_resources()
+    parts = [
+        f"{amount:g} {kind}: {free.get(kind, 0):g} of {have.get(kind, 0):g} are free"
+        for kind, amount in per_worker.items()
+    ]
+    held = holders()
+    return ", ".join(parts) + (f"; held by {', '.join(held)}" if held else "")
+
+
+def holders() -> list[str]:
+    """Who is at work on the cluster: ``2 Cohort of `rdistill sweep coef.yaml` ``, most numerous first."""
+    programs = {job["JobID"]: job["Entrypoint"] for job in ray._private.state.jobs()}
+    count = Counter(
+        (actor["ActorClassName"], actor["JobID"])
+        for actor in ray._private.state.actors().values()
+        if actor["State"] == "ALIVE"
+    )
+    return [f"{n} {kind} of `{_short(programs.get(job, job))}`" for (kind, job), n in count.most_common(3)]
+
+
+def _short(command: Any) -> str:
+    words = [word.rpartition("/")[2] if word.startswith("/") else word for word in str(command).split()]
+    return " ".join(words)[:60]
 
 
 def joins_a_cluster(address: str | None) -> bool:

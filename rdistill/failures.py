@@ -10,16 +10,13 @@ from pathlib import Path
 import torch
 
 from rdistill.errors import RunError
+from rdistill.storage import StorageError
 
 # Where a file cannot be written or read for a reason that lies outside of the run.
 STORAGE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EACCES, errno.EPERM,
     errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV,
 }  # fmt: skip
-
-
-class StorageError(RunError):
-    """Nothing can be written, or a file cannot be read any more."""
 
 
 class OutOfMemoryError(RunError):

@@ -21,6 +21,7 @@ from rdistill.cluster import connected, free_of, gpus_in_cluster, require_group,
 from rdistill.errors import RunError, UserError
 from rdistill.hooks import Listener, Silent
 from rdistill.stopping import Stopped, StopRequest
+from rdistill.storage import is_uri, join, place, ray_storage
 
 PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own default is for ever
 MAX_FAILURES = 3  # of workers, before the run fails
@@ -65,7 +66,7 @@ def train_in_group(
     """As :func:`rdistill.training.train`, with the batch divided among ``resources.workers`` processes.
 
     A worker that dies takes the others with it; all are started again, and go on from ``last.pth``. ``work_dir`` must
-    be on a disk that all nodes share. ``callbacks`` are Ray Train's own.
+    be on a disk that all nodes share, or a URI. ``callbacks`` are Ray Train's own.
 
     Raises:
         UserError: as ``train``; also when the cluster is too small.
@@ -73,9 +74,10 @@ def train_in_group(
     """
     from rdistill.training import look_before
 
-    work_dir, listener = Path(work_dir).absolute(), listener or Silent()
-    if done := look_before(work_dir, cfg, options.get("seed", 0), options.pop("resume", False), listener):
-        return done
+    work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
+    with place(work_dir, "*.json", "*.pth", "config.py") as here:
+        if done := look_before(here.folder, cfg, options.get("seed", 0), options.pop("resume", False), listener):
+            return done
     _check_shares(cfg, resources)
     with connected(address, work_dir):
         per_worker = resources.per_worker()
@@ -96,8 +98,8 @@ def train_in_group(
             ),
             run_config=RunConfig(
                 # A finished name run again continues it silently; every start of ours has its own.
-                name=f"{work_dir.name}-{time.time_ns()}",
-                storage_path=str(work_dir / "ray_train"),
+                name=f"{Path(work_dir).name}-{time.time_ns()}",
+                **ray_storage(join(work_dir, "ray_train")),
                 failure_config=FailureConfig(
                     max_failures=resources.max_failures, controller_failure_limit=PLACEMENT_ATTEMPTS
                 ),

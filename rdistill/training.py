@@ -42,6 +42,7 @@ from rdistill.run_state import RunStateHook, unwrap
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
 from rdistill.stopping import Stopped, StopRequest
+from rdistill.storage import Sending, is_uri, place
 from rdistill.student_files import write_config, write_json, write_student
 from rdistill.task_loss import average_over_workers
 from rdistill.teacher import EmaTeacher
@@ -66,8 +67,9 @@ def train(
 
     Args:
         cfg: from :func:`rdistill.config.load_config`.
-        work_dir: written to: ``metrics.json``, ``student.pth``, ``student.py``, ``best.pth``, ``last.pth``,
-            ``config.py``, ``model_card.md``, and mmengine's logs in a folder of the start's time.
+        work_dir: a folder, or a URI (see :mod:`rdistill.storage`); written to: ``metrics.json``, ``student.pth``,
+            ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and mmengine's logs in a
+            folder of the start's time.
         seed: of weights (unless the config has a ``randomness.init_seed``), data order, augmentation and dropout.
         resume: continue from ``last.pth`` if there is one.
         trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
@@ -86,6 +88,15 @@ def train(
         DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
         Stopped: as ``stop`` asked; ``student.pth`` is the best so far.
     """
+    if is_uri(work_dir):
+        given: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
+        given.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
+        with place(work_dir, "*") as here:
+            try:
+                return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **given)
+            finally:
+                if is_main_process():
+                    here.push()
     work_dir = Path(work_dir).absolute()
     listener = listener or Silent()
     if get_world_size() == 1 and (done := look_before(work_dir, cfg, seed, resume, listener)):

@@ -130,6 +130,7 @@ def test_columns_and_values(tmp_path: Path) -> None:
         "iterations": "20",
         "seconds": "3.0",
         "seed": "7",
+        "attempts": "0",
         "teacher_mIoU": "80.25",
         "note": "",
     }

@@ -22,6 +22,8 @@ from ray.train.torch import TorchTrainer
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError
 from rdistill.lockstep import Lane, LaneStopped, Lockstep
+from rdistill.storage import join, place
+from rdistill.sweep.results import RECORD, TRIALS
 from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED
 from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
 from rdistill.train_group import PLACEMENT_ATTEMPTS, Resources
@@ -161,7 +163,10 @@ def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
         return None
     left = []
     for what, subject in news:
-        record = begun(study, subject) if what == JOIN else None
+        record = None
+        if what == JOIN:
+            with place(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
+                record = begun(here, subject)
         if record is not None and record.status == "finished":
             for event in ((REPORTED, score(record)), (FINISHED, None)):
                 ray.get(mailbox.tell.remote(subject["id"], event))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rdistill.logs import LOGS
 from rdistill.model_card import hand_over_sweep
+from rdistill.storage import Place
 from rdistill.student_files import write_json
 from rdistill.sweep.cost import COST, sweep_cost
 from rdistill.sweep.results import (
@@ -32,8 +33,9 @@ class SweepFailedError(RuntimeError):
     """No trial of a sweep came to a score."""
 
 
-def conclude(work_dir: Path, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
+def conclude(here: Place, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
     """Writes ``results.csv`` and the winner, prints the leaderboard and the verdict. Returns all trials, best first."""
+    work_dir, at = here.folder, here.where
     records = load_records(work_dir)
     table = write_table(work_dir, records)
     order = ranked(records)
@@ -45,14 +47,17 @@ def conclude(work_dir: Path, summary: Mapping[str, Any], console: Console) -> li
         reasons = next((record.reason for record in records if record.reason), "none was scored")
         raise SweepFailedError(f"no trial has a score: {reasons}")
     best = winner(records, summary["confirmed"])
+    here.pull(f"{TRIALS}/{best.id}/*")
     _write_best(work_dir, best)
-    console.print(f"best      {best.id}: {work_dir}/best.pth with {work_dir}/best.py")
-    console.print(f"all       {table}; each trial in {work_dir}/{TRIALS}/ID, again with `rdistill train .../trial.py`")
+    console.print(f"best      {best.id}: {at}/best.pth with {at}/best.py")
+    console.print(
+        f"all       {at}/{table.name}; each trial in {at}/{TRIALS}/ID, again with `rdistill train .../trial.py`"
+    )
     if cost:
         console.print(
-            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {work_dir}/{COST}"
+            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {at}/{COST}"
         )
-    console.print(f"logs      {work_dir}/{LOGS}: what Ray and its workers had to say")
+    console.print(f"logs      {at}/{LOGS}: what Ray and its workers had to say")
     print_verdict(console, summary)
     return order
 

@@ -23,7 +23,7 @@ WARM_UP, REPEATS = 3, 15  # passes
 COSTS = "costs"  # folder of a sweep: what was measured, by model
 
 
-def costs_of(cfg: Config, names: Collection[str], work_dir: Path) -> dict[str, float]:
+def costs_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str, float]:
     """Some of ``params``, ``flops`` (of one image at test size) and ``latency`` (ms a single image, median).
 
     Latency is that of the model on this device. A model is measured once a sweep: trials that differ in something
@@ -35,7 +35,7 @@ def costs_of(cfg: Config, names: Collection[str], work_dir: Path) -> dict[str, f
     size = _test_size(cfg)
     model_cfg = cfg.model.to_dict()
     digest = hashlib.sha256(json.dumps([model_cfg, size], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    file = work_dir / COSTS / f"{digest}.json"
+    file = folder / f"{digest}.json"
     if not file.is_file():
         model = revert_sync_batchnorm(build_segmentor(model_cfg))
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from rdistill.storage import Place, join, ray_storage
 from rdistill.sweep.events import TuneEvents
+from rdistill.sweep.faults import RETRIES, StopOnFullStorage, forgive
 from rdistill.sweep.fleet import Fleet, start_fleet
-from rdistill.sweep.results import TRIALS, load_record
+from rdistill.sweep.results import RECORD, TRIALS, load_record
 from rdistill.sweep.search import SCORE
 from rdistill.sweep.thin import follow
 from rdistill.sweep.trial import Study, one_line, run_trial
@@ -39,23 +42,30 @@ class Team:
     """Who does the work of a sweep: processes, in cohorts where trials can share one.
 
     Args:
+        here: the work dir.
         study: what all trials share.
         resources: of one trial.
         processes: trials that the cluster holds, each by itself.
         say: is given a line for the user.
     """
 
-    def __init__(self, study: Study, resources: Resources, processes: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, here: Place, study: Study, resources: Resources, processes: int, say: Callable[[str], None]
+    ) -> None:
+        self.here = here
         self.study, self.resources, self.processes, self.say = study, resources, processes, say
+
+    def local_study(self) -> Study:
+        """The study with all that its trials wrote on this machine, also where the work dir is at a URI."""
+        self.here.pull(f"{TRIALS}/*/*")
+        return replace(self.study, work_dir=str(self.here.folder))
 
     def run(self, phase: Phase, resume: bool) -> bool:
         """Runs a phase, or what is left of it. Returns whether all of its trials came to an end."""
         fleet, at_once = self._start(phase.trials)
         trainable = self._trainable(fleet)
-        path = Path(self.study.work_dir, phase.name)
-        if resume and tune.Tuner.can_restore(str(path)):
-            tuner = tune.Tuner.restore(str(path), trainable, resume_errored=True)
-        else:
+        tuner = self._restored(phase, trainable) if resume else None
+        if tuner is None:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -69,14 +79,37 @@ class Team:
                     trial_dirname_creator=_trial_name,
                 ),
                 run_config=tune.RunConfig(
-                    name=phase.name, storage_path=self.study.work_dir, verbose=0, callbacks=[TuneEvents()]
+                    name=phase.name,
+                    verbose=0,
+                    callbacks=[TuneEvents(), StopOnFullStorage(self.study.work_dir)],
+                    failure_config=tune.FailureConfig(max_failures=RETRIES),
+                    **ray_storage(self.here.where),
                 ),
             )
         results = tuner.fit()
         if fleet is not None:
             fleet.end()
-        _settle(Path(self.study.work_dir), results)
+        self.here.pull(f"{TRIALS}/*/{RECORD}")
+        _settle(self.here.folder, results)
+        self.here.push()
         return all(trial.is_finished() for trial in results._experiment_analysis.trials)
+
+    def _restored(self, phase: Phase, trainable: Any) -> tune.Tuner | None:
+        """The Tuner where the last driver left it; None where it left nothing that can be read.
+
+        A new one then suggests the same trials, as its seed is the same, and each goes on from what its folder holds.
+        """
+        forgive(self.here.folder)
+        self.here.push()
+        storage = ray_storage(join(self.here.where, phase.name))
+        path, filesystem = storage["storage_path"], storage.get("storage_filesystem")
+        try:
+            if tune.Tuner.can_restore(path, filesystem):
+                return tune.Tuner.restore(path, trainable, resume_errored=True, storage_filesystem=filesystem)
+        except Exception as error:  # cut off while it was written: anything from EOFError to JSONDecodeError
+            logging.getLogger(__name__).warning("%s cannot be read, and is begun again: %r", path, error)
+        self.here.remove(phase.name)
+        return None
 
     def _start(self, trials: int) -> tuple[Fleet | None, int]:
         """Starts the cohorts of a phase, if it has any; and how many of its trials run at a time."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from rdistill.errors import UserError
+from rdistill.storage import is_uri, place
 from rdistill.sweep.fleet import slots_together
 from rdistill.sweep.spec import SweepSpec
 from rdistill.sweep.testing import has_test_split, require_test_split
@@ -19,8 +21,10 @@ from rdistill.train_group import Resources
 STUDY = "study.json"  # what was asked for
 
 
-def require_same_study(work_dir: Path, study: dict[str, Any]) -> None:
+def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path) -> None:
     """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation.
+
+    ``where`` is the work dir as the user knows it.
 
     Raises:
         UserError: naming what has changed.
@@ -37,8 +41,8 @@ def require_same_study(work_dir: Path, study: dict[str, Any]) -> None:
     changed = _differences({**begun, "sweep": sweep}, {**study, "sweep": asked})
     if changed:
         raise UserError(
-            *(f"{work_dir}: --resume: {what}" for what in changed[:10]),
-            f"{work_dir}: is another study's; use another --work-dir, or what it was started with",
+            *(f"{where}: --resume: {what}" for what in changed[:10]),
+            f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
 
 
@@ -73,6 +77,7 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
     from rdistill.sweep.check import check_sweep, settle_pairs
     from rdistill.sweep.measure import measure_step
     from rdistill.teacher import CACHE_FOLDER
+    from rdistill.teacher_plan import RECORD as PLAN
     from rdistill.teacher_plan import settle, with_plan
     from rdistill.training import evaluate_teachers
 
@@ -82,13 +87,17 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
     report.raise_problems()
     assert distiller is not None
     spec, left_out = settle_pairs(base, study.spec, distiller)
-    check_sweep(base, spec, distiller, work_dir=study.work_dir, trust_checkpoint=trust).raise_problems()
+    disk = None if is_uri(study.work_dir) else study.work_dir
+    check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust).raise_problems()
     if spec.confirm is not None and has_test_split(base):
         require_test_split(base)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
-    plan = settle(distiller, base, Path(study.work_dir))  # once for all trials, which are to be the same alone
-    base = with_plan(base, plan, Path(study.work_dir).parent / CACHE_FOLDER)
+    with place(study.work_dir, PLAN) as here:
+        plan = settle(distiller, base, here.folder)  # once for all trials, which are to be the same alone
+        here.push()
+    beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
+    base = with_plan(base, plan, beside / CACHE_FOLDER)
     study = dataclasses.replace(study, base=base, teacher_lines=plan.lines)
     step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -34,6 +34,7 @@ class TrialRecord:
     attempts: int = 0  # processes that have worked on it, each from where the last one stopped
     status: str = "running"
     reason: str = ""  # of a failure: one line
+    cause: str = ""  # of a failure: 'machine', 'storage' or 'own'; see rdistill.sweep.faults
     effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
     history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
@@ -177,6 +178,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "iterations": record.history[-1]["iter"] if record.history else 0,
                 "seconds": record.history[-1]["seconds"] if record.history else None,
                 "seed": record.seed,
+                "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
                 "note": "; ".join(_notes(record, twin_of)),
             }

@@ -12,14 +12,16 @@ from mmengine.config import Config
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
-from rdistill.cluster import connected, require_resources
+from rdistill.cluster import connected, require_resources, visible_wait
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
 from rdistill.logs import driver_log
+from rdistill.storage import Place, place
 from rdistill.student_files import write_json
 from rdistill.sweep.conclude import conclude
-from rdistill.sweep.confirm import load_selection, save_selection, select
+from rdistill.sweep.confirm import SELECTION, load_selection, save_selection, select
 from rdistill.sweep.events import watched_by
+from rdistill.sweep.faults import storage_watched
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import Phase, Team
 from rdistill.sweep.pictures import draw_pictures
@@ -27,15 +29,17 @@ from rdistill.sweep.prepare import STUDY, prepare, require_same_study
 from rdistill.sweep.results import (
     BASELINE,
     CONFIRMED,
+    RECORD,
     SEARCHED,
+    TRIALS,
     TrialRecord,
     load_records,
 )
 from rdistill.sweep.search import of_list, of_search, scheduler
 from rdistill.sweep.space import check_space, feature_counts
 from rdistill.sweep.spec import SweepSpec, parse_sweep, read_sweep
-from rdistill.sweep.summary import FAILED, FINISHED, INTERRUPTED, Facts, kept_up_to_date, write_summary
-from rdistill.sweep.testing import has_test_split, score_on_test, teacher_on_test
+from rdistill.sweep.summary import FAILED, FINISHED, INTERRUPTED, SUMMARY, Facts, kept_up_to_date, write_summary
+from rdistill.sweep.testing import TEACHER, has_test_split, score_on_test, teacher_on_test
 from rdistill.sweep.trackers import trackers
 from rdistill.sweep.trial import Study
 from rdistill.tracking import Tracking, parse_tracking, require_trackers, where_to_look
@@ -58,8 +62,8 @@ def run_sweep(
 
     Args:
         sweep: a file, or what it would hold; see :class:`rdistill.sweep.spec.SweepSpec`.
-        work_dir: written to: ``results.csv``, ``summary.json``, ``best.py``, ``best.pth``, and a folder a trial under
-            ``trials/``.
+        work_dir: a folder, or a URI (see :mod:`rdistill.storage`); written to: ``results.csv``, ``summary.json``,
+            ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
         overrides: config keys set for all trials, over the file's own ``set``.
         shortcuts: as for one run.
         address: of a Ray cluster; see :func:`rdistill.cluster.connected`.
@@ -73,27 +77,44 @@ def run_sweep(
 
     Raises:
         UserError: a mistake in the file, the config or the resources, before the first trial.
+        StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
-    work_dir = Path(work_dir).absolute()
     console = console or Console(quiet=True)
+    with place(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
+        return _run_sweep_at(here, sweep, overrides, shortcuts, address, resume, track, trust_checkpoint, console)
+
+
+def _run_sweep_at(
+    here: Place,
+    sweep: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+    shortcuts: Shortcuts | None,
+    address: str | None,
+    resume: bool,
+    track: Any,
+    trust_checkpoint: bool,
+    console: Console,
+) -> list[TrialRecord]:
+    work_dir = here.folder
     sweep_file, spec, base = _load(sweep, overrides or {}, shortcuts)
-    if work_dir.exists() and any(work_dir.iterdir()) and not resume:
-        raise UserError(f"{work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir")
+    if here.holds_something() and not resume:
+        raise UserError(f"{here.where}: holds a sweep already; pass --resume to continue it, or another --work-dir")
     tracking = _tracking(track, spec, base)
     # As JSON has it, to be compared with what is read back.
     asked = json.loads(
         json.dumps({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
     )
-    require_same_study(work_dir, asked)
+    require_same_study(work_dir, asked, here.where)
     if tracking.names and tracking.images:
         base.tracking = dict(images=tracking.images)
-    with connected(address, work_dir, dashboard=spec.trial.workers > 1):
+    with connected(address, here.where, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
-        processes = require_resources(resources.total(), f"{sweep_file}: one trial")
-        study, left_out = prepare(Study(base, spec, str(work_dir), [], trust_checkpoint), resources)
-        team = Team(study, resources, processes, console.print)
+        processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
+        with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
+            study, left_out = prepare(Study(base, spec, str(here.where), [], trust_checkpoint), resources)
+        team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
-        console.print(f"{sweep_file} -> {work_dir}: {_plan(study.spec, trials, baselines)}")
+        console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
         for line in left_out:
             console.print(f"left out  {line}", markup=False)
         for index, scores in enumerate(study.teacher_metrics):
@@ -103,14 +124,21 @@ def run_sweep(
             console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
+        here.push()
         shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
         tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
         at_once = min(processes, trials + baselines)
         facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
-        status, summary = _run(team, facts, shown, tracked, resume)
-        if status == FINISHED and (reason := draw_pictures(study, resources)):
-            console.print(f"pictures  none for the report: {reason}", markup=False)
-    order = conclude(work_dir, summary, console)
+        try:
+            status, summary = _run(team, facts, shown, tracked, resume)
+            if status == FINISHED and (reason := draw_pictures(team.local_study(), resources)):
+                console.print(f"pictures  none for the report: {reason}", markup=False)
+        finally:
+            here.push()
+    try:
+        order = conclude(here, summary, console)
+    finally:
+        here.push()
     for line in where_to_look(tracking, work_dir):
         console.print(line)
     if status == INTERRUPTED:
@@ -149,12 +177,15 @@ def _run(
     team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
 ) -> tuple[str, dict[str, Any]]:
     """All phases, one after the other. Returns how it ended, and the summary as it was then written."""
-    work_dir = Path(team.study.work_dir)
+    work_dir = team.here.folder
     status = FAILED
     try:
         with ExitStack() as stack:
             for watching in (driver_log(work_dir), shown, *tracked, watched_by(shown, *tracked)):
                 stack.enter_context(watching)
+            per_worker = team.resources.per_worker()
+            stack.enter_context(visible_wait(per_worker, "a trial", team.say))
+            stack.enter_context(storage_watched(work_dir))
             stack.enter_context(kept_up_to_date(facts, work_dir))
             shown.expect(BASELINE, facts.baselines)
             shown.expect(SEARCHED, facts.trials)
@@ -172,7 +203,7 @@ def _run(
 def _search(team: Team, resume: bool) -> bool:
     """The baselines and the search. Returns whether all of their trials came to an end."""
     study = team.study
-    if load_selection(Path(study.work_dir)) is not None:
+    if load_selection(team.here.folder) is not None:
         return True  # it is over, and what is confirmed was chosen by it
     spec, distill = study.spec, distill_spec(study.base)
     assert distill is not None
@@ -189,7 +220,7 @@ def _search(team: Team, resume: bool) -> bool:
 
 def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
     """The confirmation, if the sweep has one. Returns whether all of its trials came to an end."""
-    spec, work_dir = team.study.spec, Path(team.study.work_dir)
+    spec, work_dir = team.study.spec, team.here.folder
     if spec.confirm is None:
         return True
     selection = load_selection(work_dir)
@@ -198,12 +229,13 @@ def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         if not selection.configurations:
             return True  # nothing was scored: the sweep has failed, and says so
         save_selection(work_dir, selection)
+        team.here.push()
     runs = selection.runs(work_dir)
     shown.expect(CONFIRMED, len(runs))
     phase = Phase("tune-confirm", len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
     complete = team.run(phase, resume)
     if complete and has_test_split(team.study.base):
-        score_on_test(team.study, team.resources)
+        score_on_test(team.local_study(), team.resources)
     return complete
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -15,6 +13,8 @@ from rdistill.config import with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane
+from rdistill.storage import Place, join, place
+from rdistill.sweep.faults import STORAGE, cause_of, give_up_again
 from rdistill.sweep.measure import StepCost
 from rdistill.sweep.results import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweep.spec import SweepSpec
@@ -65,22 +65,35 @@ def run_trial(
     Raises:
         Whatever training raises, after it is recorded.
     """
-    folder = Path(study.work_dir, TRIALS, trial["id"])
-    record = begun(study, trial)
+    with place(join(study.work_dir, TRIALS, trial["id"]), "*") as here:
+        _run_trial_at(here, study, trial, report, lane)
+
+
+def _run_trial_at(
+    here: Place,
+    study: Study,
+    trial: Mapping[str, Any],
+    report: Callable[[dict[str, Any]], None],
+    lane: Lane | None,
+) -> None:
+    folder = here.folder
+    record = begun(here, trial)
     if record.status == "finished":
         # It ended after Tune last saved its own state, and then the driver died.
         report(score(record))
         return
-    record.status, record.reason = "running", ""
+    give_up_again(record)
+    record.status, record.reason, record.cause = "running", "", ""
     record.attempts += 1
     record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
     record.save(folder)
+    here.push()
     workers = study.spec.trial.workers
     try:
         cfg = trial_config(study, record)
         cfg.dump(folder / "trial.py")
         record.objectives = record.objectives or _costs(study, cfg)
-        recorder = _Recorder(record, folder, report if workers == 1 or lane is not None else None, lane)
+        recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
         if workers == 1 or lane is not None:
             from rdistill.training import train
@@ -89,14 +102,18 @@ def run_trial(
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
-            train_in_group(cfg, folder, resources, callbacks=[_tell_tune(record)], **options)
+            train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
     except (Exception, MemoryError) as error:
-        record.status, record.reason = "failed", one_line(error)
+        record.status, record.reason, record.cause = "failed", one_line(error), cause_of(error, folder)
         record.save(folder)
+        if record.cause != STORAGE:
+            here.push()
         raise
+    here.push()
     record.status = "finished"
     recorder.count()
     record.save(folder)
+    here.push()
 
 
 def support_trial(study: Study, trial: Mapping[str, Any], lane: Lane) -> None:
@@ -104,7 +121,8 @@ def support_trial(study: Study, trial: Mapping[str, Any], lane: Lane) -> None:
     from rdistill.training import train
 
     record = TrialRecord(**trial)
-    train(trial_config(study, record), Path(study.work_dir, TRIALS, record.id), lane=lane, **_options(study, record))
+    folder = join(study.work_dir, TRIALS, record.id)
+    train(trial_config(study, record), folder, lane=lane, **_options(study, record))
 
 
 def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
@@ -119,16 +137,15 @@ def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
     )
 
 
-def begun(study: Study, trial: Mapping[str, Any]) -> TrialRecord:
+def begun(here: Place, trial: Mapping[str, Any]) -> TrialRecord:
     """The record of the trial as far as it has come. What another trial of its name left is removed.
 
     Such leftovers are there when the driver died before Tune first saved its state.
     """
-    folder, asked = Path(study.work_dir, TRIALS, trial["id"]), TrialRecord(**trial)
-    found = load_record(folder)
+    asked, found = TrialRecord(**trial), load_record(here.folder)
     if found is not None and (found.values, found.seed) == (asked.values, asked.seed):
         return found
-    shutil.rmtree(folder, ignore_errors=True)
+    here.remove()
     return asked
 
 
@@ -136,9 +153,12 @@ def _costs(study: Study, cfg: Config) -> dict[str, float]:
     """What the sweep's objectives besides mIoU say of the student."""
     if study.spec.objectives == ["mIoU"]:
         return {}
-    from rdistill.sweep.costs import costs_of
+    from rdistill.sweep.costs import COSTS, costs_of
 
-    return costs_of(cfg, study.spec.objectives, Path(study.work_dir))
+    with place(join(study.work_dir, COSTS), "*.json") as kept:
+        found = costs_of(cfg, study.spec.objectives, kept.folder)
+        kept.push()
+    return found
 
 
 def score(record: TrialRecord) -> dict[str, Any]:
@@ -175,11 +195,11 @@ class _Recorder(Silent):
     def __init__(
         self,
         record: TrialRecord,
-        folder: Path,
+        here: Place,
         report: Callable[[dict[str, Any]], None] | None,
         lane: Lane | None,
     ) -> None:
-        self.record, self.folder, self.report, self.lane = record, folder, report, lane
+        self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
         self._cost_before = dict(record.cost)  # of earlier attempts
 
     def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
@@ -205,6 +225,7 @@ class _Recorder(Silent):
         self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
         self.count()
         self.record.save(self.folder)
+        self.here.push()
         if self.report is not None:
             self.report(score(self.record))
 

@@ -1,0 +1,134 @@
+"""Work dirs in S3 (moto's server), from which another machine goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+from rdistill.storage import place as at
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT = "distill.losses.logits.weight"
+
+
+@pytest.fixture(scope="module")
+def bucket(place: Place) -> Iterator[str]:
+    """An empty bucket of a server of our own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place.cwd,
+    )  # fmt: skip
+    ours = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {key: os.environ.get(key) for key in ours}
+    os.environ.update(ours)
+    try:
+        import boto3
+
+        waited_until = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < waited_until
+                time.sleep(0.2)
+        boto3.client("s3").create_bucket(Bucket="study")
+        yield "s3://study"
+    finally:
+        server.terminate()
+        server.wait()
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2]
+
+
+def weights(where: str | Path, name: str) -> dict[str, torch.Tensor]:
+    with at(where, name) as here:
+        return torch.load(here.folder / name, weights_only=True)["state_dict"]
+
+
+def test_a_run_is_there_and_goes_on_from_there(
+    bucket: str, place: Place, tiny: Tiny, small: list[object], state_equal: Callable[[Any, Any], bool]
+) -> None:
+    """Killed after its second validation, resumed where nothing of it is on the disk: the weights of a run in peace."""
+    arguments = ["train", tiny.folder / "distill.py", *small, "--iters", 8, "--seed", 3]
+    place.run(*arguments, "--work-dir", place.root / "in-peace")
+    run = f"{bucket}/run"
+    with place.start(*arguments, "--work-dir", run) as process:
+        waited_until = time.monotonic() + TIMEOUT_S
+        while True:
+            with at(run) as here:
+                if any(name.endswith("/last.pth") for name in here.names()):
+                    break
+            assert process.poll() is None and time.monotonic() < waited_until, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    refused = place.run(*arguments, "--work-dir", run, status=2)
+    assert refused.stderr.startswith("error: ") and "--resume" in refused.stderr
+    done = place.run(*arguments, "--work-dir", run, "--resume")
+    assert f"{run}/student.pth" in done.stdout
+    assert state_equal(weights(run, "student.pth"), weights(place.root / "in-peace", "student.pth"))
+    assert list(place.cwd.iterdir()) == [] and not list((place.root / "t").glob("rdistill-at-*"))
+
+
+def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
+    space = {WEIGHT: {"type": "choice", "values": [1.0, 30.0]}}
+    content = {"config": str(tiny.folder / "distill.py"), "space": space, "search": {"type": "grid"}}
+    content["trial"] = {"max_concurrent": 1}
+    sweep = f"{bucket}/sweep"
+    arguments = ["sweep", place.sweep_file("s3", content), "--work-dir", sweep, *small, "--iters", 4]
+    with place.start(*arguments) as driver:
+        waited_until = time.monotonic() + TIMEOUT_S
+        finished = 0
+        while not finished:
+            with at(sweep, "trials/*/trial.json") as here:
+                records = [json.loads(file.read_text()) for file in here.folder.glob("trials/*/trial.json")]
+                finished = sum(record["status"] == "finished" for record in records)
+            assert driver.poll() is None and time.monotonic() < waited_until, driver.communicate()
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    time.sleep(5)  # the trials' own processes notice, and end
+    done = place.run(*arguments, "--resume")
+    assert f"{sweep}/best.pth" in done.stdout
+    with at(sweep, "*", "trials/*/*") as here:
+        assert (here.folder / "results.csv").read_text().count("finished") == 3
+        for name in ("baseline", "t0001", "t0002"):
+            folder = here.folder / "trials" / name
+            record = json.loads((folder / "trial.json").read_text())
+            assert [entry["iter"] for entry in record["history"]] == [2, 4]
+            assert {"last.pth", "best.pth", "student.pth", "trial.py"} <= {file.name for file in folder.iterdir()}
+        assert (here.folder / "best.pth").is_file() and (here.folder / "best.py").is_file()
+
+
+def test_storage_that_does_not_answer_is_one_line(place: Place, tiny: Tiny, small: list[object], bucket: str) -> None:
+    done = place.run("train", tiny.folder / "student.py", *small, "--work-dir", "s3://nowhere/run", status=1)
+    assert done.stderr.startswith("error: s3://nowhere/run: ") and done.stderr.count("\n") == 1
