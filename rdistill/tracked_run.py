@@ -50,8 +50,7 @@ def track(visualizer: dict[str, Any] | None, tracking: Tracking, work_dir: Path,
 class TrackerBackend(BaseVisBackend):
     """One of mmengine's backends, set up for its tracker, which may fail without anybody but a warning minding.
 
-    It exists in every worker of a group; mmengine calls it in the main one alone, and only then it starts: two workers
-    make one run.
+    It exists in every worker of a group, and works in the main one alone: two workers make one run.
 
     Args:
         save_dir: the run's work dir.
@@ -102,7 +101,7 @@ class TrackerBackend(BaseVisBackend):
         self._over = True
 
     def _do(self, what: Callable[[BaseVisBackend], None]) -> None:
-        if self._over:
+        if self._over or not is_main_process():
             return
         try:
             if self._inner is None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Tiny
+from wandb_files import offline_runs
 
 from e2e.conftest import Place
 
@@ -38,19 +39,29 @@ def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
     for workers, folder in enumerate(folders, start=1):
         place.run(
             "train", tiny.folder / "distill.py", "--work-dir", folder, "--workers", workers, "--seed", 4, *small,
-            "--iters", 6, *WITHOUT_BATCH_STATISTICS, "--set", "default_hooks.logger.interval=1",
+            "--iters", 6, *WITHOUT_BATCH_STATISTICS, "--set", "default_hooks.logger.interval=1", "--track", "wandb",
         )  # fmt: skip
     return folders
 
 
 def test_same_files_and_metrics(runs: list[Path]) -> None:
     one, two = ({file.name for file in folder.iterdir() if file.suffix in (".pth", ".py", ".json")} for folder in runs)
-    assert one == two == {"best.pth", "last.pth", "student.pth", "student.py", "config.py", "metrics.json"}
+    assert (
+        one
+        == two
+        == {"best.pth", "last.pth", "student.pth", "student.py", "config.py", "metrics.json", "tracking.json"}
+    )
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
     assert metrics[0].keys() == metrics[1].keys()
     assert [one["seed"] for one in metrics] == [4, 4] and [one["iter"] for one in metrics] == [6, 6]
     assert metrics[0]["teacher_mIoU"] == metrics[1]["teacher_mIoU"]
     assert abs(metrics[0]["last"]["mIoU"] - metrics[1]["last"]["mIoU"]) < 0.5  # a pixel on the boundary may tip over
+
+
+def test_two_workers_make_one_run_of_wandb(runs: list[Path]) -> None:
+    (one,), (two,) = (offline_runs(folder) for folder in runs)
+    assert [iteration for iteration, _ in two.series("mIoU")] == [3, 6]
+    assert [(iteration, pytest.approx(score, abs=0.5)) for iteration, score in one.series("mIoU")] == two.series("mIoU")
 
 
 def test_same_student(runs: list[Path]) -> None:
