@@ -17,7 +17,7 @@ from ray import exceptions as ray_errors
 from ray.tune import Callback
 
 from rdistill.storage import StorageError
-from rdistill.sweep.results import TRIALS, TrialRecord, load_record, load_records
+from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_record, load_records
 
 RETRIES = 2  # of a trial, where the machine was the cause
 MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure
@@ -92,10 +92,13 @@ def give_up_again(record: TrialRecord) -> None:
         raise GivenUpError(record.reason)
 
 
-def forgive(work_dir: Path) -> None:
-    """Gives every failed trial another attempt, from its last checkpoint: a resume may come with mended code."""
+def forgive(work_dir: Path, *, confirmed: bool) -> None:
+    """Gives every failed trial another attempt, from its last checkpoint: a resume may come with mended code.
+
+    Only trials of the confirmation, or only those of the search: the other is over, or not there yet.
+    """
     for record in load_records(work_dir):
-        if record.status == "failed":
+        if record.status == "failed" and (record.phase == CONFIRMED) == confirmed:
             record.status, record.cause = "running", ""
             record.save(work_dir / TRIALS / record.id)
 

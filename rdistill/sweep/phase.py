@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from rdistill.storage import Place, join, ray_storage
+from rdistill.storage import Place, StorageError, join, ray_storage
 from rdistill.sweep.events import TuneEvents
 from rdistill.sweep.faults import RETRIES, StopOnFullStorage, forgive
 from rdistill.sweep.fleet import Fleet, start_fleet
@@ -26,6 +26,9 @@ from rdistill.train_group import Resources
 # that the group then lacks: so one byte of memory.
 THIN = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
 DRIVER_OF_A_GROUP = {"memory": 1}
+
+
+CONFIRMATION = "tune-confirm"  # the name of the phase that comes after the search
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,15 @@ class Team:
 
         A new one then suggests the same trials, as its seed is the same, and each goes on from what its folder holds.
         """
-        forgive(self.here.folder)
+        forgive(self.here.folder, confirmed=phase.name == CONFIRMATION)
         self.here.push()
         storage = ray_storage(join(self.here.where, phase.name))
         path, filesystem = storage["storage_path"], storage.get("storage_filesystem")
         try:
             if tune.Tuner.can_restore(path, filesystem):
                 return tune.Tuner.restore(path, trainable, resume_errored=True, storage_filesystem=filesystem)
+        except StorageError:  # it is there, but cannot be reached now
+            raise
         except Exception as error:  # cut off while it was written: anything from EOFError to JSONDecodeError
             logging.getLogger(__name__).warning("%s cannot be read, and is begun again: %r", path, error)
         self.here.remove(phase.name)

@@ -23,7 +23,7 @@ from rdistill.sweep.confirm import SELECTION, load_selection, save_selection, se
 from rdistill.sweep.events import watched_by
 from rdistill.sweep.faults import storage_watched
 from rdistill.sweep.live import SweepConsole
-from rdistill.sweep.phase import Phase, Team
+from rdistill.sweep.phase import CONFIRMATION, Phase, Team
 from rdistill.sweep.pictures import draw_pictures
 from rdistill.sweep.prepare import STUDY, prepare, require_same_study
 from rdistill.sweep.results import (
@@ -232,7 +232,7 @@ def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         team.here.push()
     runs = selection.runs(work_dir)
     shown.expect(CONFIRMED, len(runs))
-    phase = Phase("tune-confirm", len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
+    phase = Phase(CONFIRMATION, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
     complete = team.run(phase, resume)
     if complete and has_test_split(team.study.base):
         score_on_test(team.local_study(), team.resources)
