@@ -18,13 +18,13 @@ from typing import Any
 import ray
 from ray.util import placement_group, remove_placement_group
 
-from rdistill.errors import UserError
+from rdistill.errors import RunError, UserError
 from rdistill.logs import keep_worker_logs
 
 SAY_EVERY_S = 10.0  # what is waited for
-ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
+STARTS = 2  # attempts to start a cluster of our own
 PATIENCE_S = 10  # seconds that something may wait for room on the cluster before the user is told
 REMIND_S = 60  # seconds between two lines about the same wait
 
@@ -68,7 +68,7 @@ def connected(address: str | None, scratch: str | Path, *, dashboard: bool = Fal
     temp_dir = Path(scratch).absolute() / "ray"
     if "://" in str(scratch) or len(str(temp_dir)) > LONGEST_TEMP_DIR:
         temp_dir = Path(tempfile.mkdtemp(prefix="rdistill-"))
-    ray.init(
+    _start(
         address="local",
         _temp_dir=str(temp_dir),
         _node_ip_address="127.0.0.1",
@@ -82,6 +82,24 @@ def connected(address: str | None, scratch: str | Path, *, dashboard: bool = Fal
         ray.shutdown()
         keep_worker_logs(temp_dir / "session_latest", Path(scratch))
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _start(**options: Any) -> None:
+    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, and does not ask us.
+
+    Raises:
+        RunError: it did not start the second time either.
+    """
+    for attempt in range(STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises plain ones for this
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if attempt == STARTS - 1:
+                raise RunError("Ray did not start within 30 s, twice: the machine is too busy; try again") from None
 
 
 def _require_answer(address: str) -> None:

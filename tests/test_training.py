@@ -64,7 +64,16 @@ def student_weights(run: Run) -> dict[str, Tensor]:
 
 def test_files_and_metrics(distilled_run: Run, teacher_run: Run) -> None:
     files = {path.name for path in distilled_run.folder.iterdir() if path.is_file()}
-    wanted = {"metrics.json", "best.pth", "last.pth", "student.pth", "student.py", "config.py", "model_card.md"}
+    wanted = {
+        "metrics.json",
+        "best.pth",
+        "last.pth",
+        "student.pth",
+        "student.py",
+        "config.py",
+        "model_card.md",
+        "teacher.json",
+    }
     assert wanted <= files <= wanted | {"warnings.log"}  # and no half-written file
     metrics = distilled_run.metrics
     assert distilled_run.written_metrics() == metrics
