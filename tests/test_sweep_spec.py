@@ -102,6 +102,34 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (GOOD.replace("config: a.py\n", ""), "config: is required"),
         ("config: a.py\nspace: {}\n", "space: Dictionary should have at least 1 item"),
+        (GOOD + "confirm: {top: 2}\n", "confirm.seeds: is required"),
+        (GOOD + "confirm: {seeds: [1]}\n", "confirm.seeds: List should have at least 2 items"),
+        (
+            GOOD + "confirm: {seeds: [1, 0, 2]}\n",
+            "confirm.seeds: 0 is the seed of the search, whose winners it favours",
+        ),
+        (GOOD + "confirm: {seeds: [1, 2, 1]}\n", "confirm.seeds: must differ from each other, got [1, 2, 1]"),
+        (GOOD + "confirm: {sedes: [1, 2], seeds: [1, 2]}\n", "unknown key confirm.sedes; did you mean 'seeds'?"),
+        (GOOD + "baseline: {serach: {}}\n", "unknown key baseline.serach; did you mean 'search'?"),
+        (
+            GOOD + "baseline: {search: {lr: {type: uniform, low: 2, high: 1}}}\n",
+            "baseline.search.lr.low must be below high, got 2 and 1",
+        ),
+        (
+            GOOD + "baseline: {search: {lr: {type: uniform, low: 1, hihg: 2, high: 2}}}\n",
+            "unknown key baseline.search.lr.hihg; did you mean 'high'?",
+        ),
+        (
+            GOOD + "baseline: {search: {lr: {type: uniform, low: 1, high: 2}}, type: grid}\n",
+            "baseline.search.lr: a grid needs values, got uniform; use choice, or another baseline.type",
+        ),
+        (
+            GOOD + "baseline: {search: {distill.task_weight: {type: uniform, low: 1, high: 2}}}\n",
+            "baseline.search.distill.task_weight: a baseline trains without distillation; vary its other keys",
+        ),
+        (GOOD + "baseline: {num_trials: 3}\n", "baseline.num_trials: has no baseline.search to choose from"),
+        (GOOD + "objectives: [params]\n", "objectives: must be mIoU and what else counts, each once, got ['params']"),
+        (GOOD + "objectives: [mIoU, speed]\n", "objectives.1: Input should be 'mIoU', 'params', 'flops' or 'latency'"),
         ("- config\n", "must be a mapping with the keys config and space, got list"),
         ("", "must be a mapping with the keys config and space, got NoneType"),
     ],
@@ -166,3 +194,19 @@ def test_size_of_a_grid(num_trials: int | None, expected: int) -> None:
         {"config": "a.py", "space": space, "search": {"type": "grid", "num_trials": num_trials}}
     )
     assert spec.problems() == [] and spec.num_trials((3, 2)) == expected
+
+
+def test_how_many_are_trained() -> None:
+    rate = {"lr": {"type": "choice", "values": [1, 2, 3]}}
+    content = {"config": "a.py", "space": {"k": {"type": "int", "low": 1, "high": 9}}, "search": {"num_trials": 8}}
+    counts = [
+        (spec.num_trials((0, 0)), spec.num_baselines((0, 0)), spec.num_students((0, 0)))
+        for more in (
+            {},
+            {"baseline": {"search": rate}},  # as many as the search
+            {"baseline": {"search": rate, "type": "grid"}, "confirm": {"top": 2, "seeds": [1, 2]}},
+            {"baseline": {"search": rate, "num_trials": 2}},
+        )
+        for spec in [SweepSpec.model_validate({**content, **more})]
+    ]
+    assert counts == [(8, 1, 9), (8, 9, 17), (8, 4, 18), (8, 3, 11)]

@@ -128,9 +128,13 @@ class SweepConsole:
         return max(distilled or scored, key=lambda row: row.best or 0.0, default=None)
 
     def gain(self, row: Row) -> float | None:
-        """mIoU over the best baseline so far; None for a baseline, and while there is none."""
-        baselines = [other.best for other in self.rows.values() if other.seen.phase == BASELINE and other.best]
-        if row.seen.phase == BASELINE or row.best is None or not baselines:
+        """mIoU over the best baseline of the same seed so far; None for a baseline, and while there is none."""
+        baselines = [
+            other.best
+            for other in self.rows.values()
+            if _alone(other.seen) and other.best and other.seen.seed == row.seen.seed
+        ]
+        if _alone(row.seen) or row.best is None or not baselines:
             return None
         return row.best - max(baselines)
 
@@ -261,6 +265,11 @@ class SweepConsole:
         line = Text("  ".join(parts))
         line.truncate(self.console.width, overflow="ellipsis")
         return line
+
+
+def _alone(trial: TrialSeen) -> bool:
+    """Whether it is a baseline, or repeats one."""
+    return (trial.of or trial.id).startswith("b")
 
 
 def _number(value: float | None) -> str:

@@ -22,9 +22,9 @@ def print_verdict(console: Console, summary: Mapping[str, Any]) -> None:
 
 def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> None:
     baseline, found = confirmed["baseline"], confirmed["configurations"]
-    title = f"Confirmed ({data}): mean over fresh seeds, paired difference to the baseline"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "of teacher")
+    title = f"Confirmed on fresh seeds ({data}); differences are paired"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
     for name in headings:
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     for one in ([] if baseline is None else [baseline]) + sorted(found, key=lambda one: -(one["mean"] or 0.0)):
@@ -43,12 +43,12 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
                     f"{difference['p_adjusted']:.2g}",
                 )
             ),
-            _text(one["share_of_teacher"], ".1f", " %"),
+            _text(one["share_of_teacher"], ".1f"),
         )
     console.print(table)
     for one in ([] if baseline is None else [baseline]) + found:
         console.print(f"{one['id']:<9} {one['label']}", markup=False)
 
 
-def _text(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else format(value, form) + unit
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
