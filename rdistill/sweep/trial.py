@@ -98,11 +98,11 @@ def _run_trial_at(
         if workers == 1 or lane is not None:
             from rdistill.training import train
 
-            train(cfg, folder, lane=lane, **options)
+            metrics = train(cfg, folder, lane=lane, **options)
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
-            train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
+            metrics = train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
     except (Exception, MemoryError) as error:
         record.status, record.reason, record.cause = "failed", one_line(error), cause_of(error, folder)
         record.save(folder)
@@ -110,6 +110,9 @@ def _run_trial_at(
             here.push()
         raise
     here.push()
+    if not recorder.validations:  # killed after its last checkpoint: nothing was left to train, but Tune wants a score
+        recorder.catch_up(metrics)
+        report(score(record))
     record.status = "finished"
     recorder.count()
     record.save(folder)
@@ -201,6 +204,7 @@ class _Recorder(Silent):
     ) -> None:
         self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
         self._cost_before = dict(record.cost)  # of earlier attempts
+        self.validations = 0  # of this attempt
 
     def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
@@ -223,11 +227,19 @@ class _Recorder(Silent):
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         seconds = round(time.monotonic() - self._since, 2)
         self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
+        self.validations += 1
         self.count()
         self.record.save(self.folder)
         self.here.push()
         if self.report is not None:
             self.report(score(self.record))
+
+    def catch_up(self, metrics: Mapping[str, Any]) -> None:
+        """Adds the last validation, as the run remembers it, where a kill came before it was recorded."""
+        history = self.record.history
+        if metrics.get("last") and (not history or history[-1]["iter"] < metrics["iter"]):
+            seconds = history[-1]["seconds"] if history else 0.0
+            history.append({"iter": metrics["iter"], "seconds": seconds, **metrics["last"]})
 
     def count(self) -> None:
         """Writes down what the trial has cost, where a cohort counts it."""
