@@ -62,6 +62,7 @@ def summary_of(work_dir: Path) -> dict[str, Any]:
     return dict(json.loads((work_dir / "summary.json").read_text()))
 
 
+@pytest.mark.slow  # seven starts of Ray: minutes
 def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
     place: Place, study: dict[str, Any], command: Callable[..., list[object]], rows: Rows
 ) -> None:

@@ -49,7 +49,16 @@ def test_same_files_and_metrics(runs: list[Path]) -> None:
     assert (
         one
         == two
-        == {"best.pth", "last.pth", "student.pth", "student.py", "config.py", "metrics.json", "tracking.json"}
+        == {
+            "best.pth",
+            "last.pth",
+            "student.pth",
+            "student.py",
+            "config.py",
+            "metrics.json",
+            "teacher.json",
+            "tracking.json",
+        }
     )
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
     assert metrics[0].keys() == metrics[1].keys()
