@@ -124,7 +124,8 @@ class _Network(nn.Module):
         return logits if self.output == "logits" else self.mask(logits)
 
     def logits(self, image: Tensor) -> Tensor:
-        return self.model.encode_decode(image, [dict(img_shape=image.shape[2:])] * len(image))  # type: ignore[operator]
+        # One entry speaks for the batch; a list as long as it would fix its size in torch.export.
+        return self.model.encode_decode(image, [dict(img_shape=image.shape[2:])])  # type: ignore[operator]
 
     def mask(self, logits: Tensor) -> Tensor:
         if logits.shape[1] > 1:
