@@ -251,29 +251,6 @@ def joins_a_cluster(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
-def require_group(per_worker: Mapping[str, float], workers: int, what: str) -> None:
-    """Makes sure that some nodes together hold a group of workers, each of which is on one node.
-
-    Raises:
-        UserError: not even when nothing else runs; says what is missing.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    kinds = [kind for kind, amount in per_worker.items() if amount > 0]
-    room = [min(int(node.get(kind, 0) / per_worker[kind] + 1e-9) for kind in kinds) for node in nodes]
-    if sum(room) >= workers:
-        return
-    each = _amounts(per_worker)
-    largest = max(
-        ({kind: node.get(kind, 0.0) for kind in kinds} for node in nodes), key=lambda node: tuple(node.values())
-    )
-    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in kinds}
-    on = f"on {len(nodes)} nodes, at most {_amounts(largest)} on one, " if len(nodes) > 1 else ""
-    raise UserError(
-        f"{what} takes {workers} x {each} (the cluster has {_amounts(total)} {on}which is room for {sum(room)}); "
-        f"ask for less, or join a larger cluster with --address"
-    )
-
-
 def wait_for_room(per_worker: Mapping[str, float], workers: int, say: Callable[[str], None]) -> None:
     """Waits until a group of workers can be placed, and says every few seconds what is missing."""
     group = placement_group([dict(per_worker)] * workers, strategy="PACK")

@@ -17,7 +17,7 @@ from ray.train import ControllerError, FailureConfig, Result, RunConfig, Scaling
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from rdistill.cluster import connected, free_of, gpus_in_cluster, require_group, wait_for_room
+from rdistill.cluster import connected, free_of, gpus_in_cluster, require_resources, wait_for_room
 from rdistill.errors import RunError, UserError
 from rdistill.hooks import Listener, Silent
 from rdistill.stopping import Stopped, StopRequest
@@ -81,7 +81,7 @@ def train_in_group(
     _check_shares(cfg, resources)
     with connected(address, work_dir):
         per_worker = resources.per_worker()
-        require_group(per_worker, resources.fewest, f"a run of {resources.fewest} workers")
+        require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
         wait_for_room(per_worker, resources.fewest, listener.noted)
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
         events, orders = Queue(actor_options={"num_cpus": 0}), ray.remote(_Orders).options(num_cpus=0).remote()
