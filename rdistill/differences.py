@@ -11,11 +11,20 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def differences(old: Any, new: Any, where: str = "") -> dict[str, str]:
-    """Dotted key -> ``KEY was 1, is 2``, for every key in which two plain configs differ."""
+def differences(old: Any, new: Any, where: str = "", *, into_lists: bool = False) -> dict[str, str]:
+    """Dotted key -> ``KEY was 1, is 2``, for every key in which two plain configs differ.
+
+    ``into_lists``: names the elements (``KEY[0]``) in which two lists of one length differ, not the lists.
+    """
+    pairs: list[tuple[str, Any, Any]] = []
     if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, str] = {}
-        for key in sorted(old.keys() | new.keys()):
-            found |= differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
-        return found
-    return {} if old == new else {where: f"{where} was {old!r}, is {new!r}"}
+        keys = sorted(old.keys() | new.keys())
+        pairs = [(f"{where}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif into_lists and isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{where}[{index}]", one, other) for index, (one, other) in enumerate(zip(old, new, strict=True))]
+    else:
+        return {} if old == new else {where: f"{where} was {old!r}, is {new!r}"}
+    found: dict[str, str] = {}
+    for key, one, other in pairs:
+        found |= differences(one, other, key, into_lists=into_lists)
+    return found

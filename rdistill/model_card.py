@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config import distill_spec
+from rdistill.files import write_whole
 from rdistill.plain_config import header, replace_header
 
 CARD = "model_card.md"
@@ -76,7 +77,9 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
         scores.append(f"Verdict of the sweep: {summary['verdict']}")
     repeat = [f"Trial {record['id']} of a sweep by rdistill; {CARD} beside this file says more."]
     file = work_dir / "best.py"
-    _replace(file, replace_header(file.read_text(), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat)))
+    write_whole(
+        file, replace_header(file.read_text(), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat))
+    )
 
 
 def _sweep_evidence(
@@ -237,10 +240,4 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, lines: Sequence[str]) -> None:
-    _replace(folder / CARD, "\n".join(lines) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)
+    write_whole(folder / CARD, "\n".join(lines) + "\n")

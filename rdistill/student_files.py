@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from rdistill import checkpoint
+from rdistill.files import write_whole
 from rdistill.hooks import METRIC
 from rdistill.plain_config import config_text, header, plain_config
 from rdistill.segmentor import build_segmentor
@@ -47,9 +47,7 @@ def write_student(cfg: Config, work_dir: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file of JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:

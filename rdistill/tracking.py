@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdistill.errors import UserError, did_you_mean
+from rdistill.files import write_whole
 
 RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
 IMAGES = 3  # validation images a validation
@@ -158,9 +159,7 @@ def load_run_ids(work_dir: Path) -> dict[str, Any]:
 
 
 def save_run_ids(work_dir: Path, ids: Mapping[str, Any]) -> None:
-    partial = work_dir / f".{RUN_IDS}.partial"
-    partial.write_text(json.dumps(ids, indent=1) + "\n")
-    os.replace(partial, work_dir / RUN_IDS)
+    write_whole(work_dir / RUN_IDS, json.dumps(ids, indent=1) + "\n")
 
 
 def where_to_look(tracking: Tracking, work_dir: Path) -> list[str]:

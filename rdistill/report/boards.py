@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rdistill.report.facts import difference, interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
-from rdistill.sweep.results import TrialRecord, ranked, twins
+from rdistill.sweep.results import notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
 
@@ -46,7 +44,7 @@ def leaderboard(sweep: Sweep) -> Table:
                 *[cell(iou(best).get(name), ".2f") for name in classes],
                 cell(record.history[-1].get("iter") if record.history else 0),
                 Cell(MISSING if seconds is None else duration(seconds), seconds),
-                Cell("; ".join(_notes(record, twin_of))),
+                Cell("; ".join(notes_of(record, twin_of))),
             ]
         )
         marks.append(
@@ -134,12 +132,3 @@ def test_split_table(sweep: Sweep) -> Table | None:
     columns = [Column("model"), *[Column(name, True) for name in ("mean mIoU", "sd", "runs", "difference")]]
     columns += [Column("95 % interval", True), Column("of teacher", True)]
     return Table("On the test split, scored once at the end", columns, rows) if rows else None
-
-
-def _notes(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
-    notes = [record.reason] if record.reason else []
-    if record.one_class_only:
-        notes.append("predicts one class only")
-    if record.id in twin_of:
-        notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
-    return notes

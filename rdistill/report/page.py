@@ -7,7 +7,6 @@ import functools
 import gzip
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 import rdistill
 from rdistill.errors import UserError
+from rdistill.files import write_whole
 from rdistill.report.facts import Fact
 from rdistill.report.plot import Plot
 from rdistill.report.text import Table
@@ -92,12 +92,10 @@ def write(page: Page, file: Path) -> Path:
     Raises:
         UserError: it cannot be written there.
     """
-    partial = file.with_name(f".{file.name}.partial")
     content = render(page)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, file)
+        write_whole(file, content)
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written: {error.strerror or error}; choose another place with --out"

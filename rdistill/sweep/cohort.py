@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdistill.lockstep import Lane, Lockstep
-from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
+from rdistill.sweep.thin import FAILED, FINISHED, REPORTED, until_over
 from rdistill.sweep.trial import Study, one_line, run_trial
 
 
@@ -47,11 +47,7 @@ class Cohort:
 
         self._lanes[trial["id"]] = self._lockstep.join(trial["id"], train)
         self._joined.set()
-        while True:
-            event = events.get()
-            yield event
-            if event[0] != REPORTED:
-                return
+        yield from until_over(events)
 
     def ready(self) -> None:
         """Returns once the cohort is there."""

@@ -24,7 +24,7 @@ from rdistill.hooks import DivergedError
 from rdistill.lockstep import Lane, LaneStopped, Lockstep
 from rdistill.storage import join, place
 from rdistill.sweep.results import RECORD, TRIALS
-from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED
+from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, until_over
 from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
 from rdistill.train_group import PLACEMENT_ATTEMPTS, Resources
 
@@ -63,11 +63,7 @@ class CohortGroup:
             self._news.append((JOIN, trial))
             if self._over:
                 events.put((FAILED, self._over))
-        while True:
-            event = events.get()
-            yield event
-            if event[0] != REPORTED:
-                return
+        yield from until_over(events)
 
     def ready(self) -> None:
         """Returns once this is there."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rdistill.files import write_whole
 from rdistill.sweep.results import (
     BASELINE,
     CONFIRMED,
@@ -21,7 +22,6 @@ from rdistill.sweep.results import (
     pareto,
     ranked,
     trial,
-    write_whole,
 )
 from rdistill.sweep.spec import ConfirmSpec
 

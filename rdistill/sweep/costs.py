@@ -15,9 +15,9 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
+from rdistill.files import write_whole
 from rdistill.segmentor import build_segmentor, training_size
 from rdistill.shapes import describe
-from rdistill.sweep.results import write_whole
 
 WARM_UP, REPEATS = 3, 15  # passes
 COSTS = "costs"  # folder of a sweep: what was measured, by model

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from rdistill.differences import differences
 from rdistill.errors import UserError
 from rdistill.storage import is_uri, place
 from rdistill.sweep.fleet import slots_together
@@ -38,23 +39,12 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
     asked = study["sweep"]
     if sweep["confirm"] is None:
         asked = {**asked, "confirm": None}  # the one thing that may be added afterwards
-    changed = _differences({**begun, "sweep": sweep}, {**study, "sweep": asked})
+    changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": asked}, into_lists=True).values())
     if changed:
         raise UserError(
             *(f"{where}: --resume: {what}" for what in changed[:10]),
             f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Dotted keys in which two configs differ, with both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for index, (one, other) in pairs for line in _differences(one, other, f"{where}[{index}]")]
-    return [] if old == new else [f"{where} was {old!r}, is {new!r}"]
 
 
 def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rdistill.files import write_whole
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
@@ -77,13 +79,6 @@ class TrialRecord:
 def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
     """One trial as Tune has it in its config, and a record starts from."""
     return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def load_record(folder: Path) -> TrialRecord | None:
@@ -180,20 +175,20 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "seed": record.seed,
                 "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
-                "note": "; ".join(_notes(record, twin_of)),
+                "note": "; ".join(notes_of(record, twin_of)),
             }
         )
     path = work_dir / "results.csv"
-    partial = work_dir / ".results.csv.partial"
-    with open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id"])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]) if rows else ["id"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
     return path
 
 
-def _notes(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
+def notes_of(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
+    """What a reader of a table should know of a trial. ``twin_of``: see :func:`twins`, the second to the first."""
     notes = [record.reason] if record.reason else []
     if record.one_class_only:
         notes.append("predicts one class only")

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rdistill.files import write_whole
 from rdistill.sweep.confirm import load_selection
 from rdistill.sweep.proof import describe, evidence, verdict
 from rdistill.sweep.results import (
@@ -33,7 +34,6 @@ from rdistill.sweep.results import (
     pareto,
     ranked,
     twins,
-    write_whole,
 )
 from rdistill.sweep.spec import SweepSpec
 

@@ -10,7 +10,8 @@ import ray
 from mmengine.config import Config
 
 from rdistill.errors import blaming
-from rdistill.sweep.results import CONFIRMED, TRIALS, load_records, write_whole
+from rdistill.files import write_whole
+from rdistill.sweep.results import CONFIRMED, TRIALS, load_records
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -28,6 +29,15 @@ def sharing_key(trial: Mapping[str, Any]) -> str:
     values = {key.lstrip("+"): value for key, value in trial["values"].items()}
     apart = {key: value for key, value in values.items() if key.startswith(NOT_SHARED)}
     return json.dumps([trial.get("seed"), apart], sort_keys=True, default=str)
+
+
+def until_over(events: SimpleQueue[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """A student's events as they come, the last of which says how it ended."""
+    while True:
+        event = events.get()
+        yield event
+        if event[0] != REPORTED:
+            return
 
 
 class Places:
