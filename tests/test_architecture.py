@@ -113,3 +113,10 @@ def test_light_modules_stay_light(module: str) -> None:
             pytest.skip("rdistill.report is not there yet")
     loaded = modules_after("\n".join(f"import {name}" for name in imports))
     assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
+
+
+@pytest.mark.parametrize("module", ["rdistill.sweep.thin", "rdistill.sweep.cohort", "rdistill.sweep.cohort_group"])
+def test_a_trial_in_a_cohort_waits_for_no_torch(module: str) -> None:
+    """Each such trial has a process of its own, which unpickles its cohort's handle, and with it imports its class."""
+    loaded = modules_after(f"import {module}")
+    assert "rdistill" in loaded and not loaded & {"torch", "mmengine", "mmseg", "mmcv"}

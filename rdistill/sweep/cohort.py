@@ -1,7 +1,8 @@
 """Cohorts: several trials of a sweep as one worker, which draws a batch once and runs the teacher once.
 
 Each student stays a trial of Ray Tune's, in a process of its own that does nothing but pass on what its student in the
-cohort reports (:mod:`.thin`), so that Tune's schedulers and searchers act on it as on any trial.
+cohort reports (:mod:`.thin`), so that Tune's schedulers and searchers act on it as on any trial. Whoever gets hold of
+an actor imports its class, those processes too: so this module imports neither torch nor mmengine by itself.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import queue
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rdistill.lockstep import Lane, Lockstep
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED, until_over
-from rdistill.sweep.trial import Study, one_line, run_trial
+
+if TYPE_CHECKING:
+    from rdistill.lockstep import Lane
+    from rdistill.sweep.trial import Study
 
 
 class Cohort:
     """The worker. A Ray actor: :meth:`run` and :meth:`stop` come from the trials' processes, each in its own thread."""
 
     def __init__(self, study: Study) -> None:
+        from rdistill.lockstep import Lockstep
+
         self._study = study
         self._lockstep = Lockstep()
         self._lanes: dict[str, Lane] = {}
@@ -33,6 +38,8 @@ class Cohort:
 
         ``trial`` is as :func:`rdistill.sweep.trial.run_trial` takes it.
         """
+        from rdistill.sweep.trial import one_line, run_trial
+
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
         def train(lane: Lane) -> None:

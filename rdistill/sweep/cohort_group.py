@@ -2,7 +2,8 @@
 
 Each rank draws its share of a batch and runs the teacher on it, once for all students; each student is a DDP model of
 its own. Who joins and who stops is decided between two batches on rank 0 and told to all, so that no rank ever waits
-in an all-reduce that another does not enter.
+in an all-reduce that another does not enter. What a rank runs is in :mod:`.cohort_rank`; as in :mod:`.cohort`, this
+module imports neither torch nor mmengine by itself.
 """
 
 from __future__ import annotations
@@ -10,28 +11,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from mmengine.dist import broadcast_object_list, is_main_process
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from rdistill.errors import UserError
-from rdistill.hooks import DivergedError
-from rdistill.lockstep import Lane, LaneStopped, Lockstep
-from rdistill.storage import join, place
-from rdistill.sweep.results import RECORD, TRIALS
 from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, until_over
-from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
-from rdistill.train_group import PLACEMENT_ATTEMPTS, Resources
+
+if TYPE_CHECKING:
+    from rdistill.sweep.trial import Study
+    from rdistill.train_group import Resources
 
 JOIN, STOP = "join", "stop"
-IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
-# Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
-RAISED_BY_ALL = (UserError, DivergedError)
 News = list[tuple[str, Any]]
 
 
@@ -102,9 +94,16 @@ class CohortGroup:
             events.put(event)
 
     def _fit(self, study: Study, resources: Resources, mailbox: Any) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        from rdistill.sweep.cohort_rank import work
+        from rdistill.sweep.trial import one_line
+        from rdistill.train_group import PLACEMENT_ATTEMPTS
+
         per_worker = resources.per_worker()
         trainer = TorchTrainer(
-            _work,
+            work,
             train_loop_config={"study": study, "mailbox": mailbox},
             scaling_config=ScalingConfig(
                 num_workers=resources.workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
@@ -129,70 +128,3 @@ class CohortGroup:
             events.put((FAILED, reason))
         self._trials.clear()
         self._events.clear()
-
-
-def _work(config: dict[str, Any]) -> None:
-    """What each rank runs, until the group's actor is gone or says so."""
-    study, mailbox, main = config["study"], config["mailbox"], is_main_process()
-    lockstep, lanes = Lockstep(), dict[str, Lane]()
-    looked, beginning = 0.0, True
-    while True:
-        told: list[News | None] = [[]]
-        if main and time.monotonic() - looked >= IDLE_S:
-            told = [_begin(study, mailbox, ray.get(mailbox.news.remote(beginning)))]
-            looked, beginning = time.monotonic(), False
-        broadcast_object_list(told)
-        if told[0] is None:
-            return
-        for what, subject in told[0]:
-            if what == JOIN:
-                lanes[subject["id"]] = lockstep.join(subject["id"], _student(study, subject, mailbox, main))
-            elif subject in lanes:
-                lanes[subject].stopped = True
-        if not lockstep.step() and main:
-            time.sleep(IDLE_S)
-
-
-def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
-    """Makes each newcomer's folder ready before any rank looks into it; leaves out whoever has ended already."""
-    if news is None:
-        return None
-    left = []
-    for what, subject in news:
-        record = None
-        if what == JOIN:
-            with place(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
-                record = begun(here, subject)
-        if record is not None and record.status == "finished":
-            for event in ((REPORTED, score(record)), (FINISHED, None)):
-                ray.get(mailbox.tell.remote(subject["id"], event))
-        else:
-            left.append((what, subject))
-    return left
-
-
-def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:
-    """A lane's run. The first rank speaks for the student."""
-
-    def tell(event: str, what: Any = None) -> None:
-        if main:  # waits: an actor of several threads may take two calls in another order
-            ray.get(mailbox.tell.remote(trial["id"], (event, what)))
-
-    def train(lane: Lane) -> None:
-        try:
-            if main:
-                run_trial(study, trial, lambda report: tell(REPORTED, report), lane)
-            else:
-                support_trial(study, trial, lane)
-            tell(FINISHED)
-        except RAISED_BY_ALL as error:
-            tell(FAILED, one_line(error))
-        except LaneStopped:
-            tell(FINISHED, "stopped")
-            raise
-        except Exception as error:
-            # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
-            ray.get(mailbox.tell.remote(trial["id"], (FAILED, one_line(error)), takes_the_group_down=True))
-            lane.broken = error
-
-    return train
