@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_files import offline_runs
 
 from rdistill.errors import UserError
+from rdistill.hooks import Silent
+from rdistill.stopping import Stopped, StopRequest
 from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.results import TRIALS, TrialRecord
 from rdistill.sweep.spec import parse_sweep
@@ -93,12 +97,20 @@ def scalars(folder: Path, key: str) -> list[tuple[int, float]]:
 
 @pytest.mark.e2e
 def test_a_run_in_all_three_and_its_resume(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
-    """Interrupted after four iterations, it goes on in the same runs."""
-    work_dir = tmp_path / "run"
-    for iterations in (4, 6):
-        cfg = tiny.load("distill", iters=iterations)
-        cfg.tracking = parse_tracking(ALL).model_dump(exclude_none=True)
-        metrics = train(cfg, work_dir, resume=iterations == 6, listener=recorder)
+    """Stopped after four iterations, it goes on in the same runs."""
+    work_dir, stop = tmp_path / "run", StopRequest()
+
+    class AsksToStop(Silent):
+        def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+            recorder.validated(iteration, metrics)
+            if iteration == 4:
+                stop.signum = signal.SIGINT
+
+    cfg = tiny.load("distill", iters=6)
+    cfg.tracking = parse_tracking(ALL).model_dump(exclude_none=True)
+    with pytest.raises(Stopped, match="stopped at iteration 4 of 6"):
+        train(cfg, work_dir, listener=AsksToStop(), stop=stop)
+    metrics = train(cfg, work_dir, resume=True, listener=recorder)
     by_iteration = [(iteration, scores["mIoU"]) for iteration, scores in recorder.validations]
     assert [iteration for iteration, _ in by_iteration] == [2, 4, 6]
     expected = [(iteration, pytest.approx(score, abs=1e-3)) for iteration, score in by_iteration]
@@ -108,7 +120,7 @@ def test_a_run_in_all_three_and_its_resume(tiny: Tiny, tmp_path: Path, recorder:
     assert first.series("mIoU") + second.series("mIoU") == expected
     assert second.summary["best_mIoU"] == pytest.approx(metrics["mIoU"], abs=1e-3)
     assert second.config["distill"]["losses"]["logits"]["weight"] == 3.0
-    assert (first.name, first.exit_code, second.exit_code) == ("run", 0, 0)
+    assert (first.name, first.exit_code, second.exit_code) == ("run", 1, 0)  # the first did not come to its end
     assert any(key.startswith("val_") for key in second.history[-2] | second.history[-3])
 
     assert scalars(work_dir / "tensorboard", "mIoU") == expected

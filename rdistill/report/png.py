@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,27 @@ def write_pngs(page: Page, folder: Path) -> list[Path]:
         for name, figure, size in figures(page)
     ]
     try:
-        kaleido.write_fig_from_object_sync(jobs, kopts=dict(path=browser, mathjax=False))
+        with _no_traces_at_home():
+            kaleido.write_fig_from_object_sync(jobs, kopts=dict(path=browser, mathjax=False))
     except Exception as error:  # of a browser that does not start, in as many ways as there are machines
         raise UserError(
             f"--png: {browser} cannot draw: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
     return [Path(str(job["path"])) for job in jobs]
+
+
+@contextmanager
+def _no_traces_at_home() -> Iterator[None]:
+    """Chromium keeps the settings of its crash reports in the user's folder, wherever its profile is."""
+    before = os.environ.get("XDG_CONFIG_HOME")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # it may be closing still
+        os.environ["XDG_CONFIG_HOME"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["XDG_CONFIG_HOME"]
+            if before is not None:
+                os.environ["XDG_CONFIG_HOME"] = before
 
 
 def figures(page: Page) -> Sequence[tuple[str, dict[str, Any], dict[str, int]]]:

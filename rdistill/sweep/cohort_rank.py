@@ -14,7 +14,8 @@ from rdistill.hooks import DivergedError
 from rdistill.lockstep import Lane, LaneStopped, Lockstep
 from rdistill.storage import join, place
 from rdistill.sweep.cohort_group import JOIN, News
-from rdistill.sweep.results import RECORD, TRIALS
+from rdistill.sweep.faults import GivenUpError, give_up_again
+from rdistill.sweep.results import RECORD, TRIALS, TrialRecord
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
 from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
 
@@ -55,12 +56,23 @@ def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
         if what == JOIN:
             with place(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
                 record = begun(here, subject)
-        if record is not None and record.status == "finished":
-            for event in ((REPORTED, score(record)), (FINISHED, None)):
+        if record is not None and (events := _ended(record)):
+            for event in events:
                 ray.get(mailbox.tell.remote(subject["id"], event))
         else:
             left.append((what, subject))
     return left
+
+
+def _ended(record: TrialRecord) -> list[tuple[str, Any]]:
+    """What there is to tell of a trial that another start would not change; nothing of any other."""
+    if record.status == "finished":
+        return [(REPORTED, score(record)), (FINISHED, None)]
+    try:
+        give_up_again(record)
+    except GivenUpError as error:
+        return [(FAILED, str(error))]
+    return []
 
 
 def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:

@@ -139,7 +139,7 @@ def test_a_sweep_of_two_worker_trials(
         "set": {WEIGHT: 7.5},
         "space": {RATE: {"type": "choice", "values": [0.03, ABSURD]}},
         "search": {"type": "grid"},
-        "trial": {"workers": 2, "cpus_per_worker": 0.5},
+        "trial": {"workers": 2},
     }
     work_dir = place.root / "w"
     done = place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
