@@ -1,0 +1,172 @@
+"""One run, and what may happen to it: killed, told to stop, a full disk, a damaged checkpoint. Everything for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+
+pytestmark = pytest.mark.e2e
+
+Equal = Callable[[Any, Any], bool]
+ITERATIONS = 60
+KEEP_EVERY_5 = "{'type': 'CheckpointHook', 'by_epoch': False, 'interval': 5}"
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny: Tiny) -> list[object]:
+    """With dropout, flips, gradients accumulated over two batches, and a checkpoint every 5 iterations: amid them."""
+    return [
+        "train", tiny.folder / "distill.py", "--data-root", tiny.data_root, "--size", 32, "--batch-size", 4,
+        "--val-interval", 20, "--iters", ITERATIONS, "--set", f"+default_hooks.checkpoint={KEEP_EVERY_5}",
+        "--set", "+optim_wrapper.accumulative_counts=2", "--cpus-per-worker", 0.5,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place, arguments: list[object]) -> Path:
+    """The run that nothing happens to."""
+    place.run(*arguments, "--work-dir", place.root / "whole")
+    return place.root / "whole"
+
+
+@pytest.fixture(scope="module")
+def whole_group(place: Place, arguments: list[object]) -> Path:
+    """The same on two workers."""
+    place.run(*arguments, "--workers", 2, "--work-dir", place.root / "group")
+    return place.root / "group"
+
+
+def weights(folder: Path, name: str = "last.pth") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)["state_dict"]
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + TIMEOUT_S
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.02)
+
+
+def train_workers(of: int) -> list[int]:
+    """The training workers among the processes under a command's own."""
+    parents: dict[int, int] = {}
+    workers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"TrainWorker" in (folder / "cmdline").read_bytes():
+                workers.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+
+    def is_under(process: int) -> bool:
+        return process == of or (process in parents and is_under(parents[process]))
+
+    return [process for process in workers if is_under(process)]
+
+
+def same_run(folder: Path, other: Path, equal: Equal) -> bool:
+    metrics = [json.loads((one / "metrics.json").read_text()) for one in (folder, other)]
+    own = {"seconds": 0, "teacher_cache": {}}  # of a start, not of a run
+    assert {**metrics[0], **own} == {**metrics[1], **own}
+    return all(equal(weights(folder, name), weights(other, name)) for name in ("last.pth", "best.pth", "student.pth"))
+
+
+def test_killed_and_resumed(place: Place, arguments: list[object], whole: Path, state_equal: Equal) -> None:
+    """With -9, then with its newest checkpoint damaged: the weights are those of the run that nothing happened to."""
+    work_dir = place.root / "killed"
+    with place.start(*arguments, "--work-dir", work_dir) as process:
+        wait_for(work_dir / "last.pth.previous", process)
+        process.kill()
+        process.communicate()
+    assert not (work_dir / "metrics.json").exists()
+    damage(work_dir / "last.pth")
+    done = place.run(*arguments, "--work-dir", work_dir, "--resume")
+    assert f"{work_dir}/last.pth is damaged" in done.stdout and "last.pth.previous" in done.stdout
+    assert same_run(work_dir, whole, state_equal)
+    again = place.run(*arguments, "--work-dir", work_dir, "--resume")
+    assert f"finished already, at iteration {ITERATIONS}" in again.stdout
+
+
+def damage(file: Path) -> None:
+    """One byte of a tensor is another."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop(
+    place: Place, arguments: list[object], whole: Path, state_equal: Equal, number: signal.Signals
+) -> None:
+    work_dir = place.root / f"stopped-{number.name}"
+    with place.start(*arguments, "--work-dir", work_dir) as process:
+        wait_for(work_dir / "last.pth", process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + number
+    assert err.startswith("stopped at iteration ") and err.endswith("continue with --resume\n") and err.count("\n") == 1
+    place.run(*arguments, "--work-dir", work_dir, "--resume")
+    assert same_run(work_dir, whole, state_equal)
+
+
+def test_another_config_is_refused(place: Place, arguments: list[object], whole: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in whole.rglob("*")}
+    done = place.run(*arguments, "--work-dir", whole, "--resume", "--set", "optim_wrapper.optimizer.lr=0.5", status=2)
+    assert f"error: {whole}: --resume: optim_wrapper.optimizer.lr was 0.03, is 0.5\n" in done.stderr
+    assert f"rdistill train {whole}/config.py --work-dir {whole} --resume" in done.stderr
+    place.run(*arguments, "--work-dir", whole, "--resume", "--num-data-workers", 1)  # is no other run
+    assert {file: file.stat().st_mtime_ns for file in whole.rglob("*")} == before
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Path]:
+    folder = place.root / "disk"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_the_disk_is_full(
+    place: Place, arguments: list[object], whole: Path, small_disk: Path, state_equal: Equal
+) -> None:
+    work_dir = small_disk / "run"
+    with place.start(*arguments, "--work-dir", work_dir) as process:
+        wait_for(work_dir / "last.pth", process)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1 and err.count("\n") == 1, err
+    assert err.startswith(f"error: {work_dir}") and "No space left on device; the last good checkpoint is" in err
+    assert not list(work_dir.glob(".*.partial"))
+    filler.unlink()
+    place.run(*arguments, "--work-dir", work_dir, "--resume")
+    assert same_run(work_dir, whole, state_equal)
+
+
+def test_a_lost_worker(place: Place, arguments: list[object], whole_group: Path, state_equal: Equal) -> None:
+    """Killed with -9: all start again by themselves; the weights are those of two workers that lived."""
+    work_dir = place.root / "lost"
+    with place.start(*arguments, "--workers", 2, "--work-dir", work_dir) as process:
+        wait_for(work_dir / "last.pth", process)
+        os.kill(train_workers(process.pid)[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, (out, err)
+    assert "was lost" in out and "starting again from the last checkpoint (1 of 3)" in out and "resumed   at" in out
+    assert same_run(work_dir, whole_group, state_equal)
