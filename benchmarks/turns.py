@@ -143,8 +143,8 @@ def parser_of(description: str | None, pair: str, pairs: int = 5) -> argparse.Ar
     return parser
 
 
-def print_table(what: str, columns: tuple[str, str], found: list[tuple[float, float]], **facts: Any) -> None:
-    """Prints the command, the machine and a row of medians: Markdown for RESULTS.md."""
+def print_machine() -> None:
+    """Prints the command and the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
     threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
@@ -154,6 +154,11 @@ def print_table(what: str, columns: tuple[str, str], found: list[tuple[float, fl
         f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"load {os.getloadavg()[0]:.1f}\n"
     )
+
+
+def print_table(what: str, columns: tuple[str, str], found: list[tuple[float, float]], **facts: Any) -> None:
+    """Prints the command, the machine and a row of medians: Markdown for RESULTS.md."""
+    print_machine()
     names = ["benchmark", *facts, *(f"{column}, s" for column in columns), "ratio, median", "min", "max", "pairs"]
     ratios = sorted(ours / theirs for ours, theirs in found)
     seconds = [f"{statistics.median(column):.3f}" for column in zip(*found, strict=True)]

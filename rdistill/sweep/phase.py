@@ -19,7 +19,7 @@ from rdistill.sweep.fleet import Fleet, start_fleet
 from rdistill.sweep.results import RECORD, TRIALS, load_record
 from rdistill.sweep.search import SCORE
 from rdistill.sweep.thin import follow
-from rdistill.sweep.trial import Study, one_line, run_trial
+from rdistill.sweep.trial import Study, Train, one_line, run_trial
 from rdistill.train_group import Resources
 
 # A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
@@ -50,12 +50,19 @@ class Team:
         resources: of one trial.
         processes: trials that the cluster holds, each by itself.
         say: is given a line for the user.
+        train: what trials outside cohorts train with; see :func:`rdistill.sweep.trial.run_trial`.
     """
 
     def __init__(
-        self, here: Place, study: Study, resources: Resources, processes: int, say: Callable[[str], None]
+        self,
+        here: Place,
+        study: Study,
+        resources: Resources,
+        processes: int,
+        say: Callable[[str], None],
+        train: Train | None = None,
     ) -> None:
-        self.here = here
+        self.here, self.train = here, train
         self.study, self.resources, self.processes, self.say = study, resources, processes, say
 
     def local_study(self) -> Study:
@@ -133,12 +140,12 @@ class Team:
             return tune.with_resources(function, tune.PlacementGroupFactory([THIN]))
         total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
         needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP
-        return tune.with_resources(tune.with_parameters(_train, study=self.study), needs)
+        return tune.with_resources(tune.with_parameters(_train, study=self.study, train=self.train), needs)
 
 
-def _train(config: dict[str, Any], study: Study) -> None:
+def _train(config: dict[str, Any], study: Study, train: Train | None) -> None:
     """What Tune calls in a trial's process."""
-    run_trial(study, config, tune.report)
+    run_trial(study, config, tune.report, train=train)
 
 
 def _trial_name(trial: Any) -> str:

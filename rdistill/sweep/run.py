@@ -130,7 +130,7 @@ def _run_sweep_at(
         at_once = min(processes, trials + baselines)
         facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
         try:
-            status, summary = _run(team, facts, shown, tracked, resume)
+            status, summary = run_phases(team, facts, shown, tracked, resume)
             if status == FINISHED and (reason := draw_pictures(team.local_study(), resources)):
                 console.print(f"pictures  none for the report: {reason}", markup=False)
         finally:
@@ -173,7 +173,7 @@ def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
     return tracking
 
 
-def _run(
+def run_phases(
     team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
 ) -> tuple[str, dict[str, Any]]:
     """All phases, one after the other. Returns how it ended, and the summary as it was then written."""

@@ -23,6 +23,7 @@ from rdistill.train_group import Resources, train_in_group
 
 LOSSES_KEPT = 200  # entries of a trial's loss history
 PROGRESS_EVERY_S = 1.0  # at most so often a trial writes down how far it is
+Train = Callable[..., dict[str, Any]]  # as rdistill.training.train
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run_trial(
     trial: Mapping[str, Any],
     report: Callable[[dict[str, Any]], None],
     lane: Lane | None = None,
+    train: Train | None = None,
 ) -> None:
     """Trains one trial from where its folder says it is, and records it there.
 
@@ -61,12 +63,13 @@ def run_trial(
             and ``values``, as in :class:`rdistill.sweep.results.TrialRecord`.
         report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
         lane: the trial's place among the students of a cohort.
+        train: in place of :func:`rdistill.training.train`, of a trial with one worker.
 
     Raises:
         Whatever training raises, after it is recorded.
     """
     with place(join(study.work_dir, TRIALS, trial["id"]), "*") as here:
-        _run_trial_at(here, study, trial, report, lane)
+        _run_trial_at(here, study, trial, report, lane, train)
 
 
 def _run_trial_at(
@@ -75,6 +78,7 @@ def _run_trial_at(
     trial: Mapping[str, Any],
     report: Callable[[dict[str, Any]], None],
     lane: Lane | None,
+    train: Train | None,
 ) -> None:
     folder = here.folder
     record = begun(here, trial)
@@ -96,9 +100,9 @@ def _run_trial_at(
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
         if workers == 1 or lane is not None:
-            from rdistill.training import train
+            from rdistill import training
 
-            metrics = train(cfg, folder, lane=lane, **options)
+            metrics = (train or training.train)(cfg, folder, lane=lane, **options)
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
