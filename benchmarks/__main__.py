@@ -14,6 +14,8 @@ NAMES = {
     "cohort-slim": ("cohort", ["--pair", "slim", "--iterations", "10"]),
     "step": ("step", []),
     "step-slim": ("step", ["--pair", "slim", "--iterations", "20"]),
+    "cache": ("teacher_cache", []),
+    "cache-slim": ("teacher_cache", ["--pair", "slim"]),
     "startup": ("startup", []),
     "startup-distill": ("startup", ["--with-teacher"]),
     "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),
