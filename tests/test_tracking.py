@@ -20,7 +20,7 @@ from rdistill.stopping import Stopped, StopRequest
 from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.results import TRIALS, TrialRecord
 from rdistill.sweep.spec import parse_sweep
-from rdistill.sweep.trackers import InBackground, metrics_at, trackers
+from rdistill.sweep.trackers import InBackground, RunIds, metrics_at, trackers
 from rdistill.tracking import Tracking, load_run_ids, parse_tracking, require_trackers, where_to_look
 from rdistill.training import train
 
@@ -198,7 +198,7 @@ def test_a_run_a_trial(tmp_path: Path) -> None:
         ("baseline", "coef", "baseline"), ("baseline", "coef", "baseline"),
         ("t0001", "coef", "search"), ("t0001", "coef", "search"),
     ]  # fmt: skip
-    ids = load_run_ids(tmp_path)["wandb"]
+    ids = RunIds(tmp_path, "wandb").ids
     assert {run.id for run in runs} == set(ids.values()) and len(ids) == 2
     ours = [run for run in runs if run.name == "t0001"]
     assert ours[0].series("mIoU") + ours[1].series("mIoU") == [(10, 50.0), (20, 60.0), (30, 55.0)]

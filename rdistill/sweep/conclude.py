@@ -20,7 +20,7 @@ from rdistill.sweep.results import (
     CONFIRMED,
     TRIALS,
     TrialRecord,
-    gain,
+    gains,
     load_records,
     ranked,
     write_table,
@@ -42,7 +42,7 @@ def conclude(here: Place, summary: Mapping[str, Any], console: Console) -> list[
     if cost := sweep_cost(records):
         write_json(work_dir / COST, cost)
     searched = [record for record in order if record.phase != CONFIRMED]
-    print_leaderboard(console, searched, {record.id: gain(record, records) for record in searched})
+    print_leaderboard(console, searched, gains(records))
     if not order or not order[0].best:
         reasons = next((record.reason for record in records if record.reason), "none was scored")
         raise SweepFailedError(f"no trial has a score: {reasons}")

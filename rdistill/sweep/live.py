@@ -41,6 +41,7 @@ class Row:
     best: float | None = None
     status: str = RUNNING
     reason: str = ""
+    read_back: bool = False  # whether `values` are those that the built model has
 
 
 class SweepConsole:
@@ -62,6 +63,9 @@ class SweepConsole:
         self._live: Live | None = None
         self._lock = threading.RLock()  # the table is drawn in a thread of rich's
         self._told_at = 0.0  # share of the trials that were done at the last plain line
+        # What is asked at each trial's end is kept, or a sweep of many would spend its time on looking at all of them.
+        self._count: Counter[str] = Counter()
+        self._leader: Row | None = None  # of the distilled trials
 
     def __enter__(self) -> SweepConsole:
         self._began = time.monotonic()
@@ -82,23 +86,25 @@ class SweepConsole:
 
     def started(self, trial: TrialSeen) -> None:
         with self._lock:
-            self._row(trial).status = RUNNING
+            self._becomes(self._row(trial), RUNNING)
 
     def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
-        record = load_record(self.work_dir / TRIALS / trial.id)
         with self._lock:
             row = self._row(trial)
             row.iteration, row.now, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
-            if record is not None:
+            self._may_lead(row)
+            if not row.read_back and (record := load_record(self.work_dir / TRIALS / trial.id)) is not None:
                 row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
+                row.read_back = True
 
     def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
-        record = load_record(self.work_dir / TRIALS / trial.id)
+        record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:
             row = self._row(trial)
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
-            row.status = FAILED if failed else DONE if row.iteration >= self.iterations else STOPPED
-            row.reason = record.reason if failed and record else ""
+            self._may_lead(row)
+            self._becomes(row, FAILED if failed else DONE if row.iteration >= self.iterations else STOPPED)
+            row.reason = record.reason if record else ""
         if self._live is None:
             self._tell(row)
         elif failed:
@@ -109,7 +115,20 @@ class SweepConsole:
         self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
 
     def _row(self, trial: TrialSeen) -> Row:
-        return self.rows.setdefault(trial.id, Row(trial, trial.values))
+        if trial.id not in self.rows:
+            self.rows[trial.id] = Row(trial, trial.values)
+            self._count[RUNNING] += 1
+        return self.rows[trial.id]
+
+    def _becomes(self, row: Row, status: str) -> None:
+        self._count[row.status] -= 1
+        self._count[status] += 1
+        row.status = status
+
+    def _may_lead(self, row: Row) -> None:
+        leader = self._leader
+        if row.seen.phase != BASELINE and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
+            self._leader = row
 
     # What it comes to --------------------------------------------------------------------------------------------
 
@@ -119,13 +138,14 @@ class SweepConsole:
         return max(len(self.rows), sum(self.expected.values()))
 
     def counts(self) -> Counter[str]:
-        return Counter(row.status for row in self.rows.values())
+        return self._count
 
     def best(self) -> Row | None:
         """The best of the distilled trials, or of all while there is none."""
+        if self._leader is not None:
+            return self._leader
         scored = [row for row in self.rows.values() if row.best is not None]
-        distilled = [row for row in scored if row.seen.phase != BASELINE]
-        return max(distilled or scored, key=lambda row: row.best or 0.0, default=None)
+        return max(scored, key=lambda row: row.best or 0.0, default=None)
 
     def gain(self, row: Row) -> float | None:
         """mIoU over the best baseline of the same seed so far; None for a baseline, and while there is none."""
@@ -163,9 +183,9 @@ class SweepConsole:
 
     def _tell(self, row: Row) -> None:
         """A line of a trial's end. Of a large sweep's: failures, the best, and now and then one more."""
-        over = sum(row.status != RUNNING for row in self.rows.values())
-        share, best = over / self.total, self.best()
-        notable = row.status == FAILED or best is row or row.seen.phase == BASELINE or over == self.total
+        over = len(self.rows) - self._count[RUNNING]
+        share = over / self.total
+        notable = row.status == FAILED or row is self._leader or row.seen.phase == BASELINE or over == self.total
         if self.total > LINES_OF_A_SWEEP and not notable and share - self._told_at < 1 / LINES_OF_A_SWEEP:
             return
         self._told_at = share

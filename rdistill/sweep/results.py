@@ -71,9 +71,10 @@ class TrialRecord:
         return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
 
     def save(self, folder: Path) -> None:
-        """Writes the record, whole or not at all."""
+        """Writes the record, whole or not at all. A line for each field: one for each number takes twice the bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECORD, json.dumps(asdict(self), indent=1))
+        fields = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items())
+        write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
 
 
 def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
@@ -104,15 +105,22 @@ def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
 
     The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed.
     """
-    if record.is_baseline or not record.best:
-        return None
-    confirms = record.phase == CONFIRMED
-    rivals = [
-        float(other.best["mIoU"])
-        for other in records
-        if other.is_baseline and other.best and (other.phase == CONFIRMED) == confirms and other.seed == record.seed
-    ]
-    return float(record.best["mIoU"]) - max(rivals) if rivals else None
+    return gains([*records, record])[record.id]
+
+
+def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
+    """The :func:`gain` of each, by id."""
+    alone: dict[tuple[bool, int], float] = {}  # whether of the confirmation, seed -> mIoU of the best baseline
+    for record in records:
+        if record.is_baseline and record.best:
+            of = (record.phase == CONFIRMED, record.seed)
+            alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
+    found: dict[str, float | None] = {}
+    for record in records:
+        rival = alone.get((record.phase == CONFIRMED, record.seed))
+        scored = not record.is_baseline and record.best and rival is not None
+        found[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
+    return found
 
 
 def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
@@ -125,11 +133,11 @@ def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[st
         )
 
     points = {record.id: costs(record) for record in records if record.best}
-    return [
-        name
-        for name, own in points.items()
-        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in points.values())
-    ]
+    front: dict[str, tuple[float, ...]] = {}
+    for name, own in sorted(points.items(), key=lambda item: item[1]):  # what beats a point comes before it
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in front.values()):
+            front[name] = own
+    return [name for name in points if name in front]
 
 
 def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
@@ -153,10 +161,11 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))
     twin_of = {second: first for first, second in twins(records)}
+    differences = gains(records)
     rows = []
     for record in ranked(records):
         best = record.best
-        difference = gain(record, records)
+        difference = differences[record.id]
         rows.append(
             {
                 "id": record.id,

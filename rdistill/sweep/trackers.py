@@ -21,10 +21,8 @@ from rdistill.tracking import (
     MLFLOW_URI,
     Tracking,
     environment_kept,
-    load_run_ids,
     mlflow_uri,
     prepare_libraries,
-    save_run_ids,
     wandb_mode,
 )
 
@@ -142,19 +140,20 @@ def facts(trial: TrialSeen) -> dict[str, Any]:
 
 
 class RunIds:
-    """The trackers' run of each trial, so that a resumed sweep goes on with them."""
+    """A tracker's run of each trial, so that a resumed sweep goes on with them. A line each: a table would be rewritten
+    at each trial's start."""
 
     def __init__(self, work_dir: Path, tracker: str) -> None:
-        self.work_dir, self.tracker = work_dir, tracker
-        self.ids: dict[str, str] = load_run_ids(work_dir).get(tracker, {})
+        self.file = work_dir / f"tracking-{tracker}.csv"
+        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        self.ids = {trial_id: run_id for trial_id, _, run_id in (line.partition(",") for line in lines)}
 
     def keep(self, trial_id: str, run_id: str) -> None:
+        if self.ids.get(trial_id) == run_id:
+            return
         self.ids[trial_id] = run_id
-        with _ids_lock:  # the other trackers write the same file
-            save_run_ids(self.work_dir, {**load_run_ids(self.work_dir), self.tracker: self.ids})
-
-
-_ids_lock = threading.Lock()
+        with open(self.file, "a") as file:
+            file.write(f"{trial_id},{run_id}\n")
 
 
 class WandbTracker:
