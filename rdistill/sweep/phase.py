@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +74,7 @@ class Team:
         return replace(self.study, work_dir=str(self.here.folder))
 
     def run(self, phase: Phase, resume: bool) -> bool:
-        """Runs a phase, or what is left of it. Returns whether all of its trials came to an end."""
+        """Runs a phase, or what is left of it. Returns whether it came to its end; Ctrl-C cuts it off."""
         fleet, at_once = self._start(phase.trials)
         trainable = self._trainable(fleet)
         tuner = self._restored(phase, trainable) if resume else None
@@ -96,13 +99,15 @@ class Team:
                     **ray_storage(self.here.where),
                 ),
             )
-        results = tuner.fit()
+        with _ctrl_c_caught_by_tune() as was_pressed:
+            results = tuner.fit()
+            complete = not was_pressed()
         if fleet is not None:
             fleet.end()
         self.here.pull(f"{TRIALS}/*/{RECORD}")
-        _settle(self.here.folder, results)
+        _settle(self.here.folder, results, complete)
         self.here.push()
-        return all(trial.is_finished() for trial in results._experiment_analysis.trials)
+        return complete
 
     def _restored(self, phase: Phase, trainable: Any) -> tune.Tuner | None:
         """The Tuner where the last driver left it; None where it left nothing that can be read.
@@ -148,17 +153,43 @@ def _train(config: dict[str, Any], study: Study, train: Train | None) -> None:
     run_trial(study, config, tune.report, train=train)
 
 
+@contextmanager
+def _ctrl_c_caught_by_tune() -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C has ended what Tune was running.
+
+    Tune does not say so: the trials that it cuts off count as terminated, like those that have come to their end. But
+    it gives the signal back to whom it found there when it has caught one. A second Ctrl-C does not wait for Tune.
+    """
+
+    def second(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Tune catches nothing
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, second)
+    try:
+        yield lambda: signal.getsignal(signal.SIGINT) is second
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _trial_name(trial: Any) -> str:
     return str(trial.config.get("id", trial.trial_id))
 
 
-def _settle(work_dir: Path, results: tune.ResultGrid) -> None:
-    """Ends the records of trials that could not do so themselves: stopped by the scheduler, or their process died."""
+def _settle(work_dir: Path, results: tune.ResultGrid, complete: bool) -> None:
+    """Ends the records of trials that could not do so themselves: stopped by the scheduler, or their process died.
+
+    Of a phase that was cut off, those without an error stay as they are: the most of them will go on.
+    """
     for trial in results._experiment_analysis.trials:
         folder = work_dir / TRIALS / _trial_name(trial)
         record = load_record(folder)
         if record is None or record.status != "running" or not trial.is_finished():
             continue
         error = trial.get_pickled_error() or trial.get_error()
+        if error is None and not complete:
+            continue
         record.status, record.reason = ("stopped", "") if error is None else ("failed", one_line(error))
         record.save(folder)
