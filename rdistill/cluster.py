@@ -92,7 +92,8 @@ def _start(**options: Any) -> None:
     """
     for attempt in range(STARTS):
         try:
-            ray.init(**options)
+            with _on_loopback():
+                ray.init(**options)
             return
         except Exception as error:  # Ray raises plain ones for this
             ray.shutdown()
@@ -100,6 +101,23 @@ def _start(**options: Any) -> None:
                 raise
             if attempt == STARTS - 1:
                 raise RunError("Ray did not start within 30 s, twice: the machine is too busy; try again") from None
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Has Ray take 127.0.0.1 as it stands, for every one of its ports.
+
+    Elsewhere it puts in the address by which other machines know this one, and listens on all interfaces; not where it
+    thinks that it cannot form clusters.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _require_answer(address: str) -> None:
