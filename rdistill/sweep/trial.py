@@ -223,7 +223,8 @@ class _Recorder(Silent):
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         kept = self.record.losses
         if not kept or iteration - kept[-1]["iter"] >= self._keep_every:
-            kept.append({"iter": iteration, **values})
+            # Nine digits: as many as tell one float32 from the next.
+            kept.append({"iter": iteration, **{name: float(f"{value:.9g}") for name, value in values.items()}})
         if time.monotonic() >= self._next_progress:  # for the console, which learns of validations alone from Tune
             self._next_progress = time.monotonic() + PROGRESS_EVERY_S
             (self.folder / PROGRESS).write_text(str(iteration))

@@ -1,0 +1,195 @@
+"""What a sweep costs its driver and its storage, trial for trial: sweeps of many trials that train nothing.
+
+python -m benchmarks.scale [--trials 10 100 1000] [--places machine cluster] [--search random] [--profile]
+
+All of rdistill's sweep but the training: Ray Tune, the searcher, records, the console, `summary.json`, `results.csv`,
+the winner. A trial writes what a real one does, with 200 loss entries and 5 validations, which it reports at once; but
+no weights, and not mmengine's own log. `machine` is rdistill's own one-machine cluster; `cluster` four nodes of two
+logical CPUs, all on this machine. Each sweep is a process of its own. A thousand trials take about ten minutes on two
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from mmengine.config import Config
+from rich.console import Console
+
+from benchmarks.turns import REPO, distill_config, print_machine
+from rdistill.cluster import connected, require_resources
+from rdistill.config import Shortcuts, load_config
+from rdistill.hooks import Listener
+from rdistill.storage import place
+from rdistill.student_files import write_json
+from rdistill.sweep.conclude import conclude
+from rdistill.sweep.live import SweepConsole
+from rdistill.sweep.phase import Team
+from rdistill.sweep.run import run_phases
+from rdistill.sweep.spec import parse_sweep
+from rdistill.sweep.summary import FINISHED, Facts
+from rdistill.sweep.trial import LOSSES_KEPT, Study
+from rdistill.train_group import Resources
+
+NODES, CPUS = 4, 2  # of the simulated cluster, and of each of its nodes
+VALIDATIONS, ITERATIONS = 5, 1000
+PLACES = ("machine", "cluster")
+SPACE = {
+    "distill.task_weight": {"type": "uniform", "low": 0.25, "high": 1.0},
+    "distill.losses.logits.weight": {"type": "loguniform", "low": 1.0, "high": 100.0},
+    "distill.losses.logits.tau": {"type": "uniform", "low": 1.0, "high": 8.0},
+}
+
+
+def no_training(
+    cfg: Any, folder: Path, *, listener: Listener, swept: Mapping[str, Any], config_text: str, **_: Any
+) -> dict[str, Any]:
+    """In place of ``rdistill.training.train``: says what a training would, at once."""
+    listener.started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(swept)})
+    metrics: dict[str, Any] = {}
+    for step in range(1, LOSSES_KEPT + 1):
+        iteration = step * ITERATIONS // LOSSES_KEPT
+        loss = 1 / (3 + iteration + sum(swept.values()))  # no two trials are alike
+        names = ("loss", "decode.loss_ce", "decode.acc_seg", "distill.loss_logits", "distill.raw_logits", "lr")
+        listener.stepped(iteration, {name: loss * (1 + index) for index, name in enumerate(names)})
+        if step % (LOSSES_KEPT // VALIDATIONS) == 0:
+            score = round(90 - 100 * loss, 4)
+            metrics = {"aAcc": score, "mIoU": score, "mAcc": score, "IoU": {"background": 99.0, "disc": score}}
+            listener.validated(iteration, metrics)
+    for name in ("trial.py", "config.py", "student.py"):
+        (folder / name).write_text(config_text)
+    (folder / "student.pth").touch()
+    return metrics
+
+
+def sweep(trials: int, search: str, folder: Path) -> None:
+    """A sweep without training, into an empty folder."""
+    content = {
+        "config": str(distill_config("slim")),
+        "space": SPACE,
+        "search": {"type": search, "num_trials": trials, "seed": 0},
+        "cohort": {"size": "off"},
+    }
+    spec = parse_sweep(content, "scale")
+    shortcuts = Shortcuts(iters=ITERATIONS, val_interval=ITERATIONS // VALIDATIONS)
+    whole = load_config(distill_config("slim"), {}, shortcuts, with_data=False)
+    # The trials do without most of it: mmengine takes a second of CPU to lay out the text of a whole config.
+    losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
+    distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
+    base = Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}})
+    train = partial(no_training, config_text=whole.pretty_text)
+    resources, teacher = Resources(1, 1.0, 0.0), [{"mIoU": 90.0}]
+    processes = require_resources(resources.per_worker(), "a trial")
+    with place(folder) as here, open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere)
+        study = Study(base, spec, str(here.where), teacher, False)
+        team = Team(here, study, resources, processes, console.print, train)
+        shown = SweepConsole(console, folder, ITERATIONS)
+        facts = Facts(spec, trials, 1, ITERATIONS, teacher, processes)
+        folder.mkdir(parents=True)
+        write_json(folder / "study.json", {"sweep": spec.model_dump(), "config": whole._cfg_dict.to_dict()})
+        status, summary = run_phases(team, facts, shown, [], False)
+        assert status == FINISHED, status
+        order = conclude(here, summary, console)
+    assert [record.status for record in order] == ["finished"] * (trials + 1)
+
+
+@contextmanager
+def simulated_cluster() -> Iterator[None]:
+    """Several nodes on this machine, joined."""
+    from ray.cluster_utils import Cluster
+
+    Path(os.environ["RAY_TMPDIR"], "ray").mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS})
+    try:
+        for _ in range(NODES - 1):
+            cluster.add_node(num_cpus=CPUS)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def measure(trials: int, where: str, search: str, folder: Path, profile: str | None) -> dict[str, Any]:
+    """Seconds of one sweep's driver, and bytes a trial by what they are in."""
+    os.environ.update(RAY_TMPDIR=str(folder), RAY_AIR_NEW_OUTPUT="0", RAY_USAGE_STATS_ENABLED="0")
+    profiler = cProfile.Profile()
+    with simulated_cluster() if where == "cluster" else connected(None, folder):
+        wall, cpu = time.perf_counter(), time.process_time()
+        with profiler if profile else nullcontext():
+            sweep(trials, search, folder / "s")
+        found = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    if profile:
+        profiler.dump_stats(profile)
+    sizes: Counter[str] = Counter()
+    for file in (folder / "s").rglob("*"):
+        if file.is_file():
+            sizes[file.relative_to(folder / "s").parts[0]] += file.stat().st_size
+    return {**found, "bytes": {name: size / (trials + 1) for name, size in sizes.most_common()}}
+
+
+def in_a_process(*asked: str) -> dict[str, Any]:
+    """What :func:`measure` finds in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-m", "benchmarks.scale", *asked, "--folder", folder]
+        paths = f"{REPO}:{os.environ.get('PYTHONPATH', '')}"
+        done = subprocess.run(
+            command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Runs the sweeps, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
+    parser.add_argument("--search", choices=("random", "optuna"), default="random")
+    parser.add_argument("--profile", metavar="FILE", help="of cProfile, for the last sweep; slows it down")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # this process is to run the one sweep
+    asked = parser.parse_args()
+    if asked.folder is not None:
+        found = measure(asked.trials[0], asked.places[0], asked.search, asked.folder, asked.profile)
+        print(json.dumps(found))
+        return
+    print_machine()
+    rows = ["place", "search", "trials", "driver CPU, s", "wall, s", "driver CPU a trial, ms", "wall a trial, s"]
+    rows += ["KB a trial", "CPU a trial over that of the row above"]
+    print(f"| {' | '.join(rows)} |\n|{'---|' * len(rows)}", flush=True)
+    for where in asked.places:
+        above = None
+        for trials in asked.trials:
+            options = ["--trials", str(trials), "--places", where, "--search", asked.search]
+            options += ["--profile", asked.profile] if asked.profile else []
+            found = in_a_process(*options)
+            each = found["cpu"] / trials
+            cells = [where, asked.search, str(trials), f"{found['cpu']:.1f}", f"{found['wall']:.0f}"]
+            cells += [
+                f"{each * 1000:.0f}",
+                f"{found['wall'] / trials:.2f}",
+                f"{sum(found['bytes'].values()) / 1e3:.1f}",
+            ]
+            cells += ["" if above is None else f"{each / above:.2f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+            above = each
+    kinds = ", ".join(f"{name} {size / 1e3:.1f}" for name, size in found["bytes"].items())
+    print(f"\nKB a trial of the last one: {kinds}")
+
+
+if __name__ == "__main__":
+    main()
