@@ -217,9 +217,22 @@ class SweepResult:
     trials: tuple[TrialRecord, ...]  # best validation first
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof.md."""
+        from rdistill.sweep.summary import SUMMARY, read_summary
+
+        with place(self.work_dir, SUMMARY) as here:
+            return read_summary(here.folder)
+
+    @property
     def best(self) -> TrialRecord:
-        """The trial with the highest mIoU."""
-        return self.trials[0]
+        """The trial that is handed over as ``best.pth``.
+
+        The one with the highest mIoU; after a confirmation, the best run of the configuration with the highest mean.
+        """
+        from rdistill.sweep.conclude import winner
+
+        return winner(self.trials, self.summary.get("confirmed"))
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -241,9 +254,11 @@ class SweepResult:
         """What `rdistill sweep --json` prints: plain data."""
         from rdistill.sweep.results import STATUSES
 
-        best, baseline = self.best, self.baseline
+        best, baseline, summary = self.best, self.baseline, self.summary
         return {
             "work_dir": str(self.work_dir),
+            "verdict": summary.get("verdict"),
+            "confirmed": summary.get("confirmed"),
             "best": {
                 "id": best.id,
                 "mIoU": best.best.get("mIoU"),

@@ -270,8 +270,8 @@ def sweep(
     if as_json:
         print(json.dumps(result.as_dict()))
     elif quiet:
-        gain = "" if result.gain is None else f" ({result.gain:+.2f} over the baseline)"
-        print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}{gain}: {result.work_dir}/best.pth")
+        print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}: {result.work_dir}/best.pth")
+        print(f"verdict {result.summary['verdict']}")
 
 
 @app.command()

@@ -191,6 +191,15 @@ def test_the_verdict_of_no_gain(confirmed: dict[str, Any]) -> None:
     assert "differs by +0.03 mIoU (95 % CI -2.19 to +2.26, 3 paired seeds)." in text
 
 
+def test_the_verdict_of_a_loss(confirmed: dict[str, Any]) -> None:
+    (worse,) = confirmed["configurations"] = confirmed["configurations"][1:]
+    worse["difference"].update(mean=-3.0, low=-4.0, high=-2.0)
+    text = verdict(confirmed, 9, tuned=True)
+    assert text.startswith("No configuration is confirmed better than the best of 9 baselines")
+    assert " So it is worse: distillation does not pay here. It reaches 9" in text
+    assert text.endswith(" % of the teacher's mIoU.")
+
+
 def test_many_comparisons_may_undo_a_gain(confirmed: dict[str, Any]) -> None:
     confirmed["configurations"][0]["difference"]["p_adjusted"] = 0.08
     text = verdict(confirmed, 9, tuned=True)

@@ -190,17 +190,22 @@ def verdict(confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool,
         f"{difference['mean']:+.2f} mIoU (95 % CI {difference['low']:+.2f} to {difference['high']:+.2f}, "
         f"{difference['n']} paired seeds)"
     )
+    share = (
+        None if best["share_of_teacher"] is None else f"reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU"
+    )
     if difference["above_zero"] and difference["p_adjusted"] <= 1 - CONFIDENCE:
-        share = best["share_of_teacher"]
-        reaches = "" if share is None else f" and reaches {share:.1f} % of the teacher's mIoU"
-        sentence = f"{best['label']} beats {rival} by {size}{reaches}."
+        said = [f"{best['label']} beats {rival} by {size}{f' and {share}' if share else ''}."]
     else:
-        sentence = f"No configuration is confirmed better than {rival}: the best, {best['label']}, differs by {size}"
+        said = [f"No configuration is confirmed better than {rival}: the best, {best['label']}, differs by {size}"]
         if difference["above_zero"]:
             p = difference["p_adjusted"]
-            sentence += f", which {len(compared)} comparisons do not bear out (adjusted p {p:.2g})"
-        sentence += "."
-    return " ".join([sentence, *_reservations(confirmed["baseline"], best, tuned)])
+            said[0] += f", which {len(compared)} comparisons do not bear out (adjusted p {p:.2g})"
+        said[0] += "."
+        if difference["high"] < 0:
+            said.append("So it is worse: distillation does not pay here.")
+        if share:
+            said.append(f"It {share}.")
+    return " ".join([*said, *_reservations(confirmed["baseline"], best, tuned)])
 
 
 def _reservations(baseline: Mapping[str, Any], best: Mapping[str, Any], tuned: bool) -> list[str]:
