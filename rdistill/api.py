@@ -163,6 +163,11 @@ def train(
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
+    if known := metrics.get("teacher_cache"):
+        gave_up = "; given up" if known.get("gave_up") else ""
+        _say(
+            console, f"cache     {known['hit_rate']:.0%} of the teacher's {known['images']} images were known{gave_up}"
+        )
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
     for line in where_to_look(tracking, Path(work_dir)):

@@ -21,15 +21,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Which way of distilling this teacher into this student works best, and by how much?
 
-    rdistill data synthetic data/synthetic                         # fundus images to try it on
+    rdistill data synthetic data/synthetic           # images to try it on
 
-    rdistill train configs/teacher/NAME.py --data-root DIR         # a teacher, or a student alone
+    rdistill train configs/teacher/NAME.py           # a teacher, or a student
 
-    rdistill train configs/distill/NAME.py --data-root DIR         # the student under its teacher
+    rdistill train configs/distill/NAME.py           # a student under its teacher
 
-    rdistill sweep sweeps/coef.yaml --data-root DIR                # many students, and the best one
+    rdistill sweep sweeps/coef.yaml --data-root DIR  # many, and which is best
 
-    rdistill report work_dirs/sweeps/coef                          # which one won, by how much, and why
+    rdistill report work_dirs/sweeps/coef            # by how much, and why
     """,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
+SILENCE_S = 60.0  # seconds after which there is one more
 CLASSES_SHOWN = 4  # with more classes, a validation line shows mIoU alone
 
 
@@ -47,7 +48,7 @@ class RunConsole:
     def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
         self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
-        self._next_line = first_iteration + self._line_every
+        self._next_line, self._overdue = first_iteration + self._line_every, time.monotonic() + SILENCE_S
         self._best = max(self._best, facts.get("best_mIoU") or float("-inf"))
         if self._bar is not None:  # it began again, after a worker was lost
             self._bar.stop()
@@ -77,8 +78,8 @@ class RunConsole:
         losses = "  ".join(f"{_short(key)} {value:.4g}" for key, value in values.items() if "loss" in key)
         if self._bar is not None:
             self._bar.update(self._task, completed=iteration, losses=losses)
-        elif iteration >= self._next_line:
-            self._next_line = iteration + self._line_every
+        elif iteration >= self._next_line or time.monotonic() >= self._overdue:
+            self._next_line, self._overdue = iteration + self._line_every, time.monotonic() + SILENCE_S
             rate = (time.monotonic() - self._since) / max(1, iteration - self._first)
             eta = duration(rate * (self._last - iteration))
             self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False, soft_wrap=True)
