@@ -16,6 +16,7 @@ NAMES = {
     "step-slim": ("step", ["--pair", "slim", "--iterations", "20"]),
     "cache": ("teacher_cache", []),
     "cache-slim": ("teacher_cache", ["--pair", "slim"]),
+    "scale": ("scale", []),
     "startup": ("startup", []),
     "startup-distill": ("startup", ["--with-teacher"]),
     "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),
