@@ -17,7 +17,7 @@ import pytest
 from report_sweep import CONFIG, HIDDEN, KIND, PAIR, SPACE, WEIGHT, a_record, a_summary, a_sweep
 
 from rdistill.errors import UserError
-from rdistill.report import boards, facts, pairs, parameters, repeat, scores, study
+from rdistill.report import boards, facts, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.build import page_of, sweep_page
 from rdistill.report.compare import compare_page
 from rdistill.report.curves import learning_curves
@@ -280,6 +280,23 @@ def test_the_forest_marks_what_is_above_zero(confirmed: Path) -> None:
     assert plot.data[1]["error_x"]["array"] == [2.0] and plot.data[1]["error_x"]["arrayminus"] == [2.0]
     assert plot.summary.startswith("1 of 2 confirmed configurations lies above")
     assert scores.forest([("z", {"mean": None})]) is None
+
+
+def test_the_pareto_front() -> None:
+    records = [
+        scored("baseline", 60.0, objectives={"params": 9.0}), scored("t0001", 70.0, objectives={"params": 5.0}),
+        scored("t0002", 80.0, objectives={"params": 9.0}), scored("t0003", 65.0, objectives={"params": 7.0}),
+        scored("t0004", 90.0),
+    ]  # fmt: skip
+    several = {"objectives": ["mIoU", "params"], "pareto": ["t0001", "t0002"]}
+    (plot,) = pareto.fronts(of(*records, summary=several))
+    go.Figure(coloured({"data": plot.data, "layout": plot.layout}, LIGHT))  # raises for unknown properties
+    assert [(trace["name"], trace["text"]) for trace in plot.data] == [
+        ("trials", ["t0003"]), ("students alone", ["baseline"]), ("Pareto front", ["t0001", "t0002"]),
+    ]  # fmt: skip
+    assert (plot.data[2]["x"], plot.data[2]["y"]) == ([5.0, 9.0], [70.0, 80.0])
+    assert plot.summary.startswith("mIoU against parameters: 2 trials of 4 are on the Pareto front")
+    assert pareto.fronts(of(*records, summary={"objectives": ["mIoU"], "pareto": None})) == []
 
 
 def test_stopped_trials_are_marked_where_they_stopped() -> None:

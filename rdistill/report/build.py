@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from rdistill.errors import UserError
-from rdistill.report import boards, curves, facts, losses, pairs, parameters, repeat, scores, study
+from rdistill.report import boards, curves, facts, losses, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.facts import Fact
 from rdistill.report.load import PICTURES, Run, Sweep, load, mapping, number
 from rdistill.report.page import Page, Panel, Section, Strip, picture
@@ -42,6 +42,7 @@ def sweep_page(sweep: Sweep) -> Page:
         notes=list(sweep.notes),
     )
     searched.tables = [boards.leaderboard(sweep)] if sweep.records else []
+    searched.plots = pareto.fronts(sweep)
     confirm = Section(
         "confirmed",
         "Confirmed",

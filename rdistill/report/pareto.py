@@ -1,0 +1,67 @@
+"""Several objectives: mIoU against what a student costs, and the trials that no other beats in all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rdistill.report.load import Sweep, miou, number
+from rdistill.report.plot import Plot, plain
+from rdistill.report.text import Column, Table, cell, plural, points
+from rdistill.report.theme import layout
+from rdistill.sweep.results import TrialRecord
+
+TITLES = {"flops": "FLOPs of one image", "params": "parameters", "latency": "latency of one image, ms"}
+
+
+def fronts(sweep: Sweep) -> list[Plot]:
+    """A figure for each objective besides mIoU; none for a sweep with mIoU alone."""
+    others = [name for name in sweep.summary.get("objectives") or [] if name != "mIoU"]
+    return [plot for name in others if (plot := _front(sweep, str(name))) is not None]
+
+
+def _front(sweep: Sweep, name: str) -> Plot | None:
+    known = [
+        (record, cost, score)
+        for record in sweep.records
+        if (cost := number(record.objectives.get(name))) is not None and (score := miou(record)) is not None
+    ]
+    if not known:
+        return None
+    known.sort(key=lambda one: one[1])
+    best = set(sweep.summary.get("pareto") or [])
+    title = TITLES.get(name, name)
+    front = [one for one in known if one[0].id in best]
+    data = [
+        _points("trials", [one for one in known if one not in front and not one[0].is_baseline], "$other", "circle", 7),
+        _points("students alone", [one for one in known if one[0].is_baseline], "$baseline", "square", 9),
+        {**_points("Pareto front", front, "$best", "star", 12), "mode": "lines+markers"},
+    ]
+    data[-1]["line"] = dict(color="$best", width=1.5, shape="hv")
+    summary = (
+        f"mIoU against {title}: {plural(len(front), 'trial')} of {len(known)} "
+        f"{'is' if len(front) == 1 else 'are'} on the Pareto front, where no other trial is better in one objective "
+        "and as good in all."
+    )
+    columns = [Column("trial"), Column(title, numeric=True), Column("mIoU", numeric=True), Column("on the front")]
+    rows = [
+        [cell(record.id), cell(cost, ".4g"), cell(points(score)), cell(record.id in best)]
+        for record, cost, score in known
+    ]
+    figure = layout(xaxis=dict(title=title), yaxis=dict(title="mIoU, %"))
+    table = Table(f"mIoU and {title} of each trial", columns, rows)
+    return Plot(f"pareto-{name}", f"mIoU against {title}", summary, [one for one in data if one["x"]], figure, table)
+
+
+def _points(
+    name: str, known: list[tuple[TrialRecord, float, float]], colour: str, symbol: str, size: int
+) -> dict[str, Any]:
+    return dict(
+        type="scatter",
+        mode="markers",
+        name=name,
+        x=[cost for _, cost, _ in known],
+        y=[score for _, _, score in known],
+        text=[plain(record.id) for record, _, _ in known],
+        marker=dict(color=colour, symbol=symbol, size=size),
+        hovertemplate="%{text}: mIoU %{y:.2f}, %{x:.4~g}<extra></extra>",
+    )
