@@ -129,6 +129,25 @@ def test_eta_counts_what_is_left(shown: SweepConsole, monkeypatch: pytest.Monkey
     assert shown.eta() == "0:00:12"  # four more of 300
 
 
+def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [live.time.monotonic()]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    short, long = seen("t0001"), seen("t0002")
+    with shown:
+        for trial in (short, long):
+            shown.started(trial)
+        shown.scored(short, {"iter": 100, "mIoU": 49.0, "best_mIoU": 50.0})
+        shown.ended(short, {"iter": 100, "best_mIoU": 50.0}, False)
+        for _ in range(2):
+            clock[0] += 50
+            shown.scored(long, {"iter": 200, "mIoU": 51.0, "best_mIoU": 51.0})
+    ended, so_far = text(shown.console).splitlines()
+    assert ended.startswith("t0001     mIoU 50.00  stopped at 100  (1/5, ")
+    assert so_far.startswith("so far    1/5 over, 1 running  best t0002 51.00  ")
+    # 200 iterations in 100 seconds; left: three trials of a hundred, and the rest of the one that was not stopped.
+    assert so_far.endswith(" trial-iter/s  0:01:40 so far  eta 0:03:20")
+
+
 def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> None:
     with shown:
         play(shown, 4)

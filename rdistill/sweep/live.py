@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rdistill.console import duration, updates_in_place
+from rdistill.console import SILENCE_S, duration, updates_in_place
 from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.results import BASELINE, PROGRESS, TRIALS, load_record
 from rdistill.sweep.table import short_key, text_of
@@ -62,7 +62,8 @@ class SweepConsole:
         self._rates: deque[tuple[float, int]] = deque()
         self._live: Live | None = None
         self._lock = threading.RLock()  # the table is drawn in a thread of rich's
-        self._told_at = 0.0  # share of the trials that were done at the last plain line
+        self._told_at = 0.0  # share of the trials that were done at the last plain line of a trial's end
+        self._overdue = self._began + SILENCE_S  # when a plain line has to say how far it is
         # What is asked at each trial's end is kept, or a sweep of many would spend its time on looking at all of them.
         self._count: Counter[str] = Counter()
         self._leader: Row | None = None  # of the distilled trials
@@ -96,6 +97,8 @@ class SweepConsole:
             if not row.read_back and (record := load_record(self.work_dir / TRIALS / trial.id)) is not None:
                 row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
                 row.read_back = True
+            if self._live is None and time.monotonic() >= self._overdue:
+                self._tell_how_far()
 
     def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
@@ -176,10 +179,19 @@ class SweepConsole:
         over = [row.iteration for row in self.rows.values() if row.status in (DONE, STOPPED)]
         each = sum(over) / len(over) if over else self.iterations
         running = [row for row in self.rows.values() if row.status == RUNNING]
-        left = each * (self.total - len(self.rows)) + sum(max(0.0, each - row.iteration) for row in running)
+        # Those that are past it are the ones that nobody has stopped.
+        ends = [(each if row.iteration < each else self.iterations) - row.iteration for row in running]
+        left = each * (self.total - len(self.rows)) + sum(ends)
         return duration(left / rate)
 
     # The lines ---------------------------------------------------------------------------------------------------
+
+    def _tell_how_far(self) -> None:
+        """A line after a silent minute."""
+        self._overdue = time.monotonic() + SILENCE_S
+        over = len(self.rows) - self._count[RUNNING]
+        line = f"so far    {over}/{self.total} over, {self._count[RUNNING]} running  {'  '.join(self._figures())}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _tell(self, row: Row) -> None:
         """A line of a trial's end. Of a large sweep's: failures, the best, and now and then one more."""
@@ -188,7 +200,7 @@ class SweepConsole:
         notable = row.status == FAILED or row is self._leader or row.seen.phase == BASELINE or over == self.total
         if self.total > LINES_OF_A_SWEEP and not notable and share - self._told_at < 1 / LINES_OF_A_SWEEP:
             return
-        self._told_at = share
+        self._told_at, self._overdue = share, time.monotonic() + SILENCE_S
         gain = self.gain(row)
         parts = [f"mIoU {_number(row.best)}"]
         parts += [f"gain {gain:+.2f}"] if gain is not None else []
@@ -275,16 +287,19 @@ class SweepConsole:
         return [table, *([Text(f"not shown: {'; '.join(words)}", style="dim")] if words else [])]
 
     def _foot(self) -> Text:
+        line = Text("  ".join(self._figures()))
+        line.truncate(self.console.width, overflow="ellipsis")
+        return line
+
+    def _figures(self) -> list[str]:
+        """The best so far, the throughput, and the time."""
         best, rate = self.best(), self.rate()
         parts = ["no score yet"]
         if best is not None:
             gain = self.gain(best)
             parts = [f"best {best.seen.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
         parts += [f"{rate:.1f} trial-iter/s"] if rate is not None else []
-        parts += [f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
-        line = Text("  ".join(parts))
-        line.truncate(self.console.width, overflow="ellipsis")
-        return line
+        return [*parts, f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
 
 
 def _alone(trial: TrialSeen) -> bool:
