@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rdistill.errors import RunError, UserError
 from rdistill.logs import keep_worker_logs
@@ -288,6 +289,11 @@ def free_of(kinds: Iterable[str]) -> str:
 
 def _amounts(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
+
+
+def beside_this_process() -> NodeAffinitySchedulingStrategy:
+    """For an actor that this process cannot do without: on its own node, so that no other's loss takes it away."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def gpus_in_cluster() -> float:

@@ -17,7 +17,7 @@ from ray.train import ControllerError, FailureConfig, Result, RunConfig, Scaling
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from rdistill.cluster import connected, free_of, gpus_in_cluster, require_resources, wait_for_room
+from rdistill.cluster import beside_this_process, connected, free_of, gpus_in_cluster, require_resources, wait_for_room
 from rdistill.errors import RunError, UserError
 from rdistill.hooks import Listener, Silent
 from rdistill.stopping import Stopped, StopRequest
@@ -84,7 +84,8 @@ def train_in_group(
         require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
         wait_for_room(per_worker, resources.fewest, listener.noted)
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
-        events, orders = Queue(actor_options={"num_cpus": 0}), ray.remote(_Orders).options(num_cpus=0).remote()
+        light = dict(num_cpus=0, scheduling_strategy=beside_this_process())
+        events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
         relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
         shared = {"cfg": cfg, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
         elastic = resources.fewest < resources.workers

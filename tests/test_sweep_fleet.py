@@ -71,13 +71,20 @@ def test_what_may_be_shared() -> None:
 
 def test_trials_that_share_go_together() -> None:
     places = Places(cohorts=2, size=4)
-    taken = [(key, places.take(key)) for key in "ABABABAB"]
+    taken = [(key, places.take(f"{key}{number}", key)) for number, key in enumerate("ABABABAB")]
     assert {key: {number for one, number in taken if one == key} for key in "AB"} == {"A": {0}, "B": {1}}
-    places.leave(1, "B")
-    assert places.take("A") == 1  # the one with room
+    places.leave("B1")
+    assert places.take("another", "A") == 1  # the one with room
+
+
+def test_a_trial_whose_process_died_finds_its_student_again() -> None:
+    places = Places(cohorts=2, size=1)
+    assert [places.take("t1", "A"), places.take("t2", "A"), places.take("t1", "A")] == [0, 1, 0]
+    places.leave("t1")
+    assert places.take("t3", "A") == 0
 
 
 def test_equal_trials_are_spread() -> None:
     places = Places(cohorts=2, size=8)
-    numbers = [places.take("A") for _ in range(8)]
+    numbers = [places.take(f"t{number}", "A") for number in range(8)]
     assert numbers.count(0) == numbers.count(1) == 4

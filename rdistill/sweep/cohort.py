@@ -8,13 +8,12 @@ an actor imports its class, those processes too: so this module imports neither 
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rdistill.sweep.thin import FAILED, FINISHED, REPORTED, until_over
+from rdistill.sweep.thin import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
 if TYPE_CHECKING:
     from rdistill.lockstep import Lane
@@ -30,39 +29,52 @@ class Cohort:
         self._study = study
         self._lockstep = Lockstep()
         self._lanes: dict[str, Lane] = {}
+        self._events: dict[str, Events] = {}  # of those that train
+        self._lock = threading.Lock()
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
 
     def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Trains one student among the others; yields what it reports, and last how it ended.
 
-        ``trial`` is as :func:`rdistill.sweep.trial.run_trial` takes it.
+        ``trial`` is as :func:`rdistill.sweep.trial.run_trial` takes it. A student that trains already is followed by
+        this call from here on, and no longer by the one before.
         """
         from rdistill.sweep.trial import one_line, run_trial
 
-        events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        name, events = trial["id"], Events()
 
         def train(lane: Lane) -> None:
             try:
-                run_trial(self._study, trial, lambda report: events.put((REPORTED, report)), lane)
-                events.put((FINISHED, None))
+                run_trial(self._study, trial, lambda report: self._tell(name, (REPORTED, report)), lane)
+                self._tell(name, (FINISHED, None))
             except Exception as error:
-                events.put((FAILED, one_line(error)))
-            except BaseException:
-                events.put((FINISHED, "stopped"))
-                raise
+                self._tell(name, (FAILED, one_line(error)))
 
-        self._lanes[trial["id"]] = self._lockstep.join(trial["id"], train)
-        self._joined.set()
+        with self._lock:
+            before, self._events[name] = self._events.get(name), events
+            if before is None:
+                self._lanes[name] = self._lockstep.join(name, train)
+                self._joined.set()
+            else:
+                before.put(TAKEN_OVER)
         yield from until_over(events)
+
+    def _tell(self, name: str, event: tuple[str, Any]) -> None:
+        with self._lock:
+            events = self._events.get(name) if event[0] == REPORTED else self._events.pop(name, None)
+        if events is not None:
+            events.put(event)
 
     def ready(self) -> None:
         """Returns once the cohort is there."""
 
     def stop(self, trial_id: str) -> None:
         """Takes a student out before its next batch; what it saved stays."""
-        if lane := self._lanes.get(trial_id):
-            lane.stopped = True
+        with self._lock:
+            if (events := self._events.pop(trial_id, None)) is not None:
+                self._lanes[trial_id].stopped = True
+                events.put((FINISHED, "stopped"))
 
     def _work(self) -> None:
         try:

@@ -8,7 +8,6 @@ module imports neither torch nor mmengine by itself.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, until_over
+from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
 if TYPE_CHECKING:
     from rdistill.sweep.trial import Study
@@ -36,8 +35,7 @@ class CohortGroup:
     """
 
     def __init__(self, study: Study, resources: Resources) -> None:
-        self._trials: dict[str, dict[str, Any]] = {}  # those that train
-        self._events: dict[str, queue.SimpleQueue[tuple[str, Any]]] = {}
+        self._students: dict[str, tuple[dict[str, Any], Events]] = {}  # those that train
         self._news: News = []
         self._lock = threading.Lock()
         self._deaths_left = ATTEMPTS + 1  # starts of the group that no student is to blame for
@@ -48,11 +46,15 @@ class CohortGroup:
     # For the trials' processes ------------------------------------------------------------------------------------
 
     def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Trains one student among the others; yields what it reports, and last how it ended."""
-        events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        """Trains one student among the others, or follows one that trains; yields as :meth:`.cohort.Cohort.run`."""
+        events = Events()
         with self._lock:
-            self._trials[trial["id"]], self._events[trial["id"]] = trial, events
-            self._news.append((JOIN, trial))
+            before = self._students.get(trial["id"])
+            if before is None:
+                self._news.append((JOIN, trial))
+            else:
+                before[1].put(TAKEN_OVER)
+            self._students[trial["id"]] = trial, events
             if self._over:
                 events.put((FAILED, self._over))
         yield from until_over(events)
@@ -63,8 +65,9 @@ class CohortGroup:
     def stop(self, trial_id: str) -> None:
         """Takes a student out before a next batch; what it saved stays."""
         with self._lock:
-            if self._trials.pop(trial_id, None) is not None:
+            if (student := self._students.pop(trial_id, None)) is not None:
                 self._news.append((STOP, trial_id))
+                student[1].put((FINISHED, "stopped"))
 
     # For the group's first rank -----------------------------------------------------------------------------------
 
@@ -76,22 +79,19 @@ class CohortGroup:
                 if self._deaths_left < 0:
                     self._give_up("the cohort's workers died again and again")
                     return None
-                for gone in self._events.keys() - self._trials.keys():  # stopped, while the group was down
-                    self._events.pop(gone).put((FINISHED, "stopped"))
-                self._news = [(JOIN, trial) for trial in self._trials.values()]
+                self._news = [(JOIN, trial) for trial, _ in self._students.values()]
             news, self._news = self._news, []
             return news
 
     def tell(self, trial_id: str, event: tuple[str, Any], takes_the_group_down: bool = False) -> None:
         """Passes on what a student reports, or how it ended."""
         with self._lock:
-            events = self._events.get(trial_id)
-            self._deaths_left += takes_the_group_down and events is not None  # each rank may say it
+            student = self._students.get(trial_id)
+            self._deaths_left += takes_the_group_down and student is not None  # each rank may say it
             if event[0] != REPORTED:
-                self._trials.pop(trial_id, None)
-                self._events.pop(trial_id, None)
-        if events is not None:
-            events.put(event)
+                self._students.pop(trial_id, None)
+        if student is not None:
+            student[1].put(event)
 
     def _fit(self, study: Study, resources: Resources, mailbox: Any) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -124,7 +124,6 @@ class CohortGroup:
 
     def _give_up(self, reason: str) -> None:
         self._over = reason
-        for events in self._events.values():
+        for _, events in self._students.values():
             events.put((FAILED, reason))
-        self._trials.clear()
-        self._events.clear()
+        self._students.clear()

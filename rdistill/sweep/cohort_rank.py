@@ -11,7 +11,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError
-from rdistill.lockstep import Lane, LaneStopped, Lockstep
+from rdistill.lockstep import Lane, Lockstep
 from rdistill.storage import join, place
 from rdistill.sweep.cohort_group import JOIN, News
 from rdistill.sweep.faults import GivenUpError, give_up_again
@@ -91,9 +91,6 @@ def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> C
             tell(FINISHED)
         except RAISED_BY_ALL as error:
             tell(FAILED, one_line(error))
-        except LaneStopped:
-            tell(FINISHED, "stopped")
-            raise
         except Exception as error:
             # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
             ray.get(mailbox.tell.remote(trial["id"], (FAILED, one_line(error)), takes_the_group_down=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from rdistill.cluster import beside_this_process
 from rdistill.sweep.cohort import Cohort
 from rdistill.sweep.cohort_group import CohortGroup
 from rdistill.sweep.measure import StepCost
@@ -74,7 +75,8 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
         cohort = ray.remote(Cohort).options(num_cpus=cpus, num_gpus=gpus, **options)
         cohorts = [cohort.remote(study) for _ in range(plan.cohorts)]
     share = study.step.teacher_share if study.step is not None else 0.5
-    places = ray.remote(Places).options(num_cpus=0).remote(plan.cohorts, plan.size, share)
+    register = ray.remote(Places).options(num_cpus=0, scheduling_strategy=beside_this_process())
+    places = register.remote(plan.cohorts, plan.size, share)
     return Fleet(cohorts, places, plan)
 
 

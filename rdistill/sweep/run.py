@@ -18,7 +18,7 @@ from rdistill.errors import UserError
 from rdistill.logs import driver_log
 from rdistill.storage import Place, place
 from rdistill.student_files import write_json
-from rdistill.sweep.conclude import conclude
+from rdistill.sweep.conclude import SweepFailedError, conclude
 from rdistill.sweep.confirm import SELECTION, load_selection, save_selection, select
 from rdistill.sweep.events import watched_by
 from rdistill.sweep.faults import storage_watched
@@ -137,6 +137,10 @@ def _run_sweep_at(
             here.push()
     try:
         order = conclude(here, summary, console)
+    except SweepFailedError:
+        if status == INTERRUPTED:  # before any trial came to a score
+            raise KeyboardInterrupt from None
+        raise
     finally:
         here.push()
     for line in where_to_look(tracking, work_dir):

@@ -12,7 +12,9 @@ from typing import Any
 import ray
 from ray import tune
 
+Events = SimpleQueue[tuple[str, Any]]  # of a student: what happened, and what there is to say of it
 REPORTED, FINISHED, FAILED = "reported", "finished", "failed"
+TAKEN_OVER = (FINISHED, "followed by another process")  # for a trial's process that is taken for dead
 ATTEMPTS = 3  # of a trial whose cohort died
 RESTART_S = 120  # seconds that a cohort may take to be there again
 
@@ -31,7 +33,7 @@ def sharing_key(trial: Mapping[str, Any]) -> str:
     return json.dumps([trial.get("seed"), apart], sort_keys=True, default=str)
 
 
-def until_over(events: SimpleQueue[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def until_over(events: Events) -> Iterator[tuple[str, Any]]:
     """A student's events as they come, the last of which says how it ended."""
     while True:
         event = events.get()
@@ -52,15 +54,20 @@ class Places:
     def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5) -> None:
         self._size, self._teacher_share = size, teacher_share
         self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
+        self._taken: dict[str, tuple[int, str]] = {}  # trial id -> number of its cohort, sharing key
 
-    def take(self, key: str) -> int:
+    def take(self, trial_id: str, key: str) -> int:
         """The number of the cohort that will be quickest with this trial among its students, with a place taken."""
+        if trial_id in self._taken:  # its process died, and its student trains on there
+            return self._taken[trial_id][0]
         free = [number for number, there in enumerate(self._there) if there.total() < self._size]
         number = min(free or range(len(self._there)), key=lambda one: self._round(one, key))
         self._there[number][key] += 1
+        self._taken[trial_id] = number, key
         return number
 
-    def leave(self, number: int, key: str) -> None:
+    def leave(self, trial_id: str) -> None:
+        number, key = self._taken.pop(trial_id)
         self._there[number] -= Counter([key])
 
     def _round(self, number: int, key: str) -> float:
@@ -73,14 +80,13 @@ class Places:
 def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     """A trial's function for Tune: follows its student in a cohort to the end.
 
-    When the cohort dies, Ray starts it again, and the student goes on there from its own checkpoint.
+    When the cohort dies, Ray starts it again, and the student goes on there from its own checkpoint. When this process
+    dies, the student trains on, and the process that Tune starts in its place follows it from there.
 
     Raises:
         RuntimeError: the student failed; says why.
     """
-    key = sharing_key(config)
-    number = ray.get(places.take.remote(key))
-    cohort = cohorts[number]
+    cohort = cohorts[ray.get(places.take.remote(config["id"], sharing_key(config)))]
     try:
         for attempt in range(ATTEMPTS):
             try:
@@ -93,7 +99,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     finally:
         # Also when Tune stops the trial: it raises SystemExit out of a report.
         cohort.stop.remote(config["id"])
-        places.leave.remote(number, key)
+        places.leave.remote(config["id"])
 
 
 def _await_restart(cohort: Any) -> None:
