@@ -31,14 +31,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check rdistill tests benchmarks setup.py
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest -m "not slow"
+test: lint test-unit
+	$(BIN)/python -m pytest -m "e2e and not slow"
 
+# Two at a time, on a thread each: those that start whole commands need the machine for themselves.
 test-unit: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not e2e and not slow"
 
-test-all: lint
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -37,7 +37,17 @@ setup(
         "wandb>=0.18",
     ],
     extras_require={
-        "dev": ["jsonschema", "moto[server,s3]", "mypy", "playwright", "pre-commit", "pytest", "ruff", "types-PyYAML"],
+        "dev": [
+            "jsonschema",
+            "moto[server,s3]",
+            "mypy",
+            "playwright",
+            "pre-commit",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "types-PyYAML",
+        ],
         "mlflow": ["mlflow-skinny"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "png": ["kaleido>=1"],  # pictures of the report; draws with the machine's Chrome or Chromium
