@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from rdistill.sweep.results import (
     gain,
     load_record,
     load_records,
+    pareto,
     ranked,
     twins,
     write_table,
@@ -72,6 +74,24 @@ def test_gain_is_the_difference_of_the_bests() -> None:
     assert [gain(one, records) for one in records] == [None, 3.0, -2.5, None]
     assert gain(better, [better, worse]) is None
     assert gain(better, [record(BASELINE), better]) is None
+
+
+def test_the_front_is_of_those_whom_none_beats() -> None:
+    """Looking at the front alone finds what looking at all pairs does, equal points and the order included."""
+    draw = random.Random(0)
+    trials = [
+        record(
+            f"t{number:04d}", draw.randrange(6), objectives={name: draw.randrange(6) for name in ("params", "flops")}
+        )
+        for number in range(60)
+    ]
+    points = {one.id: (-one.best["mIoU"], one.objectives["params"], one.objectives["flops"]) for one in trials}
+    expected = [
+        name
+        for name, own in points.items()
+        if not any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in points.values())
+    ]
+    assert pareto(trials, ["mIoU", "params", "flops"]) == expected and len(expected) > 2
 
 
 @pytest.mark.parametrize(
