@@ -15,8 +15,8 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "differences", "files", "stopping", "environment", "logs", "teacher_spec"),
-    ("storage",),
+    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
+    ("files", "storage"),
     (
         "losses",
         "features",

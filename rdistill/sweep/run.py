@@ -15,6 +15,7 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources, visible_wait
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
+from rdistill.files import held
 from rdistill.logs import driver_log
 from rdistill.storage import Place, place
 from rdistill.student_files import write_json
@@ -107,7 +108,7 @@ def _run_sweep_at(
     require_same_study(work_dir, asked, here.where)
     if tracking.names and tracking.images:
         base.tracking = dict(images=tracking.images)
-    with connected(address, here.where, dashboard=spec.trial.workers > 1):
+    with held(work_dir, "sweep"), connected(address, here.where, dashboard=spec.trial.workers > 1):
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
