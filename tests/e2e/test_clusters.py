@@ -1,0 +1,219 @@
+"""Clusters that somebody else started: a job on one, and one that loses a node. Every node is on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import is_alive, under, wait_until, wait_until_gone
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT = "distill.losses.logits.weight"
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+TrialJson = Callable[[Path, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who may use a cluster: its address, and the environment that holds its token."""
+
+    address: str
+    environment: dict[str, str]
+
+
+def study(tiny: Tiny, **changes: Any) -> dict[str, Any]:
+    return {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [3.0, 30.0]}},
+        "search": {"type": "grid", "seed": 1},
+        **changes,
+    }
+
+
+def options(tiny: Tiny, iterations: int, val_interval: int) -> list[str]:
+    return [
+        "--data-root", str(tiny.data_root), "--size", "32", "--batch-size", "2", "--iters", str(iterations),
+        "--val-interval", str(val_interval),
+    ]  # fmt: skip
+
+
+def environment(place: Place, name: str) -> dict[str, str]:
+    """Of a cluster with temporary files and a token of its own."""
+    folder = place.root / name
+    (folder / "ray").mkdir(parents=True)
+    ours = {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(TIMEOUT_S),  # Ray's own 60 s are too few where others are at work
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    return {**place.environment(), **ours}
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends a cluster's process with the context, and with it all that it started."""
+    try:
+        yield
+    finally:
+        below = under(process.pid)
+        process.terminate()
+        process.communicate(timeout=TIMEOUT_S)
+        for one in filter(is_alive, below):
+            os.kill(one, signal.SIGKILL)
+        wait_until_gone(below)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A job
+
+
+@pytest.fixture
+def head(place: Place) -> Iterator[tuple[Client, int]]:
+    """`ray start --head`, as whoever runs a cluster does it; with its process id. The address is that of its jobs."""
+    names = (
+        "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
+        "ray-client-server-port", "node-manager-port", "object-manager-port", "runtime-env-agent-port",
+    )  # fmt: skip
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    command = [*RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", "--include-dashboard=true"]
+    command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
+    variables = environment(place, "h")
+    with open(place.root / "head.log", "w") as log:
+        process = subprocess.Popen(command, env=variables, cwd=place.cwd, stdout=log, stderr=log, text=True)
+    with ended(process):
+        wait_until(lambda: answers(ports["dashboard-port"]), process)
+        yield Client(f"http://127.0.0.1:{ports['dashboard-port']}", variables), process.pid
+
+
+@pytest.fixture
+def project(place: Place, tiny: Tiny, repo: Path) -> Path:
+    """A working directory such as this repository, with what is in the way there."""
+    folder = place.root / "project"
+    shutil.copytree(repo / "rdistill", folder / "rdistill", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(repo / ".gitignore", folder)
+    for name in (".venv", "data", "work_dirs"):
+        (folder / name).mkdir()
+        (folder / name / "large").write_bytes(os.urandom(10**7))
+    (folder / "sweeps").mkdir()
+    shutil.copy(place.sweep_file("small", study(tiny)), folder / "sweeps")
+    return folder
+
+
+def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path, rows: Rows) -> None:
+    """Submitted as docs/cluster says: the job's sweep runs on the cluster it is in, and starts none of its own."""
+    client, pid = head
+    work_dir = place.root / "job"
+    sweep = ["python", "-m", "rdistill", "sweep", "sweeps/small.yaml", "--work-dir", work_dir, *options(tiny, 4, 2)]
+    submitted = subprocess.Popen(
+        [*RAY, "job", "submit", "--address", client.address, "--working-dir", ".", "--", *map(str, sweep)],
+        env=client.environment, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    with submitted as process:
+        servers = set()
+        try:
+            wait_until(lambda: servers.update(under(pid, "gcs_server")) or process.poll() is not None)
+        finally:
+            process.terminate()
+            said, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0 and "succeeded" in said, said
+    assert f"{work_dir}/best.pth" in said
+    assert len(servers) == 1
+    found = rows(work_dir)
+    assert set(found) == {"baseline", "t0001", "t0002"}
+    assert {(row["status"], row["iterations"]) for row in found.values()} == {("finished", "4")}
+    assert {(work_dir / name).is_file() for name in ("best.pth", "best.py")} == {True}
+
+    (sent,) = (place.root / "h" / "ray" / "session_latest").glob("runtime_resources/working_dir_files/_ray_pkg_*/")
+    assert {file.name for file in sent.iterdir()} - {".gitignore"} == {"rdistill", "sweeps"}
+    assert (sent / "rdistill" / "data" / "synthetic.py").is_file()  # though `data/` stays behind
+    assert sum(file.stat().st_size for file in sent.rglob("*.*")) < 3 * 10**6
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A node that is lost
+
+# Prints the nodes; loses the one whose number it is told, with all that runs on it; ends with its input.
+THREE_NODES = """
+import json, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(3)]
+raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+print(json.dumps([cluster.address, raylets]), flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes[int(line)], allow_graceful=False)
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["auto", "off"])
+def test_the_loss_of_a_node(place: Place, tiny: Tiny, rows: Rows, trial_json: TrialJson, size: str) -> None:
+    """One that trains, with -9, of three: two-worker trials, in a cohort or by themselves, go on with the other two."""
+    work_dir = place.root / f"nodes-{size}"
+    file = place.sweep_file(f"nodes-{size}", study(tiny, trial={"workers": 2}, cohort={"size": size}))
+    variables = environment(place, f"n-{size}")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=place.cwd)
+    cluster = subprocess.Popen([sys.executable, "-c", THREE_NODES], **pipes)
+    with ended(cluster):
+        address, raylets = json.loads(cluster.stdout.readline())
+        command = [sys.executable, "-m", "rdistill", "sweep", file, "--work-dir", work_dir, "--address", address]
+        with subprocess.Popen(
+            [*map(str, command), *options(tiny, 60, 10)], **{**pipes, "stderr": subprocess.PIPE}
+        ) as sweep:
+            try:
+                wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), sweep)
+                lost = next(number for number in (2, 1) if under(raylets[number], "TrainWorker"))
+                on_it = under(raylets[lost])
+                cluster.stdin.write(f"{lost}\n")
+                cluster.stdin.flush()
+                for one in on_it:
+                    if is_alive(one):
+                        os.kill(one, signal.SIGKILL)
+                out, err = sweep.communicate(timeout=TIMEOUT_S)
+            finally:
+                sweep.terminate()
+        assert sweep.returncode == 0, (out, err)
+    found = rows(work_dir)
+    assert set(found) == {"baseline", "t0001", "t0002"}
+    for name, row in found.items():
+        assert (row["status"], row["iterations"]) == ("finished", "60"), (row, out)
+        history = trial_json(work_dir, name)["history"]
+        assert [entry["iter"] for entry in history] == list(range(10, 61, 10)), name
