@@ -517,9 +517,10 @@ def main() -> None:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; continue with --resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what Typer makes of Ctrl-C
+            print("interrupted; a run or a sweep continues with --resume", file=sys.stderr)
+        raise
     except Stopped as stopped:
         print(f"{stopped}; continue with --resume", file=sys.stderr)
         sys.exit(128 + stopped.signum)

@@ -196,7 +196,7 @@ def test_the_loss_of_a_node(place: Place, tiny: Tiny, rows: Rows, trial_json: Tr
         address, raylets = json.loads(cluster.stdout.readline())
         command = [sys.executable, "-m", "rdistill", "sweep", file, "--work-dir", work_dir, "--address", address]
         with subprocess.Popen(
-            [*map(str, command), *options(tiny, 60, 10)], **{**pipes, "stderr": subprocess.PIPE}
+            [*map(str, command), *options(tiny, 60, 10), "--batch-size", "4"], **{**pipes, "stderr": subprocess.PIPE}
         ) as sweep:
             try:
                 wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), sweep)

@@ -1,0 +1,155 @@
+"""A sweep, and who may die in it: a trial's process, a cohort's worker, the driver. All ends as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import under, wait_until, wait_until_gone
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT = "distill.losses.logits.weight"
+ITERATIONS = 60
+INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
+COHORT = "ray::Cohort"
+TRIAL = "ray::ImplicitFunc"  # the title of its process, whether it trains or follows a student in a cohort
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+TrialJson = Callable[[Path, str], dict[str, Any]]
+Equal = Callable[[Any, Any], bool]
+
+
+def study(tiny: Tiny, **changes: Any) -> dict[str, Any]:
+    return {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [3.0, 30.0]}},
+        "search": {"type": "grid", "seed": 1},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Tiny) -> list[object]:
+    return [
+        "--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 10, "--iters", ITERATIONS,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place, tiny: Tiny, small: list[object]) -> Path:
+    """The sweep that nothing happens to."""
+    work_dir = place.root / "whole"
+    place.run("sweep", place.sweep_file("whole", study(tiny)), "--work-dir", work_dir, *small)
+    return work_dir
+
+
+def assert_same(work_dir: Path, whole: Path, rows: Rows, equal: Equal) -> None:
+    """Every row, but for what it took, and every student to the last bit."""
+    of_the_way = dict(seconds="", attempts="")
+    found, expected = (
+        {name: {**row, **of_the_way} for name, row in rows(folder).items()} for folder in (work_dir, whole)
+    )
+    assert found == expected
+    assert {(row["status"], row["iterations"]) for row in found.values()} == {("finished", str(ITERATIONS))}
+    for name in found:
+        ours, theirs = (
+            torch.load(folder / "trials" / name / "last.pth", weights_only=True)["state_dict"]
+            for folder in (work_dir, whole)
+        )
+        assert equal(ours, theirs), name
+
+
+def is_training(work_dir: Path) -> bool:
+    return bool(list(work_dir.glob("trials/*/last.pth")))
+
+
+@pytest.mark.parametrize(
+    ("size", "attempts"),
+    [("off", {1, 2}), ("auto", {1})],
+    ids=["that trains", "that follows a student in a cohort"],
+)
+def test_a_trials_own_process(
+    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, trial_json: TrialJson, state_equal: Equal,
+    size: str, attempts: set[int],
+) -> None:  # fmt: skip
+    """Those of all trials at work. One that trained goes on from its checkpoint; a cohort's students do not notice."""
+    work_dir = place.root / f"trial-{size}"
+    file = place.sweep_file(f"trial-{size}", study(tiny, cohort={"size": size}))
+    with place.start("sweep", file, "--work-dir", work_dir, *small) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        killed = under(process.pid, TRIAL)
+        assert killed
+        for one in killed:
+            os.kill(one, signal.SIGKILL)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, (out, err)
+    assert_same(work_dir, whole, rows, state_equal)
+    assert {trial_json(work_dir, name)["attempts"] for name in rows(work_dir)} == attempts
+
+
+def test_the_driver(place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal) -> None:
+    """Killed amid the first trials: those that train end by themselves, and --resume goes on. Nothing else does."""
+    work_dir = place.root / "driver"
+    arguments = ["sweep", place.sweep_file("driver", study(tiny)), "--work-dir", work_dir, *small]
+    with place.start(*arguments) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        training = [*under(process.pid, COHORT), *under(process.pid, TRIAL)]
+        process.kill()
+        process.communicate()
+    assert training
+    wait_until_gone(training)  # Ray's own agents take a minute to see that they are alone
+
+    other = study(tiny, space={WEIGHT: {"type": "choice", "values": [3.0, 40.0]}})
+    refused = place.run("sweep", place.sweep_file("other", other), *arguments[2:], "--resume", status=2)
+    assert f"error: {work_dir}: --resume: " in refused.stderr
+    assert WEIGHT in refused.stderr and "was 30.0, is 40.0" in refused.stderr
+
+    place.run(*arguments, "--resume")
+    assert_same(work_dir, whole, rows, state_equal)
+
+
+def test_interrupted(
+    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+) -> None:
+    """By Ctrl-C, which a terminal sends to all processes: says what is there."""
+    work_dir = place.root / "interrupted"
+    arguments = ["sweep", place.sweep_file("interrupted", study(tiny)), "--work-dir", work_dir, *small]
+    with place.start(*arguments, start_new_session=True) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        training = [*under(process.pid, COHORT), *under(process.pid, TRIAL)]
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, err) == (130, f"{INTERRUPTED}\n"), (out, err)
+    assert f"best      {next(iter(rows(work_dir)))}: {work_dir}/best.pth" in out
+    wait_until_gone(training)
+    place.run(*arguments, "--resume")
+    assert_same(work_dir, whole, rows, state_equal)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["auto", "off"])
+def test_a_worker_of_two(
+    place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson, size: str
+) -> None:
+    """Of a cohort's group, and of a trial's own."""
+    work_dir = place.root / f"worker-{size}"
+    file = place.sweep_file(f"worker-{size}", study(tiny, cohort={"size": size}, trial={"workers": 2}))
+    with place.start("sweep", file, "--work-dir", work_dir, *small, "--batch-size", 4) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        os.kill(under(process.pid, "TrainWorker")[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, (out, err)
+    found = rows(work_dir)
+    assert set(found) == {"baseline", "t0001", "t0002"}
+    for name, row in found.items():
+        assert (row["status"], row["iterations"]) == ("finished", str(ITERATIONS))
+        history = trial_json(work_dir, name)["history"]
+        assert [entry["iter"] for entry in history] == list(range(10, ITERATIONS + 1, 10)), name
