@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import under, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -70,13 +69,6 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
-def workers_of(place: Place) -> list[int]:
-    """Process ids of the cohorts that this test's cluster runs."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    pids = [int(line.split()[0]) for line in listed.splitlines() if "ray::Cohort" in line]
-    return [pid for pid in pids if str(place.root).encode() in Path(f"/proc/{pid}/environ").read_bytes()]
-
-
 def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> None:
     """Killed with -9 after the first validations: every student goes on from its own checkpoint."""
     work_dir = place.root / "killed"
@@ -85,11 +77,8 @@ def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> Non
     content["trial"] = {"cpus_per_worker": 2}  # one cohort, where there are two cores
     file = place.sweep_file("killed", content)
     with place.start("sweep", file, "--work-dir", work_dir, *arguments(tiny, 200)) as process:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not list(work_dir.glob("trials/t*/last.pth")):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.1)
-        killed = workers_of(place)
+        wait_until(lambda: list(work_dir.glob("trials/t*/last.pth")), process)
+        killed = under(process.pid, "ray::Cohort")
         assert killed
         for pid in killed:
             os.kill(pid, signal.SIGKILL)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import under, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -52,31 +52,6 @@ def weights(folder: Path, name: str = "last.pth") -> dict[str, Any]:
     return torch.load(folder / name, weights_only=True)["state_dict"]
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + TIMEOUT_S
-    while not file.exists():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.02)
-
-
-def train_workers(of: int) -> list[int]:
-    """The training workers among the processes under a command's own."""
-    parents: dict[int, int] = {}
-    workers = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"TrainWorker" in (folder / "cmdline").read_bytes():
-                workers.append(int(folder.name))
-        except OSError:  # it has just ended
-            continue
-
-    def is_under(process: int) -> bool:
-        return process == of or (process in parents and is_under(parents[process]))
-
-    return [process for process in workers if is_under(process)]
-
-
 def same_run(folder: Path, other: Path, equal: Equal) -> bool:
     metrics = [json.loads((one / "metrics.json").read_text()) for one in (folder, other)]
     own = {"seconds": 0, "teacher_cache": {}}  # of a start, not of a run
@@ -88,7 +63,7 @@ def test_killed_and_resumed(place: Place, arguments: list[object], whole: Path, 
     """With -9, then with its newest checkpoint damaged: the weights are those of the run that nothing happened to."""
     work_dir = place.root / "killed"
     with place.start(*arguments, "--work-dir", work_dir) as process:
-        wait_for(work_dir / "last.pth.previous", process)
+        wait_until((work_dir / "last.pth.previous").exists, process)
         process.kill()
         process.communicate()
     assert not (work_dir / "metrics.json").exists()
@@ -113,7 +88,7 @@ def test_told_to_stop(
 ) -> None:
     work_dir = place.root / f"stopped-{number.name}"
     with place.start(*arguments, "--work-dir", work_dir) as process:
-        wait_for(work_dir / "last.pth", process)
+        wait_until((work_dir / "last.pth").exists, process)
         process.send_signal(number)
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + number
@@ -146,7 +121,7 @@ def test_the_disk_is_full(
 ) -> None:
     work_dir = small_disk / "run"
     with place.start(*arguments, "--work-dir", work_dir) as process:
-        wait_for(work_dir / "last.pth", process)
+        wait_until((work_dir / "last.pth").exists, process)
         filler = small_disk / "filler"
         with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
             while True:
@@ -164,8 +139,8 @@ def test_a_lost_worker(place: Place, arguments: list[object], whole_group: Path,
     """Killed with -9: all start again by themselves; the weights are those of two workers that lived."""
     work_dir = place.root / "lost"
     with place.start(*arguments, "--workers", 2, "--work-dir", work_dir) as process:
-        wait_for(work_dir / "last.pth", process)
-        os.kill(train_workers(process.pid)[-1], signal.SIGKILL)
+        wait_until((work_dir / "last.pth").exists, process)
+        os.kill(under(process.pid, "TrainWorker")[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
     assert "was lost" in out and "starting again from the last checkpoint (1 of 3)" in out and "resumed   at" in out
