@@ -110,10 +110,14 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
     assert sorted(file.name for file in random_sweep.iterdir()) == [
         "best.pth",
         "best.py",
+        "cost.json",
         "logs",
+        "model_card.md",
         "pictures",
         "results.csv",
         "study.json",
+        "summary.json",
+        "teacher.json",
         "trials",
         "tune",
     ]
