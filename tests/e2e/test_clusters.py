@@ -135,6 +135,7 @@ def project(place: Place, tiny: Tiny, repo: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path, rows: Rows) -> None:
     """Submitted as docs/cluster says: the job's sweep runs on the cluster it is in, and starts none of its own."""
     client, pid = head

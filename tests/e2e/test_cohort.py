@@ -69,6 +69,7 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
+@pytest.mark.slow
 def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> None:
     """Killed with -9 after the first validations: every student goes on from its own checkpoint."""
     work_dir = place.root / "killed"

@@ -135,6 +135,7 @@ def test_the_disk_is_full(
     assert same_run(work_dir, whole, state_equal)
 
 
+@pytest.mark.slow
 def test_a_lost_worker(place: Place, arguments: list[object], whole_group: Path, state_equal: Equal) -> None:
     """Killed with -9: all start again by themselves; the weights are those of two workers that lived."""
     work_dir = place.root / "lost"

@@ -15,7 +15,7 @@ from conftest import Tiny
 from e2e.conftest import TIMEOUT_S, Place
 from e2e.processes import under, wait_until, wait_until_gone
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 WEIGHT = "distill.losses.logits.weight"
 ITERATIONS = 60
@@ -134,7 +134,6 @@ def test_interrupted(
     assert_same(work_dir, whole, rows, state_equal)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", ["auto", "off"])
 def test_a_worker_of_two(
     place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson, size: str

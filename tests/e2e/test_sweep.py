@@ -131,6 +131,7 @@ def test_it_drew_pictures_for_its_report(random_sweep: Path, place: Place) -> No
     assert (place.root / "report.html").read_text().count("<img src=") == 18
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_sweep(
     random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
 ) -> None:

@@ -116,6 +116,7 @@ def test_without_its_token_nobody_is_let_in(cluster: tuple[int, str], place: Pla
     assert place.python(A_STRANGER, cluster[1]).split()[-1] == "AuthenticationError"
 
 
+@pytest.mark.slow
 def test_a_key_reaches_nothing_that_is_kept(place: Place, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     work_dir = place.root / "secret"

@@ -130,6 +130,7 @@ def test_a_mistake_is_one_line(
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_worker_trials(
     place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
 ) -> None:
