@@ -25,6 +25,7 @@ setup(
         "onedl-mmsegmentation>=1.4.2",
         # `default` holds the State API, by which Tune frees the workers of a trial that it stopped.
         "ray[train,tune,default]>=2.60",
+        "greenlet>=3.1",
         "jinja2>=3.1",
         "optuna>=5.0",
         "pandas>=2.2",

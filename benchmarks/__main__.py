@@ -14,6 +14,8 @@ NAMES = {
     "cohort-slim": ("cohort", ["--pair", "slim", "--iterations", "10"]),
     "step": ("step", []),
     "step-slim": ("step", ["--pair", "slim", "--iterations", "20"]),
+    "teacher": ("teacher_forward", []),
+    "teacher-r101": ("teacher_forward", ["--pair", "r101-r18"]),
     "cache": ("teacher_cache", []),
     "cache-slim": ("teacher_cache", ["--pair", "slim"]),
     "scale": ("scale", []),

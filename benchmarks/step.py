@@ -84,7 +84,7 @@ class ByHand:
 def by_hand(cfg: Config, folder: Path, start: Path) -> ByHand:
     student = build_segmentor(cfg.model)
     student.load_state_dict(load_file(start)["state_dict"])
-    loader = prepare(cfg, folder / "by-hand", seed=0, resume=False).train_dataloader
+    loader = prepare(cfg, folder / "by-hand", seed=0, last=None).train_dataloader
     return ByHand(cfg, student, iter(Runner.build_dataloader(loader.to_dict(), seed=0)))
 
 

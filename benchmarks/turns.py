@@ -8,7 +8,6 @@ import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from greenlet import greenlet
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -63,12 +63,15 @@ def distill_config(pair: str) -> Path:
 
 
 def endless_run(pair: str, folder: Path, data_root: Path | None = None) -> Config:
-    """The pair's config at 128 pixels and 4 images a step, which never validates."""
+    """The pair's config at 128 pixels and 4 images a step, which never validates, without the teacher's cache.
+
+    A cache knows the few images here by heart after a few steps, and there would be no teacher to share.
+    """
     shortcuts = Shortcuts(
         data_root=str(data_root or folder / "data"), size="128", iters=FOR_EVER, batch_size=4, val_interval=FOR_EVER,
         teacher_checkpoint=str(untrained_teacher(pair, folder)),
     )  # fmt: skip
-    return load_config(distill_config(pair), {}, shortcuts)
+    return load_config(distill_config(pair), {"distill.cache": "off"}, shortcuts)
 
 
 @HOOKS.register_module()
@@ -82,19 +85,20 @@ class Gate(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.run.losses.append(outputs["loss"])
-        self.run.arrived.release()
-        self.run.may_go.acquire()
+        self.run.give_way()
 
 
 class SteppedRun:
-    """`rdistill.training.train` as it is, with all its hooks, in a thread that goes on as far as it is told.
+    """`rdistill.training.train` as it is, with all its hooks, that goes on as far as it is told.
+
+    In this thread, as what it is compared with: one more that computes would slow down all of them, and it would not
+    be as it is alone.
 
     Attributes:
         losses: of each iteration, as the model gave them.
     """
 
     def __init__(self, cfg: Config, work_dir: Path) -> None:
-        self.arrived, self.may_go = threading.Semaphore(0), threading.Semaphore(0)
         self.losses: list[torch.Tensor] = []
         cfg = Config({**cfg._cfg_dict.to_dict(), "custom_hooks": [dict(type="Gate", name=str(work_dir))]})
         RUNS[str(work_dir)] = self
@@ -102,14 +106,17 @@ class SteppedRun:
         def run() -> None:
             train(cfg, work_dir, teacher_metrics=[{}], check=False)
 
-        threading.Thread(target=run, daemon=True).start()
-        self.arrived.acquire()  # its first iteration, which has the set-up before it
+        self._greenlet = greenlet(run)
+        self._greenlet.switch()  # its first iteration, which has the set-up before it
 
     def step(self, iterations: int = 1) -> None:
         """Trains so many iterations more."""
         for _ in range(iterations):
-            self.may_go.release()
-            self.arrived.acquire()
+            self._greenlet.switch()
+
+    def give_way(self) -> None:
+        """At the end of an iteration."""
+        self._greenlet.parent.switch()
 
 
 RUNS: dict[str, SteppedRun] = {}

@@ -1,0 +1,58 @@
+"""Seconds of a teacher's forward pass: each way that rdistill may choose at its start, against the plain one.
+
+python -m benchmarks.teacher_forward [--pair r50-r18|r101-r18|slim|...] [--batch-size 4] [--size 128] [--pairs 9]
+
+All give the same logits within 1e-4, which is asserted first. Minutes: about 1 for a full pair.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from benchmarks.turns import endless_run, in_turn, parser_of, print_table, timed, workbench
+from rdistill.config import TeacherSpec
+from rdistill.teacher import Teacher, load_teacher_model
+from rdistill.teacher_forward import CLOSE
+from rdistill.teacher_spec import PLAIN, ForwardSpec
+
+WAYS = (
+    ForwardSpec(fuse=True),
+    ForwardSpec(channels_last=True),
+    ForwardSpec(fuse=True, channels_last=True),
+)
+
+
+def teacher_of(spec: TeacherSpec, forward: ForwardSpec) -> Teacher:
+    model = load_teacher_model(spec)
+    return Teacher(model, ["logits"], model.data_preprocessor, 1.0, forward)
+
+
+def main() -> None:
+    """Compares, times, and prints a table."""
+    parser = parser_of(__doc__, "r50-r18", pairs=9)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--size", type=int, default=128, help="pixels")
+    asked = parser.parse_args()
+    with workbench() as folder:
+        spec = TeacherSpec(**endless_run(asked.pair, folder).distill.teachers[0].to_dict())
+        images_nchw = torch.randn(asked.batch_size, 3, asked.size, asked.size)
+        plain = teacher_of(spec, PLAIN)
+        expected = plain(images_nchw)["logits"]
+        for way in WAYS:
+            teacher = teacher_of(spec, way)
+            for _ in range(2):  # the first prepares
+                far = (teacher(images_nchw)["logits"] - expected).abs().max().item()
+            assert far <= CLOSE, (way, far)
+            found = in_turn(
+                partial(timed, partial(teacher, images_nchw), asked.clock),
+                partial(timed, partial(plain, images_nchw), asked.clock),
+                asked.pairs,
+            )
+            facts = dict(pair=asked.pair, way=str(way), difference=f"{far:.0e}")
+            print_table("teacher's forward / the plain one", ("this way", "plain"), found, **facts)
+
+
+if __name__ == "__main__":
+    main()
