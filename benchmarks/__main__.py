@@ -9,6 +9,7 @@ import sys
 # Name -> the module, and how it is run.
 NAMES = {
     "cohort": ("cohort", []),
+    "cohort-plain": ("cohort", ["--forward", "plain"]),
     "cohort-fast-scnn": ("cohort", ["--pair", "r50-fast-scnn", "--iterations", "3"]),
     "cohort-r101": ("cohort", ["--pair", "r101-r18"]),
     "cohort-slim": ("cohort", ["--pair", "slim", "--iterations", "10"]),

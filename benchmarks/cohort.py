@@ -40,14 +40,25 @@ def steps(lockstep: Lockstep, iterations: int) -> None:
         assert lockstep.step()
 
 
+def print_limit(cohort: Lockstep) -> None:
+    """What sharing can give at most: that of a cohort which has nothing to do but its students and one teacher."""
+    costs, count = [lane.cost for lane in cohort.lanes], len(cohort.lanes)
+    student, teacher = (sum(getattr(cost, name) for cost in costs) for name in ("own", "teacher_alone"))
+    limit = (student + teacher / count) / (student + teacher)
+    print(
+        f"\nOf a step alone the teacher is {teacher / (student + teacher):.0%} here: the ratio's limit is {limit:.2f}."
+    )
+
+
 def main() -> None:
     """Times, and prints a table."""
     parser = parser_of(__doc__, "r50-r18")
     parser.add_argument("--students", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=2)
+    parser.add_argument("--forward", choices=("auto", "plain"), default="auto", help="of the teacher, on both sides")
     asked = parser.parse_args()
     with workbench() as folder:
-        cfg = endless_run(asked.pair, folder)
+        cfg = with_overrides(endless_run(asked.pair, folder), {"distill.teachers.0.forward": asked.forward})
         cohort = cohort_of(cfg, asked.students, folder)
         steps(cohort, WARM_UP)
         alone = SteppedRun(cfg, folder / "alone")
@@ -59,7 +70,15 @@ def main() -> None:
             asked.pairs,
         )
         assert len(cohort.lanes) == asked.students, "a student left"
-        print_table("cohort / alone", ("cohort", "alone"), found, pair=asked.pair, students=asked.students)
+        print_table(
+            "cohort / alone",
+            ("cohort", "alone"),
+            found,
+            pair=asked.pair,
+            forward=asked.forward,
+            students=asked.students,
+        )
+        print_limit(cohort)
         for lane in cohort.lanes:
             lane.stopped = True
         while cohort.step():

@@ -17,6 +17,7 @@ from rdistill.teacher import Teacher, load_teacher_model
 from rdistill.teacher_forward import CLOSE
 from rdistill.teacher_spec import PLAIN, ForwardSpec
 
+LOGITS = "decode_head"  # the feature's name
 WAYS = (
     ForwardSpec(fuse=True),
     ForwardSpec(channels_last=True),
@@ -26,7 +27,7 @@ WAYS = (
 
 def teacher_of(spec: TeacherSpec, forward: ForwardSpec) -> Teacher:
     model = load_teacher_model(spec)
-    return Teacher(model, ["logits"], model.data_preprocessor, 1.0, forward)
+    return Teacher(model, [LOGITS], model.data_preprocessor, 1.0, forward)
 
 
 def main() -> None:
@@ -38,18 +39,18 @@ def main() -> None:
     with workbench() as folder:
         spec = TeacherSpec(**endless_run(asked.pair, folder).distill.teachers[0].to_dict())
         images_nchw = torch.randn(asked.batch_size, 3, asked.size, asked.size)
+
+        def seconds(teacher: Teacher) -> float:
+            return timed(lambda: teacher(images_nchw), asked.clock)
+
         plain = teacher_of(spec, PLAIN)
-        expected = plain(images_nchw)["logits"]
+        expected = plain(images_nchw)[LOGITS]
         for way in WAYS:
             teacher = teacher_of(spec, way)
             for _ in range(2):  # the first prepares
-                far = (teacher(images_nchw)["logits"] - expected).abs().max().item()
+                far = (teacher(images_nchw)[LOGITS] - expected).abs().max().item()
             assert far <= CLOSE, (way, far)
-            found = in_turn(
-                partial(timed, partial(teacher, images_nchw), asked.clock),
-                partial(timed, partial(plain, images_nchw), asked.clock),
-                asked.pairs,
-            )
+            found = in_turn(partial(seconds, teacher), partial(seconds, plain), asked.pairs)
             facts = dict(pair=asked.pair, way=str(way), difference=f"{far:.0e}")
             print_table("teacher's forward / the plain one", ("this way", "plain"), found, **facts)
 

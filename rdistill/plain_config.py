@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from yapf.yapflib.yapf_api import FormatCode
+
+from rdistill.config_source import assignment
 
 HEADER_END = "# " + "-" * 98
-_STYLE = "{based_on_style: pep8, column_limit: 110, allow_split_before_dict_value: false}"
 # Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was put together
 # from: nothing reads them any more.
 _SECTIONS = (
@@ -87,9 +86,8 @@ def config_text(plain: Config, header: Sequence[str]) -> str:
     for comment, keys in _SECTIONS:
         present = [key for key in keys if key in values]
         if present:
-            lines += [f"# {comment}", *(f"{key} = {_literal(values[key], names)}" for key in present), ""]
-    text, _ = FormatCode("\n".join(lines), style_config=_STYLE)
-    return str(text)
+            lines += [f"# {comment}", "".join(assignment(key, values[key], names) for key in present)]
+    return "\n".join(lines)
 
 
 def replace_header(text: str, header: Sequence[str]) -> str:
@@ -143,19 +141,3 @@ def _data_root(values: Mapping[str, Any]) -> str | None:
         dataset = dataset["dataset"]
     root = dataset.get("data_root")
     return str(root) if root else None
-
-
-def _literal(value: Any, names: Mapping[str, str]) -> str:
-    """Python source of plain data: sections as ``dict(...)``, strings that have a name by it."""
-    if isinstance(value, Mapping):
-        order = sorted(value, key=lambda key: key != "type")  # the type first, the others as they are
-        inner = {key: _literal(value[key], names) for key in order}
-        if all(isinstance(key, str) and key.isidentifier() for key in inner):
-            return f"dict({', '.join(f'{key}={item}' for key, item in inner.items())})"
-        return "{" + ", ".join(f"{key!r}: {item}" for key, item in inner.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        inside = ", ".join(_literal(item, names) for item in value)
-        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
-    if isinstance(value, Path):
-        return repr(str(value))
-    return names.get(value, repr(value)) if isinstance(value, str) else repr(value)

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from rdistill import checkpoint
+from rdistill.config_source import config_source
 from rdistill.files import write_whole
 from rdistill.hooks import METRIC
 from rdistill.plain_config import config_text, header, plain_config
@@ -54,4 +55,4 @@ def write_config(cfg: Config, path: Path, seed: int) -> None:
     """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers."""
     plain = cfg._cfg_dict.to_dict()
     cfg = Config({**plain, "randomness": {**(plain.get("randomness") or {}), "seed": seed}})
-    cfg.dump(path)
+    path.write_text(config_source(cfg))

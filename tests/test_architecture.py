@@ -26,6 +26,7 @@ ROWS = (
         "precision",
         "checkpoint",
         "cluster",
+        "config_source",
         "console",
         "tracking",
     ),
@@ -115,7 +116,9 @@ def test_light_modules_stay_light(module: str) -> None:
     assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
 
 
-@pytest.mark.parametrize("module", ["rdistill.sweep.thin", "rdistill.sweep.cohort", "rdistill.sweep.cohort_group"])
+@pytest.mark.parametrize(
+    "module", ["rdistill.sweep.places", "rdistill.sweep.thin", "rdistill.sweep.cohort", "rdistill.sweep.cohort_group"]
+)
 def test_a_trial_in_a_cohort_waits_for_no_torch(module: str) -> None:
     """Each such trial has a process of its own, which unpickles its cohort's handle, and with it imports its class."""
     loaded = modules_after(f"import {module}")

@@ -6,7 +6,7 @@ import pytest
 
 from rdistill.sweep.fleet import Plan, plan_cohorts
 from rdistill.sweep.measure import StepCost
-from rdistill.sweep.thin import Places, sharing_key
+from rdistill.sweep.places import Places, sharing_key
 
 MB, GB = 10**6, 10**9
 

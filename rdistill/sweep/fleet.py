@@ -12,7 +12,7 @@ from rdistill.cluster import beside_this_process
 from rdistill.sweep.cohort import Cohort
 from rdistill.sweep.cohort_group import CohortGroup
 from rdistill.sweep.measure import StepCost
-from rdistill.sweep.thin import Places
+from rdistill.sweep.places import Places
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
 

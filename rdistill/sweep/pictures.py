@@ -1,6 +1,6 @@
 """Pictures for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
 
-Drawn once, at the end of a sweep, where the trials ran. The report shows them and needs no torch for it.
+Drawn once, at the end of a sweep. The report shows them and needs no torch for it.
 """
 
 from __future__ import annotations
@@ -44,18 +44,28 @@ def draw_pictures(study: Study, resources: Resources) -> str:
     if best is None:
         reason = "no student under a teacher has a score"
     else:
-        need = resources.per_worker()
-        task = ray.remote(_draw).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
-        pending = task.remote(study, best.id, baseline.id if baseline is not None else None)
         try:
-            write_json(folder / INDEX, ray.get(pending, timeout=TIME_LIMIT_S))
+            write_json(folder / INDEX, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
             return ""
         except Exception as error:  # whatever it is: the sweep itself is done
-            ray.cancel(pending, force=True)
             cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
             reason = one_line(cause)
     write_json(folder / INDEX, {"reason": reason})
     return reason
+
+
+def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) -> dict[str, Any]:
+    """What pictures.json holds: drawn by a GPU where trials have one, else here, where torch is loaded already."""
+    need = resources.per_worker()
+    if not need.get("GPU"):
+        return _draw(study, best, baseline)
+    task = ray.remote(_draw).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
+    pending = task.remote(study, best, baseline)
+    try:
+        return dict(ray.get(pending, timeout=TIME_LIMIT_S))
+    except Exception:
+        ray.cancel(pending, force=True)
+        raise
 
 
 def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config import with_overrides, without_distillation
+from rdistill.config_source import config_source
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError, Silent
 from rdistill.lockstep import Lane
@@ -95,7 +96,7 @@ def _run_trial_at(
     workers = study.spec.trial.workers
     try:
         cfg = trial_config(study, record)
-        cfg.dump(folder / "trial.py")
+        (folder / "trial.py").write_text(config_source(cfg))
         record.objectives = record.objectives or _costs(study, cfg)
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}

@@ -1,0 +1,56 @@
+"""Which cohort a trial goes to. The actor's process is up at once, as this imports nothing but Python's own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+# Config keys, or what they begin with, that change what a student sees or who teaches it. All else may be shared.
+NOT_SHARED = ("train_dataloader", "val_dataloader", "val_evaluator", "model.data_preprocessor", "distill.teachers")
+
+
+def sharing_key(trial: Mapping[str, Any]) -> str:
+    """Equal for trials that see the same batches and have the same teachers.
+
+    All trials of a sweep come from one config: what they do not share is in their seeds and their values.
+    """
+    values = {key.lstrip("+"): value for key, value in trial["values"].items()}
+    apart = {key: value for key, value in values.items() if key.startswith(NOT_SHARED)}
+    return json.dumps([trial.get("seed"), apart], sort_keys=True, default=str)
+
+
+class Places:
+    """Says which cohort a trial goes to. A Ray actor; it holds no places back, since Tune runs no more than there are.
+
+    Args:
+        cohorts: how many there are.
+        size: places in each.
+        teacher_share: of a student's whole step alone; 0 to 1.
+    """
+
+    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5) -> None:
+        self._size, self._teacher_share = size, teacher_share
+        self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
+        self._taken: dict[str, tuple[int, str]] = {}  # trial id -> number of its cohort, sharing key
+
+    def take(self, trial_id: str, key: str) -> int:
+        """The number of the cohort that will be quickest with this trial among its students, with a place taken."""
+        if trial_id in self._taken:  # its process died, and its student trains on there
+            return self._taken[trial_id][0]
+        free = [number for number, there in enumerate(self._there) if there.total() < self._size]
+        number = min(free or range(len(self._there)), key=lambda one: self._round(one, key))
+        self._there[number][key] += 1
+        self._taken[trial_id] = number, key
+        return number
+
+    def leave(self, trial_id: str) -> None:
+        number, key = self._taken.pop(trial_id)
+        self._there[number] -= Counter([key])
+
+    def _round(self, number: int, key: str) -> float:
+        """What a step of all its students takes: the teacher once for each that share, and every student."""
+        there = self._there[number]
+        keys = len(there) + (key not in there)
+        return keys * self._teacher_share + (there.total() + 1) * (1 - self._teacher_share)
