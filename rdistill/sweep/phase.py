@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,6 @@ class Team:
     ) -> None:
         self.here, self.train = here, train
         self.study, self.resources, self.processes, self.say = study, resources, processes, say
-
-    def local_study(self) -> Study:
-        """The study with all that its trials wrote on this machine, also where the work dir is at a URI."""
-        self.here.pull(f"{TRIALS}/*/*")
-        return replace(self.study, work_dir=str(self.here.folder))
 
     def run(self, phase: Phase, resume: bool) -> bool:
         """Runs a phase, or what is left of it. Returns whether it came to its end; Ctrl-C cuts it off."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import ray
 from mmengine.config import Config
 
+from rdistill.storage import join, place
 from rdistill.student_files import write_json
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweep.trial import Study, one_line
@@ -30,27 +32,32 @@ OPACITY = 0.55  # of a class's colour over the photograph
 ONLY_BEST, ONLY_BASELINE, BOTH = (213, 94, 0), (0, 114, 178), (95, 95, 95)
 
 
-def draw_pictures(study: Study, resources: Resources) -> str:
+def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
     """Draws the worst, the median and the best validation image of the best student, each as several PNG files.
 
     Writes ``pictures/`` with ``pictures.json``: which files there are, and every image's mIoU. No sweep fails of it.
 
+    Args:
+        study: of the sweep; its work dir may be at a URI.
+        resources: of one trial.
+        folder: the work dir on this machine, with the trials' records.
+
     Returns:
         Why there are none, on one line; empty where there are some.
     """
-    folder = Path(study.work_dir, PICTURES)
-    folder.mkdir(exist_ok=True)
-    best, baseline = a_typical_pair(load_records(Path(study.work_dir)))
+    best, baseline = a_typical_pair(load_records(folder))
+    (folder / PICTURES).mkdir(exist_ok=True)
+    index = folder / PICTURES / INDEX
     if best is None:
         reason = "no student under a teacher has a score"
     else:
         try:
-            write_json(folder / INDEX, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
+            write_json(index, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
             return ""
         except Exception as error:  # whatever it is: the sweep itself is done
             cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
             reason = one_line(cause)
-    write_json(folder / INDEX, {"reason": reason})
+    write_json(index, {"reason": reason})
     return reason
 
 
@@ -129,13 +136,22 @@ def _score(record: TrialRecord) -> float:
 
 
 def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
-    """What pictures.json holds; the PNG files are written on the way."""
+    """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
+    with place(join(study.work_dir, PICTURES)) as here:
+        here.folder.mkdir(exist_ok=True)
+        index = _draw_into(here.folder, study, best, baseline)
+        here.push()
+    return index
+
+
+def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     import torch
 
     from rdistill.quiet_mmseg import DATASETS
     from rdistill.segmentor import ignore_index
 
-    models = _models(study, best, baseline)
+    with ExitStack() as trials:
+        models = _models(study, best, baseline, trials)
     dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
@@ -151,14 +167,14 @@ def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
             }
             rows.append({"index": index, "name": Path(dataset.get_data_info(index)["img_path"]).name, **scores})
         order = sorted((row for row in rows if row["best"] is not None), key=lambda row: row["best"])
-        places = {0: "worst", len(order) // 2: "median", len(order) - 1: "best"} if order else {}
+        ranks = {0: "worst", len(order) // 2: "median", len(order) - 1: "best"} if order else {}
         palette = _palette(dataset.metainfo, len(classes))
         chosen = []
-        for place, which in places.items():
-            row = order[place]
+        for rank, which in ranks.items():
+            row = order[rank]
             sample = dataset[row["index"]]
             drawn = _picture(_photo(sample), _masks(sample, models), palette, ignore)
-            files = _write(Path(study.work_dir, PICTURES), which, drawn)
+            files = _write(folder, which, drawn)
             scores = {name: row[name] for name in models}
             chosen.append({"which": which, "name": row["name"], "files": files, "IoU": scores})
     return {
@@ -173,8 +189,11 @@ def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     }
 
 
-def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
-    """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+def _models(study: Study, best: str, baseline: str | None, trials: ExitStack) -> dict[str, Any]:
+    """The teacher, where it is one with weights of its own, and the two students, ready to predict.
+
+    What was fetched of the two stays as long as ``trials`` is open.
+    """
     import torch
     from mmengine.model import revert_sync_batchnorm
 
@@ -188,7 +207,7 @@ def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
         models["teacher"] = (model, first.checkpoint, study.trust_checkpoint)
     for kind, name in (("baseline", baseline), ("best", best)):
         if name is not None:
-            folder = Path(study.work_dir, TRIALS, name)
+            folder = trials.enter_context(place(join(study.work_dir, TRIALS, name), "trial.py", "best.pth")).folder
             models[kind] = (Config.fromfile(str(folder / "trial.py")).model.to_dict(), folder / "best.pth", False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for kind, (model_cfg, weights, trust) in models.items():

@@ -132,7 +132,7 @@ def _run_sweep_at(
         facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
         try:
             status, summary = run_phases(team, facts, shown, tracked, resume)
-            if status == FINISHED and (reason := draw_pictures(team.local_study(), resources)):
+            if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
                 console.print(f"pictures  none for the report: {reason}", markup=False)
         finally:
             here.push()
@@ -240,7 +240,7 @@ def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
     phase = Phase(CONFIRMATION, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
     complete = team.run(phase, resume)
     if complete and has_test_split(team.study.base):
-        score_on_test(team.local_study(), team.resources)
+        score_on_test(team.study, team.resources, work_dir)
     return complete
 
 

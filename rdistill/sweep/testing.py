@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from rdistill.errors import blaming
 from rdistill.files import write_whole
+from rdistill.storage import join, place
 from rdistill.sweep.results import CONFIRMED, TRIALS, load_records
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
@@ -36,20 +37,22 @@ def require_test_split(cfg: Config) -> None:
         Runner.build_dataloader(cfg.test_dataloader.to_dict(), seed=0)
 
 
-def score_on_test(study: Study, resources: Resources) -> None:
-    """Scores each confirmed student, and the first teacher, on the test split; those that are not yet."""
-    work_dir = Path(study.work_dir)
+def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
+    """Scores each confirmed student, and the first teacher, on the test split; those that are not yet.
+
+    ``work_dir`` is the sweep's folder on this machine, with the trials' records.
+    """
     need = resources.per_worker()
-    task = ray.remote(_score).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+    options = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
     confirmed = [run for run in load_records(work_dir) if run.phase == CONFIRMED and run.status == "finished"]
     waiting = {
-        run.id: task.remote(_student(work_dir / TRIALS / run.id), study.trust_checkpoint)
+        run.id: ray.remote(_score_student).options(**options).remote(study, run.id)
         for run in confirmed
         if run.test is None
     }
     teacher = study.base.distill.teachers[0]
     if teacher.get("checkpoint") and not (work_dir / TEACHER).is_file():
-        scores = ray.get(task.remote(_teacher(study.base), study.trust_checkpoint))
+        scores = ray.get(ray.remote(_score_teacher).options(**options).remote(study))
         write_whole(work_dir / TEACHER, json.dumps(scores, indent=1) + "\n")
     for run in confirmed:
         if run.id in waiting:
@@ -63,18 +66,19 @@ def teacher_on_test(work_dir: Path) -> dict[str, Any] | None:
     return dict(json.loads(file.read_text())) if file.is_file() else None
 
 
-def _student(folder: Path) -> tuple[Config, str]:
-    return Config.fromfile(str(folder / "trial.py")), str(folder / "student.pth")
-
-
-def _teacher(base: Config) -> tuple[Config, str]:
-    """The student's config with the teacher's model in it: the same images, scored alike."""
-    teacher = base.distill.teachers[0]
-    return Config({**base._cfg_dict.to_dict(), "model": teacher.model.to_dict()}), teacher.checkpoint
-
-
-def _score(model: tuple[Config, str], trust_checkpoint: bool) -> dict[str, Any]:
+def _score_student(study: Study, trial_id: str) -> dict[str, Any]:
+    """On any node, also with the work dir at a URI."""
     from rdistill.training import evaluate_checkpoint
 
-    cfg, checkpoint = model
-    return evaluate_checkpoint(cfg, checkpoint, split="test", trust_checkpoint=trust_checkpoint)
+    with place(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
+        cfg = Config.fromfile(str(here.folder / "trial.py"))
+        return evaluate_checkpoint(cfg, here.folder / "student.pth", split="test")
+
+
+def _score_teacher(study: Study) -> dict[str, Any]:
+    """By the student's config with the teacher's model in it: the same images, scored alike."""
+    from rdistill.training import evaluate_checkpoint
+
+    teacher = study.base.distill.teachers[0]
+    cfg = Config({**study.base._cfg_dict.to_dict(), "model": teacher.model.to_dict()})
+    return evaluate_checkpoint(cfg, teacher.checkpoint, split="test", trust_checkpoint=study.trust_checkpoint)

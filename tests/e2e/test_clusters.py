@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
@@ -169,13 +170,14 @@ def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path
 # ---------------------------------------------------------------------------------------------------------
 # A node that is lost
 
-# Prints the nodes; loses the one whose number it is told, with all that runs on it; ends with its input.
-THREE_NODES = """
+# Prints its nodes, as many as it is told; loses the one whose number it is then told, with all that runs on it; ends
+# with its input.
+NODES = """
 import json, sys
 from ray.cluster_utils import Cluster
 
 cluster = Cluster()
-nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(3)]
+nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(int(sys.argv[1]))]
 raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
 print(json.dumps([cluster.address, raylets]), flush=True)
 for line in sys.stdin:
@@ -184,34 +186,82 @@ cluster.shutdown()
 """
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster of nodes with one CPU each, the first of them the head."""
+
+    address: str
+    environment: dict[str, str]
+    process: subprocess.Popen[str]
+    raylets: list[int]
+
+    def lose_one_that_trains(self) -> None:
+        """With -9, and not the head."""
+        lost = next(number for number in range(len(self.raylets) - 1, 0, -1) if self.trains(number))
+        on_it = under(self.raylets[lost])
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{lost}\n")
+        self.process.stdin.flush()
+        for one in on_it:
+            if is_alive(one):
+                os.kill(one, signal.SIGKILL)
+
+    def trains(self, number: int) -> bool:
+        return bool(under(self.raylets[number], "TrainWorker"))
+
+
+@contextmanager
+def nodes(place: Place, name: str, count: int) -> Iterator[Nodes]:
+    variables = environment(place, name)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=place.cwd)
+    cluster = subprocess.Popen([sys.executable, "-c", NODES, str(count)], **pipes)
+    with ended(cluster):
+        address, raylets = json.loads(cluster.stdout.readline())
+        yield Nodes(address, variables, cluster, raylets)
+
+
+@contextmanager
+def command(there: Nodes, place: Place, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """``rdistill ARGUMENTS`` on a cluster; ends with the context."""
+    words = [sys.executable, "-m", "rdistill", *map(str, arguments), "--address", there.address]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=there.environment, cwd=place.cwd)
+    with subprocess.Popen(words, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+def test_fewer_workers_where_a_node_is_gone(place: Place, tiny: Tiny) -> None:
+    """Elastic: one worker goes on with the whole batch, and ends with what two would have come to."""
+    ours, theirs = place.root / "elastic", place.root / "not-elastic"
+    run = [tiny.folder / "distill.py", *options(tiny, 40, 5), "--batch-size", "4"]
+    two = ["--workers", 2, "--min-workers", 1, "--cpus-per-worker", 1]
+    with nodes(place, "e", 2) as there, command(there, place, "train", *run, "--work-dir", ours, *two) as process:
+        wait_until((ours / "last.pth").is_file, process)
+        there.lose_one_that_trains()
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, (out, err)
+    place.run("train", *run, "--work-dir", theirs)
+    one, other = (torch.load(folder / "last.pth", weights_only=True) for folder in (ours, theirs))
+    assert one["meta"]["iter"] == other["meta"]["iter"] == 40
+    pairs = [(value.double(), other["state_dict"][key].double()) for key, value in one["state_dict"].items()]
+    assert max((mine - yours).abs().max().item() for mine, yours in pairs) < 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["auto", "off"])
 def test_the_loss_of_a_node(place: Place, tiny: Tiny, rows: Rows, trial_json: TrialJson, size: str) -> None:
     """One that trains, with -9, of three: two-worker trials, in a cohort or by themselves, go on with the other two."""
     work_dir = place.root / f"nodes-{size}"
     file = place.sweep_file(f"nodes-{size}", study(tiny, trial={"workers": 2}, cohort={"size": size}))
-    variables = environment(place, f"n-{size}")
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=place.cwd)
-    cluster = subprocess.Popen([sys.executable, "-c", THREE_NODES], **pipes)
-    with ended(cluster):
-        address, raylets = json.loads(cluster.stdout.readline())
-        command = [sys.executable, "-m", "rdistill", "sweep", file, "--work-dir", work_dir, "--address", address]
-        with subprocess.Popen(
-            [*map(str, command), *options(tiny, 60, 10), "--batch-size", "4"], **{**pipes, "stderr": subprocess.PIPE}
-        ) as sweep:
-            try:
-                wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), sweep)
-                lost = next(number for number in (2, 1) if under(raylets[number], "TrainWorker"))
-                on_it = under(raylets[lost])
-                cluster.stdin.write(f"{lost}\n")
-                cluster.stdin.flush()
-                for one in on_it:
-                    if is_alive(one):
-                        os.kill(one, signal.SIGKILL)
-                out, err = sweep.communicate(timeout=TIMEOUT_S)
-            finally:
-                sweep.terminate()
-        assert sweep.returncode == 0, (out, err)
+    sweep = ["sweep", file, "--work-dir", work_dir, *options(tiny, 60, 10), "--batch-size", "4"]
+    with nodes(place, f"n-{size}", 3) as there, command(there, place, *sweep) as process:
+        wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), process)
+        there.lose_one_that_trains()
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, (out, err)
     found = rows(work_dir)
     assert set(found) == {"baseline", "t0001", "t0002"}
     for name, row in found.items():

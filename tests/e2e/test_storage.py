@@ -109,6 +109,7 @@ def test_a_run_is_there_and_goes_on_from_there(
     assert list(place.cwd.iterdir()) == [] and set((place.root / "t").glob("rdistill-at-*")) == of_the_killed
 
 
+@pytest.mark.slow
 def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
     space = {WEIGHT: {"type": "choice", "values": [1.0, 30.0]}}
     content = {"config": str(tiny.folder / "distill.py"), "space": space, "search": {"type": "grid"}}

@@ -242,6 +242,7 @@ def records(work_dir: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(
     random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
 ) -> None:
