@@ -33,6 +33,7 @@ from rich.console import Console
 from benchmarks.turns import REPO, distill_config, print_machine
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, load_config
+from rdistill.config_source import config_source
 from rdistill.hooks import Listener
 from rdistill.storage import place
 from rdistill.student_files import write_json
@@ -87,11 +88,11 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     spec = parse_sweep(content, "scale")
     shortcuts = Shortcuts(iters=ITERATIONS, val_interval=ITERATIONS // VALIDATIONS)
     whole = load_config(distill_config("slim"), {}, shortcuts, with_data=False)
-    # The trials do without most of it: mmengine takes a second of CPU to lay out the text of a whole config.
+    # What the sweep itself reads of it; each trial writes the whole text.
     losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
     distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
     base = Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}})
-    train = partial(no_training, config_text=whole.pretty_text)
+    train = partial(no_training, config_text=config_source(whole))
     resources, teacher = Resources(1, 1.0, 0.0), [{"mIoU": 90.0}]
     processes = require_resources(resources.per_worker(), "a trial")
     with place(folder) as here, open(os.devnull, "w") as nowhere:

@@ -291,6 +291,12 @@ def _amounts(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
 
 
+def alone_on_this_machine() -> bool:
+    """Whether the cluster has no other node than the one this process is on."""
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return alive == [ray.get_runtime_context().get_node_id()]
+
+
 def beside_this_process() -> NodeAffinitySchedulingStrategy:
     """For an actor that this process cannot do without: on its own node, so that no other's loss takes it away."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from rdistill.cluster import alone_on_this_machine
 from rdistill.differences import differences
 from rdistill.errors import UserError
 from rdistill.storage import is_uri, place
@@ -53,14 +57,31 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
     Returns:
         The study that the trials get, and a line for each pair that was left out.
     """
-    need = resources.per_worker()
+    need, slots = resources.per_worker(), (1, slots_together(resources))
+    if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
+        with _threads_of(need["CPU"]):
+            return _prepare_here(study, slots)
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        settled, left_out = ray.get(task.remote(study, (1, slots_together(resources))))
+        settled, left_out = ray.get(task.remote(study, slots))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     return settled, left_out
+
+
+@contextmanager
+def _threads_of(cpus: float) -> Iterator[None]:
+    """This process has as many threads as Ray gives a worker of so many CPUs."""
+    import torch
+
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str]]:
