@@ -162,6 +162,17 @@ def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> 
     assert "\x1b" not in text(shown.console)
 
 
+def test_no_gain_over_a_baseline_that_has_trained_less(shown: SweepConsole) -> None:
+    """Else every trial that is quicker than the baseline would shine."""
+    baseline, trial = seen("baseline", "baseline"), seen("t0001")
+    for one, reached in ((baseline, 100), (trial, 200)):
+        shown.started(one)
+        shown.scored(one, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
+    assert shown.gain(shown.rows["t0001"]) is None
+    shown.scored(baseline, {"iter": 200, "mIoU": 48.0, "best_mIoU": 50.0})
+    assert shown.gain(shown.rows["t0001"]) == 0.0
+
+
 def test_piped_a_large_sweep_says_little(shown: SweepConsole) -> None:
     shown.expect("search", 1000)
     baseline = seen("baseline", "baseline")

@@ -151,11 +151,14 @@ class SweepConsole:
         return max(scored, key=lambda row: row.best or 0.0, default=None)
 
     def gain(self, row: Row) -> float | None:
-        """mIoU over the best baseline of the same seed so far; None for a baseline, and while there is none."""
+        """mIoU over the best baseline of the same seed; None for a baseline, and while none has trained as long."""
         baselines = [
             other.best
             for other in self.rows.values()
-            if _alone(other.seen) and other.best and other.seen.seed == row.seen.seed
+            if _alone(other.seen)
+            and other.best
+            and other.seen.seed == row.seen.seed
+            and other.iteration >= row.iteration
         ]
         if _alone(row.seen) or row.best is None or not baselines:
             return None
