@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -138,7 +137,6 @@ def _score(record: TrialRecord) -> float:
 def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
     with place(join(study.work_dir, PICTURES)) as here:
-        here.folder.mkdir(exist_ok=True)
         index = _draw_into(here.folder, study, best, baseline)
         here.push()
     return index
@@ -150,8 +148,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     from rdistill.quiet_mmseg import DATASETS
     from rdistill.segmentor import ignore_index
 
-    with ExitStack() as trials:
-        models = _models(study, best, baseline, trials)
+    models = _models(study, best, baseline)
     dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
@@ -189,32 +186,31 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     }
 
 
-def _models(study: Study, best: str, baseline: str | None, trials: ExitStack) -> dict[str, Any]:
-    """The teacher, where it is one with weights of its own, and the two students, ready to predict.
+def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+    models: dict[str, Any] = {}
+    first = study.base.distill.teachers[0]
+    if first.get("checkpoint"):
+        model_cfg = {**first.model.to_dict(), "pretrained": None}
+        models["teacher"] = _model("teacher", model_cfg, first.checkpoint, study.trust_checkpoint)
+    for kind, name in (("baseline", baseline), ("best", best)):
+        if name is not None:
+            with place(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:
+                model_cfg = Config.fromfile(str(here.folder / "trial.py")).model.to_dict()
+                models[kind] = _model(kind, model_cfg, here.folder / "best.pth")
+    return models
 
-    What was fetched of the two stays as long as ``trials`` is open.
-    """
+
+def _model(kind: str, model_cfg: dict[str, Any], weights: str | Path, trust: bool = False) -> Any:
     import torch
     from mmengine.model import revert_sync_batchnorm
 
     from rdistill import checkpoint
     from rdistill.segmentor import build_segmentor
 
-    models: dict[str, Any] = {}
-    first = study.base.distill.teachers[0]
-    if first.get("checkpoint"):
-        model = {**first.model.to_dict(), "pretrained": None}
-        models["teacher"] = (model, first.checkpoint, study.trust_checkpoint)
-    for kind, name in (("baseline", baseline), ("best", best)):
-        if name is not None:
-            folder = trials.enter_context(place(join(study.work_dir, TRIALS, name), "trial.py", "best.pth")).folder
-            models[kind] = (Config.fromfile(str(folder / "trial.py")).model.to_dict(), folder / "best.pth", False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for kind, (model_cfg, weights, trust) in models.items():
-        model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind))
-        checkpoint.load_weights(model, weights, trust=trust, what=kind)
-        models[kind] = model.to(device).eval()
-    return models
+    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind))
+    checkpoint.load_weights(model, weights, trust=trust, what=kind)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np.ndarray]:

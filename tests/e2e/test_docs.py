@@ -55,13 +55,11 @@ for name in ("train", "sweep"):
 """
 # What a page may take for granted, unless it does so itself: the commands of README.md's first screen.
 _TRAIN = "rdistill train configs/{}_optic-disc-128.py --data-root data/synthetic --work-dir work_dirs/{} > /dev/null"
-BEFORE = ["rdistill data synthetic data/synthetic > /dev/null"]
-TRAINED_BEFORE = "\n".join(
-    [
-        _TRAIN.format("teacher/deeplabv3plus_r50-slim", "teacher"),
-        _TRAIN.format("student/deeplabv3plus_r18-slim", "student"),
-    ]
-)
+DRAWN_BEFORE = "rdistill data synthetic data/synthetic > /dev/null"
+TRAINED_BEFORE = [
+    _TRAIN.format("teacher/deeplabv3plus_r50-slim", "teacher"),
+    _TRAIN.format("student/deeplabv3plus_r18-slim", "student"),
+]
 
 
 @dataclass(frozen=True)
@@ -192,9 +190,9 @@ def test_every_command_runs(page: Path, place: Place, tmp_path: Path) -> None:
     shim = tmp_path / "bin" / "rdistill"
     shim.write_text(SHIM)
     shim.chmod(0o755)
-    script = ["set -euo pipefail", *BEFORE]
+    script = ["set -euo pipefail", DRAWN_BEFORE]
     if not re.search(r"train\b.*configs/teacher/.*work_dirs/teacher\b", page.read_text()):
-        script.append(TRAINED_BEFORE)
+        script += TRAINED_BEFORE
     for index, block in enumerate(runnable(page)):
         if block.kind == "python":
             (tmp_path / f"block{index}.py").write_text(PRELUDE + block.text)
