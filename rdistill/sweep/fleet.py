@@ -62,9 +62,8 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     """
     per_worker = resources.per_worker()
     slots = min(slots, trials)
-    together = slots_together(resources)
     free_bytes = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
-    plan = plan_cohorts(study.spec.cohort.size, trials, slots, together, study.step, free_bytes)
+    plan = plan_cohorts(study.spec.cohort.size, trials, slots, study.step, free_bytes)
     # A thread for each student's events, and for calls that end one.
     options = dict(max_concurrency=2 * plan.size + 8, max_restarts=-1)
     if resources.workers > 1:
@@ -80,34 +79,34 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     return Fleet(cohorts, places, plan)
 
 
-def slots_together(resources: Resources) -> int:
-    """How many trials' CPUs one cohort can have: those of the smallest node.
+def ways_to_join(resources: Resources) -> list[int]:
+    """How many trials' CPUs one cohort could have: 1, all of the smallest node, and its halves between.
 
-    Not on GPUs, of which a cohort uses one; not where the user has set the threads, or where it has several workers.
+    On GPUs, of which a cohort uses one, just 1; so where the user has set the threads, and with several workers.
     """
     per_worker = resources.per_worker()
     if "OMP_NUM_THREADS" in os.environ or "GPU" in per_worker or resources.workers > 1:
-        return 1
+        return [1]
     cpus = per_worker["CPU"]
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return max(1, int(min((have for have in nodes if have >= cpus), default=cpus) / cpus))
+    together = max(1, int(min((have for have in nodes if have >= cpus), default=cpus) / cpus))
+    return sorted({together >> halved for halved in range(together.bit_length())})
 
 
-def plan_cohorts(
-    wanted: int | str, trials: int, slots: int, together: int, step: StepCost | None, free_bytes: int
-) -> Plan:
-    """Divides trials among cohorts: a cohort for each slot, or one for all slots of a node, whichever is quicker.
+def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepCost | None, free_bytes: int) -> Plan:
+    """Divides trials among cohorts: one for each slot, or fewer that have several slots' CPUs, whichever is quicker.
 
     Args:
         wanted: places in a cohort, as the sweep file has it: a number, or 'auto'.
         trials: at a time.
         slots: trials alone that the cluster has room for.
-        together: slots whose CPUs one cohort can have.
-        step: what was measured.
+        step: what was measured; None keeps to a cohort for each slot.
         free_bytes: of memory for each slot.
     """
     plans = []
-    for joined in sorted({1, min(together, slots)}):
+    for joined in sorted(step.seconds) if step is not None else [1]:
+        if joined > slots:
+            continue
         cohorts = slots // joined
         size = -(-trials // cohorts)
         if wanted != "auto":
@@ -115,13 +114,8 @@ def plan_cohorts(
         elif step is not None:
             room = free_bytes * joined * MEMORY_SHARE - step.passing_bytes
             size = max(1, min(size, int(room / max(1, step.held_bytes))))
-        plans.append((_round_seconds(step, joined, size), Plan(cohorts, size, joined)))
-    return min(plans, key=lambda plan: (plan[0] / (plan[1].cohorts * plan[1].size), plan[1].slots))[1]
-
-
-def _round_seconds(step: StepCost | None, slots: int, size: int) -> float:
-    """Of one step of all students of a cohort; what was not measured is not chosen."""
-    if step is None or slots not in step.seconds:
-        return 1.0 if slots == 1 else float("inf")
-    teacher, student = step.seconds[slots]
-    return teacher + size * student
+        teacher, student = step.seconds[joined] if step is not None else (0.0, 1.0)
+        # A step of all trials: that of the fullest cohort, and again for those that find no place yet.
+        seconds = (teacher + size * student) * max(1.0, trials / (cohorts * size))
+        plans.append((seconds, joined, Plan(cohorts, size, joined)))
+    return min(plans, key=lambda plan: plan[:2])[2]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +19,12 @@ from torch import Tensor
 
 from rdistill.distiller import Distiller
 from rdistill.dry_run import tiny_batch
+from rdistill.student_files import write_json
 
+STEP = "step.json"  # in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
+# The first step on another number of threads has work to do that no other has; a slow step hides it.
+TIMED_STEPS, TIMED_S = 3, 2.0  # so many at most, and none more after so many seconds
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,10 @@ class StepCost:
     passing_bytes: int
     seconds: dict[int, tuple[float, float]]
 
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(self))
+
     @property
     def teacher_share(self) -> float:
         """Of a whole step alone; 0 to 1."""
@@ -40,14 +52,15 @@ class StepCost:
         return teacher / max(teacher + student, 1e-9)
 
 
-def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: tuple[int, ...] = (1,)) -> StepCost:
-    """Steps once to have everything there, and once for each number of slots. The weights change.
+def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: Sequence[int] = (1,)) -> StepCost:
+    """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
 
     Args:
         distiller: of the run; is done for afterwards.
         cfg: of the run.
         workers: among which a batch is divided.
-        slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
+        slots: trials' worth of CPUs that could be given to one worker, of which the last is all there are: on fewer,
+            the others are busy, as they will be with other cohorts. On a GPU they change nothing worth measuring.
             This process has one slot's threads.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,18 +84,58 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
 
     passing = _peak(step, device)
     before, seconds = torch.get_num_threads(), {}
-    for count in sorted(set(slots)) if device == "cpu" else [1]:
+    for count in slots if device == "cpu" else [1]:
         torch.set_num_threads(before * count)
-        seconds[count] = timed_step()
+        with _others_busy(slots[-1] // count - 1 if device == "cpu" else 0):
+            since, steps = time.perf_counter(), [timed_step()]
+            while len(steps) < TIMED_STEPS and time.perf_counter() - since < TIMED_S:
+                steps.append(timed_step())
+        seconds[count] = min(steps, key=sum)
     torch.set_num_threads(before)
     return StepCost(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
 
 
+@contextmanager
+def _others_busy(others: int) -> Iterator[None]:
+    """So many threads convolve, each on as many cores as PyTorch has now.
+
+    They leave this one less than it had alone: of caches, of the memory's width, of the units of a core seen as two.
+    """
+    over = threading.Event()
+    image, kernel = torch.randn(4, 64, 64, 64), torch.randn(64, 64, 3, 3)
+
+    def work() -> None:
+        with torch.no_grad():
+            while not over.is_set():
+                torch.nn.functional.conv2d(image, kernel)  # long enough to leave Python's lock to the others
+
+    with ExitStack() as stack:
+        threads = [threading.Thread(target=work, name="busy", daemon=True) for _ in range(others)]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(over.set)
+        yield
+
+
+def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
+    """What was measured for these slots before.
+
+    A resumed sweep keeps to it: with other threads its students would not be what they had been.
+    """
+    if not file.is_file():
+        return None
+    known = json.loads(file.read_text())
+    known["seconds"] = {int(count): tuple(both) for count, both in known["seconds"].items()}
+    return StepCost(**known) if list(known["seconds"]) == list(slots) else None
+
+
 class _Clocked:
-    """A teacher that says how long it took the last time."""
+    """A teacher that says how long it took the last time; it computes, whatever its cache knows."""
 
     def __init__(self, teacher: Any) -> None:
         self._teacher, self.seconds = teacher, 0.0
+        teacher.cache = None
 
     def __call__(self, inputs_nchw: Tensor) -> Any:
         answer: list[Any] = []

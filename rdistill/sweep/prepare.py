@@ -17,7 +17,7 @@ from rdistill.cluster import alone_on_this_machine
 from rdistill.differences import differences
 from rdistill.errors import UserError
 from rdistill.storage import is_uri, place
-from rdistill.sweep.fleet import slots_together
+from rdistill.sweep.fleet import ways_to_join
 from rdistill.sweep.spec import SweepSpec
 from rdistill.sweep.testing import has_test_split, require_test_split
 from rdistill.sweep.trial import Study
@@ -57,7 +57,7 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
     Returns:
         The study that the trials get, and a line for each pair that was left out.
     """
-    need, slots = resources.per_worker(), (1, slots_together(resources))
+    need, slots = resources.per_worker(), ways_to_join(resources)
     if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
         with _threads_of(need["CPU"]):
             return _prepare_here(study, slots)
@@ -84,12 +84,12 @@ def _threads_of(cpus: float) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str]]:
+def _prepare_here(study: Study, slots: list[int]) -> tuple[Study, list[str]]:
     import torch
 
     from rdistill.check import Report, build_reporting
     from rdistill.sweep.check import check_sweep, settle_pairs
-    from rdistill.sweep.measure import measure_step
+    from rdistill.sweep.measure import STEP, load_step, measure_step
     from rdistill.teacher import CACHE_FOLDER
     from rdistill.teacher_plan import RECORD as PLAN
     from rdistill.teacher_plan import settle, with_plan
@@ -107,11 +107,14 @@ def _prepare_here(study: Study, slots: tuple[int, ...]) -> tuple[Study, list[str
         require_test_split(base)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
-    with place(study.work_dir, PLAN) as here:
+    with place(study.work_dir, PLAN, STEP) as here:
         plan = settle(distiller, base, here.folder)  # once for all trials, which are to be the same alone
+        step = load_step(here.folder / STEP, slots)
+        if step is None:
+            step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
+            step.save(here.folder / STEP)
         here.push()
     beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
     base = with_plan(base, plan, beside / CACHE_FOLDER)
     study = dataclasses.replace(study, base=base, teacher_lines=plan.lines)
-    step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

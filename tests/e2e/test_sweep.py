@@ -115,6 +115,7 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
         "model_card.md",
         "pictures",
         "results.csv",
+        "step.json",
         "study.json",
         "summary.json",
         "teacher.json",

@@ -1,0 +1,45 @@
+"""What one step takes, measured before a sweep's first trial."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Tiny
+
+from rdistill.distiller import Distiller, build_distiller
+from rdistill.sweep.measure import StepCost, load_step, measure_step
+
+
+@pytest.fixture
+def measured(tiny: Tiny) -> Callable[[list[int]], tuple[StepCost, Distiller]]:
+    def measure(slots: list[int]) -> tuple[StepCost, Distiller]:
+        cfg = tiny.load("distill", {"distill.cache": "on"})
+        distiller = build_distiller(cfg, seed=0)
+        return measure_step(distiller, cfg, slots=slots), distiller
+
+    return measure
+
+
+def test_a_step(measured: Callable[[list[int]], tuple[StepCost, Distiller]]) -> None:
+    threads = torch.get_num_threads()
+    cost, distiller = measured([1, 2])
+    assert list(cost.seconds) == [1, 2] and torch.get_num_threads() == threads
+    assert not [thread for thread in threading.enumerate() if thread.name == "busy"]
+    # The teacher computes each time, though it was asked for the same images before.
+    assert all(teacher > 0.0005 and student > teacher / 100 for teacher, student in cost.seconds.values())
+    assert 0 < cost.teacher_share < 1
+    student = sum(x.numel() * x.element_size() for x in distiller.student.state_dict().values())
+    assert student < cost.held_bytes < 4 * student  # the momentum is as large as the weights
+
+
+def test_a_resumed_sweep_keeps_to_what_was_measured(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "step.json"
+    cost = StepCost(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)})
+    assert load_step(file, [1, 2]) is None
+    cost.save(file)
+    assert load_step(file, [1, 2]) == cost
+    assert load_step(file, [1, 2, 4]) is None  # another machine
