@@ -12,6 +12,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from rdistill import checkpoint, workers
+from rdistill.activation_checkpointing import checkpoint_activations
 from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, distill_spec
 from rdistill.errors import UserError, blaming
 from rdistill.features import FeatureCapture, as_maps, parse_feature
@@ -170,6 +171,7 @@ def build_distiller(
     spec = distill_spec(cfg)
     if not (torch.distributed.is_initialized() and torch.cuda.is_available()):
         student = revert_sync_batchnorm(student)  # SyncBN works between GPUs only
+    checkpoint_activations(student, cfg.get("activation_checkpointing") or [])
     if spec is None:
         return Distiller(student)
     with torch.random.fork_rng():

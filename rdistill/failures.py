@@ -60,5 +60,6 @@ def _memory(what: str, batch_size: int, error: BaseException) -> str:
     said = str(error).strip().splitlines()
     return (
         f"out of {what} with {batch_size} images a worker; lower --batch-size or --size, spread it over more "
-        f"--workers, or try --amp or activation_checkpointing" + (f" ({said[0][:160]})" if said else "")
+        f"--workers, or try --amp or --set \"+activation_checkpointing=['backbone']\""
+        + (f" ({said[0][:160]})" if said else "")
     )

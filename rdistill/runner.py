@@ -67,10 +67,8 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
     loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
     use_class_iou(cfg)
-    for option in ("activation_checkpointing", "efficient_conv_bn_eval"):  # mmengine's, by layer name
-        if cfg.get(option):
-            names = [cfg[option]] if isinstance(cfg[option], str) else cfg[option]
-            cfg[option] = [f"student.{name}" for name in names]
+    if names := cfg.get("efficient_conv_bn_eval"):  # mmengine's, by layer name
+        cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]
     cfg.resume = last is not None
     # The Distiller loads a student's start itself: the Runner would look for its own names in it.
     cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
@@ -157,7 +155,8 @@ def build_runner(
         default_scope=cfg.get("default_scope", "mmseg"),
         randomness=dict(seed=seed),
         experiment_name=name,
-        cfg=_QuickConfig(cfg._cfg_dict.to_dict()),
+        # Activations: the Distiller checkpoints them itself.
+        cfg=_QuickConfig({**cfg._cfg_dict.to_dict(), "activation_checkpointing": None}),
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
         **built,
     )

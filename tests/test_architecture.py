@@ -19,6 +19,7 @@ ROWS = (
     ("files", "storage"),
     (
         "losses",
+        "activation_checkpointing",
         "features",
         "segmentor",
         "task_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +15,20 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from rdistill.distiller import build_distiller
+from rdistill.errors import UserError
 from rdistill.training import train
 
 Batches = Callable[..., list[dict[str, Any]]]
 
 
-def gradients(tiny: Tiny, batch: dict[str, Any], *, checkpointed: bool) -> dict[str, Tensor]:
-    """The student's gradients of one batch, distillation on a layer inside the checkpointed part included."""
-    from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
+CHECKPOINTED = {"+activation_checkpointing": ["backbone"]}  # the student's own names, as in plain mmseg
 
-    distiller = build_distiller(tiny.load("distill"), seed=0)
-    if checkpointed:
-        turn_on_activation_checkpointing(distiller, ["student.backbone"])
+
+def gradients(tiny: Tiny, batch: dict[str, Any], changes: dict[str, Any]) -> dict[str, Tensor]:
+    """The student's gradients of one batch, distillation on a layer inside the checkpointed part included."""
+    distiller = build_distiller(tiny.load("distill", changes), seed=0)
     distiller.train()
     data = distiller.data_preprocessor(batch, training=True)
-    data["inputs"].requires_grad_()  # reentrant checkpointing wants an input that takes gradients
     torch.manual_seed(0)
     with distiller.capture:
         total, _ = distiller.parse_losses(distiller.loss(data["inputs"], data["data_samples"]))
@@ -38,7 +38,7 @@ def gradients(tiny: Tiny, batch: dict[str, Any], *, checkpointed: bool) -> dict[
 
 def test_activation_checkpointing_changes_no_gradient(tiny: Tiny, stream_batches: Batches) -> None:
     batch = stream_batches(tiny.load("distill"), 1)[0]
-    plain, checkpointed = (gradients(tiny, batch, checkpointed=on) for on in (False, True))
+    plain, checkpointed = (gradients(tiny, batch, changes) for changes in ({}, CHECKPOINTED))
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(
@@ -46,10 +46,31 @@ def test_activation_checkpointing_changes_no_gradient(tiny: Tiny, stream_batches
         )
 
 
-def test_activation_checkpointing_from_the_config(tiny: Tiny, tmp_path: Path) -> None:
-    """The config names the student's own layers, as it would in plain mmseg."""
-    cfg = tiny.load("distill", {"+activation_checkpointing": ["backbone"]}, iters=2)
-    assert train(cfg, tmp_path / "run", teacher_metrics=[{}])["iter"] == 2
+def test_activation_checkpointing_changes_no_student(tiny: Tiny, tmp_path: Path) -> None:
+    """A backbone's input takes no gradients, its BatchNorm sees each batch twice: neither may show."""
+    weights = {}
+    for name, changes in (("plain", {}), ("checkpointed", CHECKPOINTED)):
+        train(tiny.load("distill", changes, iters=4), tmp_path / name, teacher_metrics=[{}])
+        weights[name] = torch.load(tmp_path / name / "last.pth", weights_only=True)["state_dict"]
+    for key, value in weights["plain"].items():
+        assert torch.equal(weights["checkpointed"][key], value), key
+
+
+def test_a_copy_runs_its_own_checkpointed_layers(tiny: Tiny) -> None:
+    student = build_distiller(tiny.load("distill", CHECKPOINTED), seed=0).student.eval()
+    other = copy.deepcopy(student)
+    for parameter in other.backbone.parameters():
+        parameter.data.zero_()
+    image = torch.ones(1, 3, 32, 32)
+    assert student.extract_feat(image)[-1].any() and not other.extract_feat(image)[-1].any()
+
+
+def test_checkpointing_a_layer_that_is_not_there(tiny: Tiny) -> None:
+    with pytest.raises(UserError) as error:
+        build_distiller(tiny.load("distill", {"+activation_checkpointing": "backbone.layre4"}), seed=0)
+    assert error.value.problems == (
+        "activation_checkpointing: EncoderDecoder has no layer 'backbone.layre4'; did you mean 'backbone.layer4'?",
+    )
 
 
 def test_bfloat16_autocast(tiny: Tiny, stream_batches: Batches) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Recorder, Tiny
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from rdistill import workers
@@ -174,6 +175,18 @@ WITHOUT_BATCH_STATISTICS = {
 }  # fmt: skip
 
 
+def losses_and_weights(cfg: Config, folder: Path) -> tuple[list[Any], dict[str, Tensor]]:
+    """Of a whole run: its losses every ten iterations, and its last weights."""
+    recorder = Recorder([], [], [])
+    train(cfg, folder, listener=recorder, teacher_metrics=[{}], check=False)
+    return recorder.steps, torch.load(folder / "last.pth", weights_only=True)["state_dict"]
+
+
+def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[key].double() - value.double()).abs().max()) for key, value in theirs.items())
+
+
 @pytest.mark.e2e
 def test_twenty_iterations_on_one_worker_and_on_two(tiny: Tiny, in_workers: InWorkers, tmp_path: Path) -> None:
     """Every logged loss of every iteration within 1e-5; class weights, three kinds of distillation losses, adapters."""
@@ -181,18 +194,40 @@ def test_twenty_iterations_on_one_worker_and_on_two(tiny: Tiny, in_workers: InWo
         "+distill.losses.relations": dict(type="CIRKD", pair=(1, 1), weight=1.0),
         "+distill.losses.standard": dict(type="PKD", pair=(0, 0), weight=1.0),
     }
+    cfg = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **losses}, iters=20, batch_size=4, val_interval=20)
+    assert cfg.model.decode_head.loss_decode.class_weight
 
-    def run(name: str) -> list[Any]:
-        recorder = Recorder([], [], [])
-        cfg = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **losses}, iters=20, batch_size=4, val_interval=20)
-        assert cfg.model.decode_head.loss_decode.class_weight
-        train(cfg, tmp_path / name, listener=recorder, teacher_metrics=[{}], check=False)
-        return recorder.steps
-
-    one = run("one")
-    two, _ = in_workers(2, lambda rank: run("two"))
+    one, weights = losses_and_weights(cfg, tmp_path / "one")
+    (two, theirs), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
     assert [iteration for iteration, _ in one] == [iteration for iteration, _ in two] == [10, 20]
-    for (_, ours), (_, theirs) in zip(one, two, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
-    weights = [torch.load(tmp_path / name / "last.pth", weights_only=True)["state_dict"] for name in ("one", "two")]
-    assert max((weights[0][key] - value).abs().max() for key, value in weights[1].items()) < 1e-5
+    for (_, ours), (_, same) in zip(one, two, strict=True):
+        assert ours == pytest.approx(same, rel=1e-5, abs=1e-5)
+    assert apart(weights, theirs) < 1e-5
+
+
+ACCUMULATED = {"+optim_wrapper.accumulative_counts": 2}
+CHECKPOINTED = {"+activation_checkpointing": ["backbone"]}
+AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("mode", "bound"),
+    [
+        ({**ACCUMULATED, **CHECKPOINTED}, 1e-5),
+        # Each worker rounds its own share of a gradient to eight bits before the sum.
+        ({**ACCUMULATED, **CHECKPOINTED, **AMP}, 2e-2),
+    ],
+    ids=["accumulated and checkpointed", "in bfloat16 too"],
+)
+def test_modes_of_training_on_two_workers(
+    tiny: Tiny, in_workers: InWorkers, tmp_path: Path, mode: dict[str, Any], bound: float
+) -> None:
+    def weights(name: str, mode: dict[str, Any]) -> dict[str, Tensor]:
+        cfg = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **mode}, batch_size=4, val_interval=6)
+        return losses_and_weights(cfg, tmp_path / name)[1]
+
+    one = weights("one", mode)
+    two, _ = in_workers(2, lambda rank: weights("two", mode))
+    assert apart(one, two) < bound
+    assert apart(one, weights("without", {})) > 1e-4  # they were on
