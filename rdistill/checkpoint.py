@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from rdistill.errors import UserError
 
 SAFE_SCHEME = "rdistill-safe:"  # a path mmengine's Runner is given with this in front is loaded by `load_file`
+BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of torch.save's files: a zip archive; until torch 1.6, a pickle
 STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
 
 
@@ -34,6 +36,7 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    _require_beginning(path)
     try:
         with torch.serialization.safe_globals(_mmengine_globals()):
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
@@ -51,6 +54,19 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: is not a checkpoint: holds a {type(weights).__name__} instead of weights by name")
     return dict(loaded)
+
+
+def _require_beginning(path: Path) -> None:
+    """A config, or what a repository keeps in place of a large file, would be read as a broken pickle."""
+    with open(path, "rb") as file:
+        begins = file.read(40)
+    if not begins:
+        raise UserError(f"{path}: is an empty file")
+    if not begins.startswith(BEGINNINGS):
+        first = begins.decode("ascii", "replace").partition("\n")[0]
+        raise UserError(f"{path}: is no checkpoint, which torch.save writes: it begins with {first!r}")
+    if begins.startswith(BEGINNINGS[0]) and not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: is cut off after {path.stat().st_size} bytes; copy or download it again")
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

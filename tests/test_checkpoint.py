@@ -180,6 +180,7 @@ def test_a_truncated_file(teacher_run: Run, tmp_path: Path, kept: float) -> None
             load_file(file, trust=trust)
         (problem,) = caught.value.problems
         assert problem.startswith(f"{file}: ") and "\n" not in problem
+        assert kept == 3 or ("is cut off after" if kept else "is an empty file") in problem
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint\n", b"<html>404</html>", pickle.dumps({"a": 1}), b"\x80\x02}."])
@@ -190,6 +191,13 @@ def test_a_file_of_something_else(student: nn.Module, tmp_path: Path, content: b
             load_weights(student, tmp_path / "a.pth", trust=trust)
         (problem,) = caught.value.problems
         assert str(tmp_path / "a.pth") in problem and "\n" not in problem
+
+
+def test_a_text_file_is_told_by_its_beginning(tmp_path: Path) -> None:
+    """A config, or a pointer that Git LFS left in place of the file."""
+    (tmp_path / "a.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(UserError, match=r"a\.pth: is no checkpoint, .* begins with 'version https://git-lfs\.github"):
+        load_file(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("content", [torch.ones(3), [1, 2], {"state_dict": None}, {"state_dict": [1]}], ids=str)

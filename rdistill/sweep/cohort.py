@@ -40,7 +40,7 @@ class Cohort:
         ``trial`` is as :func:`rdistill.sweep.trial.run_trial` takes it. A student that trains already is followed by
         this call from here on, and no longer by the one before.
         """
-        from rdistill.sweep.trial import one_line, run_trial
+        from rdistill.sweep.trial import reason_of, run_trial
 
         name, events = trial["id"], Events()
 
@@ -49,7 +49,7 @@ class Cohort:
                 run_trial(self._study, trial, lambda report: self._tell(name, (REPORTED, report)), lane)
                 self._tell(name, (FINISHED, None))
             except Exception as error:
-                self._tell(name, (FAILED, one_line(error)))
+                self._tell(name, (FAILED, reason_of(error)))
 
         with self._lock:
             before, self._events[name] = self._events.get(name), events

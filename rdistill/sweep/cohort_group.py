@@ -98,7 +98,7 @@ class CohortGroup:
         from ray.train.torch import TorchTrainer
 
         from rdistill.sweep.cohort_rank import work
-        from rdistill.sweep.trial import one_line
+        from rdistill.sweep.trial import reason_of
         from rdistill.train_group import PLACEMENT_ATTEMPTS
 
         per_worker = resources.per_worker()
@@ -118,7 +118,7 @@ class CohortGroup:
             trainer.fit()
             reason = "the cohort's workers ended"
         except Exception as error:
-            reason = one_line(error)
+            reason = reason_of(error)
         with self._lock:
             self._give_up(self._over or reason)
 

@@ -17,7 +17,7 @@ from rdistill.sweep.cohort_group import JOIN, News
 from rdistill.sweep.faults import GivenUpError, give_up_again
 from rdistill.sweep.results import RECORD, TRIALS, TrialRecord
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
-from rdistill.sweep.trial import Study, begun, one_line, run_trial, score, support_trial
+from rdistill.sweep.trial import Study, begun, reason_of, run_trial, score, support_trial
 
 IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
 # Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
@@ -90,10 +90,10 @@ def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> C
                 support_trial(study, trial, lane)
             tell(FINISHED)
         except RAISED_BY_ALL as error:
-            tell(FAILED, one_line(error))
+            tell(FAILED, reason_of(error))
         except Exception as error:
             # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
-            ray.get(mailbox.tell.remote(trial["id"], (FAILED, one_line(error)), takes_the_group_down=True))
+            ray.get(mailbox.tell.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
             lane.broken = error
 
     return train

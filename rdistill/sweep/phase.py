@@ -22,7 +22,7 @@ from rdistill.sweep.fleet import Fleet, start_fleet
 from rdistill.sweep.results import RECORD, TRIALS, load_record
 from rdistill.sweep.search import SCORE
 from rdistill.sweep.thin import follow
-from rdistill.sweep.trial import Study, Train, one_line, run_trial
+from rdistill.sweep.trial import Study, Train, reason_of, run_trial
 from rdistill.train_group import Resources
 
 # A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
@@ -186,5 +186,5 @@ def _settle(work_dir: Path, results: tune.ResultGrid, complete: bool) -> None:
         error = trial.get_pickled_error() or trial.get_error()
         if error is None and not complete:
             continue
-        record.status, record.reason = ("stopped", "") if error is None else ("failed", one_line(error))
+        record.status, record.reason = ("stopped", "") if error is None else ("failed", reason_of(error))
         record.save(folder)

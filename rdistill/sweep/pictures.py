@@ -18,7 +18,7 @@ from mmengine.config import Config
 from rdistill.storage import join, place
 from rdistill.student_files import write_json
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
-from rdistill.sweep.trial import Study, one_line
+from rdistill.sweep.trial import Study, reason_of
 from rdistill.train_group import Resources
 
 PICTURES = "pictures"  # folder of a sweep
@@ -55,7 +55,7 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
             return ""
         except Exception as error:  # whatever it is: the sweep itself is done
             cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
-            reason = one_line(cause)
+            reason = reason_of(cause)
     write_json(index, {"reason": reason})
     return reason
 

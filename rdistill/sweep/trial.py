@@ -109,7 +109,7 @@ def _run_trial_at(
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
             metrics = train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
     except (Exception, MemoryError) as error:
-        record.status, record.reason, record.cause = "failed", one_line(error), cause_of(error, folder)
+        record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
         record.save(folder)
         if record.cause != STORAGE:
             here.push()
@@ -189,7 +189,7 @@ def _tell_tune(record: TrialRecord) -> Any:
     return TellTune()
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error as a reader of a table wants it. Ray's own errors end with what happened, after a whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if isinstance(error, (UserError, DivergedError)):
