@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line asks for `is_uri` alone, and does not wait
 OBJECT_STORES = ("s3", "gcs", "abfs")  # an object appears there whole, or not at all
 LAST = ("metrics.json",)  # says that a run is done: after all else
 FIRST = (".json",)  # a record may be ahead of its checkpoint, which is trained again, but never behind
+FETCHES = 5  # of a file that is replaced each time
 NOT_SENT = ("ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: it writes to the URI itself
 
 
@@ -105,18 +106,28 @@ class Place:
         """Fetches the files whose path within the work dir fits a pattern, such as ``trials/*/trial.json``."""
         if self._remote is None:
             return
-        found, root = self._remote
-        for path in self._listed():
-            relative = PurePosixPath(path).relative_to(root)
-            if not any(_fits(relative, pattern) for pattern in patterns):
-                continue
-            target = self.folder / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            with _reporting(self.where), found.open_input_stream(path) as source, open(partial, "wb") as file:
+        root = self._remote[1]
+        for info in self._infos():
+            relative = PurePosixPath(info.path).relative_to(root)
+            if any(_fits(relative, pattern) for pattern in patterns):
+                self._fetch(info, self.folder / relative)
+                self._known[str(relative)] = _stamp(self.folder / relative)
+
+    def _fetch(self, info: Any, target: Path) -> None:
+        """Fetches a file as it is at one time. What is replaced meanwhile may come in part, and is fetched again."""
+        assert self._remote is not None
+        found, _ = self._remote
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        for _ in range(FETCHES):
+            with _reporting(self.where), found.open_input_stream(info.path) as source, open(partial, "wb") as file:
                 shutil.copyfileobj(source, file, 2**20)
-            os.replace(partial, target)
-            self._known[str(relative)] = _stamp(target)
+            with _reporting(self.where):
+                before, info = info, found.get_file_info(info.path)
+            if (before.mtime_ns, before.size) == (info.mtime_ns, info.size):
+                os.replace(partial, target)
+                return
+        raise StorageError(f"{self.where}: {info.path} changed {FETCHES} times while it was fetched; try again")
 
     def push(self) -> None:
         """Sends what is new or has changed since the last time.
@@ -154,14 +165,17 @@ class Place:
                 yield file
 
     def _listed(self) -> list[str]:
+        return [info.path for info in self._infos()]
+
+    def _infos(self) -> list[Any]:
         from pyarrow import fs as arrow
 
         assert self._remote is not None
         found, root = self._remote
         with _reporting(self.where):
             infos = found.get_file_info(arrow.FileSelector(root, recursive=True, allow_not_found=True))
-        files = [info.path for info in infos if info.type == arrow.FileType.File]
-        return [path for path in files if not PurePosixPath(path).name.startswith(".")]
+        files = [info for info in infos if info.type == arrow.FileType.File]
+        return [info for info in files if not PurePosixPath(info.path).name.startswith(".")]
 
 
 @contextmanager
