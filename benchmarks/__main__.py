@@ -24,6 +24,7 @@ NAMES = {
     "startup-distill": ("startup", ["--with-teacher"]),
     "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),
     "sweep-slim": ("sweep", ["--pair", "slim"]),
+    "sweep-profile": ("sweep_profile", []),
 }
 
 if __name__ == "__main__":

@@ -43,6 +43,14 @@ def sweep_file(folder: Path, pair: str, trials: int, cohort: str) -> Path:
     return file
 
 
+def sweep_options(folder: Path, pair: str, iterations: int) -> list[object]:
+    """Of the command: small images, one validation at the end."""
+    return [
+        "--data-root", folder / "data", "--size", 128, "--batch-size", 4, "--iters", iterations,
+        "--val-interval", iterations, "--teacher-checkpoint", untrained_teacher(pair, folder),
+    ]  # fmt: skip
+
+
 def sweep(file: Path, work_dir: Path, options: list[object], trials: int, say: bool) -> float:
     """Seconds until its table is there."""
     out = None if say else subprocess.DEVNULL
@@ -69,10 +77,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="what the sweeps print, too")
     asked = parser.parse_args()
     with workbench() as folder:
-        options: list[object] = [
-            "--data-root", folder / "data", "--size", 128, "--batch-size", 4, "--iters", asked.iterations,
-            "--val-interval", asked.iterations, "--teacher-checkpoint", untrained_teacher(asked.pair, folder),
-        ]  # fmt: skip
+        options = sweep_options(folder, asked.pair, asked.iterations)
         files = {cohort: sweep_file(folder, asked.pair, asked.trials, cohort) for cohort in ("auto", "off")}
         found = in_turn(
             lambda: sweep(files["auto"], folder / "auto", options, asked.trials, asked.show),

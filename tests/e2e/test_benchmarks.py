@@ -20,6 +20,7 @@ SHORT = {
     "startup": ["--pairs", "1"],
     "step": ["--pair", "slim", "--iterations", "1", "--pairs", "1"],
     "sweep": ["--trials", "2", "--iterations", "2", "--pairs", "1"],
+    "sweep_profile": ["--trials", "2", "--iterations", "2"],
     "teacher_cache": ["--pair", "slim", "--images", "8", "--epochs", "2"],
     "teacher_forward": ["--pair", "slim", "--pairs", "1"],
 }
