@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 from benchmarks.sweep import sweep_file, sweep_options
@@ -47,12 +46,12 @@ def spent() -> dict[tuple[str, str], float]:
     return found
 
 
-def watch(over: threading.Event, every: float) -> list[tuple[float, Counter[str]]]:
+def watch(over: threading.Event, every: float) -> list[tuple[float, dict[str, float]]]:
     """Seconds since now, and what each kind of process has spent since the row before."""
     rows, before, since = [], spent(), time.monotonic()
     while not over.wait(every):
         now = spent()
-        row: Counter[str] = Counter()
+        row = dict.fromkeys(KINDS, 0.0)
         for (process, kind), seconds in now.items():
             # A worker's name changes with what it becomes: what it has spent goes on.
             earlier = max((before[process, other] for other in KINDS if (process, other) in before), default=0.0)
@@ -71,7 +70,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two rows")
     asked = parser.parse_args()
     over = threading.Event()
-    rows: list[tuple[float, Counter[str]]] = []
+    rows: list[tuple[float, dict[str, float]]] = []
     with workbench() as folder:
         options = sweep_options(folder, asked.pair, asked.iterations)
         file = sweep_file(folder, asked.pair, asked.trials, asked.cohort)
