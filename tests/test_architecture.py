@@ -117,6 +117,7 @@ def test_light_modules_stay_light(module: str) -> None:
     assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "module", ["rdistill.sweep.places", "rdistill.sweep.thin", "rdistill.sweep.cohort", "rdistill.sweep.cohort_group"]
 )

@@ -145,6 +145,7 @@ def test_data_synthetic(command: Command, tmp_path: Path) -> None:
     assert len(list((tmp_path / "data").glob("*_dir/*/*"))) == 6
 
 
+@pytest.mark.e2e
 def test_train_and_train_again(
     command: Command, tiny: Tiny, small: list[object], tmp_path: Path, state_equal: Callable[..., bool]
 ) -> None:
@@ -184,6 +185,7 @@ def test_eval_prints_scores(command: Command, distilled_run: Run) -> None:
     assert disc.split() == ["optic", "disc", f"{distilled_run.metrics['IoU']['optic disc']:.2f}"]
 
 
+@pytest.mark.e2e
 def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> None:
     files = [distilled_run.folder / "student.py", distilled_run.folder / "student.pth"]
     arguments = [sys.executable, "-m", "rdistill", "eval", *map(str, files), "--json"]

@@ -167,6 +167,7 @@ def test_models_whose_size_is_hard_to_free(
     assert (torch.from_numpy(mask) == expected).float().mean() >= 0.999
 
 
+@pytest.mark.e2e
 def test_where_no_exporter_follows_the_size(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
     class Stubborn(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

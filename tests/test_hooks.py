@@ -91,6 +91,7 @@ def test_features_are_captured_in_training_only(tiny: Tiny, tmp_path: Path) -> N
     assert set(CaptureSpy.seen) == {("step", True, False), ("after", False, False), ("validation", False, False)}
 
 
+@pytest.mark.e2e
 def test_a_kill_between_validations(
     tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

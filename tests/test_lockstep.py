@@ -23,6 +23,8 @@ from rdistill.sweep.spec import parse_sweep
 from rdistill.sweep.trial import Study, run_trial
 from rdistill.training import train
 
+pytestmark = pytest.mark.e2e  # whole runs
+
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 KNOWN: list[dict[str, Any]] = [{}]  # the teacher's scores are not what is tested
 

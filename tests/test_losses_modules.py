@@ -372,6 +372,7 @@ class AllTerms(nn.Module):
         return torch.stack([term(*batches[on]) for (_, on), term in pairs]).sum()
 
 
+@pytest.mark.e2e
 def test_two_workers_have_no_unused_parameters_and_share_one_memory(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(worker, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
@@ -406,6 +407,7 @@ def test_defaults_are_those_of_the_code() -> None:
         }
 
 
+@pytest.mark.e2e
 def test_names_and_the_check_do_not_import_torch() -> None:
     code = (
         "import sys, rdistill.losses as l\n"

@@ -35,6 +35,7 @@ print(json.dumps({"mIoU": float(scores["mIoU"]), "iter": runner.iter}))
 """
 
 
+@pytest.mark.e2e
 def test_plain_mmseg_tests_and_trains_it(distilled_run: Run, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", IN_PLAIN_MMSEG, str(distilled_run.folder), str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)

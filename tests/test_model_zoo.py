@@ -70,9 +70,10 @@ def write_config(folder: Path, name: str) -> Path:
     return file
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=(pytest.mark.e2e, pytest.mark.slow)) if ZOO[name][3] > 500 else name for name in ZOO],
+    [pytest.param(name, marks=pytest.mark.slow) if ZOO[name][3] > 500 else name for name in ZOO],
 )
 def test_student_and_teacher(name: str, tiny: Tiny, tmp_path: Path) -> None:
     """The model under a copy of itself with other weights: KL on its logits, CWD on a feature of each side."""

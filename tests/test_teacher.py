@@ -129,6 +129,7 @@ def test_ema_teacher_is_the_average(tiny: Tiny) -> None:
     assert all(key.startswith(("student.", "terms.")) for key in distiller.state_dict())
 
 
+@pytest.mark.e2e
 def test_self_distillation_trains_and_resumes(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
     """Cut off after the validation at 4 and resumed: to the last bit the run that was not cut."""
 

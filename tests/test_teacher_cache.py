@@ -128,6 +128,7 @@ def test_an_output_that_is_not_one_an_image() -> None:
         cache_of(None)(IMAGES, ["windows"], lambda images: {"windows": images.reshape(3, 8, 8)})
 
 
+@pytest.mark.e2e
 def test_two_processes_share(tmp_path: Path) -> None:
     """Both at once on the same images: each has the right answers, and no file is half of one."""
     code = (
@@ -247,6 +248,7 @@ def test_teachers_and_variants_are_never_mixed(tiny: Tiny, tmp_path: Path) -> No
         assert len(list((tmp_path / CACHE_FOLDER).iterdir())) == index + 1
 
 
+@pytest.mark.e2e
 def test_a_run_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal, recorder: Recorder) -> None:
     """Its student is the one without; a second run finds everything; a resumed one is the uninterrupted one."""
 
@@ -276,6 +278,7 @@ def _repeats(metrics: Mapping[str, Any]) -> int:
     return round(metrics["teacher_cache"]["hit_rate"] * metrics["teacher_cache"]["images"])
 
 
+@pytest.mark.e2e
 def test_a_cohort_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
     """Students that ask for different features, of a teacher that is asked for all; each alone is the same."""
     cfg = tiny.load("distill", {"distill.cache": {"mode": "on", "dir": str(tmp_path / "shared")}}, val_interval=6)

@@ -127,6 +127,7 @@ np.savez(out, *[result.pred_sem_seg.data.numpy() for result in results], classes
 """
 
 
+@pytest.mark.e2e
 def test_plain_mmseg_predicts_the_same_masks(distilled_run: Run, tiny: Tiny, tmp_path: Path) -> None:
     images = sorted((tiny.data_root / "img_dir" / "val").iterdir())
     arguments = [
@@ -199,6 +200,7 @@ def test_a_run_prints_nothing(
 # The same again
 
 
+@pytest.mark.e2e
 def test_the_written_config_repeats_the_run(distilled_run: Run, tmp_path: Path, state_equal: Equal) -> None:
     metrics = train(load_config(distilled_run.folder / "config.py"), tmp_path / "again")
     again = Run(tmp_path / "again", metrics)
@@ -207,6 +209,7 @@ def test_the_written_config_repeats_the_run(distilled_run: Run, tmp_path: Path, 
     assert {**metrics, "seconds": 0} == {**distilled_run.metrics, "seconds": 0}
 
 
+@pytest.mark.e2e
 def test_nothing_but_the_seed_changes_a_run(
     tiny: Tiny, distilled_run: Run, weights_after: Callable[..., Any], state_equal: Equal
 ) -> None:
@@ -220,6 +223,7 @@ def test_nothing_but_the_seed_changes_a_run(
     assert not state_equal(weights_after(tiny.load("distill"), "b", seed=1), expected)
 
 
+@pytest.mark.e2e
 def test_baseline_and_distilled_start_equal(tiny: Tiny, weights_after: Callable[..., Any], state_equal: Equal) -> None:
     """Under losses of weight 0 the student is the baseline to the last bit: from its first weights on."""
     nothing = {"distill.losses.logits.weight": 0.0, "distill.losses.hidden.weight": 0.0}
@@ -227,6 +231,7 @@ def test_baseline_and_distilled_start_equal(tiny: Tiny, weights_after: Callable[
     assert state_equal(weights_after(tiny.load("distill", nothing, iters=3), "zero", seed=5), alone)
 
 
+@pytest.mark.e2e
 def test_killed_and_resumed(tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal) -> None:
     """With dropout and random flips: to the last bit what it would have been."""
     cfg = tiny.load("distill")

@@ -46,6 +46,7 @@ def test_activation_checkpointing_changes_no_gradient(tiny: Tiny, stream_batches
         )
 
 
+@pytest.mark.e2e
 def test_activation_checkpointing_changes_no_student(tiny: Tiny, tmp_path: Path) -> None:
     """A backbone's input takes no gradients, its BatchNorm sees each batch twice: neither may show."""
     weights = {}
@@ -94,6 +95,7 @@ def test_bfloat16_autocast(tiny: Tiny, stream_batches: Batches) -> None:
     assert found[True] == pytest.approx(found[False], rel=0.1)
 
 
+@pytest.mark.e2e
 def test_gradient_accumulation(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
     """Two batches an update: half as many updates, and another student than without."""
     weights = {}

@@ -138,6 +138,7 @@ def test_nan_on_one_worker_is_nan_on_all(in_workers: InWorkers) -> None:
     assert all(found["a"].isnan() and found["b"] == 1.0 for found in in_workers(2, log))
 
 
+@pytest.mark.e2e
 def test_scores_are_exact_on_any_number_of_workers(tiny: Tiny, in_workers: InWorkers) -> None:
     """Three validation pictures on two and on four workers, of whom one has none: no picture counts twice."""
     cfg = tiny.load("student")
