@@ -79,7 +79,7 @@ class Place:
         return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """Not pytest's own folder: its path is too long for Ray's sockets."""
     root = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
