@@ -31,7 +31,11 @@ class Plan:
         """``2 cohorts of up to 5 students that share a teacher, on 1 CPU each``."""
         cohorts = f"{self.cohorts} cohort" + "s" * (self.cohorts > 1)
         cpus = resources.total()["CPU"] * self.slots
-        return f"{cohorts} of up to {self.size} students that share a teacher, on {cpus:g} CPU" + "s" * (cpus != 1)
+        return (
+            f"{cohorts} of up to {self.size} students that share a teacher, on {cpus:g} CPU"
+            + "s" * (cpus != 1)
+            + " each" * (self.cohorts > 1)
+        )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
     done = place.run(
         "sweep", place.sweep_file("auto", study(tiny, "auto")), "--work-dir", work_dir, *arguments(tiny, 6)
     )
-    assert "2 cohorts of up to 3 students that share a teacher, on 1 CPU; 5 trials at a time" in done.stdout
+    assert "2 cohorts of up to 3 students that share a teacher, on 1 CPU each; 5 trials at a time" in done.stdout
     assert done.stderr == "" and "raylet" not in done.stdout
     found = rows(work_dir)
     assert scores(found) == scores(rows(alone))
