@@ -36,8 +36,9 @@ def test_an_equal_share(wanted: int | str, trials: int, slots: int, plan: Plan) 
         (8, step(1.0, 0.1, both=(0.55, 0.07)), 1),  # a heavy teacher: once for all, with both cores
         (8, step(0.07, 0.11, both=(0.06, 0.10)), 2),  # a light one, and little to gain from a second core
         # 9 are 5 and 4, and the second core has nothing to do while the fifth trains.
-        (8, step(0.10, 0.15, both=(0.06, 0.08)), 2),
-        (9, step(0.10, 0.15, both=(0.06, 0.08)), 1),
+        (8, step(0.10, 0.15, both=(0.06, 0.065)), 2),
+        (9, step(0.10, 0.15, both=(0.06, 0.065)), 1),
+        (9, step(0.078, 0.105, both=(0.028, 0.057)), 2),  # as measured; in one cohort it took 0.76 s a round, not 0.54
     ],
 )
 def test_one_cohort_with_all_cores_where_it_is_quicker(trials: int, cost: StepCost, cohorts: int) -> None:
@@ -46,9 +47,9 @@ def test_one_cohort_with_all_cores_where_it_is_quicker(trials: int, cost: StepCo
 
 
 def test_a_full_cohort_leaves_trials_waiting() -> None:
-    """Four places with both cores twice, or eight with a core each once: 2 x 0.4 s against 0.6 s."""
+    """Four places with both cores twice, or eight with a core each once: 2 x 0.4 s or 2 x 0.2 s against 0.6 s."""
     assert plan_cohorts(4, 8, 2, step(0.0, 0.15, both=(0.0, 0.1)), 10 * GB) == Plan(2, 4, 1)
-    assert plan_cohorts(4, 8, 2, step(0.0, 0.15, both=(0.0, 0.07)), 10 * GB) == Plan(1, 4, 2)
+    assert plan_cohorts(4, 8, 2, step(0.0, 0.15, both=(0.0, 0.05)), 10 * GB) == Plan(1, 4, 2)
 
 
 def test_something_between_one_core_and_all() -> None:
