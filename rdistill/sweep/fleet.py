@@ -18,7 +18,7 @@ from rdistill.train_group import Resources
 
 MEMORY_SHARE = 0.7  # of what is free, for students and their steps
 # How much quicker several cores together must look. A step by itself flatters them: on two cores a cohort took 0.083 s
-# where 0.057 s had been measured, on one core beside another cohort 0.095 s where it had been 0.105 s.
+# for each student where 0.057 s had been measured.
 JOINED_MUST_GAIN = 1.25
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +57,7 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
         distiller: of the run; is done for afterwards.
         cfg: of the run.
         workers: among which a batch is divided.
-        slots: trials' worth of CPUs that could be given to one worker, of which the last is all there are: on fewer,
-            the others are busy, as they will be with other cohorts. On a GPU they change nothing worth measuring.
+        slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
             This process has one slot's threads.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,36 +83,12 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
     before, seconds = torch.get_num_threads(), {}
     for count in slots if device == "cpu" else [1]:
         torch.set_num_threads(before * count)
-        with _others_busy(slots[-1] // count - 1 if device == "cpu" else 0):
-            since, steps = time.perf_counter(), [timed_step()]
-            while len(steps) < TIMED_STEPS and time.perf_counter() - since < TIMED_S:
-                steps.append(timed_step())
+        since, steps = time.perf_counter(), [timed_step()]
+        while len(steps) < TIMED_STEPS and time.perf_counter() - since < TIMED_S:
+            steps.append(timed_step())
         seconds[count] = min(steps, key=sum)
     torch.set_num_threads(before)
     return StepCost(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
-
-
-@contextmanager
-def _others_busy(others: int) -> Iterator[None]:
-    """So many threads convolve, each on as many cores as PyTorch has now.
-
-    They leave this one less than it had alone: of caches, of the memory's width, of the units of a core seen as two.
-    """
-    over = threading.Event()
-    image, kernel = torch.randn(4, 64, 64, 64), torch.randn(64, 64, 3, 3)
-
-    def work() -> None:
-        with torch.no_grad():
-            while not over.is_set():
-                torch.nn.functional.conv2d(image, kernel)  # long enough to leave Python's lock to the others
-
-    with ExitStack() as stack:
-        threads = [threading.Thread(target=work, name="busy", daemon=True) for _ in range(others)]
-        for thread in threads:
-            thread.start()
-            stack.callback(thread.join)
-        stack.callback(over.set)
-        yield
 
 
 def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
