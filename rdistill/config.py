@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as mmengine_config_utils
+from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
@@ -47,6 +48,7 @@ class TeacherSpec(Section):
     config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
     checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
     model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
+    custom_imports: dict[str, Any] | None = None  # its config's, copied in alike: see import_custom_modules
     ema_decay: float | None = Field(default=None, gt=0.5, lt=1)  # instead: share of itself it keeps at each step
     weight: float = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
     features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
@@ -242,6 +244,7 @@ def load_config(
         cfg.pop("distill", None)
     if cfg.get("distill") is not None:
         _resolve_distill(cfg, path, with_checkpoints=with_data)
+    import_custom_modules(cfg)
     return cfg
 
 
@@ -255,7 +258,26 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     if problems := _apply_overrides(cfg, overrides):
         raise UserError(*problems)
     distill_spec(cfg)
+    import_custom_modules(cfg)
     return cfg
+
+
+def import_custom_modules(cfg: Config) -> None:
+    """Imports the modules of the user's that a config and its teachers name in ``custom_imports``.
+
+    mmengine does so when it reads the file. A process that was sent the config has yet to register what they hold.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    teachers = (cfg.get("distill") or {}).get("teachers") or []
+    for wanted in filter(None, (one.get("custom_imports") for one in (cfg, *teachers))):
+        try:
+            import_modules_from_strings(**wanted)
+        except Exception as error:  # a user's own code
+            raise UserError(
+                f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
+            ) from error
 
 
 def without_distillation(cfg: Config) -> Config:
@@ -555,7 +577,10 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> None
             if file is None:
                 problems.append(f"{where}.config: no such config file {teacher.config}")
                 continue
-            entry.model = copy.deepcopy(read_config_file(file).model)
+            theirs = read_config_file(file)
+            entry.model = copy.deepcopy(theirs.model)
+            if theirs.get("custom_imports"):
+                entry.custom_imports = copy.deepcopy(theirs.custom_imports)
             entry.config = str(file)
         assert teacher.checkpoint is not None
         checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()

@@ -179,8 +179,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
     """What each worker runs. It has no console: what it has to tell goes through the queue."""
     import ray.train
 
+    from rdistill.config import import_custom_modules
     from rdistill.training import train
 
+    import_custom_modules(config["cfg"])
     rank = ray.train.get_context().get_world_rank()
     listener = _WorkerListener(config["events"] if rank == 0 else None)
     stop = StopRequest()

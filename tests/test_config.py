@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from mmengine.config import utils as mmengine_config_utils
 from rdistill.config import (
     Shortcuts,
     distill_spec,
+    import_custom_modules,
     load_config,
     lookup,
     parse_assignments,
     read_config_file,
+    with_overrides,
 )
 from rdistill.errors import UserError
 from rdistill.segmentor import build_segmentor
@@ -379,6 +382,38 @@ def test_a_dumped_config_loads_to_the_same(
     assert again.to_dict() == cfg.to_dict()
     again.dump(tmp_path / "twice.py")
     assert (tmp_path / "twice.py").read_text() == (tmp_path / "dumped.py").read_text()
+
+
+@pytest.fixture
+def own_module(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A config whose teacher's config names a module of the user's."""
+    (tmp_path / "my_teachers_module.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = "custom_imports = dict(imports=['my_teachers_module'])\n" + (tiny.folder / "teacher.py").read_text()
+    (tmp_path / "teacher.py").write_text(teacher)
+    return tiny.load("distill", {"distill.teachers.0.config": str(tmp_path / "teacher.py")})
+
+
+def test_modules_of_the_users_are_imported_where_a_config_arrives(
+    own_module: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what only the teacher's config names, and also in a process that did not read that file."""
+    assert "custom_imports" not in own_module and "my_teachers_module" in sys.modules
+    arrivals: list[Callable[[], object]] = [
+        lambda: load_config(own_module),
+        lambda: with_overrides(own_module, {}),
+        lambda: import_custom_modules(own_module),
+    ]
+    for arrive in arrivals:
+        monkeypatch.delitem(sys.modules, "my_teachers_module")
+        arrive()
+        assert "my_teachers_module" in sys.modules
+
+
+def test_a_module_that_is_not_there(tiny: Tiny) -> None:
+    own = {"+custom_imports": {"imports": ["no_such_module"]}}
+    with pytest.raises(UserError, match="custom_imports: Failed to import no_such_module; its folder must be in"):
+        tiny.load("distill", own)
 
 
 def test_a_plain_config_has_no_distill_spec(tiny: Tiny) -> None:

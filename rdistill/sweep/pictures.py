@@ -15,6 +15,7 @@ import numpy as np
 import ray
 from mmengine.config import Config
 
+from rdistill.config import import_custom_modules
 from rdistill.storage import join, place
 from rdistill.student_files import write_json
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
@@ -148,6 +149,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     from rdistill.quiet_mmseg import DATASETS
     from rdistill.segmentor import ignore_index
 
+    import_custom_modules(study.base)
     models = _models(study, best, baseline)
     dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
     classes = list(dataset.metainfo["classes"])

@@ -88,6 +88,7 @@ def _prepare_here(study: Study, slots: list[int]) -> tuple[Study, list[str]]:
     import torch
 
     from rdistill.check import Report, build_reporting
+    from rdistill.config import import_custom_modules
     from rdistill.sweep.check import check_sweep, settle_pairs
     from rdistill.sweep.measure import STEP, load_step, measure_step
     from rdistill.teacher import CACHE_FOLDER
@@ -96,6 +97,7 @@ def _prepare_here(study: Study, slots: list[int]) -> tuple[Study, list[str]]:
     from rdistill.training import evaluate_teachers
 
     base, trust = study.base, study.trust_checkpoint
+    import_custom_modules(base)
     report = Report()
     distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
     report.raise_problems()

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from mmengine.config import Config
 
+from rdistill.config import import_custom_modules
 from rdistill.errors import blaming
 from rdistill.files import write_whole
 from rdistill.storage import join, place
@@ -79,6 +80,7 @@ def _score_teacher(study: Study) -> dict[str, Any]:
     """By the student's config with the teacher's model in it: the same images, scored alike."""
     from rdistill.training import evaluate_checkpoint
 
+    import_custom_modules(study.base)
     teacher = study.base.distill.teachers[0]
     cfg = Config({**study.base._cfg_dict.to_dict(), "model": teacher.model.to_dict()})
     return evaluate_checkpoint(cfg, teacher.checkpoint, split="test", trust_checkpoint=study.trust_checkpoint)

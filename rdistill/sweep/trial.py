@@ -11,8 +11,8 @@ from mmengine.config import Config
 
 from rdistill.config import with_overrides, without_distillation
 from rdistill.config_source import config_source
-from rdistill.errors import UserError
-from rdistill.hooks import DivergedError, Silent
+from rdistill.errors import RunError, UserError
+from rdistill.hooks import Silent
 from rdistill.lockstep import Lane
 from rdistill.storage import Place, join, place
 from rdistill.sweep.faults import STORAGE, cause_of, give_up_again
@@ -192,7 +192,7 @@ def _tell_tune(record: TrialRecord) -> Any:
 def reason_of(error: BaseException) -> str:
     """An error as a reader of a table wants it. Ray's own errors end with what happened, after a whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    if isinstance(error, (UserError, DivergedError)):
+    if isinstance(error, (UserError, RunError)):
         return " ".join(lines)
     return f"{type(error).__name__}: {lines[-1]}"[:300]
 

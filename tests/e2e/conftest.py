@@ -45,15 +45,20 @@ class Place:
         theirs = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "XDG_"))}
         return {**theirs, **ours}
 
-    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, variables: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Starts ``rdistill ARGUMENTS``, with these variables in its environment too."""
         return subprocess.Popen(
-            [sys.executable, "-m", "rdistill", *map(str, arguments)],
-            cwd=self.cwd, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+            [sys.executable, "-m", "rdistill", *map(str, arguments)], env={**self.environment(), **(variables or {})},
+            cwd=self.cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
         )  # fmt: skip
 
-    def run(self, *arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: object, status: int | None = 0, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Runs ``rdistill ARGUMENTS`` to its end. ``status`` is the expected one, or None."""
-        with self.start(*arguments) as process:
+        with self.start(*arguments, variables=variables) as process:
             try:
                 out, err = process.communicate(timeout=TIMEOUT_S)
             except BaseException:
