@@ -242,9 +242,9 @@ def load_config(
         cfg.tracking = parse_tracking(cfg.tracking, f"{path}: tracking").model_dump(exclude_none=True)
     if not with_teachers:
         cfg.pop("distill", None)
+    import_custom_modules(cfg)
     if cfg.get("distill") is not None:
         _resolve_distill(cfg, path, with_checkpoints=with_data)
-    import_custom_modules(cfg)
     return cfg
 
 
@@ -257,8 +257,8 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     cfg = copy.deepcopy(cfg)
     if problems := _apply_overrides(cfg, overrides):
         raise UserError(*problems)
-    distill_spec(cfg)
     import_custom_modules(cfg)
+    distill_spec(cfg)
     return cfg
 
 
@@ -267,13 +267,18 @@ def import_custom_modules(cfg: Config) -> None:
 
     mmengine does so when it reads the file. A process that was sent the config has yet to register what they hold.
 
+    Args:
+        cfg: its ``distill`` section need not be checked: its losses may be in one of those modules.
+
     Raises:
         UserError: one cannot be imported.
     """
-    teachers = (cfg.get("distill") or {}).get("teachers") or []
-    for wanted in filter(None, (one.get("custom_imports") for one in (cfg, *teachers))):
+    section = cfg.get("distill")
+    teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
+    for one in (cfg, *teachers):
+        wanted = one.get("custom_imports") if isinstance(one, (Config, dict)) else None
         try:
-            import_modules_from_strings(**wanted)
+            import_modules_from_strings(**(wanted or {"imports": None}))
         except Exception as error:  # a user's own code
             raise UserError(
                 f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
