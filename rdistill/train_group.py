@@ -307,7 +307,8 @@ def _users_own(error: BaseException) -> Exception | None:
 
 def _died(error: BaseException) -> bool:
     """Whether a worker's process or node is gone, rather than that its code raised."""
-    signs = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError)
+    gone = ray.exceptions
+    signs = (gone.RayActorError, gone.NodeDiedError, gone.OutOfMemoryError)  # the last: Ray's memory monitor killed it
     return any(isinstance(one, signs) or "HealthCheck" in type(one).__name__ for one in _causes(error))
 
 

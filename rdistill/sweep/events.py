@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune import Callback
+
+from rdistill.sweep.faults import MACHINE, cause_of, last_error
+from rdistill.sweep.trial import reason_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Onlooker(Protocol):
 
     def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
         """A trial was validated: ``iter``, ``mIoU`` and ``best_mIoU`` in percent."""
+
+    def lost(self, trial: TrialSeen, reason: str) -> None:
+        """A trial's process has died, or its machine failed it: it will be started again from its last checkpoint."""
 
     def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         """A trial is over; ``result`` is its last, empty where it has none."""
@@ -58,6 +65,13 @@ class TuneEvents(Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         for onlooker in _onlookers:
             onlooker.scored(_seen(trial), result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        error = last_error(trial)
+        # One that failed of its own is started too, and then gives up: that is its end, and not a loss.
+        if error is not None and cause_of(error, Path()) == MACHINE:
+            for onlooker in _onlookers:
+                onlooker.lost(_seen(trial), reason_of(error))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         for onlooker in _onlookers:

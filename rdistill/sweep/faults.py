@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ray import cloudpickle
 from ray import exceptions as ray_errors
 from ray.tune import Callback
 
@@ -86,6 +87,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         todo += [each for each in inner if isinstance(each, BaseException)]
 
 
+def last_error(trial: Any) -> BaseException | None:
+    """What one of Tune's trials failed of just now: Tune has it on this machine, and in the storage later only."""
+    file = trial.pickled_error_file
+    if file is None or not Path(file).is_file():
+        return None
+    with open(file, "rb") as opened:
+        return cast(BaseException, cloudpickle.load(opened))
+
+
 def give_up_again(record: TrialRecord) -> None:
     """Raises GivenUpError where an earlier attempt of this sweep's failed of what no other attempt would change."""
     if record.status == "failed" and record.cause in (OWN, STORAGE):
@@ -117,7 +127,7 @@ class StopOnFullStorage(Callback):
 
     def _look_at(self, trial: Any) -> None:
         folder = Path(self.work_dir, TRIALS, str(trial.config.get("id")))
-        record, error = load_record(folder), trial.get_pickled_error()
+        record, error = load_record(folder), last_error(trial)
         if record is not None and record.status == "failed" and record.cause == STORAGE:
             raise StorageError(record.reason)
         if error is not None and cause_of(error, Path(self.work_dir)) == STORAGE:  # not even the record was written

@@ -100,6 +100,9 @@ class SweepConsole:
             if self._live is None and time.monotonic() >= self._overdue:
                 self._tell_how_far()
 
+    def lost(self, trial: TrialSeen, reason: str) -> None:
+        self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
+
     def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:

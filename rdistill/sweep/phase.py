@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from rdistill.storage import Place, StorageError, join, ray_storage
+from rdistill.sweep import memory_kills
 from rdistill.sweep.events import TuneEvents
 from rdistill.sweep.faults import RETRIES, StopOnFullStorage, forgive
 from rdistill.sweep.fleet import Fleet, start_fleet
@@ -94,7 +95,7 @@ class Team:
                     **ray_storage(self.here.where),
                 ),
             )
-        with _ctrl_c_caught_by_tune() as was_pressed:
+        with _ctrl_c_caught_by_tune() as was_pressed, memory_kills.survived():
             results = tuner.fit()
             complete = not was_pressed()
         if fleet is not None:

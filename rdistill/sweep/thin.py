@@ -16,6 +16,7 @@ Events = SimpleQueue[tuple[str, Any]]  # of a student: what happened, and what t
 REPORTED, FINISHED, FAILED = "reported", "finished", "failed"
 TAKEN_OVER = (FINISHED, "followed by another process")  # for a trial's process that is taken for dead
 ATTEMPTS = 3  # of a trial whose cohort died
+DIED = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # the second: Ray's memory monitor killed it
 RESTART_S = 120  # seconds that a cohort may take to be there again
 
 
@@ -43,7 +44,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
             try:
                 if _follow_once(cohort, config):
                     return
-            except ray.exceptions.RayActorError:
+            except DIED:
                 if attempt == ATTEMPTS - 1:
                     raise
                 _await_restart(cohort)
@@ -54,13 +55,13 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
 
 
 def _await_restart(cohort: Any) -> None:
-    """Returns when Ray has started the cohort again. Raises RayActorError when it does not in time."""
+    """Returns when Ray has started the cohort again. Raises what Ray says of it when it does not in time."""
     deadline = time.monotonic() + RESTART_S
     while True:
         try:
             ray.get(cohort.ready.remote())
             return
-        except ray.exceptions.RayActorError:
+        except DIED:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)

@@ -83,6 +83,9 @@ class InBackground:
         images = sorted(folder.glob(f"*/vis_data/vis_image/val_*_{iteration}.png"))
         self._todo.put(lambda tracker: tracker.scored(trial, metrics, record, images))
 
+    def lost(self, trial: TrialSeen, reason: str) -> None:
+        """Nothing: what a tracker shows goes on where it was."""
+
     def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id)
         finished = record is not None and record.status == "finished"

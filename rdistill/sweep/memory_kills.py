@@ -1,0 +1,39 @@
+"""A trial whose process Ray kills because its node runs out of memory: lost like any other, and nothing else ends.
+
+Ray's memory monitor makes such a call raise OutOfMemoryError. Ray Tune (2.60) knows RayActorError and RayTaskError, and
+ends the whole experiment with "Caught unexpected exception" at any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+
+@contextmanager
+def survived() -> Iterator[None]:
+    """While Tune runs within this, a trial killed for its node's memory is tried again as one that crashed."""
+    tunes_own = RayActorManager._actor_task_failed
+
+    def task_failed(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        error = as_lost(exception) if isinstance(exception, OutOfMemoryError) else exception
+        tunes_own(manager, tracked_actor_task, error)
+
+    RayActorManager._actor_task_failed = task_failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = tunes_own
+
+
+def as_lost(error: OutOfMemoryError) -> RayActorError:
+    """The same as what Ray raises of a process that has died. Its own text is a page, with the figures in front."""
+    figures = str(error).partition("Memory on the node")[2].partition("\n")[0].rpartition(") was ")[2]
+    return RayActorError(
+        error_msg=f"out of memory: Ray killed the trial's process, its node had {figures or 'too little left'}; "
+        "lower --batch-size, --size or trial.max_concurrent, or raise trial.cpus_per_worker"
+    )
