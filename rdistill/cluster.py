@@ -304,3 +304,10 @@ def beside_this_process() -> NodeAffinitySchedulingStrategy:
 
 def gpus_in_cluster() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def killed_for_memory(error: ray.exceptions.OutOfMemoryError) -> str:
+    """What Ray's memory monitor did, in a line: its own text is a page, with the figures in front."""
+    figures = str(error).partition("Memory on the node")[2].partition("\n")[0].rpartition(") was ")[2]
+    used = figures.rpartition(" (")[0]  # 6.41GB used / 23.54GB limit
+    return f"out of memory: Ray killed the process, its node had {used or 'too little left'}"

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -13,11 +14,27 @@ from typing import Any
 
 import ray
 from mmengine.config import Config
-from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from rdistill.cluster import beside_this_process, connected, free_of, gpus_in_cluster, require_resources, wait_for_room
+from rdistill.cluster import (
+    beside_this_process,
+    connected,
+    free_of,
+    gpus_in_cluster,
+    killed_for_memory,
+    require_resources,
+    wait_for_room,
+)
 from rdistill.errors import RunError, UserError
 from rdistill.hooks import Listener, Silent
 from rdistill.stopping import Stopped, StopRequest
@@ -27,6 +44,7 @@ PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own def
 MAX_FAILURES = 3  # of workers, before the run fails
 HEALTH_CHECK_S = 0.5  # between two looks at the workers; Ray's own 2 s are also what each report then takes
 ORDERS_S = 0.5  # between two looks of the first worker at what the driver wants
+DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
 PATIENCE_S = 20.0  # for workers to start, before it is said that they are waited for
 
 
@@ -84,40 +102,55 @@ def train_in_group(
         require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
         wait_for_room(per_worker, resources.fewest, listener.noted)
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
-        light = dict(num_cpus=0, scheduling_strategy=beside_this_process())
+        # Ray's memory monitor kills the youngest processes of a node, whatever they have taken: these two as well.
+        light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
         events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
         relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
         shared = {"cfg": cfg, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
-        elastic = resources.fewest < resources.workers
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config=shared,
-            scaling_config=ScalingConfig(
-                num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
-                use_gpu="GPU" in per_worker,
-                resources_per_worker=per_worker,
-            ),
-            run_config=RunConfig(
-                # A finished name run again continues it silently; every start of ours has its own.
-                name=f"{Path(work_dir).name}-{time.time_ns()}",
-                **ray_storage(join(work_dir, "ray_train")),
-                failure_config=FailureConfig(
-                    max_failures=resources.max_failures, controller_failure_limit=PLACEMENT_ATTEMPTS
-                ),
-                callbacks=[_OnLoss(events, resources.max_failures), *(callbacks or [])],
-            ),
-        )
         relay.start()
+        starts = 1
         try:
-            result = _fit(trainer, stop, orders)
-        except Exception as error:
-            raise _explained(error, per_worker, resources) from None
+            while True:
+                try:
+                    trainer = _trainer(shared, resources, [_OnLoss(events, resources.max_failures), *(callbacks or [])])
+                    outcome = _fit(trainer, stop, orders).return_value
+                    break
+                except Exception as error:
+                    told_to_stop = stop is not None and stop.signum is not None
+                    if told_to_stop or starts > resources.max_failures or not lost_rays_own(error):
+                        raise _explained(error, per_worker, resources) from None
+                    again = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
+                    listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {again}")
+                    starts += 1
         finally:
             relay.stop()
-    outcome = result.return_value
     if isinstance(outcome, Stopped):
         raise outcome
     return dict(outcome)
+
+
+def _trainer(shared: dict[str, Any], resources: Resources, callbacks: list[Any]) -> TorchTrainer:
+    """A start of the workers, who go on from where the work dir says they are."""
+    per_worker, work_dir = resources.per_worker(), shared["work_dir"]
+    elastic = resources.fewest < resources.workers
+    return TorchTrainer(
+        _work,
+        train_loop_config=shared,
+        scaling_config=ScalingConfig(
+            num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
+            use_gpu="GPU" in per_worker,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            # A finished name run again continues it silently; every start of ours has its own.
+            name=f"{Path(work_dir).name}-{time.time_ns()}",
+            **ray_storage(join(work_dir, "ray_train")),
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures, controller_failure_limit=PLACEMENT_ATTEMPTS
+            ),
+            callbacks=callbacks,
+        ),
+    )
 
 
 def _check_shares(cfg: Config, resources: Resources) -> None:
@@ -150,12 +183,10 @@ def _fit(trainer: TorchTrainer, stop: StopRequest | None, orders: Any) -> Result
 
     thread = threading.Thread(target=fit, name="fit", daemon=True)
     thread.start()
-    told = False
     while thread.is_alive():
         thread.join(timeout=0.2)
-        if stop.signum is not None and not told:
+        if stop.signum is not None:  # again and again: the actor may have been restarted meanwhile
             orders.stop.remote(stop.signum)
-            told = True
     stop.heeded = False
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
@@ -198,7 +229,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
 def _heed(orders: Any, stop: StopRequest) -> None:
     while stop.signum is None:
         time.sleep(ORDERS_S)
-        stop.signum = ray.get(orders.asked_to_stop.remote())
+        with suppress(*DIED):  # and is restarted
+            stop.signum = ray.get(orders.asked_to_stop.remote())
 
 
 class _WorkerListener:
@@ -266,10 +298,10 @@ class _Relay(threading.Thread):
 
     def run(self) -> None:
         training, patience = False, time.monotonic() + PATIENCE_S
-        while not (self._stop_asked.is_set() and self._events.empty()):
+        while not (self._stop_asked.is_set() and self._has_told_all()):
             try:
                 event, args, details = self._events.get(timeout=0.5)
-            except Empty:
+            except (Empty, *DIED):  # a queue that has died is restarted
                 if not training and time.monotonic() > patience and not self._stop_asked.is_set():
                     patience = time.monotonic() + 2 * PATIENCE_S
                     self._listener.noted("still starting " + self._waiting.format(free_of(self._kinds)))
@@ -279,6 +311,12 @@ class _Relay(threading.Thread):
             if event == "started" and self._request is not None:
                 self._request.heeded = True
             getattr(self._listener, "noted" if event == "lost" else event)(*args, **details)
+
+    def _has_told_all(self) -> bool:
+        try:
+            return bool(self._events.empty())
+        except DIED:
+            return True
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -307,9 +345,13 @@ def _users_own(error: BaseException) -> Exception | None:
 
 def _died(error: BaseException) -> bool:
     """Whether a worker's process or node is gone, rather than that its code raised."""
-    gone = ray.exceptions
-    signs = (gone.RayActorError, gone.NodeDiedError, gone.OutOfMemoryError)  # the last: Ray's memory monitor killed it
-    return any(isinstance(one, signs) or "HealthCheck" in type(one).__name__ for one in _causes(error))
+    return any(isinstance(one, DIED) or "HealthCheck" in type(one).__name__ for one in _causes(error))
+
+
+def lost_rays_own(error: BaseException) -> bool:
+    """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
+    starting = any("WorkerGroupStartup" in type(one).__name__ for one in _causes(error))
+    return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
 def _lost_its_peers(error: BaseException) -> bool:
@@ -349,5 +391,8 @@ def _explained(error: Exception, per_worker: Mapping[str, float], resources: Res
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(_causes(error)[-1]).splitlines() if line.strip()] or [type(error).__name__]
+    last = _causes(error)[-1]
+    if isinstance(last, ray.exceptions.OutOfMemoryError):
+        return killed_for_memory(last)
+    lines = [line.strip() for line in str(last).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:200]

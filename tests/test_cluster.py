@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Tiny
-from ray.train import WorkerGroupError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train import ControllerError, WorkerGroupError
 
-from rdistill.cluster import connected
+from rdistill.cluster import connected, killed_for_memory
 from rdistill.errors import UserError
 from rdistill.hooks import DivergedError
-from rdistill.train_group import Resources, _users_own, train_in_group
+from rdistill.sweep.memory_kills import as_lost
+from rdistill.train_group import Resources, _users_own, lost_rays_own, train_in_group
 
 
 def test_resources_of_a_run() -> None:
@@ -41,6 +43,34 @@ def test_a_finished_run_is_refused_before_ray_starts(tiny: Tiny, tmp_path: Path)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
         train_in_group(tiny.load("student"), tmp_path, Resources(2))
+
+
+OF_RAY = OutOfMemoryError(
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: a509) was "
+    "6.45GB used / 23.54GB limit (0.273800)\nOOM kill reason: Memory usage 6887460864B exceeded threshold\nand a page"
+)
+
+
+def test_rays_page_on_memory_in_a_line() -> None:
+    line = "out of memory: Ray killed the process, its node had 6.45GB used / 23.54GB limit"
+    assert killed_for_memory(OF_RAY) == line
+    assert killed_for_memory(OutOfMemoryError("other words")).endswith("its node had too little left")
+    assert str(as_lost(OF_RAY)).startswith(f"{line}; lower --batch-size") and "\n" not in str(as_lost(OF_RAY))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ControllerError(OF_RAY), True),
+        (ActorDiedError(), True),
+        (WorkerGroupError("worker 0", {0: OF_RAY}), False),  # Ray Train has started them again as often as it may
+        (ControllerError(DivergedError("loss is nan")), False),
+        (ControllerError(ValueError("of the code")), False),
+    ],
+    ids=["a helper killed for memory", "the controller", "workers", "diverged", "a bug"],
+)
+def test_what_the_driver_starts_again(error: Exception, expected: bool) -> None:
+    assert lost_rays_own(error) is expected
 
 
 def test_a_workers_own_error_is_found_in_rays() -> None:

@@ -99,26 +99,28 @@ class CohortGroup:
 
         from rdistill.sweep.cohort_rank import work
         from rdistill.sweep.trial import reason_of
-        from rdistill.train_group import PLACEMENT_ATTEMPTS
+        from rdistill.train_group import PLACEMENT_ATTEMPTS, lost_rays_own
 
-        per_worker = resources.per_worker()
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"study": study, "mailbox": mailbox},
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
-            ),
-            run_config=RunConfig(
-                name=f"cohort-{time.time_ns()}",
-                storage_path=str(Path(study.work_dir, "ray_train")),
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=PLACEMENT_ATTEMPTS),
-            ),
-        )
-        try:
-            trainer.fit()
-            reason = "the cohort's workers ended"
-        except Exception as error:
-            reason = reason_of(error)
+        per_worker, reason = resources.per_worker(), ""
+        while not reason:
+            trainer = TorchTrainer(
+                work,
+                train_loop_config={"study": study, "mailbox": mailbox},
+                scaling_config=ScalingConfig(
+                    num_workers=resources.workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
+                ),
+                run_config=RunConfig(
+                    name=f"cohort-{time.time_ns()}",
+                    storage_path=str(Path(study.work_dir, "ray_train")),
+                    failure_config=FailureConfig(max_failures=-1, controller_failure_limit=PLACEMENT_ATTEMPTS),
+                ),
+            )
+            try:
+                trainer.fit()
+                reason = "the cohort's workers ended"
+            except Exception as error:
+                if not lost_rays_own(error) or self._over:  # each start is one of the deaths that are left
+                    reason = reason_of(error)
         with self._lock:
             self._give_up(self._over or reason)
 

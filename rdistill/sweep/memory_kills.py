@@ -13,6 +13,8 @@ from typing import Any
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
+from rdistill.cluster import killed_for_memory
+
 
 @contextmanager
 def survived() -> Iterator[None]:
@@ -31,9 +33,6 @@ def survived() -> Iterator[None]:
 
 
 def as_lost(error: OutOfMemoryError) -> RayActorError:
-    """The same as what Ray raises of a process that has died. Its own text is a page, with the figures in front."""
-    figures = str(error).partition("Memory on the node")[2].partition("\n")[0].rpartition(") was ")[2]
-    return RayActorError(
-        error_msg=f"out of memory: Ray killed the trial's process, its node had {figures or 'too little left'}; "
-        "lower --batch-size, --size or trial.max_concurrent, or raise trial.cpus_per_worker"
-    )
+    """The same as what Ray raises of a process that has died."""
+    advice = "lower --batch-size, --size or trial.max_concurrent, or raise trial.cpus_per_worker"
+    return RayActorError(error_msg=f"{killed_for_memory(error)}; {advice}")

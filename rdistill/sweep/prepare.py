@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
-from rdistill.cluster import alone_on_this_machine
+from rdistill.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.differences import differences
-from rdistill.errors import UserError
+from rdistill.errors import RunError, UserError
 from rdistill.storage import is_uri, place
 from rdistill.sweep.fleet import ways_to_join
 from rdistill.sweep.spec import SweepSpec
@@ -67,6 +67,8 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+    except ray.exceptions.OutOfMemoryError as error:
+        raise RunError(f"before the first trial: {killed_for_memory(error)}; lower --batch-size or --size") from None
     return settled, left_out
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
+from ray.exceptions import OutOfMemoryError
 
+from rdistill.cluster import killed_for_memory
 from rdistill.config import with_overrides, without_distillation
 from rdistill.config_source import config_source
 from rdistill.errors import RunError, UserError
@@ -194,6 +196,9 @@ def reason_of(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if isinstance(error, (UserError, RunError)):
         return " ".join(lines)
+    cause = getattr(error, "cause", error)  # of what Ray wraps around an error of a task's
+    if isinstance(cause, OutOfMemoryError):
+        return killed_for_memory(cause)
     return f"{type(error).__name__}: {lines[-1]}"[:300]
 
 

@@ -65,7 +65,6 @@ class Place:
                 process.terminate()  # Ray then stops its own processes
                 raise
         done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
-        print(out, err)
         assert status is None or done.returncode == status, (done.returncode, out, err)
         return done
 

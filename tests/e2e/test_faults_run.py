@@ -136,13 +136,23 @@ def test_the_disk_is_full(
 
 
 @pytest.mark.slow
-def test_a_lost_worker(place: Place, arguments: list[object], whole_group: Path, state_equal: Equal) -> None:
+@pytest.mark.parametrize(
+    ("title", "said"), [("TrainWorker", "worker "), ("TrainController", "Ray Train's own process")], ids=lambda x: x
+)
+def test_a_lost_process_of_a_group(
+    place: Place, arguments: list[object], whole_group: Path, state_equal: Equal, title: str, said: str
+) -> None:
     """Killed with -9: all start again by themselves; the weights are those of two workers that lived."""
-    work_dir = place.root / "lost"
+    work_dir = place.root / f"lost-{title}"
     with place.start(*arguments, "--workers", 2, "--work-dir", work_dir) as process:
         wait_until((work_dir / "last.pth").exists, process)
-        os.kill(under(process.pid, "TrainWorker")[-1], signal.SIGKILL)
+        os.kill(under(process.pid, title)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
-    assert "was lost" in out and "starting again from the last checkpoint (1 of 3)" in out and "resumed   at" in out
+    assert (
+        said in out
+        and "was lost" in out
+        and "starting again from the last checkpoint (1 of 3)" in out
+        and "resumed   at" in out
+    )
     assert same_run(work_dir, whole_group, state_equal)
