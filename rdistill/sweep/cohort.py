@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rdistill.sweep.places import sharing_key
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Cohort:
         self._lockstep = Lockstep()
         self._lanes: dict[str, Lane] = {}
         self._events: dict[str, Events] = {}  # of those that train
+        self._keys: dict[str, str] = {}  # of all that ever did: what they may share with others
         self._lock = threading.Lock()
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
@@ -53,6 +55,7 @@ class Cohort:
 
         with self._lock:
             before, self._events[name] = self._events.get(name), events
+            self._keys[name] = sharing_key(trial)
             if before is None:
                 self._lanes[name] = self._lockstep.join(name, train)
                 self._joined.set()
@@ -68,6 +71,11 @@ class Cohort:
 
     def ready(self) -> None:
         """Returns once the cohort is there."""
+
+    def students(self) -> dict[str, str]:
+        """Those that train: trial id -> sharing key."""
+        with self._lock:
+            return {name: self._keys[name] for name in self._events}
 
     def stop(self, trial_id: str) -> None:
         """Takes a student out before its next batch; what it saved stays."""

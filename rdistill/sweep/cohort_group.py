@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from rdistill.sweep.places import sharing_key
 from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class CohortGroup:
 
     def ready(self) -> None:
         """Returns once this is there."""
+
+    def students(self) -> dict[str, str]:
+        """Those that train: trial id -> sharing key."""
+        with self._lock:
+            return {trial_id: sharing_key(trial) for trial_id, (trial, _) in self._students.items()}
 
     def stop(self, trial_id: str) -> None:
         """Takes a student out before a next batch; what it saved stays."""

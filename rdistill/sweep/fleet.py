@@ -48,11 +48,13 @@ class Fleet:
     Attributes:
         cohorts: actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
         places: the actor that says which of them a trial goes to.
+        known: its references to the cohorts, which must live as long as it does.
     """
 
     cohorts: list[Any]
     places: Any
     plan: Plan
+    known: list[Any]
 
     def end(self) -> None:
         """Ends all of them. A student that was stopped may be writing its record still."""
@@ -81,9 +83,11 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
         cohort = ray.remote(Cohort).options(num_cpus=cpus, num_gpus=gpus, **options)
         cohorts = [cohort.remote(study) for _ in range(plan.cohorts)]
     share = study.step.teacher_share if study.step is not None else 0.5
-    register = ray.remote(Places).options(num_cpus=0, scheduling_strategy=beside_this_process())
-    places = register.remote(plan.cohorts, plan.size, share)
-    return Fleet(cohorts, places, plan)
+    # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
+    for_ever = dict(max_restarts=-1, max_task_retries=-1)
+    register = ray.remote(Places).options(num_cpus=0, scheduling_strategy=beside_this_process(), **for_ever)
+    known = [ray.put(cohort) for cohort in cohorts]
+    return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, known), plan, known)
 
 
 def ways_to_join(resources: Resources) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Config keys, or what they begin with, that change what a student sees or who teaches it. All else may be shared.
@@ -28,12 +28,29 @@ class Places:
         cohorts: how many there are.
         size: places in each.
         teacher_share: of a student's whole step alone; 0 to 1.
+        actors: references to the cohorts' actors. One that Ray has started again asks them whom they train; who gets
+            hold of them sooner imports what they do.
     """
 
-    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5) -> None:
+    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5, actors: Sequence[Any] = ()) -> None:
         self._size, self._teacher_share = size, teacher_share
         self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
         self._taken: dict[str, tuple[int, str]] = {}  # trial id -> number of its cohort, sharing key
+        if actors:
+            self._recall(actors)
+
+    def _recall(self, actors: Sequence[Any]) -> None:
+        import ray
+
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            return
+        for number, actor in enumerate(actors):
+            try:
+                students = ray.get(ray.get(actor).students.remote())
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+                continue  # it trains nobody: its students come back by themselves when it is there again
+            for trial_id, key in students.items():
+                self._put(trial_id, number, key)
 
     def take(self, trial_id: str, key: str) -> int:
         """The number of the cohort that will be quickest with this trial among its students, with a place taken."""
@@ -41,13 +58,17 @@ class Places:
             return self._taken[trial_id][0]
         free = [number for number, there in enumerate(self._there) if there.total() < self._size]
         number = min(free or range(len(self._there)), key=lambda one: self._round(one, key))
-        self._there[number][key] += 1
-        self._taken[trial_id] = number, key
+        self._put(trial_id, number, key)
         return number
 
     def leave(self, trial_id: str) -> None:
-        number, key = self._taken.pop(trial_id)
-        self._there[number] -= Counter([key])
+        if trial_id in self._taken:
+            number, key = self._taken.pop(trial_id)
+            self._there[number] -= Counter([key])
+
+    def _put(self, trial_id: str, number: int, key: str) -> None:
+        self._there[number][key] += 1
+        self._taken[trial_id] = number, key
 
     def _round(self, number: int, key: str) -> float:
         """What a step of all its students takes: the teacher once for each that share, and every student."""

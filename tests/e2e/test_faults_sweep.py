@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 WEIGHT = "distill.losses.logits.weight"
 ITERATIONS = 60
 INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
-COHORT = "ray::Cohort"
+COHORT, PLACES = "ray::Cohort", "ray::Places"
 TRIAL = "ray::ImplicitFunc"  # the title of its process, whether it trains or follows a student in a cohort
 Rows = Callable[[Path], dict[str, dict[str, str]]]
 TrialJson = Callable[[Path, str], dict[str, Any]]
@@ -80,13 +80,17 @@ def test_a_trials_own_process(
     place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, trial_json: TrialJson, state_equal: Equal,
     size: str, attempts: set[int],
 ) -> None:  # fmt: skip
-    """Those of all trials at work. One that trained goes on from its checkpoint; a cohort's students do not notice."""
+    """Those of all trials at work. One that trained goes on from its checkpoint; a cohort's students do not notice.
+
+    Also not where the actor that knows their cohorts is killed with them: it asks these whom they train.
+    """
     work_dir = place.root / f"trial-{size}"
     file = place.sweep_file(f"trial-{size}", study(tiny, cohort={"size": size}))
     with place.start("sweep", file, "--work-dir", work_dir, *small) as process:
         wait_until(lambda: is_training(work_dir), process)
         killed = under(process.pid, TRIAL)
         assert killed
+        killed += under(process.pid, PLACES)
         for one in killed:
             os.kill(one, signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
