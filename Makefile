@@ -31,12 +31,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check rdistill tests benchmarks setup.py
 	$(BIN)/mypy
 
-test: lint test-unit
-	$(BIN)/python -m pytest -m "e2e and not slow"
-
 # Two at a time, on a thread each: those that start whole commands need the machine for themselves.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test: lint test-unit
+	$(TWO_AT_A_TIME) --ignore tests/e2e -m "e2e and not slow"
+	$(BIN)/python -m pytest tests/e2e -m "e2e and not slow"
+
 test-unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not e2e and not slow"
+	$(TWO_AT_A_TIME) -m "not e2e and not slow"
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
