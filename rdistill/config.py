@@ -275,10 +275,10 @@ def import_custom_modules(cfg: Config) -> None:
     """
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
-    for one in (cfg, *teachers):
-        wanted = one.get("custom_imports") if isinstance(one, (Config, dict)) else None
+    wanted = [one.get("custom_imports") for one in (cfg, *teachers) if isinstance(one, (Config, dict))]
+    for entry in filter(None, wanted):
         try:
-            import_modules_from_strings(**(wanted or {"imports": None}))
+            import_modules_from_strings(**entry)
         except Exception as error:  # a user's own code
             raise UserError(
                 f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
