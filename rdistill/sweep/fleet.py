@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +49,11 @@ class Fleet:
     Attributes:
         cohorts: actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
         places: the actor that says which of them a trial goes to.
-        known: its references to the cohorts, which must live as long as it does.
     """
 
     cohorts: list[Any]
     places: Any
     plan: Plan
-    known: list[Any]
 
     def end(self) -> None:
         """Ends all of them. A student that was stopped may be writing its record still."""
@@ -75,19 +74,20 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     plan = plan_cohorts(study.spec.cohort.size, trials, slots, study.step, free_bytes)
     # A thread for each student's events, and for calls that end one.
     options = dict(max_concurrency=2 * plan.size + 8, max_restarts=-1)
+    began = time.time_ns()
+    names = [f"cohort-{began}-{number}" for number in range(plan.cohorts)]
     if resources.workers > 1:
-        group = ray.remote(CohortGroup).options(num_cpus=0, **options)
-        cohorts = [group.remote(study, resources) for _ in range(plan.cohorts)]
+        group = ray.remote(CohortGroup)
+        cohorts = [group.options(num_cpus=0, name=name, **options).remote(study, resources) for name in names]
     else:
-        cpus, gpus = per_worker["CPU"] * plan.slots, per_worker.get("GPU", 0)
-        cohort = ray.remote(Cohort).options(num_cpus=cpus, num_gpus=gpus, **options)
-        cohorts = [cohort.remote(study) for _ in range(plan.cohorts)]
+        kinds = dict(num_cpus=per_worker["CPU"] * plan.slots, num_gpus=per_worker.get("GPU", 0))
+        cohort = ray.remote(Cohort)
+        cohorts = [cohort.options(name=name, **kinds, **options).remote(study) for name in names]
     share = study.step.teacher_share if study.step is not None else 0.5
     # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
     for_ever = dict(max_restarts=-1, max_task_retries=-1)
     register = ray.remote(Places).options(num_cpus=0, scheduling_strategy=beside_this_process(), **for_ever)
-    known = [ray.put(cohort) for cohort in cohorts]
-    return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, known), plan, known)
+    return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, names), plan)
 
 
 def ways_to_join(resources: Resources) -> list[int]:

@@ -28,25 +28,25 @@ class Places:
         cohorts: how many there are.
         size: places in each.
         teacher_share: of a student's whole step alone; 0 to 1.
-        actors: references to the cohorts' actors. One that Ray has started again asks them whom they train; who gets
-            hold of them sooner imports what they do.
+        names: of the cohorts' actors. One of these that Ray has started again asks them whom they train; getting hold
+            of them sooner would import what they do.
     """
 
-    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5, actors: Sequence[Any] = ()) -> None:
+    def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5, names: Sequence[str] = ()) -> None:
         self._size, self._teacher_share = size, teacher_share
         self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
         self._taken: dict[str, tuple[int, str]] = {}  # trial id -> number of its cohort, sharing key
-        if actors:
-            self._recall(actors)
+        if names:
+            self._recall(names)
 
-    def _recall(self, actors: Sequence[Any]) -> None:
+    def _recall(self, names: Sequence[str]) -> None:
         import ray
 
         if not ray.get_runtime_context().was_current_actor_reconstructed:
             return
-        for number, actor in enumerate(actors):
+        for number, name in enumerate(names):
             try:
-                students = ray.get(ray.get(actor).students.remote())
+                students = ray.get(ray.get_actor(name).students.remote())
             except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
                 continue  # it trains nobody: its students come back by themselves when it is there again
             for trial_id, key in students.items():
