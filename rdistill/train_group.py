@@ -354,8 +354,8 @@ def lost_rays_own(error: BaseException) -> bool:
     return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
-def _lost_its_peers(error: BaseException) -> bool:
-    """Whether a worker only says that another one is gone."""
+def lost_its_peers(error: BaseException) -> bool:
+    """Whether a worker only says that another one is gone. gloo does in many words, after the line of its source."""
     texts = " ".join(f"{type(one).__name__} {one}" for one in _causes(error))
     return any(sign in texts for sign in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed"))
 
@@ -367,7 +367,7 @@ def _fatal(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
             return own
     if any(_died(error) for error in worker_exceptions.values()):
         return None
-    own_errors = [error for error in worker_exceptions.values() if not _lost_its_peers(error)]
+    own_errors = [error for error in worker_exceptions.values() if not lost_its_peers(error)]
     return _causes(own_errors[0])[-1] if own_errors else None  # type: ignore[return-value]
 
 

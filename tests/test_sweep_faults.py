@@ -25,6 +25,7 @@ from rdistill.sweep.results import CONFIRMED, SEARCHED, TRIALS, TrialRecord, loa
         (OSError(errno.ESTALE, "stale"), MACHINE),
         (ConnectionResetError(errno.ECONNRESET, "reset"), MACHINE),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), MACHINE),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:144] Write error [127.0.0.1]:30627: Broken pipe"), MACHINE),
         (WorkerGroupError("text", {0: ActorDiedError()}), MACHINE),
         (OSError(errno.ENOSPC, "No space left on device"), STORAGE),
         (StorageError("s3://a: does not answer"), STORAGE),

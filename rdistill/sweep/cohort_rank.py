@@ -18,6 +18,7 @@ from rdistill.sweep.faults import GivenUpError, give_up_again
 from rdistill.sweep.results import RECORD, TRIALS, TrialRecord
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
 from rdistill.sweep.trial import Study, begun, reason_of, run_trial, score, support_trial
+from rdistill.train_group import lost_its_peers
 
 IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
 # Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
@@ -93,7 +94,9 @@ def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> C
             tell(FAILED, reason_of(error))
         except Exception as error:
             # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
-            ray.get(mailbox.tell.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
+            # Where it is this rank that has waited for one that is gone, the student is not to blame, and goes on then.
+            if not lost_its_peers(error):
+                ray.get(mailbox.tell.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
             lane.broken = error
 
     return train

@@ -19,6 +19,7 @@ from ray.tune import Callback
 
 from rdistill.storage import StorageError
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_record, load_records
+from rdistill.train_group import lost_its_peers
 
 RETRIES = 2  # of a trial, where the machine was the cause
 MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure
@@ -70,7 +71,9 @@ def _is_storages(error: BaseException, folder: Path) -> bool:
 def _is_machines(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in PASSING
-    return isinstance(error, (*LOST, ConnectionError)) or any(text in str(error) for text in OF_THE_MACHINE)
+    if isinstance(error, (*LOST, ConnectionError)) or lost_its_peers(error):
+        return True
+    return any(text in str(error) for text in OF_THE_MACHINE)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
