@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from mmengine.config import Config, ConfigDict
@@ -29,17 +29,15 @@ from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
 from rdistill.teacher_spec import CacheSpec, ForwardSpec, forward_from_config
 from rdistill.tracking import parse_tracking
+from rdistill.validation import Number, Section, Whole, mistakes
+from rdistill.yaml_data import not_plain, parse_yaml, yaml_problem
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 LAYERWISE = ("DSD",)  # losses that compare several layers at once
 INIT_SEED = "randomness.init_seed"  # of the student's and the adapters' first weights; the run's seed where not set
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-class Section(BaseModel):
-    """A part of the ``distill`` section: immutable, and without room for a mistyped key."""
-
-    model_config = ModelConfig(extra="forbid", frozen=True)
+IndexPair = tuple[Whole, Whole]
+A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
 
 
 class TeacherSpec(Section):
@@ -49,8 +47,8 @@ class TeacherSpec(Section):
     checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
     model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
     custom_imports: dict[str, Any] | None = None  # its config's, copied in alike: see import_custom_modules
-    ema_decay: float | None = Field(default=None, gt=0.5, lt=1)  # instead: share of itself it keeps at each step
-    weight: float = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
+    ema_decay: Annotated[Number, Field(gt=0.5, lt=1)] | None = None  # instead: share of itself it keeps at each step
+    weight: Number = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
     features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
     forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
     cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
@@ -81,9 +79,9 @@ class FeatureNames(Section):
 class ScheduleSpec(Section):
     """How a loss's weight changes during training. All in iterations from the start."""
 
-    warmup: int = Field(default=0, ge=0)  # rises linearly from 0 to the weight over so many
+    warmup: Whole = Field(default=0, ge=0)  # rises linearly from 0 to the weight over so many
     decay: Literal["none", "linear", "cosine"] = "none"  # falls to 0 from the end of the warm-up to `stop`
-    stop: int | None = Field(default=None, ge=1)  # 0 from here on; a decay without it ends with training
+    stop: Annotated[Whole, Field(ge=1)] | None = None  # 0 from here on; a decay without it ends with training
 
     def factor(self, iteration: int, last_iteration: int) -> float:
         """The factor on the weight at an iteration, counted from 0."""
@@ -101,14 +99,14 @@ class ScheduleSpec(Section):
 class LossSpec(BaseModel):
     """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
 
-    model_config = ModelConfig(extra="allow", frozen=True)
+    model_config = ModelConfig(extra="allow", frozen=True, allow_inf_nan=False)
 
     type: str  # a name in rdistill.losses.LOSSES
-    weight: float | None = Field(default=None, ge=0)  # factor in the total; the type's default when absent
+    weight: Annotated[Number, Field(ge=0)] | None = None  # factor in the total; the type's default when absent
     # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
-    pair: tuple[int, int] | tuple[tuple[int, int], ...] | None = None
+    pair: IndexPair | Annotated[tuple[IndexPair, ...], Field(min_length=1)] | None = Field(None, description=A_PAIR)
     on: str = "logits"  # 'logits[k]': the k-th auxiliary head's
-    teacher: int | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
+    teacher: Whole | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
     schedule: ScheduleSpec = ScheduleSpec()
 
     @property
@@ -142,7 +140,7 @@ class DistillSpec(Section):
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
     losses: dict[str, LossSpec] = Field(min_length=1)
-    task_weight: float = Field(default=1.0, ge=0)
+    task_weight: Number = Field(default=1.0, ge=0)
     cache: CacheSpec = CacheSpec()  # of teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
 
     def teacher(self, index: int) -> TeacherSpec:
@@ -306,7 +304,7 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     try:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
-        raise UserError(*_validation_problems(error)) from None
+        raise UserError(*mistakes(error, DistillSpec, section, "distill")) from None
     problems = spec.problems()
     if problems:
         raise UserError(*problems)
@@ -341,9 +339,13 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             problems.append(f"--set {assignment}: must be key=value")
             continue
         try:
-            values[key.strip()] = _parse_value(text.strip())
-        except yaml.YAMLError:
-            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal")
+            value = _parse_value(text.strip())
+        except yaml.YAMLError as error:
+            why = yaml_problem(error).removeprefix(":1").removeprefix(": ")
+            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal: {why}")
+            continue
+        values[key.strip()] = value
+        problems += not_plain(value, f"--set {key.strip()}", as_json=False)
     if problems:
         raise UserError(*problems)
     return values
@@ -373,9 +375,11 @@ def _parse_value(text: str) -> Any:
     if text.startswith("@"):  # YAML's reserved character, but a feature name's first
         return text
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return yaml.safe_load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's of doubtful literals, such as '\\d'
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two of deep nesting
+        return parse_yaml(text)
 
 
 def _register_onedl_alias() -> None:
@@ -432,7 +436,8 @@ def _wrong_kind(old: Any, new: Any) -> str | None:
         return None if isinstance(new, bool) else f"must be true or false, got {new!r}"
     if isinstance(old, (int, float)):
         if isinstance(new, (int, float)) and not isinstance(new, bool):
-            return None
+            lost = isinstance(new, float) and not math.isfinite(new) and math.isfinite(old)
+            return f"must be a finite number, got {new}" if lost else None
         return f"must be a number, got {new!r}"
     if isinstance(old, dict):
         return None if isinstance(new, dict) else f"is a section with keys {', '.join(old)}, got {new!r}"
@@ -606,25 +611,3 @@ def find_beside(name: str, config_file: Path) -> Path | None:
         if (folder / given).is_file():
             return (folder / given).absolute()
     return None
-
-
-def _validation_problems(error: ValidationError) -> list[str]:
-    """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one."""
-    fields: dict[str, type[BaseModel]] = {
-        "teachers": TeacherSpec,
-        "features": FeatureNames,
-        "schedule": ScheduleSpec,
-        "forward": ForwardSpec,
-        "cache": CacheSpec,
-    }
-    lines = []
-    for item in error.errors():
-        where = "distill." + ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            section = next((fields[str(part)] for part in reversed(item["loc"][:-1]) if part in fields), DistillSpec)
-            lines.append(f"unknown key {where}{did_you_mean(str(item['loc'][-1]), section.model_fields)}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: is required")
-        else:
-            lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"[:300])
-    return lines

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+LONGEST = 1000  # characters of a line; of a longer one the middle is left out
 
 
 class UserError(ValueError):
@@ -17,8 +20,8 @@ class UserError(ValueError):
 
     def __init__(self, *problems: str) -> None:
         assert problems, "an error without a problem helps nobody"
-        self.problems = problems
-        super().__init__("\n".join(problems))
+        self.problems = tuple(printable(problem) for problem in problems)
+        super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         # Exceptions cross process borders in Ray; the default would rebuild it from one joined string.
@@ -27,6 +30,19 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """What ends a run that had begun, in one line. The command line prints it and exits with status 1."""
+
+
+def printable(text: str) -> str:
+    """A text as one line: line breaks, control codes and what is no character are written as Python escapes.
+
+    A file may be called ``a\\nb.py``, and must neither break a message in two nor steer the terminal.
+    """
+    if not text.isprintable():
+        text = "".join(
+            char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
+            for char in text
+        )
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

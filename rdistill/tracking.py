@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from rdistill.errors import UserError, did_you_mean
+from rdistill.errors import UserError
 from rdistill.files import write_whole
+from rdistill.validation import Section, Whole, mistakes, short
 
 RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
 IMAGES = 3  # validation images a validation
 PROJECT = "rdistill"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Wandb(Section):
@@ -51,7 +48,7 @@ class Mlflow(Section):
 
     tracking_uri: str | None = None  # default: MLFLOW_TRACKING_URI, or else mlflow.db in the work dir
     experiment: str | None = None  # default: 'rdistill'; of a sweep: the sweep's name
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default={})
 
 
 class Tracking(Section):
@@ -60,7 +57,7 @@ class Tracking(Section):
     wandb: Wandb | None = None
     tensorboard: Tensorboard | None = None
     mlflow: Mlflow | None = None
-    images: int = Field(default=IMAGES, ge=0)  # validation images that are shown at each validation
+    images: Whole = Field(default=IMAGES, ge=0)  # validation images that are shown at each validation
 
     @property
     def names(self) -> list[str]:
@@ -87,10 +84,10 @@ def parse_tracking(asked: Any, where: str = "tracking") -> Tracking:
         asked = [name for name in re.split(r"[,\s]+", asked) if name]
     if isinstance(asked, (list, tuple)):
         asked = {str(name): {} for name in asked}
-    if asked is None:
+    if asked is None or asked is False:  # YAML's `off`
         return Tracking()
     if not isinstance(asked, Mapping):
-        raise UserError(f"{where}: must name trackers ({', '.join(TRACKERS)}), got {asked!r}")
+        raise UserError(f"{where}: must name trackers ({', '.join(TRACKERS)}), got {short(asked)}")
     content = {name: {} if options is None or options is True else options for name, options in asked.items()}
     content = {name: options for name, options in content.items() if name not in TRACKERS or options is not False}
     problems = [problem for name, options in content.items() for problem in _secrets(f"{where}.{name}", options)]
@@ -99,7 +96,7 @@ def parse_tracking(asked: Any, where: str = "tracking") -> Tracking:
     try:
         return Tracking.model_validate(content)
     except ValidationError as error:
-        raise UserError(*(_line(item, where) for item in error.errors())) from None
+        raise UserError(*mistakes(error, Tracking, content, where)) from None
 
 
 def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
@@ -196,13 +193,3 @@ def _secrets(where: str, options: Any) -> list[str]:
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             found.append(f"{where}.{key}: has a password in it, and is kept with the results; {fix}")
     return found
-
-
-def _line(item: Any, where: str) -> str:
-    loc = [str(part) for part in item["loc"]]
-    place = ".".join([where, *loc])
-    if item["type"] == "extra_forbidden":
-        known = TRACKERS[loc[0]].model_fields if len(loc) > 1 else Tracking.model_fields
-        hint = did_you_mean(loc[-1], known) or f"; known: {', '.join(known) or 'none'}"
-        return f"unknown key {place}{hint}"
-    return f"{place}: {item['msg']}, got {item['input']!r}"[:300]

@@ -16,7 +16,7 @@ PACKAGE = REPO / "rdistill"
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
     ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
-    ("files", "storage"),
+    ("files", "storage", "validation", "yaml_data"),
     (
         "losses",
         "activation_checkpointing",

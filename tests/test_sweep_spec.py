@@ -83,7 +83,7 @@ def test_defaults(tmp_path: Path) -> None:
             with_space("k: {low: 1, high: 2}"),
             "space.k.type: must be a kind of search dimension, got None; known: ",
         ),
-        (with_space("k: {type: choice, values: []}"), "space.k.values: List should have at least 1 item"),
+        (with_space("k: {type: choice, values: []}"), "space.k.values: must have at least 1 entry, got 0"),
         (
             with_space("distill.losses.a.weight: {type: pairs}"),
             "space.distill.losses.a.weight: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair",
@@ -98,12 +98,12 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (
             GOOD.replace("num_trials: 3", "num_trials: 0"),
-            "search.num_trials: Input should be greater than or equal to 1",
+            "search.num_trials: must be a whole number from 1 to 10000, got 0",
         ),
         (GOOD.replace("config: a.py\n", ""), "config: is required"),
-        ("config: a.py\nspace: {}\n", "space: Dictionary should have at least 1 item"),
+        ("config: a.py\nspace: {}\n", "space: must have at least 1 entry, got 0"),
         (GOOD + "confirm: {top: 2}\n", "confirm.seeds: is required"),
-        (GOOD + "confirm: {seeds: [1]}\n", "confirm.seeds: List should have at least 2 items"),
+        (GOOD + "confirm: {seeds: [1]}\n", "confirm.seeds: must have at least 2 entries, got 1"),
         (
             GOOD + "confirm: {seeds: [1, 0, 2]}\n",
             "confirm.seeds: 0 is the seed of the search, whose winners it favours",
@@ -129,15 +129,69 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (GOOD + "baseline: {num_trials: 3}\n", "baseline.num_trials: has no baseline.search to choose from"),
         (GOOD + "objectives: [params]\n", "objectives: must be mIoU and what else counts, each once, got ['params']"),
-        (GOOD + "objectives: [mIoU, speed]\n", "objectives.1: Input should be 'mIoU', 'params', 'flops' or 'latency'"),
-        ("- config\n", "must be a mapping with the keys config and space, got list"),
-        ("", "must be a mapping with the keys config and space, got NoneType"),
+        (GOOD + "objectives: [mIoU, speed]\n", "objectives.1: must be 'mIoU', 'params', 'flops' or 'latency', got 's"),
+        (GOOD + "cohort: {size: 0}\n", "cohort.size: must be 'auto', 'off' or a whole number of at least 1, got 0"),
+        (
+            GOOD + "trial: 3\n",
+            "trial: must be a mapping with the keys workers, cpus_per_worker, gpus_per_worker, max_c",
+        ),
+        (with_space("k: 3"), "space.k: must be a mapping with a `type` (uniform, loguniform, int, choice, pairs)"),
+        (with_space("k: {type: int, low: 1, high: 9, step: 0}"), "unknown key space.k.step; known: type, low, high"),
+        (with_space("k: {type: uniform, low: .nan, high: 1}"), "space.k.low: must be a finite number, got nan"),
+        (with_space("k: {type: uniform, low: 1, high: .inf}"), "space.k.high: must be a finite number, got inf"),
+        (
+            with_space("k: {type: uniform, low: no, high: 1}"),
+            "space.k.low: must be a number from -1e+30 to 1e+30, got F",
+        ),
+        (
+            with_space("k: {type: int, low: 1, high: 1e17}"),
+            "space.k.high: must be a whole number from -9007199254740992",
+        ),
+        (with_space("k: {type: choice, values: [1, {a: [.nan]}]}"), "space.k.values.1.a.0: must be a finite number"),
+        (GOOD + "set: {optim_wrapper.optimizer.lr: .nan}\n", "set.optim_wrapper.optimizer.lr: must be a finite number"),
+        (GOOD + "set: {1: 2}\n", "set.1: a key must be text, got 1; put it in quotes"),
+        (GOOD + "seed: -1\n", "seed: must be a whole number from 0 to 4294967295, got -1"),
+        (GOOD + "seed: 4294967296\n", "seed: must be a whole number from 0 to 4294967295, got 4294967296"),
+        (GOOD + "seed: yes\n", "seed: must be a whole number from 0 to 4294967295, got True"),
+        (GOOD + "confirm: {seeds: [1, -1]}\n", "confirm.seeds.1: must be a whole number from 0 to 4294967295, got -1"),
+        (GOOD + "confirm: {seeds: []}\n", "confirm.seeds: must have at least 2 entries, got 0"),
+        (
+            GOOD.replace("num_trials: 3", "num_trials: 10001"),
+            "search.num_trials: must be a whole number from 1 to 10000, got 10001",
+        ),
+        (GOOD + "scheduler: {grace_period: 3}\n", "scheduler.grace_period: does nothing with type fifo; use type asha"),
+        (
+            GOOD + "scheduler: {type: asha, reduction_factor: 1}\n",
+            "scheduler.reduction_factor: must be a number from 1.1 to 1000, got 1",
+        ),
+        (GOOD + "trial: {cpus_per_worker: .nan}\n", "trial.cpus_per_worker: must be a finite number, got nan"),
+        (
+            GOOD + "tracking: {wandb: {tags: [yes]}}\n",
+            "tracking.wandb.tags.0: must be text, got True; put it in quotes",
+        ),
+        ("- config\n", "must be a mapping with the keys config and space, got a list"),
+        ("", "must be a mapping with the keys config and space, got nothing"),
     ],
 )
 def test_a_mistake_is_one_helpful_line(problems: Callable[[str], list[str]], text: str, line: str) -> None:
     first, *others = problems(text)
     assert first.startswith(line)
     assert all("num_trials" in other for other in others)  # `space: {}` leaves that one out too
+
+
+A_PAIR = "must be 'all', 'auto', or a list of pairs of indices such as [[0, 0], [1, 1]], got "
+
+
+@pytest.mark.parametrize("pairs", ["[[0, 1], [2]]", "[0, 1]", "[]", "[[]]", "[[0, 1, 2]]", "[[0, -1]]", "{a: 1}", "3"])
+def test_pairs_of_another_shape_are_one_line(problems: Callable[[str], list[str]], pairs: str) -> None:
+    (line,) = problems(with_space(f"distill.losses.a.pair: {{type: pairs, pairs: {pairs}}}"))
+    assert line.startswith(f"space.distill.losses.a.pair.pairs: {A_PAIR}")
+
+
+def test_what_yaml_reads_as_a_switch_is_a_word_where_a_word_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD + "cohort: {size: off}\ntracking: off\nset: {off: 1e-3}\n")
+    spec = read_sweep(tmp_path / "a.yaml")
+    assert (spec.cohort.size, spec.tracking, spec.set) == ("off", False, {"off": 0.001})
 
 
 def test_malformed_yaml_names_the_line(problems: Callable[[str], list[str]]) -> None:

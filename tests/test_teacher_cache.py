@@ -212,9 +212,9 @@ def test_a_parameter_is_no_output_of_an_image(tiny: Tiny, tmp_path: Path) -> Non
 
 def test_mistakes(tiny: Tiny) -> None:
     for value, message in (
-        ("sometimes", "distill.cache.mode: Input should be 'auto', 'on' or 'off'"),
+        ("sometimes", "distill.cache.mode: must be 'auto', 'on' or 'off', got 'sometimes'"),
         ({"memry": 1}, "unknown key distill.cache.memry; did you mean 'memory'?"),
-        ({"disk": "much"}, "distill.cache.disk: could not parse value"),
+        ({"disk": "much"}, "distill.cache.disk: must be a size such as '2GiB', got 'much'"),
     ):
         with pytest.raises(UserError) as caught:
             with_overrides(tiny.load("distill"), {"distill.cache": value})

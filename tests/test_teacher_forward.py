@@ -198,7 +198,7 @@ def test_what_is_not_close_is_not_chosen(tiny: Tiny) -> None:
     [
         ("fast", "distill.teachers.0.forward: must be 'auto', 'plain'"),
         ({"fused": True}, "unknown key distill.teachers.0.forward.fused; did you mean 'fuse'?"),
-        ({"autocast": "half"}, "distill.teachers.0.forward.autocast: Input should be 'float16' or 'bfloat16'"),
+        ({"autocast": "half"}, "distill.teachers.0.forward.autocast: must be 'float16' or 'bfloat16', got 'half'"),
     ],
 )
 def test_mistakes(tiny: Tiny, value: Any, message: str) -> None:

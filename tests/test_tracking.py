@@ -48,7 +48,7 @@ def test_nothing_asked_and_switched_off() -> None:
     [
         ("wandbb", "unknown key tracking.wandbb; did you mean 'wandb'?"),
         ({"wandb": {"porject": "x"}}, "unknown key tracking.wandb.porject; did you mean 'project'?"),
-        ({"wandb": {"mode": "on"}}, "tracking.wandb.mode: Input should be 'online', 'offline' or 'disabled', got 'on'"),
+        ({"wandb": {"mode": "on"}}, "tracking.wandb.mode: must be 'online', 'offline' or 'disabled', got 'on'"),
         ({"wandb": {"api_key": "s3"}}, "tracking.wandb.api_key: a secret does not belong"),
         ({"mlflow": {"tracking_uri": "http://me:s3@host"}}, "tracking.mlflow.tracking_uri: has a password in it"),
         (3, "tracking: must name trackers (wandb, tensorboard, mlflow), got 3"),

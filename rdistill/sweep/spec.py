@@ -9,46 +9,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from rdistill.errors import UserError, did_you_mean
+from rdistill.errors import UserError
 from rdistill.tracking import parse_tracking
+from rdistill.validation import Number, Section, Whole, Word, mistakes
+from rdistill.yaml_data import not_plain, read_yaml
 
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+MOST_TRIALS = 10_000  # of a search, and points of a grid: Optuna lists all of them before the first
+MOST_VALUES = 1_000  # of a dimension: each is tried on the config before the first trial
+MOST_DIMENSIONS = 100
+LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
+LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
+Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
+WholeBound = Annotated[Whole, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
+Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
+IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # of the student, of the teacher
 
 
 class Uniform(Section):
     """A real number between two bounds."""
 
     type: Literal["uniform"]
-    low: float
-    high: float
+    low: Bound
+    high: Bound
 
 
 class LogUniform(Section):
     """A positive real number whose logarithm is uniform between those of two bounds."""
 
     type: Literal["loguniform"]
-    low: float
-    high: float
+    low: Bound
+    high: Bound
 
 
 class Integer(Section):
     """A whole number between two bounds, both included."""
 
     type: Literal["int"]
-    low: int
-    high: int
+    low: WholeBound
+    high: WholeBound
 
 
 class Choice(Section):
     """One of a list of values."""
 
     type: Literal["choice"]
-    values: list[Any] = Field(min_length=1)
+    values: list[Any] = Field(min_length=1, max_length=MOST_VALUES)
 
 
 class Pairs(Section):
@@ -59,74 +69,82 @@ class Pairs(Section):
     """
 
     type: Literal["pairs"]
-    pairs: Literal["all", "auto"] | list[tuple[int, int]] = "all"
+    pairs: Literal["all", "auto"] | Annotated[list[IndexPair], Field(min_length=1, max_length=MOST_VALUES)] = Field(
+        "all", description="'all', 'auto', or a list of pairs of indices such as [[0, 0], [1, 1]]"
+    )
 
 
 Objective = Literal["mIoU", "params", "flops", "latency"]
-Dimension = Annotated[Uniform | LogUniform | Integer | Choice | Pairs, Field(discriminator="type")]
+Dimension = Annotated[
+    Uniform | LogUniform | Integer | Choice | Pairs,
+    Field(discriminator="type", description="a kind of search dimension"),
+]
 
 
 class Search(Section):
     """How configurations are chosen. The same seed chooses the same ones again."""
 
     type: Literal["optuna", "random", "grid"] = "optuna"  # optuna: TPE
-    num_trials: int | None = Field(default=None, ge=1)  # without the baseline; for a grid: all of it by default
-    seed: int = Field(default=0, ge=0)
+    num_trials: Trials | None = None  # without the baseline; for a grid: all of it by default
+    seed: Seed = 0
 
 
 class Scheduler(Section):
     """Which trials end early. The baseline never does."""
 
     type: Literal["fifo", "asha"] = "fifo"
-    grace_period: int | None = Field(default=None, ge=1)  # iterations before a trial may be stopped
-    reduction_factor: float = Field(default=3, gt=1)  # one in so many goes on at each rung
+    grace_period: Annotated[Whole, Field(ge=1)] | None = None  # iterations before a trial may be stopped
+    reduction_factor: Number = Field(default=3, ge=1.1, le=1000)  # one in so many goes on at each rung
 
 
 class TrialResources(Section):
     """What one trial takes."""
 
-    workers: int = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float | None = Field(default=None, ge=0)  # default: 1 where the cluster has GPUs
-    max_concurrent: int | None = Field(default=None, ge=1)  # trials at a time; default: what the cluster holds
+    workers: Whole = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
+    cpus_per_worker: Number = Field(default=1, ge=0.01)
+    gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
+    max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
 
 
 class CohortSpec(Section):
     """How many one-worker trials share a worker, its batches and its teacher."""
 
-    size: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"  # auto: an equal share that fits the memory
+    # auto: an equal share that fits the memory
+    size: Annotated[Literal["auto", "off"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
 
 
 class BaselineSpec(Section):
     """How the student alone, which all are compared with, is given its chance."""
 
-    search: dict[str, Dimension] = {}  # as `space`: what of its config is searched, such as its learning rate
+    search: dict[str, Dimension] = Field(
+        default={}, max_length=MOST_DIMENSIONS
+    )  # as `space`, of the student's own config
     type: Literal["optuna", "random", "grid"] = "optuna"
-    num_trials: int | None = Field(default=None, ge=1)  # beside the one as configured; default: as many as the search
-    seed: int | None = Field(default=None, ge=0)  # of its search; default: the search's
+    num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
+    seed: Seed | None = None  # of its search; default: the search's
 
 
 class ConfirmSpec(Section):
     """Which configurations train again after the search, on seeds that had no part in it."""
 
-    top: int = Field(default=3, ge=1)  # the best so many, and the best baseline
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=2)  # of training: with one there is no interval
+    top: Trials = 3  # the best so many, and the best baseline
+    seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # of training: with one there is no interval
 
 
 class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
     config: str  # a config with a `distill` section; found from here or from a folder above the sweep file
-    set: dict[str, Any] = {}  # config overrides for all trials, such as another loss; new keys as '+key'
-    space: dict[str, Dimension] = Field(min_length=1)  # config key -> what it may be
+    set: dict[str, Any] = Field(default={})  # config overrides for all trials, such as another loss; new keys as '+key'
+    space: dict[str, Dimension] = Field(min_length=1, max_length=MOST_DIMENSIONS)  # config key -> what it may be
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     trial: TrialResources = TrialResources()
     cohort: CohortSpec = CohortSpec()
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec | None = None
-    objectives: list[Objective] = ["mIoU"]  # what the searcher looks at: mIoU up, the others down
-    seed: int = Field(default=0, ge=0)  # of every trial of the search: equal weights, data order and augmentation
+    objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
+    seed: Seed = 0  # of every trial of the search: equal weights, data order and augmentation
     tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.tracking
 
     def num_trials(self, features: tuple[int, int]) -> int:
@@ -149,7 +167,8 @@ class SweepSpec(Section):
 
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
-        found = _space_problems("space", self.space, "search", self.search.type)
+        found = not_plain(self.set, "set")
+        found += _space_problems("space", self.space, "search", self.search.type)
         found += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
         if self.search.type != "grid" and self.search.num_trials is None:
             found.append(f"search.num_trials: is required for {self.search.type} search")
@@ -158,6 +177,9 @@ class SweepSpec(Section):
                 found.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
         if not self.baseline.search and self.baseline.num_trials is not None:
             found.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
+        if self.scheduler.type == "fifo":
+            unused = sorted(self.scheduler.model_fields_set - {"type"})
+            found += [f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused]
         seeds = self.confirm.seeds if self.confirm else []
         if self.seed in seeds:
             found.append(
@@ -175,13 +197,15 @@ class SweepSpec(Section):
 
 
 def _grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
-    return math.prod(len(choices(dimension, features)) for dimension in space.values())
+    return math.prod(count(dimension, features) for dimension in space.values())
 
 
 def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:
     """What is wrong with a space for a type of search, as lines; ``section`` holds that type in the file."""
     found = []
     for key, dimension in space.items():
+        if isinstance(dimension, Choice):
+            found += not_plain(dimension.values, f"{where}.{key}.values")
         if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
             found.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
         if isinstance(dimension, LogUniform) and dimension.low <= 0:
@@ -203,17 +227,13 @@ def read_sweep(path: Path) -> SweepSpec:
     Raises:
         UserError: every problem of the file, one line each.
     """
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the sweep file in it")
+    if not path.exists():
         siblings = [str(p) for p in (*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"))]
         near = difflib.get_close_matches(str(path), siblings, n=1)
         raise UserError(f"{path}: no such sweep file" + (f"; did you mean {near[0]}?" if near else ""))
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from None
-    return parse_sweep(content, str(path))
+    return parse_sweep(read_yaml(path), str(path))
 
 
 def parse_sweep(content: Any, where: str) -> SweepSpec:
@@ -223,14 +243,24 @@ def parse_sweep(content: Any, where: str) -> SweepSpec:
         UserError: every problem, one line each.
     """
     if not isinstance(content, Mapping):
-        raise UserError(f"{where}: must be a mapping with the keys config and space, got {type(content).__name__}")
+        got = "nothing" if content is None else f"a {type(content).__name__}"
+        raise UserError(f"{where}: must be a mapping with the keys config and space, got {got}")
     try:
         spec = SweepSpec.model_validate(content)
     except ValidationError as error:
-        raise UserError(*(f"{where}: {line}" for line in _lines(error))) from None
+        raise UserError(*(f"{where}: {line}" for line in mistakes(error, SweepSpec, content))) from None
     if problems := spec.problems():
         raise UserError(*(f"{where}: {problem}" for problem in problems))
     return spec
+
+
+def count(dimension: Any, features: tuple[int, int]) -> int:
+    """How many values :func:`choices` gives, without making them."""
+    if isinstance(dimension, Integer):
+        return dimension.high - dimension.low + 1
+    if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
+        return features[0] * features[1]
+    return len(choices(dimension, features))
 
 
 def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
@@ -250,42 +280,3 @@ def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
             return [list(pair) for pair in dimension.pairs]
         return [list(pair) for pair in itertools.product(range(features[0]), range(features[1]))]
     raise TypeError(f"{dimension.type} has no list of values")
-
-
-def _lines(error: ValidationError) -> list[str]:
-    """pydantic's errors as one line each, with the nearest known key for a mistyped one."""
-    types: dict[str, type[Section]] = {
-        "uniform": Uniform,
-        "loguniform": LogUniform,
-        "int": Integer,
-        "choice": Choice,
-        "pairs": Pairs,
-    }
-    sections: dict[str, type[Section]] = {
-        "search": Search,
-        "scheduler": Scheduler,
-        "trial": TrialResources,
-        "cohort": CohortSpec,
-        "baseline": BaselineSpec,
-        "confirm": ConfirmSpec,
-    }
-    lines = []
-    for item in error.errors():
-        # pydantic names the chosen member of a union in the path; the user's file does not.
-        parts = [str(part) for part in item["loc"]]
-        at = 3 if parts[:2] == ["baseline", "search"] else 2 if parts[0] == "space" else len(parts)
-        chosen = parts.pop(at) if len(parts) > at and parts[at] in types else None
-        where = ".".join(parts)
-        if item["type"] == "extra_forbidden":
-            section = sections.get(parts[0], SweepSpec) if len(parts) > 1 else SweepSpec
-            known = types[chosen] if chosen else section
-            lines.append(f"unknown key {where}{did_you_mean(parts[-1], known.model_fields)}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: is required")
-        elif item["type"].startswith("union_tag"):
-            got = item["input"].get("type") if isinstance(item["input"], Mapping) else item["input"]
-            hint = did_you_mean(str(got), types) or f"; known: {', '.join(types)}"
-            lines.append(f"{where}.type: must be a kind of search dimension, got {got!r}{hint}")
-        else:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}"[:300])
-    return lines
