@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rdistill.environment import keep_to_the_work_dir
 from rdistill.errors import UserError
 from rdistill.storage import is_uri, place
+from rdistill.work_dir import require_work_dir
 
 if TYPE_CHECKING:
     import pandas
@@ -150,6 +151,7 @@ def train(
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     name = _name(config, work_dir)
     work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
+    require_work_dir(work_dir)
     _say(console, f"{name} -> {work_dir}")
     with RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
@@ -332,6 +334,7 @@ def sweep(
         if isinstance(sweep, Mapping):
             raise UserError("work_dir: is required for a sweep that is not a file")
         work_dir = Path("work_dirs") / "sweeps" / Path(sweep).stem
+    require_work_dir(work_dir)
     trials = run_sweep(
         sweep,
         work_dir,
@@ -369,9 +372,11 @@ def load_results(work_dir: str | Path) -> pandas.DataFrame:
 def _console(console: Console | None, quiet: bool) -> Console:
     from rich.console import Console
 
+    from rdistill.console import OneLineConsole
+
     if quiet:
         return Console(quiet=True)
-    return console or Console(highlight=False, soft_wrap=True, markup=False)
+    return console or OneLineConsole(highlight=False, soft_wrap=True, markup=False)
 
 
 def _say(console: Console, line: str) -> None:

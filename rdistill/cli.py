@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from rdistill.console import OneLineConsole
 from rdistill.environment import keep_to_the_work_dir
-from rdistill.errors import RunError, UserError
+from rdistill.errors import RunError, UserError, printable
 from rdistill.stopping import Stopped, on_signals
 from rdistill.storage import is_uri
+from rdistill.usage import is_usage_error, usage_line
+from rdistill.validation import LARGEST_SEED
+from rdistill.work_dir import require_work_dir
+
+MOST_ERRORS = 10  # lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +42,16 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
 app.add_typer(data_app, name="data")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """What Ctrl-C says of a command that can go on where it was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print_line("interrupted; a run or a sweep continues with --resume")
+        raise SystemExit(130) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -128,7 +146,9 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0."
+            min=0,
+            max=LARGEST_SEED,
+            help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0.",
         ),
     ] = None,
     resume: Annotated[
@@ -155,7 +175,7 @@ def train(
     from rdistill import api
     from rdistill.config import parse_assignments
 
-    with on_signals() as stop:
+    with on_signals() as stop, _resumable():
         metrics = api.train(
             config,
             work_dir,
@@ -212,7 +232,7 @@ def evaluate(
     if as_json:
         print(json.dumps(metrics))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     data_root = cfg[f"{split}_dataloader"].dataset.data_root
     console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {data_root})")
     for name, value in metrics["IoU"].items():
@@ -250,23 +270,24 @@ def sweep(
     from rdistill import api
     from rdistill.config import parse_assignments
 
-    result = api.sweep(
-        sweep_file,
-        work_dir,
-        overrides=parse_assignments(set_ or []),
-        resume=resume,
-        address=address,
-        track=track,
-        trust_checkpoint=trust_checkpoint,
-        quiet=quiet or as_json,
-        data_root=data_root,
-        size=size,
-        iters=iters,
-        batch_size=batch_size,
-        val_interval=val_interval,
-        num_data_workers=num_data_workers,
-        teacher_checkpoint=teacher_checkpoint,
-    )
+    with _resumable():
+        result = api.sweep(
+            sweep_file,
+            work_dir,
+            overrides=parse_assignments(set_ or []),
+            resume=resume,
+            address=address,
+            track=track,
+            trust_checkpoint=trust_checkpoint,
+            quiet=quiet or as_json,
+            data_root=data_root,
+            size=size,
+            iters=iters,
+            batch_size=batch_size,
+            val_interval=val_interval,
+            num_data_workers=num_data_workers,
+            teacher_checkpoint=teacher_checkpoint,
+        )
     if as_json:
         print(json.dumps(result.as_dict()))
     elif quiet:
@@ -386,6 +407,7 @@ def check(
     shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
     is_sweep = file.suffix in (".yaml", ".yml")
     folder = Path(work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem)
+    require_work_dir(folder if work_dir is None else work_dir)
     disk = None if is_uri(work_dir or "") else folder
     if is_sweep:
         report = check_sweep_file(
@@ -396,7 +418,7 @@ def check(
         report = check_config(file, overrides, shortcuts, full_data=True, **options)
         have = resources_at(address, folder)
         report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for part, found in report.passed:
         console.print(f"ok        {part:<10} {found}")
     for note in report.notes:
@@ -509,26 +531,48 @@ def synthetic(
 
 
 def main() -> None:
-    """The console script: turns errors into one line and an exit status."""
+    """The console script: turns errors into one line each and an exit status."""
     keep_to_the_work_dir()
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+        if status == 130:  # what Typer makes of Ctrl-C
+            _print_line("interrupted")
+        sys.exit(status)
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        _print_errors(*error.problems)
         sys.exit(2)
-    except SystemExit as ended:
-        if ended.code == 130:  # what Typer makes of Ctrl-C
-            print("interrupted; a run or a sweep continues with --resume", file=sys.stderr)
-        raise
     except Stopped as stopped:
-        print(f"{stopped}; continue with --resume", file=sys.stderr)
+        _print_line(f"{stopped}; continue with --resume")
         sys.exit(128 + stopped.signum)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_errors(str(error))
         sys.exit(1)
     except Exception as error:
+        if is_usage_error(error):
+            _leave_for_usage(error)
         if type(error).__name__ not in ("SweepFailedError", "ExportError"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _print_errors(str(error))
         sys.exit(1)
+
+
+def _leave_for_usage(error: Any) -> NoReturn:
+    """A command line that Typer could not read; a group of commands without one shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.ctx.get_help()  # prints it itself where rich is used
+    else:
+        _print_errors(usage_line(error))
+    sys.exit(2)
+
+
+def _print_errors(*problems: str) -> None:
+    """One line each; of more than a screen of them the first ones, and how many there are."""
+    shown = problems if len(problems) <= MOST_ERRORS else problems[: MOST_ERRORS - 1]
+    for problem in shown:
+        _print_line(f"error: {problem}")
+    if len(shown) < len(problems):
+        _print_line(f"error: and {len(problems) - len(shown)} more, which are shown when these are mended")
+
+
+def _print_line(line: str) -> None:
+    print(printable(line), file=sys.stderr)

@@ -341,7 +341,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         try:
             value = _parse_value(text.strip())
         except yaml.YAMLError as error:
-            why = yaml_problem(error).removeprefix(":1").removeprefix(": ")
+            why = yaml_problem(error).split("is not valid YAML: ", maxsplit=1)[-1]
             problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal: {why}")
             continue
         values[key.strip()] = value

@@ -11,9 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from rdistill.errors import printable
+
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
 SILENCE_S = 60.0  # seconds after which there is one more
 CLASSES_SHOWN = 4  # with more classes, a validation line shows mIoU alone
+
+
+class OneLineConsole(Console):
+    """Prints each text as one line, whatever names it holds; tables and pictures as they are."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(text) if isinstance(text, str) else text for text in objects), **options)
 
 
 def updates_in_place(console: Console) -> bool:

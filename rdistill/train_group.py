@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -41,6 +42,7 @@ from rdistill.stopping import Stopped, StopRequest
 from rdistill.storage import is_uri, join, place, ray_storage
 
 PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own default is for ever
+LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
 MAX_FAILURES = 3  # of workers, before the run fails
 HEALTH_CHECK_S = 0.5  # between two looks at the workers; Ray's own 2 s are also what each report then takes
 ORDERS_S = 0.5  # between two looks of the first worker at what the driver wants
@@ -57,6 +59,23 @@ class Resources:
     gpus_per_worker: float | None = None  # None: one where the cluster has GPUs, else none
     min_workers: int | None = None  # go on with as few; None: with all
     max_failures: int = MAX_FAILURES  # times that the workers are started again when one is lost
+
+    def __post_init__(self) -> None:
+        gpus = self.gpus_per_worker
+        wrong = {
+            f"workers: must be at least 1, got {self.workers}": self.workers < 1,
+            f"cpus_per_worker: must be a finite number of at least {LEAST_SHARE}, got {self.cpus_per_worker}": not (
+                LEAST_SHARE <= self.cpus_per_worker < math.inf
+            ),
+            f"gpus_per_worker: must be 0, or a finite number of at least {LEAST_SHARE}, got {gpus}": bool(gpus)
+            and not LEAST_SHARE <= float(gpus or 0) < math.inf,
+            f"min_workers: must be from 1 to workers ({self.workers}), got {self.min_workers}": self.min_workers
+            is not None
+            and not 1 <= self.min_workers <= self.workers,
+            f"max_failures: must be at least 0, got {self.max_failures}": self.max_failures < 0,
+        }
+        if problems := [problem for problem, is_so in wrong.items() if is_so]:
+            raise UserError(*problems)
 
     def per_worker(self) -> dict[str, float]:
         gpus = (1.0 if gpus_in_cluster() else 0.0) if self.gpus_per_worker is None else self.gpus_per_worker

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rdistill.errors import did_you_mean
 
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 LONGEST_VALUE = 120  # characters of a value in a message
 SCALARS: dict[Any, tuple[str, str]] = {  # singular and plural
     bool: ("true or false", "true or false"),

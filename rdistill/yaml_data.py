@@ -92,6 +92,8 @@ def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -
         lines, inner = [], [(f"{where}.{index}", entry) for index, entry in enumerate(value)]
     elif isinstance(value, float) and (math.isnan(value) or (as_json and math.isinf(value))):
         return [f"{where}: must be a finite number, got {value}"]
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        return [f"{where}: must be a whole number of at most 64 bits, got {short(value)}"]
     elif value is None or isinstance(value, (bool, int, float, str)):
         return []
     else:

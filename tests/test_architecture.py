@@ -16,7 +16,8 @@ PACKAGE = REPO / "rdistill"
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
     ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
-    ("files", "storage", "validation", "yaml_data"),
+    ("files", "storage", "validation"),
+    ("yaml_data",),
     (
         "losses",
         "activation_checkpointing",
@@ -30,6 +31,8 @@ ROWS = (
         "config_source",
         "console",
         "tracking",
+        "usage",
+        "work_dir",
     ),
     ("config", "data", "evaluation", "plain_config", "shapes", "teacher_forward", "teacher_cache"),
     ("teacher", "layers", "inference", "resume"),

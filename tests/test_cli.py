@@ -113,6 +113,54 @@ def test_a_mistake_is_one_line_and_status_2(command: Command, tiny: Tiny, argume
     assert message.format(folder=tiny.folder) in result.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian", "a.py"], "trian: no such command of `rdistill`; did you mean 'train'?"),
+        (["data", "synthetik"], "synthetik: no such command of `rdistill data`; did you mean 'synthetic'?"),
+        (["train"], "CONFIG: is required; see `rdistill train --help`"),
+        (["predict", "a.py", "b.pth"], "IMAGE: is required; see `rdistill predict --help`"),
+        (["predict", "a.py", "b.pth", "c.png"], "--out: is required; see `rdistill predict --help`"),
+        (["train", "a.py", "b.py"], "b.py: more arguments than `rdistill train` takes; see `rdistill train --help`"),
+        (["train", "a.py", "--itres", "3"], "--itres: no such option of `rdistill train`; did you mean '--iters'?"),
+        (["train", "a.py", "-x"], "-x: no such option of `rdistill train`; see `rdistill train --help`"),
+        (["train", "a.py", "--iters"], "--iters: needs a value after it"),
+        (["train", "a.py", "--amp=3"], "--amp: takes no value; leave out what follows `=`"),
+        (["train", "a.py", "--iters", "x"], "--iters: must be a whole number, got 'x'"),
+        (["train", "a.py", "--iters", "1.5"], "--iters: must be a whole number, got '1.5'"),
+        (["train", "a.py", "--workers", "0"], "--workers: must be a whole number of at least 1, got '0'"),
+        (
+            ["train", "a.py", "--cpus-per-worker", "nan"],
+            "--cpus-per-worker: must be a number of at least 0.01, got 'nan'",
+        ),
+        (
+            ["train", "a.py", "--seed", "4294967296"],
+            "--seed: must be a whole number from 0 to 4294967295, got '4294967296'",
+        ),
+        (["export", "a", "b", "c", "--opset", "99"], "--opset: must be a whole number from 16 to 20, got '99'"),
+        (["train", "a\nb.py"], "a\\nb.py: no such config file"),
+        (["train", "a.py", "--set", "b\x1b[31m"], "--set b\\x1b[31m: must be key=value"),
+        (["sweep", "a.yaml", "--work-dir", ""], "--work-dir: is empty; name a folder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value).encode("unicode_escape").decode(),
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(command: Command, arguments: list[str], line: str) -> None:
+    assert command(*arguments) == Outcome(2, "", f"error: {line}\n")
+
+
+def test_a_group_without_a_command_shows_its_help(command: Command) -> None:
+    for group in ((), ("data",)):
+        result = command(*group)
+        assert result.status == 2 and "Usage:" in result.out and result.err == ""
+
+
+def test_of_very_many_mistakes_the_first_are_shown(command: Command) -> None:
+    result = command("train", "a.py", *(word for i in range(30) for word in ("--set", f"word{i}")))
+    lines = result.err.splitlines()
+    assert result.status == 2 and len(lines) == 10 and lines[0] == "error: --set word0: must be key=value"
+    assert lines[-1] == "error: and 21 more, which are shown when these are mended"
+
+
 def test_each_mistake_has_its_line(command: Command, tiny: Tiny) -> None:
     wrong = ["--set", "optim_wrapper.lr=1", "--set", "train_cfg.max_iters=x", "--batch-size", 0]
     result = command("train", tiny.folder / "distill.py", "--data-root", tiny.data_root, *wrong)

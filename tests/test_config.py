@@ -460,3 +460,43 @@ def test_a_bad_line_of_a_list_file(tiny: Tiny, paddleseg_root: Path, stream_batc
     (paddleseg_root / "train_list.txt").write_text("JPEGImages/a.jpg Annotations/a.png\nJPEGImages/b.jpg\n")
     with pytest.raises(UserError, match=r"train_list\.txt:2: must be `IMAGE MASK`, got 'JPEGImages/b\.jpg'"):
         stream_batches(tiny.load("student", data_root=str(paddleseg_root)), 1)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "problem"),
+    [
+        ("a=.nan", "--set a: must be a finite number, got nan"),
+        ("a=[1, {b: .nan}]", "--set a.1.b: must be a finite number, got nan"),
+        ("a={1, 2}", "--set a: must be text, a number, true, false, null, or a list or mapping of them, got {1, 2}"),
+        ("a=b'x'", "--set a: must be text, a number, true, false, null, or a list or mapping of them, got b'x'"),
+        ("a={b: 1, b: 2}", "--set a={b: 1, b: 2}: the value is neither a Python nor a YAML literal: the key 'b' is"),
+        ("a={[]: 1}", "--set a={[]: 1}: the value is neither a Python nor a YAML literal: a list or a mapping cannot"),
+        ("a=" + "[" * 500, "--set a=[[[[["),
+        ("a=" + "9" * 5000, "--set a=99999"),
+        ("a=\0", "--set a=\\x00: the value is neither a Python nor a YAML literal: '\\x00' may not stand in it"),
+        (
+            "a=\udc80",
+            "--set a=\\udc80: the value is neither a Python nor a YAML literal: '\\udc80' may not stand in it",
+        ),
+        ("a=0x" + "f" * 20, "--set a: must be a whole number of at most 64 bits, got 1208925819614629174706175"),
+    ],
+)
+def test_an_assignment_that_is_no_plain_value_is_one_line(assignment: str, problem: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_assignments([assignment])
+    (line,) = caught.value.problems
+    assert line.startswith(problem)
+
+
+@pytest.mark.parametrize("pair", [[], [[]], [[0, 1], [0]], [0], [0, 1, 2], [[0, 1], 2], 3, "ab", [0, True], {}])
+def test_a_pair_of_another_shape_is_one_line(tiny: Tiny, pair: object) -> None:
+    with pytest.raises(UserError) as caught:
+        tiny.load("distill", {"distill.losses.hidden": {"type": "CWD", "pair": pair}})
+    (line,) = caught.value.problems
+    assert "distill.losses.hidden.pair: must be a pair of feature indices such as [1, 1], or for a loss over" in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "much"])
+def test_a_learning_rate_is_a_finite_number(tiny: Tiny, value: object) -> None:
+    with pytest.raises(UserError, match=r"optim_wrapper.optimizer.lr: must be a (finite )?number, got"):
+        tiny.load("distill", {"optim_wrapper.optimizer.lr": value})

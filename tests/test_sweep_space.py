@@ -322,3 +322,59 @@ def test_students_alone_do_not_race_against_distilled_ones() -> None:
 def test_what_tune_saves_can_be_pickled() -> None:
     scheduler = pickle.loads(pickle.dumps(asha()))
     assert report(scheduler, BASELINE, 1, 0.0) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize(
+    ("grid", "num_trials", "problem"),
+    [
+        (
+            {"train_dataloader.batch_size": {"type": "int", "low": 1, "high": 10**9}},
+            None,
+            "search.type: the grid has 1,000,000,000 points, and at most 10,000 can be listed; take fewer values, or",
+        ),
+        (
+            {key: {"type": "int", "low": 1, "high": 1000} for key in ("train_dataloader.batch_size", "train_cfg.a")},
+            5,
+            "search.type: the grid has 1,000,000 points, and at most 10,000 can be listed",
+        ),
+        (
+            {"train_dataloader.batch_size": {"type": "int", "low": 1, "high": 3}},
+            4,
+            "search.num_trials: is 4, but the grid has 3 points; lower it, or leave it out",
+        ),
+    ],
+)
+def test_the_size_of_a_grid_is_known_before_it_is_listed(
+    base: Config, grid: dict[str, Any], num_trials: int | None, problem: str
+) -> None:
+    content = {"config": "a.py", "space": grid, "search": {"type": "grid", "num_trials": num_trials}}
+    alone = {**content, "space": SPACE, "search": {"num_trials": 1}, "baseline": {**content["search"], "search": grid}}
+    for sweep, where in ((content, "search"), (alone, "baseline")):
+        with pytest.raises(UserError) as caught:
+            check_space(SweepSpec.model_validate(sweep), base, "s.yaml")
+        expected = problem.replace("search.", f"{where}.", 1)
+        assert [line.startswith(f"s.yaml: {expected}") for line in caught.value.problems] == [True]
+
+
+def test_values_that_are_listed_twice() -> None:
+    space = {
+        "a": {"type": "choice", "values": [1, "1", 1.0, True, {"k": 1, "j": 2}, {"j": 2, "k": 1}]},
+        "b.pair": {"type": "pairs", "pairs": [[0, 1], [1, 0], [0, 1]]},
+    }
+    spec = SweepSpec.model_validate({"config": "a.py", "space": space, "search": {"num_trials": 1}})
+    assert spec.problems() == ["space.a: {'j': 2, 'k': 1} is listed 2 times; keep one"]
+    spec = SweepSpec.model_validate(
+        {"config": "a.py", "space": {"b.pair": space["b.pair"]}, "search": {"type": "grid"}}
+    )
+    assert spec.problems() == ["space.b.pair: [0, 1] is listed 2 times; keep one"]
+
+
+def test_optuna_takes_the_largest_bounds_and_seeds() -> None:
+    space = {
+        "a": {"type": "uniform", "low": -1e30, "high": 1e30},
+        "b": {"type": "loguniform", "low": 1e-30, "high": 1e30},
+        "c": {"type": "int", "low": -(2**53), "high": 2**53},
+    }
+    for kind in ("optuna", "random"):
+        spec = study(space, kind=kind, seed=2**32 - 1)
+        assert len(suggestions(spec, distributions(spec.space, DistillSpec.model_construct()), 15)) == 15

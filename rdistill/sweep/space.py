@@ -18,7 +18,18 @@ from optuna.distributions import (
 from rdistill.config import DistillSpec, distill_spec, with_overrides, without_distillation
 from rdistill.errors import UserError
 from rdistill.shapes import Shape, pair_problem, sensible_pairs
-from rdistill.sweep.spec import Choice, Dimension, Integer, LogUniform, Pairs, SweepSpec, Uniform, choices
+from rdistill.sweep.spec import (
+    MOST_TRIALS,
+    Choice,
+    Dimension,
+    Integer,
+    LogUniform,
+    Pairs,
+    SweepSpec,
+    Uniform,
+    choices,
+    grid_size,
+)
 
 
 def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> dict[str, BaseDistribution]:
@@ -112,7 +123,8 @@ def check_space(spec: SweepSpec, base: Config, path: str) -> None:
     """
     distill = distill_spec(base)
     assert distill is not None
-    problems = []
+    if problems := _grid_problems(spec, feature_counts(distill)):
+        raise UserError(*(f"{path}: {problem}" for problem in problems))  # before all values are made
     for where, cfg, space in (
         ("space", base, spec.space),
         ("baseline.search", without_distillation(base), spec.baseline.search),
@@ -125,6 +137,29 @@ def check_space(spec: SweepSpec, base: Config, path: str) -> None:
                     problems += [f"{path}: {where}.{key}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*dict.fromkeys(problems))
+
+
+def _grid_problems(spec: SweepSpec, features: tuple[int, int]) -> list[str]:
+    """What is wrong with the size of the grids, if any are searched."""
+    problems = []
+    for where, search, space in (
+        ("search", spec.search, spec.space),
+        ("baseline", spec.baseline, spec.baseline.search),
+    ):
+        if search.type != "grid" or not space:
+            continue
+        points = grid_size(space, features)
+        if points > MOST_TRIALS:
+            problems.append(
+                f"{where}.type: the grid has {points:,} points, and at most {MOST_TRIALS:,} can be listed; "
+                f"take fewer values, or {where}.type random"
+            )
+        elif search.num_trials is not None and search.num_trials > points:
+            problems.append(
+                f"{where}.num_trials: is {search.num_trials}, but the grid has {points} points; "
+                "lower it, or leave it out"
+            )
+    return problems
 
 
 def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,13 +15,13 @@ from pydantic import Field, ValidationError
 
 from rdistill.errors import UserError
 from rdistill.tracking import parse_tracking
-from rdistill.validation import Number, Section, Whole, Word, mistakes
+from rdistill.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.yaml_data import not_plain, read_yaml
 
-LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 MOST_TRIALS = 10_000  # of a search, and points of a grid: Optuna lists all of them before the first
 MOST_VALUES = 1_000  # of a dimension: each is tried on the config before the first trial
 MOST_DIMENSIONS = 100
+LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 
@@ -101,7 +103,7 @@ class TrialResources(Section):
     """What one trial takes."""
 
     workers: Whole = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
-    cpus_per_worker: Number = Field(default=1, ge=0.01)
+    cpus_per_worker: Number = Field(default=1, ge=LEAST_SHARE)
     gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
     max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
 
@@ -149,7 +151,7 @@ class SweepSpec(Section):
 
     def num_trials(self, features: tuple[int, int]) -> int:
         """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
-        return self.search.num_trials or _grid_size(self.space, features)
+        return self.search.num_trials or grid_size(self.space, features)
 
     def num_baselines(self, features: tuple[int, int]) -> int:
         """Students alone: the one as configured, and those that are searched."""
@@ -157,7 +159,7 @@ class SweepSpec(Section):
         if not baseline.search:
             return 1
         if baseline.type == "grid":
-            return 1 + (baseline.num_trials or _grid_size(baseline.search, features))
+            return 1 + (baseline.num_trials or grid_size(baseline.search, features))
         return 1 + (baseline.num_trials or self.num_trials(features))
 
     def num_students(self, features: tuple[int, int]) -> int:
@@ -175,6 +177,10 @@ class SweepSpec(Section):
         for key in self.baseline.search:
             if key.lstrip("+").split(".")[0] == "distill":
                 found.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
+        if 0 < (self.trial.gpus_per_worker or 0) < LEAST_SHARE:
+            found.append(
+                f"trial.gpus_per_worker: must be 0 or at least {LEAST_SHARE}, got {self.trial.gpus_per_worker}"
+            )
         if not self.baseline.search and self.baseline.num_trials is not None:
             found.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
         if self.scheduler.type == "fifo":
@@ -196,7 +202,8 @@ class SweepSpec(Section):
         return found
 
 
-def _grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
+def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
+    """Points of a grid; ``features`` as for :func:`choices`."""
     return math.prod(count(dimension, features) for dimension in space.values())
 
 
@@ -206,6 +213,8 @@ def _space_problems(where: str, space: Mapping[str, Dimension], section: str, se
     for key, dimension in space.items():
         if isinstance(dimension, Choice):
             found += not_plain(dimension.values, f"{where}.{key}.values")
+        if isinstance(dimension, (Choice, Pairs)) and not found:
+            found += _repeated(f"{where}.{key}", dimension)
         if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
             found.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
         if isinstance(dimension, LogUniform) and dimension.low <= 0:
@@ -219,6 +228,15 @@ def _space_problems(where: str, space: Mapping[str, Dimension], section: str, se
         if isinstance(dimension, Pairs) and not key.endswith(".pair"):
             found.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
     return found
+
+
+def _repeated(where: str, dimension: Choice | Pairs) -> list[str]:
+    """Values that are listed twice, and would be tried twice."""
+    if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
+        return []
+    values = choices(dimension, (0, 0))
+    times = Counter(json.dumps(value, sort_keys=True) for value in values)
+    return [f"{where}: {short(json.loads(text))} is listed {n} times; keep one" for text, n in times.items() if n > 1]
 
 
 def read_sweep(path: Path) -> SweepSpec:
