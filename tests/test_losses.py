@@ -301,6 +301,46 @@ def test_dist_of_two_classes_teaches_through_the_pixels_only() -> None:
     assert student.grad.abs().max() < 1e-5
 
 
+def absent_classes(margin: float, noise: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Logits of 19 classes of which 10 occur, ``margin`` above the others; the student's differ by ``noise``."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 10, (2, 24, 24), generator=generator)
+    teacher = torch.randn(2, 19, 24, 24, generator=generator) + margin * F.one_hot(label, 19).movedim(3, 1)
+    return teacher + noise * torch.randn(teacher.shape, generator=generator), teacher
+
+
+def exact_dist(student: Tensor, teacher: Tensor) -> Tensor:
+    """The definition in float64, without any floor, as the authors' code comes to with enough pixels."""
+    rows = [x.double().softmax(dim=1).movedim(1, 3).flatten(0, 2) for x in (student, teacher)]
+    distances = []
+    for dim in (0, 1):
+        s, t = (x - x.mean(dim=dim, keepdim=True) for x in rows)
+        distances.append(1 - F.cosine_similarity(s, t, dim=dim, eps=0).mean())
+    return distances[0] + distances[1]
+
+
+@pytest.mark.parametrize("margin", [0.0, 8.0, 16.0, 24.0, 40.0])
+def test_dist_of_absent_classes(margin: float) -> None:
+    """Their probabilities are small everywhere, and vary all the same."""
+    student, teacher = absent_classes(margin)
+    assert L.dist(teacher, teacher).item() == pytest.approx(0, abs=1e-5)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(L.dist(student, teacher), student)
+    expected = exact_dist(student, teacher)
+    (exact,) = torch.autograd.grad(expected, student)
+    assert L.dist(student, teacher).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (gradient - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_dist_of_classes_without_any_probability() -> None:
+    """At a margin of 200 nothing is left of it in float32: no correlation, and no gradient that is not finite."""
+    student, teacher = absent_classes(200.0)
+    student.requires_grad_()
+    value = L.dist(student, teacher)
+    value.backward()
+    assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
 def test_dkd_with_a_confident_teacher_keeps_its_digits() -> None:
     # 1 - p_target is 1e-13 here: gone in float32 unless it comes from the other classes' own terms.
     student, teacher = torch.zeros(1, 3, 1, 1), torch.tensor([30.0, 0.0, 1.0]).view(1, 3, 1, 1)
@@ -473,6 +513,97 @@ def test_dead_features_leave_finite_gradients(case: Case) -> None:
         assert value.isfinite()
         assert dead.grad.isfinite().all()
         assert case(dead, dead.detach(), label).isfinite()
+
+
+# What a factor on both inputs (and on the temperature) does to each loss: the power of it that the value grows by.
+SCALED: dict[str, tuple[int, Callable[[float], Case]]] = {
+    "skd": (0, lambda k: plain(L.skd_pairwise, grid=2)),
+    "ifvd": (0, lambda k: labelled(L.ifvd, num_classes=CLASSES)),
+    "cirkd": (0, lambda k: plain(L.cirkd_pairs, grid=2)),
+    "cirkd_memory": (0, lambda k: CASES["cirkd_memory"]),
+    "at": (0, lambda k: plain(L.at)),
+    "pkd": (0, lambda k: plain(L.pkd)),
+    "cosine": (0, lambda k: masked(L.cosine)),
+    "dsd": (0, lambda k: masked(L.dsd, tau=4 * k)),
+    "dsd_layers": (0, lambda k: lambda s, t, label: L.dsd([s * s.abs() / k, s], [t, t / 3], mask=label != 255, tau=k)),
+    "l1": (1, lambda k: masked(L.l1)),
+    "l2": (2, lambda k: masked(L.l2)),
+    "fitnet": (2, lambda k: plain(L.fitnet)),
+    "mgd": (2, lambda k: plain(L.mgd)),
+    "kl": (2, lambda k: masked(L.kl, tau=k)),
+    "cwd": (2, lambda k: masked(L.cwd, tau=k)),
+    "dist": (2, lambda k: masked(L.dist, tau=k)),
+    "dkd": (2, lambda k: labelled(L.dkd, tau=k)),
+}
+
+
+def test_every_function_is_scaled() -> None:
+    assert set(SCALED) >= {name.split("_per_")[0].removesuffix("_unpooled") for name in CASES}
+
+
+@pytest.mark.parametrize("decade", [-6, -4, -3, -2, -1, 1, 3, 6])
+@pytest.mark.parametrize("name", SCALED)
+def test_no_absolute_size_counts(name: str, decade: int) -> None:
+    """Over 12 decades, in float32, also with features that a ReLU has zeroed: no floor is an absolute number."""
+    student, teacher, label = batch()
+    power, case = SCALED[name]
+    k = 10.0**decade
+    for prepare in (lambda x: x, with_dead_positions):
+        values, gradients = [], []
+        for scale in (1.0, k):
+            x = (prepare(student) * scale).requires_grad_()
+            values.append(case(scale)(x, prepare(teacher) * scale, label))
+            gradients.append(torch.autograd.grad(values[-1], x)[0])
+        assert values[1].item() == pytest.approx(values[0].item() * k**power, rel=1e-4)
+        torch.testing.assert_close(gradients[1] * k ** (1 - power), gradients[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("decade", [-6, -3, 3, 6])
+@pytest.mark.parametrize("name", [name for name, (power, _) in SCALED.items() if not power and name[:3] != "dsd"])
+def test_each_side_has_its_own_scale(name: str, decade: int) -> None:
+    """A student of other features than its teacher's: what compares directions sees no difference in size."""
+    student, teacher, label = batch()
+    case, k = SCALED[name][1](1.0), 10.0**decade
+    expected = case(student, teacher, label)
+    torch.testing.assert_close(case(student * k, teacher, label), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(case(student, teacher * k, label), expected, rtol=1e-4, atol=0)
+
+
+def with_dead_positions(x: Tensor) -> Tensor:
+    """As after a ReLU: some positions zero in every channel, the other values positive."""
+    x = x.abs()
+    x[:, :, 1, 1:3] = 0
+    x[1, :, 3, :3] = 0
+    return x
+
+
+@pytest.mark.parametrize("nearly", [0.0, 1e-20, 1e-7])
+@pytest.mark.parametrize("name", ["cosine", "ifvd", "cirkd_unpooled", "skd_unpooled", "cirkd_memory_all"])
+def test_dead_positions_have_no_say(name: str, nearly: float) -> None:
+    """Their direction is none or noise, and its gradient would be that of all other positions many times over."""
+    cases = CASES | {"cirkd_memory_all": lambda s, t, label: L.cirkd_memory(s, t, KEYS)}
+    student, teacher, label = batch(seed=3)
+    label = label.clamp(max=CLASSES - 1)
+    dead = (with_dead_positions(student) == 0).all(dim=1, keepdim=True).expand_as(student)
+    student = torch.where(dead, nearly * student, student).requires_grad_()
+    (gradient,) = torch.autograd.grad(cases[name](student, teacher, label), student)
+    # IFVD's share is that of the class centre, in which every position counts.
+    assert gradient[dead].norm() < (1 if name == "ifvd" else 0.01) * gradient[~dead].norm()
+    if name != "ifvd" and not nearly:
+        assert not gradient[dead].any()
+
+
+def test_a_direction_fades_without_a_step() -> None:
+    """From the length that counts in full down to zero, the value never jumps."""
+    shares = torch.logspace(-5, -3, 201, dtype=torch.float64)
+    lengths = []
+    for share in shares:
+        x = torch.ones(1, 1, 10_000, dtype=torch.float64)  # of which one more hardly changes what is usual
+        x[0, 0, 0] = share
+        lengths.append(L._unit(x, dim=1)[0, 0, 0])
+    found = torch.stack(lengths)
+    assert (found.diff() > -1e-9).all() and found.diff().max() < 0.08
+    assert found[0].item() == pytest.approx(1e-3, rel=0.01) and found[-1].item() == pytest.approx(1)
 
 
 @every_case

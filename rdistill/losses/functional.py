@@ -11,6 +11,8 @@ What holds for all of them:
 - ``mask`` is N x H x W bool, True = valid, at the tensors' resolution. Masked pixels are replaced before
   anything is computed, so that neither their values (inf, NaN) nor their gradients exist; with every pixel
   masked the loss is a zero that is still connected to the graph;
+- no absolute size counts: what is compared by direction or correlation reads the same at any scale of its input,
+  and "nearly zero" is measured against the rest of that input;
 - nothing waits for the device: no python branch looks at a tensor's value;
 - with several workers, value (their mean) and gradient (as DDP averages it) are those of one worker with the whole
   batch: :mod:`rdistill.workers`;
@@ -30,9 +32,9 @@ from torch import Tensor
 
 from rdistill import workers
 
-# Below this squared norm a vector counts as zero. Generous on purpose: after a ReLU many positions are
-# exactly zero, and F.normalize's 1e-12 would send a gradient of 1e12 through each of them.
-SQUARED_NORM_FLOOR = 1e-8
+# A vector counts as zero below this share of the length that is usual around it. Generous on purpose: the
+# gradient of a direction grows as its vector shrinks, and after a ReLU many positions are exactly zero.
+NEARLY_ZERO = 1e-4
 
 Params = ParamSpec("Params")
 Loss = Callable[Concatenate[Tensor, Tensor, Params], Tensor]
@@ -191,8 +193,27 @@ def _grid_size(x: Tensor, grid: int) -> tuple[int, int]:
 
 
 def _unit(x: Tensor, *, dim: int) -> Tensor:
-    """``x`` scaled to length 1 over ``dim``; (nearly) zero vectors stay (nearly) zero."""
-    return x / x.square().sum(dim=dim, keepdim=True).clamp(min=SQUARED_NORM_FLOOR).sqrt()
+    """``x`` scaled to length 1 over ``dim``; nearly zero vectors, compared with the rest of the picture, fade to 0."""
+    x = _rescaled(x)
+    squared = x.square().sum(dim=dim, keepdim=True)
+    usual = squared.detach().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
+    return _divided_by_length(x, squared, usual)
+
+
+def _rescaled(x: Tensor) -> Tensor:
+    """``x`` with 1 as the largest magnitude in each picture, so that no square of it underflows or overflows."""
+    largest = x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+    return x / largest.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _divided_by_length(x: Tensor, squared: Tensor, usual: Tensor) -> Tensor:
+    """``x`` / its length, given the ``squared`` length and what is ``usual``, both in the order of 1.
+
+    Below :data:`NEARLY_ZERO` of the usual length x falls to zero as the cube of its length: without a step, and
+    with no gradient where it is zero, where a direction has none.
+    """
+    floor = NEARLY_ZERO**2 * usual.clamp(min=1e-8)
+    return x * squared.clamp(min=floor).rsqrt() * (squared / floor).clamp(max=1)
 
 
 def valid_labels(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -335,7 +356,7 @@ def dist(
 
 
 def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> Tensor:
-    """Pearson correlation over ``dims`` (kept) among ``valid``; 0 where either side is constant.
+    """Pearson correlation of two positive tensors over ``dims`` (kept) among ``valid``; 0 where either is constant.
 
     Over the pictures (dimension 0) of all workers.
     """
@@ -347,9 +368,15 @@ def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> T
         total = torch.where(valid, values, 0.0).sum(dim=dims, keepdim=True)
         return (workers.mean(total) if shared else total) / count
 
-    x, y = x - mean(x), y - mean(y)
-    # The floor (on the product of two variances) keeps constant classes from dividing 0 by 0.
-    return mean(x * y) / (mean(x.square()) * mean(y.square())).clamp(min=1e-16).sqrt()
+    def deviations(values: Tensor) -> tuple[Tensor, Tensor]:
+        """From the mean, in units of it, since probabilities of 1e-12 vary too; and their standard deviation."""
+        values = values / mean(values).detach().clamp(min=torch.finfo(values.dtype).tiny)
+        values = torch.where(valid, values - mean(values), 0.0)
+        # What varies by less than this share of itself is constant; a floor, since 0 cannot be divided by 0.
+        return values, mean(values.square()).clamp(min=NEARLY_ZERO**2).sqrt()
+
+    (x, std_x), (y, std_y) = deviations(x), deviations(y)
+    return mean(x * y) / (std_x * std_y)
 
 
 @_loss(same_channels=False)
@@ -364,8 +391,13 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
     """
-    attention_student, attention_teacher = (_unit(x.square().mean(dim=1).flatten(1), dim=1) for x in (student, teacher))
+    attention_student, attention_teacher = (_unit(_energy(x).flatten(1), dim=1) for x in (student, teacher))
     return (attention_student - attention_teacher).square().sum(dim=1).mean()
+
+
+def _energy(x: Tensor) -> Tensor:
+    """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each picture's own."""
+    return _rescaled(x).square().mean(dim=1, keepdim=True)
 
 
 @_loss(same_channels=True)
@@ -402,9 +434,11 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def standardise(x: Tensor) -> Tensor:
+        largest = workers.mean(x.detach().abs().amax())
+        x = x / largest.clamp(min=torch.finfo(x.dtype).tiny)
+        usual = workers.mean(x.detach().square().mean())
         x = x - workers.mean(x.mean(dim=(0, 2, 3), keepdim=True))
-        variance = workers.mean(x.square().mean(dim=(0, 2, 3), keepdim=True))
-        return x / variance.clamp(min=SQUARED_NORM_FLOOR).sqrt()
+        return _divided_by_length(x, workers.mean(x.square().mean(dim=(0, 2, 3), keepdim=True)), usual)
 
     return (standardise(student) - standardise(teacher)).square().mean() / 2
 
@@ -462,14 +496,17 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
     maps = []
     for layer in layers:
         layer = torch.where(resize_nearest(valid, layer.shape[-2:]), layer, 0.0)
-        attention = layer.square().mean(dim=1, keepdim=True)
+        attention = _energy(layer)
         if attention.shape[-2:] != valid.shape[-2:]:
             attention = F.interpolate(attention, size=valid.shape[-2:], mode="bilinear", align_corners=False)
         maps.append(_unit(torch.where(valid, attention, 0.0).flatten(2), dim=2))
     if len(maps) == 1:
         return maps[0]
     pairs = [maps[j] - maps[i] for i in range(len(maps)) for j in range(i + 1, len(maps))]
-    return _unit(torch.cat(pairs, dim=1), dim=2)
+    residuals = torch.cat(pairs, dim=1)
+    # Nearly zero compared with the maps, of length 1: two layers that look at the same leave rounding alone.
+    squared = residuals.square().sum(dim=2, keepdim=True)
+    return _divided_by_length(residuals, squared, torch.ones_like(squared))
 
 
 def _category_gram(x: Tensor, valid: Tensor, tau: float) -> Tensor:
