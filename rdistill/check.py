@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from rdistill.config import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
 from rdistill.data.check import check_data, data_classes, data_splits, describe_data
-from rdistill.distiller import Distiller, _build_term, _route, build_distiller
+from rdistill.distiller import Distiller, _build_term, _route, build_distiller, channels_of_logits
 from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
 from rdistill.layers import build_teacher, listed_shapes
 from rdistill.precision import wrapper_config
-from rdistill.segmentor import build_segmentor, decode_heads, num_classes, training_size
+from rdistill.quiet_mmseg import CrossEntropyLoss
+from rdistill.segmentor import build_segmentor, decode_heads, logit_channels, num_classes, training_size
 from rdistill.shapes import pair_problem
 from rdistill.teacher import EmaTeacher, load_teacher_model
 
@@ -161,15 +162,32 @@ def check_classes(cfg: Config, student: nn.Module) -> list[str]:
     if classes["train"] and classes["val"] and classes["train"] != classes["val"]:
         ours, theirs = (" and ".join(map(str, classes[name])) for name in ("train", "val"))
         problems.append(f"metainfo.classes: training data has {ours} classes, validation data {theirs}")
+    if logit_channels(student) == 1 and isinstance(student.decode_head, nn.ModuleList):
+        problems.append(
+            "model.decode_head: mmseg cannot predict with one output channel (out_channels=1) of a cascade of heads; "
+            "set out_channels=2"
+        )
     for head in decode_heads(student):
-        have = int(student.get_submodule(head).num_classes)
+        module = student.get_submodule(head)
+        have = int(module.num_classes)
+        if logit_channels(student, head) == 1 and _has_softmax(module):
+            problems.append(
+                f"model.{head}.loss_decode: its softmax over one channel (out_channels=1) is always 1; "
+                "set use_sigmoid=True, or out_channels=2"
+            )
         for count in classes["train"]:
-            if have != count:
+            if count not in (have, num_classes(student, head)):  # one channel is one class more than it says
                 problems.append(
                     f"model.{head}.num_classes: is {have}, but the data has {count} classes (metainfo.classes); "
                     f"set the one or the other"
                 )
     return problems
+
+
+def _has_softmax(head: nn.Module) -> bool:
+    """Whether mmseg's own cross-entropy trains a head with a softmax over its channels."""
+    losses = [module for module in head.modules() if type(module) is CrossEntropyLoss]
+    return any(not (loss.use_sigmoid or loss.use_mask) for loss in losses)
 
 
 def check_pairs(
@@ -332,9 +350,7 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
             route = _route(name, loss, spec, decode_heads(student), heads)
-            index = route.teacher or 0
-            channels = num_classes(student, route.student_features[0]), num_classes(teachers[index], heads[index][0])
-            _build_term(name, loss, channels, student)
+            _build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
         except UserError as error:
             problems += error.problems
     return problems

@@ -17,7 +17,15 @@ from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, di
 from rdistill.errors import UserError, blaming
 from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
-from rdistill.segmentor import build_segmentor, decode_heads, ignore_index, num_classes, run_heads, training_size
+from rdistill.segmentor import (
+    build_segmentor,
+    decode_heads,
+    ignore_index,
+    logit_channels,
+    num_classes,
+    run_heads,
+    training_size,
+)
 from rdistill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
 
 RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
@@ -262,18 +270,30 @@ def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequen
         raise UserError(*problems)
 
 
+def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Sequence[nn.Module]) -> tuple[int, int]:
+    """Channels of the student's and of the teacher's logits that the loss of that name compares.
+
+    Raises:
+        UserError: a mean of teachers of different classes. (One channel and two both tell two classes apart.)
+    """
+    asked = teachers if route.teacher is None else [teachers[route.teacher]]
+    channels = [logit_channels(model, head) for model, head in zip(asked, route.teacher_features, strict=True)]
+    if len(set(channels)) > 1 and set(channels) != {1, 2}:
+        raise UserError(
+            f"distill.losses.{name}.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
+            f"{', '.join(map(str, channels))}; give each teacher a loss of its own, with teacher=0 and so on"
+        )
+    return logit_channels(student, route.student_features[0]), min(channels)
+
+
 @torch.no_grad()
 def _probe_channels(
     student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], size: tuple[int, int]
 ) -> dict[str, tuple[int, int]]:
     """Name of a loss -> channels of the two tensors it compares; for several layers, of the last."""
+    models = [teacher.model for teacher in teachers]
     on_logits = {
-        name: (
-            num_classes(student, route.student_features[0]),
-            num_classes(teachers[route.teacher or 0].model, route.teacher_features[0]),
-        )
-        for name, route in routes.items()
-        if route.pair is None
+        name: channels_of_logits(name, route, student, models) for name, route in routes.items() if route.pair is None
     }
     if len(on_logits) == len(routes):
         return on_logits

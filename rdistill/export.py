@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rdistill.errors import UserError
 from rdistill.inference import Predictor, network_input
-from rdistill.segmentor import swaps_channels
+from rdistill.segmentor import logit_channels, swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
 OPSET = 18
@@ -71,7 +71,7 @@ def export_onnx(
         predictor: the model, on the CPU.
         out: the file; it is written only if the check passes.
         images: real images to check on; of more than 16, evenly spread ones.
-        output: ``mask`` (N x H x W, int64, class indices) or ``logits`` (N x classes x H x W, float32).
+        output: ``mask`` (N x H x W, int64, class indices) or ``logits`` (N x channels x H x W, float32).
         fixed_size: height and width in pixels, instead of any. The batch stays free.
         opset: of ONNX.
 
@@ -252,10 +252,11 @@ def metadata(predictor: Predictor, output: str, fixed_size: tuple[int, int] | No
     order = "RGB" if swaps_channels(preprocessor) else "BGR"
     size = "H x W" if fixed_size is None else f"{fixed_size[0]} x {fixed_size[1]}"
     classes = predictor.classes
-    result = {
-        "mask": f"N x {size}, int64: the index in `classes` of each pixel",
-        "logits": f"N x classes x {size}, float32: the largest is the class",
-    }
+    logits = f"N x classes x {size}, float32: the largest is the class"
+    if logit_channels(predictor.model) == 1:
+        threshold = predictor.model.decode_head.threshold  # type: ignore[union-attr]
+        logits = f"N x 1 x {size}, float32: class 1 where its sigmoid is above {threshold}, else class 0"
+    result = {"mask": f"N x {size}, int64: the index in `classes` of each pixel", "logits": logits}
     scales = [step["scale"] for step in predictor.pipeline if step["type"] == "Resize" and step.get("scale")]
     facts = {
         "input": f"N x 3 x {size}, float32, channels in the order {order}, (pixel of 0 to 255 - mean) / std",

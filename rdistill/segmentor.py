@@ -73,10 +73,18 @@ def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
     return logits
 
 
-def num_classes(model: nn.Module, head: str = "") -> int:
-    """Channels of a head's logits; of the main head by default."""
+def logit_channels(model: nn.Module, head: str = "") -> int:
+    """Channels of a head's logits; of the main head by default. Two classes may have one, with a sigmoid."""
     module = model.get_submodule(head or decode_heads(model)[0])
     return int(getattr(module, "out_channels", None) or module.num_classes)
+
+
+def num_classes(model: nn.Module, head: str = "") -> int:
+    """How many classes a head tells apart, which labels are of; of the main head by default.
+
+    One channel tells two apart, whether mmseg's config says ``num_classes=2, out_channels=1`` or ``num_classes=1``.
+    """
+    return max(2, logit_channels(model, head))
 
 
 def ignore_index(model: nn.Module) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rdistill import checkpoint
 from rdistill.config import TeacherSpec
 from rdistill.features import FeatureCapture, as_maps
+from rdistill.losses.functional import with_logit_channels
 from rdistill.segmentor import build_segmentor, decode_heads, run_heads, swaps_channels
 from rdistill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.teacher_forward import computed_as, prepare_model
@@ -148,7 +149,12 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
 
 
 def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted average of several teachers' logits (N x C x h x w), at the largest of their resolutions."""
+    """The weighted average of several teachers' logits (N x C x h x w), at the largest of their resolutions.
+
+    Of two classes with one channel here and two there: as one channel.
+    """
+    channels = min(output.shape[1] for output in outputs)
+    outputs = [with_logit_channels(output, channels) for output in outputs]
     size = max((output.shape[-2:] for output in outputs), key=lambda shape: shape[0] * shape[1])
     resized = (
         output if output.shape[-2:] == size else nn.functional.interpolate(output, size, mode="bilinear")

@@ -600,7 +600,7 @@ def test_a_direction_fades_without_a_step() -> None:
     for share in shares:
         x = torch.ones(1, 1, 10_000, dtype=torch.float64)  # of which one more hardly changes what is usual
         x[0, 0, 0] = share
-        lengths.append(L._unit(x, dim=1)[0, 0, 0])
+        lengths.append(L.unit(x, dim=1)[0, 0, 0])
     found = torch.stack(lengths)
     assert (found.diff() > -1e-9).all() and found.diff().max() < 0.08
     assert found[0].item() == pytest.approx(1e-3, rel=0.01) and found[-1].item() == pytest.approx(1)

@@ -186,9 +186,137 @@ def test_logits_of_other_classes_are_an_error_that_names_both() -> None:
             Term(name, student_channels=2, teacher_channels=19, num_classes=19, params={}, on_logits=True)
 
 
-def test_a_softmax_over_one_channel_is_an_error() -> None:
-    with pytest.raises(UserError, match="out_channels=2"):
-        Term("KL", student_channels=1, teacher_channels=1, num_classes=2, params={}, on_logits=True)
+# ---------------------------------------------------------------------------------------------------------
+# One channel: the logit of a sigmoid, or a feature without a direction
+
+
+def two_class_term(name: str, student: int, teacher: int, **params: Any) -> Term:
+    return Term(
+        name, student_channels=student, teacher_channels=teacher, num_classes=2, params=params, on_logits=True
+    )  # fmt: skip
+
+
+def two_class_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Student's and teacher's logit of class 1, of other sizes, and a label with ignored pixels."""
+    label = torch.randint(0, 2, (2, 16, 16))
+    label[:, :5] = 255
+    return torch.randn(2, 1, 4, 4, requires_grad=True), 3 * torch.randn(2, 1, 8, 8), label
+
+
+def as_two(z: Tensor, shift: float = 0.0) -> Tensor:
+    """Logits of two classes with the same probabilities; ``shift`` changes none of them."""
+    return torch.cat([torch.full_like(z, shift), z + shift], dim=1)
+
+
+def test_kl_of_one_channel_is_that_of_the_sigmoids() -> None:
+    student, teacher, label = two_class_batch()
+    value = two_class_term("KL", 1, 1, tau=2.0)(student, teacher, label)
+    p, q = (
+        F.interpolate(z.double(), (16, 16), mode="bilinear", align_corners=False).div(2).sigmoid()
+        for z in (teacher, student)
+    )
+    per_pixel = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert value.item() == pytest.approx(4 * per_pixel[label.unsqueeze(1) != 255].mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("params", [{}, {"at": "logits"}, {"at": "label"}])
+@pytest.mark.parametrize("name", ["KL", "DKD", "DIST", "CWD", "L1", "L2", "DSD"])
+def test_one_channel_is_two_classes(name: str, params: dict[str, Any]) -> None:
+    """A student or a teacher of one channel reads as that of two with the same probabilities, in value and gradient."""
+    student, teacher, label = two_class_batch()
+
+    def value_and_gradient(term: Term, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        value = term(s, t, label)
+        (gradient,) = torch.autograd.grad(value, student)
+        return value.detach(), gradient
+
+    expected = value_and_gradient(two_class_term(name, 1, 1, **params), student, teacher)
+    assert expected[0] > 0 and expected[1].abs().sum() > 0
+    pairs = {
+        (1, 2): (student, as_two(teacher, 0.5)),
+        (2, 1): (as_two(student, -0.25), teacher),
+    }
+    if name in ("KL", "DKD", "DIST"):
+        pairs[2, 2] = as_two(student, 0.75), as_two(teacher)
+    for channels, (s, t) in pairs.items():
+        found = value_and_gradient(two_class_term(name, *channels, **params), s, t)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_paddleseg_s_division_counts_two_classes() -> None:
+    student, teacher, label = two_class_batch()
+    whole, halved = (two_class_term("KL", 1, 1, per_class=flag)(student, teacher, label) for flag in (False, True))
+    torch.testing.assert_close(halved * 2, whole)
+
+
+@pytest.mark.parametrize("name", ["IFVD", "CIRKDMemory"])
+def test_the_foreground_counts_under_a_head_of_one_channel(name: str) -> None:
+    """Labels are of the data's two classes, however many channels the student's head has."""
+    student, teacher, label = make_batch("features")
+    foreground = torch.full_like(label, 1)
+    term = Term(name, student_channels=4, teacher_channels=6, num_classes=2, params=SMALL.get(name))
+    value = term(student, teacher, foreground)
+    assert value > 0 and torch.autograd.grad(value, student)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (1, 2), (2, 1)])
+def test_a_cosine_of_one_channel_of_logits_is_an_error(channels: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=r"out_channels=1.*nothing can be learnt; use KL or L2"):
+        two_class_term("Cosine", *channels)
+
+
+def test_one_channel_and_nineteen_classes_are_an_error() -> None:
+    for name in ("KL", "L2", "CWD"):
+        for channels in ((1, 19), (19, 1)):
+            with pytest.raises(UserError, match=f"student of {channels[0]} and a teacher of {channels[1]}"):
+                two_class_term(name, *channels)
+
+
+FEATURES = [name for name, info in LOSSES.items() if "features" in info.on]
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (1, 6), (4, 1)])
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_feature_of_one_channel_teaches_or_is_refused(name: str, channels: tuple[int, int]) -> None:
+    try:
+        term = Term(
+            name, student_channels=channels[0], teacher_channels=channels[1], num_classes=CLASSES,
+            params=SMALL.get(name),
+        )  # fmt: skip
+    except UserError as error:
+        side = "teacher" if channels[1] == 1 else "student"
+        assert f"{name}: the {side}'s feature has one channel" in str(error)
+        needs = ("SKD", "IFVD", "CIRKD") if side == "student" else (
+            "KL", "DIST", "Cosine", "SKD", "IFVD", "CIRKD", "CIRKDMemory"
+        )  # fmt: skip
+        assert name in needs
+        return
+    student = torch.randn(2, channels[0], 8, 8, requires_grad=True)
+    value = term(student, torch.randn(2, channels[1], 8, 8), make_batch("features")[2])
+    assert torch.autograd.grad(value, student)[0].abs().sum() > 1e-6
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_feature_of_one_position_teaches_or_is_refused(name: str) -> None:
+    """Pooled to 1 x 1, as in a pyramid's or ASPP's first branch."""
+    student = torch.randn(4, 4, 1, 1, requires_grad=True)
+    teacher, label = torch.randn(4, 6, 1, 1), torch.randint(0, CLASSES, (4, 16, 16))
+    try:
+        value = make_term(name, "features", **({"mask_ratio": 0.0} if name == "MGD" else {}))(student, teacher, label)
+    except UserError as error:
+        assert f"{name}: the teacher's feature is 1 x 1" in str(error)
+        assert name in ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
+        return
+    assert torch.autograd.grad(value, student)[0].abs().sum() > 1e-6
+
+
+def test_logits_of_one_channel_may_be_what_was_meant() -> None:
+    with pytest.raises(UserError, match="or KL with on='logits'"):
+        Term("KL", student_channels=4, teacher_channels=1, num_classes=2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a term asks for
 
 
 def test_bad_params_are_all_reported_at_once() -> None:
@@ -312,6 +440,83 @@ def test_memory_remembers_each_pixel_under_its_own_class() -> None:
         for index in range(CLASSES):
             assert queue.written[index] == written
             assert torch.equal(queue.keys[index, :written], torch.eye(CLASSES)[index].expand(written, CLASSES))
+
+
+def ignoring_half() -> tuple[CIRKDMemory, Tensor, Tensor, Tensor, Tensor]:
+    """A memory, student (4 x 8 x 8), teacher (6 x 8 x 8), a label that leaves the upper half out, and where that is."""
+    label = torch.randint(0, CLASSES, (2, 8, 8))
+    label[:, :4] = 255
+    memory = CIRKDMemory(4, 6, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    return memory, torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8), label, (label == 255).unsqueeze(1)
+
+
+@pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
+def test_what_is_ignored_does_not_matter_to_the_memory(junk: float) -> None:
+    """Neither to the projection's BatchNorm and its gradients, nor to what is remembered."""
+    memory, student, teacher, label, ignored = ignoring_half()
+    state = {key: value.clone() for key, value in memory.state_dict().items()}
+    results = []
+    for value in (0.5, junk):
+        memory.load_state_dict(state)
+        memory.zero_grad()
+        torch.manual_seed(3)
+        x = torch.where(ignored, value, student).requires_grad_()
+        loss = memory(x, torch.where(ignored, value, teacher), label)
+        loss.backward()
+        results.append([loss, x.grad, *(p.grad.clone() for p in memory.parameters()), *memory.state_dict().values()])
+        results[-1] = [result.detach().clone() for result in results[-1]]
+    assert results[0][0] > 0 and all(result.isfinite().all() for result in results[1])
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean, dirty)
+    assert not results[0][1][ignored.expand_as(student)].any()
+
+
+def test_the_memorys_batch_norm_sees_valid_pixels_alone() -> None:
+    memory, student, teacher, label, ignored = ignoring_half()
+    memory(torch.where(ignored, 100.0, student), teacher, label)
+    convolved = memory.project[0](student)[:, :, 4:]  # the lower half
+    torch.testing.assert_close(memory.project[1].running_mean, 0.1 * convolved.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(
+        memory.project[1].running_var, 0.9 + 0.1 * convolved.var(dim=(0, 2, 3)), rtol=0.02, atol=0
+    )
+
+
+def test_a_coarser_student_keeps_what_valid_pixels_are_interpolated_from() -> None:
+    """4 x 4 cells under 8 x 8 pixels: of the rows that are ignored the lowest borders on valid ones, and stays."""
+    memory, _, teacher, label, _ = ignoring_half()
+    student = torch.randn(2, 4, 4, 4)
+    projected: list[Tensor] = []
+    memory.project.register_forward_pre_hook(lambda _, inputs: projected.append(inputs[0]))
+    far = student.clone()
+    far[:, :, 0] = float("nan")
+    assert memory(far, teacher, label).isfinite()
+    assert torch.equal(projected[0][:, :, 1:], student[:, :, 1:])
+    rows = student[:, :, 1:].movedim(1, 3).reshape(-1, 4)
+    for filled in projected[0][:, :, 0].movedim(1, 2).reshape(-1, 4):
+        assert (rows == filled).all(dim=1).any()
+
+
+def test_a_teacher_that_is_not_finite_leaves_the_memory_clean() -> None:
+    """A NaN among the valid pixels is the run's to end; what was remembered lasts beyond this step."""
+    memory, student, teacher, label, _ = ignoring_half()
+    label[:, 4:] = torch.arange(8) % CLASSES
+    teacher[0, 2, 5, 3], teacher[1, 0, 7, 4] = float("nan"), float("inf")
+    teacher[1][:, label[1] == 2] = float("nan")  # a whole region
+    assert memory(student, teacher, label).isnan()
+    for queue in (memory.pixels, memory.regions):
+        assert queue.keys.isfinite().all()
+    assert memory.regions.written.tolist() == [2, 2, 1]
+    lengths = memory.regions.keys[0, :2].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(2))
+
+
+def test_class_queue_refuses_what_is_not_finite() -> None:
+    queue = ClassQueue(num_classes=1, size=3, channels=2)
+    queue.push(
+        torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0], [1.0, 2.0]]]), torch.ones(1, 3, dtype=torch.bool)
+    )
+    assert queue.written.tolist() == [1] and queue.keys.isfinite().all()
+    assert queue.keys[0, 0].tolist() == [1.0, 2.0]
 
 
 def test_memory_forgets_nothing_across_a_resume_and_learns_only_in_training() -> None:

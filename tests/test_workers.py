@@ -81,6 +81,7 @@ def test_every_loss_is_that_of_the_whole_batch(in_workers: InWorkers) -> None:
     everything = slice(None)
     entropies: dict[str, dict[str, Any]] = {
         "plain": {}, "weighted": {"class_weight": [0.5, 30.0, 2.0]}, "valid only": {"avg_non_ignore": True},
+        "sigmoid": {"use_sigmoid": True}, "sigmoid, valid only": {"use_sigmoid": True, "avg_non_ignore": True},
     }  # fmt: skip
 
     def measure(part: slice) -> dict[Any, dict[str, Tensor]]:

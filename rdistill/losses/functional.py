@@ -66,6 +66,18 @@ def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     return x[..., rows[:, None], columns]
 
 
+def with_logit_channels(logits: Tensor, channels: int) -> Tensor:
+    """Logits of two classes with one channel, z, or with two; any others as they are.
+
+    ``sigmoid(z)`` is ``softmax((0, z))[1]``, and ``softmax((a, b))[1]`` is ``sigmoid(b - a)``.
+    """
+    if logits.shape[1] == channels:
+        return logits
+    if channels == 1:
+        return logits[:, 1:] - logits[:, :1]
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
 def _loss(*, same_channels: bool) -> Callable[[Loss[Params]], Loss[Params]]:
     """Wrap a loss: check shapes, cut the teacher off, compute in float32 outside autocast."""
 
@@ -184,7 +196,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
 
 def _cell_cosines(x: Tensor, grid: int) -> Tensor:
     """N x C x H x W -> N x cells x cells."""
-    cells = _unit(F.adaptive_max_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1)
+    cells = unit(F.adaptive_max_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1)
     return cells.transpose(1, 2) @ cells
 
 
@@ -192,7 +204,7 @@ def _grid_size(x: Tensor, grid: int) -> tuple[int, int]:
     return min(grid, x.shape[-2]), min(grid, x.shape[-1])
 
 
-def _unit(x: Tensor, *, dim: int) -> Tensor:
+def unit(x: Tensor, *, dim: int) -> Tensor:
     """``x`` scaled to length 1 over ``dim``; nearly zero vectors, compared with the rest of the picture, fade to 0."""
     x = _rescaled(x)
     squared = x.square().sum(dim=dim, keepdim=True)
@@ -253,8 +265,8 @@ def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, i
 
     def similarity(x: Tensor) -> Tensor:
         x = torch.where(valid.unsqueeze(1), x, 0.0).flatten(2)  # N x C x HW
-        centres = _unit(class_means(x, masks), dim=2)  # N x classes x C
-        return (_unit(x, dim=1).transpose(1, 2) @ centres.transpose(1, 2)).gather(2, own_class)
+        centres = unit(class_means(x, masks), dim=2)  # N x classes x C
+        return (unit(x, dim=1).transpose(1, 2) @ centres.transpose(1, 2)).gather(2, own_class)
 
     return _mean((similarity(student) - similarity(teacher)).square(), valid.flatten(1).unsqueeze(2))
 
@@ -281,7 +293,7 @@ def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
 
     Rows are this worker's pictures, columns those of all workers.
     """
-    nodes = _unit(F.adaptive_avg_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
+    nodes = unit(F.adaptive_avg_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
     others = workers.gather(nodes).reshape(-1, channels)
     return F.log_softmax((nodes.reshape(n * count, channels) @ others.T / tau).view(n * count, -1, count), dim=2)
@@ -316,7 +328,7 @@ def cirkd_memory(
     keys = keys.detach().to(student.dtype)
 
     def log_relations(x: Tensor) -> Tensor:
-        anchors = _unit(torch.where(valid, resize_nearest(x, size), 0.0), dim=1).flatten(2).transpose(1, 2)
+        anchors = unit(torch.where(valid, resize_nearest(x, size), 0.0), dim=1).flatten(2).transpose(1, 2)
         return _log_softmax_where(anchors @ keys.T / (tau * kd_tau), known, dim=2)
 
     log_q_student, log_q_teacher = log_relations(student), log_relations(teacher)
@@ -391,7 +403,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
     """
-    attention_student, attention_teacher = (_unit(_energy(x).flatten(1), dim=1) for x in (student, teacher))
+    attention_student, attention_teacher = (unit(_energy(x).flatten(1), dim=1) for x in (student, teacher))
     return (attention_student - attention_teacher).square().sum(dim=1).mean()
 
 
@@ -499,7 +511,7 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
         attention = _energy(layer)
         if attention.shape[-2:] != valid.shape[-2:]:
             attention = F.interpolate(attention, size=valid.shape[-2:], mode="bilinear", align_corners=False)
-        maps.append(_unit(torch.where(valid, attention, 0.0).flatten(2), dim=2))
+        maps.append(unit(torch.where(valid, attention, 0.0).flatten(2), dim=2))
     if len(maps) == 1:
         return maps[0]
     pairs = [maps[j] - maps[i] for i in range(len(maps)) for j in range(i + 1, len(maps))]
@@ -584,5 +596,5 @@ def cosine(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
     than 1 where both are zero (as after a ReLU), so that identical inputs always give 0.
     """
     valid = _full_mask(mask, student)
-    direction_s, direction_t = (_unit(torch.where(valid, x, 0.0), dim=1) for x in (student, teacher))
+    direction_s, direction_t = (unit(torch.where(valid, x, 0.0), dim=1) for x in (student, teacher))
     return _mean((direction_s - direction_t).square().sum(dim=1, keepdim=True) / 2, valid)

@@ -85,9 +85,14 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor, present: Tensor) -> None:
-        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), over the oldest entries."""
+        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), over the oldest entries.
+
+        A key that is not finite is never written: it would be drawn for many steps to come.
+        """
         if keys.shape[1] > self.size:
             raise ValueError(f"a queue of {self.size} cannot take {keys.shape[1]} entries a class at once; enlarge it")
+        present = present & keys.isfinite().all(dim=2)
+        keys = torch.where(present.unsqueeze(2), keys, 0.0)
         position = self.written.unsqueeze(1) + present.cumsum(dim=1) - 1
         slot = torch.where(present, position % self.size, self.size)
         classes = torch.arange(len(keys), device=keys.device).unsqueeze(1)
@@ -113,8 +118,9 @@ class CIRKDMemory(nn.Module):
     Each training step writes, for every picture and class, the mean embedding (region queue) and up to
     ``pixels_per_class`` random pixels of that class (pixel queue; the authors' code takes pixels of any
     class, their paper of the class), gathered from all workers; then contrasts student and teacher against a
-    sample of both queues. Workers must have equally many pictures. Buffers: classes x (pixel + region queue)
-    x teacher channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
+    sample of both queues. Ignored pixels count nowhere, also not in the projection's BatchNorm (in the authors' code
+    they do there). Workers must have equally many pictures. Buffers: classes x (pixel + region queue) x teacher
+    channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
     """
@@ -156,11 +162,11 @@ class CIRKDMemory(nn.Module):
     ) -> Tensor:
         """Pixel part + region part, each weighted 1. ``label``: N x H x W, at any resolution."""
         size = teacher.shape[-2:]
-        projected = resize_bilinear(self.project(student), size)
         label = functional.resize_nearest(label, size)
+        mask = functional.valid_labels(label, self.num_classes, ignore_index)
+        projected = resize_bilinear(self.project(_without_ignored(student, mask)), size)
         if self.training:
             self._remember(teacher, label, ignore_index, pixels_per_class)
-        mask = functional.valid_labels(label, self.num_classes, ignore_index)
         losses = []
         for queue, total in ((self.pixels, pixel_contrast_size), (self.regions, region_contrast_size)):
             keys, key_mask = queue.sample(total)
@@ -174,9 +180,12 @@ class CIRKDMemory(nn.Module):
     @torch.no_grad()
     def _remember(self, teacher: Tensor, label: Tensor, ignore_index: int, pixels_per_class: int) -> None:
         with functional.without_autocast(teacher.device.type):
-            features = F.normalize(functional.at_least_float32(teacher), dim=1).flatten(2)  # N x C x HW
-            masks = functional.class_masks(label, self.num_classes, ignore_index)  # N x classes x HW
-            means = F.normalize(functional.class_means(features, masks), dim=2)  # N x classes x C
+            teacher = functional.at_least_float32(teacher).flatten(2)  # N x C x HW
+            usable = teacher.isfinite().all(dim=1, keepdim=True)
+            masks = functional.class_masks(label, self.num_classes, ignore_index) & usable  # N x classes x HW
+            # Replaced, since a mask of 0 times NaN is NaN.
+            features = functional.unit(torch.where(masks.any(dim=1, keepdim=True), teacher, 0.0), dim=1)
+            means = functional.unit(functional.class_means(features, masks), dim=2)  # N x classes x C
             score = torch.rand((len(masks), 1, masks.shape[2]), device=masks.device)
             score, index = torch.where(masks, score, -1.0).topk(min(pixels_per_class, masks.shape[2]), dim=2)
             pictures = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
@@ -192,10 +201,34 @@ class CIRKDMemory(nn.Module):
         )
 
 
+def _without_ignored(student: Tensor, valid: Tensor) -> Tensor:
+    """A student's feature (N x C x h x w) with valid positions, each in turn, in the place of the ignored ones.
+
+    So that a BatchNorm sees the valid ones alone. ``valid``: N x H x W, of another size where the feature will be
+    resized to that; then every position stays that a valid one may be interpolated from. Without any valid: zeros.
+    """
+    n, channels, *size = student.shape
+    if valid.shape[1:] != student.shape[2:]:
+        cells = F.adaptive_max_pool2d(valid.float().unsqueeze(1), size)
+        valid = F.max_pool2d(cells, kernel_size=3, stride=1, padding=1).squeeze(1) > 0
+    valid = valid.flatten()
+    positions = valid.int().argsort(descending=True, stable=True)  # of the valid ones in order, then of the others
+    turn = ((~valid).cumsum(dim=0) - 1) % valid.sum().clamp(min=1)
+    source = torch.where(valid, torch.arange(len(valid), device=valid.device), positions[turn])
+    filled = student.movedim(1, 3).reshape(-1, channels)[source]
+    return torch.where(valid.any(), filled, 0.0).view(n, *size, channels).movedim(3, 1)
+
+
 # On features: whose student needs the teacher's channels (by a convolution, if they differ). The others
 # compare similarities, or bring their own layers. On logits there is never a convolution.
 CHANNEL_BY_CHANNEL = ("KL", "CWD", "DIST", "FitNet", "PKD", "DSD", "L1", "L2", "Cosine")
 SOFTMAX_OVER_CLASSES = ("KL", "DIST", "DKD")
+# What these compare over the channels is a constant where there is but one: a probability of 1, or a cosine's sign.
+# The first have the teacher's channels on both sides, the others each model's own.
+OVER_TEACHER_CHANNELS = ("KL", "DIST", "Cosine", "CIRKDMemory")
+OVER_OWN_CHANNELS = ("SKD", "IFVD", "CIRKD")
+# And these over the positions.
+OVER_POSITIONS = ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
 # Parameters that shape a module when it is built rather than each call.
 BUILT_IN = ("pixel_queue_size", "region_queue_size")
 
@@ -206,7 +239,10 @@ class Term(nn.Module):
     Args:
         type: a name in :data:`rdistill.losses.LOSSES`.
         student_channels, teacher_channels: of what is compared (for DSD over several layers: of the last).
-        num_classes: of the data set; labels are 0 to num_classes - 1 or ``ignore_index``.
+        num_classes: of the data set; labels are 0 to num_classes - 1 or ``ignore_index``. Not a head's channels:
+            two classes may have one, the logit z of a sigmoid. KL, DKD and DIST compare it as the logits (0, z),
+            whose softmax is that sigmoid; where only one side is such a head, the other losses compare z with
+            the difference of the other side's two.
         ignore_index: label of the pixels that a loss on logits (and IFVD, CIRKDMemory) leaves out.
         params: the loss's parameters; what is missing gets its default. On logits also ``at``: ``"label"``
             upsamples both logits to the label's resolution, ``"logits"`` compares at the teacher's.
@@ -217,7 +253,7 @@ class Term(nn.Module):
             ``pixel_queue_size`` and ``region_queue_size``, which are built in).
 
     Errors: :class:`rdistill.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
-    fit, and logits whose numbers of classes differ.
+    fit, logits whose numbers of classes differ, and a single channel where a loss then has no gradient.
     """
 
     params: dict[str, Any]
@@ -239,6 +275,9 @@ class Term(nn.Module):
             raise UserError(*(f"{type}: {problem}" for problem in problems))
         if on_logits:
             _check_classes(type, student_channels, teacher_channels)
+        else:
+            _check_feature_channels(type, student_channels, teacher_channels)
+        self.logit_channels = _logit_channels(type, student_channels, teacher_channels)
         self.loss_type, self.on_logits, self.ignore_index = type, on_logits, ignore_index
         self.params = {**LOSSES[type].default_params(on), **(params or {})}
         self.adapter: Adapter | None = None
@@ -286,15 +325,31 @@ class Term(nn.Module):
             assert label_nhw is not None
             size = _last(teacher).shape[-2:] if given.pop("at") == "logits" else label_nhw.shape[-2:]
             label_nhw = functional.resize_nearest(label_nhw, size)
-            student, teacher = _resize_logits(student, size), _resize_logits(teacher, size)
+            student, teacher = (self._as_compared(logits, size) for logits in (student, teacher))
             if self._takes_mask:
                 given["mask"] = label_nhw != self.ignore_index
-        elif self.module is None:
+        else:
+            self._check_positions(_last(teacher))
+        if not self.on_logits and self.module is None:
             student = self._match(student, _last(teacher).shape[-2:])
         if "ignore_index" in given:
             given["label"] = label_nhw
         loss: Tensor = (self.module or self._function)(student, teacher, **given)
         return loss
+
+    def _as_compared(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
+        resized = resize_bilinear(functional.at_least_float32(logits), size)
+        return functional.with_logit_channels(resized, self.logit_channels)
+
+    def _check_positions(self, teacher: Tensor) -> None:
+        if self.loss_type in OVER_POSITIONS and teacher.shape[-2:] == (1, 1):
+            raise UserError(
+                f"{self.loss_type}: the teacher's feature is 1 x 1, and one position has nothing to be compared "
+                "with: nothing can be learnt; choose a feature of more positions, or L2 or Cosine"
+            )
 
     def _match(self, student: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
         """The student's (last) feature with the teacher's size and, if need be, channels."""
@@ -303,24 +358,36 @@ class Term(nn.Module):
         return last if isinstance(student, Tensor) else [*student[:-1], last]
 
 
-def _resize_logits(logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
-    return resize_bilinear(functional.at_least_float32(logits), size)
+def _logit_channels(type: str, student_channels: int, teacher_channels: int) -> int:
+    """How many channels logits are compared with: a softmax needs two, the others take what both sides have."""
+    fewest = min(student_channels, teacher_channels)
+    return 2 if fewest == 1 and type in SOFTMAX_OVER_CLASSES else fewest
 
 
 def _check_classes(type: str, student_channels: int, teacher_channels: int) -> None:
-    if student_channels != teacher_channels:
+    if student_channels != teacher_channels and {student_channels, teacher_channels} != {1, 2}:
         raise UserError(
             f"{type}: logits must have as many classes, got a student of {student_channels} and a teacher of "
             f"{teacher_channels}; train both on the same classes, or distil features instead"
         )
-    if student_channels == 1 and type in SOFTMAX_OVER_CLASSES:
+    if type == "Cosine" and 1 in (student_channels, teacher_channels):
         raise UserError(
-            f"{type}: a softmax over one channel is always 1, nothing can be learnt; use two output channels "
-            "(out_channels=2) or L2"
+            f"{type}: logits of one channel (out_channels=1) have no direction but their sign, nothing can be "
+            "learnt; use KL or L2"
         )
+
+
+def _check_feature_channels(type: str, student_channels: int, teacher_channels: int) -> None:
+    compared = {"teacher": teacher_channels} if type in OVER_TEACHER_CHANNELS + OVER_OWN_CHANNELS else {}
+    if type in OVER_OWN_CHANNELS:
+        compared["student"] = student_channels
+    for side, channels in compared.items():
+        if channels == 1:
+            raise UserError(
+                f"{type}: the {side}'s feature has one channel, over which {type} is constant: nothing can be "
+                "learnt; choose a feature of several channels, or CWD, AT or L2"
+                + (f", or {type} with on='logits'" if type in SOFTMAX_OVER_CLASSES else "")
+            )
 
 
 def _last(x: Tensor | Sequence[Tensor]) -> Tensor:

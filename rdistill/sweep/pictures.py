@@ -222,7 +222,8 @@ def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np
     found = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
     for name, model in models.items():
         (result,) = model.val_step(pseudo_collate([sample]))
-        found[name] = result.pred_sem_seg.data[0].cpu().numpy()
+        # mmseg gives floats where a head has one channel and a threshold.
+        found[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
     return found
 
 
