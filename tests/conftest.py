@@ -165,6 +165,39 @@ def both_classes(distilled_run: Run, tiny: Tiny, tmp_path_factory: pytest.TempPa
     return [cfg, file]
 
 
+@pytest.fixture(scope="session")
+def one_channel() -> dict[str, Any]:
+    """Overrides that give a model of two classes one output channel, with a sigmoid and a threshold."""
+    return {
+        "+model.decode_head.out_channels": 1,
+        "+model.decode_head.threshold": 0.5,
+        "model.decode_head.loss_decode": dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
+    }
+
+
+@pytest.fixture(scope="session")
+def one_channel_run(
+    tiny: Tiny, one_channel: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, list[Path]]:
+    """A student of one channel after six iterations under the teacher of two; files as `both_classes`.
+
+    There the threshold is another than 0.5, so that what is not asked for it shows.
+    """
+    folder = tmp_path_factory.mktemp("one_channel") / "run"
+    run = Run(folder, train(tiny.load("distill", one_channel), folder))
+    cfg = read_config_file(folder / "student.py")
+    cfg.model.decode_head.threshold = 0.3
+    cfg.dump(folder / "one.py")
+    predictor = load_predictor(cfg, folder / "student.pth")
+    image = network_input(predictor, min((tiny.data_root / "img_dir" / "val").iterdir()))
+    with torch.no_grad():
+        logits = predictor.model.encode_decode(image, [dict(img_shape=image.shape[2:])])
+        predictor.model.decode_head.conv_seg.bias -= logits.median() - torch.tensor(0.3).logit()
+    file = folder / "one.pth"
+    save_student(predictor.model, file, classes=list(predictor.classes), palette=list(predictor.palette), meta={})
+    return run, [folder / "one.py", file]
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder([], [], [])

@@ -16,12 +16,13 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from rdistill.check import Report, check_config, check_resources, check_run, in_bytes, run_bytes
+from rdistill.check import Report, check_classes, check_config, check_resources, check_run, in_bytes, run_bytes
 from rdistill.cli import app
 from rdistill.config import Shortcuts
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.run_state import random_state
+from rdistill.segmentor import build_segmentor
 from rdistill.sweep.check import check_sweep_file
 from rdistill.training import train
 
@@ -145,6 +146,48 @@ def test_classes(check: Check) -> None:
     assert one(found).startswith("model.decode_head.num_classes: is 3, but the data has 2 classes (metainfo.classes)")
     found = check({"val_dataloader.dataset.metainfo": dict(classes=("a", "b", "c"))}, name="student")
     assert found.problems == ["metainfo.classes: training data has 2 classes, validation data 3"]
+
+
+def test_two_classes_in_one_channel(check: Check, one_channel: dict[str, Any]) -> None:
+    """mmseg's `out_channels=1`, with or without saying that the classes are two."""
+    report = check(one_channel)
+    assert report.problems == [] and ("classes", "2 of the student, 2 of the teachers") in report.passed
+    assert check({**one_channel, "model.decode_head.num_classes": 1}).problems == []
+    report = check({**one_channel, "distill.losses.logits": {"type": "Cosine"}})
+    assert one(report).startswith("distill.losses.logits: Cosine: logits of one channel (out_channels=1)")
+
+
+def test_one_channel_without_a_sigmoid(check: Check, one_channel: dict[str, Any]) -> None:
+    """Pictures of nothing but class 0 would train, and the first of the other class end the run."""
+    loss = "model.decode_head.loss_decode"
+    report = check({**one_channel, loss: {"type": "CrossEntropyLoss", "loss_weight": 1.0}}, name="student")
+    assert report.problems[0].startswith(f"{loss}: its softmax over one channel (out_channels=1) is always 1; set use_")
+
+
+def test_one_channel_of_a_cascade(tiny: Tiny) -> None:
+    """mmseg looks for a threshold where a cascade has a list of heads."""
+    common = dict(
+        in_channels=32, in_index=3, channels=8, num_classes=2, out_channels=1, threshold=0.5, norm_cfg=dict(type="BN"),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True),
+    )  # fmt: skip
+    heads = [dict(type="FCNHead", num_convs=1, **common), dict(type="OCRHead", ocr_channels=4, **common)]
+    cfg = tiny.load("student")
+    cfg.model.update(type="CascadeEncoderDecoder", num_stages=2, decode_head=heads)
+    (problem,) = check_classes(cfg, build_segmentor(cfg.model))
+    assert problem.startswith("model.decode_head: mmseg cannot predict with one output channel")
+
+
+@pytest.mark.parametrize("loss", ["SKD", "IFVD", "CIRKD"])
+def test_a_feature_of_one_channel(check: Check, one_channel: dict[str, Any], loss: str) -> None:
+    """The head's own output as a feature: a cosine over its one channel is but a sign."""
+    report = check(
+        {
+            **one_channel,
+            "distill.features": {"student": ("decode_head",), "teacher": ("decode_head",)},
+            "distill.losses": {"hidden": {"type": loss, "pair": (0, 0)}},
+        }
+    )
+    assert one(report).startswith(f"distill.losses.hidden: {loss}: the student's feature has one channel")
 
 
 def test_teacher_weights_of_another_model(check: Check, tmp_path: Path, distilled_run: Run) -> None:

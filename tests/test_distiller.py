@@ -264,6 +264,99 @@ def test_classes_that_differ_are_an_error(tiny: Tiny, other_teacher: Callable[..
     assert list(build_distiller(tiny.load("distill", features_only), seed=0).terms) == ["hidden"]
 
 
+# ---------------------------------------------------------------------------------------------------------
+# Two classes in one channel
+
+
+def losses_between(*on_logits: str) -> dict[str, Any]:
+    memory = {"type": "CIRKDMemory", "pixel_queue_size": 64, "region_queue_size": 16}
+    pairs = ({"type": "IFVD"}, memory, {"type": "CIRKD"})
+    logits = {name.lower(): {"type": name} for name in on_logits}
+    return logits | {loss["type"].lower(): {**loss, "pair": (1, 1)} for loss in pairs}
+
+
+@pytest.mark.parametrize("student_one", [True, False])
+@pytest.mark.parametrize("teacher_one", [True, False])
+def test_two_classes_in_one_channel(
+    tiny: Tiny,
+    stream_batches: Batches,
+    other_teacher: Callable[..., Any],
+    one_channel: dict[str, Any],
+    student_one: bool,
+    teacher_one: bool,
+) -> None:
+    """Every loss on logits trains a student of one channel under a teacher of one or two, and the reverse."""
+    overrides = {**(one_channel if student_one else {}), **(other_teacher(one_channel) if teacher_one else {})}
+    overrides["distill.losses"] = losses_between("KL", "DKD", "DIST", "CWD", "L1", "L2", "DSD")
+    cfg = tiny.load("distill", overrides)
+    distiller = build_distiller(cfg, seed=0)
+    optimizer = optimizer_of(distiller, lr=1e-3)
+    for batch in stream_batches(cfg, 3):
+        assert {0, 1} <= {int(x) for sample in batch["data_samples"] for x in sample.gt_sem_seg.data.unique()}
+        logs = step(distiller, batch, optimizer)
+        assert all(value.isfinite().all() for value in logs.values())
+        assert all(logs[f"raw/{name}"] > 0 for name in distiller.terms)
+    memory = distiller.terms["cirkdmemory"].module
+    assert memory.num_classes == 2 and memory.regions.written[0] == 6
+    assert memory.regions.written[1] > 0  # the foreground, where a picture has any left at 4 x 4
+
+
+def test_a_softmax_loss_of_one_channel_is_that_of_the_sigmoids(
+    tiny: Tiny, batch: dict[str, Any], one_channel: dict[str, Any]
+) -> None:
+    cfg = tiny.load("distill", {**one_channel, "distill.losses": {"logits": {"type": "KL", "at": "logits"}}})
+    distiller = build_distiller(cfg, seed=0)
+    distiller.train()
+    data = distiller.data_preprocessor(batch, training=True)
+    with distiller.capture:
+        found = distiller(**data, mode="loss")["raw/logits"]
+        z = distiller.capture["decode_head"].detach()
+    assert z.shape[1] == 1
+    p = distiller.teachers[0](data["inputs"])["decode_head"].softmax(dim=1)[:, 1:]
+    expected = nn.functional.binary_cross_entropy_with_logits(z, p) - nn.functional.binary_cross_entropy(p, p)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cosine_on_one_channel_is_refused(tiny: Tiny, one_channel: dict[str, Any]) -> None:
+    cfg = tiny.load("distill", {**one_channel, "distill.losses": {"logits": {"type": "Cosine"}}})
+    with pytest.raises(UserError, match=r"distill\.losses\.logits: Cosine: logits of one channel"):
+        build_distiller(cfg, seed=0)
+
+
+def test_the_mean_of_teachers_of_one_and_of_two_channels(
+    tiny: Tiny, batch: dict[str, Any], other_teacher: Callable[..., Any], one_channel: dict[str, Any]
+) -> None:
+    """The mean of what each says of class 1 over class 0: one tensor would otherwise be spread over the other."""
+    second = other_teacher(one_channel)
+    teachers = [
+        {"config": str(tiny.folder / "teacher.py"), "checkpoint": str(tiny.folder / "teacher" / "best.pth")},
+        {name: second[f"distill.teachers.0.{name}"] for name in ("config", "checkpoint")},
+    ]
+    losses = {"logits": {"type": "L2", "teacher": "mean", "at": "logits"}}
+    distiller = build_distiller(tiny.load("distill", {"distill.teachers": teachers, "distill.losses": losses}), seed=0)
+    distiller.train()
+    data = distiller.data_preprocessor(batch, training=True)
+    with distiller.capture:
+        found = distiller(**data, mode="loss")["raw/logits"]
+        ours = distiller.capture["decode_head"].detach()
+    two, one = (teacher(data["inputs"])["decode_head"] for teacher in distiller.teachers)
+    assert (two.shape[1], one.shape[1]) == (2, 1)
+    mean = (two[:, 1:] - two[:, :1] + one) / 2
+    torch.testing.assert_close(found, (ours[:, 1:] - ours[:, :1] - mean).square().mean())
+
+
+def test_the_mean_of_teachers_of_other_classes_is_refused(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:
+    second = other_teacher({"model.decode_head.num_classes": 3})
+    teachers = [
+        {"config": str(tiny.folder / "teacher.py"), "checkpoint": str(tiny.folder / "teacher" / "best.pth")},
+        {name: second[f"distill.teachers.0.{name}"] for name in ("config", "checkpoint")},
+    ]
+    losses = {"logits": {"type": "KL", "teacher": "mean"}}
+    cfg = tiny.load("distill", {"distill.teachers": teachers, "distill.losses": losses})
+    with pytest.raises(UserError, match=r"distill\.losses\.logits\.teacher: .* same classes, got 2, 3; give each"):
+        build_distiller(cfg, seed=0)
+
+
 def test_wrong_layers_are_all_named(tiny: Tiny) -> None:
     features = {
         "distill.features.student": ["backbone.layre3", "backbone.layer4", "decode_head.bottleneck"],

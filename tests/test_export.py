@@ -86,6 +86,23 @@ def test_logits_of_a_fixed_size(predictor: Predictor, images: list[Path], tmp_pa
         session.run(None, {"image": np.zeros((1, 3, 64, 48), np.float32)})
 
 
+def test_a_model_of_one_channel(one_channel_run: tuple[Run, list[Path]], images: list[Path], tmp_path: Path) -> None:
+    """Its mask is by the threshold, and its logits say how they are to be read."""
+    predictor = load_predictor(read_config_file(one_channel_run[1][0]), one_channel_run[1][1])
+    export_onnx(predictor, tmp_path / "mask.onnx", images)
+    export_onnx(predictor, tmp_path / "logits.onnx", images, output="logits")
+    assert properties(tmp_path / "mask.onnx")["output"] == "N x H x W, int64: the index in `classes` of each pixel"
+    says = "N x 1 x H x W, float32: class 1 where its sigmoid is above 0.3, else class 0"
+    assert properties(tmp_path / "logits.onnx")["output"] == says
+    x = np.random.default_rng(0).normal(size=(2, 3, 32, 48)).astype(np.float32)
+    mask, logits = (
+        onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx")).run(None, {"image": x})[0]
+        for name in ("mask", "logits")
+    )
+    assert mask.shape == (2, 32, 48) and logits.shape == (2, 1, 32, 48)
+    assert 0 < mask.mean() < 1 and np.array_equal(mask, 1 / (1 + np.exp(-logits[:, 0])) > 0.3)
+
+
 def test_a_model_that_differs_is_not_written(
     command: Command,  # noqa: F811
     both_classes: list[Path],

@@ -44,6 +44,34 @@ def test_masks_overlays_and_shares(command: Command, both_classes: list[Path], t
         assert drawn.shape[0] > mask.shape[0] and drawn.shape[1] >= mask.shape[1]
 
 
+def test_a_model_of_one_channel(
+    command: Command,  # noqa: F811
+    one_channel_run: tuple[Run, list[Path]],
+    tiny: Tiny,
+) -> None:
+    """Two classes by a sigmoid and the config's own threshold: masks as plain mmseg has them, and scores of them."""
+    from mmseg.apis import inference_model, init_model
+
+    files = one_channel_run[1]
+    images = sorted((tiny.data_root / "img_dir" / "val").iterdir())
+    result = command("predict", *files, *images, "--out", "out", "--json")
+    assert (result.status, result.err) == (0, "")
+    plain = init_model(*map(str, files), device="cpu")
+    areas = np.zeros((2, 2))  # of each class: intersection and union
+    for entry in json.loads(result.out):
+        mask = np.asarray(Image.open(entry["mask"]))
+        data = inference_model(plain, entry["image"])
+        assert np.array_equal(mask, data.pred_sem_seg.data.squeeze(0).numpy()) and 0 < mask.mean() < 1
+        assert np.array_equal(mask, data.seg_logits.data.squeeze(0).numpy() > np.float32(0.3))  # mmseg's are sigmoids
+        assert entry["shares"]["optic disc"] == pytest.approx(mask.mean())
+        truth = np.asarray(Image.open(tiny.data_root / "ann_dir" / "val" / f"{Path(entry['image']).stem}.png"))
+        for index in range(2):
+            both, either = (truth == index) & (mask == index), (truth == index) | (mask == index)
+            areas[index] += both.sum(), either.sum()
+    scores = json.loads(command("eval", *files, "--json").out)
+    assert scores["mIoU"] == pytest.approx(100 * (areas[:, 0] / areas[:, 1]).mean(), abs=1e-3)
+
+
 def test_lines(command: Command, both_classes: list[Path], tiny: Tiny) -> None:  # noqa: F811
     images = sorted((tiny.data_root / "img_dir" / "val").iterdir())
     result = command("predict", *both_classes, images[0], tiny.data_root / "img_dir/val/*.jpg", "--out", "out")

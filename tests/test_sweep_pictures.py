@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import NUM_VAL, Run, Tiny
+from mmengine.config import Config
 from PIL import Image
 
 from rdistill.sweep.pictures import BOTH, ONLY_BASELINE, ONLY_BEST, _draw, a_typical_pair, errors, image_iou, overlay
@@ -64,14 +66,25 @@ def test_of_confirmed_runs_the_seed_with_the_middle_gain() -> None:
 
 
 def test_pictures_of_real_models(tiny: Tiny, distilled_run: Run, tmp_path: Path) -> None:
+    check_pictures(tiny.load("distill"), distilled_run, tmp_path)
+
+
+def test_pictures_of_models_of_one_channel(
+    tiny: Tiny, one_channel: dict[str, Any], one_channel_run: tuple[Run, list[Path]], tmp_path: Path
+) -> None:
+    """mmseg's masks hold floats there."""
+    check_pictures(tiny.load("distill", one_channel), one_channel_run[0], tmp_path)
+
+
+def check_pictures(cfg: Config, trained: Run, tmp_path: Path) -> None:
     for name in ("baseline", "t0001"):
         folder = tmp_path / "trials" / name
         folder.mkdir(parents=True)
-        shutil.copyfile(distilled_run.folder / "best.pth", folder / "best.pth")
-        tiny.load("distill").dump(folder / "trial.py")
+        shutil.copyfile(trained.folder / "best.pth", folder / "best.pth")
+        cfg.dump(folder / "trial.py")
     (tmp_path / "pictures").mkdir()
     spec = SweepSpec.model_validate({"config": "c.py", "space": {"a": {"type": "choice", "values": [1]}}})
-    found = _draw(Study(tiny.load("distill"), spec, str(tmp_path), [], False), "t0001", "baseline")
+    found = _draw(Study(cfg, spec, str(tmp_path), [], False), "t0001", "baseline")
     json.dumps(found)
     assert (found["images"], found["scored"]) == (NUM_VAL, NUM_VAL) and len(found["per_image"]) == NUM_VAL
     assert [one["which"] for one in found["chosen"]] == ["worst", "median", "best"]
