@@ -184,9 +184,12 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
     Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of a picture, mean over
     pictures and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
 
-    Reduction: the authors' own mean over (hw)^2 and N, hence their weight of 0.5 (CIRKD's scripts: 10)
-    holds. They pool to a share of the feature's size (CIRKD: 2 x 2 patches), a fixed grid keeps value and
-    cost off the resolution.
+    Reduction: the authors' own mean over (hw)^2 and N. Their weight of 0.5 belongs to cells half the feature wide,
+    ``grid=2``; that of CIRKD's scripts, 10, to cells of 2 x 2 positions. A fixed grid keeps value and cost off
+    the resolution.
+
+    Gradient: that of the value, as CIRKD's code has it. The authors' own takes the lengths of the vectors for
+    constants: the same value, but a gradient that also has a part along each vector, which changes no cosine.
 
     Paper: Liu et al., CVPR 2019, arXiv 1903.04197.
     """
@@ -350,7 +353,9 @@ def dist(
 
     tau^2 * (beta * inter + gamma * intra) of p = softmax(logits / tau): inter = mean over valid pixels of
     1 - Pearson over the classes, intra = mean over classes of 1 - Pearson over all valid pixels of the batch.
-    The authors' reduction and weights (1 and 1).
+    The authors' reduction and weights (1 and 1). Their floor of 1e-8 under the product of two lengths over all pixels
+    is no matter with many; here a probability counts as constant if its standard deviation is below a ten-thousandth
+    of its mean, so that classes which are absent from a batch, and small everywhere, do not.
 
     Weakness: over two classes Pearson is +1 or -1 whatever the probabilities, so the inter part has no
     gradient and only the intra part teaches.
