@@ -27,6 +27,7 @@ from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
 from rdistill.layers import build_teacher, listed_shapes
 from rdistill.precision import wrapper_config
+from rdistill.pretrained import pretrained_problems, start_weights
 from rdistill.quiet_mmseg import CrossEntropyLoss
 from rdistill.segmentor import build_segmentor, decode_heads, logit_channels, num_classes, training_size
 from rdistill.shapes import pair_problem
@@ -139,6 +140,9 @@ def check_run(
         return report
     if torch.cuda.is_available():  # where training will have it too
         distiller.to("cuda")
+    problems, files = pretrained_problems(cfg.model, trust=trust_checkpoint)
+    if files:
+        report.add("pretrained", problems, files)
     report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
     spec = distill_spec(cfg)
     if spec is not None:
@@ -300,6 +304,12 @@ def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint:
         if student is not None:
             report.add("classes", check_classes(cfg, student), str(num_classes(student)))
         return None
+    if cfg.get("load_from"):
+        try:
+            start = start_weights(distiller.student, cfg.load_from, trust=trust_checkpoint)
+            report.add("load_from", [], start.report)
+        except UserError as error:
+            report.add("load_from", error.problems, "")
     loaded = sum(not isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
     report.add("models", [], "the student builds" + (f", {counted(loaded, 'teacher')} loaded" if loaded else ""))
     return distiller
@@ -309,7 +319,7 @@ def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, li
     """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
     spec = distill_spec(cfg)
     try:
-        student = revert_sync_batchnorm(build_segmentor(cfg.model, what="student"))
+        student = revert_sync_batchnorm(build_segmentor(cfg.model, what="student", trust_checkpoint=trust_checkpoint))
     except UserError as error:
         return None, list(error.problems)
     if spec is None:

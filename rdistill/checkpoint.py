@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from rdistill.errors import UserError
 
-SAFE_SCHEME = "rdistill-safe:"  # a path mmengine's Runner is given with this in front is loaded by `load_file`
 BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of torch.save's files: a zip archive; until torch 1.6, a pickle
 STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
 
@@ -28,17 +28,18 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
     """Reads a checkpoint without running any code that it may carry.
 
     rdistill's and mmengine's own checkpoints pass. mmengine itself falls back to an unsafe load when
-    it meets anything else; here that needs ``trust``.
+    it meets anything else; here that needs ``trust``. The checksums of the file are verified: torch.load does not.
 
     Raises:
-        UserError: no such file, a damaged file, or one that holds more than data.
+        UserError: no such file, a damaged file, one that holds more than data, or weights that are no plain tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     _require_beginning(path)
     try:
-        with torch.serialization.safe_globals(_mmengine_globals()):
+        with torch.serialization.safe_globals(_mmengine_globals()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of kinds of tensors that are refused below
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
@@ -53,6 +54,9 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: is not a checkpoint: holds a {type(weights).__name__} instead of weights by name")
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and (what := _not_plain(value)):
+            raise UserError(f"{path}: {name} is {what}; weights must be ordinary tensors that hold their values")
     return dict(loaded)
 
 
@@ -65,8 +69,63 @@ def _require_beginning(path: Path) -> None:
     if not begins.startswith(BEGINNINGS):
         first = begins.decode("ascii", "replace").partition("\n")[0]
         raise UserError(f"{path}: is no checkpoint, which torch.save writes: it begins with {first!r}")
-    if begins.startswith(BEGINNINGS[0]) and not zipfile.is_zipfile(path):
+    if not begins.startswith(BEGINNINGS[0]):
+        return
+    if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is cut off after {path.stat().st_size} bytes; copy or download it again")
+    if problem := damaged(path):
+        raise UserError(f"{path}: is damaged ({problem}); copy or download it again")
+
+
+def damaged(path: Path) -> str:
+    """What is wrong with a checkpoint, by the checksums that torch keeps in it; empty: it is whole.
+
+    Takes 0.1 s for 200 MB. A file written without checksums (torch.serialization.set_crc32_options) passes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zlib.error) as error:
+        return str(error) or type(error).__name__
+    return f"the checksum of {bad} is wrong" if bad else ""
+
+
+def _not_plain(value: Tensor) -> str | None:
+    """What a tensor is, if it is none that weights can be copied from."""
+    if value.is_meta:
+        return "a meta tensor, without values"
+    if value.is_nested or value.layout is not torch.strided:
+        return f"a {'nested' if value.is_nested else 'sparse'} tensor"
+    return f"a quantised tensor ({value.dtype})" if value.is_quantized else None
+
+
+def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
+    """Raises UserError that names the first weight with NaN or infinite values.
+
+    A tensor of 0 and -inf alone is a mask of attention, which some models keep beside their weights.
+    """
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or not value.numel() or not (value.is_floating_point() or value.is_complex()):
+            continue
+        if value.is_complex():
+            value = torch.view_as_real(value.resolve_conj())
+        elif value.element_size() == 1:
+            value = value.float()  # float8: torch cannot compare it
+        # Of an expanded tensor each value once: its file may be small and its size beyond all memory.
+        value = value[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())]
+        low, high = torch.aminmax(value)  # a quarter of the time of isfinite, and NaN shows in both
+        if torch.isfinite(low) and torch.isfinite(high):
+            continue
+        if high == 0 and bool(((value == 0) | (value == -torch.inf)).all()):
+            continue
+        what = "NaN" if torch.isnan(low) else "infinite values"
+        raise UserError(f"{path}: {name} holds {what}: training diverged, or the file is damaged; use another checkpoint")
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex:
+        return "complex"
+    return "real" if dtype.is_floating_point else "truth values" if dtype is torch.bool else "whole numbers"
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -87,10 +146,11 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
         The checkpoint's ``meta`` (empty when it has none).
 
     Raises:
-        UserError: listing missing, unexpected and misshapen keys.
+        UserError: listing missing, unexpected and misshapen keys, and those of another kind of number.
     """
     checkpoint = load_file(path, trust=trust)
     weights = model_weights(checkpoint)
+    require_finite(path, weights)
     own = model.state_dict()
     # Counters of batches were added to BatchNorm late: old checkpoints lack them, and nothing depends on them.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -100,10 +160,20 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
         for key in own
         if key in weights and weights[key].shape != own[key].shape
     ]
-    if missing or unexpected or misshapen:
+    mistyped = [
+        f"{key} {_kind(weights[key].dtype)} instead of {_kind(own[key].dtype)}"
+        for key in own
+        if key in weights and _kind(weights[key].dtype) != _kind(own[key].dtype)
+    ]
+    if missing or unexpected or misshapen or mistyped:
         parts = [
             f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+            for kind, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("misshapen", misshapen),
+                ("of another kind of number", mistyped),
+            )
             if keys
         ]
         raise UserError(f"{path}: does not fit the {what} ({type(model).__name__}): {'; '.join(parts)}")
@@ -127,6 +197,10 @@ def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False)
         UserError: less than half of the model's weights are in the checkpoint.
     """
     offered, own = model_weights(load_file(path, trust=trust)), model.state_dict()
+    require_finite(path, offered)
+    for key in own:
+        if key in offered and _kind(offered[key].dtype) != (kind := _kind(own[key].dtype)):
+            raise UserError(f"load_from: {path}: {key} is {_kind(offered[key].dtype)}, the student's is {kind}")
     fitting = {key: value for key, value in offered.items() if key in own and value.shape == own[key].shape}
     left_out = [key for key in own if key not in fitting]
     if len(fitting) * 2 < len(own):
@@ -184,11 +258,19 @@ def as_plain_data(value: Any) -> Any:
 
 
 def _mmengine_globals() -> list[Any]:
-    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories."""
+    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories.
+
+    numpy 1 wrote its functions under ``numpy.core``, numpy 2 writes them under ``numpy._core``: the same two objects.
+    """
     core = np._core if hasattr(np, "_core") else np.core
     numpy_types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")]
+    numpy_functions = [
+        (getattr(core.multiarray, name), f"numpy.{module}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for module in ("core", "_core")
+    ]
     return [
-        slice, np.ndarray, np.dtype, *numpy_types, core.multiarray.scalar, core.multiarray._reconstruct,
+        slice, np.ndarray, np.dtype, *numpy_types, *numpy_functions,
         HistoryBuffer, (_history_method, "builtins.getattr"),
     ]  # fmt: skip
 
@@ -198,8 +280,3 @@ def _history_method(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
         raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r} is not allowed")
     return getattr(owner, name)
-
-
-@CheckpointLoader.register_scheme(prefixes=SAFE_SCHEME)
-def _load_safely(filename: str, map_location: Any = "cpu") -> dict[str, Any]:
-    return load_file(filename.removeprefix(SAFE_SCHEME), map_location=map_location or "cpu")

@@ -17,6 +17,7 @@ from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, di
 from rdistill.errors import UserError, blaming
 from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
+from rdistill.pretrained import weights_alone
 from rdistill.segmentor import (
     build_segmentor,
     decode_heads,
@@ -54,6 +55,7 @@ class Distiller(BaseModel):
         terms: name -> distillation loss, with the adapter it may train.
         routes: name -> what the term of that name compares.
         task_weight: factor on the student's own losses.
+        trust_checkpoint: lets files that the student's ``init_cfg`` names run code when they are loaded.
 
     Attributes:
         factors: name -> the schedule's factor on that term's weight at this iteration.
@@ -67,6 +69,7 @@ class Distiller(BaseModel):
         terms: Mapping[str, Term] | None = None,
         routes: Mapping[str, Route] | None = None,
         task_weight: float = 1.0,
+        trust_checkpoint: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
@@ -75,12 +78,14 @@ class Distiller(BaseModel):
         self.routes = dict(routes or {})
         self.task_weight = task_weight
         self.factors = dict.fromkeys(self.routes, 1.0)
+        self.trust_checkpoint = trust_checkpoint
         self.start: checkpoint.MatchingWeights | None = None
         self.capture = FeatureCapture(student, _names(route.student_features for route in self.routes.values()))
 
     def init_weights(self) -> None:
         """The student's own initialisation. Adapters keep PyTorch's, drawn when they were built."""
-        self.student.init_weights()
+        with weights_alone(trust=self.trust_checkpoint):
+            self.student.init_weights()
         if self.start is not None:
             self.student.load_state_dict(self.start.weights, strict=False)
 
@@ -175,13 +180,13 @@ def build_distiller(
         UserError: a model that does not build or load, a layer that is not there, shapes that do not fit.
     """
     torch.manual_seed(seed)
-    student = build_segmentor(cfg.model)
+    student = build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint)
     spec = distill_spec(cfg)
     if not (torch.distributed.is_initialized() and torch.cuda.is_available()):
         student = revert_sync_batchnorm(student)  # SyncBN works between GPUs only
     checkpoint_activations(student, cfg.get("activation_checkpointing") or [])
     if spec is None:
-        return Distiller(student)
+        return Distiller(student, trust_checkpoint=trust_checkpoint)
     with torch.random.fork_rng():
         return _with_teachers(student, spec, cfg, seed, trust_checkpoint, source or OwnTeachers())
 
@@ -204,7 +209,7 @@ def _with_teachers(
     channels = _probe_channels(student, teachers, routes, training_size(cfg))
     torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
     terms = {name: _build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
-    return Distiller(student, teachers, terms, routes, spec.task_weight)
+    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
 
 
 def _build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:

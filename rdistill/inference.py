@@ -45,7 +45,7 @@ def load_predictor(
     Raises:
         UserError: the checkpoint does not fit to the last key, or the config says nothing of its images.
     """
-    model = revert_sync_batchnorm(build_segmentor(cfg.model))
+    model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     meta = load_weights(model, checkpoint, trust=trust_checkpoint)
     pipeline = cfg.val_dataloader.dataset.get("pipeline")
     if not pipeline:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill import checkpoint
+from rdistill.checkpoint import damaged
 from rdistill.config import read_config_file
 from rdistill.differences import differences, plain
 from rdistill.errors import UserError
@@ -107,16 +107,6 @@ def find_earlier(work_dir: Path) -> Earlier:
     if sound == PREVIOUS:
         notes.append(f"going on from the checkpoint before it, {work_dir / PREVIOUS}")
     return Earlier(work_dir / sound if sound else None, not damage.get(BEST, "there is none"), tuple(notes))
-
-
-def damaged(file: Path) -> str:
-    """What is wrong with a checkpoint, by the checksums that torch keeps in it; empty: it is whole."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        return str(error) or type(error).__name__
-    return f"the checksum of {bad} is wrong" if bad else ""
 
 
 def best_so_far(work_dir: Path) -> dict[str, Any]:

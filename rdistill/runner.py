@@ -20,7 +20,6 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from rdistill import checkpoint
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError, blaming, did_you_mean
@@ -35,6 +34,7 @@ from rdistill.hooks import (
     WeightScheduleHook,
 )
 from rdistill.precision import wrapper_config
+from rdistill.pretrained import SAFE_SCHEME
 from rdistill.run_state import RunStateHook
 from rdistill.tracked_run import TrackingHook, track
 from rdistill.tracking import parse_tracking
@@ -71,7 +71,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
         cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]
     cfg.resume = last is not None
     # The Distiller loads a student's start itself: the Runner would look for its own names in it.
-    cfg.load_from = f"{checkpoint.SAFE_SCHEME}{last}" if cfg.resume else None
+    cfg.load_from = f"{SAFE_SCHEME}{last}" if cfg.resume else None
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
     if world_size > 1:

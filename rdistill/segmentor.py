@@ -12,18 +12,23 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from rdistill.errors import UserError, blaming
+from rdistill.pretrained import weights_alone
 from rdistill.quiet_mmseg import MODELS
 
 
-def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model") -> nn.Module:
+def build_segmentor(
+    model_cfg: Mapping[str, Any], *, what: str = "model", trust_checkpoint: bool = False
+) -> nn.Module:
     """Builds an mmseg segmentor from a config's ``model`` section.
+
+    Some models load files of weights already when they are built: safely, or with ``trust_checkpoint`` as they are.
 
     Raises:
         UserError: the section does not build, or needs compiled mmcv operators that are absent.
     """
     init_default_scope("mmseg")
     try:
-        with warnings.catch_warnings(), blaming(what):
+        with warnings.catch_warnings(), blaming(what), weights_alone(trust=trust_checkpoint):
             warnings.simplefilter("ignore")  # mmseg's own deprecations
             model = MODELS.build(ConfigDict(copy.deepcopy(model_cfg)))
     except UserError as error:

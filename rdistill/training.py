@@ -29,6 +29,7 @@ from rdistill.failures import explained
 from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
 from rdistill.lockstep import Lane
 from rdistill.model_card import write_run_card
+from rdistill.pretrained import start_weights
 from rdistill.resume import (
     PREVIOUS,
     Earlier,
@@ -136,7 +137,7 @@ def _train(
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
         distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
-            distiller.start = checkpoint.matching_weights(distiller.student, start_from, trust=trust_checkpoint)
+            distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
         if check:
             report = check_run(
                 asked,
@@ -207,7 +208,7 @@ def evaluate_checkpoint(
     """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
-    model = revert_sync_batchnorm(build_segmentor(cfg.model))
+    model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with _quiet_evaluation():

@@ -16,8 +16,8 @@ PACKAGE = REPO / "rdistill"
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
     ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
-    ("files", "storage", "validation"),
-    ("yaml_data",),
+    ("files", "storage", "validation", "checkpoint"),
+    ("yaml_data", "pretrained"),
     (
         "losses",
         "activation_checkpointing",
@@ -26,7 +26,6 @@ ROWS = (
         "task_loss",
         "failures",
         "precision",
-        "checkpoint",
         "cluster",
         "config_source",
         "console",

@@ -17,7 +17,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from rdistill.checkpoint import (
-    SAFE_SCHEME,
     as_plain_data,
     load_file,
     load_weights,
@@ -26,6 +25,7 @@ from rdistill.checkpoint import (
     save_student,
 )
 from rdistill.errors import UserError
+from rdistill.pretrained import SAFE_SCHEME
 from rdistill.segmentor import build_segmentor
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]

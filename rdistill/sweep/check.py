@@ -25,6 +25,7 @@ from rdistill.distiller import Distiller, build_distiller
 from rdistill.dry_run import Captured, capture_batch, check_batch, check_loss, one_line, tiny_batch, untouched
 from rdistill.errors import UserError
 from rdistill.layers import listed_shapes
+from rdistill.pretrained import pretrained_problems
 from rdistill.segmentor import training_size
 from rdistill.sweep.space import check_space, extremes, feature_counts, fix_pairs
 from rdistill.sweep.spec import SweepSpec, read_sweep
@@ -195,6 +196,9 @@ def _structure(
         return None
     try:
         if key.startswith(REBUILDS):
+            problems, _ = pretrained_problems(cfg.model, trust=trust_checkpoint)
+            if problems:
+                return problems
             distiller = build_distiller(cfg, seed=spec.seed, trust_checkpoint=trust_checkpoint)
         batch = tiny_batch(cfg, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
     except UserError as error:

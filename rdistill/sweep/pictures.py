@@ -210,7 +210,7 @@ def _model(kind: str, model_cfg: dict[str, Any], weights: str | Path, trust: boo
     from rdistill import checkpoint
     from rdistill.segmentor import build_segmentor
 
-    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind))
+    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind, trust_checkpoint=trust))
     checkpoint.load_weights(model, weights, trust=trust, what=kind)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
