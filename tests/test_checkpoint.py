@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from rdistill.checkpoint import (
     as_plain_data,
     load_file,
     load_weights,
+    matching_weights,
     model_weights,
+    require_finite,
     save_atomically,
     save_student,
 )
@@ -104,6 +108,38 @@ def test_numpy_values(tmp_path: Path) -> None:
     torch.save({"state_dict": {"w": torch.ones(1)}, "meta": values}, tmp_path / "a.pth")
     loaded = load_file(tmp_path / "a.pth")["meta"]
     assert loaded["a"] == 0.5 and loaded["b"] == 3 and loaded["c"].tolist() == [0, 1, 2] and loaded["e"]
+
+
+def renamed(file: Path, old: bytes, new: bytes) -> Path:
+    """A copy of a checkpoint whose pickle names a global otherwise, with checksums that are right."""
+    out = file.with_name(f"renamed-{file.name}")
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert old in content
+                content = content.replace(old, new)
+            target.writestr(entry.filename, content)
+    return out
+
+
+@pytest.mark.parametrize("module", ["core", "_core"])
+def test_the_names_of_numpy_1_and_2(mmengine_checkpoint: Path, module: str, student: nn.Module) -> None:
+    """Most of mmseg's published teachers were written under numpy 1, whose functions have other names."""
+    own = np.ndarray.__reduce__(np.ones(1))[0].__module__.encode()  # numpy._core.multiarray, or numpy 1's
+    file = renamed(mmengine_checkpoint, own, f"numpy.{module}.multiarray".encode())
+    load_weights(student, file)
+    histories = load_file(file)["message_hub"]["log_scalars"]
+    assert isinstance(histories["train/loss"].data[0], np.ndarray) and histories["train/loss"].current() > 0
+
+
+@pytest.mark.parametrize("name", ["fromstring", "_ufunc_reconstruct", "frombuffer"])
+def test_nothing_else_of_numpy_1(tmp_path: Path, name: str) -> None:
+    torch.save({"state_dict": {}, "meta": np.float64(1)}, tmp_path / "a.pth")
+    own = np.float64(1).__reduce__()[0].__module__.encode() + b"\nscalar"
+    file = renamed(tmp_path / "a.pth", own, f"numpy.core.multiarray\n{name}".encode())
+    with pytest.raises(UserError, match=f"numpy.core.multiarray.{name}"):
+        load_file(file)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "student.", "module.student."])
@@ -231,6 +267,91 @@ def test_keys_that_do_not_fit_are_listed(student: nn.Module, tmp_path: Path, sta
     assert "1 unexpected: auxiliary_head.conv_seg.weight" in problem
     assert "1 misshapen: decode_head.conv_seg.weight (19, 12, 1, 1) instead of (2, 12, 1, 1)" in problem
     assert state_equal(student.state_dict(), before)  # nothing was half loaded
+
+
+@pytest.mark.parametrize("where", [0.3, 0.5, 0.8])
+def test_two_flipped_bytes(student: nn.Module, tmp_path: Path, where: float) -> None:
+    """torch.load takes such a file, and the scores are others."""
+    file = tmp_path / "a.pth"
+    torch.save(student.state_dict(), file)
+    content = bytearray(file.read_bytes())
+    for at in (int(where * len(content)), int(where * len(content)) + 1):
+        content[at] ^= 0xFF
+    file.write_bytes(content)
+    for trust in (False, True):
+        with pytest.raises(UserError, match=r"a\.pth: is damaged \(.*; copy or download it again"):
+            load_weights(student, file, trust=trust)
+
+
+def test_a_file_without_checksums(student: nn.Module, tmp_path: Path) -> None:
+    """torch.save can leave them out; there is then nothing to verify."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(student.state_dict(), tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_weights(student, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("sparse_coo", "is a sparse tensor"),
+        ("sparse_csr", "is a sparse tensor"),
+        ("meta", "is a meta tensor, without values"),
+        ("quantised", r"is a quantised tensor \(torch.qint8\)"),
+        ("nested", "is a nested tensor"),
+        ("complex", r"complex instead of real"),
+        ("int8", r"whole numbers instead of real"),
+        ("bool", r"truth values instead of real"),
+        ("NaN", "holds NaN"),
+        ("infinite", "holds infinite values"),
+        ("half NaN", "holds NaN"),
+        ("float8 NaN", "holds NaN"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of torch's, when they are made
+def test_tensors_that_are_no_weights(student: nn.Module, tmp_path: Path, kind: str, says: str) -> None:
+    name = "decode_head.conv_seg.weight"
+    weights = dict(student.state_dict())
+    value = weights[name]
+    damaged = value.clone()
+    damaged.view(-1)[3] = torch.inf if kind == "infinite" else torch.nan
+    strange = {
+        "sparse_coo": lambda: value.to_sparse(),
+        "sparse_csr": lambda: value.flatten(1).to_sparse_csr(),
+        "meta": lambda: value.to("meta"),
+        "quantised": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "nested": lambda: torch.nested.nested_tensor([value[0], value[1]]),
+        "complex": lambda: value.to(torch.complex64),
+        "int8": lambda: value.to(torch.int8),
+        "bool": lambda: value > 0,
+        "half NaN": lambda: damaged.half(),
+        "float8 NaN": lambda: damaged.to(torch.float8_e4m3fn),
+    }
+    weights[name] = strange.get(kind, lambda: damaged)()
+    torch.save(weights, tmp_path / "a.pth")
+    for load in (load_weights, matching_weights):
+        with pytest.raises(UserError) as caught:
+            load(student, tmp_path / "a.pth")
+        (problem,) = caught.value.problems
+        assert name in problem and str(tmp_path / "a.pth") in problem and "\n" not in problem and len(problem) < 400
+        if load is load_weights:
+            assert re.search(says, problem), problem
+
+
+def test_a_mask_of_attention_may_be_infinite(tmp_path: Path) -> None:
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    require_finite("a.pth", {"attn_mask": mask, "count": torch.tensor(3), "nothing": torch.ones(0)})
+    with pytest.raises(UserError, match=r"a\.pth: attn_mask holds infinite"):
+        require_finite("a.pth", {"attn_mask": mask + torch.eye(3)})
+
+
+def test_a_tensor_that_claims_more_than_its_file_holds() -> None:
+    """Expanded from one value to four million million: looked at once, not as often as it says."""
+    require_finite("a.pth", {"w": torch.ones(1).expand(2000000, 2000000)})
+    with pytest.raises(UserError, match="holds NaN"):
+        require_finite("a.pth", {"w": torch.full((1, 2), torch.nan).expand(2000000, 2)})
 
 
 # ---------------------------------------------------------------------------------------------------------
