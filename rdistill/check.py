@@ -21,6 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from rdistill.config import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
+from rdistill.config_source import checked_source
 from rdistill.data.check import check_data, data_classes, data_splits, describe_data
 from rdistill.distiller import Distiller, _build_term, _route, build_distiller, channels_of_logits
 from rdistill.dry_run import check_batch, one_line, tiny_batch
@@ -132,6 +133,10 @@ def check_run(
         full_data: decode every file; see :func:`rdistill.data.check.check_data`.
     """
     report = Report()
+    try:
+        checked_source(cfg)
+    except UserError as error:
+        report.add("config", error.problems, "")
     if with_data:
         _add_data(report, cfg, full=full_data)
     if distiller is None:

@@ -25,6 +25,7 @@ from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
+from rdistill.config_source import as_written, top_key_problem
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
 from rdistill.teacher_spec import CacheSpec, ForwardSpec, forward_from_config
@@ -398,6 +399,14 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
     """Sets one dotted key in place; returns the problem, if there is one."""
     may_add = key.startswith("+")
     parts = key.lstrip("+").split(".")
+    if "" in parts or not key.isprintable():
+        return f"{key!r} is no key; keys are written as a.b.c"
+    if parts[0] not in cfg._cfg_dict and may_add and (problem := top_key_problem(parts[0])):
+        return f"{key!r}: {problem}"
+    try:
+        value = as_written(value, key)
+    except UserError as error:
+        return error.problems[0]
     node: Any = cfg._cfg_dict
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rdistill.config_source import assignment
+from rdistill.config_source import as_written, assignment, comment_line, literal
 
 HEADER_END = "# " + "-" * 98
 # Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was put together
@@ -77,12 +77,12 @@ def config_text(plain: Config, header: Sequence[str]) -> str:
 
     The data's folder stands in one line at the top.
     """
-    values = plain._cfg_dict.to_dict()
+    values = as_written(plain._cfg_dict.to_dict())
     root = _data_root(values)
     names = {root: "data_root"} if root else {}
-    lines = [f"# {line}".rstrip() for line in header] + [HEADER_END]
+    lines = [comment_line(line) for line in header] + [HEADER_END]
     if root:
-        lines += ["# Where the images are: the line to change on another machine.", f"data_root = {root!r}", ""]
+        lines += ["# Where the images are: the line to change on another machine.", f"data_root = {literal(root)}", ""]
     for comment, keys in _SECTIONS:
         present = [key for key in keys if key in values]
         if present:
@@ -93,7 +93,7 @@ def config_text(plain: Config, header: Sequence[str]) -> str:
 def replace_header(text: str, header: Sequence[str]) -> str:
     """The same config under another header."""
     body = text.partition(HEADER_END)[2]
-    return "\n".join([f"# {line}".rstrip() for line in header] + [HEADER_END]) + body
+    return "\n".join([comment_line(line) for line in header] + [HEADER_END]) + body
 
 
 def header(

@@ -20,6 +20,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
+from rdistill.config_source import literal
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError, blaming, did_you_mean
@@ -95,7 +96,7 @@ class _QuickConfig(Config):
 
     @property
     def pretty_text(self) -> str:
-        return "".join(f"{key} = {value!r}\n" for key, value in self._cfg_dict.to_dict().items())
+        return "".join(f"{key} = {literal(value)}\n" for key, value in self._cfg_dict.to_dict().items())
 
 
 class _QuietRunner(Runner):

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from rdistill import checkpoint
-from rdistill.config_source import config_source
+from rdistill.config_source import checked_source
 from rdistill.files import write_whole
 from rdistill.hooks import METRIC
 from rdistill.plain_config import config_text, header, plain_config
@@ -43,7 +43,7 @@ def write_student(cfg: Config, work_dir: Path) -> None:
     how = "config.py, or trial.py in a sweep," if cfg.get("distill") else "config.py"
     repeat = [f"Trained by rdistill: `rdistill train` on {how} in the run's folder repeats it."]
     lines = header("student.py", "student.pth", plain.model, scores, repeat)
-    (work_dir / "student.py").write_text(config_text(plain, lines))
+    write_whole(work_dir / "student.py", config_text(plain, lines))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -52,7 +52,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:
-    """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers."""
+    """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers.
+
+    Raises:
+        UserError: mmengine would not read the same from it.
+    """
     plain = cfg._cfg_dict.to_dict()
     cfg = Config({**plain, "randomness": {**(plain.get("randomness") or {}), "seed": seed}})
-    path.write_text(config_source(cfg))
+    write_whole(path, checked_source(cfg))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from rdistill.config import (
 )
 from rdistill.errors import UserError
 from rdistill.segmentor import build_segmentor
+from rdistill.student_files import write_config
 
 FILES = sorted(path for kind in ("teacher", "student", "distill") for path in (REPO / "configs" / kind).glob("*.py"))
 RECIPE = REPO / "configs/distill/deeplabv3plus_r50-r18_optic-disc.py"
@@ -266,6 +268,30 @@ def test_a_plus_adds_a_key(tiny: Tiny) -> None:
     )
     cfg = tiny.load("student", {"+optim_wrapper.paramwise_cfg.norm_decay_mult": 0.0, "+new": [1]})
     assert cfg.optim_wrapper.paramwise_cfg == {"norm_decay_mult": 0.0} and cfg.new == [1]
+
+
+@pytest.mark.parametrize(
+    "key", ["+a\nimport os", "+a = 1; b", "+my-note", "+2nd", "+class", "+", "+a..b", "model..type", "+_base_", "+text"]
+)
+def test_keys_that_a_config_file_cannot_hold(tiny: Tiny, key: str) -> None:
+    """They would become code, or end a run when it is resumed."""
+    (problem,) = problems_of(tiny, {key: 1})
+    assert problem.startswith(repr(key)) and "\n" not in problem
+
+
+def test_a_section_takes_any_key(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny.load("distill", {"+notes.my-note": "{{$HOME:none}}", "+notes.class": "b\nimport os"})
+    write_config(cfg, tmp_path / "config.py", 0)
+    assert read_config_file(tmp_path / "config.py").notes == {"my-note": "{{$HOME:none}}", "class": "b\nimport os"}
+
+
+def test_a_date_is_text(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny.load("student", parse_assignments(["+note=2026-11-26", "+notes={2026-11-26: [2026-11-26]}"]))
+    write_config(cfg, tmp_path / "config.py", 0)
+    read = read_config_file(tmp_path / "config.py")
+    assert read.note == "2026-11-26" and read.notes == {"2026-11-26": ["2026-11-26"]}
+    (problem,) = problems_of(tiny, {"+note": datetime.date(2026, 11, 26)})  # of a caller in Python
+    assert "date" in problem and problem.startswith("+note")
 
 
 @pytest.mark.parametrize(

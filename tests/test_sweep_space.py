@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import pickle
 from collections.abc import Mapping
@@ -164,6 +165,14 @@ def test_a_space_that_the_config_does_not_take(base: Config, key: str, dimension
         check_space(study({key: dimension}), base, "s.yaml")
     assert all(line.startswith(f"s.yaml: space.{key}: ") for line in caught.value.problems)
     assert problem in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(("key", "value"), [("+my-note", 1), ("+class", 1), ("+note", datetime.date(2026, 11, 26))])
+def test_what_a_trials_config_cannot_hold(base: Config, key: str, value: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        check_space(study({key: {"type": "choice", "values": [value]}}, kind="grid"), base, "a.yaml")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"a.yaml: space.{key}: ") and ("is a date" in problem or repr(key) in problem)
 
 
 def test_all_wrong_dimensions_are_named_and_the_base_stays(base: Config) -> None:

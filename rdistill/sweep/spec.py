@@ -169,7 +169,14 @@ class SweepSpec(Section):
 
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
-        found = not_plain(self.set, "set")
+        sections = {"set": self.set, "space": self.space, "baseline.search": self.baseline.search}
+        found = [
+            f"{where}: {key!r} is no key; keys are written as a.b.c"
+            for where, section in sections.items()
+            for key in section
+            if not key.isprintable() or not key.strip("+. ")
+        ]
+        found += not_plain(self.set, "set")
         found += _space_problems("space", self.space, "search", self.search.type)
         found += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
         if self.search.type != "grid" and self.search.num_trials is None:

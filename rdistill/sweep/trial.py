@@ -12,8 +12,9 @@ from ray.exceptions import OutOfMemoryError
 
 from rdistill.cluster import killed_for_memory
 from rdistill.config import with_overrides, without_distillation
-from rdistill.config_source import config_source
+from rdistill.config_source import checked_source
 from rdistill.errors import RunError, UserError
+from rdistill.files import write_whole
 from rdistill.hooks import Silent
 from rdistill.lockstep import Lane
 from rdistill.storage import Place, join, place
@@ -98,7 +99,7 @@ def _run_trial_at(
     workers = study.spec.trial.workers
     try:
         cfg = trial_config(study, record)
-        (folder / "trial.py").write_text(config_source(cfg))
+        write_whole(folder / "trial.py", checked_source(cfg))
         record.objectives = record.objectives or _costs(study, cfg)
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
