@@ -119,7 +119,9 @@ def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
         if high == 0 and bool(((value == 0) | (value == -torch.inf)).all()):
             continue
         what = "NaN" if torch.isnan(low) else "infinite values"
-        raise UserError(f"{path}: {name} holds {what}: training diverged, or the file is damaged; use another checkpoint")
+        raise UserError(
+            f"{path}: {name} holds {what}: training diverged, or the file is damaged; use another checkpoint"
+        )
 
 
 def _kind(dtype: torch.dtype) -> str:

@@ -143,10 +143,11 @@ def _difference(written: Any, read: Any, where: str) -> str | None:
     elif isinstance(written, (list, tuple)):
         if len(written) != len(read):
             return where
-        pairs = [(index, *pair) for index, pair in enumerate(zip(written, read, strict=True))]
+        pairs = list(zip(range(len(read)), written, read, strict=True))
     else:
         return None if repr(written) == repr(read) else where
-    return next((found for key, *pair in pairs if (found := _difference(*pair, f"{where}.{key}".lstrip(".")))), None)
+    found = (_difference(value, got, f"{where}.{key}".lstrip(".")) for key, value, got in pairs)
+    return next(filter(None, found), None)
 
 
 def _source(value: Any, names: Mapping[str, str], indent: int, used: int) -> str:

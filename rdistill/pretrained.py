@@ -12,7 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from mmengine.runner.checkpoint import (
     get_mmcls_models,
     get_torchvision_models,
 )
-
 from torch import nn
 
 from rdistill.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
@@ -141,10 +140,8 @@ def _download(url: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file.parent, os.O_RDONLY)
     try:
-        try:
+        with suppress(OSError):  # a file system without locks: several fetch it, and each puts a whole file there
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: several fetch it, and each puts a whole file there
-            pass
         if not file.is_file():
             torch.hub.download_url_to_file(url, str(file), progress=False)
     finally:

@@ -16,9 +16,7 @@ from rdistill.pretrained import weights_alone
 from rdistill.quiet_mmseg import MODELS
 
 
-def build_segmentor(
-    model_cfg: Mapping[str, Any], *, what: str = "model", trust_checkpoint: bool = False
-) -> nn.Module:
+def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_checkpoint: bool = False) -> nn.Module:
     """Builds an mmseg segmentor from a config's ``model`` section.
 
     Some models load files of weights already when they are built: safely, or with ``trust_checkpoint`` as they are.

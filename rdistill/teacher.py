@@ -143,7 +143,9 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
     model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
     if isinstance(model_cfg.get("backbone"), dict):
         model_cfg["backbone"].pop("init_cfg", None)
-    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=f"teacher {spec.config or ''}".strip(), trust_checkpoint=trust_checkpoint))
+    model = revert_sync_batchnorm(
+        build_segmentor(model_cfg, what=f"teacher {spec.config or ''}".strip(), trust_checkpoint=trust_checkpoint)
+    )
     checkpoint.load_weights(model, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     return model
 

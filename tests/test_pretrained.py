@@ -59,12 +59,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_each_place(file: Path | str) -> dict[str, dict[str, Any]]:
     """Overrides that name a file of weights, by the place where they do."""
     init = dict(type="Pretrained", checkpoint=str(file))
+    override = dict(type="Normal", std=0.01, override={**init, "name": "conv_seg"})
     return {
         "pretrained": {"model.pretrained": str(file)},
         "backbone": {"+model.backbone.init_cfg": init},
         "head": {"+model.decode_head.init_cfg": [dict(type="Normal", layer="Conv2d"), init]},
         "segmentor": {"+model.init_cfg": {**init, "type": "mmengine.Pretrained"}},
-        "override": {"+model.decode_head.init_cfg": dict(type="Normal", std=0.01, override={**init, "name": "conv_seg"})},
+        "override": {"+model.decode_head.init_cfg": override},
     }
 
 
@@ -73,7 +74,9 @@ def in_each_place(file: Path | str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("place", ["pretrained", "backbone", "head"])
-def test_a_run_does_not_run_it(tiny_without_teacher: Tiny, harmful: Path, ran: Path, tmp_path: Path, place: str) -> None:
+def test_a_run_does_not_run_it(
+    tiny_without_teacher: Tiny, harmful: Path, ran: Path, tmp_path: Path, place: str
+) -> None:
     cfg = tiny_without_teacher.load("student", in_each_place(harmful)[place], iters=2)
     for check in (True, False):  # as a run, and as a trial of a sweep
         with pytest.raises(UserError) as caught:
@@ -139,7 +142,7 @@ def test_a_model_that_loads_by_itself(harmful: Path, ran: Path) -> None:
             torch.load(harmful, weights_only=False)
 
     try:
-        with pytest.raises(UserError, match="WeightsUnpickler|Weights only load failed"):
+        with pytest.raises(UserError, match=r"WeightsUnpickler|Weights only load failed"):
             build_segmentor(dict(type="LoadsItself"))
         assert not ran.exists()
         build_segmentor(dict(type="LoadsItself"), trust_checkpoint=True)
