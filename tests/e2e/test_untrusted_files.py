@@ -43,7 +43,9 @@ def harmful(place: Place, ran: Path, tiny: Tiny) -> Path:
     return file
 
 
-DOORS = "check, check a teacher, train, train from, train under, eval, predict, export, layers, sweep".split(", ")
+DOORS = [
+    "check", "check a teacher", "train", "train from", "train under", "eval", "predict", "export", "layers", "sweep",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("door", DOORS)
