@@ -127,7 +127,12 @@ def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
 def _kind(dtype: torch.dtype) -> str:
     if dtype.is_complex:
         return "complex"
-    return "real" if dtype.is_floating_point else "truth values" if dtype is torch.bool else "whole numbers"
+    return "real" if dtype.is_floating_point else "truth" if dtype is torch.bool else "integer"
+
+
+def _of_another_kind(key: str, offered: Tensor, own: Tensor) -> bool:
+    """Whether torch would drop a part of a weight where it copies it. Averaged checkpoints count batches in floats."""
+    return not key.endswith("num_batches_tracked") and _kind(offered.dtype) != _kind(own.dtype)
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -165,7 +170,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
     mistyped = [
         f"{key} {_kind(weights[key].dtype)} instead of {_kind(own[key].dtype)}"
         for key in own
-        if key in weights and _kind(weights[key].dtype) != _kind(own[key].dtype)
+        if key in weights and _of_another_kind(key, weights[key], own[key])
     ]
     if missing or unexpected or misshapen or mistyped:
         parts = [
@@ -201,8 +206,9 @@ def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False)
     offered, own = model_weights(load_file(path, trust=trust)), model.state_dict()
     require_finite(path, offered)
     for key in own:
-        if key in offered and _kind(offered[key].dtype) != (kind := _kind(own[key].dtype)):
-            raise UserError(f"load_from: {path}: {key} is {_kind(offered[key].dtype)}, the student's is {kind}")
+        if key in offered and _of_another_kind(key, offered[key], own[key]):
+            kinds = _kind(offered[key].dtype), _kind(own[key].dtype)
+            raise UserError(f"load_from: {path}: {key} holds {kinds[0]} values, the student's {kinds[1]} ones")
     fitting = {key: value for key, value in offered.items() if key in own and value.shape == own[key].shape}
     left_out = [key for key in own if key not in fitting]
     if len(fitting) * 2 < len(own):

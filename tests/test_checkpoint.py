@@ -154,6 +154,13 @@ def test_forms_of_a_state_dict(student: nn.Module, tmp_path: Path, state_equal: 
     assert state_equal(student.state_dict(), weights)
 
 
+def test_batch_counters_may_be_averages(student: nn.Module, tmp_path: Path) -> None:
+    weights = {key: value.double() for key, value in student.state_dict().items()}
+    torch.save(weights, tmp_path / "a.pth")
+    load_weights(student, tmp_path / "a.pth")
+    assert matching_weights(student, tmp_path / "a.pth").report == f"{len(weights)} of {len(weights)} weights loaded"
+
+
 def test_batch_counters_may_be_missing(student: nn.Module, tmp_path: Path) -> None:
     weights = {key: value for key, value in student.state_dict().items() if "num_batches" not in key}
     assert len(weights) < len(student.state_dict())
@@ -302,8 +309,8 @@ def test_a_file_without_checksums(student: nn.Module, tmp_path: Path) -> None:
         ("quantised", r"is a quantised tensor \(torch.qint8\)"),
         ("nested", "is a nested tensor"),
         ("complex", r"complex instead of real"),
-        ("int8", r"whole numbers instead of real"),
-        ("bool", r"truth values instead of real"),
+        ("int8", r"integer instead of real"),
+        ("bool", r"truth instead of real"),
         ("NaN", "holds NaN"),
         ("infinite", "holds infinite values"),
         ("half NaN", "holds NaN"),
