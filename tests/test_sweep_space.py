@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import pickle
 from collections.abc import Mapping
@@ -167,12 +166,12 @@ def test_a_space_that_the_config_does_not_take(base: Config, key: str, dimension
     assert problem in caught.value.problems[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("+my-note", 1), ("+class", 1), ("+note", datetime.date(2026, 11, 26))])
-def test_what_a_trials_config_cannot_hold(base: Config, key: str, value: Any) -> None:
+@pytest.mark.parametrize("key", ["+my-note", "+class", "+2nd"])
+def test_a_key_that_a_trials_config_cannot_hold(base: Config, key: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_space(study({key: {"type": "choice", "values": [value]}}, kind="grid"), base, "a.yaml")
+        check_space(study({key: {"type": "choice", "values": [1]}}, kind="grid"), base, "a.yaml")
     (problem,) = caught.value.problems
-    assert problem.startswith(f"a.yaml: space.{key}: ") and ("is a date" in problem or repr(key) in problem)
+    assert problem.startswith(f"a.yaml: space.{key}: {key!r}: a key of a config must be a name of Python's")
 
 
 def test_all_wrong_dimensions_are_named_and_the_base_stays(base: Config) -> None:
