@@ -445,26 +445,35 @@ def predict(
     and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
     """
     from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.inference import image_files, load_predictor
+    from rdistill.inference import image_files, load_predictor, require_readable
+    from rdistill.predict import output_files, predict_images, show_progress
 
-    files = image_files(images)
+    wanted = image_files(images)
+    for line in wanted.left_out:
+        print(f"left out  {line}", file=sys.stderr)
+    require_readable(wanted.files)
+    output_files(wanted.files, out)
     overrides = parse_assignments(set_ or [])
     cfg = load_config(config, overrides, Shortcuts(size=size), with_teachers=False, with_data=False)
     import torch
 
-    from rdistill.predict import predict_images, shares_line
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint, device=device)
-    results = []
-    for result in predict_images(predictor, files, out):
-        results.append(result)
-        if not as_json:
-            print(f"{result['image']}  {shares_line(result['shares'])}")
+    coming = predict_images(predictor, wanted.files, out)
+    if not as_json:
+        coming = show_progress(coming, len(wanted.files), Console())
+    results, failed = [], None
+    try:
+        for result in coming:
+            results.append(result)
+    except UserError as error:  # what is done is said first
+        failed = error
     if as_json:
         print(json.dumps(results))
     else:
         print(f"{len(results)} masks in {out}/masks, overlays in {out}/overlays")
+    if failed is not None:
+        raise failed
 
 
 @app.command()
@@ -506,7 +515,7 @@ def export(
     shortcuts, overrides = Shortcuts(data_root=data_root, size=size), parse_assignments(set_ or [])
     cfg = load_config(config, overrides, shortcuts, with_teachers=False, with_data=not images)
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
-    files = image_files(images) if images else validation_images(cfg)
+    files = image_files(images).files if images else validation_images(cfg)
     exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)
     if as_json:
         print(json.dumps(as_plain(exported)))

@@ -19,9 +19,11 @@ from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
 from rdistill.pretrained import weights_alone
 from rdistill.segmentor import (
+    blank_image,
     build_segmentor,
     decode_heads,
     ignore_index,
+    input_channels,
     logit_channels,
     num_classes,
     run_heads,
@@ -196,6 +198,7 @@ def _with_teachers(
 ) -> Distiller:
     specs = [spec.teacher(index) for index in range(len(spec.teachers))]
     models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in specs]
+    _check_channels(student, models)
     _check_feature_names(spec, student, models)
     heads = [decode_heads(model) for model in models]
     routes = {name: _route(name, loss, spec, decode_heads(student), heads) for name, loss in spec.losses.items()}
@@ -256,6 +259,19 @@ def _asked_of(teacher: int, route: Route) -> tuple[str, ...]:
     return route.teacher_features if route.teacher == teacher else ()
 
 
+def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """A teacher is given the student's images: it must take as many channels."""
+    ours = input_channels(student)
+    problems = [
+        f"distill.teachers[{index}]: its model takes images of {input_channels(teacher)} channels, the student's of "
+        f"{ours}; both are given the same images: train a teacher on them"
+        for index, teacher in enumerate(teachers)
+        if input_channels(teacher) != ours
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
 def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
     """Every listed name must be in its model; also those that no loss uses yet."""
     listed = [("distill.features.student", spec.features.student, [student])]
@@ -303,7 +319,7 @@ def _probe_channels(
     if len(on_logits) == len(routes):
         return on_logits
     # Features say how many channels they have when they run: once, on a blank image.
-    inputs = torch.zeros(1, 3, *size)
+    inputs = blank_image(student, size)
     student.eval()
     with blaming(f"model, on an image of {size[0]} x {size[1]}"):
         with FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture:

@@ -21,9 +21,10 @@ from rdistill.data.datasets import random_state_of
 from rdistill.distiller import Distiller, _build_term, _one_or_all, _route
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps
+from rdistill.packages import absent_behind, absent_packages
 from rdistill.precision import autocast
 from rdistill.quiet_mmseg import DATASETS
-from rdistill.segmentor import decode_heads, run_heads
+from rdistill.segmentor import decode_heads, input_channels, run_heads
 from rdistill.shapes import probe_features
 from rdistill.teacher import Teacher
 
@@ -51,7 +52,8 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> dict[str, Any]:
             dataset = DATASETS.build(plain)
             return dict(pseudo_collate([dataset[index % len(dataset)] for index in range(images)]))
     except Exception as error:  # a dataset's and its pipeline's own code
-        raise UserError(f"train_dataloader.dataset: the pipeline fails: {one_line(error)}") from error
+        why = absent_packages(plain) or f"the pipeline fails: {one_line(error)}"
+        raise UserError(f"train_dataloader.dataset: {why}") from error
 
 
 def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, workers: int = 1) -> list[str]:
@@ -64,6 +66,8 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
         workers: with several, every parameter must have a gradient.
     """
     files = ", ".join(Path(sample.img_path).name for sample in batch["data_samples"])
+    if problem := _channel_problem(distiller.student, batch):
+        return [f"{problem} ({files})"]
     try:
         with untouched(distiller), distiller.capture:
             data = distiller.data_preprocessor(batch, True)
@@ -76,7 +80,25 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
             total.backward()
             return _gradient_problems(distiller, workers)
     except Exception as error:
-        return [f"one step of training on {files} fails: {one_line(error)}"]
+        return [f"one step of training on {files} fails: {absent_behind(error) or one_line(error)}"]
+
+
+def _channel_problem(student: torch.nn.Module, batch: Mapping[str, Any]) -> str | None:
+    """Whether the student takes as many channels as the training pipeline loads."""
+    loaded, taken = int(batch["inputs"][0].shape[0]), input_channels(student)
+    mean = getattr(student.data_preprocessor, "mean", None)
+    means = 1 if mean is None else int(mean.numel())
+    if loaded not in (1, means) and means != 1:
+        return (
+            f"model.data_preprocessor.mean: has {means} values, but the training images {loaded} channels; give mean "
+            f"and std one value, which counts for every channel"
+        )
+    if max(loaded, means) != taken:
+        return (
+            f"model.backbone.in_channels: the student takes images of {taken} channels, but the training images have "
+            f"{loaded}; set it to {loaded}, or the pipeline's color_type to what the images are"
+        )
+    return None
 
 
 @contextmanager

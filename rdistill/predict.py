@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rdistill.console import LINES_A_RUN, updates_in_place
 from rdistill.errors import UserError
-from rdistill.inference import Predictor, predict_mask
+from rdistill.inference import Predictor, predict_mask, raise_some, read_sample
 
 OPACITY = 0.5  # of the colours over the image; black (usually the background) is not drawn
 CLASSES_IN_A_LINE = 6
@@ -26,27 +30,72 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> I
 
     Returns:
         ``image``, ``mask``, ``overlay`` (paths) and ``shares`` (class name -> share of the pixels, 0 to 1).
+
+    Raises:
+        UserError: after the last image, for those that could not be segmented; at once where nothing can be written.
     """
-    folders = {"mask": out / "masks", "overlay": out / "overlays"}
-    try:
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: cannot be written to: {error}") from None
-    for image, name in zip(images, output_names(images), strict=True):
-        mask = predict_mask(predictor, image)
+    problems: list[str] = []
+    for image, files in zip(images, output_files(images, out), strict=True):
+        try:
+            sample = read_sample(predictor, image)
+            mask = predict_mask(predictor, sample)
+        except UserError as error:  # the others are segmented all the same
+            problems += error.problems
+            continue
         shares = np.bincount(mask.ravel(), minlength=len(predictor.classes)) / mask.size
-        files = {kind: folder / f"{name}.png" for kind, folder in folders.items()}
-        mask_image(mask, predictor.palette).save(files["mask"])
-        with Image.open(image) as opened:
-            # Turned as the camera noted, as the network's reader does it; 16-bit greys lose their lower byte.
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-        overlay(picture, mask, predictor.classes, predictor.palette).save(files["overlay"])
+        drawn = overlay(Image.fromarray(sample.rgb(predictor)), mask, predictor.classes, predictor.palette)
+        try:
+            mask_image(mask, predictor.palette).save(files["mask"])
+            drawn.save(files["overlay"])
+        except OSError as error:
+            raise UserError(f"--out: {error.filename or out} cannot be written: {error.strerror or error}") from None
         yield {
             "image": str(image),
             **{kind: str(file) for kind, file in files.items()},
             "shares": dict(zip(predictor.classes, (float(share) for share in shares), strict=False)),
         }
+    raise_some(list(dict.fromkeys(problems)))
+
+
+def output_files(images: Sequence[Path], out: Path) -> list[dict[str, Path]]:
+    """For each image the files that are written, ``mask`` and ``overlay``; makes their folders.
+
+    Raises:
+        UserError: a folder that cannot be written to, or an image that would be written over.
+    """
+    folders = {"mask": out / "masks", "overlay": out / "overlays"}
+    files = [{kind: folder / f"{name}.png" for kind, folder in folders.items()} for name in output_names(images)]
+    read = {os.path.realpath(image) for image in images}
+    lost = [str(file) for entry in files for file in entry.values() if os.path.realpath(file) in read]
+    if lost:
+        raise UserError(f"--out {out}: would write over {lost[0]}, an image to be segmented; choose another folder")
+    try:
+        for folder in {file.parent for entry in files for file in entry.values()}:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to: {error.strerror or error}") from None
+    return files
+
+
+def show_progress(results: Iterable[dict[str, Any]], total: int, console: Console) -> Iterator[dict[str, Any]]:
+    """Passes results on and says how far they are: a line for each of a few images, a bar or ten lines for many."""
+    if total <= LINES_A_RUN:
+        for result in results:
+            text = f"{result['image']}  {shares_line(result['shares'])}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            yield result
+        return
+    if updates_in_place(console):
+        with Progress(TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                      console=console, transient=True) as bar:  # fmt: skip
+            yield from bar.track(results, total=total)
+        return
+    for count, result in enumerate(results, start=1):
+        if count % -(-total // LINES_A_RUN) == 0 and count < total:
+            console.print(f"{count} of {total} images", highlight=False)
+        yield result
 
 
 def shares_line(shares: Mapping[str, float]) -> str:
@@ -57,16 +106,24 @@ def shares_line(shares: Mapping[str, float]) -> str:
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
-    """A name for each image's files: its own, or its path below the common folder where names repeat."""
-    stems = [image.stem for image in images]
-    if len(set(stems)) == len(stems):
-        return stems
-    absolute = [image.absolute() for image in images]
-    common = Path(os.path.commonpath([path.parent for path in absolute]))
-    names = ["_".join(path.relative_to(common).with_suffix("").parts) for path in absolute]
-    if len(set(names)) == len(names):
-        return names
-    return ["_".join(path.relative_to(common).parts) for path in absolute]  # a.jpg beside a.png
+    """A name for each image's files, no two alike.
+
+    The image's own name; where names repeat, its path below the common folder: joined by underscores, or, where that
+    still makes two alike (``a/b_c.jpg`` and ``a_b/c.jpg``), with its folders.
+    """
+    absolute = [Path(os.path.abspath(image)) for image in images]
+    assert len(set(absolute)) == len(absolute), "one image twice"
+    common = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
+    below = [path.relative_to(common) for path in absolute]
+    tries = (
+        [image.stem for image in images],
+        ["_".join(path.with_suffix("").parts) for path in below],
+        ["_".join(path.parts) for path in below],  # a.jpg beside a.png
+        [str(path.with_suffix("")) for path in below],
+        [str(path) for path in below],
+    )
+    # Not even by case: there are file systems that do not tell it apart.
+    return next((names for names in tries if len({name.lower() for name in names}) == len(names)), tries[-1])
 
 
 def mask_image(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Image.Image:

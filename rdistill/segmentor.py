@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from rdistill.errors import UserError, blaming
+from rdistill.packages import absent_behind, absent_packages
 from rdistill.pretrained import weights_alone
 from rdistill.quiet_mmseg import MODELS
 
@@ -22,7 +24,7 @@ def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_
     Some models load files of weights already when they are built: safely, or with ``trust_checkpoint`` as they are.
 
     Raises:
-        UserError: the section does not build, or needs compiled mmcv operators that are absent.
+        UserError: the section does not build, or needs packages or compiled operators that are absent.
     """
     init_default_scope("mmseg")
     try:
@@ -30,11 +32,8 @@ def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_
             warnings.simplefilter("ignore")  # mmseg's own deprecations
             model = MODELS.build(ConfigDict(copy.deepcopy(model_cfg)))
     except UserError as error:
-        if "mmcv._ext" in str(error) or "mmcv.ops" in str(error):
-            raise UserError(
-                f"{what}: needs mmcv's compiled operators; install torch first, then build mmcv with "
-                f"MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv"
-            ) from error
+        if absent := absent_packages(model_cfg) or absent_behind(error):
+            raise UserError(f"{what}: {absent}") from error
         raise
     if not hasattr(model, "decode_head"):
         raise UserError(f"{what}: {type(model).__name__} is not an encoder-decoder segmentor of mmseg")
@@ -95,8 +94,40 @@ def ignore_index(model: nn.Module) -> int:
     return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
 
 
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a segmentor takes: those of its first convolution; 3 where it has none."""
+    encoder = getattr(model, "backbone", None) or getattr(model, "image_encoder", None) or model
+    first = next((layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)), None)
+    return 3 if first is None else int(first.in_channels)
+
+
+def blank_image(model: nn.Module, height_width: tuple[int, int]) -> Tensor:
+    """Zeros for a segmentor to run on: 1 x its channels x height x width, on its device."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return torch.zeros(1, input_channels(model), *height_width, device=device)
+
+
+def require_numbers(samples: Sequence[Any]) -> None:
+    """Refuses a model's predictions that come of NaN: their masks would be of the first class throughout.
+
+    Args:
+        samples: mmseg's, as a segmentor's ``predict`` mode gives them.
+
+    Raises:
+        UserError: naming the first such image.
+    """
+    for sample in samples:
+        logits = getattr(sample, "seg_logits", None)
+        if logits is not None and logits.data.isnan().any():
+            share = 100 * float(logits.data.isnan().float().mean())
+            raise UserError(
+                f"{sample.get('img_path', 'an image')}: {share:.3g} % of the model's outputs for it are no numbers "
+                f"(NaN), so there is no mask; the checkpoint's weights, or what the image holds, are broken"
+            )
+
+
 def swaps_channels(preprocessor: nn.Module) -> bool:
-    """Whether a model's data preprocessor turns the loader's BGR into RGB."""
+    """Whether a model's data preprocessor turns BGR into RGB or back. It does so with three channels only."""
     # mmengine's ImgDataPreprocessor, which OneDL's mmseg builds on, has the one name, mmseg 1.2.2 the other.
     names = ("_channel_conversion", "channel_conversion")
     return any(bool(getattr(preprocessor, name, False)) for name in names)

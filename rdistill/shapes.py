@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps
-from rdistill.segmentor import decode_heads, run_heads
+from rdistill.segmentor import blank_image, decode_heads, run_heads
 
 Shape = tuple[int, ...]
 
@@ -231,10 +231,9 @@ def _as_map(shape: Shape, height_width: tuple[int, int]) -> tuple[Shape | None, 
 def _run_blank(model: nn.Module, height_width: tuple[int, int], names: Sequence[str]) -> None:
     """One forward pass of a blank image in evaluation mode; every layer's own mode is put back."""
     training = {module: module.training for module in model.modules()}
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
-        run_heads(model, model.extract_feat(torch.zeros(1, 3, *height_width, device=device)), names)
+        run_heads(model, model.extract_feat(blank_image(model, height_width)), names)
     except UserError:
         raise
     except Exception as error:  # of a size that a model cannot take, mmseg's layers raise anything

@@ -15,7 +15,7 @@ from rdistill import checkpoint
 from rdistill.config import TeacherSpec
 from rdistill.features import FeatureCapture, as_maps
 from rdistill.losses.functional import with_logit_channels
-from rdistill.segmentor import build_segmentor, decode_heads, run_heads, swaps_channels
+from rdistill.segmentor import build_segmentor, decode_heads, input_channels, run_heads, swaps_channels
 from rdistill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.teacher_forward import computed_as, prepare_model
 from rdistill.teacher_spec import PLAIN, ForwardSpec
@@ -56,7 +56,7 @@ class Teacher:
         self.forward, self.listed = forward, tuple(listed)
         self.cache: TeacherCache | None = None
         self.capture = FeatureCapture(model, feature_names)
-        self._rescale = _rescaling(student_preprocessor, model.data_preprocessor)
+        self._rescale = _rescaling(student_preprocessor, model)
 
     @torch.no_grad()
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
@@ -165,12 +165,13 @@ def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return sum(output * (weight / sum(weights)) for output, weight in zip(resized, weights, strict=True))  # type: ignore[return-value]
 
 
-def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[bool, Tensor, Tensor] | None:
-    """From the student's preprocessing to the teacher's: whether to swap RGB and BGR, a scale and a shift.
+def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tensor] | None:
+    """From the student's preprocessing to a teacher model's: whether to swap RGB and BGR, a scale and a shift.
 
     None when they agree.
     """
-    flip = swaps_channels(student) != swaps_channels(teacher)
+    teacher = model.data_preprocessor
+    flip = input_channels(model) == 3 and swaps_channels(student) != swaps_channels(teacher)
     (our_mean, our_std), (their_mean, their_std) = (_mean_and_std(module) for module in (student, teacher))
     if flip:
         our_mean, our_std = our_mean.flip(0), our_std.flip(0)
@@ -180,8 +181,8 @@ def _rescaling(student: nn.Module, teacher: nn.Module) -> tuple[bool, Tensor, Te
 
 
 def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Shape (3, 1, 1) each; 0 and 1 for a preprocessor that does not normalise."""
+    """Shape (channels, 1, 1) or (1, 1, 1) each; 0 and 1 for a preprocessor that does not normalise."""
     mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
-        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     return mean.float(), std.float()

@@ -29,7 +29,7 @@ from rdistill.data.check import data_splits
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError
 from rdistill.features import parse_feature
-from rdistill.segmentor import training_size
+from rdistill.segmentor import blank_image, input_channels, training_size
 from rdistill.student_files import write_json
 from rdistill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
 from rdistill.teacher_cache import disk_budget, memory_budget
@@ -187,7 +187,9 @@ def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[Fo
         return FUSED, None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((batch_size, 3, *training_size(cfg)), generator=generator).to(device)
+    images = torch.randn((batch_size, input_channels(teacher.model), *training_size(cfg)), generator=generator).to(
+        device
+    )
     plain = _variant(teacher, PLAIN, spec)
     plain(images[:1])
     seconds = _timed(plain, images[:1])
@@ -320,8 +322,7 @@ def _bytes_an_image(teacher: Teacher, cfg: Config) -> int | str:
     for name, module in teacher.model.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             return f"the teacher's {name} normalises over the whole batch"
-    device = next(teacher.model.parameters()).device
-    outputs = teacher(torch.zeros(1, 3, *training_size(cfg), device=device))
+    outputs = teacher(blank_image(teacher.model, training_size(cfg)))
     for name, value in outputs.items():
         if value.ndim == 0 or len(value) != 1:
             return f"a teacher's feature {name!r} is not one for each image (shape {tuple(value.shape)} for one)"

@@ -15,7 +15,7 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec"),
+    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec", "packages"),
     ("files", "storage", "validation", "checkpoint"),
     ("yaml_data", "pretrained"),
     (
@@ -25,6 +25,7 @@ ROWS = (
         "segmentor",
         "task_loss",
         "failures",
+        "picture",
         "precision",
         "cluster",
         "config_source",

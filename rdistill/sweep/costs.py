@@ -16,7 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from rdistill.files import write_whole
-from rdistill.segmentor import build_segmentor, training_size
+from rdistill.segmentor import blank_image, build_segmentor, training_size
 from rdistill.shapes import describe
 
 WARM_UP, REPEATS = 3, 15  # passes
@@ -58,7 +58,7 @@ def latency_ms(model: nn.Module, size: tuple[int, int]) -> float:
     """Median milliseconds of a forward pass of one image, height x width ``size``, without its preprocessing."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
-    image = torch.zeros(1, 3, *size, device=device)
+    image = blank_image(model, size)
     times = []
     for _ in range(WARM_UP + REPEATS):
         began = time.perf_counter()

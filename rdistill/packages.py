@@ -1,0 +1,110 @@
+"""What mmseg's own parts need beyond its requirements, and how it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Package:
+    """Something that may be absent."""
+
+    name: str
+    install: str  # the command, as one types it
+    is_there: Callable[[], bool]
+
+
+@cache
+def _has_compiled_operators() -> bool:
+    with suppress(Exception):  # built for another torch, it raises anything from ImportError to OSError
+        importlib.import_module("mmcv._ext")
+        return True
+    return False
+
+
+def _python(module: str, install: str | None = None, name: str | None = None) -> Package:
+    return Package(name or module, install or f"pip install {module}", lambda: _can_be_found(module))
+
+
+def _can_be_found(module: str) -> bool:
+    with suppress(ValueError):  # a module that was put in place without a spec
+        return importlib.util.find_spec(module) is not None
+    return True
+
+
+OPERATORS = Package(
+    "mmcv's compiled operators",
+    "install torch first, then MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv",
+    _has_compiled_operators,
+)
+MMDET = _python("mmdet", "pip install onedl-mmdetection", "mmdetection")
+MMPRETRAIN = _python("mmpretrain", "pip install onedl-mmpretrain")
+GDAL = _python("osgeo", "install GDAL with the system's package manager, then pip install gdal", "gdal")
+TIFFFILE = _python("tifffile")
+TURBOJPEG = _python("turbojpeg", "pip install PyTurboJPEG", "PyTurboJPEG")
+
+# Types of mmseg's registries. mmdet itself does not import without the compiled operators.
+OF_TYPE = {
+    "Mask2FormerHead": (MMDET, OPERATORS),
+    "MaskFormerHead": (MMDET, OPERATORS),
+    "SideAdapterCLIPHead": (OPERATORS,),
+    "PointHead": (OPERATORS,),
+    "CCHead": (OPERATORS,),
+    "PSAHead": (OPERATORS,),
+    "TIMMBackbone": (_python("timm"),),
+    "VPD": (_python("ldm", "pip install the packages of mmseg's requirements/optional.txt", "latent-diffusion"),),
+    "Albu": (_python("albumentations"),),
+    "LoadSingleRSImageFromFile": (GDAL,),
+    "LoadMultipleRSImageFromFile": (GDAL,),
+}
+OF_SCOPE = {"mmdet": (MMDET, OPERATORS), "mmpretrain": (MMPRETRAIN,), "mmcls": (MMPRETRAIN,)}
+OF_BACKEND = {"tifffile": (TIFFFILE,), "turbojpeg": (TURBOJPEG,)}  # of a loader's `imdecode_backend`
+
+
+def absent_packages(section: Any) -> str:
+    """``'needs X (INSTALL) and Y (INSTALL)'`` of what a config's section names and is not there; '' if all is.
+
+    Args:
+        section: of a config, with everything below it.
+    """
+    return _sentence(dict.fromkeys(package for package in _needed(section) if not package.is_there()))
+
+
+def absent_behind(error: BaseException) -> str:
+    """The same of what an error speaks of: mmcv, mmseg and mmengine word it in many ways."""
+    text = f"{type(error).__name__} {error}"
+    needed: list[Package] = []
+    if any(word in text for word in ("mmcv._ext", "mmcv.ops", "Please install onedl-mmcv")):
+        needed.append(OPERATORS)
+    for scope, packages in OF_SCOPE.items():
+        if any(word in text for word in (f"'{scope}'", f"import {scope}", f"{scope}.models", f"`{scope}")):
+            needed += packages
+    return _sentence(dict.fromkeys(package for package in needed if not package.is_there()))
+
+
+def _sentence(packages: Mapping[Package, Any]) -> str:
+    named = [f"{package.name} ({package.install})" for package in packages]
+    return f"needs {' and '.join(named)}, not installed here" if named else ""
+
+
+def _needed(node: Any) -> Iterator[Package]:
+    if isinstance(node, Mapping):
+        kind = node.get("type")
+        kind = getattr(kind, "__name__", kind)
+        if isinstance(kind, str):
+            scope, _, name = kind.rpartition(".")
+            yield from OF_TYPE.get(name, ())
+            yield from OF_SCOPE.get(scope.partition(".")[0], ())
+        if isinstance(node.get("imdecode_backend"), str):
+            yield from OF_BACKEND.get(node["imdecode_backend"], ())
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        yield from _needed(value)
