@@ -505,17 +505,21 @@ def export(
     file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
     """
     from rdistill.config import Shortcuts, load_config, parse_assignments, parse_size
-    from rdistill.export import as_plain, export_onnx, require_packages, summary
+    from rdistill.export import as_plain, export_onnx, require_packages, require_writable, summary
     from rdistill.inference import image_files, load_predictor, validation_images
 
     require_packages()
     if output not in ("mask", "logits"):
         raise UserError(f"--output: must be mask or logits, got {output!r}")
     fixed = parse_size(fixed_size, "--fixed-size") if fixed_size else None
+    require_writable(out)
+    wanted = image_files(images) if images else None
+    for line in wanted.left_out if wanted is not None else ():
+        print(f"left out  {line}", file=sys.stderr)
     shortcuts, overrides = Shortcuts(data_root=data_root, size=size), parse_assignments(set_ or [])
     cfg = load_config(config, overrides, shortcuts, with_teachers=False, with_data=not images)
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
-    files = image_files(images).files if images else validation_images(cfg)
+    files = validation_images(cfg) if wanted is None else wanted.files
     exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)
     if as_json:
         print(json.dumps(as_plain(exported)))

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdistill.errors import UserError
-from rdistill.inference import Predictor, network_input
-from rdistill.segmentor import logit_channels, swaps_channels
+from rdistill.inference import Predictor, Sample, network_input, read_sample, require_readable
+from rdistill.picture import loads_bgr, type_name
+from rdistill.segmentor import input_channels, logit_channels, swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
 OPSET = 18
@@ -65,7 +66,7 @@ def export_onnx(
     fixed_size: tuple[int, int] | None = None,
     opset: int = OPSET,
 ) -> Exported:
-    """Writes a model as ONNX: ``image`` N x 3 x H x W float32, normalised -> ``mask`` or ``logits`` at that size.
+    """A model as ONNX: ``image`` N x channels x H x W float32, normalised -> ``mask`` or ``logits`` of that size.
 
     Args:
         predictor: the model, on the CPU.
@@ -76,23 +77,28 @@ def export_onnx(
         opset: of ONNX.
 
     Raises:
-        UserError: the extra packages are absent.
+        UserError: the extra packages are absent, the file cannot be written, an image cannot be read.
         ExportError: no exporter manages the model, or the masks differ on more than 0.1 % of the pixels.
     """
     require_packages()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     images = images[:: -(-len(images) // MOST_IMAGES)]
-    checks = _checks(predictor, images, fixed_size)
+    require_readable(images)
+    samples = [read_sample(predictor, image) for image in images]
+    checks = _checks(predictor, samples, fixed_size)
+    facts = metadata(predictor, output, fixed_size, samples[0].pixels.dtype)
     network = _Network(predictor.model, output).eval()
-    partial = out.with_name(f".{out.name}.partial")
+    partial = _partial(out)
     failures = []
     try:
         for name, exporter in (("trace", _trace), ("torch.export", _torch_export)):
             try:
                 with torch.no_grad(), _silence():
                     exporter(_exportable(network), checks[0].float(), partial, output, fixed_size is None, opset)
-                _describe(partial, predictor, output, fixed_size)
+                _describe(partial, facts)
                 agreement = _agreement(network, partial, checks)
+            except OSError as error:  # no exporter can help it
+                raise ExportError(f"{out}: cannot be written: {_one_line(error)}") from error
             except Exception as error:  # exporters and onnxruntime raise anything
                 failures.append(f"{name}: {_one_line(error)}")
                 continue
@@ -110,6 +116,24 @@ def require_packages() -> None:
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
+
+
+def require_writable(out: Path) -> None:
+    """Raises UserError where a file cannot be written: found before the minute that an export may take."""
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.onnx'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(out)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.filename}: {error.strerror}; choose another file") from None
+
+
+def _partial(out: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return out.with_name(f".{out.name}.partial")
 
 
 class _Network(nn.Module):
@@ -189,7 +213,7 @@ def _torch_export(network: nn.Module, example: Tensor, file: Path, output: str, 
     )  # fmt: skip
 
 
-def _checks(predictor: Predictor, images: Sequence[Path], fixed_size: tuple[int, int] | None) -> list[Tensor]:
+def _checks(predictor: Predictor, images: Sequence[Path | Sample], fixed_size: tuple[int, int] | None) -> list[Tensor]:
     """Batches to compare on: two images together first, each alone, and some at other sizes where those are free."""
     inputs = [network_input(predictor, image) for image in images]
     if fixed_size is not None:
@@ -235,21 +259,29 @@ def _session(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: session.run(None, {INPUT: x})[0]  # type: ignore[no-any-return]
 
 
-def _describe(file: Path, predictor: Predictor, output: str, fixed_size: tuple[int, int] | None) -> None:
+def _describe(file: Path, facts: dict[str, str]) -> None:
     """Writes into the file what its user must know: metadata of text, by name."""
     import onnx
 
     model = onnx.load(str(file))
-    onnx.helper.set_model_props(model, metadata(predictor, output, fixed_size))
+    onnx.helper.set_model_props(model, facts)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
 
 
-def metadata(predictor: Predictor, output: str, fixed_size: tuple[int, int] | None) -> dict[str, str]:
-    """What an exported model says of itself; lists are JSON."""
+def metadata(
+    predictor: Predictor, output: str, fixed_size: tuple[int, int] | None, pixels: np.dtype[Any] | None = None
+) -> dict[str, str]:
+    """What an exported model says of itself; lists are JSON.
+
+    Args:
+        predictor, output, fixed_size: as for :func:`export_onnx`.
+        pixels: type of a loaded image's values; None for 8 bits.
+    """
     preprocessor = predictor.model.data_preprocessor
-    mean, std = (_per_channel(preprocessor, name) for name in ("mean", "std"))
-    order = "RGB" if swaps_channels(preprocessor) else "BGR"
+    channels = input_channels(predictor.model)
+    mean, std = (_per_channel(preprocessor, name, channels) for name in ("mean", "std"))
+    order = _channel_order(predictor, channels)
     size = "H x W" if fixed_size is None else f"{fixed_size[0]} x {fixed_size[1]}"
     classes = predictor.classes
     logits = f"N x classes x {size}, float32: the largest is the class"
@@ -257,9 +289,10 @@ def metadata(predictor: Predictor, output: str, fixed_size: tuple[int, int] | No
         threshold = predictor.model.decode_head.threshold  # type: ignore[union-attr]
         logits = f"N x 1 x {size}, float32: class 1 where its sigmoid is above {threshold}, else class 0"
     result = {"mask": f"N x {size}, int64: the index in `classes` of each pixel", "logits": logits}
-    scales = [step["scale"] for step in predictor.pipeline if step["type"] == "Resize" and step.get("scale")]
+    scales = [step["scale"] for step in predictor.pipeline if type_name(step) == "Resize" and step.get("scale")]
     facts = {
-        "input": f"N x 3 x {size}, float32, channels in the order {order}, (pixel of 0 to 255 - mean) / std",
+        "input": f"N x {channels} x {size}, float32, {_in_words(order)}, ({_range(pixels)} - mean) / std",
+        "channels": str(channels),
         "channel_order": order,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
@@ -275,10 +308,39 @@ def metadata(predictor: Predictor, output: str, fixed_size: tuple[int, int] | No
     return facts
 
 
-def _per_channel(preprocessor: Any, name: str) -> list[float]:
+def _per_channel(preprocessor: Any, name: str, channels: int) -> list[float]:
     value = getattr(preprocessor, name, None)
-    default = 0.0 if name == "mean" else 1.0
-    return [default] * 3 if value is None else [round(float(x), 6) for x in value.flatten()]
+    if value is None:
+        return [0.0 if name == "mean" else 1.0] * channels
+    values = [round(float(x), 6) for x in value.flatten()]
+    return values * channels if len(values) == 1 else values
+
+
+def _channel_order(predictor: Predictor, channels: int) -> str:
+    """``RGB``, ``BGR``, ``BGRA``, ``grey``; ``file`` as the image's file has them, ``file reversed``."""
+    if channels == 1:
+        return "grey"
+    swapped = channels == 3 and swaps_channels(predictor.model.data_preprocessor)
+    if not loads_bgr(predictor.pipeline) or channels not in (3, 4):
+        return "file reversed" if swapped else "file"
+    return "BGRA" if channels == 4 else "RGB" if swapped else "BGR"
+
+
+def _in_words(order: str) -> str:
+    return {
+        "grey": "one channel",
+        "file": "channels in the order of the image's file",
+        "file reversed": "channels in the reverse order of the image's file",
+    }.get(order, f"channels in the order {order}")
+
+
+def _range(pixels: np.dtype[Any] | None) -> str:
+    """How the values of a loaded image are called."""
+    if pixels is None or pixels == np.uint8:
+        return "pixel of 0 to 255"
+    if np.issubdtype(pixels, np.integer):
+        return f"pixel of 0 to {np.iinfo(pixels).max}"
+    return "pixel as in the file"
 
 
 def _finish(

@@ -16,6 +16,7 @@ import ray
 from mmengine.config import Config
 
 from rdistill.config import import_custom_modules
+from rdistill.picture import as_rgb, loads_bgr
 from rdistill.storage import join, place
 from rdistill.student_files import write_json
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
@@ -152,6 +153,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     import_custom_modules(study.base)
     models = _models(study, best, baseline)
     dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
+    pipeline = _pipeline(study.base.val_dataloader.dataset)
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
@@ -172,7 +174,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
         for rank, which in ranks.items():
             row = order[rank]
             sample = dataset[row["index"]]
-            drawn = _picture(_photo(sample), _masks(sample, models), palette, ignore)
+            drawn = _picture(_photo(sample, bgr=loads_bgr(pipeline)), _masks(sample, models), palette, ignore)
             files = _write(folder, which, drawn)
             scores = {name: row[name] for name in models}
             chosen.append({"which": which, "name": row["name"], "files": files, "IoU": scores})
@@ -227,14 +229,26 @@ def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np
     return found
 
 
-def _photo(sample: Mapping[str, Any]) -> np.ndarray:
-    """The image as the dataset loaded it, RGB, at the size of its mask."""
+def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Of the dataset that reads files, below its wrappers; of several, the first's."""
+    while not dataset.get("pipeline"):
+        inner = dataset["dataset"] if "dataset" in dataset else dataset["datasets"]
+        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return list(dataset["pipeline"])
+
+
+def _photo(sample: Mapping[str, Any], *, bgr: bool) -> np.ndarray:
+    """The image as the dataset loaded it, RGB, at the size of its mask.
+
+    Args:
+        sample: of the dataset, ``inputs`` bands x height x width.
+        bgr: as for :func:`rdistill.picture.as_rgb`.
+    """
     from PIL import Image
 
-    bgr = sample["inputs"].numpy().transpose(1, 2, 0)
-    rgb = np.repeat(bgr, 3, axis=-1) if bgr.shape[-1] == 1 else bgr[..., 2::-1]
+    rgb = as_rgb(sample["inputs"].numpy().transpose(1, 2, 0), bgr=bgr)
     height, width = sample["data_samples"].gt_sem_seg.data.shape[-2:]
-    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb.astype(np.uint8))).resize((width, height)))
+    return np.asarray(Image.fromarray(rgb).resize((width, height)))
 
 
 def _picture(
