@@ -28,6 +28,7 @@ from pydantic import ConfigDict as ModelConfig
 from rdistill.config_source import as_written, top_key_problem
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
+from rdistill.packages import absent_behind
 from rdistill.teacher_spec import CacheSpec, ForwardSpec, forward_from_config
 from rdistill.tracking import parse_tracking
 from rdistill.validation import Number, Section, Whole, mistakes
@@ -279,6 +280,8 @@ def import_custom_modules(cfg: Config) -> None:
         try:
             import_modules_from_strings(**entry)
         except Exception as error:  # a user's own code
+            if absent := absent_behind(error):
+                raise UserError(f"custom_imports: {absent}") from error
             raise UserError(
                 f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
             ) from error
@@ -324,6 +327,8 @@ def read_config_file(path: Path) -> Config:
             warnings.simplefilter("ignore")  # mmengine warns of its own deprecated helpers here
             return Config.fromfile(str(path))
     except Exception as error:  # a config is Python: it may raise anything
+        if absent := absent_behind(error):
+            raise UserError(f"{path}: {absent}") from error
         line = str(error).strip().splitlines()
         raise UserError(
             f"{path}: cannot be read: {type(error).__name__}: {line[-1] if line else 'no message'}"

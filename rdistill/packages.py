@@ -77,8 +77,13 @@ def absent_packages(section: Any) -> str:
 
 
 def absent_behind(error: BaseException) -> str:
-    """The same of what an error speaks of: mmcv, mmseg and mmengine word it in many ways."""
-    text = f"{type(error).__name__} {error}"
+    """The same of what an error, or one that led to it, speaks of: mmcv, mmseg and mmengine word it in many ways."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    text = " ".join(f"{type(link).__name__} {link}" for link in chain)
     needed: list[Package] = []
     if any(word in text for word in ("mmcv._ext", "mmcv.ops", "Please install onedl-mmcv")):
         needed.append(OPERATORS)
