@@ -29,6 +29,7 @@ from rdistill.quiet_mmseg import DATASETS
 from rdistill.segmentor import build_segmentor, input_channels, num_classes, require_numbers
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+TIFF_SUFFIXES = (".tif", ".tiff")  # of which there are kinds that Pillow does not know
 MOST_PROBLEMS = 10  # that are named; the others are counted
 
 
@@ -139,11 +140,12 @@ def _file_problem(path: Path) -> str | None:
         if path.stat().st_size == 0:
             return f"{path}: is an empty file"
         with Image.open(path) as image:
-            if image.format != "TIFF":  # Pillow does not know every kind: the loader does
+            if image.format != "TIFF":
                 image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))  # all of a JPEG, at an eighth
                 image.load()
     except UnidentifiedImageError:
-        return None
+        known = path.suffix.lower() in IMAGE_SUFFIXES and path.suffix.lower() not in TIFF_SUFFIXES
+        return f"{path}: cannot be read as an image: is no {path.suffix[1:].upper()} file" if known else None
     except Image.DecompressionBombError as error:
         count = next((word for word in str(error).replace("(", " ").split() if word.isdigit()), "too many")
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
