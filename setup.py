@@ -47,9 +47,11 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "tifffile",
             "types-PyYAML",
         ],
         "mlflow": ["mlflow-skinny"],
+        "tiff": ["tifffile"],  # images of more than four bands, or of floats
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "png": ["kaleido>=1"],  # pictures of the report; draws with the machine's Chrome or Chromium
     },

@@ -120,9 +120,9 @@ def require_packages() -> None:
 
 def require_writable(out: Path) -> None:
     """Raises UserError where a file cannot be written: found before the minute that an export may take."""
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.onnx'}")
     try:
+        if out.is_dir():
+            raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.onnx'}")
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(out)
         partial.touch()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ import pytest
 import torch
 from conftest import Run
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from test_cli import command  # noqa: F401  a fixture
 from torch import Tensor, nn
 
 from rdistill import export
 from rdistill.config import read_config_file
-from rdistill.export import ExportError, _AnySizePool, export_onnx
-from rdistill.inference import Predictor, load_predictor, predict_mask
+from rdistill.errors import UserError
+from rdistill.export import ExportError, _AnySizePool, export_onnx, metadata
+from rdistill.inference import Predictor, load_predictor, network_input, predict_mask, read_sample
 from rdistill.segmentor import build_segmentor
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -206,3 +210,79 @@ def test_without_the_extra(command: Command, distilled_run: Run, monkeypatch: py
     assert result.err == (
         "error: export needs onnxruntime_that_nobody_has, not installed here: pip install 'rdistill[onnx]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is a folder; name the file to write, such as "),
+        ("file/a.onnx", "cannot be written: "),
+        ("file/below/a.onnx", "cannot be written: "),
+        ("x" * 300 + ".onnx", "File name too long; choose another file"),
+        ("/proc/a.onnx", "cannot be written: /proc/.a.onnx.partial: No such file or directory; choose another file"),
+    ],
+    ids=["folder", "below a file", "far below a file", "too long", "proc"],
+)
+def test_where_no_file_can_be_written(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    name: str,
+    message: str,
+) -> None:
+    """Said before the config is read, and not blamed on the model's size."""
+    (tmp_path / "file").touch()
+    result = command("export", "no.py", "no.pth", tmp_path / name)
+    assert result.status == 2 and result.err.count("\n") == 1 and message in result.err
+    assert "no.py" not in result.err and "fixed-size" not in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(images[0].read_bytes()[:900])
+    with pytest.raises(UserError, match=r"cut.jpg: cannot be read as an image: image file is truncated"):
+        export_onnx(predictor, tmp_path / "a.onnx", [*images, tmp_path / "cut.jpg"])
+
+
+def test_a_disk_that_fills_up_is_not_the_models_fault(
+    predictor: Predictor, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export, "_trace", full)
+    with pytest.raises(ExportError, match=r"a.onnx: cannot be written: OSError: \[Errno 28\] No space left on device$"):
+        export_onnx(predictor, tmp_path / "a.onnx", images)
+
+
+def test_metadata_of_the_channel_order(predictor: Predictor) -> None:
+    grey = {"type": "LoadImageFromFile", "color_type": "grayscale"}
+    tiff = {"type": "LoadImageFromFile", "imdecode_backend": "tifffile", "color_type": "unchanged"}
+    orders = [
+        metadata(Predictor(predictor.model, [step], ("a", "b"), ((0, 0, 0),) * 2, {}), "mask", None)
+        for step in (grey, tiff)
+    ]
+    assert [facts["channel_order"] for facts in orders] == ["RGB", "file reversed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024", "pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes"],
+)
+def test_students_of_several_outputs(name: str, images: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+    """In training they give two and three; a prediction has the main one."""
+    (tmp_path / "model.py").write_text(f"_base_ = ['mmseg::{name}.py']\n")
+    cfg = read_config_file(tmp_path / "model.py")
+    cfg.merge_from_dict({"model.backbone.init_cfg": None, "norm_cfg.type": "BN"})
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(build_segmentor(cfg.model)).eval()
+    several = Predictor(model, predictor.pipeline, tuple(map(str, range(19))), ((0, 0, 0),) * 19, {})
+    exported = export_onnx(several, tmp_path / "a.onnx", images)
+    assert exported.exporter == "trace" and exported.agreement >= 0.999
+    sample = read_sample(several, images[0])
+    with torch.no_grad():
+        logits = model.encode_decode(network_input(several, sample), [dict(img_shape=(32, 32))])
+    size = sample.pixels.shape[:2]
+    logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=model.align_corners)
+    expected = logits.argmax(1)[0]
+    assert np.array_equal(predict_mask(several, sample), expected.numpy())
