@@ -16,6 +16,7 @@ from torch import nn
 
 from rdistill.errors import UserError
 from rdistill.quiet_mmseg import METRICS, IoUMetric
+from rdistill.segmentor import require_numbers
 
 
 @METRICS.register_module()
@@ -94,6 +95,9 @@ def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, 
 
     Returns:
         Percent: ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name.
+
+    Raises:
+        UserError: there is no such split, or the model's outputs are NaN.
     """
     if cfg.get(f"{split}_dataloader") is None:
         raise UserError(f"{cfg.filename}: has no {split}_dataloader to score on")
@@ -104,6 +108,8 @@ def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, 
     was_training = model.training
     model.eval()
     for batch in loader:
-        evaluator.process(data_samples=model.val_step(batch), data_batch=batch)  # type: ignore[operator]
+        predictions = model.val_step(batch)  # type: ignore[operator]
+        require_numbers(predictions)
+        evaluator.process(data_samples=predictions, data_batch=batch)
     model.train(was_training)
     return tidy_metrics(evaluator.evaluate(len(loader.dataset)))

@@ -107,3 +107,12 @@ def test_a_split_that_is_not_there(tiny_without_teacher: Tiny) -> None:
     cfg.pop("test_dataloader")
     with pytest.raises(UserError, match="has no test_dataloader to score on"):
         evaluate(model, cfg, split="test")
+
+
+def test_a_model_whose_outputs_are_no_numbers_has_no_score(tiny: Tiny) -> None:
+    """Their masks would be of the first class throughout, and score as such."""
+    cfg = tiny.load("student")
+    model = build_segmentor(cfg.model)
+    model.decode_head.conv_seg.bias.data[1] = float("nan")
+    with pytest.raises(UserError, match=r"50 % of the model's outputs for it are no numbers \(NaN\)"):
+        evaluate(model, cfg)
