@@ -34,9 +34,9 @@ from benchmarks.turns import REPO, distill_config, print_machine
 from rdistill.cluster import connected, require_resources
 from rdistill.config import Shortcuts, load_config
 from rdistill.config_source import config_source
+from rdistill.files import write_json
 from rdistill.hooks import Listener
 from rdistill.storage import place
-from rdistill.student_files import write_json
 from rdistill.sweep.conclude import conclude
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import Team

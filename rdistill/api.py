@@ -7,6 +7,7 @@ is imported when it is called, so that ``import rdistill`` takes no time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,7 @@ def train(
     keep_to_the_work_dir()
     from rdistill.cluster import joins_a_cluster
     from rdistill.console import RunConsole, scores
+    from rdistill.files import held
     from rdistill.tracking import parse_tracking, require_trackers, where_to_look
 
     console = _console(console, quiet)
@@ -153,7 +155,8 @@ def train(
     work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
     require_work_dir(work_dir)
     _say(console, f"{name} -> {work_dir}")
-    with RunConsole(console) as listener:
+    alone = nullcontext() if is_uri(work_dir) else held(Path(work_dir), "run or sweep")
+    with alone, RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
         options["stop"] = stop
         if workers == 1 and not joins_a_cluster(address):

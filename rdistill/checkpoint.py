@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -19,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from rdistill.errors import UserError
+from rdistill.files import written_whole
 
 BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of torch.save's files: a zip archive; until torch 1.6, a pickle
 STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
@@ -222,25 +222,8 @@ def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False)
 
 def save_atomically(obj: Any, path: Path) -> None:
     """Writes a checkpoint so that a kill leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_whole(path) as partial:
         torch.save(obj, partial)
-        replace_durably(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def replace_durably(partial: Path, path: Path) -> None:
-    """Puts a completely written file in the place of another, once it is on the disk."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)  # without it a power cut may still bring the old name back
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,16 @@ from rich.console import Console
 
 from rdistill.console import OneLineConsole
 from rdistill.environment import keep_to_the_work_dir
-from rdistill.errors import RunError, UserError, printable
-from rdistill.stopping import Stopped, on_signals
+from rdistill.errors import RunError, UserError, printable, problem_of_path
+from rdistill.files import to_json
+from rdistill.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
 from rdistill.storage import is_uri
 from rdistill.usage import is_usage_error, usage_line
 from rdistill.validation import LARGEST_SEED
 from rdistill.work_dir import require_work_dir
 
 MOST_ERRORS = 10  # lines
+INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,13 +48,18 @@ app.add_typer(data_app, name="data")
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
-    """What Ctrl-C says of a command that can go on where it was stopped."""
+def _resumable(request: StopRequest) -> Iterator[None]:
+    """What Ctrl-C and SIGTERM say of a command that can go on where it was stopped."""
+    terminated = 128 + signal.SIGTERM
     try:
         yield
     except KeyboardInterrupt:
-        _print_line("interrupted; a run or a sweep continues with --resume")
-        raise SystemExit(130) from None
+        _print_line(INTERRUPTED)
+        raise SystemExit(terminated if request.signum == signal.SIGTERM else 128 + signal.SIGINT) from None
+    except SystemExit as ended:
+        if ended.code == terminated:
+            _print_line(INTERRUPTED)
+        raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -175,7 +183,7 @@ def train(
     from rdistill import api
     from rdistill.config import parse_assignments
 
-    with on_signals() as stop, _resumable():
+    with on_signals() as stop, _resumable(stop):
         metrics = api.train(
             config,
             work_dir,
@@ -203,7 +211,7 @@ def train(
         )
     work_dir = work_dir or f"work_dirs/{config.stem}"
     if as_json:
-        print(json.dumps({**metrics, "work_dir": str(work_dir)}))
+        print(to_json({**metrics, "work_dir": str(work_dir)}))
     elif quiet:
         print(f"mIoU {metrics['mIoU']:.2f} at iteration {metrics['best_iter']}: {work_dir}/student.pth")
 
@@ -230,7 +238,7 @@ def evaluate(
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
     metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
     if as_json:
-        print(json.dumps(metrics))
+        print(to_json(metrics))
         return
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     data_root = cfg[f"{split}_dataloader"].dataset.data_root
@@ -270,7 +278,7 @@ def sweep(
     from rdistill import api
     from rdistill.config import parse_assignments
 
-    with _resumable():
+    with terminated_like_ctrl_c() as stop, _resumable(stop):
         result = api.sweep(
             sweep_file,
             work_dir,
@@ -289,7 +297,7 @@ def sweep(
             teacher_checkpoint=teacher_checkpoint,
         )
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print(to_json(result.as_dict()))
     elif quiet:
         print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}: {result.work_dir}/best.pth")
         print(f"verdict {result.summary['verdict']}")
@@ -369,7 +377,7 @@ def layers(
     cfg = load_config(config, parse_assignments(set_ or []), Shortcuts(size=size), with_data=False)
     seen = overview(cfg)
     if as_json:
-        print(json.dumps(plain(seen)))
+        print(to_json(plain(seen)))
     else:
         show(seen, Console(), depth)
 
@@ -469,7 +477,7 @@ def predict(
     except UserError as error:  # what is done is said first
         failed = error
     if as_json:
-        print(json.dumps(results))
+        print(to_json(results))
     else:
         print(f"{len(results)} masks in {out}/masks, overlays in {out}/overlays")
     if failed is not None:
@@ -522,7 +530,7 @@ def export(
     files = validation_images(cfg) if wanted is None else wanted.files
     exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)
     if as_json:
-        print(json.dumps(as_plain(exported)))
+        print(to_json(as_plain(exported)))
         return
     for word, line in summary(exported):
         print(f"{word:<9} {line}")
@@ -545,6 +553,9 @@ def synthetic(
 
 def main() -> None:
     """The console script: turns errors into one line each and an exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be text: what cannot be printed is shown as \\udcff
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     keep_to_the_work_dir()
     try:
         status = app(standalone_mode=False) or 0
@@ -560,6 +571,12 @@ def main() -> None:
     except RunError as error:
         _print_errors(str(error))
         sys.exit(1)
+    except (OSError, UnicodeError) as error:
+        problem = problem_of_path(error)
+        if problem is None:
+            raise
+        _print_errors(problem)
+        sys.exit(2)
     except Exception as error:
         if is_usage_error(error):
             _leave_for_usage(error)

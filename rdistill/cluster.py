@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rdistill.errors import RunError, UserError
 from rdistill.logs import keep_worker_logs
+from rdistill.ray_folder import folder_for_ray
+from rdistill.stopping import sigterm_kept
 
 SAY_EVERY_S = 10.0  # what is waited for
-LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
 STARTS = 2  # attempts to start a cluster of our own
 PATIENCE_S = 10  # seconds that something may wait for room on the cluster before the user is told
@@ -33,15 +32,18 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected(address: str | None, scratch: str | Path, *, dashboard: bool = False) -> Iterator[None]:
+def connected(
+    address: str | None, scratch: str | Path, *, dashboard: bool = False, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Connects to a cluster for as long as the context lasts, and stops what it started.
 
     Args:
         address: a cluster's address, or 'auto' for one on this machine; by default that of ``RAY_ADDRESS``
             (which Ray sets within a job), or else a new one-machine cluster bound to 127.0.0.1.
-        scratch: folder for the new cluster's own files; a temporary one where its path is too long for sockets, or
-            is a URI.
+        scratch: the work dir, which this process holds: the new cluster's own files go there; see
+            :func:`rdistill.ray_folder.folder_for_ray`.
         dashboard: start it too: Tune frees the workers of a stopped several-worker trial through it.
+        say: is given a line about what an earlier start left and this one has cleared.
     """
     if ray.is_initialized():  # the caller's own connection
         yield
@@ -54,7 +56,8 @@ def connected(address: str | None, scratch: str | Path, *, dashboard: bool = Fal
     if address:
         _require_answer(address)
         try:
-            ray.init(address=address, **quiet)
+            with sigterm_kept():
+                ray.init(address=address, **quiet)
         except ConnectionError as error:
             raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
         try:
@@ -66,23 +69,20 @@ def connected(address: str | None, scratch: str | Path, *, dashboard: bool = Fal
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # Ray asks for a token by default: one of this cluster alone, so that it writes none to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    temp_dir = Path(scratch).absolute() / "ray"
-    if "://" in str(scratch) or len(str(temp_dir)) > LONGEST_TEMP_DIR:
-        temp_dir = Path(tempfile.mkdtemp(prefix="rdistill-"))
-    _start(
-        address="local",
-        _temp_dir=str(temp_dir),
-        _node_ip_address="127.0.0.1",
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        **quiet,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        keep_worker_logs(temp_dir / "session_latest", Path(scratch))
-        shutil.rmtree(temp_dir, ignore_errors=True)
+    with folder_for_ray(scratch, say or _log.warning) as temp_dir:
+        _start(
+            address="local",
+            _temp_dir=str(temp_dir),
+            _node_ip_address="127.0.0.1",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            **quiet,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            keep_worker_logs(temp_dir, Path(scratch))
 
 
 def _start(**options: Any) -> None:
@@ -93,7 +93,7 @@ def _start(**options: Any) -> None:
     """
     for attempt in range(STARTS):
         try:
-            with _on_loopback():
+            with _on_loopback(), sigterm_kept():
                 ray.init(**options)
             return
         except Exception as error:  # Ray raises plain ones for this

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rdistill.files import to_json
+
 
 def plain(value: Any) -> Any:
-    """As JSON has it: what a file says and what is in memory compare equal."""
-    return json.loads(json.dumps(value, default=str))
+    """As JSON has it: what a file says and what is in memory compare equal, also NaN, which is null there."""
+    return json.loads(to_json(value, default=str))
 
 
 def differences(old: Any, new: Any, where: str = "", *, into_lists: bool = False) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -64,3 +66,60 @@ def blaming(what: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split()).split(" Please check whether")[0].strip("'\"")
         raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
+
+
+# What is wrong with a path, and what to do. Anything else is the machine's affair, and no mistake of the user's.
+_OF_PATHS = {
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    errno.EISDIR: "is a folder, where a file is needed",
+    errno.ENOTDIR: "lies below a file, where a folder is needed",
+    errno.EEXIST: "is there already, and is no folder",
+    errno.ENOTEMPTY: "is a folder that is not empty",
+    errno.EACCES: "may not be read or written by you",
+    errno.EPERM: "may not be read or written by you",
+    errno.EROFS: "is on a file system that is read only",
+    errno.ENOENT: "no such file or folder, or none can be made there",
+    errno.ELOOP: "is a link that leads in a circle",
+    errno.EINVAL: "is no name that this file system takes",
+    errno.EILSEQ: "is no name that this file system takes",
+    errno.ENXIO: "is no file that can be read or written",
+    errno.ENODEV: "is no file that can be read or written",
+}
+
+
+def problem_of_path(error: OSError | UnicodeError, where: str | os.PathLike[str] | None = None) -> str | None:
+    """An error of a user's path in one line; None for one that is not the user's, such as a lost connection.
+
+    Args:
+        error: raised by whatever opened, made or read it.
+        where: the path as the user knows it; by default the one that the error names.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        wrong = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
+        return f"{where or 'a file'}: is no {error.encoding} text: {wrong}"
+    if isinstance(error, UnicodeError):
+        return f"{where or 'a name'}: holds characters that cannot be written as text: {error}"
+    kinds = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
+    if error.errno in _OF_PATHS:
+        named = where or error.filename2 or error.filename
+        return f"{named}: {_OF_PATHS[error.errno]}" if named else str(error.strerror)
+    if not isinstance(error, kinds):
+        return None
+    return f"{where}: {error}" if where else str(error)
+
+
+@contextmanager
+def user_path(where: str | os.PathLike[str] | None = None, fix: str = "") -> Iterator[None]:
+    """Turns what a user's path raises within the context into a :class:`UserError` that names it.
+
+    Args:
+        where: the path, or an option with it; by default the one that the error names.
+        fix: what to do.
+    """
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        problem = problem_of_path(error, where)
+        if problem is None:
+            raise
+        raise UserError(f"{problem}; {fix}" if fix else problem) from error

@@ -82,6 +82,8 @@ def export_onnx(
     """
     require_packages()
     require_writable(out)
+    if not str(out).isprintable():  # onnxruntime takes names of UTF-8 alone
+        raise UserError(f"{out}: has characters that are no text, which onnxruntime cannot open; choose another name")
     images = images[:: -(-len(images) // MOST_IMAGES)]
     require_readable(images)
     samples = [read_sample(predictor, image) for image in images]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +13,10 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from rdistill import workers
-from rdistill.checkpoint import as_plain_data, replace_durably
+from rdistill.checkpoint import as_plain_data
 from rdistill.errors import RunError
 from rdistill.evaluation import tidy_metrics
+from rdistill.files import written_whole
 from rdistill.resume import BEST, LAST, PREVIOUS
 from rdistill.run_state import own_state, unwrap
 from rdistill.stopping import Stopped, StopRequest
@@ -187,16 +187,11 @@ class CheckpointHook(Hook):
         self.saved_at = iteration if name == LAST else self.saved_at
         if not is_main_process():
             return
-        folder, partial = Path(runner.work_dir), f".{name}.partial"
-        try:
+        folder = Path(runner.work_dir)
+        with written_whole(folder / name, previous=folder / PREVIOUS if name == LAST else None) as partial:
             runner.save_checkpoint(
-                str(folder), partial, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
+                str(folder), partial.name, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
             )
-            if name == LAST and (folder / LAST).is_file():
-                os.replace(folder / LAST, folder / PREVIOUS)
-            replace_durably(folder / partial, folder / name)
-        finally:
-            (folder / partial).unlink(missing_ok=True)
 
 
 def validates_next(runner: Any) -> bool:

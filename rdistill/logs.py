@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOGS = "logs"
@@ -41,14 +43,40 @@ def driver_log(work_dir: Path) -> Iterator[Path]:
         handler.close()
 
 
-def keep_worker_logs(session: Path, work_dir: Path) -> None:
-    """Copies what the workers of a Ray session wrote, as far as there is a ``logs`` folder to take it."""
+def keep_worker_logs(ray_folder: Path, work_dir: Path) -> None:
+    """Copies what the workers of Ray's newest session wrote, as far as there is a ``logs`` folder to take it.
+
+    No link is followed: it could lead to a file that nobody else may read.
+    """
     target = work_dir / LOGS
-    if not target.is_dir():
+    sessions = sorted(entry for entry in _real_folders(ray_folder) if entry.name.startswith("session_2"))
+    logs = next((entry for entry in _real_folders(sessions[-1]) if entry.name == "logs"), None) if sessions else None
+    if logs is None or not target.is_dir():
         return
     for pattern in ("worker-*.out", "worker-*.err", "raylet.err", "gcs_server.err"):
-        for file in session.glob(f"logs/{pattern}"):
-            if size := file.stat().st_size:
-                with open(file, "rb") as source, open(target / file.name, "wb") as copy:
-                    source.seek(max(0, size - MOST_BYTES))
-                    shutil.copyfileobj(source, copy)
+        for file in logs.glob(pattern):
+            with suppress(OSError):  # a link, or gone meanwhile
+                _copy_end(file, target / file.name)
+
+
+def _real_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, without links to others."""
+    if not folder.is_dir():
+        return []
+    return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+
+
+def _copy_end(file: Path, target: Path) -> None:
+    """Copies the last bytes of a regular file of this user's to a file, in place of a link too.
+
+    Raises:
+        OSError: it is a link, something else than a file, or cannot be read.
+    """
+    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
+        found = os.fstat(source.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_nlink != 1 or not found.st_size:
+            return
+        target.unlink(missing_ok=True)
+        with open(target, "xb") as copy:
+            source.seek(max(0, found.st_size - MOST_BYTES))
+            shutil.copyfileobj(source, copy)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import html
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config import distill_spec
-from rdistill.files import write_whole
+from rdistill.files import read_json, read_text, write_whole
 from rdistill.plain_config import header, replace_header
 
 CARD = "model_card.md"
@@ -78,7 +79,7 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     repeat = [f"Trial {record['id']} of a sweep by rdistill; {CARD} beside this file says more."]
     file = work_dir / "best.py"
     write_whole(
-        file, replace_header(file.read_text(), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat))
+        file, replace_header(read_text(file), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat))
     )
 
 
@@ -88,7 +89,7 @@ def _sweep_evidence(
     """What the sweep says for its winner: searched, and confirmed where it was."""
     baseline = _json(work_dir / "trials" / "baseline" / "trial.json")
     alone = max((entry["mIoU"] for entry in baseline.get("history") or []), default=None)
-    lines = [str(summary["verdict"]), ""] if summary.get("verdict") else []
+    lines = [_text(summary["verdict"]), ""] if summary.get("verdict") else []
     figures = [
         ["this student", _points(best["mIoU"]), f"best validation of trial {record['id']}, iteration {best['iter']}"],
         ["student alone, first baseline", _points(alone), "best validation of one seed"],
@@ -119,7 +120,7 @@ def _sweep_evidence(
 def _card(cfg: Config, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
     """The card as lines of Markdown; ``name``: of the files, ``student`` or ``best``."""
     return [
-        f"# Model card: {cfg.model.type}, {_backbone(cfg.model)}",
+        f"# Model card: {_text(cfg.model.type)}, {_text(_backbone(cfg.model))}",
         "",
         f"A semantic segmentation model for MMSegmentation: `{name}.py` (config) and `{name}.pth` (weights), made by "
         "rdistill. It takes an image and gives the class of each pixel.",
@@ -148,9 +149,7 @@ def _card(cfg: Config, name: str, seed: Any, evidence: Sequence[str], commands: 
         f"Without rdistill: `mmseg.apis.init_model('{name}.py', '{name}.pth', device='cpu')`.",
         "",
         "## Make it again",
-        "```bash",
-        *commands,
-        "```",
+        *_commands(commands),
         f"Made with Python {platform.python_version()}, {', '.join(_versions())}.",
         "",
         "## Licence",
@@ -168,10 +167,10 @@ def _data(cfg: Config) -> Iterator[str]:
             dataset = dataset["dataset"]
         images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
         word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[what]
-        yield f"- {word}: `{Path(str(dataset.get('data_root') or ''), str(images))}`{_count(dataset)}"
+        yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
     classes = (dataset.get("metainfo") or {}).get("classes")
     if classes:
-        yield f"- {len(classes)} classes: {', '.join(classes)}"
+        yield f"- {len(classes)} classes: {', '.join(map(_text, classes))}"
     yield "- _Add: where the images come from, and what their licence allows._"
 
 
@@ -187,20 +186,23 @@ def _training(cfg: Config, seed: Any) -> Iterator[str]:
     length = cfg.train_cfg.get("max_iters")
     duration = f"{length} iterations" if length else f"{cfg.train_cfg.get('max_epochs')} epochs"
     batch = cfg.train_dataloader.batch_size
-    yield f"- {duration}, {batch} images a step, {optimizer.get('type')} at {optimizer.get('lr')}, seed {seed}"
+    kind, rate = _text(optimizer.get("type")), _text(optimizer.get("lr"))
+    yield f"- {duration}, {batch} images a step, {kind} at {rate}, seed {seed}"
     spec = distill_spec(cfg)
     if spec is None:
         yield "- Alone, without a teacher."
         return
     for teacher in spec.teachers:
-        yield f"- Teacher: `{teacher.checkpoint}` of `{teacher.config}`" if teacher.checkpoint else "- Teacher: itself"
+        where = f"{_code(teacher.checkpoint)} of {_code(teacher.config)}" if teacher.checkpoint else "itself"
+        yield f"- Teacher: {where}"
     for name, loss in spec.losses.items():
         where = "logits" if loss.pair is None else " and ".join(
-            f"student `{spec.features.student[s]}` with teacher `{spec.teacher_features(int(loss.teacher))[t]}`"
+            f"student {_code(spec.features.student[s])} with teacher "
+            f"{_code(spec.teacher_features(int(loss.teacher))[t])}"
             for s, t in loss.pairs
         )  # fmt: skip
-        params = "".join(f", {key} {value}" for key, value in loss.params.items())
-        yield f"- Loss `{name}`: {loss.type} x {loss.effective_weight:g} on {where}{params}"
+        params = "".join(f", {_text(key)} {_text(value)}" for key, value in loss.params.items())
+        yield f"- Loss {_code(name)}: {loss.type} x {loss.effective_weight:g} on {where}{params}"
     yield f"- The student's own losses x {spec.task_weight:g}"
 
 
@@ -221,8 +223,28 @@ def _versions() -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    lines = [[_text(cell) for cell in line] for line in (head, *rows)]
+    return ["| " + " | ".join(line) + " |" for line in (lines[0], ["---"] * len(head), *lines[1:])]
+
+
+def _text(value: Any) -> str:
+    """A name as it is, whatever it holds: neither HTML nor Markdown, and on one line."""
+    line = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
+def _code(value: Any) -> str:
+    """A name between backticks, more of them than it holds itself."""
+    line = " ".join(str(value).split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+
+
+def _commands(lines: Sequence[str]) -> list[str]:
+    """A block of commands that no line in it can end."""
+    lines = [" ".join(line.splitlines()) for line in lines]
+    fence = "`" * max(3, 1 + max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0))
+    return [f"{fence}bash", *lines, fence]
 
 
 def _wrapped(lines: Sequence[str]) -> list[str]:
@@ -236,7 +258,7 @@ def _points(value: Any) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _write(folder: Path, lines: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rdistill.console import LINES_A_RUN, updates_in_place
 from rdistill.errors import UserError
+from rdistill.files import written_whole
 from rdistill.inference import Predictor, predict_mask, raise_some, read_sample
 
 OPACITY = 0.5  # of the colours over the image; black (usually the background) is not drawn
@@ -45,8 +46,10 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> I
         shares = np.bincount(mask.ravel(), minlength=len(predictor.classes)) / mask.size
         drawn = overlay(Image.fromarray(sample.rgb(predictor)), mask, predictor.classes, predictor.palette)
         try:
-            mask_image(mask, predictor.palette).save(files["mask"])
-            drawn.save(files["overlay"])
+            with written_whole(files["mask"]) as partial:
+                mask_image(mask, predictor.palette).save(partial, "PNG")
+            with written_whole(files["overlay"]) as partial:
+                drawn.save(partial, "PNG")
         except OSError as error:
             raise UserError(f"--out: {error.filename or out} cannot be written: {error.strerror or error}") from None
         yield {

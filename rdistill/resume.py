@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rdistill.checkpoint import damaged
 from rdistill.config import read_config_file
 from rdistill.differences import differences, plain
 from rdistill.errors import UserError
+from rdistill.files import DamagedFileError, read_json, set_aside_if_damaged
 
 LAST, PREVIOUS, BEST = "last.pth", "last.pth.previous", "best.pth"
 # What may be another in a resumed run: what a student sees and learns does not depend on it.
@@ -26,6 +27,11 @@ HARMLESS = (
 )  # fmt: skip
 MAX_ITERS = "train_cfg.max_iters"  # may grow, if nothing else changes: the learning rate's schedule is another key
 SHOWN = 10  # differences
+MADE_AGAIN = {
+    "metrics.json": "the run is ended once more",
+    "teacher.json": "what suits the teacher is decided again",
+    "tracking.json": "the trackers begin new runs",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,12 @@ def refuse_overwriting(work_dir: Path, resume: bool) -> None:
         raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
 
 
+def repair(work_dir: Path, say: Callable[[str], None]) -> None:
+    """Takes away what is damaged and is made again by a resumed run; ``say`` is given a line about each."""
+    for name, again in MADE_AGAIN.items():
+        set_aside_if_damaged(work_dir / name, again, say)
+
+
 def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
     """Makes sure that a resumed run is the one that was begun.
 
@@ -52,7 +64,13 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
     file = work_dir / "config.py"
     if not file.is_file():
         return
-    begun = read_config_file(file)
+    fix = "whether this is the same run cannot be seen; remove it to go on with the config as it is now"
+    try:
+        begun = read_config_file(file)
+    except UserError as error:
+        raise DamagedFileError(f"{error}: is damaged; {fix}") from None
+    if "model" not in begun or "train_cfg" not in begun:
+        raise DamagedFileError(f"{file}: is damaged (cut off after {file.stat().st_size} bytes); {fix}")
     asked = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
     found = differences(*_without_what_is_open(plain(begun._cfg_dict.to_dict()), plain(asked)))
     changed = {key: line for key, line in found.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
@@ -86,7 +104,7 @@ def finished(work_dir: Path, cfg: Config) -> dict[str, Any] | None:
     file = work_dir / "metrics.json"
     if not file.is_file():
         return None
-    metrics: dict[str, Any] = json.loads(file.read_text())
+    metrics = read_json(file)
     wanted = cfg.train_cfg.get("max_iters")
     return metrics if wanted is None or metrics["iter"] >= wanted else None
 

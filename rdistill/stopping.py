@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,40 @@ class Stopped(Exception):
         return f"stopped at iteration {self.iteration} of {self.last_iteration}, which last.pth holds; " + (
             f"best so far, in student.pth: {scored}" if scored else "not validated yet"
         )
+
+
+@contextmanager
+def terminated_like_ctrl_c() -> Iterator[StopRequest]:
+    """Lets SIGTERM do what Ctrl-C does for as long as the context lasts, and tells which of them came.
+
+    Ray Tune stops in good order at Ctrl-C alone; at SIGTERM Ray would end the process from within its own code. In the
+    main thread only.
+    """
+    request = StopRequest()
+
+    def pass_on(signum: int, frame: Any) -> None:
+        request.signum = request.signum or signum
+        at_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(at_ctrl_c):
+            raise KeyboardInterrupt
+        at_ctrl_c(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Puts the handler of SIGTERM back that was there before: `ray.init` replaces it by its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

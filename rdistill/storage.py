@@ -6,7 +6,6 @@ does not wait for a slow storage at every write, and what is there is enough to 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rdistill.errors import RunError, UserError
+from rdistill.files import written_whole
 
 if TYPE_CHECKING:  # the command line asks for `is_uri` alone, and does not wait for them
     from pyarrow import fs as arrow
@@ -23,7 +23,7 @@ OBJECT_STORES = ("s3", "gcs", "abfs")  # an object appears there whole, or not a
 LAST = ("metrics.json",)  # says that a run is done: after all else
 FIRST = (".json",)  # a record may be ahead of its checkpoint, which is trained again, but never behind
 FETCHES = 5  # of a file that is replaced each time
-NOT_SENT = ("ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: it writes to the URI itself
+NOT_SENT = (".tmp", "ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: it writes to the URI itself
 
 
 class StorageError(RunError):
@@ -86,7 +86,7 @@ class Place:
     def holds_something(self) -> bool:
         """Whether anything was written to it before."""
         if self._remote is None:
-            return self.folder.exists() and any(self.folder.iterdir())
+            return self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir())
         return bool(self._listed())
 
     def remove(self, *folder: str) -> None:
@@ -117,17 +117,15 @@ class Place:
         """Fetches a file as it is at one time. What is replaced meanwhile may come in part, and is fetched again."""
         assert self._remote is not None
         found, _ = self._remote
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        for _ in range(FETCHES):
-            with _reporting(self.where), found.open_input_stream(info.path) as source, open(partial, "wb") as file:
-                shutil.copyfileobj(source, file, 2**20)
-            with _reporting(self.where):
-                before, info = info, found.get_file_info(info.path)
-            if (before.mtime_ns, before.size) == (info.mtime_ns, info.size):
-                os.replace(partial, target)
-                return
-        raise StorageError(f"{self.where}: {info.path} changed {FETCHES} times while it was fetched; try again")
+        with written_whole(target) as partial:
+            for _ in range(FETCHES):
+                with _reporting(self.where), found.open_input_stream(info.path) as source, open(partial, "wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+                with _reporting(self.where):
+                    before, info = info, found.get_file_info(info.path)
+                if (before.mtime_ns, before.size) == (info.mtime_ns, info.size):
+                    return
+            raise StorageError(f"{self.where}: {info.path} changed {FETCHES} times while it was fetched; try again")
 
     def push(self) -> None:
         """Sends what is new or has changed since the last time.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -44,11 +42,6 @@ def write_student(cfg: Config, work_dir: Path) -> None:
     repeat = [f"Trained by rdistill: `rdistill train` on {how} in the run's folder repeats it."]
     lines = header("student.py", "student.pth", plain.model, scores, repeat)
     write_whole(work_dir / "student.py", config_text(plain, lines))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:

@@ -8,7 +8,6 @@ repetition do not decide again.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,8 @@ from rdistill.data.check import data_splits
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError
 from rdistill.features import parse_feature
+from rdistill.files import read_json, write_json
 from rdistill.segmentor import blank_image, input_channels, training_size
-from rdistill.student_files import write_json
 from rdistill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
 from rdistill.teacher_cache import disk_budget, memory_budget
 from rdistill.teacher_forward import CLOSE
@@ -142,7 +141,7 @@ def _decide_or_read(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
     asked["cache"] = spec.cache.mode
     file = work_dir / RECORD
     if file.is_file():
-        record = json.loads(file.read_text())
+        record = read_json(file)
         if record["asked"] == asked:
             lists = {key: tuple(record["plan"][key]) for key in ("forwards", "lines")}
             return Plan(**{**record["plan"], **lists})

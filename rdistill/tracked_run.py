@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization.vis_backend import BaseVisBackend
 
 from rdistill.hooks import METRIC, Listener
+from rdistill.redaction import redacted
 from rdistill.tracking import (
     MLFLOW_URI,
     Tracking,
     environment_kept,
+    import_wandb,
     load_run_ids,
     mlflow_uri,
     prepare_libraries,
@@ -129,6 +132,7 @@ class TrackerBackend(BaseVisBackend):
     def _start_wandb(self) -> BaseVisBackend:
         asked = self.tracking.wandb
         assert asked is not None
+        import_wandb(self.work_dir)
         self.ids.setdefault("wandb", secrets.token_hex(4))
         kwargs = dict(
             id=self.ids["wandb"],
@@ -183,6 +187,7 @@ class TrackerBackend(BaseVisBackend):
         return inner
 
     def _add_config(self, inner: BaseVisBackend, config: Any) -> None:
+        config = Config(redacted(config.to_dict()))
         if self.tracker == "wandb":  # mmengine's would add all Python files of the working directory
             inner.experiment.config.update(config.to_dict(), allow_val_change=True)
         elif self.tracker == "tensorboard" or not self.resumed:

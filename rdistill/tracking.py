@@ -5,10 +5,13 @@ No secret belongs here: what is asked for is written down with the results. Keys
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import json
 import os
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +21,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from rdistill.errors import UserError
-from rdistill.files import write_whole
+from rdistill.files import read_json, read_text, write_json
+from rdistill.redaction import secrets_in
 from rdistill.validation import Section, Whole, mistakes, short
 
 RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
 IMAGES = 3  # validation images a validation
+TEMPORARY = ".tmp"  # in the work dir
 PROJECT = "rdistill"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 
@@ -149,14 +154,30 @@ def environment_kept(name: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def import_wandb(work_dir: Path) -> Any:
+    """The module. What it keeps in the temporary folder lands below the work dir, where the next start clears it."""
+    folder = work_dir / TEMPORARY
+    if "wandb" in sys.modules:
+        return importlib.import_module("wandb")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)  # its folders for media and artifacts are made right now
+    try:
+        importlib.import_module("wandb.sdk.data_types._private")
+        importlib.import_module("wandb.sdk.artifacts.artifact")
+        return importlib.import_module("wandb")
+    finally:
+        tempfile.tempdir = before
+
+
 def load_run_ids(work_dir: Path) -> dict[str, Any]:
     """The trackers' ids of what was tracked in a work dir before."""
     file = work_dir / RUN_IDS
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def save_run_ids(work_dir: Path, ids: Mapping[str, Any]) -> None:
-    write_whole(work_dir / RUN_IDS, json.dumps(ids, indent=1) + "\n")
+    write_json(work_dir / RUN_IDS, ids)
 
 
 def where_to_look(tracking: Tracking, work_dir: Path) -> list[str]:
@@ -177,19 +198,17 @@ def _has_wandb_key() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     files = [Path(os.environ.get("NETRC", "~/.netrc")).expanduser(), Path("~/_netrc").expanduser()]
-    return any(file.is_file() and host in file.read_text() for file in files)
+    return any(file.is_file() and host in read_text(file) for file in files)
 
 
 def _secrets(where: str, options: Any) -> list[str]:
-    """Keys and passwords that stand in what is written down with the results."""
-    if not isinstance(options, Mapping):
-        return []
-    found = []
-    for key, value in options.items():
-        if re.search(r"(api_?key|token|password|secret)", str(key), re.IGNORECASE):
-            variable = "WANDB_API_KEY" if where.endswith(".wandb") else "MLFLOW_TRACKING_TOKEN"
-            found.append(f"{where}.{key}: a secret does not belong in a file kept with results; set {variable}")
-        elif isinstance(value, str) and "://" in value and "@" in urlsplit(value).netloc:
-            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            found.append(f"{where}.{key}: has a password in it, and is kept with the results; {fix}")
-    return found
+    """Keys and passwords that stand in what is written down with the results, however deep."""
+    variable = "WANDB_API_KEY" if where.endswith(".wandb") else "MLFLOW_TRACKING_TOKEN"
+    problems = []
+    for place, found_by in secrets_in(options, where):
+        if found_by == "name":
+            problems.append(f"{place}: a secret does not belong in a file kept with results; set {variable}")
+        else:
+            fix = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if where.endswith(".mlflow") else variable
+            problems.append(f"{place}: has a password in it, or a key, and is kept with the results; set {fix}")
+    return problems

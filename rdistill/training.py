@@ -26,6 +26,7 @@ from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
 from rdistill.failures import explained
+from rdistill.files import write_json
 from rdistill.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
 from rdistill.lockstep import Lane
 from rdistill.model_card import write_run_card
@@ -38,13 +39,14 @@ from rdistill.resume import (
     finished,
     refuse_another,
     refuse_overwriting,
+    repair,
 )
 from rdistill.run_state import RunStateHook, unwrap
 from rdistill.runner import build_runner, checkpoint_interval, prepare, release
 from rdistill.segmentor import build_segmentor
 from rdistill.stopping import Stopped, StopRequest
 from rdistill.storage import Sending, is_uri, place
-from rdistill.student_files import write_config, write_json, write_student
+from rdistill.student_files import write_config, write_student
 from rdistill.task_loss import average_over_workers
 from rdistill.teacher import EmaTeacher
 from rdistill.teacher_plan import cache_facts, serve, settle, with_plan
@@ -195,6 +197,7 @@ def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: 
     refuse_overwriting(work_dir, resume)
     if not resume:
         return None
+    repair(work_dir, listener.noted)
     refuse_another(work_dir, cfg, seed)
     metrics = finished(work_dir, cfg)
     if metrics is not None:

@@ -15,8 +15,9 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "differences", "stopping", "environment", "logs", "teacher_spec", "packages"),
-    ("files", "storage", "validation", "checkpoint"),
+    ("errors", "quiet_mmseg", "workers", "stopping", "logs", "redaction", "teacher_spec", "packages"),
+    ("files",),
+    ("differences", "environment", "storage", "ray_folder", "validation", "checkpoint"),
     ("yaml_data", "pretrained"),
     (
         "losses",

@@ -15,6 +15,7 @@ import cv2
 
 from rdistill.data.fundus import SPLITS, draw_fundus
 from rdistill.errors import UserError
+from rdistill.files import write_json, write_whole
 
 # Raise it with every change that alters a pixel: data of another version is then drawn anew.
 VERSION = 1
@@ -44,14 +45,12 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
         if _is_whole(image_path) and _is_whole(mask_path):
             continue
         image, mask = draw_fundus(seed=seed, split=split, index=index, size=size)
-        image_path.parent.mkdir(parents=True, exist_ok=True)
-        mask_path.parent.mkdir(parents=True, exist_ok=True)
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-        image_path.write_bytes(jpeg.tobytes())
-        mask_path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+        write_whole(image_path, jpeg.tobytes())
+        write_whole(mask_path, cv2.imencode(".png", mask)[1].tobytes())
         drawn += 1
     if found != wanted or not (out_dir / "README.md").exists():
-        (out_dir / "README.md").write_text(_readme(wanted))
+        write_whole(out_dir / "README.md", _readme(wanted))
     _logger.info("%s: drew %d of %d synthetic images", out_dir, drawn, num_train + num_val)
 
 
@@ -110,10 +109,7 @@ def _remove_stale(out_dir: Path, old: dict[str, int], new: dict[str, int]) -> No
 
 
 def _write_record(out_dir: Path, record: dict[str, int]) -> None:
-    out_dir.mkdir(parents=True, exist_ok=True)
-    part = out_dir / ".synthetic.json.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, out_dir / "synthetic.json")
+    write_json(out_dir / "synthetic.json", record)
 
 
 def _is_whole(path: Path) -> bool:

@@ -103,9 +103,10 @@ def run_page(run: Run) -> Page:
             "A sweep compares it with a student alone."
         )
     else:
-        said, shown = "This run has not ended yet: there is no metrics.json.", shown[-1:] if run.validations else []
+        what = "its metrics.json is damaged" if run.notes else "there is no metrics.json"
+        said, shown = f"This run has not ended yet: {what}.", shown[-1:] if run.validations else []
     if not metrics and not run.validations and not run.steps:
-        raise UserError(f"{run.folder}: has no scores yet; wait for its first validation")
+        raise UserError(*run.notes, f"{run.folder}: has no scores yet; wait for its first validation")
     sections = [
         Section("learning", "Learning", plots=curves.run_curves(run)),
         Section("classes", "Classes", tables=tables if classes else []),
@@ -120,7 +121,7 @@ def run_page(run: Run) -> Page:
             ],
         ),
     ]
-    return Page(run.folder.resolve().name, "Training run", said, shown, sections)
+    return Page(run.folder.resolve().name, "Training run", said, shown, sections, run.notes)
 
 
 def pictures_section(sweep: Sweep) -> Section:

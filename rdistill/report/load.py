@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.errors import UserError
+from rdistill.files import DamagedFileError, read_json
 from rdistill.sweep.results import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
 CONFIRM = "confirm"  # phase of a trial that repeats another's configuration on a fresh seed
@@ -115,6 +116,7 @@ class Run:
     metrics: dict[str, Any]  # metrics.json; empty while it runs
     steps: list[dict[str, Any]]  # mmengine's scalars: losses
     validations: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)  # what could not be read
 
 
 def load(folder: Path) -> Sweep | Run:
@@ -143,10 +145,10 @@ def load_sweep(folder: Path) -> Sweep:
     if not (folder / "study.json").is_file() and not (folder / TRIALS).is_dir():
         raise UserError(f"{folder}: holds no sweep (study.json, {TRIALS}/); give the --work-dir of one")
     notes: list[str] = []
-    study, summary = (_read_json(folder / name, notes) for name in ("study.json", "summary.json"))
-    pictures = _read_json(folder / PICTURES / "pictures.json", notes)
     folders = sorted((folder / TRIALS).glob("*/")) if (folder / TRIALS).is_dir() else []
     found = [record for one in folders if (record := _read_record(one, notes)) is not None]
+    study, summary = (_read_json(folder / name, notes) for name in ("study.json", "summary.json"))
+    pictures = _read_json(folder / PICTURES / "pictures.json", notes)
     found.sort(key=lambda record: (not is_baseline(record), record.id))
     searched = [record for record in found if phase(record) != CONFIRM]
     confirming = [record for record in found if phase(record) == CONFIRM]
@@ -197,11 +199,11 @@ def _read_json(file: Path, notes: list[str]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        notes.append(f"{file.parent.name}/{file.name} cannot be read: {error}")
+        return read_json(file, "left out")
+    except (OSError, DamagedFileError) as error:
+        said = str(error).removeprefix(f"{file}: ")
+        notes.append(f"{file.parent.name}/{file.name} cannot be read: {said}")
         return {}
-    return mapping(content)
 
 
 def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
@@ -222,15 +224,16 @@ def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
 
 
 def _load_run(folder: Path) -> Run:
-    metrics = _read_json(folder / "metrics.json", [])
+    notes: list[str] = []
+    metrics = _read_json(folder / "metrics.json", notes)
     entries: list[dict[str, Any]] = []
     for file in sorted(folder.glob("*/vis_data/scalars.json")):  # one for each start; a resume goes on from the last
-        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        lines = [line for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
         read = [entry for line in lines if (entry := _line(line))]
         first = min((entry["step"] for entry in read), default=0)
         entries = [entry for entry in entries if entry["step"] < first] + read
     validations = [entry for entry in entries if "mIoU" in entry]
-    return Run(folder, metrics, [entry for entry in entries if "loss" in entry], validations)
+    return Run(folder, metrics, [entry for entry in entries if "loss" in entry], validations, notes)
 
 
 def _line(text: str) -> dict[str, Any]:

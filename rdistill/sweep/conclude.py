@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
+from rdistill.files import write_json, written_whole
 from rdistill.logs import LOGS
 from rdistill.model_card import hand_over_sweep
 from rdistill.storage import Place
-from rdistill.student_files import write_json
 from rdistill.sweep.cost import COST, sweep_cost
 from rdistill.sweep.results import (
     CONFIRMED,
@@ -83,7 +82,6 @@ def _write_best(work_dir: Path, best: TrialRecord) -> None:
 
         write_student(Config.fromfile(str(folder / "trial.py")), folder)
     for source, target in (("student.pth", "best.pth"), ("student.py", "best.py")):
-        partial = work_dir / f".{target}.partial"
-        shutil.copyfile(folder / source, partial)
-        os.replace(partial, work_dir / target)
+        with written_whole(work_dir / target) as partial:
+            shutil.copyfile(folder / source, partial)
     hand_over_sweep(work_dir, folder)

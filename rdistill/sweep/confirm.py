@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rdistill.files import write_whole
+from rdistill.files import read_json, write_json
 from rdistill.sweep.results import (
     BASELINE,
     CONFIRMED,
@@ -62,11 +62,11 @@ def select(records: Sequence[TrialRecord], confirm: ConfirmSpec, objectives: Seq
 def load_selection(work_dir: Path) -> Selection | None:
     """What an earlier start of the sweep has chosen, or None."""
     file = work_dir / SELECTION
-    return Selection(**json.loads(file.read_text())) if file.is_file() else None
+    return Selection(**read_json(file)) if file.is_file() else None
 
 
 def save_selection(work_dir: Path, selection: Selection) -> None:
-    write_whole(work_dir / SELECTION, json.dumps(asdict(selection), indent=1) + "\n")
+    write_json(work_dir / SELECTION, asdict(selection))
 
 
 def _record(work_dir: Path, name: str) -> TrialRecord:

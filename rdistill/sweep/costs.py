@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
-from rdistill.files import write_whole
+from rdistill.files import read_json, write_json
 from rdistill.segmentor import blank_image, build_segmentor, training_size
 from rdistill.shapes import describe
 
@@ -38,9 +37,8 @@ def costs_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str, flo
     file = folder / f"{digest}.json"
     if not file.is_file():
         model = revert_sync_batchnorm(build_segmentor(model_cfg))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(_measure(model, names, size)))
-    measured: Mapping[str, Any] = json.loads(file.read_text())
+        write_json(file, _measure(model, names, size))
+    measured = read_json(file, "remove it: it is measured again")
     return {name: float(measured[name]) for name in names}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas
 
 from rdistill.errors import UserError
-from rdistill.sweep.results import TRIALS, load_records, write_table
+from rdistill.sweep.results import FORMULA, TRIALS, load_records, write_table
 
 TEXTS = ("id", "phase", "of", "status", "note")
 COUNTS = ("best_iter", "iterations", "seed")
@@ -23,9 +23,10 @@ def results_frame(work_dir: Path) -> pandas.DataFrame:
         raise UserError(f"{work_dir}: holds no sweep: there is no {TRIALS}/ID/trial.json in it")
     with TemporaryDirectory() as folder:  # as results.csv would be now: the one in the work dir is of the last end
         frame = pandas.read_csv(write_table(Path(folder), records), dtype={name: "string" for name in TEXTS})
+    frame.columns = pandas.Index([_plain(name) for name in frame.columns])
     for name in frame.columns:
         if name in TEXTS:
-            frame[name] = frame[name].fillna("")
+            frame[name] = frame[name].fillna("").map(_plain).astype("string")
         elif name in COUNTS:
             frame[name] = frame[name].astype("Int64")
         elif frame[name].dtype == object or isinstance(frame[name].dtype, pandas.StringDtype):
@@ -39,4 +40,9 @@ def _value(cell: Any) -> Any:
     """A swept list or section is JSON in the table; any other text is itself."""
     if isinstance(cell, str) and cell[:1] in "[{":
         return json.loads(cell)
-    return None if not isinstance(cell, str) else cell
+    return None if not isinstance(cell, str) else _plain(cell)
+
+
+def _plain(text: str) -> str:
+    """Without the apostrophe that keeps a spreadsheet from taking a text for a formula."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text

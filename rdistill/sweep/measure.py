@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from rdistill.distiller import Distiller
 from rdistill.dry_run import tiny_batch
-from rdistill.student_files import write_json
+from rdistill.files import read_json, write_json
 
 STEP = "step.json"  # in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
@@ -98,7 +97,7 @@ def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
     """
     if not file.is_file():
         return None
-    known = json.loads(file.read_text())
+    known = read_json(file)
     known["seconds"] = {int(count): tuple(both) for count, both in known["seconds"].items()}
     return StepCost(**known) if list(known["seconds"]) == list(slots) else None
 

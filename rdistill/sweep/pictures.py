@@ -16,9 +16,9 @@ import ray
 from mmengine.config import Config
 
 from rdistill.config import import_custom_modules
+from rdistill.files import write_json, written_whole
 from rdistill.picture import as_rgb, loads_bgr
 from rdistill.storage import join, place
-from rdistill.student_files import write_json
 from rdistill.sweep.results import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweep.trial import Study, reason_of
 from rdistill.train_group import Resources
@@ -269,7 +269,8 @@ def _write(folder: Path, which: str, panels: Mapping[str, np.ndarray]) -> dict[s
         image = Image.fromarray(pixels)
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         files[kind] = f"{which}-{kind}.png"
-        image.save(folder / files[kind])
+        with written_whole(folder / files[kind]) as partial:
+            image.save(partial, "PNG")
     return files
 
 

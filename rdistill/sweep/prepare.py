@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,14 @@ import ray
 from rdistill.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.differences import differences
 from rdistill.errors import RunError, UserError
+from rdistill.files import read_json, set_aside_if_damaged
 from rdistill.storage import is_uri, place
+from rdistill.sweep.confirm import SELECTION
 from rdistill.sweep.fleet import ways_to_join
+from rdistill.sweep.results import load_records
 from rdistill.sweep.spec import SweepSpec
-from rdistill.sweep.testing import has_test_split, require_test_split
+from rdistill.sweep.summary import SUMMARY
+from rdistill.sweep.testing import TEACHER, has_test_split, require_test_split
 from rdistill.sweep.trial import Study
 from rdistill.train_group import Resources
 
@@ -37,7 +40,7 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
     file = work_dir / STUDY
     if not file.is_file():
         return
-    begun = json.loads(file.read_text())
+    begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
     # With what has become possible since. Whether it is tracked does not make it another study.
     sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude={"tracking"})
     asked = study["sweep"]
@@ -49,6 +52,27 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
             *(f"{where}: --resume: {what}" for what in changed[:10]),
             f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
+
+
+def repair(work_dir: Path, say: Callable[[str], None]) -> None:
+    """Takes away what is damaged and is made again by a resumed sweep; ``say`` is given a line about each.
+
+    Raises:
+        DamagedFileError: a trial's record is damaged.
+    """
+    from rdistill.sweep.measure import STEP
+    from rdistill.teacher_plan import RECORD as PLAN
+
+    again = {
+        SUMMARY: "it is put together again, but without the time of earlier starts",
+        SELECTION: "the same trials are chosen again from the search",
+        TEACHER: "the teacher is scored again",
+        STEP: "a step is measured again",
+        PLAN: "what suits the teacher is decided again",
+    }
+    for name, what in again.items():
+        set_aside_if_damaged(work_dir / name, what, lambda line: say(f"damaged   {line}"))
+    load_records(work_dir)
 
 
 def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdistill.files import write_whole
+from rdistill.files import read_json, to_json, write_whole
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
 RECORD = "trial.json"
 PROGRESS = "progress"  # in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 
 # What a record may be: `running` in a table means that its process is gone and --resume continues it.
@@ -73,7 +74,7 @@ class TrialRecord:
     def save(self, folder: Path) -> None:
         """Writes the record, whole or not at all. A line for each field: one for each number takes twice the bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        fields = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items())
+        fields = ",\n ".join(f"{to_json(name)}: {to_json(value)}" for name, value in asdict(self).items())
         write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
 
 
@@ -83,9 +84,23 @@ def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: s
 
 
 def load_record(folder: Path) -> TrialRecord | None:
-    """The record in a trial's folder, or None where there is none yet."""
+    """The record in a trial's folder, or None where there is none yet.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
     file = folder / RECORD
-    return TrialRecord(**json.loads(file.read_text())) if file.is_file() else None
+    fix = f"copy it from a backup, or remove the folder {folder} to go on without this trial"
+    if not file.is_file():
+        return None
+    content = read_json(file, fix)
+    for key in ("history", "losses"):  # NaN, which JSON lacks, was written as null
+        content[key] = [_with_nan(entry) for entry in content.get(key) or []]
+    return TrialRecord(**content)
+
+
+def _with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in entry.items()}
 
 
 def load_records(work_dir: Path) -> list[TrialRecord]:
@@ -189,9 +204,9 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
         )
     path = work_dir / "results.csv"
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]) if rows else ["id"])
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(table)
+    writer.writerow([_text(name) for name in (rows[0] if rows else ["id"])])
+    writer.writerows([_text(value) for value in row.values()] for row in rows)
     write_whole(path, table.getvalue())
     return path
 
@@ -211,7 +226,18 @@ def _only_total(entry: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, dict, tuple)) else value
+    return to_json(value) if isinstance(value, (list, dict, tuple)) else value
+
+
+def _text(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe in front; a number stays one."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _number(value: Any) -> float:

@@ -15,10 +15,9 @@ from rich.console import Console
 from rdistill.cluster import connected, require_resources, visible_wait
 from rdistill.config import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.errors import UserError
-from rdistill.files import held
+from rdistill.files import held, to_json, write_json
 from rdistill.logs import driver_log
 from rdistill.storage import Place, place
-from rdistill.student_files import write_json
 from rdistill.sweep.conclude import SweepFailedError, conclude
 from rdistill.sweep.confirm import SELECTION, load_selection, save_selection, select
 from rdistill.sweep.events import watched_by
@@ -26,7 +25,7 @@ from rdistill.sweep.faults import storage_watched
 from rdistill.sweep.live import SweepConsole
 from rdistill.sweep.phase import CONFIRMATION, Phase, Team
 from rdistill.sweep.pictures import draw_pictures
-from rdistill.sweep.prepare import STUDY, prepare, require_same_study
+from rdistill.sweep.prepare import STUDY, prepare, repair, require_same_study
 from rdistill.sweep.results import (
     BASELINE,
     CONFIRMED,
@@ -45,6 +44,8 @@ from rdistill.sweep.trackers import trackers
 from rdistill.sweep.trial import Study
 from rdistill.tracking import Tracking, parse_tracking, require_trackers, where_to_look
 from rdistill.train_group import Resources
+
+ALREADY = "{}: holds a sweep already; pass --resume to continue it, or another --work-dir"
 
 
 def run_sweep(
@@ -99,16 +100,23 @@ def _run_sweep_at(
     work_dir = here.folder
     sweep_file, spec, base = _load(sweep, overrides or {}, shortcuts)
     if here.holds_something() and not resume:
-        raise UserError(f"{here.where}: holds a sweep already; pass --resume to continue it, or another --work-dir")
+        raise UserError(ALREADY.format(here.where))
     tracking = _tracking(track, spec, base)
     # As JSON has it, to be compared with what is read back.
     asked = json.loads(
-        json.dumps({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
+        to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
     )
-    require_same_study(work_dir, asked, here.where)
     if tracking.names and tracking.images:
         base.tracking = dict(images=tracking.images)
-    with held(work_dir, "sweep"), connected(address, here.where, dashboard=spec.trial.workers > 1):
+    with ExitStack() as stack:
+        stack.enter_context(held(work_dir, "run or sweep"))
+        if here.holds_something():
+            if not resume:  # looked at once more, now that nobody else writes to it
+                raise UserError(ALREADY.format(here.where))
+            repair(work_dir, lambda line: console.print(line, markup=False))
+        require_same_study(work_dir, asked, here.where)
+        dashboard = spec.trial.workers > 1
+        stack.enter_context(connected(address, here.where, dashboard=dashboard, say=console.print))
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):

@@ -7,6 +7,7 @@ import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -15,6 +16,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from rdistill.config import DistillSpec
+from rdistill.files import write_whole
 from rdistill.sweep.results import BASELINE, SEARCHED, trial
 from rdistill.sweep.space import decode, distributions, feature_counts, sampler
 from rdistill.sweep.spec import Dimension, SweepSpec
@@ -91,8 +93,7 @@ class Arms(Searcher):
             "suggested": [arm.suggested for arm in self.arms],
             "searchers": [_saved(arm.searcher) for arm in self.arms],
         }
-        with open(checkpoint_path, "wb") as file:
-            pickle.dump(state, file)
+        write_whole(Path(checkpoint_path), pickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
         with open(checkpoint_path, "rb") as file:
@@ -115,8 +116,7 @@ def _saved(searcher: Searcher) -> bytes:
 def _restore(searcher: Searcher, saved: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "searcher")
-        with open(path, "wb") as file:
-            file.write(saved)
+        write_whole(Path(path), saved)
         searcher.restore(path)
 
 

@@ -5,7 +5,6 @@ Written while the sweep runs and at its end. Needs neither torch nor ray.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -21,7 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rdistill.files import write_whole
+from rdistill.files import read_json, write_json
+from rdistill.redaction import redacted
 from rdistill.sweep.confirm import load_selection
 from rdistill.sweep.proof import describe, evidence, verdict
 from rdistill.sweep.results import (
@@ -83,13 +83,13 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
 def read_summary(work_dir: Path) -> dict[str, Any]:
     """What was last written; empty before the first time."""
     file = work_dir / SUMMARY
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def write_summary(facts: Facts, work_dir: Path, status: str) -> dict[str, Any]:
     """Writes ``summary.json`` as things stand, whole or not at all."""
     summary = summarize(facts, load_records(work_dir), work_dir, status)
-    write_whole(work_dir / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_json(work_dir / SUMMARY, summary)
     return summary
 
 
@@ -204,7 +204,7 @@ def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[
             "cpus": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(redacted(sys.argv)),
         "seeds": {
             "training": spec.seed,
             "search": spec.search.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from mmengine.config import Config
 
 from rdistill.config import import_custom_modules
 from rdistill.errors import blaming
-from rdistill.files import write_whole
+from rdistill.files import read_json, write_json
 from rdistill.storage import join, place
 from rdistill.sweep.results import CONFIRMED, TRIALS, load_records
 from rdistill.sweep.trial import Study
@@ -54,7 +53,7 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
     teacher = study.base.distill.teachers[0]
     if teacher.get("checkpoint") and not (work_dir / TEACHER).is_file():
         scores = ray.get(ray.remote(_score_teacher).options(**options).remote(study))
-        write_whole(work_dir / TEACHER, json.dumps(scores, indent=1) + "\n")
+        write_json(work_dir / TEACHER, scores)
     for run in confirmed:
         if run.id in waiting:
             run.test = ray.get(waiting[run.id])
@@ -64,7 +63,7 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
 def teacher_on_test(work_dir: Path) -> dict[str, Any] | None:
     """What the teacher scored on the test split, once it has been."""
     file = work_dir / TEACHER
-    return dict(json.loads(file.read_text())) if file.is_file() else None
+    return read_json(file) if file.is_file() else None
 
 
 def _score_student(study: Study, trial_id: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from rdistill.files import read_text, write_whole
+from rdistill.redaction import redacted
 from rdistill.sweep.events import TrialSeen
 from rdistill.sweep.results import TRIALS, TrialRecord, load_record
 from rdistill.tracked_run import FAILURES_BORNE, QUIET_WANDB
@@ -21,6 +23,7 @@ from rdistill.tracking import (
     MLFLOW_URI,
     Tracking,
     environment_kept,
+    import_wandb,
     mlflow_uri,
     prepare_libraries,
     wandb_mode,
@@ -139,7 +142,12 @@ def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
 
 def facts(trial: TrialSeen) -> dict[str, Any]:
     """What a tracker's run is told of a trial at its start."""
-    return {**trial.values, "phase": trial.phase, "seed": trial.seed, **({"of": trial.of} if trial.of else {})}
+    return {
+        **redacted(trial.values),
+        "phase": trial.phase,
+        "seed": trial.seed,
+        **({"of": trial.of} if trial.of else {}),
+    }
 
 
 class RunIds:
@@ -148,14 +156,18 @@ class RunIds:
 
     def __init__(self, work_dir: Path, tracker: str) -> None:
         self.file = work_dir / f"tracking-{tracker}.csv"
-        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        text = read_text(self.file) if self.file.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line off
+        if whole != text:
+            write_whole(self.file, whole)
+        lines = whole.splitlines()
         self.ids = {trial_id: run_id for trial_id, _, run_id in (line.partition(",") for line in lines)}
 
     def keep(self, trial_id: str, run_id: str) -> None:
         if self.ids.get(trial_id) == run_id:
             return
         self.ids[trial_id] = run_id
-        with open(self.file, "a") as file:
+        with open(self.file, "a") as file:  # one write of one line
             file.write(f"{trial_id},{run_id}\n")
 
 
@@ -163,9 +175,8 @@ class WandbTracker:
     """A wandb run for each trial, grouped by sweep."""
 
     def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
-        import wandb
-
         assert tracking.wandb is not None
+        wandb = import_wandb(work_dir)
         self._wandb, self.asked, self.mode = wandb, tracking.wandb, wandb_mode(tracking)
         self.name, self.work_dir = name, work_dir
         self.ids = RunIds(work_dir, "wandb")
@@ -201,7 +212,7 @@ class WandbTracker:
         run = self.runs[trial.id]
         if trial.id not in self._configured:
             self._configured.add(trial.id)
-            run.config.update({"effective": record.effective}, allow_val_change=True)
+            run.config.update({"effective": redacted(record.effective)}, allow_val_change=True)
         run.log({**metrics, **{image_name(path): self._wandb.Image(str(path)) for path in images}})
 
     def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
@@ -310,7 +321,7 @@ class MlflowTracker:
         run_id, iteration = self.ids.ids[trial.id], int(metrics["iter"])
         if trial.id not in self._configured:
             self._configured.add(trial.id)
-            for key, value in record.effective.items():
+            for key, value in redacted(record.effective).items():
                 self.client.log_param(run_id, f"effective/{key}", str(value)[:500])
         named = {re.sub(r"[^\w\-. :/]", "_", key): value for key, value in metrics.items()}
         result = {**named, "timesteps_total": iteration, "training_iteration": iteration}

@@ -234,7 +234,7 @@ class _Recorder(Silent):
             kept.append({"iter": iteration, **{name: float(f"{value:.9g}") for name, value in values.items()}})
         if time.monotonic() >= self._next_progress:  # for the console, which learns of validations alone from Tune
             self._next_progress = time.monotonic() + PROGRESS_EVERY_S
-            (self.folder / PROGRESS).write_text(str(iteration))
+            write_whole(self.folder / PROGRESS, str(iteration))
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         seconds = round(time.monotonic() - self._since, 2)

@@ -13,7 +13,7 @@ import torch
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
-from e2e.processes import under, wait_until, wait_until_gone
+from e2e.processes import is_alive, under, wait_until, wait_until_gone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -116,6 +116,48 @@ def test_the_driver(place: Place, tiny: Tiny, small: list[object], whole: Path, 
     assert f"error: {work_dir}: --resume: " in refused.stderr
     assert WEIGHT in refused.stderr and "was 30.0, is 40.0" in refused.stderr
 
+    place.run(*arguments, "--resume")
+    assert_same(work_dir, whole, rows, state_equal)
+
+
+def test_the_driver_and_rays_own_server(
+    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+) -> None:
+    """Killed both, they leave agents of Ray's behind, which the next start ends; damaged files are made again."""
+    work_dir = place.root / "gcs"
+    arguments = ["sweep", place.sweep_file("gcs", study(tiny)), "--work-dir", work_dir, *small]
+    with place.start(*arguments) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        assert (work_dir / "ray").stat().st_mode & 0o777 == 0o700
+        second = place.run(*arguments, "--resume", status=2)
+        assert "another run or sweep is at work in it" in second.stderr
+        (server,) = under(process.pid, "gcs_server")
+        left = [*under(process.pid, "runtime_env/agent"), *under(process.pid, "dashboard/agent.py")]
+        assert left
+        os.kill(server, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+    for name, content in (("step.json", '{"bytes": 1'), ("summary.json", ""), ("teacher.json", "[]")):
+        (work_dir / name).write_text(content)
+    resumed = place.run(*arguments, "--resume")
+    assert not any(is_alive(one) for one in left)
+    if any(is_alive(one) for one in left):
+        assert "processes of Ray's that an earlier start of this work dir left" in resumed.stdout
+    for name in ("step.json", "summary.json", "teacher.json"):
+        assert f"the damaged file is kept as {name}.damaged" in resumed.stdout
+    assert_same(work_dir, whole, rows, state_equal)
+    assert not (work_dir / "ray").exists() and not list((place.root / "t").glob("*"))
+
+
+def test_terminated(place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal) -> None:
+    """By SIGTERM, to the driver alone: as Ctrl-C, with its own status."""
+    work_dir = place.root / "terminated"
+    arguments = ["sweep", place.sweep_file("terminated", study(tiny)), "--work-dir", work_dir, *small]
+    with place.start(*arguments) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        process.terminate()
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, err) == (143, f"{INTERRUPTED}\n"), (out, err)
     place.run(*arguments, "--resume")
     assert_same(work_dir, whole, rows, state_equal)
 

@@ -1,0 +1,72 @@
+"""Keys, tokens and passwords: found before they are written down with results, or sent to a tracker."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+HIDDEN = "***"
+SHORTEST = 8  # characters of an environment variable's value that is looked for in texts
+_NAME = r"(?:api_?key|access_?key|private_?key|token(?!s|iz|_dim)|passw|pwd|secret|credential)"
+_SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+# NAME=VALUE or NAME: VALUE within a text, such as a tag or a part of a command line.
+_ASSIGNED = re.compile(
+    rf"([\w.+-]*{_NAME}[\w.-]*\s*[=:]\s*)(?!(?:true|false|none|[-+\d.e]+)(?:$|[\s,;&]))([^\s,;&]+)",
+    re.IGNORECASE,
+)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
+# GitHub, Hugging Face, OpenAI, AWS, Slack, GitLab.
+_TOKEN = re.compile(
+    r"\b(?:gh[pousr]_\w{20,}|hf_\w{20,}|sk-[\w-]{20,}|AKIA[A-Z0-9]{16}|xox[abp]-[\w-]{10,}|glpat-[\w-]{20,})"
+)
+
+
+def secrets_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """The places of secrets in plain data: key, and ``name`` (the key names one) or ``text`` (a text holds one)."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if _names_a_secret(key, item):
+                yield f"{where}.{key}", "name"
+            else:
+                yield from secrets_in(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from secrets_in(item, f"{where}[{index}]")
+    elif isinstance(value, str) and redacted(value) != value:
+        yield where, "text"
+
+
+def redacted(value: Any) -> Any:
+    """The same plain data with ``***`` in place of every secret."""
+    if isinstance(value, Mapping):
+        return {key: HIDDEN if _names_a_secret(key, item) else redacted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(redacted(item) for item in value)
+    if not isinstance(value, str):
+        return value
+    for secret in _of_the_environment():
+        value = value.replace(secret, HIDDEN)
+    value = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", value)
+    return _TOKEN.sub(HIDDEN, _URL.sub(_without_password, value))
+
+
+def _names_a_secret(key: Any, value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", HIDDEN) and bool(_SECRET_NAME.search(str(key)))
+
+
+def _of_the_environment() -> list[str]:
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    found = [value for value in values if len(value) >= SHORTEST and "/" not in value]  # a path says nothing
+    return sorted(found, key=len, reverse=True)
+
+
+def _without_password(match: re.Match[str]) -> str:
+    url = match.group()
+    try:
+        netloc = urlsplit(url).netloc
+    except ValueError:
+        return url
+    return url.replace(f"{netloc.rpartition('@')[0]}@", f"{HIDDEN}@", 1) if "@" in netloc else url
