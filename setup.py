@@ -25,11 +25,13 @@ setup(
         "onedl-mmsegmentation>=1.4.2",
         # `default` holds the State API, by which Tune frees the workers of a trial that it stopped.
         "ray[train,tune,default]>=2.60",
+        "filelock>=4.2",  # closes its lock in processes that were forked; Ray has it too
         "greenlet>=3.1",
         "jinja2>=3.1",
         "optuna>=5.0",
         "pandas>=2.2",
         "plotly>=6",
+        "psutil>=6",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
@@ -48,6 +50,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "tifffile",
+            "types-psutil",
             "types-PyYAML",
         ],
         "mlflow": ["mlflow-skinny"],

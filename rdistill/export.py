@@ -6,7 +6,6 @@ import contextlib
 import copy
 import importlib.util
 import io
-import json
 import logging
 import os
 import time
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdistill.errors import UserError
+from rdistill.files import to_json
 from rdistill.inference import Predictor, Sample, network_input, read_sample, require_readable
 from rdistill.picture import loads_bgr, type_name
 from rdistill.segmentor import input_channels, logit_channels, swaps_channels
@@ -296,15 +296,15 @@ def metadata(
         "input": f"N x {channels} x {size}, float32, {_in_words(order)}, ({_range(pixels)} - mean) / std",
         "channels": str(channels),
         "channel_order": order,
-        "mean": json.dumps(mean),
-        "std": json.dumps(std),
+        "mean": to_json(mean),
+        "std": to_json(std),
         "output": result[output],
-        "classes": json.dumps(list(classes)),
-        "palette": json.dumps([list(colour) for colour in predictor.palette]),
+        "classes": to_json(list(classes)),
+        "palette": to_json([list(colour) for colour in predictor.palette]),
         "made_by": "rdistill export",
     }
     if scales:
-        facts["validated_at_width_height"] = json.dumps(list(scales[0]))
+        facts["validated_at_width_height"] = to_json(list(scales[0]))
     if predictor.meta.get("mIoU") is not None:
         facts["validation_mIoU_percent"] = f"{predictor.meta['mIoU']:.2f}"
     return facts

@@ -59,21 +59,6 @@ def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]
         partial.unlink(missing_ok=True)
 
 
-def require_writable(path: Path, fix: str) -> None:
-    """Tries whether a file can be written, before the time for its content is spent. Leaves everything as it was.
-
-    Raises:
-        UserError: it cannot be.
-    """
-    with user_path(path, fix), suppress(_Tried), written_whole(path) as partial:
-        partial.touch()
-        raise _Tried
-
-
-class _Tried(Exception):
-    pass
-
-
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all; see :func:`written_whole`.
 

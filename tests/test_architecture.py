@@ -129,3 +129,39 @@ def test_a_trial_in_a_cohort_waits_for_no_torch(module: str) -> None:
     """Each such trial has a process of its own, which unpickles its cohort's handle, and with it imports its class."""
     loaded = modules_after(f"import {module}")
     assert "rdistill" in loaded and not loaded & {"torch", "mmengine", "mmseg", "mmcv"}
+
+
+WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
+# What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
+NOT_WHOLE = {
+    "files.py", "teacher_cache.py",
+    "config_source.py", "pretrained.py",  # in a temporary folder
+    "logs.py",  # copies of Ray's logs
+    "storage.py",  # the file that it writes to is given by files.written_whole
+    "sweep/trackers.py",  # appends a line
+    "sweep/measure.py",  # writes to /proc
+}  # fmt: skip
+
+
+def test_files_are_written_whole_by_one_module() -> None:
+    """A kill or a full disk amid a write leaves the file before: nothing but files.py opens one to write to it."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or str(path.relative_to(PACKAGE)) in NOT_WHOLE:
+                continue
+            name = ast.unparse(node.func)
+            modes = [argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
+            opens = name == "open" and any(set(str(mode)) & set("wax+") for mode in modes)
+            if opens or name.rpartition(".")[2] in WRITERS or name in ("json.dump", "pickle.dump", "yaml.dump"):
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {name}")
+    assert not found, "use files.write_whole or files.written_whole"
+
+
+def test_json_is_written_without_nan() -> None:
+    """json.dumps writes NaN, which is no JSON: what goes to a file or the screen is made by files.to_json."""
+    # For keys and comparisons in memory; the page's is strict.
+    inner = {"files.py", "report/page.py", "report/study.py", "sweep/space.py", "sweep/places.py", "sweep/costs.py",
+             "sweep/confirm.py", "sweep/results.py", "sweep/spec.py", "lockstep.py"}  # fmt: skip
+    found = [str(path.relative_to(PACKAGE)) for path in MODULES if "json.dumps(" in path.read_text()]
+    assert not set(found) - inner

@@ -13,7 +13,7 @@ import pytest
 from conftest import Run, Tiny
 from mmengine.config import Config
 
-from rdistill.model_card import CARD, hand_over_sweep
+from rdistill.model_card import CARD, hand_over_sweep, write_run_card
 from rdistill.plain_config import HEADER_END, config_text, replace_header
 
 # Tests a student and trains it on, with mmengine and mmseg alone.
@@ -114,3 +114,17 @@ def test_card_and_config_of_a_sweep(distilled_run: Run, tmp_path: Path, confirme
     assert ("| t0001 | 3 | 41.50 | +1.50 (+0.25 to +2.75) |" in card) is confirmed
     assert ("| baseline | 3 | 40.00 ± 2.00 | - |" in card) is confirmed
     assert ("rdistill sweep s.yaml" in card) is confirmed
+
+
+def test_a_name_is_neither_html_nor_markdown(distilled_run: Run, tmp_path: Path) -> None:
+    cfg = Config.fromfile(str(distilled_run.folder / "config.py"))
+    evil = "<script>alert(1)</script> *disc* | `x`\n# title"
+    cfg.val_dataloader.dataset.metainfo = dict(classes=["background", evil])
+    cfg.test_dataloader.dataset.metainfo = dict(classes=["background", evil])
+    cfg.distill.losses = {"a`b <i>": cfg.distill.losses["logits"]}
+    write_run_card(cfg, tmp_path, {**distilled_run.metrics, "IoU": {evil: 50.0}})
+    card = (tmp_path / CARD).read_text()
+    escaped = "&lt;script&gt;alert(1)&lt;/script&gt; \\*disc\\* \\| \\`x\\` # title"
+    assert f"| {escaped} | 50.00 |" in card and f"- 2 classes: background, {escaped}" in card
+    assert "<script>" not in card and "\n# title" not in card
+    assert "- Loss `` a`b <i> ``: KL" in card

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from rdistill.files import DamagedFileError
+from rdistill.sweep.frame import results_frame
 from rdistill.sweep.results import (
     BASELINE,
     RECORD,
@@ -243,3 +245,31 @@ def test_results_need_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_spreadsheet_takes_no_text_for_a_formula(tmp_path: Path) -> None:
+    values = {"a": "=cmd|' /C calc'!A0", "+b": -1.5, "c": "-1.5", "d": "@SUM(A1)", "e": [math.nan, -1], "f": "plain"}
+    failed = record("t0001", 50.0, values=values, status="failed", reason="-> it broke")
+    failed.save(tmp_path / "trials" / "t0001")
+    (row,) = table_of(tmp_path, failed)
+    assert row["a"] == "'=cmd|' /C calc'!A0" and row["d"] == "'@SUM(A1)" and row["note"].startswith("'-> it broke")
+    assert row["'+b"] == "-1.5" and row["c"] == "-1.5" and row["e"] == "[null, -1]" and row["f"] == "plain"
+    frame = results_frame(tmp_path)
+    assert frame["a"][0] == values["a"] and frame["d"][0] == values["d"] and frame["+b"][0] == -1.5
+    assert frame["note"][0].startswith("-> it broke")
+
+
+def table_of(work_dir: Path, *records: TrialRecord) -> list[dict[str, str]]:
+    with open(write_table(work_dir, list(records)), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "t0001", "val', "[]"])
+def test_a_damaged_record_is_one_line_that_names_it(tmp_path: Path, content: str) -> None:
+    record("t0001", 50.0).save(tmp_path / "trials" / "t0001")
+    (tmp_path / "trials" / "t0001" / RECORD).write_text(content)
+    with pytest.raises(
+        DamagedFileError, match=r"trials/t0001/trial\.json: is damaged .*; copy it from a backup"
+    ) as caught:
+        load_records(tmp_path)
+    assert len(caught.value.problems) == 1
