@@ -22,7 +22,7 @@ from rdistill.files import own_folder, write_whole
 NAME, RAYS_OWN = "ray", "t"  # the folder in the work dir, and Ray's within it
 ELSEWHERE = ".ray-folder"  # in the work dir: where the folder is instead
 PREFIX = "rdistill-"  # of the name of a folder elsewhere
-OTHERS_OF_RAY = ("_ray_lockfiles", "session_", "ray_", "prom_metrics")  # how other names in it begin
+OTHERS = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")  # in it
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
 PATIENCE_S = 5  # for a process to be gone once it is killed
 
@@ -32,7 +32,7 @@ def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[
     """Gives Ray's own folder, in a folder of mode 0700, for as long as the context lasts.
 
     It is ``ray/t`` in the work dir; in the temporary folder where that path is too long for sockets, or the work dir
-    is a URI. Ray's lock files go there too. Processes and files that an earlier start left, because it was killed,
+    is a URI. The workers' temporary files go there too. Processes and files that an earlier start left, because it was killed,
     are ended and removed first: whoever calls this holds the work dir, so nobody uses them.
 
     Args:
@@ -53,14 +53,16 @@ def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[
     assert folder is not None
     if not own_folder(folder):
         raise UserError(f"{folder}: must be a folder of yours, for Ray; move it away, or use another --work-dir")
-    own = "RAY_TMPDIR" not in os.environ
-    if own:  # the workers inherit it
-        os.environ["RAY_TMPDIR"] = str(folder)
+    tempfile.gettempdir()  # remembers this process's own
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)  # for the workers, who inherit it: Ray's lock files, wandb's folders
     try:
         yield folder / RAYS_OWN
     finally:
-        if own:
-            del os.environ["RAY_TMPDIR"]
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
         if local is not None:
             (local / ELSEWHERE).unlink(missing_ok=True)
@@ -78,7 +80,7 @@ def clear(folder: Path, say: Callable[[str], None]) -> None:
         return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         return
-    strange = [name for name in os.listdir(folder) if name != RAYS_OWN and not name.startswith(OTHERS_OF_RAY)]
+    strange = [name for name in os.listdir(folder) if name != RAYS_OWN and not name.startswith(OTHERS)]
     if strange:
         raise UserError(f"{folder}: is where Ray's files go, but holds {strange[0]}; use another --work-dir")
     left = processes_of(folder)

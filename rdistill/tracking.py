@@ -156,6 +156,7 @@ def environment_kept(name: str) -> Iterator[None]:
 
 def import_wandb(work_dir: Path) -> Any:
     """The module. What it keeps in the temporary folder lands below the work dir, where the next start clears it."""
+    prepare_libraries()
     folder = work_dir / TEMPORARY
     if "wandb" in sys.modules:
         return importlib.import_module("wandb")

@@ -25,11 +25,11 @@ def short() -> Iterator[Path]:
 
 
 def test_nobody_else_enters_it(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(short))
     with folder_for_ray(short, print) as temp_dir:
         assert temp_dir == short / "ray" / "t" and (short / "ray").stat().st_mode & 0o777 == 0o700
-        assert os.environ["RAY_TMPDIR"] == str(short / "ray")  # where Ray's lock files go
-    assert not list(short.iterdir()) and "RAY_TMPDIR" not in os.environ
+        assert os.environ["TMPDIR"] == str(short / "ray")  # where its workers' files go
+    assert not list(short.iterdir()) and os.environ["TMPDIR"] == str(short)
 
 
 def test_where_the_path_is_too_long_it_is_elsewhere_and_found_again(short: Path) -> None:

@@ -82,12 +82,14 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
         The study that the trials get, and a line for each pair that was left out.
     """
     need, slots = resources.per_worker(), ways_to_join(resources)
+    # Where the teacher's outputs stay. Not a worker's own temporary folder, which ends with it.
+    beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
     if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
         with _threads_of(need["CPU"]):
-            return _prepare_here(study, slots)
+            return _prepare_here(study, slots, beside)
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        settled, left_out = ray.get(task.remote(study, slots))
+        settled, left_out = ray.get(task.remote(study, slots, beside))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
@@ -110,7 +112,7 @@ def _threads_of(cpus: float) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare_here(study: Study, slots: list[int]) -> tuple[Study, list[str]]:
+def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, list[str]]:
     import torch
 
     from rdistill.check import Report, build_reporting
@@ -142,7 +144,6 @@ def _prepare_here(study: Study, slots: list[int]) -> tuple[Study, list[str]]:
             step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
             step.save(here.folder / STEP)
         here.push()
-    beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
     base = with_plan(base, plan, beside / CACHE_FOLDER)
     study = dataclasses.replace(study, base=base, teacher_lines=plan.lines)
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -42,7 +42,7 @@ from rdistill.sweep.summary import FAILED, FINISHED, INTERRUPTED, SUMMARY, Facts
 from rdistill.sweep.testing import TEACHER, has_test_split, score_on_test, teacher_on_test
 from rdistill.sweep.trackers import trackers
 from rdistill.sweep.trial import Study
-from rdistill.tracking import Tracking, parse_tracking, require_trackers, where_to_look
+from rdistill.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
 from rdistill.train_group import Resources
 
 ALREADY = "{}: holds a sweep already; pass --resume to continue it, or another --work-dir"
@@ -115,6 +115,7 @@ def _run_sweep_at(
                 raise UserError(ALREADY.format(here.where))
             repair(work_dir, lambda line: console.print(line, markup=False))
         require_same_study(work_dir, asked, here.where)
+        import_wandb(work_dir)  # Ray Tune does, whether it is used or not
         dashboard = spec.trial.workers > 1
         stack.enter_context(connected(address, here.where, dashboard=dashboard, say=console.print))
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)

@@ -139,14 +139,16 @@ def test_the_driver_and_rays_own_server(
         process.communicate()
     for name, content in (("step.json", '{"bytes": 1'), ("summary.json", ""), ("teacher.json", "[]")):
         (work_dir / name).write_text(content)
+    assert any(is_alive(one) for one in left)
     resumed = place.run(*arguments, "--resume")
     assert not any(is_alive(one) for one in left)
-    if any(is_alive(one) for one in left):
-        assert "processes of Ray's that an earlier start of this work dir left" in resumed.stdout
+    assert "processes of Ray's that an earlier start of this work dir left" in resumed.stdout
     for name in ("step.json", "summary.json", "teacher.json"):
         assert f"the damaged file is kept as {name}.damaged" in resumed.stdout
     assert_same(work_dir, whole, rows, state_equal)
-    assert not (work_dir / "ray").exists() and not list((place.root / "t").glob("*"))
+    # Of temporary files only what this test has Ray put there.
+    assert not (work_dir / "ray").exists() and not list((work_dir / ".tmp").iterdir())
+    assert {file.name for file in (place.root / "t").glob("[!.]*")} <= {"_ray_lockfiles"}
 
 
 def test_terminated(place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal) -> None:
