@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -24,6 +25,7 @@ from rdistill.validation import LARGEST_SEED
 from rdistill.work_dir import require_work_dir
 
 MOST_ERRORS = 10  # lines
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
 INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
 
 app = typer.Typer(
@@ -572,11 +574,13 @@ def main() -> None:
         _print_errors(str(error))
         sys.exit(1)
     except (OSError, UnicodeError) as error:
-        problem = problem_of_path(error)
-        if problem is None:
+        if (problem := problem_of_path(error)) is not None:
+            _print_errors(problem)
+            sys.exit(2)
+        if not isinstance(error, OSError) or error.errno not in DISK:
             raise
-        _print_errors(problem)
-        sys.exit(2)
+        _print_errors(f"{error.filename or 'the disk'}: cannot be written: {error.strerror}")
+        sys.exit(1)
     except Exception as error:
         if is_usage_error(error):
             _leave_for_usage(error)

@@ -32,8 +32,8 @@ def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[
     """Gives Ray's own folder, in a folder of mode 0700, for as long as the context lasts.
 
     It is ``ray/t`` in the work dir; in the temporary folder where that path is too long for sockets, or the work dir
-    is a URI. The workers' temporary files go there too. Processes and files that an earlier start left, because it was killed,
-    are ended and removed first: whoever calls this holds the work dir, so nobody uses them.
+    is a URI. The workers' temporary files go there too. Processes and files that an earlier start left, because it was
+    killed, are ended and removed first: whoever calls this holds the work dir, so nobody uses them.
 
     Args:
         scratch: the work dir.

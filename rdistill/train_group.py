@@ -116,7 +116,7 @@ def train_in_group(
         if done := look_before(here.folder, cfg, options.get("seed", 0), options.pop("resume", False), listener):
             return done
     _check_shares(cfg, resources)
-    with connected(address, work_dir):
+    with connected(address, work_dir, say=listener.noted):
         per_worker = resources.per_worker()
         require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
         wait_for_room(per_worker, resources.fewest, listener.noted)

@@ -17,6 +17,8 @@ from rich.console import Console
 import rdistill
 import rdistill.sweep.run
 import rdistill.training
+from rdistill.errors import UserError
+from rdistill.files import held
 from rdistill.sweep.results import TRIALS, TrialRecord, write_table
 
 WEIGHT, PAIR, LOSS = "distill.losses.logits.weight", "distill.losses.hidden.pair", "distill.losses.hidden"
@@ -122,3 +124,13 @@ def test_results_have_types(tmp_path: Path) -> None:
     assert {str(frame[name].dtype) for name in ("mIoU", "gain", "IoU disc", "seconds", WEIGHT)} == {"float64"}
     assert str(frame["iterations"].dtype) == "Int64"
     assert list(frame.columns) == write_table(tmp_path, records).read_text().splitlines()[0].split(",")
+
+
+def test_two_runs_do_not_share_a_work_dir(tiny: Tiny, tmp_path: Path) -> None:
+    said = "another run or sweep is at work in it"
+    with held(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=said):
+        held(tmp_path / "run", "run or sweep"),
+        pytest.raises(UserError, match="another run or sweep is at work in it"),
+    ):
+        rdistill.train(tiny.folder / "student.py", tmp_path / "run", data_root=tiny.data_root, size=32, quiet=True)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]

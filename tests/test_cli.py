@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from conftest import Run, Tiny
+from conftest import REPO, Run, Tiny
+from PIL import Image
 from typer.testing import CliRunner
 
 from rdistill.cli import app, main
@@ -241,3 +243,52 @@ def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
     assert done.stderr == "" and list(tmp_path.iterdir()) == []
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", LONG], "its name is too long"),
+        (["report", "file/below"], "no such folder"),
+        (["compare", LONG, "folder"], "its name is too long"),
+        (["data", "synthetic", LONG], "its name is too long"),
+        (["data", "synthetic", "file/below"], "lies below a file, where a folder is needed"),
+        (["data", "synthetic", "/proc/nowhere"], "no such file or folder, or none can be made there"),
+        (["train", LONG + ".py"], "its name is too long"),
+        (["train", NOT_UTF8 + ".py"], "no such config file"),
+        (["eval", "CONFIG", LONG], "its name is too long"),
+        (["eval", "CONFIG", NOT_UTF8], "no such checkpoint file"),
+        (["predict", "CONFIG", "WEIGHTS", LONG, "--out", "out"], "its name is too long"),
+        (["predict", "CONFIG", "WEIGHTS", "image.png", "--out", LONG], "File name too long"),
+        (["export", "CONFIG", "WEIGHTS", LONG, "--images", "image.png"], "its name is too long"),
+        (["export", "CONFIG", "WEIGHTS", "folder", "--images", "image.png"], "is a folder, where a file is needed"),
+        (["export", "CONFIG", "WEIGHTS", "/proc/x.onnx", "--images", "image.png"], "none can be made there"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(
+    command: Command, distilled_run: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    files = {"CONFIG": str(distilled_run.folder / "student.py"), "WEIGHTS": str(distilled_run.folder / "student.pth")}
+    result = command(*(files.get(word, word) for word in arguments))
+    assert result.status == 2 and said in result.err and len(result.err.splitlines()) == 1, result
+
+
+def test_a_name_that_is_no_text_is_printed(command: Command, distilled_run: Run, tmp_path: Path) -> None:
+    image = tmp_path / f"{NOT_UTF8}.png"
+    Image.new("RGB", (32, 32)).save(image)
+    config, weights = distilled_run.folder / "student.py", distilled_run.folder / "student.pth"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        [sys.executable, "-m", "rdistill", "predict", config, weights, image, "--out", NOT_UTF8],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.png  " in done.stdout and done.stdout.endswith("overlays in caf\\udce9/overlays\n")
+    assert (tmp_path / NOT_UTF8 / "masks" / image.name).is_file()

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from rdistill.differences import differences
 from rdistill.errors import UserError
+from rdistill.files import DamagedFileError
 from rdistill.resume import (
     BEST,
     LAST,
@@ -22,8 +23,9 @@ from rdistill.resume import (
     finished,
     refuse_another,
     refuse_overwriting,
+    repair,
 )
-from rdistill.stopping import Stopped, on_signals
+from rdistill.stopping import Stopped, on_signals, sigterm_kept, terminated_like_ctrl_c
 from rdistill.student_files import write_config
 
 
@@ -145,3 +147,36 @@ def test_signals() -> None:
     assert str(stopped) == (
         "stopped at iteration 7 of 9, which last.pth holds; best so far, in student.pth: mIoU 61.23 at iteration 5"
     )
+
+
+@pytest.mark.parametrize("content", ["", "model = dict(", "a = 1\n"])
+def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.py").write_text(content)
+    with pytest.raises(DamagedFileError, match=r"config\.py: .*is damaged.*; remove it to go on with") as caught:
+        refuse_another(tmp_path, config(), 3)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("content", ["", '{"iter": 1', "[]"])
+def test_what_can_be_made_again_is_set_aside(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    (tmp_path / "teacher.json").write_text("{}")
+    lines: list[str] = []
+    repair(tmp_path, lines.append)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json.damaged", "teacher.json"]
+    (line,) = lines
+    assert line.startswith(f"{tmp_path}/metrics.json: is damaged (") and ": the run is ended once more; " in line
+    assert finished(tmp_path, config()) is None
+
+
+def test_sigterm_does_what_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with terminated_like_ctrl_c() as request:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+        with sigterm_kept():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init puts its own there
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
