@@ -129,8 +129,5 @@ def test_results_have_types(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_work_dir(tiny: Tiny, tmp_path: Path) -> None:
     said = "another run or sweep is at work in it"
     with held(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=said):
-        held(tmp_path / "run", "run or sweep"),
-        pytest.raises(UserError, match="another run or sweep is at work in it"),
-    ):
         rdistill.train(tiny.folder / "student.py", tmp_path / "run", data_root=tiny.data_root, size=32, quiet=True)
     assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
