@@ -264,9 +264,9 @@ LONG = "n" * 300
         (["eval", "CONFIG", NOT_UTF8], "no such checkpoint file"),
         (["predict", "CONFIG", "WEIGHTS", LONG, "--out", "out"], "its name is too long"),
         (["predict", "CONFIG", "WEIGHTS", "image.png", "--out", LONG], "File name too long"),
-        (["export", "CONFIG", "WEIGHTS", LONG, "--images", "image.png"], "its name is too long"),
-        (["export", "CONFIG", "WEIGHTS", "folder", "--images", "image.png"], "is a folder, where a file is needed"),
-        (["export", "CONFIG", "WEIGHTS", "/proc/x.onnx", "--images", "image.png"], "none can be made there"),
+        (["export", "CONFIG", "WEIGHTS", LONG, "--images", "image.png"], "File name too long"),
+        (["export", "CONFIG", "WEIGHTS", "folder", "--images", "image.png"], "is a folder; name the file"),
+        (["export", "CONFIG", "WEIGHTS", "/proc/x.onnx", "--images", "image.png"], "cannot be written"),
     ],
 )
 def test_a_path_that_cannot_be_is_one_line(

@@ -161,9 +161,9 @@ from pathlib import Path
 from rdistill.files import held
 with held(Path(sys.argv[1]), "run"):
     if os.fork() == 0:  # as a data loader's worker
+        print("held", flush=True)
         time.sleep(20)
         os._exit(0)
-    print("held", flush=True)
     time.sleep(600)
 """
 
