@@ -1,5 +1,8 @@
 """What a feature name means, and how its tensor is captured while a model runs.
 
+What counts is a tensor's value when the layer gave it. A later layer may write into the same memory
+(``ReLU(inplace=True)``, ``+=``): then a copy is kept, see :class:`FeatureCapture`.
+
 The grammar, for a model whose layers are named as in ``model.named_modules()``:
 
 ====================== ==========================================================
@@ -7,16 +10,18 @@ The grammar, for a model whose layers are named as in ``model.named_modules()``:
 ``backbone[2]``        element 2 of the tuple or list that the layer returns
 ``decode_head:input``  the layer's first argument (``:input[0]``: element 0 of it)
 ``decode_head.cls_seg()``  what a method returns
-``decode_head@aux``    a tensor that ``forward`` keeps as the attribute ``aux``
+``decode_head@aux``    a tensor that ``forward`` keeps as the attribute ``aux``; as of its return
 ``decode_head.conv_seg.weight``  a parameter or buffer
 ====================== ==========================================================
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -83,12 +88,27 @@ def _known(path: str, modules: dict[str, nn.Module], name: str, model: nn.Module
     raise UserError(f"feature {name!r}: {type(model).__name__} has no layer {path!r}{did_you_mean(path, modules)}")
 
 
+@dataclass
+class _Kept:
+    """What one call gave for one feature."""
+
+    value: Any  # a tensor, or a tuple or list of them; the list itself is a copy
+    tensor: Tensor | None  # the one that the name means, if there is one
+    version: int | None  # of that tensor, when it was given; None where PyTorch counts none
+    copy: Tensor | None  # of its value then, within the autograd graph
+    mode: tuple[Any, ...]  # in which the model ran
+
+
 class FeatureCapture:
     """Keeps the tensors behind feature names while it is attached to a model.
 
     A layer's ``forward`` is wrapped rather than hooked: mmseg calls ``decode_head.forward(...)``
     directly, past PyTorch's forward hooks. When a layer runs more than once in a step, its last
     call counts. Nothing is kept after :meth:`clear`.
+
+    A tensor that a later layer writes into is kept as a copy. Which ones are is found out in the first pass of each
+    mode (training, gradients, autocast), which copies all of them and then compares PyTorch's counts of changes;
+    from the second pass on only those are copied.
 
     Args:
         model: the model whose layers the names refer to.
@@ -109,7 +129,8 @@ class FeatureCapture:
                 problems += error.problems
         if problems:
             raise UserError(*problems)
-        self._kept: dict[tuple[str, str], Any] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._written: dict[tuple[str, tuple[Any, ...]], bool] = {}  # (name, mode) -> do later layers write into it?
         self._restore: list[tuple[nn.Module, str, Any]] = []
 
     @property
@@ -129,12 +150,13 @@ class FeatureCapture:
         """Starts capturing. Attaching twice is the same as attaching once."""
         if self._restore:
             return
-        wrapped: set[tuple[str, str]] = set()
+        calls: dict[tuple[str, str], list[Feature]] = {}
         for feature in self._features.values():
-            method = {"output": "forward", "input": "forward", "method": feature.member}.get(feature.kind)
-            if method is not None and (feature.layer, method) not in wrapped:
-                wrapped.add((feature.layer, method))
-                self._wrap(feature.owner(self._model), feature.layer, method)
+            if feature.kind != "parameter":
+                method = feature.member if feature.kind == "method" else "forward"
+                calls.setdefault((feature.layer, method), []).append(feature)
+        for (_, method), features in calls.items():
+            self._wrap(features[0].owner(self._model), method, features)
 
     def detach(self) -> None:
         """Stops capturing and leaves the model as it was."""
@@ -154,54 +176,128 @@ class FeatureCapture:
                 setattr(owner, feature.member, None)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor behind a name, as of the model's last forward pass.
+        """The tensor behind a name, with the value that the layer gave in the model's last forward pass.
 
         Raises:
             UserError: the layer did not run, or it gave no single tensor.
         """
         feature = self._features[name]
-        owner = feature.owner(self._model)
-        if feature.kind in ("attribute", "parameter"):
-            value = getattr(owner, feature.member, None)
-        else:
-            method, side = (feature.member or "forward"), ("in" if feature.kind == "input" else "out")
-            value = self._kept.get((f"{feature.layer}.{method}", side))
+        kept = self._kept.get(name)
+        value = None if kept is None else kept.value
+        # The model's own forward does not run in training, and what another module sets is not seen in forward.
+        if kept is None and feature.kind in ("attribute", "parameter"):
+            value = getattr(feature.owner(self._model), feature.member, None)
         if value is None:
             raise UserError(f"feature {name!r}: nothing was captured; the layer does not run in a forward pass")
-        return _single_tensor(value, feature)
+        tensor = _single_tensor(value, feature)
+        return tensor if kept is None else self._as_given(kept, name)
 
-    def _wrap(self, module: nn.Module, layer: str, method: str) -> None:
+    def _wrap(self, module: nn.Module, method: str, features: Sequence[Feature]) -> None:
         original: Callable[..., Any] = getattr(module, method)
-        key = f"{layer}.{method}"
-        takes_input = any(f.layer == layer and f.kind == "input" for f in self._features.values())
+        taken = [feature for feature in features if feature.kind == "input"]
+        kept_inside = [feature for feature in features if feature.kind == "attribute"]
+        given = [feature for feature in features if feature.kind in ("output", "method")]
 
         def captured(*args: Any, **kwargs: Any) -> Any:
+            if taken:  # before the call: the layer itself may write into its input
+                argument = args[0] if args else next(iter(kwargs.values()))
+                for feature in taken:
+                    self._keep(feature, argument, module)
             result = original(*args, **kwargs)
-            self._kept[key, "out"] = result
-            if takes_input:
-                self._kept[key, "in"] = args[0] if args else next(iter(kwargs.values()))
+            for feature in given:
+                self._keep(feature, result, module)
+            for feature in kept_inside:
+                self._keep(feature, getattr(module, feature.member, None), module)
             return result
 
         self._restore.append((module, method, vars(module).get(method)))
         setattr(module, method, captured)
 
+    def _keep(self, feature: Feature, value: Any, module: nn.Module) -> None:
+        value = list(value) if isinstance(value, list) else value
+        tensor = value
+        if feature.element is not None and isinstance(value, (list, tuple)):
+            inside = -len(value) <= feature.element < len(value)
+            tensor = value[feature.element] if inside else None
+        if not isinstance(tensor, Tensor):
+            self._kept[feature.name] = _Kept(value, None, None, None, ())
+            return
+        mode: tuple[Any, ...] = ("compiled",)
+        version = None
+        if not torch.compiler.is_compiling():
+            device = tensor.device.type
+            autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+            mode = (module.training, torch.is_grad_enabled(), autocast)
+            version = None if tensor.is_inference() else tensor._version
+        copied = version is None or self._written.get((feature.name, mode), True)
+        self._kept[feature.name] = _Kept(value, tensor, version, tensor.clone() if copied else None, mode)
+
+    def _as_given(self, kept: _Kept, name: str) -> Tensor:
+        """The tensor itself where nothing has changed it since, which is found out here; or its copy."""
+        assert kept.tensor is not None
+        if kept.version is None:
+            assert kept.copy is not None
+            return kept.copy
+        written = kept.tensor._version != kept.version
+        known = self._written.get((name, kept.mode))
+        if written and kept.copy is None:
+            raise UserError(
+                f"feature {name!r}: a later layer wrote into it in this step, though not in the first; "
+                f"name a layer whose output is not overwritten"
+            )
+        self._written[name, kept.mode] = written or bool(known)
+        if not written:
+            kept.copy = None
+            return kept.tensor
+        return kept.copy  # type: ignore[return-value]
+
+
+# Tokens that are no tiles: a class token, with DeiT's distillation token, registers alone, registers and class token.
+PREFIXES = (0, 1, 2, 4, 5)
+LARGEST_PATCH = 32  # pixels: of the plain transformers, the only ones that have several such tokens
+USUAL_STRIDES = (4, 8, 14, 16, 28, 32, 64)  # pixels
+
 
 def as_maps(tensor: Tensor, input_size: tuple[int, int]) -> Tensor:
     """Transformer tokens (N x L x C) folded into maps (N x C x H x W); anything else as it is.
 
+    Tokens that are no tiles come first and are left out: a class token, DeiT's distillation token, the registers of
+    DINOv2 and DINOv3. Where a length fits several grids, one that divides the image without a remainder goes before
+    one that rounds, then a usual stride before any other, then the fewest such tokens: most models have none.
+
     Args:
         tensor: of a layer.
-        input_size: height and width in pixels of the images; tokens tile them row by row. One token more
-            than the tiles is a class token, which comes first and is left out.
+        input_size: height and width in pixels of the images; tokens tile them row by row.
     """
-    if tensor.ndim != 3:
+    grid = _grid(tensor.shape[1], input_size) if tensor.ndim == 3 else None
+    if grid is None:
         return tensor
-    for tokens in (tensor.shape[1], tensor.shape[1] - 1):
-        height = round((tokens * input_size[0] / input_size[1]) ** 0.5)
-        if height > 0 and tokens % height == 0 and _same_aspect(height, tokens // height, input_size):
-            maps = tensor[:, tensor.shape[1] - tokens :]
-            return maps.transpose(1, 2).reshape(len(maps), -1, height, tokens // height)
-    return tensor
+    maps = tensor[:, tensor.shape[1] - grid[0] * grid[1] :]
+    return maps.transpose(1, 2).reshape(len(maps), -1, *grid)
+
+
+@lru_cache(maxsize=1024)  # asked at each step
+def _grid(length: int, input_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width of the grid that so many tokens make, after those that are no tiles; None for no grid."""
+    grids = []
+    for prefix in PREFIXES:
+        tiles = length - prefix
+        for height in (side for side in range(1, tiles + 1) if tiles % side == 0):
+            width = tiles // height
+            exact = input_size[0] % height == 0 and input_size[0] * width == input_size[1] * height
+            usual = _rounds_to(height, width, input_size, USUAL_STRIDES)
+            patches = prefix < 2 or input_size[0] <= LARGEST_PATCH * height
+            if patches and (exact or usual or _same_aspect(height, width, input_size)):
+                distance = abs(math.log(height * input_size[1] / (width * input_size[0])))
+                grids.append((not exact, not usual, prefix, distance, (height, width)))
+    return min(grids)[-1] if grids else None
+
+
+def _rounds_to(height: int, width: int, input_size: tuple[int, int], strides: Sequence[int]) -> bool:
+    """Whether a grid is the image at one of some strides, both sides rounded down or both up."""
+    down = ((input_size[0] // stride, input_size[1] // stride) for stride in strides)
+    up = ((-(-input_size[0] // stride), -(-input_size[1] // stride)) for stride in strides)
+    return (height, width) in {*down, *up}
 
 
 def _same_aspect(height: int, width: int, input_size: tuple[int, int]) -> bool:

@@ -23,7 +23,7 @@ from rdistill import __version__
 from rdistill.errors import UserError
 from rdistill.teacher_spec import CacheSpec
 
-FORMAT = 1  # of files and keys; a change of either makes the old ones unknown
+FORMAT = 2  # of files, keys and what features mean; a change of any makes the old ones unknown
 DIGEST = 16  # bytes: two of 10^9 images collide with a probability below 10^-20
 SHARE = 0.1  # of what is free in memory and on the disk, where the config sets no budget
 MOST_MEMORY, MOST_DISK = 2 * 2**30, 10 * 2**30  # bytes, likewise

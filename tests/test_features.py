@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from conftest import Tiny
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 from torch import Tensor, nn
 
+from rdistill.activation_checkpointing import checkpoint_activations
 from rdistill.errors import UserError
 from rdistill.features import Feature, FeatureCapture, parse_feature
 from rdistill.segmentor import build_segmentor
@@ -230,3 +231,169 @@ def test_nothing_is_kept_alive(model: nn.Module) -> None:
     model.decode_head.pair = None  # the test's own
     gc.collect()
     assert [name for name, reference in zip(names, references, strict=True) if reference() is not None] == []
+
+
+# --- layers that write into what another layer gave -----------------------------------------------------------------
+
+
+def called_layers(model: nn.Module) -> list[str]:
+    """Names of the outputs and the inputs of all layers that PyTorch's hooks see with one tensor each."""
+    names: list[str] = []
+
+    def hook(name: str, inputs: Any, output: Any) -> None:
+        names.extend([name] if isinstance(output, Tensor) else [])
+        names.extend([f"{name}:input"] if inputs and isinstance(inputs[0], Tensor) else [])
+
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    with torch.no_grad():
+        run(model)
+    for handle in handles:
+        handle.remove()
+    return list(dict.fromkeys(names))
+
+
+def hooked_copies(model: nn.Module, names: list[str], seed: int) -> dict[str, Tensor]:
+    """What PyTorch's own hooks see, copied at once."""
+    copies: dict[str, Tensor] = {}
+
+    def before(name: str) -> Callable[..., None]:
+        return lambda _, inputs: copies.update({name: inputs[0].clone()})
+
+    def after(name: str) -> Callable[..., None]:
+        return lambda _, inputs, output: copies.update({name: output.clone()})
+
+    handles = []
+    for name in names:
+        module = model.get_submodule(name.removesuffix(":input"))
+        if name.endswith(":input"):
+            handles.append(module.register_forward_pre_hook(before(name)))
+        else:
+            handles.append(module.register_forward_hook(after(name)))
+    run(model, seed)
+    for handle in handles:
+        handle.remove()
+    return copies
+
+
+def gradients(model: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a loss on every feature, by parameter."""
+    total = sum(feature.square().mean() for feature in features.values() if feature.requires_grad)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    return {name: value for name, value in zip(names, found, strict=True) if value is not None}
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_every_layer_is_captured_as_it_gave_it(model: nn.Module, grad: bool) -> None:
+    """ReLU(inplace=True) and `+=` write into the outputs of convolutions, norms and blocks, and into inputs."""
+    names = called_layers(model)
+    capture = FeatureCapture(model, names)
+    written: list[str] = []
+    for step in range(3):  # the first pass finds out, the next ones know
+        with torch.set_grad_enabled(grad):
+            expected = hooked_copies(model, names, seed=step)
+            with capture:
+                run(model, step)
+                captured = {name: capture[name] for name in names}
+                last = {name: kept.tensor for name, kept in capture._kept.items()}
+        for name in names:
+            assert torch.equal(captured[name], expected[name]), (step, name)
+        written = [name for name in names if captured[name] is not last[name]]
+        if grad:
+            ours, theirs = gradients(model, captured), gradients(model, expected)
+            assert ours.keys() == theirs.keys()
+            for key in ours:
+                torch.testing.assert_close(ours[key], theirs[key], msg=key)
+    assert {"backbone.layer4.1.bn2", "decode_head.bottleneck.bn", "decode_head.bottleneck.activate:input"} <= {*written}
+    assert {"backbone.layer4.1.conv2", "backbone.layer4", "decode_head.bottleneck.conv"}.isdisjoint(
+        written
+    )  # no copies
+
+
+class WritingNet(nn.Module):
+    """A layer that gives a list, an attribute and views, and a next one that writes into all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = self.First(), self.Second()
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            self.aux = x * 3
+            return [*self.parts(x), self.aux]
+
+        def parts(self, x: Tensor) -> list[Tensor]:
+            whole = x * 2
+            return [whole[:, :2], whole[:, 2:]]  # views of one tensor
+
+    class Second(nn.Module):
+        def forward(self, parts: list[Tensor]) -> Tensor:
+            parts[1] += 100
+            parts[2].mul_(0)
+            total = parts[0].sum() + parts[1].sum()
+            del parts[0]
+            return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_elements_attributes_methods_and_views(mode: Callable[[], Any]) -> None:
+    model = WritingNet()
+    expected = {
+        "first[0]": 2, "first[1]": 2, "first[-1]": 3, "first.parts()[1]": 2, "first@aux": 3,
+        "second:input[1]": 2, "second:input[2]": 3,
+    }  # fmt: skip
+    capture = FeatureCapture(model, list(expected))
+    for _ in range(3):
+        with mode(), capture:
+            model(torch.ones(1, 4, requires_grad=mode is torch.enable_grad) + 0)
+            for name, value in expected.items():
+                assert (capture[name] == value).all(), name
+
+
+class SometimesWriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.writes = nn.Identity(), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = self.layer(x)
+        return given.add_(1) if self.writes else given + 1
+
+
+def test_a_layer_written_into_later_is_no_silent_wrong_value() -> None:
+    """What is found out counts for its mode; within it, a change that comes late is said."""
+    model = SometimesWriting()
+    capture = FeatureCapture(model, ["layer"])
+    with torch.no_grad(), capture:
+        model(torch.zeros(2))
+        assert (capture["layer"] == 0).all()
+        model.writes = True
+        model.eval()  # a mode of its own: found out anew
+        model.layer.eval()
+        model(torch.zeros(2))
+        assert (capture["layer"] == 0).all()
+        model.layer.train()
+        model(torch.zeros(2))
+        with pytest.raises(UserError, match="feature 'layer': a later layer wrote into it in this step"):
+            capture["layer"]
+
+
+def test_inside_a_checkpointed_layer(model: nn.Module) -> None:
+    names = ["backbone.layer4.1.bn2", "backbone.layer4.1.bn1", "backbone.layer4.1.conv2:input"]
+    expected = gradients(model, hooked_copies(model, names, seed=0))
+    checkpoint_activations(model, ["backbone.layer4"])
+    capture = FeatureCapture(model, names)
+    for _ in range(2):
+        with capture:
+            run(model)
+            found = gradients(model, {name: capture[name] for name in names})
+        assert found.keys() == expected.keys()
+        for key in found:
+            torch.testing.assert_close(found[key], expected[key], msg=key)
