@@ -30,7 +30,7 @@ from rdistill.layers import build_teacher, listed_shapes
 from rdistill.precision import wrapper_config
 from rdistill.pretrained import pretrained_problems, start_weights
 from rdistill.quiet_mmseg import CrossEntropyLoss
-from rdistill.segmentor import build_segmentor, decode_heads, logit_channels, num_classes, training_size
+from rdistill.segmentor import build_segmentor, decode_heads, logit_channels, logit_names, num_classes, training_size
 from rdistill.shapes import pair_problem
 from rdistill.teacher import EmaTeacher, load_teacher_model
 
@@ -359,12 +359,12 @@ def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: li
 def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
     """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
     problems: list[str] = []
-    heads = [decode_heads(teacher) for teacher in teachers]
+    ours, heads = logit_names(student, training=True), [logit_names(teacher, training=False) for teacher in teachers]
     for name, loss in spec.losses.items():
         if loss.pair is not None:
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
-            route = _route(name, loss, spec, decode_heads(student), heads)
+            route = _route(name, loss, spec, ours, heads)
             _build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
         except UserError as error:
             problems += error.problems

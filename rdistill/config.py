@@ -107,7 +107,8 @@ class LossSpec(BaseModel):
     weight: Annotated[Number, Field(ge=0)] | None = None  # factor in the total; the type's default when absent
     # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
     pair: IndexPair | Annotated[tuple[IndexPair, ...], Field(min_length=1)] | None = Field(None, description=A_PAIR)
-    on: str = "logits"  # 'logits[k]': the k-th auxiliary head's
+    # 'logits': those that `predict` uses; 'logits[k]': the k-th auxiliary head's, then what heads give beside
+    on: str = "logits"
     teacher: Whole | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
     schedule: ScheduleSpec = ScheduleSpec()
 
@@ -120,7 +121,7 @@ class LossSpec(BaseModel):
 
     @property
     def output(self) -> int:
-        """Which of the model's outputs a loss on logits compares: 0 is the main head."""
+        """Which of the model's outputs a loss on logits compares: 0 is the main head's; as `logit_names` counts."""
         return 0 if self.on == "logits" else int(self.on[len("logits[") : -1])
 
     @property

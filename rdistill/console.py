@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -84,7 +85,7 @@ class RunConsole:
             self._bar.start()
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
-        losses = "  ".join(f"{_short(key)} {value:.4g}" for key, value in values.items() if "loss" in key)
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in _short_names(values).items())
         if self._bar is not None:
             self._bar.update(self._task, completed=iteration, losses=losses)
         elif iteration >= self._next_line or time.monotonic() >= self._overdue:
@@ -117,6 +118,17 @@ def scores(metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _short(key: str) -> str:
-    """``decode.loss_ce`` -> ``ce``; ``distill.loss_logits`` -> ``logits``; ``loss`` stays."""
-    return key if key == "loss" else key.rsplit(".", 1)[-1].removeprefix("loss_")
+def _short_names(values: Mapping[str, float]) -> dict[str, float]:
+    """The losses by names for the console: ``decode.loss_ce`` -> ``ce``, ``distill.loss_logits`` -> ``logits``.
+
+    Where several heads have a loss of that name, each keeps its head's: ``decode.ce``, ``aux_0.ce``.
+    """
+    losses = {key: _without_loss(key) for key in values if "loss" in key}
+    short = {key: (name.partition(".")[2] or name) if key != "loss" else key for key, name in losses.items()}
+    count = Counter(short.values())
+    return {short[key] if count[short[key]] == 1 else losses[key]: values[key] for key in losses}
+
+
+def _without_loss(key: str) -> str:
+    """``decode.loss_ce.s0`` -> ``decode.ce.s0``."""
+    return ".".join(part.removeprefix("loss_") for part in key.split("."))

@@ -21,12 +21,13 @@ from rdistill.pretrained import weights_alone
 from rdistill.segmentor import (
     blank_image,
     build_segmentor,
-    decode_heads,
     ignore_index,
     input_channels,
     logit_channels,
+    logit_names,
     num_classes,
     run_heads,
+    training_outputs,
     training_size,
 )
 from rdistill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
@@ -200,8 +201,8 @@ def _with_teachers(
     models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in specs]
     _check_channels(student, models)
     _check_feature_names(spec, student, models)
-    heads = [decode_heads(model) for model in models]
-    routes = {name: _route(name, loss, spec, decode_heads(student), heads) for name, loss in spec.losses.items()}
+    ours, heads = logit_names(student, training=True), [logit_names(model, training=False) for model in models]
+    routes = {name: _route(name, loss, spec, ours, heads) for name, loss in spec.losses.items()}
     teachers: list[Teacher] = []
     for index, (one, model) in enumerate(zip(specs, models, strict=True)):
         wanted = _names(_asked_of(index, route) for route in routes.values())
@@ -320,13 +321,14 @@ def _probe_channels(
         return on_logits
     # Features say how many channels they have when they run: once, on a blank image.
     inputs = blank_image(student, size)
-    student.eval()
     with blaming(f"model, on an image of {size[0]} x {size[1]}"):
-        with FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture:
+        with (
+            training_outputs(student),
+            FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture,
+        ):
             run_heads(student, student.extract_feat(inputs), capture.names)
             ours = {name: as_maps(capture[name], size) for name in capture.names}
         theirs = [teacher(inputs) for teacher in teachers]
-    student.train()
     found = {
         name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
         for name, route in routes.items()

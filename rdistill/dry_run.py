@@ -24,7 +24,7 @@ from rdistill.features import FeatureCapture, as_maps
 from rdistill.packages import absent_behind, absent_packages
 from rdistill.precision import autocast
 from rdistill.quiet_mmseg import DATASETS
-from rdistill.segmentor import decode_heads, input_channels, run_heads
+from rdistill.segmentor import input_channels, logit_names, run_heads
 from rdistill.shapes import probe_features
 from rdistill.teacher import Teacher
 
@@ -63,7 +63,7 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
         distiller: left as it was, to the last bit.
         cfg: of the run.
         batch: from :func:`tiny_batch`.
-        workers: with several, every parameter must have a gradient.
+        workers: with several, every parameter must have a gradient, unless the config lets DDP look for those without.
     """
     files = ", ".join(Path(sample.img_path).name for sample in batch["data_samples"])
     if problem := _channel_problem(distiller.student, batch):
@@ -78,7 +78,7 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
             if bad:
                 return [f"one step of training on {files}: {', '.join(bad)} is not finite"]
             total.backward()
-            return _gradient_problems(distiller, workers)
+            return _gradient_problems(distiller, workers > 1 and not finds_unused_parameters(cfg))
     except Exception as error:
         return [f"one step of training on {files} fails: {absent_behind(error) or one_line(error)}"]
 
@@ -99,6 +99,12 @@ def _channel_problem(student: torch.nn.Module, batch: Mapping[str, Any]) -> str 
             f"{loaded}; set it to {loaded}, or the pipeline's color_type to what the images are"
         )
     return None
+
+
+def finds_unused_parameters(cfg: Config) -> bool:
+    """Whether DDP is to look at each step for parameters without a gradient; by mmengine's two keys."""
+    wrapper = cfg.get("model_wrapper_cfg")
+    return bool((cfg if wrapper is None else wrapper).get("find_unused_parameters", False))
 
 
 @contextmanager
@@ -138,7 +144,7 @@ def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Mapping[str, A
     data = distiller.data_preprocessor(batch, True)
     inputs = data["inputs"]
     size = (inputs.shape[2], inputs.shape[3])
-    names = [*decode_heads(student), *_that_run(student, spec.features.student, size)]
+    names = [*logit_names(student, training=True), *_that_run(student, spec.features.student, size, training=True)]
     with FeatureCapture(student, names) as capture, torch.no_grad():
         run_heads(student, student.extract_feat(inputs), names)
         ours = {name: as_maps(capture[name], size).detach() for name in capture.names}
@@ -155,7 +161,7 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
     where = f"distill.losses.{name}"
     heads = [teacher.heads for teacher in distiller.teachers]
     try:
-        route = _route(name, spec.losses[name], spec, decode_heads(distiller.student), heads)
+        route = _route(name, spec.losses[name], spec, logit_names(distiller.student, training=True), heads)
         missing = [feature for feature in route.student_features if feature not in captured.student]
         if missing:
             return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
@@ -185,11 +191,15 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def _that_run(model: torch.nn.Module, names: Sequence[str], size: tuple[int, int]) -> list[str]:
-    return [name for name, shape in probe_features(model, names, size).items() if not isinstance(shape, str)]
+def _that_run(
+    model: torch.nn.Module, names: Sequence[str], size: tuple[int, int], *, training: bool = False
+) -> list[str]:
+    shapes = probe_features(model, names, size, training=training)
+    return [name for name, shape in shapes.items() if not isinstance(shape, str)]
 
 
-def _gradient_problems(distiller: Distiller, workers: int) -> list[str]:
+def _gradient_problems(distiller: Distiller, all_used: bool) -> list[str]:
+    """``all_used``: whether every parameter must have a gradient."""
     problems = []
     trained = [(name, parameter) for name, parameter in distiller.named_parameters() if parameter.requires_grad]
     infinite = [name for name, one in trained if one.grad is not None and not torch.isfinite(one.grad).all()]
@@ -198,8 +208,11 @@ def _gradient_problems(distiller: Distiller, workers: int) -> list[str]:
     unused = [name for name, one in trained if one.grad is None]
     if len(unused) == len(trained):
         problems.append("one step of training gives no gradient to any parameter; check the weights and loss_decode")
-    elif unused and workers > 1:
-        problems.append(f"parameters without a gradient, which several workers cannot have: {_some(unused)}")
+    elif unused and all_used:
+        problems.append(
+            f"parameters without a gradient, for which several workers would wait: {_some(unused)}; take these layers "
+            f"out of the model, or set find_unused_parameters=True, which makes each step a little slower"
+        )
     return problems
 
 

@@ -168,11 +168,11 @@ def listed_shapes(
         unknown += _unknown_features(where, spec.teacher_features(index), teacher)
     if unknown:
         raise UserError(*dict.fromkeys(unknown))
-    sides = [(spec.features.student, student)]
-    sides += [(spec.teacher_features(index), teacher) for index, teacher in teachers.items()]
+    sides = [(spec.features.student, student, True)]
+    sides += [(spec.teacher_features(index), teacher, False) for index, teacher in teachers.items()]
     found = []
-    for names, model in sides:
-        shapes = probe_features(model, names, size)
+    for names, model, training in sides:
+        shapes = probe_features(model, names, size, training=training)
         found.append([shapes[name] for name in names])
     return found[0], dict(zip(teachers, found[1:], strict=True))
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from rdistill import workers
 from rdistill.config import TeacherSpec
-from rdistill.segmentor import decode_heads, swaps_channels
+from rdistill.segmentor import logit_names, swaps_channels
 from rdistill.teacher import Teacher, cache_of, load_teacher_model
 from rdistill.teacher_spec import FUSED
 
@@ -366,7 +366,7 @@ class SharedTeacher(Teacher):
         self, lane: Lane, one: _OneForAll, names: Sequence[str], student_preprocessor: nn.Module, weight: float
     ) -> None:
         self.lane, self._one, self.model, self.weight = lane, one, one.model, weight
-        self.heads = decode_heads(one.model)
+        self.heads = logit_names(one.model, training=False)
         self.names, self.student_preprocessor = tuple(names), student_preprocessor
         statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]
         order = swaps_channels(student_preprocessor)

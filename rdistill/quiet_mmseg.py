@@ -1,18 +1,28 @@
 """What rdistill takes from mmseg, imported without its chatter.
 
-OneDL's mmseg prints to standard output when it is imported, which would end up in ``eval --json``.
+OneDL's mmseg prints to standard output when it is imported, which would end up in ``eval --json``. And mmengine's
+"current" logger, where no run has made one, would print each parameter's options of an optimizer: its warnings stay.
 """
 
 import contextlib
 import io
+import logging
 import warnings
+
+from mmengine.logging import MMLogger
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mmseg.models  # registers the models
     from mmseg.datasets import BaseSegDataset
     from mmseg.evaluation.metrics import IoUMetric
+    from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
     from mmseg.models.losses import CrossEntropyLoss
     from mmseg.registry import DATASETS, METRICS, MODELS
 
-__all__ = ["DATASETS", "METRICS", "MODELS", "BaseSegDataset", "CrossEntropyLoss", "IoUMetric", "mmseg"]
+MMLogger.get_instance("mmengine", log_level=logging.WARNING)
+
+__all__ = [
+    "DATASETS", "METRICS", "MODELS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead", "EncHead", "IoUMetric",
+    "IterativeDecodeHead", "PIDHead", "PointHead", "mmseg",
+]  # fmt: skip

@@ -23,6 +23,7 @@ from mmengine.visualization import Visualizer
 from rdistill.config_source import literal
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
+from rdistill.dry_run import finds_unused_parameters
 from rdistill.errors import UserError, blaming, did_you_mean
 from rdistill.evaluation import no_picture_twice, use_class_iou
 from rdistill.hooks import (
@@ -78,11 +79,17 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
     if world_size > 1:
         no_picture_twice(cfg)
         cfg.launcher = "pytorch"
-        if not torch.cuda.is_available():
-            cfg.model_wrapper_cfg = dict(
-                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False, find_unused_parameters=False
-            )
+        cfg.model_wrapper_cfg = _wrapper_config(cfg)
     return cfg
+
+
+def _wrapper_config(cfg: Config) -> dict[str, Any]:
+    """How several workers' model is wrapped: as mmengine would from the same keys, but also on CPUs."""
+    given = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
+    if "DistributedDataParallel" not in str(given.get("type", "MMDistributedDataParallel")):
+        return given  # sharding and the like, with options of its own
+    wrapper = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, **given}
+    return wrapper if torch.cuda.is_available() else {**wrapper, "device_ids": None}
 
 
 def checkpoint_interval(cfg: Config) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from rdistill.errors import UserError, blaming
 from rdistill.packages import absent_behind, absent_packages
 from rdistill.pretrained import weights_alone
-from rdistill.quiet_mmseg import MODELS
+from rdistill.quiet_mmseg import MODELS, DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
 
 
 def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_checkpoint: bool = False) -> nn.Module:
@@ -47,11 +48,32 @@ def decode_heads(model: nn.Module) -> list[str]:
         head = getattr(model, name, None)
         if isinstance(head, nn.ModuleList):
             # The last stage of a cascade is its result; auxiliary heads all count.
-            indices = [len(head) - 1] if name == "decode_head" else range(len(head))
+            indices = [_result_stage(head)] if name == "decode_head" else range(len(head))
             names += [f"{name}.{index}" for index in indices]
         elif head is not None:
             names.append(name)
     return names
+
+
+def logit_names(model: nn.Module, *, training: bool) -> list[str]:
+    """Feature names of the outputs that a loss ``on='logits[k]'`` means, by k.
+
+    First the main head's logits that ``predict`` uses, then those of the auxiliary heads, then what heads give
+    beside: DDRNet's and PIDNet's other branches, DANet's two attentions, K-Net's earlier stages.
+
+    Args:
+        model: an mmseg segmentor.
+        training: in which mode it will run: some heads give several tensors in training, and one for a prediction.
+    """
+    first, rest = [], []
+    for name in decode_heads(model):
+        elements = _elements(model.get_submodule(name), training)
+        if elements is None:
+            first.append(name)
+        else:
+            first.append(f"{name}[{elements[0]}]")
+            rest += [f"{name}[{element}]" for element in elements[1:]]
+    return first + rest
 
 
 def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
@@ -64,21 +86,84 @@ def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
     """
     head = model.decode_head
     if isinstance(head, nn.ModuleList):  # a cascade: each stage refines the one before
+        result = _result_stage(head)
         logits = head[0].forward(features)
-        for stage in head[1:]:
-            logits = stage.forward(features, logits)
+        for stage in head[1 : result + 1]:
+            logits = stage.forward(features, _main_tensor(stage, logits))
+        head = head[result]
     else:
         logits = head.forward(features)
     for name in decode_heads(model)[1:]:
-        if any(wanted == name or wanted.startswith((f"{name}.", f"{name}[", f"{name}:")) for wanted in names):
+        if any(wanted == name or wanted.startswith(tuple(name + mark for mark in ".[:@")) for wanted in names):
             model.get_submodule(name).forward(features)
-    return logits
+    return _main_tensor(head, logits)
 
 
-def logit_channels(model: nn.Module, head: str = "") -> int:
-    """Channels of a head's logits; of the main head by default. Two classes may have one, with a sigmoid."""
-    module = model.get_submodule(head or decode_heads(model)[0])
-    return int(getattr(module, "out_channels", None) or module.num_classes)
+def logit_channels(model: nn.Module, output: str = "") -> int:
+    """Channels of one of the outputs, by its name of :func:`logit_names`; of the main one by default.
+
+    Two classes may have one, with a sigmoid.
+    """
+    name, _, element = (output or decode_heads(model)[0]).partition("[")
+    head = model.get_submodule(name)
+    if isinstance(head, PIDHead) and element == "2]":
+        return int(head.d_cls_seg.out_channels)  # where the classes' borders are
+    return int(getattr(head, "out_channels", None) or head.num_classes)
+
+
+def _elements(head: nn.Module, training: bool) -> tuple[int, ...] | None:
+    """Which elements of what a head gives are logits, the ones that ``predict`` uses first; None: it gives one tensor.
+
+    A head of one's own that gives several names these by an attribute ``logit_elements``.
+    """
+    if elements := getattr(head, "logit_elements", None):
+        return tuple(elements)
+    if isinstance(head, EncHead):  # the other one says which classes the image has, and is no map
+        return (0,) if head.use_se_loss else None
+    if isinstance(head, DAHead):
+        return (0, 1, 2)
+    if training and isinstance(head, DDRHead):
+        return (0, 1)
+    if training and isinstance(head, PIDHead):
+        return (1, 0, 2)
+    if training and isinstance(head, IterativeDecodeHead):
+        return (head.num_stages, *range(head.num_stages))
+    return None
+
+
+def _main_tensor(head: nn.Module, output: Any) -> Tensor:
+    """The logits that ``predict`` uses, of what a head gave."""
+    if isinstance(output, Tensor):
+        return output
+    elements = _elements(head, head.training)
+    if elements is None:
+        raise UserError(
+            f"{type(head).__name__}: gives {len(output)} tensors; say which are logits, those that `predict` uses "
+            f"first, by an attribute of the head such as `logit_elements = (0, 1)`"
+        )
+    return output[elements[0]]  # type: ignore[no-any-return]
+
+
+def _result_stage(stages: nn.ModuleList) -> int:
+    """Index of the stage whose logits are a map: the last, but for PointRend's, which gives those of single points."""
+    last = len(stages) - 1
+    return last - 1 if isinstance(stages[last], PointHead) else last
+
+
+@contextmanager
+def training_outputs(model: nn.Module) -> Iterator[None]:
+    """Lets a model give what it gives in training, which may be several tensors, but change nothing of itself.
+
+    Its layers without children, such as norms and dropouts, run in evaluation mode; every layer's mode is put back.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = next(module.children(), None) is not None
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def num_classes(model: nn.Module, head: str = "") -> int:

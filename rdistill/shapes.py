@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps
-from rdistill.segmentor import blank_image, decode_heads, run_heads
+from rdistill.segmentor import blank_image, decode_heads, run_heads, training_outputs
 
 Shape = tuple[int, ...]
 
@@ -61,20 +61,23 @@ def describe(model: nn.Module, height_width: tuple[int, int]) -> list[Layer]:
     return layers
 
 
-def probe_features(model: nn.Module, names: Sequence[str], height_width: tuple[int, int]) -> dict[str, Shape | str]:
+def probe_features(
+    model: nn.Module, names: Sequence[str], height_width: tuple[int, int], *, training: bool = False
+) -> dict[str, Shape | str]:
     """Feature name -> its shape, tokens folded into maps; or why it has none.
 
     Args:
         model: an mmseg segmentor; left as it was.
         names: as :mod:`rdistill.features` defines them.
         height_width: of the blank image, in pixels.
+        training: the shapes are those of training, where some models give several tensors instead of one.
 
     Raises:
         UserError: a name that the model does not have, or a model that does not run at this size.
     """
     found: dict[str, Shape | str] = {}
     with FeatureCapture(model, names) as capture, torch.no_grad():
-        _run_blank(model, height_width, capture.names)
+        _run_blank(model, height_width, capture.names, training=training)
         for name in capture.names:
             try:
                 found[name] = tuple(as_maps(capture[name], height_width).shape)
@@ -228,12 +231,15 @@ def _as_map(shape: Shape, height_width: tuple[int, int]) -> tuple[Shape | None, 
 
 
 @torch.no_grad()
-def _run_blank(model: nn.Module, height_width: tuple[int, int], names: Sequence[str]) -> None:
+def _run_blank(
+    model: nn.Module, height_width: tuple[int, int], names: Sequence[str], *, training: bool = False
+) -> None:
     """One forward pass of a blank image in evaluation mode; every layer's own mode is put back."""
-    training = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        run_heads(model, model.extract_feat(blank_image(model, height_width)), names)
+        with training_outputs(model) if training else nullcontext():
+            run_heads(model, model.extract_feat(blank_image(model, height_width)), names)
     except UserError:
         raise
     except Exception as error:  # of a size that a model cannot take, mmseg's layers raise anything
@@ -242,5 +248,5 @@ def _run_blank(model: nn.Module, height_width: tuple[int, int], names: Sequence[
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; try another --size"
         ) from error
     finally:
-        for module, mode in training.items():
+        for module, mode in modes.items():
             module.training = mode

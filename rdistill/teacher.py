@@ -15,7 +15,7 @@ from rdistill import checkpoint
 from rdistill.config import TeacherSpec
 from rdistill.features import FeatureCapture, as_maps
 from rdistill.losses.functional import with_logit_channels
-from rdistill.segmentor import build_segmentor, decode_heads, input_channels, run_heads, swaps_channels
+from rdistill.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
 from rdistill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.teacher_forward import computed_as, prepare_model
 from rdistill.teacher_spec import PLAIN, ForwardSpec
@@ -51,7 +51,7 @@ class Teacher:
         listed: Sequence[str] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.heads = decode_heads(model)
+        self.heads = logit_names(model, training=False)
         self.weight = weight
         self.forward, self.listed = forward, tuple(listed)
         self.cache: TeacherCache | None = None
