@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,9 +273,27 @@ def test_parameters_without_a_gradient(built: tuple[Config, Distiller]) -> None:
     distiller.student.backbone.spare = nn.Linear(2, 2)
     assert check_run(cfg, distiller=distiller).problems == []
     cfg.train_dataloader.batch_size = 4
-    assert "student.backbone.spare.weight, student.backbone.spare.bias" in one(
-        check_run(cfg, distiller=distiller, workers=2)
-    )
+    found = one(check_run(cfg, distiller=distiller, workers=2))
+    assert "student.backbone.spare.weight, student.backbone.spare.bias" in found
+    assert "or set find_unused_parameters=True" in found
+    cfg.find_unused_parameters = True  # mmengine's keys
+    assert check_run(cfg, distiller=distiller, workers=2).problems == []
+    cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=False)  # the one it looks at
+    assert "spare.weight" in one(check_run(cfg, distiller=distiller, workers=2))
+
+
+def test_an_optimizer_with_options_of_single_parameters_is_checked_quietly(tiny: Tiny) -> None:
+    """mmengine's logger would say a line for each parameter; in a process of its own, as the command runs."""
+    code = f"""
+from rdistill.config import Shortcuts, load_config
+from rdistill.check import check_optimizer
+from rdistill.distiller import build_distiller
+cfg = load_config({str(tiny.folder / "student.py")!r}, {{"+optim_wrapper.paramwise_cfg": {{"norm_decay_mult": 0.5}}}},
+                  Shortcuts(data_root={str(tiny.data_root)!r}))
+assert check_optimizer(build_distiller(cfg, seed=0), cfg) == []
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout + done.stderr).strip() == ""
 
 
 def test_disk(built: tuple[Config, Distiller], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,3 +221,19 @@ def test_what_the_terminal_cannot_or_should_not(monkeypatch: pytest.MonkeyPatch,
         assert "\x1b" not in text(console) and "iter 10/100" in text(console)
     else:
         assert "\x1b[3" not in text(console)  # no colours; the bar still updates in place
+
+
+def test_losses_of_several_heads_are_told_apart() -> None:
+    console = piped()
+    values = {
+        "loss": 4.0, "decode.loss_ce": 0.5, "aux_0.loss_ce": 0.25, "aux_1.loss_ce": 0.125, "decode.loss_dice": 0.75,
+        "distill.loss_logits": 0.5, "decode.acc_seg": 90.0, "raw/logits": 2.0,
+    }  # fmt: skip
+    with RunConsole(console) as shown:
+        shown.started(first_iteration=0, last_iteration=10, facts={})
+        shown.stepped(10, values)
+        shown.started(first_iteration=0, last_iteration=10, facts={})
+        shown.stepped(10, {"loss": 1.0, "decode.loss_ce.s0": 0.5, "decode.loss_ce.s1": 0.25, "distill.loss_ce": 0.5})
+    several, stages = text(console).splitlines()
+    assert several.endswith("  loss 4  decode.ce 0.5  aux_0.ce 0.25  aux_1.ce 0.125  dice 0.75  logits 0.5")
+    assert stages.endswith("  loss 1  ce.s0 0.5  ce.s1 0.25  ce 0.5")

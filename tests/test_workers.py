@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from rdistill import workers
+from rdistill.errors import UserError
 from rdistill.evaluation import ClassIoUMetric, evaluate, no_picture_twice, use_class_iou
 from rdistill.losses import LOSSES
 from rdistill.losses.modules import Term
@@ -202,6 +203,29 @@ def test_twenty_iterations_on_one_worker_and_on_two(tiny: Tiny, in_workers: InWo
     one, weights = losses_and_weights(cfg, tmp_path / "one")
     (two, theirs), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
     assert [iteration for iteration, _ in one] == [iteration for iteration, _ in two] == [10, 20]
+    for (_, ours), (_, same) in zip(one, two, strict=True):
+        assert ours == pytest.approx(same, rel=1e-5, abs=1e-5)
+    assert apart(weights, theirs) < 1e-5
+
+
+@pytest.mark.e2e
+def test_a_stage_that_nothing_uses(tiny: Tiny, in_workers: InWorkers, tmp_path: Path) -> None:
+    """Said before the start; with mmengine's key, two workers train as one does, and the stage stays as it began."""
+    channels = tiny.load("student").model.decode_head.in_channels // 2
+    unused = {"model.decode_head.in_index": 2, "model.decode_head.in_channels": channels, **WITHOUT_BATCH_STATISTICS}
+
+    def refused(rank: int) -> str:
+        try:
+            train(tiny.load("student", unused, batch_size=4), tmp_path / "refused")
+        except UserError as error:
+            return str(error)
+        return ""
+
+    for message in in_workers(2, refused):
+        assert "student.backbone.layer4" in message and "or set find_unused_parameters=True" in message
+    cfg = tiny.load("student", {**unused, "+find_unused_parameters": True}, batch_size=4)
+    one, weights = losses_and_weights(cfg, tmp_path / "one")
+    (two, theirs), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
     for (_, ours), (_, same) in zip(one, two, strict=True):
         assert ours == pytest.approx(same, rel=1e-5, abs=1e-5)
     assert apart(weights, theirs) < 1e-5
