@@ -233,6 +233,7 @@ def evaluate(
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent."""
     from rdistill import api
     from rdistill.config import Shortcuts, load_config, parse_assignments
+    from rdistill.config_walk import leaf_datasets
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
@@ -243,7 +244,9 @@ def evaluate(
         print(to_json(metrics))
         return
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
-    data_root = cfg[f"{split}_dataloader"].dataset.data_root
+    data_root = ", ".join(
+        dict.fromkeys(str(leaf.get("data_root")) for leaf in leaf_datasets(cfg, f"{split}_dataloader"))
+    )
     console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {data_root})")
     for name, value in metrics["IoU"].items():
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
@@ -514,7 +517,8 @@ def export(
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
     file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
     """
-    from rdistill.config import Shortcuts, load_config, parse_assignments, parse_size
+    from rdistill.config import Shortcuts, load_config, parse_assignments
+    from rdistill.config_shortcuts import parse_size
     from rdistill.export import as_plain, export_onnx, require_packages, require_writable, summary
     from rdistill.inference import image_files, load_predictor, validation_images
 

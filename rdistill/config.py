@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import ast
 import copy
-import difflib
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from mmengine.config import Config, ConfigDict
-from mmengine.config import utils as mmengine_config_utils
 from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
+from rdistill.config_read import PACKAGE, find_config, read_config_file
+from rdistill.config_shapes import key_problems, shape_problems
+from rdistill.config_shortcuts import Shortcuts, apply_shortcuts
 from rdistill.config_source import as_written, top_key_problem
+from rdistill.config_types import as_names, settle_names
+from rdistill.config_walk import dataloaders, leaf_datasets
 from rdistill.errors import UserError, did_you_mean
 from rdistill.losses import LOSSES, check_params
 from rdistill.packages import absent_behind
@@ -37,7 +38,6 @@ from rdistill.yaml_data import not_plain, parse_yaml, yaml_problem
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 LAYERWISE = ("DSD",)  # losses that compare several layers at once
 INIT_SEED = "randomness.init_seed"  # of the student's and the adapters' first weights; the run's seed where not set
-DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
 
@@ -191,19 +191,6 @@ class DistillSpec(Section):
         return found
 
 
-@dataclass(frozen=True)
-class Shortcuts:
-    """The settings nobody should need mmseg's nested keys for. None leaves the config's own value."""
-
-    data_root: str | None = None
-    size: str | None = None  # pixels: '128', or 'HEIGHTxWIDTH'
-    iters: int | None = None
-    batch_size: int | None = None  # images a step, over all workers together
-    val_interval: int | None = None  # iterations
-    num_data_workers: int | None = None  # loader processes for each training worker
-    teacher_checkpoint: str | None = None
-
-
 def load_config(
     config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,
@@ -225,18 +212,21 @@ def load_config(
         UserError: every mistake found, one line each.
     """
     if isinstance(config, Config):
-        path, cfg = Path(config.filename or "config"), copy.deepcopy(config)
+        path, cfg = Path(config.filename or "config"), as_names(copy.deepcopy(config))
     else:
         path, cfg = Path(config), read_config_file(Path(config))
+    unknown, _ = key_problems(cfg)
     missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
     if missing:
-        raise UserError(
-            f"{path}: not a complete training config: {', '.join(missing)} missing; inherit them with _base_"
-        )
-    problems = _apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
-    _fit_val_interval(cfg)
-    if with_data:
-        problems += _locate_data(cfg)
+        text = f"not a complete training config: {', '.join(missing)} missing; inherit them with _base_"
+        raise UserError(*(f"{path}: {problem}" for problem in [text, *unknown]))
+    if problems := [*unknown, *shape_problems(cfg)]:
+        raise UserError(*(f"{path}: {problem}" for problem in problems))
+    problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
+    problems += (misshapen := _shape_after(cfg))
+    if not misshapen:
+        _fit_val_interval(cfg)
+        problems += _locate_data(cfg) if with_data else []
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     if cfg.get("tracking") is not None:
@@ -256,7 +246,7 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
         UserError: an unknown key, or a value that its key does not take.
     """
     cfg = copy.deepcopy(cfg)
-    if problems := _apply_overrides(cfg, overrides):
+    if problems := _apply_overrides(cfg, overrides) + _shape_after(cfg):
         raise UserError(*problems)
     import_custom_modules(cfg)
     distill_spec(cfg)
@@ -316,26 +306,6 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     return spec
 
 
-def read_config_file(path: Path) -> Config:
-    """An mmengine config file as it stands; every way of failing is a :class:`UserError`."""
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), siblings, n=1)
-        raise UserError(f"{path}: no such config file" + (f"; did you mean {near[0]}?" if near else ""))
-    _register_onedl_alias()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmengine warns of its own deprecated helpers here
-            return Config.fromfile(str(path))
-    except Exception as error:  # a config is Python: it may raise anything
-        if absent := absent_behind(error):
-            raise UserError(f"{path}: {absent}") from error
-        line = str(error).strip().splitlines()
-        raise UserError(
-            f"{path}: cannot be read: {type(error).__name__}: {line[-1] if line else 'no message'}"
-        ) from error
-
-
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """``['a.b=1e-3', '+c=[1, 2]']`` -> ``{'a.b': 0.001, '+c': [1, 2]}``; values are Python or YAML literals."""
     values: dict[str, Any] = {}
@@ -358,24 +328,23 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return values
 
 
-def parse_size(text: str, flag: str) -> tuple[int, int]:
-    """``'128'`` or ``'HEIGHTxWIDTH'`` -> height and width in pixels."""
-    numbers = text.lower().split("x")
-    if len(numbers) > 2 or not all(n.isdigit() and int(n) > 0 for n in numbers):
-        raise UserError(f"{flag}: must be pixels such as 128, or HEIGHTxWIDTH such as 180x240, got {text!r}")
-    return int(numbers[0]), int(numbers[-1])
-
-
 def lookup(node: Any, dotted: str) -> Any:
     """The value at a dotted key of a config. Raises KeyError where there is none."""
     for part in dotted.split("."):
-        if isinstance(node, (list, tuple)) and part.lstrip("-").isdigit() and int(part) < len(node):
-            node = node[int(part)]
+        if isinstance(node, (list, tuple)) and (index := _index(part, node)) is not None:
+            node = node[index]
         elif isinstance(node, Mapping) and part in node:
             node = node[part]
         else:
             raise KeyError(dotted)
     return node
+
+
+def _index(part: str, node: Sequence[Any]) -> int | None:
+    """A part of a dotted key as an index into a list, counted from its end if negative; None if it is none."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", part):  # not isdigit, which takes '²' too
+        return None
+    return int(part) if -len(node) <= int(part) < len(node) else None
 
 
 def _parse_value(text: str) -> Any:
@@ -389,16 +358,14 @@ def _parse_value(text: str) -> Any:
         return parse_yaml(text)
 
 
-def _register_onedl_alias() -> None:
-    """Lets ``mmseg::`` in ``_base_`` find the OneDL distribution, unless the original is installed."""
-    try:
-        distribution("mmsegmentation")
-    except PackageNotFoundError:
-        mmengine_config_utils.MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
-
-
 def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
     return [problem for key, value in overrides.items() if (problem := _override(cfg, key, value))]
+
+
+def _shape_after(cfg: Config) -> list[str]:
+    """What overrides have made of a config whose shape was right: the same questions again."""
+    settle_names(cfg._cfg_dict)
+    return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(cfg)
 
 
 def _override(cfg: Config, key: str, value: Any) -> str | None:
@@ -420,9 +387,9 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
         # A loss takes parameters that its config need not spell out: its own check names the unknown ones.
         free = may_add or (parts[0] == "distill" and depth > 0) or key == INIT_SEED
         if isinstance(node, (list, tuple)):
-            if not part.lstrip("-").isdigit() or not -len(node) <= int(part) < len(node):
+            index: Any = _index(part, node)
+            if index is None:
                 return f"{where}: no such index; the list has {len(node)} entries"
-            index: Any = int(part)
             if isinstance(node, tuple) and last:
                 return f"{where}: a tuple is set as a whole, not by index"
         elif isinstance(node, dict):
@@ -459,84 +426,6 @@ def _wrong_kind(old: Any, new: Any) -> str | None:
     return None
 
 
-def _apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
-    problems = []
-    if shortcuts.data_root is not None:
-        for loader in _dataloaders(cfg):
-            _leaf_dataset(loader).data_root = shortcuts.data_root
-    if shortcuts.size is not None:
-        problems += _set_size(cfg, shortcuts.size)
-    if shortcuts.iters is not None:
-        problems += _set_iterations(cfg, shortcuts.iters)
-    for flag, minimum in (("batch_size", 1), ("val_interval", 1), ("num_data_workers", 0)):
-        value = getattr(shortcuts, flag)
-        if value is not None and value < minimum:
-            problems.append(f"--{flag.replace('_', '-')}: must be at least {minimum}, got {value}")
-    if shortcuts.batch_size is not None:
-        cfg.train_dataloader.batch_size = shortcuts.batch_size
-    if shortcuts.val_interval is not None:
-        cfg.train_cfg.val_interval = shortcuts.val_interval
-    if shortcuts.num_data_workers is not None:
-        for loader in _dataloaders(cfg):
-            loader.num_workers = shortcuts.num_data_workers
-            if not shortcuts.num_data_workers:
-                loader.pop("persistent_workers", None)  # torch refuses it without workers
-    if shortcuts.teacher_checkpoint is not None:
-        teachers = (cfg.get("distill") or {}).get("teachers") or []
-        if len(teachers) != 1:
-            problems.append(f"--teacher-checkpoint: the config has {len(teachers)} teachers; it sets the only one")
-        else:
-            teachers[0].checkpoint = shortcuts.teacher_checkpoint
-    return problems
-
-
-def _set_size(cfg: Config, text: str) -> list[str]:
-    """Sets the training and test size in every place mmseg keeps it."""
-    try:
-        height, width = parse_size(text, "--size")
-    except UserError as error:
-        return list(error.problems)
-    for loader in _dataloaders(cfg):
-        for step in _leaf_dataset(loader).pipeline:
-            if step["type"] in ("Resize", "RandomResize"):
-                step["scale"] = (width, height)
-            elif step["type"] == "RandomCrop":
-                step["crop_size"] = (height, width)
-    preprocessor = cfg.model.get("data_preprocessor") or {}
-    if "size" in preprocessor:
-        preprocessor["size"] = (height, width)
-    return []
-
-
-def _set_iterations(cfg: Config, iterations: int) -> list[str]:
-    """Sets the length of training, and stretches the learning rate's schedule to the same end."""
-    if iterations < 1:
-        return [f"--iters: must be at least 1, got {iterations}"]
-    if cfg.train_cfg.get("max_iters") is None:
-        return ["--iters: the config trains by epochs; use --set train_cfg.max_epochs=N"]
-    before = cfg.train_cfg.max_iters
-    _stretch_weight_schedules(cfg, iterations / before)
-    cfg.train_cfg.max_iters = iterations
-    schedulers = cfg.get("param_scheduler") or []
-    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
-        for key in ("begin", "end", "T_max", "total_iters", "milestones"):
-            value = scheduler.get(key)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                scheduler[key] = round(value * iterations / before)
-            elif isinstance(value, (list, tuple)):
-                scheduler[key] = [round(v * iterations / before) for v in value]
-    return []
-
-
-def _stretch_weight_schedules(cfg: Config, factor: float) -> None:
-    """The losses' own schedules keep their place in a shorter or longer run."""
-    for loss in ((cfg.get("distill") or {}).get("losses") or {}).values():
-        schedule = (loss or {}).get("schedule") or {}
-        for key in ("warmup", "stop"):
-            if schedule.get(key):
-                schedule[key] = max(1, round(schedule[key] * factor))
-
-
 def _fit_val_interval(cfg: Config) -> None:
     """A run shorter than its validation interval validates once, at its end."""
     total = cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs")
@@ -544,26 +433,10 @@ def _fit_val_interval(cfg: Config) -> None:
         cfg.train_cfg.val_interval = total
 
 
-def _dataloaders(cfg: Config) -> Iterator[ConfigDict]:
-    """The config's dataloaders. mmseg's configs often give val and test one object: both are yielded."""
-    for name in DATALOADERS:
-        if cfg.get(name) is not None:
-            yield cfg[name]
-
-
-def _leaf_dataset(loader: ConfigDict) -> ConfigDict:
-    """The dataset that reads files, under any wrapper such as RepeatDataset."""
-    dataset = loader.dataset
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
-
-
 def _locate_data(cfg: Config) -> list[str]:
     """Makes data roots absolute and recognises PaddleSeg's layout by its ``train_list.txt``."""
     problems = []
-    for loader in _dataloaders(cfg):
-        dataset = _leaf_dataset(loader)
+    for dataset in (leaf for name, _ in dataloaders(cfg) for leaf in leaf_datasets(cfg, name)):
         if dataset.get("data_root") is None:
             continue
         root = Path(dataset.data_root).expanduser().absolute()
@@ -620,7 +493,13 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> None
 
 
 def find_beside(name: str, config_file: Path) -> Path | None:
-    """A file named in a config: absolute, from the working directory, or from a folder above the config."""
+    """A file named in a config: absolute, from the working directory, from a folder above the config, or a package's.
+
+    Raises:
+        UserError: a package's (``mmseg::FOLDER/NAME.py``) that is not there.
+    """
+    if PACKAGE in name:
+        return find_config(Path(name))
     given = Path(name).expanduser()
     for folder in (Path.cwd(), *config_file.absolute().parents):
         if (folder / given).is_file():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rdistill import workers as training_workers
 from rdistill.config import DistillSpec
+from rdistill.config_walk import leaves
 from rdistill.data.datasets import random_state_of
 from rdistill.distiller import Distiller, _build_term, _one_or_all, _route
 from rdistill.errors import UserError
@@ -42,10 +43,7 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> dict[str, Any]:
     plain = ConfigDict(copy.deepcopy(cfg.train_dataloader.dataset.to_dict()))
     if plain.get("type") == "StreamDataset":
         plain = plain.dataset
-    leaf = plain
-    while "dataset" in leaf:
-        leaf = leaf["dataset"]
-    if "datasets" not in leaf:
+    for _, leaf in leaves(plain):
         leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage
     try:
         with random_state_of(seed, 0):

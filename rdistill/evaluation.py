@@ -14,6 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
+from rdistill.config_walk import kind_of, metrics_of
 from rdistill.errors import UserError
 from rdistill.quiet_mmseg import METRICS, IoUMetric
 from rdistill.segmentor import require_numbers
@@ -62,18 +63,16 @@ class ClassIoUMetric(IoUMetric):
 def use_class_iou(cfg: Config) -> None:
     """Makes every IoUMetric of a config a :class:`ClassIoUMetric`."""
     for name in ("val_evaluator", "test_evaluator"):
-        evaluator = cfg.get(name)
-        for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-            if isinstance(metric, dict) and metric.get("type") == "IoUMetric":
+        for metric in metrics_of(cfg.get(name)):
+            if kind_of(metric) == "IoUMetric":
                 metric["type"] = "ClassIoUMetric"
 
 
 def no_picture_twice(cfg: Config) -> None:
     """Shares validation pictures out among workers. mmengine repeats some, so that all workers have as many."""
     for name in ("val", "test"):
-        evaluator = cfg.get(f"{name}_evaluator") or []
-        metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-        if metrics and all(metric.get("type") == "ClassIoUMetric" for metric in metrics):
+        metrics = metrics_of(cfg.get(f"{name}_evaluator"))
+        if metrics and all(kind_of(metric) == "ClassIoUMetric" for metric in metrics):
             cfg[f"{name}_dataloader"].sampler = dict(type="DefaultSampler", shuffle=False, round_up=False)
 
 
@@ -101,9 +100,11 @@ def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, 
     """
     if cfg.get(f"{split}_dataloader") is None:
         raise UserError(f"{cfg.filename}: has no {split}_dataloader to score on")
-    evaluators = copy.deepcopy(cfg[f"{split}_evaluator"])
+    evaluators = metrics_of(copy.deepcopy(cfg.get(f"{split}_evaluator")))
+    if not evaluators:
+        raise UserError(f"{cfg.filename}: has no {split}_evaluator to score by")
     loader = Runner.build_dataloader(copy.deepcopy(cfg[f"{split}_dataloader"]), seed=0)
-    evaluator = Evaluator(evaluators if isinstance(evaluators, list) else [evaluators])
+    evaluator = Evaluator(evaluators)
     evaluator.dataset_meta = loader.dataset.metainfo
     was_training = model.training
     model.eval()

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdistill.config_walk import kind_of
 from rdistill.errors import UserError
 from rdistill.files import to_json
 from rdistill.inference import Predictor, Sample, network_input, read_sample, require_readable
-from rdistill.picture import loads_bgr, type_name
+from rdistill.picture import loads_bgr
 from rdistill.segmentor import input_channels, logit_channels, swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
@@ -291,7 +292,7 @@ def metadata(
         threshold = predictor.model.decode_head.threshold  # type: ignore[union-attr]
         logits = f"N x 1 x {size}, float32: class 1 where its sigmoid is above {threshold}, else class 0"
     result = {"mask": f"N x {size}, int64: the index in `classes` of each pixel", "logits": logits}
-    scales = [step["scale"] for step in predictor.pipeline if type_name(step) == "Resize" and step.get("scale")]
+    scales = [step["scale"] for step in predictor.pipeline if kind_of(step) == "Resize" and step.get("scale")]
     facts = {
         "input": f"N x {channels} x {size}, float32, {_in_words(order)}, ({_range(pixels)} - mean) / std",
         "channels": str(channels),

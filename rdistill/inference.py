@@ -22,9 +22,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from rdistill.checkpoint import load_weights
+from rdistill.config_walk import first_leaf, kind_of
 from rdistill.errors import UserError, blaming
 from rdistill.packages import absent_packages
-from rdistill.picture import as_rgb, loading_steps, loads_bgr, type_name
+from rdistill.picture import as_rgb, loading_steps, loads_bgr
 from rdistill.quiet_mmseg import DATASETS
 from rdistill.segmentor import build_segmentor, input_channels, num_classes, require_numbers
 
@@ -54,10 +55,10 @@ def load_predictor(
     """
     model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     meta = load_weights(model, checkpoint, trust=trust_checkpoint)
-    pipeline = cfg.val_dataloader.dataset.get("pipeline")
+    pipeline = first_leaf(cfg.val_dataloader.dataset).get("pipeline")
     if not pipeline:
         raise UserError(f"{cfg.filename}: val_dataloader.dataset.pipeline: is needed to read images, but absent")
-    steps = [dict(copy.deepcopy(step)) for step in pipeline if type_name(step) != "LoadAnnotations"]
+    steps = [dict(copy.deepcopy(step)) for step in pipeline if kind_of(step) != "LoadAnnotations"]
     classes, palette = _classes_and_palette(cfg, meta, num_classes(model))
     return Predictor(model.to(device).eval(), steps, classes, palette, meta)
 
@@ -235,9 +236,7 @@ def _classes_and_palette(
     cfg: Config, meta: dict[str, Any], count: int
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Names and colours from the checkpoint, else from the config's data, else made up."""
-    dataset = cfg.val_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
+    dataset = first_leaf(cfg.val_dataloader.dataset)
     own = getattr(DATASETS.get(dataset.get("type", "")), "METAINFO", None) or {}
     sources = [meta.get("dataset_meta") or {}, dataset.get("metainfo") or {}, own]
     count = max(count, 2)  # one channel of logits tells two classes apart

@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config import distill_spec
+from rdistill.config_walk import leaves
 from rdistill.files import read_json, read_text, write_whole
 from rdistill.plain_config import header, replace_header
 
@@ -162,12 +163,10 @@ def _data(cfg: Config) -> Iterator[str]:
         loader = cfg.get(f"{what}_dataloader")
         if loader is None or (what == "test" and loader == cfg.get("val_dataloader")):
             continue
-        dataset = loader.dataset
-        while "dataset" in dataset:
-            dataset = dataset["dataset"]
-        images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
         word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[what]
-        yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
+        for _, dataset in leaves(loader.dataset):
+            images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
+            yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
     classes = (dataset.get("metainfo") or {}).get("classes")
     if classes:
         yield f"- {len(classes)} classes: {', '.join(map(_text, classes))}"

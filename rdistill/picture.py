@@ -7,20 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from rdistill.config_walk import kind_of
+
 EIGHT_BITS = (1.5, 255.0)  # the largest value of an image of 8 bits lies between: such an image is shown as it is
 DARKEST, BRIGHTEST = 1, 99  # percentiles of the values that become black and white, where they are no 8 bits
-
-
-def type_name(step: Mapping[str, Any]) -> str:
-    """The type of a pipeline's step, without a scope: ``'mmseg.Resize'`` and a class alike."""
-    kind = step.get("type")
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
 
 
 def loading_steps(pipeline: Sequence[Mapping[str, Any]]) -> int:
     """How many steps at a pipeline's beginning read files: the first, and the loaders right after it."""
     count = 1
-    while count < len(pipeline) and type_name(pipeline[count]).startswith("Load"):
+    while count < len(pipeline) and kind_of(pipeline[count]).startswith("Load"):
         count += 1
     return count
 
@@ -28,7 +24,7 @@ def loading_steps(pipeline: Sequence[Mapping[str, Any]]) -> int:
 def loads_bgr(pipeline: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a pipeline loads blue, green, red in this order: by mmcv's readers, but for tifffile's."""
     first = pipeline[0]
-    return type_name(first) == "LoadImageFromFile" and first.get("imdecode_backend", "cv2") != "tifffile"
+    return kind_of(first) == "LoadImageFromFile" and first.get("imdecode_backend", "cv2") != "tifffile"
 
 
 def as_rgb(pixels: np.ndarray, *, bgr: bool) -> np.ndarray:

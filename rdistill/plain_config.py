@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config_source import as_written, assignment, comment_line, literal
+from rdistill.config_walk import first_leaf, kind_of, metrics_of
 
 HEADER_END = "# " + "-" * 98
 # Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was put together
@@ -62,12 +63,11 @@ def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
         plain["train_dataloader"]["dataset"] = dataset["dataset"]
         plain["train_dataloader"]["sampler"] = dict(type="InfiniteSampler", shuffle=True)
     for evaluator in ("val_evaluator", "test_evaluator"):
-        metrics = plain.get(evaluator)
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
-            if metric and metric.get("type") == "ClassIoUMetric":
+        for metric in metrics_of(plain.get(evaluator)):
+            if kind_of(metric) == "ClassIoUMetric":
                 metric["type"] = "IoUMetric"
     # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size.
-    plain["test_pipeline"] = copy.deepcopy(plain["val_dataloader"]["dataset"].get("pipeline"))
+    plain["test_pipeline"] = copy.deepcopy(first_leaf(plain["val_dataloader"]["dataset"]).get("pipeline"))
     kept = [key for _, keys in _SECTIONS for key in keys if key in plain]
     return Config({key: plain[key] for key in kept})
 
@@ -136,8 +136,5 @@ def _without_sync_bn(node: Any) -> Any:
 
 
 def _data_root(values: Mapping[str, Any]) -> str | None:
-    dataset = values["train_dataloader"]["dataset"]
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    root = dataset.get("data_root")
+    root = first_leaf(values["train_dataloader"]["dataset"]).get("data_root")
     return str(root) if root else None

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from rdistill.config_source import literal
+from rdistill.config_walk import kind_of
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distiller import Distiller
 from rdistill.dry_run import finds_unused_parameters
@@ -62,7 +63,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
             f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
         )
     loader.batch_size //= world_size
-    if loader.dataset.type != "StreamDataset":
+    if kind_of(loader.dataset) != "StreamDataset":
         loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
     loader.dataset.seed = seed
     by_epoch = cfg.train_cfg.get("max_iters") is None

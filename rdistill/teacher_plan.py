@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdistill.check import in_bytes
 from rdistill.config import TeacherSpec, distill_spec
+from rdistill.config_walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.data.check import data_splits
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError
@@ -251,13 +252,10 @@ def training_variants(cfg: Config) -> list[float] | str:
     if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
         return "data_preprocessor.batch_augments makes new images each time"
     found: list[list[float]] = []
-    nodes = [cfg.train_dataloader.dataset]
-    while nodes:
-        node = nodes.pop()
-        inner = [node["dataset"]] if "dataset" in node else list(node.get("datasets") or ())
-        if inner and node["type"] not in WRAPPERS:
-            return f"{node['type']} may make new images each time"
-        nodes += inner
+    for _, node in dataset_nodes(cfg.train_dataloader.dataset):
+        inner = is_wrapper(node)
+        if inner and kind_of(node) not in WRAPPERS:
+            return f"{kind_of(node)} may make new images each time"
         variants = pipeline_variants(node.get("pipeline") or ())
         if isinstance(variants, str):
             return variants
@@ -270,7 +268,7 @@ def pipeline_variants(pipeline: Sequence[Mapping[str, Any]]) -> list[float] | st
     """As :func:`training_variants`, of one pipeline."""
     choices: list[list[float]] = []
     for step in pipeline:
-        kind = str(step["type"]).rsplit(".", 1)[-1]
+        kind = kind_of(step)
         if kind == "RandomFlip":
             choices.append(_flips(step))
         elif kind not in REPEATING:

@@ -15,10 +15,20 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from lower rows only; a package's own modules may import each other.
 # `config` stands above `losses` because it checks their names and parameters, against a table without torch.
 ROWS = (
-    ("errors", "quiet_mmseg", "workers", "stopping", "logs", "redaction", "teacher_spec", "packages"),
+    ("errors", "quiet_mmseg", "workers", "stopping", "logs", "redaction", "teacher_spec", "packages", "config_walk"),
     ("files",),
-    ("differences", "environment", "storage", "ray_folder", "validation", "checkpoint"),
-    ("yaml_data", "pretrained"),
+    (
+        "differences",
+        "environment",
+        "storage",
+        "ray_folder",
+        "validation",
+        "checkpoint",
+        "config_schedules",
+        "config_shapes",
+        "config_types",
+    ),
+    ("yaml_data", "pretrained", "config_read", "config_shortcuts"),
     (
         "losses",
         "activation_checkpointing",

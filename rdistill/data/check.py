@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+from rdistill.config_walk import kind_of, leaf_datasets
 from rdistill.errors import UserError
 from rdistill.quiet_mmseg import DATASETS
 
@@ -79,16 +80,15 @@ def data_splits(cfg: Config) -> list[Split]:
     splits = []
     for name, loader in SPLITS.items():
         if cfg.get(loader) is not None:
-            splits += [_split(name, dataset) for dataset in _leaves(cfg[loader].dataset)]
+            splits += [_split(name, dataset) for dataset in leaf_datasets(cfg, loader)]
     return splits
 
 
 def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
     """The class names of each dataset of a split ('train' or 'val') that has any."""
     init_default_scope("mmseg")
-    loader = cfg.get(SPLITS[split])
     found = []
-    for one in _leaves(loader.dataset) if loader else ():
+    for one in leaf_datasets(cfg, SPLITS[split]):
         with suppress(Exception):  # a dataset that does not build is check_data's to report
             found.append(_without_files(one).metainfo.get("classes"))
     return [tuple(classes) for classes in found if classes]
@@ -99,16 +99,6 @@ def _without_files(dataset: Mapping[str, Any]) -> Any:
     plain = copy.deepcopy(ConfigDict(dataset))
     plain.update(lazy_init=True, pipeline=[])
     return DATASETS.build(plain)
-
-
-def _leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    if "datasets" in dataset:
-        for one in dataset["datasets"]:
-            yield from _leaves(one)
-    elif "dataset" in dataset:
-        yield from _leaves(dataset["dataset"])
-    else:
-        yield dataset
 
 
 def _split(name: str, cfg: ConfigDict) -> Split:
@@ -124,7 +114,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
         suffix = getattr(dataset, "img_suffix", "")
         listed = "" if cfg.get("ann_file") else f" that end in {suffix}"
         return Split(name, [], None, 0, False, f"is empty: {where} has no images{listed}")
-    steps = [step.get("type") for step in cfg.get("pipeline") or ()]
+    steps = [kind_of(step) for step in cfg.get("pipeline") or ()]
     decodable = "LoadImageFromFile" in steps and not cfg.get("backend_args")
     classes = dataset.metainfo.get("classes") or ()
     allowed = _allowed_labels(dataset, len(classes)) if classes and "LoadAnnotations" in steps else None

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
+from rdistill.config_walk import first_leaf, kind_of, steps
 from rdistill.files import read_json, write_json
 from rdistill.segmentor import blank_image, build_segmentor, training_size
 from rdistill.shapes import describe
@@ -69,11 +70,8 @@ def latency_ms(model: nn.Module, size: tuple[int, int]) -> float:
 
 def _test_size(cfg: Config) -> tuple[int, int]:
     """Height and width that validation resizes to; those of training where it does not."""
-    dataset = cfg.val_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    for step in dataset.get("pipeline") or []:
-        if step["type"] == "Resize" and step.get("scale") is not None:
+    for _, step in steps(first_leaf(cfg.val_dataloader.dataset).get("pipeline")):
+        if kind_of(step) == "Resize" and step.get("scale") is not None:
             width, height = step["scale"]
             return int(height), int(width)
     return training_size(cfg)
