@@ -215,12 +215,12 @@ def load_config(
         path, cfg = Path(config.filename or "config"), as_names(copy.deepcopy(config))
     else:
         path, cfg = Path(config), read_config_file(Path(config))
-    unknown, _ = key_problems(cfg)
+    unknown, _ = key_problems(cfg._cfg_dict)
     missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
     if missing:
         text = f"not a complete training config: {', '.join(missing)} missing; inherit them with _base_"
         raise UserError(*(f"{path}: {problem}" for problem in [text, *unknown]))
-    if problems := [*unknown, *shape_problems(cfg)]:
+    if problems := [*unknown, *shape_problems(cfg._cfg_dict)]:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
     problems += (misshapen := _shape_after(cfg))
@@ -365,7 +365,7 @@ def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
 def _shape_after(cfg: Config) -> list[str]:
     """What overrides have made of a config whose shape was right: the same questions again."""
     settle_names(cfg._cfg_dict)
-    return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(cfg)
+    return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(cfg._cfg_dict)
 
 
 def _override(cfg: Config, key: str, value: Any) -> str | None:

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from rdistill.config_walk import DATALOADERS, dataset_nodes, is_wrapper, steps
 from rdistill.errors import did_you_mean
@@ -38,7 +38,7 @@ def _is_section(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, (list, tuple))
 
 
