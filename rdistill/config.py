@@ -365,7 +365,9 @@ def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
 def _shape_after(cfg: Config) -> list[str]:
     """What overrides have made of a config whose shape was right: the same questions again."""
     settle_names(cfg._cfg_dict)
-    return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(cfg._cfg_dict)
+    return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(
+        cfg._cfg_dict
+    )
 
 
 def _override(cfg: Config, key: str, value: Any) -> str | None:
