@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from rdistill.config import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
 from rdistill.config_source import checked_source
 from rdistill.data.check import check_data, data_classes, data_splits, describe_data
-from rdistill.distiller import Distiller, _build_term, _route, build_distiller, channels_of_logits
+from rdistill.distiller import Distiller, build_distiller
 from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
 from rdistill.layers import build_teacher, listed_shapes
 from rdistill.precision import wrapper_config
 from rdistill.pretrained import pretrained_problems, start_weights
 from rdistill.quiet_mmseg import CrossEntropyLoss
+from rdistill.routes import build_term, channels_of_logits, make_route
 from rdistill.segmentor import build_segmentor, decode_heads, logit_channels, logit_names, num_classes, training_size
 from rdistill.shapes import pair_problem
 from rdistill.teacher import EmaTeacher, load_teacher_model
@@ -364,8 +365,8 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
         if loss.pair is not None:
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
-            route = _route(name, loss, spec, ours, heads)
-            _build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
+            route = make_route(name, loss, spec, ours, heads)
+            build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
         except UserError as error:
             problems += error.problems
     return problems

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,38 +12,29 @@ from torch import Tensor, nn
 
 from rdistill import checkpoint, workers
 from rdistill.activation_checkpointing import checkpoint_activations
-from rdistill.config import DistillSpec, LossSpec, ScheduleSpec, TeacherSpec, distill_spec
-from rdistill.errors import UserError, blaming
+from rdistill.config import DistillSpec, TeacherSpec, distill_spec
+from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps, parse_feature
 from rdistill.losses.modules import Term
 from rdistill.pretrained import weights_alone
+from rdistill.routes import (
+    Route,
+    build_term,
+    features_of,
+    make_route,
+    probe_channels,
+    single_or_list,
+    unique_names,
+)
 from rdistill.segmentor import (
-    blank_image,
     build_segmentor,
-    ignore_index,
     input_channels,
-    logit_channels,
     logit_names,
-    num_classes,
-    run_heads,
-    training_outputs,
     training_size,
 )
 from rdistill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
 
 RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
-
-
-@dataclass(frozen=True)
-class Route:
-    """Between which tensors a loss stands, and how much it counts."""
-
-    student_features: tuple[str, ...]  # one, but for a loss over several layers
-    teacher_features: tuple[str, ...]  # as many; for the mean of teachers: each teacher's head
-    teacher: int | None  # None: the weighted mean of all teachers' logits
-    weight: float
-    pair: Any  # as the config has it
-    schedule: ScheduleSpec
 
 
 class Distiller(BaseModel):
@@ -83,7 +73,7 @@ class Distiller(BaseModel):
         self.factors = dict.fromkeys(self.routes, 1.0)
         self.trust_checkpoint = trust_checkpoint
         self.start: checkpoint.MatchingWeights | None = None
-        self.capture = FeatureCapture(student, _names(route.student_features for route in self.routes.values()))
+        self.capture = FeatureCapture(student, unique_names(route.student_features for route in self.routes.values()))
 
     def init_weights(self) -> None:
         """The student's own initialisation. Adapters keep PyTorch's, drawn when they were built."""
@@ -117,7 +107,7 @@ class Distiller(BaseModel):
         for name, term in self.terms.items():
             route = self.routes[name]
             ours = [as_maps(self.capture[feature], size) for feature in route.student_features]
-            raw = term(_one_or_all(ours), self._teachers_side(route, teacher_outputs), label_nhw)
+            raw = term(single_or_list(ours), self._teachers_side(route, teacher_outputs), label_nhw)
             losses[f"distill.loss_{name}"] = raw * (route.weight * self.factors[name])
             losses[RAW_PREFIX + name] = raw.detach()
         return losses
@@ -146,7 +136,7 @@ class Distiller(BaseModel):
 
     def _teachers_side(self, route: Route, outputs: Sequence[Mapping[str, Tensor]]) -> Any:
         if route.teacher is not None:
-            return _one_or_all([outputs[route.teacher][feature] for feature in route.teacher_features])
+            return single_or_list([outputs[route.teacher][feature] for feature in route.teacher_features])
         logits = [output[head] for output, head in zip(outputs, route.teacher_features, strict=True)]
         return mean_logits(logits, [teacher.weight for teacher in self.teachers])
 
@@ -202,62 +192,18 @@ def _with_teachers(
     _check_channels(student, models)
     _check_feature_names(spec, student, models)
     ours, heads = logit_names(student, training=True), [logit_names(model, training=False) for model in models]
-    routes = {name: _route(name, loss, spec, ours, heads) for name, loss in spec.losses.items()}
+    routes = {name: make_route(name, loss, spec, ours, heads) for name, loss in spec.losses.items()}
     teachers: list[Teacher] = []
     for index, (one, model) in enumerate(zip(specs, models, strict=True)):
-        wanted = _names(_asked_of(index, route) for route in routes.values())
+        wanted = unique_names(features_of(index, route) for route in routes.values())
         if one.ema_decay is not None:
             teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))
         else:
             teachers.append(source.ask(model, one, wanted, student.data_preprocessor))
-    channels = _probe_channels(student, teachers, routes, training_size(cfg))
+    channels = probe_channels(student, teachers, routes, training_size(cfg))
     torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
-    terms = {name: _build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
+    terms = {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
     return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
-
-
-def _build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:
-    try:
-        return Term(
-            loss.type,
-            student_channels=channels[0],
-            teacher_channels=channels[1],
-            num_classes=num_classes(student),
-            ignore_index=ignore_index(student),
-            on_logits=loss.pair is None,
-            params=loss.params,
-        )
-    except ValueError as error:
-        raise UserError(f"distill.losses.{name}: {error}") from None
-
-
-def _route(
-    name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: Sequence[list[str]]
-) -> Route:
-    """Turns a loss's ``on`` or ``pair`` into the feature names it compares."""
-    weight = loss.effective_weight
-    teacher = None if loss.teacher == "mean" else loss.teacher
-    if loss.pair is not None:
-        assert teacher is not None
-        names = spec.teacher_features(teacher)
-        ours = tuple(spec.features.student[student] for student, _ in loss.pairs)
-        theirs = tuple(names[index] for _, index in loss.pairs)
-        return Route(ours, theirs, teacher, weight, loss.pair, loss.schedule)
-    asked = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
-    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in asked)):
-        if loss.output >= len(heads):
-            raise UserError(
-                f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
-            )
-    theirs = tuple(heads[loss.output] for heads in asked)
-    return Route((student_heads[loss.output],), theirs, teacher, weight, None, loss.schedule)
-
-
-def _asked_of(teacher: int, route: Route) -> tuple[str, ...]:
-    """The features that a route wants from one of the teachers."""
-    if route.teacher is None:
-        return (route.teacher_features[teacher],)
-    return route.teacher_features if route.teacher == teacher else ()
 
 
 def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
@@ -290,61 +236,6 @@ def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequen
                     problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*problems)
-
-
-def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Sequence[nn.Module]) -> tuple[int, int]:
-    """Channels of the student's and of the teacher's logits that the loss of that name compares.
-
-    Raises:
-        UserError: a mean of teachers of different classes. (One channel and two both tell two classes apart.)
-    """
-    asked = teachers if route.teacher is None else [teachers[route.teacher]]
-    channels = [logit_channels(model, head) for model, head in zip(asked, route.teacher_features, strict=True)]
-    if len(set(channels)) > 1 and set(channels) != {1, 2}:
-        raise UserError(
-            f"distill.losses.{name}.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
-            f"{', '.join(map(str, channels))}; give each teacher a loss of its own, with teacher=0 and so on"
-        )
-    return logit_channels(student, route.student_features[0]), min(channels)
-
-
-@torch.no_grad()
-def _probe_channels(
-    student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], size: tuple[int, int]
-) -> dict[str, tuple[int, int]]:
-    """Name of a loss -> channels of the two tensors it compares; for several layers, of the last."""
-    models = [teacher.model for teacher in teachers]
-    on_logits = {
-        name: channels_of_logits(name, route, student, models) for name, route in routes.items() if route.pair is None
-    }
-    if len(on_logits) == len(routes):
-        return on_logits
-    # Features say how many channels they have when they run: once, on a blank image.
-    inputs = blank_image(student, size)
-    with blaming(f"model, on an image of {size[0]} x {size[1]}"):
-        with (
-            training_outputs(student),
-            FeatureCapture(student, _names(route.student_features for route in routes.values())) as capture,
-        ):
-            run_heads(student, student.extract_feat(inputs), capture.names)
-            ours = {name: as_maps(capture[name], size) for name in capture.names}
-        theirs = [teacher(inputs) for teacher in teachers]
-    found = {
-        name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
-        for name, route in routes.items()
-        if route.pair is not None
-    }
-    return on_logits | {name: (pair[0].shape[1], pair[1].shape[1]) for name, pair in found.items()}
-
-
-def _names(groups: Any) -> list[str]:
-    """All names of several groups, each once, in a fixed order."""
-    return sorted({name for group in groups for name in group})
-
-
-def _one_or_all(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    """A loss over one layer takes a tensor, one over several a list."""
-    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _scaled(value: Any, factor: float) -> Any:

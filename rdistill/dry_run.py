@@ -19,12 +19,13 @@ from rdistill import workers as training_workers
 from rdistill.config import DistillSpec
 from rdistill.config_walk import leaves
 from rdistill.data.datasets import random_state_of
-from rdistill.distiller import Distiller, _build_term, _one_or_all, _route
+from rdistill.distiller import Distiller
 from rdistill.errors import UserError
 from rdistill.features import FeatureCapture, as_maps
 from rdistill.packages import absent_behind, absent_packages
 from rdistill.precision import autocast
 from rdistill.quiet_mmseg import DATASETS
+from rdistill.routes import build_term, make_route, single_or_list
 from rdistill.segmentor import input_channels, logit_names, run_heads
 from rdistill.shapes import probe_features
 from rdistill.teacher import Teacher
@@ -159,15 +160,15 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
     where = f"distill.losses.{name}"
     heads = [teacher.heads for teacher in distiller.teachers]
     try:
-        route = _route(name, spec.losses[name], spec, logit_names(distiller.student, training=True), heads)
+        route = make_route(name, spec.losses[name], spec, logit_names(distiller.student, training=True), heads)
         missing = [feature for feature in route.student_features if feature not in captured.student]
         if missing:
             return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
         ours = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
         theirs = distiller._teachers_side(route, captured.teachers)
         last = theirs if isinstance(theirs, Tensor) else theirs[-1]
-        term = _build_term(name, spec.losses[name], (ours[-1].shape[1], last.shape[1]), distiller.student)
-        raw = term.to(ours[0].device)(_one_or_all(ours), theirs, captured.label_nhw)
+        term = build_term(name, spec.losses[name], (ours[-1].shape[1], last.shape[1]), distiller.student)
+        raw = term.to(ours[0].device)(single_or_list(ours), theirs, captured.label_nhw)
         if not torch.isfinite(raw):
             return [f"{where}: is not finite on the first training images"]
         gradients = torch.autograd.grad(raw, ours, allow_unused=True) if raw.requires_grad else [None]

@@ -47,6 +47,7 @@ ROWS = (
     ),
     ("config", "data", "evaluation", "plain_config", "shapes", "teacher_forward", "teacher_cache"),
     ("teacher", "layers", "inference", "resume"),
+    ("routes",),
     ("distiller", "export", "predict"),
     ("run_state",),
     ("hooks", "dry_run"),

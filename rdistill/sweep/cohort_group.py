@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from rdistill.sweep.cohort_news import JOIN, STOP, News
 from rdistill.sweep.places import sharing_key
 from rdistill.sweep.thin import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
 if TYPE_CHECKING:
     from rdistill.sweep.trial import Study
     from rdistill.train_group import Resources
-
-JOIN, STOP = "join", "stop"
-News = list[tuple[str, Any]]
 
 
 class CohortGroup:

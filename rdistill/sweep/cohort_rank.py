@@ -13,7 +13,7 @@ from rdistill.errors import UserError
 from rdistill.hooks import DivergedError
 from rdistill.lockstep import Lane, Lockstep
 from rdistill.storage import join, place
-from rdistill.sweep.cohort_group import JOIN, News
+from rdistill.sweep.cohort_news import JOIN, News
 from rdistill.sweep.faults import GivenUpError, give_up_again
 from rdistill.sweep.results import RECORD, TRIALS, TrialRecord
 from rdistill.sweep.thin import FAILED, FINISHED, REPORTED
