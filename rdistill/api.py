@@ -6,7 +6,7 @@ is imported when it is called, so that ``import rdistill`` takes no time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ def load_config(
     val_interval: int | None = None,
     num_data_workers: int | None = None,
     teacher_checkpoint: str | Path | None = None,
+    label_map: str | Mapping[int, int] | None = None,
 ) -> Config:
     """Reads a config, applies overrides, checks it and makes it self-contained.
 
@@ -53,6 +54,7 @@ def load_config(
         val_interval: iterations between validations.
         num_data_workers: loader processes for each training worker; 0 loads in the worker itself.
         teacher_checkpoint: the teacher's weights, rdistill's or plain mmseg's.
+        label_map: value in the masks' files -> label, such as ``{255: 1}`` or ``"255=1"``.
 
     Raises:
         UserError: every mistake found, one line each.
@@ -61,8 +63,9 @@ def load_config(
     from rdistill.config import load_config as load
 
     shortcuts = Shortcuts(
-        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint)
-    )
+        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
+        label_map,
+    )  # fmt: skip
     return load(config, overrides, shortcuts)
 
 
@@ -92,6 +95,7 @@ def train(
     val_interval: int | None = None,
     num_data_workers: int | None = None,
     teacher_checkpoint: str | Path | None = None,
+    label_map: str | Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains one model: a teacher, a student alone, or, with a ``distill`` section, a student under its teacher.
 
@@ -116,8 +120,8 @@ def train(
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         quiet: show nothing.
         console: where progress is shown, if not on standard output or in the notebook.
-        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint: as for
-            :func:`load_config`.
+        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint, label_map:
+            as for :func:`load_config`.
 
     Returns:
         What ``metrics.json`` holds. In percent: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU`` (by class; None for a class
@@ -144,6 +148,7 @@ def train(
         val_interval=val_interval,
         num_data_workers=num_data_workers,
         teacher_checkpoint=teacher_checkpoint,
+        label_map=label_map,
     )
     if track is not None:
         cfg.tracking = parse_tracking(track, "track").model_dump(exclude_none=True)
@@ -189,22 +194,25 @@ def evaluate(
     data_root: str | Path | None = None,
     size: int | str | None = None,
     num_data_workers: int | None = None,
+    label_map: str | Mapping[int, int] | None = None,
     trust_checkpoint: bool = False,
+    noted: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Scores a checkpoint of the config's model.
+    """Scores a checkpoint of the config's model, once its data has been looked at.
 
     Args:
         config: a config file or an mmengine ``Config``; of a ``distill`` config the student counts.
         checkpoint: ``student.pth``, ``best.pth``, or any mmseg checkpoint of that model.
         split: ``"val"`` or ``"test"``.
-        overrides, data_root, size, num_data_workers: as for :func:`load_config`.
+        overrides, data_root, size, num_data_workers, label_map: as for :func:`load_config`.
         trust_checkpoint: let the checkpoint run the Python code that it carries.
+        noted: is called with each line that is worth knowing of the data, such as a class that no mask holds.
 
     Returns:
         Percent: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU`` by class (None for a class that does not occur).
 
     Raises:
-        UserError: a mistake in the config, or a checkpoint that does not fit it.
+        UserError: a mistake in the config or its data, or a checkpoint that does not fit it.
     """
     keep_to_the_work_dir()
     from rdistill.config import Shortcuts
@@ -212,10 +220,15 @@ def evaluate(
 
     if split not in ("val", "test"):
         raise UserError(f"split: must be val or test, got {split!r}")
-    shortcuts = Shortcuts(data_root=_text(data_root), size=_text(size), num_data_workers=num_data_workers)
+    shortcuts = Shortcuts(
+        data_root=_text(data_root), size=_text(size), num_data_workers=num_data_workers, label_map=label_map
+    )
     cfg = load(config, overrides, shortcuts, with_teachers=False)
-    from rdistill.training import evaluate_checkpoint
+    from rdistill.training import check_evaluation, evaluate_checkpoint
 
+    for note in check_evaluation(cfg, split):
+        if noted is not None:
+            noted(note)
     return evaluate_checkpoint(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
 
 
@@ -303,6 +316,7 @@ def sweep(
     val_interval: int | None = None,
     num_data_workers: int | None = None,
     teacher_checkpoint: str | Path | None = None,
+    label_map: str | Mapping[int, int] | None = None,
 ) -> SweepResult:
     """Trains many students, a baseline without distillation always among them, and ranks them.
 
@@ -318,8 +332,8 @@ def sweep(
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         quiet: show nothing.
         console: where progress is shown, if not on standard output or in the notebook.
-        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint: as for
-            :func:`load_config`.
+        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint, label_map:
+            as for :func:`load_config`.
 
     Raises:
         UserError: a mistake in the sweep, the config or the resources, found before the first trial.
@@ -331,8 +345,9 @@ def sweep(
     from rdistill.sweep.run import run_sweep
 
     shortcuts = Shortcuts(
-        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint)
-    )
+        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
+        label_map,
+    )  # fmt: skip
     if work_dir is None:
         if isinstance(sweep, Mapping):
             raise UserError("work_dir: is required for a sweep that is not a file")

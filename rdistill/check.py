@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from rdistill.config import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
 from rdistill.config_source import checked_source
-from rdistill.data.check import check_data, data_classes, data_splits, describe_data
+from rdistill.data.batches import check_batches
+from rdistill.data.check import look_at_data
+from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.dry_run import check_batch, one_line, tiny_batch
 from rdistill.errors import UserError
@@ -46,6 +48,8 @@ class Report:
 
     passed: list[tuple[str, str]] = field(default_factory=list)  # (part, what was found)
     notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
+    left_out: list[str] = field(default_factory=list)  # pairs of a sweep that cannot be compared
+    layouts: list[str] = field(default_factory=list)  # where the data are, a line for each dataset
     problems: list[str] = field(default_factory=list)  # where, what, got, fix; one line each
 
     def add(self, part: str, problems: Sequence[str], found: str) -> bool:
@@ -139,7 +143,7 @@ def check_run(
     except UserError as error:
         report.add("config", error.problems, "")
     if with_data:
-        _add_data(report, cfg, full=full_data)
+        add_data(report, cfg, full=full_data, workers=workers)
     if distiller is None:
         distiller = build_reporting(cfg, report, seed=seed, trust_checkpoint=trust_checkpoint)
     if distiller is None:
@@ -282,7 +286,7 @@ def in_bytes(count: float) -> str:
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
     """What can be checked of a config that does not load as a whole."""
     if loaded.for_data is not None:
-        _add_data(report, loaded.for_data, full=True)
+        add_data(report, loaded.for_data, full=True)
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
@@ -294,9 +298,24 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
             report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
 
 
-def _add_data(report: Report, cfg: Config, *, full: bool) -> None:
-    splits = data_splits(cfg)
-    report.add("data", check_data(cfg, full=full, splits=splits), describe_data(splits))
+def add_data(
+    report: Report, cfg: Config, *, full: bool, workers: int = 1, names: Sequence[str] = READ_BY_TRAINING
+) -> None:
+    """Looks at the files of some splits of a config, and whether they make batches; adds to the report.
+
+    Args:
+        report: what is found is added to.
+        cfg: from :func:`rdistill.config.load_config`.
+        full: decode every file; see :func:`rdistill.data.check.look_at_data`.
+        workers: among which a training batch is divided.
+        names: of the splits: 'train', 'val', 'test'.
+    """
+    splits = data_splits(cfg, names)
+    found = look_at_data(splits, full=full)
+    problems = found.problems or check_batches(cfg, found.sizes, workers=workers)
+    report.notes += found.notes
+    report.layouts += describe_layouts(splits)
+    report.add("data", problems, describe_data(splits))
 
 
 def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import signal
@@ -105,6 +106,12 @@ NumDataWorkers = Annotated[
 TeacherCheckpoint = Annotated[
     str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
 ]
+LabelMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VALUE=LABEL,...", help="What values in the masks' files stand for: 255=1 for masks of 0 and 255."
+    ),
+]
 TrustCheckpoint = Annotated[
     bool,
     typer.Option(
@@ -175,6 +182,7 @@ def train(
     val_interval: ValInterval = None,
     num_data_workers: NumDataWorkers = None,
     teacher_checkpoint: TeacherCheckpoint = None,
+    label_map: LabelMap = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Train one model: a teacher, a student alone, or, with a `distill` section, a student under its teacher.
@@ -210,6 +218,7 @@ def train(
             val_interval=val_interval,
             num_data_workers=num_data_workers,
             teacher_checkpoint=teacher_checkpoint,
+            label_map=label_map,
         )
     work_dir = work_dir or f"work_dirs/{config.stem}"
     if as_json:
@@ -228,18 +237,22 @@ def evaluate(
     data_root: DataRoot = None,
     size: Size = None,
     num_data_workers: NumDataWorkers = None,
+    label_map: LabelMap = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent."""
+    """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent.
+
+    The files of the split are looked at first, as `check` does.
+    """
     from rdistill import api
     from rdistill.config import Shortcuts, load_config, parse_assignments
     from rdistill.config_walk import leaf_datasets
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
-    shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers)
+    shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers, label_map=label_map)
     cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
-    metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+    metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint, noted=_note)
     if as_json:
         print(to_json(metrics))
         return
@@ -250,6 +263,11 @@ def evaluate(
     console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {data_root})")
     for name, value in metrics["IoU"].items():
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
+
+
+def _note(line: str) -> None:
+    """On standard error, for `--json` is one object."""
+    print(f"note      {line}", file=sys.stderr)
 
 
 @app.command()
@@ -273,6 +291,7 @@ def sweep(
     val_interval: ValInterval = None,
     num_data_workers: NumDataWorkers = None,
     teacher_checkpoint: TeacherCheckpoint = None,
+    label_map: LabelMap = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Train many students, a baseline without distillation always among them, and rank them.
@@ -300,6 +319,7 @@ def sweep(
             val_interval=val_interval,
             num_data_workers=num_data_workers,
             teacher_checkpoint=teacher_checkpoint,
+            label_map=label_map,
         )
     if as_json:
         print(to_json(result.as_dict()))
@@ -405,6 +425,7 @@ def check(
     val_interval: ValInterval = None,
     num_data_workers: NumDataWorkers = None,
     teacher_checkpoint: TeacherCheckpoint = None,
+    label_map: LabelMap = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Find every mistake in a config or a sweep before time is spent: all in one list, with status 2.
@@ -418,6 +439,7 @@ def check(
 
     overrides = parse_assignments(set_ or [])
     shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
+    shortcuts = dataclasses.replace(shortcuts, label_map=label_map)
     is_sweep = file.suffix in (".yaml", ".yml")
     folder = Path(work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem)
     require_work_dir(folder if work_dir is None else work_dir)
@@ -432,10 +454,14 @@ def check(
         have = resources_at(address, folder)
         report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
+    for layout in report.layouts:
+        console.print(f"ok        layout     {layout}")
     for part, found in report.passed:
         console.print(f"ok        {part:<10} {found}")
     for note in report.notes:
-        console.print(f"left out  {note}")
+        console.print(f"note      {note}")
+    for pair in report.left_out:
+        console.print(f"left out  {pair}")
     report.raise_problems()
 
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from rdistill.config_schedules import stretch_schedules
 from rdistill.config_walk import dataloaders, dataset_steps, kind_of, leaves, steps
 from rdistill.errors import UserError
+from rdistill.label_map import parse_label_map, set_label_map
 
 # Transforms by the key that holds the size; mmcv's order is width, height, mmseg's height, width.
 WIDTH_FIRST = {"Resize": "scale", "RandomResize": "scale", "Pad": "size"}
@@ -30,6 +31,7 @@ class Shortcuts:
     val_interval: int | None = None  # iterations
     num_data_workers: int | None = None  # loader processes for each training worker
     teacher_checkpoint: str | None = None
+    label_map: str | Mapping[int, int] | None = None  # value in a mask's file -> label: '255=1', or {255: 1}
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int]:
@@ -53,6 +55,8 @@ def apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
         value = getattr(shortcuts, flag)
         if value is not None and value < minimum:
             problems.append(f"--{flag.replace('_', '-')}: must be at least {minimum}, got {value}")
+    if shortcuts.label_map is not None:
+        problems += _set_label_map(cfg, shortcuts.label_map)
     if problems:
         return problems
     if shortcuts.batch_size is not None:
@@ -88,6 +92,18 @@ def _set_data_root(cfg: Config, root: str) -> list[str]:
     for _, leaf in parts:
         leaf.data_root = root
     return []
+
+
+def _set_label_map(cfg: Config, label_map: str | Mapping[int, int]) -> list[str]:
+    try:
+        labels = parse_label_map(label_map, "--label-map")
+    except UserError as error:
+        return list(error.problems)
+    return [
+        f"--label-map: the pipelines of {name}.dataset have no LoadAnnotations, before which it would stand"
+        for name, loader in dataloaders(cfg)
+        if not set_label_map(loader.dataset, labels)
+    ]
 
 
 def _set_size(cfg: Config, text: str) -> list[str]:

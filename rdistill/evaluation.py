@@ -77,14 +77,24 @@ def no_picture_twice(cfg: Config) -> None:
 
 
 def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
-    """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs."""
+    """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs.
+
+    Raises:
+        UserError: the mIoU is NaN, since no class occurs at all.
+    """
     flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float, np.generic))}
     classes = {
         key.removeprefix("IoU."): None if math.isnan(value) else round(value, 4)
         for key, value in flat.items()
         if key.startswith("IoU.")
     }
-    tidy: dict[str, Any] = {key: round(value, 4) for key, value in flat.items() if not key.startswith("IoU.")}
+    if math.isnan(flat.get("mIoU", 0.0)):
+        raise UserError("mIoU: is NaN: the masks hold no pixel of any class, all are ignored; see --label-map")
+    tidy: dict[str, Any] = {
+        key: None if math.isnan(value) else round(value, 4)  # NaN is no JSON
+        for key, value in flat.items()
+        if not key.startswith("IoU.")
+    }
     return {**tidy, "IoU": classes} if classes else tidy
 
 

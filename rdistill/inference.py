@@ -58,7 +58,7 @@ def load_predictor(
     pipeline = first_leaf(cfg.val_dataloader.dataset).get("pipeline")
     if not pipeline:
         raise UserError(f"{cfg.filename}: val_dataloader.dataset.pipeline: is needed to read images, but absent")
-    steps = [dict(copy.deepcopy(step)) for step in pipeline if kind_of(step) != "LoadAnnotations"]
+    steps = [dict(copy.deepcopy(step)) for step in pipeline if kind_of(step) not in ("LoadAnnotations", "MapLabels")]
     classes, palette = _classes_and_palette(cfg, meta, num_classes(model))
     return Predictor(model.to(device).eval(), steps, classes, palette, meta)
 

@@ -9,7 +9,8 @@ from typing import Any
 from mmengine.config import Config
 
 from rdistill.config_source import as_written, assignment, comment_line, literal
-from rdistill.config_walk import first_leaf, kind_of, metrics_of
+from rdistill.config_walk import dataset_steps, first_leaf, kind_of, metrics_of
+from rdistill.label_map import STEP
 
 HEADER_END = "# " + "-" * 98
 # Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was put together
@@ -66,8 +67,13 @@ def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
         for metric in metrics_of(plain.get(evaluator)):
             if kind_of(metric) == "ClassIoUMetric":
                 metric["type"] = "IoUMetric"
-    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size.
-    plain["test_pipeline"] = copy.deepcopy(first_leaf(plain["val_dataloader"]["dataset"]).get("pipeline"))
+    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size. It reads no masks.
+    steps = copy.deepcopy(first_leaf(plain["val_dataloader"]["dataset"]).get("pipeline"))
+    plain["test_pipeline"] = [step for step in steps if kind_of(step) != STEP] if steps else steps
+    if any(kind_of(step) == STEP for _, step in dataset_steps(plain["train_dataloader"]["dataset"])):
+        imports = plain.get("custom_imports") or {}  # only rdistill has the step: needed to score and to train
+        modules = [*imports.get("imports", ()), "rdistill.data.datasets"]
+        plain["custom_imports"] = dict(imports=modules, allow_failed_imports=True)
     kept = [key for _, keys in _SECTIONS for key in keys if key in plain]
     return Config({key: plain[key] for key in kept})
 

@@ -15,14 +15,15 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mmseg.models  # registers the models
     from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets.transforms import LoadAnnotations
     from mmseg.evaluation.metrics import IoUMetric
     from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
     from mmseg.models.losses import CrossEntropyLoss
-    from mmseg.registry import DATASETS, METRICS, MODELS
+    from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 MMLogger.get_instance("mmengine", log_level=logging.WARNING)
 
 __all__ = [
-    "DATASETS", "METRICS", "MODELS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead", "EncHead", "IoUMetric",
-    "IterativeDecodeHead", "PIDHead", "PointHead", "mmseg",
+    "DATASETS", "METRICS", "MODELS", "TRANSFORMS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead",
+    "EncHead", "IoUMetric", "IterativeDecodeHead", "LoadAnnotations", "PIDHead", "PointHead", "mmseg",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rdistill.check import in_bytes
 from rdistill.config import TeacherSpec, distill_spec
 from rdistill.config_walk import dataset_nodes, is_wrapper, kind_of
-from rdistill.data.check import data_splits
+from rdistill.data.splits import data_splits
 from rdistill.distiller import Distiller
 from rdistill.errors import UserError
 from rdistill.features import parse_feature
@@ -47,8 +47,8 @@ WORTH_A_CACHE = 1 / 3  # share of images that must be expected to be known
 PATIENCE_PASSES = 3  # over the data, before a cache without hits is given up
 # Transforms that do the same to an image each time. Any other but RandomFlip is taken to make new images.
 REPEATING = (
-    "LoadImageFromFile", "LoadAnnotations", "Resize", "Pad", "Normalize", "PackSegInputs", "ResizeToMultiple",
-    "ResizeShortestEdge", "CLAHE", "RGB2Gray", "Rerange", "AdjustGamma", "ConcatCDInput",
+    "LoadImageFromFile", "LoadAnnotations", "MapLabels", "Resize", "Pad", "Normalize", "PackSegInputs",
+    "ResizeToMultiple", "ResizeShortestEdge", "CLAHE", "RGB2Gray", "Rerange", "AdjustGamma", "ConcatCDInput",
 )  # fmt: skip
 WRAPPERS = ("StreamDataset", "RepeatDataset", "ConcatDataset")
 

@@ -20,8 +20,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from rdistill import checkpoint, workers
-from rdistill.check import check_run
+from rdistill.check import Report, add_data, check_run
 from rdistill.config import INIT_SEED, lookup
+from rdistill.data.splits import LOADERS
 from rdistill.distiller import Distiller, build_distiller
 from rdistill.errors import UserError
 from rdistill.evaluation import evaluate, use_class_iou
@@ -150,6 +151,8 @@ def _train(
                 trust_checkpoint=trust_checkpoint,
                 with_data=is_main_process(),
             )
+            for note in report.notes:
+                listener.noted(note)
             if problems := dict.fromkeys(problem for one in workers.gather_objects(report.problems) for problem in one):
                 raise UserError(*problems)  # on all workers, or those without would wait for the others
         plan = None
@@ -203,6 +206,23 @@ def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: 
     if metrics is not None:
         listener.noted(f"{work_dir}: finished already, at iteration {metrics['iter']}: nothing is left to do")
     return metrics
+
+
+def check_evaluation(cfg: Config, split: str) -> list[str]:
+    """Looks at the files that scoring on a split reads, before the model is built.
+
+    Returns:
+        What is worth knowing of them, one line each.
+
+    Raises:
+        UserError: what is wrong with them, one line each.
+    """
+    if cfg.get(LOADERS[split]) is None:
+        raise UserError(f"{cfg.filename}: has no {LOADERS[split]} to score on")
+    report = Report()
+    add_data(report, cfg, full=False, names=(split,))
+    report.raise_problems()
+    return report.notes
 
 
 def evaluate_checkpoint(

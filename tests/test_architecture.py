@@ -27,6 +27,7 @@ ROWS = (
         "config_schedules",
         "config_shapes",
         "config_types",
+        "label_map",
     ),
     ("yaml_data", "pretrained", "config_read", "config_shortcuts"),
     (

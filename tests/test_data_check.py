@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Tiny
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rdistill.data import check
-from rdistill.data.check import check_data
+from rdistill.data.check import check_data, data_splits, look_at_data
 
 
 @pytest.fixture
@@ -82,6 +84,12 @@ def test_the_ignored_label_is_the_configs(config: Callable[..., Config], root: P
 
 def test_reduced_zero_label(config: Callable[..., Config], root: Path) -> None:
     cfg = config(**{"+train_dataloader.dataset.reduce_zero_label": True})
+    (problem,) = check_data(cfg)
+    assert "class 1 (optic disc) is in none of the 6 training masks: they hold 0, 1, of which 0 is ignored" in problem
+    assert "take it out where 0 is a class" in problem
+    for image in images(root):
+        labels = np.array(Image.open(mask_of(image)))
+        Image.fromarray(labels + 1).save(mask_of(image))
     assert check_data(cfg) == []  # 0 is ignored, 1 is class 0
     mask = mask_of(images(root)[0])
     labels = np.full_like(np.array(Image.open(mask)), 2)
@@ -115,7 +123,7 @@ def test_turned_photograph(config: Callable[..., Config], root: Path) -> None:
     image = images(root)[0]
     picture = Image.open(image).resize((48, 32))
     exif = picture.getexif()
-    exif[check.ORIENTATION] = 6
+    exif[ExifTags.Base.Orientation] = 6
     picture.save(image, exif=exif)
     Image.open(mask_of(image)).resize((32, 48)).save(mask_of(image))
     assert check_data(config()) == []
@@ -187,3 +195,213 @@ def test_quick(config: Callable[..., Config], root: Path) -> None:
     start = time.perf_counter()
     assert check_data(config(), full=True) == []
     assert time.perf_counter() - start < 2
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Which classes occur
+
+
+def remap(root: Path, split: str, **values: int) -> None:
+    """Gives the labels of a split's masks other values: ``remap(root, 'val', _1=255)``."""
+    for image in images(root, split):
+        labels = np.array(Image.open(mask_of(image)))
+        changed = labels.copy()
+        for old, new in values.items():
+            changed[labels == int(old[1:])] = new
+        Image.fromarray(changed).save(mask_of(image))
+
+
+def test_masks_of_0_and_255(config: Callable[..., Config], root: Path) -> None:
+    """255 is ignored, so that the class is in no mask: a run would end with mIoU 100."""
+    remap(root, "train", _1=255)
+    remap(root, "val", _1=255)
+    report = look_at_data(data_splits(config()))
+    assert report.problems == [
+        "train data: class 1 (optic disc) is in none of the 6 training masks: they hold 0, 255, of which 255 is "
+        "ignored; where 255 means optic disc, pass --label-map 255=1"
+    ]
+    (note,) = report.notes
+    assert note.startswith("val data: class 1 (optic disc) is in none of the 3 validation masks")
+
+
+def test_label_map_for_masks_of_0_and_255(
+    config: Callable[..., Config], root: Path, tiny_without_teacher: Tiny
+) -> None:
+    remap(root, "train", _1=255)
+    cfg = tiny_without_teacher.load("student", data_root=str(root), label_map="255=1")
+    report = look_at_data(data_splits(cfg))
+    assert report.problems == [] and report.notes == []
+    labels = np.array(Image.open(mask_of(images(root)[0])))
+    labels[0, 0] = 77
+    Image.fromarray(labels).save(mask_of(images(root)[0]))
+    assert check_data(cfg) == [f"train data: {mask_of(images(root)[0])}: holds label 77; there are 2 classes"]
+
+
+def test_a_class_that_is_absent_by_design(config: Callable[..., Config], root: Path) -> None:
+    key = "+train_dataloader.dataset.metainfo.absent_classes"
+    remap(root, "train", _1=0)
+    (problem,) = check_data(config())
+    assert problem.endswith(f"name it: --set {key}=['optic disc']")
+    assert check_data(config(**{key: ["optic disc"]})) == []
+
+
+def test_validation_masks_that_are_all_ignored(config: Callable[..., Config], root: Path) -> None:
+    remap(root, "val", _0=255, _1=255)
+    assert check_data(config()) == [
+        "val data: none of the 3 masks holds a pixel of any class: they hold 255, of which 255 is ignored"
+    ]
+
+
+def test_a_class_in_one_of_two_datasets(config: Callable[..., Config], root: Path, data_root: Path) -> None:
+    """The masks of a concatenation count together."""
+    remap(root, "train", _1=0)
+    cfg = config()
+    leaf = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, {**leaf, "data_root": str(data_root)}])
+    assert check_data(cfg) == []
+
+
+def test_a_class_that_the_sample_lacks_is_looked_for(
+    config: Callable[..., Config], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quick check decodes more masks until each class is found, so that a rare one is no error."""
+    monkeypatch.setattr(check, "ALL_BELOW", 1)
+    remap(root, "train", _1=0)
+    decoded = random.Random(0).sample(range(6), 1)[0]
+    rare = mask_of(images(root)[(decoded + 3) % 6])
+    labels = np.array(Image.open(rare))
+    labels[0, 0] = 1
+    Image.fromarray(labels).save(rare)
+    assert check_data(config()) == []
+    labels[0, 0] = 0
+    Image.fromarray(labels).save(rare)
+    assert "class 1 (optic disc) is in none of the 6 training masks" in check_data(config())[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files as the pipeline reads them
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("turned", [True, False])
+def test_orientation_of_every_format(
+    tiny_without_teacher: Tiny, root: Path, suffix: str, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What OpenCV makes of a header decides, whatever the format; the pipeline's own image is the measure."""
+    for split in ("train", "val"):
+        for file in images(root, split):
+            picture = Image.open(file).resize((48, 32))
+            exif = picture.getexif()
+            exif[ExifTags.Base.Orientation] = 6
+            picture.save(file.with_suffix(suffix), exif=exif)
+            Image.open(mask_of(file)).resize((32, 48) if turned else (48, 32), Image.Resampling.NEAREST).save(
+                mask_of(file)
+            )
+            if suffix != ".jpg":
+                file.unlink()
+    keys = {f"+{name}_dataloader.dataset.img_suffix": suffix for name in ("train", "val")}
+    cfg = tiny_without_teacher.load("student", keys, data_root=str(root))
+    seen = LoadImageFromFile()(dict(img_path=str(images(root)[0])))["img_shape"]
+    right = seen == ((48, 32) if turned else (32, 48))
+    assert (check_data(cfg) == []) == right
+    monkeypatch.setattr(check, "ALL_BELOW", 0)  # by the header alone
+    assert any("pixels" in line for line in check_data(cfg)) != right
+
+
+def test_the_pipelines_own_backend(tiny_without_teacher: Tiny, config: Callable[..., Config], root: Path) -> None:
+    """With ``color_ignore_orientation`` nothing turns an image."""
+    image = images(root)[0]
+    picture = Image.open(image).resize((48, 32))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(image, exif=exif)
+    Image.open(mask_of(image)).resize((48, 32), Image.Resampling.NEAREST).save(mask_of(image))
+    assert "is 48 x 32 pixels, its image 32 x 48" in check_data(config())[0]
+    cfg = config()
+    cfg.train_dataloader.dataset.pipeline[0].color_type = "color_ignore_orientation"
+    assert check_data(cfg) == []
+
+
+def test_a_header_of_3_600_000_000_pixels(config: Callable[..., Config], root: Path) -> None:
+    image = images(root)[0]
+    content = bytearray(image.read_bytes())
+    at = content.index(b"\xff\xc0") + 5  # start of frame: height, width
+    content[at : at + 4] = (60000).to_bytes(2, "big") * 2
+    image.write_bytes(content)
+    (line,) = check_data(config())
+    assert line.startswith(f"train data: {image}: cannot be read: ") and "3600000000 pixels" in line
+
+
+def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> None:
+    folder = root / "img_dir/train"
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "folder.jpg").mkdir()
+    found = check_data(config())
+    assert found == [
+        f"train data: {folder}/folder.jpg: is a folder, not an image; rename or remove it",
+        f"train data: {folder}/gone.jpg: is a link to nowhere.jpg, which leads to no file; mend or remove it",
+    ]
+
+
+@pytest.mark.parametrize("loop", ["itself", "parent"])
+def test_loops_of_links(config: Callable[..., Config], root: Path, loop: str) -> None:
+    link = root / "img_dir/train/loop.jpg"
+    link.symlink_to("loop.jpg" if loop == "itself" else "../train")
+    found = [line for line in check_data(config()) if str(link) in line or "loop" in line]
+    assert found and all("\n" not in line for line in found)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files that are not used
+
+
+def notes(cfg: Config) -> list[str]:
+    return look_at_data(data_splits(cfg)).notes
+
+
+def test_images_of_other_suffixes(config: Callable[..., Config], root: Path) -> None:
+    for image, suffix in zip(images(root), (".JPG", ".jpeg", ".png"), strict=False):
+        image.rename(image.with_suffix(suffix))
+    mask_of(images(root)[0]).unlink()
+    cfg = config()
+    assert check_data(cfg) == []
+    (note,) = notes(cfg)
+    assert note.startswith("train data: 3 images are not used (1 .")
+    assert "; 2 have a mask), since img_suffix is '.jpg'; train_dataloader.dataset.img_suffix='." in note
+
+
+def test_no_image_of_the_suffix(config: Callable[..., Config], root: Path) -> None:
+    for image in images(root):
+        image.rename(image.with_suffix(".png"))
+    report = look_at_data(data_splits(config()))
+    assert "train data: is empty" in report.problems[0]
+    assert report.notes == [
+        "train data: 6 images are not used (6 .png; 6 have a mask), since img_suffix is '.jpg'; "
+        "train_dataloader.dataset.img_suffix='.png' takes 6 of them"
+    ]
+
+
+def test_each_suffix_a_data_set(config: Callable[..., Config], root: Path) -> None:
+    images(root)[0].rename(images(root)[0].with_suffix(".png"))
+    cfg = config()
+    leaf = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, {**leaf, "img_suffix": ".png"}])
+    assert check_data(cfg) == [] and notes(cfg) == []
+
+
+def test_masks_without_an_image(config: Callable[..., Config], root: Path) -> None:
+    extra = root / "ann_dir/train/nobody.png"
+    shutil.copy(mask_of(images(root)[0]), extra)
+    assert notes(config()) == [f"train data: 1 mask has no image that is used, such as {extra}"]
+    assert notes(config(**{"+train_dataloader.dataset.indices": 3})) == []  # of which some are left out by design
+
+
+def test_masks_beside_their_images(config: Callable[..., Config], root: Path) -> None:
+    for split in ("train", "val"):
+        for image in images(root, split):
+            mask_of(image).rename(image.with_name(f"{image.stem}_mask.png"))
+    cfg = config()
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_prefix.seg_map_path = loader.dataset.data_prefix.img_path
+        loader.dataset.seg_map_suffix = "_mask.png"
+    assert check_data(cfg) == [] and notes(cfg) == []

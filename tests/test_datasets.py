@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 import torch
 from conftest import NUM_TRAIN, Tiny
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from PIL import Image
 from torch import Tensor
 
-from rdistill.data.datasets import StreamDataset, StreamSampler, random_state_of
+from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, random_state_of
+from rdistill.errors import UserError
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]
@@ -149,3 +153,92 @@ def test_drawing_leaves_the_global_random_states_alone(cfg: Config) -> None:
         numbers()
         raise KeyError
     assert numbers() == expected[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# PaddleSeg's lists
+
+
+def paddle(root: Path, text: str | bytes, **options: Any) -> list[tuple[str, str]]:
+    """The pairs of a list, relative to the root."""
+    (root / "list.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    dataset = PaddleSegDataset(
+        data_root=str(root), ann_file="list.txt", metainfo=dict(classes=("a", "b")), lazy_init=True, **options
+    )
+    entries = dataset.load_data_list()
+    return [tuple(str(Path(e[key]).relative_to(root)) for key in ("img_path", "seg_map_path")) for e in entries]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "img/a.jpg ann/a.png",
+        "  img/a.jpg   ann/a.png  ",
+        "img/a.jpg\tann/a.png",
+        "img/a.jpg,ann/a.png",
+        "img/a.jpg, ann/a.png",
+        "img/a.jpg|ann/a.png",
+        "img/a.jpg | ann/a.png",
+        "img\\a.jpg\tann\\a.png",
+        "./img/a.jpg ./ann/a.png\r",
+    ],
+)
+def test_paddleseg_separators(tmp_path: Path, line: str) -> None:
+    for name in ("img/a.jpg", "ann/a.png"):  # where two readings are possible, the files decide
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    wanted = [("img/a.jpg", "ann/a.png")]
+    assert paddle(tmp_path, f"{line}\n\n") == wanted
+    assert paddle(tmp_path, b"\xef\xbb\xbf" + line.encode()) == wanted
+    assert paddle(tmp_path, line.encode("utf-16")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "separator"),
+    [
+        ("my images/a b.jpg", "my masks/a b.png", "\t"),
+        ("my images/a b.jpg", "my masks/a b.png", " "),
+        ("my images/a b.jpg", "my masks/a b.png", ","),
+        ("a,b.jpg", "a,b.png", " "),
+        ("a,b.jpg", "a,b.png", "|"),
+    ],
+)
+def test_paddleseg_names_that_hold_a_separator(tmp_path: Path, image: str, mask: str, separator: str) -> None:
+    for name in (image, mask):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert paddle(tmp_path, f"{image}{separator}{mask}\n") == [(image, mask)]
+
+
+def test_paddleseg_separator_of_the_config(tmp_path: Path) -> None:
+    assert paddle(tmp_path, "a,b.jpg;a b.png", separator=";") == [("a,b.jpg", "a b.png")]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a.jpg a.png\nonly-one\n", "list.txt:2: must be `IMAGE MASK`, got 'only-one'; put a tab between the two"),
+        ("a b.jpg a b.png\n", "list.txt:1: must be `IMAGE MASK`"),
+        ("a.jpg a.png\nb\0.jpg b.png\n", "list.txt:2: has a NUL byte"),
+        (b"a.jpg a.png\n\xff\x00.jpg b.png", "list.txt:2: is not text in UTF-8"),
+    ],
+)
+def test_paddleseg_lists_that_cannot_be_read(tmp_path: Path, text: str | bytes, problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        paddle(tmp_path, text)
+    assert problem in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Label maps
+
+
+def test_map_labels_is_applied_by_mmsegs_loader(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255], [7, 1]], np.uint8)).save(tmp_path / "m.png")
+    steps = Compose([dict(type="MapLabels", label_map=[[255, 1], [7, 0], [1, 255]]), dict(type="LoadAnnotations")])
+    entry = dict(seg_map_path=str(tmp_path / "m.png"), seg_fields=[], reduce_zero_label=False, label_map=None)
+    assert steps(dict(entry))["gt_seg_map"].tolist() == [[0, 1], [0, 255]]
+    # The dataset's own map, from the classes that are wanted, follows.
+    assert steps({**entry, "seg_fields": [], "label_map": {0: 5, 1: 6}})["gt_seg_map"].tolist() == [[5, 6], [5, 255]]
+    with pytest.raises(UserError, match="exclude each other"):
+        steps({**entry, "seg_fields": [], "reduce_zero_label": True})

@@ -116,3 +116,9 @@ def test_a_model_whose_outputs_are_no_numbers_has_no_score(tiny: Tiny) -> None:
     model.decode_head.conv_seg.bias.data[1] = float("nan")
     with pytest.raises(UserError, match=r"50 % of the model's outputs for it are no numbers \(NaN\)"):
         evaluate(model, cfg)
+
+
+def test_an_miou_of_nan_is_an_error_and_no_json(tiny_without_teacher: Tiny) -> None:
+    with pytest.raises(UserError, match="mIoU: is NaN: the masks hold no pixel of any class"):
+        tidy_metrics({"mIoU": float("nan"), "IoU.a": float("nan")})
+    assert tidy_metrics({"mIoU": 1.0, "mFscore": np.float64("nan")}) == {"mIoU": 1.0, "mFscore": None}

@@ -180,3 +180,32 @@ def test_arguments_are_checked_together(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "size must be >= 32, got 31; raise it" in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (dict(size=1_000_000), "synthetic data: size must be <= 4096, got 1000000; lower it"),
+        (dict(num_train=10**12), "synthetic data: num_train must be <= 1000000, got 1000000000000; lower it"),
+        (dict(seed=2**70), "synthetic data: seed must be <= 9223372036854775807"),
+    ],
+)
+def test_impossible_arguments(tmp_path: Path, arguments: dict[str, int], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        _make(tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_more_than_the_disk_holds(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1000001 images of 4096 x 4096 pixels take about 1678222.7 GB, but"):
+        _make(tmp_path / "a", num_train=10**6, num_val=1, size=4096)
+
+
+@pytest.mark.parametrize("count", [10**12, -1, "many", 1.5, None])
+def test_a_foreign_record(tmp_path: Path, count: object) -> None:
+    """It may name more files than anybody can list; it is left alone at once."""
+    record = dict(version=1, num_train=count, num_val=2, size=48, seed=0)
+    (tmp_path / "synthetic.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"must hold synthetic data only, got synthetic.json"):
+        _make(tmp_path)
+    assert json.loads((tmp_path / "synthetic.json").read_text()) == record

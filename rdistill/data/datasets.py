@@ -1,7 +1,8 @@
-"""PaddleSeg's list files, and the one data stream: what draw ``i`` of a run is depends on (seed, i) alone."""
+"""PaddleSeg's lists, label maps, and the one data stream: what draw ``i`` of a run is depends on (seed, i) alone."""
 
 from __future__ import annotations
 
+import codecs
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,29 +11,45 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset, Sampler
 
 from rdistill.errors import UserError
-from rdistill.quiet_mmseg import DATASETS, BaseSegDataset
+from rdistill.label_map import parse_label_map
+from rdistill.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
+
+SEPARATORS = ("\t", "|", ",", " ")  # of a list's line, in the order in which they are tried
 
 
 @DATASETS.register_module()
 class PaddleSegDataset(BaseSegDataset):
-    """PaddleSeg's layout: each line of ``ann_file`` is ``IMAGE MASK``, relative to ``data_root``."""
+    """PaddleSeg's layout: each line of ``ann_file`` is ``IMAGE MASK``, relative to ``data_root``.
+
+    Args:
+        separator: between the two; None finds it out for each line: a tab, ``|``, ``,`` or spaces. Where a name holds
+            one of them, the files on the disk decide.
+        options: as for mmseg's BaseSegDataset.
+    """
+
+    def __init__(self, separator: str | None = None, **options: Any) -> None:
+        self.separator = separator
+        super().__init__(**options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One entry for each line. Raises UserError for a line that is not two paths."""
         entries = []
         root = Path(self.data_root or ".")
-        for number, line in enumerate(Path(self.ann_file).read_text().splitlines(), start=1):
+        for number, line in enumerate(_list_lines(Path(self.ann_file)), start=1):
             if not line.strip():
                 continue
-            parts = line.split()
-            if len(parts) != 2:
-                raise UserError(f"{self.ann_file}:{number}: must be `IMAGE MASK`, got {line!r}")
-            image, mask = (str(root / part) for part in parts)
+            pair = _split_line(line, root, self.separator)
+            if pair is None:
+                raise UserError(
+                    f"{self.ann_file}:{number}: must be `IMAGE MASK`, got {line!r}; put a tab between the two"
+                )
+            image, mask = (str(root / name) for name in pair)
             entries.append(
                 dict(
                     img_path=image, seg_map_path=mask, label_map=self.label_map,
@@ -40,6 +57,67 @@ class PaddleSegDataset(BaseSegDataset):
                 )
             )  # fmt: skip
         return entries
+
+
+def _list_lines(file: Path) -> list[str]:
+    """The lines of a list, without a byte-order mark; in UTF-8, or the UTF-16 that Windows' shell writes."""
+    content = file.read_bytes()
+    try:
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeError as error:
+        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
+        raise UserError(f"{file}:{line}: is not text in UTF-8; save it as UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(f"{file}:{line}: has a NUL byte, which no file name can have; write the list again")
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def _split_line(line: str, root: Path, separator: str | None) -> tuple[str, str] | None:
+    """Image and mask of a line; None where it cannot be read as two names."""
+    line = line.strip()
+    marks = [mark for mark in (SEPARATORS if separator is None else (separator,)) if mark in line]
+    plain = {}
+    for mark in marks:
+        parts = line.split(None if mark == " " else mark)
+        if len(parts) == 2 and all(part.strip() for part in parts):
+            plain[mark] = _path(parts[0]), _path(parts[1])
+    if "\t" in plain or (plain and len(marks) == 1):
+        return next(iter(plain.values()))
+    # A name holds a separator too: the reading whose files are there is meant.
+    readings = dict.fromkeys(
+        (_path(line[:at]), _path(line[at + 1 :])) for at, letter in enumerate(line) if letter in marks
+    )
+    there = [pair for pair in readings if all(name and (root / name).is_file() for name in pair)]
+    return there[0] if len(there) == 1 else next(iter(plain.values()), None)
+
+
+def _path(name: str) -> str:
+    """A path of a list as this system writes it."""
+    return name.strip().replace("\\", "/")
+
+
+@TRANSFORMS.register_module()
+class MapLabels(BaseTransform):
+    """Makes labels of the values in a mask's file; stands before ``LoadAnnotations``, which applies it.
+
+    Args:
+        label_map: value in the file -> label, as a mapping or a list of pairs: ``[[255, 1]]`` for masks of 0 and 255.
+
+    Raises:
+        UserError: it is no such map, or the data has ``reduce_zero_label``, which gives each value another label.
+    """
+
+    def __init__(self, label_map: Any) -> None:
+        self.label_map = parse_label_map(label_map, "MapLabels.label_map")
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if results.get("reduce_zero_label"):
+            raise UserError("MapLabels and reduce_zero_label=True exclude each other; set reduce_zero_label=False")
+        own = results.get("label_map") or {}
+        results["label_map"] = {**own, **{old: own.get(new, new) for old, new in self.label_map.items()}}
+        return results
 
 
 @DATA_SAMPLERS.register_module()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,9 @@ from rdistill.files import write_json, write_whole
 
 # Raise it with every change that alters a pixel: data of another version is then drawn anew.
 VERSION = 1
+# Lowest and highest of each argument. An image of 4,096 pixels takes about 2 GB of memory to draw.
+RANGES = {"num_train": (1, 1_000_000), "num_val": (1, 1_000_000), "size": (32, 4096), "seed": (0, 2**63 - 1)}
+FILE_BYTES, PIXEL_BYTES = 500, 0.1  # of an image and its mask on the disk, at the least
 _WHOLE = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # how a completely written file ends
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +40,8 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
     _check_arguments(num_train=num_train, num_val=num_val, size=size, seed=seed)
     wanted = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
     found = _our_record(out_dir)
+    if found != wanted:
+        _check_disk(out_dir, wanted)
     if found is not None and found != wanted:
         _remove_stale(out_dir, found, wanted)
     if found != wanted:
@@ -55,14 +62,28 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
 
 
 def _check_arguments(**arguments: int) -> None:
-    lowest = {"num_train": 1, "num_val": 1, "size": 32, "seed": 0}
-    problems = [
-        f"synthetic data: {name} must be >= {lowest[name]}, got {value}; raise it"
-        for name, value in arguments.items()
-        if value < lowest[name]
-    ]
+    problems = []
+    for name, value in arguments.items():
+        lowest, highest = RANGES[name]
+        if value < lowest:
+            problems.append(f"synthetic data: {name} must be >= {lowest}, got {value}; raise it")
+        elif value > highest:
+            problems.append(f"synthetic data: {name} must be <= {highest}, got {value}; lower it")
     if problems:
         raise UserError(*problems)
+
+
+def _check_disk(out_dir: Path, record: Mapping[str, int]) -> None:
+    """Raises UserError where the images that are asked for cannot fit on the disk."""
+    images = record["num_train"] + record["num_val"]
+    needed = images * (FILE_BYTES + PIXEL_BYTES * record["size"] ** 2)
+    folder = next(folder for folder in (out_dir.absolute(), *out_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{out_dir}: {images} images of {record['size']} x {record['size']} pixels take about "
+            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; ask for fewer or smaller ones"
+        )
 
 
 def _pairs(out_dir: Path, record: dict[str, int]) -> Iterator[tuple[str, int, Path, Path]]:
@@ -86,25 +107,40 @@ def _our_record(out_dir: Path) -> dict[str, int] | None:
         raise UserError(f"{out_dir}: synthetic data need a directory, got a file; {fix}")
     try:
         record = json.loads((out_dir / "synthetic.json").read_text())
-        ours = {path for pair in _pairs(out_dir, record) for path in pair[2:]}
-        ours |= {out_dir / "synthetic.json", out_dir / "README.md"}
+        if not all(low <= operator.index(record[name]) <= high for name, (low, high) in RANGES.items()):
+            record = None
     except (OSError, ValueError, KeyError, TypeError):
-        record, ours = None, set()
+        record = None
     for path in out_dir.rglob("*"):
-        if path.is_file() and not path.name.startswith(".") and path not in ours:
+        if path.is_file() and not path.name.startswith(".") and not _is_ours(path.relative_to(out_dir), record):
             stray = path.relative_to(out_dir)
             raise UserError(f"{out_dir}: must hold synthetic data only, got {stray}; move it away or {fix}")
     return record
 
 
+def _is_ours(path: Path, record: Mapping[str, int] | None) -> bool:
+    """Whether a record promises a file; told by its name, for a record may promise more than anybody can list."""
+    if record is None:
+        return False
+    if str(path) in ("synthetic.json", "README.md"):
+        return True
+    if len(path.parts) != 3 or path.parts[1] not in SPLITS:
+        return False
+    folder, split, name = path.parts
+    if (folder, path.suffix) not in (("img_dir", ".jpg"), ("ann_dir", ".png")) or not path.stem.isdecimal():
+        return False
+    index = int(path.stem)
+    return index < record[f"num_{split}"] and name == f"{index:04d}{path.suffix}"
+
+
 def _remove_stale(out_dir: Path, old: dict[str, int], new: dict[str, int]) -> None:
     """Remove our images that ``new`` does not contain; the record goes last, lest a kill orphan images."""
     same_eyes = all(old.get(key) == new[key] for key in ("version", "size", "seed"))
-    kept = {path for pair in _pairs(out_dir, new) for path in pair[2:]} if same_eyes else set()
     _logger.warning("%s: replacing synthetic data made with %s", out_dir, old)
-    for pair in _pairs(out_dir, old):
-        for path in pair[2:]:
-            if path not in kept:
+    for folder in ("img_dir", "ann_dir"):
+        for path in list((out_dir / folder).rglob("*")):
+            name = path.relative_to(out_dir)
+            if path.is_file() and _is_ours(name, old) and not (same_eyes and _is_ours(name, new)):
                 path.unlink(missing_ok=True)
 
 

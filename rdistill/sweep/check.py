@@ -148,7 +148,7 @@ def _check_loaded(
         rest = check_run(base, distiller=distiller, work_dir=work_dir, full_data=True) if distiller else Report()
         return _joined(found, rest)
     try:
-        spec, found.notes = settle_pairs(base, spec, distiller)
+        spec, found.left_out = settle_pairs(base, spec, distiller)
     except UserError as error:
         found.problems += [f"{path}: {problem}" for problem in error.problems]
         return found
@@ -158,7 +158,13 @@ def _check_loaded(
 
 def _joined(first: Report, second: Report) -> Report:
     problems = list(dict.fromkeys([*first.problems, *second.problems]))
-    return Report([*first.passed, *second.passed], [*first.notes, *second.notes], problems)
+    return Report(
+        [*first.passed, *second.passed],
+        [*first.notes, *second.notes],
+        [*first.left_out, *second.left_out],
+        [*first.layouts, *second.layouts],
+        problems,
+    )
 
 
 def _structures(

@@ -122,7 +122,7 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     from rdistill.teacher import CACHE_FOLDER
     from rdistill.teacher_plan import RECORD as PLAN
     from rdistill.teacher_plan import settle, with_plan
-    from rdistill.training import evaluate_teachers
+    from rdistill.training import check_evaluation, evaluate_teachers
 
     base, trust = study.base, study.trust_checkpoint
     import_custom_modules(base)
@@ -132,9 +132,12 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     assert distiller is not None
     spec, left_out = settle_pairs(base, study.spec, distiller)
     disk = None if is_uri(study.work_dir) else study.work_dir
-    check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust).raise_problems()
+    found = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
+    found.raise_problems()
+    notes = list(found.notes)
     if spec.confirm is not None and has_test_split(base):
         require_test_split(base)
+        notes += check_evaluation(base, "test")
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
     with place(study.work_dir, PLAN, STEP) as here:
@@ -145,5 +148,5 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
             step.save(here.folder / STEP)
         here.push()
     base = with_plan(base, plan, beside / CACHE_FOLDER)
-    study = dataclasses.replace(study, base=base, teacher_lines=plan.lines)
+    study = dataclasses.replace(study, base=base, teacher_lines=plan.lines, notes=tuple(notes))
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -125,6 +125,8 @@ def _run_sweep_at(
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
+        for line in study.notes:
+            console.print(f"note      {line}", markup=False, highlight=False, soft_wrap=True)
         for line in left_out:
             console.print(f"left out  {line}", markup=False)
         for index, scores in enumerate(study.teacher_metrics):

@@ -41,6 +41,7 @@ class Study:
     trust_checkpoint: bool
     step: StepCost | None = None  # what one student takes; known once it was measured
     teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
+    notes: tuple[str, ...] = ()  # worth knowing of the data, for the user
     free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
 
 

@@ -1,0 +1,109 @@
+"""Files beside a dataset's own that it leaves out without a word: other suffixes, links to nothing, lone masks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+from rdistill.data.splits import LOADERS, Folders, Split
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SHOWN = 3  # suffixes or files named in a line
+
+
+def broken_entries(split: Split) -> list[str]:
+    """Links to nothing, links in a circle and folders with a picture's name: one line each, by path."""
+    return [] if split.folders is None else _broken(split.folders.images, split.folders.img_suffix)
+
+
+def unused_files(split: Split, used: Container[str]) -> list[str]:
+    """What the dataset's folders hold that is not used: pictures of another suffix, masks without an image.
+
+    Args:
+        split: a dataset.
+        used: images and masks of all datasets, from :func:`files_in_use`.
+    """
+    folders = split.folders
+    if folders is None or not folders.images.is_dir():
+        return []
+    pictures = [path for path in _files(folders.images) if _is_another_picture(path, folders)]
+    pictures = [path for path in pictures if os.path.normpath(path) not in used]
+    lines = [_other_suffixes(split, folders, pictures)] if pictures else []
+    if folders.masks is not None and folders.masks.is_dir() and split.entries and not _is_a_part(split, folders):
+        theirs = {_mask_of(path, folders) for path in pictures}  # of which there is a line already
+        masks = (path for path in _files(folders.masks) if path.name.endswith(folders.seg_map_suffix))
+        lone = [path for path in masks if os.path.normpath(path) not in used and path not in theirs]
+        if lone:
+            what = "masks have no image" if len(lone) > 1 else "mask has no image"
+            lines.append(f"{len(lone)} {what} that is used, such as {lone[0]}")
+    return lines
+
+
+def files_in_use(splits: Sequence[Split]) -> set[str]:
+    """The images and masks of some datasets."""
+    keys = ("img_path", "seg_map_path")
+    entries = (entry for split in splits for entry in split.entries)
+    return {os.path.normpath(entry[key]) for entry in entries for key in keys if entry.get(key)}
+
+
+def _other_suffixes(split: Split, folders: Folders, pictures: list[Path]) -> str:
+    counts = Counter(path.suffix for path in pictures).most_common()
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts[:SHOWN]) + (", ..." if counts[SHOWN:] else "")
+    if folders.masks is not None:
+        kinds += f"; {sum(path.is_file() for path in (_mask_of(p, folders) for p in pictures) if path)} have a mask"
+    what = "images are not used" if len(pictures) > 1 else "image is not used"
+    key = f"{LOADERS[split.name]}.dataset.img_suffix"
+    suffix, count = counts[0]
+    fix = f"{key}={suffix!r} takes {count} of them"
+    if split.entries:  # the key takes one suffix
+        fix += " instead; for all, rename them, list them (PaddleSegDataset), or make each suffix a data set"
+    return f"{len(pictures)} {what} ({kinds}), since img_suffix is {folders.img_suffix!r}; {fix}"
+
+
+def _is_another_picture(path: Path, folders: Folders) -> bool:
+    if path.name.endswith(folders.img_suffix) or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    masks = folders.masks
+    return masks is None or not (path.name.endswith(folders.seg_map_suffix) and path.is_relative_to(masks))
+
+
+def _mask_of(image: Path, folders: Folders) -> Path | None:
+    """Where the mask of a picture of another suffix would be, if the suffix were the one to look for."""
+    return (
+        None
+        if folders.masks is None
+        else (folders.masks / image.relative_to(folders.images)).with_name(image.stem + folders.seg_map_suffix)
+    )
+
+
+def _is_a_part(split: Split, folders: Folders) -> bool:
+    """Whether the dataset takes some of its images by design (``indices``): their masks are no surprise."""
+    return len(split.entries) < sum(path.name.endswith(folders.img_suffix) for path in _files(folders.images))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below, as mmengine lists them: links are followed, hidden files are not seen."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _broken(folder: Path, suffix: str) -> list[str]:
+    lines = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        for name in list(folders):
+            path = Path(place, name)
+            if path.is_symlink() and path.resolve() in (parent.resolve() for parent in path.parents):
+                lines.append(
+                    f"{path}: is a link to a folder above it, so that files are read again and again; remove it"
+                )
+                folders.remove(name)  # or the walk goes round
+            elif name.endswith(suffix):
+                lines.append(f"{path}: is a folder, not an image; rename or remove it")
+        for name in sorted(names):
+            path = Path(place, name)
+            picture = name.endswith(suffix) or path.suffix.lower() in IMAGE_SUFFIXES
+            if picture and not name.startswith(".") and path.is_symlink() and not os.path.exists(path):
+                lines.append(f"{path}: is a link to {os.readlink(path)}, which leads to no file; mend or remove it")
+    return lines
