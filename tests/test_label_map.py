@@ -52,7 +52,7 @@ def test_a_pipeline_without_masks(tiny_without_teacher: Tiny) -> None:
     cfg.val_dataloader.dataset.pipeline = [dict(type="LoadImageFromFile"), dict(type="PackSegInputs")]
     from rdistill.config import Shortcuts, load_config
 
-    with pytest.raises(UserError, match="--label-map: a dataset's pipeline has no LoadAnnotations"):
+    with pytest.raises(UserError, match=r"--label-map: the pipelines of val_dataloader.dataset have no"):
         load_config(cfg, None, Shortcuts(label_map="255=1"))
 
 

@@ -197,8 +197,11 @@ def test_impossible_arguments(tmp_path: Path, arguments: dict[str, int], problem
 
 
 def test_more_than_the_disk_holds(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1000001 images of 4096 x 4096 pixels take about 1678222.7 GB, but"):
-        _make(tmp_path / "a", num_train=10**6, num_val=1, size=4096)
+    """Told before the first image; of more than the arguments allow, since some disks hold those."""
+    record = dict(num_train=10**9, num_val=1, size=4096)
+    with pytest.raises(UserError, match=r"1000000001 images of 4096 x 4096 pixels take about 1678221\.6 GB, but"):
+        synthetic._check_disk(tmp_path / "a", record)
+    synthetic._check_disk(tmp_path / "a", dict(num_train=1, num_val=1, size=32))
 
 
 @pytest.mark.parametrize("count", [10**12, -1, "many", 1.5, None])

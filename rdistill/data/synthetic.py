@@ -78,11 +78,13 @@ def _check_disk(out_dir: Path, record: Mapping[str, int]) -> None:
     images = record["num_train"] + record["num_val"]
     needed = images * (FILE_BYTES + PIXEL_BYTES * record["size"] ** 2)
     folder = next(folder for folder in (out_dir.absolute(), *out_dir.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    disk = shutil.disk_usage(folder)
+    if (
+        disk.total and needed > disk.free
+    ):  # a file system of the kernel's own has no size, and says itself what is wrong
         raise UserError(
             f"{out_dir}: {images} images of {record['size']} x {record['size']} pixels take about "
-            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; ask for fewer or smaller ones"
+            f"{needed / 1e9:.1f} GB, but {disk.free / 1e9:.1f} GB are free; ask for fewer or smaller ones"
         )
 
 
