@@ -15,9 +15,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
-from rdistill.config import with_overrides
-from rdistill.lockstep import Lane, Lockstep
-from rdistill.training import train
+from rdistill.config.load import with_overrides
+from rdistill.training.lockstep import Lane, Lockstep
+from rdistill.training.run import train
 
 WARM_UP = 2  # iterations
 

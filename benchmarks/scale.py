@@ -31,20 +31,20 @@ from mmengine.config import Config
 from rich.console import Console
 
 from benchmarks.turns import REPO, distill_config, print_machine
-from rdistill.cluster import connected, require_resources
-from rdistill.config import Shortcuts, load_config
-from rdistill.config_source import config_source
-from rdistill.files import write_json
-from rdistill.hooks import Listener
-from rdistill.storage import place
-from rdistill.sweep.conclude import conclude
-from rdistill.sweep.live import SweepConsole
-from rdistill.sweep.phase import Team
-from rdistill.sweep.run import run_phases
-from rdistill.sweep.spec import parse_sweep
-from rdistill.sweep.summary import FINISHED, Facts
-from rdistill.sweep.trial import LOSSES_KEPT, Study
-from rdistill.train_group import Resources
+from rdistill.config.load import Shortcuts, load_config
+from rdistill.config.render import config_source
+from rdistill.core.files import write_json
+from rdistill.core.storage import place
+from rdistill.distributed.cluster import connected, require_resources
+from rdistill.sweeps.findings.conclude import conclude
+from rdistill.sweeps.findings.summary import FINISHED, Facts
+from rdistill.sweeps.monitor.console import SweepConsole
+from rdistill.sweeps.run import run_phases
+from rdistill.sweeps.search.tune import Team
+from rdistill.sweeps.study.spec import parse_sweep
+from rdistill.sweeps.trial.trial import LOSSES_KEPT, Study
+from rdistill.training.hooks import Listener
+from rdistill.training.ray_train import Resources
 
 NODES, CPUS = 4, 2  # of the simulated cluster, and of each of its nodes
 VALIDATIONS, ITERATIONS = 5, 1000
@@ -59,7 +59,7 @@ SPACE = {
 def no_training(
     cfg: Any, folder: Path, *, listener: Listener, swept: Mapping[str, Any], config_text: str, **_: Any
 ) -> dict[str, Any]:
-    """In place of ``rdistill.training.train``: says what a training would, at once."""
+    """In place of ``rdistill.training.run.train``: says what a training would, at once."""
     listener.started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(swept)})
     metrics: dict[str, Any] = {}
     for step in range(1, LOSSES_KEPT + 1):

@@ -19,11 +19,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
-from rdistill.checkpoint import load_file
-from rdistill.config import TeacherSpec, with_overrides
-from rdistill.runner import prepare
-from rdistill.segmentor import build_segmentor
-from rdistill.teacher import load_teacher_model
+from rdistill.config.load import TeacherSpec, with_overrides
+from rdistill.distill.teacher import load_teacher_model
+from rdistill.models.checkpoint import load_file
+from rdistill.models.segmentor import build_segmentor
+from rdistill.training.runner import prepare
 
 WARM_UP = 3  # iterations, in which both must find the same losses
 # The two draw their dropout from different streams; without, they must agree.

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from benchmarks.turns import SteppedRun, endless_run, parser_of, print_table, timed, workbench
-from rdistill.config import with_overrides
+from rdistill.config.load import with_overrides
 from rdistill.data.synthetic import generate
 
 BATCH = 4

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 
 from benchmarks.turns import endless_run, in_turn, parser_of, print_table, timed, workbench
-from rdistill.config import TeacherSpec
-from rdistill.teacher import Teacher, load_teacher_model
-from rdistill.teacher_forward import CLOSE
-from rdistill.teacher_spec import PLAIN, ForwardSpec
+from rdistill.config.load import TeacherSpec
+from rdistill.config.teacher_spec import PLAIN, ForwardSpec
+from rdistill.distill.teacher import Teacher, load_teacher_model
+from rdistill.distill.teacher_forward import CLOSE
 
 LOGITS = "decode_head"  # the feature's name
 WAYS = (

@@ -21,10 +21,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from rdistill.config import Shortcuts, load_config, read_config_file
+from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.data.synthetic import generate
-from rdistill.segmentor import build_segmentor
-from rdistill.training import train
+from rdistill.models.segmentor import build_segmentor
+from rdistill.training.run import train
 
 REPO = Path(__file__).parents[1]
 # Name -> the pair's config and its teacher's.
@@ -89,7 +89,7 @@ class Gate(Hook):
 
 
 class SteppedRun:
-    """`rdistill.training.train` as it is, with all its hooks, that goes on as far as it is told.
+    """`rdistill.training.run.train` as it is, with all its hooks, that goes on as far as it is told.
 
     In this thread, as what it is compared with: one more that computes would slow down all of them, and it would not
     be as it is alone.

@@ -4,11 +4,8 @@ The Python API: :func:`train`, :func:`evaluate`, :func:`sweep`, :func:`load_conf
 :func:`load_results`; see docs/api.md.
 """
 
-# The package first, so that the function of the same name stays what it is: Python sets a package's attribute when a
-# module of it is first imported, and never again.
-import rdistill.sweep  # noqa: F401  isort: skip
 from rdistill.api import SweepResult, evaluate, load_config, load_results, sweep, train
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = ["SweepResult", "UserError", "__version__", "evaluate", "load_config", "load_results", "sweep", "train"]

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdistill.environment import keep_to_the_work_dir
-from rdistill.errors import UserError
-from rdistill.storage import is_uri, place
-from rdistill.work_dir import require_work_dir
+from rdistill.core.environment import keep_to_the_work_dir
+from rdistill.core.errors import UserError
+from rdistill.core.storage import is_uri, place
+from rdistill.core.work_dir import require_work_dir
 
 if TYPE_CHECKING:
     import pandas
     from mmengine.config import Config
     from rich.console import Console
 
-    from rdistill.stopping import StopRequest
-    from rdistill.sweep.results import TrialRecord
+    from rdistill.core.stopping import StopRequest
+    from rdistill.sweeps.study.records import TrialRecord
 
 AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
 
@@ -59,8 +59,8 @@ def load_config(
     Raises:
         UserError: every mistake found, one line each.
     """
-    from rdistill.config import Shortcuts
-    from rdistill.config import load_config as load
+    from rdistill.config.load import Shortcuts
+    from rdistill.config.load import load_config as load
 
     shortcuts = Shortcuts(
         _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
@@ -114,7 +114,7 @@ def train(
         max_failures: how often the workers are started again when one is lost.
         address: of a Ray cluster; by default the one it runs in, or, for several workers, a new one on this machine.
         amp: forward passes in bfloat16.
-        stop: a request that a signal handler may set; see :mod:`rdistill.stopping`.
+        stop: a request that a signal handler may set; see :mod:`rdistill.core.stopping`.
         track: where metrics go besides: ``"wandb"``, ``"tensorboard"``, ``"mlflow"``, several of them, or a mapping
             with their options; see docs/tracking.md.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
@@ -129,13 +129,13 @@ def train(
 
     Raises:
         UserError: a mistake in the config, the data or the resources, found before the first iteration.
-        rdistill.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
+        rdistill.core.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
     keep_to_the_work_dir()
-    from rdistill.cluster import joins_a_cluster
-    from rdistill.console import RunConsole, scores
-    from rdistill.files import held
-    from rdistill.tracking import parse_tracking, require_trackers, where_to_look
+    from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
+    from rdistill.core.files import held
+    from rdistill.distributed.cluster import joins_a_cluster
+    from rdistill.training.console import RunConsole, scores
 
     console = _console(console, quiet)
     cfg = load_config(
@@ -165,11 +165,11 @@ def train(
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
         options["stop"] = stop
         if workers == 1 and not joins_a_cluster(address):
-            from rdistill.training import train as run
+            from rdistill.training.run import train as run
 
             metrics = run(cfg, work_dir, **options)
         else:
-            from rdistill.train_group import Resources, train_in_group
+            from rdistill.training.ray_train import Resources, train_in_group
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
             metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
@@ -215,8 +215,8 @@ def evaluate(
         UserError: a mistake in the config or its data, or a checkpoint that does not fit it.
     """
     keep_to_the_work_dir()
-    from rdistill.config import Shortcuts
-    from rdistill.config import load_config as load
+    from rdistill.config.load import Shortcuts
+    from rdistill.config.load import load_config as load
 
     if split not in ("val", "test"):
         raise UserError(f"split: must be val or test, got {split!r}")
@@ -224,7 +224,7 @@ def evaluate(
         data_root=_text(data_root), size=_text(size), num_data_workers=num_data_workers, label_map=label_map
     )
     cfg = load(config, overrides, shortcuts, with_teachers=False)
-    from rdistill.training import check_evaluation, evaluate_checkpoint
+    from rdistill.training.run import check_evaluation, evaluate_checkpoint
 
     for note in check_evaluation(cfg, split):
         if noted is not None:
@@ -242,7 +242,7 @@ class SweepResult:
     @property
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof.md."""
-        from rdistill.sweep.summary import SUMMARY, read_summary
+        from rdistill.sweeps.findings.summary import SUMMARY, read_summary
 
         with place(self.work_dir, SUMMARY) as here:
             return read_summary(here.folder)
@@ -253,7 +253,7 @@ class SweepResult:
 
         The one with the highest mIoU; after a confirmation, the best run of the configuration with the highest mean.
         """
-        from rdistill.sweep.conclude import winner
+        from rdistill.sweeps.findings.conclude import winner
 
         return winner(self.trials, self.summary.get("confirmed"))
 
@@ -265,7 +265,7 @@ class SweepResult:
     @property
     def gain(self) -> float | None:
         """mIoU of the best trial minus that of the baseline; None where the baseline is the best or has no score."""
-        from rdistill.sweep.results import gain
+        from rdistill.sweeps.study.records import gain
 
         return gain(self.best, self.trials)
 
@@ -275,7 +275,7 @@ class SweepResult:
 
     def as_dict(self) -> dict[str, Any]:
         """What `rdistill sweep --json` prints: plain data."""
-        from rdistill.sweep.results import STATUSES
+        from rdistill.sweeps.study.records import STATUSES
 
         best, baseline, summary = self.best, self.baseline, self.summary
         return {
@@ -337,12 +337,12 @@ def sweep(
 
     Raises:
         UserError: a mistake in the sweep, the config or the resources, found before the first trial.
-        rdistill.sweep.run.SweepFailedError: no trial has a score.
+        rdistill.sweeps.run.SweepFailedError: no trial has a score.
         KeyboardInterrupt: it was interrupted; ``resume`` continues it.
     """
     keep_to_the_work_dir()
-    from rdistill.config import Shortcuts
-    from rdistill.sweep.run import run_sweep
+    from rdistill.config.load import Shortcuts
+    from rdistill.sweeps.run import run_sweep
 
     shortcuts = Shortcuts(
         _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
@@ -381,7 +381,7 @@ def load_results(work_dir: str | Path) -> pandas.DataFrame:
     Raises:
         UserError: the folder holds no sweep.
     """
-    from rdistill.sweep.frame import results_frame
+    from rdistill.sweeps.study.dataframe import results_frame
 
     with place(work_dir, "trials/*/trial.json") as here:
         return results_frame(here.folder)
@@ -390,7 +390,7 @@ def load_results(work_dir: str | Path) -> pandas.DataFrame:
 def _console(console: Console | None, quiet: bool) -> Console:
     from rich.console import Console
 
-    from rdistill.console import OneLineConsole
+    from rdistill.training.console import OneLineConsole
 
     if quiet:
         return Console(quiet=True)

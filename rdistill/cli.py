@@ -15,15 +15,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from rdistill.console import OneLineConsole
-from rdistill.environment import keep_to_the_work_dir
-from rdistill.errors import RunError, UserError, printable, problem_of_path
-from rdistill.files import to_json
-from rdistill.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
-from rdistill.storage import is_uri
+from rdistill.core.environment import keep_to_the_work_dir
+from rdistill.core.errors import RunError, UserError, printable, problem_of_path
+from rdistill.core.files import to_json
+from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
+from rdistill.core.storage import is_uri
+from rdistill.core.validation import LARGEST_SEED
+from rdistill.core.work_dir import require_work_dir
+from rdistill.training.console import OneLineConsole
 from rdistill.usage import is_usage_error, usage_line
-from rdistill.validation import LARGEST_SEED
-from rdistill.work_dir import require_work_dir
 
 MOST_ERRORS = 10  # lines
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
@@ -191,7 +191,7 @@ def train(
     and last.pth (to resume from), config.py (the whole config), and mmengine's log.
     """
     from rdistill import api
-    from rdistill.config import parse_assignments
+    from rdistill.config.load import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
         metrics = api.train(
@@ -245,8 +245,8 @@ def evaluate(
     The files of the split are looked at first, as `check` does.
     """
     from rdistill import api
-    from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.config_walk import leaf_datasets
+    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.walk import leaf_datasets
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
@@ -300,7 +300,7 @@ def sweep(
     folder for each trial with its own trial.py, which `rdistill train` repeats.
     """
     from rdistill import api
-    from rdistill.config import parse_assignments
+    from rdistill.config.load import parse_assignments
 
     with terminated_like_ctrl_c() as stop, _resumable(stop):
         result = api.sweep(
@@ -395,9 +395,9 @@ def layers(
 
     For a `distill` config also which pairs of features can be compared. Needs neither data nor checkpoints.
     """
-    from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.layers import as_json as plain
-    from rdistill.layers import overview, show
+    from rdistill.checks.layers import as_json as plain
+    from rdistill.checks.layers import overview, show
+    from rdistill.config.load import Shortcuts, load_config, parse_assignments
 
     cfg = load_config(config, parse_assignments(set_ or []), Shortcuts(size=size), with_data=False)
     seen = overview(cfg)
@@ -433,9 +433,9 @@ def check(
     Files, keys, classes, teacher weights, layer names, pairs, one training step on two images, resources and disk
     space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.
     """
-    from rdistill.check import check_config, check_resources
-    from rdistill.config import Shortcuts, parse_assignments
-    from rdistill.sweep.check import check_sweep_file, resources_at
+    from rdistill.checks.run import check_config, check_resources
+    from rdistill.config.load import Shortcuts, parse_assignments
+    from rdistill.sweeps.check import check_sweep_file, resources_at
 
     overrides = parse_assignments(set_ or [])
     shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
@@ -483,9 +483,9 @@ def predict(
     A mask is a PNG whose values are the class indices, at the image's own size. CONFIG and CHECKPOINT are student.py
     and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
     """
-    from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.inference import image_files, load_predictor, require_readable
-    from rdistill.predict import output_files, predict_images, show_progress
+    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.handover.inference import image_files, load_predictor, require_readable
+    from rdistill.handover.predict import output_files, predict_images, show_progress
 
     wanted = image_files(images)
     for line in wanted.left_out:
@@ -543,10 +543,10 @@ def export(
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
     file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
     """
-    from rdistill.config import Shortcuts, load_config, parse_assignments
-    from rdistill.config_shortcuts import parse_size
-    from rdistill.export import as_plain, export_onnx, require_packages, require_writable, summary
-    from rdistill.inference import image_files, load_predictor, validation_images
+    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.shortcuts import parse_size
+    from rdistill.handover.export import as_plain, export_onnx, require_packages, require_writable, summary
+    from rdistill.handover.inference import image_files, load_predictor, validation_images
 
     require_packages()
     if output not in ("mask", "logits"):

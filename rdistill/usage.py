@@ -8,8 +8,8 @@ from typing import Any
 import annotated_types
 from pydantic import ValidationError
 
-from rdistill.errors import did_you_mean
-from rdistill.validation import describe, short
+from rdistill.core.errors import did_you_mean
+from rdistill.core.validation import describe, short
 
 
 def is_usage_error(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import tifffile
 from conftest import Tiny
 from mmengine.config import Config
 
-from rdistill.config import read_config_file
+from rdistill.config.load import read_config_file
 
 
 def band_pixels(image: Path, bands: int, bits: int) -> np.ndarray:

@@ -17,12 +17,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from rdistill.checkpoint import save_student
-from rdistill.config import Shortcuts, load_config, read_config_file
+from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.data import synthetic
-from rdistill.hooks import Silent
-from rdistill.inference import load_predictor, network_input
-from rdistill.training import train
+from rdistill.handover.inference import load_predictor, network_input
+from rdistill.models.checkpoint import save_student
+from rdistill.training.hooks import Silent
+from rdistill.training.run import train
 
 REPO = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL = 6, 3

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 WEIGHT, HIDDEN, PAIR = "distill.losses.logits.weight", "distill.losses.hidden.weight", "distill.losses.hidden.pair"
 KIND = "distill.losses.hidden.type"

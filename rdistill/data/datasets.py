@@ -16,9 +16,9 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset, Sampler
 
-from rdistill.errors import UserError
-from rdistill.label_map import parse_label_map
-from rdistill.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
+from rdistill.config.label_map import parse_label_map
+from rdistill.core.errors import UserError
+from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 
 SEPARATORS = ("\t", "|", ",", " ")  # of a list's line, in the order in which they are tried
 

@@ -15,8 +15,8 @@ from mmengine import fileio
 from mmengine.registry import init_default_scope
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from rdistill.config_walk import kind_of
-from rdistill.quiet_mmseg import TRANSFORMS, LoadAnnotations
+from rdistill.config.walk import kind_of
+from rdistill.models.quiet_mmseg import TRANSFORMS, LoadAnnotations
 
 Size = tuple[int, int]  # width, height in pixels
 # OpenCV makes a whole picture of half a file of these; Pillow does not.

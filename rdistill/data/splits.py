@@ -14,10 +14,10 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
-from rdistill.config_walk import kind_of, leaf_datasets
+from rdistill.config.walk import kind_of, leaf_datasets
+from rdistill.core.errors import UserError
 from rdistill.data.reading import Loaders
-from rdistill.errors import UserError
-from rdistill.quiet_mmseg import DATASETS
+from rdistill.models.quiet_mmseg import DATASETS
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 READ_BY_TRAINING = ("train", "val")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cv2
 
+from rdistill.core.errors import UserError
+from rdistill.core.files import write_json, write_whole
 from rdistill.data.fundus import SPLITS, draw_fundus
-from rdistill.errors import UserError
-from rdistill.files import write_json, write_whole
 
 # Raise it with every change that alters a pixel: data of another version is then drawn anew.
 VERSION = 1

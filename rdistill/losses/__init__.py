@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rdistill.errors import did_you_mean
+from rdistill.core.errors import did_you_mean
 
 if TYPE_CHECKING:
     from .modules import Adapter, Term

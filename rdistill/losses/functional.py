@@ -15,7 +15,7 @@ What holds for all of them:
   and "nearly zero" is measured against the rest of that input;
 - nothing waits for the device: no python branch looks at a tensor's value;
 - with several workers, value (their mean) and gradient (as DDP averages it) are those of one worker with the whole
-  batch: :mod:`rdistill.workers`;
+  batch: :mod:`rdistill.distributed.collectives`;
 - mismatched shapes raise ``ValueError``.
 """
 
@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdistill import workers
+from rdistill.distributed import collectives
 
 # A vector counts as zero below this share of the length that is usual around it. Generous on purpose: the
 # gradient of a direction grows as its vector shrinks, and after a ReLU many positions are exactly zero.
@@ -126,7 +126,7 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
 
 def _count(own: Tensor) -> Tensor:
     """How many there are to divide by: the mean over workers of their ``own``; not zero."""
-    return own.clamp(min=1) if workers.count() == 1 else workers.mean(own).clamp(min=1 / workers.count())
+    return own.clamp(min=1) if collectives.count() == 1 else collectives.mean(own).clamp(min=1 / collectives.count())
 
 
 @_loss(same_channels=True)
@@ -298,7 +298,7 @@ def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
     """
     nodes = unit(F.adaptive_avg_pool2d(x, _grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
-    others = workers.gather(nodes).reshape(-1, channels)
+    others = collectives.gather(nodes).reshape(-1, channels)
     return F.log_softmax((nodes.reshape(n * count, channels) @ others.T / tau).view(n * count, -1, count), dim=2)
 
 
@@ -368,7 +368,7 @@ def dist(
     everywhere = torch.ones_like(p_student, dtype=torch.bool)
     inter = _mean(1 - _pearson(p_student, p_teacher, everywhere, dims=(1,)), valid)
     per_class = 1 - _pearson(p_student, p_teacher, valid.expand_as(p_student), dims=(0, 2, 3))
-    intra = per_class.mean() * (workers.mean(valid.sum()) > 0)
+    intra = per_class.mean() * (collectives.mean(valid.sum()) > 0)
     return tau**2 * (beta * inter + gamma * intra)
 
 
@@ -383,7 +383,7 @@ def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> T
 
     def mean(values: Tensor) -> Tensor:
         total = torch.where(valid, values, 0.0).sum(dim=dims, keepdim=True)
-        return (workers.mean(total) if shared else total) / count
+        return (collectives.mean(total) if shared else total) / count
 
     def deviations(values: Tensor) -> tuple[Tensor, Tensor]:
         """From the mean, in units of it, since probabilities of 1e-12 vary too; and their standard deviation."""
@@ -451,11 +451,11 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     """
 
     def standardise(x: Tensor) -> Tensor:
-        largest = workers.mean(x.detach().abs().amax())
+        largest = collectives.mean(x.detach().abs().amax())
         x = x / largest.clamp(min=torch.finfo(x.dtype).tiny)
-        usual = workers.mean(x.detach().square().mean())
-        x = x - workers.mean(x.mean(dim=(0, 2, 3), keepdim=True))
-        return _divided_by_length(x, workers.mean(x.square().mean(dim=(0, 2, 3), keepdim=True)), usual)
+        usual = collectives.mean(x.detach().square().mean())
+        x = x - collectives.mean(x.mean(dim=(0, 2, 3), keepdim=True))
+        return _divided_by_length(x, collectives.mean(x.square().mean(dim=(0, 2, 3), keepdim=True)), usual)
 
     return (standardise(student) - standardise(teacher)).square().mean() / 2
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdistill import workers
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
+from rdistill.distributed import collectives
 
 from . import LOSSES, check_params, functional
 
@@ -192,12 +192,12 @@ class CIRKDMemory(nn.Module):
             chosen = features.transpose(1, 2)[pictures, index]  # N x classes x M x C
         # The queues want classes first, pictures (of all workers) after.
         self.regions.push(
-            workers.gather(means).transpose(0, 1),
-            workers.gather(masks.any(dim=2)).T,
+            collectives.gather(means).transpose(0, 1),
+            collectives.gather(masks.any(dim=2)).T,
         )
         self.pixels.push(
-            workers.gather(chosen).transpose(0, 1).flatten(1, 2),
-            workers.gather(score >= 0).transpose(0, 1).flatten(1, 2),
+            collectives.gather(chosen).transpose(0, 1).flatten(1, 2),
+            collectives.gather(score >= 0).transpose(0, 1).flatten(1, 2),
         )
 
 
@@ -252,7 +252,7 @@ class Term(nn.Module):
         params: the parameters in force, read at every forward: changing an entry changes the loss (but for
             ``pixel_queue_size`` and ``region_queue_size``, which are built in).
 
-    Errors: :class:`rdistill.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
+    Errors: :class:`rdistill.core.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
     fit, logits whose numbers of classes differ, and a single channel where a loss then has no gradient.
     """
 

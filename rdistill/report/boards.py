@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdistill.report.facts import difference, interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
-from rdistill.sweep.results import notes_of, ranked, twins
+from rdistill.sweeps.study.records import notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
 

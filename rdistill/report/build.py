@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
 from rdistill.report import boards, curves, facts, losses, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.facts import Fact
 from rdistill.report.load import PICTURES, Run, Sweep, load, mapping, number

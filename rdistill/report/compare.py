@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
 from rdistill.report import facts, repeat, scores
 from rdistill.report.facts import Fact
 from rdistill.report.load import Sweep, load_sweep, mapping, miou, number

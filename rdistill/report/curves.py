@@ -9,7 +9,7 @@ from rdistill.report.load import Run, Sweep, miou, number
 from rdistill.report.plot import Plot, curve, line, thinned
 from rdistill.report.text import Column, Table, cell, plural, points
 from rdistill.report.theme import layout
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 VALIDATIONS_SHOWN = 8  # columns of the table
 

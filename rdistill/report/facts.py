@@ -8,7 +8,7 @@ from typing import Any
 
 from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.text import plural, points, signed
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 
 @dataclass(frozen=True)

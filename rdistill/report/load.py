@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rdistill.errors import UserError
-from rdistill.files import DamagedFileError, read_json
-from rdistill.sweep.results import BASELINE, RECORD, TRIALS, TrialRecord, ranked
+from rdistill.core.errors import UserError
+from rdistill.core.files import DamagedFileError, read_json
+from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
 CONFIRM = "confirm"  # phase of a trial that repeats another's configuration on a fresh seed
 PICTURES = "pictures"

@@ -9,7 +9,7 @@ from rdistill.report.load import Sweep, is_baseline, miou, number
 from rdistill.report.plot import Plot, thinned
 from rdistill.report.text import Column, Table, cell
 from rdistill.report.theme import SERIES, layout, log_ticks
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 RAW = "raw/"  # before a loss's weight, in a record
 DISTILL = "distill.loss_"

@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 import rdistill
-from rdistill.errors import UserError
-from rdistill.files import write_whole
+from rdistill.core.errors import UserError
+from rdistill.core.files import write_whole
 from rdistill.report.facts import Fact
 from rdistill.report.plot import Plot
 from rdistill.report.text import Table

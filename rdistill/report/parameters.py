@@ -16,7 +16,7 @@ from rdistill.report.plot import Plot, plain
 from rdistill.report.study import TARGET, categories_of, distribution_of, scored
 from rdistill.report.text import Column, Table, cell, plural, points, short, show
 from rdistill.report.theme import as_text, layout, log_ticks
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 
 def parallel(sweep: Sweep) -> Plot | None:

@@ -8,7 +8,7 @@ from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Plot, plain
 from rdistill.report.text import Column, Table, cell, plural, points
 from rdistill.report.theme import layout
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 TITLES = {"flops": "FLOPs of one image", "params": "parameters", "latency": "latency of one image, ms"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from rdistill.report.load import number
 from rdistill.report.text import Table
 from rdistill.report.theme import as_text
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 CURVE_POINTS = 60  # of one curve; more would not be seen
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
 from rdistill.report.page import Page, as_drawn
 from rdistill.report.theme import LIGHT, coloured
 

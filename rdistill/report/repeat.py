@@ -9,7 +9,7 @@ from typing import Any
 
 from rdistill.report.load import Sweep, mapping, miou, number
 from rdistill.report.text import MISSING, Cell, Column, Table, duration, show
-from rdistill.sweep.results import TRIALS, TrialRecord, ranked
+from rdistill.sweeps.study.records import TRIALS, TrialRecord, ranked
 
 HOUR = 3600.0  # seconds
 LABELS = {  # of summary.json's `cost`

@@ -14,7 +14,7 @@ from rdistill.report.load import Sweep, mapping, miou
 from rdistill.report.plot import Plot
 from rdistill.report.text import Column, Table, cell, short, show
 from rdistill.report.theme import layout
-from rdistill.sweep.results import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord
 
 ENOUGH = 8  # trials with a score, below which an importance would be noise
 TARGET = "mIoU"

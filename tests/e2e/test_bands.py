@@ -12,7 +12,7 @@ import pytest
 from bands import write_bands
 from conftest import Tiny
 from PIL import Image
-from test_cli import command  # noqa: F401  a fixture
+from unit.test_cli import command  # noqa: F401  a fixture
 
 onnx = pytest.importorskip("onnx")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

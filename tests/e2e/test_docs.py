@@ -25,8 +25,8 @@ import yaml
 
 from e2e.conftest import Place
 from rdistill.cli import app
-from rdistill.config import DistillSpec
-from rdistill.sweep.spec import read_sweep
+from rdistill.config.load import DistillSpec
+from rdistill.sweeps.study.spec import read_sweep
 
 pytestmark = pytest.mark.e2e
 REPO = Path(__file__).resolve().parents[2]

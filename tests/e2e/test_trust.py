@@ -23,7 +23,7 @@ LISTENING = "0A"  # in /proc/net/tcp
 A_CLUSTER_OF_OURS = """
 import os, sys
 import ray
-from rdistill.cluster import connected
+from rdistill.distributed.cluster import connected
 
 with connected(None, sys.argv[1], dashboard=True):
     ray.get(ray.remote(lambda: os.getpid()).remote())  # so that there is a worker

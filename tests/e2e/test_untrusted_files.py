@@ -12,7 +12,7 @@ from conftest import Tiny
 from mmengine.config import Config
 
 from e2e.conftest import Place
-from rdistill.segmentor import build_segmentor
+from rdistill.models.segmentor import build_segmentor
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,219 @@
+"""One step of training without its consequences: does it run, and does it give finite numbers?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+from rdistill.config.load import DistillSpec
+from rdistill.config.walk import leaves
+from rdistill.core.errors import UserError
+from rdistill.data.datasets import random_state_of
+from rdistill.distill.distiller import Distiller
+from rdistill.distill.routes import build_term, make_route, single_or_list
+from rdistill.distill.teacher import Teacher
+from rdistill.distributed import collectives as training_workers
+from rdistill.models.features import FeatureCapture, as_maps
+from rdistill.models.packages import absent_behind, absent_packages
+from rdistill.models.precision import autocast
+from rdistill.models.quiet_mmseg import DATASETS
+from rdistill.models.segmentor import input_channels, logit_names, run_heads
+from rdistill.models.shapes import probe_features
+
+NAMED = 3  # parameters named in one problem
+
+
+def tiny_batch(cfg: Config, images: int, seed: int) -> dict[str, Any]:
+    """The first few training images, through the training pipeline.
+
+    Raises:
+        UserError: the dataset or its pipeline fails.
+    """
+    init_default_scope("mmseg")
+    # A deep copy through a plain dict: deepcopy of mmengine's own would share nothing less, but keep lazy objects.
+    plain = ConfigDict(copy.deepcopy(cfg.train_dataloader.dataset.to_dict()))
+    if plain.get("type") == "StreamDataset":
+        plain = plain.dataset
+    for _, leaf in leaves(plain):
+        leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage
+    try:
+        with random_state_of(seed, 0):
+            dataset = DATASETS.build(plain)
+            return dict(pseudo_collate([dataset[index % len(dataset)] for index in range(images)]))
+    except Exception as error:  # a dataset's and its pipeline's own code
+        why = absent_packages(plain) or f"the pipeline fails: {one_line(error)}"
+        raise UserError(f"train_dataloader.dataset: {why}") from error
+
+
+def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, workers: int = 1) -> list[str]:
+    """One forward and backward: it must run, and give finite losses and gradients.
+
+    Args:
+        distiller: left as it was, to the last bit.
+        cfg: of the run.
+        batch: from :func:`tiny_batch`.
+        workers: with several, every parameter must have a gradient, unless the config lets DDP look for those without.
+    """
+    files = ", ".join(Path(sample.img_path).name for sample in batch["data_samples"])
+    if problem := _channel_problem(distiller.student, batch):
+        return [f"{problem} ({files})"]
+    try:
+        with untouched(distiller), distiller.capture:
+            data = distiller.data_preprocessor(batch, True)
+            with autocast(cfg.optim_wrapper, data["inputs"].device.type):
+                losses = distiller.loss(data["inputs"], data["data_samples"])
+                total, values = distiller.parse_losses(losses)
+            bad = [key for key, value in values.items() if key != "loss" and not torch.isfinite(value).all()]
+            if bad:
+                return [f"one step of training on {files}: {', '.join(bad)} is not finite"]
+            total.backward()
+            return _gradient_problems(distiller, workers > 1 and not finds_unused_parameters(cfg))
+    except Exception as error:
+        return [f"one step of training on {files} fails: {absent_behind(error) or one_line(error)}"]
+
+
+def _channel_problem(student: torch.nn.Module, batch: Mapping[str, Any]) -> str | None:
+    """Whether the student takes as many channels as the training pipeline loads."""
+    loaded, taken = int(batch["inputs"][0].shape[0]), input_channels(student)
+    mean = getattr(student.data_preprocessor, "mean", None)
+    means = 1 if mean is None else int(mean.numel())
+    if loaded not in (1, means) and means != 1:
+        return (
+            f"model.data_preprocessor.mean: has {means} values, but the training images {loaded} channels; give mean "
+            f"and std one value, which counts for every channel"
+        )
+    if max(loaded, means) != taken:
+        return (
+            f"model.backbone.in_channels: the student takes images of {taken} channels, but the training images have "
+            f"{loaded}; set it to {loaded}, or the pipeline's color_type to what the images are"
+        )
+    return None
+
+
+def finds_unused_parameters(cfg: Config) -> bool:
+    """Whether DDP is to look at each step for parameters without a gradient; by mmengine's two keys."""
+    wrapper = cfg.get("model_wrapper_cfg")
+    return bool((cfg if wrapper is None else wrapper).get("find_unused_parameters", False))
+
+
+@contextmanager
+def untouched(distiller: Distiller) -> Iterator[None]:
+    """Training mode for a while; then every buffer, gradient, mode and random state is as it was."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in distiller.buffers()]
+    modes = [(module, module.training) for module in distiller.modules()]
+    distiller.train()
+    try:
+        with random_state_of(0), training_workers.alone():  # another worker may have stopped at a problem
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for parameter in distiller.parameters():
+            parameter.grad = None
+        for module, mode in modes:
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Features and logits of one batch, on which each loss can be tried by itself."""
+
+    student: dict[str, Tensor]  # feature or head name -> map, N x C x H x W
+    teachers: list[dict[str, Tensor]]
+    label_nhw: Tensor
+
+
+def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Mapping[str, Any]) -> Captured:
+    """Runs student and teachers once, for all listed features and all outputs. To be called while :func:`untouched`.
+
+    A listed feature that is nowhere in a forward pass is left out.
+    """
+    student = distiller.student
+    data = distiller.data_preprocessor(batch, True)
+    inputs = data["inputs"]
+    size = (inputs.shape[2], inputs.shape[3])
+    names = [*logit_names(student, training=True), *_that_run(student, spec.features.student, size, training=True)]
+    with FeatureCapture(student, names) as capture, torch.no_grad():
+        run_heads(student, student.extract_feat(inputs), names)
+        ours = {name: as_maps(capture[name], size).detach() for name in capture.names}
+    theirs = []
+    for index, teacher in enumerate(distiller.teachers):
+        names = [*teacher.heads, *_that_run(teacher.model, spec.teacher_features(index), size)]
+        theirs.append(Teacher(teacher.model, names, student.data_preprocessor)(inputs))
+    label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data["data_samples"]])
+    return Captured(ours, theirs, label_nhw)
+
+
+def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Captured) -> list[str]:
+    """Builds one loss of a ``distill`` section and runs it forward and backward on captured features."""
+    where = f"distill.losses.{name}"
+    heads = [teacher.heads for teacher in distiller.teachers]
+    try:
+        route = make_route(name, spec.losses[name], spec, logit_names(distiller.student, training=True), heads)
+        missing = [feature for feature in route.student_features if feature not in captured.student]
+        if missing:
+            return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
+        ours = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
+        theirs = distiller._teachers_side(route, captured.teachers)
+        last = theirs if isinstance(theirs, Tensor) else theirs[-1]
+        term = build_term(name, spec.losses[name], (ours[-1].shape[1], last.shape[1]), distiller.student)
+        raw = term.to(ours[0].device)(single_or_list(ours), theirs, captured.label_nhw)
+        if not torch.isfinite(raw):
+            return [f"{where}: is not finite on the first training images"]
+        gradients = torch.autograd.grad(raw, ours, allow_unused=True) if raw.requires_grad else [None]
+    except KeyError as error:
+        return [f"{where}: {error} does not run in a forward pass of the teacher"]
+    except UserError as error:
+        return list(error.problems)
+    except Exception as error:
+        return [f"{where}: fails on the first training images: {one_line(error)}"]
+    given = [gradient for gradient in gradients if gradient is not None]
+    if not given:
+        return [f"{where}: gives the student no gradient"]
+    finite = all(torch.isfinite(gradient).all() for gradient in given)
+    return [] if finite else [f"{where}: its gradient is not finite on the first training images"]
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _that_run(
+    model: torch.nn.Module, names: Sequence[str], size: tuple[int, int], *, training: bool = False
+) -> list[str]:
+    shapes = probe_features(model, names, size, training=training)
+    return [name for name, shape in shapes.items() if not isinstance(shape, str)]
+
+
+def _gradient_problems(distiller: Distiller, all_used: bool) -> list[str]:
+    """``all_used``: whether every parameter must have a gradient."""
+    problems = []
+    trained = [(name, parameter) for name, parameter in distiller.named_parameters() if parameter.requires_grad]
+    infinite = [name for name, one in trained if one.grad is not None and not torch.isfinite(one.grad).all()]
+    if infinite:
+        problems.append(f"one step of training gives gradients that are not finite: {_some(infinite)}")
+    unused = [name for name, one in trained if one.grad is None]
+    if len(unused) == len(trained):
+        problems.append("one step of training gives no gradient to any parameter; check the weights and loss_decode")
+    elif unused and all_used:
+        problems.append(
+            f"parameters without a gradient, for which several workers would wait: {_some(unused)}; take these layers "
+            f"out of the model, or set find_unused_parameters=True, which makes each step a little slower"
+        )
+    return problems
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

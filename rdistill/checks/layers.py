@@ -1,0 +1,302 @@
+"""`rdistill layers`: what a config's models are made of, and which of its features can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from rdistill.config.load import DistillSpec, TeacherSpec, distill_spec
+from rdistill.core.errors import UserError
+from rdistill.models.features import parse_feature
+from rdistill.models.segmentor import build_segmentor, training_size
+from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
+
+DEFAULT_DEPTH = 2  # of DeepLabV3+, 22 of 152 layers; a distillation's two models fit two screens
+LONGEST_TYPE = 16  # characters of a layer's class name, so that full layer names fit into 80 columns
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of a config's models, as a forward pass showed it."""
+
+    role: str  # 'model', 'student', 'teacher', or 'teacher 1' where there are several
+    type: str
+    layers: list[Layer]
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters or 0 for layer in self.layers if layer.depth == 1)
+
+    @property
+    def flops(self) -> int:
+        return sum(layer.flops or 0 for layer in self.layers if layer.depth == 1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The config's features of the student beside those of one teacher."""
+
+    role: str  # the teacher's
+    student: dict[str, Shape | str]  # feature name -> shape, or why it has none; in the order of the config
+    teacher: dict[str, Shape | str]
+    sensible: list[tuple[int, int]]  # index pairs worth trying, best first
+    problems: dict[tuple[int, int], str]  # index pair -> why it cannot be compared
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What `rdistill layers` shows."""
+
+    height_width: tuple[int, int]  # of the image, in pixels
+    models: list[Model]
+    features: list[Features]  # one for each teacher that has a model of its own
+
+
+def overview(cfg: Config) -> Overview:
+    """Builds a config's models, without weights or data, and runs each once on a blank image.
+
+    Args:
+        cfg: from :func:`rdistill.config.load.load_config`, which may have been ``with_data=False``.
+
+    Raises:
+        UserError: a model that does not build or run, a feature that its model does not have.
+    """
+    size = training_size(cfg)
+    student = revert_sync_batchnorm(build_segmentor(cfg.model))
+    spec = distill_spec(cfg)
+    if spec is None:
+        return Overview(size, [_model("model", student, size)], [])
+    models, features = [_model("student", student, size)], []
+    for index, one in enumerate(spec.teachers):
+        role = "teacher" if len(spec.teachers) == 1 else f"teacher {index}"
+        teacher = student if one.ema_decay is not None else build_teacher(one)
+        if teacher is not student:
+            models.append(_model(role, teacher, size))
+        features.append(_features(role, spec, index, student, teacher, size))
+    return Overview(size, models, features)
+
+
+def build_teacher(spec: TeacherSpec) -> nn.Module:
+    """A teacher's model with weights of no meaning, for its shapes."""
+    assert spec.model is not None
+    return revert_sync_batchnorm(build_segmentor(spec.model, what=f"teacher {spec.config or ''}".strip()))
+
+
+def as_json(seen: Overview) -> dict[str, Any]:
+    """The whole overview as plain data."""
+    return {
+        "image": list(seen.height_width),
+        "models": [
+            {
+                "role": model.role,
+                "type": model.type,
+                "parameters": model.parameters,
+                "flops": model.flops,
+                "layers": [asdict(layer) for layer in model.layers],
+            }
+            for model in seen.models
+        ],
+        "features": [
+            {
+                "role": one.role,
+                "student": _json_side(one.student, seen.height_width),
+                "teacher": _json_side(one.teacher, seen.height_width),
+                "sensible_pairs": [list(pair) for pair in one.sensible],
+                "incompatible_pairs": [{"pair": list(pair), "reason": reason} for pair, reason in one.problems.items()],
+            }
+            for one in seen.features
+        ],
+    }
+
+
+def show(seen: Overview, console: Console, depth: int = DEFAULT_DEPTH) -> None:
+    """Prints tables that are readable on a terminal of 80 columns."""
+    for model in seen.models:
+        _show_model(model, seen.height_width, console, depth)
+    for features in seen.features:
+        _show_features(features, seen.height_width, console)
+
+
+def _model(role: str, model: nn.Module, size: tuple[int, int]) -> Model:
+    try:
+        return Model(role, type(model).__name__, describe(model, size))
+    except UserError as error:
+        raise UserError(*(f"{role}: {problem}" for problem in error.problems)) from error
+
+
+def _features(
+    role: str, spec: DistillSpec, index: int, student: nn.Module, teacher: nn.Module, size: tuple[int, int]
+) -> Features:
+    ours, of_teachers = listed_shapes(spec, student, {index: teacher}, size)
+    theirs = of_teachers[index]
+    problems = {
+        (s, t): problem
+        for s, one in enumerate(ours)
+        for t, other in enumerate(theirs)
+        if (problem := pair_problem(one, other)) is not None
+    }
+    return Features(
+        role,
+        dict(zip(spec.features.student, ours, strict=True)),
+        dict(zip(spec.teacher_features(index), theirs, strict=True)),
+        sensible_pairs(ours, theirs, size),
+        problems,
+    )
+
+
+def listed_shapes(
+    spec: DistillSpec, student: nn.Module, teachers: Mapping[int, nn.Module], size: tuple[int, int]
+) -> tuple[list[Shape | str], dict[int, list[Shape | str]]]:
+    """The shapes of all features that a config lists: the student's, and those of some teachers by index.
+
+    By feature index; instead of a shape, the reason why there is none.
+
+    Raises:
+        UserError: naming every feature that its model does not have.
+    """
+    unknown = _unknown_features("distill.features.student", spec.features.student, student)
+    for index, teacher in teachers.items():
+        own = spec.teachers[index].features is not None
+        where = f"distill.teachers[{index}].features" if own else "distill.features.teacher"
+        unknown += _unknown_features(where, spec.teacher_features(index), teacher)
+    if unknown:
+        raise UserError(*dict.fromkeys(unknown))
+    sides = [(spec.features.student, student, True)]
+    sides += [(spec.teacher_features(index), teacher, False) for index, teacher in teachers.items()]
+    found = []
+    for names, model, training in sides:
+        shapes = probe_features(model, names, size, training=training)
+        found.append([shapes[name] for name in names])
+    return found[0], dict(zip(teachers, found[1:], strict=True))
+
+
+def _unknown_features(where: str, names: Sequence[str], model: nn.Module) -> list[str]:
+    problems = []
+    for index, name in enumerate(names):
+        try:
+            parse_feature(name, model)
+        except UserError as error:
+            problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
+    return problems
+
+
+def _json_side(side: dict[str, Shape | str], size: tuple[int, int]) -> list[dict[str, Any]]:
+    return [
+        {"index": index, "name": name, "problem": shape}
+        if isinstance(shape, str)
+        else {"index": index, "name": name, "shape": list(shape), "stride": _stride_or_none(shape, size)}
+        for index, (name, shape) in enumerate(side.items())
+    ]
+
+
+def _stride_or_none(shape: Shape, size: tuple[int, int]) -> float | None:
+    return stride_of(shape, size) if len(shape) == 4 else None
+
+
+def _show_model(model: Model, size: tuple[int, int], console: Console, depth: int) -> None:
+    console.print(
+        f"\n{model.role}  {model.type}: {human(model.parameters)} parameters, {human(model.flops)} FLOPs an image of "
+        f"{size[0]} x {size[1]}",
+        style="bold",
+        highlight=False,
+    )
+    table = _table("layer", "type", "shape", "stride", "params", "FLOPs")
+    for layer in model.layers:
+        if layer.depth > depth:
+            continue
+        kind = "" if layer.parameters is None else layer.type  # an element: its layer's row stands above it
+        if len(kind) > LONGEST_TYPE:
+            kind = kind[: LONGEST_TYPE - 2] + ".."
+        table.add_row(
+            layer.name, kind, _size(layer), _number(layer.stride), human(layer.parameters), human(layer.flops)
+        )
+    console.print(table)
+    hidden = sum(layer.depth > depth for layer in model.layers)
+    if hidden:
+        console.print(f"{hidden} deeper layers hidden: --depth {depth + 1} shows more, --json all", highlight=False)
+
+
+def _show_features(features: Features, size: tuple[int, int], console: Console) -> None:
+    console.print(f"\nfeatures of student and {features.role}", style="bold", highlight=False)
+    if not features.student or not features.teacher:
+        console.print("none are listed: add names from the tables to distill.features", highlight=False)
+        return
+    table = _table("", "student", "shape /stride", "", features.role, "shape /stride")
+    sides = [_side_rows(side, size) for side in (features.student, features.teacher)]
+    for row in range(max(map(len, sides))):
+        table.add_row(*(cell for side in sides for cell in (side[row] if row < len(side) else ("",) * 3)))
+    console.print(table)
+    console.print(f"\npairs [student, {features.role}]", style="bold", highlight=False, markup=False)
+    console.print(_pair_table(features, size))
+    console.print("= same stride   ~ nearest stride   . can be compared   x cannot", highlight=False)
+    for (s, t), problem in features.problems.items():
+        console.print(f"[{s}, {t}]: {problem}", highlight=False, markup=False)
+
+
+def _side_rows(side: dict[str, Shape | str], size: tuple[int, int]) -> list[tuple[str, str, str]]:
+    rows = []
+    for index, (name, shape) in enumerate(side.items()):
+        stride = None if isinstance(shape, str) else _stride_or_none(shape, size)
+        text = "none" if isinstance(shape, str) else _compact(shape)
+        rows.append((str(index), name, text if stride is None else f"{text} /{_number(stride)}"))
+    return rows
+
+
+def _pair_table(features: Features, size: tuple[int, int]) -> Table:
+    """A row for each student feature, a column for each of the teacher's."""
+    table = _table("", *(str(t) for t in range(len(features.teacher))))
+    ours, theirs = list(features.student.values()), list(features.teacher.values())
+    for s in range(len(ours)):
+        marks = []
+        for t in range(len(theirs)):
+            if (s, t) in features.problems:
+                marks.append("x")
+            elif (s, t) not in features.sensible:
+                marks.append(".")
+            else:
+                strides = [stride_of(shape, size) for shape in (ours[s], theirs[t]) if not isinstance(shape, str)]
+                marks.append("=" if max(strides) / min(strides) < 1.2 else "~")
+        table.add_row(str(s), *marks)
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in headings:
+        text = heading in ("layer", "type", "student") or heading.startswith("teacher")
+        table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+    return table
+
+
+def _size(layer: Layer) -> str:
+    """Channels x height x width; for tokens that fold into a map, the map."""
+    return _compact(layer.map_shape or layer.shape) if layer.shape else ""
+
+
+def _compact(shape: Shape) -> str:
+    return "x".join(str(side) for side in shape[1:])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def human(count: int | None) -> str:
+    """``1234567`` -> ``1.23M``."""
+    if count is None:
+        return ""
+    if count < 1000:
+        return str(count)
+    value = float(count)
+    for unit in ("k", "M", "G"):
+        value /= 1000
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+    return f"{value / 1000:.3g}T"

@@ -1,0 +1,438 @@
+"""What can be found out about a run before time is spent on it; every problem in one list.
+
+:func:`check_run` takes a loaded config, with the models if they are built already; :func:`check_config` a file,
+of which it finds as much as the first problems leave to be found.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from rdistill.checks.batches import check_batches
+from rdistill.checks.data import look_at_data
+from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
+from rdistill.checks.layers import build_teacher, listed_shapes
+from rdistill.config.load import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
+from rdistill.config.render import checked_source
+from rdistill.core.errors import UserError
+from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.routes import build_term, channels_of_logits, make_route
+from rdistill.distill.teacher import EmaTeacher, load_teacher_model
+from rdistill.models.precision import wrapper_config
+from rdistill.models.pretrained import pretrained_problems, start_weights
+from rdistill.models.quiet_mmseg import CrossEntropyLoss
+from rdistill.models.segmentor import (
+    build_segmentor,
+    decode_heads,
+    logit_channels,
+    logit_names,
+    num_classes,
+    training_size,
+)
+from rdistill.models.shapes import pair_problem
+
+NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
+IMAGES = 2  # of the batch that is tried
+SPARE = 1.1  # on the estimate of disk space: logs, tables, records
+
+
+@dataclass
+class Report:
+    """What was checked: what is well, and what is not."""
+
+    passed: list[tuple[str, str]] = field(default_factory=list)  # (part, what was found)
+    notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
+    left_out: list[str] = field(default_factory=list)  # pairs of a sweep that cannot be compared
+    layouts: list[str] = field(default_factory=list)  # where the data are, a line for each dataset
+    problems: list[str] = field(default_factory=list)  # where, what, got, fix; one line each
+
+    def add(self, part: str, problems: Sequence[str], found: str) -> bool:
+        """Records one part; returns whether it is well."""
+        self.problems += [problem for problem in problems if problem not in self.problems]
+        if not problems:
+            self.passed.append((part, found))
+        return not problems
+
+    def raise_problems(self) -> None:
+        """Raises UserError with all problems, if there are any."""
+        if self.problems:
+            raise UserError(*self.problems)
+
+
+def check_config(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    **options: Any,
+) -> Report:
+    """Loads a config and checks it; ``options`` as for :func:`check_run`."""
+    loaded = load_what_loads(path, overrides, shortcuts)
+    if loaded.cfg is not None:
+        report = check_run(loaded.cfg, **options)
+        report.passed.insert(0, ("config", str(path)))
+        return report
+    report = Report(problems=loaded.problems)
+    _check_parts(loaded, report, trust_checkpoint=options.get("trust_checkpoint", False))
+    return report
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config, or those parts of it that load in spite of a problem."""
+
+    problems: list[str]
+    cfg: Config | None  # all of it
+    for_data: Config | None = None  # without its teachers
+    for_models: Config | None = None  # without looking for data and checkpoints
+
+
+def load_what_loads(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, shortcuts: Shortcuts | None = None
+) -> Loaded:
+    """Loads a config. A problem in one part must not hide those of the others."""
+    problems: list[str] = []
+
+    def attempt(**parts: bool) -> Config | None:
+        try:
+            return load_config(path, overrides, shortcuts, **parts)
+        except UserError as error:
+            problems.extend(problem for problem in error.problems if problem not in problems)
+            return None
+
+    cfg = attempt()
+    if cfg is not None:
+        return Loaded(problems, cfg)
+    return Loaded(problems, None, attempt(with_teachers=False), attempt(with_data=False))
+
+
+def check_run(
+    cfg: Config,
+    *,
+    distiller: Distiller | None = None,
+    work_dir: str | Path | None = None,
+    workers: int = 1,
+    trials: int = 1,
+    seed: int = 0,
+    trust_checkpoint: bool = False,
+    with_data: bool = True,
+    full_data: bool = False,
+) -> Report:
+    """Checks a loaded config: data, models, classes, pairs, one step of training, the optimizer, the disk.
+
+    Args:
+        cfg: from :func:`rdistill.config.load.load_config`.
+        distiller: its models, if they are built already; they are left as they were, to the last bit (but are
+            moved to the GPU, if there is one).
+        work_dir: where checkpoints will be written; None leaves the disk out.
+        workers: among which a batch is divided.
+        trials: as many runs will write to the work dir.
+        seed: of the batch that is tried.
+        trust_checkpoint: as for a run.
+        with_data: False leaves the files out, where another process looks at them.
+        full_data: decode every file; see :func:`rdistill.checks.data.check_data`.
+    """
+    report = Report()
+    try:
+        checked_source(cfg)
+    except UserError as error:
+        report.add("config", error.problems, "")
+    if with_data:
+        add_data(report, cfg, full=full_data, workers=workers)
+    if distiller is None:
+        distiller = build_reporting(cfg, report, seed=seed, trust_checkpoint=trust_checkpoint)
+    if distiller is None:
+        return report
+    if torch.cuda.is_available():  # where training will have it too
+        distiller.to("cuda")
+    problems, files = pretrained_problems(cfg.model, trust=trust_checkpoint)
+    if files:
+        report.add("pretrained", problems, files)
+    report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
+    spec = distill_spec(cfg)
+    if spec is not None:
+        models = [teacher.model for teacher in distiller.teachers]
+        paired = sum(len(loss.pairs) for loss in spec.losses.values())
+        report.add(
+            "pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), counted(paired, "feature pair")
+        )
+    report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
+    if not report.problems:
+        report.add(*_try_batch(distiller, cfg, workers, seed))
+    if work_dir is not None:
+        report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
+    return report
+
+
+def check_classes(cfg: Config, student: nn.Module) -> list[str]:
+    """Whether each of the student's heads has as many classes as the data. Teachers' are the losses' to compare."""
+    problems = []
+    classes = {name: sorted({len(one) for one in data_classes(cfg, name)}) for name in ("train", "val")}
+    if classes["train"] and classes["val"] and classes["train"] != classes["val"]:
+        ours, theirs = (" and ".join(map(str, classes[name])) for name in ("train", "val"))
+        problems.append(f"metainfo.classes: training data has {ours} classes, validation data {theirs}")
+    if logit_channels(student) == 1 and isinstance(student.decode_head, nn.ModuleList):
+        problems.append(
+            "model.decode_head: mmseg cannot predict with one output channel (out_channels=1) of a cascade of heads; "
+            "set out_channels=2"
+        )
+    for head in decode_heads(student):
+        module = student.get_submodule(head)
+        have = int(module.num_classes)
+        if logit_channels(student, head) == 1 and _has_softmax(module):
+            problems.append(
+                f"model.{head}.loss_decode: its softmax over one channel (out_channels=1) is always 1; "
+                "set use_sigmoid=True, or out_channels=2"
+            )
+        for count in classes["train"]:
+            if count not in (have, num_classes(student, head)):  # one channel is one class more than it says
+                problems.append(
+                    f"model.{head}.num_classes: is {have}, but the data has {count} classes (metainfo.classes); "
+                    f"set the one or the other"
+                )
+    return problems
+
+
+def _has_softmax(head: nn.Module) -> bool:
+    """Whether mmseg's own cross-entropy trains a head with a softmax over its channels."""
+    losses = [module for module in head.modules() if type(module) is CrossEntropyLoss]
+    return any(not (loss.use_sigmoid or loss.use_mask) for loss in losses)
+
+
+def check_pairs(
+    spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module], size: tuple[int, int]
+) -> list[str]:
+    """Whether the two features of every loss that takes a pair can be compared.
+
+    Args:
+        spec: the ``distill`` section.
+        student, teachers: their models; left as they were.
+        size: height and width in pixels of the image that is tried.
+    """
+    if not any(loss.pairs for loss in spec.losses.values()):
+        return []
+    ours, theirs = listed_shapes(spec, student, dict(enumerate(teachers)), size)
+    problems = []
+    for name, loss in spec.losses.items():
+        for s, t in loss.pairs:
+            index = int(loss.teacher)
+            if problem := pair_problem(ours[s], theirs[index][t]):
+                names = f"{spec.features.student[s]} with the teacher's {spec.teacher_features(index)[t]}"
+                problems.append(f"distill.losses.{name}.pair: [{s}, {t}] ({names}) cannot be compared: {problem}")
+    return problems
+
+
+def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
+    """Whether the checkpoints of so many trials fit on the work dir's disk: a problem, or what there is."""
+    needed = SPARE * trials * run_bytes(distiller, cfg)
+    folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    what = f"{trials} trials" if trials > 1 else "the run"
+    text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
+    return ([f"--work-dir {work_dir}: {text}; make room, or choose another"] if needed > free else []), text
+
+
+def run_bytes(distiller: Distiller, cfg: Config) -> int:
+    """Bytes that a run takes: ``best.pth``, ``last.pth``, the one before it, one being written, ``student.pth``."""
+    weights = _bytes(distiller.state_dict().values())
+    student = _bytes(distiller.student.state_dict().values())
+    optimizer = cfg.optim_wrapper.get("optimizer") or {}
+    kind = str(optimizer.get("type", ""))
+    moments = (1 if optimizer.get("momentum") else 0) if kind == "SGD" else 2  # what Adam and its kin keep
+    trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
+    followers = sum(isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
+    return 4 * (weights + moments * trained + followers * student) + student
+
+
+def check_resources(
+    what: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, have: Mapping[str, float]
+) -> tuple[list[str], str]:
+    """Whether there is what one run or trial takes: a problem, or what there is.
+
+    Args:
+        what: takes it.
+        workers, cpus_per_worker: as given.
+        gpus_per_worker: None takes one a worker where there are GPUs.
+        have: 'CPU' and 'GPU' of the cluster or this machine.
+    """
+    gpus = (1.0 if have.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
+    needed = {"CPU": workers * cpus_per_worker, "GPU": workers * gpus}
+    text = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)
+    there = " and ".join(f"{have.get(kind, 0):g} {kind}" for kind, amount in needed.items() if amount)
+    lacking = any(amount > have.get(kind, 0) for kind, amount in needed.items())
+    problem = f"{what} takes {text}, but there are {there}; ask for less, or join a larger cluster with --address"
+    return ([problem] if lacking else []), f"{what} takes {text} of {there}"
+
+
+def local_resources() -> dict[str, float]:
+    """What a cluster on this machine alone would have."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def in_bytes(count: float) -> str:
+    """``123456789`` -> ``123 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
+    """What can be checked of a config that does not load as a whole."""
+    if loaded.for_data is not None:
+        add_data(report, loaded.for_data, full=True)
+    part = loaded.for_models or loaded.for_data
+    if part is not None:
+        student, problems = _diagnose(part, trust_checkpoint)
+        # load_config has said it already, unless it gave up before.
+        said = [problem for problem in report.problems if NO_CHECKPOINT in problem]
+        problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and said)]
+        report.add("models", problems, "build")
+        if student is not None and loaded.for_data is not None:
+            report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
+
+
+def add_data(
+    report: Report, cfg: Config, *, full: bool, workers: int = 1, names: Sequence[str] = READ_BY_TRAINING
+) -> None:
+    """Looks at the files of some splits of a config, and whether they make batches; adds to the report.
+
+    Args:
+        report: what is found is added to.
+        cfg: from :func:`rdistill.config.load.load_config`.
+        full: decode every file; see :func:`rdistill.checks.data.look_at_data`.
+        workers: among which a training batch is divided.
+        names: of the splits: 'train', 'val', 'test'.
+    """
+    splits = data_splits(cfg, names)
+    found = look_at_data(splits, full=full)
+    problems = found.problems or check_batches(cfg, found.sizes, workers=workers)
+    report.notes += found.notes
+    report.layouts += describe_layouts(splits)
+    report.add("data", problems, describe_data(splits))
+
+
+def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
+    """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
+    try:
+        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
+        student, problems = _diagnose(cfg, trust_checkpoint)
+        first = list(error.problems) if isinstance(error, UserError) else [f"models: {one_line(error)}"]
+        report.add("models", problems or first, "")
+        if student is not None:
+            report.add("classes", check_classes(cfg, student), str(num_classes(student)))
+        return None
+    if cfg.get("load_from"):
+        try:
+            start = start_weights(distiller.student, cfg.load_from, trust=trust_checkpoint)
+            report.add("load_from", [], start.report)
+        except UserError as error:
+            report.add("load_from", error.problems, "")
+    loaded = sum(not isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
+    report.add("models", [], "the student builds" + (f", {counted(loaded, 'teacher')} loaded" if loaded else ""))
+    return distiller
+
+
+def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
+    """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
+    spec = distill_spec(cfg)
+    try:
+        student = revert_sync_batchnorm(build_segmentor(cfg.model, what="student", trust_checkpoint=trust_checkpoint))
+    except UserError as error:
+        return None, list(error.problems)
+    if spec is None:
+        return student, []
+    problems: list[str] = []
+    teachers: list[nn.Module] = []
+    for index, one in enumerate(spec.teachers):
+        try:
+            teachers.append(student if one.ema_decay is not None else _teacher(one, index, trust_checkpoint, problems))
+        except UserError as error:
+            return student, [*problems, *error.problems]
+    try:
+        problems += check_pairs(spec, student, teachers, training_size(cfg))
+    except UserError as error:
+        problems += error.problems
+    return student, [*problems, *_loss_problems(spec, student, teachers)]
+
+
+def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: list[str]) -> nn.Module:
+    """A teacher; where its weights are missing or another model's, with none, so that the rest can be checked."""
+    try:
+        if spec.checkpoint is not None and Path(spec.checkpoint).is_file():
+            return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
+        problems.append(f"distill.teachers[{index}]{NO_CHECKPOINT} {spec.checkpoint}")
+    except UserError as error:
+        teacher = build_teacher(spec)  # raises what is wrong with the model itself
+        problems += [f"distill.teachers[{index}].checkpoint: {problem}" for problem in error.problems]
+        return teacher
+    return build_teacher(spec)
+
+
+def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
+    """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
+    problems: list[str] = []
+    ours, heads = logit_names(student, training=True), [logit_names(teacher, training=False) for teacher in teachers]
+    for name, loss in spec.losses.items():
+        if loss.pair is not None:
+            continue  # the layers' own problems are those of check_pairs; channels are adapted
+        try:
+            route = make_route(name, loss, spec, ours, heads)
+            build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
+        except UserError as error:
+            problems += error.problems
+    return problems
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 teacher``, ``2 teachers``."""
+    return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
+def _describe_classes(distiller: Distiller) -> str:
+    student = num_classes(distiller.student)
+    teachers = ", ".join(str(num_classes(teacher.model)) for teacher in distiller.teachers)
+    return f"{student} of the student" + (f", {teachers} of the teachers" if teachers else "")
+
+
+def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
+    """Whether the config's optimizer can be made for the student."""
+    try:
+        build_optim_wrapper(distiller.student, wrapper_config(copy.deepcopy(cfg.optim_wrapper)))
+    except UserError as error:
+        return list(error.problems)
+    except Exception as error:  # from an unknown type to a wrong argument
+        return [f"optim_wrapper: cannot be built: {one_line(error)}"]
+    return []
+
+
+def _try_batch(distiller: Distiller, cfg: Config, workers: int, seed: int) -> tuple[str, list[str], str]:
+    total = int(cfg.train_dataloader.batch_size)
+    if total % workers:
+        text = f"train_dataloader.batch_size: {total} images do not divide among {workers} workers; set --batch-size"
+        return "step", [text], ""
+    images = max(1, min(IMAGES, total // workers))
+    try:
+        batch = tiny_batch(cfg, images, seed)
+    except UserError as error:
+        return "step", list(error.problems), ""
+    problems = check_batch(distiller, cfg, batch, workers=workers)
+    return "step", problems, f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

@@ -1,0 +1,66 @@
+"""A label map: which label a value in a mask's file stands for, such as 255 -> 1 in masks of 0 and 255."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rdistill.config.walk import kind_of, pipelines
+from rdistill.core.errors import UserError
+
+STEP = "MapLabels"  # the pipeline's step, in rdistill.data.datasets; stands before LoadAnnotations
+FORM = "must be VALUE=LABEL of whole numbers from 0 to 255, or several with commas: 255=1,128=0"
+
+
+def parse_label_map(value: Any, where: str) -> dict[int, int]:
+    """``'255=1,128=0'``, a mapping or a list of pairs -> ``{255: 1, 128: 0}``.
+
+    Raises:
+        UserError: it is none of these, or names a value twice.
+    """
+    pairs: Sequence[Any] = ()
+    if isinstance(value, str):
+        pairs = [part.split("=") for part in value.split(",")]
+    elif isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, Sequence):
+        pairs = value
+    numbers = [_pair(pair) for pair in pairs]
+    labels = {old: new for old, new in filter(None, numbers)}
+    if not numbers or None in numbers or len(labels) < len(numbers):
+        raise UserError(f"{where}: {FORM}; got {value!r}")
+    return labels
+
+
+def set_label_map(dataset: Mapping[str, Any], labels: Mapping[int, int]) -> int:
+    """Puts the step before each step that loads masks in a dataset's pipelines, in place of one that is there.
+
+    Args:
+        dataset: the config of a dataset, with all that it wraps.
+        labels: value in a mask's file -> label.
+
+    Returns:
+        How many steps that load masks there are.
+    """
+    count = 0
+    for _, pipeline in pipelines(dataset):
+        steps = [step for step in pipeline if kind_of(step) != STEP]
+        pipeline.clear()
+        for step in steps:
+            if kind_of(step).endswith("LoadAnnotations"):
+                count += 1
+                # A list of pairs: mmengine's configs want texts as keys.
+                pipeline.append(type(step)(type=STEP, label_map=[list(pair) for pair in sorted(labels.items())]))
+            pipeline.append(step)
+    return count
+
+
+def _pair(pair: Any) -> tuple[int, int] | None:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        return None
+    texts = [str(number).strip() for number in pair]  # of True it is no number
+    if not all(re.fullmatch(r"[0-9]{1,3}", text) for text in texts):
+        return None
+    old, new = map(int, texts)
+    return (old, new) if max(old, new) <= 255 else None

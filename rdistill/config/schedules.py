@@ -1,0 +1,132 @@
+"""Schedules of the learning rate and of the losses' weights in a run of another length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from mmengine.config import Config
+
+from rdistill.config.walk import kind_of, one_or_more
+
+ENDLESS = 10**9  # mmengine's own number for an `end` that is not given
+# mmengine's linear and constant factors are taken back in the last iteration of their phase: with a single one, the
+# learning rate would keep the first factor, such as 1e-6, to the end of training.
+NEED_TWO = ("LinearLR", "ConstantLR", "LinearMomentum", "ConstantMomentum", "LinearParamScheduler")
+DURATIONS = ("T_max", "total_iters", "total_steps", "step_size")  # lengths in iterations, not places
+
+
+def stretch_schedules(cfg: Config, iterations: int) -> list[str]:
+    """Sets the length of training in place, and fits the schedules into it; returns the problems.
+
+    Places in the schedule keep their order and their share of training; each phase keeps one iteration at least, and
+    a warm-up two.
+    """
+    if iterations < 1:
+        return [f"--iters: must be at least 1, got {iterations}"]
+    if cfg.train_cfg.get("max_iters") is None:
+        return ["--iters: the config trains by epochs; use --set train_cfg.max_epochs=N"]
+    before = cfg.train_cfg.max_iters
+    schedulers = [one for one in one_or_more(cfg.get("param_scheduler")) if one.get("by_epoch") is False]
+    phases = [_phase(scheduler) for scheduler in schedulers]
+    places = _new_places(phases, before, iterations)
+    if places is None:
+        least = next(n for n in count(iterations + 1) if _new_places(phases, before, n) is not None)
+        return [
+            f"--iters: {iterations} are too few for the {len(schedulers)} schedules of param_scheduler, one after the "
+            f"other; at least {least} are needed, or another param_scheduler"
+        ]
+    for scheduler, (begin, end, _) in zip(schedulers, phases, strict=True):
+        _move(scheduler, begin, end, places, iterations / before)
+    _stretch_weight_schedules(cfg, iterations / before)
+    cfg.train_cfg.max_iters = iterations
+    return []
+
+
+def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
+    """Where the schedule of the learning rate and the length of training do not go together: it runs, unlike meant."""
+    iterations = cfg["train_cfg"].get("max_iters")
+    length = iterations if iterations is not None else cfg["train_cfg"].get("max_epochs")
+    notes = []
+    schedulers = one_or_more(cfg.get("param_scheduler"))
+    for index, scheduler in enumerate(schedulers):
+        where = f"param_scheduler.{index} ({kind_of(scheduler)})"
+        by_epoch = scheduler.get("by_epoch", True)
+        if iterations is not None and by_epoch:
+            notes.append(
+                f"{where} counts epochs (by_epoch=True, mmengine's default), but train_cfg iterations: it changes "
+                f"nothing; set by_epoch=False"
+            )
+        elif by_epoch is (iterations is None) and (scheduler.get("begin") or 0) >= length:
+            notes.append(f"{where} begins at {scheduler['begin']}, but training ends at {length}: it changes nothing")
+    ends = [s.get("end") for s in schedulers if s.get("by_epoch", True) is (iterations is None)]
+    last = max((end for end in ends if end is not None and end < ENDLESS), default=None)
+    if last is not None and last > length and None not in ends:
+        notes.append(
+            f"param_scheduler goes on to {last}, but training ends at {length}: the learning rate does not fall to its "
+            f"end; --iters shortens both"
+        )
+    return notes
+
+
+def _phase(scheduler: Mapping[str, Any]) -> tuple[int, int | None, int]:
+    """Begin, end (None: open) and the iterations that are needed between them."""
+    end = scheduler.get("end")
+    return (
+        scheduler.get("begin") or 0,
+        None if end is None or end >= ENDLESS else end,
+        2 if kind_of(scheduler) in NEED_TWO else 1,
+    )
+
+
+def _new_places(phases: list[tuple[int, int | None, int]], before: int, after: int) -> dict[int, int] | None:
+    """Old place -> new place; None where they do not all find room.
+
+    A place beyond the end of training stays beyond it; those up to its end stay within.
+    """
+    marks = sorted({0, *(begin for begin, _, _ in phases), *(end for _, end, _ in phases if end is not None)})
+    new: dict[int, int] = {}
+    for index, mark in enumerate(marks):  # forward: not before what must come first
+        least = [new[marks[index - 1]] + 1] if index else [0]
+        least += [new[begin] + need for begin, end, need in phases if end == mark]
+        new[mark] = max(round(mark * after / before), *least)
+    for index in reversed(range(len(marks))):  # backward: not behind the end of training
+        mark = marks[index]
+        most = [after] if mark <= before else []
+        most += [new[marks[index + 1]] - 1] if index + 1 < len(marks) else []
+        most += [new[end] - need for begin, end, need in phases if begin == mark and end is not None]
+        new[mark] = min([new[mark], *most])
+    return None if new[0] < 0 else new
+
+
+def _move(scheduler: Any, begin: int, end: int | None, places: Mapping[int, int], factor: float) -> None:
+    """Sets one scheduler's places and durations in place."""
+    if scheduler.get("begin") is not None:
+        scheduler["begin"] = places[begin]
+    if end is not None:
+        scheduler["end"] = places[end]
+    for key in DURATIONS:
+        value = scheduler.get(key)
+        if value is None:
+            continue
+        whole_phase = end is not None and value == end - begin
+        scheduler[key] = (
+            places[end] - places[begin] if whole_phase and end is not None else max(1, round(value * factor))
+        )
+    if scheduler.get("milestones"):  # counted from the phase's begin
+        moved: list[int] = []
+        for milestone in scheduler["milestones"]:
+            moved.append(max(round(milestone * factor), moved[-1] + 1 if moved else 1))
+        scheduler["milestones"] = moved
+    if scheduler.get("periods"):
+        scheduler["periods"] = [max(1, round(period * factor)) for period in scheduler["periods"]]
+
+
+def _stretch_weight_schedules(cfg: Config, factor: float) -> None:
+    """The losses' own schedules keep their place in a shorter or longer run."""
+    for loss in ((cfg.get("distill") or {}).get("losses") or {}).values():
+        schedule = (loss or {}).get("schedule") or {}
+        for key in ("warmup", "stop"):
+            if schedule.get(key):
+                schedule[key] = max(1, round(schedule[key] * factor))

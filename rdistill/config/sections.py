@@ -1,0 +1,408 @@
+"""What shape each part of a config must have for rdistill, mmengine and mmseg to read it: one table.
+
+A section that is a list, a number that is a text or NaN, a mistyped key at the top: found here, once, so that what
+comes after may rely on it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, steps
+from rdistill.core.errors import did_you_mean
+
+SHOWN = 80  # characters of a wrong value that are shown
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be: in words, and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
+
+
+def _is_typed(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and bool(value["type"])
+
+
+def _is_colour(value: Any) -> bool:
+    return _is_list(value) and len(value) == 3 and all(_is_whole(part) and 0 <= part <= 255 for part in value)
+
+
+def whole(least: int, *, unit: str = "") -> Kind:
+    """A whole number from ``least`` up."""
+    return Kind(f"a whole number{unit}, at least {least}", lambda value: _is_whole(value) and value >= least)
+
+
+def number(least: float) -> Kind:
+    """A finite number from ``least`` up."""
+    return Kind(
+        f"a number, at least {least:g}", lambda value: _is_number(value) and math.isfinite(value) and value >= least
+    )
+
+
+SECTION = Kind("a section, dict(...)", _is_section)
+TYPED = Kind("a section with a `type`, dict(type='NAME', ...)", _is_typed)
+TYPED_LIST = Kind("a list of sections, [dict(type='NAME', ...), ...]", lambda v: _is_list(v) and all(map(_is_typed, v)))
+ONE_OR_MORE = Kind(
+    "a section with a `type`, dict(type='NAME', ...), or a list of such",
+    lambda v: _is_typed(v) or (_is_list(v) and len(v) > 0 and all(map(_is_typed, v))),
+)
+METRICS = Kind(
+    "a section with a `type`, dict(type='IoUMetric', ...), or a list of such",
+    lambda v: ONE_OR_MORE.fits(v) or (_is_section(v) and ONE_OR_MORE.fits(v.get("metrics"))),
+)
+SCHEDULES = Kind(
+    "a section with a `type`, dict(type='PolyLR', ...), or a list of such",
+    lambda v: _is_typed(v) or (_is_list(v) and all(map(_is_typed, v))),
+)
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+TEXT_OR_LIST = Kind(
+    "a text or a list of texts", lambda v: isinstance(v, str) or (_is_list(v) and all(isinstance(t, str) for t in v))
+)
+TEXTS = Kind("a list of texts", lambda v: _is_list(v) and all(isinstance(item, str) for item in v))
+YES_NO = Kind("True or False", lambda value: isinstance(value, bool))
+FINITE = Kind("a finite number", lambda value: _is_number(value) and math.isfinite(value))
+SIZE = Kind(
+    "two whole numbers of pixels, at least 1 each",
+    lambda v: _is_list(v) and len(v) == 2 and all(_is_whole(n) and n > 0 for n in v),
+)
+PIXELS = Kind(
+    "a whole number of pixels or two of them, at least 1 each",
+    lambda v: SIZE.fits(v) or (_is_whole(v) and v > 0),
+)
+NUMBERS = Kind(
+    "finite numbers, one a channel",
+    lambda v: _is_list(v) and len(v) > 0 and all(_is_number(n) and math.isfinite(n) for n in v),
+)
+PALETTE = Kind(
+    "a list of colours, [[red, green, blue], ...], each of whole numbers from 0 to 255",
+    lambda v: _is_list(v) and all(map(_is_colour, v)),
+)
+SECTIONS_OR_NONE = Kind(
+    "a section of sections", lambda v: _is_section(v) and all(item is None or _is_section(item) for item in v.values())
+)
+LIST_OF_SECTIONS = Kind("a list of sections, [dict(...), ...]", lambda v: _is_list(v) and all(map(_is_section, v)))
+INTERVAL = Kind("a whole number, at least 1, or -1 for never", lambda v: _is_whole(v) and (v >= 1 or v == -1))
+MILESTONES = Kind(
+    "a list of whole numbers, each at least 1", lambda v: _is_list(v) and all(_is_whole(n) and n > 0 for n in v)
+)
+END = Kind("a whole number, at least 1", lambda v: _is_whole(v) and v >= 1)
+
+# Dotted key -> kind. `*`: every entry of a section or of a list; `?` before a key: of a list's entries, or of the
+# section itself where it stands alone. A key that is absent or None is left to its default, unless it is in REQUIRED.
+_LOADER = {
+    "": SECTION,
+    "batch_size": whole(1, unit=" of images"),
+    "num_workers": whole(0),
+    "sampler": TYPED,
+    "batch_sampler": TYPED,
+    "sampler.shuffle": YES_NO,
+    "persistent_workers": YES_NO,
+    "pin_memory": YES_NO,
+    "drop_last": YES_NO,
+    "prefetch_factor": whole(1),
+    "num_batch_per_epoch": whole(1),
+    "dataset": TYPED,
+}
+_DATASET = {
+    "": TYPED,
+    "dataset": TYPED,
+    "datasets": ONE_OR_MORE,
+    "times": whole(1),
+    "oversample_thr": number(0),
+    "pipeline": TYPED_LIST,
+    "data_root": TEXT,
+    "ann_file": TEXT,
+    "img_suffix": TEXT,
+    "seg_map_suffix": TEXT,
+    "data_prefix": SECTION,
+    "data_prefix.img_path": TEXT,
+    "data_prefix.seg_map_path": TEXT,
+    "metainfo": SECTION,
+    "metainfo.classes": TEXTS,
+    "metainfo.palette": PALETTE,
+    "reduce_zero_label": YES_NO,
+    "test_mode": YES_NO,
+    "ignore_index": whole(0),
+    "max_refetch": whole(1),
+}
+_TABLE: dict[str, Kind] = {
+    **{f"{loader}.{key}".rstrip("."): kind for loader in DATALOADERS for key, kind in _LOADER.items()},
+    "model": TYPED,
+    "model.data_preprocessor": SECTION,
+    "model.data_preprocessor.size": SIZE,
+    "model.data_preprocessor.size_divisor": whole(1),
+    "model.data_preprocessor.mean": NUMBERS,
+    "model.data_preprocessor.std": NUMBERS,
+    "model.data_preprocessor.batch_augments": TYPED_LIST,
+    "model.backbone": TYPED,
+    "model.neck": TYPED,
+    "model.decode_head": ONE_OR_MORE,
+    "model.decode_head.?num_classes": whole(1),
+    "model.decode_head.?out_channels": whole(1),
+    "model.decode_head.?channels": whole(1),
+    "model.decode_head.?loss_decode": ONE_OR_MORE,
+    "model.decode_head.?ignore_index": whole(0),
+    "model.auxiliary_head": ONE_OR_MORE,
+    "model.auxiliary_head.?num_classes": whole(1),
+    "model.auxiliary_head.?channels": whole(1),
+    "model.auxiliary_head.?loss_decode": ONE_OR_MORE,
+    "model.train_cfg": SECTION,
+    "model.test_cfg": SECTION,
+    "model.test_cfg.mode": TEXT,
+    "model.test_cfg.crop_size": PIXELS,
+    "model.test_cfg.stride": PIXELS,
+    "optim_wrapper": SECTION,
+    "optim_wrapper.type": TEXT,
+    "optim_wrapper.optimizer": TYPED,
+    "optim_wrapper.optimizer.lr": FINITE,
+    "optim_wrapper.optimizer.momentum": FINITE,
+    "optim_wrapper.optimizer.weight_decay": FINITE,
+    "optim_wrapper.optimizer.eps": FINITE,
+    "optim_wrapper.optimizer.betas": Kind(
+        "two numbers from 0 up to 1",
+        lambda v: _is_list(v) and len(v) == 2 and all(_is_number(b) and 0 <= b < 1 for b in v),
+    ),
+    "optim_wrapper.clip_grad": SECTION,
+    "optim_wrapper.clip_grad.max_norm": number(0),
+    "optim_wrapper.accumulative_counts": whole(1),
+    "optim_wrapper.paramwise_cfg": SECTION,
+    "optim_wrapper.paramwise_cfg.custom_keys": SECTIONS_OR_NONE,
+    "optim_wrapper.constructor": TEXT,
+    "param_scheduler": SCHEDULES,
+    "param_scheduler.?begin": whole(0),
+    "param_scheduler.?end": END,
+    "param_scheduler.?by_epoch": YES_NO,
+    "param_scheduler.?T_max": whole(1),
+    "param_scheduler.?step_size": whole(1),
+    "param_scheduler.?milestones": MILESTONES,
+    "param_scheduler.?power": FINITE,
+    "param_scheduler.?eta_min": FINITE,
+    "param_scheduler.?gamma": FINITE,
+    "param_scheduler.?factor": FINITE,
+    "param_scheduler.?start_factor": FINITE,
+    "param_scheduler.?end_factor": FINITE,
+    "train_cfg": SECTION,
+    "train_cfg.type": TEXT,
+    "train_cfg.by_epoch": YES_NO,
+    "train_cfg.max_iters": whole(1),
+    "train_cfg.max_epochs": whole(1),
+    "train_cfg.val_interval": whole(1),
+    "train_cfg.val_begin": whole(0),
+    "train_cfg.dynamic_intervals": Kind(
+        "a list of (start, interval), whole numbers",
+        lambda v: (
+            _is_list(v) and all(_is_list(p) and len(p) == 2 and all(_is_whole(n) and n >= 0 for n in p) for p in v)
+        ),
+    ),
+    "val_cfg": SECTION,
+    "test_cfg": SECTION,
+    "val_evaluator": METRICS,
+    "test_evaluator": METRICS,
+    "default_hooks": SECTIONS_OR_NONE,
+    "default_hooks.*.interval": INTERVAL,
+    "custom_hooks": TYPED_LIST,
+    "custom_hooks.*.interval": INTERVAL,
+    "env_cfg": SECTION,
+    "env_cfg.cudnn_benchmark": YES_NO,
+    "env_cfg.mp_cfg": SECTION,
+    "env_cfg.dist_cfg": SECTION,
+    "randomness": SECTION,
+    "randomness.seed": whole(0),
+    "randomness.init_seed": whole(0),
+    "randomness.deterministic": YES_NO,
+    "visualizer": TYPED,
+    "visualizer.vis_backends": TYPED_LIST,
+    "log_processor": SECTION,
+    "log_processor.window_size": whole(1),
+    "log_level": Kind("the name of a level, such as 'INFO'", lambda v: isinstance(v, (str, int))),
+    "default_scope": TEXT,
+    "load_from": TEXT,
+    "resume": YES_NO,
+    "auto_scale_lr": SECTION,
+    "auto_scale_lr.base_batch_size": whole(1),
+    "custom_imports": SECTION,
+    "custom_imports.imports": TEXT_OR_LIST,
+    "efficient_conv_bn_eval": TEXT_OR_LIST,
+    "crop_size": PIXELS,
+    "distill": SECTION,
+    "distill.teachers": LIST_OF_SECTIONS,
+    "distill.features": SECTION,
+    "distill.losses": SECTIONS_OR_NONE,
+    "distill.losses.*.schedule": SECTION,
+}
+REQUIRED = {  # what has no default, where its section is there
+    **{f"{loader}.dataset": TYPED for loader in DATALOADERS},
+    "train_dataloader.batch_size": _LOADER["batch_size"],
+    "optim_wrapper.optimizer": TYPED,
+}
+# The Runner's own keys, and rdistill's.
+TOP_LEVEL = (
+    *DATALOADERS, "model", "train_cfg", "val_cfg", "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler",
+    "val_evaluator", "test_evaluator", "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume",
+    "launcher", "env_cfg", "log_processor", "log_level", "visualizer", "default_scope", "randomness",
+    "experiment_name", "work_dir", "custom_imports", "distill", "tracking", "activation_checkpointing",
+    "efficient_conv_bn_eval", "find_unused_parameters", "sync_bn", "model_wrapper_cfg", "cfg", "compile",
+)  # fmt: skip
+# Variables that mmseg's own configs are put together from: near to a key, and right.
+VARIABLES = (
+    "train_pipeline", "val_pipeline", "test_pipeline", "tta_pipeline", "tta_model", "optimizer", "crop_size", "models",
+    "dataset_type", "data_root", "vis_backends", "img_ratios", "norm_cfg", "checkpoint_file", "metainfo",
+)  # fmt: skip
+NEAR = 0.8  # likeness of a key to another from which it is taken for a mistyped one
+
+
+def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
+    """Where a config's parts have another shape than is read: key, wanted, got; one line each."""
+    problems = []
+    wrong: list[str] = []  # keys whose inner parts are not looked at any more
+    for pattern, kind in _TABLE.items():
+        for key, value in _at(cfg, pattern.split(".")):
+            if any(key.startswith(f"{above}.") for above in wrong):
+                continue
+            if not kind.fits(value):
+                wrong.append(key)
+                problems.append(f"{key}: must be {kind.words}, got {_shown(value)}")
+    for key, kind in REQUIRED.items():
+        section, _, name = key.rpartition(".")
+        holder = cfg.get(section)
+        if isinstance(holder, Mapping) and holder.get(name) is None:
+            problems.append(f"{key}: is required; it must be {kind.words}")
+    if not wrong:
+        problems += _loader_problems(cfg) + _dataset_problems(cfg) + _length_problems(cfg)
+    return problems
+
+
+def key_problems(cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Keys at the top that nothing reads: those near to one that is read, and the others."""
+    near, far = [], []
+    for key in cfg:
+        if key in TOP_LEVEL or key in VARIABLES or key.startswith("_"):
+            continue
+        if difflib.get_close_matches(key, TOP_LEVEL, n=1, cutoff=NEAR) and isinstance(cfg[key], (Mapping, list)):
+            hint = did_you_mean(key, TOP_LEVEL)
+            near.append(f"unknown key {key}{hint} (a variable of your own needs another name)")
+        else:
+            far.append(key)
+    return near, far
+
+
+def _at(node: Any, parts: Sequence[str], key: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of each place that a pattern of the table means, as far as there is one."""
+    if not parts:
+        if node is not None:
+            yield key, node
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "*" or (part.startswith("?") and isinstance(node, (list, tuple))):
+        inner = rest if part == "*" else [part[1:], *rest]
+        entries = node.items() if isinstance(node, Mapping) else enumerate(node) if _is_list(node) else ()
+        for name, item in entries:
+            yield from _at(item, inner, f"{key}.{name}" if key else str(name))
+        return
+    name = part.removeprefix("?")
+    if isinstance(node, Mapping) and name in node:
+        yield from _at(node[name], rest, f"{key}.{name}" if key else name)
+
+
+def _loader_problems(cfg: Mapping[str, Any]) -> list[str]:
+    """What torch's DataLoader refuses when the run has begun already."""
+    problems = []
+    for name in DATALOADERS:
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if not loader.get("num_workers"):
+            problems += [
+                f"{name}.{key}: needs num_workers of at least 1, got {loader.get('num_workers') or 0}; "
+                f"remove the one or raise the other"
+                for key in ("persistent_workers", "prefetch_factor")
+                if loader.get(key)
+            ]
+        if name != "train_dataloader" and loader.get("sampler") is None and loader.get("batch_sampler") is None:
+            problems.append(f"{name}.sampler: is required, such as dict(type='DefaultSampler', shuffle=False)")
+    return problems
+
+
+def _dataset_problems(cfg: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for loader in DATALOADERS:
+        if cfg.get(loader) is None:
+            continue
+        for where, node in dataset_nodes(cfg[loader]["dataset"], f"{loader}.dataset"):
+            for pattern, kind in _DATASET.items():
+                places = _at(node, pattern.split(".")) if pattern else [("", node)]
+                problems += [
+                    f"{where}{'.' if key else ''}{key}: must be {kind.words}, got {_shown(value)}"
+                    for key, value in places
+                    if not kind.fits(value)
+                ]
+            if not isinstance(node, Mapping):
+                continue
+            problems += _colour_problems(where, node)
+            problems += [
+                f"{key}: must be {TYPED.words}, got {_shown(step)}"
+                for key, step in steps(node.get("pipeline"), f"{where}.pipeline")
+                if not _is_typed(step)
+            ]
+            if is_wrapper(node) and node.get("dataset", node.get("datasets")) is None:
+                problems.append(f"{where}: wraps no data set; it needs `dataset` or `datasets`")
+    return list(dict.fromkeys(problems))
+
+
+def _colour_problems(where: str, dataset: Mapping[str, Any]) -> list[str]:
+    metainfo = dataset.get("metainfo")
+    if not isinstance(metainfo, Mapping):
+        return []
+    classes, palette = metainfo.get("classes"), metainfo.get("palette")
+    if not _is_list(classes) or not _is_list(palette) or len(classes) == len(palette):
+        return []
+    return [f"{where}.metainfo.palette: has {len(palette)} colours for {len(classes)} classes; give each class one"]
+
+
+def _length_problems(cfg: Mapping[str, Any]) -> list[str]:
+    problems = []
+    length = cfg.get("train_cfg")
+    if isinstance(length, Mapping):
+        if length.get("max_iters") is None and length.get("max_epochs") is None:
+            hint = next((did_you_mean(key, ("max_iters", "max_epochs")) for key in length if key.startswith("max")), "")
+            problems.append(f"train_cfg: needs max_iters, or max_epochs{hint}")
+        if "type" not in length and "by_epoch" not in length:
+            problems.append("train_cfg.type: is required: 'IterBasedTrainLoop' or 'EpochBasedTrainLoop'")
+        if "type" in length and "by_epoch" in length:
+            problems.append("train_cfg: has both `type` and `by_epoch`, which mmengine refuses; remove `by_epoch`")
+    schedulers = cfg.get("param_scheduler")
+    for index, scheduler in enumerate(schedulers if _is_list(schedulers) else [schedulers]):
+        if isinstance(scheduler, Mapping):
+            begin, end = scheduler.get("begin") or 0, scheduler.get("end")
+            if end is not None and end <= begin:
+                where = f"param_scheduler.{index}" if _is_list(schedulers) else "param_scheduler"
+                problems.append(f"{where}.end: must be greater than begin, {begin}, got {end}")
+    return problems
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,215 @@
+"""Which trackers a run or a sweep reports to: wandb, TensorBoard, MLflow. Read from a config, a sweep file or --track.
+
+No secret belongs here: what is asked for is written down with the results. Keys come from the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError
+
+from rdistill.core.errors import UserError
+from rdistill.core.files import read_json, read_text, write_json
+from rdistill.core.redaction import secrets_in
+from rdistill.core.validation import Section, Whole, mistakes, short
+
+RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
+IMAGES = 3  # validation images a validation
+TEMPORARY = ".tmp"  # in the work dir
+PROJECT = "rdistill"
+MLFLOW_URI = "MLFLOW_TRACKING_URI"
+
+
+class Wandb(Section):
+    """Weights & Biases. The key is WANDB_API_KEY, or what `wandb login` left."""
+
+    mode: Literal["online", "offline", "disabled"] | None = None  # default: WANDB_MODE, or else offline
+    project: str = PROJECT
+    entity: str | None = None
+    group: str | None = None  # of a sweep's runs; default: the sweep's name
+    name: str | None = None  # of a single run; default: the work dir's
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+
+class Tensorboard(Section):
+    """Event files in the work dir's ``tensorboard``."""
+
+
+class Mlflow(Section):
+    """MLflow. Credentials are MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
+
+    tracking_uri: str | None = None  # default: MLFLOW_TRACKING_URI, or else mlflow.db in the work dir
+    experiment: str | None = None  # default: 'rdistill'; of a sweep: the sweep's name
+    tags: dict[str, str] = Field(default={})
+
+
+class Tracking(Section):
+    """What is tracked where, besides the work dir."""
+
+    wandb: Wandb | None = None
+    tensorboard: Tensorboard | None = None
+    mlflow: Mlflow | None = None
+    images: Whole = Field(default=IMAGES, ge=0)  # validation images that are shown at each validation
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in TRACKERS if getattr(self, name) is not None]
+
+
+TRACKERS: dict[str, type[Section]] = {"wandb": Wandb, "tensorboard": Tensorboard, "mlflow": Mlflow}
+PACKAGES = {"wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", "tensorboardX tensorboard"),
+            "mlflow": ("mlflow", "mlflow-skinny sqlalchemy alembic")}  # fmt: skip
+
+
+def parse_tracking(asked: Any, where: str = "tracking") -> Tracking:
+    """What was asked for, checked.
+
+    Args:
+        asked: ``"wandb"``, ``["wandb", "mlflow"]``, or ``{"wandb": {"mode": "offline"}, "images": 0}``; a tracker
+            without options may be None or True.
+        where: names it in errors.
+
+    Raises:
+        UserError: every mistake, one line each.
+    """
+    if isinstance(asked, str):
+        asked = [name for name in re.split(r"[,\s]+", asked) if name]
+    if isinstance(asked, (list, tuple)):
+        asked = {str(name): {} for name in asked}
+    if asked is None or asked is False:  # YAML's `off`
+        return Tracking()
+    if not isinstance(asked, Mapping):
+        raise UserError(f"{where}: must name trackers ({', '.join(TRACKERS)}), got {short(asked)}")
+    content = {name: {} if options is None or options is True else options for name, options in asked.items()}
+    content = {name: options for name, options in content.items() if name not in TRACKERS or options is not False}
+    problems = [problem for name, options in content.items() for problem in _secrets(f"{where}.{name}", options)]
+    if problems:
+        raise UserError(*problems)
+    try:
+        return Tracking.model_validate(content)
+    except ValidationError as error:
+        raise UserError(*mistakes(error, Tracking, content, where)) from None
+
+
+def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
+    """Raises UserError for a tracker that is not installed, or that would have to ask for a key."""
+    problems = []
+    for name in tracking.names:
+        package, install = PACKAGES[name]
+        if importlib.util.find_spec(package) is None:
+            problems.append(f"{where}: {name} is not installed; `pip install {install}`")
+        elif name == "wandb" and wandb_mode(tracking) == "online" and not _has_wandb_key():
+            problems.append(f"{where}.wandb.mode: online needs a key: set WANDB_API_KEY, or use offline and sync later")
+    if problems:
+        raise UserError(*problems)
+
+
+def wandb_mode(tracking: Tracking) -> str:
+    assert tracking.wandb is not None
+    return tracking.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
+
+
+def mlflow_uri(tracking: Tracking, work_dir: Path) -> tuple[str, str | None]:
+    """Where MLflow writes, and where it keeps files: None for a store of the user's, which knows itself."""
+    assert tracking.mlflow is not None
+    uri = tracking.mlflow.tracking_uri or os.environ.get(MLFLOW_URI)
+    if uri:
+        return uri, None
+    return f"sqlite:///{work_dir.absolute() / 'mlflow.db'}", (work_dir.absolute() / "mlartifacts").as_uri()
+
+
+def prepare_libraries() -> None:
+    """What the trackers' libraries are told before they are imported; what the user has set stays."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes, of every value
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+@contextmanager
+def environment_kept(name: str) -> Iterator[None]:
+    """Puts a variable back: MLflow writes its store there, and the next run would take it for the user's."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def import_wandb(work_dir: Path) -> Any:
+    """The module. What it keeps in the temporary folder lands below the work dir, where the next start clears it."""
+    prepare_libraries()
+    folder = work_dir / TEMPORARY
+    if "wandb" in sys.modules:
+        return importlib.import_module("wandb")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)  # its folders for media and artifacts are made right now
+    try:
+        importlib.import_module("wandb.sdk.data_types._private")
+        importlib.import_module("wandb.sdk.artifacts.artifact")
+        return importlib.import_module("wandb")
+    finally:
+        tempfile.tempdir = before
+
+
+def load_run_ids(work_dir: Path) -> dict[str, Any]:
+    """The trackers' ids of what was tracked in a work dir before."""
+    file = work_dir / RUN_IDS
+    return read_json(file) if file.is_file() else {}
+
+
+def save_run_ids(work_dir: Path, ids: Mapping[str, Any]) -> None:
+    write_json(work_dir / RUN_IDS, ids)
+
+
+def where_to_look(tracking: Tracking, work_dir: Path) -> list[str]:
+    """A line for each tracker: how to see what it has."""
+    lines = []
+    if tracking.wandb and (mode := wandb_mode(tracking)) != "disabled":
+        upload = f"offline; upload with `wandb sync {work_dir}/wandb/offline-run-*`"
+        lines.append(f"wandb     {upload if mode == 'offline' else f'project {tracking.wandb.project}'}")
+    if tracking.tensorboard:
+        lines.append(f"tracked   `tensorboard --logdir {work_dir}/tensorboard`")
+    if tracking.mlflow:
+        lines.append(f"mlflow    `mlflow ui --backend-store-uri {mlflow_uri(tracking, work_dir)[0]}`")
+    return lines
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    files = [Path(os.environ.get("NETRC", "~/.netrc")).expanduser(), Path("~/_netrc").expanduser()]
+    return any(file.is_file() and host in read_text(file) for file in files)
+
+
+def _secrets(where: str, options: Any) -> list[str]:
+    """Keys and passwords that stand in what is written down with the results, however deep."""
+    variable = "WANDB_API_KEY" if where.endswith(".wandb") else "MLFLOW_TRACKING_TOKEN"
+    problems = []
+    for place, found_by in secrets_in(options, where):
+        if found_by == "name":
+            problems.append(f"{place}: a secret does not belong in a file kept with results; set {variable}")
+        else:
+            fix = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if where.endswith(".mlflow") else variable
+            problems.append(f"{place}: has a password in it, or a key, and is kept with the results; set {fix}")
+    return problems

@@ -1,0 +1,140 @@
+"""One way of writing ``type``: registered names, whether a config has names, names with a scope, paths or classes.
+
+mmengine's pure Python configs (``with read_base():``) name classes. rdistill compares names, sends configs to other
+processes and writes them to files, so they become names when a config is read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import mmengine.registry
+from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
+
+from rdistill.core.errors import UserError
+from rdistill.models import quiet_mmseg as _quiet_mmseg  # noqa: F401  makes mmseg's registries
+
+SCOPE = "mmseg"  # whose names need no scope; mmengine's are found from there too
+_ROOTS = {"mmengine": "mmengine", "mmcv": "mmengine", SCOPE: SCOPE}  # scope as written -> the registry that has it
+_CALLED = ("collate_fn", "worker_init_fn")  # keys whose function mmengine also takes by name, in a section
+
+
+def as_names(cfg: Config) -> Config:
+    """The config with names in place of classes and paths; of a pure Python config a plain copy.
+
+    Raises:
+        UserError: a ``type`` that is neither a name nor a class that can be imported again.
+    """
+    if getattr(cfg, "_imported_names", None) or _holds_lazy(cfg._cfg_dict):
+        cfg = Config(cfg.to_dict(), filename=cfg.filename)
+    for key, value in list(cfg._cfg_dict.items()):
+        if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+            cfg._cfg_dict.pop(key)  # what a config imported for its own use
+    settle_names(cfg._cfg_dict)
+    return cfg
+
+
+def settle_names(node: Any, where: str = "") -> None:
+    """Names in place of classes and paths in a section and all within it, in place."""
+    if isinstance(node, dict):
+        for key, value in list(node.items()):
+            here = f"{where}.{key}" if where else str(key)
+            if key == "type" and value is not None:
+                if (name := _name(value, here)) != value:
+                    node[key] = name
+            elif isinstance(value, type):
+                node[key] = _name(value, here)
+            elif key in _CALLED and inspect.isroutine(value):
+                node[key] = ConfigDict(type=_name(value, here))
+            else:
+                settle_names(value, here)
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            settle_names(value, f"{where}.{index}")
+
+
+def _holds_lazy(node: Any) -> bool:
+    if isinstance(node, dict):
+        return any(_holds_lazy(value) for value in dict.values(node))
+    if isinstance(node, (list, tuple)):
+        return any(map(_holds_lazy, node))
+    return isinstance(node, (LazyObject, LazyAttr))
+
+
+def _name(value: Any, where: str) -> Any:
+    """What ``type`` should say; a value that is no type at all stays, for the check of shapes to name."""
+    if isinstance(value, str):
+        return _name_of_text(value.replace("::", ".") if value.count("::") == 1 else value)
+    if not isinstance(value, type) and not inspect.isroutine(value):
+        return value
+    if registered := _registered(value):
+        return registered
+    path = f"{value.__module__}.{value.__qualname__}"
+    try:
+        found = get_object_from_string(path)
+    except Exception:
+        found = None
+    if found is not value:
+        raise UserError(
+            f"{where}: {value.__qualname__} cannot be imported as {path} by another process; register it in a module "
+            f"that custom_imports names"
+        )
+    return path
+
+
+def _name_of_text(text: str) -> str:
+    scope, dot, rest = text.partition(".")
+    if not dot:
+        return text
+    if "." not in rest:
+        return _without_scope(scope, rest) or text
+    try:
+        found = get_object_from_string(text)
+    except Exception:  # not a path after all; building it says what is wrong
+        return text
+    return (_registered(found) if found is not None else None) or text
+
+
+def _without_scope(scope: str, name: str) -> str | None:
+    """The shortest name of what a scope's registries hold under a name."""
+    if scope not in _ROOTS:
+        return None
+    for root, own in _registries():
+        registry = own if _ROOTS[scope] == SCOPE else root
+        if registry is not None and name in registry.module_dict:
+            return _shortest(root, own, name, registry.module_dict[name])
+    return None
+
+
+def _registered(wanted: Any) -> str | None:
+    """The name under which a class or function is registered with mmseg or mmengine."""
+    for root, own in _registries():
+        for registry in (own, root):
+            for name, known in registry.module_dict.items() if registry is not None else ():
+                if known is wanted:
+                    return _shortest(root, own, name, wanted)
+    return None
+
+
+def _shortest(root: Registry, own: Registry | None, name: str, wanted: Any) -> str:
+    """The bare name, if mmseg finds the same class by it; else with its scope, such as mmcv's ``Resize``."""
+    own_classes = own.module_dict if own is not None else {}
+    bare = own_classes.get(name, root.module_dict.get(name))
+    return name if bare is wanted else f"{root.scope}.{name}"
+
+
+def _registries() -> Iterator[tuple[Registry, Registry | None]]:
+    """Each of mmengine's registries, with mmseg's of the same kind; filled."""
+    for root in vars(mmengine.registry).values():
+        if isinstance(root, Registry):
+            own = root.children.get(SCOPE)
+            for registry in (root, own):
+                if registry is not None:
+                    registry.import_from_location()
+            yield root, own

@@ -1,0 +1,32 @@
+"""What is different between two configs, in lines a user can read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rdistill.core.files import to_json
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: what a file says and what is in memory compare equal, also NaN, which is null there."""
+    return json.loads(to_json(value, default=str))
+
+
+def differences(old: Any, new: Any, where: str = "", *, into_lists: bool = False) -> dict[str, str]:
+    """Dotted key -> ``KEY was 1, is 2``, for every key in which two plain configs differ.
+
+    ``into_lists``: names the elements (``KEY[0]``) in which two lists of one length differ, not the lists.
+    """
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        pairs = [(f"{where}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif into_lists and isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{where}[{index}]", one, other) for index, (one, other) in enumerate(zip(old, new, strict=True))]
+    else:
+        return {} if old == new else {where: f"{where} was {old!r}, is {new!r}"}
+    found: dict[str, str] = {}
+    for key, one, other in pairs:
+        found |= differences(one, other, key, into_lists=into_lists)
+    return found

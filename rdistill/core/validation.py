@@ -1,0 +1,283 @@
+"""What pydantic finds wrong with a section that a user wrote, in plain words: one line for each place."""
+
+from __future__ import annotations
+
+import reprlib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from rdistill.core.errors import did_you_mean
+
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+LONGEST_VALUE = 120  # characters of a value in a message
+SCALARS: dict[Any, tuple[str, str]] = {  # singular and plural
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    ByteSize: ("a size such as '2GiB'", "sizes such as '2GiB'"),
+    dict: ("a mapping", "mappings"),
+    Any: ("a value", "values"),
+}
+
+
+class Section(BaseModel):
+    """A part of what a user writes: immutable, without room for a mistyped key, without NaN or infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):  # Python, and so pydantic, takes true for 1
+        raise PydanticCustomError("number_type", "must be a number")
+    return value
+
+
+def _switch_as_word(value: Any) -> Any:
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_switch)]
+Number = Annotated[float, BeforeValidator(_not_a_switch)]
+Word = BeforeValidator(_switch_as_word)  # of a Literal with 'on' or 'off', which YAML reads as true and false
+
+
+def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where: str = "") -> list[str]:
+    """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one.
+
+    Args:
+        error: what ``model.model_validate(content)`` raised.
+        model: the section's.
+        content: what the user wrote.
+        where: dotted key of the section itself; empty for a whole file.
+    """
+    lines = [_line(item, model, content, where) for item in error.errors(include_url=False)]
+    return list(dict.fromkeys(lines))  # a value that fits no member of a union has an error for each of them
+
+
+def short(value: Any) -> str:
+    """A value as Python writes it, but at most 120 characters of it."""
+    try:
+        text = _SHORT.repr(value)
+    except (ValueError, RecursionError):  # a whole number of more than 4,300 digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+
+
+def _line(item: ErrorDetails, model: type[BaseModel], content: Any, where: str) -> str:
+    path, field, parent, in_union = _find(model, item["loc"])
+    place = ".".join(filter(None, [where, *map(str, path)]))
+    kind = "" if in_union else item["type"]
+    if kind == "extra_forbidden":
+        fields = parent.model_fields if parent is not None else model.model_fields
+        return f"unknown key {place}{did_you_mean(str(path[-1]), fields) or _known(fields)}"
+    if kind == "missing":
+        return f"{place}: is required"
+    if kind == "invalid_key" or item["loc"][-1:] == ("[key]",):
+        return f"{place}: a key must be text, got {short(path[-1])}; put it in quotes"
+    got = _value_at(content, path)
+    if kind == "value_error":
+        return f"{place}: {item['msg'].removeprefix('Value error, ')}, got {short(got)}"
+    if kind in ("too_short", "too_long"):
+        bound, count = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        limit = item["ctx"][count]
+        entries = "entry" if limit == 1 else "entries"
+        return f"{place}: must have {bound} {limit} {entries}, got {len(got)}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(place, field, got)
+    wanted = "a finite number" if kind == "finite_number" else describe(field.annotation, field.metadata)[0]
+    if field.description and not _tags(field.annotation):
+        wanted = field.description
+    return f"{place or 'it'}: must be {wanted}, got {short(got)}{_hint(field, got)}"
+
+
+def _wrong_tag(place: str, field: FieldInfo, got: Any) -> str:
+    tag = got.get("type") if isinstance(got, Mapping) else got
+    tags = _tags(field.annotation)
+    hint = did_you_mean(str(tag), tags) or f"; known: {', '.join(tags)}"
+    return f"{place}.type: must be {field.description or 'one of its types'}, got {short(tag)}{hint}"
+
+
+def _known(fields: Iterable[str]) -> str:
+    return f"; known: {', '.join(fields) or 'none'}"
+
+
+def _hint(field: FieldInfo, got: Any) -> str:
+    members = _members(_stripped(field).annotation)
+    if isinstance(got, str):
+        return did_you_mean(got, [value for value in _literals(members) if isinstance(value, str)])
+    takes_text = any(member is str for member in members)
+    return "; put it in quotes" if takes_text and isinstance(got, (bool, int, float)) else ""
+
+
+class _Found(NamedTuple):
+    path: list[str | int]
+    field: FieldInfo
+    parent: type[BaseModel] | None  # that the last part is a key of
+    in_union: bool  # some member of the field's union says that it does not fit
+
+
+def _find(model: type[BaseModel], loc: Sequence[str | int]) -> _Found:
+    """The user's own path to an error, and the field there.
+
+    pydantic's path also names the member of a union that it tried, which stands in nobody's file.
+    """
+    path: list[str | int] = []
+    field, parent = FieldInfo.from_annotation(model), None
+    for part in loc:
+        field = _stripped(field)
+        annotation, members = field.annotation, _members(field.annotation)
+        parent = None
+        if len(members) > 1:
+            chosen = next((member for member in members if part in _tags(member)), None)
+            if chosen is None:
+                # Each member has errors of its own; the union as a whole is what was wanted.
+                return _Found(path, field, None, in_union=True)
+            field = FieldInfo.from_annotation(chosen)
+            continue
+        if part == "[key]":
+            break
+        path.append(part)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            parent = annotation
+            if part not in annotation.model_fields:
+                break
+            field = annotation.model_fields[str(part)]
+        elif get_origin(annotation) in (list, tuple, dict):
+            inner = get_args(annotation)
+            fixed = get_origin(annotation) is tuple and Ellipsis not in inner
+            index = (part if isinstance(part, int) and part < len(inner) else 0) if fixed else 0
+            field = FieldInfo.from_annotation(inner[1] if get_origin(annotation) is dict else inner[int(index)])
+        else:
+            break
+    return _Found(path, _stripped(field), parent, in_union=False)
+
+
+def _stripped(field: FieldInfo) -> FieldInfo:
+    """A field without ``| None``, and with what ``Annotated`` says within it."""
+    members = _members(field.annotation)
+    if len(members) == 1 and members[0] is not field.annotation:
+        inner = FieldInfo.from_annotation(members[0])
+        return _with(inner, field)
+    return field
+
+
+def _with(inner: FieldInfo, outer: FieldInfo) -> FieldInfo:
+    found = FieldInfo.from_annotation(inner.annotation)  # type: ignore[arg-type]
+    found.metadata = [*inner.metadata, *outer.metadata]
+    found.description = outer.description or inner.description
+    return found
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, but None; of anything else, itself."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) if part is not type(None) for member in _members(part)]
+    return [annotation]
+
+
+def _tags(annotation: Any) -> list[str]:
+    """The values of ``type`` that choose a model, or one out of a union of models."""
+    found: list[str] = []
+    for member in _members(annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel) and "type" in member.model_fields:
+            found += get_args(member.model_fields["type"].annotation)
+    return found
+
+
+def _literals(members: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for member in members:
+        if get_origin(member) is Annotated:
+            found += _literals(_members(get_args(member)[0]))
+        elif get_origin(member) is Literal:
+            found += get_args(member)
+    return found
+
+
+def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
+    """What a type takes, in plain words: of a single value, and of several.
+
+    >>> describe(list[Annotated[int, annotated_types.Ge(0)]])[0]
+    'a list of whole numbers of at least 0'
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        found = FieldInfo.from_annotation(annotation)
+        if found.description:
+            return found.description, found.description
+        return describe(found.annotation, [*found.metadata, *metadata])
+    members = _members(annotation)
+    if len(members) > 1:
+        if tags := _tags(annotation):
+            return (f"a mapping with a `type` ({', '.join(tags)}) and what that takes", "mappings with a `type`")
+        # A bound stands on the union as a whole where only one of its members can have it.
+        described = [describe(member, metadata) for member in members]
+        values = [repr(value) for value in _literals(members)]
+        others = [pair for pair, member in zip(described, members, strict=True) if not _literals([member])]
+        return _either([*values, *(text for text, _ in others)]), _either([*values, *(text for _, text in others)])
+    if members[0] is not annotation:
+        return describe(members[0], metadata)
+    if origin is Literal:
+        text = _either([repr(value) for value in inner])
+        return text, f"values out of {', '.join(repr(value) for value in inner)}"
+    if origin in (list, tuple):
+        fixed = origin is tuple and Ellipsis not in inner
+        what = f"{len(inner)} {describe(inner[0])[1]}" if fixed else describe(inner[0])[1]
+        return f"a list of {what}", f"lists of {what}"
+    if origin is dict or annotation is dict:
+        return "a mapping", "mappings"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        keys = ", ".join(annotation.model_fields)
+        return f"a mapping with the keys {keys}" if keys else "a mapping", "mappings"
+    single, several = SCALARS.get(annotation, (f"a {getattr(annotation, '__name__', annotation)}", "values"))
+    bounds = _bounds(metadata) if annotation in (int, float) else ""
+    return single + bounds, several + bounds
+
+
+def _either(texts: Sequence[str]) -> str:
+    """``a, b or c``."""
+    return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _constraints(metadata: Sequence[Any]) -> dict[str, Any]:
+    """Bounds by name: ge, gt, le, lt."""
+    found: dict[str, Any] = {}
+    for entry in metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            value = getattr(entry, name, None)
+            if value is not None and isinstance(entry, annotated_types.BaseMetadata):
+                found[name] = value
+    return found
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    have = _constraints(metadata)
+    if "ge" in have and "le" in have:
+        return f" from {have['ge']} to {have['le']}"
+    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    texts = [f"{words[name]} {have[name]}" for name in words if name in have]
+    return f" {' and '.join(texts)}" if texts else ""
+
+
+def _value_at(content: Any, path: Sequence[str | int]) -> Any:
+    """What the user wrote at a path; as far as it leads."""
+    for part in path:
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]
+            continue
+        if not isinstance(content, (list, tuple)) or not isinstance(part, int) or part >= len(content):
+            break
+        content = content[part]
+    return content

@@ -1,0 +1,192 @@
+"""YAML as data: what a person writes in a sweep file or behind ``--set``, and nothing that surprises or harms.
+
+PyYAML's safe loader runs no code, but takes a key twice, nesting without end, and anchors that unfold to gigabytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdistill.core.errors import UserError
+from rdistill.core.validation import short
+
+DEEPEST = 32  # of lists and mappings within each other
+MOST_NODES = 50_000  # keys and values of a file, those that aliases stand for counted each time
+MOST_BYTES = 2**20
+TAKEN = ("map", "seq", "str", "int", "float", "bool", "null", "merge")  # of YAML's tags
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: lists, dicts, texts, numbers, true, false and None.
+
+    Raises:
+        UserError: it cannot be read, is no text, or is not YAML of this kind; names the line.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path}: is larger than {MOST_BYTES // 2**20} MiB; is it the right file?")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        byte = f"{content[error.start]:#04x}"
+        raise UserError(f"{path}:{line}: is not UTF-8 text (byte {byte}); save it as UTF-8") from None
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{yaml_problem(error)}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """As :func:`read_yaml`, of a text. Raises yaml.YAMLError; see :func:`yaml_problem`."""
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """``:3: is not valid YAML: why``: the line, counted from 1, where it is known, and what is wrong there."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f": is not valid YAML: {chr(int(error.character))!r} may not stand in it"
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = str(getattr(error, "problem", None) or error)
+    for original, plain in PLAIN_WORDS.items():
+        if original in problem:
+            problem = plain
+    return f"{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {problem}"
+
+
+PLAIN_WORDS = {  # part of what PyYAML says -> what we say
+    r"found character '\t' that cannot start any token": "a tab cannot indent or begin a value; use spaces",
+    "second occurrence": "an anchor (&name) is there twice",
+    "but found another document": "a second document begins here (---); put each in a file of its own",
+}
+
+
+def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -> list[str]:
+    """What in a value is no plain data: one line each, with its place.
+
+    Plain are None, true and false, texts, numbers but NaN, and lists and dicts of them.
+
+    Args:
+        value: from a file, a command line, or a caller.
+        where: dotted key of the value.
+        as_json: numbers must also be finite and keys texts, so that JSON gives back the same.
+        depth: of the value within that of the first call.
+    """
+    if depth > DEEPEST:
+        return [f"{where}: is nested more than {DEEPEST} deep"]
+    if isinstance(value, Mapping):
+        takes = (str,) if as_json else (str, int)
+        lines = [f"{where}: a key must be text, got {short(key)}" for key in value if not isinstance(key, takes)]
+        inner = [(f"{where}.{key}", entry) for key, entry in value.items()]
+    elif isinstance(value, (list, tuple)):
+        lines, inner = [], [(f"{where}.{index}", entry) for index, entry in enumerate(value)]
+    elif isinstance(value, float) and (math.isnan(value) or (as_json and math.isinf(value))):
+        return [f"{where}: must be a finite number, got {value}"]
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        return [f"{where}: must be a whole number of at most 64 bits, got {short(value)}"]
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        return []
+    else:
+        takes_words = "text, a number, true, false, null, or a list or mapping of them"
+        return [f"{where}: must be {takes_words}, got {short(value)}"]
+    return lines + [line for at, entry in inner for line in not_plain(entry, at, as_json=as_json, depth=depth + 1)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that come twice, unusual tags, and what would unfold without end. Knows 1e-3 as a number."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._nodes = 0
+        self._open: set[str] = set()  # anchors of nodes that have not come to their end
+        self._sizes: dict[str, int] = {}  # nodes that an alias of this anchor stands for
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        anchor, mark = event.anchor, event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self._open:
+                raise yaml.composer.ComposerError(None, None, f"*{anchor} stands within itself", mark)
+            self._count(self._sizes.get(anchor, 0), mark)
+            return super().compose_node(parent, index)
+        if self._depth >= DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"is nested more than {DEEPEST} deep", mark)
+        before = self._nodes
+        self._count(1, mark)
+        self._depth += 1
+        if anchor is not None:
+            self._open.add(anchor)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None:
+            self._open.discard(anchor)
+            self._sizes[anchor] = self._nodes - before
+        return node
+
+    def _count(self, nodes: int, mark: Any) -> None:
+        self._nodes += nodes
+        if self._nodes > MOST_NODES:
+            text = f"has more than {MOST_NODES} values, with what its aliases (*name) stand for"
+            raise yaml.composer.ComposerError(None, None, text, mark)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        if tag not in TAKEN:
+            text = f"the tag {'!!' + tag if tag != node.tag else tag} is not taken; write plain values"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, KeyError):  # such as 0x_, or !!bool maybe
+            text = f"{_excerpt(node)} is no value of type {tag}"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            seen: dict[Any, int] = {}
+            for key_node, _ in node.value:
+                if key_node.tag.endswith(":merge"):
+                    continue
+                if key_node.tag.endswith(":bool"):  # `on` and `no` are words where a key stands
+                    key_node.tag = "tag:yaml.org,2002:str"
+                key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+                if not isinstance(key, Hashable):
+                    text = "a list or a mapping cannot be a key"
+                    raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+                if key in seen:
+                    text = f"the key {_excerpt(key_node)} is there twice, first in line {seen[key]}; keep one of them"
+                    raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+                seen[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def _excerpt(node: Any) -> str:
+    text = str(getattr(node, "value", ""))
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Texts that stand for themselves in YAML 1.2 and not in 1.1: dates, and base 60 (1:30 is 90)."""
+    dropped = ("timestamp", "value")
+    kept: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        kept[first] = [(tag, _NUMBERS.get(tag, regexp)) for tag, regexp in pairs if tag.split(":")[-1] not in dropped]
+    return kept
+
+
+_INT = re.compile(r"[-+]?(0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+_FLOAT = re.compile(  # a point, an exponent, or both
+    r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
+_NUMBERS = {"tag:yaml.org,2002:int": _INT, "tag:yaml.org,2002:float": _FLOAT}
+_Loader.yaml_implicit_resolvers = _resolvers()

@@ -1,0 +1,246 @@
+"""The Distiller: a student, its teachers and the losses between them, as one mmengine model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from torch import Tensor, nn
+
+from rdistill.config.load import DistillSpec, TeacherSpec, distill_spec
+from rdistill.core.errors import UserError
+from rdistill.distill.routes import (
+    Route,
+    build_term,
+    features_of,
+    make_route,
+    probe_channels,
+    single_or_list,
+    unique_names,
+)
+from rdistill.distill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
+from rdistill.distributed import collectives
+from rdistill.losses.modules import Term
+from rdistill.models import checkpoint
+from rdistill.models.activation_checkpointing import checkpoint_activations
+from rdistill.models.features import FeatureCapture, as_maps, parse_feature
+from rdistill.models.pretrained import weights_alone
+from rdistill.models.segmentor import (
+    build_segmentor,
+    input_channels,
+    logit_names,
+    training_size,
+)
+
+RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
+
+
+class Distiller(BaseModel):
+    """Trains a student under teachers; predicts with the student alone.
+
+    Without teachers it is the student's plain training, so that the baseline takes the same path.
+
+    Args:
+        student: an mmseg segmentor.
+        teachers: see :class:`rdistill.distill.teacher.Teacher`.
+        terms: name -> distillation loss, with the adapter it may train.
+        routes: name -> what the term of that name compares.
+        task_weight: factor on the student's own losses.
+        trust_checkpoint: lets files that the student's ``init_cfg`` names run code when they are loaded.
+
+    Attributes:
+        factors: name -> the schedule's factor on that term's weight at this iteration.
+        start: what the student starts from, if not from scratch.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teachers: Sequence[Teacher] = (),
+        terms: Mapping[str, Term] | None = None,
+        routes: Mapping[str, Route] | None = None,
+        task_weight: float = 1.0,
+        trust_checkpoint: bool = False,
+    ) -> None:
+        super().__init__(data_preprocessor=student.data_preprocessor)
+        self.student = student
+        self.teachers = tuple(teachers)
+        self.terms = nn.ModuleDict(dict(terms or {}))
+        self.routes = dict(routes or {})
+        self.task_weight = task_weight
+        self.factors = dict.fromkeys(self.routes, 1.0)
+        self.trust_checkpoint = trust_checkpoint
+        self.start: checkpoint.MatchingWeights | None = None
+        self.capture = FeatureCapture(student, unique_names(route.student_features for route in self.routes.values()))
+
+    def init_weights(self) -> None:
+        """The student's own initialisation. Adapters keep PyTorch's, drawn when they were built."""
+        with weights_alone(trust=self.trust_checkpoint):
+            self.student.init_weights()
+        if self.start is not None:
+            self.student.load_state_dict(self.start.weights, strict=False)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """As mmseg's segmentors: 'loss' trains, 'predict' and 'tensor' are the student's own."""
+        if mode == "loss":
+            return self.loss(inputs, data_samples)
+        return self.student(inputs, data_samples, mode=mode)
+
+    def loss(self, inputs_nchw: Tensor, data_samples: Any) -> dict[str, Tensor]:
+        """The student's own losses, and for each term its weighted loss and its raw value.
+
+        Args:
+            inputs_nchw: normalised images.
+            data_samples: mmseg's, with ground truth.
+        """
+        teacher_outputs = [teacher(inputs_nchw) for teacher in self.teachers]
+        losses = {
+            key: value if "loss" not in key else _scaled(value, self.task_weight)
+            for key, value in self.student.loss(inputs_nchw, data_samples).items()
+        }
+        if not self.terms:
+            return losses
+        size = (inputs_nchw.shape[2], inputs_nchw.shape[3])
+        label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
+        for name, term in self.terms.items():
+            route = self.routes[name]
+            ours = [as_maps(self.capture[feature], size) for feature in route.student_features]
+            raw = term(single_or_list(ours), self._teachers_side(route, teacher_outputs), label_nhw)
+            losses[f"distill.loss_{name}"] = raw * (route.weight * self.factors[name])
+            losses[RAW_PREFIX + name] = raw.detach()
+        return losses
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As mmengine's, which adds up every key that contains "loss"; raw values only ride along.
+
+        What is logged is the mean over workers: the whole batch's, and all of them see the same NaN.
+        """
+        raw = {key: value for key, value in losses.items() if key.startswith(RAW_PREFIX)}
+        total, log_vars = super().parse_losses({key: value for key, value in losses.items() if key not in raw})
+        return total, collectives.mean_of_logs({**log_vars, **raw})
+
+    def effective_values(self) -> dict[str, Any]:
+        """What this model really uses, under the config keys that set it."""
+        values: dict[str, Any] = {"distill.task_weight": self.task_weight} if self.terms else {}
+        for name, term in self.terms.items():
+            key, route = f"distill.losses.{name}", self.routes[name]
+            values[f"{key}.type"] = term.loss_type
+            values[f"{key}.weight"] = route.weight
+            values[f"{key}.pair"] = route.pair
+            values[f"{key}.teacher"] = "mean" if route.teacher is None else route.teacher
+            values.update({f"{key}.schedule.{field}": value for field, value in route.schedule})
+            values.update({f"{key}.{param}": value for param, value in term.params.items()})
+        return values
+
+    def _teachers_side(self, route: Route, outputs: Sequence[Mapping[str, Tensor]]) -> Any:
+        if route.teacher is not None:
+            return single_or_list([outputs[route.teacher][feature] for feature in route.teacher_features])
+        logits = [output[head] for output, head in zip(outputs, route.teacher_features, strict=True)]
+        return mean_logits(logits, [teacher.weight for teacher in self.teachers])
+
+
+class TeacherSource(Protocol):
+    """Where teachers come from: a run's own, or one for several runs."""
+
+    def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
+        """The model of a spec, with its weights."""
+
+    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+        """The teacher with that model, asked for some features."""
+
+
+class OwnTeachers:
+    """A run's own teachers."""
+
+    def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
+        return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
+
+    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+        return Teacher(model, names, student_preprocessor, spec.weight, spec.forward, spec.features or ())
+
+
+def build_distiller(
+    cfg: Config, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
+) -> Distiller:
+    """Builds student, teachers and losses of a loaded config.
+
+    The student is built first and the rest aside from the random stream: its weights depend on the
+    seed alone, so a baseline and a distilled student start equal. ``source``: of the teachers.
+
+    Raises:
+        UserError: a model that does not build or load, a layer that is not there, shapes that do not fit.
+    """
+    torch.manual_seed(seed)
+    student = build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint)
+    spec = distill_spec(cfg)
+    if not (torch.distributed.is_initialized() and torch.cuda.is_available()):
+        student = revert_sync_batchnorm(student)  # SyncBN works between GPUs only
+    checkpoint_activations(student, cfg.get("activation_checkpointing") or [])
+    if spec is None:
+        return Distiller(student, trust_checkpoint=trust_checkpoint)
+    with torch.random.fork_rng():
+        return _with_teachers(student, spec, cfg, seed, trust_checkpoint, source or OwnTeachers())
+
+
+def _with_teachers(
+    student: nn.Module, spec: DistillSpec, cfg: Config, seed: int, trust_checkpoint: bool, source: TeacherSource
+) -> Distiller:
+    specs = [spec.teacher(index) for index in range(len(spec.teachers))]
+    models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in specs]
+    _check_channels(student, models)
+    _check_feature_names(spec, student, models)
+    ours, heads = logit_names(student, training=True), [logit_names(model, training=False) for model in models]
+    routes = {name: make_route(name, loss, spec, ours, heads) for name, loss in spec.losses.items()}
+    teachers: list[Teacher] = []
+    for index, (one, model) in enumerate(zip(specs, models, strict=True)):
+        wanted = unique_names(features_of(index, route) for route in routes.values())
+        if one.ema_decay is not None:
+            teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))
+        else:
+            teachers.append(source.ask(model, one, wanted, student.data_preprocessor))
+    channels = probe_channels(student, teachers, routes, training_size(cfg))
+    torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
+    terms = {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
+    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
+
+
+def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """A teacher is given the student's images: it must take as many channels."""
+    ours = input_channels(student)
+    problems = [
+        f"distill.teachers[{index}]: its model takes images of {input_channels(teacher)} channels, the student's of "
+        f"{ours}; both are given the same images: train a teacher on them"
+        for index, teacher in enumerate(teachers)
+        if input_channels(teacher) != ours
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """Every listed name must be in its model; also those that no loss uses yet."""
+    listed = [("distill.features.student", spec.features.student, [student])]
+    followers = [model for one, model in zip(spec.teachers, teachers, strict=True) if one.features is None]
+    listed.append(("distill.features.teacher", spec.features.teacher, followers))
+    for index, (one, model) in enumerate(zip(spec.teachers, teachers, strict=True)):
+        listed.append((f"distill.teachers[{index}].features", one.features or (), [model]))
+    problems: list[str] = []
+    for where, names, models in listed:
+        for index, name in enumerate(names):
+            for model in models:
+                try:
+                    parse_feature(name, model)
+                except UserError as error:
+                    problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*problems)
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    """mmseg's losses are tensors or lists of tensors. A factor of 1 leaves the bits alone."""
+    if factor == 1.0:
+        return value
+    return [item * factor for item in value] if isinstance(value, list) else value * factor

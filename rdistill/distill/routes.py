@@ -1,0 +1,135 @@
+"""Between which tensors each loss stands: from a loss's ``on`` or ``pair`` to feature names and numbers of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdistill.config.load import DistillSpec, LossSpec, ScheduleSpec
+from rdistill.core.errors import UserError, blaming
+from rdistill.distill.teacher import Teacher
+from rdistill.losses.modules import Term
+from rdistill.models.features import FeatureCapture, as_maps
+from rdistill.models.segmentor import (
+    blank_image,
+    ignore_index,
+    logit_channels,
+    num_classes,
+    run_heads,
+    training_outputs,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Between which tensors a loss stands, and how much it counts."""
+
+    student_features: tuple[str, ...]  # one, but for a loss over several layers
+    teacher_features: tuple[str, ...]  # as many; for the mean of teachers: each teacher's head
+    teacher: int | None  # None: the weighted mean of all teachers' logits
+    weight: float
+    pair: Any  # as the config has it
+    schedule: ScheduleSpec
+
+
+def make_route(
+    name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: Sequence[list[str]]
+) -> Route:
+    """Turns a loss's ``on`` or ``pair`` into the feature names it compares."""
+    weight = loss.effective_weight
+    teacher = None if loss.teacher == "mean" else loss.teacher
+    if loss.pair is not None:
+        assert teacher is not None
+        names = spec.teacher_features(teacher)
+        ours = tuple(spec.features.student[student] for student, _ in loss.pairs)
+        theirs = tuple(names[index] for _, index in loss.pairs)
+        return Route(ours, theirs, teacher, weight, loss.pair, loss.schedule)
+    asked = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
+    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in asked)):
+        if loss.output >= len(heads):
+            raise UserError(
+                f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
+            )
+    theirs = tuple(heads[loss.output] for heads in asked)
+    return Route((student_heads[loss.output],), theirs, teacher, weight, None, loss.schedule)
+
+
+def features_of(teacher: int, route: Route) -> tuple[str, ...]:
+    """The features that a route wants from one of the teachers."""
+    if route.teacher is None:
+        return (route.teacher_features[teacher],)
+    return route.teacher_features if route.teacher == teacher else ()
+
+
+def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Sequence[nn.Module]) -> tuple[int, int]:
+    """Channels of the student's and of the teacher's logits that the loss of that name compares.
+
+    Raises:
+        UserError: a mean of teachers of different classes. (One channel and two both tell two classes apart.)
+    """
+    asked = teachers if route.teacher is None else [teachers[route.teacher]]
+    channels = [logit_channels(model, head) for model, head in zip(asked, route.teacher_features, strict=True)]
+    if len(set(channels)) > 1 and set(channels) != {1, 2}:
+        raise UserError(
+            f"distill.losses.{name}.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
+            f"{', '.join(map(str, channels))}; give each teacher a loss of its own, with teacher=0 and so on"
+        )
+    return logit_channels(student, route.student_features[0]), min(channels)
+
+
+@torch.no_grad()
+def probe_channels(
+    student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], size: tuple[int, int]
+) -> dict[str, tuple[int, int]]:
+    """Name of a loss -> channels of the two tensors it compares; for several layers, of the last."""
+    models = [teacher.model for teacher in teachers]
+    on_logits = {
+        name: channels_of_logits(name, route, student, models) for name, route in routes.items() if route.pair is None
+    }
+    if len(on_logits) == len(routes):
+        return on_logits
+    # Features say how many channels they have when they run: once, on a blank image.
+    inputs = blank_image(student, size)
+    with blaming(f"model, on an image of {size[0]} x {size[1]}"):
+        with (
+            training_outputs(student),
+            FeatureCapture(student, unique_names(route.student_features for route in routes.values())) as capture,
+        ):
+            run_heads(student, student.extract_feat(inputs), capture.names)
+            ours = {name: as_maps(capture[name], size) for name in capture.names}
+        theirs = [teacher(inputs) for teacher in teachers]
+    found = {
+        name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
+        for name, route in routes.items()
+        if route.pair is not None
+    }
+    return on_logits | {name: (pair[0].shape[1], pair[1].shape[1]) for name, pair in found.items()}
+
+
+def unique_names(groups: Iterable[Iterable[str]]) -> list[str]:
+    """All names of several groups, each once, in a fixed order."""
+    return sorted({name for group in groups for name in group})
+
+
+def single_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """A loss over one layer takes a tensor, one over several a list."""
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:
+    try:
+        return Term(
+            loss.type,
+            student_channels=channels[0],
+            teacher_channels=channels[1],
+            num_classes=num_classes(student),
+            ignore_index=ignore_index(student),
+            on_logits=loss.pair is None,
+            params=loss.params,
+        )
+    except ValueError as error:
+        raise UserError(f"distill.losses.{name}: {error}") from None

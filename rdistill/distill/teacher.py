@@ -1,0 +1,188 @@
+"""Teachers: frozen models that are asked for logits and features, kept out of everything that trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
+from torch import Tensor, nn
+
+from rdistill.config.load import TeacherSpec
+from rdistill.config.teacher_spec import PLAIN, ForwardSpec
+from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
+from rdistill.distill.teacher_forward import computed_as, prepare_model
+from rdistill.losses.functional import with_logit_channels
+from rdistill.models import checkpoint
+from rdistill.models.features import FeatureCapture, as_maps
+from rdistill.models.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
+
+CACHE_FOLDER = ".teacher_cache"
+
+
+class Teacher:
+    """A model in evaluation mode, without gradients.
+
+    Deliberately no ``nn.Module``: so it is in no optimizer, in no checkpoint, outside DDP, and no
+    ``train()`` of its surroundings reaches its dropout or BatchNorm.
+
+    Args:
+        model: an mmseg segmentor with its weights.
+        feature_names: what is asked of it; see :mod:`rdistill.models.features`.
+        student_preprocessor: normalised the images that it will be given.
+        weight: its share where several teachers' logits are averaged.
+        forward: how it is computed; None takes the model as it is.
+        listed: feature names that may be asked of this model by others: the forward is such that they mean the same.
+
+    Attributes:
+        cache: of its outputs, if it has one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        feature_names: Sequence[str],
+        student_preprocessor: nn.Module,
+        weight: float = 1.0,
+        forward: ForwardSpec | None = None,
+        listed: Sequence[str] = (),
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.heads = logit_names(model, training=False)
+        self.weight = weight
+        self.forward, self.listed = forward, tuple(listed)
+        self.cache: TeacherCache | None = None
+        self.capture = FeatureCapture(model, feature_names)
+        self._rescale = _rescaling(student_preprocessor, model)
+
+    @torch.no_grad()
+    def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        """Feature name -> tensor, for one batch as the student's preprocessor normalised it."""
+        # Not torch.inference_mode: the losses save these tensors for the student's backward pass.
+        assert not self.model.training
+        if next(self.model.parameters()).device != inputs_nchw.device:
+            self.model.to(inputs_nchw.device)
+        if self.forward is not None:
+            prepare_model(self.model, self.forward, (*self.listed, *self.capture.names), inputs_nchw)
+        inputs = self._normalise(inputs_nchw)
+        return self._compute(inputs) if self.cache is None else self.cache(inputs, self.capture.names, self._compute)
+
+    def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        size, forward = (inputs_nchw.shape[2], inputs_nchw.shape[3]), self.forward or PLAIN
+        if forward.channels_last:
+            inputs_nchw = inputs_nchw.contiguous(memory_format=torch.channels_last)
+        try:
+            self.capture.attach()
+            with computed_as(forward, inputs_nchw.device):
+                run_heads(self.model, self.model.extract_feat(inputs_nchw), self.capture.names)  # type: ignore[operator]
+            # Contiguous: a loss may look at a feature as it would at the plain forward's.
+            return {name: as_maps(self.capture[name].detach(), size).contiguous() for name in self.capture.names}
+        finally:
+            if not forward.compile:  # what was compiled has the capture in it
+                self.capture.detach()
+            self.capture.clear()
+
+    def _normalise(self, inputs_nchw: Tensor) -> Tensor:
+        """The same images as this teacher's own preprocessor would give them, where it differs from the student's."""
+        if self._rescale is None:
+            return inputs_nchw
+        flip, scale, shift = self._rescale
+        ordered = inputs_nchw.flip(1) if flip else inputs_nchw
+        return ordered * scale.to(inputs_nchw) + shift.to(inputs_nchw)
+
+
+class EmaTeacher(Teacher):
+    """The student's own exponential moving average as its teacher (Tarvainen and Valpola, NeurIPS 2017).
+
+    Args:
+        student: followed; BatchNorm's statistics are averaged as the weights are.
+        decay: share of itself that the teacher keeps at each step.
+    """
+
+    def __init__(self, student: nn.Module, feature_names: Sequence[str], decay: float, weight: float = 1.0) -> None:
+        self.average = ExponentialMovingAverage(student, momentum=1.0 - decay, update_buffers=True)
+        super().__init__(self.average.module, feature_names, student.data_preprocessor, weight)
+
+    def follow(self, student: nn.Module) -> None:
+        """Takes one step toward the student; the first time, becomes its copy."""
+        self.average.to(next(student.parameters()).device)
+        self.average.update_parameters(student)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.average.load_state_dict(state)
+
+
+def cache_of(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patience: int = PATIENCE) -> TeacherCache:
+    """The cache of a teacher's outputs, as its spec has it.
+
+    Args:
+        work_dir: of the run: files are kept beside it, where the spec names no folder; None keeps to memory.
+        patience: see :class:`rdistill.distill.teacher_cache.TeacherCache`.
+    """
+    assert spec.cache is not None
+    described = spec.model_dump_json(include={"model", "forward", "features"})
+    beside = None if work_dir is None else work_dir.absolute().parent / CACHE_FOLDER
+    folder = Path(spec.cache.dir) if spec.cache.dir else beside
+    return TeacherCache(lambda: fingerprint(model, described), spec.cache, folder, patience)
+
+
+def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
+    """Builds a teacher's model from its spec and loads its weights strictly.
+
+    Raises:
+        UserError: it does not build, or the checkpoint is not its.
+    """
+    assert spec.model is not None and spec.checkpoint is not None
+    model_cfg: dict[str, Any] = copy.deepcopy(dict(spec.model))
+    model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
+    if isinstance(model_cfg.get("backbone"), dict):
+        model_cfg["backbone"].pop("init_cfg", None)
+    model = revert_sync_batchnorm(
+        build_segmentor(model_cfg, what=f"teacher {spec.config or ''}".strip(), trust_checkpoint=trust_checkpoint)
+    )
+    checkpoint.load_weights(model, spec.checkpoint, trust=trust_checkpoint, what="teacher")
+    return model
+
+
+def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted average of several teachers' logits (N x C x h x w), at the largest of their resolutions.
+
+    Of two classes with one channel here and two there: as one channel.
+    """
+    channels = min(output.shape[1] for output in outputs)
+    outputs = [with_logit_channels(output, channels) for output in outputs]
+    size = max((output.shape[-2:] for output in outputs), key=lambda shape: shape[0] * shape[1])
+    resized = (
+        output if output.shape[-2:] == size else nn.functional.interpolate(output, size, mode="bilinear")
+        for output in outputs
+    )
+    return sum(output * (weight / sum(weights)) for output, weight in zip(resized, weights, strict=True))  # type: ignore[return-value]
+
+
+def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tensor] | None:
+    """From the student's preprocessing to a teacher model's: whether to swap RGB and BGR, a scale and a shift.
+
+    None when they agree.
+    """
+    teacher = model.data_preprocessor
+    flip = input_channels(model) == 3 and swaps_channels(student) != swaps_channels(teacher)
+    (our_mean, our_std), (their_mean, their_std) = (_mean_and_std(module) for module in (student, teacher))
+    if flip:
+        our_mean, our_std = our_mean.flip(0), our_std.flip(0)
+    elif torch.allclose(our_mean, their_mean) and torch.allclose(our_std, their_std):
+        return None
+    return flip, our_std / their_std, (our_mean - their_mean) / their_std
+
+
+def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """Shape (channels, 1, 1) or (1, 1, 1) each; 0 and 1 for a preprocessor that does not normalise."""
+    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    return mean.float(), std.float()

@@ -1,0 +1,5 @@
+"""Several processes: what workers of one group compute together, and which cluster a command joins.
+
+Imports :mod:`rdistill.core` only. Begin with :mod:`rdistill.distributed.collectives` (sums and objects across the
+workers of a run), then :mod:`rdistill.distributed.cluster` (Ray: connect, resources, waiting).
+"""

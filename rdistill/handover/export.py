@@ -1,0 +1,421 @@
+"""`rdistill export`: a trained model as one ONNX file, checked against PyTorch on real images before it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdistill.config.walk import kind_of
+from rdistill.core.errors import UserError
+from rdistill.core.files import to_json
+from rdistill.data.picture import loads_bgr
+from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
+from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
+
+AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
+OPSET = 18
+MOST_IMAGES = 16  # of the checked ones; the others are like them
+TIMED, WARM_UP = 20, 3  # runs a latency
+STRIDE = 32  # pixels; of which the other sizes are multiples that are checked where the size is free
+INPUT = "image"
+_EXTRA = ("onnx", "onnxruntime", "onnxscript")
+
+
+class ExportError(RuntimeError):
+    """The exported model does not do what the trained one does."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it compares."""
+
+    file: Path
+    output: str  # 'mask' or 'logits'
+    opset: int
+    exporter: str  # 'trace' or 'torch.export'
+    megabytes: float
+    images: int  # that were checked
+    agreement: float  # share of equal pixels in the masks of all images and sizes, 0 to 1
+    sizes: list[tuple[int, int, int]]  # batch, height, width of what was checked
+    latency_ms: dict[str, float]  # 'PyTorch' and 'onnxruntime': median, batch 1, at `timed_size`
+    timed_size: tuple[int, int]
+    threads: int
+
+
+def export_onnx(
+    predictor: Predictor,
+    out: Path,
+    images: Sequence[Path],
+    *,
+    output: str = "mask",
+    fixed_size: tuple[int, int] | None = None,
+    opset: int = OPSET,
+) -> Exported:
+    """A model as ONNX: ``image`` N x channels x H x W float32, normalised -> ``mask`` or ``logits`` of that size.
+
+    Args:
+        predictor: the model, on the CPU.
+        out: the file; it is written only if the check passes.
+        images: real images to check on; of more than 16, evenly spread ones.
+        output: ``mask`` (N x H x W, int64, class indices) or ``logits`` (N x channels x H x W, float32).
+        fixed_size: height and width in pixels, instead of any. The batch stays free.
+        opset: of ONNX.
+
+    Raises:
+        UserError: the extra packages are absent, the file cannot be written, an image cannot be read.
+        ExportError: no exporter manages the model, or the masks differ on more than 0.1 % of the pixels.
+    """
+    require_packages()
+    require_writable(out)
+    if not str(out).isprintable():  # onnxruntime takes names of UTF-8 alone
+        raise UserError(f"{out}: has characters that are no text, which onnxruntime cannot open; choose another name")
+    images = images[:: -(-len(images) // MOST_IMAGES)]
+    require_readable(images)
+    samples = [read_sample(predictor, image) for image in images]
+    checks = _checks(predictor, samples, fixed_size)
+    facts = metadata(predictor, output, fixed_size, samples[0].pixels.dtype)
+    network = _Network(predictor.model, output).eval()
+    partial = _partial(out)
+    failures = []
+    try:
+        for name, exporter in (("trace", _trace), ("torch.export", _torch_export)):
+            try:
+                with torch.no_grad(), _silence():
+                    exporter(_exportable(network), checks[0].float(), partial, output, fixed_size is None, opset)
+                _describe(partial, facts)
+                agreement = _agreement(network, partial, checks)
+            except OSError as error:  # no exporter can help it
+                raise ExportError(f"{out}: cannot be written: {_one_line(error)}") from error
+            except Exception as error:  # exporters and onnxruntime raise anything
+                failures.append(f"{name}: {_one_line(error)}")
+                continue
+            if agreement >= AGREEMENT:
+                return _finish(partial, out, network, name, agreement, checks, len(images))
+            failures.append(f"{name}: masks equal on {100 * agreement:.3f} % of the pixels, {100 * AGREEMENT} % needed")
+    finally:
+        partial.unlink(missing_ok=True)
+    way_out = "" if fixed_size else "; --fixed-size HxW asks less of the model"
+    raise ExportError(f"{out}: not written: {'; '.join(failures)}{way_out}")
+
+
+def require_packages() -> None:
+    """Raises UserError where the ``onnx`` extra is not installed."""
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"export needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
+
+
+def require_writable(out: Path) -> None:
+    """Raises UserError where a file cannot be written: found before the minute that an export may take."""
+    try:
+        if out.is_dir():
+            raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.onnx'}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(out)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.filename}: {error.strerror}; choose another file") from None
+
+
+def _partial(out: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return out.with_name(f".{out.name}.partial")
+
+
+class _Network(nn.Module):
+    """Normalised images -> logits or mask at their own size, as mmseg's whole-image test mode has them."""
+
+    def __init__(self, model: nn.Module, output: str) -> None:
+        super().__init__()
+        self.model, self.output = model, output
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.logits(image)
+        return logits if self.output == "logits" else self.mask(logits)
+
+    def logits(self, image: Tensor) -> Tensor:
+        # One entry speaks for the batch; a list as long as it would fix its size in torch.export.
+        return self.model.encode_decode(image, [dict(img_shape=image.shape[2:])])  # type: ignore[operator]
+
+    def mask(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] > 1:
+            return logits.argmax(dim=1)
+        return (logits.sigmoid() > self.model.decode_head.threshold).long().squeeze(1)  # type: ignore[union-attr]
+
+
+class _AnySizePool(nn.Module):
+    """``nn.AdaptiveAvgPool2d`` as two matrix products, which ONNX can express for sizes that are not known yet."""
+
+    def __init__(self, output_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        rows = self._weights(x_nchw, -2, self.output_size[0])
+        columns = self._weights(x_nchw, -1, self.output_size[1])
+        return rows @ x_nchw @ columns.T
+
+    @staticmethod
+    def _weights(x: Tensor, axis: int, bins: int) -> Tensor:
+        """bins x length: which share each position has in each bin, with torch's bin borders."""
+        length, index = x.shape[axis], torch.arange(bins, device=x.device)
+        start, end = (index * length) // bins, ((index + 1) * length + bins - 1) // bins
+        position = torch.arange(length, device=x.device)
+        inside = (position >= start[:, None]) & (position < end[:, None])
+        return inside.to(x.dtype) / (end - start)[:, None].to(x.dtype)
+
+
+def _exportable(network: nn.Module) -> nn.Module:
+    """A copy whose adaptive pools follow the size."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                size = child.output_size if isinstance(child.output_size, tuple) else (child.output_size,) * 2
+                if None not in size and size != (1, 1):
+                    setattr(parent, name, _AnySizePool(size))
+    return network
+
+
+def _trace(network: nn.Module, example: Tensor, file: Path, output: str, dynamic: bool, opset: int) -> None:
+    """By tracing: seconds, but code that asks for sizes as Python numbers, as attention does, keeps the example's."""
+    names, axes = ("height", "width"), {INPUT: 2, output: 1 if output == "mask" else 2}  # height's; width's is the next
+    free = {
+        tensor: {0: "batch", **({first: names[0], first + 1: names[1]} if dynamic else {})}
+        for tensor, first in axes.items()
+    }
+    torch.onnx.export(
+        network, (example,), str(file), dynamo=False, input_names=[INPUT], output_names=[output],
+        dynamic_axes=free, opset_version=opset,
+    )  # fmt: skip
+
+
+def _torch_export(network: nn.Module, example: Tensor, file: Path, output: str, dynamic: bool, opset: int) -> None:
+    """By ``torch.export``: sizes stay symbols throughout, at a minute for a transformer."""
+    free = dict.fromkeys((0, 2, 3) if dynamic else (0,), torch.export.Dim.DYNAMIC)
+    torch.onnx.export(
+        network, (example,), str(file), dynamo=True, input_names=[INPUT], output_names=[output],
+        dynamic_shapes={INPUT: free}, opset_version=opset, external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+def _checks(predictor: Predictor, images: Sequence[Path | Sample], fixed_size: tuple[int, int] | None) -> list[Tensor]:
+    """Batches to compare on: two images together first, each alone, and some at other sizes where those are free."""
+    inputs = [network_input(predictor, image) for image in images]
+    if fixed_size is not None:
+        inputs = [_resized(x, fixed_size) for x in inputs]
+    first = inputs[0]
+    pair = torch.cat([first, _resized(inputs[1 % len(inputs)], tuple(first.shape[2:]))])
+    others = []
+    if fixed_size is None:
+        height, width = (side / STRIDE for side in first.shape[2:])
+        smaller, larger = (max(1, int(height * 0.75)), max(1, int(width * 0.75))), (int(height) + 1, int(width) + 2)
+        for x, (rows, columns) in ((first, smaller), (pair, larger)):
+            others.append(_resized(x, (rows * STRIDE, columns * STRIDE)))
+    return [pair, *inputs, *others]
+
+
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _agreement(network: _Network, file: Path, checks: Sequence[Tensor]) -> float:
+    """Share of the pixels whose class is the same in PyTorch and in onnxruntime."""
+    run = _session(file)
+    equal = pixels = 0
+    with torch.no_grad():
+        for x in checks:
+            expected = network.mask(network.logits(x))
+            got = torch.from_numpy(run(x.numpy()))
+            got = got if network.output == "mask" else network.mask(got)
+            if got.shape != expected.shape:
+                raise ValueError(f"gives {tuple(got.shape)} for {tuple(x.shape)}, not {tuple(expected.shape)}")
+            equal, pixels = equal + int((got == expected).sum()), pixels + expected.numel()
+    return equal / pixels
+
+
+def _session(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """An ONNX file as a function, on the CPU with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised too
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {INPUT: x})[0]  # type: ignore[no-any-return]
+
+
+def _describe(file: Path, facts: dict[str, str]) -> None:
+    """Writes into the file what its user must know: metadata of text, by name."""
+    import onnx
+
+    model = onnx.load(str(file))
+    onnx.helper.set_model_props(model, facts)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+def metadata(
+    predictor: Predictor, output: str, fixed_size: tuple[int, int] | None, pixels: np.dtype[Any] | None = None
+) -> dict[str, str]:
+    """What an exported model says of itself; lists are JSON.
+
+    Args:
+        predictor, output, fixed_size: as for :func:`export_onnx`.
+        pixels: type of a loaded image's values; None for 8 bits.
+    """
+    preprocessor = predictor.model.data_preprocessor
+    channels = input_channels(predictor.model)
+    mean, std = (_per_channel(preprocessor, name, channels) for name in ("mean", "std"))
+    order = _channel_order(predictor, channels)
+    size = "H x W" if fixed_size is None else f"{fixed_size[0]} x {fixed_size[1]}"
+    classes = predictor.classes
+    logits = f"N x classes x {size}, float32: the largest is the class"
+    if logit_channels(predictor.model) == 1:
+        threshold = predictor.model.decode_head.threshold  # type: ignore[union-attr]
+        logits = f"N x 1 x {size}, float32: class 1 where its sigmoid is above {threshold}, else class 0"
+    result = {"mask": f"N x {size}, int64: the index in `classes` of each pixel", "logits": logits}
+    scales = [step["scale"] for step in predictor.pipeline if kind_of(step) == "Resize" and step.get("scale")]
+    facts = {
+        "input": f"N x {channels} x {size}, float32, {_in_words(order)}, ({_range(pixels)} - mean) / std",
+        "channels": str(channels),
+        "channel_order": order,
+        "mean": to_json(mean),
+        "std": to_json(std),
+        "output": result[output],
+        "classes": to_json(list(classes)),
+        "palette": to_json([list(colour) for colour in predictor.palette]),
+        "made_by": "rdistill export",
+    }
+    if scales:
+        facts["validated_at_width_height"] = to_json(list(scales[0]))
+    if predictor.meta.get("mIoU") is not None:
+        facts["validation_mIoU_percent"] = f"{predictor.meta['mIoU']:.2f}"
+    return facts
+
+
+def _per_channel(preprocessor: Any, name: str, channels: int) -> list[float]:
+    value = getattr(preprocessor, name, None)
+    if value is None:
+        return [0.0 if name == "mean" else 1.0] * channels
+    values = [round(float(x), 6) for x in value.flatten()]
+    return values * channels if len(values) == 1 else values
+
+
+def _channel_order(predictor: Predictor, channels: int) -> str:
+    """``RGB``, ``BGR``, ``BGRA``, ``grey``; ``file`` as the image's file has them, ``file reversed``."""
+    if channels == 1:
+        return "grey"
+    swapped = channels == 3 and swaps_channels(predictor.model.data_preprocessor)
+    if not loads_bgr(predictor.pipeline) or channels not in (3, 4):
+        return "file reversed" if swapped else "file"
+    return "BGRA" if channels == 4 else "RGB" if swapped else "BGR"
+
+
+def _in_words(order: str) -> str:
+    return {
+        "grey": "one channel",
+        "file": "channels in the order of the image's file",
+        "file reversed": "channels in the reverse order of the image's file",
+    }.get(order, f"channels in the order {order}")
+
+
+def _range(pixels: np.dtype[Any] | None) -> str:
+    """How the values of a loaded image are called."""
+    if pixels is None or pixels == np.uint8:
+        return "pixel of 0 to 255"
+    if np.issubdtype(pixels, np.integer):
+        return f"pixel of 0 to {np.iinfo(pixels).max}"
+    return "pixel as in the file"
+
+
+def _finish(
+    partial: Path, out: Path, network: _Network, exporter: str, agreement: float, checks: Sequence[Tensor], images: int
+) -> Exported:
+    import onnx
+
+    alone = checks[1]
+    run, array = _session(partial), alone.numpy()
+    with torch.no_grad():
+        latency = {"PyTorch": _median_ms(lambda: network(alone)), "onnxruntime": _median_ms(lambda: run(array))}
+    opset = next(entry.version for entry in onnx.load(str(partial)).opset_import if not entry.domain)
+    os.replace(partial, out)
+    return Exported(
+        file=out,
+        output=network.output,
+        opset=opset,
+        exporter=exporter,
+        megabytes=out.stat().st_size / 1e6,
+        images=images,
+        agreement=agreement,
+        sizes=sorted({(len(x), int(x.shape[2]), int(x.shape[3])) for x in checks}),
+        latency_ms=latency,
+        timed_size=(int(alone.shape[2]), int(alone.shape[3])),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _median_ms(call: Callable[[], Any]) -> float:
+    seconds = []
+    for index in range(WARM_UP + TIMED):
+        started = time.perf_counter()
+        call()
+        if index >= WARM_UP:
+            seconds.append(time.perf_counter() - started)
+    return 1000 * median(seconds)
+
+
+def summary(exported: Exported) -> Iterator[tuple[str, str]]:
+    """What the command prints: a word and a line each."""
+    height, width = exported.timed_size
+    yield (
+        "masks",
+        (
+            f"equal to PyTorch's on {100 * exported.agreement:.4f} % of the pixels of {exported.images} images; "
+            f"batch x height x width: {', '.join('x'.join(map(str, size)) for size in exported.sizes)}"
+        ),
+    )
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in exported.latency_ms.items())
+    threads = "1 thread" if exported.threads == 1 else f"{exported.threads} threads"
+    yield "latency", f"{times} (median of {TIMED}, batch 1, {height} x {width}, CPU, {threads})"
+    yield "file", f"{exported.file}: {exported.megabytes:.2f} MB, opset {exported.opset}, by {exported.exporter}"
+
+
+def as_plain(exported: Exported) -> Mapping[str, Any]:
+    """The same as plain data, for ``--json``."""
+    return {**exported.__dict__, "file": str(exported.file), "sizes": [list(size) for size in exported.sizes]}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """torch's exporters warn, log and print; what counts is the check."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

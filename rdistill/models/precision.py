@@ -1,0 +1,55 @@
+"""Mixed precision: bfloat16 on any device, float16 with scaled losses on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from rdistill.core.errors import UserError
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16OptimWrapper(OptimWrapper):
+    """Forward passes in bfloat16, which needs no scaling of losses: mmengine's AmpOptimWrapper is for GPUs alone."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+            yield
+
+
+def wrapper_config(optim_wrapper: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's ``optim_wrapper`` for this machine.
+
+    Raises:
+        UserError: it asks for mixed precision that there is none of on a CPU.
+    """
+    cfg = dict(optim_wrapper)
+    if cfg.get("type") != "AmpOptimWrapper":
+        return cfg
+    if cfg.get("dtype") == "bfloat16":
+        cfg = {key: value for key, value in cfg.items() if key not in ("dtype", "loss_scale", "use_fsdp")}
+        return {**cfg, "type": "Bfloat16OptimWrapper"}
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"optim_wrapper.dtype: {cfg.get('dtype') or 'float16'} needs a GPU; on a CPU set it to 'bfloat16', "
+            f"as --amp does"
+        )
+    return cfg
+
+
+def autocast(optim_wrapper: Mapping[str, Any], device: str) -> AbstractContextManager[object]:
+    """What a step of such an optimizer wrapper runs in."""
+    cfg = wrapper_config(optim_wrapper)
+    if cfg.get("type") == "Bfloat16OptimWrapper":
+        return torch.autocast(device, torch.bfloat16)
+    if cfg.get("type") == "AmpOptimWrapper":
+        return torch.autocast(device, getattr(torch, cfg.get("dtype") or "float16"))
+    return nullcontext()

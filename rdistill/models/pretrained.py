@@ -1,0 +1,246 @@
+"""Files of weights that a config names and mmengine would load: found, fetched and loaded without running code.
+
+mmengine's loaders of checkpoints fall back to an unsafe load. Here each of them is replaced, for the whole process:
+:func:`rdistill.models.checkpoint.load_file` reads what they find.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    _process_mmcls_checkpoint,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+from torch import nn
+
+from rdistill.core.errors import UserError, did_you_mean
+from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
+
+SAFE_SCHEME = "rdistill-safe:"  # a run's own checkpoint, which may hold whatever the run came to
+WEB = ("http://", "https://")
+TORCHVISION, OPENMMLAB, MMCLS = ("modelzoo://", "torchvision://"), ("open-mmlab://", "openmmlab://"), ("mmcls://",)
+TIMEOUT_S = 20.0  # for a server to answer
+FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def weights_alone(*, trust: bool = False) -> Iterator[None]:
+    """While a model is built or initialised: whatever it loads, mmengine's way or its own, may not run code.
+
+    Args:
+        trust: it may, as ``--trust-checkpoint`` says.
+    """
+    token = _trusted.set(trust)
+    before = {name: os.environ.get(name) for name in (FORCE, FORCE_NOT)}
+    if not trust:  # what torch itself heeds: also for models that call torch.load themselves
+        os.environ[FORCE] = "1"
+        os.environ.pop(FORCE_NOT, None)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def pretrained_files(section: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Config key -> what names a file of weights: a dict with ``checkpoint``, and ``prefix`` where there is one.
+
+    Args:
+        section: a part of a config, such as its ``model``.
+        where: that part's key.
+    """
+    if isinstance(section, (list, tuple)):
+        for index, item in enumerate(section):
+            yield from pretrained_files(item, f"{where}.{index}")
+    if not isinstance(section, Mapping):
+        return
+    kind = section.get("type")
+    kind = getattr(kind, "__name__", None) or str(kind).rpartition(".")[2]
+    if kind in ("Pretrained", "PretrainedInit") and isinstance(section.get("checkpoint"), str):
+        yield f"{where}.checkpoint", section
+    for key, value in section.items():
+        if key == "pretrained" and isinstance(value, str):
+            yield f"{where}.{key}", {"checkpoint": value}
+        else:
+            yield from pretrained_files(value, f"{where}.{key}")
+
+
+def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) -> tuple[list[str], str]:
+    """What is wrong with the files of weights that a student's ``model`` section starts from: lines, or what is there.
+
+    A file that is to be downloaded is not, but its server is asked for it.
+    """
+    problems, names = [], []
+    for key, entry in pretrained_files(model_cfg, "model"):
+        names.append(str(entry["checkpoint"]))
+        try:
+            _require_usable(entry, trust=trust)
+        except UserError as error:
+            # `pretrained` and an `init_cfg` alike may be None; of a list of initialisers only the file can be another.
+            owner = key.removesuffix(".checkpoint")
+            without = f", or --set {owner}=None for random weights" if not owner[-1].isdigit() else ""
+            problems += [f"{key}: {problem}; fix: --set {key}=FILE{without}" for problem in error.problems]
+    return problems, ", ".join(names)
+
+
+def local_file(name: str, *, download: bool = True) -> Path | None:
+    """Where the weights of a name are: a path, a URL, ``torchvision://``, ``open-mmlab://`` or ``mmcls://``.
+
+    Args:
+        name: as in a config.
+        download: what is not in the cache yet; without it, None is returned if the server has it.
+
+    Raises:
+        UserError: the name stands for nothing, or cannot be reached.
+    """
+    url = _url_of(name)
+    if not url.startswith(WEB):
+        return Path(url).expanduser()
+    cached = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(urlparse(url).path))
+    if cached.is_file():
+        return cached
+    shown = name if url == name else f"{name} ({url})"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # torch's download waits without end
+            if not download:
+                return None
+        _download(url, cached)
+    except (urllib.error.URLError, OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "reason", None) or error
+        text = " ".join(str(reason).split()) or type(error).__name__
+        raise UserError(f"{shown}: cannot be reached ({text}), and is not in the cache as {cached}") from None
+    return cached
+
+
+def _download(url: str, file: Path) -> None:
+    """Fetches a file once: the other workers of this machine wait, and then find it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: several fetch it, and each puts a whole file there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if not file.is_file():
+            torch.hub.download_url_to_file(url, str(file), progress=False)
+    finally:
+        os.close(handle)
+
+
+def start_weights(student: nn.Module, name: str, *, trust: bool = False) -> MatchingWeights:
+    """The weights that ``load_from`` gives a student: a path, a URL or a name of a model zoo.
+
+    Raises:
+        UserError: there is no such file, or it is another model's.
+    """
+    try:
+        file = local_file(name)
+    except UserError as error:
+        raise UserError(*(f"load_from: {problem}" for problem in error.problems)) from None
+    assert file is not None
+    return matching_weights(student, file, trust=trust)
+
+
+def _require_usable(entry: Mapping[str, Any], *, trust: bool) -> None:
+    """Raises UserError where a file of weights cannot be loaded, or has nothing under its ``prefix``."""
+    name = str(entry["checkpoint"])
+    if any(f"{scheme}://" in name for scheme in ("s3", "petrel", "pavi")):
+        return  # of a company's own storage: only the load itself can say
+    file = local_file(name, download=False)
+    if file is None:
+        return
+    weights = _load(file, trust=trust)
+    weights = weights.get("state_dict", weights)
+    prefix = entry.get("prefix")
+    if prefix and not any(key.startswith(f"{prefix.rstrip('.')}.") for key in weights):
+        raise UserError(f"{name}: has no weight that begins with the prefix {prefix!r}{did_you_mean(prefix, weights)}")
+
+
+def _url_of(name: str) -> str:
+    """The URL behind a name of a model zoo; any other name is returned as it is."""
+    for schemes, models in (
+        (TORCHVISION, get_torchvision_models),
+        (OPENMMLAB, get_external_models),
+        (MMCLS, get_mmcls_models),
+    ):
+        scheme = next((scheme for scheme in schemes if name.startswith(scheme)), None)
+        if scheme is None:
+            continue
+        try:
+            model, urls = name.removeprefix(scheme), models()
+        except ImportError as error:
+            raise UserError(f"{name}: needs a package that is not installed: {error}") from None
+        if schemes is OPENMMLAB:
+            model = get_deprecated_model_names().get(model, model)
+        if model not in urls:
+            raise UserError(f"{name}: there is no model of that name{did_you_mean(model, urls)}")
+        url = str(urls[model])
+        home = os.environ.get("MMENGINE_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mmengine")
+        return url if url.startswith(WEB) else os.path.join(home, url)  # a name of the user's own open_mmlab.json
+    return name.removeprefix("file://")
+
+
+def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> dict[str, Any]:
+    """A file of weights to start from. Complex ones would lose their imaginary part where mmengine copies them."""
+    loaded = load_file(file, trust=trust, map_location=map_location or "cpu")
+    weights = loaded.get("state_dict", loaded)
+    require_finite(file, weights)
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            raise UserError(f"{file}: {name} is complex; only `load_from` can start from complex weights")
+    return loaded
+
+
+def _load_named(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    """mmengine's loader of local files, URLs and names of model zoos."""
+    file = local_file(name)
+    assert file is not None
+    loaded = _load(file, map_location, trust=_trusted.get())
+    return _process_mmcls_checkpoint(loaded) if name.startswith(MMCLS) else loaded
+
+
+def _load_from_storage(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    """mmengine's loader of petrel's and other storage of its own."""
+    content = get_file_backend(name, backend_args={"backend": "petrel"}).get(name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, Path(name).name)
+        file.write_bytes(content)
+        return _load(file, map_location, trust=_trusted.get())
+
+
+def _load_from_pavi(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    raise UserError(f"{name}: pavi:// is not supported; download the file and name it instead")
+
+
+def _load_own(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    return load_file(name.removeprefix(SAFE_SCHEME), map_location=map_location or "cpu")
+
+
+for _prefixes, _loader in (
+    (("", *WEB, *TORCHVISION, *OPENMMLAB, *MMCLS), _load_named),
+    ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), _load_from_storage),
+    (("pavi://",), _load_from_pavi),
+    ((SAFE_SCHEME,), _load_own),
+):
+    CheckpointLoader.register_scheme(_prefixes, _loader, force=True)

@@ -1,0 +1,36 @@
+"""mmseg's cross-entropy over several workers, where it is no mean over pictures: its weights are shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from rdistill.distributed import collectives
+from rdistill.models.quiet_mmseg import CrossEntropyLoss
+
+
+def average_over_workers(student: nn.Module) -> None:
+    """Makes the workers' mean of every cross-entropy of a student that of the whole batch.
+
+    With class weights, or with ``avg_non_ignore``, mmseg divides by what this worker's labels weigh; afterwards it is
+    by what all workers' weigh, on average. So it is with a sigmoid and ``avg_non_ignore``. Any other loss stays as it
+    is.
+    """
+    for module in student.modules():
+        if type(module) is CrossEntropyLoss and not module.use_mask and module.reduction == "mean":
+            module.register_forward_hook(_by_weight_of_all, with_kwargs=True)
+
+
+def _by_weight_of_all(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Tensor:
+    label, ignored = args[1], kwargs["ignore_index"]
+    valid = label != ignored
+    if loss.class_weight is not None and not loss.use_sigmoid:  # with a sigmoid they change no divisor
+        own = (value.new_tensor(loss.class_weight)[label.where(valid, 0)] * valid).sum()
+    elif loss.avg_non_ignore:
+        own = valid.sum()
+    else:
+        return value  # a mean over all pixels, of which every worker has as many
+    every = collectives.mean(own.float())
+    return value * (own / every.clamp(min=1e-12))

@@ -1,0 +1,214 @@
+"""What can be found out about a sweep before its first trial; every problem in one list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_loss, one_line, tiny_batch, untouched
+from rdistill.checks.layers import listed_shapes
+from rdistill.checks.run import (
+    Report,
+    build_reporting,
+    check_config,
+    check_optimizer,
+    check_resources,
+    check_run,
+    counted,
+    local_resources,
+)
+from rdistill.config.load import DistillSpec, Shortcuts, distill_spec, find_beside, load_config, with_overrides
+from rdistill.core.errors import UserError
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distributed.cluster import connected
+from rdistill.models.pretrained import pretrained_problems
+from rdistill.models.segmentor import training_size
+from rdistill.sweeps.study.space import check_space, extremes, feature_counts, fix_pairs
+from rdistill.sweeps.study.spec import SweepSpec, read_sweep
+
+IMAGES = 2  # of the batch that is tried
+NO_STRUCTURE = ("weight", "schedule")  # of a loss: numbers that cannot make it fail
+REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
+
+
+def settle_pairs(base: Config, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
+    """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
+    distill = distill_spec(base)
+    assert distill is not None
+    size = training_size(base)
+    models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
+    ours, theirs = listed_shapes(distill, distiller.student, models, size)
+    return fix_pairs(spec, distill, ours, theirs, size)
+
+
+def check_sweep(
+    base: Config,
+    spec: SweepSpec,
+    distiller: Distiller,
+    *,
+    work_dir: str | Path | None = None,
+    trust_checkpoint: bool = False,
+    full_data: bool = False,
+) -> Report:
+    """Checks a sweep where its trials will run: the base as a run, then every structure in the space, one by one.
+
+    Args:
+        base: the sweep's loaded config.
+        spec: with settled pairs, see :func:`settle_pairs`.
+        distiller: the base's models; left as they were.
+        work_dir: where all trials write; None leaves the disk out.
+        trust_checkpoint: as for a run.
+        full_data: as for :func:`rdistill.checks.run.check_run`.
+    """
+    distill = distill_spec(base)
+    assert distill is not None
+    report = check_run(
+        base,
+        distiller=distiller,
+        work_dir=work_dir,
+        workers=spec.trial.workers,
+        trials=spec.num_students(feature_counts(distill)),
+        seed=spec.seed,
+        trust_checkpoint=trust_checkpoint,
+        full_data=full_data,
+    )
+    if report.problems:
+        return report
+    problems, tried = _structures(base, spec, distill, distiller, trust_checkpoint)
+    if spec.baseline.search:
+        alone = spec.model_copy(update={"space": spec.baseline.search})
+        more, also = _structures(base, alone, distill, distiller, trust_checkpoint)
+        problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
+    report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
+    return report
+
+
+def check_sweep_file(
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    *,
+    work_dir: str | Path | None = None,
+    address: str | None = None,
+    trust_checkpoint: bool = False,
+) -> Report:
+    """Checks a sweep file on this machine; asks a cluster only where one is named.
+
+    Raises:
+        UserError: the file itself is wrong, so that nothing else can be looked at.
+    """
+    spec = read_sweep(path)
+    config_file = find_beside(spec.config, path)
+    if config_file is None:
+        raise UserError(f"{path}: config: no such file {spec.config}")
+    overrides = {**spec.set, **(overrides or {})}
+    try:
+        base = load_config(config_file, overrides, shortcuts)
+    except UserError:
+        report = check_config(config_file, overrides, shortcuts, trust_checkpoint=trust_checkpoint)
+    else:
+        report = _check_loaded(base, spec, path, work_dir, trust_checkpoint)
+    trial = spec.trial
+    have = resources_at(address, Path(work_dir or "."))
+    report.add(
+        "resources",
+        *check_resources("one trial", trial.workers, trial.cpus_per_worker, trial.gpus_per_worker, have),
+    )
+    return report
+
+
+def resources_at(address: str | None, scratch: Path) -> Mapping[str, float]:
+    """What the cluster has that is named, by argument or ``RAY_ADDRESS``; or else this machine."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        return local_resources()
+    import ray
+
+    with connected(address, scratch):
+        return dict(ray.cluster_resources())
+
+
+def _check_loaded(
+    base: Config, spec: SweepSpec, path: Path, work_dir: str | Path | None, trust_checkpoint: bool
+) -> Report:
+    if base.get("distill") is None:
+        text = f"{path}: config: {spec.config} has no `distill` section, so there is nothing to sweep"
+        return Report(problems=[text])
+    found = Report(passed=[("sweep", str(path)), ("config", spec.config)])
+    try:
+        check_space(spec, base, str(path))
+    except UserError as error:
+        found.problems += error.problems
+    distiller = build_reporting(base, found, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+    if found.problems or distiller is None:
+        rest = check_run(base, distiller=distiller, work_dir=work_dir, full_data=True) if distiller else Report()
+        return _joined(found, rest)
+    try:
+        spec, found.left_out = settle_pairs(base, spec, distiller)
+    except UserError as error:
+        found.problems += [f"{path}: {problem}" for problem in error.problems]
+        return found
+    options: dict[str, Any] = dict(work_dir=work_dir, trust_checkpoint=trust_checkpoint, full_data=True)
+    return _joined(found, check_sweep(base, spec, distiller, **options))
+
+
+def _joined(first: Report, second: Report) -> Report:
+    problems = list(dict.fromkeys([*first.problems, *second.problems]))
+    return Report(
+        [*first.passed, *second.passed],
+        [*first.notes, *second.notes],
+        [*first.left_out, *second.left_out],
+        [*first.layouts, *second.layouts],
+        problems,
+    )
+
+
+def _structures(
+    base: Config, spec: SweepSpec, distill: DistillSpec, distiller: Distiller, trust_checkpoint: bool
+) -> tuple[list[str], int]:
+    """Tries each choice, and both ends of each range, by itself. Returns the problems and how many were tried."""
+    problems: list[str] = []
+    tried = 0
+    batch = tiny_batch(base, min(IMAGES, int(base.train_dataloader.batch_size)), spec.seed)
+    with untouched(distiller):
+        captured = capture_batch(distiller, distill, batch)
+        for key, dimension in spec.space.items():
+            for value in extremes(dimension, distill):
+                cfg = with_overrides(base, {key: value})
+                found = _structure(cfg, key, spec, distiller, captured, trust_checkpoint)
+                if found is not None:
+                    tried += 1
+                    problems += [f"space.{key} = {value}: {problem}" for problem in found]
+    return problems, tried
+
+
+def _structure(
+    cfg: Config, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
+) -> list[str] | None:
+    """The problems of one value of one key; None where the key changes no structure."""
+    parts = key.split(".")
+    if key.startswith("distill.losses.") and len(parts) > 2:
+        changed = distill_spec(cfg)
+        if (len(parts) > 3 and parts[3] in NO_STRUCTURE) or changed is None or parts[2] not in changed.losses:
+            return None
+        return check_loss(distiller, changed, parts[2], captured)
+    if key.startswith("optim_wrapper."):
+        return check_optimizer(distiller, cfg)
+    if not key.startswith((*REBUILDS, "train_dataloader.")):
+        return None
+    try:
+        if key.startswith(REBUILDS):
+            problems, _ = pretrained_problems(cfg.model, trust=trust_checkpoint)
+            if problems:
+                return problems
+            distiller = build_distiller(cfg, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+        batch = tiny_batch(cfg, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
+    except UserError as error:
+        return list(error.problems)
+    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
+        return [f"the models do not run: {one_line(error)}"]
+    return check_batch(distiller, cfg, batch, workers=spec.trial.workers)

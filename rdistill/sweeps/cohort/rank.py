@@ -1,0 +1,102 @@
+"""What each rank of a cohort of several workers runs; see :mod:`.group`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from mmengine.dist import broadcast_object_list, is_main_process
+
+from rdistill.core.errors import UserError
+from rdistill.core.storage import join, place
+from rdistill.sweeps.cohort.news import JOIN, News
+from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED
+from rdistill.sweeps.study.records import RECORD, TRIALS, TrialRecord
+from rdistill.sweeps.trial.faults import GivenUpError, give_up_again
+from rdistill.sweeps.trial.trial import Study, begun, reason_of, run_trial, score, support_trial
+from rdistill.training.hooks import DivergedError
+from rdistill.training.lockstep import Lane, Lockstep
+from rdistill.training.ray_train import lost_its_peers
+
+IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
+# Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
+RAISED_BY_ALL = (UserError, DivergedError)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each rank runs, until the group's actor is gone or says so."""
+    study, mailbox, main = config["study"], config["mailbox"], is_main_process()
+    lockstep, lanes = Lockstep(), dict[str, Lane]()
+    looked, beginning = 0.0, True
+    while True:
+        told: list[News | None] = [[]]
+        if main and time.monotonic() - looked >= IDLE_S:
+            told = [_begin(study, mailbox, ray.get(mailbox.news.remote(beginning)))]
+            looked, beginning = time.monotonic(), False
+        broadcast_object_list(told)
+        if told[0] is None:
+            return
+        for what, subject in told[0]:
+            if what == JOIN:
+                lanes[subject["id"]] = lockstep.join(subject["id"], _student(study, subject, mailbox, main))
+            elif subject in lanes:
+                lanes[subject].stopped = True
+        if not lockstep.step() and main:
+            time.sleep(IDLE_S)
+
+
+def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
+    """Makes each newcomer's folder ready before any rank looks into it; leaves out whoever has ended already."""
+    if news is None:
+        return None
+    left = []
+    for what, subject in news:
+        record = None
+        if what == JOIN:
+            with place(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
+                record = begun(here, subject)
+        if record is not None and (events := _ended(record)):
+            for event in events:
+                ray.get(mailbox.tell.remote(subject["id"], event))
+        else:
+            left.append((what, subject))
+    return left
+
+
+def _ended(record: TrialRecord) -> list[tuple[str, Any]]:
+    """What there is to tell of a trial that another start would not change; nothing of any other."""
+    if record.status == "finished":
+        return [(REPORTED, score(record)), (FINISHED, None)]
+    try:
+        give_up_again(record)
+    except GivenUpError as error:
+        return [(FAILED, str(error))]
+    return []
+
+
+def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:
+    """A lane's run. The first rank speaks for the student."""
+
+    def tell(event: str, what: Any = None) -> None:
+        if main:  # waits: an actor of several threads may take two calls in another order
+            ray.get(mailbox.tell.remote(trial["id"], (event, what)))
+
+    def train(lane: Lane) -> None:
+        try:
+            if main:
+                run_trial(study, trial, lambda report: tell(REPORTED, report), lane)
+            else:
+                support_trial(study, trial, lane)
+            tell(FINISHED)
+        except RAISED_BY_ALL as error:
+            tell(FAILED, reason_of(error))
+        except Exception as error:
+            # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
+            # Where it is this rank that has waited for one that is gone, the student is not to blame, and goes on then.
+            if not lost_its_peers(error):
+                ray.get(mailbox.tell.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
+            lane.broken = error
+
+    return train

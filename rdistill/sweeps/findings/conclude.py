@@ -1,0 +1,87 @@
+"""The end of a sweep: its table, its winner, and what it says on the console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+
+from rdistill.core.files import write_json, written_whole
+from rdistill.core.logs import LOGS
+from rdistill.core.storage import Place
+from rdistill.sweeps.findings.print_verdict import print_verdict
+from rdistill.sweeps.monitor.leaderboard import print_leaderboard
+from rdistill.sweeps.study.cohort_savings import COST, sweep_cost
+from rdistill.sweeps.study.records import (
+    CONFIRMED,
+    TRIALS,
+    TrialRecord,
+    gains,
+    load_records,
+    ranked,
+    write_table,
+)
+from rdistill.training.model_card import hand_over_sweep
+
+
+class SweepFailedError(RuntimeError):
+    """No trial of a sweep came to a score."""
+
+
+def conclude(here: Place, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
+    """Writes ``results.csv`` and the winner, prints the leaderboard and the verdict. Returns all trials, best first."""
+    work_dir, at = here.folder, here.where
+    records = load_records(work_dir)
+    table = write_table(work_dir, records)
+    order = ranked(records)
+    if cost := sweep_cost(records):
+        write_json(work_dir / COST, cost)
+    searched = [record for record in order if record.phase != CONFIRMED]
+    print_leaderboard(console, searched, gains(records))
+    if not order or not order[0].best:
+        reasons = next((record.reason for record in records if record.reason), "none was scored")
+        raise SweepFailedError(f"no trial has a score: {reasons}")
+    best = winner(records, summary["confirmed"])
+    here.pull(f"{TRIALS}/{best.id}/*")
+    _write_best(work_dir, best)
+    console.print(f"best      {best.id}: {at}/best.pth with {at}/best.py")
+    console.print(
+        f"all       {at}/{table.name}; each trial in {at}/{TRIALS}/ID, again with `rdistill train .../trial.py`"
+    )
+    if cost:
+        console.print(
+            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {at}/{COST}"
+        )
+    console.print(f"logs      {at}/{LOGS}: what Ray and its workers had to say")
+    print_verdict(console, summary)
+    return order
+
+
+def winner(records: Sequence[TrialRecord], confirmed: Mapping[str, Any] | None) -> TrialRecord:
+    """The trial whose student is handed over.
+
+    The best run of the configuration with the highest mean over the confirmation's seeds, which may be a baseline;
+    the best of the search where nothing is confirmed.
+    """
+    arms = [] if confirmed is None else [confirmed["baseline"], *confirmed["configurations"]]
+    arms = [arm for arm in arms if arm is not None and arm["mean"] is not None]
+    if not arms:
+        return ranked(record for record in records if record.phase != CONFIRMED)[0]
+    best = max(arms, key=lambda arm: arm["mean"])["id"]
+    return ranked(record for record in records if record.of == best and record.status == "finished")[0]
+
+
+def _write_best(work_dir: Path, best: TrialRecord) -> None:
+    folder = work_dir / TRIALS / best.id
+    if not (folder / "student.pth").is_file():  # it was stopped while it led: its best checkpoint is there
+        from rdistill.training.student_files import write_student
+
+        write_student(Config.fromfile(str(folder / "trial.py")), folder)
+    for source, target in (("student.pth", "best.pth"), ("student.py", "best.py")):
+        with written_whole(work_dir / target) as partial:
+            shutil.copyfile(folder / source, partial)
+    hand_over_sweep(work_dir, folder)

@@ -1,0 +1,284 @@
+"""Pictures for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
+
+Drawn once, at the end of a sweep. The report shows them and needs no torch for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import ray
+from mmengine.config import Config
+
+from rdistill.config.load import import_custom_modules
+from rdistill.core.files import write_json, written_whole
+from rdistill.core.storage import join, place
+from rdistill.data.picture import as_rgb, loads_bgr
+from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
+from rdistill.sweeps.trial.trial import Study, reason_of
+from rdistill.training.ray_train import Resources
+
+PICTURES = "pictures"  # folder of a sweep
+INDEX = "pictures.json"
+MOST_IMAGES = 100  # of the validation data, evenly spread, that are scored one by one
+LONGEST_SIDE = 1024  # pixels of a picture
+TIME_LIMIT_S = 1800
+OPACITY = 0.55  # of a class's colour over the photograph
+# By whom a pixel is got wrong: Okabe and Ito's orange and blue, and grey.
+ONLY_BEST, ONLY_BASELINE, BOTH = (213, 94, 0), (0, 114, 178), (95, 95, 95)
+
+
+def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
+    """Draws the worst, the median and the best validation image of the best student, each as several PNG files.
+
+    Writes ``pictures/`` with ``pictures.json``: which files there are, and every image's mIoU. No sweep fails of it.
+
+    Args:
+        study: of the sweep; its work dir may be at a URI.
+        resources: of one trial.
+        folder: the work dir on this machine, with the trials' records.
+
+    Returns:
+        Why there are none, on one line; empty where there are some.
+    """
+    best, baseline = a_typical_pair(load_records(folder))
+    (folder / PICTURES).mkdir(exist_ok=True)
+    index = folder / PICTURES / INDEX
+    if best is None:
+        reason = "no student under a teacher has a score"
+    else:
+        try:
+            write_json(index, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
+            return ""
+        except Exception as error:  # whatever it is: the sweep itself is done
+            cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
+            reason = reason_of(cause)
+    write_json(index, {"reason": reason})
+    return reason
+
+
+def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) -> dict[str, Any]:
+    """What pictures.json holds: drawn by a GPU where trials have one, else here, where torch is loaded already."""
+    need = resources.per_worker()
+    if not need.get("GPU"):
+        return _draw(study, best, baseline)
+    task = ray.remote(_draw).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
+    pending = task.remote(study, best, baseline)
+    try:
+        return dict(ray.get(pending, timeout=TIME_LIMIT_S))
+    except Exception:
+        ray.cancel(pending, force=True)
+        raise
+
+
+def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
+    """The best student under a teacher and the student alone that it is held against.
+
+    Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one.
+    """
+    done: defaultdict[str, dict[int, TrialRecord]] = defaultdict(dict)
+    alone: dict[int, TrialRecord] = {}
+    for record in records:
+        if record.phase == CONFIRMED and record.status == "finished" and record.best:
+            (alone if record.is_baseline else done[record.of])[record.seed] = record
+    if done:
+        runs = max(done.values(), key=lambda group: mean(_score(run) for run in group.values()))
+        paired = sorted(runs.keys() & alone.keys(), key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
+        if paired:
+            seed = paired[len(paired) // 2]
+            return runs[seed], alone[seed]
+    searched = [record for record in ranked(records) if record.phase != CONFIRMED and record.best]
+    return (
+        next((record for record in searched if not record.is_baseline), None),
+        next((record for record in searched if record.is_baseline), None),
+    )
+
+
+def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int = 255) -> float | None:
+    """mIoU in percent of one image, over the classes that occur in it or are predicted; None if all is ignored.
+
+    Args:
+        predicted, truth: height x width, class indices.
+    """
+    seen = truth != ignore
+    pairs = truth[seen].astype(np.int64) * num_classes + predicted[seen]
+    matrix = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    occurs = union > 0
+    return float((matrix.diagonal()[occurs] / union[occurs]).mean() * 100) if occurs.any() else None
+
+
+def overlay(photo: np.ndarray, mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """Classes in their colours over a photograph (height x width x 3, RGB); one that is black leaves it as it is."""
+    known = mask != ignore
+    colours = palette[np.where(known, mask, 0)]
+    shown = known & (colours.sum(-1) > 0)
+    mixed = photo * (1 - OPACITY) + colours * OPACITY
+    return np.where(shown[..., None], mixed, photo).round().astype(np.uint8)
+
+
+def errors(photo: np.ndarray, wrong: np.ndarray, wrong_alone: np.ndarray | None) -> np.ndarray:
+    """A pale photograph with the pixels that the best, the baseline or both get wrong (height x width, bool)."""
+    pale = 255 - (255 - photo.mean(-1, keepdims=True)) * 0.35
+    picture = np.repeat(pale, 3, axis=-1)
+    alone = np.zeros_like(wrong) if wrong_alone is None else wrong_alone
+    for where, colour in ((wrong & ~alone, ONLY_BEST), (alone & ~wrong, ONLY_BASELINE), (wrong & alone, BOTH)):
+        picture[where] = colour
+    return picture.round().astype(np.uint8)
+
+
+def _score(record: TrialRecord) -> float:
+    return float(record.best["mIoU"])
+
+
+def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
+    with place(join(study.work_dir, PICTURES)) as here:
+        index = _draw_into(here.folder, study, best, baseline)
+        here.push()
+    return index
+
+
+def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    import torch
+
+    from rdistill.models.quiet_mmseg import DATASETS
+    from rdistill.models.segmentor import ignore_index
+
+    import_custom_modules(study.base)
+    models = _models(study, best, baseline)
+    dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
+    pipeline = _pipeline(study.base.val_dataloader.dataset)
+    classes = list(dataset.metainfo["classes"])
+    ignore = ignore_index(models["best"])
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
+    rows = []
+    with torch.no_grad():
+        for index in indices:
+            masks = _masks(dataset[index], models)
+            scores = {
+                name: image_iou(mask, masks["truth"], len(classes), ignore)
+                for name, mask in masks.items()
+                if name != "truth"
+            }
+            rows.append({"index": index, "name": Path(dataset.get_data_info(index)["img_path"]).name, **scores})
+        order = sorted((row for row in rows if row["best"] is not None), key=lambda row: row["best"])
+        ranks = {0: "worst", len(order) // 2: "median", len(order) - 1: "best"} if order else {}
+        palette = _palette(dataset.metainfo, len(classes))
+        chosen = []
+        for rank, which in ranks.items():
+            row = order[rank]
+            sample = dataset[row["index"]]
+            drawn = _picture(_photo(sample, bgr=loads_bgr(pipeline)), _masks(sample, models), palette, ignore)
+            files = _write(folder, which, drawn)
+            scores = {name: row[name] for name in models}
+            chosen.append({"which": which, "name": row["name"], "files": files, "IoU": scores})
+    return {
+        "best": best,
+        "baseline": baseline,
+        "images": len(dataset),
+        "scored": len(rows),
+        "classes": classes,
+        "palette": palette.tolist(),
+        "chosen": chosen,
+        "per_image": [{key: value for key, value in row.items() if key != "index"} for row in rows],
+    }
+
+
+def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+    """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+    models: dict[str, Any] = {}
+    first = study.base.distill.teachers[0]
+    if first.get("checkpoint"):
+        model_cfg = {**first.model.to_dict(), "pretrained": None}
+        models["teacher"] = _model("teacher", model_cfg, first.checkpoint, study.trust_checkpoint)
+    for kind, name in (("baseline", baseline), ("best", best)):
+        if name is not None:
+            with place(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:
+                model_cfg = Config.fromfile(str(here.folder / "trial.py")).model.to_dict()
+                models[kind] = _model(kind, model_cfg, here.folder / "best.pth")
+    return models
+
+
+def _model(kind: str, model_cfg: dict[str, Any], weights: str | Path, trust: bool = False) -> Any:
+    import torch
+    from mmengine.model import revert_sync_batchnorm
+
+    from rdistill.models import checkpoint
+    from rdistill.models.segmentor import build_segmentor
+
+    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind, trust_checkpoint=trust))
+    checkpoint.load_weights(model, weights, trust=trust, what=kind)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Class indices, height x width: the truth and what each model says."""
+    from mmengine.dataset import pseudo_collate
+
+    found = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
+    for name, model in models.items():
+        (result,) = model.val_step(pseudo_collate([sample]))
+        # mmseg gives floats where a head has one channel and a threshold.
+        found[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
+    return found
+
+
+def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Of the dataset that reads files, below its wrappers; of several, the first's."""
+    while not dataset.get("pipeline"):
+        inner = dataset["dataset"] if "dataset" in dataset else dataset["datasets"]
+        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return list(dataset["pipeline"])
+
+
+def _photo(sample: Mapping[str, Any], *, bgr: bool) -> np.ndarray:
+    """The image as the dataset loaded it, RGB, at the size of its mask.
+
+    Args:
+        sample: of the dataset, ``inputs`` bands x height x width.
+        bgr: as for :func:`rdistill.data.picture.as_rgb`.
+    """
+    from PIL import Image
+
+    rgb = as_rgb(sample["inputs"].numpy().transpose(1, 2, 0), bgr=bgr)
+    height, width = sample["data_samples"].gt_sem_seg.data.shape[-2:]
+    return np.asarray(Image.fromarray(rgb).resize((width, height)))
+
+
+def _picture(
+    photo: np.ndarray, masks: Mapping[str, np.ndarray], palette: np.ndarray, ignore: int
+) -> dict[str, np.ndarray]:
+    counts = masks["truth"] != ignore
+    wrong = {name: (mask != masks["truth"]) & counts for name, mask in masks.items()}
+    panels = {name: overlay(photo, mask, palette, ignore) for name, mask in masks.items()}
+    return {"image": photo, **panels, "difference": errors(photo, wrong["best"], wrong.get("baseline"))}
+
+
+def _write(folder: Path, which: str, panels: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Writes a PNG for each panel. Returns panel -> file name."""
+    from PIL import Image
+
+    files = {}
+    for kind, pixels in panels.items():
+        image = Image.fromarray(pixels)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        files[kind] = f"{which}-{kind}.png"
+        with written_whole(folder / files[kind]) as partial:
+            image.save(partial, "PNG")
+    return files
+
+
+def _palette(metainfo: Mapping[str, Any], num_classes: int) -> np.ndarray:
+    """The dataset's colours, one a class; colours of our own where it has none, the first class's black."""
+    own = metainfo.get("palette")
+    if own is not None and len(own) >= num_classes:
+        return np.array(own[:num_classes])
+    colours = np.random.default_rng(0).integers(60, 256, (num_classes, 3))
+    colours[0] = 0
+    return colours

@@ -1,0 +1,251 @@
+"""``summary.json``: a sweep's answer, how it was come by and what it cost, for people and for the report.
+
+Written while the sweep runs and at its end. Needs neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.files import read_json, write_json
+from rdistill.core.redaction import redacted
+from rdistill.sweeps.findings.confirm import load_selection
+from rdistill.sweeps.findings.statistics import describe, evidence, verdict
+from rdistill.sweeps.study.records import (
+    BASELINE,
+    CONFIRMED,
+    SEARCHED,
+    TrialRecord,
+    gain,
+    load_records,
+    pareto,
+    ranked,
+    twins,
+)
+from rdistill.sweeps.study.spec import SweepSpec
+
+SUMMARY = "summary.json"
+REFRESH_S = 15.0  # seconds between two states of a running sweep's summary
+PACKAGES = ("torch", "ray", "optuna", "numpy", "mmengine", "mmcv", "mmsegmentation")  # or OneDL's of that name
+RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+
+
+@dataclass
+class Facts:
+    """What does not depend on how far a sweep is."""
+
+    spec: SweepSpec
+    trials: int  # of the search
+    baselines: int
+    iterations: int  # of each trial that is not stopped
+    teachers: Sequence[Mapping[str, Any]]  # scores of each
+    processes: int  # trials at a time, or cohorts
+    started: str = field(default_factory=lambda: _now())
+    since: float = field(default_factory=time.monotonic)
+    teacher_test: Mapping[str, Any] | None = None  # the first teacher's scores on the test split
+
+
+def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> dict[str, Any]:
+    """Everything that ``summary.json`` holds; docs/proof.md explains it."""
+    spec = facts.spec
+    confirmed, test, left = _confirmed(facts, records, work_dir)
+    tuned = bool(spec.baseline.search)
+    earlier = read_summary(work_dir)
+    return {
+        "status": status,
+        "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left),
+        "teacher": dict(facts.teachers[0]) if facts.teachers and facts.teachers[0] else None,
+        "teachers": [dict(one) for one in facts.teachers],
+        "searched": _searched(facts, records),
+        "confirmed": confirmed,
+        "test": test,
+        "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
+        "objectives": list(spec.objectives),
+        "cost": _cost(facts, records, earlier),
+        "environment": _environment(facts, earlier, status),
+        "warnings": warnings_of(spec, records),
+    }
+
+
+def read_summary(work_dir: Path) -> dict[str, Any]:
+    """What was last written; empty before the first time."""
+    file = work_dir / SUMMARY
+    return read_json(file) if file.is_file() else {}
+
+
+def write_summary(facts: Facts, work_dir: Path, status: str) -> dict[str, Any]:
+    """Writes ``summary.json`` as things stand, whole or not at all."""
+    summary = summarize(facts, load_records(work_dir), work_dir, status)
+    write_json(work_dir / SUMMARY, summary)
+    return summary
+
+
+@contextmanager
+def kept_up_to_date(facts: Facts, work_dir: Path) -> Iterator[None]:
+    """Writes the summary now and then, as long as the context lasts."""
+    over = threading.Event()
+
+    def refresh() -> None:
+        pause = 0.0
+        while not over.wait(pause):
+            began = time.monotonic()
+            write_summary(facts, work_dir, RUNNING)
+            pause = max(REFRESH_S, 50 * (time.monotonic() - began))  # a large sweep's takes longer to put together
+
+    thread = threading.Thread(target=refresh, name="summary", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
+    """What a reader of the results should know before trusting them, a line each."""
+    found = []
+    shared = [key for key in spec.space if key.lstrip("+").split(".")[0] != "distill"]
+    if shared and not spec.baseline.search:
+        found.append(
+            f"the baseline was not tuned, though {', '.join(shared)} was searched for the students: "
+            "add baseline.search for a fair comparison"
+        )
+    alone = [record.id for record in records if record.is_baseline and record.one_class_only]
+    if alone:
+        found.append(f"baselines that never left one class: {', '.join(alone)}")
+    for record in _of(records, CONFIRMED):
+        if record.status == "failed":
+            found.append(f"{record.id} failed and is left out of its pairs: {record.reason}")
+    for first, second in twins(records):
+        found.append(f"{first} and {second} have different values and the same losses: a value has no effect")
+    return found
+
+
+def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    best = next((one for one in ranked(_of(records, SEARCHED)) if one.best), None)
+    baseline = next((one for one in ranked(_of(records, BASELINE)) if one.best), None)
+    return {
+        "trials": facts.trials,
+        "baseline_trials": facts.baselines,
+        "status": dict(Counter(one.status for one in records if one.phase != CONFIRMED)),
+        "best": best.id if best else None,
+        "best_label": describe(best) if best else None,
+        "best_mIoU": best.best["mIoU"] if best else None,
+        "baseline": baseline.id if baseline else None,
+        "baseline_label": describe(baseline) if baseline else None,
+        "baseline_mIoU": baseline.best["mIoU"] if baseline else None,
+        "gain": gain(best, records) if best else None,
+        "seed": facts.spec.seed,
+    }
+
+
+def _confirmed(
+    facts: Facts, records: Sequence[TrialRecord], work_dir: Path
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, int]:
+    """The evidence on validation data and on the test split, and how many runs are still to come."""
+    selection = load_selection(work_dir)
+    if selection is None:
+        confirm = facts.spec.confirm
+        return None, None, (1 + confirm.top) * len(confirm.seeds) if confirm else 0
+    runs = _of(records, CONFIRMED)
+    arms = (selection.baseline, selection.configurations)
+    teacher = facts.teachers[0].get("mIoU") if facts.teachers else None
+    confirmed = {"seeds": list(selection.seeds), **evidence(runs, *arms, teacher)}
+    expected = len(selection.seeds) * (len(selection.configurations) + (selection.baseline is not None))
+    left = expected - sum(run.status in ("finished", "failed") for run in runs)
+    test = None
+    if any(run.test for run in runs):
+        on_test = facts.teacher_test
+        test = {
+            "teacher": dict(on_test) if on_test else None,
+            **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test),
+        }
+    return confirmed, test, left
+
+
+def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    before = [one for one in _sessions(earlier) if one["started"] != facts.started]
+    done = {one.id: one.history[-1]["iter"] if one.history else 0 for one in records}
+    stopped = sum(facts.iterations - done[one.id] for one in records if one.status == "stopped")
+    total = sum(done.values())
+    return {
+        "wall_seconds": round(time.monotonic() - facts.since + sum(one["seconds"] for one in before), 1),
+        "trial_seconds": round(sum(one.history[-1]["seconds"] for one in records if one.history), 1),
+        "processes": facts.processes,
+        "iterations": total,
+        "iterations_saved_by_stopping": stopped,
+        "share_saved_by_stopping": round(stopped / (total + stopped), 4) if total else 0.0,
+    }
+
+
+def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[str, Any]:
+    spec = facts.spec
+    now = _now()
+    session = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
+    sessions = [*(one for one in _sessions(earlier) if one["started"] != facts.started), session]
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cpus": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        },
+        "command": shlex.join(redacted(sys.argv)),
+        "seeds": {
+            "training": spec.seed,
+            "search": spec.search.seed,
+            "baseline_search": spec.search.seed if spec.baseline.seed is None else spec.baseline.seed,
+            "confirm": list(spec.confirm.seeds) if spec.confirm else [],
+        },
+        "started": sessions[0]["started"],
+        "ended": None if status == RUNNING else now,
+        "written": now,
+        "sessions": sessions,
+    }
+
+
+def _sessions(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list((earlier.get("environment") or {}).get("sessions") or [])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("rdistill", *PACKAGES):
+        for name in (package, f"onedl-{package}"):
+            try:
+                found[name] = version(name)
+                break
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _of(records: Sequence[TrialRecord], phase: str) -> list[TrialRecord]:
+    return [record for record in records if record.phase == phase]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,325 @@
+"""A sweep on the console while it runs: a table of trials that updates in place, or a few plain lines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.monitor.leaderboard import short_key, text_of
+from rdistill.sweeps.study.records import BASELINE, PROGRESS, TRIALS, load_record
+from rdistill.training.console import SILENCE_S, duration, updates_in_place
+
+BEST_SHOWN = 5  # of the trials that have ended, besides the baseline
+ROWS_SHOWN = 15  # trials in the table, if the terminal has the height
+LINES_OF_A_SWEEP = 40  # that tell of an end where the output is not a terminal; more trials are thinned out
+RATE_OVER_S = 120.0  # throughput is that of so many seconds past
+VALUE_WIDTH = 9  # characters of a swept value
+RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
+
+
+@dataclass
+class Row:
+    """One trial as the table shows it."""
+
+    seen: TrialSeen
+    values: Mapping[str, Any]
+    iteration: int = 0
+    now: float | None = None  # mIoU of the last validation
+    best: float | None = None
+    status: str = RUNNING
+    reason: str = ""
+    read_back: bool = False  # whether `values` are those that the built model has
+
+
+class SweepConsole:
+    """Shows which trials run, how they score, and for how long it will go on.
+
+    Args:
+        console: where to; the table updates in place on a terminal, elsewhere a line tells of each trial's end.
+        work_dir: of the sweep; trials leave there how far they are.
+        iterations: of each trial.
+        name: of the sweep.
+    """
+
+    def __init__(self, console: Console, work_dir: Path, iterations: int, name: str = "sweep") -> None:
+        self.console, self.work_dir, self.iterations, self.name = console, work_dir, iterations, name
+        self.rows: dict[str, Row] = {}
+        self.expected: dict[str, int] = {}
+        self._began = time.monotonic()
+        self._rates: deque[tuple[float, int]] = deque()
+        self._live: Live | None = None
+        self._lock = threading.RLock()  # the table is drawn in a thread of rich's
+        self._told_at = 0.0  # share of the trials that were done at the last plain line of a trial's end
+        self._overdue = self._began + SILENCE_S  # when a plain line has to say how far it is
+        # What is asked at each trial's end is kept, or a sweep of many would spend its time on looking at all of them.
+        self._count: Counter[str] = Counter()
+        self._leader: Row | None = None  # of the distilled trials
+
+    def __enter__(self) -> SweepConsole:
+        self._began = time.monotonic()
+        if updates_in_place(self.console):
+            self._live = Live(get_renderable=self.draw, console=self.console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def expect(self, phase: str, trials: int) -> None:
+        """Sets how many trials a phase has. Phases may come, and change, while the sweep runs."""
+        self.expected[phase] = trials
+
+    # What happens ------------------------------------------------------------------------------------------------
+
+    def started(self, trial: TrialSeen) -> None:
+        with self._lock:
+            self._becomes(self._row(trial), RUNNING)
+
+    def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+        with self._lock:
+            row = self._row(trial)
+            row.iteration, row.now, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
+            self._may_lead(row)
+            if not row.read_back and (record := load_record(self.work_dir / TRIALS / trial.id)) is not None:
+                row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
+                row.read_back = True
+            if self._live is None and time.monotonic() >= self._overdue:
+                self._tell_how_far()
+
+    def lost(self, trial: TrialSeen, reason: str) -> None:
+        self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
+
+    def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+        record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
+        with self._lock:
+            row = self._row(trial)
+            row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
+            self._may_lead(row)
+            self._becomes(row, FAILED if failed else DONE if row.iteration >= self.iterations else STOPPED)
+            row.reason = record.reason if record else ""
+        if self._live is None:
+            self._tell(row)
+        elif failed:
+            self.console.print(f"{trial.id:<9} failed: {row.reason}", markup=False)
+
+    def warned(self, message: str) -> None:
+        """Shows a line that stays."""
+        self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
+
+    def _row(self, trial: TrialSeen) -> Row:
+        if trial.id not in self.rows:
+            self.rows[trial.id] = Row(trial, trial.values)
+            self._count[RUNNING] += 1
+        return self.rows[trial.id]
+
+    def _becomes(self, row: Row, status: str) -> None:
+        self._count[row.status] -= 1
+        self._count[status] += 1
+        row.status = status
+
+    def _may_lead(self, row: Row) -> None:
+        leader = self._leader
+        if row.seen.phase != BASELINE and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
+            self._leader = row
+
+    # What it comes to --------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Trials of all phases that are known of."""
+        return max(len(self.rows), sum(self.expected.values()))
+
+    def counts(self) -> Counter[str]:
+        return self._count
+
+    def best(self) -> Row | None:
+        """The best of the distilled trials, or of all while there is none."""
+        if self._leader is not None:
+            return self._leader
+        scored = [row for row in self.rows.values() if row.best is not None]
+        return max(scored, key=lambda row: row.best or 0.0, default=None)
+
+    def gain(self, row: Row) -> float | None:
+        """mIoU over the best baseline of the same seed; None for a baseline, and while none has trained as long."""
+        baselines = [
+            other.best
+            for other in self.rows.values()
+            if _alone(other.seen)
+            and other.best
+            and other.seen.seed == row.seen.seed
+            and other.iteration >= row.iteration
+        ]
+        if _alone(row.seen) or row.best is None or not baselines:
+            return None
+        return row.best - max(baselines)
+
+    def rate(self) -> float | None:
+        """Trial-iterations a second, of the last two minutes; None before the first."""
+        now, done = time.monotonic(), sum(row.iteration for row in self.rows.values())
+        if not self._rates or done > self._rates[-1][1]:
+            self._rates.append((now, done))
+        while len(self._rates) > 2 and now - self._rates[1][0] > RATE_OVER_S:
+            self._rates.popleft()
+        (since, before), (until, after) = self._rates[0], self._rates[-1]
+        return (after - before) / (until - since) if after > before else None
+
+    def eta(self) -> str:
+        """Time to the end at the present rate; a trial to come is reckoned as long as those that have ended."""
+        rate = self.rate()
+        if rate is None:
+            return "unknown"
+        over = [row.iteration for row in self.rows.values() if row.status in (DONE, STOPPED)]
+        each = sum(over) / len(over) if over else self.iterations
+        running = [row for row in self.rows.values() if row.status == RUNNING]
+        # Those that are past it are the ones that nobody has stopped.
+        ends = [(each if row.iteration < each else self.iterations) - row.iteration for row in running]
+        left = each * (self.total - len(self.rows)) + sum(ends)
+        return duration(left / rate)
+
+    # The lines ---------------------------------------------------------------------------------------------------
+
+    def _tell_how_far(self) -> None:
+        """A line after a silent minute."""
+        self._overdue = time.monotonic() + SILENCE_S
+        over = len(self.rows) - self._count[RUNNING]
+        line = f"so far    {over}/{self.total} over, {self._count[RUNNING]} running  {'  '.join(self._figures())}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _tell(self, row: Row) -> None:
+        """A line of a trial's end. Of a large sweep's: failures, the best, and now and then one more."""
+        over = len(self.rows) - self._count[RUNNING]
+        share = over / self.total
+        notable = row.status == FAILED or row is self._leader or row.seen.phase == BASELINE or over == self.total
+        if self.total > LINES_OF_A_SWEEP and not notable and share - self._told_at < 1 / LINES_OF_A_SWEEP:
+            return
+        self._told_at, self._overdue = share, time.monotonic() + SILENCE_S
+        gain = self.gain(row)
+        parts = [f"mIoU {_number(row.best)}"]
+        parts += [f"gain {gain:+.2f}"] if gain is not None else []
+        parts += [f"stopped at {row.iteration}"] if row.status == STOPPED else []
+        what = f"failed: {row.reason}" if row.status == FAILED else "  ".join(parts)
+        line = f"{row.seen.id:<9} {what}  ({over}/{self.total}, eta {self.eta()})"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    # The table ---------------------------------------------------------------------------------------------------
+
+    def draw(self) -> Group:
+        """Head line, table, foot line, as they are now."""
+        with self._lock:
+            for row in self.rows.values():
+                if row.status == RUNNING:
+                    row.iteration = max(row.iteration, _progress(self.work_dir / TRIALS / row.seen.id))
+            rows = self._choose(min(ROWS_SHOWN, self.console.height - 9))
+            return Group(self._head(), *self._table(rows), self._foot())
+
+    def _head(self) -> Text:
+        counts = self.counts()
+        phases = [f"{phase} {n}" for phase, n in self._progress_of_phases()]
+        line = Text(f"{self.name}  ", style="bold")
+        line.append("  ".join(phases), style="not bold")
+        for status in (RUNNING, DONE, STOPPED, FAILED):
+            line.append(f"  {counts[status]} {status}", style=f"not bold {STYLES[status] if counts[status] else 'dim'}")
+        line.truncate(self.console.width, overflow="ellipsis")
+        return line
+
+    def _progress_of_phases(self) -> list[tuple[str, str]]:
+        over = Counter(row.seen.phase for row in self.rows.values() if row.status != RUNNING)
+        seen = Counter(row.seen.phase for row in self.rows.values())
+        return [(p, f"{over[p]}/{max(self.expected.get(p, 0), seen[p])}") for p in {**self.expected, **seen}]
+
+    def _choose(self, most: int) -> list[Row]:
+        """The rows to show, best first: the baseline, running ones, and the best of those that have ended."""
+        by_score = sorted(self.rows.values(), key=lambda row: -(row.best or 0.0))
+        running = [row for row in by_score if row.status == RUNNING]
+        over = [row for row in by_score if row.status != RUNNING]
+        most = max(most, 3)
+        if len(by_score) <= most:
+            return by_score
+        leaders = [row for row in over if row.seen.phase == BASELINE][:1]
+        leaders += [row for row in over if row not in leaders][: min(BEST_SHOWN, max(1, most - len(running) - 1))]
+        chosen = {row.seen.id for row in (*leaders, *running[: max(1, most - len(leaders))])}
+        return [row for row in by_score if row.seen.id in chosen]
+
+    def _table(self, rows: list[Row]) -> list[Any]:
+        """The table of some rows, and a line that says what is not shown."""
+        keys = sorted({key for row in self.rows.values() for key in row.values})
+        widths = {
+            "trial": max(8, *(len(row.seen.id) for row in rows), 0),
+            "phase": 8,
+            "iteration": max(9, 2 * len(str(self.iterations)) + 1),
+            **{"mIoU": 6, "best": 6, "gain": 6, "status": 7},
+        }
+        room = self.console.width - sum(widths.values()) - len(widths)
+        fit = min(len(keys), max(0, room // (VALUE_WIDTH + 1)))
+        table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+        for name, width in widths.items():
+            if name == "iteration":
+                for key in keys[:fit]:
+                    # The last part below the rest: a loss's name over its parameter.
+                    head = "\n".join(part[:VALUE_WIDTH] for part in short_key(key, keys).split("."))
+                    table.add_column(head, justify="right", no_wrap=True, width=VALUE_WIDTH)
+            left = name in ("trial", "phase", "status")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True, width=width)
+        for row in rows:
+            gain = self.gain(row)
+            table.add_row(
+                row.seen.id,
+                row.seen.phase,
+                *(text_of(row.values.get(key)) for key in keys[:fit]),
+                f"{row.iteration}/{self.iterations}",
+                _number(row.now),
+                _number(row.best),
+                "" if gain is None else f"{gain:+.2f}",
+                row.status,
+                style="bold" if row is self.best() else "",
+            )
+        hidden = Counter(row.status for row in self.rows.values() if row not in rows)
+        words = [", ".join(f"{n} {status}" for status, n in hidden.items())] if hidden else []
+        words += [f"the values of {', '.join(short_key(key, keys) for key in keys[fit:])}"] if keys[fit:] else []
+        return [table, *([Text(f"not shown: {'; '.join(words)}", style="dim")] if words else [])]
+
+    def _foot(self) -> Text:
+        line = Text("  ".join(self._figures()))
+        line.truncate(self.console.width, overflow="ellipsis")
+        return line
+
+    def _figures(self) -> list[str]:
+        """The best so far, the throughput, and the time."""
+        best, rate = self.best(), self.rate()
+        parts = ["no score yet"]
+        if best is not None:
+            gain = self.gain(best)
+            parts = [f"best {best.seen.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
+        parts += [f"{rate:.1f} trial-iter/s"] if rate is not None else []
+        return [*parts, f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
+
+
+def _alone(trial: TrialSeen) -> bool:
+    """Whether it is a baseline, or repeats one."""
+    return (trial.of or trial.id).startswith("b")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _progress(folder: Path) -> int:
+    """The iteration that a trial has come to; its process writes it down now and then."""
+    try:
+        return int((folder / PROGRESS).read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,345 @@
+"""Tracking of a sweep: a run of wandb, TensorBoard or MLflow for each trial, written by the sweep's own process.
+
+TensorBoard and MLflow through Ray Tune's logger callbacks. wandb through its own runs side by side in one process:
+Ray's callback starts two processes a trial, which would take more memory than the cohort that trains them.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rdistill.config.tracking import (
+    MLFLOW_URI,
+    Tracking,
+    environment_kept,
+    import_wandb,
+    mlflow_uri,
+    prepare_libraries,
+    wandb_mode,
+)
+from rdistill.core.files import read_text, write_whole
+from rdistill.core.redaction import redacted
+from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
+from rdistill.training.tracked_run import FAILURES_BORNE, QUIET_WANDB
+
+PATIENCE_S = 120.0  # for a tracker that has still to write at the end of a sweep
+
+
+class Tracker(Protocol):
+    """One tracker's side. All calls come from one thread; any may raise."""
+
+    def started(self, trial: TrialSeen) -> None: ...
+
+    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+        """``metrics`` are flat, ``iter`` among them; ``images`` those of this validation."""
+
+    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None: ...
+
+    def close(self) -> None:
+        """The sweep is over; trials that have not ended were interrupted."""
+
+
+class InBackground:
+    """An onlooker that has a tracker write in a thread of its own, and outlives its failures.
+
+    Args:
+        name: of the tracker, for warnings.
+        make: starts it; called in the thread.
+        work_dir: of the sweep.
+        warn: is given a line when it fails.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Tracker], work_dir: Path, warn: Callable[[str], None]) -> None:
+        self.name, self.work_dir, self.warn = name, work_dir, warn
+        self._make = make
+        self._todo: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
+
+    def __enter__(self) -> InBackground:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._todo.put(lambda tracker: tracker.close())
+        self._todo.put(None)
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive():
+            self.warn(f"{self.name} has not taken everything within {PATIENCE_S:.0f} s")
+
+    def started(self, trial: TrialSeen) -> None:
+        self._todo.put(lambda tracker: tracker.started(trial))
+
+    def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+        folder = self.work_dir / TRIALS / trial.id
+        record = load_record(folder)  # now: it grows
+        if record is None or not record.history:
+            return
+        iteration = result.get("iter", record.history[-1]["iter"])
+        metrics = {**metrics_at(record, iteration), "best_mIoU": float(result["best_mIoU"])}
+        images = sorted(folder.glob(f"*/vis_data/vis_image/val_*_{iteration}.png"))
+        self._todo.put(lambda tracker: tracker.scored(trial, metrics, record, images))
+
+    def lost(self, trial: TrialSeen, reason: str) -> None:
+        """Nothing: what a tracker shows goes on where it was."""
+
+    def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+        record = load_record(self.work_dir / TRIALS / trial.id)
+        finished = record is not None and record.status == "finished"
+        status = "failed" if failed else "finished" if finished else "stopped"
+        self._todo.put(lambda tracker: tracker.ended(trial, status, record))
+
+    def _work(self) -> None:
+        tracker, failures = None, 0
+        while (what := self._todo.get()) is not None:
+            if failures == FAILURES_BORNE:
+                continue
+            try:
+                tracker = tracker or self._make()
+                what(tracker)
+                failures = 0
+            except Exception as error:
+                failures = FAILURES_BORNE if tracker is None else failures + 1
+                if failures in (1, FAILURES_BORNE):
+                    end = "; the sweep goes on without it" if failures == FAILURES_BORNE else ""
+                    text = " ".join(str(error).split())[:200]
+                    self.warn(f"{self.name} failed: {type(error).__name__}: {text}{end}")
+
+
+def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str], None]) -> list[InBackground]:
+    """The onlookers that a sweep's trackers need.
+
+    Args:
+        tracking: which.
+        name: of the sweep.
+        work_dir: of the sweep; all that is local lands there.
+        warn: is given a line when one fails.
+    """
+    prepare_libraries()
+    makes: dict[str, Callable[[], Tracker]] = {
+        "wandb": lambda: WandbTracker(tracking, name, work_dir),
+        "tensorboard": lambda: TensorboardTracker(work_dir),
+        "mlflow": lambda: MlflowTracker(tracking, name, work_dir),
+    }
+    wanted = [n for n in tracking.names if not (n == "wandb" and wandb_mode(tracking) == "disabled")]
+    return [InBackground(n, makes[n], work_dir, warn) for n in wanted]
+
+
+def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
+    """The scores of a validation and the losses before it, flat: ``mIoU``, ``IoU/disc``, ``distill.loss_logits``."""
+    scores = next((entry for entry in reversed(record.history) if entry["iter"] == iteration), record.history[-1])
+    losses = next((entry for entry in reversed(record.losses) if entry["iter"] <= iteration), {})
+    flat = {**losses, **{key: value for key, value in scores.items() if key != "IoU"}}
+    flat |= {f"IoU/{name}": value for name, value in (scores.get("IoU") or {}).items() if value is not None}
+    return {key: float(value) for key, value in flat.items() if isinstance(value, (int, float))}
+
+
+def facts(trial: TrialSeen) -> dict[str, Any]:
+    """What a tracker's run is told of a trial at its start."""
+    return {
+        **redacted(trial.values),
+        "phase": trial.phase,
+        "seed": trial.seed,
+        **({"of": trial.of} if trial.of else {}),
+    }
+
+
+class RunIds:
+    """A tracker's run of each trial, so that a resumed sweep goes on with them. A line each: a table would be rewritten
+    at each trial's start."""
+
+    def __init__(self, work_dir: Path, tracker: str) -> None:
+        self.file = work_dir / f"tracking-{tracker}.csv"
+        text = read_text(self.file) if self.file.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line off
+        if whole != text:
+            write_whole(self.file, whole)
+        lines = whole.splitlines()
+        self.ids = {trial_id: run_id for trial_id, _, run_id in (line.partition(",") for line in lines)}
+
+    def keep(self, trial_id: str, run_id: str) -> None:
+        if self.ids.get(trial_id) == run_id:
+            return
+        self.ids[trial_id] = run_id
+        with open(self.file, "a") as file:  # one write of one line
+            file.write(f"{trial_id},{run_id}\n")
+
+
+class WandbTracker:
+    """A wandb run for each trial, grouped by sweep."""
+
+    def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
+        assert tracking.wandb is not None
+        wandb = import_wandb(work_dir)
+        self._wandb, self.asked, self.mode = wandb, tracking.wandb, wandb_mode(tracking)
+        self.name, self.work_dir = name, work_dir
+        self.ids = RunIds(work_dir, "wandb")
+        self.runs: dict[str, Any] = {}
+        self._configured: set[str] = set()
+
+    def started(self, trial: TrialSeen) -> None:
+        if trial.id in self.runs:
+            return
+        run_id = self.ids.ids.get(trial.id) or secrets.token_hex(4)
+        run = self._wandb.init(
+            id=run_id,
+            resume="allow",
+            reinit="create_new",
+            mode=self.mode,  # type: ignore[arg-type]
+            project=self.asked.project,
+            entity=self.asked.entity,
+            group=self.asked.group or self.name,
+            job_type=trial.phase,
+            name=trial.id,
+            tags=list(self.asked.tags),
+            notes=self.asked.notes,
+            config=facts(trial),
+            dir=str(self.work_dir),
+            settings=self._wandb.Settings(**QUIET_WANDB, x_disable_stats=True, init_timeout=30),
+        )
+        run.define_metric("*", step_metric="iter")
+        self.runs[trial.id] = run
+        self.ids.keep(trial.id, run_id)
+
+    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+        self.started(trial)
+        run = self.runs[trial.id]
+        if trial.id not in self._configured:
+            self._configured.add(trial.id)
+            run.config.update({"effective": redacted(record.effective)}, allow_val_change=True)
+        run.log({**metrics, **{image_name(path): self._wandb.Image(str(path)) for path in images}})
+
+    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+        run = self.runs.pop(trial.id, None)
+        if run is None:
+            return
+        best = record.best if record is not None else {}
+        run.summary.update({"status": status, "best_mIoU": best.get("mIoU"), "best_iter": best.get("iter")})
+        run.finish(exit_code=int(status == "failed"))
+
+    def close(self) -> None:
+        for run in self.runs.values():
+            run.finish(exit_code=1)
+        self.runs.clear()
+
+
+class _Shown:
+    """A trial as Ray's loggers are to see it: under our name, with the swept values as its config."""
+
+    def __init__(self, trial: TrialSeen, folder: Path) -> None:
+        self.trial_id, self.local_path = trial.id, str(folder)
+        self.config = self.evaluated_params = facts(trial)
+
+    def __str__(self) -> str:
+        return self.trial_id
+
+    def __hash__(self) -> int:
+        return hash(self.trial_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shown) and other.trial_id == self.trial_id
+
+    def init_local_path(self) -> None:
+        Path(self.local_path).mkdir(parents=True, exist_ok=True)
+
+
+class TensorboardTracker:
+    """Event files under ``tensorboard/ID``, by Ray's callback."""
+
+    def __init__(self, work_dir: Path) -> None:
+        from ray.tune.logger import TBXLoggerCallback
+
+        self.folder, self.logger = work_dir / "tensorboard", TBXLoggerCallback()
+        self.open: dict[str, _Shown] = {}
+
+    def started(self, trial: TrialSeen) -> None:
+        if trial.id not in self.open:
+            self.open[trial.id] = _Shown(trial, self.folder / trial.id)
+            self.logger.log_trial_start(self.open[trial.id])
+
+    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+        import mmcv
+
+        self.started(trial)
+        iteration = int(metrics["iter"])
+        pictures = {image_name(path): mmcv.imread(str(path), channel_order="rgb").transpose(2, 0, 1) for path in images}
+        result = {**metrics, **pictures, "timesteps_total": iteration, "training_iteration": iteration}
+        self.logger.log_trial_result(iteration, self.open[trial.id], result)
+
+    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+        if shown := self.open.pop(trial.id, None):
+            self.logger.log_trial_end(shown, status == "failed")
+
+    def close(self) -> None:
+        for shown in self.open.values():
+            self.logger.log_trial_end(shown)
+        self.open.clear()
+
+
+class MlflowTracker:
+    """An MLflow run for each trial, in an experiment of the sweep's name, by Ray's callback."""
+
+    def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
+        import mlflow
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        assert tracking.mlflow is not None
+        uri, files = mlflow_uri(tracking, work_dir)
+        self.client = mlflow.MlflowClient(uri)
+        experiment = tracking.mlflow.experiment or name
+        if files is not None and self.client.get_experiment_by_name(experiment) is None:
+            self.client.create_experiment(experiment, artifact_location=files)
+        self.logger = MLflowLoggerCallback(
+            uri, experiment_name=experiment, tags={**tracking.mlflow.tags, "sweep": name}
+        )
+        with environment_kept(MLFLOW_URI):
+            self.logger.setup()
+        self.ids = RunIds(work_dir, "mlflow")
+        self.open: dict[str, _Shown] = {}
+        self._configured: set[str] = set()
+
+    def started(self, trial: TrialSeen) -> None:
+        if trial.id in self.open:
+            return
+        shown = _Shown(trial, Path())
+        known = self.ids.ids.get(trial.id)
+        if known is not None:
+            self.logger._trial_runs[shown] = known
+            self.client.update_run(known, status="RUNNING")
+        self.logger.log_trial_start(shown)
+        self.open[trial.id] = shown
+        self.ids.keep(trial.id, self.logger._trial_runs[shown])
+
+    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+        self.started(trial)
+        run_id, iteration = self.ids.ids[trial.id], int(metrics["iter"])
+        if trial.id not in self._configured:
+            self._configured.add(trial.id)
+            for key, value in redacted(record.effective).items():
+                self.client.log_param(run_id, f"effective/{key}", str(value)[:500])
+        named = {re.sub(r"[^\w\-. :/]", "_", key): value for key, value in metrics.items()}
+        result = {**named, "timesteps_total": iteration, "training_iteration": iteration}
+        self.logger.log_trial_result(iteration, self.open[trial.id], result)
+        for path in images:
+            self.client.log_artifact(run_id, str(path), "images")
+
+    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+        if shown := self.open.pop(trial.id, None):
+            self.client.set_tag(self.ids.ids[trial.id], "status", status)
+            self.logger.log_trial_end(shown, status == "failed")
+
+    def close(self) -> None:
+        for name in self.open:
+            self.client.set_terminated(self.ids.ids[name], "KILLED")
+        self.open.clear()
+
+
+def image_name(path: Path) -> str:
+    """``val_0001_300.png`` -> ``images/val_0001``: one name through all validations."""
+    return f"images/{path.stem.rpartition('_')[0]}"

@@ -1,0 +1,152 @@
+"""What is settled before the first trial of a sweep: that it is the same study, and that all of it can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rdistill.core.differences import differences
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import read_json, set_aside_if_damaged
+from rdistill.core.storage import is_uri, place
+from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.sweeps.cohort.fleet import ways_to_join
+from rdistill.sweeps.findings.confirm import SELECTION
+from rdistill.sweeps.findings.summary import SUMMARY
+from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, require_test_split
+from rdistill.sweeps.study.records import load_records
+from rdistill.sweeps.study.spec import SweepSpec
+from rdistill.sweeps.trial.trial import Study
+from rdistill.training.ray_train import Resources
+
+STUDY = "study.json"  # what was asked for
+
+
+def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path) -> None:
+    """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation.
+
+    ``where`` is the work dir as the user knows it.
+
+    Raises:
+        UserError: naming what has changed.
+    """
+    file = work_dir / STUDY
+    if not file.is_file():
+        return
+    begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
+    # With what has become possible since. Whether it is tracked does not make it another study.
+    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude={"tracking"})
+    asked = study["sweep"]
+    if sweep["confirm"] is None:
+        asked = {**asked, "confirm": None}  # the one thing that may be added afterwards
+    changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": asked}, into_lists=True).values())
+    if changed:
+        raise UserError(
+            *(f"{where}: --resume: {what}" for what in changed[:10]),
+            f"{where}: is another study's; use another --work-dir, or what it was started with",
+        )
+
+
+def repair(work_dir: Path, say: Callable[[str], None]) -> None:
+    """Takes away what is damaged and is made again by a resumed sweep; ``say`` is given a line about each.
+
+    Raises:
+        DamagedFileError: a trial's record is damaged.
+    """
+    from rdistill.sweeps.trial.step_profile import STEP
+    from rdistill.training.teacher_plan import RECORD as PLAN
+
+    again = {
+        SUMMARY: "it is put together again, but without the time of earlier starts",
+        SELECTION: "the same trials are chosen again from the search",
+        TEACHER: "the teacher is scored again",
+        STEP: "a step is measured again",
+        PLAN: "what suits the teacher is decided again",
+    }
+    for name, what in again.items():
+        set_aside_if_damaged(work_dir / name, what, lambda line: say(f"damaged   {line}"))
+    load_records(work_dir)
+
+
+def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
+    """Checks everything where the trials will run, settles their pairs and measures the teachers, once for all.
+
+    Returns:
+        The study that the trials get, and a line for each pair that was left out.
+    """
+    need, slots = resources.per_worker(), ways_to_join(resources)
+    # Where the teacher's outputs stay. Not a worker's own temporary folder, which ends with it.
+    beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
+    if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
+        with _threads_of(need["CPU"]):
+            return _prepare_here(study, slots, beside)
+    task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
+    try:
+        settled, left_out = ray.get(task.remote(study, slots, beside))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+    except ray.exceptions.OutOfMemoryError as error:
+        raise RunError(f"before the first trial: {killed_for_memory(error)}; lower --batch-size or --size") from None
+    return settled, left_out
+
+
+@contextmanager
+def _threads_of(cpus: float) -> Iterator[None]:
+    """This process has as many threads as Ray gives a worker of so many CPUs."""
+    import torch
+
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, list[str]]:
+    import torch
+
+    from rdistill.checks.run import Report, build_reporting
+    from rdistill.config.load import import_custom_modules
+    from rdistill.distill.teacher import CACHE_FOLDER
+    from rdistill.sweeps.check import check_sweep, settle_pairs
+    from rdistill.sweeps.trial.step_profile import STEP, load_step, measure_step
+    from rdistill.training.run import check_evaluation, evaluate_teachers
+    from rdistill.training.teacher_plan import RECORD as PLAN
+    from rdistill.training.teacher_plan import settle, with_plan
+
+    base, trust = study.base, study.trust_checkpoint
+    import_custom_modules(base)
+    report = Report()
+    distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
+    report.raise_problems()
+    assert distiller is not None
+    spec, left_out = settle_pairs(base, study.spec, distiller)
+    disk = None if is_uri(study.work_dir) else study.work_dir
+    found = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
+    found.raise_problems()
+    notes = list(found.notes)
+    if spec.confirm is not None and has_test_split(base):
+        require_test_split(base)
+        notes += check_evaluation(base, "test")
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    scores = evaluate_teachers(distiller, base)
+    with place(study.work_dir, PLAN, STEP) as here:
+        plan = settle(distiller, base, here.folder)  # once for all trials, which are to be the same alone
+        step = load_step(here.folder / STEP, slots)
+        if step is None:
+            step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
+            step.save(here.folder / STEP)
+        here.push()
+    base = with_plan(base, plan, beside / CACHE_FOLDER)
+    study = dataclasses.replace(study, base=base, teacher_lines=plan.lines, notes=tuple(notes))
+    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

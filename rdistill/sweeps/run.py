@@ -1,0 +1,283 @@
+"""A sweep from its file to its table: the search with its baselines, then the confirmation of the best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from ray.tune.schedulers import FIFOScheduler
+from rich.console import Console
+
+from rdistill.config.load import Shortcuts, distill_spec, find_beside, load_config
+from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
+from rdistill.core.errors import UserError
+from rdistill.core.files import held, to_json, write_json
+from rdistill.core.logs import driver_log
+from rdistill.core.storage import Place, place
+from rdistill.distributed.cluster import connected, require_resources, visible_wait
+from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
+from rdistill.sweeps.findings.confirm import SELECTION, load_selection, save_selection, select
+from rdistill.sweeps.findings.images import draw_pictures
+from rdistill.sweeps.findings.summary import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    SUMMARY,
+    Facts,
+    kept_up_to_date,
+    write_summary,
+)
+from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, score_on_test, teacher_on_test
+from rdistill.sweeps.monitor.console import SweepConsole
+from rdistill.sweeps.monitor.events import watched_by
+from rdistill.sweeps.monitor.trackers import trackers
+from rdistill.sweeps.prepare import STUDY, prepare, repair, require_same_study
+from rdistill.sweeps.search.searchers import of_list, of_search, scheduler
+from rdistill.sweeps.search.tune import CONFIRMATION, Phase, Team
+from rdistill.sweeps.study.records import (
+    BASELINE,
+    CONFIRMED,
+    RECORD,
+    SEARCHED,
+    TRIALS,
+    TrialRecord,
+    load_records,
+)
+from rdistill.sweeps.study.space import check_space, feature_counts
+from rdistill.sweeps.study.spec import SweepSpec, parse_sweep, read_sweep
+from rdistill.sweeps.trial.faults import storage_watched
+from rdistill.sweeps.trial.trial import Study
+from rdistill.training.ray_train import Resources
+
+ALREADY = "{}: holds a sweep already; pass --resume to continue it, or another --work-dir"
+
+
+def run_sweep(
+    sweep: str | Path | Mapping[str, Any],
+    work_dir: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    track: Any = None,
+    trust_checkpoint: bool = False,
+    console: Console | None = None,
+) -> list[TrialRecord]:
+    """Runs a sweep file to its end.
+
+    Args:
+        sweep: a file, or what it would hold; see :class:`rdistill.sweeps.study.spec.SweepSpec`.
+        work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``results.csv``, ``summary.json``,
+            ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
+        overrides: config keys set for all trials, over the file's own ``set``.
+        shortcuts: as for one run.
+        address: of a Ray cluster; see :func:`rdistill.distributed.cluster.connected`.
+        resume: continue the sweep in ``work_dir``.
+        track: which trackers report it, over the file's own; see :func:`rdistill.config.tracking.parse_tracking`.
+        trust_checkpoint: as for one run.
+        console: where progress and the leaderboard go.
+
+    Returns:
+        All trials, best first.
+
+    Raises:
+        UserError: a mistake in the file, the config or the resources, before the first trial.
+        StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
+    """
+    console = console or Console(quiet=True)
+    with place(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
+        return _run_sweep_at(here, sweep, overrides, shortcuts, address, resume, track, trust_checkpoint, console)
+
+
+def _run_sweep_at(
+    here: Place,
+    sweep: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+    shortcuts: Shortcuts | None,
+    address: str | None,
+    resume: bool,
+    track: Any,
+    trust_checkpoint: bool,
+    console: Console,
+) -> list[TrialRecord]:
+    work_dir = here.folder
+    sweep_file, spec, base = _load(sweep, overrides or {}, shortcuts)
+    if here.holds_something() and not resume:
+        raise UserError(ALREADY.format(here.where))
+    tracking = _tracking(track, spec, base)
+    # As JSON has it, to be compared with what is read back.
+    asked = json.loads(
+        to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
+    )
+    if tracking.names and tracking.images:
+        base.tracking = dict(images=tracking.images)
+    with ExitStack() as stack:
+        stack.enter_context(held(work_dir, "run or sweep"))
+        if here.holds_something():
+            if not resume:  # looked at once more, now that nobody else writes to it
+                raise UserError(ALREADY.format(here.where))
+            repair(work_dir, lambda line: console.print(line, markup=False))
+        require_same_study(work_dir, asked, here.where)
+        import_wandb(work_dir)  # Ray Tune does, whether it is used or not
+        dashboard = spec.trial.workers > 1
+        stack.enter_context(connected(address, here.where, dashboard=dashboard, say=console.print))
+        resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
+        processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
+        with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
+            study, left_out = prepare(Study(base, spec, str(here.where), [], trust_checkpoint), resources)
+        team = Team(here, study, resources, processes, console.print)
+        trials, baselines = _counts(study)
+        console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
+        for line in study.notes:
+            console.print(f"note      {line}", markup=False, highlight=False, soft_wrap=True)
+        for line in left_out:
+            console.print(f"left out  {line}", markup=False)
+        for index, scores in enumerate(study.teacher_metrics):
+            name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
+            console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
+        for line in study.teacher_lines:
+            console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(work_dir / STUDY, asked)
+        here.push()
+        shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
+        tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
+        at_once = min(processes, trials + baselines)
+        facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
+        try:
+            status, summary = run_phases(team, facts, shown, tracked, resume)
+            if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
+                console.print(f"pictures  none for the report: {reason}", markup=False)
+        finally:
+            here.push()
+    try:
+        order = conclude(here, summary, console)
+    except SweepFailedError:
+        if status == INTERRUPTED:  # before any trial came to a score
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        here.push()
+    for line in where_to_look(tracking, work_dir):
+        console.print(line)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return order
+
+
+def _load(
+    sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], shortcuts: Shortcuts | None
+) -> tuple[Path, SweepSpec, Config]:
+    """A sweep's file (or what stands for it in messages), what it says, and its base config."""
+    sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
+    spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
+    config_file = find_beside(spec.config, sweep_file)
+    if config_file is None:
+        raise UserError(f"{sweep_file}: config: no such file {spec.config}")
+    base = load_config(config_file, {**spec.set, **overrides}, shortcuts)
+    if base.get("distill") is None:
+        raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
+    check_space(spec, base, str(sweep_file))
+    return sweep_file, spec, base
+
+
+def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
+    """Which trackers the sweep reports to. It does so itself: its trials only draw images for them.
+
+    Takes the section out of the config: whether a sweep is tracked does not make it another study.
+    """
+    own = base.pop("tracking", None)
+    tracking = parse_tracking(next((asked for asked in (track, spec.tracking, own) if asked is not None), None))
+    require_trackers(tracking)
+    return tracking
+
+
+def run_phases(
+    team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
+) -> tuple[str, dict[str, Any]]:
+    """All phases, one after the other. Returns how it ended, and the summary as it was then written."""
+    work_dir = team.here.folder
+    status = FAILED
+    try:
+        with ExitStack() as stack:
+            for watching in (driver_log(work_dir), shown, *tracked, watched_by(shown, *tracked)):
+                stack.enter_context(watching)
+            per_worker = team.resources.per_worker()
+            stack.enter_context(visible_wait(per_worker, "a trial", team.say))
+            stack.enter_context(storage_watched(work_dir))
+            stack.enter_context(kept_up_to_date(facts, work_dir))
+            shown.expect(BASELINE, facts.baselines)
+            shown.expect(SEARCHED, facts.trials)
+            # Tune ends by itself on Ctrl-C, and keeps what it needs to go on.
+            complete = _search(team, resume) and _confirm(team, shown, resume)
+        status = FINISHED if complete else INTERRUPTED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        facts.teacher_test = teacher_on_test(work_dir)
+        summary = write_summary(facts, work_dir, status)
+    return status, summary
+
+
+def _search(team: Team, resume: bool) -> bool:
+    """The baselines and the search. Returns whether all of their trials came to an end."""
+    study = team.study
+    if load_selection(team.here.folder) is not None:
+        return True  # it is over, and what is confirmed was chosen by it
+    spec, distill = study.spec, distill_spec(study.base)
+    assert distill is not None
+    return team.run(
+        Phase(
+            "tune",
+            sum(_counts(study)),
+            lambda at_once: of_search(spec, distill, at_once),
+            scheduler(spec, study.base, iterations_of(study.base)),
+        ),
+        resume,
+    )
+
+
+def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
+    """The confirmation, if the sweep has one. Returns whether all of its trials came to an end."""
+    spec, work_dir = team.study.spec, team.here.folder
+    if spec.confirm is None:
+        return True
+    selection = load_selection(work_dir)
+    if selection is None:
+        selection = select(load_records(work_dir), spec.confirm, spec.objectives)
+        if not selection.configurations:
+            return True  # nothing was scored: the sweep has failed, and says so
+        save_selection(work_dir, selection)
+        team.here.push()
+    runs = selection.runs(work_dir)
+    shown.expect(CONFIRMED, len(runs))
+    phase = Phase(CONFIRMATION, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
+    complete = team.run(phase, resume)
+    if complete and has_test_split(team.study.base):
+        score_on_test(team.study, team.resources, work_dir)
+    return complete
+
+
+def _counts(study: Study) -> tuple[int, int]:
+    """Trials of the search, and baselines."""
+    distill = distill_spec(study.base)
+    assert distill is not None
+    features = feature_counts(distill)
+    return study.spec.num_trials(features), study.spec.num_baselines(features)
+
+
+def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
+    """What a sweep is going to do, in a line."""
+    alone = "the baseline" if baselines == 1 else f"{baselines} baselines"
+    again = f", then the best {spec.confirm.top} on {len(spec.confirm.seeds)} seeds more" if spec.confirm else ""
+    return f"{trials} trials and {alone}{again}"
+
+
+def iterations_of(cfg: Config) -> int:
+    """How many iterations (or epochs) a config trains."""
+    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs"))

@@ -1,0 +1,228 @@
+"""Which trials there are, in what order, and which end early: what Ray Tune is given for it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from rdistill.config.load import DistillSpec
+from rdistill.core.files import write_whole
+from rdistill.sweeps.study.records import BASELINE, SEARCHED, trial
+from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
+from rdistill.sweeps.study.spec import Dimension, SweepSpec
+
+SCORE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
+MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # by objective
+
+
+@dataclass
+class Arm:
+    """One of the searches of a sweep: over the distilled students, or over the students alone."""
+
+    phase: str  # of its trials
+    prefix: str  # of their ids
+    space: Mapping[str, Dimension]
+    searcher: Searcher
+    trials: int  # that it has in all
+    suggested: int = 0
+
+
+class Arms(Searcher):
+    """Suggests some given trials first, then in turn what each arm's searcher suggests, numbered in that order.
+
+    Args:
+        given: no searcher is asked about these, nor told of them.
+        arms: each hears of its own trials alone.
+        seed: of training, of what the arms suggest.
+    """
+
+    def __init__(self, given: Sequence[dict[str, Any]], arms: Sequence[Arm], seed: int) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self.given, self.arms, self.seed = list(given), list(arms), seed
+        self.begun = 0  # of those given
+        self.turn = 0
+        self.arm_of: dict[str, int] = {}  # Tune's id of a trial -> index of its arm
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.begun < len(self.given):
+            self.begun += 1
+            return self.given[self.begun - 1]
+        for _ in self.arms:
+            index = self.turn % len(self.arms)
+            self.turn += 1
+            arm = self.arms[index]
+            if arm.suggested < arm.trials:
+                return self._ask(index, arm, trial_id)
+        return Searcher.FINISHED
+
+    def _ask(self, index: int, arm: Arm, trial_id: str) -> Any:
+        values = arm.searcher.suggest(trial_id)
+        if values is None or values == Searcher.FINISHED:
+            return values
+        arm.suggested += 1
+        self.arm_of[trial_id] = index
+        return trial(f"{arm.prefix}{arm.suggested:04d}", arm.phase, self.seed, decode(values, arm.space))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self.arm_of:
+            self.arms[self.arm_of[trial_id]].searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self.arm_of:
+            self.arms[self.arm_of[trial_id]].searcher.on_trial_complete(trial_id, result, error)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True  # each searcher is given its space when it is built
+
+    def save(self, checkpoint_path: str) -> None:
+        """Everything in one file: Tune moves that one to its place."""
+        state = {
+            "begun": self.begun,
+            "turn": self.turn,
+            "arm_of": self.arm_of,
+            "suggested": [arm.suggested for arm in self.arms],
+            "searchers": [_saved(arm.searcher) for arm in self.arms],
+        }
+        write_whole(Path(checkpoint_path), pickle.dumps(state))
+
+    def restore(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, "rb") as file:
+            state = pickle.load(file)
+        self.begun, self.turn, self.arm_of = state["begun"], state["turn"], state["arm_of"]
+        for arm, suggested, saved in zip(self.arms, state["suggested"], state["searchers"], strict=True):
+            arm.suggested = suggested
+            _restore(arm.searcher, saved)
+
+
+def _saved(searcher: Searcher) -> bytes:
+    """What a searcher writes into the file that Tune gives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "searcher")
+        searcher.save(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _restore(searcher: Searcher, saved: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "searcher")
+        write_whole(Path(path), saved)
+        searcher.restore(path)
+
+
+def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> ConcurrencyLimiter:
+    """The baseline as configured, then the searches of the students alone and of the distilled ones, in turn."""
+    features = feature_counts(distill)
+    search, alone = spec.search, spec.baseline
+    arms = [_arm(SEARCHED, "t", spec.space, search.type, search.seed, spec.num_trials(features), spec, distill)]
+    if alone.search:
+        seed = search.seed if alone.seed is None else alone.seed
+        arms.append(
+            _arm(BASELINE, "b", alone.search, alone.type, seed, spec.num_baselines(features) - 1, spec, distill)
+        )
+    searcher = Arms([trial(BASELINE, BASELINE, spec.seed, {})], arms, spec.seed)
+    # TPE learns from what is finished when it is asked: in batches, that does not depend on who was faster.
+    learns = search.type == "optuna" or (bool(alone.search) and alone.type == "optuna")
+    return ConcurrencyLimiter(searcher, max_concurrent=at_once, batch=learns)
+
+
+def of_list(trials: Sequence[dict[str, Any]], at_once: int) -> ConcurrencyLimiter:
+    """These trials, one after the other."""
+    return ConcurrencyLimiter(Arms(trials, [], 0), max_concurrent=at_once)
+
+
+def _arm(
+    phase: str,
+    prefix: str,
+    dimensions: Mapping[str, Dimension],
+    kind: str,
+    seed: int,
+    trials: int,
+    spec: SweepSpec,
+    distill: DistillSpec,
+) -> Arm:
+    space = distributions(dimensions, distill)
+    # A student alone is judged by its score: it has to be the best there is, whatever its size.
+    objectives = ["mIoU"] if phase == BASELINE else spec.objectives
+    metrics = [SCORE if name == "mIoU" else name for name in objectives]
+    modes = [MODES[name] for name in objectives]
+    one = len(metrics) == 1
+    searcher = OptunaSearch(
+        space=space,
+        metric=metrics[0] if one else metrics,
+        mode=modes[0] if one else modes,
+        sampler=sampler(kind, seed, space),
+    )
+    return Arm(phase, prefix, dimensions, searcher, trials)
+
+
+class SparingAsha(ASHAScheduler):
+    """ASHA that never stops the baseline, nor holds the others against it, and lets who comes to the end finish."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["id"] == BASELINE:
+            return TrialScheduler.CONTINUE
+        action = str(super().on_trial_result(tune_controller, trial, result))
+        # At its last validation a trial still has its student to write; then it ends by itself.
+        return TrialScheduler.CONTINUE if result[self._time_attr] >= self._max_t else action
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if trial.config["id"] != BASELINE:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class EachPhase(FIFOScheduler):
+    """A scheduler of its own for each phase: students alone do not race against distilled ones."""
+
+    def __init__(self, schedulers: Mapping[str, TrialScheduler]) -> None:
+        super().__init__()
+        self.schedulers = dict(schedulers)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return all([one.set_search_properties(metric, mode, **spec) for one in self.schedulers.values()])
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        return self.schedulers[trial.config["phase"]]
+
+
+def scheduler(spec: SweepSpec, base: Config, iterations: int) -> TrialScheduler:
+    """Who stops the worse trials of a search early, if anybody does."""
+    chosen = spec.scheduler
+    if chosen.type == "fifo":
+        return FIFOScheduler()
+    grace = chosen.grace_period or base.train_cfg.get("val_interval", 1)
+
+    def asha() -> SparingAsha:
+        return SparingAsha(
+            time_attr="iter",
+            max_t=iterations,
+            grace_period=min(grace, iterations),
+            reduction_factor=chosen.reduction_factor,
+        )
+
+    return EachPhase({SEARCHED: asha(), BASELINE: asha()})

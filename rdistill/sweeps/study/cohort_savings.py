@@ -1,0 +1,26 @@
+"""What a sweep has cost, and what its cohorts saved. Needs neither torch nor ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rdistill.sweeps.study.records import TrialRecord
+
+COST = "cost.json"  # in the sweep's work dir
+
+
+def sweep_cost(records: Iterable[TrialRecord]) -> dict[str, float]:
+    """Seconds of all trials in cohorts, summed up; empty where no trial was in one.
+
+    Returns:
+        ``own_seconds``: of the students' own steps, validations and files. ``teacher_seconds`` and ``data_seconds``:
+        what was computed, once for all. ``teacher_alone_seconds`` and ``data_alone_seconds``: what the same trials
+        would have computed, each alone. ``saved``: the share of the whole that was not needed, 0 to 1.
+    """
+    costs = [record.cost for record in records if record.cost]
+    total = {name: round(sum(cost[name] for cost in costs), 2) for name in (costs[0] if costs else ())}
+    if not total:
+        return {}
+    spent = total["own_seconds"] + total["teacher_seconds"] + total["data_seconds"]
+    alone = total["own_seconds"] + total["teacher_alone_seconds"] + total["data_alone_seconds"]
+    return {**total, "saved": round(1 - spent / alone, 4) if alone else 0.0}

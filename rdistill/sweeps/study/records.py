@@ -1,0 +1,244 @@
+"""What a sweep leaves on disk: one record a trial, one table of all. Needs neither torch nor ray."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.files import read_json, to_json, write_whole
+
+BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
+SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
+RECORD = "trial.json"
+PROGRESS = "progress"  # in a running trial's folder: the iteration that it has come to
+TRIALS = "trials"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
+ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
+
+# What a record may be: `running` in a table means that its process is gone and --resume continues it.
+STATUSES = ("finished", "stopped", "failed", "running")
+
+
+@dataclass
+class TrialRecord:
+    """One trial, as its own process writes it down at every validation."""
+
+    id: str
+    values: dict[str, Any]  # config key -> value, as the searcher chose
+    seed: int
+    phase: str = ""  # SEARCHED, BASELINE (a student alone, searched or not) or CONFIRMED; by default as the id says
+    of: str = ""  # of a confirmation run: the id of the trial whose configuration it repeats
+    attempts: int = 0  # processes that have worked on it, each from where the last one stopped
+    status: str = "running"
+    reason: str = ""  # of a failure: one line
+    cause: str = ""  # of a failure: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
+    effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
+    history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
+    losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
+    teacher_mIoU: float | None = None
+    # In a cohort: own_seconds, its share in teacher_seconds and data_seconds, and what these would have been alone.
+    cost: dict[str, float] = field(default_factory=dict)
+    objectives: dict[str, float] = field(default_factory=dict)  # of the sweep's objectives, those known before training
+    test: dict[str, Any] | None = None  # scores on the test split; of confirmation runs, once
+
+    def __post_init__(self) -> None:
+        self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)
+
+    @property
+    def configuration(self) -> str:
+        """The id of the trial whose configuration this is: its own, or that of the one it repeats."""
+        return self.of or self.id
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it trains the student alone."""
+        return self.configuration.startswith("b")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The validation with the highest mIoU; empty before the first."""
+        return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default={})
+
+    @property
+    def one_class_only(self) -> bool:
+        """Whether, at its best, the student still sees at most one of the classes."""
+        ious = [value for value in (self.best.get("IoU") or {}).values() if value is not None]
+        return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
+
+    def save(self, folder: Path) -> None:
+        """Writes the record, whole or not at all. A line for each field: one for each number takes twice the bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = ",\n ".join(f"{to_json(name)}: {to_json(value)}" for name, value in asdict(self).items())
+        write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
+
+
+def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """One trial as Tune has it in its config, and a record starts from."""
+    return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
+
+
+def load_record(folder: Path) -> TrialRecord | None:
+    """The record in a trial's folder, or None where there is none yet.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    file = folder / RECORD
+    fix = f"copy it from a backup, or remove the folder {folder} to go on without this trial"
+    if not file.is_file():
+        return None
+    content = read_json(file, fix)
+    for key in ("history", "losses"):  # NaN, which JSON lacks, was written as null
+        content[key] = [_with_nan(entry) for entry in content.get(key) or []]
+    return TrialRecord(**content)
+
+
+def _with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in entry.items()}
+
+
+def load_records(work_dir: Path) -> list[TrialRecord]:
+    """All records of a sweep: the baseline first, then in the order of their ids."""
+    folders = sorted((work_dir / TRIALS).glob("*/")) if (work_dir / TRIALS).is_dir() else []
+    records = [record for folder in folders if (record := load_record(folder)) is not None]
+    return sorted(records, key=lambda record: (not record.is_baseline, record.id))
+
+
+def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Best mIoU first; trials without a score last."""
+    return sorted(records, key=lambda record: -_number(record.best.get("mIoU")))
+
+
+def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
+    """mIoU of a trial minus that of its baseline; None while either is unknown, and for baselines themselves.
+
+    The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed.
+    """
+    return gains([*records, record])[record.id]
+
+
+def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
+    """The :func:`gain` of each, by id."""
+    alone: dict[tuple[bool, int], float] = {}  # whether of the confirmation, seed -> mIoU of the best baseline
+    for record in records:
+        if record.is_baseline and record.best:
+            of = (record.phase == CONFIRMED, record.seed)
+            alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
+    found: dict[str, float | None] = {}
+    for record in records:
+        rival = alone.get((record.phase == CONFIRMED, record.seed))
+        scored = not record.is_baseline and record.best and rival is not None
+        found[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
+    return found
+
+
+def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
+    """Ids of those trials that no other beats in all objectives: mIoU counts upward, costs downward."""
+
+    def costs(record: TrialRecord) -> tuple[float, ...]:
+        return tuple(
+            -_number(record.best.get("mIoU")) if name == "mIoU" else float(record.objectives.get(name, math.inf))
+            for name in objectives
+        )
+
+    points = {record.id: costs(record) for record in records if record.best}
+    front: dict[str, tuple[float, ...]] = {}
+    for name, own in sorted(points.items(), key=lambda item: item[1]):  # what beats a point comes before it
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in front.values()):
+            front[name] = own
+    return [name for name in points if name in front]
+
+
+def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
+    """Trials with different values but the same losses: their values cannot have had an effect."""
+    seen: dict[str, TrialRecord] = {}
+    found = []
+    for record in records:
+        if not record.losses:
+            continue
+        # To the last digit: two different trainings do not agree in every loss.
+        print_of_losses = json.dumps([_only_total(entry) for entry in record.losses[:3]])
+        other = seen.setdefault(print_of_losses, record)
+        if other is not record and other.values != record.values:
+            found.append((other.id, record.id))
+    return found
+
+
+def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
+    """Writes ``results.csv``: a row a trial, best first."""
+    keys = sorted({key for record in records for key in record.values})
+    classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
+    costs = list(dict.fromkeys(name for record in records for name in record.objectives))
+    twin_of = {second: first for first, second in twins(records)}
+    differences = gains(records)
+    rows = []
+    for record in ranked(records):
+        best = record.best
+        difference = differences[record.id]
+        rows.append(
+            {
+                "id": record.id,
+                "phase": record.phase,
+                "of": record.of,
+                "status": record.status,
+                # What the trial really used; what was asked for where it failed before that was known.
+                **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
+                "mIoU": best.get("mIoU"),
+                "gain": None if difference is None else round(difference, 4),
+                **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
+                **{name: record.objectives.get(name) for name in costs},
+                "best_iter": best.get("iter"),
+                "iterations": record.history[-1]["iter"] if record.history else 0,
+                "seconds": record.history[-1]["seconds"] if record.history else None,
+                "seed": record.seed,
+                "attempts": record.attempts,
+                "teacher_mIoU": record.teacher_mIoU,
+                "note": "; ".join(notes_of(record, twin_of)),
+            }
+        )
+    path = work_dir / "results.csv"
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow([_text(name) for name in (rows[0] if rows else ["id"])])
+    writer.writerows([_text(value) for value in row.values()] for row in rows)
+    write_whole(path, table.getvalue())
+    return path
+
+
+def notes_of(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
+    """What a reader of a table should know of a trial. ``twin_of``: see :func:`twins`, the second to the first."""
+    notes = [record.reason] if record.reason else []
+    if record.one_class_only:
+        notes.append("predicts one class only")
+    if record.id in twin_of:
+        notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
+    return notes
+
+
+def _only_total(entry: Mapping[str, float]) -> tuple[float, float]:
+    return entry["iter"], entry.get("loss", math.nan)
+
+
+def _cell(value: Any) -> Any:
+    return to_json(value) if isinstance(value, (list, dict, tuple)) else value
+
+
+def _text(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe in front; a number stays one."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else -math.inf

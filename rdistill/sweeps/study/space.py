@@ -1,0 +1,181 @@
+"""From the sweep file's space to Optuna's, and from what Optuna suggests to config overrides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+from mmengine.config import Config
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from rdistill.config.load import DistillSpec, distill_spec, with_overrides, without_distillation
+from rdistill.core.errors import UserError
+from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
+from rdistill.sweeps.study.spec import (
+    MOST_TRIALS,
+    Choice,
+    Dimension,
+    Integer,
+    LogUniform,
+    Pairs,
+    SweepSpec,
+    Uniform,
+    choices,
+    grid_size,
+)
+
+
+def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> dict[str, BaseDistribution]:
+    """Optuna's form of a space. Lists become JSON texts: Optuna's categories are scalars."""
+    features = feature_counts(distill)
+    space: dict[str, BaseDistribution] = {}
+    for key, dimension in dimensions.items():
+        if isinstance(dimension, (Uniform, LogUniform)):
+            space[key] = FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
+        elif isinstance(dimension, Integer):
+            space[key] = IntDistribution(dimension.low, dimension.high)
+        else:
+            space[key] = CategoricalDistribution([_encode(value) for value in choices(dimension, features)])
+    return space
+
+
+def feature_counts(distill: DistillSpec) -> tuple[int, int]:
+    """How many student and teacher features there are to pair."""
+    return len(distill.features.student), len(distill.features.teacher)
+
+
+def fix_pairs(
+    spec: SweepSpec,
+    distill: DistillSpec,
+    student: Sequence[Shape | str],
+    teachers: Mapping[int, Sequence[Shape | str]],
+    height_width: tuple[int, int],
+) -> tuple[SweepSpec, list[str]]:
+    """Settles every dimension of type ``pairs`` to a list of those pairs that can be compared.
+
+    Args:
+        spec: the sweep.
+        distill: of its base config.
+        student, teachers: shapes by feature index, see :func:`rdistill.checks.layers.listed_shapes`.
+        height_width: of the images, in pixels.
+
+    Returns:
+        The sweep with its lists, and a line for each pair that was left out.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    space, left_out, problems = dict(spec.space), [], []
+    for key, dimension in spec.space.items():
+        if not isinstance(dimension, Pairs):
+            continue
+        theirs = teachers[_teacher_of(key, distill)]
+        asked = choices(dimension, (len(student), len(theirs)))
+        reasons = {(s, t): pair_problem(student[s], theirs[t]) for s, t in asked}
+        lines = [f"space.{key}: [{s}, {t}]: {why}" for (s, t), why in reasons.items() if why is not None]
+        kept = [pair for pair, why in reasons.items() if why is None]
+        if dimension.pairs == "auto":
+            kept = sensible_pairs(student, theirs, height_width)
+        if not kept:
+            why = "no strides within a factor of 2" if len(lines) < len(reasons) else "none of them can be compared"
+            problems += [f"space.{key}: no pair is left of {len(asked)}: {why}", *lines[:3]]
+        left_out += lines
+        space[key] = dimension.model_copy(update={"pairs": kept})
+    if problems:
+        raise UserError(*problems)
+    return spec.model_copy(update={"space": space}), left_out
+
+
+def _teacher_of(key: str, distill: DistillSpec) -> int:
+    """Which teacher's features the pairs of ``distill.losses.NAME.pair`` point into."""
+    loss = distill.losses.get(key.split(".")[-2])
+    return loss.teacher if loss is not None and isinstance(loss.teacher, int) else 0
+
+
+def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
+    """What Optuna suggested, as config key -> value."""
+    return {
+        key: json.loads(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in suggested.items()
+    }
+
+
+def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
+    """Who chooses, seeded: TPE, random, or every point of the grid once."""
+    if kind == "grid":
+        return optuna.samplers.GridSampler({key: _grid(one) for key, one in space.items()}, seed=seed)
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def check_space(spec: SweepSpec, base: Config, path: str) -> None:
+    """Tries every choice, and both ends of every range, on the base config.
+
+    Raises:
+        UserError: naming each key and value that the config does not take.
+    """
+    distill = distill_spec(base)
+    assert distill is not None
+    if problems := _grid_problems(spec, feature_counts(distill)):
+        raise UserError(*(f"{path}: {problem}" for problem in problems))  # before all values are made
+    for where, cfg, space in (
+        ("space", base, spec.space),
+        ("baseline.search", without_distillation(base), spec.baseline.search),
+    ):
+        for key, dimension in space.items():
+            for value in extremes(dimension, distill):
+                try:
+                    with_overrides(cfg, {key: value})
+                except UserError as error:
+                    problems += [f"{path}: {where}.{key}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+
+def _grid_problems(spec: SweepSpec, features: tuple[int, int]) -> list[str]:
+    """What is wrong with the size of the grids, if any are searched."""
+    problems = []
+    for where, search, space in (
+        ("search", spec.search, spec.space),
+        ("baseline", spec.baseline, spec.baseline.search),
+    ):
+        if search.type != "grid" or not space:
+            continue
+        points = grid_size(space, features)
+        if points > MOST_TRIALS:
+            problems.append(
+                f"{where}.type: the grid has {points:,} points, and at most {MOST_TRIALS:,} can be listed; "
+                f"take fewer values, or {where}.type random"
+            )
+        elif search.num_trials is not None and search.num_trials > points:
+            problems.append(
+                f"{where}.num_trials: is {search.num_trials}, but the grid has {points} points; "
+                "lower it, or leave it out"
+            )
+    return problems
+
+
+def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
+    """Both ends of a range, or every choice."""
+    if isinstance(dimension, (Uniform, LogUniform, Integer)):
+        yield from (dimension.low, dimension.high)
+    else:
+        yield from choices(dimension, feature_counts(distill))
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value)
+
+
+def _grid(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution)
+    return list(range(distribution.low, distribution.high + 1))

@@ -1,0 +1,307 @@
+"""The sweep file: YAML, read as data and checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from rdistill.config.tracking import parse_tracking
+from rdistill.core.errors import UserError
+from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
+from rdistill.core.yaml_data import not_plain, read_yaml
+
+MOST_TRIALS = 10_000  # of a search, and points of a grid: Optuna lists all of them before the first
+MOST_VALUES = 1_000  # of a dimension: each is tried on the config before the first trial
+MOST_DIMENSIONS = 100
+LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
+LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
+LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
+
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
+Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
+WholeBound = Annotated[Whole, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
+Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
+IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # of the student, of the teacher
+
+
+class Uniform(Section):
+    """A real number between two bounds."""
+
+    type: Literal["uniform"]
+    low: Bound
+    high: Bound
+
+
+class LogUniform(Section):
+    """A positive real number whose logarithm is uniform between those of two bounds."""
+
+    type: Literal["loguniform"]
+    low: Bound
+    high: Bound
+
+
+class Integer(Section):
+    """A whole number between two bounds, both included."""
+
+    type: Literal["int"]
+    low: WholeBound
+    high: WholeBound
+
+
+class Choice(Section):
+    """One of a list of values."""
+
+    type: Literal["choice"]
+    values: list[Any] = Field(min_length=1, max_length=MOST_VALUES)
+
+
+class Pairs(Section):
+    """A feature pair of one loss: (student index, teacher index).
+
+    Out of a list, of every combination, or of those that make sense ('auto': same stride, or else the nearest).
+    What cannot be compared is left out before the sweep starts.
+    """
+
+    type: Literal["pairs"]
+    pairs: Literal["all", "auto"] | Annotated[list[IndexPair], Field(min_length=1, max_length=MOST_VALUES)] = Field(
+        "all", description="'all', 'auto', or a list of pairs of indices such as [[0, 0], [1, 1]]"
+    )
+
+
+Objective = Literal["mIoU", "params", "flops", "latency"]
+Dimension = Annotated[
+    Uniform | LogUniform | Integer | Choice | Pairs,
+    Field(discriminator="type", description="a kind of search dimension"),
+]
+
+
+class Search(Section):
+    """How configurations are chosen. The same seed chooses the same ones again."""
+
+    type: Literal["optuna", "random", "grid"] = "optuna"  # optuna: TPE
+    num_trials: Trials | None = None  # without the baseline; for a grid: all of it by default
+    seed: Seed = 0
+
+
+class Scheduler(Section):
+    """Which trials end early. The baseline never does."""
+
+    type: Literal["fifo", "asha"] = "fifo"
+    grace_period: Annotated[Whole, Field(ge=1)] | None = None  # iterations before a trial may be stopped
+    reduction_factor: Number = Field(default=3, ge=1.1, le=1000)  # one in so many goes on at each rung
+
+
+class TrialResources(Section):
+    """What one trial takes."""
+
+    workers: Whole = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
+    cpus_per_worker: Number = Field(default=1, ge=LEAST_SHARE)
+    gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
+    max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
+
+
+class CohortSpec(Section):
+    """How many one-worker trials share a worker, its batches and its teacher."""
+
+    # auto: an equal share that fits the memory
+    size: Annotated[Literal["auto", "off"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
+
+
+class BaselineSpec(Section):
+    """How the student alone, which all are compared with, is given its chance."""
+
+    search: dict[str, Dimension] = Field(
+        default={}, max_length=MOST_DIMENSIONS
+    )  # as `space`, of the student's own config
+    type: Literal["optuna", "random", "grid"] = "optuna"
+    num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
+    seed: Seed | None = None  # of its search; default: the search's
+
+
+class ConfirmSpec(Section):
+    """Which configurations train again after the search, on seeds that had no part in it."""
+
+    top: Trials = 3  # the best so many, and the best baseline
+    seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # of training: with one there is no interval
+
+
+class SweepSpec(Section):
+    """A study: one base config, what varies, and who chooses."""
+
+    config: str  # a config with a `distill` section; found from here or from a folder above the sweep file
+    set: dict[str, Any] = Field(default={})  # config overrides for all trials, such as another loss; new keys as '+key'
+    space: dict[str, Dimension] = Field(min_length=1, max_length=MOST_DIMENSIONS)  # config key -> what it may be
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    trial: TrialResources = TrialResources()
+    cohort: CohortSpec = CohortSpec()
+    baseline: BaselineSpec = BaselineSpec()
+    confirm: ConfirmSpec | None = None
+    objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
+    seed: Seed = 0  # of every trial of the search: equal weights, data order and augmentation
+    tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.config.tracking
+
+    def num_trials(self, features: tuple[int, int]) -> int:
+        """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
+        return self.search.num_trials or grid_size(self.space, features)
+
+    def num_baselines(self, features: tuple[int, int]) -> int:
+        """Students alone: the one as configured, and those that are searched."""
+        baseline = self.baseline
+        if not baseline.search:
+            return 1
+        if baseline.type == "grid":
+            return 1 + (baseline.num_trials or grid_size(baseline.search, features))
+        return 1 + (baseline.num_trials or self.num_trials(features))
+
+    def num_students(self, features: tuple[int, int]) -> int:
+        """All that are trained, confirmation included."""
+        again = (1 + self.confirm.top) * len(self.confirm.seeds) if self.confirm else 0
+        return self.num_trials(features) + self.num_baselines(features) + again
+
+    def problems(self) -> list[str]:
+        """What one field alone cannot show."""
+        sections = {"set": self.set, "space": self.space, "baseline.search": self.baseline.search}
+        found = [
+            f"{where}: {key!r} is no key; keys are written as a.b.c"
+            for where, section in sections.items()
+            for key in section
+            if not key.isprintable() or not key.strip("+. ")
+        ]
+        found += not_plain(self.set, "set")
+        found += _space_problems("space", self.space, "search", self.search.type)
+        found += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
+        if self.search.type != "grid" and self.search.num_trials is None:
+            found.append(f"search.num_trials: is required for {self.search.type} search")
+        for key in self.baseline.search:
+            if key.lstrip("+").split(".")[0] == "distill":
+                found.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
+        if 0 < (self.trial.gpus_per_worker or 0) < LEAST_SHARE:
+            found.append(
+                f"trial.gpus_per_worker: must be 0 or at least {LEAST_SHARE}, got {self.trial.gpus_per_worker}"
+            )
+        if not self.baseline.search and self.baseline.num_trials is not None:
+            found.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
+        if self.scheduler.type == "fifo":
+            unused = sorted(self.scheduler.model_fields_set - {"type"})
+            found += [f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused]
+        seeds = self.confirm.seeds if self.confirm else []
+        if self.seed in seeds:
+            found.append(
+                f"confirm.seeds: {self.seed} is the seed of the search, whose winners it favours; take others than it"
+            )
+        if len(set(seeds)) < len(seeds):
+            found.append(f"confirm.seeds: must differ from each other, got {seeds}")
+        if "mIoU" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            found.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
+        try:
+            parse_tracking(self.tracking)
+        except UserError as error:
+            found += error.problems
+        return found
+
+
+def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
+    """Points of a grid; ``features`` as for :func:`choices`."""
+    return math.prod(count(dimension, features) for dimension in space.values())
+
+
+def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:
+    """What is wrong with a space for a type of search, as lines; ``section`` holds that type in the file."""
+    found = []
+    for key, dimension in space.items():
+        if isinstance(dimension, Choice):
+            found += not_plain(dimension.values, f"{where}.{key}.values")
+        if isinstance(dimension, (Choice, Pairs)) and not found:
+            found += _repeated(f"{where}.{key}", dimension)
+        if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
+            found.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
+        if isinstance(dimension, LogUniform) and dimension.low <= 0:
+            found.append(
+                f"{where}.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
+            )
+        if search == "grid" and isinstance(dimension, (Uniform, LogUniform)):
+            found.append(
+                f"{where}.{key}: a grid needs values, got {dimension.type}; use choice, or another {section}.type"
+            )
+        if isinstance(dimension, Pairs) and not key.endswith(".pair"):
+            found.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
+    return found
+
+
+def _repeated(where: str, dimension: Choice | Pairs) -> list[str]:
+    """Values that are listed twice, and would be tried twice."""
+    if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
+        return []
+    values = choices(dimension, (0, 0))
+    times = Counter(json.dumps(value, sort_keys=True) for value in values)
+    return [f"{where}: {short(json.loads(text))} is listed {n} times; keep one" for text, n in times.items() if n > 1]
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """Reads and checks a sweep file.
+
+    Raises:
+        UserError: every problem of the file, one line each.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the sweep file in it")
+    if not path.exists():
+        siblings = [str(p) for p in (*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"))]
+        near = difflib.get_close_matches(str(path), siblings, n=1)
+        raise UserError(f"{path}: no such sweep file" + (f"; did you mean {near[0]}?" if near else ""))
+    return parse_sweep(read_yaml(path), str(path))
+
+
+def parse_sweep(content: Any, where: str) -> SweepSpec:
+    """Checks what a sweep file holds; ``where`` names it in errors.
+
+    Raises:
+        UserError: every problem, one line each.
+    """
+    if not isinstance(content, Mapping):
+        got = "nothing" if content is None else f"a {type(content).__name__}"
+        raise UserError(f"{where}: must be a mapping with the keys config and space, got {got}")
+    try:
+        spec = SweepSpec.model_validate(content)
+    except ValidationError as error:
+        raise UserError(*(f"{where}: {line}" for line in mistakes(error, SweepSpec, content))) from None
+    if problems := spec.problems():
+        raise UserError(*(f"{where}: {problem}" for problem in problems))
+    return spec
+
+
+def count(dimension: Any, features: tuple[int, int]) -> int:
+    """How many values :func:`choices` gives, without making them."""
+    if isinstance(dimension, Integer):
+        return dimension.high - dimension.low + 1
+    if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
+        return features[0] * features[1]
+    return len(choices(dimension, features))
+
+
+def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
+    """Every value of a discrete dimension.
+
+    Args:
+        dimension: a part of the space.
+        features: how many student and teacher features there are, for ``pairs: all``; ``auto`` counts as all until
+            :func:`rdistill.sweeps.study.space.fix_pairs` knows the shapes.
+    """
+    if isinstance(dimension, Choice):
+        return list(dimension.values)
+    if isinstance(dimension, Integer):
+        return list(range(dimension.low, dimension.high + 1))
+    if isinstance(dimension, Pairs):
+        if not isinstance(dimension.pairs, str):
+            return [list(pair) for pair in dimension.pairs]
+        return [list(pair) for pair in itertools.product(range(features[0]), range(features[1]))]
+    raise TypeError(f"{dimension.type} has no list of values")

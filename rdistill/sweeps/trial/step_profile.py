@@ -1,0 +1,158 @@
+"""What one step of a sweep's students takes, measured on the device that will train them: memory and seconds."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor
+
+from rdistill.checks.dry_run import tiny_batch
+from rdistill.core.files import read_json, write_json
+from rdistill.distill.distiller import Distiller
+
+STEP = "step.json"  # in the work dir: what was measured
+CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
+# The first step on another number of threads has work to do that no other has; a slow step hides it.
+TIMED_STEPS, TIMED_S = 3, 2.0  # so many at most, and none more after so many seconds
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one student, alone on a worker.
+
+    Attributes:
+        held_bytes: what it keeps between its turns: weights, buffers, the optimizer's state.
+        passing_bytes: what a step takes above that at its peak, teachers included: activations and gradients.
+        seconds: slots -> seconds of the teachers' forward passes, and of the student's own step.
+    """
+
+    held_bytes: int
+    passing_bytes: int
+    seconds: dict[int, tuple[float, float]]
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(self))
+
+    @property
+    def teacher_share(self) -> float:
+        """Of a whole step alone; 0 to 1."""
+        teacher, student = self.seconds[min(self.seconds)]
+        return teacher / max(teacher + student, 1e-9)
+
+
+def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: Sequence[int] = (1,)) -> StepCost:
+    """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
+
+    Args:
+        distiller: of the run; is done for afterwards.
+        cfg: of the run.
+        workers: among which a batch is divided.
+        slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
+            This process has one slot's threads.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    distiller.to(device).train()
+    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
+    if adapters := list(distiller.terms.parameters()):
+        wrapper.optimizer.add_param_group({"params": adapters})
+    batch = tiny_batch(cfg, int(cfg.train_dataloader.batch_size) // workers, 0)
+
+    clocks = [_Clocked(teacher) for teacher in distiller.teachers]
+    distiller.teachers = tuple(clocks)  # type: ignore[arg-type]
+
+    def step() -> None:
+        with distiller.capture:
+            distiller.train_step(copy.deepcopy(batch), wrapper)
+
+    def timed_step() -> tuple[float, float]:
+        whole = _seconds(step)
+        teacher = sum(clock.seconds for clock in clocks)
+        return teacher, whole - teacher
+
+    passing = _peak(step, device)
+    before, seconds = torch.get_num_threads(), {}
+    for count in slots if device == "cpu" else [1]:
+        torch.set_num_threads(before * count)
+        since, steps = time.perf_counter(), [timed_step()]
+        while len(steps) < TIMED_STEPS and time.perf_counter() - since < TIMED_S:
+            steps.append(timed_step())
+        seconds[count] = min(steps, key=sum)
+    torch.set_num_threads(before)
+    return StepCost(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
+
+
+def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
+    """What was measured for these slots before.
+
+    A resumed sweep keeps to it: with other threads its students would not be what they had been.
+    """
+    if not file.is_file():
+        return None
+    known = read_json(file)
+    known["seconds"] = {int(count): tuple(both) for count, both in known["seconds"].items()}
+    return StepCost(**known) if list(known["seconds"]) == list(slots) else None
+
+
+class _Clocked:
+    """A teacher that says how long it took the last time."""
+
+    def __init__(self, teacher: Any) -> None:
+        self._teacher, self.seconds = teacher, 0.0
+
+    def __call__(self, inputs_nchw: Tensor) -> Any:
+        answer: list[Any] = []
+        self.seconds = _seconds(lambda: answer.append(self._teacher(inputs_nchw)))
+        return answer[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    since = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - since
+
+
+def _peak(work: Callable[[], None], device: str) -> int:
+    """Bytes that some work takes at its peak and gives back; 0 where the system does not tell."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write(CLEAR_PEAK)
+        before = _status("VmRSS")
+        work()
+        return max(0, _status("VmHWM") - before)
+    except OSError:
+        work()
+        return 0
+
+
+def _status(name: str) -> int:
+    """A line of this process's memory, in bytes."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
+
+
+def _bytes(value: Any) -> int:
+    """Of all tensors in some nested containers."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_bytes(item) for item in value.values())
+    return sum(_bytes(item) for item in value) if isinstance(value, list | tuple) else 0

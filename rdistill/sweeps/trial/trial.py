@@ -1,0 +1,261 @@
+"""One trial of a sweep: what runs in its process, and what it writes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from ray.exceptions import OutOfMemoryError
+
+from rdistill.config.load import with_overrides, without_distillation
+from rdistill.config.render import checked_source
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import write_whole
+from rdistill.core.storage import Place, join, place
+from rdistill.distributed.cluster import killed_for_memory
+from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord, load_record
+from rdistill.sweeps.study.spec import SweepSpec
+from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
+from rdistill.sweeps.trial.step_profile import StepCost
+from rdistill.training.hooks import Silent
+from rdistill.training.lockstep import Lane
+from rdistill.training.ray_train import Resources, train_in_group
+from rdistill.training.teacher_plan import without_auto
+
+LOSSES_KEPT = 200  # entries of a trial's loss history
+PROGRESS_EVERY_S = 1.0  # at most so often a trial writes down how far it is
+Train = Callable[..., dict[str, Any]]  # as rdistill.training.run.train
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trials of a sweep share. Goes to each trial's process once."""
+
+    base: Config  # the loaded config of the distilled student
+    spec: SweepSpec
+    work_dir: str  # absolute
+    teacher_metrics: list[dict[str, Any]]  # of each teacher
+    trust_checkpoint: bool
+    step: StepCost | None = None  # what one student takes; known once it was measured
+    teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
+    notes: tuple[str, ...] = ()  # worth knowing of the data, for the user
+    free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
+
+
+def trial_config(study: Study, record: TrialRecord) -> Config:
+    """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
+    cfg = without_distillation(study.base) if record.is_baseline else study.base
+    cfg = without_auto(with_overrides(cfg, record.values))
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": record.seed}
+    return cfg
+
+
+def run_trial(
+    study: Study,
+    trial: Mapping[str, Any],
+    report: Callable[[dict[str, Any]], None],
+    lane: Lane | None = None,
+    train: Train | None = None,
+) -> None:
+    """Trains one trial from where its folder says it is, and records it there.
+
+    Args:
+        study: what all trials share.
+        trial: what it is, as Tune has it in its config: ``id``, which names its folder, ``phase``, ``of``, ``seed``
+            and ``values``, as in :class:`rdistill.sweeps.study.records.TrialRecord`.
+        report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
+        lane: the trial's place among the students of a cohort.
+        train: in place of :func:`rdistill.training.run.train`, of a trial with one worker.
+
+    Raises:
+        Whatever training raises, after it is recorded.
+    """
+    with place(join(study.work_dir, TRIALS, trial["id"]), "*") as here:
+        _run_trial_at(here, study, trial, report, lane, train)
+
+
+def _run_trial_at(
+    here: Place,
+    study: Study,
+    trial: Mapping[str, Any],
+    report: Callable[[dict[str, Any]], None],
+    lane: Lane | None,
+    train: Train | None,
+) -> None:
+    folder = here.folder
+    record = begun(here, trial)
+    if record.status == "finished":
+        # It ended after Tune last saved its own state, and then the driver died.
+        report(score(record))
+        return
+    give_up_again(record)
+    record.status, record.reason, record.cause = "running", "", ""
+    record.attempts += 1
+    record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
+    record.save(folder)
+    here.push()
+    workers = study.spec.trial.workers
+    try:
+        cfg = trial_config(study, record)
+        write_whole(folder / "trial.py", checked_source(cfg))
+        record.objectives = record.objectives or _costs(study, cfg)
+        recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
+        options = {**_options(study, record), "listener": recorder}
+        if workers == 1 or lane is not None:
+            from rdistill.training import run as training
+
+            metrics = (train or training.train)(cfg, folder, lane=lane, **options)
+        else:
+            each = study.spec.trial
+            resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
+            metrics = train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
+    except (Exception, MemoryError) as error:
+        record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
+        record.save(folder)
+        if record.cause != STORAGE:
+            here.push()
+        raise
+    here.push()
+    if not recorder.validations:  # killed after its last checkpoint: nothing was left to train, but Tune wants a score
+        recorder.catch_up(metrics)
+        report(score(record))
+    record.status = "finished"
+    recorder.count()
+    record.save(folder)
+    here.push()
+
+
+def support_trial(study: Study, trial: Mapping[str, Any], lane: Lane) -> None:
+    """What every worker of a group but the first does of a trial: its part of the training, and nothing on disk."""
+    from rdistill.training.run import train
+
+    record = TrialRecord(**trial)
+    folder = join(study.work_dir, TRIALS, record.id)
+    train(trial_config(study, record), folder, lane=lane, **_options(study, record))
+
+
+def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
+    """Of ``train``, for every worker of a trial."""
+    return dict(
+        seed=record.seed,
+        resume=True,
+        trust_checkpoint=study.trust_checkpoint,
+        teacher_metrics=study.teacher_metrics,
+        swept=record.values,
+        check=False,  # the sweep has, before its first trial
+    )
+
+
+def begun(here: Place, trial: Mapping[str, Any]) -> TrialRecord:
+    """The record of the trial as far as it has come. What another trial of its name left is removed.
+
+    Such leftovers are there when the driver died before Tune first saved its state.
+    """
+    asked, found = TrialRecord(**trial), load_record(here.folder)
+    if found is not None and (found.values, found.seed) == (asked.values, asked.seed):
+        return found
+    here.remove()
+    return asked
+
+
+def _costs(study: Study, cfg: Config) -> dict[str, float]:
+    """What the sweep's objectives besides mIoU say of the student."""
+    if study.spec.objectives == ["mIoU"]:
+        return {}
+    from rdistill.sweeps.trial.complexity import COSTS, costs_of
+
+    with place(join(study.work_dir, COSTS), "*.json") as kept:
+        found = costs_of(cfg, study.spec.objectives, kept.folder)
+        kept.push()
+    return found
+
+
+def score(record: TrialRecord) -> dict[str, Any]:
+    """What Tune is told of a trial's last validation."""
+    last = record.history[-1]
+    return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"], **record.objectives}
+
+
+def _tell_tune(record: TrialRecord) -> Any:
+    """Ray Train's own callback that passes a group's reports on to Tune, with the best so far added."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class TellTune(TuneReportCallback):
+        best = record.best.get("mIoU", float("-inf"))  # of a run that is resumed
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            self.best = max(self.best, metrics[0]["mIoU"])
+            super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best, **record.objectives}], checkpoint)
+
+    return TellTune()
+
+
+def reason_of(error: BaseException) -> str:
+    """An error as a reader of a table wants it. Ray's own errors end with what happened, after a whole traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, (UserError, RunError)):
+        return " ".join(lines)
+    cause = getattr(error, "cause", error)  # of what Ray wraps around an error of a task's
+    if isinstance(cause, OutOfMemoryError):
+        return killed_for_memory(cause)
+    return f"{type(error).__name__}: {lines[-1]}"[:300]
+
+
+class _Recorder(Silent):
+    """Writes a trial's record as it goes, and reports it."""
+
+    def __init__(
+        self,
+        record: TrialRecord,
+        here: Place,
+        report: Callable[[dict[str, Any]], None] | None,
+        lane: Lane | None,
+    ) -> None:
+        self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
+        self._cost_before = dict(record.cost)  # of earlier attempts
+        self.validations = 0  # of this attempt
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
+        self.record.history = earlier  # what came after the checkpoint is trained again
+        self.record.losses = [entry for entry in self.record.losses if entry["iter"] <= first_iteration]
+        self.record.effective = dict(facts["effective"])
+        self._since = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
+        self._keep_every = max(1, last_iteration // LOSSES_KEPT)
+        self._next_progress = 0.0
+        self.record.save(self.folder)
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        kept = self.record.losses
+        if not kept or iteration - kept[-1]["iter"] >= self._keep_every:
+            # Nine digits: as many as tell one float32 from the next.
+            kept.append({"iter": iteration, **{name: float(f"{value:.9g}") for name, value in values.items()}})
+        if time.monotonic() >= self._next_progress:  # for the console, which learns of validations alone from Tune
+            self._next_progress = time.monotonic() + PROGRESS_EVERY_S
+            write_whole(self.folder / PROGRESS, str(iteration))
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._since, 2)
+        self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
+        self.validations += 1
+        self.count()
+        self.record.save(self.folder)
+        self.here.push()
+        if self.report is not None:
+            self.report(score(self.record))
+
+    def catch_up(self, metrics: Mapping[str, Any]) -> None:
+        """Adds the last validation, as the run remembers it, where a kill came before it was recorded."""
+        history = self.record.history
+        if metrics.get("last") and (not history or history[-1]["iter"] < metrics["iter"]):
+            seconds = history[-1]["seconds"] if history else 0.0
+            history.append({"iter": metrics["iter"], "seconds": seconds, **metrics["last"]})
+
+    def count(self) -> None:
+        """Writes down what the trial has cost, where a cohort counts it."""
+        if self.lane is not None:
+            spent = self.lane.seconds().items()
+            self.record.cost = {name: round(self._cost_before.get(name, 0.0) + value, 3) for name, value in spent}

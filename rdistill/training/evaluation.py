@@ -1,0 +1,126 @@
+"""Scores on a dataset: mmseg's IoU, unrounded and with every class by name."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+from torch import nn
+
+from rdistill.config.walk import kind_of, metrics_of
+from rdistill.core.errors import UserError
+from rdistill.models.quiet_mmseg import METRICS, IoUMetric
+from rdistill.models.segmentor import require_numbers
+
+
+@METRICS.register_module()
+class ClassIoUMetric(IoUMetric):
+    """mmseg's ``IoUMetric`` that also returns each class's IoU, and rounds nothing away.
+
+    Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU.<class>``. A class that occurs neither in
+    ground truth nor in a prediction has no IoU: NaN, and left out of the mean.
+    """
+
+    default_prefix = ""  # None makes mmengine warn that there is no prefix
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Of several workers: each adds up its own pictures, which none may share (see :func:`no_picture_twice`)."""
+        if get_world_size() == 1 or self.format_only:
+            return dict(super().evaluate(size))
+        areas = torch.zeros(4, len(self.dataset_meta["classes"]), dtype=torch.float64)
+        for result in self.results:
+            areas += torch.stack(list(result))
+        self.results.clear()
+        areas = areas.to("cuda") if torch.distributed.get_backend() == "nccl" else areas
+        all_reduce(areas)
+        metrics = self.compute_metrics([tuple(areas.cpu())])
+        return {f"{self.prefix}/{name}" if self.prefix else name: value for name, value in metrics.items()}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        # Pixels are whole numbers: exact in float64 in whatever order, while float32 ends at 16 million.
+        results = [tuple(area.double() for area in result) for result in results]
+        metrics = dict(super().compute_metrics(results))  # writes mmseg's table to the log
+        if self.format_only:
+            return metrics
+        intersect, union, _, label = (sum(column).numpy() for column in zip(*results, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            iou, accuracy = intersect / union * 100, intersect / label * 100
+        metrics["aAcc"] = float(intersect.sum() / label.sum() * 100)
+        metrics["mIoU"], metrics["mAcc"] = float(np.nanmean(iou)), float(np.nanmean(accuracy))
+        metrics.update(
+            {f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)}
+        )
+        return metrics
+
+
+def use_class_iou(cfg: Config) -> None:
+    """Makes every IoUMetric of a config a :class:`ClassIoUMetric`."""
+    for name in ("val_evaluator", "test_evaluator"):
+        for metric in metrics_of(cfg.get(name)):
+            if kind_of(metric) == "IoUMetric":
+                metric["type"] = "ClassIoUMetric"
+
+
+def no_picture_twice(cfg: Config) -> None:
+    """Shares validation pictures out among workers. mmengine repeats some, so that all workers have as many."""
+    for name in ("val", "test"):
+        metrics = metrics_of(cfg.get(f"{name}_evaluator"))
+        if metrics and all(kind_of(metric) == "ClassIoUMetric" for metric in metrics):
+            cfg[f"{name}_dataloader"].sampler = dict(type="DefaultSampler", shuffle=False, round_up=False)
+
+
+def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs.
+
+    Raises:
+        UserError: the mIoU is NaN, since no class occurs at all.
+    """
+    flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float, np.generic))}
+    classes = {
+        key.removeprefix("IoU."): None if math.isnan(value) else round(value, 4)
+        for key, value in flat.items()
+        if key.startswith("IoU.")
+    }
+    if math.isnan(flat.get("mIoU", 0.0)):
+        raise UserError("mIoU: is NaN: the masks hold no pixel of any class, all are ignored; see --label-map")
+    tidy: dict[str, Any] = {
+        key: None if math.isnan(value) else round(value, 4)  # NaN is no JSON
+        for key, value in flat.items()
+        if not key.startswith("IoU.")
+    }
+    return {**tidy, "IoU": classes} if classes else tidy
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, Any]:
+    """Scores a segmentor on a config's ``val`` or ``test`` split, as mmengine's ValLoop does.
+
+    Returns:
+        Percent: ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name.
+
+    Raises:
+        UserError: there is no such split, or the model's outputs are NaN.
+    """
+    if cfg.get(f"{split}_dataloader") is None:
+        raise UserError(f"{cfg.filename}: has no {split}_dataloader to score on")
+    evaluators = metrics_of(copy.deepcopy(cfg.get(f"{split}_evaluator")))
+    if not evaluators:
+        raise UserError(f"{cfg.filename}: has no {split}_evaluator to score by")
+    loader = Runner.build_dataloader(copy.deepcopy(cfg[f"{split}_dataloader"]), seed=0)
+    evaluator = Evaluator(evaluators)
+    evaluator.dataset_meta = loader.dataset.metainfo
+    was_training = model.training
+    model.eval()
+    for batch in loader:
+        predictions = model.val_step(batch)  # type: ignore[operator]
+        require_numbers(predictions)
+        evaluator.process(data_samples=predictions, data_batch=batch)
+    model.train(was_training)
+    return tidy_metrics(evaluator.evaluate(len(loader.dataset)))

@@ -1,0 +1,270 @@
+"""mmengine hooks of a run: feature capture, weight schedules, NaN guard, checkpoints, stops and reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from rdistill.core.errors import RunError
+from rdistill.core.files import written_whole
+from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.distill.teacher import EmaTeacher
+from rdistill.distributed import collectives
+from rdistill.models.checkpoint import as_plain_data
+from rdistill.training.evaluation import tidy_metrics
+from rdistill.training.resume import BEST, LAST, PREVIOUS
+from rdistill.training.run_state import own_state, unwrap
+
+METRIC = "mIoU"  # what "best" means
+
+
+class Listener(Protocol):
+    """Is told how a run goes: the console, Ray Tune or Ray Train stand behind it."""
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        """Training begins; ``facts`` holds ``teacher_mIoU`` and the ``effective`` values."""
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Some iterations are done; ``values`` are losses and the learning rate (``lr``)."""
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """The student was scored: percent, as :func:`rdistill.training.evaluation.tidy_metrics` gives them."""
+
+    def warned(self, message: str) -> None:
+        """Something beside the training, such as a tracker, does not work."""
+
+    def noted(self, text: str) -> None:
+        """Something a user should know: a damaged checkpoint, a lost worker, what is waited for."""
+
+
+class Silent:
+    """The listener that does nothing."""
+
+    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None: ...
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None: ...
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None: ...
+
+    def warned(self, message: str) -> None: ...
+
+    def noted(self, text: str) -> None: ...
+
+
+class DivergedError(RunError):
+    """A loss became NaN or infinite."""
+
+
+class FeatureCaptureHook(Hook):
+    """Captures the student's features during a training step, and lets go of them after it."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        unwrap(runner).capture.attach()
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        capture = unwrap(runner).capture
+        capture.detach()
+        capture.clear()
+
+
+class WeightScheduleHook(Hook):
+    """Sets each loss's factor of the iteration, as its schedule says."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        distiller = unwrap(runner)
+        for name, route in distiller.routes.items():
+            distiller.factors[name] = route.schedule.factor(runner.iter, runner.max_iters)
+
+
+class EmaTeacherHook(Hook):
+    """Lets EMA teachers follow the student, and keeps them in checkpoints so that a resume continues them."""
+
+    def before_train(self, runner: Any) -> None:
+        if runner.iter == 0:  # the student has its first weights only now
+            self._follow(runner)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._follow(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        states = [teacher.state_dict() for teacher in _ema_teachers(runner)]
+        if states:
+            checkpoint["ema_teachers"] = states
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        for teacher, state in zip(_ema_teachers(runner), checkpoint.get("ema_teachers", []), strict=True):
+            teacher.load_state_dict(state)
+
+    def _follow(self, runner: Any) -> None:
+        for teacher in _ema_teachers(runner):
+            teacher.follow(unwrap(runner).student)
+
+
+def _ema_teachers(runner: Any) -> list[EmaTeacher]:
+    return [teacher for teacher in unwrap(runner).teachers if isinstance(teacher, EmaTeacher)]
+
+
+class DivergenceHook(Hook):
+    """Stops at the iteration in which a loss is NaN or infinite, and names the loss and the batch."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        values = {key: value for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
+        # One transfer from the device a step, whatever the number of losses.
+        if not values or torch.isfinite(torch.stack([value.detach().float().sum() for value in values.values()]).sum()):
+            return
+        bad = [key for key, value in values.items() if not torch.isfinite(value).all()]
+        named = [key for key in bad if key != "loss"] or bad
+        # All workers are here: what they log is the mean over them.
+        own = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
+        files = [name for one in collectives.gather_objects(own) for name in one]
+        raise DivergedError(
+            f"iteration {runner.iter + 1}: {', '.join(named)} is not finite; images {', '.join(files)}; "
+            f"lower the learning rate or that loss's weight; {_last_good(runner)}"
+        )
+
+
+def _last_good(runner: Any) -> str:
+    last = Path(runner.work_dir, LAST)
+    return f"last good checkpoint: {last}" if last.is_file() else "there is no checkpoint yet"
+
+
+class CheckpointHook(Hook):
+    """Writes ``last.pth`` and ``best.pth``: whole or not at all, and loadable without running code.
+
+    The ``last.pth`` before stays as ``last.pth.previous`` until the run is finished.
+
+    Args:
+        interval: iterations between two writes of ``last.pth``; it is written after each validation
+            and at the end anyway.
+        best: the validation that ``best.pth`` holds, of a run that is resumed.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int | None = None, best: Mapping[str, Any] | None = None) -> None:
+        self.interval = interval
+        self.best: dict[str, Any] = dict(best or {})
+        self.last: dict[str, Any] = {}
+        self.saved_at: int | None = None  # iteration
+        self._workers: list[dict[str, Any]] = []
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        done = runner.iter + 1
+        if self.interval and done % self.interval == 0 and not validates_next(runner):
+            self.save(runner, LAST, done)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        self.last = {"iter": runner.iter, "metrics": tidy_metrics(metrics or {})}
+
+    def after_val(self, runner: Any) -> None:
+        # Not in after_val_epoch: only now is the random state that of training again.
+        if not self.best or self.last["metrics"].get(METRIC, -math.inf) > self.best["metrics"].get(METRIC, -math.inf):
+            self.best = self.last
+            self.save(runner, BEST, runner.iter)
+        self.save(runner, LAST, runner.iter)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["meta"] = {**as_plain_data(checkpoint["meta"]), "best": self.best, "last": self.last}
+        checkpoint["workers"] = self._workers
+        # mmengine's log histories are objects; without them the file loads with weights_only=True.
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        self.last = checkpoint.get("meta", {}).get("last", {})
+
+    def save(self, runner: Any, name: str, iteration: int) -> None:
+        """A kill while writing leaves the previous file as it was. To be called on all workers."""
+        self._workers = collectives.gather_objects(own_state(runner))
+        self.saved_at = iteration if name == LAST else self.saved_at
+        if not is_main_process():
+            return
+        folder = Path(runner.work_dir)
+        with written_whole(folder / name, previous=folder / PREVIOUS if name == LAST else None) as partial:
+            runner.save_checkpoint(
+                str(folder), partial.name, meta={"iter": iteration, "epoch": runner.epoch}, by_epoch=False
+            )
+
+
+def validates_next(runner: Any) -> bool:
+    """Whether the iteration that was just done is followed by a validation."""
+    done = runner.iter + 1
+    return runner.val_loop is not None and (done % runner.val_interval == 0 or done == runner.max_iters)
+
+
+class StopHook(Hook):
+    """Ends a run that was asked to stop: after a whole iteration and its validation, with a checkpoint.
+
+    All workers stop at the same iteration: with what they log they tell each other of the request.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, request: StopRequest, keeper: CheckpointHook) -> None:
+        self.request, self.keeper = request, keeper
+
+    def before_train(self, runner: Any) -> None:
+        self.request.heeded = True
+
+    def after_train(self, runner: Any) -> None:
+        self.request.heeded = False
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        collectives.asked_to_stop = self.request.signum or 0
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if not validates_next(runner):
+            self._stop_if_asked(runner, runner.iter + 1)
+
+    def after_val(self, runner: Any) -> None:
+        self._stop_if_asked(runner, runner.iter)
+
+    def _stop_if_asked(self, runner: Any, done: int) -> None:
+        signum = (self.request.signum or 0) if collectives.count() == 1 else collectives.agreed_to_stop()
+        if not signum or done >= runner.max_iters:
+            return
+        if self.keeper.saved_at != done:
+            self.keeper.save(runner, LAST, done)
+        raise Stopped(signum, done, runner.max_iters, self.keeper.best)
+
+
+class ReportHook(Hook):
+    """Tells a :class:`Listener` how training goes.
+
+    Args:
+        listener: who is told; on the main process only.
+        facts: what is known before the first iteration.
+        interval: iterations between two reports of losses.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, listener: Listener, facts: Mapping[str, Any], interval: int = 10) -> None:
+        self.listener, self.facts, self.interval = listener, facts, interval
+
+    def before_train(self, runner: Any) -> None:
+        self.listener.started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # after the step, it is the next one's
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        iteration = runner.iter + 1
+        if iteration % self.interval == 0 or iteration == runner.max_iters:
+            values = {key: value.item() for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
+            self.listener.stepped(iteration, {**values, "lr": self._lr})
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        self._metrics = tidy_metrics(metrics or {})
+
+    def after_val(self, runner: Any) -> None:
+        # After the checkpoints: a listener may end the run here.
+        self.listener.validated(runner.iter, self._metrics)

@@ -1,0 +1,391 @@
+"""Several runs in one process over one stream of batches, with one teacher for all of them.
+
+Each run is the very run that it would be alone: its own Runner, hooks, checkpoints and random stream, in a greenlet
+of its own. A run gives way where it asks for its next batch; the batch is loaded once and handed to every run that
+waits for it, and the teacher's outputs for it are remembered meanwhile.
+
+Greenlets rather than threads that take turns: each thread that computes with OpenMP brings a pool of threads of its
+own, and with more of them than cores OpenMP puts them to sleep after each operation. With eight runs on two cores
+that made a step of a small student half as long again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import queue
+import random
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from greenlet import greenlet
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from rdistill.config.load import TeacherSpec
+from rdistill.config.teacher_spec import FUSED
+from rdistill.distill.teacher import Teacher, cache_of, load_teacher_model
+from rdistill.distributed import collectives
+from rdistill.models.segmentor import logit_names, swaps_channels
+
+# Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
+Place = tuple[int, int, int]
+VALIDATION, TRAINING = 0, 1
+NOTHING = "nothing"  # handed out in place of a batch that another worker has and this one has not
+
+
+class LaneStopped(BaseException):
+    """Ends a run from outside. Not an Exception: nothing on its way may take it for a failure."""
+
+
+@dataclass
+class Cost:
+    """What a run has taken, in seconds on the wall while it, or somebody for it, had the processor.
+
+    On a GPU the teacher's forward pass and the student's run on after the call: the sum is right, not the shares.
+    """
+
+    own: float = 0.0  # its turns, less what follows
+    teacher: float = 0.0  # its share of the teacher's forward passes
+    data: float = 0.0  # its share of loading
+    teacher_alone: float = 0.0  # what it would have taken with a teacher for itself
+    data_alone: float = 0.0
+
+    def as_seconds(self) -> dict[str, float]:
+        """``own_seconds``, ``teacher_seconds`` and so on."""
+        return {f"{name}_seconds": seconds for name, seconds in asdict(self).items()}
+
+
+class Lane:
+    """One run's side: its loaders, its teachers, and its turn.
+
+    Attributes:
+        cost: of its turns so far.
+        broken: what its run raised, if nothing else may go on in this process after it: the turn then raises it.
+    """
+
+    def __init__(self, lockstep: Lockstep, name: str, run: Callable[[Lane], None]) -> None:
+        self.lockstep, self.name = lockstep, name
+        self.iterations = 0  # training batches that it has had
+        self.stopped = False
+        self.ended = False
+        self.broken: BaseException | None = None
+        self.cost = Cost()
+        self._since: float | None = None  # when its turn began, in its turn
+        self.waits_for: tuple[str, Place] | None = None
+        self.handed: Any = None
+        self.stream: _Stream | None = None
+        self._random = _random_state()
+        self._current: list[tuple[dict[str, Any], str]] = []
+        self._run = run
+        self._greenlet: greenlet | None = None  # of the thread that gives it its first turn
+
+    # In the run's own greenlet ----------------------------------------------------------------------------------
+
+    def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
+        """Training and validation loaders that draw from the stream which this config's data makes."""
+        self.stream = self.lockstep.stream_of(cfg)
+        train, val, places = self.stream.train, self.stream.val, self.stream.val_places
+        return LaneLoader(self, train, TRAINING, len(train)), LaneLoader(self, val, VALIDATION, places)
+
+    def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
+        """A teacher's model, of which there is one for all runs."""
+        return self.lockstep.one_for_all(spec, trust_checkpoint).model
+
+    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+        """This run's view of that teacher."""
+        return SharedTeacher(self, self.lockstep.one_for_all(spec), names, student_preprocessor, spec.weight)
+
+    def seconds(self) -> dict[str, float]:
+        """What it has cost up to now."""
+        cost = self.cost.as_seconds()
+        cost["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
+        return cost
+
+    def wait_for(self, place: Place) -> Any:
+        """Gives way until the batch of a place is there; raises what kept it from being loaded."""
+        assert self.stream is not None and self._greenlet is not None
+        # The thread's modes are those of all runs.
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        self.waits_for = (self.stream.key, place)
+        self._greenlet.parent.switch()
+        if self.stopped:
+            raise LaneStopped
+        self.waits_for = None
+        handed, self.handed = self.handed, None
+        if isinstance(handed, Exception):
+            raise handed
+        return handed
+
+    def _main(self) -> None:
+        try:
+            if not self.stopped:
+                self._run(self)
+        except LaneStopped:
+            pass
+        finally:
+            self.ended = True
+
+    # In the lockstep's greenlet ---------------------------------------------------------------------------------
+
+    def take_turn(self, handed: Any = None) -> None:
+        """Lets the run go on until it waits again or ends. Everything global is its own meanwhile."""
+        self.handed = handed
+        _set_random_state(self._random)
+        for table, name in self._current:
+            if name in table:  # mmengine's current instance is the last of its table
+                table[name] = table.pop(name)
+        if self._greenlet is None:
+            self._greenlet = greenlet(self._main)
+        self._since = time.perf_counter()
+        self._greenlet.switch()
+        self.cost.own += time.perf_counter() - self._since
+        self._since = None
+        self._random = _random_state()
+        tables = [manager._instance_dict for manager in (MMLogger, MessageHub)]
+        self._current = [(table, next(reversed(table))) for table in tables if table]
+        if self.broken is not None:
+            raise self.broken
+
+
+class LaneLoader:
+    """What a run's loop takes for a DataLoader.
+
+    Args:
+        lane: whose.
+        loader: the stream's own loader.
+        phase: ``TRAINING`` or ``VALIDATION``.
+        places: of a validation.
+    """
+
+    def __init__(self, lane: Lane, loader: Any, phase: int, places: int) -> None:
+        self.lane, self.phase, self.sampler, self._places = lane, phase, self, places
+        self.dataset, self.batch_size, self.num_workers = loader.dataset, loader.batch_size, 0
+        self._length = len(loader)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        lane = self.lane
+        if self.phase == VALIDATION:
+            for number in range(self._places):
+                batch = lane.wait_for((lane.iterations, VALIDATION, number))
+                if batch is not NOTHING:
+                    yield batch
+            return
+        while True:
+            batch = lane.wait_for((lane.iterations, TRAINING, 0))
+            lane.iterations += 1
+            yield batch
+
+    def skip(self, num_samples: int) -> None:
+        """As mmengine's samplers: a resumed run starts after so many samples."""
+        self.lane.iterations = num_samples // self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """As mmengine's samplers; a stream has no epochs."""
+
+
+@dataclass
+class _Stream:
+    """One order of batches, and one validation set."""
+
+    key: str
+    train: Any
+    val: Any
+    val_places: int  # batches of the worker that has most: all workers take as many steps
+    _iterator: Any = None
+    _next: int = -1
+    _val_iterator: Any = None
+    _val_next: int = -1
+
+    def load(self, place: Place) -> Any:
+        """The batch of a place; cheap when places come in order."""
+        done, phase, number = place
+        if phase == VALIDATION:
+            if number >= len(self.val):
+                return NOTHING
+            if number != self._val_next:
+                self._val_iterator, self._val_next = iter(self.val), 0
+                for _ in range(number):
+                    next(self._val_iterator)
+                    self._val_next += 1
+            self._val_next = number + 1
+            return next(self._val_iterator)
+        if done != self._next:
+            self.train.sampler.skip(done * self.train.batch_size)
+            self._iterator = iter(self.train)
+        self._next = done + 1
+        return next(self._iterator)
+
+
+class Lockstep:
+    """Runs lanes in turns. :meth:`join` and ``Lane.stopped`` are for any thread, all else for one."""
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self._joining: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._teachers: dict[str, _OneForAll] = {}
+
+    def join(self, name: str, run: Callable[[Lane], None]) -> Lane:
+        """Adds a run; it starts with the next batch."""
+        lane = Lane(self, name, run)
+        self._joining.put(lane)
+        return lane
+
+    def step(self) -> bool:
+        """Serves one batch to all that wait for it; False when no run is left."""
+        while not self._joining.empty():
+            self.lanes.append(self._joining.get())
+            self.lanes[-1].take_turn()
+        for lane in self.lanes:
+            if lane.stopped and not lane.ended:
+                lane.take_turn()
+        self.lanes = [lane for lane in self.lanes if not lane.ended]
+        if not self.lanes:
+            return False
+        # The hindmost first: a run that joined late, or resumed from an earlier checkpoint, catches up with the others
+        # and shares with them from there. All see the same data in the same order.
+        place, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
+        served = [lane for lane in self.lanes if lane.waits_for == (key, place)]
+        batch = self._load(key, place, served)
+        for teacher in self._teachers.values():
+            teacher.begin_batch(shared=place[1] == TRAINING and len(served) > 1)
+        for lane in served:
+            if not lane.stopped:  # by a report of a lane before it
+                # mmseg's preprocessing changes a batch in place.
+                lane.take_turn(batch if lane is served[-1] else copy.deepcopy(batch))
+        for teacher in self._teachers.values():
+            teacher.end_batch()
+        return True
+
+    def _load(self, key: str, place: Place, served: list[Lane]) -> Any:
+        """The batch of a place, or what was raised instead: a picture that does not open is its readers' failure."""
+        since = time.perf_counter()
+        try:
+            batch = self._streams[key].load(place)
+        except Exception as error:
+            batch = error
+        seconds = time.perf_counter() - since
+        for lane in served:
+            lane.cost.data += seconds / len(served)
+            lane.cost.data_alone += seconds
+        return batch
+
+    def stream_of(self, cfg: Config) -> _Stream:
+        """The stream of a run's data, made at its first use."""
+        data = {name: cfg[name].to_dict() for name in ("train_dataloader", "val_dataloader")}
+        key = json.dumps(data, sort_keys=True, default=str)
+        if key not in self._streams:
+            train, val = (Runner.build_dataloader(one, seed=0) for one in data.values())
+            self._streams[key] = _Stream(key, train, val, max(collectives.gather_objects(len(val))))
+        return self._streams[key]
+
+    def one_for_all(self, spec: TeacherSpec, trust_checkpoint: bool = False) -> _OneForAll:
+        """The teacher of a spec, loaded at its first use."""
+        key = spec.model_dump_json(exclude={"weight"})
+        if key not in self._teachers:
+            self._teachers[key] = _OneForAll(load_teacher_model(spec, trust_checkpoint=trust_checkpoint), spec)
+        return self._teachers[key]
+
+
+class _OneForAll:
+    """A teacher's model, and what it said of the batch on hand."""
+
+    def __init__(self, model: nn.Module, spec: TeacherSpec) -> None:
+        self.model, self.listed = model, spec.features or ()
+        # A sweep has decided both for all its trials; what nobody has is not measured here.
+        self.forward = spec.forward or FUSED
+        self.cache = cache_of(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
+        self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
+        self._shared = False
+        self._said: dict[str, dict[str, Tensor]] = {}  # by the preprocessing of the images
+        self._took: dict[str, float] = {}  # seconds that each of these took
+        self._askers: dict[str, list[Lane]] = {}  # and who wanted it
+        self._asking: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
+
+    def begin_batch(self, *, shared: bool) -> None:
+        """``shared``: several runs will ask about this batch."""
+        self._shared = shared
+
+    def end_batch(self) -> None:
+        """Forgets the batch, and divides what it took among those who asked."""
+        self._shared = False
+        for preprocessing, askers in self._askers.items():
+            seconds = self._took[preprocessing]
+            for lane in askers:
+                lane.cost.teacher += seconds / len(askers)
+                lane.cost.teacher_alone += seconds
+        for table in (self._said, self._took, self._askers):
+            table.clear()
+
+    def answer(self, view: SharedTeacher, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        """As ``Teacher.__call__``; of a shared batch, everything that anybody asks is computed at once."""
+        if not self._shared:
+            said, seconds = self._compute(view, view.names, inputs_nchw)
+            view.lane.cost.teacher += seconds
+            view.lane.cost.teacher_alone += seconds
+            return said
+        which = view.preprocessing
+        if which not in self._said:
+            union = tuple(sorted({name for other in self.views for name in other.names}))
+            self._said[which], self._took[which] = self._compute(view, union, inputs_nchw)
+            self._askers[which] = []
+        self._askers[which].append(view.lane)
+        return {name: self._said[which][name] for name in view.names}
+
+    def _compute(
+        self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor
+    ) -> tuple[dict[str, Tensor], float]:
+        """Also the seconds that it took, which are not the run's own."""
+        since = time.perf_counter()
+        asked = (view.preprocessing, names)
+        if self._asking is None or self._asking[0] != asked:
+            teacher = Teacher(self.model, names, view.student_preprocessor, 1.0, self.forward, self.listed)
+            teacher.cache = self.cache
+            self._asking = asked, teacher
+        said = self._asking[1](inputs_nchw)
+        seconds = time.perf_counter() - since
+        view.lane.cost.own -= seconds
+        return said, seconds
+
+
+class SharedTeacher(Teacher):
+    """One run's view of a teacher that several runs share."""
+
+    def __init__(
+        self, lane: Lane, one: _OneForAll, names: Sequence[str], student_preprocessor: nn.Module, weight: float
+    ) -> None:
+        self.lane, self._one, self.model, self.weight = lane, one, one.model, weight
+        self.heads = logit_names(one.model, training=False)
+        self.names, self.student_preprocessor = tuple(names), student_preprocessor
+        statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]
+        order = swaps_channels(student_preprocessor)
+        self.preprocessing = repr([type(student_preprocessor).__name__, order, *statistics])
+        self.cache = one.cache
+        one.views.add(self)
+
+    def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        return self._one.answer(self, inputs_nchw)
+
+
+def _random_state() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.random.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.random.set_rng_state(state[2])
+    if state[3] is not None:
+        torch.cuda.set_rng_state_all(state[3])

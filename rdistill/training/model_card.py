@@ -1,0 +1,264 @@
+"""``model_card.md``: what a student is, how good it is by which evidence, and how to make it again."""
+
+from __future__ import annotations
+
+import html
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from rdistill.config.load import distill_spec
+from rdistill.config.plain_config import header, replace_header
+from rdistill.config.walk import leaves
+from rdistill.core.files import read_json, read_text, write_whole
+
+CARD = "model_card.md"
+_PACKAGES = (
+    "torch",
+    "onedl-mmengine",
+    "mmengine",
+    "onedl-mmcv",
+    "mmcv",
+    "onedl-mmsegmentation",
+    "mmsegmentation",
+    "ray",
+)
+
+
+def write_run_card(cfg: Config, work_dir: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes the card of one run, beside its ``student.pth``.
+
+    Args:
+        cfg: the run's config, as asked for.
+        work_dir: of the run.
+        metrics: what its ``metrics.json`` holds.
+    """
+    figures = [
+        ["this student", _points(metrics.get("mIoU")), f"best validation, iteration {metrics.get('best_iter')}"],
+        *([["teacher", _points(metrics["teacher_mIoU"]), "same images"]] if metrics.get("teacher_mIoU") else []),
+    ]
+    evidence = [
+        "One run of one seed: another seed may differ by several points. The score is that of the best of all "
+        "validations on the same images, so it is a little too high. No baseline was trained beside it: "
+        "`rdistill sweep` does.",
+        "",
+        *_table(["", "mIoU, %", ""], figures),
+        "",
+        *_table(["class", "IoU, %"], [[name, _points(iou)] for name, iou in (metrics.get("IoU") or {}).items()]),
+    ]
+    commands = [f"rdistill train {work_dir / 'config.py'} --work-dir NEW_DIR"]
+    _write(work_dir, _card(cfg, "student", metrics.get("seed"), evidence, commands))
+
+
+def hand_over_sweep(work_dir: Path, winner: Path) -> None:
+    """Writes the winner's card beside ``best.pth``, and its scores at the top of ``best.py``.
+
+    Args:
+        work_dir: of the sweep, with ``best.py``, ``study.json`` and, where there is one, ``summary.json``.
+        winner: the folder of the winning trial, with ``trial.json`` and ``trial.py``.
+    """
+    record, summary = _json(winner / "trial.json"), _json(work_dir / "summary.json")
+    best = max(record["history"], key=lambda entry: entry["mIoU"])
+    cfg = Config.fromfile(str(winner / "trial.py"))
+    evidence = _sweep_evidence(record, best, summary, work_dir)
+    commands = [
+        f"rdistill train {winner / 'trial.py'} --work-dir NEW_DIR   # this student, again",
+        f"{(summary.get('environment') or {}).get('command') or 'rdistill sweep SWEEP.yaml'}   # the whole study",
+    ]
+    _write(work_dir, _card(cfg, "best", record["seed"], evidence, commands))
+    scores = [
+        f"mIoU {best['mIoU']:.2f} % on the validation images, at iteration {best['iter']} of seed {record['seed']}."
+    ]
+    if summary.get("verdict"):
+        scores.append(f"Verdict of the sweep: {summary['verdict']}")
+    repeat = [f"Trial {record['id']} of a sweep by rdistill; {CARD} beside this file says more."]
+    file = work_dir / "best.py"
+    write_whole(
+        file, replace_header(read_text(file), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat))
+    )
+
+
+def _sweep_evidence(
+    record: Mapping[str, Any], best: Mapping[str, Any], summary: Mapping[str, Any], work_dir: Path
+) -> list[str]:
+    """What the sweep says for its winner: searched, and confirmed where it was."""
+    baseline = _json(work_dir / "trials" / "baseline" / "trial.json")
+    alone = max((entry["mIoU"] for entry in baseline.get("history") or []), default=None)
+    lines = [_text(summary["verdict"]), ""] if summary.get("verdict") else []
+    figures = [
+        ["this student", _points(best["mIoU"]), f"best validation of trial {record['id']}, iteration {best['iter']}"],
+        ["student alone, first baseline", _points(alone), "best validation of one seed"],
+        ["teacher", _points(record.get("teacher_mIoU")), "same images"],
+    ]
+    lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
+    confirmed = summary.get("confirmed") or {}
+    rows = []
+    for one in filter(None, [confirmed.get("baseline"), *(confirmed.get("configurations") or [])]):
+        gain = one.get("difference")
+        interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
+        spread = _points(one.get("mean")) + (f" ± {one['sd']:.2f}" if one.get("sd") is not None else "")
+        rows.append([one["id"], str(one.get("n", "")), spread, interval])
+    if rows:
+        lines += [
+            "",
+            "Trained again on fresh seeds (mean ± standard deviation; paired difference to the baseline with ",
+        ]
+        lines[-1] += "its 95 % interval):"
+        lines += ["", *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows)]
+    else:
+        lines += ["", "The figures are the search's: one seed, and the best of many trials. They are not confirmed on "]
+        lines[-1] += "fresh seeds (`confirm` in the sweep file does that), so the gain is likely smaller."
+    classes = [[name, _points(iou)] for name, iou in (best.get("IoU") or {}).items()]
+    return [*lines, "", *_table(["class", "IoU, %"], classes)]
+
+
+def _card(cfg: Config, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The card as lines of Markdown; ``name``: of the files, ``student`` or ``best``."""
+    return [
+        f"# Model card: {_text(cfg.model.type)}, {_text(_backbone(cfg.model))}",
+        "",
+        f"A semantic segmentation model for MMSegmentation: `{name}.py` (config) and `{name}.pth` (weights), made by "
+        "rdistill. It takes an image and gives the class of each pixel.",
+        "",
+        "## Figures",
+        *evidence,
+        "",
+        "## Data",
+        *_data(cfg),
+        "",
+        "## Training",
+        *_training(cfg, seed),
+        "",
+        "## Intended use and limits",
+        "- Images like those it was trained on: the same kind of camera, subject and preparation.",
+        "- The figures hold for the images named above and say nothing about others: measure before you rely on it.",
+        "- It marks every pixel with one of its classes, also where none of them is right; it gives no confidence.",
+        "- Not a medical device; no person's health may depend on it without validation and approval.",
+        "- _Add: who should use it, for what, and what it must not be used for._",
+        "",
+        "## Use",
+        "```bash",
+        f"rdistill predict {name}.py {name}.pth IMAGE... --out predictions",
+        f"rdistill export {name}.py {name}.pth {name}.onnx",
+        "```",
+        f"Without rdistill: `mmseg.apis.init_model('{name}.py', '{name}.pth', device='cpu')`.",
+        "",
+        "## Make it again",
+        *_commands(commands),
+        f"Made with Python {platform.python_version()}, {', '.join(_versions())}.",
+        "",
+        "## Licence",
+        "_Add: the licence of these weights. It may be bound by those of the images and of the teacher._",
+    ]
+
+
+def _data(cfg: Config) -> Iterator[str]:
+    for what in ("train", "val", "test"):
+        loader = cfg.get(f"{what}_dataloader")
+        if loader is None or (what == "test" and loader == cfg.get("val_dataloader")):
+            continue
+        word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[what]
+        for _, dataset in leaves(loader.dataset):
+            images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
+            yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    if classes:
+        yield f"- {len(classes)} classes: {', '.join(map(_text, classes))}"
+    yield "- _Add: where the images come from, and what their licence allows._"
+
+
+def _count(dataset: Mapping[str, Any]) -> str:
+    folder = Path(str(dataset.get("data_root") or ""), str((dataset.get("data_prefix") or {}).get("img_path") or ""))
+    if dataset.get("ann_file") or not folder.is_dir():
+        return ""
+    return f", {sum(1 for entry in os.scandir(folder) if entry.is_file())} files"
+
+
+def _training(cfg: Config, seed: Any) -> Iterator[str]:
+    optimizer = cfg.optim_wrapper.get("optimizer") or {}
+    length = cfg.train_cfg.get("max_iters")
+    duration = f"{length} iterations" if length else f"{cfg.train_cfg.get('max_epochs')} epochs"
+    batch = cfg.train_dataloader.batch_size
+    kind, rate = _text(optimizer.get("type")), _text(optimizer.get("lr"))
+    yield f"- {duration}, {batch} images a step, {kind} at {rate}, seed {seed}"
+    spec = distill_spec(cfg)
+    if spec is None:
+        yield "- Alone, without a teacher."
+        return
+    for teacher in spec.teachers:
+        where = f"{_code(teacher.checkpoint)} of {_code(teacher.config)}" if teacher.checkpoint else "itself"
+        yield f"- Teacher: {where}"
+    for name, loss in spec.losses.items():
+        where = "logits" if loss.pair is None else " and ".join(
+            f"student {_code(spec.features.student[s])} with teacher "
+            f"{_code(spec.teacher_features(int(loss.teacher))[t])}"
+            for s, t in loss.pairs
+        )  # fmt: skip
+        params = "".join(f", {_text(key)} {_text(value)}" for key, value in loss.params.items())
+        yield f"- Loss {_code(name)}: {loss.type} x {loss.effective_weight:g} on {where}{params}"
+    yield f"- The student's own losses x {spec.task_weight:g}"
+
+
+def _backbone(model: Mapping[str, Any]) -> str:
+    backbone = model.get("backbone") or {}
+    return str(backbone.get("type", "")) + (f" {backbone['depth']}" if "depth" in backbone else "")
+
+
+def _versions() -> Iterator[str]:
+    from rdistill import __version__
+
+    yield f"rdistill {__version__}"
+    for name in _PACKAGES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [[_text(cell) for cell in line] for line in (head, *rows)]
+    return ["| " + " | ".join(line) + " |" for line in (lines[0], ["---"] * len(head), *lines[1:])]
+
+
+def _text(value: Any) -> str:
+    """A name as it is, whatever it holds: neither HTML nor Markdown, and on one line."""
+    line = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
+def _code(value: Any) -> str:
+    """A name between backticks, more of them than it holds itself."""
+    line = " ".join(str(value).split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+
+
+def _commands(lines: Sequence[str]) -> list[str]:
+    """A block of commands that no line in it can end."""
+    lines = [" ".join(line.splitlines()) for line in lines]
+    fence = "`" * max(3, 1 + max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0))
+    return [f"{fence}bash", *lines, fence]
+
+
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    import textwrap
+
+    return [part for line in lines for part in textwrap.wrap(line, 98)]
+
+
+def _points(value: Any) -> str:
+    return format(value, ".2f") if isinstance(value, (int, float)) else "-"
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _write(folder: Path, lines: Sequence[str]) -> None:
+    write_whole(folder / CARD, "\n".join(lines) + "\n")

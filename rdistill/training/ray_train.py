@@ -1,0 +1,417 @@
+"""One run on several workers: the same function as in one process, in a Ray Train worker group."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import ray
+from mmengine.config import Config
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.core.storage import is_uri, join, place, ray_storage
+from rdistill.distributed.cluster import (
+    beside_this_process,
+    connected,
+    free_of,
+    gpus_in_cluster,
+    killed_for_memory,
+    require_resources,
+    wait_for_room,
+)
+from rdistill.training.hooks import Listener, Silent
+
+PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own default is for ever
+LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
+MAX_FAILURES = 3  # of workers, before the run fails
+HEALTH_CHECK_S = 0.5  # between two looks at the workers; Ray's own 2 s are also what each report then takes
+ORDERS_S = 0.5  # between two looks of the first worker at what the driver wants
+DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+PATIENCE_S = 20.0  # for workers to start, before it is said that they are waited for
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run takes."""
+
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None  # None: one where the cluster has GPUs, else none
+    min_workers: int | None = None  # go on with as few; None: with all
+    max_failures: int = MAX_FAILURES  # times that the workers are started again when one is lost
+
+    def __post_init__(self) -> None:
+        gpus = self.gpus_per_worker
+        wrong = {
+            f"workers: must be at least 1, got {self.workers}": self.workers < 1,
+            f"cpus_per_worker: must be a finite number of at least {LEAST_SHARE}, got {self.cpus_per_worker}": not (
+                LEAST_SHARE <= self.cpus_per_worker < math.inf
+            ),
+            f"gpus_per_worker: must be 0, or a finite number of at least {LEAST_SHARE}, got {gpus}": bool(gpus)
+            and not LEAST_SHARE <= float(gpus or 0) < math.inf,
+            f"min_workers: must be from 1 to workers ({self.workers}), got {self.min_workers}": self.min_workers
+            is not None
+            and not 1 <= self.min_workers <= self.workers,
+            f"max_failures: must be at least 0, got {self.max_failures}": self.max_failures < 0,
+        }
+        if problems := [problem for problem, is_so in wrong.items() if is_so]:
+            raise UserError(*problems)
+
+    def per_worker(self) -> dict[str, float]:
+        gpus = (1.0 if gpus_in_cluster() else 0.0) if self.gpus_per_worker is None else self.gpus_per_worker
+        return {"CPU": self.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
+
+    def total(self) -> dict[str, float]:
+        return {kind: amount * self.workers for kind, amount in self.per_worker().items()}
+
+    @property
+    def fewest(self) -> int:
+        return self.min_workers or self.workers
+
+
+def train_in_group(
+    cfg: Config,
+    work_dir: str | Path,
+    resources: Resources,
+    *,
+    address: str | None = None,
+    listener: Listener | None = None,
+    callbacks: list[Any] | None = None,
+    stop: StopRequest | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """As :func:`rdistill.training.run.train`, with the batch divided among ``resources.workers`` processes.
+
+    A worker that dies takes the others with it; all are started again, and go on from ``last.pth``. ``work_dir`` must
+    be on a disk that all nodes share, or a URI. ``callbacks`` are Ray Train's own.
+
+    Raises:
+        UserError: as ``train``; also when the cluster is too small.
+        RunError: as ``train``; also when workers were lost too often, or found no place any more.
+    """
+    from rdistill.training.run import look_before
+
+    work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
+    with place(work_dir, "*.json", "*.pth", "config.py") as here:
+        if done := look_before(here.folder, cfg, options.get("seed", 0), options.pop("resume", False), listener):
+            return done
+    _check_shares(cfg, resources)
+    with connected(address, work_dir, say=listener.noted):
+        per_worker = resources.per_worker()
+        require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
+        wait_for_room(per_worker, resources.fewest, listener.noted)
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
+        # Ray's memory monitor kills the youngest processes of a node, whatever they have taken: these two as well.
+        light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
+        events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
+        relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
+        shared = {"cfg": cfg, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
+        relay.start()
+        starts = 1
+        try:
+            while True:
+                try:
+                    trainer = _trainer(shared, resources, [_OnLoss(events, resources.max_failures), *(callbacks or [])])
+                    outcome = _fit(trainer, stop, orders).return_value
+                    break
+                except Exception as error:
+                    told_to_stop = stop is not None and stop.signum is not None
+                    if told_to_stop or starts > resources.max_failures or not lost_rays_own(error):
+                        raise _explained(error, per_worker, resources) from None
+                    again = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
+                    listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {again}")
+                    starts += 1
+        finally:
+            relay.stop()
+    if isinstance(outcome, Stopped):
+        raise outcome
+    return dict(outcome)
+
+
+def _trainer(shared: dict[str, Any], resources: Resources, callbacks: list[Any]) -> TorchTrainer:
+    """A start of the workers, who go on from where the work dir says they are."""
+    per_worker, work_dir = resources.per_worker(), shared["work_dir"]
+    elastic = resources.fewest < resources.workers
+    return TorchTrainer(
+        _work,
+        train_loop_config=shared,
+        scaling_config=ScalingConfig(
+            num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
+            use_gpu="GPU" in per_worker,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            # A finished name run again continues it silently; every start of ours has its own.
+            name=f"{Path(work_dir).name}-{time.time_ns()}",
+            **ray_storage(join(work_dir, "ray_train")),
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures, controller_failure_limit=PLACEMENT_ATTEMPTS
+            ),
+            callbacks=callbacks,
+        ),
+    )
+
+
+def _check_shares(cfg: Config, resources: Resources) -> None:
+    """Every worker has as many images a step, whatever the number of workers becomes.
+
+    Raises:
+        UserError: the batch does not divide.
+    """
+    if resources.fewest > resources.workers:
+        raise UserError(f"--min-workers: must be at most --workers, {resources.workers}, got {resources.fewest}")
+    batch = cfg.train_dataloader.batch_size
+    odd = [count for count in range(resources.fewest, resources.workers + 1) if batch % count]
+    if odd:
+        raise UserError(
+            f"train_dataloader.batch_size: {batch} images do not divide among {odd[0]} workers; set --batch-size"
+        )
+
+
+def _fit(trainer: TorchTrainer, stop: StopRequest | None, orders: Any) -> Result:
+    """Runs the trainer to its end; with ``stop``, in a thread of its own: Ray would abort at the first Ctrl-C."""
+    if stop is None:
+        return trainer.fit()
+    outcome: list[Any] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+        if stop.signum is not None:  # again and again: the actor may have been restarted meanwhile
+            orders.stop.remote(stop.signum)
+    stop.heeded = False
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+class _Orders:
+    """What the driver wants of the workers. A Ray actor."""
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+
+    def stop(self, signum: int) -> None:
+        self._signum = signum
+
+    def asked_to_stop(self) -> int | None:
+        return self._signum
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
+    """What each worker runs. It has no console: what it has to tell goes through the queue."""
+    import ray.train
+
+    from rdistill.config.load import import_custom_modules
+    from rdistill.training.run import train
+
+    import_custom_modules(config["cfg"])
+    rank = ray.train.get_context().get_world_rank()
+    listener = _WorkerListener(config["events"] if rank == 0 else None)
+    stop = StopRequest()
+    if rank == 0:
+        threading.Thread(target=_heed, args=(config["orders"], stop), daemon=True).start()
+    try:
+        # The driver has made sure that what is there is this run's: also where it was started again meanwhile.
+        return train(config["cfg"], config["work_dir"], resume=True, listener=listener, stop=stop, **config["options"])
+    except Stopped as stopped:  # all workers, after the same iteration: an end, and no failure to start again from
+        return stopped
+
+
+def _heed(orders: Any, stop: StopRequest) -> None:
+    while stop.signum is None:
+        time.sleep(ORDERS_S)
+        with suppress(*DIED):  # and is restarted
+            stop.signum = ray.get(orders.asked_to_stop.remote())
+
+
+class _WorkerListener:
+    """Reports validations to Ray Train, which wants every worker to, and all events of rank 0 to the driver."""
+
+    def __init__(self, events: Queue | None) -> None:
+        self._events = events
+
+    def started(self, **details: Any) -> None:
+        self._send("started", (), details)
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        self._send("stepped", (iteration, dict(values)), {})
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        import ray.train
+
+        self._send("validated", (iteration, dict(metrics)), {})
+        ray.train.report({"iter": iteration, **metrics})
+
+    def warned(self, message: str) -> None:
+        self._send("warned", (message,), {})
+
+    def noted(self, text: str) -> None:
+        self._send("noted", (text,), {})
+
+    def _send(self, event: str, args: tuple[Any, ...], details: dict[str, Any]) -> None:
+        if self._events is not None:
+            self._events.actor.put_nowait.remote((event, args, details))
+
+
+class _OnLoss(UserCallback):
+    """Runs in Ray's controller when a worker fails: the machine's failures are retried, all others end the run."""
+
+    def __init__(self, events: Queue, most: int) -> None:
+        self._events, self._most, self._failures = events, most, 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        if (fatal := _fatal(worker_exceptions)) is not None:
+            raise fatal  # what a callback raises is not retried
+        self._failures += 1
+        lost = min(worker_exceptions, key=lambda rank: not _died(worker_exceptions[rank]))
+        again = "starting again from the last checkpoint" if self._failures <= self._most else "giving up"
+        text = f"worker {lost} was lost ({_one_line(worker_exceptions[lost])}); {again}"
+        self._events.actor.put_nowait.remote(("lost", (f"{text} ({self._failures} of {self._most})",), {}))
+
+
+class _Relay(threading.Thread):
+    """Carries events from the queue to a listener in the driver, and says when workers are slow to start.
+
+    Args:
+        events: as ``_WorkerListener`` sends them.
+        listener: is told.
+        stop: is heeded once training has begun.
+        waiting: for whom, with a place for what the cluster has.
+        kinds: of resources that they take.
+    """
+
+    def __init__(
+        self, events: Queue, listener: Listener, stop: StopRequest | None, waiting: str, kinds: Mapping[str, float]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._events, self._listener, self._stop_asked = events, listener, threading.Event()
+        self._request, self._waiting, self._kinds = stop, waiting, kinds
+
+    def run(self) -> None:
+        training, patience = False, time.monotonic() + PATIENCE_S
+        while not (self._stop_asked.is_set() and self._has_told_all()):
+            try:
+                event, args, details = self._events.get(timeout=0.5)
+            except (Empty, *DIED):  # a queue that has died is restarted
+                if not training and time.monotonic() > patience and not self._stop_asked.is_set():
+                    patience = time.monotonic() + 2 * PATIENCE_S
+                    self._listener.noted("still starting " + self._waiting.format(free_of(self._kinds)))
+                continue
+            if event in ("started", "lost"):
+                training, patience = event == "started", time.monotonic() + PATIENCE_S
+            if event == "started" and self._request is not None:
+                self._request.heeded = True
+            getattr(self._listener, "noted" if event == "lost" else event)(*args, **details)
+
+    def _has_told_all(self) -> bool:
+        try:
+            return bool(self._events.empty())
+        except DIED:
+            return True
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(timeout=10)
+        self._events.shutdown()
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and all that Ray has wrapped in it."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        seen.append(current)
+        inner = list(getattr(current, "worker_failures", {}).values())
+        names = ("__cause__", "cause", "controller_failure", "_base_exc", "health_check_failure")
+        inner += [getattr(current, name, None) for name in names]
+        waiting += [one for one in inner if isinstance(one, BaseException) and one not in seen]
+    return seen
+
+
+def _users_own(error: BaseException) -> Exception | None:
+    """The UserError or RunError of a worker, from within what Ray wrapped around it."""
+    return next((one for one in _causes(error) if isinstance(one, (UserError, RunError))), None)
+
+
+def _died(error: BaseException) -> bool:
+    """Whether a worker's process or node is gone, rather than that its code raised."""
+    return any(isinstance(one, DIED) or "HealthCheck" in type(one).__name__ for one in _causes(error))
+
+
+def lost_rays_own(error: BaseException) -> bool:
+    """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
+    starting = any("WorkerGroupStartup" in type(one).__name__ for one in _causes(error))
+    return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
+
+
+def lost_its_peers(error: BaseException) -> bool:
+    """Whether a worker only says that another one is gone. gloo does in many words, after the line of its source."""
+    texts = " ".join(f"{type(one).__name__} {one}" for one in _causes(error))
+    return any(sign in texts for sign in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed"))
+
+
+def _fatal(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
+    """What starting again would not mend: an error of a worker's own, while no worker has died."""
+    for error in worker_exceptions.values():
+        if (own := _users_own(error)) is not None:
+            return own
+    if any(_died(error) for error in worker_exceptions.values()):
+        return None
+    own_errors = [error for error in worker_exceptions.values() if not lost_its_peers(error)]
+    return _causes(own_errors[0])[-1] if own_errors else None  # type: ignore[return-value]
+
+
+def _explained(error: Exception, per_worker: Mapping[str, float], resources: Resources) -> Exception:
+    """What ``fit`` raised, as the user is to read it."""
+    if (own := _users_own(error)) is not None:
+        return own
+    causes = _causes(error)
+    if any("WorkerGroupStartup" in type(one).__name__ for one in causes):
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
+        return RunError(
+            f"no place for {resources.fewest} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "
+            f"{free_of(per_worker)}; continue with --resume when there is room"
+        )
+    if isinstance(error, ControllerError):
+        return error.controller_failure
+    return RunError(
+        f"workers were lost more than --max-failures {resources.max_failures} times, last by: "
+        f"{_one_line(causes[1] if len(causes) > 1 else error)}; continue with --resume"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    last = _causes(error)[-1]
+    if isinstance(last, ray.exceptions.OutOfMemoryError):
+        return killed_for_memory(last)
+    lines = [line.strip() for line in str(last).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:200]

@@ -1,0 +1,359 @@
+"""One run, from a loaded config to ``metrics.json`` and ``student.pth``: in this process, or in Ray Train workers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+from torch import nn
+
+from rdistill.checks.run import Report, add_data, check_run
+from rdistill.config.load import INIT_SEED, lookup
+from rdistill.core.errors import UserError
+from rdistill.core.failures import explained
+from rdistill.core.files import write_json
+from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.core.storage import Sending, is_uri, place
+from rdistill.data.splits import LOADERS
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.teacher import EmaTeacher
+from rdistill.distributed import collectives
+from rdistill.models import checkpoint
+from rdistill.models.pretrained import start_weights
+from rdistill.models.segmentor import build_segmentor
+from rdistill.models.task_loss import average_over_workers
+from rdistill.training.evaluation import evaluate, use_class_iou
+from rdistill.training.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
+from rdistill.training.lockstep import Lane
+from rdistill.training.model_card import write_run_card
+from rdistill.training.resume import (
+    PREVIOUS,
+    Earlier,
+    best_so_far,
+    find_earlier,
+    finished,
+    refuse_another,
+    refuse_overwriting,
+    repair,
+)
+from rdistill.training.run_state import RunStateHook, unwrap
+from rdistill.training.runner import build_runner, checkpoint_interval, prepare, release
+from rdistill.training.student_files import write_config, write_student
+from rdistill.training.teacher_plan import cache_facts, serve, settle, with_plan
+
+
+def train(
+    cfg: Config,
+    work_dir: str | Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    teacher_metrics: Sequence[Mapping[str, Any]] | None = None,
+    swept: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+    lane: Lane | None = None,
+    check: bool = True,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
+    """Trains one student in this process (of one, or of a process group that exists already).
+
+    Args:
+        cfg: from :func:`rdistill.config.load.load_config`.
+        work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``metrics.json``, ``student.pth``,
+            ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and mmengine's logs in a
+            folder of the start's time.
+        seed: of weights (unless the config has a ``randomness.init_seed``), data order, augmentation and dropout.
+        resume: continue from ``last.pth`` if there is one.
+        trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
+        teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
+        swept: config key -> value that a sweep chose; each must be what the built model really uses.
+        listener: is told of progress.
+        lane: this run's place among others in lockstep.
+        check: False where it has been checked already, as in a sweep.
+        stop: is looked at after each iteration.
+
+    Returns:
+        What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
+
+    Raises:
+        UserError: a mistake in the config, found before the first iteration; a work dir that holds another run.
+        DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
+        Stopped: as ``stop`` asked; ``student.pth`` is the best so far.
+    """
+    if is_uri(work_dir):
+        given: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
+        given.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
+        with place(work_dir, "*") as here:
+            try:
+                return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **given)
+            finally:
+                if is_main_process():
+                    here.push()
+    work_dir = Path(work_dir).absolute()
+    listener = listener or Silent()
+    if get_world_size() == 1 and (done := look_before(work_dir, cfg, seed, resume, listener)):
+        return done  # of a group, the driver has looked before any worker could write
+    options: dict[str, Any] = dict(seed=seed, trust_checkpoint=trust_checkpoint, teacher_metrics=teacher_metrics)
+    options.update(swept=swept, lane=lane, check=check, stop=stop or StopRequest())
+    try:
+        with explained(work_dir, cfg.train_dataloader.batch_size // get_world_size()):
+            earlier = find_earlier(work_dir) if resume else Earlier(None, False)
+            return _train(cfg, work_dir, earlier, listener, **options)
+    except Stopped as stopped:
+        if is_main_process() and stopped.best:
+            write_student(cfg, work_dir)
+        raise
+
+
+def _train(
+    asked: Config,
+    work_dir: Path,
+    earlier: Earlier,
+    listener: Listener,
+    *,
+    seed: int,
+    trust_checkpoint: bool,
+    teacher_metrics: Sequence[Mapping[str, Any]] | None,
+    swept: Mapping[str, Any] | None,
+    lane: Lane | None,
+    check: bool,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """As :func:`train`, in a work dir that has been looked at."""
+    started = time.perf_counter()
+    for note in earlier.notes:
+        listener.noted(note)
+    start_from = asked.get("load_from")
+    cfg = prepare(asked, work_dir, seed, earlier.last)
+    with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
+        distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
+        if start_from and not cfg.resume:
+            distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
+        if check:
+            report = check_run(
+                asked,
+                distiller=distiller,
+                work_dir=work_dir,
+                workers=get_world_size(),
+                seed=seed,
+                trust_checkpoint=trust_checkpoint,
+                with_data=is_main_process(),
+            )
+            for note in report.notes:
+                listener.noted(note)
+            by_worker = collectives.gather_objects(report.problems)
+            if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
+                raise UserError(*problems)  # on all workers, or those without would wait for the others
+        plan = None
+        if lane is None and distiller.teachers:
+            plan = settle(distiller, asked, work_dir)
+            asked, cfg = with_plan(asked, plan), with_plan(cfg, plan)
+            serve(distiller, asked, work_dir, plan.patience)
+        if get_world_size() > 1:
+            average_over_workers(distiller.student)
+        best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
+        keeper = CheckpointHook(checkpoint_interval(cfg), best)
+        facts: dict[str, Any] = {"teacher_lines": plan.lines if plan else ()}
+        if distiller.start is not None:
+            facts["student_start"] = f"{distiller.start.report} from {start_from}"
+        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener, facts), StopHook(stop, keeper), lane)
+        if is_main_process():
+            write_config(asked, work_dir / "config.py", seed)
+        try:
+            facts["effective"] = _check_effective(runner, cfg, swept or {})
+            if teacher_metrics is None:
+                teacher_metrics = score_teachers(distiller, cfg)
+            facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
+            if len(teacher_metrics) > 1:
+                facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
+            facts["best_mIoU"] = keeper.best.get("metrics", {}).get(METRIC)
+            runner.train()
+            facts["teacher_cache"] = cache_facts(distiller)
+        finally:
+            release(runner)
+    metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
+    if is_main_process():
+        write_student(asked, work_dir)
+        write_run_card(asked, work_dir, metrics)
+        write_json(work_dir / "metrics.json", metrics)
+        (work_dir / PREVIOUS).unlink(missing_ok=True)
+    return metrics
+
+
+def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: Listener) -> dict[str, Any] | None:
+    """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
+
+    Raises:
+        UserError: it holds a run that would be written over, or another than the one that is asked for.
+    """
+    refuse_overwriting(work_dir, resume)
+    if not resume:
+        return None
+    repair(work_dir, listener.noted)
+    refuse_another(work_dir, cfg, seed)
+    metrics = finished(work_dir, cfg)
+    if metrics is not None:
+        listener.noted(f"{work_dir}: finished already, at iteration {metrics['iter']}: nothing is left to do")
+    return metrics
+
+
+def check_evaluation(cfg: Config, split: str) -> list[str]:
+    """Looks at the files that scoring on a split reads, before the model is built.
+
+    Returns:
+        What is worth knowing of them, one line each.
+
+    Raises:
+        UserError: what is wrong with them, one line each.
+    """
+    if cfg.get(LOADERS[split]) is None:
+        raise UserError(f"{cfg.filename}: has no {LOADERS[split]} to score on")
+    report = Report()
+    add_data(report, cfg, full=False, names=(split,))
+    report.raise_problems()
+    return report.notes
+
+
+def evaluate_checkpoint(
+    cfg: Config, checkpoint_file: str | Path, *, split: str = "val", trust_checkpoint: bool = False
+) -> dict[str, Any]:
+    """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split."""
+    cfg = copy.deepcopy(cfg)
+    use_class_iou(cfg)
+    model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
+    checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with _quiet_evaluation():
+        return evaluate(model, cfg, split=split)
+
+
+def score_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+    """Scores each teacher on the student's validation data; nothing for one that follows the student."""
+    return [{} if isinstance(teacher, EmaTeacher) else evaluate(teacher.model, cfg) for teacher in distiller.teachers]
+
+
+def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+    """As :func:`score_teachers`, outside a run."""
+    cfg = copy.deepcopy(cfg)
+    use_class_iou(cfg)
+    with _quiet_evaluation():
+        for teacher in distiller.teachers:
+            teacher.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return score_teachers(distiller, cfg)
+
+
+@contextmanager
+def _quiet_evaluation() -> Iterator[None]:
+    """Outside a run there is no log file to take what mmseg has to say."""
+    MMLogger.get_instance(f"rdistill-eval-{time.time_ns()}", log_level="ERROR")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads every swept value back from what was built.
+
+    Raises:
+        UserError: a value that did not arrive where it takes effect.
+    """
+    distiller = unwrap(runner)
+    effective = {**distiller.effective_values(), **_optimizer_values(runner), **_init_seed(runner)}
+    read: dict[str, Any] = {}
+    lost = []
+    for key, wanted in _leaves(swept).items():
+        read[key] = effective[key] if key in effective else _read_back(key, distiller.student, cfg)
+        if _comparable(read[key]) != _comparable(wanted):
+            lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
+    if lost:
+        raise UserError(*lost)
+    return {**distiller.effective_values(), **read}
+
+
+def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A swept section, such as a whole loss, is its keys; one that was taken out is nothing."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_leaves({f"{key}.{inner}": item for inner, item in value.items()}))
+        elif value is not None or not key.startswith("distill.losses."):
+            flat[key] = value
+    return flat
+
+
+def _optimizer_values(runner: Runner) -> dict[str, Any]:
+    """What the built optimizer uses, such as ``lr``, under the config's keys."""
+    wrapper = runner.optim_wrapper
+    values = {f"optim_wrapper.optimizer.{name}": value for name, value in wrapper.optimizer.defaults.items()}
+    return {**values, "optim_wrapper.optimizer.type": type(wrapper.optimizer).__name__}
+
+
+def _init_seed(runner: Runner) -> dict[str, int]:
+    return {INIT_SEED: next(hook.init_seed for hook in runner.hooks if isinstance(hook, RunStateHook))}
+
+
+def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:
+    """A value from the built student where it keeps it as an attribute; from the Runner's config otherwise."""
+    if key.startswith("model."):
+        node: Any = student
+        for part in key.split(".")[1:]:
+            node = getattr(node, part, None)
+        if isinstance(node, (bool, int, float, str, tuple, list)):
+            return node
+    try:
+        return lookup(cfg._cfg_dict, key.lstrip("+"))
+    except KeyError:
+        return None
+
+
+def _comparable(value: Any) -> Any:
+    return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _summary(
+    keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    best = keeper.best
+    summary = {
+        **best.get("metrics", {}),
+        "iter": keeper.last.get("iter"),
+        "best_iter": best.get("iter"),
+        "last": keeper.last.get("metrics"),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+    }
+    if cfg.get("distill") is not None:
+        summary.update({key: facts[key] for key in ("teacher_mIoU", "teachers_mIoU") if key in facts})
+        summary.update({key: facts[key] for key in ("teacher_cache",) if facts.get(key)})
+    return summary
+
+
+@contextmanager
+def _own_log(work_dir: Path) -> Iterator[None]:
+    """Sends Python's warnings to a file: mmseg and mmengine have many, and none is for the user."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(work_dir / "warnings.log", delay=True)
+    logger = logging.getLogger("py.warnings")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+        handler.close()

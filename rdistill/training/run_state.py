@@ -1,0 +1,164 @@
+"""What a run is beside its weights: its random streams, and what each of several workers has of its own.
+
+A checkpoint keeps it for every worker, so that a resumed run goes on to the last bit as it would have.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from rdistill.distill.distiller import Distiller
+from rdistill.distill.teacher import EmaTeacher
+from rdistill.distributed import collectives
+from rdistill.models.checkpoint import as_plain_data
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def unwrap(runner: Any) -> Distiller:
+    """The Distiller of a runner, from under DDP."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class RunStateHook(Hook):
+    """Gives the weights, and training, random streams of their own, which nothing else disturbs.
+
+    Both start from a seed alone; training's goes on where the resumed checkpoint left it, with all else that a worker
+    had of its own then.
+
+    Args:
+        seed: of training: dropout and the like.
+        init_seed: of the first weights.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: int, init_seed: int) -> None:
+        self.seed, self.init_seed = seed, init_seed
+        self._to_restore: list[Mapping[str, Any]] = []
+        self._started = False
+
+    def before_run(self, runner: Any) -> None:
+        # mmengine draws the student's weights next. What came before, such as scoring the teacher, has drawn too.
+        seed_everything(self.init_seed, 0)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        # Not before_train: mmengine makes the data iterator, which draws random numbers, after that.
+        if self._started:
+            return
+        self._started = True
+        if not self._to_restore:
+            seed_everything(self.seed, runner.rank, 1)
+        elif len(self._to_restore) == collectives.count():
+            restore(runner, self._to_restore[runner.rank])
+        else:  # on another number of workers: streams of their own again
+            seed_everything(self.seed, runner.rank, 1, runner.iter)
+            _set_gradients(runner, _mean_gradients([state["gradients"] for state in self._to_restore]))
+
+    def before_val(self, runner: Any) -> None:
+        self._before_val = random_state()
+        share_statistics(unwrap(runner).student)
+
+    def after_val(self, runner: Any) -> None:
+        set_random_state(self._before_val)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        self._to_restore = checkpoint.get("workers") or []
+
+
+def own_state(runner: Any) -> dict[str, Any]:
+    """What this worker alone knows; of a single one, what no other part of a checkpoint holds."""
+    state: dict[str, Any] = {"random": random_state(), "statistics": {}, "gradients": {}}
+    if collectives.count() > 1:
+        state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
+    if _amid_accumulation(runner.optim_wrapper):
+        named = unwrap(runner).named_parameters()
+        state["gradients"] = {name: one.grad.cpu() for name, one in named if one.grad is not None}
+    return state
+
+
+def restore(runner: Any, state: Mapping[str, Any]) -> None:
+    """Gives this worker back what :func:`own_state` found."""
+    set_random_state(state["random"])
+    with torch.no_grad():
+        for name, buffer in _statistics(runner).items():
+            if name in state["statistics"]:
+                buffer.copy_(state["statistics"][name])
+    _set_gradients(runner, state["gradients"])
+
+
+def share_statistics(student: nn.Module) -> None:
+    """Lets all workers score one student: BatchNorm's statistics become the mean of what each has seen."""
+    if collectives.count() > 1:
+        buffers = [one for name, one in student.named_buffers() if name.endswith(("running_mean", "running_var"))]
+        if buffers:
+            all_reduce_params(buffers, op="mean")
+
+
+def _statistics(runner: Any) -> dict[str, Tensor]:
+    """BatchNorm's buffers, which differ between workers: the student's, the losses' and an EMA teacher's."""
+    distiller = unwrap(runner)
+    found = {name: one for name, one in distiller.named_buffers() if name.endswith(STATISTICS)}
+    for index, teacher in enumerate(distiller.teachers):
+        if isinstance(teacher, EmaTeacher):
+            named = teacher.average.named_buffers()
+            found |= {f"teacher.{index}.{name}": one for name, one in named if name.endswith(STATISTICS)}
+    return found
+
+
+def _amid_accumulation(wrapper: Any) -> bool:
+    """Whether gradients of earlier batches wait for the next update."""
+    counts = getattr(wrapper, "_accumulative_counts", 1)
+    return counts > 1 and wrapper._inner_count % counts != 0
+
+
+def _mean_gradients(states: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    names = states[0] if states else {}
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in names}
+
+
+def _set_gradients(runner: Any, gradients: Mapping[str, Tensor]) -> None:
+    for name, parameter in unwrap(runner).named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter)
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seeds Python's, numpy's and torch's generators from some integers."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": as_plain_data(numpy_state),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    inner = state["numpy"]["state"]
+    key = np.asarray(inner["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {"key": key, "pos": inner["pos"]}})
+    torch.random.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])

@@ -1,0 +1,348 @@
+"""How a run's teachers are computed, where the config leaves it open: decided once, and then part of the config.
+
+The forward is chosen by a short measurement, the cache by how often the training pipeline repeats its inputs. Both
+may change results in the last bit: so what was decided is written down, and a resume, a trial of a sweep and its
+repetition do not decide again.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rdistill.checks.run import in_bytes
+from rdistill.config.load import TeacherSpec, distill_spec
+from rdistill.config.teacher_spec import FUSED, PLAIN, ForwardSpec
+from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
+from rdistill.core.errors import UserError
+from rdistill.core.files import read_json, write_json
+from rdistill.data.splits import data_splits
+from rdistill.distill.distiller import Distiller
+from rdistill.distill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
+from rdistill.distill.teacher_cache import disk_budget, memory_budget
+from rdistill.distill.teacher_forward import CLOSE
+from rdistill.distributed.collectives import gather_objects
+from rdistill.models.features import parse_feature
+from rdistill.models.segmentor import blank_image, input_channels, training_size
+
+RECORD = "teacher.json"  # in the work dir: what was decided
+SHORT_RUN = 500  # iterations below which measuring costs more than it can give
+SHARE = 0.01  # of the teacher's time in the run, for measuring
+MOST_SECONDS = 10.0  # for measuring
+ROUNDS = 2  # each variant is timed so often, after a warm-up; the best counts
+GAIN = 0.97  # of the plain forward's time: what a variant must stay below
+WORTH_A_CACHE = 1 / 3  # share of images that must be expected to be known
+PATIENCE_PASSES = 3  # over the data, before a cache without hits is given up
+# Transforms that do the same to an image each time. Any other but RandomFlip is taken to make new images.
+REPEATING = (
+    "LoadImageFromFile", "LoadAnnotations", "MapLabels", "Resize", "Pad", "Normalize", "PackSegInputs",
+    "ResizeToMultiple", "ResizeShortestEdge", "CLAHE", "RGB2Gray", "Rerange", "AdjustGamma", "ConcatCDInput",
+)  # fmt: skip
+WRAPPERS = ("StreamDataset", "RepeatDataset", "ConcatDataset")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided."""
+
+    forwards: tuple[dict[str, Any] | None, ...]  # of each teacher; None for one that follows the student
+    cache: bool
+    patience: int  # images
+    lines: tuple[str, ...]  # for the user
+
+
+def settle(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
+    """Decides what the config leaves open, on the main process for all; or repeats what was decided in this folder.
+
+    Args:
+        distiller: of that config; left as it is.
+        cfg: as it was asked for, not a worker's share of it.
+        work_dir: of the run or the sweep.
+
+    Raises:
+        UserError: a cache is asked for, but a teacher's outputs are not one for each image.
+    """
+    decided: list[Any] = [None]
+    if is_main_process():
+        try:
+            decided[0] = _decide_or_read(distiller, cfg, work_dir)
+        except UserError as error:  # the others wait for an answer
+            decided[0] = error
+    broadcast_object_list(decided)
+    if isinstance(decided[0], UserError):
+        raise decided[0]
+    return decided[0]  # type: ignore[no-any-return]
+
+
+def with_plan(cfg: Config, plan: Plan, cache_dir: Path | None = None) -> Config:
+    """A copy of a config in which nothing is left open. ``cache_dir``: unless it names one."""
+    cfg = copy.deepcopy(cfg)
+    for entry, forward in zip(cfg.distill.teachers, plan.forwards, strict=True):
+        if forward is not None:
+            entry.forward = dict(forward)
+    spec = distill_spec(cfg)
+    assert spec is not None
+    given = spec.cache.model_dump(exclude_none=True)
+    given["mode"] = "on" if plan.cache else "off"
+    if plan.cache and cache_dir is not None:
+        given.setdefault("dir", str(cache_dir))
+    cfg.distill.cache = given if len(given) > 1 else given["mode"]
+    return cfg
+
+
+def without_auto(cfg: Config) -> Config:
+    """A copy of a config in which what is left open is what needs no measuring, such as a trial's own teachers."""
+    spec = distill_spec(cfg)
+    if spec is None:
+        return cfg
+    forwards = tuple(None if one.ema_decay else dict(one.forward or FUSED) for one in spec.teachers)
+    return with_plan(cfg, Plan(forwards, spec.cache.mode == "on", 0, ()))
+
+
+def serve(distiller: Distiller, cfg: Config, work_dir: Path, patience: int) -> None:
+    """Gives a run's own teachers the forward and the cache of a config in which nothing is left open."""
+    spec = distill_spec(cfg)
+    for index, teacher in enumerate(distiller.teachers):
+        if type(teacher) is Teacher:  # one that follows the student changes, and a shared one is its owner's
+            assert spec is not None
+            one = spec.teacher(index)
+            assert one.cache is not None
+            teacher.forward = one.forward
+            if one.cache.mode == "on":
+                teacher.cache = cache_of(teacher.model, one, work_dir, patience)
+
+
+def cache_facts(distiller: Distiller) -> dict[str, Any]:
+    """How the caches did, over all workers: images asked for, and the share that was known. Empty without caches."""
+    caches = [teacher.cache for teacher in distiller.teachers if teacher.cache is not None]
+    counts = [sum(getattr(cache, what) for cache in caches) for what in ("asked", "hits", "on_disk", "gave_up")]
+    asked, hits, on_disk, gave_up = (sum(column) for column in zip(*gather_objects(counts), strict=True))
+    if not asked:
+        return {}
+    facts = {"images": asked, "hit_rate": round(hits / asked, 4), "from_disk": on_disk}
+    return {**facts, **({"gave_up": True} if gave_up else {})}
+
+
+def _decide_or_read(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
+    spec = distill_spec(cfg)
+    assert spec is not None
+    asked = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
+    asked["cache"] = spec.cache.mode
+    file = work_dir / RECORD
+    if file.is_file():
+        record = read_json(file)
+        if record["asked"] == asked:
+            lists = {key: tuple(record["plan"][key]) for key in ("forwards", "lines")}
+            return Plan(**{**record["plan"], **lists})
+    plan = _decide(distiller, cfg)
+    if spec.cache.mode != "auto" and not any(one.forward is None and one.ema_decay is None for one in spec.teachers):
+        return plan  # nothing was left open
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"asked": asked, "plan": asdict(plan)})
+    return plan
+
+
+def _decide(distiller: Distiller, cfg: Config) -> Plan:
+    spec = distill_spec(cfg)
+    assert spec is not None
+    forwards: list[dict[str, Any] | None] = []
+    lines: list[str] = []
+    for index, teacher in enumerate(distiller.teachers):
+        if isinstance(teacher, EmaTeacher):
+            forwards.append(None)
+            continue
+        forward, line = spec.teachers[index].forward, None
+        if forward is None:
+            forward, line = choose_forward(teacher, cfg, spec.teacher(index))
+        forwards.append(forward.model_dump())
+        lines += [line] if line else []
+    own = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
+    on, line = _decide_cache(own, cfg)
+    patience = PATIENCE_PASSES * _images(cfg) if on else 0
+    return Plan(tuple(forwards), on, patience, (*lines, line) if line else tuple(lines))
+
+
+# --- the forward ----------------------------------------------------------------------------------------------------
+
+
+def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[ForwardSpec, str | None]:
+    """The quickest forward whose logits are within 1e-4 of the plain one's, and a line that says so.
+
+    A run too short to measure in takes the fused one, and says nothing.
+    """
+    iterations, batch_size = _iterations(cfg), int(cfg.train_dataloader.batch_size)
+    if iterations < SHORT_RUN:
+        return FUSED, None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((batch_size, input_channels(teacher.model), *training_size(cfg)), generator=generator).to(
+        device
+    )
+    plain = _variant(teacher, PLAIN, spec)
+    plain(images[:1])
+    seconds = _timed(plain, images[:1])
+    variants = [FUSED, ForwardSpec(fuse=True, channels_last=True)]
+    if device == "cuda":  # seldom within 1e-4, but then it is much the quickest
+        variants += [one.model_copy(update={"autocast": "float16"}) for one in variants]
+    budget = min(MOST_SECONDS, SHARE * iterations * batch_size * seconds)
+    count = min(batch_size, int(budget / seconds / (len(variants) + 1) / (ROUNDS + 1)))
+    if count < 1:
+        return FUSED, None
+    timed = measure(teacher, spec, variants, images[:count])
+    best = min(timed, key=lambda variant: timed[variant])
+    chosen = best if timed[best] <= GAIN * timed[PLAIN] else PLAIN
+    unit = "a batch" if count == batch_size else f"for {count} of {batch_size} images"
+    instead = f" instead of {timed[PLAIN]:.3g} s" if chosen != PLAIN else ", the quickest"
+    return chosen, f"forward {chosen}: {timed[chosen]:.3g} s {unit}{instead}"
+
+
+def measure(
+    teacher: Teacher, spec: TeacherSpec, variants: Sequence[ForwardSpec], images_nchw: Tensor
+) -> dict[ForwardSpec, float]:
+    """Seconds of the plain forward and of each variant, timed in turn; without those whose logits are not close."""
+    ready = {PLAIN: _variant(teacher, PLAIN, spec)}
+    expected = ready[PLAIN](images_nchw)
+    for variant in variants:
+        candidate = _variant(teacher, variant, spec)
+        try:
+            found = candidate(images_nchw)
+        except RuntimeError:  # a layer that wants another memory format or precision
+            continue
+        logits = [name for name in expected if name in teacher.heads] or list(expected)
+        if all(torch.allclose(found[name].float(), expected[name].float(), rtol=0, atol=CLOSE) for name in logits):
+            ready[variant] = candidate
+    rounds = [{variant: _timed(one, images_nchw) for variant, one in ready.items()} for _ in range(ROUNDS)]
+    return {variant: min(one[variant] for one in rounds) for variant in ready}
+
+
+def _variant(teacher: Teacher, forward: ForwardSpec, spec: TeacherSpec) -> Teacher:
+    """A copy of a teacher that is computed in another way, of images as its own preprocessor gives them."""
+    model = copy.deepcopy(teacher.model)
+    return Teacher(model, teacher.capture.names, model.data_preprocessor, 1.0, forward, spec.features or ())
+
+
+def _timed(teacher: Teacher, images_nchw: Tensor) -> float:
+    """Seconds of one forward pass."""
+    if images_nchw.is_cuda:
+        torch.cuda.synchronize()
+    since = time.perf_counter()
+    teacher(images_nchw)
+    if images_nchw.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - since
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def training_variants(cfg: Config) -> list[float] | str:
+    """The probabilities of the versions of one image that training may see; or what makes too many of them."""
+    if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
+        return "data_preprocessor.batch_augments makes new images each time"
+    found: list[list[float]] = []
+    for _, node in dataset_nodes(cfg.train_dataloader.dataset):
+        inner = is_wrapper(node)
+        if inner and kind_of(node) not in WRAPPERS:
+            return f"{kind_of(node)} may make new images each time"
+        variants = pipeline_variants(node.get("pipeline") or ())
+        if isinstance(variants, str):
+            return variants
+        if not inner:
+            found.append(variants)
+    return max(found, key=len)  # of several datasets, the one that repeats the least
+
+
+def pipeline_variants(pipeline: Sequence[Mapping[str, Any]]) -> list[float] | str:
+    """As :func:`training_variants`, of one pipeline."""
+    choices: list[list[float]] = []
+    for step in pipeline:
+        kind = kind_of(step)
+        if kind == "RandomFlip":
+            choices.append(_flips(step))
+        elif kind not in REPEATING:
+            return f"{kind} makes new images each time"
+    return [math.prod(one) for one in product(*choices)]
+
+
+def expected_hits(variants: Sequence[float], passes: float) -> float:
+    """The share of draws whose image was drawn before in the same version, over so many passes of the data."""
+    distinct = sum(1 - (1 - probability) ** passes for probability in variants)
+    return max(0.0, 1 - distinct / passes) if passes > 0 else 0.0
+
+
+def _decide_cache(teachers: Sequence[Teacher], cfg: Config) -> tuple[bool, str]:
+    """Whether outputs are remembered, and a line that says why."""
+    spec = distill_spec(cfg)
+    assert spec is not None
+    if not teachers or spec.cache.mode == "off":
+        return False, ""
+    if spec.cache.mode == "on":
+        sizes = [_bytes_an_image(teacher, cfg) for teacher in teachers]
+        if problem := next((size for size in sizes if isinstance(size, str)), None):
+            raise UserError(f"distill.cache: {problem}; set distill.cache=off")
+        return True, "cache on"
+    variants = training_variants(cfg)
+    if isinstance(variants, str):
+        return False, f"cache off: {variants}"
+    images = _images(cfg)
+    passes = _iterations(cfg) * cfg.train_dataloader.batch_size / images
+    share = expected_hits(variants, passes)
+    if share < WORTH_A_CACHE:
+        return False, f"cache off: only {share:.0%} of the images are expected to be known"
+    sizes = [_bytes_an_image(teacher, cfg) for teacher in teachers]
+    if problem := next((size for size in sizes if isinstance(size, str)), None):
+        return False, f"cache off: {problem}"
+    size, distinct = sum(map(int, sizes)), images * passes * (1 - share)
+    room = memory_budget(spec.cache) + disk_budget(spec.cache, Path(spec.cache.dir or CACHE_FOLDER).absolute())
+    share *= min(1.0, room / max(1.0, distinct * size))
+    text = f"{share:.0%} of the images are expected to be known, {in_bytes(size)} each"
+    return share >= WORTH_A_CACHE, f"cache {'on' if share >= WORTH_A_CACHE else 'off'}: {text}"
+
+
+def _bytes_an_image(teacher: Teacher, cfg: Config) -> int | str:
+    """Bytes of a teacher's outputs for one image; or why they are not a function of each image alone."""
+    for name in teacher.capture.names:
+        if parse_feature(name, teacher.model).kind == "parameter":
+            return f"a teacher's feature {name!r} is a parameter"
+    for name, module in teacher.model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            return f"the teacher's {name} normalises over the whole batch"
+    outputs = teacher(blank_image(teacher.model, training_size(cfg)))
+    for name, value in outputs.items():
+        if value.ndim == 0 or len(value) != 1:
+            return f"a teacher's feature {name!r} is not one for each image (shape {tuple(value.shape)} for one)"
+    return sum(value.nbytes for value in outputs.values())
+
+
+def _flips(step: Mapping[str, Any]) -> list[float]:
+    """The probabilities of mmcv's RandomFlip: of no flip, and of each direction."""
+    prob, direction = step.get("prob"), step.get("direction", "horizontal")
+    if isinstance(prob, (list, tuple)):
+        shares = [float(one) for one in prob]
+    else:
+        directions = list(direction) if isinstance(direction, (list, tuple)) else [direction]
+        shares = [float(prob or 0.0) / len(directions)] * len(directions)
+    return [share for share in (1 - sum(shares), *shares) if share > 0]
+
+
+def _iterations(cfg: Config) -> int:
+    if cfg.train_cfg.get("max_iters"):
+        return int(cfg.train_cfg.max_iters)
+    return math.ceil(cfg.train_cfg.max_epochs * _images(cfg) / cfg.train_dataloader.batch_size)
+
+
+def _images(cfg: Config) -> int:
+    """Training images on the disk."""
+    return max(1, sum(len(split.entries) for split in data_splits(cfg) if split.name == "train"))

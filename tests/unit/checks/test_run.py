@@ -1,0 +1,445 @@
+"""Each broken set-up is found before time is spent, and all of one set-up's problems come in one list."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import NUM_TRAIN, NUM_VAL, Run, Tiny
+from mmengine.config import Config
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from rdistill.checks.run import Report, check_classes, check_config, check_resources, check_run, in_bytes, run_bytes
+from rdistill.cli import app
+from rdistill.config.load import Shortcuts
+from rdistill.core.errors import UserError
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.models.segmentor import build_segmentor
+from rdistill.sweeps.check import check_sweep_file
+from rdistill.training.run import train
+from rdistill.training.run_state import random_state
+
+Check = Callable[..., Report]
+
+
+@pytest.fixture
+def shortcuts(tiny: Tiny) -> dict[str, Any]:
+    return dict(data_root=str(tiny.data_root), size="32", iters=6, batch_size=2, val_interval=2)
+
+
+@pytest.fixture
+def check(tiny: Tiny, shortcuts: dict[str, Any]) -> Check:
+    """Checks ``distill.py`` with some keys and shortcuts changed."""
+
+    def run(overrides: Mapping[str, Any] | None = None, name: str = "distill", **changed: Any) -> Report:
+        return check_config(tiny.folder / f"{name}.py", overrides, Shortcuts(**{**shortcuts, **changed}))
+
+    return run
+
+
+def one(report: Report) -> str:
+    """The only problem."""
+    assert len(report.problems) == 1, report.problems
+    return report.problems[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A run
+
+
+def test_a_sound_run(check: Check) -> None:
+    report = check()
+    assert report.problems == []
+    passed = dict(report.passed)
+    assert list(passed) == ["config", "data", "models", "classes", "pairs", "optimizer", "step"]
+    assert passed["data"] == f"{NUM_TRAIN} training and {NUM_VAL} validation images"
+    assert passed["models"] == "the student builds, 1 teacher loaded" and passed["pairs"] == "1 feature pair"
+    assert check(name="student").problems == []
+
+
+def test_nothing_is_left_behind(
+    tiny: Tiny,
+    tmp_path: Path,
+    snapshot: Callable[[nn.Module], dict[str, Tensor]],
+    state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
+) -> None:
+    """Weights, BatchNorm statistics, memory queues, gradients, modes, random state: as if nobody had looked."""
+    memory = dict(type="CIRKDMemory", pair=(1, 1), pixel_queue_size=64, region_queue_size=8)
+    cfg = tiny.load("distill", {"distill.losses.memory": memory})
+    distiller = build_distiller(cfg, seed=0)
+    distiller.student.backbone.stem[1].eval()
+    modes = [module.training for module in distiller.modules()]
+    weights, teacher, random = snapshot(distiller), snapshot(distiller.teachers[0].model), random_state()
+    report = check_run(cfg, distiller=distiller, work_dir=tmp_path / "not" / "there")
+    assert report.problems == []
+    assert state_equal(snapshot(distiller), weights) and state_equal(snapshot(distiller.teachers[0].model), teacher)
+    assert all(parameter.grad is None for parameter in distiller.parameters())
+    assert [module.training for module in distiller.modules()] == modes
+    after = random_state()
+    assert torch.equal(after["torch"], random["torch"]) and after["python"] == random["python"]
+    assert str(after["numpy"]) == str(random["numpy"])
+    assert not (tmp_path / "not").exists()
+    assert "forward" not in vars(distiller.student.backbone.layer4)
+
+
+def test_a_checked_run_is_the_same_run(
+    tiny: Tiny,
+    distilled_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
+) -> None:
+    def build_and_check(cfg: Config, **options: Any) -> Distiller:
+        distiller = build_distiller(cfg, **options)
+        check_run(cfg, distiller=distiller, work_dir=tmp_path).raise_problems()
+        return distiller
+
+    monkeypatch.setattr("rdistill.training.run.build_distiller", build_and_check)
+    train(tiny.load("distill"), tmp_path / "run")
+    assert state_equal(Run(tmp_path / "run", {}).weights(), distilled_run.weights())
+
+
+def test_several_problems_in_one_list(check: Check, tiny: Tiny) -> None:
+    """Data that is not there does not hide a missing checkpoint, a wrong layer and another number of classes."""
+    names = dict(student=("backbone.layr3", "backbone.layer4"), teacher=("backbone.layer3", "backbone.layer4"))
+    report = check(
+        {"distill.features": names, "distill.teachers.0.checkpoint": "gone.pth", "model.decode_head.num_classes": 3},
+        data_root="/nowhere",
+    )
+    for part in (
+        "data_root: no such directory /nowhere",
+        "distill.teachers[0].checkpoint: no such file",
+        "distill.features.student[0]: feature 'backbone.layr3'",
+        "got a student of 3 and a teacher of 2",
+    ):
+        assert sum(part in problem for problem in report.problems) == 1, (part, report.problems)
+    assert len(report.problems) == 4
+
+
+def test_broken_section_and_broken_data(check: Check, tiny: Tiny, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny.data_root, tmp_path / "data"))
+    mask = next((root / "ann_dir/train").iterdir())
+    mask.unlink()
+    report = check({"distill.losses.hidden.pair": (1, 9), "model.decode_head.num_classes": 5}, data_root=str(root))
+    assert any("teacher feature index 9" in problem for problem in report.problems)
+    assert any("has no mask" in problem for problem in report.problems)
+    assert any("model.decode_head.num_classes: is 5" in problem for problem in report.problems)
+
+
+def test_unknown_key_names_the_nearest(check: Check) -> None:
+    assert "did you mean 'decode_head'?" in check({"model.decode_hed.num_classes": 2}).problems[0]
+
+
+def test_config_that_is_not_there(tiny: Tiny) -> None:
+    assert "no such config file" in one(check_config(tiny.folder / "distil.py"))
+
+
+def test_classes(check: Check) -> None:
+    found = check({"model.decode_head.num_classes": 3}, name="student")
+    assert one(found).startswith("model.decode_head.num_classes: is 3, but the data has 2 classes (metainfo.classes)")
+    found = check({"val_dataloader.dataset.metainfo": dict(classes=("a", "b", "c"))}, name="student")
+    assert found.problems == ["metainfo.classes: training data has 2 classes, validation data 3"]
+
+
+def test_two_classes_in_one_channel(check: Check, one_channel: dict[str, Any]) -> None:
+    """mmseg's `out_channels=1`, with or without saying that the classes are two."""
+    report = check(one_channel)
+    assert report.problems == [] and ("classes", "2 of the student, 2 of the teachers") in report.passed
+    assert check({**one_channel, "model.decode_head.num_classes": 1}).problems == []
+    report = check({**one_channel, "distill.losses.logits": {"type": "Cosine"}})
+    assert one(report).startswith("distill.losses.logits: Cosine: logits of one channel (out_channels=1)")
+
+
+def test_one_channel_without_a_sigmoid(check: Check, one_channel: dict[str, Any]) -> None:
+    """Pictures of nothing but class 0 would train, and the first of the other class end the run."""
+    loss = "model.decode_head.loss_decode"
+    report = check({**one_channel, loss: {"type": "CrossEntropyLoss", "loss_weight": 1.0}}, name="student")
+    assert report.problems[0].startswith(f"{loss}: its softmax over one channel (out_channels=1) is always 1; set use_")
+
+
+def test_one_channel_of_a_cascade(tiny: Tiny) -> None:
+    """mmseg looks for a threshold where a cascade has a list of heads."""
+    common = dict(
+        in_channels=32, in_index=3, channels=8, num_classes=2, out_channels=1, threshold=0.5, norm_cfg=dict(type="BN"),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True),
+    )  # fmt: skip
+    heads = [dict(type="FCNHead", num_convs=1, **common), dict(type="OCRHead", ocr_channels=4, **common)]
+    cfg = tiny.load("student")
+    cfg.model.update(type="CascadeEncoderDecoder", num_stages=2, decode_head=heads)
+    (problem,) = check_classes(cfg, build_segmentor(cfg.model))
+    assert problem.startswith("model.decode_head: mmseg cannot predict with one output channel")
+
+
+@pytest.mark.parametrize("loss", ["SKD", "IFVD", "CIRKD"])
+def test_a_feature_of_one_channel(check: Check, one_channel: dict[str, Any], loss: str) -> None:
+    """The head's own output as a feature: a cosine over its one channel is but a sign."""
+    report = check(
+        {
+            **one_channel,
+            "distill.features": {"student": ("decode_head",), "teacher": ("decode_head",)},
+            "distill.losses": {"hidden": {"type": loss, "pair": (0, 0)}},
+        }
+    )
+    assert one(report).startswith(f"distill.losses.hidden: {loss}: the student's feature has one channel")
+
+
+def test_teacher_weights_of_another_model(check: Check, tmp_path: Path, distilled_run: Run) -> None:
+    problem = one(check(teacher_checkpoint=str(distilled_run.folder / "student.pth")))
+    assert problem.startswith("distill.teachers[0].checkpoint: ") and "does not fit the teacher" in problem
+
+
+def test_teacher_of_other_classes(check: Check, tiny: Tiny, tmp_path: Path) -> None:
+    """Only a loss on logits needs the same classes."""
+    teacher = tiny.load("teacher", {"model.decode_head.num_classes": 3})
+    torch.save(build_distiller(teacher, seed=0).student.state_dict(), tmp_path / "three.pth")
+    changed = {"distill.teachers": [dict(model=teacher.model.to_dict(), checkpoint=str(tmp_path / "three.pth"))]}
+    assert "logits must have as many classes" in one(check(changed))
+    assert check({**changed, "distill.losses.logits": None}).problems == []
+
+
+def test_layer_names(check: Check) -> None:
+    names = dict(student=("backbone.layer3", "backbone.layer9"), teacher=("backbone.layer3", "backbone.stage4"))
+    found = check({"distill.features": names}).problems
+    assert len(found) == 2
+    assert found[0].startswith("distill.features.student[1]: ") and "did you mean 'backbone.layer" in found[0]
+    assert found[1].startswith("distill.features.teacher[1]: ")
+
+
+def test_pair_that_cannot_be_compared(check: Check) -> None:
+    names = dict(student=("backbone.layer4", "decode_head.image_pool"), teacher=("backbone.layer4",))
+    found = one(check({"distill.features": names, "distill.losses.hidden.pair": (1, 0)}))
+    assert found.startswith("distill.losses.hidden.pair: [1, 0] (decode_head.image_pool with the teacher's")
+    assert found.endswith("the student's is pooled to 1 x 1, the other is 4 x 4")
+
+
+def test_auxiliary_output_that_is_not_there(check: Check) -> None:
+    assert "distill.losses.logits.on: 'logits[1]'" in one(check({"distill.losses.logits.on": "logits[1]"}))
+
+
+def test_optimizer(check: Check) -> None:
+    found = one(check({"+optim_wrapper.optimizer.lrr": 0.1}))
+    assert found.startswith("optim_wrapper: cannot be built") and "lrr" in found
+
+
+def test_pipeline(check: Check) -> None:
+    cropped = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="RandomFlip", probe=0.5)]
+    assert "the pipeline fails" in one(check({"train_dataloader.dataset.pipeline": cropped}))
+
+
+def test_one_image_a_worker(check: Check) -> None:
+    """BatchNorm of a pooled branch has one value a channel: PyTorch refuses it, at once instead of in training."""
+    found = one(check(batch_size=1))
+    assert found.startswith("one step of training on ") and "more than 1 value per channel" in found
+
+
+def test_batch_that_does_not_divide(tiny: Tiny) -> None:
+    found = one(check_run(tiny.load("distill", batch_size=3), workers=2))
+    assert found.startswith("train_dataloader.batch_size: 3 images do not divide among 2 workers")
+
+
+@pytest.fixture
+def built(tiny: Tiny) -> tuple[Config, Distiller]:
+    cfg = tiny.load("distill")
+    return cfg, build_distiller(cfg, seed=0)
+
+
+def test_loss_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
+    cfg, distiller = built
+    nn.init.constant_(distiller.terms["hidden"].adapter.project.weight, float("nan"))
+    found = one(check_run(cfg, distiller=distiller))
+    assert "distill.loss_hidden, raw/hidden is not finite" in found and ".jpg" in found
+
+
+def test_gradient_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
+    cfg, distiller = built
+    distiller.student.decode_head.conv_seg.bias.register_hook(lambda gradient: gradient * float("inf"))
+    assert "gradients that are not finite: student.decode_head.conv_seg.bias" in one(
+        check_run(cfg, distiller=distiller)
+    )
+
+
+def test_parameters_without_a_gradient(built: tuple[Config, Distiller]) -> None:
+    """Several workers hang on them; one does not mind."""
+    cfg, distiller = built
+    distiller.student.backbone.spare = nn.Linear(2, 2)
+    assert check_run(cfg, distiller=distiller).problems == []
+    cfg.train_dataloader.batch_size = 4
+    found = one(check_run(cfg, distiller=distiller, workers=2))
+    assert "student.backbone.spare.weight, student.backbone.spare.bias" in found
+    assert "or set find_unused_parameters=True" in found
+    cfg.find_unused_parameters = True  # mmengine's keys
+    assert check_run(cfg, distiller=distiller, workers=2).problems == []
+    cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=False)  # the one it looks at
+    assert "spare.weight" in one(check_run(cfg, distiller=distiller, workers=2))
+
+
+def test_an_optimizer_with_options_of_single_parameters_is_checked_quietly(tiny: Tiny) -> None:
+    """mmengine's logger would say a line for each parameter; in a process of its own, as the command runs."""
+    code = f"""
+from rdistill.config.load import Shortcuts, load_config
+from rdistill.checks.run import check_optimizer
+from rdistill.distill.distiller import build_distiller
+cfg = load_config({str(tiny.folder / "student.py")!r}, {{"+optim_wrapper.paramwise_cfg": {{"norm_decay_mult": 0.5}}}},
+                  Shortcuts(data_root={str(tiny.data_root)!r}))
+assert check_optimizer(build_distiller(cfg, seed=0), cfg) == []
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout + done.stderr).strip() == ""
+
+
+def test_disk(built: tuple[Config, Distiller], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, distiller = built
+    monkeypatch.setattr("rdistill.checks.run.shutil.disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
+    assert check_run(cfg, distiller=distiller, work_dir=tmp_path).problems == []
+    found = one(check_run(cfg, distiller=distiller, work_dir=tmp_path / "new", trials=100))
+    assert "100 trials may take" in found and f"3 MB are free at {tmp_path}" in found
+
+
+def test_estimate_of_checkpoints(tiny: Tiny, distilled_run: Run) -> None:
+    """Near what a run left, and not below it."""
+    left = sum((distilled_run.folder / name).stat().st_size for name in ("best.pth", "last.pth", "student.pth"))
+    cfg = tiny.load("distill")
+    estimate = run_bytes(build_distiller(cfg, seed=0), cfg)
+    # Beside them there are, while it runs, the last.pth before and one being written. Files hold names too.
+    assert 0.75 * left < estimate < 2.5 * left
+
+
+def test_resources() -> None:
+    have = {"CPU": 4.0, "GPU": 1.0}
+    assert check_resources("the run", 1, 4, None, have) == ([], "the run takes 4 CPU and 1 GPU of 4 CPU and 1 GPU")
+    problems, _ = check_resources("the run", 2, 1, None, have)
+    assert problems[0].startswith("the run takes 2 CPU and 2 GPU, but there are 4 CPU and 1 GPU; ask for less")
+    assert check_resources("the run", 2, 1, 0.5, have)[0] == []
+    assert (
+        check_resources("the run", 3, 1, None, {"CPU": 2.0})[0]
+        and not check_resources("the run", 2, 1, None, {"CPU": 2.0})[0]
+    )
+
+
+def test_report() -> None:
+    report = Report()
+    assert report.add("a", [], "well") and not report.add("b", ["x", "y"], "") and not report.add("c", ["x"], "")
+    assert report.passed == [("a", "well")] and report.problems == ["x", "y"]
+    with pytest.raises(UserError, match="x\ny"):
+        report.raise_problems()
+    Report().raise_problems()
+
+
+def test_in_bytes() -> None:
+    assert [in_bytes(count) for count in (12, 1500, 2.5e9, 3e12)] == ["12 B", "1.5 kB", "2.5 GB", "3 TB"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A sweep
+
+
+@pytest.fixture
+def check_sweep(tiny: Tiny, shortcuts: dict[str, Any], tmp_path: Path) -> Check:
+    """Checks a sweep of ``distill.py`` with a space."""
+
+    def run(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None, **changed: Any) -> Report:
+        search = dict(type="optuna", num_trials=4)
+        content = dict(config=str(tiny.folder / "distill.py"), space=space, search=search, trial=trial or {})
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return check_sweep_file(file, {}, Shortcuts(**{**shortcuts, **changed}), work_dir=tmp_path / "work")
+
+    return run
+
+
+def choice(*values: Any) -> dict[str, Any]:
+    return dict(type="choice", values=list(values))
+
+
+def test_a_sound_sweep(check_sweep: Check) -> None:
+    space = {
+        "distill.losses.hidden.pair": dict(type="pairs", pairs="auto"),
+        "distill.losses.logits.tau": dict(type="uniform", low=1.0, high=4.0),
+        "distill.losses.logits.weight": dict(type="loguniform", low=1.0, high=100.0),
+        "optim_wrapper.optimizer.lr": choice(0.01, 0.02),
+        "model.backbone.contract_dilation": choice(True, False),
+    }
+    report = check_sweep(space)
+    assert report.problems == []
+    passed = dict(report.passed)
+    assert passed["space"].startswith("15 structures tried")  # 9 pairs, 2 ends of tau, 2 rates, 2 models
+    assert passed["disk"].startswith("5 trials") and passed["resources"].startswith("one trial takes 1 CPU")
+
+
+def test_every_wrong_choice_is_named(check_sweep: Check) -> None:
+    kl, mgd = dict(type="KL", pair=[1, 1]), dict(type="MGD", pair=[0, 0])
+    report = check_sweep(
+        {
+            "distill.losses.hidden": choice(kl, mgd, dict(type="DKD", pair=[1, 1])),
+            "distill.losses.logits.tau": choice(1.0, -1.0),
+        }
+    )
+    assert "DKD does not apply to features" in report.problems[0] and "must be > 0" in report.problems[-1]
+    assert all("space.distill.losses." in problem for problem in report.problems)
+
+
+def test_structures_that_only_fail_when_they_run(check_sweep: Check) -> None:
+    report = check_sweep(
+        {
+            "distill.losses.hidden": choice(
+                dict(type="CIRKDMemory", pair=[1, 1], pixel_queue_size=4),  # cannot take a batch's pixels
+                dict(type="CWD", pair=[1, 1]),
+            ),
+            "model.decode_head.c1_in_channels": choice(4, 7),  # layer1 gives 4
+            "model.backbone.depth": choice(18, 34),  # multi_grid is that of 18
+            "optim_wrapper.optimizer.momentum": choice(0.9, -3.0),
+        }
+    )
+    assert len(report.problems) == 4, report.problems
+    memory, depth, channels, momentum = report.problems
+    assert memory.startswith("space.distill.losses.hidden = ") and "a queue of 4 cannot take" in memory
+    assert channels.startswith("space.model.decode_head.c1_in_channels = 7: ") and "channels" in channels
+    assert depth.startswith("space.model.backbone.depth = 34: model: cannot be built")
+    assert momentum.startswith("space.optim_wrapper.optimizer.momentum = -3.0: ")
+
+
+def test_swept_features(check_sweep: Check) -> None:
+    space = {
+        "distill.features": choice(
+            dict(student=["backbone.layer3", "backbone.layer4"], teacher=["backbone.layer3", "backbone.nothing"])
+        )
+    }
+    assert "backbone.nothing" in one(check_sweep(space))
+
+
+def test_broken_sweep_and_config(check_sweep: Check, tmp_path: Path) -> None:
+    space = {"distill.losses.hidden.pair": dict(type="pairs", pairs="all")}
+    report = check_sweep(space, trial=dict(cpus_per_worker=5000), data_root="/nowhere")
+    assert any("no such directory" in problem for problem in report.problems)
+    assert any("one trial takes 5000 CPU, but there are" in problem for problem in report.problems)
+    with pytest.raises(UserError, match="must be a kind of search dimension"):
+        check_sweep({"distill.losses.hidden.pair": dict(type="pair")})
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The command
+
+
+def test_command(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--data-root", str(tiny.data_root), "--size", "32", "--batch-size", "2"]
+    done = CliRunner().invoke(app, ["check", str(tiny.folder / "distill.py"), *small])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    assert [line.split()[1] for line in lines][-3:] == ["step", "disk", "resources"]
+    assert not list(tmp_path.iterdir())
+
+    changed = ["--set", "model.decode_head.num_classes=3", "--workers", "900"]
+    done = CliRunner().invoke(app, ["check", str(tiny.folder / "student.py"), *small, *changed])
+    assert isinstance(done.exception, UserError) and len(done.exception.problems) == 2
+    assert "ok        data" in done.output

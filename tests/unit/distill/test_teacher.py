@@ -1,0 +1,233 @@
+"""Several teachers, a teacher that follows the student, and weights that change during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Recorder, Tiny
+from torch import Tensor
+
+from rdistill.config.load import ScheduleSpec, distill_spec, with_overrides
+from rdistill.core.errors import UserError
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.teacher import EmaTeacher, mean_logits
+from rdistill.losses import functional
+from rdistill.models.features import as_maps
+from rdistill.training.run import train
+
+Batches = Callable[..., list[dict[str, Any]]]
+Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+
+
+def two_teachers(tiny: Tiny, weights: tuple[float, float] = (1.0, 3.0)) -> dict[str, Any]:
+    """Overrides that put the student's own architecture beside the R50 as a second teacher."""
+    first = dict(config=str(tiny.folder / "teacher.py"), checkpoint=str(tiny.folder / "teacher" / "best.pth"))
+    second = dict(config=str(tiny.folder / "teacher.py"), checkpoint=str(tiny.folder / "teacher" / "last.pth"))
+    return {"distill.teachers": [{**first, "weight": weights[0]}, {**second, "weight": weights[1]}]}
+
+
+def loss_of(distiller: Distiller, batch: dict[str, Any]) -> dict[str, Tensor]:
+    distiller.train()
+    data = distiller.data_preprocessor(batch, training=True)
+    with distiller.capture:
+        return distiller.loss(data["inputs"], data["data_samples"])
+
+
+def test_mean_logits_by_hand() -> None:
+    ours = mean_logits([torch.full((1, 2, 2, 2), 1.0), torch.full((1, 2, 2, 2), 5.0)], [1.0, 3.0])
+    assert torch.equal(ours, torch.full((1, 2, 2, 2), 4.0))
+    assert mean_logits([torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 4, 4)], [1.0, 1.0]).shape == (1, 2, 4, 4)
+
+
+def test_losses_under_the_mean_and_under_one(tiny: Tiny, stream_batches: Batches) -> None:
+    """The mean of two teachers by hand, from their own logits."""
+    losses = {
+        "mean": {"type": "KL", "teacher": "mean", "at": "logits"},
+        "second": {"type": "KL", "teacher": 1},
+        "hidden": {"type": "CWD", "pair": (1, 1), "teacher": 1},
+    }
+    cfg = tiny.load("distill", {**two_teachers(tiny), "distill.losses": losses})
+    distiller = build_distiller(cfg, seed=0)
+    with torch.no_grad():
+        for weight in distiller.teachers[1].model.parameters():
+            weight *= 1.5  # both checkpoints are the same iteration's
+    batch = stream_batches(cfg, 1)[0]
+    data = distiller.data_preprocessor(batch, training=False)
+    first, second = (teacher(data["inputs"])["decode_head"] for teacher in distiller.teachers)
+    assert not torch.equal(first, second)
+    distiller.train()
+    with distiller.capture:
+        found = distiller.loss(data["inputs"], data["data_samples"])
+        student = distiller.capture["decode_head"]
+    torch.testing.assert_close(found["raw/mean"], functional.kl(student, (first + 3 * second) / 4).detach())
+    assert found["raw/second"] != found["raw/mean"] and found["raw/hidden"].isfinite()
+
+
+def test_equal_teachers_have_themselves_as_mean(tiny: Tiny, stream_batches: Batches) -> None:
+    """The mean of a teacher and itself is that teacher: the same loss to rounding."""
+    teacher = two_teachers(tiny)["distill.teachers"][0]
+    losses = {"mean": {"type": "KL", "teacher": "mean"}, "one": {"type": "KL", "teacher": 0}}
+    cfg = tiny.load("distill", {"distill.teachers": [teacher, dict(teacher)], "distill.losses": losses})
+    found = loss_of(build_distiller(cfg, seed=0), stream_batches(cfg, 1)[0])
+    torch.testing.assert_close(found["raw/mean"], found["raw/one"])
+
+
+def test_each_teacher_is_scored(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    cfg = tiny.load("distill", two_teachers(tiny), iters=1, val_interval=1)
+    metrics = train(cfg, tmp_path / "run", listener=recorder)
+    assert len(metrics["teachers_mIoU"]) == 2 and metrics["teacher_mIoU"] == metrics["teachers_mIoU"][0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"distill.losses.hidden.teacher": "mean"}, "distill.losses.hidden.teacher: 'mean' averages logits"),
+        ({"distill.losses.hidden.pair": [[0, 0], [1, 1]]}, "distill.losses.hidden.pair: CWD compares one pair"),
+        ({"distill.teachers": [dict(ema_decay=0.9, checkpoint="x.pth")]}, "distill.teachers.0: `ema_decay` makes"),
+        ({"distill.teachers": [dict(config="x.py")]}, "distill.teachers.0: needs `checkpoint`"),
+        ({"distill.teachers": [dict(ema_decay=1.5)]}, "distill.teachers.0.ema_decay"),
+        ({"distill.losses.logits.schedule.warm": 3}, "unknown key distill.losses.logits.schedule.warm; did you mean"),
+    ],
+)
+def test_mistakes(tiny: Tiny, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_overrides(tiny.load("distill"), overrides)
+    assert caught.value.problems[0].startswith(message), caught.value.problems
+
+
+def test_layerwise_loss_over_several_pairs(tiny: Tiny, stream_batches: Batches) -> None:
+    cfg = tiny.load("distill", {"distill.losses": {"layers": {"type": "DSD", "pair": [[0, 0], [1, 1], [2, 2]]}}})
+    distiller = build_distiller(cfg, seed=0)
+    assert distiller.effective_values()["distill.losses.layers.pair"] == ((0, 0), (1, 1), (2, 2))
+    found = loss_of(distiller, stream_batches(cfg, 1)[0])
+    assert found["raw/layers"].isfinite() and found["raw/layers"] > 0
+
+
+# --- a teacher that follows the student -----------------------------------------------------------------------------
+
+SELF = {"distill.teachers": [dict(ema_decay=0.75)]}
+
+
+def test_ema_teacher_is_the_average(tiny: Tiny) -> None:
+    distiller = build_distiller(tiny.load("distill", SELF), seed=0)
+    (teacher,) = distiller.teachers
+    assert isinstance(teacher, EmaTeacher)
+    name = "decode_head.conv_seg.weight"
+    weight = dict(distiller.student.named_parameters())[name]
+    first = weight.detach().clone()
+    teacher.follow(distiller.student)
+    with torch.no_grad():
+        weight += 1.0
+    teacher.follow(distiller.student)
+    torch.testing.assert_close(dict(teacher.model.named_parameters())[name], first + 0.25)
+    assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
+    assert all(key.startswith(("student.", "terms.")) for key in distiller.state_dict())
+
+
+@pytest.mark.e2e
+def test_self_distillation_trains_and_resumes(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
+    """Cut off after the validation at 4 and resumed: to the last bit the run that was not cut."""
+
+    class Cut(Recorder):
+        def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+            if iteration == 4:
+                raise KeyboardInterrupt
+
+    def weights(folder: str) -> dict[str, Tensor]:
+        return torch.load(tmp_path / folder / "last.pth", weights_only=True)["state_dict"]
+
+    cfg = tiny.load("distill", SELF)
+    metrics = train(cfg, tmp_path / "whole")
+    assert metrics["teacher_mIoU"] is None
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, tmp_path / "cut", listener=Cut([], [], []))
+    train(cfg, tmp_path / "cut", resume=True)
+    assert state_equal(weights("whole"), weights("cut"))
+    student = torch.load(tmp_path / "whole" / "student.pth", weights_only=True)["state_dict"]
+    assert not any("average" in key or "teacher" in key for key in student)
+
+
+# --- weights that change --------------------------------------------------------------------------------------------
+
+
+def test_schedule_factors_by_hand() -> None:
+    warm = ScheduleSpec(warmup=4)
+    assert [warm.factor(i, 10) for i in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    linear = ScheduleSpec(warmup=2, decay="linear", stop=6)
+    assert [linear.factor(i, 10) for i in (0, 1, 2, 4, 5, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.25, 0.0, 0.0]
+    cosine = ScheduleSpec(decay="cosine")
+    assert cosine.factor(0, 10) == 1.0 and math.isclose(cosine.factor(5, 10), 0.5) and cosine.factor(10, 10) < 1e-9
+    assert ScheduleSpec(stop=3).factor(2, 10) == 1.0 and ScheduleSpec(stop=3).factor(3, 10) == 0.0
+
+
+def test_schedule_in_training(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    """The weighted value is the raw one times weight times factor, at each iteration."""
+    schedule = {"distill.losses.logits.schedule": {"warmup": 2, "stop": 4}, "distill.losses.logits.weight": 10.0}
+    cfg = tiny.load("distill", schedule)
+    train(cfg, tmp_path / "run", teacher_metrics=[{}], listener=recorder)
+    assert [iteration for iteration, _ in recorder.steps] == [6]
+    assert recorder.steps[0][1]["distill.loss_logits"] == 0.0 and recorder.steps[0][1]["raw/logits"] > 0
+    effective = recorder.starts[0][2]["effective"]
+    assert effective["distill.losses.logits.schedule.stop"] == 4
+
+
+def test_iters_stretches_the_schedule(tiny: Tiny) -> None:
+    text = (tiny.folder / "distill.py").read_text()
+    file = tiny.folder / "scheduled.py"
+    file.write_text(text + "distill['losses']['logits']['schedule'] = dict(warmup=100, stop=500)\n")
+    spec = distill_spec(tiny.load("scheduled", iters=10))  # of 1000
+    assert spec is not None and spec.losses["logits"].schedule == ScheduleSpec(warmup=1, stop=5)
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_fold_row_by_row() -> None:
+    maps = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    tokens = maps.flatten(2).transpose(1, 2)
+    assert torch.equal(as_maps(tokens, (64, 96)), maps)
+    assert torch.equal(as_maps(torch.cat([torch.zeros(2, 1, 3), tokens], dim=1), (64, 96)), maps)  # a class token
+    assert as_maps(torch.zeros(2, 7, 3), (64, 64)).shape == (2, 7, 3)  # no grid has this shape
+    assert as_maps(maps, (64, 96)) is maps
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((224, 224), (14, 14)),
+        ((512, 1024), (32, 64)),
+        ((518, 518), (37, 37)),  # DINOv2's patches of 14 pixels
+        ((280, 420), (20, 30)),
+        ((96, 64), (6, 4)),
+        ((90, 130), (6, 9)),  # patches of 14 pixels, the rest of the image left out
+    ],
+)
+def test_tokens_that_are_no_tiles_are_left_out(size: tuple[int, int], grid: tuple[int, int], prefix: int) -> None:
+    """A class token; DeiT's two; four registers, with a class token in DINOv2 and DINOv3."""
+    maps = torch.randn(1, 3, *grid, generator=torch.Generator().manual_seed(0))
+    tokens = torch.cat([torch.full((1, prefix, 3), 9.0), maps.flatten(2).transpose(1, 2)], dim=1)
+    assert torch.equal(as_maps(tokens, size), maps)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "grid"),
+    [
+        (180, (90, 120), (12, 15)),  # stride 8 rounded up, not a grid of another aspect
+        (9, (64, 64), (2, 2)),  # 5 and 2 x 2 patches of 32: 3 x 3 divides no 64 pixels
+        (9, (66, 66), (3, 3)),
+        (36, (96, 96), (6, 6)),  # the fewest: not 5 x 6 and others
+    ],
+)
+def test_ambiguous_lengths(length: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
+    assert as_maps(torch.zeros(1, length, 3), size).shape == (1, 3, *grid)
+
+
+def test_class_queries_are_no_map() -> None:
+    """Segmenter's tokens of 21 classes are not 5 registers and 4 x 4 patches of 128 pixels."""
+    assert as_maps(torch.zeros(1, 21, 3), (512, 512)).shape == (1, 21, 3)

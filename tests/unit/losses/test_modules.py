@@ -1,0 +1,691 @@
+"""The losses as configured terms: adapters, state, parameters, and the one dict that describes them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdistill.core.errors import UserError
+from rdistill.losses import LOSSES, Adapter, Term, check_params, functional
+from rdistill.losses.modules import BUILT_IN, MGD, CIRKDMemory, ClassQueue
+
+CLASSES = 3
+SMALL: dict[str, dict[str, Any]] = {  # the authors' queues are too large for a test
+    "CIRKDMemory": {
+        "pixel_queue_size": 64, "region_queue_size": 8, "pixel_contrast_size": 30, "region_contrast_size": 9
+    }
+}  # fmt: skip
+EVERY_TERM = [(name, on) for name, info in LOSSES.items() for on in info.on]
+every_term = pytest.mark.parametrize(("name", "on"), EVERY_TERM)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_a_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def make_term(name: str, on: str, **params: Any) -> Term:
+    channels = (CLASSES, CLASSES) if on == "logits" else (4, 6)
+    return Term(
+        name,
+        student_channels=channels[0],
+        teacher_channels=channels[1],
+        num_classes=CLASSES,
+        params={**SMALL.get(name, {}), **params},
+        on_logits=on == "logits",
+    )
+
+
+def make_batch(on: str, *, student_size: int = 4, teacher_size: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    """Student and teacher of other sizes (and, on features, other channels) and a 16 x 16 label."""
+    student_channels, teacher_channels = (CLASSES, CLASSES) if on == "logits" else (4, 6)
+    student = torch.randn(2, student_channels, student_size, student_size, requires_grad=True)
+    teacher = torch.randn(2, teacher_channels, teacher_size, teacher_size)
+    label = torch.randint(0, CLASSES, (2, 16, 16))
+    label[:, :5] = 255
+    return student, teacher, label
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The adapter
+
+
+def test_adapter_has_parameters_only_where_channels_differ() -> None:
+    assert not list(Adapter(4, 4).parameters())
+    assert [tuple(p.shape) for p in Adapter(4, 6).parameters()] == [(6, 4, 1, 1), (6,)]
+    assert [tuple(p.shape) for p in Adapter(4, 4, always=True).parameters()] == [(4, 4, 1, 1), (4,)]
+
+
+def test_adapter_brings_channels_and_size() -> None:
+    x = torch.randn(2, 4, 4, 6)
+    assert Adapter(4, 6)(x, (8, 5)).shape == (2, 6, 8, 5)
+    assert Adapter(4, 4)(x, (4, 6)) is x
+    expected = F.interpolate(x, size=(8, 12), mode="bilinear", align_corners=False)
+    assert torch.equal(Adapter(4, 4)(x, (8, 12)), expected)
+
+
+def test_adapter_runs_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Adapter(4, 6)(torch.randn(1, 4, 2, 2), (4, 4)).dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Terms: every loss on everything it takes
+
+
+@every_term
+@pytest.mark.parametrize("student_size", [4, 8, 12])
+def test_sizes_and_channels_may_differ(name: str, on: str, student_size: int) -> None:
+    term = make_term(name, on)
+    student, teacher, label = make_batch(on, student_size=student_size)
+    teacher.requires_grad_()
+    value = term(student, teacher, label)
+    value.backward()
+    assert value.shape == () and value.dtype == torch.float32 and value.isfinite() and value > 0
+    assert teacher.grad is None
+    assert student.grad is not None and student.grad.isfinite().all() and student.grad.abs().sum() > 0
+
+
+@every_term
+def test_every_parameter_gets_a_gradient_even_when_all_is_ignored(name: str, on: str) -> None:
+    """What DDP needs. find_unused_parameters would hide it, and cost a walk over the graph each step."""
+    student, teacher, label = make_batch(on)
+    for ignored in (False, True):
+        term = make_term(name, on)
+        value = term(student, teacher, torch.full_like(label, 255) if ignored else label)
+        value.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in term.parameters())
+        if ignored and term.needs_label:
+            assert value.item() == 0.0
+            assert all(not p.grad.any() for p in term.parameters() if p.grad is not None)
+
+
+@every_term
+def test_under_autocast_the_loss_is_float32(name: str, on: str) -> None:
+    term = make_term(name, on)
+    student, teacher, label = make_batch(on)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = term(student.bfloat16(), teacher.bfloat16(), label)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@every_term
+def test_a_term_on_logits_never_has_parameters(name: str, on: str) -> None:
+    if on == "logits":
+        assert not list(make_term(name, on).parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, info in LOSSES.items() if "features" in info.on])
+def test_similarity_losses_need_no_adapter(name: str) -> None:
+    has_weights = bool(list(make_term(name, "features").parameters()))
+    assert has_weights == (name not in ("SKD", "IFVD", "CIRKD", "AT"))
+
+
+@every_term
+def test_a_term_is_the_function_on_what_it_matched(name: str, on: str) -> None:
+    """With equal sizes and channels there is nothing to match, and the mask is the label's."""
+    if name in ("FitNet", "MGD", "CIRKDMemory"):
+        pytest.skip("has weights of its own")
+    x, teacher, label = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), make_batch(on)[2]
+    term = Term(name, student_channels=3, teacher_channels=3, num_classes=3, params={}, on_logits=on == "logits")
+    function = LOSSES[name].load()
+    takes = inspect.signature(function).parameters
+    given: dict[str, Any] = dict(LOSSES[name].defaults)
+    if "mask" in takes and on == "logits":
+        given["mask"] = label != 255
+    if "label" in takes:
+        given["label"] = label
+    if "num_classes" in takes:
+        given["num_classes"] = 3
+    assert torch.equal(term(x, teacher, label), function(x, teacher, **given))
+
+
+OTHER_VALUES = {"per_class": True, "grid": 3, "mask_ratio": 0.25, "pixels_per_class": 4}
+
+
+@every_term
+def test_params_in_force_are_those_used(name: str, on: str) -> None:
+    """A parameter changes the loss, whether given when the term is built or set in ``params`` afterwards."""
+    batch = make_batch(on)
+    before = make_term(name, on)
+    state = {key: value.clone() for key, value in before.state_dict().items()}
+
+    def value_of(term: Term) -> float:
+        term.load_state_dict(state)
+        torch.manual_seed(1)
+        return float(term(*batch))
+
+    for param, default in before.params.items():
+        if param in BUILT_IN:
+            continue
+        swapped = {"label": "logits", "logits": "label"}
+        other = swapped[default] if param == "at" else OTHER_VALUES.get(param, 2 * default)
+        built, changed = make_term(name, on, **{param: other}), make_term(name, on)
+        changed.params[param] = other
+        assert built.params == changed.params
+        assert value_of(built) == value_of(changed) != value_of(before), param
+
+
+def test_logits_of_other_classes_are_an_error_that_names_both() -> None:
+    for name in ("KL", "CWD", "DKD"):
+        with pytest.raises(UserError, match=r"student of 2 and a teacher of 19"):
+            Term(name, student_channels=2, teacher_channels=19, num_classes=19, params={}, on_logits=True)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# One channel: the logit of a sigmoid, or a feature without a direction
+
+
+def two_class_term(name: str, student: int, teacher: int, **params: Any) -> Term:
+    return Term(
+        name, student_channels=student, teacher_channels=teacher, num_classes=2, params=params, on_logits=True
+    )  # fmt: skip
+
+
+def two_class_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Student's and teacher's logit of class 1, of other sizes, and a label with ignored pixels."""
+    label = torch.randint(0, 2, (2, 16, 16))
+    label[:, :5] = 255
+    return torch.randn(2, 1, 4, 4, requires_grad=True), 3 * torch.randn(2, 1, 8, 8), label
+
+
+def as_two(z: Tensor, shift: float = 0.0) -> Tensor:
+    """Logits of two classes with the same probabilities; ``shift`` changes none of them."""
+    return torch.cat([torch.full_like(z, shift), z + shift], dim=1)
+
+
+def test_kl_of_one_channel_is_that_of_the_sigmoids() -> None:
+    student, teacher, label = two_class_batch()
+    value = two_class_term("KL", 1, 1, tau=2.0)(student, teacher, label)
+    p, q = (
+        F.interpolate(z.double(), (16, 16), mode="bilinear", align_corners=False).div(2).sigmoid()
+        for z in (teacher, student)
+    )
+    per_pixel = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert value.item() == pytest.approx(4 * per_pixel[label.unsqueeze(1) != 255].mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("params", [{}, {"at": "logits"}, {"at": "label"}])
+@pytest.mark.parametrize("name", ["KL", "DKD", "DIST", "CWD", "L1", "L2", "DSD"])
+def test_one_channel_is_two_classes(name: str, params: dict[str, Any]) -> None:
+    """A student or a teacher of one channel reads as that of two with the same probabilities, in value and gradient."""
+    student, teacher, label = two_class_batch()
+
+    def value_and_gradient(term: Term, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        value = term(s, t, label)
+        (gradient,) = torch.autograd.grad(value, student)
+        return value.detach(), gradient
+
+    expected = value_and_gradient(two_class_term(name, 1, 1, **params), student, teacher)
+    assert expected[0] > 0 and expected[1].abs().sum() > 0
+    pairs = {
+        (1, 2): (student, as_two(teacher, 0.5)),
+        (2, 1): (as_two(student, -0.25), teacher),
+    }
+    if name in ("KL", "DKD", "DIST"):
+        pairs[2, 2] = as_two(student, 0.75), as_two(teacher)
+    for channels, (s, t) in pairs.items():
+        found = value_and_gradient(two_class_term(name, *channels, **params), s, t)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_paddleseg_s_division_counts_two_classes() -> None:
+    student, teacher, label = two_class_batch()
+    whole, halved = (two_class_term("KL", 1, 1, per_class=flag)(student, teacher, label) for flag in (False, True))
+    torch.testing.assert_close(halved * 2, whole)
+
+
+@pytest.mark.parametrize("name", ["IFVD", "CIRKDMemory"])
+def test_the_foreground_counts_under_a_head_of_one_channel(name: str) -> None:
+    """Labels are of the data's two classes, however many channels the student's head has."""
+    student, teacher, label = make_batch("features")
+    foreground = torch.full_like(label, 1)
+    term = Term(name, student_channels=4, teacher_channels=6, num_classes=2, params=SMALL.get(name))
+    value = term(student, teacher, foreground)
+    assert value > 0 and torch.autograd.grad(value, student)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (1, 2), (2, 1)])
+def test_a_cosine_of_one_channel_of_logits_is_an_error(channels: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=r"out_channels=1.*nothing can be learnt; use KL or L2"):
+        two_class_term("Cosine", *channels)
+
+
+def test_one_channel_and_nineteen_classes_are_an_error() -> None:
+    for name in ("KL", "L2", "CWD"):
+        for channels in ((1, 19), (19, 1)):
+            with pytest.raises(UserError, match=f"student of {channels[0]} and a teacher of {channels[1]}"):
+                two_class_term(name, *channels)
+
+
+FEATURES = [name for name, info in LOSSES.items() if "features" in info.on]
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (1, 6), (4, 1)])
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_feature_of_one_channel_teaches_or_is_refused(name: str, channels: tuple[int, int]) -> None:
+    try:
+        term = Term(
+            name, student_channels=channels[0], teacher_channels=channels[1], num_classes=CLASSES,
+            params=SMALL.get(name),
+        )  # fmt: skip
+    except UserError as error:
+        side = "teacher" if channels[1] == 1 else "student"
+        assert f"{name}: the {side}'s feature has one channel" in str(error)
+        needs = ("SKD", "IFVD", "CIRKD") if side == "student" else (
+            "KL", "DIST", "Cosine", "SKD", "IFVD", "CIRKD", "CIRKDMemory"
+        )  # fmt: skip
+        assert name in needs
+        return
+    student = torch.randn(2, channels[0], 8, 8, requires_grad=True)
+    value = term(student, torch.randn(2, channels[1], 8, 8), make_batch("features")[2])
+    assert torch.autograd.grad(value, student)[0].abs().sum() > 1e-6
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_feature_of_one_position_teaches_or_is_refused(name: str) -> None:
+    """Pooled to 1 x 1, as in a pyramid's or ASPP's first branch."""
+    student = torch.randn(4, 4, 1, 1, requires_grad=True)
+    teacher, label = torch.randn(4, 6, 1, 1), torch.randint(0, CLASSES, (4, 16, 16))
+    try:
+        value = make_term(name, "features", **({"mask_ratio": 0.0} if name == "MGD" else {}))(student, teacher, label)
+    except UserError as error:
+        assert f"{name}: the teacher's feature is 1 x 1" in str(error)
+        assert name in ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
+        return
+    assert torch.autograd.grad(value, student)[0].abs().sum() > 1e-6
+
+
+def test_logits_of_one_channel_may_be_what_was_meant() -> None:
+    with pytest.raises(UserError, match="or KL with on='logits'"):
+        Term("KL", student_channels=4, teacher_channels=1, num_classes=2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a term asks for
+
+
+def test_bad_params_are_all_reported_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        Term("KL", student_channels=2, teacher_channels=2, num_classes=2, params={"tua": 1, "tau": 0})
+    assert error.value.problems == (
+        "KL: tua is not a parameter: KL on features takes tau, per_class; did you mean 'tau'?",
+        "KL: tau is a temperature and must be > 0, got 0",
+    )
+
+
+def test_a_missing_or_misshapen_label_is_an_error() -> None:
+    student, teacher, label = make_batch("logits")
+    term = make_term("KL", "logits")
+    with pytest.raises(ValueError, match="needs the label"):
+        term(student, teacher, None)
+    with pytest.raises(ValueError, match=r"N x H x W, got \(2, 1, 16, 16\)"):
+        term(student, teacher, label.unsqueeze(1))
+    feature_student, feature_teacher, _ = make_batch("features")
+    assert make_term("CWD", "features")(feature_student, feature_teacher).isfinite()
+
+
+def test_kl_at_the_label_upsamples_both_logits_as_paddleseg_does() -> None:
+    student, teacher, label = make_batch("logits")
+    value = make_term("KL", "logits", per_class=True)(student, teacher, label)
+    up_s, up_t = (F.interpolate(x, (16, 16), mode="bilinear", align_corners=False) for x in (student, teacher))
+    p_t = up_t.softmax(1)
+    per_element = p_t * (p_t.log() - up_s.log_softmax(1))
+    valid = (label != 255).unsqueeze(1).expand_as(per_element)
+    assert value.item() == pytest.approx(per_element[valid].mean().item(), rel=1e-5)
+
+
+def test_kl_at_the_logits_takes_the_teachers_resolution() -> None:
+    student, teacher, label = make_batch("logits")
+    value = make_term("KL", "logits", at="logits")(student, teacher, label)
+    up_s = F.interpolate(student, (8, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(value, functional.kl(up_s, teacher, mask=label[:, ::2, ::2] != 255))
+
+
+def test_another_ignore_index() -> None:
+    student, teacher, label = make_batch("logits")
+    zero = Term("KL", student_channels=3, teacher_channels=3, num_classes=3, ignore_index=0, params={}, on_logits=True)
+    assert torch.equal(zero(student, teacher, label.new_zeros(label.shape)), torch.tensor(0.0))
+    renamed = torch.where(label == 255, 0, label.clamp(1))
+    same = Term("KL", student_channels=3, teacher_channels=3, num_classes=3, params={}, on_logits=True)
+    torch.testing.assert_close(zero(student, teacher, renamed), same(student, teacher, label))
+
+
+def test_dsd_takes_lists_of_layers() -> None:
+    term = make_term("DSD", "features")
+    student, teacher = ([torch.randn(2, c, n, n) for c, n in layers] for layers in (((2, 8), (4, 4)), ((5, 8), (6, 6))))
+    student[0].requires_grad_()
+    value = term(student, teacher, None)
+    assert term.adapter is not None
+    assert torch.equal(value, functional.dsd([student[0], term.adapter(student[1], (6, 6))], teacher))
+    value.backward()
+    assert student[0].grad is not None
+    assert student[0].grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="as many layers"):
+        term(student, teacher[1:], None)
+
+
+def test_term_says_what_it_is() -> None:
+    text = repr(make_term("CWD", "logits", tau=2.0))
+    assert "CWD" in text and "'tau': 2.0" in text
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Losses with state
+
+
+def test_mgd_masks_whole_positions_at_the_given_rate() -> None:
+    module = MGD(4, 4)
+    seen: list[Tensor] = []
+    module.generate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.randn(8, 4, 32, 32).abs() + 1
+    module(x, x, mask_ratio=0.75)
+    dead = (seen[0] == 0).all(dim=1)
+    assert torch.equal(dead, (seen[0] == 0).any(dim=1))
+    assert dead.float().mean().item() == pytest.approx(0.75, abs=0.02)
+    module(x, x, mask_ratio=0.0)
+    assert torch.equal(seen[1], x)
+
+
+def test_fitnet_has_a_convolution_even_between_equal_channels() -> None:
+    term = Term("FitNet", student_channels=4, teacher_channels=4, num_classes=2, params={})
+    assert isinstance(term.adapter, Adapter)
+    assert isinstance(term.adapter.project, nn.Conv2d)
+
+
+def test_class_queue_is_a_ring_for_each_class() -> None:
+    queue = ClassQueue(num_classes=2, size=3, channels=1)
+    for step in range(5):
+        keys = torch.tensor([[[10.0 + step], [-1.0]], [[20.0 + step], [30.0 + step]]])
+        queue.push(keys, torch.tensor([[True, False], [step == 0, True]]))
+    assert sorted(queue.keys[0, :3, 0].tolist()) == [12.0, 13.0, 14.0]
+    assert sorted(queue.keys[1, :3, 0].tolist()) == [32.0, 33.0, 34.0]
+    assert queue.written.tolist() == [5, 6]
+    with pytest.raises(ValueError, match="enlarge"):
+        queue.push(torch.zeros(2, 4, 1), torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_class_queue_samples_only_what_was_written() -> None:
+    queue = ClassQueue(num_classes=3, size=50, channels=1)
+    queue.push(torch.arange(1.0, 7.0).view(3, 2, 1), torch.tensor([[True, True], [True, False], [False, False]]))
+    keys, known = queue.sample(300)
+    assert keys.shape == (303, 1)
+    assert known.tolist() == [True] * 202 + [False] * 101
+    assert set(keys[:101, 0].tolist()) == {1.0, 2.0}
+    assert set(keys[101:202, 0].tolist()) == {3.0}
+
+
+def test_memory_remembers_each_pixel_under_its_own_class() -> None:
+    """A teacher whose feature is the class's own direction: so must every key of that class be."""
+    memory = CIRKDMemory(4, CLASSES, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    label = torch.randint(0, CLASSES, (2, 8, 8))
+    teacher = F.one_hot(label, CLASSES).movedim(3, 1).float() * 5
+    label[:, :3] = 255
+    memory(torch.randn(2, 4, 8, 8), teacher, label, pixels_per_class=4)
+    for queue, written in ((memory.pixels, 2 * 4), (memory.regions, 2)):
+        for index in range(CLASSES):
+            assert queue.written[index] == written
+            assert torch.equal(queue.keys[index, :written], torch.eye(CLASSES)[index].expand(written, CLASSES))
+
+
+def ignoring_half() -> tuple[CIRKDMemory, Tensor, Tensor, Tensor, Tensor]:
+    """A memory, student (4 x 8 x 8), teacher (6 x 8 x 8), a label that leaves the upper half out, and where that is."""
+    label = torch.randint(0, CLASSES, (2, 8, 8))
+    label[:, :4] = 255
+    memory = CIRKDMemory(4, 6, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    return memory, torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8), label, (label == 255).unsqueeze(1)
+
+
+@pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
+def test_what_is_ignored_does_not_matter_to_the_memory(junk: float) -> None:
+    """Neither to the projection's BatchNorm and its gradients, nor to what is remembered."""
+    memory, student, teacher, label, ignored = ignoring_half()
+    state = {key: value.clone() for key, value in memory.state_dict().items()}
+    results = []
+    for value in (0.5, junk):
+        memory.load_state_dict(state)
+        memory.zero_grad()
+        torch.manual_seed(3)
+        x = torch.where(ignored, value, student).requires_grad_()
+        loss = memory(x, torch.where(ignored, value, teacher), label)
+        loss.backward()
+        results.append([loss, x.grad, *(p.grad.clone() for p in memory.parameters()), *memory.state_dict().values()])
+        results[-1] = [result.detach().clone() for result in results[-1]]
+    assert results[0][0] > 0 and all(result.isfinite().all() for result in results[1])
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean, dirty)
+    assert not results[0][1][ignored.expand_as(student)].any()
+
+
+def test_the_memorys_batch_norm_sees_valid_pixels_alone() -> None:
+    memory, student, teacher, label, ignored = ignoring_half()
+    memory(torch.where(ignored, 100.0, student), teacher, label)
+    convolved = memory.project[0](student)[:, :, 4:]  # the lower half
+    torch.testing.assert_close(memory.project[1].running_mean, 0.1 * convolved.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(
+        memory.project[1].running_var, 0.9 + 0.1 * convolved.var(dim=(0, 2, 3)), rtol=0.02, atol=0
+    )
+
+
+def test_a_coarser_student_keeps_what_valid_pixels_are_interpolated_from() -> None:
+    """4 x 4 cells under 8 x 8 pixels: of the rows that are ignored the lowest borders on valid ones, and stays."""
+    memory, _, teacher, label, _ = ignoring_half()
+    student = torch.randn(2, 4, 4, 4)
+    projected: list[Tensor] = []
+    memory.project.register_forward_pre_hook(lambda _, inputs: projected.append(inputs[0]))
+    far = student.clone()
+    far[:, :, 0] = float("nan")
+    assert memory(far, teacher, label).isfinite()
+    assert torch.equal(projected[0][:, :, 1:], student[:, :, 1:])
+    rows = student[:, :, 1:].movedim(1, 3).reshape(-1, 4)
+    for filled in projected[0][:, :, 0].movedim(1, 2).reshape(-1, 4):
+        assert (rows == filled).all(dim=1).any()
+
+
+def test_a_teacher_that_is_not_finite_leaves_the_memory_clean() -> None:
+    """A NaN among the valid pixels is the run's to end; what was remembered lasts beyond this step."""
+    memory, student, teacher, label, _ = ignoring_half()
+    label[:, 4:] = torch.arange(8) % CLASSES
+    teacher[0, 2, 5, 3], teacher[1, 0, 7, 4] = float("nan"), float("inf")
+    teacher[1][:, label[1] == 2] = float("nan")  # a whole region
+    assert memory(student, teacher, label).isnan()
+    for queue in (memory.pixels, memory.regions):
+        assert queue.keys.isfinite().all()
+    assert memory.regions.written.tolist() == [2, 2, 1]
+    lengths = memory.regions.keys[0, :2].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(2))
+
+
+def test_class_queue_refuses_what_is_not_finite() -> None:
+    queue = ClassQueue(num_classes=1, size=3, channels=2)
+    queue.push(
+        torch.tensor([[[1.0, float("nan")], [float("inf"), 0.0], [1.0, 2.0]]]), torch.ones(1, 3, dtype=torch.bool)
+    )
+    assert queue.written.tolist() == [1] and queue.keys.isfinite().all()
+    assert queue.keys[0, 0].tolist() == [1.0, 2.0]
+
+
+def test_memory_forgets_nothing_across_a_resume_and_learns_only_in_training() -> None:
+    student, teacher, label = make_batch("features")
+    term, resumed = make_term("CIRKDMemory", "features"), make_term("CIRKDMemory", "features")
+    term(student, teacher, label)
+    resumed.load_state_dict(term.state_dict())
+    values = []
+    for one in (term, resumed):
+        torch.manual_seed(3)
+        values.append(one(student, teacher, label).item())
+    assert values[0] == values[1]
+    before = {key: value.clone() for key, value in term.state_dict().items()}
+    term.eval()(student, teacher, label)
+    assert all(torch.equal(value, before[key]) for key, value in term.state_dict().items())
+
+
+def test_cirkd_memory_of_a_student_that_is_the_teacher_is_zero() -> None:
+    memory = CIRKDMemory(4, 4, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    memory.project = nn.Sequential(nn.Identity())
+    x, label = torch.randn(2, 4, 8, 8), torch.randint(0, CLASSES, (2, 8, 8))
+    assert memory(x, x.clone(), label).item() == pytest.approx(0.0, abs=1e-6)
+    assert memory(-x, x.clone(), label).item() > 0.1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several workers
+
+
+def worker(rank: int, rendezvous: str, results: str) -> None:
+    """One of two DDP workers with other data and every kind of term; unused parameters would raise."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    terms = nn.ModuleList([make_term(name, on) for name, on in EVERY_TERM])
+    model = nn.parallel.DistributedDataParallel(AllTerms(terms), find_unused_parameters=False)
+    torch.manual_seed(rank)
+    for step in range(3):
+        batches = {on: make_batch(on) for on in ("logits", "features")}
+        if step == 1:  # one worker meets a batch of nothing but ignored pixels
+            for _, _, label in batches.values():
+                label.fill_(255 if rank == 0 else 1)
+        model(batches).backward()
+    torch.save(terms.state_dict(), f"{results}/{rank}.pt")
+    torch.save([p.grad for p in terms.parameters()], f"{results}/grad{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+class AllTerms(nn.Module):
+    """The sum of all terms over one batch."""
+
+    def __init__(self, terms: nn.ModuleList) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, batches: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        pairs = zip(EVERY_TERM, self.terms, strict=True)
+        return torch.stack([term(*batches[on]) for (_, on), term in pairs]).sum()
+
+
+@pytest.mark.e2e
+def test_two_workers_have_no_unused_parameters_and_share_one_memory(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(worker, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    queues = [key for key in first if key.endswith((".keys", ".written"))]
+    assert queues
+    for key in queues:
+        assert torch.equal(first[key], second[key]), key
+    assert sum(int(first[key].sum()) for key in queues if key.endswith("written")) > 0
+    for a, b in zip(torch.load(tmp_path / "grad0.pt"), torch.load(tmp_path / "grad1.pt"), strict=True):
+        assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The dict that describes them
+
+
+def test_defaults_are_those_of_the_code() -> None:
+    plumbing = {"mask", "key_mask", "label", "ignore_index", "num_classes"}
+    of_modules: dict[str, list[Any]] = {
+        "MGD": [MGD.forward],
+        "CIRKDMemory": [CIRKDMemory.__init__, CIRKDMemory.forward],
+    }
+    for name, info in LOSSES.items():
+        defaults: dict[str, Any] = {}
+        for function in [info.load(), *of_modules.get(name, [])]:
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in plumbing:
+                    assert defaults.setdefault(parameter.name, parameter.default) == parameter.default
+        assert info.defaults == defaults, name
+        assert {key: type(value) for key, value in info.defaults.items()} == {
+            key: type(value) for key, value in defaults.items()
+        }
+
+
+@pytest.mark.e2e
+def test_names_and_the_check_do_not_import_torch() -> None:
+    code = (
+        "import sys, rdistill.losses as l\n"
+        "assert l.check_params('KL', {'tau': 1.0}, 'logits') == []\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert l.Term.__name__ == 'Term' and 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_attribute() -> None:
+    import rdistill.losses
+
+    with pytest.raises(AttributeError, match="Tern"):
+        _ = rdistill.losses.Tern  # type: ignore[attr-defined]
+
+
+def test_default_weights() -> None:
+    assert (LOSSES["CWD"].default_weight("logits"), LOSSES["CWD"].default_weight("features")) == (3.0, 50.0)
+    assert (LOSSES["KL"].default_weight("logits"), LOSSES["KL"].default_weight("features")) == (3.0, 3.0)
+
+
+@every_term
+def test_defaults_pass_the_check(name: str, on: str) -> None:
+    assert check_params(name, LOSSES[name].default_params(on), on) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "on", "problem"),
+    [
+        ("KLL", {}, "logits", "got 'KLL'; did you mean 'KL'?"),
+        ("MGD", {}, "logits", "on must be 'features' for MGD, got 'logits'"),
+        ("KL", {}, "logit", "on must be 'logits' or 'features' for KL, got 'logit'"),
+        ("KL", {"tau": 0}, "logits", "tau is a temperature and must be > 0, got 0"),
+        ("KL", {"tau": float("nan")}, "logits", "tau must be a finite number, got nan"),
+        ("KL", {"tau": "4"}, "logits", "tau must be a finite number, got '4'"),
+        ("KL", {"tau": True}, "logits", "tau must be a finite number, got True"),
+        ("KL", {"per_class": 1}, "logits", "per_class must be true or false, got 1"),
+        ("KL", {"at": "image"}, "logits", "at must be 'label' or 'logits', got 'image'"),
+        ("KL", {"at": ["label"]}, "logits", "at must be 'label' or 'logits', got ['label']"),
+        ("KL", {"at": "label"}, "features", "at is not a parameter: KL on features takes tau, per_class"),
+        ("AT", {"tau": 1.0}, "features", "tau is not a parameter: AT on features takes no parameters"),
+        ("SKD", {"grid": 0}, "features", "grid must be a whole number >= 1, got 0"),
+        ("SKD", {"grid": 2.5}, "features", "grid must be a whole number >= 1, got 2.5"),
+        ("SKD", {"grid": True}, "features", "grid must be a whole number >= 1, got True"),
+        ("MGD", {"mask_ratio": 1.0}, "features", "mask_ratio is a share, must be >= 0 and < 1, got 1.0"),
+        ("DKD", {"beta": -1}, "logits", "beta must be >= 0, got -1"),
+        ("DKD", {"bta": 1}, "logits", "bta is not a parameter: DKD on logits takes tau, alpha, beta, at"),
+    ],
+)
+def test_what_the_check_says(name: str, params: dict[str, Any], on: str, problem: str) -> None:
+    problems = check_params(name, params, on)
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_the_documented_table_is_the_dict() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "losses.md").read_text(encoding="utf-8")
+    rows = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 8 and cells[0].strip("`") in LOSSES:
+            rows[cells[0].strip("`")] = cells[1:]
+    assert list(rows) == list(LOSSES)
+    for name, (paper, formula, defaults, weight, on, use_when, weakness) in rows.items():
+        info = LOSSES[name]
+        assert paper == info.paper
+        assert formula.strip("`").replace("\\|", "|") == info.formula, name
+        shown = [f"{key}={value!r}" for key, value in info.defaults.items()]
+        shown += [f"at={info.at!r}"] if "logits" in info.on else []
+        assert defaults == (", ".join(f"`{one}`" for one in shown) or "none"), name
+        on_features = info.weight_on_features
+        assert weight == f"{info.weight:g}" + (f"; features {on_features:g}" if on_features else ""), name
+        assert on == ", ".join(info.on)
+        assert use_when == info.use_when
+        assert weakness

@@ -1,0 +1,367 @@
+"""The statistics of a confirmation against values worked out by hand, the verdict, and the summary around them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdistill.sweeps.findings.conclude import winner
+from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
+from rdistill.sweeps.findings.statistics import (
+    describe,
+    evidence,
+    holm,
+    paired_difference,
+    share_of_teacher,
+    spread,
+    verdict,
+)
+from rdistill.sweeps.findings.summary import (
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    Facts,
+    read_summary,
+    warnings_of,
+    write_summary,
+)
+from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, gain, pareto
+from rdistill.sweeps.study.spec import ConfirmSpec, SweepSpec
+
+WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
+
+
+def record(name: str, score: float | None, *, disc: float = 30.0, seed: int = 0, **more: Any) -> TrialRecord:
+    """A finished trial that was validated once; confirmation runs say of what they are by their name."""
+    of = name.rpartition("-s")[0]
+    history = [{"iter": 10, "seconds": 2.0, "mIoU": score, "IoU": {"background": 98.0, "disc": disc}}]
+    phase = CONFIRMED if of else ""
+    options = {"values": {}, "status": "finished", "history": history if score is not None else [], **more}
+    return TrialRecord(name, seed=seed, phase=phase, of=of, **options)
+
+
+def runs(name: str, scores: dict[int, float], **more: Any) -> list[TrialRecord]:
+    return [record(f"{name}-s{seed}", score, seed=seed, **more) for seed, score in scores.items()]
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+
+
+def test_spread() -> None:
+    assert spread([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == {
+        "n": 8,
+        "mean": 5.0,
+        "sd": pytest.approx(2.13809, abs=1e-5),
+    }
+    assert spread([3.0]) == {"n": 1, "mean": 3.0, "sd": None}
+    assert spread([]) == {"n": 0, "mean": None, "sd": None}
+
+
+def test_the_paired_interval_is_students() -> None:
+    """Differences 1, 2, 3, 4, 5: mean 3, sd sqrt(2.5), standard error sqrt(0.5), t(0.975, 4) = 2.776445."""
+    found = paired_difference({s: 70.0 + 2 * s for s in range(1, 6)}, {s: 70.0 + s for s in range(1, 6)})
+    assert found is not None
+    half = 2.776445 * math.sqrt(0.5)
+    assert (found["n"], found["mean"]) == (5, 3.0) and found["above_zero"]
+    assert (found["low"], found["high"]) == pytest.approx((3.0 - half, 3.0 + half), abs=1e-5)
+    assert found["p"] == pytest.approx(0.013236, abs=1e-5)  # of t = 3 / sqrt(0.5) = 4.2426 with 4 degrees
+
+
+def test_an_interval_around_zero() -> None:
+    """Differences -1 and 3: mean 1, standard error 2, t(0.975, 1) = 12.7062."""
+    found = paired_difference({1: 9.0, 2: 13.0}, {1: 10.0, 2: 10.0})
+    assert found is not None and not found["above_zero"]
+    assert (found["low"], found["high"]) == pytest.approx((1 - 2 * 12.7062, 1 + 2 * 12.7062), abs=1e-3)
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    found = paired_difference({1: 5.0, 2: 7.0, 3: 99.0}, {2: 6.0, 1: 5.0, 4: 0.0})
+    assert found is not None and (found["n"], found["mean"]) == (2, 0.5)
+    assert paired_difference({1: 5.0}, {1: 4.0}) is None and paired_difference({1: 5.0, 2: 5.0}, {}) is None
+
+
+def test_equal_differences_have_no_width() -> None:
+    same = paired_difference({1: 5.0, 2: 6.0}, {1: 5.0, 2: 6.0})
+    more = paired_difference({1: 6.0, 2: 7.0}, {1: 5.0, 2: 6.0})
+    assert same == {"n": 2, "mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "above_zero": False}
+    assert more == {"n": 2, "mean": 1.0, "low": 1.0, "high": 1.0, "p": 0.0, "above_zero": True}
+
+
+@pytest.mark.parametrize(
+    ("p", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, then 2 x 0.03, which 1 x 0.04 may not fall below
+        ([0.04], [0.04]),
+        ([0.6, 0.5], [1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([], []),
+    ],
+)
+def test_holm(p: list[float], adjusted: list[float]) -> None:
+    assert holm(p) == pytest.approx(adjusted)
+
+
+def test_share() -> None:
+    assert share_of_teacher(79.5, 80.0) == pytest.approx(99.375)
+    assert share_of_teacher(79.5, None) is None and share_of_teacher(None, 80.0) is None
+
+
+# Evidence ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def confirmed() -> dict[str, Any]:
+    """The better one beats the best of two baselines by 5 on each of three seeds, more or less."""
+    all_runs = [
+        *runs("b0002", {1: 70.0, 2: 72.0, 3: 74.0}, disc=40.0),
+        *runs("t0004", {1: 75.0, 2: 76.9, 3: 79.1}, disc=50.0, values={WEIGHT: 3.0}),
+        *runs("t0001", {1: 70.5, 2: 71.0, 3: 74.6}, values={WEIGHT: 9.0}),
+    ]
+    return evidence(all_runs, "b0002", ["t0004", "t0001"], 80.0)
+
+
+def test_evidence(confirmed: dict[str, Any]) -> None:
+    alone, (better, worse) = confirmed["baseline"], confirmed["configurations"]
+    assert (alone["id"], alone["n"], alone["mean"], alone["sd"]) == ("b0002", 3, 72.0, 2.0)
+    assert alone["scores"] == {"1": 70.0, "2": 72.0, "3": 74.0} and alone["IoU"]["disc"]["mean"] == 40.0
+    assert better["difference"]["mean"] == pytest.approx(5.0) and better["difference"]["above_zero"]
+    assert better["difference"]["p_adjusted"] == pytest.approx(2 * better["difference"]["p"])
+    assert better["share_of_teacher"] == pytest.approx(100 * 77.0 / 80.0)
+    assert better["IoU"]["disc"]["difference"]["mean"] == pytest.approx(10.0)
+    assert not worse["difference"]["above_zero"] and worse["values"] == {WEIGHT: 9.0}
+
+
+def test_runs_that_did_not_finish_are_left_out() -> None:
+    found = evidence(
+        [
+            *runs("baseline", {1: 70.0, 2: 71.0, 3: 72.0}),
+            *runs("t0001", {1: 75.0, 2: 76.0}),
+            record("t0001-s3", 99.0, seed=3, status="running"),
+        ],
+        "baseline",
+        ["t0001", "t0002"],
+        None,
+    )
+    first, second = found["configurations"]
+    assert (first["n"], first["difference"]["n"], first["share_of_teacher"]) == (2, 2, None)
+    assert (second["n"], second["difference"], second["mean"]) == (0, None, None)
+
+
+def test_runs_that_never_left_one_class_are_counted() -> None:
+    found = evidence([*runs("baseline", {1: 49.0, 2: 49.0}, disc=0.0)], "baseline", [], None)
+    assert found["baseline"]["one_class_runs"] == 2
+
+
+def test_scores_of_the_test_split() -> None:
+    tested = runs("t0001", {1: 70.0, 2: 71.0}, test={"mIoU": 60.0, "IoU": {"disc": 20.0}})
+    alone = runs("baseline", {1: 70.0, 2: 71.0}, test={"mIoU": 55.0, "IoU": {"disc": 10.0}})
+    found = evidence([*tested, *alone], "baseline", ["t0001"], 50.0, lambda run: run.test)
+    (one,) = found["configurations"]
+    assert (one["mean"], one["difference"]["mean"], one["share_of_teacher"]) == (60.0, 5.0, 120.0)
+    assert one["IoU"]["disc"]["difference"]["mean"] == 10.0
+
+
+# In words ------------------------------------------------------------------------------------------------------------
+
+
+def test_describe() -> None:
+    hidden = {"distill.losses.hidden.type": "CWD", "distill.losses.hidden.weight": 1.3894}
+    effective = {
+        "distill.task_weight": 1.0,
+        "distill.losses.logits.type": "KL",
+        WEIGHT: 71.04,
+        "distill.losses.logits.pair": None,
+        **hidden,
+        "distill.losses.hidden.pair": (1, 1),
+        RATE: 0.02,
+    }
+    trial = record("t0001", 1.0, values={WEIGHT: 71.04, "distill.losses.hidden.pair": [1, 1], RATE: 0.02})
+    trial.effective = effective
+    assert describe(trial) == "KL 71 + CWD 1.39 on (1, 1), lr 0.02"
+    assert describe(record("baseline", 1.0)) == "as configured"
+    weights = "+model.decode_head.loss_decode.class_weight"
+    alone = record("b0001", 1.0, values={RATE: 0.0312345, weights: [1.0, 5.0]})
+    assert describe(alone) == "lr 0.0312, class_weight [1.0, 5.0]"
+
+
+def test_the_verdict_of_a_clear_gain(confirmed: dict[str, Any]) -> None:
+    for one in confirmed["configurations"]:
+        one["label"] = "KL 3"
+    assert verdict(confirmed, 9, tuned=True) == (
+        "KL 3 beats the best of 9 baselines by +5.00 mIoU (95 % CI +4.75 to +5.25, 3 paired seeds) "
+        "and reaches 96.2 % of the teacher's mIoU."
+    )
+    assert verdict(confirmed, 1, tuned=False).endswith(" of the teacher's mIoU. The baseline was not tuned.")
+    confirmed["baseline"]["one_class_runs"] = 2
+    assert verdict(confirmed, 9, tuned=True).endswith(" 2 of the baseline's 3 runs never left one class.")
+
+
+def test_the_verdict_of_no_gain(confirmed: dict[str, Any]) -> None:
+    confirmed["configurations"] = confirmed["configurations"][1:]
+    text = verdict(confirmed, 9, tuned=True)
+    assert text.startswith("No configuration is confirmed better than the best of 9 baselines: the best, weight 9,")
+    assert "differs by +0.03 mIoU (95 % CI -2.19 to +2.26, 3 paired seeds)." in text
+
+
+def test_the_verdict_of_a_loss(confirmed: dict[str, Any]) -> None:
+    (worse,) = confirmed["configurations"] = confirmed["configurations"][1:]
+    worse["difference"].update(mean=-3.0, low=-4.0, high=-2.0)
+    text = verdict(confirmed, 9, tuned=True)
+    assert text.startswith("No configuration is confirmed better than the best of 9 baselines")
+    assert " So it is worse: distillation does not pay here. It reaches 9" in text
+    assert text.endswith(" % of the teacher's mIoU.")
+
+
+def test_many_comparisons_may_undo_a_gain(confirmed: dict[str, Any]) -> None:
+    confirmed["configurations"][0]["difference"]["p_adjusted"] = 0.08
+    text = verdict(confirmed, 9, tuned=True)
+    assert (
+        text.startswith("No configuration is confirmed") and "2 comparisons do not bear out (adjusted p 0.08)" in text
+    )
+
+
+def test_a_verdict_says_what_it_cannot_say(confirmed: dict[str, Any]) -> None:
+    assert verdict(None, 1, tuned=True) == "Searched only, not confirmed: one seed proves nothing."
+    assert verdict(confirmed, 1, tuned=True, runs_left=4) == "Not confirmed yet: 4 more runs on fresh seeds to come."
+    for one in confirmed["configurations"]:
+        one["difference"] = None
+    assert verdict(confirmed, 1, tuned=True).startswith("Not confirmed: fewer than two seeds")
+
+
+# Selection -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_the_search_and_the_best_baseline_are_confirmed(tmp_path: Path) -> None:
+    searched = [
+        record("baseline", 60.0),
+        record("b0001", 65.0, values={RATE: 0.1}),
+        record("t0001", 70.0, values={WEIGHT: 1.0}),
+        record("t0002", 72.0, values={WEIGHT: 2.0}),
+        record("t0003", 72.5, values={WEIGHT: 2.0}),  # the same again
+        record("t0004", None, values={WEIGHT: 4.0}, status="failed"),
+        record("t0005", 80.0, values={WEIGHT: 5.0}, status="stopped"),
+    ]
+    selection = select(searched, ConfirmSpec(top=3, seeds=[7, 8]), ["mIoU"])
+    assert selection == Selection("b0001", ["t0005", "t0003", "t0001"], [7, 8])
+    for one in searched:
+        one.save(tmp_path / TRIALS / one.id)
+    planned = selection.runs(tmp_path)
+    assert [run["id"] for run in planned] == [
+        "b0001-s7", "t0005-s7", "t0003-s7", "t0001-s7", "b0001-s8", "t0005-s8", "t0003-s8", "t0001-s8",
+    ]  # fmt: skip
+    assert planned[1] == {"id": "t0005-s7", "phase": "confirm", "of": "t0005", "seed": 7, "values": {WEIGHT: 5.0}}
+    assert load_selection(tmp_path) is None
+    save_selection(tmp_path, selection)
+    assert load_selection(tmp_path) == selection
+
+
+def test_of_several_objectives_the_pareto_front_comes_first() -> None:
+    sizes = {
+        "t0001": (70.0, 9.0),
+        "t0002": (60.0, 3.0),
+        "t0003": (65.0, 9.0),
+        "t0004": (50.0, 3.0),
+        "t0005": (40.0, 1.0),
+    }
+    trials = [
+        record(name, score, values={"k": name}, objectives={"params": size}) for name, (score, size) in sizes.items()
+    ]
+    assert pareto(trials, ["mIoU", "params"]) == ["t0001", "t0002", "t0005"]
+    chosen = select(trials, ConfirmSpec(top=4, seeds=[1, 2]), ["mIoU", "params"])
+    assert chosen.configurations == ["t0001", "t0002", "t0005", "t0003"] and chosen.baseline is None
+
+
+def test_gain_is_over_the_best_baseline_and_of_a_confirmation_over_the_same_seeds() -> None:
+    searched = [record("baseline", 60.0), record("b0001", 65.0), record("t0001", 70.0)]
+    again = [*runs("b0001", {1: 66.0, 2: 50.0}), *runs("t0001", {1: 69.0, 2: 70.0})]
+    records = [*searched, *again]
+    assert [gain(one, records) for one in records] == [None, None, 5.0, None, None, 3.0, 20.0]
+
+
+def test_what_is_handed_over_is_the_best_run_of_the_highest_mean() -> None:
+    searched = [record("baseline", 60.0), record("t0001", 90.0), record("t0002", 80.0)]
+    again = [
+        *runs("t0001", {1: 70.0, 2: 71.0}),
+        *runs("t0002", {1: 75.0, 2: 73.0}),
+        *runs("baseline", {1: 60.0, 2: 61.0}),
+    ]
+    assert winner(searched, None).id == "t0001"
+    found = evidence(again, "baseline", ["t0001", "t0002"], None)
+    assert winner([*searched, *again], found).id == "t0002-s1"
+
+
+# The summary ---------------------------------------------------------------------------------------------------------
+
+
+def facts(**more: Any) -> Facts:
+    content = {
+        "config": "a.py",
+        "space": {WEIGHT: {"type": "uniform", "low": 1, "high": 9}},
+        "search": {"num_trials": 2},
+        **more,
+    }
+    return Facts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
+
+
+def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
+    stopped = record("t0002", 62.0, values={WEIGHT: 2.0}, status="stopped")
+    stopped.history[0]["iter"] = 4
+    for one in (record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0}), stopped):
+        one.save(tmp_path / TRIALS / one.id)
+    write_summary(facts(), tmp_path, RUNNING)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "running" and summary["environment"]["ended"] is None
+    assert summary["verdict"] == "Searched only, not confirmed: one seed proves nothing."
+    assert (summary["confirmed"], summary["test"], summary["pareto"]) == (None, None, None)
+    searched = summary["searched"]
+    assert (searched["trials"], searched["best"], searched["baseline"], searched["gain"]) == (
+        2,
+        "t0001",
+        "baseline",
+        10.0,
+    )
+    assert searched["status"] == {"finished": 2, "stopped": 1}
+    assert summary["cost"]["iterations_saved_by_stopping"] == 6
+    assert summary["cost"]["share_saved_by_stopping"] == 0.2
+    assert summary["environment"]["seeds"]["confirm"] == [] and summary["environment"]["versions"]["torch"]
+
+
+def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
+    confirm = {"confirm": {"top": 1, "seeds": [1, 2]}}
+    searched = [record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0})]
+    again = [*runs("baseline", {1: 60.0, 2: 62.0}), *runs("t0001", {1: 70.0, 2: 72.1})]
+    for one in (*searched, *again[:-1]):
+        one.save(tmp_path / TRIALS / one.id)
+    save_selection(tmp_path, Selection("baseline", ["t0001"], [1, 2]))
+    first = facts(**confirm)
+    assert (
+        write_summary(first, tmp_path, INTERRUPTED)["verdict"]
+        == "Not confirmed yet: 1 more run on fresh seeds to come."
+    )
+    again[-1].save(tmp_path / TRIALS / again[-1].id)
+    later = facts(**confirm)
+    later.started = "2030-01-01T00:00:00+00:00"
+    write_summary(later, tmp_path, FINISHED)
+    summary = read_summary(tmp_path)
+    assert summary["confirmed"]["seeds"] == [1, 2]
+    assert summary["confirmed"]["configurations"][0]["difference"]["mean"] == pytest.approx(10.05)
+    assert [one["started"] for one in summary["environment"]["sessions"]] == [first.started, later.started]
+    assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
+
+
+def test_warnings() -> None:
+    spec = facts(space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}).spec
+    stuck, failed = record("baseline", 49.0, disc=0.0), record("t0001-s1", None, seed=1, status="failed", reason="NaN")
+    rate, one_class, left_out = warnings_of(spec, [stuck, failed])
+    assert rate.startswith(f"the baseline was not tuned, though {RATE} was searched")
+    assert one_class == "baselines that never left one class: baseline"
+    assert left_out == "t0001-s1 failed and is left out of its pairs: NaN"
+    tuned = facts(
+        space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}},
+        baseline={"search": {RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}},
+    ).spec
+    assert warnings_of(tuned, []) == [] and warnings_of(facts().spec, []) == []

@@ -1,0 +1,275 @@
+"""What a sweep leaves on disk: records, the ranking, the table and its warnings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdistill.core.files import DamagedFileError
+from rdistill.sweeps.study.dataframe import results_frame
+from rdistill.sweeps.study.records import (
+    BASELINE,
+    RECORD,
+    TRIALS,
+    TrialRecord,
+    gain,
+    load_record,
+    load_records,
+    pareto,
+    ranked,
+    twins,
+    write_table,
+)
+
+WEIGHT, PAIR = "distill.losses.logits.weight", "distill.losses.hidden.pair"
+
+
+def record(name: str, *scores: float, values: dict[str, Any] | None = None, **more: Any) -> TrialRecord:
+    """A finished trial that was validated every 10 iterations; its disc's IoU is half its mIoU."""
+    history = [
+        {
+            "iter": 10 * number,
+            "seconds": 1.5 * number,
+            "mIoU": score,
+            "aAcc": 90.0,
+            "IoU": {"background": 1.5 * score, "optic disc": 0.5 * score},
+        }
+        for number, score in enumerate(scores, start=1)
+    ]
+    return TrialRecord(name, values or {}, seed=7, **{"status": "finished", "history": history, **more})
+
+
+def losses(*totals: float) -> list[dict[str, float]]:
+    return [{"iter": 10 * number, "loss": total, "lr": 0.1} for number, total in enumerate(totals, start=1)]
+
+
+def table(work_dir: Path, *records: TrialRecord) -> list[dict[str, str]]:
+    path = write_table(work_dir, list(records))
+    assert path == work_dir / "results.csv" and [file.name for file in work_dir.iterdir()] == ["results.csv"]
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_best_is_the_highest_validation() -> None:
+    assert record("a", 50.0, 70.0, 60.0).best["iter"] == 20
+    assert record("a").best == {}
+    assert record("a", math.nan, 3.0, math.nan).best["iter"] == 20
+
+
+def test_ranking() -> None:
+    records = [record("none"), record("low", 40.0), record("nan", math.nan), record("high", 60.0, 50.0)]
+    order = [one.id for one in ranked(records)]
+    assert order[:2] == ["high", "low"] and set(order[2:]) == {"none", "nan"}
+
+
+def test_gain_is_the_difference_of_the_bests() -> None:
+    baseline, better, worse = record(BASELINE, 50.0, 52.0), record("t0001", 55.0, 53.0), record("t0002", 49.5)
+    records = [baseline, better, worse, record("t0003")]
+    assert [gain(one, records) for one in records] == [None, 3.0, -2.5, None]
+    assert gain(better, [better, worse]) is None
+    assert gain(better, [record(BASELINE), better]) is None
+
+
+def test_the_front_is_of_those_whom_none_beats() -> None:
+    """Looking at the front alone finds what looking at all pairs does, equal points and the order included."""
+    draw = random.Random(0)
+    trials = [
+        record(
+            f"t{number:04d}", draw.randrange(6), objectives={name: draw.randrange(6) for name in ("params", "flops")}
+        )
+        for number in range(60)
+    ]
+    points = {one.id: (-one.best["mIoU"], one.objectives["params"], one.objectives["flops"]) for one in trials}
+    expected = [
+        name
+        for name, own in points.items()
+        if not any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in points.values())
+    ]
+    assert pareto(trials, ["mIoU", "params", "flops"]) == expected and len(expected) > 2
+
+
+@pytest.mark.parametrize(
+    ("ious", "expected"),
+    [
+        ({"background": 98.0, "optic disc": 0.0}, True),
+        ({"background": 98.0, "optic disc": 0.99}, True),
+        ({"background": 98.0, "optic disc": 1.0}, False),
+        ({"a": 0.0, "b": 40.0, "c": None}, True),  # c never occurs
+        ({"a": 10.0, "b": 40.0, "c": 0.0}, False),
+        ({"a": 0.0, "b": 0.0}, True),
+        ({"a": 90.0}, False),
+        ({}, False),
+    ],
+)
+def test_one_class_only(ious: dict[str, float | None], expected: bool) -> None:
+    trial = TrialRecord("t0001", {}, 0, history=[{"iter": 1, "seconds": 1.0, "mIoU": 49.0, "IoU": ious}])
+    assert trial.one_class_only is expected
+
+
+def test_twins() -> None:
+    one = record("t0001", values={WEIGHT: 1.0}, losses=losses(0.9, 0.8))
+    same_values = record("t0002", values={WEIGHT: 1.0}, losses=losses(0.9, 0.8))
+    other = record("t0003", values={WEIGHT: 2.0}, losses=losses(0.9, 0.8000001))
+    twin = record("t0004", values={WEIGHT: 3.0}, losses=losses(0.9, 0.8))
+    silent = [record("t0005", values={WEIGHT: 4.0}), record("t0006", values={WEIGHT: 5.0})]
+    assert twins([one, same_values, other, *silent]) == []
+    assert twins([one, same_values, other, twin, *silent]) == [("t0001", "t0004")]
+
+
+def test_twins_show_in_the_table(tmp_path: Path) -> None:
+    first = record("t0001", 50.0, values={WEIGHT: 1.0}, losses=losses(0.9))
+    second = record("t0002", 50.0, values={WEIGHT: 2.0}, losses=losses(0.9))
+    rows = table(tmp_path, first, second)
+    assert [row["note"] for row in rows] == ["", "same losses as t0001 in spite of different values"]
+
+
+def test_columns_and_values(tmp_path: Path) -> None:
+    values = {WEIGHT: 3.0, PAIR: [0, 2]}
+    effective = {WEIGHT: 3.0, PAIR: (0, 2), "distill.task_weight": 1.0}
+    baseline = record(BASELINE, 50.0, 40.0)
+    trial = record("t0001", 48.0, 52.5, values=values, effective=effective, teacher_mIoU=80.25)
+    rows = table(tmp_path, baseline, trial)
+    assert rows[0] == {
+        "id": "t0001",
+        "phase": "search",
+        "of": "",
+        "status": "finished",
+        PAIR: "[0, 2]",
+        WEIGHT: "3.0",
+        "mIoU": "52.5",
+        "gain": "2.5",
+        "IoU background": "78.75",
+        "IoU optic disc": "26.25",
+        "best_iter": "20",
+        "iterations": "20",
+        "seconds": "3.0",
+        "seed": "7",
+        "attempts": "0",
+        "teacher_mIoU": "80.25",
+        "note": "",
+    }
+    assert rows[1]["id"] == BASELINE
+    assert [rows[1][key] for key in (WEIGHT, PAIR, "gain", "teacher_mIoU")] == [""] * 4
+    assert (rows[1]["mIoU"], rows[1]["best_iter"], rows[1]["iterations"]) == ("50.0", "10", "20")
+
+
+def test_the_table_shows_what_was_used_rather_than_asked_for(tmp_path: Path) -> None:
+    asked, used = {WEIGHT: 3.0}, {WEIGHT: 4.0}
+    rows = table(tmp_path, record("t0001", 1.0, values=asked, effective=used), record("t0002", values=asked))
+    assert [row[WEIGHT] for row in rows] == ["4.0", "3.0"]
+
+
+def test_failed_stopped_and_running_rows(tmp_path: Path) -> None:
+    rows = table(
+        tmp_path,
+        record("t0001", values={WEIGHT: 1.0}, status="failed", reason="iteration 2: loss is not finite, so"),
+        record("t0002", 60.0, values={WEIGHT: 2.0}, status="stopped"),
+        record("t0003", 50.0, 55.0, values={WEIGHT: 3.0}, status="running"),
+        record(BASELINE, 0.5),
+    )
+    assert [(row["id"], row["status"], row["iterations"]) for row in rows] == [
+        ("t0002", "stopped", "10"),
+        ("t0003", "running", "20"),
+        (BASELINE, "finished", "10"),
+        ("t0001", "failed", "0"),
+    ]
+    failed = rows[-1]
+    assert failed["note"] == "iteration 2: loss is not finite, so" and failed[WEIGHT] == "1.0"
+    assert [failed[key] for key in ("mIoU", "gain", "IoU background", "best_iter", "seconds")] == [""] * 5
+    assert rows[2]["note"] == "predicts one class only"
+
+
+def test_a_class_that_never_occurs_has_an_empty_cell(tmp_path: Path) -> None:
+    trial = record("t0001", 50.0)
+    trial.history[0]["IoU"]["optic disc"] = None
+    assert table(tmp_path, trial)[0]["IoU optic disc"] == ""
+
+
+def test_no_trials(tmp_path: Path) -> None:
+    assert table(tmp_path) == []
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Records
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    full = record("t0001", 50.0, values={PAIR: [0, 1], WEIGHT: 0.1}, losses=losses(0.5), teacher_mIoU=80.0)
+    full.save(tmp_path / "t0001")
+    assert load_record(tmp_path / "t0001") == full
+    assert load_record(tmp_path / "none") is None
+
+
+def test_nan_comes_back(tmp_path: Path) -> None:
+    record("t0001", math.nan, 40.0, losses=losses(math.nan)).save(tmp_path)
+    back = load_record(tmp_path)
+    assert back is not None and math.isnan(back.history[0]["mIoU"]) and back.best["mIoU"] == 40.0
+    assert math.isnan(back.losses[0]["loss"])
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    record("t0001", 50.0).save(tmp_path)
+    before = (tmp_path / RECORD).read_text()
+    unwritable = record("t0001", 60.0, values={"k": object()})
+    with pytest.raises(TypeError):
+        unwritable.save(tmp_path)
+    assert (tmp_path / RECORD).read_text() == before
+    record("t0001", 70.0).save(tmp_path)
+    assert json.loads((tmp_path / RECORD).read_text())["history"][0]["mIoU"] == 70.0
+    assert [file.name for file in tmp_path.iterdir()] == [RECORD]
+
+
+def test_records_of_a_sweep(tmp_path: Path) -> None:
+    assert load_records(tmp_path) == []
+    for name in ("t0002", BASELINE, "t0001"):
+        record(name, 50.0).save(tmp_path / TRIALS / name)
+    (tmp_path / TRIALS / "t0003").mkdir()  # killed before its first record
+    (tmp_path / TRIALS / "t0004").mkdir()
+    (tmp_path / TRIALS / "t0004" / f".{RECORD}.partial").write_text('{"id": "t00')
+    assert [one.id for one in load_records(tmp_path)] == [BASELINE, "t0001", "t0002"]
+
+
+def test_results_need_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, rdistill.sweeps.study.records\n"
+        "heavy = {'torch', 'ray', 'mmengine', 'mmseg', 'optuna'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_spreadsheet_takes_no_text_for_a_formula(tmp_path: Path) -> None:
+    values = {"a": "=cmd|' /C calc'!A0", "+b": -1.5, "c": "-1.5", "d": "@SUM(A1)", "e": [math.nan, -1], "f": "plain"}
+    failed = record("t0001", 50.0, values=values, status="failed", reason="-> it broke")
+    failed.save(tmp_path / "trials" / "t0001")
+    (row,) = table_of(tmp_path, failed)
+    assert row["a"] == "'=cmd|' /C calc'!A0" and row["d"] == "'@SUM(A1)" and row["note"].startswith("'-> it broke")
+    assert row["'+b"] == "-1.5" and row["c"] == "-1.5" and row["e"] == "[null, -1]" and row["f"] == "plain"
+    frame = results_frame(tmp_path)
+    assert frame["a"][0] == values["a"] and frame["d"][0] == values["d"] and frame["+b"][0] == -1.5
+    assert frame["note"][0].startswith("-> it broke")
+
+
+def table_of(work_dir: Path, *records: TrialRecord) -> list[dict[str, str]]:
+    with open(write_table(work_dir, list(records)), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "t0001", "val', "[]"])
+def test_a_damaged_record_is_one_line_that_names_it(tmp_path: Path, content: str) -> None:
+    record("t0001", 50.0).save(tmp_path / "trials" / "t0001")
+    (tmp_path / "trials" / "t0001" / RECORD).write_text(content)
+    with pytest.raises(
+        DamagedFileError, match=r"trials/t0001/trial\.json: is damaged .*; copy it from a backup"
+    ) as caught:
+        load_records(tmp_path)
+    assert len(caught.value.problems) == 1

@@ -1,0 +1,55 @@
+"""Which failures are worth another attempt."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.train import WorkerGroupError
+
+from rdistill.core.errors import UserError
+from rdistill.core.storage import StorageError
+from rdistill.sweeps.study.records import CONFIRMED, SEARCHED, TRIALS, TrialRecord, load_record
+from rdistill.sweeps.trial.faults import MACHINE, OWN, STORAGE, GivenUpError, cause_of, forgive, give_up_again
+from rdistill.training.hooks import DivergedError
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ActorDiedError(), MACHINE),
+        (WorkerCrashedError(), MACHINE),
+        (OutOfMemoryError("the node's memory"), MACHINE),
+        (OSError(errno.ESTALE, "stale"), MACHINE),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), MACHINE),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), MACHINE),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:144] Write error [127.0.0.1]:30627: Broken pipe"), MACHINE),
+        (WorkerGroupError("text", {0: ActorDiedError()}), MACHINE),
+        (OSError(errno.ENOSPC, "No space left on device"), STORAGE),
+        (StorageError("s3://a: does not answer"), STORAGE),
+        (DivergedError("iteration 2"), OWN),
+        (UserError("a.py: wrong"), OWN),
+        (ValueError("a bug in one loss"), OWN),
+        (FileNotFoundError(errno.ENOENT, "no such image"), OWN),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_cause(error: BaseException, cause: str, tmp_path: Path) -> None:
+    assert cause_of(error, tmp_path) == cause
+
+
+def test_only_its_own_failure_is_given_up() -> None:
+    with pytest.raises(GivenUpError, match="iteration 2"):
+        give_up_again(TrialRecord("t0001", {}, 0, status="failed", reason="iteration 2", cause=OWN))
+    give_up_again(TrialRecord("t0001", {}, 0, status="failed", cause=MACHINE))
+    give_up_again(TrialRecord("t0001", {}, 0))
+
+
+def test_a_resume_forgives_the_trials_it_will_run(tmp_path: Path) -> None:
+    for name, phase in (("t0001", SEARCHED), ("t0001-s1", CONFIRMED)):
+        TrialRecord(name, {}, 0, phase=phase, status="failed", cause=OWN).save(tmp_path / TRIALS / name)
+    forgive(tmp_path, confirmed=False)
+    found = [load_record(tmp_path / TRIALS / name) for name in ("t0001", "t0001-s1")]
+    assert [record.status for record in found if record] == ["running", "failed"]

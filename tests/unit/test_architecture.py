@@ -1,0 +1,205 @@
+"""The folders are the architecture: imports point down one ordered list, and light modules stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+PACKAGE = REPO / "rdistill"
+# From the bottom up. A module imports from its own folder and from folders above its own in this list only. `config`
+# comes after `losses` because it checks their names and parameters, against a table without torch.
+FOLDERS = (
+    "core",
+    "distributed",
+    "losses",
+    "models",
+    "config",
+    "data",
+    "distill",
+    "checks",
+    "training",
+    "handover",
+    "sweeps.study",
+    "sweeps.trial",
+    "sweeps.cohort",
+    "sweeps.monitor",
+    "sweeps.search",
+    "sweeps.findings",
+    "sweeps",
+    "report",
+    "",  # rdistill itself: api, cli, __main__
+)
+PLACE_OF = {folder: place for place, folder in enumerate(FOLDERS)}
+LARGEST_FOLDER = 14  # modules; a folder that outgrows this holds two things
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """``rdistill/losses/modules.py`` -> ``losses.modules``; a package's own file is the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def folder_of(module: str) -> str:
+    return module if module in PLACE_OF else module.rpartition(".")[0]
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name or '') of everything of rdistill that a file imports, also within functions."""
+    yield from imports_in(ast.parse(path.read_text(encoding="utf-8")), path)
+
+
+def imports_in(tree: ast.AST, path: Path) -> Iterator[tuple[str, str]]:
+    package = ["rdistill", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "rdistill":
+                    yield alias.name.removeprefix("rdistill").lstrip("."), ""
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            if source.split(".")[0] != "rdistill":
+                continue
+            inner = source.removeprefix("rdistill").lstrip(".")
+            for alias in node.names:
+                whole = f"{inner}.{alias.name}".lstrip(".")
+                yield (whole, "") if whole in MODULES else (inner, alias.name)
+
+
+def needed_by(path: Path) -> set[str]:
+    """The modules of rdistill that a file's code needs, also within functions; not those that only name a type."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return {module for module, _ in imports_in(tree, path) if module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_the_list_of_folders(module: str) -> None:
+    folder = folder_of(module)
+    assert folder in PLACE_OF, f"give {folder} a place in FOLDERS"
+    for imported, _ in imports_of(MODULES[module]):
+        if imported:
+            other = folder_of(imported)
+            assert other == folder or PLACE_OF[other] < PLACE_OF[folder], f"{module} may not import {imported}"
+
+
+def test_every_folder_of_the_list_exists_and_says_what_it_is_for() -> None:
+    for folder in FOLDERS:
+        own = PACKAGE.joinpath(*folder.split(".")) / "__init__.py"
+        text = ast.get_docstring(ast.parse(own.read_text(encoding="utf-8")))
+        assert text and (folder in ("", "losses", "report") or "Begin with" in text), own
+
+
+def test_no_folder_is_a_heap() -> None:
+    sizes: dict[str, int] = {}
+    for module in MODULES:
+        if MODULES[module].name != "__init__.py":
+            sizes[folder_of(module)] = sizes.get(folder_of(module), 0) + 1
+    assert sizes[""] <= 10
+    assert {folder: size for folder, size in sizes.items() if size > LARGEST_FOLDER and folder != "report"} == {}
+
+
+def test_no_module_takes_a_private_name_from_another() -> None:
+    taken = [
+        f"{module} takes {name} from {source}"
+        for module, path in MODULES.items()
+        for source, name in imports_of(path)
+        if name.startswith("_") and not name.startswith("__")
+    ]
+    assert not taken
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: needed_by(path) - {module, ""} for module, path in MODULES.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_relative_imports_are_seen() -> None:
+    assert ("losses", "LOSSES") in set(imports_of(PACKAGE / "losses" / "modules.py"))
+
+
+def test_only_the_command_line_prints() -> None:
+    """`print` and `sys.exit` stand in cli.py alone; what shows a run is given a rich Console."""
+    for path in FILES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        names = {ast.unparse(call.func) for call in calls}
+        assert path.name == "cli.py" or not names & {"print", "sys.exit", "exit"}, path
+
+
+def modules_after(imports: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after some imports."""
+    code = f"import sys\n{imports}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["rdistill.cli", "rdistill.losses", "rdistill.data.synthetic", "rdistill.report"])
+def test_light_modules_stay_light(module: str) -> None:
+    imports = [module]
+    if module == "rdistill.report":
+        imports += [
+            f"rdistill.report.{path.stem}" for path in (PACKAGE / "report").glob("*.py") if path.stem != "__init__"
+        ]
+    loaded = modules_after("\n".join(f"import {name}" for name in imports))
+    assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("module", ["assignment", "proxy", "worker", "group"])
+def test_a_trial_in_a_cohort_waits_for_no_torch(module: str) -> None:
+    """Each such trial has a process of its own, which unpickles its cohort's handle, and with it imports its class."""
+    loaded = modules_after(f"import rdistill.sweeps.cohort.{module}")
+    assert "rdistill" in loaded and not loaded & {"torch", "mmengine", "mmseg", "mmcv"}
+
+
+WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
+# What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
+NOT_WHOLE = {
+    "core.files", "distill.teacher_cache",
+    "config.render", "models.pretrained",  # in a temporary folder
+    "core.logs",  # copies of Ray's logs
+    "core.storage",  # the file that it writes to is given by files.written_whole
+    "sweeps.monitor.trackers",  # appends a line
+    "sweeps.trial.step_profile",  # writes to /proc
+}  # fmt: skip
+
+
+def test_files_are_written_whole_by_one_module() -> None:
+    """A kill or a full disk amid a write leaves the file before: nothing but core.files opens one to write to it."""
+    found = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or module in NOT_WHOLE:
+                continue
+            name = ast.unparse(node.func)
+            modes = [argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
+            opens = name == "open" and any(set(str(mode)) & set("wax+") for mode in modes)
+            if opens or name.rpartition(".")[2] in WRITERS or name in ("json.dump", "pickle.dump", "yaml.dump"):
+                found.append(f"{module}:{node.lineno}: {name}")
+    assert not found, "use files.write_whole or files.written_whole"
+
+
+def test_json_is_written_without_nan() -> None:
+    """json.dumps writes NaN, which is no JSON: what goes to a file or the screen is made by files.to_json."""
+    # For keys and comparisons in memory; the page's is strict.
+    inner = {"core.files", "report.page", "report.study", "sweeps.study.space", "sweeps.cohort.assignment",
+             "sweeps.trial.complexity", "sweeps.findings.confirm", "sweeps.study.records", "sweeps.study.spec",
+             "training.lockstep"}  # fmt: skip
+    found = {module for module, path in MODULES.items() if "json.dumps(" in path.read_text(encoding="utf-8")}
+    assert not found - inner

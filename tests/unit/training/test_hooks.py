@@ -1,0 +1,138 @@
+"""The hooks within real runs: capture, random state, checkpoints between validations, best and last."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Recorder, Run, Tiny
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor
+
+from rdistill.training.hooks import DivergedError
+from rdistill.training.run import train
+from rdistill.training.run_state import random_state, seed_everything, set_random_state, unwrap
+
+Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+
+
+@HOOKS.register_module()
+class StopAtStep(Hook):
+    """Ends a run in the middle of a training step, after every other hook of the step before."""
+
+    armed = True
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if self.armed and runner.iter == self.iteration:
+            raise KeyboardInterrupt
+
+
+@HOOKS.register_module()
+class CaptureSpy(Hook):
+    """Notes whether the student is wrapped, in training and out of it."""
+
+    seen: list[tuple[str, bool, bool]]
+    priority = "LOWEST"
+
+    def _note(self, when: str, runner: Any) -> None:
+        distiller = unwrap(runner)
+        wrapped = "forward" in vars(distiller.student.decode_head)
+        type(self).seen.append((when, wrapped, bool(distiller.capture._kept)))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._note("step", runner)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._note("after", runner)
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._note("validation", runner)
+
+
+def numbers() -> tuple[float, float, float]:
+    return random.random(), float(np.random.standard_normal()), float(torch.rand(()))
+
+
+def test_random_state_survives_a_checkpoint() -> None:
+    np.random.standard_normal()  # leaves a second number in store, which is part of the state
+    file = io.BytesIO()
+    torch.save(random_state(), file)
+    expected = [numbers(), numbers()]
+    file.seek(0)
+    set_random_state(torch.load(file, weights_only=True))
+    assert [numbers(), numbers()] == expected
+
+
+def test_seed_everything() -> None:
+    found = []
+    for entropy in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        seed_everything(*entropy)
+        found.append(numbers())
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_features_are_captured_in_training_only(tiny: Tiny, tmp_path: Path) -> None:
+    CaptureSpy.seen = []
+    train(
+        tiny.load("distill", {"+custom_hooks": [dict(type="CaptureSpy")]}, iters=2),
+        tmp_path / "run",
+        teacher_metrics={},
+    )
+    assert set(CaptureSpy.seen) == {("step", True, False), ("after", False, False), ("validation", False, False)}
+
+
+@pytest.mark.e2e
+def test_a_kill_between_validations(
+    tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config's own checkpoint interval says how much is lost; what follows is the same to the last bit."""
+    interval = {"+default_hooks.checkpoint": dict(type="CheckpointHook", by_epoch=False, interval=1)}
+    killing = {**interval, "+custom_hooks": [dict(type="StopAtStep", iteration=3)]}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.load("distill", killing), tmp_path / "run", teacher_metrics={})
+    saved = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert saved["meta"]["iter"] == 3 and saved["meta"]["last"]["iter"] == 2
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pth")) == ["best.pth", "last.pth"]
+    monkeypatch.setattr(StopAtStep, "armed", False)
+    metrics = train(tiny.load("distill", killing), tmp_path / "run", resume=True)
+    for name in ("last.pth", "best.pth", "student.pth"):
+        assert state_equal(Run(tmp_path / "run", metrics).weights(name), distilled_run.weights(name))
+    assert {**metrics, "seconds": 0} == {**distilled_run.metrics, "seconds": 0}
+
+
+def test_best_is_the_best_of_all_validations(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    metrics = train(tiny.load("student", iters=5, val_interval=1), tmp_path / "run", listener=recorder)
+    scores = [scored["mIoU"] for _, scored in recorder.validations]
+    assert len(scores) == 5 and len(set(scores)) > 1
+    assert metrics["best_iter"] == 1 + scores.index(max(scores)) and metrics["mIoU"] == max(scores)
+    assert (metrics["iter"], metrics["last"]["mIoU"]) == (5, scores[-1])
+    best = torch.load(tmp_path / "run" / "best.pth", weights_only=True)
+    assert best["meta"]["iter"] == metrics["best_iter"]
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny.load("student", {"optim_wrapper.optimizer.lr": 1e30, "train_cfg.val_interval": 1})
+    with pytest.raises(DivergedError, match="iteration 2"):
+        train(cfg, tmp_path / "run")
+    saved = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert saved["meta"]["iter"] == 1
+
+
+def test_what_a_listener_hears(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    cfg = tiny.load("student", iters=12, val_interval=12)
+    train(cfg, tmp_path / "run", listener=recorder)
+    assert [iteration for iteration, _ in recorder.steps] == [10, 12]
+    assert all(isinstance(value, float) for _, values in recorder.steps for value in values.values())
+    ((first, last, facts),) = recorder.starts
+    assert (first, last) == (0, 12) and facts["effective"] == {} and facts["teacher_mIoU"] is None
+    assert [iteration for iteration, _ in recorder.validations] == [12]

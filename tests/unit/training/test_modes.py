@@ -1,0 +1,126 @@
+"""Capture and losses under mixed precision, gradient accumulation and activation checkpointing; nothing piles up."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Recorder, Tiny
+from mmengine.optim import OptimWrapper
+from torch import Tensor
+
+from rdistill.core.errors import UserError
+from rdistill.distill.distiller import build_distiller
+from rdistill.training.run import train
+
+Batches = Callable[..., list[dict[str, Any]]]
+
+
+CHECKPOINTED = {"+activation_checkpointing": ["backbone"]}  # the student's own names, as in plain mmseg
+
+
+def gradients(tiny: Tiny, batch: dict[str, Any], changes: dict[str, Any]) -> dict[str, Tensor]:
+    """The student's gradients of one batch, distillation on a layer inside the checkpointed part included."""
+    distiller = build_distiller(tiny.load("distill", changes), seed=0)
+    distiller.train()
+    data = distiller.data_preprocessor(batch, training=True)
+    torch.manual_seed(0)
+    with distiller.capture:
+        total, _ = distiller.parse_losses(distiller.loss(data["inputs"], data["data_samples"]))
+        total.backward()
+    return {name: weight.grad for name, weight in distiller.named_parameters() if weight.grad is not None}
+
+
+def test_activation_checkpointing_changes_no_gradient(tiny: Tiny, stream_batches: Batches) -> None:
+    batch = stream_batches(tiny.load("distill"), 1)[0]
+    plain, checkpointed = (gradients(tiny, batch, changes) for changes in ({}, CHECKPOINTED))
+    assert plain.keys() == checkpointed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(
+            checkpointed[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.e2e
+def test_activation_checkpointing_changes_no_student(tiny: Tiny, tmp_path: Path) -> None:
+    """A backbone's input takes no gradients, its BatchNorm sees each batch twice: neither may show."""
+    weights = {}
+    for name, changes in (("plain", {}), ("checkpointed", CHECKPOINTED)):
+        train(tiny.load("distill", changes, iters=4), tmp_path / name, teacher_metrics=[{}])
+        weights[name] = torch.load(tmp_path / name / "last.pth", weights_only=True)["state_dict"]
+    for key, value in weights["plain"].items():
+        assert torch.equal(weights["checkpointed"][key], value), key
+
+
+def test_a_copy_runs_its_own_checkpointed_layers(tiny: Tiny) -> None:
+    student = build_distiller(tiny.load("distill", CHECKPOINTED), seed=0).student.eval()
+    other = copy.deepcopy(student)
+    for parameter in other.backbone.parameters():
+        parameter.data.zero_()
+    image = torch.ones(1, 3, 32, 32)
+    assert student.extract_feat(image)[-1].any() and not other.extract_feat(image)[-1].any()
+
+
+def test_checkpointing_a_layer_that_is_not_there(tiny: Tiny) -> None:
+    with pytest.raises(UserError) as error:
+        build_distiller(tiny.load("distill", {"+activation_checkpointing": "backbone.layre4"}), seed=0)
+    assert error.value.problems == (
+        "activation_checkpointing: EncoderDecoder has no layer 'backbone.layre4'; did you mean 'backbone.layer4'?",
+    )
+
+
+def test_bfloat16_autocast(tiny: Tiny, stream_batches: Batches) -> None:
+    """Adapters run in bfloat16, losses in float32; gradients are finite and close to those of float32."""
+    cfg = tiny.load("distill")
+    batch = stream_batches(cfg, 1)[0]
+    found = {}
+    for enabled in (False, True):
+        distiller = build_distiller(cfg, seed=0)
+        distiller.train()
+        data = distiller.data_preprocessor(batch, training=True)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), distiller.capture:
+            losses = distiller.loss(data["inputs"], data["data_samples"])
+            assert (distiller.capture["backbone.layer4"].dtype == torch.bfloat16) == enabled
+        assert all(losses[f"raw/{name}"].dtype == torch.float32 for name in distiller.terms)
+        total, log = distiller.parse_losses(losses)
+        total.backward()
+        assert all(weight.grad.isfinite().all() for weight in distiller.parameters() if weight.grad is not None)
+        found[enabled] = {key: float(value.detach()) for key, value in log.items() if "loss" in key}
+    assert found[True] == pytest.approx(found[False], rel=0.1)
+
+
+@pytest.mark.e2e
+def test_gradient_accumulation(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    """Two batches an update: half as many updates, and another student than without."""
+    weights = {}
+    for count in (1, 2):
+        cfg = tiny.load("distill", {"+optim_wrapper.accumulative_counts": count}, iters=4, val_interval=4)
+        train(cfg, tmp_path / str(count), teacher_metrics=[{}])
+        state = torch.load(tmp_path / str(count) / "last.pth", weights_only=True)
+        weights[count] = state["state_dict"]["student.decode_head.conv_seg.weight"]
+    assert not torch.equal(weights[1], weights[2])
+
+
+@pytest.mark.e2e
+def test_nothing_is_kept_alive_over_200_steps(tiny: Tiny, stream_batches: Batches) -> None:
+    """The number of tensors in the process does not grow from step to step."""
+    cfg = tiny.load("distill", size="16")
+    distiller = build_distiller(cfg, seed=0)
+    distiller.train()
+    optimizer = OptimWrapper(torch.optim.SGD(distiller.parameters(), lr=0.01))
+    batch = stream_batches(cfg, 1)[0]
+    counts = []
+    for step in range(200):
+        with distiller.capture:
+            distiller.train_step(batch, optimizer)
+        if step in (9, 199):
+            gc.collect()
+            counts.append(sum(1 for thing in gc.get_objects() if type(thing) is Tensor))
+    assert counts[1] <= counts[0]
+    assert all(name not in vars(module) for module in distiller.student.modules() for name in ("forward",))
