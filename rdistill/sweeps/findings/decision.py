@@ -1,0 +1,149 @@
+"""Whether a confirmation has come to its answer: better, worse, futile, or still open.
+
+Puts together what the seeds say at repeated looks (:mod:`.sequential`) and what the images add (:mod:`.two_way`).
+Several configurations are held against one baseline: Holm's method at every look, which keeps the chance of any false
+claim in the study at ``alpha`` (Ye, Li, Liu and Yao, Statistics in Medicine 2013).
+
+Pure functions of numbers; needs neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from rdistill.sweeps.findings.sequential import HOPELESS, chance_of_success, design
+from rdistill.sweeps.findings.two_way import Errors, two_way_errors
+
+ALPHA = 0.05
+SIGN_FLIP_PAIRS = 6  # fewer pairs have no sign-flip p value below 0.05
+Answer = Literal["better", "worse", "futile", "open"]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """After which numbers of paired seeds a study looks at its differences, and what it has to show."""
+
+    first: int
+    last: int
+    margin: float = 0.0  # mIoU: "better" means better by more than this
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A configuration against the baseline, after some paired seeds. Scores in mIoU (percent)."""
+
+    pairs: int
+    images: int  # whose counts are known, by which the interval is wider
+    mean: float
+    sd: float  # of the differences over seeds
+    errors: Errors
+    low: float  # of the 95 % interval over seeds and images, valid at every look
+    high: float
+    low_seeds: float  # of the 95 % interval over seeds alone, valid at every look
+    high_seeds: float
+    chance: float  # to be shown better at the last look, by what is known now
+
+
+def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Looks) -> Comparison:
+    """Mean, errors and intervals of paired differences.
+
+    Args:
+        differences: configuration minus baseline, one a seed; at least ``looks.first``.
+        by_image: the differences of the pseudo-values (seeds x images), see
+            :func:`rdistill.sweeps.findings.two_way.pseudo_values`; None where the counts of single images are not
+            known: then the interval is over seeds alone.
+        looks: of the study.
+    """
+    pairs, mean = len(differences), fmean(differences)
+    by_image = np.zeros((pairs, 0)) if by_image is None else by_image
+    errors, images = two_way_errors(np.asarray(differences), by_image), by_image.shape[1]
+    wide = half_width(errors, images, pairs, looks, ALPHA)
+    narrow = half_width(errors, 0, pairs, looks, ALPHA)
+    at_the_end = images_half_width(errors, images, ALPHA)
+    chance = chance_of_success(
+        design(looks.first, looks.last, ALPHA), pairs, mean, stdev(differences), at_the_end, looks.margin
+    )
+    return Comparison(
+        pairs, images, mean, stdev(differences), errors, mean - wide, mean + wide, mean - narrow, mean + narrow, chance
+    )
+
+
+def half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
+    """Half of the width of the interval of a mean difference over seeds and images, valid at every look.
+
+    The seeds' part is looked at again and again and takes the design's threshold; the images are the same at every
+    look, so theirs takes Student's t once. Half widths of independent parts add up as squares (Zou and Donner,
+    Statistics in Medicine 2008).
+    """
+    seeds = design(looks.first, looks.last, alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
+    return math.hypot(seeds, images_half_width(errors, images, alpha))
+
+
+def images_half_width(errors: Errors, images: int, alpha: float) -> float:
+    """The images' part of :func:`half_width`: what is left of it with any number of seeds."""
+    if images < 2:
+        return 0.0
+    return float(stats.t.ppf(1 - alpha / 2, images - 1)) * math.sqrt(max(0.0, errors.both**2 - errors.seeds**2))
+
+
+def decide(comparisons: Mapping[str, Comparison], looks: Looks) -> dict[str, Answer]:
+    """The answer for each configuration, with the error of the whole study kept at 5 %.
+
+    A claim needs the statistic beyond the threshold for its place among those compared (Holm). What cannot be claimed
+    is futile at the last look, or when its chance to be shown better has become too small; open otherwise.
+    """
+
+    def evidence(name: str, alpha: float) -> float:
+        comparison = comparisons[name]
+        needed = half_width(comparison.errors, comparison.images, comparison.pairs, looks, alpha)
+        distance = abs(comparison.mean - looks.margin)
+        return distance / needed if needed else math.copysign(math.inf, distance) if distance else 0.0
+
+    order = sorted(comparisons, key=lambda name: evidence(name, ALPHA), reverse=True)
+    answers: dict[str, Answer] = {}
+    claiming = True
+    for place, name in enumerate(order):
+        comparison = comparisons[name]
+        claiming = claiming and evidence(name, ALPHA / (len(order) - place)) > 1
+        if claiming:
+            answers[name] = "better" if comparison.mean > looks.margin else "worse"
+        else:
+            over = comparison.pairs >= looks.last or comparison.chance < HOPELESS
+            answers[name] = "futile" if over else "open"
+    return {name: answers[name] for name in comparisons}
+
+
+def p_value(comparison: Comparison, looks: Looks) -> float:
+    """Of no difference beyond the margin: the smallest ``alpha`` that would claim one by now, over seeds and images.
+
+    Valid at every look (the repeated p value of Jennison and Turnbull 2000); not adjusted for several configurations.
+    """
+    distance = abs(comparison.mean - looks.margin)
+    low, high = 0.0, 1.0
+    for _ in range(13):  # to 0.0001
+        alpha = round((low + high) / 2, 5)
+        if half_width(comparison.errors, comparison.images, comparison.pairs, looks, alpha) < distance:
+            high = alpha
+        else:
+            low = alpha
+    return high
+
+
+def sign_flip_p(differences: Sequence[float]) -> float | None:
+    """Exact two-sided p value of the sign-flip test on the mean: how many of the 2^n ways to swap the two sides of each
+    pair give a mean as far from zero. Assumes nothing but that without an effect both signs are as likely. For one look
+    only; None with fewer than six pairs, which cannot reach 0.05."""
+    if len(differences) < SIGN_FLIP_PAIRS:
+        return None
+    values = np.asarray(differences, dtype=np.float64)
+    test = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=math.inf, alternative="two-sided", vectorized=True
+    )
+    return float(test.pvalue)

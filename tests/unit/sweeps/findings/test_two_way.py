@@ -1,0 +1,67 @@
+"""Seeds and images as sources of chance: values worked out by hand, and Owen's bootstrap beside the closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdistill.sweeps.findings.two_way import mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
+
+
+def test_mean_iou_of_counts() -> None:
+    """Class 0: 6 hits of a union of 6 + 2 + 1; class 1: 3 of 3 + 2 + 1; class 2 occurs nowhere."""
+    counts = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    assert mean_iou(counts) == pytest.approx(100 * (6 / 9 + 3 / 6) / 2)
+
+
+def test_pseudo_values_by_hand() -> None:
+    images = np.array([[[8, 0], [0, 2]], [[6, 2], [1, 1]], [[9, 1], [0, 0]]])
+    whole, values = pseudo_values(images)
+    total = images.sum(0)
+    assert whole == pytest.approx(float(mean_iou(total)))
+    assert values.tolist() == pytest.approx([3 * whole - 2 * float(mean_iou(total - image)) for image in images])
+
+
+def test_only_seeds_vary() -> None:
+    """Every image has the same difference: the error is that of the seeds, and seeds bind."""
+    differences = np.array([1.0, 2.0, 3.0, 6.0])
+    errors = two_way_errors(differences, np.repeat(differences[:, None], 50, axis=1))
+    assert errors.seeds == pytest.approx(np.std(differences, ddof=1) / 2)
+    assert errors.images == 0 and errors.both == pytest.approx(errors.seeds) and errors.binds == "seeds"
+
+
+def test_only_images_vary() -> None:
+    by_image = np.repeat(np.array([[0.0, 4.0, 8.0, 12.0]]), 5, axis=0)
+    errors = two_way_errors(np.full(5, 6.0), by_image)
+    assert errors.images == pytest.approx(np.std([0, 4, 8, 12], ddof=1) / 2)
+    assert errors.seeds == 0 and errors.both == pytest.approx(errors.images) and errors.binds == "images"
+
+
+def test_the_interaction_counts_once() -> None:
+    """Seeds 2, images 2, nothing but interaction: parts of 1 and 1 share 1 (worked out from the definition)."""
+    by_image = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    errors = two_way_errors(by_image.mean(1), by_image)
+    assert errors.seeds == 0 and errors.images == 0 and errors.both == 0
+
+
+def test_without_images_the_error_is_the_seeds() -> None:
+    errors = two_way_errors(np.array([1.0, 3.0]), np.zeros((2, 0)))
+    assert errors.both == errors.seeds == pytest.approx(1.0) and errors.images == 0
+
+
+def test_owens_bootstrap_agrees() -> None:
+    random = np.random.default_rng(5)
+    by_image = random.normal(0, 2, (40, 1)) + random.normal(0, 3, (1, 60)) + random.normal(0, 1, (40, 60))
+    ours = two_way_errors(by_image.mean(1), by_image).both
+    assert pigeonhole_errors(by_image, 4000) == pytest.approx(ours, rel=0.06)
+
+
+def test_the_error_is_that_of_repeated_studies() -> None:
+    """The mean estimated variance is the variance of the mean over 3,000 studies drawn anew, seeds and images."""
+    random = np.random.default_rng(11)
+    means, variances = [], []
+    for _ in range(3000):
+        by_image = random.normal(0, 2, (6, 1)) + random.normal(0, 6, (1, 30)) + random.normal(0, 6, (6, 30))
+        means.append(by_image.mean())
+        variances.append(two_way_errors(by_image.mean(1), by_image).both ** 2)
+    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.12)
