@@ -15,8 +15,6 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
@@ -24,10 +22,10 @@ from rdistill.checks.dry_run import finds_unused_parameters
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.walk import kind_of
-from rdistill.core.errors import UserError, blaming, did_you_mean
+from rdistill.core.errors import UserError, blaming
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.distill.distiller import Distiller
-from rdistill.models.precision import wrapper_config
+from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
 from rdistill.training.evaluation import no_picture_twice, use_class_iou
 from rdistill.training.hooks import (
@@ -177,29 +175,11 @@ def build_runner(
         runner._train_loop = runner.build_train_loop(runner._train_loop)
     with blaming("val_dataloader or val_evaluator"):
         runner._val_loop = runner.build_val_loop(runner._val_loop)
-    runner.optim_wrapper = _optimizer(cfg, distiller)
+    runner.optim_wrapper = build_optimizer(cfg, distiller)
     if runner.param_schedulers is not None:
         with blaming("param_scheduler"):
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     return runner
-
-
-def _optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
-    """The config's optimizer, made for the student as mmseg would; the losses' adapters join it as a group.
-
-    A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
-    """
-    kind = cfg.optim_wrapper.get("optimizer", {}).get("type")
-    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise UserError(
-            f"optim_wrapper.optimizer.type: no optimizer {kind!r}{did_you_mean(kind, OPTIMIZERS.module_dict)}"
-        )
-    with blaming("optim_wrapper"):
-        wrapper = build_optim_wrapper(distiller.student, wrapper_config(copy.deepcopy(cfg.optim_wrapper)))
-    adapters = list(distiller.terms.parameters())
-    if adapters:
-        wrapper.optimizer.add_param_group({"params": adapters})
-    return wrapper
 
 
 def release(runner: Runner) -> None:

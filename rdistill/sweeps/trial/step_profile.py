@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
 from rdistill.checks.dry_run import tiny_batch
 from rdistill.core.files import read_json, write_json
 from rdistill.distill.distiller import Distiller
+from rdistill.distill.optimizer import build_optimizer
 
 STEP = "step.json"  # in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
@@ -61,9 +61,7 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distiller.to(device).train()
-    wrapper = build_optim_wrapper(distiller.student, copy.deepcopy(cfg.optim_wrapper))
-    if adapters := list(distiller.terms.parameters()):
-        wrapper.optimizer.add_param_group({"params": adapters})
+    wrapper = build_optimizer(cfg, distiller)
     batch = tiny_batch(cfg, int(cfg.train_dataloader.batch_size) // workers, 0)
 
     clocks = [_Clocked(teacher) for teacher in distiller.teachers]

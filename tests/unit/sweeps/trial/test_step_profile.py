@@ -28,6 +28,16 @@ def test_a_step(tiny: Tiny) -> None:
     assert student < cost.held_bytes < 4 * student  # the momentum is as large as the weights
 
 
+def test_a_step_in_mixed_precision(tiny: Tiny) -> None:
+    """The optimizer is the one that training builds, which knows bfloat16 on a CPU."""
+    values = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
+    cfg = tiny.load("distill", {**values, "distill.cache": "on"})
+    distiller, dtypes = build_distiller(cfg, seed=0), []
+    distiller.student.decode_head.bottleneck.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    measure_step(distiller, cfg, slots=[1])
+    assert {*dtypes} == {torch.bfloat16}
+
+
 def test_a_resumed_sweep_keeps_to_what_was_measured(tmp_path: Path) -> None:
     file = tmp_path / "new" / "step.json"
     cost = StepCost(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)})
