@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "dev": [
+            "hypothesis",
             "jsonschema",
             "moto[server,s3]",
             "mypy",

@@ -293,9 +293,10 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     """
     if cfg.get("distill") is None:
         return None
-    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else dict(cfg.distill)
-    if isinstance(section.get("losses"), dict):  # setting a loss to None takes it out
-        section["losses"] = {name: loss for name, loss in section["losses"].items() if loss is not None}
+    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else cfg.distill
+    if isinstance(section, Mapping) and isinstance(section.get("losses"), Mapping):
+        losses = {name: loss for name, loss in section["losses"].items() if loss is not None}
+        section = {**section, "losses": losses}  # setting a loss to None takes it out
     try:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
