@@ -24,13 +24,14 @@ from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
 from rdistill.config.load import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
 from rdistill.config.render import checked_source
+from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.distill.routes import build_term, channels_of_logits, make_route
 from rdistill.distill.teacher import EmaTeacher, load_teacher_model
-from rdistill.models.pretrained import pretrained_problems, start_weights
+from rdistill.models.pretrained import pretrained_fit, pretrained_problems, start_weights
 from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import (
     build_segmentor,
@@ -147,6 +148,7 @@ def check_run(
         checked_source(cfg)
     except UserError as error:
         report.add("config", error.problems, "")
+    report.notes += schedule_notes(cfg)  # the shapes of what it reads were checked when the config was loaded
     if with_data:
         add_data(report, cfg, full=full_data, workers=workers)
     if distiller is None:
@@ -157,7 +159,9 @@ def check_run(
         distiller.to("cuda")
     problems, files = pretrained_problems(cfg.model, trust=trust_checkpoint)
     if files:
-        report.add("pretrained", problems, files)
+        fit, notes = pretrained_fit(distiller.student, cfg.model, trust=trust_checkpoint) if not problems else ([], [])
+        report.notes += notes
+        report.add("pretrained", [*problems, *fit], files)
     report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
     spec = distill_spec(cfg)
     if spec is not None:

@@ -60,9 +60,9 @@ def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
             )
         elif by_epoch is (iterations is None) and (scheduler.get("begin") or 0) >= length:
             notes.append(f"{where} begins at {scheduler['begin']}, but training ends at {length}: it changes nothing")
-    ends = [s.get("end") for s in schedulers if s.get("by_epoch", True) is (iterations is None)]
-    last = max((end for end in ends if end is not None and end < ENDLESS), default=None)
-    if last is not None and last > length and None not in ends:
+    ends = [s.get("end") or ENDLESS for s in schedulers if s.get("by_epoch", True) is (iterations is None)]
+    last = max(ends, default=0)  # an open end is no place beyond the end of training: mmengine scales to none
+    if length < last < ENDLESS:
         notes.append(
             f"param_scheduler goes on to {last}, but training ends at {length}: the learning rate does not fall to its "
             f"end; --iters shortens both"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.fileio import get_file_backend
+from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import (
     _process_mmcls_checkpoint,
@@ -32,6 +34,7 @@ from torch import nn
 
 from rdistill.core.errors import UserError, did_you_mean
 from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
+from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
 
 SAFE_SCHEME = "rdistill-safe:"  # a run's own checkpoint, which may hold whatever the run came to
 WEB = ("http://", "https://")
@@ -106,6 +109,81 @@ def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) ->
     return problems, ", ".join(names)
 
 
+def pretrained_fit(
+    student: nn.Module, model_cfg: Mapping[str, Any], *, trust: bool = False
+) -> tuple[list[str], list[str]]:
+    """Whether the files of weights of a ``model`` section are those of its parts: problems, and notes.
+
+    mmengine loads what fits and leaves out the rest, even where that is all. A part that reads files in a way of its
+    own (Swin, BEiT, ViT rename the weights) is not looked at, nor is a file that is not on this machine yet.
+
+    Args:
+        student: built from that section.
+        model_cfg: its files were found usable by :func:`pretrained_problems`.
+        trust: as there.
+    """
+    problems, notes = [], []
+    for key, entry in pretrained_files(model_cfg, "model"):
+        owner, part = _owner(student, key)
+        file = None if part is None or _of_storage(entry) else local_file(str(entry["checkpoint"]), download=False)
+        if part is None or file is None:
+            continue
+        offered, own = _offered(entry, file, trust=trust), _weights_of(part.state_dict())
+        left_out = [name for name in own if name not in offered or offered[name].shape != own[name].shape]
+        if own and len(left_out) == len(own):
+            prefix = owner.partition(".")[2] + "."
+            held = next(iter(offered), "nothing")
+            why = f"the file has {held}" if held not in own else f"{held} has another shape"
+            hint = f"; set prefix={prefix!r}" if len(prefix) > 1 and held.startswith(prefix) else ""
+            problems.append(
+                f"{key}: {entry['checkpoint']}: none of its weights fits {owner}, which would train from random ones: "
+                f"{owner} has {left_out[0]}, {why}{hint or '; name a file of this model'}"
+            )
+        elif left_out:
+            loaded = f"{len(own) - len(left_out)} of {len(own)} weights of {owner} loaded from {entry['checkpoint']}"
+            notes.append(f"{key}: {loaded} (not {', '.join(left_out[:3])})")
+    return problems, notes
+
+
+def _owner(student: nn.Module, key: str) -> tuple[str, nn.Module | None]:
+    """The key of the section to which a file's key belongs, and its part of the student; None: it loads its own way."""
+    owner = re.sub(r"\.(init_cfg|pretrained)(\.\d+)?(\.checkpoint)?$", "", key)
+    if key == "model.pretrained":  # mmseg hands it on
+        owner = "model.backbone"
+    try:
+        part = student.get_submodule(owner.removeprefix("model").removeprefix("."))
+    except AttributeError:
+        return owner, None
+    as_mmengine = getattr(type(part), "init_weights", None) is BaseModule.init_weights
+    return owner, part if as_mmengine or isinstance(part, (MixVisionTransformer, MSCAN)) else None
+
+
+def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> dict[str, Any]:
+    """The weights that mmengine takes from a file: those under the prefix, without it."""
+    weights = _load(file, trust=trust)
+    weights = weights.get("state_dict", weights)
+    if str(entry["checkpoint"]).startswith(MMCLS):
+        weights = _process_mmcls_checkpoint({"state_dict": weights})["state_dict"]
+    prefix = f"{entry['prefix'].rstrip('.')}." if entry.get("prefix") else ""
+    if not prefix:
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return _weights_of({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
+
+
+def _weights_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Without BatchNorm's counts of batches, which older files lack and nobody misses."""
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and not name.endswith("num_batches_tracked")
+    }
+
+
+def _of_storage(entry: Mapping[str, Any]) -> bool:
+    """Whether a file is of a company's own storage, of which only the load itself can say something."""
+    return any(f"{scheme}://" in str(entry["checkpoint"]) for scheme in ("s3", "petrel", "pavi"))
+
+
 def local_file(name: str, *, download: bool = True) -> Path | None:
     """Where the weights of a name are: a path, a URL, ``torchvision://``, ``open-mmlab://`` or ``mmcls://``.
 
@@ -165,8 +243,8 @@ def start_weights(student: nn.Module, name: str, *, trust: bool = False) -> Matc
 def _require_usable(entry: Mapping[str, Any], *, trust: bool) -> None:
     """Raises UserError where a file of weights cannot be loaded, or has nothing under its ``prefix``."""
     name = str(entry["checkpoint"])
-    if any(f"{scheme}://" in name for scheme in ("s3", "petrel", "pavi")):
-        return  # of a company's own storage: only the load itself can say
+    if _of_storage(entry):
+        return
     file = local_file(name, download=False)
     if file is None:
         return

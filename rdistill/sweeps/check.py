@@ -25,7 +25,7 @@ from rdistill.config.load import DistillSpec, Shortcuts, distill_spec, find_besi
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
-from rdistill.models.pretrained import pretrained_problems
+from rdistill.models.pretrained import pretrained_fit, pretrained_problems
 from rdistill.models.segmentor import training_size
 from rdistill.sweeps.study.space import check_space, extremes, feature_counts, fix_pairs
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
@@ -206,6 +206,9 @@ def _structure(
             if problems:
                 return problems
             distiller = build_distiller(cfg, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+            problems, _ = pretrained_fit(distiller.student, cfg.model, trust=trust_checkpoint)
+            if problems:
+                return problems
         batch = tiny_batch(cfg, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
     except UserError as error:
         return list(error.problems)

@@ -230,6 +230,21 @@ def test_optimizer(check: Check) -> None:
     assert found.startswith("optim_wrapper: cannot be built") and "lrr" in found
 
 
+def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
+    warm_up = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=2)
+    poly = dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=2, end=100)
+    report = check({"param_scheduler": [warm_up, poly]})
+    assert report.problems == []
+    assert [note for note in report.notes if "param_scheduler" in note] == [
+        "param_scheduler goes on to 100, but training ends at 6: the learning rate does not fall to its end; "
+        "--iters shortens both"
+    ]
+    assert not [note for note in check().notes if "param_scheduler" in note]
+    for end in (6, None, 10**9):  # None and 10**9: open, as mmengine's default is
+        report = check({"param_scheduler": [warm_up, {**poly, "end": end}]})
+        assert not [note for note in report.notes if "param_scheduler" in note], end
+
+
 def test_pipeline(check: Check) -> None:
     cropped = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="RandomFlip", probe=0.5)]
     assert "the pipeline fails" in one(check({"train_dataloader.dataset.pipeline": cropped}))

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
-from rdistill.checks.run import check_run
+from rdistill.checks.run import Report, check_run
 from rdistill.core.errors import UserError
 from rdistill.models.checkpoint import load_weights
 from rdistill.models.pretrained import local_file, pretrained_files, pretrained_problems, start_weights, weights_alone
@@ -233,6 +233,33 @@ def test_a_prefix_that_no_weight_has(tmp_path: Path) -> None:
     entry = dict(type="Pretrained", checkpoint=str(tmp_path / "a.pth"), prefix="decode_head")
     (problem,) = pretrained_problems({"decode_head": {"init_cfg": entry}})[0]
     assert "no weight that begins with the prefix 'decode_head'" in problem
+
+
+def test_a_file_of_another_model(tiny_without_teacher: Tiny, tmp_path: Path) -> None:
+    """mmengine leaves out what does not fit, and says so in a log at most."""
+    source = build_segmentor(tiny_without_teacher.load("student").model)
+    file, weights = tmp_path / "a.pth", source.backbone.state_dict()
+    count = sum(not name.endswith("num_batches_tracked") for name in weights)
+    first = next(iter(weights))
+
+    def checked(weights: dict[str, Any], **entry: str) -> Report:
+        torch.save({"state_dict": weights}, file)
+        init = dict(type="Pretrained", checkpoint=str(file), **entry)
+        return check_run(tiny_without_teacher.load("student", {"+model.backbone.init_cfg": init}))
+
+    (problem,) = checked({"conv.weight": torch.ones(1)}).problems
+    assert problem.startswith(f"model.backbone.init_cfg.checkpoint: {file}: none of its weights fits model.backbone")
+    assert f"model.backbone has {first}, the file has conv.weight" in problem
+    (problem,) = checked({f"backbone.{name}": value for name, value in weights.items()}).problems
+    assert problem.endswith("; set prefix='backbone.'")
+    (problem,) = checked({name: torch.ones(1, 2, 3) for name in weights}).problems
+    assert f"{first} has another shape" in problem
+
+    some = checked({f"module.{name}": value for name, value in weights.items() if name != first})
+    loaded = f"{count - 1} of {count} weights of model.backbone loaded from {file} (not {first})"
+    assert some.problems == [] and f"model.backbone.init_cfg.checkpoint: {loaded}" in some.notes
+    whole = checked({f"backbone.{name}": value for name, value in weights.items()}, prefix="backbone.")
+    assert whole.problems == [] and not [note for note in whole.notes if "loaded from" in note]
 
 
 @pytest.mark.parametrize(
