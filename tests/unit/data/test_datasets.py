@@ -14,6 +14,7 @@ import torch
 from conftest import NUM_TRAIN, Tiny
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +23,12 @@ from rdistill.core.errors import UserError
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scope() -> None:
+    """mmseg's names are found, also where this file runs by itself: in a run mmengine's Runner sees to it."""
+    init_default_scope("mmseg")
 
 
 @pytest.fixture(scope="module")
