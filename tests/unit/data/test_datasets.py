@@ -18,8 +18,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import Tensor
 
-from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, random_state_of
 from rdistill.core.errors import UserError
+from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, random_state_of
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]

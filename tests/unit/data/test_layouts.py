@@ -12,9 +12,9 @@ from conftest import Tiny
 from mmengine.config import Config
 from PIL import Image
 
+from rdistill.checks.data import look_at_data
 from rdistill.config.load import load_config
 from rdistill.config.read import read_config_file
-from rdistill.checks.data import look_at_data
 from rdistill.data.splits import data_splits, describe_layouts
 
 PAGE = Path(__file__).parents[3] / "docs" / "configs.md"

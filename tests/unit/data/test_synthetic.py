@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from rdistill.core.errors import UserError
 from rdistill.data import synthetic
 from rdistill.data.fundus import draw_fundus
-from rdistill.core.errors import UserError
 
 
 def _make(out_dir: Path, num_train: int = 3, num_val: int = 2, size: int = 48, seed: int = 0) -> Path:
