@@ -146,7 +146,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError, KeyError):  # such as 0x_, or !!bool maybe
+        except (ValueError, OverflowError, LookupError):  # such as 0x_, !!bool maybe, or !!int alone
             text = f"{_excerpt(node)} is no value of type {tag}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
 

@@ -1,7 +1,7 @@
 """No loss waits for the device, nor leaves a tensor on another: on torch's `meta` device either raises.
 
-A tensor on `meta` has no values. What asks for one (`.item()`, `bool(tensor)`, `nonzero`, boolean indexing) would wait on
-a GPU until every kernel before it is done; what makes a tensor on the CPU and mixes it in would fail there.
+A tensor on `meta` has no values. What asks for one (`.item()`, `bool(tensor)`, `nonzero`, boolean indexing) would wait
+on a GPU until every kernel before it is done; what makes a tensor on the CPU and mixes it in would fail there.
 """
 
 from __future__ import annotations
