@@ -5,6 +5,7 @@ No secret belongs here: what is asked for is written down with the results. Keys
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import os
@@ -162,6 +163,7 @@ def import_wandb(work_dir: Path) -> Any:
         return importlib.import_module("wandb")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     before, tempfile.tempdir = tempfile.tempdir, str(folder)  # its folders for media and artifacts are made right now
     try:
         importlib.import_module("wandb.sdk.data_types._private")

@@ -199,4 +199,6 @@ def held(folder: Path, by: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.is_locked and [file.name for file in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()  # nothing else was written: a mistake leaves nothing behind
         lock.release()

@@ -188,3 +188,12 @@ def test_a_work_dir_that_cannot_be_one_is_a_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as caught, held(folder, "run"):
             pass
         assert str(caught.value).endswith("use another --work-dir")
+
+
+def test_a_start_that_wrote_nothing_leaves_no_lock_behind(tmp_path: Path) -> None:
+    with held(tmp_path / "mistake", "run"):
+        pass
+    assert list((tmp_path / "mistake").iterdir()) == []
+    with held(tmp_path / "run", "run"):
+        (tmp_path / "run" / "config.py").write_text("")
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [".lock", "config.py"]
