@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,15 @@ from rdistill.core.errors import LONGEST, UserError
 from rdistill.sweeps.study.space import check_space, distributions, sampler
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
+SECTIONS = (
+    "train_dataloader",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_cfg",
+    "metainfo",
+    "model",
+    "default_hooks",
+)
 LONGEST_LINE = LONGEST + 20  # with what stands before it
 EXAMPLES = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 ODD_TEXTS = [
@@ -273,6 +283,34 @@ def test_the_distill_section(examples: int, tiny_without_teacher: Tiny) -> None:
         accepted(lambda: distill_spec(Config(dict(distill=value))))
 
     check()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_sections_of_a_config(examples: int, tiny_without_teacher: Tiny) -> None:
+    """A section as the file has it, and as ``--set`` would set it."""
+    base = without_files(tiny_without_teacher)
+    whole = json.loads(json.dumps(base._cfg_dict.to_dict()))  # tuples as lists, so that their items can be changed
+    sections = {
+        name: whole.get(name, {"classes": ["a", "b"], "palette": [[0, 0, 0], [255, 0, 0]]}) for name in SECTIONS
+    }
+    trees = st.one_of(*(changed({name: section}) for name, section in sections.items()))
+
+    @many(examples)
+    @hypothesis.given(trees, st.booleans())
+    def load(tree: dict[Any, Any], as_overrides: bool) -> None:
+        if as_overrides:
+            texts = (yaml.safe_dump(value, default_flow_style=True, width=10**6) for value in tree.values())
+            assignments = [f"{key}={text}" for key, text in zip(tree, texts, strict=True)]
+            values = accepted(lambda: parse_assignments(assignments))
+            if values is not None:
+                accepted(lambda: load_config(base, values, with_data=False))
+        elif _is_section(tree):
+            cfg = copy.deepcopy(base)
+            for name, section in tree.items():
+                cfg[name] = section
+            accepted(lambda: load_config(cfg, with_data=False))
+
+    load()
 
 
 def _is_section(value: Any) -> bool:
