@@ -349,7 +349,7 @@ def _loader_problems(cfg: Mapping[str, Any]) -> list[str]:
 def _dataset_problems(cfg: Mapping[str, Any]) -> list[str]:
     problems = []
     for loader in DATALOADERS:
-        if cfg.get(loader) is None:
+        if cfg.get(loader) is None or cfg[loader].get("dataset") is None:  # REQUIRED has named what is absent
             continue
         for where, node in dataset_nodes(cfg[loader]["dataset"], f"{loader}.dataset"):
             for pattern, kind in _DATASET.items():

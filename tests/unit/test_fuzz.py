@@ -313,5 +313,11 @@ def test_sections_of_a_config(examples: int, tiny_without_teacher: Tiny) -> None
     load()
 
 
+def test_a_dataloader_without_a_data_set(tiny_without_teacher: Tiny) -> None:
+    with pytest.raises(UserError) as caught:
+        with_overrides(without_files(tiny_without_teacher), parse_assignments(["train_dataloader={}"]))
+    assert any(problem.startswith("train_dataloader.dataset: is required") for problem in caught.value.problems)
+
+
 def _is_section(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
