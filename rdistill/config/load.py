@@ -21,6 +21,7 @@ from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
+from rdistill.config.arguments import argument_problems
 from rdistill.config.read import PACKAGE, find_config, read_config_file
 from rdistill.config.render import as_written, top_key_problem
 from rdistill.config.sections import key_problems, shape_problems
@@ -234,6 +235,8 @@ def load_config(
     if not with_teachers:
         cfg.pop("distill", None)
     import_custom_modules(cfg)
+    if problems := argument_problems(cfg._cfg_dict):
+        raise UserError(*(f"{path}: {problem}" for problem in problems))
     if cfg.get("distill") is not None:
         _resolve_distill(cfg, path, with_checkpoints=with_data)
     return cfg
