@@ -79,7 +79,8 @@ def argument_problems(cfg: Mapping[str, Any]) -> list[str]:
             continue
         cls, problem = _class_of(named, part.registry)
         if problem:
-            problems.append(f"{part.where}.type: {problem}")
+            where = part.where if part.registry is OPTIM_WRAPPER_CONSTRUCTORS else f"{part.where}.type"
+            problems.append(f"{where}: {problem}")
         elif cls is not None and not part.any_key and (takes_these := arguments(cls)) is not None:
             all_names = Arguments((*takes_these.names, *part.also), takes_these.swallows)
             problems += _unknown(part.where, part.section, all_names, named)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, steps
+from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, pipelines, steps
 from rdistill.core.errors import did_you_mean
 
 SHOWN = 80  # characters of a wrong value that are shown
@@ -351,6 +351,8 @@ def _dataset_problems(cfg: Mapping[str, Any]) -> list[str]:
     for loader in DATALOADERS:
         if cfg.get(loader) is None or cfg[loader].get("dataset") is None:  # REQUIRED has named what is absent
             continue
+        if not any(pipelines(cfg[loader]["dataset"])):
+            problems.append(f"{loader}.dataset.pipeline: is required, to read images and masks and pack them")
         for where, node in dataset_nodes(cfg[loader]["dataset"], f"{loader}.dataset"):
             for pattern, kind in _DATASET.items():
                 places = _at(node, pattern.split(".")) if pattern else [("", node)]
@@ -389,7 +391,9 @@ def _length_problems(cfg: Mapping[str, Any]) -> list[str]:
         if length.get("max_iters") is None and length.get("max_epochs") is None:
             hint = next((did_you_mean(key, ("max_iters", "max_epochs")) for key in length if key.startswith("max")), "")
             problems.append(f"train_cfg: needs max_iters, or max_epochs{hint}")
-        if "type" not in length and "by_epoch" not in length:
+        if "val_interval" in length and length["val_interval"] is None:
+            problems.append("train_cfg.val_interval: must be a whole number, at least 1, got None; or leave it out")
+        if length.get("type") is None and "by_epoch" not in length:
             problems.append("train_cfg.type: is required: 'IterBasedTrainLoop' or 'EpochBasedTrainLoop'")
         if "type" in length and "by_epoch" in length:
             problems.append("train_cfg: has both `type` and `by_epoch`, which mmengine refuses; remove `by_epoch`")
