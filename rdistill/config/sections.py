@@ -351,7 +351,9 @@ def _dataset_problems(cfg: Mapping[str, Any]) -> list[str]:
     for loader in DATALOADERS:
         if cfg.get(loader) is None or cfg[loader].get("dataset") is None:  # REQUIRED has named what is absent
             continue
-        if not any(pipelines(cfg[loader]["dataset"])):
+        nodes = list(dataset_nodes(cfg[loader]["dataset"]))
+        emptied = any(isinstance(node, Mapping) and "pipeline" in node for _, node in nodes)
+        if emptied and not any(pipelines(cfg[loader]["dataset"])):
             problems.append(f"{loader}.dataset.pipeline: is required, to read images and masks and pack them")
         for where, node in dataset_nodes(cfg[loader]["dataset"], f"{loader}.dataset"):
             for pattern, kind in _DATASET.items():
