@@ -226,8 +226,10 @@ def test_auxiliary_output_that_is_not_there(check: Check) -> None:
 
 
 def test_optimizer(check: Check) -> None:
+    found = one(check({"optim_wrapper.optimizer.lr": -0.1}))
+    assert found.startswith("optim_wrapper: cannot be built") and "-0.1" in found
     found = one(check({"+optim_wrapper.optimizer.lrr": 0.1}))
-    assert found.startswith("optim_wrapper: cannot be built") and "lrr" in found
+    assert "unknown key optim_wrapper.optimizer.lrr: SGD has no such argument; did you mean 'lr'?" in found
 
 
 def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
@@ -247,6 +249,10 @@ def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
 
 def test_pipeline(check: Check) -> None:
     cropped = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="RandomFlip", probe=0.5)]
+    assert "RandomFlip has no such argument; did you mean 'prob'?" in one(
+        check({"train_dataloader.dataset.pipeline": cropped})
+    )
+    cropped[2] = dict(type="RandomFlip", prob=5.0)
     assert "the pipeline fails" in one(check({"train_dataloader.dataset.pipeline": cropped}))
 
 
