@@ -199,6 +199,7 @@ def held(folder: Path, by: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.is_locked and [file.name for file in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()  # nothing else was written: a mistake leaves nothing behind
+        # Nothing was written but what rdistill keeps for itself and clears at its end: a mistake leaves nothing behind.
+        if lock.is_locked and all(file.name.startswith(".") for file in folder.iterdir()):
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
