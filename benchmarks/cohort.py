@@ -42,8 +42,8 @@ def steps(lockstep: Lockstep, iterations: int) -> None:
 
 def print_limit(cohort: Lockstep) -> None:
     """What sharing can give at most: that of a cohort which has nothing to do but its students and one teacher."""
-    costs, count = [lane.cost for lane in cohort.lanes], len(cohort.lanes)
-    student, teacher = (sum(getattr(cost, name) for cost in costs) for name in ("own", "teacher_alone"))
+    timings, count = [lane.timing for lane in cohort.lanes], len(cohort.lanes)
+    student, teacher = (sum(getattr(timing, name) for timing in timings) for name in ("own", "teacher_alone"))
     limit = (student + teacher / count) / (student + teacher)
     print(
         f"\nOf a step alone the teacher is {teacher / (student + teacher):.0%} here: the ratio's limit is {limit:.2f}."

@@ -34,7 +34,7 @@ from benchmarks.turns import REPO, distill_config, print_machine
 from rdistill.config.load import Shortcuts, load_config
 from rdistill.config.render import config_source
 from rdistill.core.files import write_json
-from rdistill.core.storage import place
+from rdistill.core.storage import open_work_dir
 from rdistill.distributed.cluster import connected, require_resources
 from rdistill.sweeps.findings.conclude import conclude
 from rdistill.sweeps.findings.summary import FINISHED, Facts
@@ -43,7 +43,7 @@ from rdistill.sweeps.run import run_phases
 from rdistill.sweeps.search.tune import Team
 from rdistill.sweeps.study.spec import parse_sweep
 from rdistill.sweeps.trial.trial import LOSSES_KEPT, Study
-from rdistill.training.hooks import Listener
+from rdistill.training.hooks import RunListener
 from rdistill.training.ray_train import Resources
 
 NODES, CPUS = 4, 2  # of the simulated cluster, and of each of its nodes
@@ -57,10 +57,10 @@ SPACE = {
 
 
 def no_training(
-    cfg: Any, folder: Path, *, listener: Listener, swept: Mapping[str, Any], config_text: str, **_: Any
+    cfg: Any, folder: Path, *, listener: RunListener, swept: Mapping[str, Any], config_text: str, **_: Any
 ) -> dict[str, Any]:
     """In place of ``rdistill.training.run.train``: says what a training would, at once."""
-    listener.started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(swept)})
+    listener.training_started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(swept)})
     metrics: dict[str, Any] = {}
     for step in range(1, LOSSES_KEPT + 1):
         iteration = step * ITERATIONS // LOSSES_KEPT
@@ -95,7 +95,7 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     train = partial(no_training, config_text=config_source(whole))
     resources, teacher = Resources(1, 1.0, 0.0), [{"mIoU": 90.0}]
     processes = require_resources(resources.per_worker(), "a trial")
-    with place(folder) as here, open(os.devnull, "w") as nowhere:
+    with open_work_dir(folder) as here, open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere)
         study = Study(base, spec, str(here.where), teacher, False)
         team = Team(here, study, resources, processes, console.print, train)

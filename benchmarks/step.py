@@ -23,7 +23,7 @@ from rdistill.config.load import TeacherSpec, with_overrides
 from rdistill.distill.teacher import load_teacher_model
 from rdistill.models.checkpoint import load_file
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.runner import prepare
+from rdistill.training.runner import prepare_config
 
 WARM_UP = 3  # iterations, in which both must find the same losses
 # The two draw their dropout from different streams; without, they must agree.
@@ -84,7 +84,7 @@ class ByHand:
 def by_hand(cfg: Config, folder: Path, start: Path) -> ByHand:
     student = build_segmentor(cfg.model)
     student.load_state_dict(load_file(start)["state_dict"])
-    loader = prepare(cfg, folder / "by-hand", seed=0, last=None).train_dataloader
+    loader = prepare_config(cfg, folder / "by-hand", seed=0, last=None).train_dataloader
     return ByHand(cfg, student, iter(Runner.build_dataloader(loader.to_dict(), seed=0)))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdistill.core.environment import keep_to_the_work_dir
 from rdistill.core.errors import UserError
-from rdistill.core.storage import is_uri, place
+from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.core.work_dir import require_work_dir
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def train(
     """
     keep_to_the_work_dir()
     from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
-    from rdistill.core.files import held
+    from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
     from rdistill.training.console import RunConsole, scores
 
@@ -160,7 +160,7 @@ def train(
     work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
     require_work_dir(work_dir)
     _say(console, f"{name} -> {work_dir}")
-    alone = nullcontext() if is_uri(work_dir) else held(Path(work_dir), "run or sweep")
+    alone = nullcontext() if is_uri(work_dir) else lock_folder(Path(work_dir), "run or sweep")
     with alone, RunConsole(console) as listener:
         options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
         options["stop"] = stop
@@ -244,7 +244,7 @@ class SweepResult:
         """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof.md."""
         from rdistill.sweeps.findings.summary import SUMMARY, read_summary
 
-        with place(self.work_dir, SUMMARY) as here:
+        with open_work_dir(self.work_dir, SUMMARY) as here:
             return read_summary(here.folder)
 
     @property
@@ -383,7 +383,7 @@ def load_results(work_dir: str | Path) -> pandas.DataFrame:
     """
     from rdistill.sweeps.study.dataframe import results_frame
 
-    with place(work_dir, "trials/*/trial.json") as here:
+    with open_work_dir(work_dir, "trials/*/trial.json") as here:
         return results_frame(here.folder)
 
 

@@ -78,7 +78,7 @@ class Recorder(Silent):
     steps: list[Any]
     validations: list[Any]
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         self.starts.append((first_iteration, last_iteration, dict(facts)))
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:

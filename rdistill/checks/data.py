@@ -242,10 +242,10 @@ def _absent_classes(name: str, parts: Sequence[tuple[Split, np.ndarray]]) -> tup
     if not masks or not missing:
         return [], []
     ignored = [value for value in values.tolist() if first.table[value] == IGNORED]
-    held = f"they hold {_listed(values.tolist())}" + (f", of which {_listed(ignored)} is ignored" if ignored else "")
+    content = f"they hold {_listed(values.tolist())}" + (f", of which {_listed(ignored)} is ignored" if ignored else "")
     hint = _hint(first, missing, ignored)
     if not pixels.any():
-        return [f"{name} data: none of the {masks} masks holds a pixel of any class: {held}{hint}"], []
+        return [f"{name} data: none of the {masks} masks holds a pixel of any class: {content}{hint}"], []
     kind = {"train": "training", "val": "validation"}.get(name, name)
     shown = _listed([f"{index} ({first.classes[index]})" for index in missing])
     text = f"{name} data: class {shown} is in none of the {masks} {kind} masks"
@@ -256,7 +256,7 @@ def _absent_classes(name: str, parts: Sequence[tuple[Split, np.ndarray]]) -> tup
         f"; add masks with it, or, where that is meant, name it: --set +train_dataloader.dataset.metainfo."
         f"absent_classes={names!r}"
     )
-    return [f"{text}: {held}{fix}"], []
+    return [f"{text}: {content}{fix}"], []
 
 
 def _hint(split: Split, missing: Sequence[int], ignored: Sequence[int]) -> str:

@@ -28,7 +28,7 @@ from rdistill.config.sections import key_problems, shape_problems
 from rdistill.config.shortcuts import Shortcuts, apply_shortcuts
 from rdistill.config.teacher_spec import CacheSpec, ForwardSpec, forward_from_config
 from rdistill.config.tracking import parse_tracking
-from rdistill.config.types import as_names, settle_names
+from rdistill.config.types import as_names, replace_types_by_names
 from rdistill.config.walk import dataloaders, leaf_datasets
 from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.validation import Number, Section, Whole, mistakes
@@ -368,7 +368,7 @@ def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
 
 def _shape_after(cfg: Config) -> list[str]:
     """What overrides have made of a config whose shape was right: the same questions again."""
-    settle_names(cfg._cfg_dict)
+    replace_types_by_names(cfg._cfg_dict)
     return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(
         cfg._cfg_dict
     )

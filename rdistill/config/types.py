@@ -36,11 +36,11 @@ def as_names(cfg: Config) -> Config:
     for key, value in list(cfg._cfg_dict.items()):
         if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
             cfg._cfg_dict.pop(key)  # what a config imported for its own use
-    settle_names(cfg._cfg_dict)
+    replace_types_by_names(cfg._cfg_dict)
     return cfg
 
 
-def settle_names(node: Any, where: str = "") -> None:
+def replace_types_by_names(node: Any, where: str = "") -> None:
     """Names in place of classes and paths in a section and all within it, in place."""
     if isinstance(node, dict):
         for key, value in list(node.items()):
@@ -53,10 +53,10 @@ def settle_names(node: Any, where: str = "") -> None:
             elif key in _CALLED and inspect.isroutine(value):
                 node[key] = ConfigDict(type=_name(value, here))
             else:
-                settle_names(value, here)
+                replace_types_by_names(value, here)
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            settle_names(value, f"{where}.{index}")
+            replace_types_by_names(value, f"{where}.{index}")
 
 
 def _holds_lazy(node: Any) -> bool:

@@ -172,7 +172,7 @@ def own_folder(folder: Path) -> bool:
 
 
 @contextmanager
-def held(folder: Path, by: str) -> Iterator[None]:
+def lock_folder(folder: Path, by: str) -> Iterator[None]:
     """Keeps a folder to this process, as long as the context lasts or the process lives, by a lock on ``.lock``.
 
     The lock is the system's own, also over NFS: a process that is killed leaves none behind. A file system that has no

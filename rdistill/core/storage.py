@@ -70,7 +70,7 @@ def ray_storage(where: str | Path) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": found}
 
 
-class Place:
+class WorkDir:
     """A work dir: its local folder and, where it is at a URI, what keeps the two alike.
 
     Args:
@@ -177,7 +177,7 @@ class Place:
 
 
 @contextmanager
-def place(where: str | Path, *patterns: str) -> Iterator[Place]:
+def open_work_dir(where: str | Path, *patterns: str) -> Iterator[WorkDir]:
     """A work dir to write to; of one at a URI, the files that fit the patterns are here from the start.
 
     Raises:
@@ -185,11 +185,11 @@ def place(where: str | Path, *patterns: str) -> Iterator[Place]:
         StorageError: it does not answer.
     """
     if not is_uri(where):
-        yield Place(Path(where).absolute(), Path(where).absolute())
+        yield WorkDir(Path(where).absolute(), Path(where).absolute())
         return
     folder = Path(tempfile.mkdtemp(prefix="rdistill-at-"))
     try:
-        here = Place(str(where).rstrip("/"), folder)
+        here = WorkDir(str(where).rstrip("/"), folder)
         here.pull(*patterns)
         yield here
     finally:
@@ -197,18 +197,18 @@ def place(where: str | Path, *patterns: str) -> Iterator[Place]:
 
 
 class Sending:
-    """A :class:`rdistill.training.hooks.Listener` that sends the work dir after each validation, then tells another.
+    """A :class:`rdistill.training.hooks.RunListener` that sends the work dir after each validation, for another one.
 
     Args:
-        listener: is told of everything; may not return.
+        listener: receives everything that this one does; may not return.
         here: what is sent.
     """
 
-    def __init__(self, listener: Any, here: Place) -> None:
+    def __init__(self, listener: Any, here: WorkDir) -> None:
         self._listener, self._here = listener, here
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
-        self._listener.started(first_iteration=first_iteration, last_iteration=last_iteration, facts=facts)
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        self._listener.training_started(first_iteration=first_iteration, last_iteration=last_iteration, facts=facts)
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         self._listener.stepped(iteration, values)

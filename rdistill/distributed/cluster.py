@@ -245,8 +245,8 @@ def shortage(per_worker: Mapping[str, float]) -> str:
         f"{amount:g} {kind}: {free.get(kind, 0):g} of {have.get(kind, 0):g} are free"
         for kind, amount in per_worker.items()
     ]
-    held = holders()
-    return ", ".join(parts) + (f"; held by {', '.join(held)}" if held else "")
+    owners = holders()
+    return ", ".join(parts) + (f"; held by {', '.join(owners)}" if owners else "")
 
 
 def holders() -> list[str]:

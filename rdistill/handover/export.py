@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rdistill.config.walk import kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import to_json
-from rdistill.data.picture import loads_bgr
+from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
 from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rdistill.config.walk import first_leaf, kind_of
 from rdistill.core.errors import UserError, blaming
-from rdistill.data.picture import as_rgb, loading_steps, loads_bgr
+from rdistill.data.images import as_rgb, loading_steps, loads_bgr
 from rdistill.models.checkpoint import load_weights
 from rdistill.models.packages import absent_packages
 from rdistill.models.quiet_mmseg import DATASETS

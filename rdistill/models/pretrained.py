@@ -132,9 +132,9 @@ def pretrained_fit(
         left_out = [name for name in own if name not in offered or offered[name].shape != own[name].shape]
         if own and len(left_out) == len(own):
             prefix = owner.partition(".")[2] + "."
-            held = next(iter(offered), "nothing")
-            why = f"the file has {held}" if held not in own else f"{held} has another shape"
-            hint = f"; set prefix={prefix!r}" if len(prefix) > 1 and held.startswith(prefix) else ""
+            first_key = next(iter(offered), "nothing")
+            why = f"the file has {first_key}" if first_key not in own else f"{first_key} has another shape"
+            hint = f"; set prefix={prefix!r}" if len(prefix) > 1 and first_key.startswith(prefix) else ""
             problems.append(
                 f"{key}: {entry['checkpoint']}: none of its weights fits {owner}, which would train from random ones: "
                 f"{owner} has {left_out[0]}, {why}{hint or '; name a file of this model'}"

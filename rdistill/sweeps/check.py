@@ -35,7 +35,7 @@ NO_STRUCTURE = ("weight", "schedule")  # of a loss: numbers that cannot make it 
 REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
 
 
-def settle_pairs(base: Config, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
+def choose_pairs(base: Config, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
     """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
     distill = distill_spec(base)
     assert distill is not None
@@ -58,7 +58,7 @@ def check_sweep(
 
     Args:
         base: the sweep's loaded config.
-        spec: with settled pairs, see :func:`settle_pairs`.
+        spec: with its pairs chosen, see :func:`choose_pairs`.
         distiller: the base's models; left as they were.
         work_dir: where all trials write; None leaves the disk out.
         trust_checkpoint: as for a run.
@@ -148,7 +148,7 @@ def _check_loaded(
         rest = check_run(base, distiller=distiller, work_dir=work_dir, full_data=True) if distiller else Report()
         return _joined(found, rest)
     try:
-        spec, found.left_out = settle_pairs(base, spec, distiller)
+        spec, found.left_out = choose_pairs(base, spec, distiller)
     except UserError as error:
         found.problems += [f"{path}: {problem}" for problem in error.problems]
         return found

@@ -1,4 +1,4 @@
-"""What is settled before the first trial of a sweep: that it is the same study, and that all of it can run."""
+"""What is made sure before the first trial of a sweep: that it is the same study, and that all of it can run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import ray
 from rdistill.core.differences import differences
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged
-from rdistill.core.storage import is_uri, place
+from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.sweeps.cohort.fleet import ways_to_join
 from rdistill.sweeps.findings.confirm import SELECTION
@@ -75,8 +75,8 @@ def repair(work_dir: Path, say: Callable[[str], None]) -> None:
     load_records(work_dir)
 
 
-def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
-    """Checks everything where the trials will run, settles their pairs and measures the teachers, once for all.
+def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]:
+    """Checks everything where the trials will run, chooses their pairs and measures the teachers, once for all.
 
     Returns:
         The study that the trials get, and a line for each pair that was left out.
@@ -89,13 +89,13 @@ def prepare(study: Study, resources: Resources) -> tuple[Study, list[str]]:
             return _prepare_here(study, slots, beside)
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        settled, left_out = ray.get(task.remote(study, slots, beside))
+        prepared, left_out = ray.get(task.remote(study, slots, beside))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     except ray.exceptions.OutOfMemoryError as error:
         raise RunError(f"before the first trial: {killed_for_memory(error)}; lower --batch-size or --size") from None
-    return settled, left_out
+    return prepared, left_out
 
 
 @contextmanager
@@ -118,11 +118,11 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     from rdistill.checks.run import Report, build_reporting
     from rdistill.config.load import import_custom_modules
     from rdistill.distill.teacher import CACHE_FOLDER
-    from rdistill.sweeps.check import check_sweep, settle_pairs
+    from rdistill.sweeps.check import check_sweep, choose_pairs
     from rdistill.sweeps.trial.step_profile import STEP, load_step, measure_step
     from rdistill.training.run import check_evaluation, evaluate_teachers
     from rdistill.training.teacher_plan import RECORD as PLAN
-    from rdistill.training.teacher_plan import settle, with_plan
+    from rdistill.training.teacher_plan import choose_plan, with_plan
 
     base, trust = study.base, study.trust_checkpoint
     import_custom_modules(base)
@@ -130,7 +130,7 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
     report.raise_problems()
     assert distiller is not None
-    spec, left_out = settle_pairs(base, study.spec, distiller)
+    spec, left_out = choose_pairs(base, study.spec, distiller)
     disk = None if is_uri(study.work_dir) else study.work_dir
     found = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
     found.raise_problems()
@@ -140,8 +140,8 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
         notes += check_evaluation(base, "test")
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, base)
-    with place(study.work_dir, PLAN, STEP) as here:
-        plan = settle(distiller, base, here.folder)  # once for all trials, which are to be the same alone
+    with open_work_dir(study.work_dir, PLAN, STEP) as here:
+        plan = choose_plan(distiller, base, here.folder)  # once for all trials, which are to be the same alone
         step = load_step(here.folder / STEP, slots)
         if step is None:
             step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains

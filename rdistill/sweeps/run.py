@@ -15,9 +15,9 @@ from rich.console import Console
 from rdistill.config.load import Shortcuts, distill_spec, find_beside, load_config
 from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
-from rdistill.core.files import held, to_json, write_json
+from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
-from rdistill.core.storage import Place, place
+from rdistill.core.storage import WorkDir, open_work_dir
 from rdistill.distributed.cluster import connected, require_resources, visible_wait
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
 from rdistill.sweeps.findings.confirm import SELECTION, load_selection, save_selection, select
@@ -33,9 +33,9 @@ from rdistill.sweeps.findings.summary import (
 )
 from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, score_on_test, teacher_on_test
 from rdistill.sweeps.monitor.console import SweepConsole
-from rdistill.sweeps.monitor.events import watched_by
+from rdistill.sweeps.monitor.events import listening
 from rdistill.sweeps.monitor.trackers import trackers
-from rdistill.sweeps.prepare import STUDY, prepare, repair, require_same_study
+from rdistill.sweeps.prepare import STUDY, prepare_study, repair, require_same_study
 from rdistill.sweeps.search.searchers import of_list, of_search, scheduler
 from rdistill.sweeps.search.tune import CONFIRMATION, Phase, Team
 from rdistill.sweeps.study.records import (
@@ -90,12 +90,12 @@ def run_sweep(
         StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
     console = console or Console(quiet=True)
-    with place(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
+    with open_work_dir(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
         return _run_sweep_at(here, sweep, overrides, shortcuts, address, resume, track, trust_checkpoint, console)
 
 
 def _run_sweep_at(
-    here: Place,
+    here: WorkDir,
     sweep: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None,
     shortcuts: Shortcuts | None,
@@ -117,7 +117,7 @@ def _run_sweep_at(
     if tracking.names and tracking.images:
         base.tracking = dict(images=tracking.images)
     with ExitStack() as stack:
-        stack.enter_context(held(work_dir, "run or sweep"))
+        stack.enter_context(lock_folder(work_dir, "run or sweep"))
         if here.holds_something():
             if not resume:  # looked at once more, now that nobody else writes to it
                 raise UserError(ALREADY.format(here.where))
@@ -129,7 +129,7 @@ def _run_sweep_at(
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
-            study, left_out = prepare(Study(base, spec, str(here.where), [], trust_checkpoint), resources)
+            study, left_out = prepare_study(Study(base, spec, str(here.where), [], trust_checkpoint), resources)
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
@@ -205,7 +205,7 @@ def run_phases(
     status = FAILED
     try:
         with ExitStack() as stack:
-            for watching in (driver_log(work_dir), shown, *tracked, watched_by(shown, *tracked)):
+            for watching in (driver_log(work_dir), shown, *tracked, listening(shown, *tracked)):
                 stack.enter_context(watching)
             per_worker = team.resources.per_worker()
             stack.enter_context(visible_wait(per_worker, "a trial", team.say))

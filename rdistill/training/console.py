@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 
 class RunConsole:
-    """A :class:`rdistill.training.hooks.Listener` that shows one run.
+    """A :class:`rdistill.training.hooks.RunListener` that shows one run.
 
     Args:
         console: where to; a bar that updates in place needs a terminal.
@@ -55,7 +55,7 @@ class RunConsole:
         if self._bar is not None:
             self._bar.stop()
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
         self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
         self._next_line, self._overdue = first_iteration + self._line_every, time.monotonic() + SILENCE_S

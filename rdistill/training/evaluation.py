@@ -68,7 +68,7 @@ def use_class_iou(cfg: Config) -> None:
                 metric["type"] = "ClassIoUMetric"
 
 
-def no_picture_twice(cfg: Config) -> None:
+def no_image_twice(cfg: Config) -> None:
     """Shares validation pictures out among workers. mmengine repeats some, so that all workers have as many."""
     for name in ("val", "test"):
         metrics = metrics_of(cfg.get(f"{name}_evaluator"))

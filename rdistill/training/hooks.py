@@ -25,10 +25,13 @@ from rdistill.training.run_state import own_state, unwrap
 METRIC = "mIoU"  # what "best" means
 
 
-class Listener(Protocol):
-    """Is told how a run goes: the console, Ray Tune or Ray Train stand behind it."""
+class RunListener(Protocol):
+    """Is notified of how one run goes: the console, Ray Tune or Ray Train stand behind it.
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    :class:`rdistill.sweeps.monitor.events.SweepListener` is its counterpart for the trials of a sweep.
+    """
+
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         """Training begins; ``facts`` holds ``teacher_mIoU`` and the ``effective`` values."""
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -47,7 +50,7 @@ class Listener(Protocol):
 class Silent:
     """The listener that does nothing."""
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None: ...
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None: ...
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None: ...
 
@@ -208,8 +211,8 @@ class StopHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, request: StopRequest, keeper: CheckpointHook) -> None:
-        self.request, self.keeper = request, keeper
+    def __init__(self, request: StopRequest, checkpoint_hook: CheckpointHook) -> None:
+        self.request, self.checkpoint_hook = request, checkpoint_hook
 
     def before_train(self, runner: Any) -> None:
         self.request.heeded = True
@@ -231,27 +234,27 @@ class StopHook(Hook):
         signum = (self.request.signum or 0) if collectives.count() == 1 else collectives.agreed_to_stop()
         if not signum or done >= runner.max_iters:
             return
-        if self.keeper.saved_at != done:
-            self.keeper.save(runner, LAST, done)
-        raise Stopped(signum, done, runner.max_iters, self.keeper.best)
+        if self.checkpoint_hook.saved_at != done:
+            self.checkpoint_hook.save(runner, LAST, done)
+        raise Stopped(signum, done, runner.max_iters, self.checkpoint_hook.best)
 
 
 class ReportHook(Hook):
-    """Tells a :class:`Listener` how training goes.
+    """Notifies a :class:`RunListener` of how training goes.
 
     Args:
-        listener: who is told; on the main process only.
-        facts: what is known before the first iteration.
+        listener: is notified; on the main process only.
+        facts: what the listener gets before the first iteration.
         interval: iterations between two reports of losses.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, listener: Listener, facts: Mapping[str, Any], interval: int = 10) -> None:
+    def __init__(self, listener: RunListener, facts: Mapping[str, Any], interval: int = 10) -> None:
         self.listener, self.facts, self.interval = listener, facts, interval
 
     def before_train(self, runner: Any) -> None:
-        self.listener.started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
+        self.listener.training_started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # after the step, it is the next one's

@@ -36,7 +36,7 @@ from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
 
 # Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
-Place = tuple[int, int, int]
+Position = tuple[int, int, int]
 VALIDATION, TRAINING = 0, 1
 NOTHING = "nothing"  # handed out in place of a batch that another worker has and this one has not
 
@@ -46,7 +46,7 @@ class LaneStopped(BaseException):
 
 
 @dataclass
-class Cost:
+class LaneTiming:
     """What a run has taken, in seconds on the wall while it, or somebody for it, had the processor.
 
     On a GPU the teacher's forward pass and the student's run on after the call: the sum is right, not the shares.
@@ -67,7 +67,7 @@ class Lane:
     """One run's side: its loaders, its teachers, and its turn.
 
     Attributes:
-        cost: of its turns so far.
+        timing: of its turns so far.
         broken: what its run raised, if nothing else may go on in this process after it: the turn then raises it.
     """
 
@@ -77,9 +77,9 @@ class Lane:
         self.stopped = False
         self.ended = False
         self.broken: BaseException | None = None
-        self.cost = Cost()
+        self.timing = LaneTiming()
         self._since: float | None = None  # when its turn began, in its turn
-        self.waits_for: tuple[str, Place] | None = None
+        self.waits_for: tuple[str, Position] | None = None
         self.handed: Any = None
         self.stream: _Stream | None = None
         self._random = _random_state()
@@ -92,8 +92,8 @@ class Lane:
     def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
         """Training and validation loaders that draw from the stream which this config's data makes."""
         self.stream = self.lockstep.stream_of(cfg)
-        train, val, places = self.stream.train, self.stream.val, self.stream.val_places
-        return LaneLoader(self, train, TRAINING, len(train)), LaneLoader(self, val, VALIDATION, places)
+        train, val, num_batches = self.stream.train, self.stream.val, self.stream.num_val_batches
+        return LaneLoader(self, train, TRAINING, len(train)), LaneLoader(self, val, VALIDATION, num_batches)
 
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
         """A teacher's model, of which there is one for all runs."""
@@ -104,17 +104,17 @@ class Lane:
         return SharedTeacher(self, self.lockstep.one_for_all(spec), names, student_preprocessor, spec.weight)
 
     def seconds(self) -> dict[str, float]:
-        """What it has cost up to now."""
-        cost = self.cost.as_seconds()
-        cost["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
-        return cost
+        """What it has taken up to now, its current turn included."""
+        timing = self.timing.as_seconds()
+        timing["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
+        return timing
 
-    def wait_for(self, place: Place) -> Any:
-        """Gives way until the batch of a place is there; raises what kept it from being loaded."""
+    def wait_for(self, position: Position) -> Any:
+        """Gives way until the batch of a position is there; raises what kept it from being loaded."""
         assert self.stream is not None and self._greenlet is not None
         # The thread's modes are those of all runs.
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        self.waits_for = (self.stream.key, place)
+        self.waits_for = (self.stream.key, position)
         self._greenlet.parent.switch()
         if self.stopped:
             raise LaneStopped
@@ -146,7 +146,7 @@ class Lane:
             self._greenlet = greenlet(self._main)
         self._since = time.perf_counter()
         self._greenlet.switch()
-        self.cost.own += time.perf_counter() - self._since
+        self.timing.own += time.perf_counter() - self._since
         self._since = None
         self._random = _random_state()
         tables = [manager._instance_dict for manager in (MMLogger, MessageHub)]
@@ -162,11 +162,11 @@ class LaneLoader:
         lane: whose.
         loader: the stream's own loader.
         phase: ``TRAINING`` or ``VALIDATION``.
-        places: of a validation.
+        num_batches: of a validation.
     """
 
-    def __init__(self, lane: Lane, loader: Any, phase: int, places: int) -> None:
-        self.lane, self.phase, self.sampler, self._places = lane, phase, self, places
+    def __init__(self, lane: Lane, loader: Any, phase: int, num_batches: int) -> None:
+        self.lane, self.phase, self.sampler, self._num_batches = lane, phase, self, num_batches
         self.dataset, self.batch_size, self.num_workers = loader.dataset, loader.batch_size, 0
         self._length = len(loader)
 
@@ -176,7 +176,7 @@ class LaneLoader:
     def __iter__(self) -> Iterator[Any]:
         lane = self.lane
         if self.phase == VALIDATION:
-            for number in range(self._places):
+            for number in range(self._num_batches):
                 batch = lane.wait_for((lane.iterations, VALIDATION, number))
                 if batch is not NOTHING:
                     yield batch
@@ -201,15 +201,15 @@ class _Stream:
     key: str
     train: Any
     val: Any
-    val_places: int  # batches of the worker that has most: all workers take as many steps
+    num_val_batches: int  # batches of the worker that has most: all workers take as many steps
     _iterator: Any = None
     _next: int = -1
     _val_iterator: Any = None
     _val_next: int = -1
 
-    def load(self, place: Place) -> Any:
-        """The batch of a place; cheap when places come in order."""
-        done, phase, number = place
+    def load(self, position: Position) -> Any:
+        """The batch of a position; cheap when positions come in order."""
+        done, phase, number = position
         if phase == VALIDATION:
             if number >= len(self.val):
                 return NOTHING
@@ -255,30 +255,30 @@ class Lockstep:
             return False
         # The hindmost first: a run that joined late, or resumed from an earlier checkpoint, catches up with the others
         # and shares with them from there. All see the same data in the same order.
-        place, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
-        served = [lane for lane in self.lanes if lane.waits_for == (key, place)]
-        batch = self._load(key, place, served)
+        position, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
+        waiting = [lane for lane in self.lanes if lane.waits_for == (key, position)]
+        batch = self._load(key, position, waiting)
         for teacher in self._teachers.values():
-            teacher.begin_batch(shared=place[1] == TRAINING and len(served) > 1)
-        for lane in served:
+            teacher.begin_batch(shared=position[1] == TRAINING and len(waiting) > 1)
+        for lane in waiting:
             if not lane.stopped:  # by a report of a lane before it
                 # mmseg's preprocessing changes a batch in place.
-                lane.take_turn(batch if lane is served[-1] else copy.deepcopy(batch))
+                lane.take_turn(batch if lane is waiting[-1] else copy.deepcopy(batch))
         for teacher in self._teachers.values():
             teacher.end_batch()
         return True
 
-    def _load(self, key: str, place: Place, served: list[Lane]) -> Any:
-        """The batch of a place, or what was raised instead: a picture that does not open is its readers' failure."""
+    def _load(self, key: str, position: Position, waiting: list[Lane]) -> Any:
+        """The batch of a position, or what was raised instead: an image that does not open fails its readers."""
         since = time.perf_counter()
         try:
-            batch = self._streams[key].load(place)
+            batch = self._streams[key].load(position)
         except Exception as error:
             batch = error
         seconds = time.perf_counter() - since
-        for lane in served:
-            lane.cost.data += seconds / len(served)
-            lane.cost.data_alone += seconds
+        for lane in waiting:
+            lane.timing.data += seconds / len(waiting)
+            lane.timing.data_alone += seconds
         return batch
 
     def stream_of(self, cfg: Config) -> _Stream:
@@ -323,8 +323,8 @@ class _OneForAll:
         for preprocessing, askers in self._askers.items():
             seconds = self._took[preprocessing]
             for lane in askers:
-                lane.cost.teacher += seconds / len(askers)
-                lane.cost.teacher_alone += seconds
+                lane.timing.teacher += seconds / len(askers)
+                lane.timing.teacher_alone += seconds
         for table in (self._said, self._took, self._askers):
             table.clear()
 
@@ -332,8 +332,8 @@ class _OneForAll:
         """As ``Teacher.__call__``; of a shared batch, everything that anybody asks is computed at once."""
         if not self._shared:
             said, seconds = self._compute(view, view.names, inputs_nchw)
-            view.lane.cost.teacher += seconds
-            view.lane.cost.teacher_alone += seconds
+            view.lane.timing.teacher += seconds
+            view.lane.timing.teacher_alone += seconds
             return said
         which = view.preprocessing
         if which not in self._said:
@@ -355,7 +355,7 @@ class _OneForAll:
             self._asking = asked, teacher
         said = self._asking[1](inputs_nchw)
         seconds = time.perf_counter() - since
-        view.lane.cost.own -= seconds
+        view.lane.timing.own -= seconds
         return said, seconds
 
 

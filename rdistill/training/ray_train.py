@@ -29,7 +29,7 @@ from ray.util.queue import Queue
 
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.stopping import Stopped, StopRequest
-from rdistill.core.storage import is_uri, join, place, ray_storage
+from rdistill.core.storage import is_uri, join, open_work_dir, ray_storage
 from rdistill.distributed.cluster import (
     beside_this_process,
     connected,
@@ -39,7 +39,7 @@ from rdistill.distributed.cluster import (
     require_resources,
     wait_for_room,
 )
-from rdistill.training.hooks import Listener, Silent
+from rdistill.training.hooks import RunListener, Silent
 
 PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own default is for ever
 LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
@@ -95,7 +95,7 @@ def train_in_group(
     resources: Resources,
     *,
     address: str | None = None,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     callbacks: list[Any] | None = None,
     stop: StopRequest | None = None,
     **options: Any,
@@ -112,7 +112,7 @@ def train_in_group(
     from rdistill.training.run import look_before
 
     work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
-    with place(work_dir, "*.json", "*.pth", "config.py") as here:
+    with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as here:
         if done := look_before(here.folder, cfg, options.get("seed", 0), options.pop("resume", False), listener):
             return done
     _check_shares(cfg, resources)
@@ -258,8 +258,8 @@ class _WorkerListener:
     def __init__(self, events: Queue | None) -> None:
         self._events = events
 
-    def started(self, **details: Any) -> None:
-        self._send("started", (), details)
+    def training_started(self, **details: Any) -> None:
+        self._send("training_started", (), details)
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         self._send("stepped", (iteration, dict(values)), {})
@@ -309,7 +309,7 @@ class _Relay(threading.Thread):
     """
 
     def __init__(
-        self, events: Queue, listener: Listener, stop: StopRequest | None, waiting: str, kinds: Mapping[str, float]
+        self, events: Queue, listener: RunListener, stop: StopRequest | None, waiting: str, kinds: Mapping[str, float]
     ) -> None:
         super().__init__(daemon=True)
         self._events, self._listener, self._stop_asked = events, listener, threading.Event()
@@ -325,9 +325,9 @@ class _Relay(threading.Thread):
                     patience = time.monotonic() + 2 * PATIENCE_S
                     self._listener.noted("still starting " + self._waiting.format(free_of(self._kinds)))
                 continue
-            if event in ("started", "lost"):
-                training, patience = event == "started", time.monotonic() + PATIENCE_S
-            if event == "started" and self._request is not None:
+            if event in ("training_started", "lost"):
+                training, patience = event == "training_started", time.monotonic() + PATIENCE_S
+            if event == "training_started" and self._request is not None:
                 self._request.heeded = True
             getattr(self._listener, "noted" if event == "lost" else event)(*args, **details)
 

@@ -25,7 +25,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
 from rdistill.core.stopping import Stopped, StopRequest
-from rdistill.core.storage import Sending, is_uri, place
+from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import EmaTeacher
@@ -35,7 +35,7 @@ from rdistill.models.pretrained import start_weights
 from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
 from rdistill.training.evaluation import evaluate, use_class_iou
-from rdistill.training.hooks import METRIC, CheckpointHook, Listener, ReportHook, Silent, StopHook
+from rdistill.training.hooks import METRIC, CheckpointHook, ReportHook, RunListener, Silent, StopHook
 from rdistill.training.lockstep import Lane
 from rdistill.training.model_card import write_run_card
 from rdistill.training.resume import (
@@ -49,9 +49,9 @@ from rdistill.training.resume import (
     repair,
 )
 from rdistill.training.run_state import RunStateHook, unwrap
-from rdistill.training.runner import build_runner, checkpoint_interval, prepare, release
+from rdistill.training.runner import build_runner, checkpoint_interval, prepare_config, release
 from rdistill.training.student_files import write_config, write_student
-from rdistill.training.teacher_plan import cache_facts, serve, settle, with_plan
+from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, with_plan
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     trust_checkpoint: bool = False,
     teacher_metrics: Sequence[Mapping[str, Any]] | None = None,
     swept: Mapping[str, Any] | None = None,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     lane: Lane | None = None,
     check: bool = True,
     stop: StopRequest | None = None,
@@ -96,7 +96,7 @@ def train(
     if is_uri(work_dir):
         given: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
         given.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
-        with place(work_dir, "*") as here:
+        with open_work_dir(work_dir, "*") as here:
             try:
                 return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **given)
             finally:
@@ -122,7 +122,7 @@ def _train(
     asked: Config,
     work_dir: Path,
     earlier: Earlier,
-    listener: Listener,
+    listener: RunListener,
     *,
     seed: int,
     trust_checkpoint: bool,
@@ -137,7 +137,7 @@ def _train(
     for note in earlier.notes:
         listener.noted(note)
     start_from = asked.get("load_from")
-    cfg = prepare(asked, work_dir, seed, earlier.last)
+    cfg = prepare_config(asked, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
         distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
@@ -159,17 +159,19 @@ def _train(
                 raise UserError(*problems)  # on all workers, or those without would wait for the others
         plan = None
         if lane is None and distiller.teachers:
-            plan = settle(distiller, asked, work_dir)
+            plan = choose_plan(distiller, asked, work_dir)
             asked, cfg = with_plan(asked, plan), with_plan(cfg, plan)
-            serve(distiller, asked, work_dir, plan.patience)
+            apply_plan(distiller, asked, work_dir, plan.patience)
         if get_world_size() > 1:
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
-        keeper = CheckpointHook(checkpoint_interval(cfg), best)
+        checkpoint_hook = CheckpointHook(checkpoint_interval(cfg), best)
         facts: dict[str, Any] = {"teacher_lines": plan.lines if plan else ()}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        runner = build_runner(cfg, distiller, seed, keeper, ReportHook(listener, facts), StopHook(stop, keeper), lane)
+        runner = build_runner(
+            cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), StopHook(stop, checkpoint_hook), lane
+        )
         if is_main_process():
             write_config(asked, work_dir / "config.py", seed)
         try:
@@ -179,12 +181,12 @@ def _train(
             facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
             if len(teacher_metrics) > 1:
                 facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
-            facts["best_mIoU"] = keeper.best.get("metrics", {}).get(METRIC)
+            facts["best_mIoU"] = checkpoint_hook.best.get("metrics", {}).get(METRIC)
             runner.train()
             facts["teacher_cache"] = cache_facts(distiller)
         finally:
             release(runner)
-    metrics = _summary(keeper, cfg, seed, time.perf_counter() - started, facts)
+    metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
         write_student(asked, work_dir)
         write_run_card(asked, work_dir, metrics)
@@ -193,7 +195,7 @@ def _train(
     return metrics
 
 
-def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: Listener) -> dict[str, Any] | None:
+def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> dict[str, Any] | None:
     """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
 
     Raises:
@@ -324,14 +326,14 @@ def _comparable(value: Any) -> Any:
 
 
 def _summary(
-    keeper: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: Mapping[str, Any]
+    checkpoint_hook: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    best = keeper.best
+    best = checkpoint_hook.best
     summary = {
         **best.get("metrics", {}),
-        "iter": keeper.last.get("iter"),
+        "iter": checkpoint_hook.last.get("iter"),
         "best_iter": best.get("iter"),
-        "last": keeper.last.get("metrics"),
+        "last": checkpoint_hook.last.get("metrics"),
         "seed": seed,
         "seconds": round(seconds, 2),
     }

@@ -27,7 +27,7 @@ from rdistill.data import datasets as _datasets  # noqa: F401  registers the str
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
-from rdistill.training.evaluation import no_picture_twice, use_class_iou
+from rdistill.training.evaluation import no_image_twice, use_class_iou
 from rdistill.training.hooks import (
     CheckpointHook,
     DivergenceHook,
@@ -48,7 +48,7 @@ class Lane(Protocol):
         """What takes the place of the training and the validation loader."""
 
 
-def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config:
+def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config:
     """The config as the Runner takes it: one data stream, our metric and the world's share of the batch.
 
     ``last``: the checkpoint to go on from.
@@ -76,7 +76,7 @@ def prepare(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
     if world_size > 1:
-        no_picture_twice(cfg)
+        no_image_twice(cfg)
         cfg.launcher = "pytorch"
         cfg.model_wrapper_cfg = _wrapper_config(cfg)
     return cfg
@@ -125,7 +125,7 @@ def build_runner(
     cfg: Config,
     distiller: Distiller,
     seed: int,
-    keeper: CheckpointHook,
+    checkpoint_hook: CheckpointHook,
     report: ReportHook,
     stop: StopHook,
     lane: Lane | None = None,
@@ -154,7 +154,7 @@ def build_runner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, keeper, report, stop],
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, checkpoint_hook, report, stop],
         load_from=cfg.load_from,
         resume=cfg.resume,
         launcher=cfg.get("launcher", "none"),

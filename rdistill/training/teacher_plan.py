@@ -63,7 +63,7 @@ class Plan:
     lines: tuple[str, ...]  # for the user
 
 
-def settle(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
+def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
     """Decides what the config leaves open, on the main process for all; or repeats what was decided in this folder.
 
     Args:
@@ -111,7 +111,7 @@ def without_auto(cfg: Config) -> Config:
     return with_plan(cfg, Plan(forwards, spec.cache.mode == "on", 0, ()))
 
 
-def serve(distiller: Distiller, cfg: Config, work_dir: Path, patience: int) -> None:
+def apply_plan(distiller: Distiller, cfg: Config, work_dir: Path, patience: int) -> None:
     """Gives a run's own teachers the forward and the cache of a config in which nothing is left open."""
     spec = distill_spec(cfg)
     for index, teacher in enumerate(distiller.teachers):

@@ -28,7 +28,7 @@ from rdistill.config.tracking import (
     wandb_mode,
 )
 from rdistill.core.redaction import redacted
-from rdistill.training.hooks import METRIC, Listener
+from rdistill.training.hooks import METRIC, RunListener
 
 FAILURES_BORNE = 3  # in a row; after that a tracker is let go
 LONGEST_SIDE = 512  # pixels of an image that is tracked
@@ -214,7 +214,7 @@ class TrackingHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, images: int, listener: Listener) -> None:
+    def __init__(self, images: int, listener: RunListener) -> None:
         self.images, self.listener = images, listener
         self._drawn = 0
         self._best: float | None = None

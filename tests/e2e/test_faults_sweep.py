@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 WEIGHT = "distill.losses.logits.weight"
 ITERATIONS = 60
 INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
-COHORT, PLACES = "ray::Cohort", "ray::Places"
+COHORT, ASSIGNER = "ray::Cohort", "ray::CohortAssigner"
 TRIAL = "ray::ImplicitFunc"  # the title of its process, whether it trains or follows a student in a cohort
 Rows = Callable[[Path], dict[str, dict[str, str]]]
 TrialJson = Callable[[Path, str], dict[str, Any]]
@@ -90,7 +90,7 @@ def test_a_trials_own_process(
         wait_until(lambda: is_training(work_dir), process)
         killed = under(process.pid, TRIAL)
         assert killed
-        killed += under(process.pid, PLACES)
+        killed += under(process.pid, ASSIGNER)
         for one in killed:
             os.kill(one, signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)

@@ -19,7 +19,7 @@ import torch
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
-from rdistill.core.storage import place as at
+from rdistill.core.storage import open_work_dir as at
 
 pytestmark = pytest.mark.e2e
 

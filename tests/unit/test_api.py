@@ -18,7 +18,7 @@ import rdistill
 import rdistill.sweeps.run
 import rdistill.training.run
 from rdistill.core.errors import UserError
-from rdistill.core.files import held
+from rdistill.core.files import lock_folder
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, write_table
 
 WEIGHT, PAIR, LOSS = "distill.losses.logits.weight", "distill.losses.hidden.pair", "distill.losses.hidden"
@@ -128,6 +128,6 @@ def test_results_have_types(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_share_a_work_dir(tiny: Tiny, tmp_path: Path) -> None:
     said = "another run or sweep is at work in it"
-    with held(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=said):
+    with lock_folder(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=said):
         rdistill.train(tiny.folder / "student.py", tmp_path / "run", data_root=tiny.data_root, size=32, quiet=True)
     assert list((tmp_path / "run").iterdir()) == []  # nothing was written, and the lock has gone with its holder

@@ -21,20 +21,20 @@ def sharing_key(trial: Mapping[str, Any]) -> str:
     return json.dumps([trial.get("seed"), apart], sort_keys=True, default=str)
 
 
-class Places:
-    """Says which cohort a trial goes to. A Ray actor; it holds no places back, since Tune runs no more than there are.
+class CohortAssigner:
+    """Says which cohort a trial goes to. A Ray actor; it holds no slots back, since Tune runs no more than there are.
 
     Args:
         cohorts: how many there are.
-        size: places in each.
-        teacher_share: of a student's whole step alone; 0 to 1.
-        names: of the cohorts' actors. One of these that Ray has started again asks them whom they train; getting hold
-            of them sooner would import what they do.
+        size: slots in each; a slot is room for one student.
+        teacher_share: the teacher's part of the seconds of a student's whole step alone; 0 to 1.
+        names: of the cohorts' actors. An assigner that Ray has started again gets from them which trials they train;
+            getting hold of them sooner would import what they do.
     """
 
     def __init__(self, cohorts: int, size: int, teacher_share: float = 0.5, names: Sequence[str] = ()) -> None:
         self._size, self._teacher_share = size, teacher_share
-        self._there: list[Counter[str]] = [Counter() for _ in range(cohorts)]
+        self._students_of: list[Counter[str]] = [Counter() for _ in range(cohorts)]
         self._taken: dict[str, tuple[int, str]] = {}  # trial id -> number of its cohort, sharing key
         if names:
             self._recall(names)
@@ -52,26 +52,26 @@ class Places:
             for trial_id, key in students.items():
                 self._put(trial_id, number, key)
 
-    def take(self, trial_id: str, key: str) -> int:
-        """The number of the cohort that will be quickest with this trial among its students, with a place taken."""
+    def assign(self, trial_id: str, key: str) -> int:
+        """The number of the cohort that will be quickest with this trial among its students; takes a slot in it."""
         if trial_id in self._taken:  # its process died, and its student trains on there
             return self._taken[trial_id][0]
-        free = [number for number, there in enumerate(self._there) if there.total() < self._size]
-        number = min(free or range(len(self._there)), key=lambda one: self._round(one, key))
+        free = [number for number, students in enumerate(self._students_of) if students.total() < self._size]
+        number = min(free or range(len(self._students_of)), key=lambda one: self._round(one, key))
         self._put(trial_id, number, key)
         return number
 
-    def leave(self, trial_id: str) -> None:
+    def release(self, trial_id: str) -> None:
         if trial_id in self._taken:
             number, key = self._taken.pop(trial_id)
-            self._there[number] -= Counter([key])
+            self._students_of[number] -= Counter([key])
 
     def _put(self, trial_id: str, number: int, key: str) -> None:
-        self._there[number][key] += 1
+        self._students_of[number][key] += 1
         self._taken[trial_id] = number, key
 
     def _round(self, number: int, key: str) -> float:
         """What a step of all its students takes: the teacher once for each that share, and every student."""
-        there = self._there[number]
+        there = self._students_of[number]
         keys = len(there) + (key not in there)
         return keys * self._teacher_share + (there.total() + 1) * (1 - self._teacher_share)

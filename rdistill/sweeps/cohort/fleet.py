@@ -10,10 +10,10 @@ from typing import Any
 import ray
 
 from rdistill.distributed.cluster import beside_this_process
-from rdistill.sweeps.cohort.assignment import Places
+from rdistill.sweeps.cohort.assignment import CohortAssigner
 from rdistill.sweeps.cohort.group import CohortGroup
 from rdistill.sweeps.cohort.worker import Cohort
-from rdistill.sweeps.trial.step_profile import StepCost
+from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
@@ -48,16 +48,16 @@ class Fleet:
 
     Attributes:
         cohorts: actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
-        places: the actor that says which of them a trial goes to.
+        assigner: the actor that says which of them a trial goes to.
     """
 
     cohorts: list[Any]
-    places: Any
+    assigner: Any
     plan: Plan
 
     def end(self) -> None:
         """Ends all of them. A student that was stopped may be writing its record still."""
-        for actor in (*self.cohorts, self.places):
+        for actor in (*self.cohorts, self.assigner):
             ray.kill(actor)
 
 
@@ -86,7 +86,7 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     share = study.step.teacher_share if study.step is not None else 0.5
     # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
     for_ever = dict(max_restarts=-1, max_task_retries=-1)
-    register = ray.remote(Places).options(num_cpus=0, scheduling_strategy=beside_this_process(), **for_ever)
+    register = ray.remote(CohortAssigner).options(num_cpus=0, scheduling_strategy=beside_this_process(), **for_ever)
     return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, names), plan)
 
 
@@ -104,11 +104,11 @@ def ways_to_join(resources: Resources) -> list[int]:
     return sorted({together >> halved for halved in range(together.bit_length())})
 
 
-def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepCost | None, free_bytes: int) -> Plan:
+def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepProfile | None, free_bytes: int) -> Plan:
     """Divides trials among cohorts: one for each slot, or fewer that have several slots' CPUs, whichever is quicker.
 
     Args:
-        wanted: places in a cohort, as the sweep file has it: a number, or 'auto'.
+        wanted: students in a cohort, as the sweep file has it: a number, or 'auto'.
         trials: at a time.
         slots: trials alone that the cluster has room for.
         step: what was measured; None keeps to a cohort for each slot.
@@ -126,7 +126,7 @@ def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepCost | No
             room = free_bytes * joined * MEMORY_SHARE - step.passing_bytes
             size = max(1, min(size, int(room / max(1, step.held_bytes))))
         teacher, student = step.seconds[joined] if step is not None else (0.0, 1.0)
-        # A step of all trials: that of the fullest cohort, and again for those that find no place yet.
+        # A step of all trials: that of the fullest cohort, and again for those that have no room yet.
         seconds = (teacher + size * student) * max(1.0, trials / (cohorts * size))
         seconds *= JOINED_MUST_GAIN if joined > 1 else 1.0
         plans.append((seconds, joined, Plan(cohorts, size, joined)))

@@ -29,7 +29,7 @@ def until_over(events: Events) -> Iterator[tuple[str, Any]]:
             return
 
 
-def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
+def follow(config: dict[str, Any], cohorts: list[Any], assigner: Any) -> None:
     """A trial's function for Tune: follows its student in a cohort to the end.
 
     When the cohort dies, Ray starts it again, and the student goes on there from its own checkpoint. When this process
@@ -38,7 +38,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     Raises:
         RuntimeError: the student failed; says why.
     """
-    cohort = cohorts[ray.get(places.take.remote(config["id"], sharing_key(config)))]
+    cohort = cohorts[ray.get(assigner.assign.remote(config["id"], sharing_key(config)))]
     try:
         for attempt in range(ATTEMPTS):
             try:
@@ -51,7 +51,7 @@ def follow(config: dict[str, Any], cohorts: list[Any], places: Any) -> None:
     finally:
         # Also when Tune stops the trial: it raises SystemExit out of a report.
         cohort.stop.remote(config["id"])
-        places.leave.remote(config["id"])
+        assigner.release.remote(config["id"])
 
 
 def _await_restart(cohort: Any) -> None:

@@ -10,7 +10,7 @@ import ray
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from rdistill.core.errors import UserError
-from rdistill.core.storage import join, place
+from rdistill.core.storage import join, open_work_dir
 from rdistill.sweeps.cohort.news import JOIN, News
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED
 from rdistill.sweeps.study.records import RECORD, TRIALS, TrialRecord
@@ -55,7 +55,7 @@ def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
     for what, subject in news:
         record = None
         if what == JOIN:
-            with place(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
+            with open_work_dir(join(study.work_dir, TRIALS, subject["id"]), RECORD) as here:
                 record = begun(here, subject)
         if record is not None and (events := _ended(record)):
             for event in events:

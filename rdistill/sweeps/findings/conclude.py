@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.logs import LOGS
-from rdistill.core.storage import Place
+from rdistill.core.storage import WorkDir
 from rdistill.sweeps.findings.print_verdict import print_verdict
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
 from rdistill.sweeps.study.cohort_savings import COST, sweep_cost
@@ -32,7 +32,7 @@ class SweepFailedError(RuntimeError):
     """No trial of a sweep came to a score."""
 
 
-def conclude(here: Place, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
+def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
     """Writes ``results.csv`` and the winner, prints the leaderboard and the verdict. Returns all trials, best first."""
     work_dir, at = here.folder, here.where
     records = load_records(work_dir)

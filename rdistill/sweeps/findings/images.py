@@ -17,8 +17,8 @@ from mmengine.config import Config
 
 from rdistill.config.load import import_custom_modules
 from rdistill.core.files import write_json, written_whole
-from rdistill.core.storage import join, place
-from rdistill.data.picture import as_rgb, loads_bgr
+from rdistill.core.storage import join, open_work_dir
+from rdistill.data.images import as_rgb, loads_bgr
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
@@ -138,7 +138,7 @@ def _score(record: TrialRecord) -> float:
 
 def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
-    with place(join(study.work_dir, PICTURES)) as here:
+    with open_work_dir(join(study.work_dir, PICTURES)) as here:
         index = _draw_into(here.folder, study, best, baseline)
         here.push()
     return index
@@ -199,7 +199,7 @@ def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
         models["teacher"] = _model("teacher", model_cfg, first.checkpoint, study.trust_checkpoint)
     for kind, name in (("baseline", baseline), ("best", best)):
         if name is not None:
-            with place(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:
+            with open_work_dir(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:
                 model_cfg = Config.fromfile(str(here.folder / "trial.py")).model.to_dict()
                 models[kind] = _model(kind, model_cfg, here.folder / "best.pth")
     return models
@@ -242,7 +242,7 @@ def _photo(sample: Mapping[str, Any], *, bgr: bool) -> np.ndarray:
 
     Args:
         sample: of the dataset, ``inputs`` bands x height x width.
-        bgr: as for :func:`rdistill.data.picture.as_rgb`.
+        bgr: as for :func:`rdistill.data.images.as_rgb`.
     """
     from PIL import Image
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from rdistill.config.load import import_custom_modules
 from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
-from rdistill.core.storage import join, place
+from rdistill.core.storage import join, open_work_dir
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, load_records
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
@@ -70,7 +70,7 @@ def _score_student(study: Study, trial_id: str) -> dict[str, Any]:
     """On any node, also with the work dir at a URI."""
     from rdistill.training.run import evaluate_checkpoint
 
-    with place(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
+    with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         return evaluate_checkpoint(cfg, here.folder / "student.pth", split="test")
 

@@ -85,11 +85,11 @@ class SweepConsole:
 
     # What happens ------------------------------------------------------------------------------------------------
 
-    def started(self, trial: TrialSeen) -> None:
+    def trial_started(self, trial: TrialSeen) -> None:
         with self._lock:
             self._becomes(self._row(trial), RUNNING)
 
-    def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
         with self._lock:
             row = self._row(trial)
             row.iteration, row.now, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
@@ -100,10 +100,10 @@ class SweepConsole:
             if self._live is None and time.monotonic() >= self._overdue:
                 self._tell_how_far()
 
-    def lost(self, trial: TrialSeen, reason: str) -> None:
+    def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
 
-    def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:
             row = self._row(trial)
@@ -150,8 +150,8 @@ class SweepConsole:
         """The best of the distilled trials, or of all while there is none."""
         if self._leader is not None:
             return self._leader
-        scored = [row for row in self.rows.values() if row.best is not None]
-        return max(scored, key=lambda row: row.best or 0.0, default=None)
+        with_a_score = [row for row in self.rows.values() if row.best is not None]
+        return max(with_a_score, key=lambda row: row.best or 0.0, default=None)
 
     def gain(self, row: Row) -> float | None:
         """mIoU over the best baseline of the same seed; None for a baseline, and while none has trained as long."""

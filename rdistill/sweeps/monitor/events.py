@@ -1,4 +1,4 @@
-"""What happens in a sweep, told to those who look on: the console and the trackers."""
+"""What happens in a sweep, for those who listen: the console and the trackers."""
 
 from __future__ import annotations
 
@@ -25,61 +25,64 @@ class TrialSeen:
     of: str = ""  # of a confirmation run: the id of the trial that it repeats
 
 
-class Onlooker(Protocol):
-    """Is told of a sweep's trials as they come and go. May be told of one start more than once."""
+class SweepListener(Protocol):
+    """Is notified of a sweep's trials as they come and go.
 
-    def started(self, trial: TrialSeen) -> None:
-        """A trial begins, or goes on."""
+    :class:`rdistill.training.hooks.RunListener` is its counterpart within one run.
+    """
 
-    def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_started(self, trial: TrialSeen) -> None:
+        """A trial begins, or goes on: the same trial may start more than once."""
+
+    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
         """A trial was validated: ``iter``, ``mIoU`` and ``best_mIoU`` in percent."""
 
-    def lost(self, trial: TrialSeen, reason: str) -> None:
+    def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         """A trial's process has died, or its machine failed it: it will be started again from its last checkpoint."""
 
-    def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         """A trial is over; ``result`` is its last, empty where it has none."""
 
 
-_onlookers: tuple[Onlooker, ...] = ()  # of the sweep at work; Tune runs in this process
+_listeners: tuple[SweepListener, ...] = ()  # of the sweep at work; Tune runs in this process
 
 
 @contextmanager
-def watched_by(*onlookers: Onlooker) -> Iterator[None]:
-    """Tells these what :class:`TuneEvents` hears, as long as the context lasts."""
-    global _onlookers
-    _onlookers = onlookers
+def listening(*listeners: SweepListener) -> Iterator[None]:
+    """Passes what :class:`TuneEvents` receives to these listeners, as long as the context lasts."""
+    global _listeners
+    _listeners = listeners
     try:
         yield
     finally:
-        _onlookers = ()
+        _listeners = ()
 
 
 class TuneEvents(Callback):
     """Passes Tune's events on. Tune saves and restores it, so it holds nothing itself."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        for onlooker in _onlookers:
-            onlooker.started(_seen(trial))
+        for listener in _listeners:
+            listener.trial_started(_seen(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        for onlooker in _onlookers:
-            onlooker.scored(_seen(trial), result)
+        for listener in _listeners:
+            listener.trial_validated(_seen(trial), result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         error = last_error(trial)
         # One that failed of its own is started too, and then gives up: that is its end, and not a loss.
         if error is not None and cause_of(error, Path()) == MACHINE:
-            for onlooker in _onlookers:
-                onlooker.lost(_seen(trial), reason_of(error))
+            for listener in _listeners:
+                listener.trial_lost(_seen(trial), reason_of(error))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        for onlooker in _onlookers:
-            onlooker.ended(_seen(trial), trial.last_result or {}, False)
+        for listener in _listeners:
+            listener.trial_ended(_seen(trial), trial.last_result or {}, False)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        for onlooker in _onlookers:
-            onlooker.ended(_seen(trial), trial.last_result or {}, True)
+        for listener in _listeners:
+            listener.trial_ended(_seen(trial), trial.last_result or {}, True)
 
 
 def _seen(trial: Any) -> TrialSeen:

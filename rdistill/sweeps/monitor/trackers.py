@@ -32,22 +32,29 @@ from rdistill.training.tracked_run import FAILURES_BORNE, QUIET_WANDB
 PATIENCE_S = 120.0  # for a tracker that has still to write at the end of a sweep
 
 
-class Tracker(Protocol):
-    """One tracker's side. All calls come from one thread; any may raise."""
+class TrialTracker(Protocol):
+    """Keeps a run for each trial in one tracker. All calls come from one thread; any may raise.
 
-    def started(self, trial: TrialSeen) -> None: ...
+    :class:`InBackground` calls it for what :class:`rdistill.sweeps.monitor.events.SweepListener` receives.
+    """
 
-    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+    def open_run(self, trial: TrialSeen) -> None:
+        """Opens the trial's run, or continues it; does nothing where it is open."""
+
+    def log_validation(
+        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+    ) -> None:
         """``metrics`` are flat, ``iter`` among them; ``images`` those of this validation."""
 
-    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None: ...
+    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+        """The trial is over: ``finished``, ``stopped`` or ``failed``."""
 
     def close(self) -> None:
         """The sweep is over; trials that have not ended were interrupted."""
 
 
 class InBackground:
-    """An onlooker that has a tracker write in a thread of its own, and outlives its failures.
+    """A :class:`SweepListener` that has a tracker write in a thread of its own, and outlives its failures.
 
     Args:
         name: of the tracker, for warnings.
@@ -56,10 +63,12 @@ class InBackground:
         warn: is given a line when it fails.
     """
 
-    def __init__(self, name: str, make: Callable[[], Tracker], work_dir: Path, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], TrialTracker], work_dir: Path, warn: Callable[[str], None]
+    ) -> None:
         self.name, self.work_dir, self.warn = name, work_dir, warn
         self._make = make
-        self._todo: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Callable[[TrialTracker], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
 
     def __enter__(self) -> InBackground:
@@ -73,10 +82,10 @@ class InBackground:
         if self._thread.is_alive():
             self.warn(f"{self.name} has not taken everything within {PATIENCE_S:.0f} s")
 
-    def started(self, trial: TrialSeen) -> None:
-        self._todo.put(lambda tracker: tracker.started(trial))
+    def trial_started(self, trial: TrialSeen) -> None:
+        self._todo.put(lambda tracker: tracker.open_run(trial))
 
-    def scored(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
         folder = self.work_dir / TRIALS / trial.id
         record = load_record(folder)  # now: it grows
         if record is None or not record.history:
@@ -84,16 +93,16 @@ class InBackground:
         iteration = result.get("iter", record.history[-1]["iter"])
         metrics = {**metrics_at(record, iteration), "best_mIoU": float(result["best_mIoU"])}
         images = sorted(folder.glob(f"*/vis_data/vis_image/val_*_{iteration}.png"))
-        self._todo.put(lambda tracker: tracker.scored(trial, metrics, record, images))
+        self._todo.put(lambda tracker: tracker.log_validation(trial, metrics, record, images))
 
-    def lost(self, trial: TrialSeen, reason: str) -> None:
+    def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         """Nothing: what a tracker shows goes on where it was."""
 
-    def ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id)
         finished = record is not None and record.status == "finished"
         status = "failed" if failed else "finished" if finished else "stopped"
-        self._todo.put(lambda tracker: tracker.ended(trial, status, record))
+        self._todo.put(lambda tracker: tracker.close_run(trial, status, record))
 
     def _work(self) -> None:
         tracker, failures = None, 0
@@ -113,7 +122,7 @@ class InBackground:
 
 
 def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str], None]) -> list[InBackground]:
-    """The onlookers that a sweep's trackers need.
+    """The listeners that write to a sweep's trackers.
 
     Args:
         tracking: which.
@@ -122,7 +131,7 @@ def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str]
         warn: is given a line when one fails.
     """
     prepare_libraries()
-    makes: dict[str, Callable[[], Tracker]] = {
+    makes: dict[str, Callable[[], TrialTracker]] = {
         "wandb": lambda: WandbTracker(tracking, name, work_dir),
         "tensorboard": lambda: TensorboardTracker(work_dir),
         "mlflow": lambda: MlflowTracker(tracking, name, work_dir),
@@ -183,7 +192,7 @@ class WandbTracker:
         self.runs: dict[str, Any] = {}
         self._configured: set[str] = set()
 
-    def started(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialSeen) -> None:
         if trial.id in self.runs:
             return
         run_id = self.ids.ids.get(trial.id) or secrets.token_hex(4)
@@ -207,15 +216,17 @@ class WandbTracker:
         self.runs[trial.id] = run
         self.ids.keep(trial.id, run_id)
 
-    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
-        self.started(trial)
+    def log_validation(
+        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+    ) -> None:
+        self.open_run(trial)
         run = self.runs[trial.id]
         if trial.id not in self._configured:
             self._configured.add(trial.id)
             run.config.update({"effective": redacted(record.effective)}, allow_val_change=True)
         run.log({**metrics, **{image_name(path): self._wandb.Image(str(path)) for path in images}})
 
-    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
         run = self.runs.pop(trial.id, None)
         if run is None:
             return
@@ -258,21 +269,23 @@ class TensorboardTracker:
         self.folder, self.logger = work_dir / "tensorboard", TBXLoggerCallback()
         self.open: dict[str, _Shown] = {}
 
-    def started(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialSeen) -> None:
         if trial.id not in self.open:
             self.open[trial.id] = _Shown(trial, self.folder / trial.id)
             self.logger.log_trial_start(self.open[trial.id])
 
-    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
+    def log_validation(
+        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+    ) -> None:
         import mmcv
 
-        self.started(trial)
+        self.open_run(trial)
         iteration = int(metrics["iter"])
         pictures = {image_name(path): mmcv.imread(str(path), channel_order="rgb").transpose(2, 0, 1) for path in images}
         result = {**metrics, **pictures, "timesteps_total": iteration, "training_iteration": iteration}
         self.logger.log_trial_result(iteration, self.open[trial.id], result)
 
-    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
         if shown := self.open.pop(trial.id, None):
             self.logger.log_trial_end(shown, status == "failed")
 
@@ -304,7 +317,7 @@ class MlflowTracker:
         self.open: dict[str, _Shown] = {}
         self._configured: set[str] = set()
 
-    def started(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialSeen) -> None:
         if trial.id in self.open:
             return
         shown = _Shown(trial, Path())
@@ -316,8 +329,10 @@ class MlflowTracker:
         self.open[trial.id] = shown
         self.ids.keep(trial.id, self.logger._trial_runs[shown])
 
-    def scored(self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]) -> None:
-        self.started(trial)
+    def log_validation(
+        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+    ) -> None:
+        self.open_run(trial)
         run_id, iteration = self.ids.ids[trial.id], int(metrics["iter"])
         if trial.id not in self._configured:
             self._configured.add(trial.id)
@@ -329,7 +344,7 @@ class MlflowTracker:
         for path in images:
             self.client.log_artifact(run_id, str(path), "images")
 
-    def ended(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
         if shown := self.open.pop(trial.id, None):
             self.client.set_tag(self.ids.ids[trial.id], "status", status)
             self.logger.log_trial_end(shown, status == "failed")

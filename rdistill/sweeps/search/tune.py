@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from rdistill.core.storage import Place, StorageError, join, ray_storage
+from rdistill.core.storage import StorageError, WorkDir, join, ray_storage
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
 from rdistill.sweeps.cohort.proxy import follow
 from rdistill.sweeps.monitor.events import TuneEvents
@@ -59,7 +59,7 @@ class Team:
 
     def __init__(
         self,
-        here: Place,
+        here: WorkDir,
         study: Study,
         resources: Resources,
         processes: int,
@@ -137,7 +137,7 @@ class Team:
     def _trainable(self, fleet: Fleet | None) -> Any:
         """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""
         if fleet is not None:
-            function = tune.with_parameters(follow, cohorts=fleet.cohorts, places=fleet.places)
+            function = tune.with_parameters(follow, cohorts=fleet.cohorts, assigner=fleet.assigner)
             return tune.with_resources(function, tune.PlacementGroupFactory([THIN]))
         total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
         needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP

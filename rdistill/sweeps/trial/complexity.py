@@ -20,10 +20,10 @@ from rdistill.models.segmentor import blank_image, build_segmentor, training_siz
 from rdistill.models.shapes import describe
 
 WARM_UP, REPEATS = 3, 15  # passes
-COSTS = "costs"  # folder of a sweep: what was measured, by model
+COMPLEXITY = "costs"  # folder of a sweep: what was measured, by model
 
 
-def costs_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str, float]:
+def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str, float]:
     """Some of ``params``, ``flops`` (of one image at test size) and ``latency`` (ms a single image, median).
 
     Latency is that of the model on this device. A model is measured once a sweep: trials that differ in something

@@ -25,7 +25,7 @@ TIMED_STEPS, TIMED_S = 3, 2.0  # so many at most, and none more after so many se
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepProfile:
     """Of one student, alone on a worker.
 
     Attributes:
@@ -49,7 +49,7 @@ class StepCost:
         return teacher / max(teacher + student, 1e-9)
 
 
-def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: Sequence[int] = (1,)) -> StepCost:
+def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: Sequence[int] = (1,)) -> StepProfile:
     """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
 
     Args:
@@ -85,10 +85,10 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
             steps.append(timed_step())
         seconds[count] = min(steps, key=sum)
     torch.set_num_threads(before)
-    return StepCost(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
+    return StepProfile(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
 
 
-def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
+def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
     """What was measured for these slots before.
 
     A resumed sweep keeps to it: with other threads its students would not be what they had been.
@@ -97,7 +97,7 @@ def load_step(file: Path, slots: Sequence[int]) -> StepCost | None:
         return None
     known = read_json(file)
     known["seconds"] = {int(count): tuple(both) for count, both in known["seconds"].items()}
-    return StepCost(**known) if list(known["seconds"]) == list(slots) else None
+    return StepProfile(**known) if list(known["seconds"]) == list(slots) else None
 
 
 class _Clocked:

@@ -14,12 +14,12 @@ from rdistill.config.load import with_overrides, without_distillation
 from rdistill.config.render import checked_source
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
-from rdistill.core.storage import Place, join, place
+from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
-from rdistill.sweeps.trial.step_profile import StepCost
+from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.training.hooks import Silent
 from rdistill.training.lockstep import Lane
 from rdistill.training.ray_train import Resources, train_in_group
@@ -39,7 +39,7 @@ class Study:
     work_dir: str  # absolute
     teacher_metrics: list[dict[str, Any]]  # of each teacher
     trust_checkpoint: bool
-    step: StepCost | None = None  # what one student takes; known once it was measured
+    step: StepProfile | None = None  # what one student takes; known once it was measured
     teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
     notes: tuple[str, ...] = ()  # worth knowing of the data, for the user
     free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
@@ -73,12 +73,12 @@ def run_trial(
     Raises:
         Whatever training raises, after it is recorded.
     """
-    with place(join(study.work_dir, TRIALS, trial["id"]), "*") as here:
+    with open_work_dir(join(study.work_dir, TRIALS, trial["id"]), "*") as here:
         _run_trial_at(here, study, trial, report, lane, train)
 
 
 def _run_trial_at(
-    here: Place,
+    here: WorkDir,
     study: Study,
     trial: Mapping[str, Any],
     report: Callable[[dict[str, Any]], None],
@@ -101,7 +101,7 @@ def _run_trial_at(
     try:
         cfg = trial_config(study, record)
         write_whole(folder / "trial.py", checked_source(cfg))
-        record.objectives = record.objectives or _costs(study, cfg)
+        record.objectives = record.objectives or _complexity(study, cfg)
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
         if workers == 1 or lane is not None:
@@ -149,7 +149,7 @@ def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
     )
 
 
-def begun(here: Place, trial: Mapping[str, Any]) -> TrialRecord:
+def begun(here: WorkDir, trial: Mapping[str, Any]) -> TrialRecord:
     """The record of the trial as far as it has come. What another trial of its name left is removed.
 
     Such leftovers are there when the driver died before Tune first saved its state.
@@ -161,14 +161,14 @@ def begun(here: Place, trial: Mapping[str, Any]) -> TrialRecord:
     return asked
 
 
-def _costs(study: Study, cfg: Config) -> dict[str, float]:
+def _complexity(study: Study, cfg: Config) -> dict[str, float]:
     """What the sweep's objectives besides mIoU say of the student."""
     if study.spec.objectives == ["mIoU"]:
         return {}
-    from rdistill.sweeps.trial.complexity import COSTS, costs_of
+    from rdistill.sweeps.trial.complexity import COMPLEXITY, complexity_of
 
-    with place(join(study.work_dir, COSTS), "*.json") as kept:
-        found = costs_of(cfg, study.spec.objectives, kept.folder)
+    with open_work_dir(join(study.work_dir, COMPLEXITY), "*.json") as kept:
+        found = complexity_of(cfg, study.spec.objectives, kept.folder)
         kept.push()
     return found
 
@@ -210,7 +210,7 @@ class _Recorder(Silent):
     def __init__(
         self,
         record: TrialRecord,
-        here: Place,
+        here: WorkDir,
         report: Callable[[dict[str, Any]], None] | None,
         lane: Lane | None,
     ) -> None:
@@ -218,7 +218,7 @@ class _Recorder(Silent):
         self._cost_before = dict(record.cost)  # of earlier attempts
         self.validations = 0  # of this attempt
 
-    def started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
         self.record.history = earlier  # what came after the checkpoint is trained again
         self.record.losses = [entry for entry in self.record.losses if entry["iter"] <= first_iteration]

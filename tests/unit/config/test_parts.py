@@ -13,7 +13,7 @@ from mmengine.config import Config
 from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.config.render import config_source
 from rdistill.config.schedules import schedule_notes, stretch_schedules
-from rdistill.config.types import settle_names
+from rdistill.config.types import replace_types_by_names
 from rdistill.config.walk import dataset_steps, kind_of, leaf_datasets
 from rdistill.core.errors import UserError
 
@@ -58,7 +58,7 @@ def problems(file: Path | str, overrides: dict[str, Any] | None = None, **shortc
 )
 def test_a_type_has_one_name(written: str, name: str) -> None:
     section = {"a": [{"type": written}]}
-    settle_names(section)
+    replace_types_by_names(section)
     assert section["a"][0]["type"] == name and kind_of(section["a"][0]) == name.rpartition(".")[2]
 
 

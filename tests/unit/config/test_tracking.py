@@ -168,16 +168,16 @@ def play(work_dir: Path, looking_on: list[InBackground], scores: list[float], be
     """A baseline and a trial, one validation after another, as a sweep would tell."""
     seen = {"baseline": TrialSeen("baseline", "baseline", {}), "t0001": TrialSeen("t0001", "search", {WEIGHT: 3.0})}
     for name, trial in seen.items():
-        for onlooker in looking_on:
-            onlooker.started(trial)
+        for listener in looking_on:
+            listener.trial_started(trial)
         for count in range(begin + 1, len(scores) + 1):
             record_of(name, scores[:count]).save(work_dir / TRIALS / name)
             result = {"iter": 10 * count, "mIoU": scores[count - 1], "best_mIoU": max(scores[:count])}
-            for onlooker in looking_on:
-                onlooker.scored(trial, result)
+            for listener in looking_on:
+                listener.trial_validated(trial, result)
         record_of(name, scores, status="finished").save(work_dir / TRIALS / name)
-        for onlooker in looking_on:
-            onlooker.ended(trial, {}, False)
+        for listener in looking_on:
+            listener.trial_ended(trial, {}, False)
 
 
 @pytest.mark.e2e
@@ -186,11 +186,11 @@ def test_a_run_a_trial(tmp_path: Path) -> None:
     told: list[str] = []
     for scores, begin in (([50.0, 60.0], 0), ([50.0, 60.0, 55.0], 2)):
         looking_on = trackers(parse_tracking(ALL), "coef", tmp_path, told.append)
-        for onlooker in looking_on:
-            onlooker.__enter__()
+        for listener in looking_on:
+            listener.__enter__()
         play(tmp_path, looking_on, scores, begin)
-        for onlooker in looking_on:
-            onlooker.__exit__()
+        for listener in looking_on:
+            listener.__exit__()
     assert told == []
 
     runs = offline_runs(tmp_path)

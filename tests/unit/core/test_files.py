@@ -15,7 +15,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import (
     LOCK,
     DamagedFileError,
-    held,
+    lock_folder,
     own_folder,
     read_json,
     read_text,
@@ -27,8 +27,8 @@ from rdistill.core.files import (
 HOLDS = """
 import sys, time
 from pathlib import Path
-from rdistill.core.files import held
-with held(Path(sys.argv[1]), "sweep"):
+from rdistill.core.files import lock_folder
+with lock_folder(Path(sys.argv[1]), "sweep"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -39,11 +39,11 @@ def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path) -> N
     with subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another sweep is at work in it; wait for it, or use another --work-dir"):
-            held(folder, "sweep").__enter__()
+            lock_folder(folder, "sweep").__enter__()
         other.kill()
-    with held(folder, "sweep"), pytest.raises(UserError), held(folder, "sweep"):
+    with lock_folder(folder, "sweep"), pytest.raises(UserError), lock_folder(folder, "sweep"):
         pass
-    with held(folder, "sweep"):
+    with lock_folder(folder, "sweep"):
         assert list(folder.iterdir()) == [folder / LOCK]
 
 
@@ -158,8 +158,8 @@ def test_a_folder_of_another_user_is_not_taken(tmp_path: Path) -> None:
 FORKS = """
 import os, sys, time
 from pathlib import Path
-from rdistill.core.files import held
-with held(Path(sys.argv[1]), "run"):
+from rdistill.core.files import lock_folder
+with lock_folder(Path(sys.argv[1]), "run"):
     if os.fork() == 0:  # as a data loader's worker
         print("held", flush=True)
         time.sleep(20)
@@ -173,7 +173,7 @@ def test_what_a_killed_process_forked_does_not_hold_its_folder(tmp_path: Path) -
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         holder.kill()
         holder.wait()
-        with held(tmp_path, "run"):
+        with lock_folder(tmp_path, "run"):
             pass
 
 
@@ -185,15 +185,15 @@ def test_a_work_dir_that_cannot_be_one_is_a_line(tmp_path: Path) -> None:
         (tmp_path / ("n" * 300), "its name is too long"),
         (Path("/proc/nowhere"), "no such file or folder, or none can be made there"),
     ):
-        with pytest.raises(UserError, match=said) as caught, held(folder, "run"):
+        with pytest.raises(UserError, match=said) as caught, lock_folder(folder, "run"):
             pass
         assert str(caught.value).endswith("use another --work-dir")
 
 
 def test_a_start_that_wrote_nothing_leaves_no_lock_behind(tmp_path: Path) -> None:
-    with held(tmp_path / "mistake", "run"):
+    with lock_folder(tmp_path / "mistake", "run"):
         pass
     assert list((tmp_path / "mistake").iterdir()) == []
-    with held(tmp_path / "run", "run"):
+    with lock_folder(tmp_path / "run", "run"):
         (tmp_path / "run" / "config.py").write_text("")
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [".lock", "config.py"]

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from rdistill.core.storage import FETCHES, StorageError, place
+from rdistill.core.storage import FETCHES, StorageError, open_work_dir
 
 
 class Changing(LocalFileSystem):
@@ -47,10 +47,10 @@ def changed(tmp_path: Path) -> Iterator[Callable[[int], str]]:
 
 
 def test_what_is_replaced_meanwhile_is_fetched_again(changed: Callable[[int], str]) -> None:
-    with place(changed(2), "trials/*.json") as here:
+    with open_work_dir(changed(2), "trials/*.json") as here:
         assert (here.folder / "trials" / "trial.json").read_text() == "{}++"
 
 
 def test_what_never_rests(changed: Callable[[int], str]) -> None:
     with pytest.raises(StorageError, match=f"trial.json changed {FETCHES} times while it was fetched"):
-        place(changed(100), "trials/*.json").__enter__()
+        open_work_dir(changed(100), "trials/*.json").__enter__()

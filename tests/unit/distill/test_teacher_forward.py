@@ -22,7 +22,7 @@ from rdistill.distill.teacher_forward import CLOSE, fuse, prepare_model
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.resume import refuse_another
 from rdistill.training.student_files import write_config
-from rdistill.training.teacher_plan import RECORD, choose_forward, measure, settle, with_plan
+from rdistill.training.teacher_plan import RECORD, choose_forward, choose_plan, measure, with_plan
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 NORM = dict(type="BN")
@@ -144,7 +144,7 @@ def test_one_model_is_prepared_once() -> None:
 def test_student_and_ema_teacher_are_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill", {"distill.teachers": [dict(ema_decay=0.9)]})
     distiller = build_distiller(cfg, seed=0)
-    plan = settle(distiller, cfg, tmp_path)
+    plan = choose_plan(distiller, cfg, tmp_path)
     assert plan.forwards == (None,) and not plan.cache
     assert any(isinstance(module, _BatchNorm) for module in distiller.teachers[0].model.modules())
 
@@ -154,21 +154,21 @@ def test_measured_and_recorded(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill", iters=1000, val_interval=1000)
     distiller = build_distiller(cfg, seed=0)
     before = copy.deepcopy(distiller.teachers[0].model.state_dict())
-    plan = settle(distiller, cfg, tmp_path)
+    plan = choose_plan(distiller, cfg, tmp_path)
     assert plan.lines[0].startswith("forward ") and " s " in plan.lines[0]
     after = distiller.teachers[0].model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert (tmp_path / RECORD).is_file()
-    assert settle(distiller, cfg, tmp_path) == plan
+    assert choose_plan(distiller, cfg, tmp_path) == plan
     settled = distill_spec(with_plan(cfg, plan))
     assert settled is not None and settled.teachers[0].forward == ForwardSpec(**plan.forwards[0] or {})
     other = with_overrides(cfg, {"distill.teachers.0.forward": "plain"})
-    assert settle(build_distiller(other, seed=0), other, tmp_path).forwards == (PLAIN.model_dump(),)
+    assert choose_plan(build_distiller(other, seed=0), other, tmp_path).forwards == (PLAIN.model_dump(),)
 
 
 def test_a_resume_may_leave_open_what_was_decided(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill")
-    plan = settle(build_distiller(cfg, seed=0), cfg, tmp_path)
+    plan = choose_plan(build_distiller(cfg, seed=0), cfg, tmp_path)
     write_config(with_plan(cfg, plan), tmp_path / "config.py", 0)
     refuse_another(tmp_path, cfg, 0)
     with pytest.raises(UserError, match="holds another run"):

@@ -19,7 +19,7 @@ from rdistill.losses.modules import Term
 from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
-from rdistill.training.evaluation import ClassIoUMetric, evaluate, no_picture_twice, use_class_iou
+from rdistill.training.evaluation import ClassIoUMetric, evaluate, no_image_twice, use_class_iou
 from rdistill.training.run import train
 
 InWorkers = Callable[[int, Callable[[int], Any]], list[Any]]
@@ -153,7 +153,7 @@ def test_scores_are_exact_on_any_number_of_workers(tiny: Tiny, in_workers: InWor
     def score(rank: int) -> dict[str, Any]:
         shared = tiny.load("student")
         use_class_iou(shared)
-        no_picture_twice(shared)
+        no_image_twice(shared)
         return evaluate(model, shared)
 
     assert 0 < expected["mIoU"] < 100

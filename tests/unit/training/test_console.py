@@ -45,16 +45,16 @@ def seen(name: str, phase: str = "search") -> TrialSeen:
 def play(shown: SweepConsole, trials: int, iterations: int = 300) -> None:
     """A baseline of 50, then trials of 50.5 and up: even ones stopped at a third, the last still running."""
     baseline = seen("baseline", "baseline")
-    shown.started(baseline)
-    shown.scored(baseline, {"iter": iterations, "mIoU": 49.0, "best_mIoU": 50.0})
-    shown.ended(baseline, {"iter": iterations, "best_mIoU": 50.0}, False)
+    shown.trial_started(baseline)
+    shown.trial_validated(baseline, {"iter": iterations, "mIoU": 49.0, "best_mIoU": 50.0})
+    shown.trial_ended(baseline, {"iter": iterations, "best_mIoU": 50.0}, False)
     for number in range(1, trials + 1):
         trial, best = seen(f"t{number:04d}"), 50.0 + number / 2
-        shown.started(trial)
-        shown.scored(trial, {"iter": iterations // 3, "mIoU": best - 1, "best_mIoU": best})
+        shown.trial_started(trial)
+        shown.trial_validated(trial, {"iter": iterations // 3, "mIoU": best - 1, "best_mIoU": best})
         if number < trials:
             reached = iterations if number % 2 else iterations // 3
-            shown.ended(trial, {"iter": reached, "best_mIoU": best}, False)
+            shown.trial_ended(trial, {"iter": reached, "best_mIoU": best}, False)
 
 
 @pytest.fixture
@@ -93,13 +93,13 @@ def test_of_many_trials_it_shows_the_running_and_the_best(shown: SweepConsole) -
 
 def test_values_that_do_not_fit_are_named(shown: SweepConsole) -> None:
     values = {f"distill.losses.logits.key{number}": number for number in range(5)}
-    shown.started(TrialSeen("t0001", "search", values))
+    shown.trial_started(TrialSeen("t0001", "search", values))
     lines = drawn(shown)
     assert "not shown: the values of key2, key3, key4" in lines and max(map(len, lines)) <= 80
 
 
 def test_between_validations_a_trial_says_how_far_it_is(shown: SweepConsole, tmp_path: Path) -> None:
-    shown.started(seen("t0001"))
+    shown.trial_started(seen("t0001"))
     folder = tmp_path / TRIALS / "t0001"
     folder.mkdir(parents=True)
     (folder / PROGRESS).write_text("70")
@@ -110,7 +110,7 @@ def test_phases_may_come_later(shown: SweepConsole) -> None:
     play(shown, 4)
     assert shown.total == 5
     shown.expect("confirm", 6)
-    shown.started(seen("t0004s1", "confirm"))
+    shown.trial_started(seen("t0004s1", "confirm"))
     assert shown.total == 11 and "confirm 0/6" in drawn(shown)[0]
 
 
@@ -119,13 +119,13 @@ def test_eta_counts_what_is_left(shown: SweepConsole, monkeypatch: pytest.Monkey
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     assert shown.eta() == "unknown"
     trial = seen("t0001")
-    shown.started(trial)
+    shown.trial_started(trial)
     for second in range(1, 4):
         clock[0] = float(second)
-        shown.scored(trial, {"iter": 100 * second, "mIoU": 50.0, "best_mIoU": 50.0})
+        shown.trial_validated(trial, {"iter": 100 * second, "mIoU": 50.0, "best_mIoU": 50.0})
         shown.eta()
     assert shown.rate() == pytest.approx(100.0)
-    shown.ended(trial, {"iter": 300, "best_mIoU": 50.0}, False)
+    shown.trial_ended(trial, {"iter": 300, "best_mIoU": 50.0}, False)
     assert shown.eta() == "0:00:12"  # four more of 300
 
 
@@ -135,14 +135,14 @@ def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.M
     short, long = seen("t0001"), seen("t0002")
     with shown:
         for trial in (short, long):
-            shown.started(trial)
-        shown.scored(short, {"iter": 100, "mIoU": 49.0, "best_mIoU": 50.0})
-        shown.ended(short, {"iter": 100, "best_mIoU": 50.0}, False)
+            shown.trial_started(trial)
+        shown.trial_validated(short, {"iter": 100, "mIoU": 49.0, "best_mIoU": 50.0})
+        shown.trial_ended(short, {"iter": 100, "best_mIoU": 50.0}, False)
         for _ in range(2):
             clock[0] += 50
-            shown.scored(long, {"iter": 200, "mIoU": 51.0, "best_mIoU": 51.0})
-    ended, so_far = text(shown.console).splitlines()
-    assert ended.startswith("t0001     mIoU 50.00  stopped at 100  (1/5, ")
+            shown.trial_validated(long, {"iter": 200, "mIoU": 51.0, "best_mIoU": 51.0})
+    trial_ended, so_far = text(shown.console).splitlines()
+    assert trial_ended.startswith("t0001     mIoU 50.00  stopped at 100  (1/5, ")
     assert so_far.startswith("so far    1/5 over, 1 running  best t0002 51.00  ")
     # 200 iterations in 100 seconds; left: three trials of a hundred, and the rest of the one that was not stopped.
     assert so_far.endswith(" trial-iter/s  0:01:40 so far  eta 0:03:20")
@@ -154,7 +154,7 @@ def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> 
         TrialRecord("t0004", {}, 0, status="failed", reason="iteration 7: loss is not finite").save(
             tmp_path / TRIALS / "t0004"
         )
-        shown.ended(seen("t0004"), {}, True)
+        shown.trial_ended(seen("t0004"), {}, True)
     lines = text(shown.console).splitlines()
     assert [line.split()[0] for line in lines] == ["baseline", "t0001", "t0002", "t0003", "t0004"]
     assert lines[2].startswith("t0002     mIoU 51.00  gain +1.00  stopped at 100  (3/5, eta ")
@@ -166,19 +166,19 @@ def test_no_gain_over_a_baseline_that_has_trained_less(shown: SweepConsole) -> N
     """Else every trial that is quicker than the baseline would shine."""
     baseline, trial = seen("baseline", "baseline"), seen("t0001")
     for one, reached in ((baseline, 100), (trial, 200)):
-        shown.started(one)
-        shown.scored(one, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
+        shown.trial_started(one)
+        shown.trial_validated(one, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
     assert shown.gain(shown.rows["t0001"]) is None
-    shown.scored(baseline, {"iter": 200, "mIoU": 48.0, "best_mIoU": 50.0})
+    shown.trial_validated(baseline, {"iter": 200, "mIoU": 48.0, "best_mIoU": 50.0})
     assert shown.gain(shown.rows["t0001"]) == 0.0
 
 
 def test_piped_a_large_sweep_says_little(shown: SweepConsole) -> None:
     shown.expect("search", 1000)
     baseline = seen("baseline", "baseline")
-    shown.ended(baseline, {"iter": 300, "best_mIoU": 90.0}, False)
+    shown.trial_ended(baseline, {"iter": 300, "best_mIoU": 90.0}, False)
     for number in range(1, 1001):
-        shown.ended(seen(f"t{number:04d}"), {"iter": 300, "best_mIoU": 80.0 - number / 100}, False)
+        shown.trial_ended(seen(f"t{number:04d}"), {"iter": 300, "best_mIoU": 80.0 - number / 100}, False)
     lines = text(shown.console).splitlines()
     assert LINES_OF_A_SWEEP / 2 < len(lines) <= LINES_OF_A_SWEEP + 3
     assert lines[-1].startswith("t1000 ")
@@ -187,15 +187,15 @@ def test_piped_a_large_sweep_says_little(shown: SweepConsole) -> None:
 def test_on_a_terminal_the_table_goes_and_failures_stay(tmp_path: Path) -> None:
     shown = SweepConsole(on_terminal(), tmp_path, 300)
     with shown:
-        shown.started(seen("t0001"))
+        shown.trial_started(seen("t0001"))
         TrialRecord("t0001", {}, 0, status="failed", reason="out of memory").save(tmp_path / TRIALS / "t0001")
-        shown.ended(seen("t0001"), {}, True)
+        shown.trial_ended(seen("t0001"), {}, True)
     assert "t0001     failed: out of memory" in text(shown.console) and "\x1b[" in text(shown.console)
 
 
 def run(console: Console) -> None:
     with RunConsole(console) as shown:
-        shown.started(first_iteration=0, last_iteration=100, facts={"teacher_mIoU": 81.25})
+        shown.training_started(first_iteration=0, last_iteration=100, facts={"teacher_mIoU": 81.25})
         for iteration in range(10, 101, 10):
             shown.stepped(iteration, {"loss": 1.0, "decode.loss_ce": 0.5, "distill.loss_logits": 0.5, "lr": 0.01})
         shown.validated(100, {"mIoU": 70.0, "IoU": {"background": 90.0, "disc": 50.0}})
@@ -230,9 +230,9 @@ def test_losses_of_several_heads_are_told_apart() -> None:
         "distill.loss_logits": 0.5, "decode.acc_seg": 90.0, "raw/logits": 2.0,
     }  # fmt: skip
     with RunConsole(console) as shown:
-        shown.started(first_iteration=0, last_iteration=10, facts={})
+        shown.training_started(first_iteration=0, last_iteration=10, facts={})
         shown.stepped(10, values)
-        shown.started(first_iteration=0, last_iteration=10, facts={})
+        shown.training_started(first_iteration=0, last_iteration=10, facts={})
         shown.stepped(10, {"loss": 1.0, "decode.loss_ce.s0": 0.5, "decode.loss_ce.s1": 0.25, "distill.loss_ce": 0.5})
     several, stages = text(console).splitlines()
     assert several.endswith("  loss 4  decode.ce 0.5  aux_0.ce 0.25  aux_1.ce 0.125  dice 0.75  logits 0.5")

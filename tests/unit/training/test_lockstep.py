@@ -109,10 +109,10 @@ def test_equal_to_the_last_bit(tiny: Tiny, tmp_path: Path, state_equal: Equal) -
 
 def test_a_seed_of_first_weights_alone(tiny: Tiny) -> None:
     """It changes the weights that training starts from, and neither the data nor the dropout."""
-    from rdistill.training.runner import prepare
+    from rdistill.training.runner import prepare_config
 
     cfg = with_overrides(tiny.load("student"), {"randomness.init_seed": 5})
-    prepared = prepare(cfg, Path("unused"), 0, False)
+    prepared = prepare_config(cfg, Path("unused"), 0, False)
     assert prepared.train_dataloader.sampler.seed == prepared.train_dataloader.dataset.seed == 0
     assert (prepared.randomness.seed, prepared.randomness.init_seed) == (0, 5)
     with pytest.raises(UserError, match="unknown key randomness"):

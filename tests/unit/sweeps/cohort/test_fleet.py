@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from rdistill.sweeps.cohort.assignment import Places, sharing_key
+from rdistill.sweeps.cohort.assignment import CohortAssigner, sharing_key
 from rdistill.sweeps.cohort.fleet import Plan, plan_cohorts
-from rdistill.sweeps.trial.step_profile import StepCost
+from rdistill.sweeps.trial.step_profile import StepProfile
 
 MB, GB = 10**6, 10**9
 
 
-def step(teacher: float, student: float, *, both: tuple[float, float] | None = None, held: int = 10 * MB) -> StepCost:
+def step(
+    teacher: float, student: float, *, both: tuple[float, float] | None = None, held_bytes: int = 10 * MB
+) -> StepProfile:
     """Seconds with one slot, and with two where ``both`` is given."""
-    return StepCost(held, 500 * MB, {1: (teacher, student), **({2: both} if both else {})})
+    return StepProfile(held_bytes, 500 * MB, {1: (teacher, student), **({2: both} if both else {})})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_an_equal_share(wanted: int | str, trials: int, slots: int, plan: Plan) 
 
 
 @pytest.mark.parametrize(
-    ("trials", "cost", "cohorts"),
+    ("trials", "profile", "cohorts"),
     [
         (8, step(1.0, 0.1, both=(0.55, 0.07)), 1),  # a heavy teacher: once for all, with both cores
         (8, step(0.07, 0.11, both=(0.06, 0.10)), 2),  # a light one, and little to gain from a second core
@@ -41,8 +43,8 @@ def test_an_equal_share(wanted: int | str, trials: int, slots: int, plan: Plan) 
         (9, step(0.078, 0.105, both=(0.028, 0.057)), 2),  # in one cohort a round took 0.76 s, not the 0.54 of this
     ],
 )
-def test_one_cohort_with_all_cores_where_it_is_quicker(trials: int, cost: StepCost, cohorts: int) -> None:
-    plan = plan_cohorts("auto", trials, 2, cost, 10 * GB)
+def test_one_cohort_with_all_cores_where_it_is_quicker(trials: int, profile: StepProfile, cohorts: int) -> None:
+    plan = plan_cohorts("auto", trials, 2, profile, 10 * GB)
     assert plan == Plan(cohorts, -(-trials // cohorts), 2 // cohorts)
 
 
@@ -54,15 +56,15 @@ def test_a_full_cohort_leaves_trials_waiting() -> None:
 
 def test_something_between_one_core_and_all() -> None:
     """Eight cores, of which a step makes use of four."""
-    cost = StepCost(MB, MB, {1: (1.0, 1.0), 2: (0.5, 0.5), 4: (0.26, 0.26), 8: (0.2, 0.2)})
-    assert plan_cohorts("auto", 8, 8, cost, 10 * GB) == Plan(2, 4, 4)
-    assert plan_cohorts("auto", 4, 8, cost, 10 * GB).slots <= 4  # no more CPUs than its trials would have alone
+    profile = StepProfile(MB, MB, {1: (1.0, 1.0), 2: (0.5, 0.5), 4: (0.26, 0.26), 8: (0.2, 0.2)})
+    assert plan_cohorts("auto", 8, 8, profile, 10 * GB) == Plan(2, 4, 4)
+    assert plan_cohorts("auto", 4, 8, profile, 10 * GB).slots <= 4  # no more CPUs than its trials would have alone
 
 
 def test_no_more_than_the_memory_holds() -> None:
-    assert plan_cohorts("auto", 9, 1, step(1, 1, held=100 * MB), 2 * GB) == Plan(1, 9, 1)
-    assert plan_cohorts("auto", 9, 1, step(1, 1, held=400 * MB), 2 * GB) == Plan(1, 2, 1)  # 0.7 x 2 GB - 500 MB
-    assert plan_cohorts("auto", 9, 1, step(1, 1, held=5 * GB), 2 * GB) == Plan(1, 1, 1)  # the run says the rest
+    assert plan_cohorts("auto", 9, 1, step(1, 1, held_bytes=100 * MB), 2 * GB) == Plan(1, 9, 1)
+    assert plan_cohorts("auto", 9, 1, step(1, 1, held_bytes=400 * MB), 2 * GB) == Plan(1, 2, 1)  # 0.7 x 2 GB - 500 MB
+    assert plan_cohorts("auto", 9, 1, step(1, 1, held_bytes=5 * GB), 2 * GB) == Plan(1, 1, 1)  # the run says the rest
 
 
 def trial(seed: int = 0, **values: object) -> dict[str, object]:
@@ -88,21 +90,21 @@ def test_what_may_be_shared() -> None:
 
 
 def test_trials_that_share_go_together() -> None:
-    places = Places(cohorts=2, size=4)
-    taken = [(key, places.take(f"{key}{number}", key)) for number, key in enumerate("ABABABAB")]
+    assigner = CohortAssigner(cohorts=2, size=4)
+    taken = [(key, assigner.assign(f"{key}{number}", key)) for number, key in enumerate("ABABABAB")]
     assert {key: {number for one, number in taken if one == key} for key in "AB"} == {"A": {0}, "B": {1}}
-    places.leave("B1")
-    assert places.take("another", "A") == 1  # the one with room
+    assigner.release("B1")
+    assert assigner.assign("another", "A") == 1  # the one with room
 
 
 def test_a_trial_whose_process_died_finds_its_student_again() -> None:
-    places = Places(cohorts=2, size=1)
-    assert [places.take("t1", "A"), places.take("t2", "A"), places.take("t1", "A")] == [0, 1, 0]
-    places.leave("t1")
-    assert places.take("t3", "A") == 0
+    assigner = CohortAssigner(cohorts=2, size=1)
+    assert [assigner.assign("t1", "A"), assigner.assign("t2", "A"), assigner.assign("t1", "A")] == [0, 1, 0]
+    assigner.release("t1")
+    assert assigner.assign("t3", "A") == 0
 
 
 def test_equal_trials_are_spread() -> None:
-    places = Places(cohorts=2, size=8)
-    numbers = [places.take(f"t{number}", "A") for number in range(8)]
+    assigner = CohortAssigner(cohorts=2, size=8)
+    numbers = [assigner.assign(f"t{number}", "A") for number in range(8)]
     assert numbers.count(0) == numbers.count(1) == 4

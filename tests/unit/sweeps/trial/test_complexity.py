@@ -8,21 +8,21 @@ from pathlib import Path
 from conftest import Tiny
 
 from rdistill.checks.layers import overview
-from rdistill.sweeps.trial.complexity import costs_of
+from rdistill.sweeps.trial.complexity import complexity_of
 
 
 def test_costs_of_a_student(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill")
-    found = costs_of(cfg, ["mIoU", "params", "flops", "latency"], tmp_path)
+    found = complexity_of(cfg, ["mIoU", "params", "flops", "latency"], tmp_path)
     student = overview(cfg).models[0]
     assert (found["params"], found["flops"]) == (student.parameters, student.flops)
-    assert found["latency"] > 0 and costs_of(cfg, ["mIoU"], tmp_path) == {}
+    assert found["latency"] > 0 and complexity_of(cfg, ["mIoU"], tmp_path) == {}
 
 
 def test_a_model_is_measured_once(tiny: Tiny, tmp_path: Path) -> None:
-    first = costs_of(tiny.load("distill"), ["latency"], tmp_path)
+    first = complexity_of(tiny.load("distill"), ["latency"], tmp_path)
     other_rate = tiny.load("distill", {"optim_wrapper.optimizer.lr": 0.5})
-    assert costs_of(other_rate, ["latency"], tmp_path) == first
+    assert complexity_of(other_rate, ["latency"], tmp_path) == first
     wider = tiny.load("distill", {"model.decode_head.channels": 16})
-    assert costs_of(wider, ["latency", "params"], tmp_path) != first
+    assert complexity_of(wider, ["latency", "params"], tmp_path) != first
     assert len([json.loads(file.read_text()) for file in tmp_path.rglob("*.json")]) == 2

@@ -8,7 +8,7 @@ import torch
 from conftest import Tiny
 
 from rdistill.distill.distiller import build_distiller
-from rdistill.sweeps.trial.step_profile import StepCost, load_step, measure_step
+from rdistill.sweeps.trial.step_profile import StepProfile, load_step, measure_step
 
 
 def test_a_step(tiny: Tiny) -> None:
@@ -18,14 +18,14 @@ def test_a_step(tiny: Tiny) -> None:
     distiller.teachers[0].model.backbone.register_forward_hook(lambda *_: passes.append(torch.get_num_threads()))
     distiller.student.backbone.register_forward_hook(lambda *_: steps.append(torch.get_num_threads()))
     threads = torch.get_num_threads()
-    cost = measure_step(distiller, cfg, slots=[1, 2])
-    assert list(cost.seconds) == [1, 2] and torch.get_num_threads() == threads
+    profile = measure_step(distiller, cfg, slots=[1, 2])
+    assert list(profile.seconds) == [1, 2] and torch.get_num_threads() == threads
     # The teacher computes each time, though it was asked for the same images before.
     assert passes == steps and {*steps} == {threads, 2 * threads}
-    assert all(teacher > 0 and student > 0 for teacher, student in cost.seconds.values())
-    assert 0 < cost.teacher_share < 1
+    assert all(teacher > 0 and student > 0 for teacher, student in profile.seconds.values())
+    assert 0 < profile.teacher_share < 1
     student = sum(x.numel() * x.element_size() for x in distiller.student.state_dict().values())
-    assert student < cost.held_bytes < 4 * student  # the momentum is as large as the weights
+    assert student < profile.held_bytes < 4 * student  # the momentum is as large as the weights
 
 
 def test_a_step_in_mixed_precision(tiny: Tiny) -> None:
@@ -40,8 +40,8 @@ def test_a_step_in_mixed_precision(tiny: Tiny) -> None:
 
 def test_a_resumed_sweep_keeps_to_what_was_measured(tmp_path: Path) -> None:
     file = tmp_path / "new" / "step.json"
-    cost = StepCost(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)})
+    profile = StepProfile(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)})
     assert load_step(file, [1, 2]) is None
-    cost.save(file)
-    assert load_step(file, [1, 2]) == cost
+    profile.save(file)
+    assert load_step(file, [1, 2]) == profile
     assert load_step(file, [1, 2, 4]) is None  # another machine

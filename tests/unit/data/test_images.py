@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdistill.data.picture import as_rgb, loading_steps, loads_bgr
+from rdistill.data.images import as_rgb, loading_steps, loads_bgr
 
 
 def test_eight_bits_are_shown_as_they_are() -> None:
