@@ -23,10 +23,10 @@ def differences(old: Any, new: Any, where: str = "", *, into_lists: bool = False
         keys = sorted(old.keys() | new.keys())
         pairs = [(f"{where}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
     elif into_lists and isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{where}[{index}]", one, other) for index, (one, other) in enumerate(zip(old, new, strict=True))]
+        pairs = [(f"{where}[{index}]", *values) for index, values in enumerate(zip(old, new, strict=True))]
     else:
         return {} if old == new else {where: f"{where} was {old!r}, is {new!r}"}
-    found: dict[str, str] = {}
-    for key, one, other in pairs:
-        found |= differences(one, other, key, into_lists=into_lists)
-    return found
+    changes: dict[str, str] = {}
+    for key, before, after in pairs:
+        changes |= differences(before, after, key, into_lists=into_lists)
+    return changes

@@ -1,4 +1,4 @@
-"""What the process tells the libraries under it before they are imported."""
+"""The environment variables that the libraries read when they are imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def keep_to_the_work_dir() -> None:
     What the user has set stays.
     """
     os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))  # where asked-for weights belong
+    os.environ.setdefault(
+        "TORCH_HOME", str(Path("~/.cache/torch").expanduser())
+    )  # weights that a user names belong there
     if "XDG_CACHE_HOME" not in os.environ:
         os.environ["XDG_CACHE_HOME"] = str(_cache_folder())
     os.environ.setdefault("MPLCONFIGDIR", str(Path(os.environ["XDG_CACHE_HOME"], "matplotlib")))

@@ -50,10 +50,10 @@ def explained(work_dir: Path, batch_size: int) -> Iterator[None]:
 
 def last_good(work_dir: Path) -> str:
     """Where the last good checkpoint is, and what to do with it."""
-    found = [work_dir / name for name in ("last.pth", "last.pth.previous") if (work_dir / name).is_file()]
-    if not found:
+    checkpoints = [work_dir / name for name in ("last.pth", "last.pth.previous") if (work_dir / name).is_file()]
+    if not checkpoints:
         return "there is no checkpoint yet"
-    return f"the last good checkpoint is {found[0]}; make that right and continue with --resume"
+    return f"the last good checkpoint is {checkpoints[0]}; make that right and continue with --resume"
 
 
 def _memory(what: str, batch_size: int, error: BaseException) -> str:

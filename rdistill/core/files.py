@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from rdistill.core.errors import UserError, user_path
 
-LOCK = ".lock"  # in a work dir: held by whoever works in it
+LOCK = ".lock"  # a file in a work dir, locked by the process that works in it
 DAMAGED = ".damaged"  # what the name of a file that could not be read ends in, once it has been set aside
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # file systems that cannot flush a folder
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
@@ -163,10 +163,10 @@ def own_folder(folder: Path) -> bool:
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return False
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         os.chmod(folder, 0o700)
     return True
 

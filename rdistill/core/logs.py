@@ -13,7 +13,7 @@ from pathlib import Path
 LOGS = "logs"
 DRIVER_LOG = "driver.log"
 NOISY = ("ray", "ray.tune", "ray.train", "ray.data", "optuna", "wandb", "mlflow", "alembic", "py.warnings")
-MOST_BYTES = 4 * 2**20  # of one worker's output that is kept: the end of it
+MOST_BYTES = 4 * 2**20  # only the end of a worker's output is kept: this many bytes
 
 
 @contextmanager
@@ -73,10 +73,11 @@ def _copy_end(file: Path, target: Path) -> None:
         OSError: it is a link, something else than a file, or cannot be read.
     """
     with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
-        found = os.fstat(source.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_nlink != 1 or not found.st_size:
+        status = os.fstat(source.fileno())
+        own_file = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and status.st_nlink == 1
+        if not own_file or not status.st_size:
             return
         target.unlink(missing_ok=True)
         with open(target, "xb") as copy:
-            source.seek(max(0, found.st_size - MOST_BYTES))
+            source.seek(max(0, status.st_size - MOST_BYTES))
             shutil.copyfileobj(source, copy)

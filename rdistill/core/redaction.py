@@ -58,9 +58,9 @@ def _names_a_secret(key: Any, value: Any) -> bool:
 
 
 def _of_the_environment() -> list[str]:
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    found = [value for value in values if len(value) >= SHORTEST and "/" not in value]  # a path says nothing
-    return sorted(found, key=len, reverse=True)
+    candidates = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    secrets = [value for value in candidates if len(value) >= SHORTEST and "/" not in value]  # a path says nothing
+    return sorted(secrets, key=len, reverse=True)
 
 
 def _without_password(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks a run to stop in good order, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first signal lets a run stop in good order, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass
 class StopRequest:
-    """Whether somebody has asked a run to stop.
+    """Whether a run is to stop.
 
     Attributes:
-        signum: the signal that asked; None: nobody has.
+        signum: the signal that came; None before any has.
         heeded: whether a run is where it can stop in good order; elsewhere a signal ends it at once.
     """
 
@@ -25,7 +25,7 @@ class StopRequest:
 
 @dataclass
 class Stopped(Exception):
-    """A run was asked to stop, and did after a whole iteration, with its checkpoint written."""
+    """A run stopped at a signal: after a whole iteration, with its checkpoint written."""
 
     signum: int
     iteration: int
@@ -33,7 +33,7 @@ class Stopped(Exception):
     best: dict[str, Any] = field(default_factory=dict)  # the best validation: iter, metrics; empty before the first
 
     def __post_init__(self) -> None:
-        super().__init__(self.signum, self.iteration, self.last_iteration, self.best)  # for pickle
+        super().__init__(self.signum, self.iteration, self.last_iteration, self.best)  # pickle makes it from these
 
     def __str__(self) -> str:
         scored = f"mIoU {self.best['metrics']['mIoU']:.2f} at iteration {self.best['iter']}" if self.best else ""
@@ -44,7 +44,7 @@ class Stopped(Exception):
 
 @contextmanager
 def terminated_like_ctrl_c() -> Iterator[StopRequest]:
-    """Lets SIGTERM do what Ctrl-C does for as long as the context lasts, and tells which of them came.
+    """Lets SIGTERM do what Ctrl-C does for as long as the context lasts, and yields which of them came.
 
     Ray Tune stops in good order at Ctrl-C alone; at SIGTERM Ray would end the process from within its own code. In the
     main thread only.

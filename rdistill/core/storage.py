@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import written_whole
 
-if TYPE_CHECKING:  # the command line asks for `is_uri` alone, and does not wait for them
+if TYPE_CHECKING:  # the command line needs `is_uri` alone, and does not wait for them
     from pyarrow import fs as arrow
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # an object appears there whole, or not at all
 LAST = ("metrics.json",)  # says that a run is done: after all else
 FIRST = (".json",)  # a record may be ahead of its checkpoint, which is trained again, but never behind
-FETCHES = 5  # of a file that is replaced each time
+FETCHES = 5  # attempts to fetch a file that is replaced each time
 NOT_SENT = (".tmp", "ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: it writes to the URI itself
 
 
@@ -56,18 +56,18 @@ def filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
     except OSError as error:
         raise StorageError(f"{uri}: {_line(error)}") from None
     try:
-        found, path = fsspec.core.url_to_fs(uri)
+        file_system, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise UserError(f"--work-dir {uri}: neither pyarrow nor fsspec knows this storage: {_line(error)}") from None
-    return arrow.PyFileSystem(arrow.FSSpecHandler(found)), path
+    return arrow.PyFileSystem(arrow.FSSpecHandler(file_system)), path
 
 
 def ray_storage(where: str | Path) -> dict[str, Any]:
     """``storage_path`` and ``storage_filesystem`` as Ray Train and Tune take them."""
     if not is_uri(where):
         return {"storage_path": str(where)}
-    found, path = filesystem(str(where))
-    return {"storage_path": path, "storage_filesystem": found}
+    file_system, path = filesystem(str(where))
+    return {"storage_path": path, "storage_filesystem": file_system}
 
 
 class WorkDir:
@@ -94,9 +94,9 @@ class WorkDir:
         shutil.rmtree(self.folder.joinpath(*folder), ignore_errors=True)
         if self._remote is not None:
             self._known.clear()
-            found, root = self._remote
+            file_system, root = self._remote
             with suppress(FileNotFoundError), _reporting(self.where):
-                found.delete_dir("/".join((root, *folder)))
+                file_system.delete_dir("/".join((root, *folder)))
 
     def names(self) -> list[str]:
         """Paths of all files at the URI, without leftovers of writes that were cut off."""
@@ -116,13 +116,14 @@ class WorkDir:
     def _fetch(self, info: Any, target: Path) -> None:
         """Fetches a file as it is at one time. What is replaced meanwhile may come in part, and is fetched again."""
         assert self._remote is not None
-        found, _ = self._remote
+        file_system, _ = self._remote
         with written_whole(target) as partial:
             for _ in range(FETCHES):
-                with _reporting(self.where), found.open_input_stream(info.path) as source, open(partial, "wb") as file:
+                opened = file_system.open_input_stream
+                with _reporting(self.where), opened(info.path) as source, open(partial, "wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
                 with _reporting(self.where):
-                    before, info = info, found.get_file_info(info.path)
+                    before, info = info, file_system.get_file_info(info.path)
                 if (before.mtime_ns, before.size) == (info.mtime_ns, info.size):
                     return
             raise StorageError(f"{self.where}: {info.path} changed {FETCHES} times while it was fetched; try again")
@@ -145,16 +146,16 @@ class WorkDir:
 
     def _send(self, file: Path, name: str) -> None:
         assert self._remote is not None
-        found, root = self._remote
+        file_system, root = self._remote
         target = f"{root}/{name}"
-        whole_at_once = found.type_name in OBJECT_STORES
+        whole_at_once = file_system.type_name in OBJECT_STORES
         written = target if whole_at_once else str(PurePosixPath(target).with_name(f".{file.name}.partial"))
         if not whole_at_once:
-            found.create_dir(str(PurePosixPath(target).parent), recursive=True)
-        with open(file, "rb") as source, found.open_output_stream(written) as out:
+            file_system.create_dir(str(PurePosixPath(target).parent), recursive=True)
+        with open(file, "rb") as source, file_system.open_output_stream(written) as out:
             shutil.copyfileobj(source, out, 2**20)
         if not whole_at_once:
-            found.move(written, target)
+            file_system.move(written, target)
 
     def _files(self) -> Iterator[Path]:
         for file in self.folder.rglob("*"):
@@ -169,9 +170,9 @@ class WorkDir:
         from pyarrow import fs as arrow
 
         assert self._remote is not None
-        found, root = self._remote
+        file_system, root = self._remote
         with _reporting(self.where):
-            infos = found.get_file_info(arrow.FileSelector(root, recursive=True, allow_not_found=True))
+            infos = file_system.get_file_info(arrow.FileSelector(root, recursive=True, allow_not_found=True))
         files = [info for info in infos if info.type == arrow.FileType.File]
         return [info for info in files if not PurePosixPath(info.path).name.startswith(".")]
 

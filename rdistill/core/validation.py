@@ -45,7 +45,7 @@ def _switch_as_word(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch)]
-Word = BeforeValidator(_switch_as_word)  # of a Literal with 'on' or 'off', which YAML reads as true and false
+Word = BeforeValidator(_switch_as_word)  # for a Literal with 'on' or 'off', which YAML reads as true and false
 
 
 def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where: str = "") -> list[str]:
@@ -174,10 +174,10 @@ def _stripped(field: FieldInfo) -> FieldInfo:
 
 
 def _with(inner: FieldInfo, outer: FieldInfo) -> FieldInfo:
-    found = FieldInfo.from_annotation(inner.annotation)  # type: ignore[arg-type]
-    found.metadata = [*inner.metadata, *outer.metadata]
-    found.description = outer.description or inner.description
-    return found
+    field = FieldInfo.from_annotation(inner.annotation)  # type: ignore[arg-type]
+    field.metadata = [*inner.metadata, *outer.metadata]
+    field.description = outer.description or inner.description
+    return field
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -189,21 +189,21 @@ def _members(annotation: Any) -> list[Any]:
 
 def _tags(annotation: Any) -> list[str]:
     """The values of ``type`` that choose a model, or one out of a union of models."""
-    found: list[str] = []
+    tags: list[str] = []
     for member in _members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel) and "type" in member.model_fields:
-            found += get_args(member.model_fields["type"].annotation)
-    return found
+            tags += get_args(member.model_fields["type"].annotation)
+    return tags
 
 
 def _literals(members: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
+    values: list[Any] = []
     for member in members:
         if get_origin(member) is Annotated:
-            found += _literals(_members(get_args(member)[0]))
+            values += _literals(_members(get_args(member)[0]))
         elif get_origin(member) is Literal:
-            found += get_args(member)
-    return found
+            values += get_args(member)
+    return values
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
@@ -214,10 +214,10 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        found = FieldInfo.from_annotation(annotation)
-        if found.description:
-            return found.description, found.description
-        return describe(found.annotation, [*found.metadata, *metadata])
+        field = FieldInfo.from_annotation(annotation)
+        if field.description:
+            return field.description, field.description
+        return describe(field.annotation, [*field.metadata, *metadata])
     members = _members(annotation)
     if len(members) > 1:
         if tags := _tags(annotation):
@@ -253,13 +253,13 @@ def _either(texts: Sequence[str]) -> str:
 
 def _constraints(metadata: Sequence[Any]) -> dict[str, Any]:
     """Bounds by name: ge, gt, le, lt."""
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for entry in metadata:
         for name in ("ge", "gt", "le", "lt"):
             value = getattr(entry, name, None)
             if value is not None and isinstance(entry, annotated_types.BaseMetadata):
-                found[name] = value
-    return found
+                bounds[name] = value
+    return bounds
 
 
 def _bounds(metadata: Sequence[Any]) -> str:

@@ -48,11 +48,11 @@ def require_work_dir(where: str | Path, flag: str = "--work-dir") -> None:
 
 def _try_folder(folder: Path, name: str) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        os.lstat(folder)  # of a part that is too long, says so
+        os.lstat(folder)  # raises an error that says so where a part of the path is too long
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
         what = "is" if nearest == folder else f"lies below {nearest}, which is"
         kind = "a link to nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
         raise UserError(f"{name}: {what} {kind}; name a folder")
-    # The superuser may write anywhere but on some file systems: only trying tells.
+    # The superuser may write anywhere but on some file systems: only an attempt shows it.
     tempfile.TemporaryDirectory(prefix=".rdistill-", dir=nearest).cleanup()

@@ -16,10 +16,10 @@ import yaml
 from rdistill.core.errors import UserError
 from rdistill.core.validation import short
 
-DEEPEST = 32  # of lists and mappings within each other
+DEEPEST = 32  # levels of lists and mappings within each other
 MOST_NODES = 50_000  # keys and values of a file, those that aliases stand for counted each time
 MOST_BYTES = 2**20
-TAKEN = ("map", "seq", "str", "int", "float", "bool", "null", "merge")  # of YAML's tags
+TAKEN = ("map", "seq", "str", "int", "float", "bool", "null", "merge")  # YAML's tags that may be written out
 
 
 def read_yaml(path: Path) -> Any:

@@ -20,7 +20,7 @@ from rdistill.config.label_map import parse_label_map
 from rdistill.core.errors import UserError
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 
-SEPARATORS = ("\t", "|", ",", " ")  # of a list's line, in the order in which they are tried
+SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
 
 
 @DATASETS.register_module()

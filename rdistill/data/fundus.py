@@ -1,6 +1,6 @@
 """Draws one fundus photograph, with the exact mask of its optic disc.
 
-The bright, vessel-crossed optic disc must be told from exudates, atrophy, cotton wool and lens flare that
+The bright, vessel-crossed optic disc must be distinguished from exudates, atrophy, cotton wool and lens flare that
 may be as bright and as large, so brightness alone does not find it. Lengths below are in half image widths,
 origin at the image's centre, y down; colours are float32 RGB in 0..1.
 """

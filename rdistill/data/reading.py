@@ -19,7 +19,7 @@ from rdistill.config.walk import kind_of
 from rdistill.models.quiet_mmseg import TRANSFORMS, LoadAnnotations
 
 Size = tuple[int, int]  # width, height in pixels
-# OpenCV makes a whole picture of half a file of these; Pillow does not.
+# OpenCV makes a whole image of half a file of these formats; Pillow does not.
 READ_IN_PART = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "PPM")
 
 

@@ -21,7 +21,7 @@ from rdistill.models.quiet_mmseg import DATASETS
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 READ_BY_TRAINING = ("train", "val")
-IGNORED, OUTSIDE = -1, -2  # in a table of labels: what is no class
+IGNORED, OUTSIDE = -1, -2  # a table of labels has these for what is no class
 # What stands in the root of a well-known data set -> its name; docs/configs.md has a config for each.
 KNOWN_LAYOUTS = {
     ("leftImg8bit", "gtFine"): "Cityscapes",

@@ -23,7 +23,7 @@ from rdistill.data.fundus import SPLITS, draw_fundus
 VERSION = 1
 # Lowest and highest of each argument. An image of 4,096 pixels takes about 2 GB of memory to draw.
 RANGES = {"num_train": (1, 1_000_000), "num_val": (1, 1_000_000), "size": (32, 4096), "seed": (0, 2**63 - 1)}
-FILE_BYTES, PIXEL_BYTES = 500, 0.1  # of an image and its mask on the disk, at the least
+FILE_BYTES, PIXEL_BYTES = 500, 0.1  # what an image and its mask take on the disk at least
 _WHOLE = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # how a completely written file ends
 
 _logger = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
     out_dir = Path(out_dir)
     _check_arguments(num_train=num_train, num_val=num_val, size=size, seed=seed)
     wanted = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
-    found = _our_record(out_dir)
-    if found != wanted:
+    record = _our_record(out_dir)
+    if record != wanted:
         _check_disk(out_dir, wanted)
-    if found is not None and found != wanted:
-        _remove_stale(out_dir, found, wanted)
-    if found != wanted:
-        # Before the images: a killed run then leaves a directory known as ours, with files missing.
+    if record is not None and record != wanted:
+        _remove_stale(out_dir, record, wanted)
+    if record != wanted:
+        # Written before the images: a killed run then leaves a directory known as ours, with files missing.
         _write_record(out_dir, wanted)
     drawn = 0
     for split, index, image_path, mask_path in _pairs(out_dir, wanted):
@@ -56,7 +56,7 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
         write_whole(image_path, jpeg.tobytes())
         write_whole(mask_path, cv2.imencode(".png", mask)[1].tobytes())
         drawn += 1
-    if found != wanted or not (out_dir / "README.md").exists():
+    if record != wanted or not (out_dir / "README.md").exists():
         write_whole(out_dir / "README.md", _readme(wanted))
     _logger.info("%s: drew %d of %d synthetic images", out_dir, drawn, num_train + num_val)
 
@@ -74,7 +74,7 @@ def _check_arguments(**arguments: int) -> None:
 
 
 def _check_disk(out_dir: Path, record: Mapping[str, int]) -> None:
-    """Raises UserError where the images that are asked for cannot fit on the disk."""
+    """Raises UserError where the disk has no room for the images that a record promises."""
     images = record["num_train"] + record["num_val"]
     needed = images * (FILE_BYTES + PIXEL_BYTES * record["size"] ** 2)
     folder = next(folder for folder in (out_dir.absolute(), *out_dir.absolute().parents) if folder.exists())
@@ -121,7 +121,7 @@ def _our_record(out_dir: Path) -> dict[str, int] | None:
 
 
 def _is_ours(path: Path, record: Mapping[str, int] | None) -> bool:
-    """Whether a record promises a file; told by its name, for a record may promise more than anybody can list."""
+    """Whether a record promises a file, by its name: a record may promise more files than can be listed."""
     if record is None:
         return False
     if str(path) in ("synthetic.json", "README.md"):

@@ -23,9 +23,9 @@ from rdistill.core.stopping import sigterm_kept
 from rdistill.distributed.ray_folder import folder_for_ray
 
 SAY_EVERY_S = 10.0  # what is waited for
-ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself goes on asking for minutes
+ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself tries again for minutes
 STARTS = 2  # attempts to start a cluster of our own
-PATIENCE_S = 10  # seconds that something may wait for room on the cluster before the user is told
+PATIENCE_S = 10  # seconds that something may wait for room on the cluster before a line says so
 REMIND_S = 60  # seconds between two lines about the same wait
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def connected(
         return
     # Trials in a cohort are many thin processes: that is no mistake to be warned of.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-    # Ray asks for a token by default: one of this cluster alone, so that it writes none to the home directory.
+    # Ray requires a token by default: one of this cluster alone, so that it writes none to the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with folder_for_ray(scratch, say or _log.warning) as temp_dir:
         _start(
@@ -86,7 +86,7 @@ def connected(
 
 
 def _start(**options: Any) -> None:
-    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, and does not ask us.
+    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, always.
 
     Raises:
         RunError: it did not start the second time either.
@@ -122,7 +122,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where no cluster answers, or one that does not let us in: Ray goes on asking for minutes."""
+    """Raises UserError where no cluster answers, or one that does not let us in: Ray tries again for minutes."""
     if "://" in address:
         return  # a kind of address that only Ray can look up
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -130,35 +130,35 @@ def _require_answer(address: str) -> None:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     try:
-        found = canonicalize_bootstrap_address_or_die(address)
+        node = canonicalize_bootstrap_address_or_die(address)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
-    host, _, port = found.rpartition(":")
+    host, _, port = node.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except OSError as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
     failure: list[BaseException | None] = []
 
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ray.init does the same
 
-    def ask() -> None:
+    def connect() -> None:
         try:
-            GcsClient(address=found).get_all_node_info(timeout=ANSWER_S)
+            GcsClient(address=node).get_all_node_info(timeout=ANSWER_S)
             failure.append(None)
         except Exception as error:
             failure.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)  # it cannot be stopped where nothing ever answers
-    asking.start()
-    asking.join(ANSWER_S)
+    attempt = threading.Thread(target=connect, daemon=True)  # it cannot be stopped where nothing ever answers
+    attempt.start()
+    attempt.join(ANSWER_S)
     if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
         raise UserError(
-            f"--address {address}: the Ray cluster at {found} wants its token; set RAY_AUTH_MODE=token and "
+            f"--address {address}: the Ray cluster at {node} wants its token; set RAY_AUTH_MODE=token and "
             f"RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
         )
     if not failure or failure[0] is not None:
-        raise UserError(f"--address {address}: no Ray cluster answers: {found} is not one's port (Ray's own is 6379)")
+        raise UserError(f"--address {address}: no Ray cluster answers: {node} is not one's port (Ray's own is 6379)")
 
 
 def require_resources(per_worker: Mapping[str, float], what: str, workers: int = 1) -> int:
@@ -188,24 +188,24 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
         largest = max(
             nodes, key=lambda node: [node.get(kind, 0.0) for kind in sorted(needed, reverse=True)], default={}
         )
-        one = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
         most = " and ".join(f"{largest.get(kind, 0):g} {kind}" for kind in per_worker)
         raise UserError(
-            f"{what} takes {workers} x {one}, each on one node, but the cluster has room for {slots} (its largest node "
-            f"has {most}); ask for less a worker, or join a cluster of larger nodes with --address"
+            f"{what} takes {workers} x {needs}, each on one node, but the cluster has room for {slots} (its largest "
+            f"node has {most}); ask for less a worker, or join a cluster of larger nodes with --address"
         )
     return slots // workers
 
 
 @contextmanager
-def visible_wait(per_worker: Mapping[str, float], what: str, tell: Callable[[str], None]) -> Iterator[None]:
+def visible_wait(per_worker: Mapping[str, float], what: str, say: Callable[[str], None]) -> Iterator[None]:
     """Says what is missing whenever, within the context, something of this size has found no room for a while.
 
-    ``tell`` is given a line such as ``waiting  one trial needs 1 CPU: 0 of 2 are free; held by 2 Cohort of
+    ``say`` is given a line such as ``waiting  one trial needs 1 CPU: 0 of 2 are free; held by 2 Cohort of
     `rdistill sweep coef.yaml` `` from another thread, at most every ``REMIND_S`` seconds.
     """
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(dict(per_worker), what, tell, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(dict(per_worker), what, say, over), daemon=True)
     watcher.start()
     try:
         yield

@@ -1,8 +1,8 @@
-"""What training workers tell each other within a step, so that a step is that of one worker with the whole batch.
+"""What training workers exchange within a step, so that a step is that of one worker with the whole batch.
 
-DDP averages the workers' gradients. That is the whole batch's gradient for a mean over pictures, which all workers
-have equally many of. Whatever else is in a loss (a mean over valid pixels, a statistic or a relation across pictures)
-needs its counts, its statistics or its other pictures from all workers; :func:`mean` and :func:`gather` fetch them.
+DDP averages the workers' gradients. That is the whole batch's gradient for a mean over images, which all workers
+have equally many of. Whatever else is in a loss (a mean over valid pixels, a statistic or a relation across images)
+needs its counts, its statistics or its other images from all workers; :func:`mean` and :func:`gather` fetch them.
 On one worker they return what they are given, and cost nothing.
 """
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-asked_to_stop = 0  # the signal that this worker was told of; goes to the others with what is logged
+stop_signal = 0  # the signal that this worker received; goes to the other workers with what is logged
 _agreed: Tensor | None = None
 
 
@@ -54,9 +54,9 @@ def gather_objects(value: Any) -> list[Any]:
     """Every worker's ``value``, in the order of their ranks. Pickled: not for every step."""
     if count() == 1:
         return [value]
-    found: list[Any] = [None] * count()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def mean_of_logs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,14 +65,14 @@ def mean_of_logs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if count() == 1 or not values:
         return dict(values)
     scalars = [value.detach().float().mean() for value in values.values()]
-    stacked = torch.stack([*scalars, torch.full_like(scalars[0], float(asked_to_stop))])
+    stacked = torch.stack([*scalars, torch.full_like(scalars[0], float(stop_signal))])
     dist.all_reduce(stacked)
     *means, _agreed = (stacked / count()).unbind()
     return dict(zip(values, means, strict=True))
 
 
 def agreed_to_stop() -> int:
-    """The signal that some worker was told of before the last :func:`mean_of_logs`; 0: none. The same on all."""
+    """The signal that some worker received before the last :func:`mean_of_logs`; 0: none. The same on all."""
     return 0 if _agreed is None else round(_agreed.item() * count())
 
 
@@ -94,7 +94,7 @@ class _Sum(torch.autograd.Function):
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.pictures = len(x)
+        ctx.images = len(x)
         as_bytes = x.to(torch.uint8) if x.dtype == torch.bool else x  # not every backend gathers bool
         parts = [torch.empty_like(as_bytes, memory_format=torch.contiguous_format) for _ in range(count())]
         dist.all_gather(parts, as_bytes.contiguous())
@@ -104,4 +104,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.narrow(0, dist.get_rank() * ctx.pictures, ctx.pictures)
+        return total.narrow(0, dist.get_rank() * ctx.images, ctx.images)

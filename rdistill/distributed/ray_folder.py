@@ -20,11 +20,11 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import own_folder, write_whole
 
 NAME, RAYS_OWN = "ray", "t"  # the folder in the work dir, and Ray's within it
-ELSEWHERE = ".ray-folder"  # in the work dir: where the folder is instead
-PREFIX = "rdistill-"  # of the name of a folder elsewhere
-OTHERS = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")  # in it
+ELSEWHERE = ".ray-folder"  # a file in the work dir that says where the folder is instead
+PREFIX = "rdistill-"  # the name of a folder elsewhere begins with it
+OTHERS = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")  # files in it
 LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
-PATIENCE_S = 5  # for a process to be gone once it is killed
+PATIENCE_S = 5  # seconds until a killed process must be gone
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[
         raise UserError(f"{folder}: must be a folder of yours, for Ray; move it away, or use another --work-dir")
     tempfile.gettempdir()  # remembers this process's own
     before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)  # for the workers, who inherit it: Ray's lock files, wandb's folders
+    os.environ["TMPDIR"] = str(folder)  # the workers inherit it: Ray's lock files, wandb's folders
     try:
         yield folder / RAYS_OWN
     finally:
@@ -75,10 +75,10 @@ def clear(folder: Path, say: Callable[[str], None]) -> None:
         UserError: it holds something else.
     """
     try:
-        found = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError:
         return
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return
     strange = [name for name in os.listdir(folder) if name != RAYS_OWN and not name.startswith(OTHERS)]
     if strange:
@@ -99,7 +99,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     Ray's workers write over their command line.
     """
     inside, package = f"{folder}/", f"{Path(ray.__file__).parent}/"
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.uids().real != os.getuid() or process.pid == os.getpid():
@@ -108,8 +108,8 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             named = any(package in word for word in words) and any(inside in f"{word}/" for word in words)
             worker = bool(words) and words[0].startswith("ray::")
             if named or (worker and any(file.path.startswith(inside) for file in process.open_files())):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _elsewhere(work_dir: Path | None) -> Path | None:
@@ -120,5 +120,5 @@ def _elsewhere(work_dir: Path | None) -> Path | None:
         folder = Path((work_dir / ELSEWHERE).read_text().strip())
     except (OSError, UnicodeDecodeError):
         return None
-    ours = folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(PREFIX)
-    return folder if ours else None
+    made_by_rdistill = folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(PREFIX)
+    return folder if made_by_rdistill else None

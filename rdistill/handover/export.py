@@ -30,7 +30,7 @@ from rdistill.models.segmentor import input_channels, logit_channels, swaps_chan
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
 OPSET = 18
-MOST_IMAGES = 16  # of the checked ones; the others are like them
+MOST_IMAGES = 16  # images that are checked at most; the others are like them
 TIMED, WARM_UP = 20, 3  # runs a latency
 STRIDE = 32  # pixels; of which the other sizes are multiples that are checked where the size is free
 INPUT = "image"
@@ -195,7 +195,7 @@ def _exportable(network: nn.Module) -> nn.Module:
 
 
 def _trace(network: nn.Module, example: Tensor, file: Path, output: str, dynamic: bool, opset: int) -> None:
-    """By tracing: seconds, but code that asks for sizes as Python numbers, as attention does, keeps the example's."""
+    """By tracing: seconds, but code that reads sizes as Python numbers, as attention does, keeps the example's."""
     names, axes = ("height", "width"), {INPUT: 2, output: 1 if output == "mask" else 2}  # height's; width's is the next
     free = {
         tensor: {0: "batch", **({first: names[0], first + 1: names[1]} if dynamic else {})}

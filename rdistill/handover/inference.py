@@ -30,16 +30,16 @@ from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.models.segmentor import build_segmentor, input_channels, num_classes, require_numbers
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-TIFF_SUFFIXES = (".tif", ".tiff")  # of which there are kinds that Pillow does not know
+TIFF_SUFFIXES = (".tif", ".tiff")  # Pillow does not know every kind of them
 MOST_PROBLEMS = 10  # that are named; the others are counted
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is ready to be asked, and what its outputs mean."""
+    """A model that is ready to predict, and what its outputs mean."""
 
-    model: nn.Module  # in eval mode, with its weights
-    pipeline: list[dict[str, Any]]  # from an image file to the model's input; reads no labels
+    model: nn.Module  # has its weights, and is in eval mode
+    pipeline: list[dict[str, Any]]  # leads from an image file to the model's input; reads no labels
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # RGB of each class
     meta: dict[str, Any]  # the checkpoint's
@@ -124,7 +124,7 @@ def require_readable(images: Sequence[Path]) -> None:
         UserError: files that are empty, cut off, damaged, not to be opened, or of more pixels than Pillow takes.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        warnings.simplefilter("ignore")  # of Pillow's: half of its limit, tags that it does not know
+        warnings.simplefilter("ignore")  # Pillow warns of half of its limit, and of tags that it does not know
         raise_some([problem for problem in pool.map(_file_problem, images) if problem is not None])
 
 
@@ -145,8 +145,8 @@ def _file_problem(path: Path) -> str | None:
                 image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))  # all of a JPEG, at an eighth
                 image.load()
     except UnidentifiedImageError:
-        known = path.suffix.lower() in IMAGE_SUFFIXES and path.suffix.lower() not in TIFF_SUFFIXES
-        return f"{path}: cannot be read as an image: is no {path.suffix[1:].upper()} file" if known else None
+        pillow_reads = path.suffix.lower() in IMAGE_SUFFIXES and path.suffix.lower() not in TIFF_SUFFIXES
+        return f"{path}: cannot be read as an image: is no {path.suffix[1:].upper()} file" if pillow_reads else None
     except Image.DecompressionBombError as error:
         count = next((word for word in str(error).replace("(", " ").split() if word.isdigit()), "too many")
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -168,7 +168,7 @@ def validation_images(cfg: Config) -> list[Path]:
 class Sample:
     """One image, as the pipeline reads it."""
 
-    pixels: np.ndarray  # as loaded: height x width, or height x width x bands; whole numbers or floats
+    pixels: np.ndarray  # what was loaded: height x width, or height x width x bands; whole numbers or floats
     data: dict[str, list[Any]]  # what the model's preprocessor takes
 
     def rgb(self, predictor: Predictor) -> np.ndarray:

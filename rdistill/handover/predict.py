@@ -18,7 +18,7 @@ from rdistill.core.files import written_whole
 from rdistill.handover.inference import Predictor, predict_mask, raise_some, read_sample
 from rdistill.training.console import LINES_A_RUN, updates_in_place
 
-OPACITY = 0.5  # of the colours over the image; black (usually the background) is not drawn
+OPACITY = 0.5  # how much the colours cover of the image; black (usually the background) is not drawn
 CLASSES_IN_A_LINE = 6
 LEGEND_MIN_WIDTH = 200  # pixels; a smaller image is shown larger, so that its legend can be read
 
@@ -125,7 +125,7 @@ def output_names(images: Sequence[Path]) -> list[str]:
         [str(path.with_suffix("")) for path in below],
         [str(path) for path in below],
     )
-    # Not even by case: there are file systems that do not tell it apart.
+    # Names must differ in more than case: some file systems ignore it.
     return next((names for names in tries if len({name.lower() for name in names}) == len(names)), tries[-1])
 
 
@@ -139,26 +139,26 @@ def mask_image(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Ima
 
 
 def overlay(
-    picture: Image.Image, mask: np.ndarray, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
+    image: Image.Image, mask: np.ndarray, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
     """An image under the colours of its mask, above a legend of the classes that occur, with their shares."""
     shares = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
-    if picture.size != mask.shape[::-1]:
-        picture = picture.resize(mask.shape[::-1])
+    if image.size != mask.shape[::-1]:
+        image = image.resize(mask.shape[::-1])
     colours = np.array(palette, np.uint8)[mask]
-    pixels = np.asarray(picture, np.float32)
+    pixels = np.asarray(image, np.float32)
     drawn = colours.any(axis=2, keepdims=True)
     painted = np.where(drawn, (1 - OPACITY) * pixels + OPACITY * colours, pixels).astype(np.uint8)
-    image = Image.fromarray(painted)
-    if image.width < LEGEND_MIN_WIDTH:
-        factor = -(-LEGEND_MIN_WIDTH // image.width)
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    canvas = Image.fromarray(painted)
+    if canvas.width < LEGEND_MIN_WIDTH:
+        factor = -(-LEGEND_MIN_WIDTH // canvas.width)
+        canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.NEAREST)
     entries = [
         (f"{classes[index]} {100 * shares[index]:.1f} %", palette[index])
         for index in np.argsort(-shares, kind="stable")
         if shares[index] > 0
     ]
-    return _with_legend(image, entries)
+    return _with_legend(canvas, entries)
 
 
 def _with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:

@@ -50,14 +50,14 @@ def _first_and_again(layer: nn.Module) -> tuple[AbstractContextManager[None], Ab
 
 @contextmanager
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
-    norms = [one for one in layer.modules() if isinstance(one, _NormBase)]
-    before = [(one.momentum, one.num_batches_tracked) for one in norms]
+    norms = [norm for norm in layer.modules() if isinstance(norm, _NormBase)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
-        for one in norms:
-            one.momentum = 0.0  # not track_running_stats: the two passes are to keep the same tensors
-            if one.num_batches_tracked is not None:
-                one.num_batches_tracked = one.num_batches_tracked.clone()
+        for norm in norms:
+            norm.momentum = 0.0  # not track_running_stats: the two passes are to keep the same tensors
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
         yield
     finally:
-        for one, (momentum, counted) in zip(norms, before, strict=True):
-            one.momentum, one.num_batches_tracked = momentum, counted
+        for norm, (momentum, counted) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counted

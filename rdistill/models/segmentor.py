@@ -1,4 +1,4 @@
-"""mmseg's segmentors: built from a config, and asked for what their heads give."""
+"""mmseg's segmentors: how they are built from a config, and what their heads give."""
 
 from __future__ import annotations
 

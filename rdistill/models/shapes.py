@@ -24,14 +24,14 @@ Shape = tuple[int, ...]
 class Layer:
     """One layer, or one element of the tuple or list that a layer gives, as a forward pass showed it."""
 
-    name: str  # as a feature name: `backbone.layer4`, or `backbone[2]` for an element
+    name: str  # a feature name: `backbone.layer4`, or `backbone[2]` for an element
     type: str
-    shape: Shape  # as it comes: N x C x H x W, or N x L x C for tokens; empty where elements follow
+    shape: Shape  # what the layer gives: N x C x H x W, or N x L x C for tokens; empty where elements follow
     map_shape: Shape | None  # N x C x H x W, tokens folded; None for what is no map
     stride: float | None  # height of the image / height of the map
     channels: int | None
     parameters: int | None  # its own and its children's; None for an element
-    flops: int | None  # of one image: 2 for each multiply-add; None for an element
+    flops: int | None  # operations for one image: 2 for each multiply-add; None for an element
 
     @property
     def depth(self) -> int:
@@ -75,15 +75,15 @@ def probe_features(
     Raises:
         UserError: a name that the model does not have, or a model that does not run at this size.
     """
-    found: dict[str, Shape | str] = {}
+    shapes: dict[str, Shape | str] = {}
     with FeatureCapture(model, names) as capture, torch.no_grad():
         _run_blank(model, height_width, capture.names, training=training)
         for name in capture.names:
             try:
-                found[name] = tuple(as_maps(capture[name], height_width).shape)
+                shapes[name] = tuple(as_maps(capture[name], height_width).shape)
             except UserError as error:
-                found[name] = str(error)
-    return found
+                shapes[name] = str(error)
+    return shapes
 
 
 def feature_shapes(model: nn.Module, names: Sequence[str], height_width: tuple[int, int]) -> dict[str, Shape]:
@@ -92,10 +92,10 @@ def feature_shapes(model: nn.Module, names: Sequence[str], height_width: tuple[i
     Raises:
         UserError: naming every feature that has none.
     """
-    found = probe_features(model, names, height_width)
-    if problems := [reason for reason in found.values() if isinstance(reason, str)]:
+    shapes = probe_features(model, names, height_width)
+    if problems := [reason for reason in shapes.values() if isinstance(reason, str)]:
         raise UserError(*problems)
-    return {name: shape for name, shape in found.items() if not isinstance(shape, str)}
+    return {name: shape for name, shape in shapes.items() if not isinstance(shape, str)}
 
 
 def pair_problem(student: Shape | str, teacher: Shape | str) -> str | None:
@@ -109,14 +109,14 @@ def pair_problem(student: Shape | str, teacher: Shape | str) -> str | None:
             return f"{side}: {shape}"
         if len(shape) != 4:
             return f"the {side}'s is no map N x C x H x W but {show_shape(shape)}"
-    ours, theirs = (int(student[2]), int(student[3])), (int(teacher[2]), int(teacher[3]))
-    if (ours == (1, 1)) != (theirs == (1, 1)):
-        side, size = ("student", theirs) if ours == (1, 1) else ("teacher", ours)
+    student_size, teacher_size = (int(student[2]), int(student[3])), (int(teacher[2]), int(teacher[3]))
+    if (student_size == (1, 1)) != (teacher_size == (1, 1)):
+        side, size = ("student", teacher_size) if student_size == (1, 1) else ("teacher", student_size)
         return f"the {side}'s is pooled to 1 x 1, the other is {size[0]} x {size[1]}"
     # A stride that does not divide the image rounds each side by up to one cell, by half of one on average.
-    rounding = 0.5 * sum(1 / cells for cells in (*ours, *theirs))
-    if abs(math.log(ours[0] * theirs[1] / (ours[1] * theirs[0]))) > rounding:
-        return f"aspect ratios differ: {ours[0]} x {ours[1]} and {theirs[0]} x {theirs[1]}"
+    rounding = 0.5 * sum(1 / cells for cells in (*student_size, *teacher_size))
+    if abs(math.log(student_size[0] * teacher_size[1] / (student_size[1] * teacher_size[0]))) > rounding:
+        return f"aspect ratios differ: {student_size[0]} x {student_size[1]} and {teacher_size[0]} x {teacher_size[1]}"
     return None
 
 
@@ -132,11 +132,11 @@ def sensible_pairs(
         height_width: of the images, in pixels.
     """
     equal, near = [], []
-    for s, ours in enumerate(student):
+    for s, shape in enumerate(student):
         distances = {
-            t: abs(math.log2(stride_of(ours, height_width) / stride_of(theirs, height_width)))  # type: ignore[arg-type]
-            for t, theirs in enumerate(teacher)
-            if pair_problem(ours, theirs) is None
+            t: abs(math.log2(stride_of(shape, height_width) / stride_of(teacher_shape, height_width)))  # type: ignore[arg-type]
+            for t, teacher_shape in enumerate(teacher)
+            if pair_problem(shape, teacher_shape) is None
         }
         # Sizes are rounded to cells: at 90 pixels stride 8 gives 12, so 7.5.
         same = [(s, t) for t, distance in distances.items() if distance < 0.25]
@@ -242,7 +242,7 @@ def _run_blank(
             run_heads(model, model.extract_feat(blank_image(model, height_width)), names)
     except UserError:
         raise
-    except Exception as error:  # of a size that a model cannot take, mmseg's layers raise anything
+    except Exception as error:  # mmseg's layers raise anything at a size that a model cannot take
         raise UserError(
             f"{type(model).__name__} does not run on an image of {height_width[0]} x {height_width[1]} pixels: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; try another --size"

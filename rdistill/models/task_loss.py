@@ -1,4 +1,4 @@
-"""mmseg's cross-entropy over several workers, where it is no mean over pictures: its weights are shared out."""
+"""mmseg's cross-entropy over several workers, where it is no mean over images: its weights are shared out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def average_over_workers(student: nn.Module) -> None:
 def _by_weight_of_all(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Tensor:
     label, ignored = args[1], kwargs["ignore_index"]
     valid = label != ignored
-    if loss.class_weight is not None and not loss.use_sigmoid:  # with a sigmoid they change no divisor
+    if loss.class_weight is not None and not loss.use_sigmoid:  # class weights change no divisor of a sigmoid
         own = (value.new_tensor(loss.class_weight)[label.where(valid, 0)] * valid).sum()
     elif loss.avg_non_ignore:
         own = valid.sum()

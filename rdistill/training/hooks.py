@@ -221,7 +221,7 @@ class StopHook(Hook):
         self.request.heeded = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        collectives.asked_to_stop = self.request.signum or 0
+        collectives.stop_signal = self.request.signum or 0
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not validates_next(runner):
