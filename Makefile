@@ -32,15 +32,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check rdistill tests benchmarks setup.py
 	$(BIN)/mypy
 
-# Two at a time, on a thread each: those that start whole commands need the machine for themselves.
+# Two at a time, on a thread each: those that start whole commands, tests/e2e/test_*.py, need the machine for
+# themselves.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: lint test-unit
-	$(TWO_AT_A_TIME) --ignore tests/e2e -m "e2e and not slow"
-	$(BIN)/python -m pytest tests/e2e -m "e2e and not slow"
+	$(TWO_AT_A_TIME) tests/e2e/*/ -m "not slow"
+	$(BIN)/python -m pytest tests/e2e/test_*.py -m "not slow"
 
 test-unit: $(READY)
-	$(TWO_AT_A_TIME) -m "not e2e and not slow"
+	$(TWO_AT_A_TIME) tests/unit -m "not slow"
 
 test-all: test
 	$(BIN)/python -m pytest -m slow

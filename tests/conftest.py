@@ -6,6 +6,8 @@ import gc
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from rdistill.cli import main
 from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.data import synthetic
 from rdistill.handover.inference import load_predictor, network_input
@@ -86,6 +89,26 @@ class Recorder(Silent):
 
     def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         self.validations.append((iteration, dict(metrics)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+def modules_after(imports: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after some imports."""
+    code = f"import sys\n{imports}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -196,6 +219,26 @@ def one_channel_run(
     file = folder / "one.pth"
     save_student(predictor.model, file, classes=list(predictor.classes), palette=list(predictor.palette), meta={})
     return run, [folder / "one.py", file]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs the console script's own function, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["rdistill", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--iters", 2, "--batch-size", 2, "--val-interval", 2]
 
 
 @pytest.fixture

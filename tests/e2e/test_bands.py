@@ -12,7 +12,6 @@ import pytest
 from bands import write_bands
 from conftest import Tiny
 from PIL import Image
-from unit.test_cli import command  # noqa: F401  a fixture
 
 onnx = pytest.importorskip("onnx")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -20,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 @pytest.mark.parametrize(("bands", "bits"), [(1, 16), (4, 8), (4, 16), (5, 8), (5, 16)])
 def test_the_whole_way(
-    command: Callable[..., Any],  # noqa: F811
+    command: Callable[..., Any],
     tiny_without_teacher: Tiny,
     tmp_path: Path,
     bands: int,

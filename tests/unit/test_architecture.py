@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from conftest import REPO, modules_after
 
 PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from its own folder and from folders above its own in this list only. `config`
@@ -141,14 +139,6 @@ def test_only_the_command_line_prints() -> None:
         assert path.name == "cli.py" or not names & {"print", "sys.exit", "exit"}, path
 
 
-def modules_after(imports: str) -> set[str]:
-    """Top-level modules that a fresh interpreter has loaded after some imports."""
-    code = f"import sys\n{imports}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
-
-
 @pytest.mark.parametrize("module", ["rdistill.cli", "rdistill.losses", "rdistill.data.synthetic", "rdistill.report"])
 def test_light_modules_stay_light(module: str) -> None:
     imports = [module]
@@ -160,12 +150,15 @@ def test_light_modules_stay_light(module: str) -> None:
     assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("module", ["assignment", "proxy", "worker", "group"])
-def test_a_trial_in_a_cohort_waits_for_no_torch(module: str) -> None:
-    """Each such trial has a process of its own, which unpickles its cohort's handle, and with it imports its class."""
-    loaded = modules_after(f"import rdistill.sweeps.cohort.{module}")
-    assert "rdistill" in loaded and not loaded & {"torch", "mmengine", "mmseg", "mmcv"}
+TESTS = REPO / "tests"
+
+
+def test_unit_and_end_to_end_tests_are_two_folders() -> None:
+    """The folder alone says what a test costs; tests/unit/conftest.py fails one that starts Ray."""
+    mark = ".".join(("mark", "e2e"))
+    marked = {path for path in TESTS.rglob("test_*.py") if mark in path.read_text(encoding="utf-8")}
+    assert not [path for path in marked if path.is_relative_to(TESTS / "unit")]
+    assert set((TESTS / "e2e").rglob("test_*.py")) <= marked
 
 
 WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}

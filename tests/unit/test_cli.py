@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 import typer
-from conftest import REPO, Run, Tiny
+from conftest import REPO, Command, Outcome, Run, Tiny
 from PIL import Image
 from typer.testing import CliRunner
 
-from rdistill.cli import app, main
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs the console script's own function, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["rdistill", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return Outcome(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def small(tiny: Tiny) -> list[object]:
-    return ["--data-root", tiny.data_root, "--size", 32, "--iters", 2, "--batch-size", 2, "--val-interval", 2]
+from rdistill.cli import app
 
 
 def every_command(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -195,30 +161,6 @@ def test_data_synthetic(command: Command, tmp_path: Path) -> None:
     assert len(list((tmp_path / "data").glob("*_dir/*/*"))) == 6
 
 
-@pytest.mark.e2e
-def test_train_and_train_again(
-    command: Command, tiny: Tiny, small: list[object], tmp_path: Path, state_equal: Callable[..., bool]
-) -> None:
-    """A run's own config repeats it, with its seed, from any directory and with nothing else said."""
-    result = command(
-        "train", tiny.folder / "distill.py", *small, "--seed", 3, "--work-dir", "a", "--num-data-workers", 0
-    )
-    assert (result.status, result.err) == (0, "")
-    lines = result.out.splitlines()
-    assert lines[0] == f"{tiny.folder}/distill.py -> a" and lines[1].startswith("teacher   mIoU ")
-    assert lines[-2].startswith("done      mIoU ") and lines[-1].startswith("student   a/student.pth with a/student.py")
-    assert "validated iter 2  mIoU " in result.out
-    again = command("train", "a/config.py", "--work-dir", "b")
-    assert (again.status, again.err) == (0, "")
-    first, second = (Run(tmp_path / name, {}) for name in "ab")
-    assert state_equal(first.weights(), second.weights())
-    assert {**first.written_metrics(), "seconds": 0} == {**second.written_metrics(), "seconds": 0}
-    assert first.written_metrics()["seed"] == 3
-    refused = command("train", "a/config.py", "--work-dir", "b")
-    assert refused.status == 2 and "holds a run already; pass --resume" in refused.err
-    assert command("train", "a/config.py", "--work-dir", "b", "--resume").status == 0
-
-
 def test_default_work_dir(command: Command, tiny: Tiny, small: list[object], tmp_path: Path) -> None:
     assert command("train", tiny.folder / "student.py", *small).status == 0
     assert (tmp_path / "work_dirs" / "student" / "metrics.json").is_file()
@@ -233,16 +175,6 @@ def test_eval_prints_scores(command: Command, distilled_run: Run) -> None:
     )
     assert background.split() == ["background", f"{distilled_run.metrics['IoU']['background']:.2f}"]
     assert disc.split() == ["optic", "disc", f"{distilled_run.metrics['IoU']['optic disc']:.2f}"]
-
-
-@pytest.mark.e2e
-def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> None:
-    files = [distilled_run.folder / "student.py", distilled_run.folder / "student.pth"]
-    arguments = [sys.executable, "-m", "rdistill", "eval", *map(str, files), "--json"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
-    assert done.stderr == "" and list(tmp_path.iterdir()) == []
 
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from rdistill.models.features import as_maps
 from rdistill.training.run import train
 
 Batches = Callable[..., list[dict[str, Any]]]
-Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
 
 def two_teachers(tiny: Tiny, weights: tuple[float, float] = (1.0, 3.0)) -> dict[str, Any]:
@@ -127,29 +126,6 @@ def test_ema_teacher_is_the_average(tiny: Tiny) -> None:
     torch.testing.assert_close(dict(teacher.model.named_parameters())[name], first + 0.25)
     assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
     assert all(key.startswith(("student.", "terms.")) for key in distiller.state_dict())
-
-
-@pytest.mark.e2e
-def test_self_distillation_trains_and_resumes(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
-    """Cut off after the validation at 4 and resumed: to the last bit the run that was not cut."""
-
-    class Cut(Recorder):
-        def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-            if iteration == 4:
-                raise KeyboardInterrupt
-
-    def weights(folder: str) -> dict[str, Tensor]:
-        return torch.load(tmp_path / folder / "last.pth", weights_only=True)["state_dict"]
-
-    cfg = tiny.load("distill", SELF)
-    metrics = train(cfg, tmp_path / "whole")
-    assert metrics["teacher_mIoU"] is None
-    with pytest.raises(KeyboardInterrupt):
-        train(cfg, tmp_path / "cut", listener=Cut([], [], []))
-    train(cfg, tmp_path / "cut", resume=True)
-    assert state_equal(weights("whole"), weights("cut"))
-    student = torch.load(tmp_path / "whole" / "student.pth", weights_only=True)["state_dict"]
-    assert not any("average" in key or "teacher" in key for key in student)
 
 
 # --- weights that change --------------------------------------------------------------------------------------------

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPO, Recorder, Tiny
-from torch import Tensor
+from cached_teacher import ON, Counted, cache_of, files
+from conftest import Tiny
 
 from rdistill.config.load import distill_spec, with_overrides
 from rdistill.config.teacher_spec import CacheSpec
@@ -19,8 +16,6 @@ from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
 from rdistill.distill.teacher_cache import TeacherCache
-from rdistill.training.lockstep import Lane, Lockstep
-from rdistill.training.run import train
 from rdistill.training.teacher_plan import (
     apply_plan,
     choose_plan,
@@ -30,30 +25,8 @@ from rdistill.training.teacher_plan import (
     with_plan,
 )
 
-Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BYTES = 4 * 3 * 8 * 8  # of one image, and of what Counted says of it
-ON = {"distill.cache": "on"}
-
-
-class Counted:
-    """A teacher that doubles, and counts the images that it is given."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        assert len(images) == 1
-        self.images += 1
-        return {"twice": images * 2, "thrice": images * 3}
-
-
-def cache_of(folder: Path | None, teacher: bytes = b"one", **budgets: Any) -> TeacherCache:
-    return TeacherCache(lambda: teacher, CacheSpec(mode="on", **budgets), folder)
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_only_what_is_missing_is_computed() -> None:
@@ -135,29 +108,6 @@ def test_an_output_that_is_not_one_an_image() -> None:
         cache_of(None)(IMAGES, ["windows"], lambda images: {"windows": images.reshape(3, 8, 8)})
 
 
-@pytest.mark.e2e
-def test_two_processes_share(tmp_path: Path) -> None:
-    """Both at once on the same images: each has the right answers, and no file is half of one."""
-    code = (
-        "from pathlib import Path; import torch\n"
-        "from rdistill.distill.teacher_cache import TeacherCache; from rdistill.config.teacher_spec import CacheSpec\n"
-        "images = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))\n"
-        f"cache = TeacherCache(lambda: b'one', CacheSpec(memory=0), Path({str(tmp_path)!r}))\n"
-        "twice = lambda image: {'twice': image * 2}\n"
-        "for _ in range(2): assert torch.equal(cache(images, ['twice'], twice)['twice'], images * 2)\n"
-        "print(cache.asked - cache.hits)"
-    )
-    running = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    computed = [int(process.communicate(timeout=300)[0]) for process in running]
-    assert all(process.returncode == 0 for process in running) and all(count <= 60 for count in computed)
-    assert len(files(tmp_path)) == 60 and not list(tmp_path.rglob("*.partial"))
-    third = Counted()
-    cache_of(tmp_path)(torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1)), ["twice"], third)
-    assert third.images == 0
-
-
 # --- when it is on --------------------------------------------------------------------------------------------------
 
 
@@ -231,10 +181,6 @@ def test_mistakes(tiny: Tiny) -> None:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "last.pth", weights_only=True)["state_dict"]
-
-
 def test_teachers_and_variants_are_never_mixed(tiny: Tiny, tmp_path: Path) -> None:
     """Each of: other weights, another forward, other features beside it, has entries of its own."""
     last = str(tiny.folder / "teacher" / "last.pth")
@@ -253,58 +199,3 @@ def test_teachers_and_variants_are_never_mixed(tiny: Tiny, tmp_path: Path) -> No
         teacher(images)
         assert teacher.cache is not None and teacher.cache.hits == 0
         assert len(list((tmp_path / CACHE_FOLDER).iterdir())) == index + 1
-
-
-@pytest.mark.e2e
-def test_a_run_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal, recorder: Recorder) -> None:
-    """Its student is the one without; a second run finds everything; a resumed one is the uninterrupted one."""
-
-    class Cut(Recorder):
-        def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-            if iteration == 4:
-                raise KeyboardInterrupt
-
-    known: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
-    cfg = tiny.load("distill", ON)
-    metrics = train(cfg, tmp_path / "first", listener=recorder, **known)
-    assert metrics["teacher_cache"]["images"] == 12 and "cache on" in recorder.starts[0][2]["teacher_lines"]
-    again = train(cfg, tmp_path / "second", **known)
-    assert again["teacher_cache"] == {"images": 12, "hit_rate": 1.0, "from_disk": 12 - _repeats(metrics)}
-    with pytest.raises(KeyboardInterrupt):
-        train(cfg, tmp_path / "cut", listener=Cut([], [], []), **known)
-    train(cfg, tmp_path / "cut", resume=True, **known)
-    train(with_overrides(cfg, {"distill.cache": "off"}), tmp_path / "without", **known)
-    expected = weights(tmp_path / "first")
-    assert state_equal(expected, weights(tmp_path / "second")) and state_equal(expected, weights(tmp_path / "cut"))
-    for key, value in weights(tmp_path / "without").items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
-
-
-def _repeats(metrics: Mapping[str, Any]) -> int:
-    """Images that a run without files to begin with met again."""
-    return round(metrics["teacher_cache"]["hit_rate"] * metrics["teacher_cache"]["images"])
-
-
-@pytest.mark.e2e
-def test_a_cohort_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
-    """Students that ask for different features, of a teacher that is asked for all; each alone is the same."""
-    cfg = tiny.load("distill", {"distill.cache": {"mode": "on", "dir": str(tmp_path / "shared")}}, val_interval=6)
-    configs = {
-        "logits": with_overrides(cfg, {"distill.losses.hidden": None}),
-        "hidden": with_overrides(cfg, {"distill.losses.logits": None}),
-    }
-    outcome: dict[str, Any] = {}
-    lockstep = Lockstep()
-    for name, one in configs.items():
-
-        def run(lane: Lane, one: Any = one, name: str = name) -> None:
-            outcome[name] = train(one, tmp_path / name, teacher_metrics=[{}], lane=lane, check=False)
-
-        lockstep.join(name, run)
-    while lockstep.step():
-        pass
-    assert outcome["logits"]["teacher_cache"]["images"] >= 12
-    for name, one in configs.items():
-        alone = with_overrides(one, {"distill.cache.dir": str(tmp_path / f"{name}-cache")})  # finds nothing
-        train(alone, tmp_path / f"{name}-alone", teacher_metrics=[{}], check=False)
-        assert state_equal(weights(tmp_path / name), weights(tmp_path / f"{name}-alone")), name

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from model_zoo import segmentor
 from torch import Tensor, nn
 
 from rdistill.config.load import read_config_file
@@ -24,7 +24,6 @@ from rdistill.handover import export
 from rdistill.handover.export import ExportError, _AnySizePool, export_onnx, metadata
 from rdistill.handover.inference import Predictor, load_predictor, network_input, predict_mask, read_sample
 from rdistill.models.segmentor import build_segmentor
-from unit.test_cli import command  # noqa: F401  a fixture
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -46,7 +45,7 @@ def properties(file: Path) -> dict[str, Any]:
 
 
 def test_export(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     predictor: Predictor,
     images: list[Path],
@@ -108,7 +107,7 @@ def test_a_model_of_one_channel(one_channel_run: tuple[Run, list[Path]], images:
 
 
 def test_a_model_that_differs_is_not_written(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,18 +135,6 @@ def test_any_size_pool_is_torchs(size: tuple[int, int]) -> None:
     for shape in ((1, 2, 7, 11), (2, 3, 4, 5), (1, 1, 3, 2)):
         x = torch.randn(shape, dtype=torch.float64)
         torch.testing.assert_close(_AnySizePool(size)(x), nn.functional.adaptive_avg_pool2d(x, size))
-
-
-def segmentor(name: str, changes: dict[str, Any], folder: Path) -> nn.Module:
-    """One of mmseg's base models, narrowed."""
-    (folder / "model.py").write_text(f"_base_ = ['mmseg::_base_/models/{name}.py']\n")
-    cfg = read_config_file(folder / "model.py")
-    cfg.merge_from_dict({"model.pretrained": None, "model.backbone.init_cfg": None, **changes})
-    for value in cfg.model.values():
-        if isinstance(value, (dict, Config)) and value.get("norm_cfg"):
-            value["norm_cfg"] = dict(type="BN")
-    torch.manual_seed(0)
-    return build_segmentor(cfg.model).eval()
 
 
 NARROW = {
@@ -188,22 +175,7 @@ def test_models_whose_size_is_hard_to_free(
     assert (torch.from_numpy(mask) == expected).float().mean() >= 0.999
 
 
-@pytest.mark.e2e
-def test_where_no_exporter_follows_the_size(predictor: Predictor, images: list[Path], tmp_path: Path) -> None:
-    class Stubborn(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            raise RuntimeError("it has a will of its own")
-
-    model = segmentor("fast_scnn", {}, tmp_path)
-    one = Predictor(model, predictor.pipeline, tuple("0123456789abcdefghi"), ((0, 0, 0),) * 19, {})
-    checks = export._checks(one, images, None)
-    model.backbone = Stubborn()
-    assert len(checks) == len(images) + 3
-    with pytest.raises(ExportError, match=r"not written: trace: RuntimeError: it has.*--fixed-size HxW asks less"):
-        export_onnx(one, tmp_path / "a.onnx", images)
-
-
-def test_without_the_extra(command: Command, distilled_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_without_the_extra(command: Command, distilled_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_EXTRA", ("onnx", "onnxruntime_that_nobody_has"))
     result = command("export", distilled_run.folder / "student.py", distilled_run.folder / "student.pth", "a.onnx")
     assert result.status == 2
@@ -224,7 +196,7 @@ def test_without_the_extra(command: Command, distilled_run: Run, monkeypatch: py
     ids=["folder", "below a file", "far below a file", "too long", "proc"],
 )
 def test_where_no_file_can_be_written(
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
     name: str,
     message: str,

@@ -21,13 +21,12 @@ from rdistill.config.load import read_config_file
 from rdistill.core.errors import UserError
 from rdistill.handover.inference import image_files, load_predictor, predict_mask
 from rdistill.handover.predict import output_names, overlay, shares_line, show_progress
-from unit.test_cli import command  # noqa: F401  a fixture
 
 Command = Callable[..., Any]
 PALETTE = [(0, 0, 0), (255, 215, 0)]
 
 
-def test_masks_overlays_and_shares(command: Command, both_classes: list[Path], tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+def test_masks_overlays_and_shares(command: Command, both_classes: list[Path], tiny: Tiny, tmp_path: Path) -> None:
     """As plain mmseg has them, pixel for pixel."""
     from mmseg.apis import inference_model, init_model
 
@@ -52,7 +51,7 @@ def test_masks_overlays_and_shares(command: Command, both_classes: list[Path], t
 
 
 def test_a_model_of_one_channel(
-    command: Command,  # noqa: F811
+    command: Command,
     one_channel_run: tuple[Run, list[Path]],
     tiny: Tiny,
 ) -> None:
@@ -79,7 +78,7 @@ def test_a_model_of_one_channel(
     assert scores["mIoU"] == pytest.approx(100 * (areas[:, 0] / areas[:, 1]).mean(), abs=1e-3)
 
 
-def test_lines(command: Command, both_classes: list[Path], tiny: Tiny) -> None:  # noqa: F811
+def test_lines(command: Command, both_classes: list[Path], tiny: Tiny) -> None:
     images = sorted((tiny.data_root / "img_dir" / "val").iterdir())
     result = command("predict", *both_classes, images[0], tiny.data_root / "img_dir/val/*.jpg", "--out", "out")
     lines = result.out.splitlines()
@@ -90,7 +89,7 @@ def test_lines(command: Command, both_classes: list[Path], tiny: Tiny) -> None: 
 
 @pytest.mark.parametrize("name", ["best.pth", "last.pth"])
 def test_a_training_checkpoint_with_a_distill_config(
-    command: Command,  # noqa: F811
+    command: Command,
     distilled_run: Run,
     tiny: Tiny,
     name: str,
@@ -110,7 +109,7 @@ def test_a_training_checkpoint_with_a_distill_config(
     ids=str,
 )
 def test_what_is_no_image(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     distilled_run: Run,
     arguments: list[str],
@@ -159,7 +158,7 @@ def test_no_two_images_share_a_name(images: list[str]) -> None:
 
 
 def test_masks_of_images_whose_joined_names_are_alike(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     tiny: Tiny,
     tmp_path: Path,
@@ -204,7 +203,7 @@ def broken(tiny: Tiny, tmp_path: Path) -> Path:
     ],
 )
 def test_broken_files_are_found_before_the_model_is_built(
-    command: Command,  # noqa: F811
+    command: Command,
     broken: Path,
     name: str,
     message: str,
@@ -217,7 +216,7 @@ def test_broken_files_are_found_before_the_model_is_built(
 
 
 def test_links_and_folders_that_are_called_like_images(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     broken: Path,
 ) -> None:
@@ -243,7 +242,7 @@ def test_a_nul_byte() -> None:
 
 
 def test_an_image_that_only_the_loader_finds_broken_costs_no_other(
-    command: Command,  # noqa: F811
+    command: Command,
     both_classes: list[Path],
     broken: Path,
 ) -> None:
@@ -261,7 +260,7 @@ def test_outputs_that_are_no_numbers_are_no_mask(both_classes: list[Path], broke
         predict_mask(predictor, broken / "good.jpg")
 
 
-def test_no_image_is_written_over(command: Command, both_classes: list[Path], broken: Path) -> None:  # noqa: F811
+def test_no_image_is_written_over(command: Command, both_classes: list[Path], broken: Path) -> None:
     masks = broken / "masks"
     masks.mkdir()
     Image.open(broken / "good.jpg").save(masks / "good.png")
@@ -271,7 +270,7 @@ def test_no_image_is_written_over(command: Command, both_classes: list[Path], br
     assert (masks / "good.png").read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_written_to(command: Command, broken: Path) -> None:  # noqa: F811
+def test_a_folder_that_cannot_be_written_to(command: Command, broken: Path) -> None:
     """Said before the config is read."""
     result = command("predict", "no.py", "no.pth", broken / "good.jpg", "--out", broken / "good.jpg")
     assert (result.status, result.err) == (

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from loss_terms import CLASSES, EVERY_TERM, SMALL, make_batch, make_term
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.losses import LOSSES, Adapter, Term, check_params, functional
 from rdistill.losses.modules import BUILT_IN, MGD, CIRKDMemory, ClassQueue
 
-CLASSES = 3
-SMALL: dict[str, dict[str, Any]] = {  # the authors' queues are too large for a test
-    "CIRKDMemory": {
-        "pixel_queue_size": 64, "region_queue_size": 8, "pixel_contrast_size": 30, "region_contrast_size": 9
-    }
-}  # fmt: skip
-EVERY_TERM = [(name, on) for name, info in LOSSES.items() for on in info.on]
 every_term = pytest.mark.parametrize(("name", "on"), EVERY_TERM)
 
 
@@ -32,28 +24,6 @@ every_term = pytest.mark.parametrize(("name", "on"), EVERY_TERM)
 def one_thread_and_a_seed() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-def make_term(name: str, on: str, **params: Any) -> Term:
-    channels = (CLASSES, CLASSES) if on == "logits" else (4, 6)
-    return Term(
-        name,
-        student_channels=channels[0],
-        teacher_channels=channels[1],
-        num_classes=CLASSES,
-        params={**SMALL.get(name, {}), **params},
-        on_logits=on == "logits",
-    )
-
-
-def make_batch(on: str, *, student_size: int = 4, teacher_size: int = 8) -> tuple[Tensor, Tensor, Tensor]:
-    """Student and teacher of other sizes (and, on features, other channels) and a 16 x 16 label."""
-    student_channels, teacher_channels = (CLASSES, CLASSES) if on == "logits" else (4, 6)
-    student = torch.randn(2, student_channels, student_size, student_size, requires_grad=True)
-    teacher = torch.randn(2, teacher_channels, teacher_size, teacher_size)
-    label = torch.randint(0, CLASSES, (2, 16, 16))
-    label[:, :5] = 255
-    return student, teacher, label
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -543,54 +513,6 @@ def test_cirkd_memory_of_a_student_that_is_the_teacher_is_zero() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Several workers
-
-
-def worker(rank: int, rendezvous: str, results: str) -> None:
-    """One of two DDP workers with other data and every kind of term; unused parameters would raise."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    terms = nn.ModuleList([make_term(name, on) for name, on in EVERY_TERM])
-    model = nn.parallel.DistributedDataParallel(AllTerms(terms), find_unused_parameters=False)
-    torch.manual_seed(rank)
-    for step in range(3):
-        batches = {on: make_batch(on) for on in ("logits", "features")}
-        if step == 1:  # one worker meets a batch of nothing but ignored pixels
-            for _, _, label in batches.values():
-                label.fill_(255 if rank == 0 else 1)
-        model(batches).backward()
-    torch.save(terms.state_dict(), f"{results}/{rank}.pt")
-    torch.save([p.grad for p in terms.parameters()], f"{results}/grad{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-class AllTerms(nn.Module):
-    """The sum of all terms over one batch."""
-
-    def __init__(self, terms: nn.ModuleList) -> None:
-        super().__init__()
-        self.terms = terms
-
-    def forward(self, batches: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        pairs = zip(EVERY_TERM, self.terms, strict=True)
-        return torch.stack([term(*batches[on]) for (_, on), term in pairs]).sum()
-
-
-@pytest.mark.e2e
-def test_two_workers_have_no_unused_parameters_and_share_one_memory(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    queues = [key for key in first if key.endswith((".keys", ".written"))]
-    assert queues
-    for key in queues:
-        assert torch.equal(first[key], second[key]), key
-    assert sum(int(first[key].sum()) for key in queues if key.endswith("written")) > 0
-    for a, b in zip(torch.load(tmp_path / "grad0.pt"), torch.load(tmp_path / "grad1.pt"), strict=True):
-        assert torch.equal(a, b)
-
-
-# ---------------------------------------------------------------------------------------------------------
 # The dict that describes them
 
 
@@ -610,17 +532,6 @@ def test_defaults_are_those_of_the_code() -> None:
         assert {key: type(value) for key, value in info.defaults.items()} == {
             key: type(value) for key, value in defaults.items()
         }
-
-
-@pytest.mark.e2e
-def test_names_and_the_check_do_not_import_torch() -> None:
-    code = (
-        "import sys, rdistill.losses as l\n"
-        "assert l.check_params('KL', {'tau': 1.0}, 'logits') == []\n"
-        "assert 'torch' not in sys.modules\n"
-        "assert l.Term.__name__ == 'Term' and 'torch' in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_attribute() -> None:

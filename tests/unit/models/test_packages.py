@@ -15,7 +15,6 @@ from rdistill.core.errors import UserError
 from rdistill.models import packages
 from rdistill.models.packages import OPERATORS, TIFFFILE, absent_behind, absent_packages
 from rdistill.models.segmentor import build_segmentor
-from unit.test_cli import command  # noqa: F401  a fixture
 
 Command = Callable[..., Any]
 ZOO = Path(mmseg.__file__).parent / ".mim" / "configs"
@@ -43,7 +42,7 @@ def _without_them() -> None:
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_models_of_the_zoo(command: Command, name: str) -> None:  # noqa: F811
+def test_models_of_the_zoo(command: Command, name: str) -> None:
     """One line that a shell's command follows from, whatever mmseg itself raises."""
     result = command("layers", ZOO / name, "--size", "64")
     assert result.status == 2 and result.err.count("\n") == 1 and NEEDS[name] in result.err

@@ -14,7 +14,6 @@ from mmengine.config import Config
 from torch import Tensor
 
 from rdistill.config.load import load_config, with_overrides, without_distillation
-from rdistill.core.errors import UserError
 from rdistill.distill import teacher as teacher_module
 from rdistill.sweeps.study.records import load_record
 from rdistill.sweeps.study.spec import parse_sweep
@@ -26,6 +25,7 @@ from rdistill.training.run import train
 pytestmark = pytest.mark.e2e  # whole runs
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+
 KNOWN: list[dict[str, Any]] = [{}]  # the teacher's scores are not what is tested
 
 
@@ -105,18 +105,6 @@ def test_equal_to_the_last_bit(tiny: Tiny, tmp_path: Path, state_equal: Equal) -
     costs = {name: load_record(tmp_path / "trials" / name).cost for name in ended}
     assert costs["baseline"]["teacher_seconds"] == 0 < costs["wide"]["own_seconds"]
     assert costs["wide"]["teacher_seconds"] < costs["wide"]["teacher_alone_seconds"]
-
-
-def test_a_seed_of_first_weights_alone(tiny: Tiny) -> None:
-    """It changes the weights that training starts from, and neither the data nor the dropout."""
-    from rdistill.training.runner import prepare_config
-
-    cfg = with_overrides(tiny.load("student"), {"randomness.init_seed": 5})
-    prepared = prepare_config(cfg, Path("unused"), 0, False)
-    assert prepared.train_dataloader.sampler.seed == prepared.train_dataloader.dataset.seed == 0
-    assert (prepared.randomness.seed, prepared.randomness.init_seed) == (0, 5)
-    with pytest.raises(UserError, match="unknown key randomness"):
-        with_overrides(tiny.load("student"), {"randomness.init": 5})
 
 
 def test_one_forward_pass_of_the_teacher_for_all(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
