@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +35,7 @@ from rdistill.models.segmentor import (
     logit_names,
     training_size,
 )
+from rdistill.models.task_accuracy import drop_left_out, without_accuracy
 
 RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
 
@@ -54,6 +56,7 @@ class Distiller(BaseModel):
     Attributes:
         factors: name -> the schedule's factor on that term's weight at this iteration.
         start: what the student starts from, if not from scratch.
+        measure_accuracy: False where nobody reads the heads' ``acc_seg`` of this step: then it is not computed.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Distiller(BaseModel):
         self.task_weight = task_weight
         self.factors = dict.fromkeys(self.routes, 1.0)
         self.trust_checkpoint = trust_checkpoint
+        self.measure_accuracy = True
         self.start: checkpoint.MatchingWeights | None = None
         self.capture = FeatureCapture(student, unique_names(route.student_features for route in self.routes.values()))
 
@@ -97,9 +101,10 @@ class Distiller(BaseModel):
             data_samples: mmseg's, with ground truth.
         """
         teacher_outputs = [teacher(inputs_nchw) for teacher in self.teachers]
+        with nullcontext() if self.measure_accuracy else without_accuracy():
+            of_task = drop_left_out(self.student.loss(inputs_nchw, data_samples))
         losses = {
-            key: value if "loss" not in key else _scaled(value, self.task_weight)
-            for key, value in self.student.loss(inputs_nchw, data_samples).items()
+            key: value if "loss" not in key else _scaled(value, self.task_weight) for key, value in of_task.items()
         }
         if not self.terms:
             return losses

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
@@ -108,7 +109,13 @@ class EmaTeacher(Teacher):
 
     def follow(self, student: nn.Module) -> None:
         """Takes one step toward the student; the first time, becomes its copy."""
-        self.average.to(next(student.parameters()).device)
+        # Not `average` itself: mmengine looks at its count of steps each time, for which a GPU would be waited for.
+        device = next(student.parameters()).device
+        self.average.module.to(device)
+        if any(tensor.device != device for tensor in self.average.avg_parameters.values()):
+            # mmengine averages into the tensors that it noted when this was made, which are not those of a module that
+            # has moved since: the teacher would stay as it was.
+            self.average.avg_parameters = self.average.module.state_dict()
         self.average.update_parameters(student)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -172,7 +179,7 @@ def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tens
     """
     teacher = model.data_preprocessor
     flip = input_channels(model) == 3 and swaps_channels(student) != swaps_channels(teacher)
-    (our_mean, our_std), (their_mean, their_std) = (_mean_and_std(module) for module in (student, teacher))
+    (our_mean, our_std), (their_mean, their_std) = (image_statistics(module) for module in (student, teacher))
     if flip:
         our_mean, our_std = our_mean.flip(0), our_std.flip(0)
     elif torch.allclose(our_mean, their_mean) and torch.allclose(our_std, their_std):
@@ -180,9 +187,19 @@ def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tens
     return flip, our_std / their_std, (our_mean - their_mean) / their_std
 
 
-def _mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Shape (channels, 1, 1) or (1, 1, 1) each; 0 and 1 for a preprocessor that does not normalise."""
-    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
-        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-    return mean.float(), std.float()
+# By preprocessor, as it was when a model was built: on the CPU. A model that moved to a GPU since need not be waited
+# for, and its statistics can still be compared with those of a student that is on the CPU yet.
+_STATISTICS: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def image_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """What images are normalised with, on the CPU: shape (channels, 1, 1) or (1, 1, 1) each.
+
+    0 and 1 for a preprocessor that does not normalise.
+    """
+    if preprocessor not in _STATISTICS:
+        mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
+        if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
+            mean, std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        _STATISTICS[preprocessor] = (mean.detach().float().cpu(), std.detach().float().cpu())
+    return _STATISTICS[preprocessor]

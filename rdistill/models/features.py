@@ -226,7 +226,8 @@ class FeatureCapture:
         version = None
         if not torch.compiler.is_compiling():
             device = tensor.device.type
-            autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+            possible = torch.amp.is_autocast_available(device)  # on `meta` the next call would raise
+            autocast = possible and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
             mode = (module.training, torch.is_grad_enabled(), autocast)
             version = None if tensor.is_inference() else tensor._version
         copied = version is None or self._written.get((feature.name, mode), True)

@@ -17,6 +17,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.datasets import BaseSegDataset
     from mmseg.datasets.transforms import LoadAnnotations
     from mmseg.evaluation.metrics import IoUMetric
+    from mmseg.models import decode_heads
     from mmseg.models.backbones import MSCAN, MixVisionTransformer
     from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
     from mmseg.models.losses import CrossEntropyLoss
@@ -27,5 +28,5 @@ MMLogger.get_instance("mmengine", log_level=logging.WARNING)
 __all__ = [
     "DATASETS", "METRICS", "MODELS", "MSCAN", "TRANSFORMS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead",
     "EncHead", "IoUMetric", "IterativeDecodeHead", "LoadAnnotations", "MixVisionTransformer", "PIDHead", "PointHead",
-    "mmseg",
+    "decode_heads", "mmseg",
 ]  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from torch import Tensor
 
 from rdistill.core.errors import RunError
@@ -23,6 +24,7 @@ from rdistill.training.resume import BEST, LAST, PREVIOUS
 from rdistill.training.run_state import own_state, unwrap
 
 METRIC = "mIoU"  # what "best" means
+ACCURACY = "decode.acc_seg"  # as mmengine's log has it
 
 
 class RunListener(Protocol):
@@ -84,6 +86,38 @@ class WeightScheduleHook(Hook):
         distiller = unwrap(runner)
         for name, route in distiller.routes.items():
             distiller.factors[name] = route.schedule.factor(runner.iter, runner.max_iters)
+
+
+class AccuracyHook(Hook):
+    """Lets the heads compute their ``acc_seg`` in the iterations that are logged or reported, and in no other.
+
+    mmengine logs the last value, not a mean over several; where a config's log processor asks for a mean of it, it is
+    computed in all iterations.
+
+    Args:
+        report: the hook that reports losses to the run's listener.
+    """
+
+    def __init__(self, report: ReportHook) -> None:
+        self.report = report
+
+    def before_train(self, runner: Any) -> None:
+        processor = runner.log_processor
+        sources = [str(custom.get("data_src", "")) for custom in processor.custom_cfg]
+        self._all = bool(re.search(processor.mean_pattern, ACCURACY)) or any("acc" in source for source in sources)
+        self._loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        unwrap(runner).measure_accuracy = (
+            self._all
+            or self.report.reports(runner)
+            or any(logs_iteration(hook, runner, batch_idx) for hook in self._loggers)
+        )
+
+
+def logs_iteration(hook: LoggerHook, runner: Any, batch_idx: int) -> bool:
+    """Whether mmengine's hook will log the iteration that begins."""
+    return hook.every_n_inner_iters(batch_idx, hook.interval) or hook.end_of_epoch(runner.train_dataloader, batch_idx)
 
 
 class EmaTeacherHook(Hook):
@@ -260,10 +294,14 @@ class ReportHook(Hook):
         self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # after the step, it is the next one's
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        iteration = runner.iter + 1
-        if iteration % self.interval == 0 or iteration == runner.max_iters:
+        if self.reports(runner):
             values = {key: value.item() for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
-            self.listener.stepped(iteration, {**values, "lr": self._lr})
+            self.listener.stepped(runner.iter + 1, {**values, "lr": self._lr})
+
+    def reports(self, runner: Any) -> bool:
+        """Whether the losses of the iteration that runs are reported."""
+        iteration = runner.iter + 1
+        return bool(iteration % self.interval == 0 or iteration == runner.max_iters)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self._metrics = tidy_metrics(metrics or {})

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from rdistill.config.load import TeacherSpec
 from rdistill.config.teacher_spec import FUSED
-from rdistill.distill.teacher import Teacher, cache_of, load_teacher_model
+from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
 
@@ -368,9 +368,8 @@ class SharedTeacher(Teacher):
         self.lane, self._one, self.model, self.weight = lane, one, one.model, weight
         self.heads = logit_names(one.model, training=False)
         self.names, self.student_preprocessor = tuple(names), student_preprocessor
-        statistics = [getattr(student_preprocessor, name, None) for name in ("mean", "std")]
         order = swaps_channels(student_preprocessor)
-        self.preprocessing = repr([type(student_preprocessor).__name__, order, *statistics])
+        self.preprocessing = repr([type(student_preprocessor).__name__, order, *image_statistics(student_preprocessor)])
         self.cache = one.cache
         one.views.add(self)
 

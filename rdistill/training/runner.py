@@ -29,6 +29,7 @@ from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
 from rdistill.training.evaluation import no_image_twice, use_class_iou
 from rdistill.training.hooks import (
+    AccuracyHook,
     CheckpointHook,
     DivergenceHook,
     EmaTeacherHook,
@@ -138,6 +139,7 @@ def build_runner(
         EmaTeacherHook(),
         RunStateHook(**cfg.randomness),
         DivergenceHook(),
+        AccuracyHook(report),
     ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,74 @@ class CaptureSpy(Hook):
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._note("validation", runner)
+
+
+@HOOKS.register_module()
+class AccuracySpy(Hook):
+    """Notes which accuracies each step had; with ``all``, has every step compute them, as mmseg does."""
+
+    seen: list[list[str]]
+    priority = "LOWEST"
+
+    def __init__(self, all: bool) -> None:
+        self.all = all
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        unwrap(runner).measure_accuracy |= self.all
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        type(self).seen.append([key for key in outputs if "acc" in key])
+
+
+AUXILIARY = dict(
+    type="FCNHead", in_channels=16, in_index=2, channels=4, num_convs=1, num_classes=2, norm_cfg=dict(type="BN"),
+    loss_decode=dict(type="CrossEntropyLoss", loss_weight=0.4),
+)  # fmt: skip
+TWO_HEADS = ["decode.acc_seg", "aux.acc_seg"]
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """What mmengine's own log holds of the training iterations, less their times."""
+    (file,) = folder.glob("*/vis_data/scalars.json")
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if "time" not in key} for entry in entries if "loss" in entry]
+
+
+@pytest.mark.parametrize("name", ["student", "distill"])
+def test_accuracies_are_computed_where_they_are_logged(
+    tiny: Tiny, tmp_path: Path, recorder: Recorder, name: str
+) -> None:
+    """Of both heads, under teachers or alone; the values are those of a run that computes them in every step."""
+    logs = []
+    for every_step in (False, True):
+        AccuracySpy.seen, recorder.steps = [], []
+        changes = {
+            "+custom_hooks": [dict(type="AccuracySpy", all=every_step)],
+            "+model.auxiliary_head": AUXILIARY,
+            "default_hooks.logger.interval": 4,
+        }
+        cfg = tiny.load(name, changes, iters=11, val_interval=11)
+        assert len(cfg.train_dataloader.dataset.pipeline) and cfg.train_dataloader.batch_size == 2
+        train(cfg, tmp_path / str(every_step), listener=recorder, teacher_metrics=[{}], check=False)
+        with_accuracy = [iteration for iteration, keys in enumerate(AccuracySpy.seen, start=1) if keys]
+        # mmengine logs every 4 and where the 3 batches of an epoch end for the first time; a listener gets every 10.
+        assert with_accuracy == (list(range(1, 12)) if every_step else [3, 4, 8, 10, 11])
+        assert [AccuracySpy.seen[iteration - 1] for iteration in with_accuracy] == [TWO_HEADS] * len(with_accuracy)
+        logs.append((logged(tmp_path / str(every_step)), recorder.steps))
+    assert logs[0] == logs[1]
+    assert [entry["step"] for entry in logs[0][0]] == [3, 4, 8] and [step for step, _ in logs[0][1]] == [10, 11]
+    assert all(0 < entry[key] < 100 for entry in logs[0][0] for key in TWO_HEADS)
+
+
+def test_a_mean_of_accuracies_needs_every_step(tiny: Tiny, tmp_path: Path) -> None:
+    AccuracySpy.seen = []
+    changes = {
+        "+custom_hooks": [dict(type="AccuracySpy", all=False)],
+        "+log_processor.custom_cfg": [dict(data_src="decode.acc_seg", method_name="mean", window_size=4)],
+    }
+    cfg = tiny.load("student", changes, iters=3, val_interval=3)
+    train(cfg, tmp_path / "run", check=False)
+    assert AccuracySpy.seen == [["decode.acc_seg"]] * 3
 
 
 def numbers() -> tuple[float, float, float]:
