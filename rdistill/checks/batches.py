@@ -76,7 +76,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
         preprocessor = MODELS.build(copy.deepcopy(cfg.model.data_preprocessor))
         with random_state_of(SEED):
             preprocessor(pseudo_collate(copy.deepcopy(items)), training)
-    except Exception as error:  # of stacking, in PyTorch's or mmseg's own words
+    except Exception as error:  # PyTorch or mmseg says in its own words why images do not stack
         shapes = [tuple(item["inputs"].shape[-2:]) for item in items]
         if len(set(shapes)) < 2:
             return [f"{key}: {_names(files)} do not make a batch: {_one_line(error)}"]

@@ -19,7 +19,7 @@ from rdistill.checks.unused_files import broken_entries, files_in_use, unused_fi
 from rdistill.data.reading import Size
 from rdistill.data.splits import IGNORED, OUTSIDE, Split, data_classes, data_splits, describe_data, describe_layouts
 
-ALL_BELOW = 2000  # images of a split that are decoded even in a quick check; of more, a sample of so many
+ALL_BELOW = 2000  # images of a split that are decoded even in a quick check; a sample of that many if there are more
 AT_ONCE = 256  # masks that are decoded, before it is looked whether a class is still missing
 SHOWN = 5  # classes or labels named in a line
 
@@ -49,7 +49,7 @@ class _Seen:
     """What one image and its mask show."""
 
     findings: list[_Finding] = field(default_factory=list)
-    size: Size | None = None  # of the image
+    size: Size | None = None  # the image's
     values: np.ndarray | None = None  # pixels of each value, 0 to 255, in the mask's file; None: not decoded
 
 
@@ -86,13 +86,13 @@ def look_at_data(splits: Sequence[Split], *, most: int = 10, full: bool = False)
             report.notes.append(f"{where}: {len(split.entries)} images of a remote storage are not looked at")
             continue
         seen = _look_at_all(split, full)
-        findings = [finding for one in seen for finding in one.findings]
+        findings = [finding for file in seen for finding in file.findings]
         for kind in dict.fromkeys(finding.kind for finding in findings):
-            report.problems += _first(where, [one.line for one in findings if one.kind == kind], most, kind)
+            report.problems += _first(where, [file.line for file in findings if file.kind == kind], most, kind)
         if findings:
             unsound.add(split.name)
         report.sizes.setdefault(split.name, {}).update(
-            {entry["img_path"]: one.size for entry, one in zip(split.entries, seen, strict=True) if one.size}
+            {entry["img_path"]: file.size for entry, file in zip(split.entries, seen, strict=True) if file.size}
         )
         if split.table is not None:
             counts.setdefault(split.name, []).append((split, _values(split, seen, whole=not findings)))
@@ -206,16 +206,16 @@ def _values(split: Split, seen: Sequence[_Seen], *, whole: bool) -> np.ndarray:
     assert split.table is not None and split.loaders is not None
     total = np.zeros(256, np.int64)
     rest = []
-    for entry, one in zip(split.entries, seen, strict=True):
-        if one.values is not None:
-            total += one.values
+    for entry, file in zip(split.entries, seen, strict=True):
+        if file.values is not None:
+            total += file.values
         elif entry.get("seg_map_path") is not None:
             rest.append(entry)
     random.Random(0).shuffle(rest)
     while whole and rest and (_pixels(split, total) == 0).any():
         some, rest = rest[:AT_ONCE], rest[AT_ONCE:]
-        for one in _in_threads(lambda entry: _of_the_mask(split, entry), some):
-            total += 0 if one.values is None else one.values
+        for file in _in_threads(lambda entry: _of_the_mask(split, entry), some):
+            total += 0 if file.values is None else file.values
     return total
 
 
@@ -230,10 +230,10 @@ def _pixels(split: Split, values: np.ndarray) -> np.ndarray:
 
 
 def _absent_classes(name: str, parts: Sequence[tuple[Split, np.ndarray]]) -> tuple[list[str], list[str]]:
-    """What is to be said of the classes that no mask of a split holds, all its datasets together."""
+    """Problems and notes of the classes that no mask of a split holds, all its datasets together."""
     first = parts[0][0]
     if any(len(split.classes) != len(first.classes) for split, _ in parts):
-        return [], []  # told of elsewhere
+        return [], []  # another check reports it
     pixels = sum(_pixels(split, values) for split, values in parts)
     values = np.flatnonzero(sum(values for _, values in parts))
     assert isinstance(pixels, np.ndarray) and first.table is not None

@@ -146,13 +146,13 @@ def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Mapping[str, A
     names = [*logit_names(student, training=True), *_that_run(student, spec.features.student, size, training=True)]
     with FeatureCapture(student, names) as capture, torch.no_grad():
         run_heads(student, student.extract_feat(inputs), names)
-        ours = {name: as_maps(capture[name], size).detach() for name in capture.names}
-    theirs = []
+        student_features = {name: as_maps(capture[name], size).detach() for name in capture.names}
+    teacher_features = []
     for index, teacher in enumerate(distiller.teachers):
         names = [*teacher.heads, *_that_run(teacher.model, spec.teacher_features(index), size)]
-        theirs.append(Teacher(teacher.model, names, student.data_preprocessor)(inputs))
+        teacher_features.append(Teacher(teacher.model, names, student.data_preprocessor)(inputs))
     label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data["data_samples"]])
-    return Captured(ours, theirs, label_nhw)
+    return Captured(student_features, teacher_features, label_nhw)
 
 
 def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Captured) -> list[str]:
@@ -164,24 +164,24 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
         missing = [feature for feature in route.student_features if feature not in captured.student]
         if missing:
             return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
-        ours = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
-        theirs = distiller._teachers_side(route, captured.teachers)
-        last = theirs if isinstance(theirs, Tensor) else theirs[-1]
-        term = build_term(name, spec.losses[name], (ours[-1].shape[1], last.shape[1]), distiller.student)
-        raw = term.to(ours[0].device)(single_or_list(ours), theirs, captured.label_nhw)
+        features = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
+        teacher_side = distiller._teachers_side(route, captured.teachers)
+        last = teacher_side if isinstance(teacher_side, Tensor) else teacher_side[-1]
+        term = build_term(name, spec.losses[name], (features[-1].shape[1], last.shape[1]), distiller.student)
+        raw = term.to(features[0].device)(single_or_list(features), teacher_side, captured.label_nhw)
         if not torch.isfinite(raw):
             return [f"{where}: is not finite on the first training images"]
-        gradients = torch.autograd.grad(raw, ours, allow_unused=True) if raw.requires_grad else [None]
+        gradients = torch.autograd.grad(raw, features, allow_unused=True) if raw.requires_grad else [None]
     except KeyError as error:
         return [f"{where}: {error} does not run in a forward pass of the teacher"]
     except UserError as error:
         return list(error.problems)
     except Exception as error:
         return [f"{where}: fails on the first training images: {one_line(error)}"]
-    given = [gradient for gradient in gradients if gradient is not None]
-    if not given:
+    with_gradient = [gradient for gradient in gradients if gradient is not None]
+    if not with_gradient:
         return [f"{where}: gives the student no gradient"]
-    finite = all(torch.isfinite(gradient).all() for gradient in given)
+    finite = all(torch.isfinite(gradient).all() for gradient in with_gradient)
     return [] if finite else [f"{where}: its gradient is not finite on the first training images"]
 
 
@@ -201,10 +201,12 @@ def _gradient_problems(distiller: Distiller, all_used: bool) -> list[str]:
     """``all_used``: whether every parameter must have a gradient."""
     problems = []
     trained = [(name, parameter) for name, parameter in distiller.named_parameters() if parameter.requires_grad]
-    infinite = [name for name, one in trained if one.grad is not None and not torch.isfinite(one.grad).all()]
+    infinite = [
+        name for name, parameter in trained if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
     if infinite:
         problems.append(f"one step of training gives gradients that are not finite: {_some(infinite)}")
-    unused = [name for name, one in trained if one.grad is None]
+    unused = [name for name, parameter in trained if parameter.grad is None]
     if len(unused) == len(trained):
         problems.append("one step of training gives no gradient to any parameter; check the weights and loss_decode")
     elif unused and all_used:

@@ -18,7 +18,7 @@ from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
 from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
 
-DEFAULT_DEPTH = 2  # of DeepLabV3+, 22 of 152 layers; a distillation's two models fit two screens
+DEFAULT_DEPTH = 2  # shows 22 of DeepLabV3+'s 152 layers; a distillation's two models fit two screens
 LONGEST_TYPE = 16  # characters of a layer's class name, so that full layer names fit into 80 columns
 
 
@@ -54,7 +54,7 @@ class Features:
 class Overview:
     """What `rdistill layers` shows."""
 
-    height_width: tuple[int, int]  # of the image, in pixels
+    height_width: tuple[int, int]  # the image's size in pixels
     models: list[Model]
     features: list[Features]  # one for each teacher that has a model of its own
 
@@ -74,9 +74,9 @@ def overview(cfg: Config) -> Overview:
     if spec is None:
         return Overview(size, [_model("model", student, size)], [])
     models, features = [_model("student", student, size)], []
-    for index, one in enumerate(spec.teachers):
+    for index, teacher_spec in enumerate(spec.teachers):
         role = "teacher" if len(spec.teachers) == 1 else f"teacher {index}"
-        teacher = student if one.ema_decay is not None else build_teacher(one)
+        teacher = student if teacher_spec.ema_decay is not None else build_teacher(teacher_spec)
         if teacher is not student:
             models.append(_model(role, teacher, size))
         features.append(_features(role, spec, index, student, teacher, size))
@@ -105,13 +105,15 @@ def as_json(seen: Overview) -> dict[str, Any]:
         ],
         "features": [
             {
-                "role": one.role,
-                "student": _json_side(one.student, seen.height_width),
-                "teacher": _json_side(one.teacher, seen.height_width),
-                "sensible_pairs": [list(pair) for pair in one.sensible],
-                "incompatible_pairs": [{"pair": list(pair), "reason": reason} for pair, reason in one.problems.items()],
+                "role": features.role,
+                "student": _json_side(features.student, seen.height_width),
+                "teacher": _json_side(features.teacher, seen.height_width),
+                "sensible_pairs": [list(pair) for pair in features.sensible],
+                "incompatible_pairs": [
+                    {"pair": list(pair), "reason": reason} for pair, reason in features.problems.items()
+                ],
             }
-            for one in seen.features
+            for features in seen.features
         ],
     }
 
@@ -134,19 +136,19 @@ def _model(role: str, model: nn.Module, size: tuple[int, int]) -> Model:
 def _features(
     role: str, spec: DistillSpec, index: int, student: nn.Module, teacher: nn.Module, size: tuple[int, int]
 ) -> Features:
-    ours, of_teachers = listed_shapes(spec, student, {index: teacher}, size)
-    theirs = of_teachers[index]
+    student_shapes, by_teacher = listed_shapes(spec, student, {index: teacher}, size)
+    teacher_shapes = by_teacher[index]
     problems = {
         (s, t): problem
-        for s, one in enumerate(ours)
-        for t, other in enumerate(theirs)
-        if (problem := pair_problem(one, other)) is not None
+        for s, shape in enumerate(student_shapes)
+        for t, teacher_shape in enumerate(teacher_shapes)
+        if (problem := pair_problem(shape, teacher_shape)) is not None
     }
     return Features(
         role,
-        dict(zip(spec.features.student, ours, strict=True)),
-        dict(zip(spec.teacher_features(index), theirs, strict=True)),
-        sensible_pairs(ours, theirs, size),
+        dict(zip(spec.features.student, student_shapes, strict=True)),
+        dict(zip(spec.teacher_features(index), teacher_shapes, strict=True)),
+        sensible_pairs(student_shapes, teacher_shapes, size),
         problems,
     )
 
@@ -170,11 +172,11 @@ def listed_shapes(
         raise UserError(*dict.fromkeys(unknown))
     sides = [(spec.features.student, student, True)]
     sides += [(spec.teacher_features(index), teacher, False) for index, teacher in teachers.items()]
-    found = []
+    by_side = []
     for names, model, training in sides:
         shapes = probe_features(model, names, size, training=training)
-        found.append([shapes[name] for name in names])
-    return found[0], dict(zip(teachers, found[1:], strict=True))
+        by_side.append([shapes[name] for name in names])
+    return by_side[0], dict(zip(teachers, by_side[1:], strict=True))
 
 
 def _unknown_features(where: str, names: Sequence[str], model: nn.Module) -> list[str]:
@@ -252,16 +254,20 @@ def _side_rows(side: dict[str, Shape | str], size: tuple[int, int]) -> list[tupl
 def _pair_table(features: Features, size: tuple[int, int]) -> Table:
     """A row for each student feature, a column for each of the teacher's."""
     table = _table("", *(str(t) for t in range(len(features.teacher))))
-    ours, theirs = list(features.student.values()), list(features.teacher.values())
-    for s in range(len(ours)):
+    student_shapes, teacher_shapes = list(features.student.values()), list(features.teacher.values())
+    for s in range(len(student_shapes)):
         marks = []
-        for t in range(len(theirs)):
+        for t in range(len(teacher_shapes)):
             if (s, t) in features.problems:
                 marks.append("x")
             elif (s, t) not in features.sensible:
                 marks.append(".")
             else:
-                strides = [stride_of(shape, size) for shape in (ours[s], theirs[t]) if not isinstance(shape, str)]
+                strides = [
+                    stride_of(shape, size)
+                    for shape in (student_shapes[s], teacher_shapes[t])
+                    if not isinstance(shape, str)
+                ]
                 marks.append("=" if max(strides) / min(strides) < 1.2 else "~")
         table.add_row(str(s), *marks)
     return table

@@ -44,8 +44,8 @@ from rdistill.models.segmentor import (
 from rdistill.models.shapes import pair_problem
 
 NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
-IMAGES = 2  # of the batch that is tried
-SPARE = 1.1  # on the estimate of disk space: logs, tables, records
+IMAGES = 2  # images in the batch that is tried
+SPARE = 1.1  # factor on the estimate of disk space: logs, tables, records
 
 
 @dataclass
@@ -58,11 +58,11 @@ class Report:
     layouts: list[str] = field(default_factory=list)  # where the data are, a line for each dataset
     problems: list[str] = field(default_factory=list)  # where, what, got, fix; one line each
 
-    def add(self, part: str, problems: Sequence[str], found: str) -> bool:
+    def add(self, part: str, problems: Sequence[str], summary: str) -> bool:
         """Records one part; returns whether it is well."""
         self.problems += [problem for problem in problems if problem not in self.problems]
         if not problems:
-            self.passed.append((part, found))
+            self.passed.append((part, summary))
         return not problems
 
     def raise_problems(self) -> None:
@@ -94,8 +94,8 @@ class Loaded:
 
     problems: list[str]
     cfg: Config | None  # all of it
-    for_data: Config | None = None  # without its teachers
-    for_models: Config | None = None  # without looking for data and checkpoints
+    for_data: Config | None = None  # the config without its teachers
+    for_models: Config | None = None  # the config, loaded without looking for data and checkpoints
 
 
 def load_what_loads(
@@ -181,10 +181,10 @@ def check_run(
 def check_classes(cfg: Config, student: nn.Module) -> list[str]:
     """Whether each of the student's heads has as many classes as the data. Teachers' are the losses' to compare."""
     problems = []
-    classes = {name: sorted({len(one) for one in data_classes(cfg, name)}) for name in ("train", "val")}
+    classes = {name: sorted({len(names) for names in data_classes(cfg, name)}) for name in ("train", "val")}
     if classes["train"] and classes["val"] and classes["train"] != classes["val"]:
-        ours, theirs = (" and ".join(map(str, classes[name])) for name in ("train", "val"))
-        problems.append(f"metainfo.classes: training data has {ours} classes, validation data {theirs}")
+        in_training, in_validation = (" and ".join(map(str, classes[name])) for name in ("train", "val"))
+        problems.append(f"metainfo.classes: training data has {in_training} classes, validation data {in_validation}")
     if logit_channels(student) == 1 and isinstance(student.decode_head, nn.ModuleList):
         problems.append(
             "model.decode_head: mmseg cannot predict with one output channel (out_channels=1) of a cascade of heads; "
@@ -225,19 +225,19 @@ def check_pairs(
     """
     if not any(loss.pairs for loss in spec.losses.values()):
         return []
-    ours, theirs = listed_shapes(spec, student, dict(enumerate(teachers)), size)
+    student_shapes, teacher_shapes = listed_shapes(spec, student, dict(enumerate(teachers)), size)
     problems = []
     for name, loss in spec.losses.items():
         for s, t in loss.pairs:
             index = int(loss.teacher)
-            if problem := pair_problem(ours[s], theirs[index][t]):
+            if problem := pair_problem(student_shapes[s], teacher_shapes[index][t]):
                 names = f"{spec.features.student[s]} with the teacher's {spec.teacher_features(index)[t]}"
                 problems.append(f"distill.losses.{name}.pair: [{s}, {t}] ({names}) cannot be compared: {problem}")
     return problems
 
 
 def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
-    """Whether the checkpoints of so many trials fit on the work dir's disk: a problem, or what there is."""
+    """Whether the checkpoints of ``trials`` fit on the work dir's disk: a problem, or what there is."""
     needed = SPARE * trials * run_bytes(distiller, cfg)
     folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
@@ -299,9 +299,9 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
-        # load_config has said it already, unless it gave up before.
-        said = [problem for problem in report.problems if NO_CHECKPOINT in problem]
-        problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and said)]
+        # load_config has reported it already, unless it gave up before.
+        reported = [problem for problem in report.problems if NO_CHECKPOINT in problem]
+        problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and reported)]
         report.add("models", problems, "build")
         if student is not None and loaded.for_data is not None:
             report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
@@ -320,9 +320,9 @@ def add_data(
         names: of the splits: 'train', 'val', 'test'.
     """
     splits = data_splits(cfg, names)
-    found = look_at_data(splits, full=full)
-    problems = found.problems or check_batches(cfg, found.sizes, workers=workers)
-    report.notes += found.notes
+    data = look_at_data(splits, full=full)
+    problems = data.problems or check_batches(cfg, data.sizes, workers=workers)
+    report.notes += data.notes
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
 
@@ -360,9 +360,13 @@ def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, li
         return student, []
     problems: list[str] = []
     teachers: list[nn.Module] = []
-    for index, one in enumerate(spec.teachers):
+    for index, teacher_spec in enumerate(spec.teachers):
         try:
-            teachers.append(student if one.ema_decay is not None else _teacher(one, index, trust_checkpoint, problems))
+            teachers.append(
+                student
+                if teacher_spec.ema_decay is not None
+                else _teacher(teacher_spec, index, trust_checkpoint, problems)
+            )
         except UserError as error:
             return student, [*problems, *error.problems]
     try:
@@ -388,12 +392,15 @@ def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: li
 def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
     """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
     problems: list[str] = []
-    ours, heads = logit_names(student, training=True), [logit_names(teacher, training=False) for teacher in teachers]
+    student_heads, teacher_heads = (
+        logit_names(student, training=True),
+        [logit_names(teacher, training=False) for teacher in teachers],
+    )
     for name, loss in spec.losses.items():
         if loss.pair is not None:
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
-            route = make_route(name, loss, spec, ours, heads)
+            route = make_route(name, loss, spec, student_heads, teacher_heads)
             build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
         except UserError as error:
             problems += error.problems

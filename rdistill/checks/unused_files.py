@@ -14,12 +14,12 @@ SHOWN = 3  # suffixes or files named in a line
 
 
 def broken_entries(split: Split) -> list[str]:
-    """Links to nothing, links in a circle and folders with a picture's name: one line each, by path."""
+    """Links to nothing, links in a circle and folders with an image's name: one line each, by path."""
     return [] if split.folders is None else _broken(split.folders.images, split.folders.img_suffix)
 
 
 def unused_files(split: Split, used: Container[str]) -> list[str]:
-    """What the dataset's folders hold that is not used: pictures of another suffix, masks without an image.
+    """What the dataset's folders hold that is not used: images of another suffix, masks without an image.
 
     Args:
         split: a dataset.
@@ -28,13 +28,13 @@ def unused_files(split: Split, used: Container[str]) -> list[str]:
     folders = split.folders
     if folders is None or not folders.images.is_dir():
         return []
-    pictures = [path for path in _files(folders.images) if _is_another_picture(path, folders)]
-    pictures = [path for path in pictures if os.path.normpath(path) not in used]
-    lines = [_other_suffixes(split, folders, pictures)] if pictures else []
+    images = [path for path in _files(folders.images) if _has_another_suffix(path, folders)]
+    images = [path for path in images if os.path.normpath(path) not in used]
+    lines = [_other_suffixes(split, folders, images)] if images else []
     if folders.masks is not None and folders.masks.is_dir() and split.entries and not _is_a_part(split, folders):
-        theirs = {_mask_of(path, folders) for path in pictures}  # of which there is a line already
+        masks_of_them = {_mask_of(path, folders) for path in images}  # the line above counts these
         masks = (path for path in _files(folders.masks) if path.name.endswith(folders.seg_map_suffix))
-        lone = [path for path in masks if os.path.normpath(path) not in used and path not in theirs]
+        lone = [path for path in masks if os.path.normpath(path) not in used and path not in masks_of_them]
         if lone:
             what = "masks have no image" if len(lone) > 1 else "mask has no image"
             lines.append(f"{len(lone)} {what} that is used, such as {lone[0]}")
@@ -48,21 +48,21 @@ def files_in_use(splits: Sequence[Split]) -> set[str]:
     return {os.path.normpath(entry[key]) for entry in entries for key in keys if entry.get(key)}
 
 
-def _other_suffixes(split: Split, folders: Folders, pictures: list[Path]) -> str:
-    counts = Counter(path.suffix for path in pictures).most_common()
+def _other_suffixes(split: Split, folders: Folders, images: list[Path]) -> str:
+    counts = Counter(path.suffix for path in images).most_common()
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts[:SHOWN]) + (", ..." if counts[SHOWN:] else "")
     if folders.masks is not None:
-        kinds += f"; {sum(path.is_file() for path in (_mask_of(p, folders) for p in pictures) if path)} have a mask"
-    what = "images are not used" if len(pictures) > 1 else "image is not used"
+        kinds += f"; {sum(path.is_file() for path in (_mask_of(p, folders) for p in images) if path)} have a mask"
+    what = "images are not used" if len(images) > 1 else "image is not used"
     key = f"{LOADERS[split.name]}.dataset.img_suffix"
     suffix, count = counts[0]
     fix = f"{key}={suffix!r} takes {count} of them"
     if split.entries:  # the key takes one suffix
         fix += " instead; for all, rename them, list them (PaddleSegDataset), or make each suffix a data set"
-    return f"{len(pictures)} {what} ({kinds}), since img_suffix is {folders.img_suffix!r}; {fix}"
+    return f"{len(images)} {what} ({kinds}), since img_suffix is {folders.img_suffix!r}; {fix}"
 
 
-def _is_another_picture(path: Path, folders: Folders) -> bool:
+def _has_another_suffix(path: Path, folders: Folders) -> bool:
     if path.name.endswith(folders.img_suffix) or path.suffix.lower() not in IMAGE_SUFFIXES:
         return False
     masks = folders.masks
@@ -70,7 +70,7 @@ def _is_another_picture(path: Path, folders: Folders) -> bool:
 
 
 def _mask_of(image: Path, folders: Folders) -> Path | None:
-    """Where the mask of a picture of another suffix would be, if the suffix were the one to look for."""
+    """Where the mask of an image of another suffix would be, if the suffix were the one to look for."""
     return (
         None
         if folders.masks is None
@@ -103,7 +103,7 @@ def _broken(folder: Path, suffix: str) -> list[str]:
                 lines.append(f"{path}: is a folder, not an image; rename or remove it")
         for name in sorted(names):
             path = Path(place, name)
-            picture = name.endswith(suffix) or path.suffix.lower() in IMAGE_SUFFIXES
-            if picture and not name.startswith(".") and path.is_symlink() and not os.path.exists(path):
+            is_image = name.endswith(suffix) or path.suffix.lower() in IMAGE_SUFFIXES
+            if is_image and not name.startswith(".") and path.is_symlink() and not os.path.exists(path):
                 lines.append(f"{path}: is a link to {os.readlink(path)}, which leads to no file; mend or remove it")
     return lines

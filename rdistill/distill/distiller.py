@@ -37,7 +37,7 @@ from rdistill.models.segmentor import (
 )
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
 
-RAW_PREFIX = "raw/"  # in logs: a distillation loss before its weight
+RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
 
 
 class Distiller(BaseModel):
@@ -112,8 +112,8 @@ class Distiller(BaseModel):
         label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         for name, term in self.terms.items():
             route = self.routes[name]
-            ours = [as_maps(self.capture[feature], size) for feature in route.student_features]
-            raw = term(single_or_list(ours), self._teachers_side(route, teacher_outputs), label_nhw)
+            features = [as_maps(self.capture[feature], size) for feature in route.student_features]
+            raw = term(single_or_list(features), self._teachers_side(route, teacher_outputs), label_nhw)
             losses[f"distill.loss_{name}"] = raw * (route.weight * self.factors[name])
             losses[RAW_PREFIX + name] = raw.detach()
         return losses
@@ -153,8 +153,10 @@ class TeacherSource(Protocol):
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
         """The model of a spec, with its weights."""
 
-    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
-        """The teacher with that model, asked for some features."""
+    def make_teacher(
+        self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module
+    ) -> Teacher:
+        """The teacher with that model, which gives these features."""
 
 
 class OwnTeachers:
@@ -163,7 +165,9 @@ class OwnTeachers:
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
         return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
 
-    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+    def make_teacher(
+        self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module
+    ) -> Teacher:
         return Teacher(model, names, student_preprocessor, spec.weight, spec.forward, spec.features or ())
 
 
@@ -194,18 +198,24 @@ def _with_teachers(
     student: nn.Module, spec: DistillSpec, cfg: Config, seed: int, trust_checkpoint: bool, source: TeacherSource
 ) -> Distiller:
     specs = [spec.teacher(index) for index in range(len(spec.teachers))]
-    models = [student if one.ema_decay is not None else source.load(one, trust_checkpoint) for one in specs]
+    models = [
+        student if teacher_spec.ema_decay is not None else source.load(teacher_spec, trust_checkpoint)
+        for teacher_spec in specs
+    ]
     _check_channels(student, models)
     _check_feature_names(spec, student, models)
-    ours, heads = logit_names(student, training=True), [logit_names(model, training=False) for model in models]
-    routes = {name: make_route(name, loss, spec, ours, heads) for name, loss in spec.losses.items()}
+    student_heads, teacher_heads = (
+        logit_names(student, training=True),
+        [logit_names(model, training=False) for model in models],
+    )
+    routes = {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
     teachers: list[Teacher] = []
-    for index, (one, model) in enumerate(zip(specs, models, strict=True)):
+    for index, (teacher_spec, model) in enumerate(zip(specs, models, strict=True)):
         wanted = unique_names(features_of(index, route) for route in routes.values())
-        if one.ema_decay is not None:
-            teachers.append(EmaTeacher(student, wanted, one.ema_decay, one.weight))
+        if teacher_spec.ema_decay is not None:
+            teachers.append(EmaTeacher(student, wanted, teacher_spec.ema_decay, teacher_spec.weight))
         else:
-            teachers.append(source.ask(model, one, wanted, student.data_preprocessor))
+            teachers.append(source.make_teacher(model, teacher_spec, wanted, student.data_preprocessor))
     channels = probe_channels(student, teachers, routes, training_size(cfg))
     torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
     terms = {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
@@ -214,12 +224,12 @@ def _with_teachers(
 
 def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
     """A teacher is given the student's images: it must take as many channels."""
-    ours = input_channels(student)
+    channels = input_channels(student)
     problems = [
         f"distill.teachers[{index}]: its model takes images of {input_channels(teacher)} channels, the student's of "
-        f"{ours}; both are given the same images: train a teacher on them"
+        f"{channels}; both are given the same images: train a teacher on them"
         for index, teacher in enumerate(teachers)
-        if input_channels(teacher) != ours
+        if input_channels(teacher) != channels
     ]
     if problems:
         raise UserError(*problems)
@@ -228,10 +238,12 @@ def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
 def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:
     """Every listed name must be in its model; also those that no loss uses yet."""
     listed = [("distill.features.student", spec.features.student, [student])]
-    followers = [model for one, model in zip(spec.teachers, teachers, strict=True) if one.features is None]
+    followers = [
+        model for teacher_spec, model in zip(spec.teachers, teachers, strict=True) if teacher_spec.features is None
+    ]
     listed.append(("distill.features.teacher", spec.features.teacher, followers))
-    for index, (one, model) in enumerate(zip(spec.teachers, teachers, strict=True)):
-        listed.append((f"distill.teachers[{index}].features", one.features or (), [model]))
+    for index, (teacher_spec, model) in enumerate(zip(spec.teachers, teachers, strict=True)):
+        listed.append((f"distill.teachers[{index}].features", teacher_spec.features or (), [model]))
     problems: list[str] = []
     for where, names, models in listed:
         for index, name in enumerate(names):

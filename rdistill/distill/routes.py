@@ -29,10 +29,10 @@ class Route:
     """Between which tensors a loss stands, and how much it counts."""
 
     student_features: tuple[str, ...]  # one, but for a loss over several layers
-    teacher_features: tuple[str, ...]  # as many; for the mean of teachers: each teacher's head
+    teacher_features: tuple[str, ...]  # equally many; or each teacher's head, for the mean of teachers
     teacher: int | None  # None: the weighted mean of all teachers' logits
     weight: float
-    pair: Any  # as the config has it
+    pair: Any  # what the config says
     schedule: ScheduleSpec
 
 
@@ -45,17 +45,17 @@ def make_route(
     if loss.pair is not None:
         assert teacher is not None
         names = spec.teacher_features(teacher)
-        ours = tuple(spec.features.student[student] for student, _ in loss.pairs)
-        theirs = tuple(names[index] for _, index in loss.pairs)
-        return Route(ours, theirs, teacher, weight, loss.pair, loss.schedule)
-    asked = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
-    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in asked)):
+        student_names = tuple(spec.features.student[student] for student, _ in loss.pairs)
+        teacher_names = tuple(names[index] for _, index in loss.pairs)
+        return Route(student_names, teacher_names, teacher, weight, loss.pair, loss.schedule)
+    compared = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
+    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in compared)):
         if loss.output >= len(heads):
             raise UserError(
                 f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
             )
-    theirs = tuple(heads[loss.output] for heads in asked)
-    return Route((student_heads[loss.output],), theirs, teacher, weight, None, loss.schedule)
+    teacher_names = tuple(heads[loss.output] for heads in compared)
+    return Route((student_heads[loss.output],), teacher_names, teacher, weight, None, loss.schedule)
 
 
 def features_of(teacher: int, route: Route) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Se
     Raises:
         UserError: a mean of teachers of different classes. (One channel and two both tell two classes apart.)
     """
-    asked = teachers if route.teacher is None else [teachers[route.teacher]]
-    channels = [logit_channels(model, head) for model, head in zip(asked, route.teacher_features, strict=True)]
+    compared = teachers if route.teacher is None else [teachers[route.teacher]]
+    channels = [logit_channels(model, head) for model, head in zip(compared, route.teacher_features, strict=True)]
     if len(set(channels)) > 1 and set(channels) != {1, 2}:
         raise UserError(
             f"distill.losses.{name}.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
@@ -100,14 +100,17 @@ def probe_channels(
             FeatureCapture(student, unique_names(route.student_features for route in routes.values())) as capture,
         ):
             run_heads(student, student.extract_feat(inputs), capture.names)
-            ours = {name: as_maps(capture[name], size) for name in capture.names}
-        theirs = [teacher(inputs) for teacher in teachers]
-    found = {
-        name: (ours[route.student_features[-1]], theirs[route.teacher or 0][route.teacher_features[-1]])
+            student_features = {name: as_maps(capture[name], size) for name in capture.names}
+        teacher_features = [teacher(inputs) for teacher in teachers]
+    pairs = {
+        name: (
+            student_features[route.student_features[-1]],
+            teacher_features[route.teacher or 0][route.teacher_features[-1]],
+        )
         for name, route in routes.items()
         if route.pair is not None
     }
-    return on_logits | {name: (pair[0].shape[1], pair[1].shape[1]) for name, pair in found.items()}
+    return on_logits | {name: (pair[0].shape[1], pair[1].shape[1]) for name, pair in pairs.items()}
 
 
 def unique_names(groups: Iterable[Iterable[str]]) -> list[str]:

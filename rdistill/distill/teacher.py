@@ -1,4 +1,4 @@
-"""Teachers: frozen models that are asked for logits and features, kept out of everything that trains."""
+"""Teachers: frozen models that give logits and features, kept out of everything that trains."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Teacher:
 
     Args:
         model: an mmseg segmentor with its weights.
-        feature_names: what is asked of it; see :mod:`rdistill.models.features`.
+        feature_names: what it gives; see :mod:`rdistill.models.features`.
         student_preprocessor: normalised the images that it will be given.
         weight: its share where several teachers' logits are averaged.
         forward: how it is computed; None takes the model as it is.
-        listed: feature names that may be asked of this model by others: the forward is such that they mean the same.
+        listed: feature names that others may want from this model: the forward is such that they mean the same.
 
     Attributes:
         cache: of its outputs, if it has one.

@@ -1,4 +1,4 @@
-"""What a teacher said of an image, remembered under a hash of the image and of the teacher.
+"""A teacher's outputs for an image, remembered under a hash of the image and of the teacher.
 
 Entries are in this process's memory, and in files that all processes of a node share. With a cache a teacher sees
 images one at a time: so its answer for one does not depend, not even in the last bit, on which others were known.
@@ -23,9 +23,9 @@ from rdistill import __version__
 from rdistill.config.teacher_spec import CacheSpec
 from rdistill.core.errors import UserError
 
-FORMAT = 2  # of files, keys and what features mean; a change of any makes the old ones unknown
+FORMAT = 2  # version of files, keys and what features mean; a change of any makes the old ones unknown
 DIGEST = 16  # bytes: two of 10^9 images collide with a probability below 10^-20
-SHARE = 0.1  # of what is free in memory and on the disk, where the config sets no budget
+SHARE = 0.1  # part of the free memory and disk that it may take, where the config sets no budget
 MOST_MEMORY, MOST_DISK = 2 * 2**30, 10 * 2**30  # bytes, likewise
 USELESS = 0.05  # share of hits below which nothing more is remembered
 PATIENCE = 2000  # images, where the size of the training data is not known
@@ -41,7 +41,7 @@ class TeacherCache:
     needed next. On the disk, teachers that nobody has used for longest make room.
 
     Args:
-        teacher: gives what identifies it, see :func:`fingerprint`; asked at the first image.
+        teacher: gives what identifies it, see :func:`fingerprint`; called at the first image.
         spec: the budgets.
         folder: of files; None keeps to memory. One that cannot be written to is done without.
         patience: images after which a cache without hits remembers nothing more.
@@ -51,7 +51,7 @@ class TeacherCache:
         self, teacher: Callable[[], bytes], spec: CacheSpec, folder: Path | None, patience: int = PATIENCE
     ) -> None:
         self.spec, self.folder, self.patience = spec, folder, patience
-        self.asked = self.in_memory = self.on_disk = 0  # images
+        self.images = self.in_memory = self.on_disk = 0  # images
         self.gave_up = False
         self._kept: dict[bytes, Tensor] = {}
         self._memory_left = memory_budget(spec)
@@ -83,16 +83,16 @@ class TeacherCache:
         return {name: torch.cat([answer[name].to(inputs_nchw.device) for answer in answers]) for name in names}
 
     def _answer(self, image_1chw: Tensor, names: Sequence[str], compute: Compute) -> dict[str, Tensor]:
-        self.asked += 1
+        self.images += 1
         if self.gave_up:
             return compute(image_1chw)
         keys = {name: self._key(image, name) for image in [_image_key(image_1chw)] for name in names}
         remembered = all(key in self._kept for key in keys.values())
-        known = {name: self._find(key) for name, key in keys.items()}
-        if all(value is not None for value in known.values()):
+        remembered_values = {name: self._find(key) for name, key in keys.items()}
+        if all(value is not None for value in remembered_values.values()):
             self.in_memory += remembered
             self.on_disk += not remembered
-            return known  # type: ignore[return-value]
+            return remembered_values  # type: ignore[return-value]
         answer = compute(image_1chw)
         for name, key in keys.items():
             if answer[name].ndim == 0 or len(answer[name]) != 1:
@@ -101,9 +101,9 @@ class TeacherCache:
                     f"(shape {tuple(answer[name].shape)} for one); set distill.cache=off"
                 )
             self._remember(key, answer[name])
-            if self._disk is not None and known[name] is None:
+            if self._disk is not None and remembered_values[name] is None:
                 self._disk.write(key, answer[name])
-        if self.asked >= self.patience and self.hits < USELESS * self.asked:
+        if self.images >= self.patience and self.hits < USELESS * self.images:
             self.gave_up = True  # the answers stay what they were: one image at a time still
             self._kept.clear()
         return answer
@@ -231,7 +231,9 @@ def _image_key(image_1chw: Tensor) -> bytes:
 
 
 def _bytes(value: Tensor) -> memoryview:
-    flat = value.detach().cpu().contiguous().reshape(-1)  # of any dtype, also those that numpy does not know
+    flat = (
+        value.detach().cpu().contiguous().reshape(-1)
+    )  # bytes exist for any dtype, also those that numpy does not know
     return memoryview(flat.view(torch.uint8).numpy())
 
 

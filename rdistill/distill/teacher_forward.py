@@ -51,7 +51,7 @@ def prepare_model(model: nn.Module, forward: ForwardSpec, feature_names: Collect
 
 
 def fuse(model: nn.Module, feature_names: Collection[str], images: Tensor) -> list[Pair]:
-    """Folds each BatchNorm into the convolution before it, where nothing else can tell.
+    """Folds each BatchNorm into the convolution before it, where nothing else depends on either.
 
     Which convolution feeds which BatchNorm is seen in a forward pass rather than guessed from the order of layers.
     If logits still differ by more than 1e-4, the model is left as it was.
@@ -90,29 +90,29 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
     shared = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     # id of an output -> which convolution's, and as of which version; kept, so that no other tensor takes its id
-    given: dict[int, tuple[str, Tensor, int]] = {}
+    conv_outputs: dict[int, tuple[str, Tensor, int]] = {}
     calls: Counter[str] = Counter()
-    found: list[Pair] = []
+    pairs: list[Pair] = []
 
     def after_conv(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             calls[name] += 1
-            given[id(output)] = name, output, output._version
+            conv_outputs[id(output)] = name, output, output._version
 
         return hook
 
     def before_norm(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             calls[name] += 1
-            conv, _, version = given.get(id(args[0]), ("", None, -1))
+            conv, _, version = conv_outputs.get(id(args[0]), ("", None, -1))
             if args[0]._version == version:  # else something, such as an in-place activation, came between
-                found.append(Pair(conv, name))
+                pairs.append(Pair(conv, name))
 
         return hook
 
     handles = []
     for name, module in model.named_modules():
-        if places[id(module)] > 1 or any(shared[id(one)] > 1 for one in module.parameters(False)):
+        if places[id(module)] > 1 or any(shared[id(parameter)] > 1 for parameter in module.parameters(False)):
             pass
         elif _is_plain_conv(module):
             handles.append(module.register_forward_hook(after_conv(name)))
@@ -123,7 +123,7 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
     finally:
         for handle in handles:
             handle.remove()
-    return [pair for pair in found if calls[pair.conv] == calls[pair.norm] == 1]
+    return [pair for pair in pairs if calls[pair.conv] == calls[pair.norm] == 1]
 
 
 def _is_plain_conv(module: nn.Module) -> bool:

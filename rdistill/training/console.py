@@ -16,11 +16,11 @@ from rdistill.core.errors import printable
 
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
 SILENCE_S = 60.0  # seconds after which there is one more
-CLASSES_SHOWN = 4  # with more classes, a validation line shows mIoU alone
+CLASSES_SHOWN = 4  # a validation line shows mIoU alone where there are more classes
 
 
 class OneLineConsole(Console):
-    """Prints each text as one line, whatever names it holds; tables and pictures as they are."""
+    """Prints each text as one line, whatever names it holds; tables and live displays as they are."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(text) if isinstance(text, str) else text for text in objects), **options)

@@ -31,7 +31,7 @@ class ClassIoUMetric(IoUMetric):
     default_prefix = ""  # None makes mmengine warn that there is no prefix
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Of several workers: each adds up its own pictures, which none may share (see :func:`no_picture_twice`)."""
+        """Each of several workers adds up its own images, which no two may share (see :func:`no_image_twice`)."""
         if get_world_size() == 1 or self.format_only:
             return dict(super().evaluate(size))
         areas = torch.zeros(4, len(self.dataset_meta["classes"]), dtype=torch.float64)
@@ -69,7 +69,7 @@ def use_class_iou(cfg: Config) -> None:
 
 
 def no_image_twice(cfg: Config) -> None:
-    """Shares validation pictures out among workers. mmengine repeats some, so that all workers have as many."""
+    """Shares validation images out among workers. mmengine repeats some, so that all workers have equally many."""
     for name in ("val", "test"):
         metrics = metrics_of(cfg.get(f"{name}_evaluator"))
         if metrics and all(kind_of(metric) == "ClassIoUMetric" for metric in metrics):

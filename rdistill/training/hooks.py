@@ -162,7 +162,7 @@ class DivergenceHook(Hook):
         named = [key for key in bad if key != "loss"] or bad
         # All workers are here: what they log is the mean over them.
         own = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
-        files = [name for one in collectives.gather_objects(own) for name in one]
+        files = [name for names in collectives.gather_objects(own) for name in names]
         raise DivergedError(
             f"iteration {runner.iter + 1}: {', '.join(named)} is not finite; images {', '.join(files)}; "
             f"lower the learning rate or that loss's weight; {_last_good(runner)}"
@@ -238,9 +238,9 @@ def validates_next(runner: Any) -> bool:
 
 
 class StopHook(Hook):
-    """Ends a run that was asked to stop: after a whole iteration and its validation, with a checkpoint.
+    """Ends a run that has received a signal: after a whole iteration and its validation, with a checkpoint.
 
-    All workers stop at the same iteration: with what they log they tell each other of the request.
+    All workers stop at the same iteration: they exchange the signal with what they log.
     """
 
     priority = "LOWEST"
@@ -259,12 +259,12 @@ class StopHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not validates_next(runner):
-            self._stop_if_asked(runner, runner.iter + 1)
+            self._stop_if_signalled(runner, runner.iter + 1)
 
     def after_val(self, runner: Any) -> None:
-        self._stop_if_asked(runner, runner.iter)
+        self._stop_if_signalled(runner, runner.iter)
 
-    def _stop_if_asked(self, runner: Any, done: int) -> None:
+    def _stop_if_signalled(self, runner: Any, done: int) -> None:
         signum = (self.request.signum or 0) if collectives.count() == 1 else collectives.agreed_to_stop()
         if not signum or done >= runner.max_iters:
             return
@@ -291,7 +291,7 @@ class ReportHook(Hook):
         self.listener.training_started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # after the step, it is the next one's
+        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # read before the step: then it is the next step's
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.reports(runner):
@@ -307,5 +307,5 @@ class ReportHook(Hook):
         self._metrics = tidy_metrics(metrics or {})
 
     def after_val(self, runner: Any) -> None:
-        # After the checkpoints: a listener may end the run here.
+        # This hook runs after the checkpoints: a listener may end the run here.
         self.listener.validated(runner.iter, self._metrics)

@@ -1,7 +1,7 @@
 """Several runs in one process over one stream of batches, with one teacher for all of them.
 
 Each run is the very run that it would be alone: its own Runner, hooks, checkpoints and random stream, in a greenlet
-of its own. A run gives way where it asks for its next batch; the batch is loaded once and handed to every run that
+of its own. A run gives way where it needs its next batch; the batch is loaded once and handed to every run that
 waits for it, and the teacher's outputs for it are remembered meanwhile.
 
 Greenlets rather than threads that take turns: each thread that computes with OpenMP brings a pool of threads of its
@@ -85,9 +85,9 @@ class Lane:
         self._random = _random_state()
         self._current: list[tuple[dict[str, Any], str]] = []
         self._run = run
-        self._greenlet: greenlet | None = None  # of the thread that gives it its first turn
+        self._greenlet: greenlet | None = None  # made in the thread that gives it its first turn
 
-    # In the run's own greenlet ----------------------------------------------------------------------------------
+    # These run in the run's own greenlet ------------------------------------------------------------------------
 
     def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
         """Training and validation loaders that draw from the stream which this config's data makes."""
@@ -97,11 +97,13 @@ class Lane:
 
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
         """A teacher's model, of which there is one for all runs."""
-        return self.lockstep.one_for_all(spec, trust_checkpoint).model
+        return self.lockstep.shared_model(spec, trust_checkpoint).model
 
-    def ask(self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module) -> Teacher:
+    def make_teacher(
+        self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module
+    ) -> Teacher:
         """This run's view of that teacher."""
-        return SharedTeacher(self, self.lockstep.one_for_all(spec), names, student_preprocessor, spec.weight)
+        return SharedTeacher(self, self.lockstep.shared_model(spec), names, student_preprocessor, spec.weight)
 
     def seconds(self) -> dict[str, float]:
         """What it has taken up to now, its current turn included."""
@@ -133,7 +135,7 @@ class Lane:
         finally:
             self.ended = True
 
-    # In the lockstep's greenlet ---------------------------------------------------------------------------------
+    # This runs in the lockstep's greenlet -----------------------------------------------------------------------
 
     def take_turn(self, handed: Any = None) -> None:
         """Lets the run go on until it waits again or ends. Everything global is its own meanwhile."""
@@ -187,7 +189,7 @@ class LaneLoader:
             yield batch
 
     def skip(self, num_samples: int) -> None:
-        """As mmengine's samplers: a resumed run starts after so many samples."""
+        """As mmengine's samplers: a resumed run starts after ``num_samples``."""
         self.lane.iterations = num_samples // self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
@@ -234,7 +236,7 @@ class Lockstep:
         self.lanes: list[Lane] = []
         self._joining: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
-        self._teachers: dict[str, _OneForAll] = {}
+        self._teachers: dict[str, _SharedModel] = {}
 
     def join(self, name: str, run: Callable[[Lane], None]) -> Lane:
         """Adds a run; it starts with the next batch."""
@@ -253,15 +255,15 @@ class Lockstep:
         self.lanes = [lane for lane in self.lanes if not lane.ended]
         if not self.lanes:
             return False
-        # The hindmost first: a run that joined late, or resumed from an earlier checkpoint, catches up with the others
-        # and shares with them from there. All see the same data in the same order.
+        # The run furthest behind first: one that joined late, or resumed from an earlier checkpoint, catches up with
+        # the others and shares with them from there. All see the same data in the same order.
         position, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
         waiting = [lane for lane in self.lanes if lane.waits_for == (key, position)]
         batch = self._load(key, position, waiting)
         for teacher in self._teachers.values():
             teacher.begin_batch(shared=position[1] == TRAINING and len(waiting) > 1)
         for lane in waiting:
-            if not lane.stopped:  # by a report of a lane before it
+            if not lane.stopped:  # a report of a lane before it may have stopped it
                 # mmseg's preprocessing changes a batch in place.
                 lane.take_turn(batch if lane is waiting[-1] else copy.deepcopy(batch))
         for teacher in self._teachers.values():
@@ -286,20 +288,20 @@ class Lockstep:
         data = {name: cfg[name].to_dict() for name in ("train_dataloader", "val_dataloader")}
         key = json.dumps(data, sort_keys=True, default=str)
         if key not in self._streams:
-            train, val = (Runner.build_dataloader(one, seed=0) for one in data.values())
+            train, val = (Runner.build_dataloader(loader, seed=0) for loader in data.values())
             self._streams[key] = _Stream(key, train, val, max(collectives.gather_objects(len(val))))
         return self._streams[key]
 
-    def one_for_all(self, spec: TeacherSpec, trust_checkpoint: bool = False) -> _OneForAll:
+    def shared_model(self, spec: TeacherSpec, trust_checkpoint: bool = False) -> _SharedModel:
         """The teacher of a spec, loaded at its first use."""
         key = spec.model_dump_json(exclude={"weight"})
         if key not in self._teachers:
-            self._teachers[key] = _OneForAll(load_teacher_model(spec, trust_checkpoint=trust_checkpoint), spec)
+            self._teachers[key] = _SharedModel(load_teacher_model(spec, trust_checkpoint=trust_checkpoint), spec)
         return self._teachers[key]
 
 
-class _OneForAll:
-    """A teacher's model, and what it said of the batch on hand."""
+class _SharedModel:
+    """A teacher's model, and its outputs for the batch on hand."""
 
     def __init__(self, model: nn.Module, spec: TeacherSpec) -> None:
         self.model, self.listed = model, spec.features or ()
@@ -308,73 +310,73 @@ class _OneForAll:
         self.cache = cache_of(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
-        self._said: dict[str, dict[str, Tensor]] = {}  # by the preprocessing of the images
-        self._took: dict[str, float] = {}  # seconds that each of these took
-        self._askers: dict[str, list[Lane]] = {}  # and who wanted it
-        self._asking: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
+        self._outputs: dict[str, dict[str, Tensor]] = {}  # the key is the preprocessing of the images
+        self._seconds: dict[str, float] = {}  # seconds that the outputs under each key took
+        self._users: dict[str, list[Lane]] = {}  # the runs that needed them
+        self._computing: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
 
     def begin_batch(self, *, shared: bool) -> None:
-        """``shared``: several runs will ask about this batch."""
+        """``shared``: several runs will need the outputs for this batch."""
         self._shared = shared
 
     def end_batch(self) -> None:
-        """Forgets the batch, and divides what it took among those who asked."""
+        """Forgets the batch, and divides the seconds that it took among the runs that used it."""
         self._shared = False
-        for preprocessing, askers in self._askers.items():
-            seconds = self._took[preprocessing]
-            for lane in askers:
-                lane.timing.teacher += seconds / len(askers)
+        for preprocessing, users in self._users.items():
+            seconds = self._seconds[preprocessing]
+            for lane in users:
+                lane.timing.teacher += seconds / len(users)
                 lane.timing.teacher_alone += seconds
-        for table in (self._said, self._took, self._askers):
+        for table in (self._outputs, self._seconds, self._users):
             table.clear()
 
     def answer(self, view: SharedTeacher, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        """As ``Teacher.__call__``; of a shared batch, everything that anybody asks is computed at once."""
+        """As ``Teacher.__call__``; everything that any run needs of a shared batch is computed at once."""
         if not self._shared:
-            said, seconds = self._compute(view, view.names, inputs_nchw)
+            outputs, seconds = self._compute(view, view.names, inputs_nchw)
             view.lane.timing.teacher += seconds
             view.lane.timing.teacher_alone += seconds
-            return said
+            return outputs
         which = view.preprocessing
-        if which not in self._said:
-            union = tuple(sorted({name for other in self.views for name in other.names}))
-            self._said[which], self._took[which] = self._compute(view, union, inputs_nchw)
-            self._askers[which] = []
-        self._askers[which].append(view.lane)
-        return {name: self._said[which][name] for name in view.names}
+        if which not in self._outputs:
+            union = tuple(sorted({name for view in self.views for name in view.names}))
+            self._outputs[which], self._seconds[which] = self._compute(view, union, inputs_nchw)
+            self._users[which] = []
+        self._users[which].append(view.lane)
+        return {name: self._outputs[which][name] for name in view.names}
 
     def _compute(
         self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor
     ) -> tuple[dict[str, Tensor], float]:
         """Also the seconds that it took, which are not the run's own."""
         since = time.perf_counter()
-        asked = (view.preprocessing, names)
-        if self._asking is None or self._asking[0] != asked:
+        request = (view.preprocessing, names)
+        if self._computing is None or self._computing[0] != request:
             teacher = Teacher(self.model, names, view.student_preprocessor, 1.0, self.forward, self.listed)
             teacher.cache = self.cache
-            self._asking = asked, teacher
-        said = self._asking[1](inputs_nchw)
+            self._computing = request, teacher
+        outputs = self._computing[1](inputs_nchw)
         seconds = time.perf_counter() - since
         view.lane.timing.own -= seconds
-        return said, seconds
+        return outputs, seconds
 
 
 class SharedTeacher(Teacher):
     """One run's view of a teacher that several runs share."""
 
     def __init__(
-        self, lane: Lane, one: _OneForAll, names: Sequence[str], student_preprocessor: nn.Module, weight: float
+        self, lane: Lane, shared: _SharedModel, names: Sequence[str], student_preprocessor: nn.Module, weight: float
     ) -> None:
-        self.lane, self._one, self.model, self.weight = lane, one, one.model, weight
-        self.heads = logit_names(one.model, training=False)
+        self.lane, self._shared, self.model, self.weight = lane, shared, shared.model, weight
+        self.heads = logit_names(shared.model, training=False)
         self.names, self.student_preprocessor = tuple(names), student_preprocessor
         order = swaps_channels(student_preprocessor)
         self.preprocessing = repr([type(student_preprocessor).__name__, order, *image_statistics(student_preprocessor)])
-        self.cache = one.cache
-        one.views.add(self)
+        self.cache = shared.cache
+        shared.views.add(self)
 
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        return self._one.answer(self, inputs_nchw)
+        return self._shared.answer(self, inputs_nchw)
 
 
 def _random_state() -> tuple[Any, ...]:

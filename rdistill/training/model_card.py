@@ -35,7 +35,7 @@ def write_run_card(cfg: Config, work_dir: Path, metrics: Mapping[str, Any]) -> N
     """Writes the card of one run, beside its ``student.pth``.
 
     Args:
-        cfg: the run's config, as asked for.
+        cfg: the run's config, the user's own.
         work_dir: of the run.
         metrics: what its ``metrics.json`` holds.
     """
@@ -99,11 +99,11 @@ def _sweep_evidence(
     lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
     confirmed = summary.get("confirmed") or {}
     rows = []
-    for one in filter(None, [confirmed.get("baseline"), *(confirmed.get("configurations") or [])]):
-        gain = one.get("difference")
+    for arm in filter(None, [confirmed.get("baseline"), *(confirmed.get("configurations") or [])]):
+        gain = arm.get("difference")
         interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
-        spread = _points(one.get("mean")) + (f" ± {one['sd']:.2f}" if one.get("sd") is not None else "")
-        rows.append([one["id"], str(one.get("n", "")), spread, interval])
+        spread = _points(arm.get("mean")) + (f" ± {arm['sd']:.2f}" if arm.get("sd") is not None else "")
+        rows.append([arm["id"], str(arm.get("n", "")), spread, interval])
     if rows:
         lines += [
             "",

@@ -41,13 +41,13 @@ from rdistill.distributed.cluster import (
 )
 from rdistill.training.hooks import RunListener, Silent
 
-PLACEMENT_ATTEMPTS = 3  # of a worker group, before the run fails; Ray's own default is for ever
-LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
-MAX_FAILURES = 3  # of workers, before the run fails
-HEALTH_CHECK_S = 0.5  # between two looks at the workers; Ray's own 2 s are also what each report then takes
-ORDERS_S = 0.5  # between two looks of the first worker at what the driver wants
+PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's own default is no limit
+LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
+MAX_FAILURES = 3  # losses of workers before the run fails
+HEALTH_CHECK_S = 0.5  # seconds between two looks at the workers; each report takes Ray's own 2 s otherwise
+ORDERS_S = 0.5  # seconds between two looks of the first worker at what the driver wants
 DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
-PATIENCE_S = 20.0  # for workers to start, before it is said that they are waited for
+PATIENCE_S = 20.0  # seconds that workers may take to start before a line says what they wait for
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,12 @@ class _Orders:
     def stop(self, signum: int) -> None:
         self._signum = signum
 
-    def asked_to_stop(self) -> int | None:
+    def stop_signal(self) -> int | None:
         return self._signum
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
-    """What each worker runs. It has no console: what it has to tell goes through the queue."""
+    """What each worker runs. It has no console: its events go through the queue."""
     import ray.train
 
     from rdistill.config.load import import_custom_modules
@@ -249,7 +249,7 @@ def _heed(orders: Any, stop: StopRequest) -> None:
     while stop.signum is None:
         time.sleep(ORDERS_S)
         with suppress(*DIED):  # and is restarted
-            stop.signum = ray.get(orders.asked_to_stop.remote())
+            stop.signum = ray.get(orders.stop_signal.remote())
 
 
 class _WorkerListener:
@@ -302,9 +302,9 @@ class _Relay(threading.Thread):
 
     Args:
         events: as ``_WorkerListener`` sends them.
-        listener: is told.
+        listener: is notified of them.
         stop: is heeded once training has begun.
-        waiting: for whom, with a place for what the cluster has.
+        waiting: what is waited for, with a ``{}`` for what the cluster has.
         kinds: of resources that they take.
     """
 
@@ -312,16 +312,16 @@ class _Relay(threading.Thread):
         self, events: Queue, listener: RunListener, stop: StopRequest | None, waiting: str, kinds: Mapping[str, float]
     ) -> None:
         super().__init__(daemon=True)
-        self._events, self._listener, self._stop_asked = events, listener, threading.Event()
+        self._events, self._listener, self._stopping = events, listener, threading.Event()
         self._request, self._waiting, self._kinds = stop, waiting, kinds
 
     def run(self) -> None:
         training, patience = False, time.monotonic() + PATIENCE_S
-        while not (self._stop_asked.is_set() and self._has_told_all()):
+        while not (self._stopping.is_set() and self._is_empty()):
             try:
                 event, args, details = self._events.get(timeout=0.5)
             except (Empty, *DIED):  # a queue that has died is restarted
-                if not training and time.monotonic() > patience and not self._stop_asked.is_set():
+                if not training and time.monotonic() > patience and not self._stopping.is_set():
                     patience = time.monotonic() + 2 * PATIENCE_S
                     self._listener.noted("still starting " + self._waiting.format(free_of(self._kinds)))
                 continue
@@ -331,14 +331,14 @@ class _Relay(threading.Thread):
                 self._request.heeded = True
             getattr(self._listener, "noted" if event == "lost" else event)(*args, **details)
 
-    def _has_told_all(self) -> bool:
+    def _is_empty(self) -> bool:
         try:
             return bool(self._events.empty())
         except DIED:
             return True
 
     def stop(self) -> None:
-        self._stop_asked.set()
+        self._stopping.set()
         self.join(timeout=10)
         self._events.shutdown()
 
@@ -353,29 +353,29 @@ def _causes(error: BaseException) -> list[BaseException]:
         inner = list(getattr(current, "worker_failures", {}).values())
         names = ("__cause__", "cause", "controller_failure", "_base_exc", "health_check_failure")
         inner += [getattr(current, name, None) for name in names]
-        waiting += [one for one in inner if isinstance(one, BaseException) and one not in seen]
+        waiting += [error for error in inner if isinstance(error, BaseException) and error not in seen]
     return seen
 
 
 def _users_own(error: BaseException) -> Exception | None:
     """The UserError or RunError of a worker, from within what Ray wrapped around it."""
-    return next((one for one in _causes(error) if isinstance(one, (UserError, RunError))), None)
+    return next((cause for cause in _causes(error) if isinstance(cause, (UserError, RunError))), None)
 
 
 def _died(error: BaseException) -> bool:
     """Whether a worker's process or node is gone, rather than that its code raised."""
-    return any(isinstance(one, DIED) or "HealthCheck" in type(one).__name__ for one in _causes(error))
+    return any(isinstance(cause, DIED) or "HealthCheck" in type(cause).__name__ for cause in _causes(error))
 
 
 def lost_rays_own(error: BaseException) -> bool:
     """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
-    starting = any("WorkerGroupStartup" in type(one).__name__ for one in _causes(error))
+    starting = any("WorkerGroupStartup" in type(cause).__name__ for cause in _causes(error))
     return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
 def lost_its_peers(error: BaseException) -> bool:
     """Whether a worker only says that another one is gone. gloo does in many words, after the line of its source."""
-    texts = " ".join(f"{type(one).__name__} {one}" for one in _causes(error))
+    texts = " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
     return any(sign in texts for sign in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed"))
 
 
@@ -395,7 +395,7 @@ def _explained(error: Exception, per_worker: Mapping[str, float], resources: Res
     if (own := _users_own(error)) is not None:
         return own
     causes = _causes(error)
-    if any("WorkerGroupStartup" in type(one).__name__ for one in causes):
+    if any("WorkerGroupStartup" in type(cause).__name__ for cause in causes):
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
         return RunError(
             f"no place for {resources.fewest} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "

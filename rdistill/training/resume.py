@@ -38,7 +38,7 @@ MADE_AGAIN = {
 class Earlier:
     """What an earlier start left that can be used."""
 
-    last: Path | None  # to go on from; None: from the beginning
+    last: Path | None  # the checkpoint to go on from; None: from the beginning
     best_is_sound: bool
     notes: tuple[str, ...] = ()  # what is damaged
 
@@ -71,9 +71,9 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         raise DamagedFileError(f"{error}: is damaged; {fix}") from None
     if "model" not in begun or "train_cfg" not in begun:
         raise DamagedFileError(f"{file}: is damaged (cut off after {file.stat().st_size} bytes); {fix}")
-    asked = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
-    found = differences(*_without_what_is_open(plain(begun._cfg_dict.to_dict()), plain(asked)))
-    changed = {key: line for key, line in found.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
+    wanted = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
+    changes = differences(*_without_what_is_open(plain(begun._cfg_dict.to_dict()), plain(wanted)))
+    changed = {key: line for key, line in changes.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
     if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:
         return
     if changed:
@@ -84,9 +84,9 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         )
 
 
-def _without_what_is_open(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _without_what_is_open(begun: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two plain configs without what the second leaves to be decided of teachers: the first has what was decided."""
-    sections = [one.get("distill") or {} for one in (begun, asked)]
+    sections = [cfg.get("distill") or {} for cfg in (begun, wanted)]
     teachers = zip(*(section.get("teachers") or () for section in sections), strict=False)
     for pair in teachers:
         if pair[1].get("forward") in (None, "auto"):
@@ -96,7 +96,7 @@ def _without_what_is_open(begun: dict[str, Any], asked: dict[str, Any]) -> tuple
     if (cache.get("mode", "auto") if isinstance(cache, dict) else cache) in (None, "auto"):
         for section in sections:
             section.pop("cache", None)
-    return begun, asked
+    return begun, wanted
 
 
 def finished(work_dir: Path, cfg: Config) -> dict[str, Any] | None:

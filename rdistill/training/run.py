@@ -80,8 +80,8 @@ def train(
         trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
         teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
         swept: config key -> value that a sweep chose; each must be what the built model really uses.
-        listener: is told of progress.
-        lane: this run's place among others in lockstep.
+        listener: is notified of progress.
+        lane: this run's side among others in lockstep.
         check: False where it has been checked already, as in a sweep.
         stop: is looked at after each iteration.
 
@@ -91,21 +91,21 @@ def train(
     Raises:
         UserError: a mistake in the config, found before the first iteration; a work dir that holds another run.
         DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
-        Stopped: as ``stop`` asked; ``student.pth`` is the best so far.
+        Stopped: at a signal, see ``stop``; ``student.pth`` is the best so far.
     """
     if is_uri(work_dir):
-        given: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
-        given.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
+        passed_on: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
+        passed_on.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
         with open_work_dir(work_dir, "*") as here:
             try:
-                return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **given)
+                return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **passed_on)
             finally:
                 if is_main_process():
                     here.push()
     work_dir = Path(work_dir).absolute()
     listener = listener or Silent()
     if get_world_size() == 1 and (done := look_before(work_dir, cfg, seed, resume, listener)):
-        return done  # of a group, the driver has looked before any worker could write
+        return done  # the driver of a group has looked before any worker could write
     options: dict[str, Any] = dict(seed=seed, trust_checkpoint=trust_checkpoint, teacher_metrics=teacher_metrics)
     options.update(swept=swept, lane=lane, check=check, stop=stop or StopRequest())
     try:
@@ -119,7 +119,7 @@ def train(
 
 
 def _train(
-    asked: Config,
+    user_cfg: Config,
     work_dir: Path,
     earlier: Earlier,
     listener: RunListener,
@@ -136,15 +136,15 @@ def _train(
     started = time.perf_counter()
     for note in earlier.notes:
         listener.noted(note)
-    start_from = asked.get("load_from")
-    cfg = prepare_config(asked, work_dir, seed, earlier.last)
+    start_from = user_cfg.get("load_from")
+    cfg = prepare_config(user_cfg, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
         distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
         if check:
             report = check_run(
-                asked,
+                user_cfg,
                 distiller=distiller,
                 work_dir=work_dir,
                 workers=get_world_size(),
@@ -156,12 +156,12 @@ def _train(
                 listener.noted(note)
             by_worker = collectives.gather_objects(report.problems)
             if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
-                raise UserError(*problems)  # on all workers, or those without would wait for the others
+                raise UserError(*problems)  # raised on all workers, or those without would wait for the others
         plan = None
         if lane is None and distiller.teachers:
-            plan = choose_plan(distiller, asked, work_dir)
-            asked, cfg = with_plan(asked, plan), with_plan(cfg, plan)
-            apply_plan(distiller, asked, work_dir, plan.patience)
+            plan = choose_plan(distiller, user_cfg, work_dir)
+            user_cfg, cfg = with_plan(user_cfg, plan), with_plan(cfg, plan)
+            apply_plan(distiller, user_cfg, work_dir, plan.patience)
         if get_world_size() > 1:
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
@@ -173,7 +173,7 @@ def _train(
             cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), StopHook(stop, checkpoint_hook), lane
         )
         if is_main_process():
-            write_config(asked, work_dir / "config.py", seed)
+            write_config(user_cfg, work_dir / "config.py", seed)
         try:
             facts["effective"] = _check_effective(runner, cfg, swept or {})
             if teacher_metrics is None:
@@ -188,8 +188,8 @@ def _train(
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
-        write_student(asked, work_dir)
-        write_run_card(asked, work_dir, metrics)
+        write_student(user_cfg, work_dir)
+        write_run_card(user_cfg, work_dir, metrics)
         write_json(work_dir / "metrics.json", metrics)
         (work_dir / PREVIOUS).unlink(missing_ok=True)
     return metrics
@@ -199,7 +199,7 @@ def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: 
     """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
 
     Raises:
-        UserError: it holds a run that would be written over, or another than the one that is asked for.
+        UserError: it holds a run that would be written over, or another than this one.
     """
     refuse_overwriting(work_dir, resume)
     if not resume:

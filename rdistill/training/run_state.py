@@ -60,7 +60,7 @@ class RunStateHook(Hook):
             seed_everything(self.seed, runner.rank, 1)
         elif len(self._to_restore) == collectives.count():
             restore(runner, self._to_restore[runner.rank])
-        else:  # on another number of workers: streams of their own again
+        else:  # another number of workers: each begins a stream of its own
             seed_everything(self.seed, runner.rank, 1, runner.iter)
             _set_gradients(runner, _mean_gradients([state["gradients"] for state in self._to_restore]))
 
@@ -82,7 +82,7 @@ def own_state(runner: Any) -> dict[str, Any]:
         state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
     if _amid_accumulation(runner.optim_wrapper):
         named = unwrap(runner).named_parameters()
-        state["gradients"] = {name: one.grad.cpu() for name, one in named if one.grad is not None}
+        state["gradients"] = {name: parameter.grad.cpu() for name, parameter in named if parameter.grad is not None}
     return state
 
 
@@ -99,7 +99,7 @@ def restore(runner: Any, state: Mapping[str, Any]) -> None:
 def share_statistics(student: nn.Module) -> None:
     """Lets all workers score one student: BatchNorm's statistics become the mean of what each has seen."""
     if collectives.count() > 1:
-        buffers = [one for name, one in student.named_buffers() if name.endswith(("running_mean", "running_var"))]
+        buffers = [buffer for name, buffer in student.named_buffers() if name.endswith(("running_mean", "running_var"))]
         if buffers:
             all_reduce_params(buffers, op="mean")
 
@@ -107,12 +107,12 @@ def share_statistics(student: nn.Module) -> None:
 def _statistics(runner: Any) -> dict[str, Tensor]:
     """BatchNorm's buffers, which differ between workers: the student's, the losses' and an EMA teacher's."""
     distiller = unwrap(runner)
-    found = {name: one for name, one in distiller.named_buffers() if name.endswith(STATISTICS)}
+    buffers = {name: buffer for name, buffer in distiller.named_buffers() if name.endswith(STATISTICS)}
     for index, teacher in enumerate(distiller.teachers):
         if isinstance(teacher, EmaTeacher):
             named = teacher.average.named_buffers()
-            found |= {f"teacher.{index}.{name}": one for name, one in named if name.endswith(STATISTICS)}
-    return found
+            buffers |= {f"teacher.{index}.{name}": buffer for name, buffer in named if name.endswith(STATISTICS)}
+    return buffers
 
 
 def _amid_accumulation(wrapper: Any) -> bool:

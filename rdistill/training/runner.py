@@ -85,10 +85,10 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
 
 def _wrapper_config(cfg: Config) -> dict[str, Any]:
     """How several workers' model is wrapped: as mmengine would from the same keys, but also on CPUs."""
-    given = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
-    if "DistributedDataParallel" not in str(given.get("type", "MMDistributedDataParallel")):
-        return given  # sharding and the like, with options of its own
-    wrapper = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, **given}
+    options = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
+    if "DistributedDataParallel" not in str(options.get("type", "MMDistributedDataParallel")):
+        return options  # sharding and the like, with options of its own
+    wrapper = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, **options}
     return wrapper if torch.cuda.is_available() else {**wrapper, "device_ids": None}
 
 
@@ -99,7 +99,7 @@ def checkpoint_interval(cfg: Config) -> int | None:
 
 
 class _QuickConfig(Config):
-    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner asks it at every checkpoint."""
+    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner calls it at every checkpoint."""
 
     @property
     def pretty_text(self) -> str:
@@ -133,7 +133,7 @@ def build_runner(
 ) -> Runner:
     """The Runner of one run; ``lane``: where its batches come from, if not from loaders of its own."""
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
-    ours: list[Hook] = [
+    hooks: list[Hook] = [
         FeatureCaptureHook(),
         WeightScheduleHook(),
         EmaTeacherHook(),
@@ -149,14 +149,14 @@ def build_runner(
     tracking = parse_tracking(cfg.get("tracking"))
     if cfg.get("tracking") is not None:
         built["visualizer"] = track(built["visualizer"], tracking, Path(cfg.work_dir), cfg.resume)
-        ours.append(TrackingHook(tracking.images, report.listener))
+        hooks.append(TrackingHook(tracking.images, report.listener))
     if built["visualizer"] is not None:
         built["visualizer"]["name"] = name
     runner = _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[*(cfg.get("custom_hooks") or []), *ours, checkpoint_hook, report, stop],
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *hooks, checkpoint_hook, report, stop],
         load_from=cfg.load_from,
         resume=cfg.resume,
         launcher=cfg.get("launcher", "none"),

@@ -45,7 +45,7 @@ def write_student(cfg: Config, work_dir: Path) -> None:
 
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:
-    """Writes the config as it was asked for, so that a run of it is this run again, on any number of workers.
+    """Writes the user's config, so that a run of it is this run again, on any number of workers.
 
     Raises:
         UserError: mmengine would not read the same from it.

@@ -37,14 +37,14 @@ from rdistill.distributed.collectives import gather_objects
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import blank_image, input_channels, training_size
 
-RECORD = "teacher.json"  # in the work dir: what was decided
+RECORD = "teacher.json"  # a file in the work dir: what was decided
 SHORT_RUN = 500  # iterations below which measuring costs more than it can give
-SHARE = 0.01  # of the teacher's time in the run, for measuring
-MOST_SECONDS = 10.0  # for measuring
-ROUNDS = 2  # each variant is timed so often, after a warm-up; the best counts
-GAIN = 0.97  # of the plain forward's time: what a variant must stay below
+SHARE = 0.01  # measuring may take this part of the teacher's time in the run
+MOST_SECONDS = 10.0  # and no more than this
+ROUNDS = 2  # timings of each variant, after a warm-up; the best counts
+GAIN = 0.97  # a variant must stay below this part of the plain forward's time
 WORTH_A_CACHE = 1 / 3  # share of images that must be expected to be known
-PATIENCE_PASSES = 3  # over the data, before a cache without hits is given up
+PATIENCE_PASSES = 3  # passes over the data before a cache without hits is given up
 # Transforms that do the same to an image each time. Any other but RandomFlip is taken to make new images.
 REPEATING = (
     "LoadImageFromFile", "LoadAnnotations", "MapLabels", "Resize", "Pad", "Normalize", "PackSegInputs",
@@ -57,10 +57,10 @@ WRAPPERS = ("StreamDataset", "RepeatDataset", "ConcatDataset")
 class Plan:
     """What was decided."""
 
-    forwards: tuple[dict[str, Any] | None, ...]  # of each teacher; None for one that follows the student
+    forwards: tuple[dict[str, Any] | None, ...]  # one for each teacher; None if it follows the student
     cache: bool
     patience: int  # images
-    lines: tuple[str, ...]  # for the user
+    lines: tuple[str, ...]  # what the user reads of it
 
 
 def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
@@ -68,11 +68,11 @@ def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
 
     Args:
         distiller: of that config; left as it is.
-        cfg: as it was asked for, not a worker's share of it.
+        cfg: the user's, not a worker's share of it.
         work_dir: of the run or the sweep.
 
     Raises:
-        UserError: a cache is asked for, but a teacher's outputs are not one for each image.
+        UserError: the cache is on, but a teacher's outputs are not one for each image.
     """
     decided: list[Any] = [None]
     if is_main_process():
@@ -94,11 +94,11 @@ def with_plan(cfg: Config, plan: Plan, cache_dir: Path | None = None) -> Config:
             entry.forward = dict(forward)
     spec = distill_spec(cfg)
     assert spec is not None
-    given = spec.cache.model_dump(exclude_none=True)
-    given["mode"] = "on" if plan.cache else "off"
+    cache = spec.cache.model_dump(exclude_none=True)
+    cache["mode"] = "on" if plan.cache else "off"
     if plan.cache and cache_dir is not None:
-        given.setdefault("dir", str(cache_dir))
-    cfg.distill.cache = given if len(given) > 1 else given["mode"]
+        cache.setdefault("dir", str(cache_dir))
+    cfg.distill.cache = cache if len(cache) > 1 else cache["mode"]
     return cfg
 
 
@@ -107,7 +107,7 @@ def without_auto(cfg: Config) -> Config:
     spec = distill_spec(cfg)
     if spec is None:
         return cfg
-    forwards = tuple(None if one.ema_decay else dict(one.forward or FUSED) for one in spec.teachers)
+    forwards = tuple(None if teacher.ema_decay else dict(teacher.forward or FUSED) for teacher in spec.teachers)
     return with_plan(cfg, Plan(forwards, spec.cache.mode == "on", 0, ()))
 
 
@@ -117,40 +117,42 @@ def apply_plan(distiller: Distiller, cfg: Config, work_dir: Path, patience: int)
     for index, teacher in enumerate(distiller.teachers):
         if type(teacher) is Teacher:  # one that follows the student changes, and a shared one is its owner's
             assert spec is not None
-            one = spec.teacher(index)
-            assert one.cache is not None
-            teacher.forward = one.forward
-            if one.cache.mode == "on":
-                teacher.cache = cache_of(teacher.model, one, work_dir, patience)
+            teacher_spec = spec.teacher(index)
+            assert teacher_spec.cache is not None
+            teacher.forward = teacher_spec.forward
+            if teacher_spec.cache.mode == "on":
+                teacher.cache = cache_of(teacher.model, teacher_spec, work_dir, patience)
 
 
 def cache_facts(distiller: Distiller) -> dict[str, Any]:
-    """How the caches did, over all workers: images asked for, and the share that was known. Empty without caches."""
+    """How the caches did, over all workers: images, and the share that was remembered. Empty without caches."""
     caches = [teacher.cache for teacher in distiller.teachers if teacher.cache is not None]
-    counts = [sum(getattr(cache, what) for cache in caches) for what in ("asked", "hits", "on_disk", "gave_up")]
-    asked, hits, on_disk, gave_up = (sum(column) for column in zip(*gather_objects(counts), strict=True))
-    if not asked:
+    counts = [sum(getattr(cache, what) for cache in caches) for what in ("images", "hits", "on_disk", "gave_up")]
+    images, hits, on_disk, gave_up = (sum(column) for column in zip(*gather_objects(counts), strict=True))
+    if not images:
         return {}
-    facts = {"images": asked, "hit_rate": round(hits / asked, 4), "from_disk": on_disk}
+    facts = {"images": images, "hit_rate": round(hits / images, 4), "from_disk": on_disk}
     return {**facts, **({"gave_up": True} if gave_up else {})}
 
 
 def _decide_or_read(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
     spec = distill_spec(cfg)
     assert spec is not None
-    asked = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
-    asked["cache"] = spec.cache.mode
+    request = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
+    request["cache"] = spec.cache.mode
     file = work_dir / RECORD
     if file.is_file():
         record = read_json(file)
-        if record["asked"] == asked:
+        if record["asked"] == request:
             lists = {key: tuple(record["plan"][key]) for key in ("forwards", "lines")}
             return Plan(**{**record["plan"], **lists})
     plan = _decide(distiller, cfg)
-    if spec.cache.mode != "auto" and not any(one.forward is None and one.ema_decay is None for one in spec.teachers):
+    if spec.cache.mode != "auto" and not any(
+        teacher.forward is None and teacher.ema_decay is None for teacher in spec.teachers
+    ):
         return plan  # nothing was left open
     work_dir.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"asked": asked, "plan": asdict(plan)})
+    write_json(file, {"asked": request, "plan": asdict(plan)})
     return plan
 
 
@@ -195,7 +197,7 @@ def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[Fo
     seconds = _timed(plain, images[:1])
     variants = [FUSED, ForwardSpec(fuse=True, channels_last=True)]
     if device == "cuda":  # seldom within 1e-4, but then it is much the quickest
-        variants += [one.model_copy(update={"autocast": "float16"}) for one in variants]
+        variants += [variant.model_copy(update={"autocast": "float16"}) for variant in variants]
     budget = min(MOST_SECONDS, SHARE * iterations * batch_size * seconds)
     count = min(batch_size, int(budget / seconds / (len(variants) + 1) / (ROUNDS + 1)))
     if count < 1:
@@ -217,14 +219,14 @@ def measure(
     for variant in variants:
         candidate = _variant(teacher, variant, spec)
         try:
-            found = candidate(images_nchw)
+            outputs = candidate(images_nchw)
         except RuntimeError:  # a layer that wants another memory format or precision
             continue
         logits = [name for name in expected if name in teacher.heads] or list(expected)
-        if all(torch.allclose(found[name].float(), expected[name].float(), rtol=0, atol=CLOSE) for name in logits):
+        if all(torch.allclose(outputs[name].float(), expected[name].float(), rtol=0, atol=CLOSE) for name in logits):
             ready[variant] = candidate
-    rounds = [{variant: _timed(one, images_nchw) for variant, one in ready.items()} for _ in range(ROUNDS)]
-    return {variant: min(one[variant] for one in rounds) for variant in ready}
+    rounds = [{variant: _timed(teacher, images_nchw) for variant, teacher in ready.items()} for _ in range(ROUNDS)]
+    return {variant: min(seconds[variant] for seconds in rounds) for variant in ready}
 
 
 def _variant(teacher: Teacher, forward: ForwardSpec, spec: TeacherSpec) -> Teacher:
@@ -251,7 +253,7 @@ def training_variants(cfg: Config) -> list[float] | str:
     """The probabilities of the versions of one image that training may see; or what makes too many of them."""
     if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
         return "data_preprocessor.batch_augments makes new images each time"
-    found: list[list[float]] = []
+    by_dataset: list[list[float]] = []
     for _, node in dataset_nodes(cfg.train_dataloader.dataset):
         inner = is_wrapper(node)
         if inner and kind_of(node) not in WRAPPERS:
@@ -260,8 +262,8 @@ def training_variants(cfg: Config) -> list[float] | str:
         if isinstance(variants, str):
             return variants
         if not inner:
-            found.append(variants)
-    return max(found, key=len)  # of several datasets, the one that repeats the least
+            by_dataset.append(variants)
+    return max(by_dataset, key=len)  # the dataset that repeats the least
 
 
 def pipeline_variants(pipeline: Sequence[Mapping[str, Any]]) -> list[float] | str:
@@ -273,11 +275,11 @@ def pipeline_variants(pipeline: Sequence[Mapping[str, Any]]) -> list[float] | st
             choices.append(_flips(step))
         elif kind not in REPEATING:
             return f"{kind} makes new images each time"
-    return [math.prod(one) for one in product(*choices)]
+    return [math.prod(probabilities) for probabilities in product(*choices)]
 
 
 def expected_hits(variants: Sequence[float], passes: float) -> float:
-    """The share of draws whose image was drawn before in the same version, over so many passes of the data."""
+    """The share of draws whose image was drawn before in the same version, over ``passes`` of the data."""
     distinct = sum(1 - (1 - probability) ** passes for probability in variants)
     return max(0.0, 1 - distinct / passes) if passes > 0 else 0.0
 
@@ -330,7 +332,7 @@ def _flips(step: Mapping[str, Any]) -> list[float]:
     """The probabilities of mmcv's RandomFlip: of no flip, and of each direction."""
     prob, direction = step.get("prob"), step.get("direction", "horizontal")
     if isinstance(prob, (list, tuple)):
-        shares = [float(one) for one in prob]
+        shares = [float(share) for share in prob]
     else:
         directions = list(direction) if isinstance(direction, (list, tuple)) else [direction]
         shares = [float(prob or 0.0) / len(directions)] * len(directions)

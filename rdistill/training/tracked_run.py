@@ -30,7 +30,7 @@ from rdistill.config.tracking import (
 from rdistill.core.redaction import redacted
 from rdistill.training.hooks import METRIC, RunListener
 
-FAILURES_BORNE = 3  # in a row; after that a tracker is let go
+FAILURES_BORNE = 3  # failures in a row after which a tracker is let go
 LONGEST_SIDE = 512  # pixels of an image that is tracked
 QUIET_WANDB = dict(silent=True, console="off", disable_git=True, disable_code=True)
 
@@ -40,12 +40,12 @@ def track(visualizer: dict[str, Any] | None, tracking: Tracking, work_dir: Path,
     prepare_libraries()
     drawn = copy.deepcopy(visualizer) or dict(type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
     own = drawn.get("vis_backends") or []
-    ours = [
+    backends = [
         dict(type="TrackerBackend", name=name, tracker=name, save_dir=str(work_dir), resume=resume,
              tracking=tracking.model_dump())
         for name in tracking.names
     ]  # fmt: skip
-    drawn["vis_backends"] = [*([own] if isinstance(own, dict) else own), *ours]
+    drawn["vis_backends"] = [*([own] if isinstance(own, dict) else own), *backends]
     return drawn
 
 
@@ -68,7 +68,7 @@ class TrackerBackend(BaseVisBackend):
         self.work_dir = Path(save_dir)
         self.ids = load_run_ids(self.work_dir) if resume else {}
         self.resumed = tracker in self.ids
-        self.problems: list[str] = []  # that nobody was told of yet
+        self.problems: list[str] = []  # those that no line has said yet
         self._inner: BaseVisBackend | None = None
         self._failures = 0
         self._over = tracker == "wandb" and wandb_mode(self.tracking) == "disabled"
@@ -130,20 +130,20 @@ class TrackerBackend(BaseVisBackend):
         return inner
 
     def _start_wandb(self) -> BaseVisBackend:
-        asked = self.tracking.wandb
-        assert asked is not None
+        settings = self.tracking.wandb
+        assert settings is not None
         import_wandb(self.work_dir)
         self.ids.setdefault("wandb", secrets.token_hex(4))
         kwargs = dict(
             id=self.ids["wandb"],
             resume="allow",
             mode=wandb_mode(self.tracking),
-            project=asked.project,
-            entity=asked.entity,
-            group=asked.group,
-            name=asked.name or self.work_dir.name,
-            tags=list(asked.tags),
-            notes=asked.notes,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            name=settings.name or self.work_dir.name,
+            tags=list(settings.tags),
+            notes=settings.notes,
             settings=QUIET_WANDB,
             allow_val_change=True,
             dir=str(self.work_dir),
@@ -163,8 +163,8 @@ class TrackerBackend(BaseVisBackend):
             return self._mlflow_backend(mlflow, uri, files)
 
     def _mlflow_backend(self, mlflow: Any, uri: str, files: str | None) -> BaseVisBackend:
-        asked = self.tracking.mlflow
-        assert asked is not None
+        settings = self.tracking.mlflow
+        assert settings is not None
         mlflow.set_tracking_uri(uri)
         if self.resumed:
             mlflow.start_run(run_id=self.ids["mlflow"])
@@ -173,9 +173,9 @@ class TrackerBackend(BaseVisBackend):
                 type="MLflowVisBackend",
                 save_dir=str(self.work_dir),
                 tracking_uri=uri,
-                exp_name=asked.experiment or "rdistill",
+                exp_name=settings.experiment or "rdistill",
                 run_name=self.work_dir.name,
-                tags=asked.tags,
+                tags=settings.tags,
                 artifact_suffix=(),
                 artifact_location=files,
             )
@@ -209,7 +209,7 @@ class TrackingHook(Hook):
 
     Args:
         images: how many at each validation.
-        listener: hears of a tracker that failed.
+        listener: is notified of a tracker that failed.
     """
 
     priority = "VERY_LOW"

@@ -22,11 +22,11 @@ def sharing_key(trial: Mapping[str, Any]) -> str:
 
 
 class CohortAssigner:
-    """Says which cohort a trial goes to. A Ray actor; it holds no slots back, since Tune runs no more than there are.
+    """Says which cohort a trial goes to. A Ray actor; it keeps no room free, since Tune runs no more than there is.
 
     Args:
         cohorts: how many there are.
-        size: slots in each; a slot is room for one student.
+        size: students that each has room for.
         teacher_share: the teacher's part of the seconds of a student's whole step alone; 0 to 1.
         names: of the cohorts' actors. An assigner that Ray has started again gets from them which trials they train;
             getting hold of them sooner would import what they do.
@@ -53,11 +53,11 @@ class CohortAssigner:
                 self._put(trial_id, number, key)
 
     def assign(self, trial_id: str, key: str) -> int:
-        """The number of the cohort that will be quickest with this trial among its students; takes a slot in it."""
+        """The number of the cohort that will be quickest with this trial among its students; takes room in it."""
         if trial_id in self._taken:  # its process died, and its student trains on there
             return self._taken[trial_id][0]
         free = [number for number, students in enumerate(self._students_of) if students.total() < self._size]
-        number = min(free or range(len(self._students_of)), key=lambda one: self._round(one, key))
+        number = min(free or range(len(self._students_of)), key=lambda number: self._round(number, key))
         self._put(trial_id, number, key)
         return number
 

@@ -17,9 +17,9 @@ from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
-MEMORY_SHARE = 0.7  # of what is free, for students and their steps
-# How much quicker several cores together must look. A step by itself flatters them: on two cores a cohort took 0.083 s
-# for each student where 0.057 s had been measured.
+MEMORY_SHARE = 0.7  # students and their steps may take this part of the free memory
+# How much quicker several cores together must look. A step by itself flatters them: a cohort on two cores took
+# 0.083 s for each student where 0.057 s had been measured.
 JOINED_MUST_GAIN = 1.25
 
 
@@ -85,8 +85,10 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
         cohorts = [cohort.options(name=name, **kinds, **options).remote(study) for name in names]
     share = study.step.teacher_share if study.step is not None else 0.5
     # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
-    for_ever = dict(max_restarts=-1, max_task_retries=-1)
-    register = ray.remote(CohortAssigner).options(num_cpus=0, scheduling_strategy=beside_this_process(), **for_ever)
+    always_restarted = dict(max_restarts=-1, max_task_retries=-1)
+    register = ray.remote(CohortAssigner).options(
+        num_cpus=0, scheduling_strategy=beside_this_process(), **always_restarted
+    )
     return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, names), plan)
 
 

@@ -1,7 +1,7 @@
 """A cohort of several workers: one Ray Train worker group in which every rank steps the same students in lockstep.
 
 Each rank draws its share of a batch and runs the teacher on it, once for all students; each student is a DDP model of
-its own. Who joins and who stops is decided between two batches on rank 0 and told to all, so that no rank ever waits
+its own. Who joins and who stops is decided between two batches on rank 0 and sent to all, so that no rank ever waits
 in an all-reduce that another does not enter. What a rank runs is in :mod:`.rank`; as in :mod:`.worker`, this
 module imports neither torch nor mmengine by itself.
 """
@@ -42,7 +42,7 @@ class CohortGroup:
         mailbox = ray.get_runtime_context().current_actor
         threading.Thread(target=self._fit, args=(study, resources, mailbox), name="group", daemon=True).start()
 
-    # For the trials' processes ------------------------------------------------------------------------------------
+    # Called by the trials' processes ------------------------------------------------------------------------------
 
     def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Trains one student among the others, or follows one that trains; yields as :meth:`.cohort.Cohort.run`."""
@@ -73,7 +73,7 @@ class CohortGroup:
                 self._news.append((STOP, trial_id))
                 student[1].put((FINISHED, "stopped"))
 
-    # For the group's first rank -----------------------------------------------------------------------------------
+    # Called by the group's first rank -----------------------------------------------------------------------------
 
     def news(self, beginning: bool) -> News | None:
         """What to do before the next batch; of a group that begins, every student. None: end."""
@@ -87,7 +87,7 @@ class CohortGroup:
             news, self._news = self._news, []
             return news
 
-    def tell(self, trial_id: str, event: tuple[str, Any], takes_the_group_down: bool = False) -> None:
+    def pass_on(self, trial_id: str, event: tuple[str, Any], takes_the_group_down: bool = False) -> None:
         """Passes on what a student reports, or how it ended."""
         with self._lock:
             student = self._students.get(trial_id)

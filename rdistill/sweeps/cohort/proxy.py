@@ -12,10 +12,10 @@ from ray import tune
 
 from rdistill.sweeps.cohort.assignment import sharing_key
 
-Events = SimpleQueue[tuple[str, Any]]  # of a student: what happened, and what there is to say of it
+Events = SimpleQueue[tuple[str, Any]]  # what happens to a student: the kind of event, and its details
 REPORTED, FINISHED, FAILED = "reported", "finished", "failed"
-TAKEN_OVER = (FINISHED, "followed by another process")  # for a trial's process that is taken for dead
-ATTEMPTS = 3  # of a trial whose cohort died
+TAKEN_OVER = (FINISHED, "followed by another process")  # the last event of a trial's process that is taken for dead
+ATTEMPTS = 3  # starts of a trial whose cohort dies
 DIED = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # the second: Ray's memory monitor killed it
 RESTART_S = 120  # seconds that a cohort may take to be there again
 

@@ -31,14 +31,14 @@ def work(config: dict[str, Any]) -> None:
     lockstep, lanes = Lockstep(), dict[str, Lane]()
     looked, beginning = 0.0, True
     while True:
-        told: list[News | None] = [[]]
+        news: list[News | None] = [[]]
         if main and time.monotonic() - looked >= IDLE_S:
-            told = [_begin(study, mailbox, ray.get(mailbox.news.remote(beginning)))]
+            news = [_begin(study, mailbox, ray.get(mailbox.news.remote(beginning)))]
             looked, beginning = time.monotonic(), False
-        broadcast_object_list(told)
-        if told[0] is None:
+        broadcast_object_list(news)
+        if news[0] is None:
             return
-        for what, subject in told[0]:
+        for what, subject in news[0]:
             if what == JOIN:
                 lanes[subject["id"]] = lockstep.join(subject["id"], _student(study, subject, mailbox, main))
             elif subject in lanes:
@@ -59,14 +59,14 @@ def _begin(study: Study, mailbox: Any, news: News | None) -> News | None:
                 record = begun(here, subject)
         if record is not None and (events := _ended(record)):
             for event in events:
-                ray.get(mailbox.tell.remote(subject["id"], event))
+                ray.get(mailbox.pass_on.remote(subject["id"], event))
         else:
             left.append((what, subject))
     return left
 
 
 def _ended(record: TrialRecord) -> list[tuple[str, Any]]:
-    """What there is to tell of a trial that another start would not change; nothing of any other."""
+    """The events of a trial that another start would not change; none for any other trial."""
     if record.status == "finished":
         return [(REPORTED, score(record)), (FINISHED, None)]
     try:
@@ -79,24 +79,24 @@ def _ended(record: TrialRecord) -> list[tuple[str, Any]]:
 def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:
     """A lane's run. The first rank speaks for the student."""
 
-    def tell(event: str, what: Any = None) -> None:
+    def pass_on(event: str, what: Any = None) -> None:
         if main:  # waits: an actor of several threads may take two calls in another order
-            ray.get(mailbox.tell.remote(trial["id"], (event, what)))
+            ray.get(mailbox.pass_on.remote(trial["id"], (event, what)))
 
     def train(lane: Lane) -> None:
         try:
             if main:
-                run_trial(study, trial, lambda report: tell(REPORTED, report), lane)
+                run_trial(study, trial, lambda report: pass_on(REPORTED, report), lane)
             else:
                 support_trial(study, trial, lane)
-            tell(FINISHED)
+            pass_on(FINISHED)
         except RAISED_BY_ALL as error:
-            tell(FAILED, reason_of(error))
+            pass_on(FAILED, reason_of(error))
         except Exception as error:
             # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
             # Where it is this rank that has waited for one that is gone, the student is not to blame, and goes on then.
             if not lost_its_peers(error):
-                ray.get(mailbox.tell.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
+                ray.get(mailbox.pass_on.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
             lane.broken = error
 
     return train

@@ -30,8 +30,8 @@ class Cohort:
         self._study = study
         self._lockstep = Lockstep()
         self._lanes: dict[str, Lane] = {}
-        self._events: dict[str, Events] = {}  # of those that train
-        self._keys: dict[str, str] = {}  # of all that ever did: what they may share with others
+        self._events: dict[str, Events] = {}  # the students that train now
+        self._keys: dict[str, str] = {}  # every student that ever trained: what it may share with others
         self._lock = threading.Lock()
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
@@ -48,10 +48,10 @@ class Cohort:
 
         def train(lane: Lane) -> None:
             try:
-                run_trial(self._study, trial, lambda report: self._tell(name, (REPORTED, report)), lane)
-                self._tell(name, (FINISHED, None))
+                run_trial(self._study, trial, lambda report: self._pass_on(name, (REPORTED, report)), lane)
+                self._pass_on(name, (FINISHED, None))
             except Exception as error:
-                self._tell(name, (FAILED, reason_of(error)))
+                self._pass_on(name, (FAILED, reason_of(error)))
 
         with self._lock:
             before, self._events[name] = self._events.get(name), events
@@ -63,7 +63,7 @@ class Cohort:
                 before.put(TAKEN_OVER)
         yield from until_over(events)
 
-    def _tell(self, name: str, event: tuple[str, Any]) -> None:
+    def _pass_on(self, name: str, event: tuple[str, Any]) -> None:
         with self._lock:
             events = self._events.get(name) if event[0] == REPORTED else self._events.pop(name, None)
         if events is not None:
@@ -93,4 +93,4 @@ class Cohort:
                     pass
         except BaseException:
             traceback.print_exc()
-            os._exit(1)  # Ray starts the cohort again; without this thread every student would wait for ever
+            os._exit(1)  # Ray starts the cohort again; without this thread no student would ever go on

@@ -21,10 +21,10 @@ from rdistill.sweeps.monitor.leaderboard import short_key, text_of
 from rdistill.sweeps.study.records import BASELINE, PROGRESS, TRIALS, load_record
 from rdistill.training.console import SILENCE_S, duration, updates_in_place
 
-BEST_SHOWN = 5  # of the trials that have ended, besides the baseline
+BEST_SHOWN = 5  # trials that have ended in the table, besides the baseline
 ROWS_SHOWN = 15  # trials in the table, if the terminal has the height
-LINES_OF_A_SWEEP = 40  # that tell of an end where the output is not a terminal; more trials are thinned out
-RATE_OVER_S = 120.0  # throughput is that of so many seconds past
+LINES_OF_A_SWEEP = 40  # lines of trials' ends where the output is not a terminal; of more trials some have none
+RATE_OVER_S = 120.0  # throughput is that of the last seconds, this many
 VALUE_WIDTH = 9  # characters of a swept value
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
@@ -48,7 +48,7 @@ class SweepConsole:
     """Shows which trials run, how they score, and for how long it will go on.
 
     Args:
-        console: where to; the table updates in place on a terminal, elsewhere a line tells of each trial's end.
+        console: where to; the table updates in place on a terminal, elsewhere each trial's end is a line.
         work_dir: of the sweep; trials leave there how far they are.
         iterations: of each trial.
         name: of the sweep.
@@ -62,11 +62,11 @@ class SweepConsole:
         self._rates: deque[tuple[float, int]] = deque()
         self._live: Live | None = None
         self._lock = threading.RLock()  # the table is drawn in a thread of rich's
-        self._told_at = 0.0  # share of the trials that were done at the last plain line of a trial's end
+        self._line_at = 0.0  # share of the trials that were done at the last plain line of a trial's end
         self._overdue = self._began + SILENCE_S  # when a plain line has to say how far it is
-        # What is asked at each trial's end is kept, or a sweep of many would spend its time on looking at all of them.
+        # What each trial's end needs is kept, or a sweep of many would spend its time on looking at all of them.
         self._count: Counter[str] = Counter()
-        self._leader: Row | None = None  # of the distilled trials
+        self._leader: Row | None = None  # the best of the distilled trials
 
     def __enter__(self) -> SweepConsole:
         self._began = time.monotonic()
@@ -98,7 +98,7 @@ class SweepConsole:
                 row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
                 row.read_back = True
             if self._live is None and time.monotonic() >= self._overdue:
-                self._tell_how_far()
+                self._print_progress()
 
     def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
@@ -112,7 +112,7 @@ class SweepConsole:
             self._becomes(row, FAILED if failed else DONE if row.iteration >= self.iterations else STOPPED)
             row.reason = record.reason if record else ""
         if self._live is None:
-            self._tell(row)
+            self._print_end(row)
         elif failed:
             self.console.print(f"{trial.id:<9} failed: {row.reason}", markup=False)
 
@@ -156,12 +156,12 @@ class SweepConsole:
     def gain(self, row: Row) -> float | None:
         """mIoU over the best baseline of the same seed; None for a baseline, and while none has trained as long."""
         baselines = [
-            other.best
-            for other in self.rows.values()
-            if _alone(other.seen)
-            and other.best
-            and other.seen.seed == row.seen.seed
-            and other.iteration >= row.iteration
+            baseline.best
+            for baseline in self.rows.values()
+            if _alone(baseline.seen)
+            and baseline.best
+            and baseline.seen.seed == row.seen.seed
+            and baseline.iteration >= row.iteration
         ]
         if _alone(row.seen) or row.best is None or not baselines:
             return None
@@ -178,7 +178,7 @@ class SweepConsole:
         return (after - before) / (until - since) if after > before else None
 
     def eta(self) -> str:
-        """Time to the end at the present rate; a trial to come is reckoned as long as those that have ended."""
+        """Time to the end at the present rate; a trial to come counts as long as those that have ended."""
         rate = self.rate()
         if rate is None:
             return "unknown"
@@ -192,21 +192,21 @@ class SweepConsole:
 
     # The lines ---------------------------------------------------------------------------------------------------
 
-    def _tell_how_far(self) -> None:
+    def _print_progress(self) -> None:
         """A line after a silent minute."""
         self._overdue = time.monotonic() + SILENCE_S
         over = len(self.rows) - self._count[RUNNING]
         line = f"so far    {over}/{self.total} over, {self._count[RUNNING]} running  {'  '.join(self._figures())}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _tell(self, row: Row) -> None:
+    def _print_end(self, row: Row) -> None:
         """A line of a trial's end. Of a large sweep's: failures, the best, and now and then one more."""
         over = len(self.rows) - self._count[RUNNING]
         share = over / self.total
         notable = row.status == FAILED or row is self._leader or row.seen.phase == BASELINE or over == self.total
-        if self.total > LINES_OF_A_SWEEP and not notable and share - self._told_at < 1 / LINES_OF_A_SWEEP:
+        if self.total > LINES_OF_A_SWEEP and not notable and share - self._line_at < 1 / LINES_OF_A_SWEEP:
             return
-        self._told_at, self._overdue = share, time.monotonic() + SILENCE_S
+        self._line_at, self._overdue = share, time.monotonic() + SILENCE_S
         gain = self.gain(row)
         parts = [f"mIoU {_number(row.best)}"]
         parts += [f"gain {gain:+.2f}"] if gain is not None else []

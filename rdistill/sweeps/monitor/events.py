@@ -22,7 +22,7 @@ class TrialSeen:
     phase: str  # baseline, search or confirm
     values: Mapping[str, Any]  # config key -> value
     seed: int = 0
-    of: str = ""  # of a confirmation run: the id of the trial that it repeats
+    of: str = ""  # the id of the trial that a confirmation run repeats
 
 
 class SweepListener(Protocol):
@@ -44,7 +44,7 @@ class SweepListener(Protocol):
         """A trial is over; ``result`` is its last, empty where it has none."""
 
 
-_listeners: tuple[SweepListener, ...] = ()  # of the sweep at work; Tune runs in this process
+_listeners: tuple[SweepListener, ...] = ()  # those of the sweep at work; Tune runs in this process
 
 
 @contextmanager

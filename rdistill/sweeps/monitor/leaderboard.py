@@ -49,7 +49,7 @@ def short_key(key: str, keys: list[str]) -> str:
     parts = key.split(".")
     for length in range(1, len(parts) + 1):
         end = ".".join(parts[-length:])
-        if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
+        if sum(full_key == end or full_key.endswith(f".{end}") for full_key in keys) == 1:
             return end
     return key
 

@@ -29,7 +29,7 @@ from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
 from rdistill.training.tracked_run import FAILURES_BORNE, QUIET_WANDB
 
-PATIENCE_S = 120.0  # for a tracker that has still to write at the end of a sweep
+PATIENCE_S = 120.0  # seconds that a tracker may still write at the end of a sweep
 
 
 class TrialTracker(Protocol):
@@ -150,7 +150,7 @@ def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
 
 
 def facts(trial: TrialSeen) -> dict[str, Any]:
-    """What a tracker's run is told of a trial at its start."""
+    """What a tracker's run gets of a trial at its start."""
     return {
         **redacted(trial.values),
         "phase": trial.phase,
@@ -186,7 +186,7 @@ class WandbTracker:
     def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
         assert tracking.wandb is not None
         wandb = import_wandb(work_dir)
-        self._wandb, self.asked, self.mode = wandb, tracking.wandb, wandb_mode(tracking)
+        self._wandb, self.settings, self.mode = wandb, tracking.wandb, wandb_mode(tracking)
         self.name, self.work_dir = name, work_dir
         self.ids = RunIds(work_dir, "wandb")
         self.runs: dict[str, Any] = {}
@@ -201,13 +201,13 @@ class WandbTracker:
             resume="allow",
             reinit="create_new",
             mode=self.mode,  # type: ignore[arg-type]
-            project=self.asked.project,
-            entity=self.asked.entity,
-            group=self.asked.group or self.name,
+            project=self.settings.project,
+            entity=self.settings.entity,
+            group=self.settings.group or self.name,
             job_type=trial.phase,
             name=trial.id,
-            tags=list(self.asked.tags),
-            notes=self.asked.notes,
+            tags=list(self.settings.tags),
+            notes=self.settings.notes,
             config=facts(trial),
             dir=str(self.work_dir),
             settings=self._wandb.Settings(**QUIET_WANDB, x_disable_stats=True, init_timeout=30),
@@ -253,8 +253,8 @@ class _Shown:
     def __hash__(self) -> int:
         return hash(self.trial_id)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Shown) and other.trial_id == self.trial_id
+    def __eq__(self, shown: object) -> bool:
+        return isinstance(shown, _Shown) and shown.trial_id == self.trial_id
 
     def init_local_path(self) -> None:
         Path(self.local_path).mkdir(parents=True, exist_ok=True)
@@ -321,10 +321,10 @@ class MlflowTracker:
         if trial.id in self.open:
             return
         shown = _Shown(trial, Path())
-        known = self.ids.ids.get(trial.id)
-        if known is not None:
-            self.logger._trial_runs[shown] = known
-            self.client.update_run(known, status="RUNNING")
+        run_id = self.ids.ids.get(trial.id)
+        if run_id is not None:
+            self.logger._trial_runs[shown] = run_id
+            self.client.update_run(run_id, status="RUNNING")
         self.logger.log_trial_start(shown)
         self.open[trial.id] = shown
         self.ids.keep(trial.id, self.logger._trial_runs[shown])

@@ -1,4 +1,4 @@
-"""What a student costs, for sweeps with several objectives: parameters, FLOPs, latency."""
+"""A student's complexity, for sweeps with several objectives: parameters, FLOPs, latency."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str
     """Some of ``params``, ``flops`` (of one image at test size) and ``latency`` (ms a single image, median).
 
     Latency is that of the model on this device. A model is measured once a sweep: trials that differ in something
-    else share one figure, and no noise tells them apart.
+    else share one figure, and no noise makes them differ.
     """
     names = [name for name in names if name != "mIoU"]
     if not names:
@@ -44,12 +44,12 @@ def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str
 
 
 def _measure(model: nn.Module, names: Collection[str], size: tuple[int, int]) -> dict[str, float]:
-    found: dict[str, float] = {"params": sum(weight.numel() for weight in model.parameters())}
+    figures: dict[str, float] = {"params": sum(weight.numel() for weight in model.parameters())}
     if "flops" in names:
-        found["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
+        figures["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
     if "latency" in names:
-        found["latency"] = latency_ms(model, size)
-    return found
+        figures["latency"] = latency_ms(model, size)
+    return figures
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Why a trial failed: the machine, which is worth another attempt, or what it was asked to do, which is not.
+"""Why a trial failed: the machine, which is worth another attempt, or the trial's own values, which are not.
 
 Tune starts a failed trial again a few times, whatever it failed of. The trial then looks at its record: where the cause
 is its own it fails again at once, with the same reason; else it goes on from its last checkpoint.
@@ -21,7 +21,7 @@ from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import lost_its_peers
 
-RETRIES = 2  # of a trial, where the machine was the cause
+RETRIES = 2  # further attempts of a trial where the machine was the cause
 MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PASSING = (
@@ -50,10 +50,10 @@ def cause_of(error: BaseException, folder: Path) -> str:
         error: that a trial ended with.
         folder: where it was writing.
     """
-    whole = list(_chain(error))
-    if any(_is_storages(one, folder) for one in whole):
+    chain = list(_chain(error))
+    if any(_is_storages(link, folder) for link in chain):
         return STORAGE
-    return MACHINE if any(_is_machines(one) for one in whole) else OWN
+    return MACHINE if any(_is_machines(link) for link in chain) else OWN
 
 
 def _is_storages(error: BaseException, folder: Path) -> bool:
@@ -62,9 +62,9 @@ def _is_storages(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     # torch.save does not say why it could not write.
-    said = str(error)
-    return any(text in said for text in OF_THE_DISK) and (
-        "No space left" in said or shutil.disk_usage(folder).free < LITTLE
+    text = str(error)
+    return any(sign in text for sign in OF_THE_DISK) and (
+        "No space left" in text or shutil.disk_usage(folder).free < LITTLE
     )
 
 
@@ -80,13 +80,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error, and those within it: what Ray Train's workers failed of, and what it was raised from."""
     seen, todo = set(), [error]
     while todo:
-        one = todo.pop()
-        if id(one) in seen:
+        current = todo.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        failures = getattr(one, "worker_failures", None) or {}
-        inner = [*failures.values(), one.__cause__, getattr(one, "cause", None)]
+        seen.add(id(current))
+        yield current
+        failures = getattr(current, "worker_failures", None) or {}
+        inner = [*failures.values(), current.__cause__, getattr(current, "cause", None)]
         todo += [each for each in inner if isinstance(each, BaseException)]
 
 

@@ -18,10 +18,10 @@ from rdistill.core.files import read_json, write_json
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 
-STEP = "step.json"  # in the work dir: what was measured
+STEP = "step.json"  # a file in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
 # The first step on another number of threads has work to do that no other has; a slow step hides it.
-TIMED_STEPS, TIMED_S = 3, 2.0  # so many at most, and none more after so many seconds
+TIMED_STEPS, TIMED_S = 3, 2.0  # this many steps at most, and no further step after this many seconds
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
     """
     if not file.is_file():
         return None
-    known = read_json(file)
-    known["seconds"] = {int(count): tuple(both) for count, both in known["seconds"].items()}
-    return StepProfile(**known) if list(known["seconds"]) == list(slots) else None
+    profile = read_json(file)
+    profile["seconds"] = {int(count): tuple(both) for count, both in profile["seconds"].items()}
+    return StepProfile(**profile) if list(profile["seconds"]) == list(slots) else None
 
 
 class _Clocked:
@@ -124,7 +124,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def _peak(work: Callable[[], None], device: str) -> int:
-    """Bytes that some work takes at its peak and gives back; 0 where the system does not tell."""
+    """Bytes that some work takes at its peak and gives back; 0 where the system does not measure it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -26,8 +26,8 @@ from rdistill.training.ray_train import Resources, train_in_group
 from rdistill.training.teacher_plan import without_auto
 
 LOSSES_KEPT = 200  # entries of a trial's loss history
-PROGRESS_EVERY_S = 1.0  # at most so often a trial writes down how far it is
-Train = Callable[..., dict[str, Any]]  # as rdistill.training.run.train
+PROGRESS_EVERY_S = 1.0  # seconds between two writes of how far a trial is, at least
+Train = Callable[..., dict[str, Any]]  # called like rdistill.training.run.train
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Study:
     base: Config  # the loaded config of the distilled student
     spec: SweepSpec
     work_dir: str  # absolute
-    teacher_metrics: list[dict[str, Any]]  # of each teacher
+    teacher_metrics: list[dict[str, Any]]  # the scores of each teacher
     trust_checkpoint: bool
     step: StepProfile | None = None  # what one student takes; known once it was measured
     teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
     notes: tuple[str, ...] = ()  # worth knowing of the data, for the user
-    free_bytes: int = 0  # of a GPU's memory, before anything is on it; 0 without GPUs
+    free_bytes: int = 0  # a GPU's free memory before anything is on it; 0 without GPUs
 
 
 def trial_config(study: Study, record: TrialRecord) -> Config:
@@ -67,7 +67,7 @@ def run_trial(
         trial: what it is, as Tune has it in its config: ``id``, which names its folder, ``phase``, ``of``, ``seed``
             and ``values``, as in :class:`rdistill.sweeps.study.records.TrialRecord`.
         report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
-        lane: the trial's place among the students of a cohort.
+        lane: the trial's side in a cohort.
         train: in place of :func:`rdistill.training.run.train`, of a trial with one worker.
 
     Raises:
@@ -111,7 +111,7 @@ def _run_trial_at(
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
-            metrics = train_in_group(cfg, here.where, resources, callbacks=[_tell_tune(record)], **options)
+            metrics = train_in_group(cfg, here.where, resources, callbacks=[_reporting_to_tune(record)], **options)
     except (Exception, MemoryError) as error:
         record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
         record.save(folder)
@@ -154,11 +154,11 @@ def begun(here: WorkDir, trial: Mapping[str, Any]) -> TrialRecord:
 
     Such leftovers are there when the driver died before Tune first saved its state.
     """
-    asked, found = TrialRecord(**trial), load_record(here.folder)
-    if found is not None and (found.values, found.seed) == (asked.values, asked.seed):
-        return found
+    fresh, record = TrialRecord(**trial), load_record(here.folder)
+    if record is not None and (record.values, record.seed) == (fresh.values, fresh.seed):
+        return record
     here.remove()
-    return asked
+    return fresh
 
 
 def _complexity(study: Study, cfg: Config) -> dict[str, float]:
@@ -168,29 +168,29 @@ def _complexity(study: Study, cfg: Config) -> dict[str, float]:
     from rdistill.sweeps.trial.complexity import COMPLEXITY, complexity_of
 
     with open_work_dir(join(study.work_dir, COMPLEXITY), "*.json") as kept:
-        found = complexity_of(cfg, study.spec.objectives, kept.folder)
+        complexity = complexity_of(cfg, study.spec.objectives, kept.folder)
         kept.push()
-    return found
+    return complexity
 
 
 def score(record: TrialRecord) -> dict[str, Any]:
-    """What Tune is told of a trial's last validation."""
+    """What Tune gets of a trial's last validation."""
     last = record.history[-1]
     return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"], **record.objectives}
 
 
-def _tell_tune(record: TrialRecord) -> Any:
+def _reporting_to_tune(record: TrialRecord) -> Any:
     """Ray Train's own callback that passes a group's reports on to Tune, with the best so far added."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class TellTune(TuneReportCallback):
-        best = record.best.get("mIoU", float("-inf"))  # of a run that is resumed
+    class ReportToTune(TuneReportCallback):
+        best = record.best.get("mIoU", float("-inf"))  # so far, in a run that is resumed
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             self.best = max(self.best, metrics[0]["mIoU"])
             super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best, **record.objectives}], checkpoint)
 
-    return TellTune()
+    return ReportToTune()
 
 
 def reason_of(error: BaseException) -> str:
@@ -198,7 +198,7 @@ def reason_of(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if isinstance(error, (UserError, RunError)):
         return " ".join(lines)
-    cause = getattr(error, "cause", error)  # of what Ray wraps around an error of a task's
+    cause = getattr(error, "cause", error)  # Ray wraps an error of a task in its own
     if isinstance(cause, OutOfMemoryError):
         return killed_for_memory(cause)
     return f"{type(error).__name__}: {lines[-1]}"[:300]
@@ -215,8 +215,8 @@ class _Recorder(Silent):
         lane: Lane | None,
     ) -> None:
         self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
-        self._cost_before = dict(record.cost)  # of earlier attempts
-        self.validations = 0  # of this attempt
+        self._cost_before = dict(record.cost)  # what earlier attempts took
+        self.validations = 0  # only those of this attempt
 
     def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
         earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
@@ -231,9 +231,9 @@ class _Recorder(Silent):
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         kept = self.record.losses
         if not kept or iteration - kept[-1]["iter"] >= self._keep_every:
-            # Nine digits: as many as tell one float32 from the next.
+            # Nine digits distinguish every float32 from the next.
             kept.append({"iter": iteration, **{name: float(f"{value:.9g}") for name, value in values.items()}})
-        if time.monotonic() >= self._next_progress:  # for the console, which learns of validations alone from Tune
+        if time.monotonic() >= self._next_progress:  # the console reads it: Tune passes on validations alone
             self._next_progress = time.monotonic() + PROGRESS_EVERY_S
             write_whole(self.folder / PROGRESS, str(iteration))
 

@@ -31,7 +31,7 @@ def test_two_processes_share(tmp_path: Path) -> None:
         f"cache = TeacherCache(lambda: b'one', CacheSpec(memory=0), Path({str(tmp_path)!r}))\n"
         "twice = lambda image: {'twice': image * 2}\n"
         "for _ in range(2): assert torch.equal(cache(images, ['twice'], twice)['twice'], images * 2)\n"
-        "print(cache.asked - cache.hits)"
+        "print(cache.images - cache.hits)"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True) for _ in range(2)

@@ -36,7 +36,7 @@ def test_only_what_is_missing_is_computed() -> None:
     first["twice"].zero_()  # what a caller does to an answer is its own affair
     again = cache(IMAGES[[0, 2, 0, 2]], ["twice"], compute)
     assert torch.equal(again["twice"], IMAGES[[0, 2, 0, 2]] * 2)
-    assert compute.images == 3 and (cache.asked, cache.hits) == (6, 3)
+    assert compute.images == 3 and (cache.images, cache.hits) == (6, 3)
     cache(IMAGES[:1], ["twice", "thrice"], compute)  # a feature that nobody has asked for yet
     assert compute.images == 4
     assert cache(IMAGES[:1].double(), ["twice"], compute)["twice"].dtype == torch.float64

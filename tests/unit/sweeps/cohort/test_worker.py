@@ -27,8 +27,8 @@ class Held(Cohort):
         self.released = threading.Event()
         super().__init__(Study(tiny.load("distill", iters=4, val_interval=1), spec, str(folder), [{}], False))
 
-    def _tell(self, name: str, event: tuple[str, Any]) -> None:
-        super()._tell(name, event)
+    def _pass_on(self, name: str, event: tuple[str, Any]) -> None:
+        super()._pass_on(name, event)
         self.released.wait()
 
 
