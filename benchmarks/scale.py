@@ -31,7 +31,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from benchmarks.turns import REPO, distill_config, print_machine
-from rdistill.config.load import Shortcuts, load_config
+from rdistill.config.load import RunConfig, Shortcuts, load_config
 from rdistill.config.render import config_source
 from rdistill.core.files import write_json
 from rdistill.core.storage import open_work_dir
@@ -91,7 +91,7 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     # What the sweep itself reads of it; each trial writes the whole text.
     losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
     distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
-    base = Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}})
+    base = RunConfig.of(Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}}))
     train = partial(no_training, config_text=config_source(whole))
     resources, teacher = Resources(1, 1.0, 0.0), [{"mIoU": 90.0}]
     processes = require_resources(resources.per_worker(), "a trial")

@@ -59,14 +59,13 @@ def load_config(
     Raises:
         UserError: every mistake found, one line each.
     """
-    from rdistill.config.load import Shortcuts
-    from rdistill.config.load import load_config as load
+    from rdistill.config.load import Shortcuts, load_run
 
     shortcuts = Shortcuts(
         _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
         label_map,
     )  # fmt: skip
-    return load(config, overrides, shortcuts)
+    return load_run(config, overrides, shortcuts).cfg
 
 
 def train(
@@ -132,30 +131,24 @@ def train(
         rdistill.core.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
     keep_to_the_work_dir()
+    from rdistill.config.load import Shortcuts, load_run
     from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
     from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
     from rdistill.training.console import RunConsole, scores
 
     console = _console(console, quiet)
-    cfg = load_config(
-        config,
-        {**(overrides or {}), **(AMP if amp else {})},
-        data_root=data_root,
-        size=size,
-        iters=iters,
-        batch_size=batch_size,
-        val_interval=val_interval,
-        num_data_workers=num_data_workers,
-        teacher_checkpoint=teacher_checkpoint,
-        label_map=label_map,
-    )
+    shortcuts = Shortcuts(
+        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
+        label_map,
+    )  # fmt: skip
+    loaded = load_run(config, {**(overrides or {}), **(AMP if amp else {})}, shortcuts)
     if track is not None:
-        cfg.tracking = parse_tracking(track, "track").model_dump(exclude_none=True)
-    tracking = parse_tracking(cfg.get("tracking"))
+        loaded = loaded.with_section("tracking", parse_tracking(track, "track").model_dump(exclude_none=True))
+    tracking = parse_tracking(loaded.cfg.get("tracking"))
     require_trackers(tracking)
     if seed is None:  # the config.py of a finished run has that run's
-        seed = (cfg.get("randomness") or {}).get("seed") or 0
+        seed = (loaded.cfg.get("randomness") or {}).get("seed") or 0
     name = _name(config, work_dir)
     work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
     require_work_dir(work_dir)
@@ -167,12 +160,12 @@ def train(
         if workers == 1 and not joins_a_cluster(address):
             from rdistill.training.run import train as run
 
-            metrics = run(cfg, work_dir, **options)
+            metrics = run(loaded, work_dir, **options)
         else:
             from rdistill.training.ray_train import Resources, train_in_group
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
-            metrics = train_in_group(cfg, work_dir, resources, address=address, **options)
+            metrics = train_in_group(loaded, work_dir, resources, address=address, **options)
     if known := metrics.get("teacher_cache"):
         gave_up = "; given up" if known.get("gave_up") else ""
         _say(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rdistill.config.load import DistillSpec, TeacherSpec, distill_spec
+from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
 from rdistill.core.errors import UserError
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
@@ -59,18 +59,18 @@ class Overview:
     features: list[Features]  # one for each teacher that has a model of its own
 
 
-def overview(cfg: Config) -> Overview:
+def overview(config: Config | RunConfig) -> Overview:
     """Builds a config's models, without weights or data, and runs each once on a blank image.
 
     Args:
-        cfg: from :func:`rdistill.config.load.load_config`, which may have been ``with_data=False``.
+        config: from :func:`rdistill.config.load.load_run`, which may have been ``with_data=False``.
 
     Raises:
         UserError: a model that does not build or run, a feature that its model does not have.
     """
-    size = training_size(cfg)
-    student = revert_sync_batchnorm(build_segmentor(cfg.model))
-    spec = distill_spec(cfg)
+    run = RunConfig.of(config)
+    spec, size = run.distill, training_size(run.cfg)
+    student = revert_sync_batchnorm(build_segmentor(run.cfg.model))
     if spec is None:
         return Overview(size, [_model("model", student, size)], [])
     models, features = [_model("student", student, size)], []

@@ -22,7 +22,7 @@ from rdistill.checks.batches import check_batches
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.config.load import DistillSpec, Shortcuts, TeacherSpec, distill_spec, load_config
+from rdistill.config.load import DistillSpec, RunConfig, Shortcuts, TeacherSpec, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError
@@ -79,8 +79,8 @@ def check_config(
 ) -> Report:
     """Loads a config and checks it; ``options`` as for :func:`check_run`."""
     loaded = load_what_loads(path, overrides, shortcuts)
-    if loaded.cfg is not None:
-        report = check_run(loaded.cfg, **options)
+    if loaded.run is not None:
+        report = check_run(loaded.run, **options)
         report.passed.insert(0, ("config", str(path)))
         return report
     report = Report(problems=loaded.problems)
@@ -93,9 +93,9 @@ class Loaded:
     """A config, or those parts of it that load in spite of a problem."""
 
     problems: list[str]
-    cfg: Config | None  # all of it
-    for_data: Config | None = None  # the config without its teachers
-    for_models: Config | None = None  # the config, loaded without looking for data and checkpoints
+    run: RunConfig | None  # all of it
+    for_data: RunConfig | None = None  # the config without its teachers
+    for_models: RunConfig | None = None  # the config, loaded without looking for data and checkpoints
 
 
 def load_what_loads(
@@ -104,21 +104,21 @@ def load_what_loads(
     """Loads a config. A problem in one part must not hide those of the others."""
     problems: list[str] = []
 
-    def attempt(**parts: bool) -> Config | None:
+    def attempt(**parts: bool) -> RunConfig | None:
         try:
-            return load_config(path, overrides, shortcuts, **parts)
+            return load_run(path, overrides, shortcuts, **parts)
         except UserError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
             return None
 
-    cfg = attempt()
-    if cfg is not None:
-        return Loaded(problems, cfg)
+    run = attempt()
+    if run is not None:
+        return Loaded(problems, run)
     return Loaded(problems, None, attempt(with_teachers=False), attempt(with_data=False))
 
 
 def check_run(
-    cfg: Config,
+    config: Config | RunConfig,
     *,
     distiller: Distiller | None = None,
     work_dir: str | Path | None = None,
@@ -132,7 +132,7 @@ def check_run(
     """Checks a loaded config: data, models, classes, pairs, one step of training, the optimizer, the disk.
 
     Args:
-        cfg: from :func:`rdistill.config.load.load_config`.
+        config: from :func:`rdistill.config.load.load_run`.
         distiller: its models, if they are built already; they are left as they were, to the last bit (but are
             moved to the GPU, if there is one).
         work_dir: where checkpoints will be written; None leaves the disk out.
@@ -143,7 +143,8 @@ def check_run(
         with_data: False leaves the files out, where another process looks at them.
         full_data: decode every file; see :func:`rdistill.checks.data.check_data`.
     """
-    report = Report()
+    run, report = RunConfig.of(config), Report()
+    cfg = run.cfg
     try:
         checked_source(cfg)
     except UserError as error:
@@ -152,7 +153,7 @@ def check_run(
     if with_data:
         add_data(report, cfg, full=full_data, workers=workers)
     if distiller is None:
-        distiller = build_reporting(cfg, report, seed=seed, trust_checkpoint=trust_checkpoint)
+        distiller = build_reporting(run, report, seed=seed, trust_checkpoint=trust_checkpoint)
     if distiller is None:
         return report
     if torch.cuda.is_available():  # where training will have it too
@@ -163,12 +164,13 @@ def check_run(
         report.notes += notes
         report.add("pretrained", [*problems, *fit], files)
     report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
-    spec = distill_spec(cfg)
-    if spec is not None:
+    if run.distill is not None:
         models = [teacher.model for teacher in distiller.teachers]
-        paired = sum(len(loss.pairs) for loss in spec.losses.values())
+        paired = sum(len(loss.pairs) for loss in run.distill.losses.values())
         report.add(
-            "pairs", check_pairs(spec, distiller.student, models, training_size(cfg)), counted(paired, "feature pair")
+            "pairs",
+            check_pairs(run.distill, distiller.student, models, training_size(cfg)),
+            counted(paired, "feature pair"),
         )
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
@@ -295,7 +297,7 @@ def in_bytes(count: float) -> str:
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
     """What can be checked of a config that does not load as a whole."""
     if loaded.for_data is not None:
-        add_data(report, loaded.for_data, full=True)
+        add_data(report, loaded.for_data.cfg, full=True)
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
@@ -304,7 +306,7 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
         problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and reported)]
         report.add("models", problems, "build")
         if student is not None and loaded.for_data is not None:
-            report.add("classes", check_classes(loaded.for_data, student), f"{num_classes(student)}")
+            report.add("classes", check_classes(loaded.for_data.cfg, student), f"{num_classes(student)}")
 
 
 def add_data(
@@ -327,20 +329,20 @@ def add_data(
     report.add("data", problems, describe_data(splits))
 
 
-def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
+def build_reporting(run: RunConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
     """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
     try:
-        distiller = build_distiller(cfg, seed=seed, trust_checkpoint=trust_checkpoint)
+        distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
     except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
-        student, problems = _diagnose(cfg, trust_checkpoint)
+        student, problems = _diagnose(run, trust_checkpoint)
         first = list(error.problems) if isinstance(error, UserError) else [f"models: {one_line(error)}"]
         report.add("models", problems or first, "")
         if student is not None:
-            report.add("classes", check_classes(cfg, student), str(num_classes(student)))
+            report.add("classes", check_classes(run.cfg, student), str(num_classes(student)))
         return None
-    if cfg.get("load_from"):
+    if run.cfg.get("load_from"):
         try:
-            start = start_weights(distiller.student, cfg.load_from, trust=trust_checkpoint)
+            start = start_weights(distiller.student, run.cfg.load_from, trust=trust_checkpoint)
             report.add("load_from", [], start.report)
         except UserError as error:
             report.add("load_from", error.problems, "")
@@ -349,11 +351,13 @@ def build_reporting(cfg: Config, report: Report, *, seed: int, trust_checkpoint:
     return distiller
 
 
-def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
+def _diagnose(run: RunConfig, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
     """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
-    spec = distill_spec(cfg)
+    spec = run.distill
     try:
-        student = revert_sync_batchnorm(build_segmentor(cfg.model, what="student", trust_checkpoint=trust_checkpoint))
+        student = revert_sync_batchnorm(
+            build_segmentor(run.cfg.model, what="student", trust_checkpoint=trust_checkpoint)
+        )
     except UserError as error:
         return None, list(error.problems)
     if spec is None:
@@ -370,7 +374,7 @@ def _diagnose(cfg: Config, trust_checkpoint: bool) -> tuple[nn.Module | None, li
         except UserError as error:
             return student, [*problems, *error.problems]
     try:
-        problems += check_pairs(spec, student, teachers, training_size(cfg))
+        problems += check_pairs(spec, student, teachers, training_size(run.cfg))
     except UserError as error:
         problems += error.problems
     return student, [*problems, *_loss_problems(spec, student, teachers)]

@@ -1,7 +1,8 @@
 """A run's config: an mmengine Config of the student plus a checked ``distill`` section.
 
-``load_config`` is the one door. What comes out is complete: overrides applied, paths absolute, each
-teacher's model copied in. It can be sent to another machine, or dumped and loaded again.
+``load_run`` is the one door (``load_config`` for what wants mmengine's Config alone). What comes out is complete:
+overrides applied, paths absolute, each teacher's model copied in. It can be sent to another machine, or dumped and
+loaded again. Its ``distill`` section is parsed here, once: the :class:`RunConfig` goes with it to the run's end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +194,52 @@ class DistillSpec(Section):
         return found
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """A loaded config and its checked ``distill`` section, which travel together from the door to the run's end.
+
+    Nothing writes to either: whatever changes one makes another RunConfig, so that the two always agree.
+    """
+
+    cfg: Config  # mmengine's, complete
+    distill: DistillSpec | None  # None: a teacher, or a student alone
+
+    @classmethod
+    def of(cls, config: Config | RunConfig) -> RunConfig:
+        """Parses the section of a Config that was loaded before; a RunConfig is returned as it is.
+
+        Raises:
+            UserError: every problem of the section, one line each.
+        """
+        return config if isinstance(config, RunConfig) else cls(config, distill_spec(config))
+
+    @property
+    def distillation(self) -> DistillSpec:
+        """The section where there must be one: a sweep's base has been refused without it."""
+        assert self.distill is not None
+        return self.distill
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> RunConfig:
+        """As :func:`with_overrides`."""
+        return RunConfig.of(_overridden(self.cfg, overrides))
+
+    def with_section(self, name: str, value: Any) -> RunConfig:
+        """Another value at one of the config's top keys, but for ``distill``; None removes the key."""
+        assert name != "distill"
+        cfg = copy.deepcopy(self.cfg)
+        if value is None:
+            cfg.pop(name, None)
+        else:
+            cfg[name] = value
+        return RunConfig(cfg, self.distill)
+
+    def without_distillation(self) -> RunConfig:
+        """Trains the student alone: the baseline."""
+        cfg = copy.deepcopy(self.cfg)
+        cfg.pop("distill", None)
+        return RunConfig(cfg, None)
+
+
 def load_config(
     config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,
@@ -200,6 +248,18 @@ def load_config(
     with_teachers: bool = True,
     with_data: bool = True,
 ) -> Config:
+    """As :func:`load_run`, for what wants mmengine's Config alone."""
+    return load_run(config, overrides, shortcuts, with_teachers=with_teachers, with_data=with_data).cfg
+
+
+def load_run(
+    config: str | Path | Config,
+    overrides: Mapping[str, Any] | None = None,
+    shortcuts: Shortcuts | None = None,
+    *,
+    with_teachers: bool = True,
+    with_data: bool = True,
+) -> RunConfig:
     """Reads a config file, applies overrides, checks it and makes it self-contained.
 
     Args:
@@ -237,9 +297,7 @@ def load_config(
     import_custom_modules(cfg)
     if problems := argument_problems(cfg._cfg_dict):
         raise UserError(*(f"{path}: {problem}" for problem in problems))
-    if cfg.get("distill") is not None:
-        _resolve_distill(cfg, path, with_checkpoints=with_data)
-    return cfg
+    return RunConfig(cfg, _resolve_distill(cfg, path, with_checkpoints=with_data))
 
 
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
@@ -248,11 +306,15 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     Raises:
         UserError: an unknown key, or a value that its key does not take.
     """
+    return RunConfig.of(_overridden(cfg, overrides)).cfg
+
+
+def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+    """As :func:`with_overrides`; its ``distill`` section is yet to be checked."""
     cfg = copy.deepcopy(cfg)
     if problems := _apply_overrides(cfg, overrides) + _shape_after(cfg):
         raise UserError(*problems)
     import_custom_modules(cfg)
-    distill_spec(cfg)
     return cfg
 
 
@@ -279,13 +341,6 @@ def import_custom_modules(cfg: Config) -> None:
             raise UserError(
                 f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
             ) from error
-
-
-def without_distillation(cfg: Config) -> Config:
-    """A copy of a loaded config that trains the student alone: the baseline."""
-    cfg = copy.deepcopy(cfg)
-    cfg.pop("distill", None)
-    return cfg
 
 
 def distill_spec(cfg: Config) -> DistillSpec | None:
@@ -462,14 +517,19 @@ def _locate_data(cfg: Config) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> None:
-    """Checks the section, copies each teacher's model in, and makes its checkpoint's path absolute."""
+def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> DistillSpec | None:
+    """Checks the section, copies each teacher's model in, and makes its checkpoint's path absolute.
+
+    Returns:
+        What the section then says.
+    """
     try:
         spec = distill_spec(cfg)
     except UserError as error:
         raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from None
-    assert spec is not None
-    problems = []
+    if spec is None:
+        return None
+    problems, resolved = [], list(spec.teachers)
     for index, teacher in enumerate(spec.teachers):
         entry = cfg.distill.teachers[index]
         where = f"{path}: distill.teachers[{index}]"
@@ -494,8 +554,12 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> None
                 f"{where}.checkpoint: no such file {teacher.checkpoint}; train the teacher with "
                 f"`rdistill train {teacher.config}`, or pass --teacher-checkpoint FILE"
             )
+        written = entry.to_dict()
+        filled_in = {key: written[key] for key in ("config", "checkpoint", "model", "custom_imports") if key in written}
+        resolved[index] = teacher.model_copy(update=filled_in)
     if problems:
         raise UserError(*problems)
+    return spec.model_copy(update={"teachers": tuple(resolved)})
 
 
 def find_beside(name: str, config_file: Path) -> Path | None:

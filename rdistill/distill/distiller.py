@@ -11,13 +11,13 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.config.load import DistillSpec, TeacherSpec, distill_spec
+from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
 from rdistill.core.errors import UserError
 from rdistill.distill.routes import (
     Route,
-    build_term,
+    build_terms,
     features_of,
-    make_route,
+    make_routes,
     probe_channels,
     single_or_list,
     unique_names,
@@ -29,12 +29,7 @@ from rdistill.models import checkpoint
 from rdistill.models.activation_checkpointing import checkpoint_activations
 from rdistill.models.features import FeatureCapture, as_maps, parse_feature
 from rdistill.models.pretrained import weights_alone
-from rdistill.models.segmentor import (
-    build_segmentor,
-    input_channels,
-    logit_names,
-    training_size,
-)
+from rdistill.models.segmentor import build_segmentor, input_channels, training_size
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
@@ -172,7 +167,7 @@ class OwnTeachers:
 
 
 def build_distiller(
-    cfg: Config, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
+    config: Config | RunConfig, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
 ) -> Distiller:
     """Builds student, teachers and losses of a loaded config.
 
@@ -182,44 +177,59 @@ def build_distiller(
     Raises:
         UserError: a model that does not build or load, a layer that is not there, shapes that do not fit.
     """
+    run, source = RunConfig.of(config), source or OwnTeachers()
     torch.manual_seed(seed)
+    student = _build_student(run.cfg, trust_checkpoint)
+    if run.distill is None:
+        return Distiller(student, trust_checkpoint=trust_checkpoint)
+    spec = run.distill
+    with torch.random.fork_rng():
+        models = _teacher_models(spec, student, source, trust_checkpoint)
+        _check_channels(student, models)
+        _check_feature_names(spec, student, models)
+        routes = make_routes(spec, student, models)
+        teachers = _make_teachers(spec, student, models, routes, source)
+        channels = probe_channels(student, teachers, routes, training_size(run.cfg))
+        torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
+        terms = build_terms(spec, channels, student)
+    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
+
+
+def _build_student(cfg: Config, trust_checkpoint: bool) -> nn.Module:
     student = build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint)
-    spec = distill_spec(cfg)
     if not (torch.distributed.is_initialized() and torch.cuda.is_available()):
         student = revert_sync_batchnorm(student)  # SyncBN works between GPUs only
     checkpoint_activations(student, cfg.get("activation_checkpointing") or [])
-    if spec is None:
-        return Distiller(student, trust_checkpoint=trust_checkpoint)
-    with torch.random.fork_rng():
-        return _with_teachers(student, spec, cfg, seed, trust_checkpoint, source or OwnTeachers())
+    return student
 
 
-def _with_teachers(
-    student: nn.Module, spec: DistillSpec, cfg: Config, seed: int, trust_checkpoint: bool, source: TeacherSource
-) -> Distiller:
-    specs = [spec.teacher(index) for index in range(len(spec.teachers))]
-    models = [
-        student if teacher_spec.ema_decay is not None else source.load(teacher_spec, trust_checkpoint)
-        for teacher_spec in specs
+def _teacher_models(
+    spec: DistillSpec, student: nn.Module, source: TeacherSource, trust_checkpoint: bool
+) -> list[nn.Module]:
+    """The model of each teacher, with its weights; the student's own for one that follows it."""
+    return [
+        student if teacher.ema_decay is not None else source.load(spec.teacher(index), trust_checkpoint)
+        for index, teacher in enumerate(spec.teachers)
     ]
-    _check_channels(student, models)
-    _check_feature_names(spec, student, models)
-    student_heads, teacher_heads = (
-        logit_names(student, training=True),
-        [logit_names(model, training=False) for model in models],
-    )
-    routes = {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
+
+
+def _make_teachers(
+    spec: DistillSpec,
+    student: nn.Module,
+    models: Sequence[nn.Module],
+    routes: Mapping[str, Route],
+    source: TeacherSource,
+) -> list[Teacher]:
+    """Each teacher with those of its features that some loss compares."""
     teachers: list[Teacher] = []
-    for index, (teacher_spec, model) in enumerate(zip(specs, models, strict=True)):
-        wanted = unique_names(features_of(index, route) for route in routes.values())
-        if teacher_spec.ema_decay is not None:
-            teachers.append(EmaTeacher(student, wanted, teacher_spec.ema_decay, teacher_spec.weight))
+    for index, model in enumerate(models):
+        own = spec.teacher(index)
+        names = unique_names(features_of(index, route) for route in routes.values())
+        if own.ema_decay is not None:
+            teachers.append(EmaTeacher(student, names, own.ema_decay, own.weight))
         else:
-            teachers.append(source.make_teacher(model, teacher_spec, wanted, student.data_preprocessor))
-    channels = probe_channels(student, teachers, routes, training_size(cfg))
-    torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
-    terms = {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
-    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
+            teachers.append(source.make_teacher(model, own, names, student.data_preprocessor))
+    return teachers
 
 
 def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:

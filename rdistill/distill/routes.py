@@ -18,6 +18,7 @@ from rdistill.models.segmentor import (
     blank_image,
     ignore_index,
     logit_channels,
+    logit_names,
     num_classes,
     run_heads,
     training_outputs,
@@ -34,6 +35,13 @@ class Route:
     weight: float
     pair: Any  # what the config says
     schedule: ScheduleSpec
+
+
+def make_routes(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> dict[str, Route]:
+    """The route of each loss, by the loss's name, between those models."""
+    student_heads = logit_names(student, training=True)
+    teacher_heads = [logit_names(teacher, training=False) for teacher in teachers]
+    return {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
 
 
 def make_route(
@@ -121,6 +129,11 @@ def unique_names(groups: Iterable[Iterable[str]]) -> list[str]:
 def single_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     """A loss over one layer takes a tensor, one over several a list."""
     return tensors[0] if len(tensors) == 1 else tensors
+
+
+def build_terms(spec: DistillSpec, channels: Mapping[str, tuple[int, int]], student: nn.Module) -> dict[str, Term]:
+    """The term of each loss, by the loss's name; ``channels`` as :func:`probe_channels` gives them."""
+    return {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
 
 
 def build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:

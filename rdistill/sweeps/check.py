@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_loss, one_line, tiny_batch, untouched
 from rdistill.checks.layers import listed_shapes
 from rdistill.checks.run import (
@@ -21,7 +19,7 @@ from rdistill.checks.run import (
     counted,
     local_resources,
 )
-from rdistill.config.load import DistillSpec, Shortcuts, distill_spec, find_beside, load_config, with_overrides
+from rdistill.config.load import RunConfig, Shortcuts, find_beside, load_run
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
@@ -35,18 +33,16 @@ NO_STRUCTURE = ("weight", "schedule")  # of a loss: numbers that cannot make it 
 REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
 
 
-def choose_pairs(base: Config, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
+def choose_pairs(base: RunConfig, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
     """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
-    distill = distill_spec(base)
-    assert distill is not None
-    size = training_size(base)
+    distill, size = base.distillation, training_size(base.cfg)
     models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
     ours, theirs = listed_shapes(distill, distiller.student, models, size)
     return fix_pairs(spec, distill, ours, theirs, size)
 
 
 def check_sweep(
-    base: Config,
+    base: RunConfig,
     spec: SweepSpec,
     distiller: Distiller,
     *,
@@ -64,8 +60,7 @@ def check_sweep(
         trust_checkpoint: as for a run.
         full_data: as for :func:`rdistill.checks.run.check_run`.
     """
-    distill = distill_spec(base)
-    assert distill is not None
+    distill = base.distillation
     report = check_run(
         base,
         distiller=distiller,
@@ -78,10 +73,10 @@ def check_sweep(
     )
     if report.problems:
         return report
-    problems, tried = _structures(base, spec, distill, distiller, trust_checkpoint)
+    problems, tried = _structures(base, spec, distiller, trust_checkpoint)
     if spec.baseline.search:
         alone = spec.model_copy(update={"space": spec.baseline.search})
-        more, also = _structures(base, alone, distill, distiller, trust_checkpoint)
+        more, also = _structures(base, alone, distiller, trust_checkpoint)
         problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
     report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
     return report
@@ -107,7 +102,7 @@ def check_sweep_file(
         raise UserError(f"{path}: config: no such file {spec.config}")
     overrides = {**spec.set, **(overrides or {})}
     try:
-        base = load_config(config_file, overrides, shortcuts)
+        base = load_run(config_file, overrides, shortcuts)
     except UserError:
         report = check_config(config_file, overrides, shortcuts, trust_checkpoint=trust_checkpoint)
     else:
@@ -133,9 +128,9 @@ def resources_at(address: str | None, scratch: Path) -> Mapping[str, float]:
 
 
 def _check_loaded(
-    base: Config, spec: SweepSpec, path: Path, work_dir: str | Path | None, trust_checkpoint: bool
+    base: RunConfig, spec: SweepSpec, path: Path, work_dir: str | Path | None, trust_checkpoint: bool
 ) -> Report:
-    if base.get("distill") is None:
+    if base.distill is None:
         text = f"{path}: config: {spec.config} has no `distill` section, so there is nothing to sweep"
         return Report(problems=[text])
     found = Report(passed=[("sweep", str(path)), ("config", spec.config)])
@@ -168,18 +163,18 @@ def _joined(first: Report, second: Report) -> Report:
 
 
 def _structures(
-    base: Config, spec: SweepSpec, distill: DistillSpec, distiller: Distiller, trust_checkpoint: bool
+    base: RunConfig, spec: SweepSpec, distiller: Distiller, trust_checkpoint: bool
 ) -> tuple[list[str], int]:
     """Tries each choice, and both ends of each range, by itself. Returns the problems and how many were tried."""
     problems: list[str] = []
     tried = 0
-    batch = tiny_batch(base, min(IMAGES, int(base.train_dataloader.batch_size)), spec.seed)
+    distill = base.distillation
+    batch = tiny_batch(base.cfg, min(IMAGES, int(base.cfg.train_dataloader.batch_size)), spec.seed)
     with untouched(distiller):
         captured = capture_batch(distiller, distill, batch)
         for key, dimension in spec.space.items():
             for value in extremes(dimension, distill):
-                cfg = with_overrides(base, {key: value})
-                found = _structure(cfg, key, spec, distiller, captured, trust_checkpoint)
+                found = _structure(base.with_overrides({key: value}), key, spec, distiller, captured, trust_checkpoint)
                 if found is not None:
                     tried += 1
                     problems += [f"space.{key} = {value}: {problem}" for problem in found]
@@ -187,15 +182,15 @@ def _structures(
 
 
 def _structure(
-    cfg: Config, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
+    changed: RunConfig, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
 ) -> list[str] | None:
     """The problems of one value of one key; None where the key changes no structure."""
-    parts = key.split(".")
+    cfg, parts = changed.cfg, key.split(".")
     if key.startswith("distill.losses.") and len(parts) > 2:
-        changed = distill_spec(cfg)
-        if (len(parts) > 3 and parts[3] in NO_STRUCTURE) or changed is None or parts[2] not in changed.losses:
+        distill = changed.distill
+        if (len(parts) > 3 and parts[3] in NO_STRUCTURE) or distill is None or parts[2] not in distill.losses:
             return None
-        return check_loss(distiller, changed, parts[2], captured)
+        return check_loss(distiller, distill, parts[2], captured)
     if key.startswith("optim_wrapper."):
         return check_optimizer(distiller, cfg)
     if not key.startswith((*REBUILDS, "train_dataloader.")):
@@ -205,7 +200,7 @@ def _structure(
             problems, _ = pretrained_problems(cfg.model, trust=trust_checkpoint)
             if problems:
                 return problems
-            distiller = build_distiller(cfg, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+            distiller = build_distiller(changed, seed=spec.seed, trust_checkpoint=trust_checkpoint)
             problems, _ = pretrained_fit(distiller.student, cfg.model, trust=trust_checkpoint)
             if problems:
                 return problems

@@ -124,8 +124,8 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     from rdistill.training.teacher_plan import RECORD as PLAN
     from rdistill.training.teacher_plan import choose_plan, with_plan
 
-    base, trust = study.base, study.trust_checkpoint
-    import_custom_modules(base)
+    base, cfg, trust = study.base, study.base.cfg, study.trust_checkpoint
+    import_custom_modules(cfg)
     report = Report()
     distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
     report.raise_problems()
@@ -135,16 +135,16 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     found = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
     found.raise_problems()
     notes = list(found.notes)
-    if spec.confirm is not None and has_test_split(base):
-        require_test_split(base)
-        notes += check_evaluation(base, "test")
+    if spec.confirm is not None and has_test_split(cfg):
+        require_test_split(cfg)
+        notes += check_evaluation(cfg, "test")
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-    scores = evaluate_teachers(distiller, base)
+    scores = evaluate_teachers(distiller, cfg)
     with open_work_dir(study.work_dir, PLAN, STEP) as here:
         plan = choose_plan(distiller, base, here.folder)  # once for all trials, which are to be the same alone
         step = load_step(here.folder / STEP, slots)
         if step is None:
-            step = measure_step(distiller, base, workers=spec.trial.workers, slots=slots)  # last: it trains
+            step = measure_step(distiller, cfg, workers=spec.trial.workers, slots=slots)  # last: it trains
             step.save(here.folder / STEP)
         here.push()
     base = with_plan(base, plan, beside / CACHE_FOLDER)

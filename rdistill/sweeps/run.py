@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
-from rdistill.config.load import Shortcuts, distill_spec, find_beside, load_config
+from rdistill.config.load import RunConfig, Shortcuts, find_beside, load_run
 from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder, to_json, write_json
@@ -110,12 +110,14 @@ def _run_sweep_at(
     if here.holds_something() and not resume:
         raise UserError(ALREADY.format(here.where))
     tracking = _tracking(track, spec, base)
+    # Whether a sweep is tracked does not make it another study; its trials only draw images for the trackers.
+    base = base.with_section("tracking", None)
     # As JSON has it, to be compared with what is read back.
     asked = json.loads(
-        to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base._cfg_dict.to_dict()}, default=str)
+        to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base.cfg._cfg_dict.to_dict()}, default=str)
     )
     if tracking.names and tracking.images:
-        base.tracking = dict(images=tracking.images)
+        base = base.with_section("tracking", dict(images=tracking.images))
     with ExitStack() as stack:
         stack.enter_context(lock_folder(work_dir, "run or sweep"))
         if here.holds_something():
@@ -145,10 +147,10 @@ def _run_sweep_at(
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, asked)
         here.push()
-        shown = SweepConsole(console, work_dir, iterations_of(base), sweep_file.stem)
+        shown = SweepConsole(console, work_dir, iterations_of(base.cfg), sweep_file.stem)
         tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
         at_once = min(processes, trials + baselines)
-        facts = Facts(study.spec, trials, baselines, iterations_of(base), study.teacher_metrics, at_once)
+        facts = Facts(study.spec, trials, baselines, iterations_of(base.cfg), study.teacher_metrics, at_once)
         try:
             status, summary = run_phases(team, facts, shown, tracked, resume)
             if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
@@ -172,26 +174,23 @@ def _run_sweep_at(
 
 def _load(
     sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], shortcuts: Shortcuts | None
-) -> tuple[Path, SweepSpec, Config]:
+) -> tuple[Path, SweepSpec, RunConfig]:
     """A sweep's file (or what stands for it in messages), what it says, and its base config."""
     sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
     spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
     config_file = find_beside(spec.config, sweep_file)
     if config_file is None:
         raise UserError(f"{sweep_file}: config: no such file {spec.config}")
-    base = load_config(config_file, {**spec.set, **overrides}, shortcuts)
-    if base.get("distill") is None:
+    base = load_run(config_file, {**spec.set, **overrides}, shortcuts)
+    if base.distill is None:
         raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
     check_space(spec, base, str(sweep_file))
     return sweep_file, spec, base
 
 
-def _tracking(track: Any, spec: SweepSpec, base: Config) -> Tracking:
-    """Which trackers the sweep reports to. It does so itself: its trials only draw images for them.
-
-    Takes the section out of the config: whether a sweep is tracked does not make it another study.
-    """
-    own = base.pop("tracking", None)
+def _tracking(track: Any, spec: SweepSpec, base: RunConfig) -> Tracking:
+    """Which trackers the sweep reports to. It does so itself."""
+    own = base.cfg.get("tracking")
     tracking = parse_tracking(next((asked for asked in (track, spec.tracking, own) if asked is not None), None))
     require_trackers(tracking)
     return tracking
@@ -229,14 +228,13 @@ def _search(team: Team, resume: bool) -> bool:
     study = team.study
     if load_selection(team.here.folder) is not None:
         return True  # it is over, and what is confirmed was chosen by it
-    spec, distill = study.spec, distill_spec(study.base)
-    assert distill is not None
+    spec, base = study.spec, study.base
     return team.run(
         Phase(
             "tune",
             sum(_counts(study)),
-            lambda at_once: of_search(spec, distill, at_once),
-            scheduler(spec, study.base, iterations_of(study.base)),
+            lambda at_once: of_search(spec, base.distillation, at_once),
+            scheduler(spec, base.cfg, iterations_of(base.cfg)),
         ),
         resume,
     )
@@ -258,16 +256,14 @@ def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
     shown.expect(CONFIRMED, len(runs))
     phase = Phase(CONFIRMATION, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
     complete = team.run(phase, resume)
-    if complete and has_test_split(team.study.base):
+    if complete and has_test_split(team.study.base.cfg):
         score_on_test(team.study, team.resources, work_dir)
     return complete
 
 
 def _counts(study: Study) -> tuple[int, int]:
     """Trials of the search, and baselines."""
-    distill = distill_spec(study.base)
-    assert distill is not None
-    features = feature_counts(distill)
+    features = feature_counts(study.base.distillation)
     return study.spec.num_trials(features), study.spec.num_baselines(features)
 
 

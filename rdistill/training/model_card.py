@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rdistill.config.load import distill_spec
+from rdistill.config.load import RunConfig
 from rdistill.config.plain_config import header, replace_header
 from rdistill.config.walk import leaves
 from rdistill.core.files import read_json, read_text, write_whole
@@ -31,11 +31,11 @@ _PACKAGES = (
 )
 
 
-def write_run_card(cfg: Config, work_dir: Path, metrics: Mapping[str, Any]) -> None:
+def write_run_card(run: RunConfig, work_dir: Path, metrics: Mapping[str, Any]) -> None:
     """Writes the card of one run, beside its ``student.pth``.
 
     Args:
-        cfg: the run's config, the user's own.
+        run: its config, the user's own.
         work_dir: of the run.
         metrics: what its ``metrics.json`` holds.
     """
@@ -53,7 +53,7 @@ def write_run_card(cfg: Config, work_dir: Path, metrics: Mapping[str, Any]) -> N
         *_table(["class", "IoU, %"], [[name, _points(iou)] for name, iou in (metrics.get("IoU") or {}).items()]),
     ]
     commands = [f"rdistill train {work_dir / 'config.py'} --work-dir NEW_DIR"]
-    _write(work_dir, _card(cfg, "student", metrics.get("seed"), evidence, commands))
+    _write(work_dir, _card(run, "student", metrics.get("seed"), evidence, commands))
 
 
 def hand_over_sweep(work_dir: Path, winner: Path) -> None:
@@ -65,13 +65,13 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     """
     record, summary = _json(winner / "trial.json"), _json(work_dir / "summary.json")
     best = max(record["history"], key=lambda entry: entry["mIoU"])
-    cfg = Config.fromfile(str(winner / "trial.py"))
+    run = RunConfig.of(Config.fromfile(str(winner / "trial.py")))
     evidence = _sweep_evidence(record, best, summary, work_dir)
     commands = [
         f"rdistill train {winner / 'trial.py'} --work-dir NEW_DIR   # this student, again",
         f"{(summary.get('environment') or {}).get('command') or 'rdistill sweep SWEEP.yaml'}   # the whole study",
     ]
-    _write(work_dir, _card(cfg, "best", record["seed"], evidence, commands))
+    _write(work_dir, _card(run, "best", record["seed"], evidence, commands))
     scores = [
         f"mIoU {best['mIoU']:.2f} % on the validation images, at iteration {best['iter']} of seed {record['seed']}."
     ]
@@ -80,7 +80,7 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     repeat = [f"Trial {record['id']} of a sweep by rdistill; {CARD} beside this file says more."]
     file = work_dir / "best.py"
     write_whole(
-        file, replace_header(read_text(file), header("best.py", "best.pth", cfg.model, _wrapped(scores), repeat))
+        file, replace_header(read_text(file), header("best.py", "best.pth", run.cfg.model, _wrapped(scores), repeat))
     )
 
 
@@ -118,10 +118,10 @@ def _sweep_evidence(
     return [*lines, "", *_table(["class", "IoU, %"], classes)]
 
 
-def _card(cfg: Config, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
+def _card(run: RunConfig, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
     """The card as lines of Markdown; ``name``: of the files, ``student`` or ``best``."""
     return [
-        f"# Model card: {_text(cfg.model.type)}, {_text(_backbone(cfg.model))}",
+        f"# Model card: {_text(run.cfg.model.type)}, {_text(_backbone(run.cfg.model))}",
         "",
         f"A semantic segmentation model for MMSegmentation: `{name}.py` (config) and `{name}.pth` (weights), made by "
         "rdistill. It takes an image and gives the class of each pixel.",
@@ -130,10 +130,10 @@ def _card(cfg: Config, name: str, seed: Any, evidence: Sequence[str], commands: 
         *evidence,
         "",
         "## Data",
-        *_data(cfg),
+        *_data(run.cfg),
         "",
         "## Training",
-        *_training(cfg, seed),
+        *_training(run, seed),
         "",
         "## Intended use and limits",
         "- Images like those it was trained on: the same kind of camera, subject and preparation.",
@@ -180,14 +180,14 @@ def _count(dataset: Mapping[str, Any]) -> str:
     return f", {sum(1 for entry in os.scandir(folder) if entry.is_file())} files"
 
 
-def _training(cfg: Config, seed: Any) -> Iterator[str]:
+def _training(run: RunConfig, seed: Any) -> Iterator[str]:
+    cfg, spec = run.cfg, run.distill
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     length = cfg.train_cfg.get("max_iters")
     duration = f"{length} iterations" if length else f"{cfg.train_cfg.get('max_epochs')} epochs"
     batch = cfg.train_dataloader.batch_size
     kind, rate = _text(optimizer.get("type")), _text(optimizer.get("lr"))
     yield f"- {duration}, {batch} images a step, {kind} at {rate}, seed {seed}"
-    spec = distill_spec(cfg)
     if spec is None:
         yield "- Alone, without a teacher."
         return

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from mmengine.config import Config
@@ -40,6 +40,9 @@ from rdistill.distributed.cluster import (
     wait_for_room,
 )
 from rdistill.training.hooks import RunListener, Silent
+
+if TYPE_CHECKING:
+    from rdistill.config.load import RunConfig
 
 PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's own default is no limit
 LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
@@ -90,7 +93,7 @@ class Resources:
 
 
 def train_in_group(
-    cfg: Config,
+    config: Config | RunConfig,
     work_dir: str | Path,
     resources: Resources,
     *,
@@ -109,13 +112,15 @@ def train_in_group(
         UserError: as ``train``; also when the cluster is too small.
         RunError: as ``train``; also when workers were lost too often, or found no place any more.
     """
+    from rdistill.config.load import RunConfig
     from rdistill.training.run import look_before
 
+    run = RunConfig.of(config)
     work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
     with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as here:
-        if done := look_before(here.folder, cfg, options.get("seed", 0), options.pop("resume", False), listener):
+        if done := look_before(here.folder, run.cfg, options.get("seed", 0), options.pop("resume", False), listener):
             return done
-    _check_shares(cfg, resources)
+    _check_shares(run.cfg, resources)
     with connected(address, work_dir, say=listener.noted):
         per_worker = resources.per_worker()
         require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
@@ -125,7 +130,7 @@ def train_in_group(
         light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
         events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
         relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
-        shared = {"cfg": cfg, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
+        shared = {"run": run, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
         relay.start()
         starts = 1
         try:
@@ -232,7 +237,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
     from rdistill.config.load import import_custom_modules
     from rdistill.training.run import train
 
-    import_custom_modules(config["cfg"])
+    import_custom_modules(config["run"].cfg)
     rank = ray.train.get_context().get_world_rank()
     listener = _WorkerListener(config["events"] if rank == 0 else None)
     stop = StopRequest()
@@ -240,7 +245,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
         threading.Thread(target=_heed, args=(config["orders"], stop), daemon=True).start()
     try:
         # The driver has made sure that what is there is this run's: also where it was started again meanwhile.
-        return train(config["cfg"], config["work_dir"], resume=True, listener=listener, stop=stop, **config["options"])
+        return train(config["run"], config["work_dir"], resume=True, listener=listener, stop=stop, **config["options"])
     except Stopped as stopped:  # all workers, after the same iteration: an end, and no failure to start again from
         return stopped
 

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from rdistill.checks.run import Report, add_data, check_run
-from rdistill.config.load import INIT_SEED, lookup
+from rdistill.config.load import INIT_SEED, RunConfig, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
@@ -55,7 +55,7 @@ from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan,
 
 
 def train(
-    cfg: Config,
+    config: Config | RunConfig,
     work_dir: str | Path,
     *,
     seed: int = 0,
@@ -71,7 +71,7 @@ def train(
     """Trains one student in this process (of one, or of a process group that exists already).
 
     Args:
-        cfg: from :func:`rdistill.config.load.load_config`.
+        config: from :func:`rdistill.config.load.load_run`, or ``load_config``.
         work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``metrics.json``, ``student.pth``,
             ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and mmengine's logs in a
             folder of the start's time.
@@ -93,33 +93,34 @@ def train(
         DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
         Stopped: at a signal, see ``stop``; ``student.pth`` is the best so far.
     """
+    run = RunConfig.of(config)
     if is_uri(work_dir):
         passed_on: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
         passed_on.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
         with open_work_dir(work_dir, "*") as here:
             try:
-                return train(cfg, here.folder, listener=Sending(listener or Silent(), here), **passed_on)
+                return train(run, here.folder, listener=Sending(listener or Silent(), here), **passed_on)
             finally:
                 if is_main_process():
                     here.push()
     work_dir = Path(work_dir).absolute()
     listener = listener or Silent()
-    if get_world_size() == 1 and (done := look_before(work_dir, cfg, seed, resume, listener)):
+    if get_world_size() == 1 and (done := look_before(work_dir, run.cfg, seed, resume, listener)):
         return done  # the driver of a group has looked before any worker could write
     options: dict[str, Any] = dict(seed=seed, trust_checkpoint=trust_checkpoint, teacher_metrics=teacher_metrics)
     options.update(swept=swept, lane=lane, check=check, stop=stop or StopRequest())
     try:
-        with explained(work_dir, cfg.train_dataloader.batch_size // get_world_size()):
+        with explained(work_dir, run.cfg.train_dataloader.batch_size // get_world_size()):
             earlier = find_earlier(work_dir) if resume else Earlier(None, False)
-            return _train(cfg, work_dir, earlier, listener, **options)
+            return _train(run, work_dir, earlier, listener, **options)
     except Stopped as stopped:
         if is_main_process() and stopped.best:
-            write_student(cfg, work_dir)
+            write_student(run.cfg, work_dir)
         raise
 
 
 def _train(
-    user_cfg: Config,
+    run: RunConfig,
     work_dir: Path,
     earlier: Earlier,
     listener: RunListener,
@@ -136,15 +137,15 @@ def _train(
     started = time.perf_counter()
     for note in earlier.notes:
         listener.noted(note)
-    start_from = user_cfg.get("load_from")
-    cfg = prepare_config(user_cfg, work_dir, seed, earlier.last)
+    start_from = run.cfg.get("load_from")
+    cfg = prepare_config(run.cfg, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
-        distiller = build_distiller(cfg, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
+        distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
         if check:
             report = check_run(
-                user_cfg,
+                run,
                 distiller=distiller,
                 work_dir=work_dir,
                 workers=get_world_size(),
@@ -159,9 +160,9 @@ def _train(
                 raise UserError(*problems)  # raised on all workers, or those without would wait for the others
         plan = None
         if lane is None and distiller.teachers:
-            plan = choose_plan(distiller, user_cfg, work_dir)
-            user_cfg, cfg = with_plan(user_cfg, plan), with_plan(cfg, plan)
-            apply_plan(distiller, user_cfg, work_dir, plan.patience)
+            plan = choose_plan(distiller, run, work_dir)
+            run, cfg = with_plan(run, plan), with_plan(RunConfig(cfg, run.distill), plan).cfg
+            apply_plan(distiller, run.distillation, work_dir, plan.patience)
         if get_world_size() > 1:
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
@@ -173,7 +174,7 @@ def _train(
             cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), StopHook(stop, checkpoint_hook), lane
         )
         if is_main_process():
-            write_config(user_cfg, work_dir / "config.py", seed)
+            write_config(run.cfg, work_dir / "config.py", seed)
         try:
             facts["effective"] = _check_effective(runner, cfg, swept or {})
             if teacher_metrics is None:
@@ -188,8 +189,8 @@ def _train(
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts)
     if is_main_process():
-        write_student(user_cfg, work_dir)
-        write_run_card(user_cfg, work_dir, metrics)
+        write_student(run.cfg, work_dir)
+        write_run_card(run, work_dir, metrics)
         write_json(work_dir / "metrics.json", metrics)
         (work_dir / PREVIOUS).unlink(missing_ok=True)
     return metrics

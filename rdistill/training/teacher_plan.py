@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdistill.checks.run import in_bytes
-from rdistill.config.load import TeacherSpec, distill_spec
-from rdistill.config.teacher_spec import FUSED, PLAIN, ForwardSpec
+from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
+from rdistill.config.teacher_spec import FUSED, PLAIN, CacheSpec, ForwardSpec
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
@@ -57,18 +57,28 @@ WRAPPERS = ("StreamDataset", "RepeatDataset", "ConcatDataset")
 class Plan:
     """What was decided."""
 
-    forwards: tuple[dict[str, Any] | None, ...]  # one for each teacher; None if it follows the student
+    forwards: tuple[ForwardSpec | None, ...]  # one for each teacher; None if it follows the student
     cache: bool
     patience: int  # images
     lines: tuple[str, ...]  # what the user reads of it
 
+    def as_json(self) -> dict[str, Any]:
+        """As the record of it holds it."""
+        return {**asdict(self), "forwards": [forward and forward.model_dump() for forward in self.forwards]}
 
-def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
+    @classmethod
+    def from_json(cls, plan: Mapping[str, Any]) -> Plan:
+        """What :meth:`as_json` gave."""
+        forwards = tuple(None if forward is None else ForwardSpec(**forward) for forward in plan["forwards"])
+        return cls(forwards, plan["cache"], plan["patience"], tuple(plan["lines"]))
+
+
+def choose_plan(distiller: Distiller, run: RunConfig, work_dir: Path) -> Plan:
     """Decides what the config leaves open, on the main process for all; or repeats what was decided in this folder.
 
     Args:
         distiller: of that config; left as it is.
-        cfg: the user's, not a worker's share of it.
+        run: the user's, not a worker's share of it.
         work_dir: of the run or the sweep.
 
     Raises:
@@ -77,7 +87,7 @@ def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
     decided: list[Any] = [None]
     if is_main_process():
         try:
-            decided[0] = _decide_or_read(distiller, cfg, work_dir)
+            decided[0] = _decide_or_read(distiller, run, work_dir)
         except UserError as error:  # the others wait for an answer
             decided[0] = error
     broadcast_object_list(decided)
@@ -86,42 +96,42 @@ def choose_plan(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
     return decided[0]  # type: ignore[no-any-return]
 
 
-def with_plan(cfg: Config, plan: Plan, cache_dir: Path | None = None) -> Config:
+def with_plan(run: RunConfig, plan: Plan, cache_dir: Path | None = None) -> RunConfig:
     """A copy of a config in which nothing is left open. ``cache_dir``: unless it names one."""
-    cfg = copy.deepcopy(cfg)
+    cfg, spec = copy.deepcopy(run.cfg), run.distillation
     for entry, forward in zip(cfg.distill.teachers, plan.forwards, strict=True):
         if forward is not None:
-            entry.forward = dict(forward)
-    spec = distill_spec(cfg)
-    assert spec is not None
-    cache = spec.cache.model_dump(exclude_none=True)
-    cache["mode"] = "on" if plan.cache else "off"
-    if plan.cache and cache_dir is not None:
-        cache.setdefault("dir", str(cache_dir))
-    cfg.distill.cache = cache if len(cache) > 1 else cache["mode"]
-    return cfg
+            entry.forward = forward.model_dump()
+    settled = {"mode": "on" if plan.cache else "off"}
+    if plan.cache and cache_dir is not None and spec.cache.dir is None:
+        settled["dir"] = str(cache_dir)
+    cache = spec.cache.model_copy(update=settled)
+    written = cache.model_dump(exclude_none=True)
+    cfg.distill.cache = written if len(written) > 1 else cache.mode
+    teachers = tuple(
+        teacher if forward is None else teacher.model_copy(update={"forward": forward})
+        for teacher, forward in zip(spec.teachers, plan.forwards, strict=True)
+    )
+    return RunConfig(cfg, spec.model_copy(update={"teachers": teachers, "cache": cache}))
 
 
-def without_auto(cfg: Config) -> Config:
+def without_auto(run: RunConfig) -> RunConfig:
     """A copy of a config in which what is left open is what needs no measuring, such as a trial's own teachers."""
-    spec = distill_spec(cfg)
-    if spec is None:
-        return cfg
-    forwards = tuple(None if teacher.ema_decay else dict(teacher.forward or FUSED) for teacher in spec.teachers)
-    return with_plan(cfg, Plan(forwards, spec.cache.mode == "on", 0, ()))
+    if run.distill is None:
+        return run
+    forwards = tuple(None if teacher.ema_decay else teacher.forward or FUSED for teacher in run.distill.teachers)
+    return with_plan(run, Plan(forwards, run.distill.cache.mode == "on", 0, ()))
 
 
-def apply_plan(distiller: Distiller, cfg: Config, work_dir: Path, patience: int) -> None:
+def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience: int) -> None:
     """Gives a run's own teachers the forward and the cache of a config in which nothing is left open."""
-    spec = distill_spec(cfg)
     for index, teacher in enumerate(distiller.teachers):
         if type(teacher) is Teacher:  # one that follows the student changes, and a shared one is its owner's
-            assert spec is not None
-            teacher_spec = spec.teacher(index)
-            assert teacher_spec.cache is not None
-            teacher.forward = teacher_spec.forward
-            if teacher_spec.cache.mode == "on":
-                teacher.cache = cache_of(teacher.model, teacher_spec, work_dir, patience)
+            own = spec.teacher(index)
+            assert own.cache is not None
+            teacher.forward = own.forward
+            if own.cache.mode == "on":
+                teacher.cache = cache_of(teacher.model, own, work_dir, patience)
 
 
 def cache_facts(distiller: Distiller) -> dict[str, Any]:
@@ -135,31 +145,28 @@ def cache_facts(distiller: Distiller) -> dict[str, Any]:
     return {**facts, **({"gave_up": True} if gave_up else {})}
 
 
-def _decide_or_read(distiller: Distiller, cfg: Config, work_dir: Path) -> Plan:
-    spec = distill_spec(cfg)
-    assert spec is not None
+def _decide_or_read(distiller: Distiller, run: RunConfig, work_dir: Path) -> Plan:
+    spec = run.distillation
     request = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
     request["cache"] = spec.cache.mode
     file = work_dir / RECORD
     if file.is_file():
         record = read_json(file)
         if record["asked"] == request:
-            lists = {key: tuple(record["plan"][key]) for key in ("forwards", "lines")}
-            return Plan(**{**record["plan"], **lists})
-    plan = _decide(distiller, cfg)
+            return Plan.from_json(record["plan"])
+    plan = _decide(distiller, run)
     if spec.cache.mode != "auto" and not any(
         teacher.forward is None and teacher.ema_decay is None for teacher in spec.teachers
     ):
         return plan  # nothing was left open
     work_dir.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"asked": request, "plan": asdict(plan)})
+    write_json(file, {"asked": request, "plan": plan.as_json()})
     return plan
 
 
-def _decide(distiller: Distiller, cfg: Config) -> Plan:
-    spec = distill_spec(cfg)
-    assert spec is not None
-    forwards: list[dict[str, Any] | None] = []
+def _decide(distiller: Distiller, run: RunConfig) -> Plan:
+    cfg, spec = run.cfg, run.distillation
+    forwards: list[ForwardSpec | None] = []
     lines: list[str] = []
     for index, teacher in enumerate(distiller.teachers):
         if isinstance(teacher, EmaTeacher):
@@ -168,10 +175,10 @@ def _decide(distiller: Distiller, cfg: Config) -> Plan:
         forward, line = spec.teachers[index].forward, None
         if forward is None:
             forward, line = choose_forward(teacher, cfg, spec.teacher(index))
-        forwards.append(forward.model_dump())
+        forwards.append(forward)
         lines += [line] if line else []
     own = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
-    on, line = _decide_cache(own, cfg)
+    on, line = _decide_cache(own, cfg, spec.cache)
     patience = PATIENCE_PASSES * _images(cfg) if on else 0
     return Plan(tuple(forwards), on, patience, (*lines, line) if line else tuple(lines))
 
@@ -284,13 +291,11 @@ def expected_hits(variants: Sequence[float], passes: float) -> float:
     return max(0.0, 1 - distinct / passes) if passes > 0 else 0.0
 
 
-def _decide_cache(teachers: Sequence[Teacher], cfg: Config) -> tuple[bool, str]:
+def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) -> tuple[bool, str]:
     """Whether outputs are remembered, and a line that says why."""
-    spec = distill_spec(cfg)
-    assert spec is not None
-    if not teachers or spec.cache.mode == "off":
+    if not teachers or cache.mode == "off":
         return False, ""
-    if spec.cache.mode == "on":
+    if cache.mode == "on":
         sizes = [_bytes_an_image(teacher, cfg) for teacher in teachers]
         if problem := next((size for size in sizes if isinstance(size, str)), None):
             raise UserError(f"distill.cache: {problem}; set distill.cache=off")
@@ -307,7 +312,7 @@ def _decide_cache(teachers: Sequence[Teacher], cfg: Config) -> tuple[bool, str]:
     if problem := next((size for size in sizes if isinstance(size, str)), None):
         return False, f"cache off: {problem}"
     size, distinct = sum(map(int, sizes)), images * passes * (1 - share)
-    room = memory_budget(spec.cache) + disk_budget(spec.cache, Path(spec.cache.dir or CACHE_FOLDER).absolute())
+    room = memory_budget(cache) + disk_budget(cache, Path(cache.dir or CACHE_FOLDER).absolute())
     share *= min(1.0, room / max(1.0, distinct * size))
     text = f"{share:.0%} of the images are expected to be known, {in_bytes(size)} each"
     return share >= WORTH_A_CACHE, f"cache {'on' if share >= WORTH_A_CACHE else 'off'}: {text}"

@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -17,6 +18,7 @@ from rich.console import Console
 import rdistill
 import rdistill.sweeps.run
 import rdistill.training.run
+from rdistill.config.load import DistillSpec
 from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, write_table
@@ -77,6 +79,26 @@ def test_train_and_evaluate(tiny: Tiny, tmp_path: Path) -> None:
     assert console.file.getvalue().splitlines()[-2].startswith("done      mIoU ")
     scores = rdistill.evaluate(cfg, tmp_path / "run" / "student.pth", **options)
     assert scores["mIoU"] == metrics["mIoU"] and scores["IoU"] == metrics["IoU"]
+
+
+def test_a_run_parses_its_distill_section_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file to the model card one parsed value travels: what was checked is what trains."""
+    validate, parsed = DistillSpec.model_validate, []
+
+    def counted(section: Any) -> DistillSpec:
+        parsed.append(validate(section))
+        return parsed[-1]
+
+    monkeypatch.setattr(DistillSpec, "model_validate", counted)
+    root = str(tiny.data_root)
+    rdistill.train(
+        tiny.folder / "distill.py", tmp_path / "a", data_root=root, size=32, iters=2, batch_size=2, quiet=True
+    )
+    assert len(parsed) == 1
+    rdistill.train(
+        tiny.folder / "student.py", tmp_path / "b", data_root=root, size=32, iters=2, batch_size=2, quiet=True
+    )
+    assert len(parsed) == 1  # a student alone has none
 
 
 def test_a_loaded_config_loads_again(tiny: Tiny, teacher_run: Run) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
 
 from rdistill.cli import MOST_ERRORS, _print_errors
-from rdistill.config.load import distill_spec, load_config, parse_assignments, with_overrides
+from rdistill.config.load import RunConfig, distill_spec, load_config, parse_assignments, with_overrides
 from rdistill.config.read import read_config_file
 from rdistill.core.errors import LONGEST, UserError
 from rdistill.sweeps.study.space import check_space, distributions, sampler
@@ -226,7 +226,10 @@ def test_sweep_files(examples: int, tmp_path: Path, tiny_without_teacher: Tiny) 
     def read(content: bytes) -> None:
         file.write_bytes(content)
         spec = accepted(lambda: read_sweep(file))
-        if not isinstance(spec, SweepSpec) or accepted(lambda: check_space(spec, base, "a.yaml") or True) is None:
+        if (
+            not isinstance(spec, SweepSpec)
+            or accepted(lambda: check_space(spec, RunConfig.of(base), "a.yaml") or True) is None
+        ):
             return
         for search, dimensions in ((spec.search, spec.space), (spec.baseline, spec.baseline.search)):
             space = distributions(dimensions, distill)

@@ -150,10 +150,11 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     from rdistill.models.quiet_mmseg import DATASETS
     from rdistill.models.segmentor import ignore_index
 
-    import_custom_modules(study.base)
+    base = study.base.cfg
+    import_custom_modules(base)
     models = _models(study, best, baseline)
-    dataset = DATASETS.build(study.base.val_dataloader.dataset.to_dict())
-    pipeline = _pipeline(study.base.val_dataloader.dataset)
+    dataset = DATASETS.build(base.val_dataloader.dataset.to_dict())
+    pipeline = _pipeline(base.val_dataloader.dataset)
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
@@ -193,9 +194,9 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
 def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
     models: dict[str, Any] = {}
-    first = study.base.distill.teachers[0]
-    if first.get("checkpoint"):
-        model_cfg = {**first.model.to_dict(), "pretrained": None}
+    first = study.base.distillation.teachers[0]
+    if first.checkpoint and first.model is not None:
+        model_cfg = {**first.model, "pretrained": None}
         models["teacher"] = _model("teacher", model_cfg, first.checkpoint, study.trust_checkpoint)
     for kind, name in (("baseline", baseline), ("best", best)):
         if name is not None:

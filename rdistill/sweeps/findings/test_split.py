@@ -50,8 +50,8 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
         for run in confirmed
         if run.test is None
     }
-    teacher = study.base.distill.teachers[0]
-    if teacher.get("checkpoint") and not (work_dir / TEACHER).is_file():
+    teacher = study.base.distillation.teachers[0]
+    if teacher.checkpoint and not (work_dir / TEACHER).is_file():
         scores = ray.get(ray.remote(_score_teacher).options(**options).remote(study))
         write_json(work_dir / TEACHER, scores)
     for run in confirmed:
@@ -79,7 +79,8 @@ def _score_teacher(study: Study) -> dict[str, Any]:
     """By the student's config with the teacher's model in it: the same images, scored alike."""
     from rdistill.training.run import evaluate_checkpoint
 
-    import_custom_modules(study.base)
-    teacher = study.base.distill.teachers[0]
-    cfg = Config({**study.base._cfg_dict.to_dict(), "model": teacher.model.to_dict()})
+    base, teacher = study.base.cfg, study.base.distillation.teachers[0]
+    import_custom_modules(base)
+    assert teacher.checkpoint is not None  # it does not follow the student
+    cfg = Config({**base._cfg_dict.to_dict(), "model": teacher.model})
     return evaluate_checkpoint(cfg, teacher.checkpoint, split="test", trust_checkpoint=study.trust_checkpoint)

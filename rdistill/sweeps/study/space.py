@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
-from mmengine.config import Config
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -15,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from rdistill.config.load import DistillSpec, distill_spec, with_overrides, without_distillation
+from rdistill.config.load import DistillSpec, RunConfig
 from rdistill.core.errors import UserError
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.sweeps.study.spec import (
@@ -115,24 +114,23 @@ def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optu
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def check_space(spec: SweepSpec, base: Config, path: str) -> None:
+def check_space(spec: SweepSpec, base: RunConfig, path: str) -> None:
     """Tries every choice, and both ends of every range, on the base config.
 
     Raises:
         UserError: naming each key and value that the config does not take.
     """
-    distill = distill_spec(base)
-    assert distill is not None
+    distill = base.distillation
     if problems := _grid_problems(spec, feature_counts(distill)):
         raise UserError(*(f"{path}: {problem}" for problem in problems))  # before all values are made
-    for where, cfg, space in (
+    for where, run, space in (
         ("space", base, spec.space),
-        ("baseline.search", without_distillation(base), spec.baseline.search),
+        ("baseline.search", base.without_distillation(), spec.baseline.search),
     ):
         for key, dimension in space.items():
             for value in extremes(dimension, distill):
                 try:
-                    with_overrides(cfg, {key: value})
+                    run.with_overrides({key: value})
                 except UserError as error:
                     problems += [f"{path}: {where}.{key}: {problem}" for problem in error.problems]
     if problems:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.config import Config
 from ray.exceptions import OutOfMemoryError
 
-from rdistill.config.load import with_overrides, without_distillation
+from rdistill.config.load import RunConfig
 from rdistill.config.render import checked_source
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
@@ -34,7 +33,7 @@ Train = Callable[..., dict[str, Any]]  # called like rdistill.training.run.train
 class Study:
     """What all trials of a sweep share. Goes to each trial's process once."""
 
-    base: Config  # the loaded config of the distilled student
+    base: RunConfig  # of the distilled student
     spec: SweepSpec
     work_dir: str  # absolute
     teacher_metrics: list[dict[str, Any]]  # the scores of each teacher
@@ -45,12 +44,11 @@ class Study:
     free_bytes: int = 0  # a GPU's free memory before anything is on it; 0 without GPUs
 
 
-def trial_config(study: Study, record: TrialRecord) -> Config:
+def trial_config(study: Study, record: TrialRecord) -> RunConfig:
     """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
-    cfg = without_distillation(study.base) if record.is_baseline else study.base
-    cfg = without_auto(with_overrides(cfg, record.values))
-    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": record.seed}
-    return cfg
+    base = study.base.without_distillation() if record.is_baseline else study.base
+    run = without_auto(base.with_overrides(record.values))
+    return run.with_section("randomness", {**(run.cfg.get("randomness") or {}), "seed": record.seed})
 
 
 def run_trial(
@@ -99,19 +97,19 @@ def _run_trial_at(
     here.push()
     workers = study.spec.trial.workers
     try:
-        cfg = trial_config(study, record)
-        write_whole(folder / "trial.py", checked_source(cfg))
-        record.objectives = record.objectives or _complexity(study, cfg)
+        run = trial_config(study, record)
+        write_whole(folder / "trial.py", checked_source(run.cfg))
+        record.objectives = record.objectives or _complexity(study, run)
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
         options = {**_options(study, record), "listener": recorder}
         if workers == 1 or lane is not None:
             from rdistill.training import run as training
 
-            metrics = (train or training.train)(cfg, folder, lane=lane, **options)
+            metrics = (train or training.train)(run, folder, lane=lane, **options)
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
-            metrics = train_in_group(cfg, here.where, resources, callbacks=[_reporting_to_tune(record)], **options)
+            metrics = train_in_group(run, here.where, resources, callbacks=[_reporting_to_tune(record)], **options)
     except (Exception, MemoryError) as error:
         record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
         record.save(folder)
@@ -161,14 +159,14 @@ def begun(here: WorkDir, trial: Mapping[str, Any]) -> TrialRecord:
     return fresh
 
 
-def _complexity(study: Study, cfg: Config) -> dict[str, float]:
+def _complexity(study: Study, run: RunConfig) -> dict[str, float]:
     """What the sweep's objectives besides mIoU say of the student."""
     if study.spec.objectives == ["mIoU"]:
         return {}
     from rdistill.sweeps.trial.complexity import COMPLEXITY, complexity_of
 
     with open_work_dir(join(study.work_dir, COMPLEXITY), "*.json") as kept:
-        complexity = complexity_of(cfg, study.spec.objectives, kept.folder)
+        complexity = complexity_of(run.cfg, study.spec.objectives, kept.folder)
         kept.push()
     return complexity
 

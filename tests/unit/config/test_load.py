@@ -16,10 +16,12 @@ from mmengine.config import Config
 from mmengine.config import utils as mmengine_config_utils
 
 from rdistill.config.load import (
+    RunConfig,
     Shortcuts,
     distill_spec,
     import_custom_modules,
     load_config,
+    load_run,
     lookup,
     parse_assignments,
     read_config_file,
@@ -440,6 +442,24 @@ def test_a_module_that_is_not_there(tiny: Tiny) -> None:
     own = {"+custom_imports": {"imports": ["no_such_module"]}}
     with pytest.raises(UserError, match="custom_imports: Failed to import no_such_module; its folder must be in"):
         tiny.load("distill", own)
+
+
+def test_the_parsed_section_says_what_the_config_says(tiny: Tiny) -> None:
+    """Also of what loading fills in (models, whole paths), and after each change; what was before stays as it was."""
+    run = load_run(tiny.folder / "distill.py", shortcuts=Shortcuts(data_root=str(tiny.data_root)))
+    assert run.distillation.teachers[0].model and run.distill == distill_spec(run.cfg)
+    assert run.distillation.teachers[0].checkpoint == str(tiny.folder / "teacher" / "best.pth")
+
+    changed = run.with_overrides({"distill.losses.logits.tau": 2.0, "distill.losses.hidden": None})
+    assert list(changed.distillation.losses) == ["logits"] and changed.distillation.losses["logits"].params["tau"] == 2
+    assert changed.distill == distill_spec(changed.cfg) and run.distill == distill_spec(run.cfg)
+    assert run.distillation.losses["logits"].params["tau"] == 1
+
+    seeded = run.with_section("randomness", dict(seed=7))
+    assert seeded.cfg.randomness.seed == 7 and "randomness" not in run.cfg and seeded.distill == run.distill
+    alone = run.without_distillation()
+    assert alone.distill is None and "distill" not in alone.cfg and "distill" in run.cfg
+    assert RunConfig.of(run) is run
 
 
 def test_a_plain_config_has_no_distill_spec(tiny: Tiny) -> None:

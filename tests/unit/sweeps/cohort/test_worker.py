@@ -9,6 +9,7 @@ from typing import Any
 
 from conftest import Tiny
 
+from rdistill.config.load import RunConfig
 from rdistill.sweeps.cohort.proxy import FINISHED, REPORTED, TAKEN_OVER
 from rdistill.sweeps.cohort.worker import Cohort
 from rdistill.sweeps.study.records import TRIALS, load_record
@@ -25,7 +26,9 @@ class Held(Cohort):
         space = {"optim_wrapper.optimizer.lr": {"type": "choice", "values": [0.1]}}
         spec = parse_sweep({"config": "distill.py", "space": space, "search": {"type": "grid"}}, "test")
         self.released = threading.Event()
-        super().__init__(Study(tiny.load("distill", iters=4, val_interval=1), spec, str(folder), [{}], False))
+        super().__init__(
+            Study(RunConfig.of(tiny.load("distill", iters=4, val_interval=1)), spec, str(folder), [{}], False)
+        )
 
     def _pass_on(self, name: str, event: tuple[str, Any]) -> None:
         super()._pass_on(name, event)

@@ -13,6 +13,7 @@ from conftest import NUM_VAL, Run, Tiny
 from mmengine.config import Config
 from PIL import Image
 
+from rdistill.config.load import RunConfig
 from rdistill.sweeps.findings.images import (
     BOTH,
     ONLY_BASELINE,
@@ -93,7 +94,7 @@ def check_pictures(cfg: Config, trained: Run, tmp_path: Path) -> None:
         cfg.dump(folder / "trial.py")
     (tmp_path / "pictures").mkdir()
     spec = SweepSpec.model_validate({"config": "c.py", "space": {"a": {"type": "choice", "values": [1]}}})
-    found = _draw(Study(cfg, spec, str(tmp_path), [], False), "t0001", "baseline")
+    found = _draw(Study(RunConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
     json.dumps(found)
     assert (found["images"], found["scored"]) == (NUM_VAL, NUM_VAL) and len(found["per_image"]) == NUM_VAL
     assert [one["which"] for one in found["chosen"]] == ["worst", "median", "best"]
