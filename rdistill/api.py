@@ -166,10 +166,10 @@ def train(
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
             metrics = train_in_group(loaded, work_dir, resources, address=address, **options)
-    if known := metrics.get("teacher_cache"):
-        gave_up = "; given up" if known.get("gave_up") else ""
+    if cache := metrics.get("teacher_cache"):
+        gave_up = "; given up" if cache.get("gave_up") else ""
         _say(
-            console, f"cache     {known['hit_rate']:.0%} of the teacher's {known['images']} images were known{gave_up}"
+            console, f"cache     {cache['hit_rate']:.0%} of the teacher's {cache['images']} images were known{gave_up}"
         )
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")

@@ -376,7 +376,7 @@ def _write_page(page: Any, file: Path, open_: bool, png: Path | None) -> None:
     if png is not None:
         from rdistill.report.png import write_pngs
 
-        print(f"pictures  {len(write_pngs(page, png))} PNG files in {png}")
+        print(f"images    {len(write_pngs(page, png))} PNG files in {png}")
     if open_:
         import webbrowser
 
@@ -456,8 +456,8 @@ def check(
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for layout in report.layouts:
         console.print(f"ok        layout     {layout}")
-    for part, found in report.passed:
-        console.print(f"ok        {part:<10} {found}")
+    for part, summary in report.passed:
+        console.print(f"ok        {part:<10} {summary}")
     for note in report.notes:
         console.print(f"note      {note}")
     for pair in report.left_out:
@@ -505,7 +505,7 @@ def predict(
     try:
         for result in coming:
             results.append(result)
-    except UserError as error:  # what is done is said first
+    except UserError as error:  # the summary of what is done comes first
         failed = error
     if as_json:
         print(to_json(results))

@@ -28,8 +28,8 @@ def usage_line(error: Any) -> str:
     kind, message = type(error).__name__, " ".join(str(error.format_message()).split())
     if kind == "NoSuchOption":
         options = [name for param in error.ctx.command.params for name in (*param.opts, *param.secondary_opts)]
-        known = [name for name in options if name.startswith("--")]
-        hint = did_you_mean(error.option_name, [*known, "--help"]) or f"; {see}"
+        flags = [name for name in options if name.startswith("--")]
+        hint = did_you_mean(error.option_name, [*flags, "--help"]) or f"; {see}"
         return f"{error.option_name}: no such option of `{command}`{hint}"
     if kind == "MissingParameter":
         return f"{_name(error.param)}: is required; {see}"

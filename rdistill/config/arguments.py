@@ -34,10 +34,16 @@ from rdistill.config.types import SCOPE
 from rdistill.config.walk import dataloaders, dataset_nodes, dataset_steps, kind_of, metrics_of
 from rdistill.core.errors import did_you_mean
 
-OWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # of other packages only building can say what they hold
+OWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # only building shows what other packages' scopes hold
 NOT_ARGUMENTS = ("type", "_scope_")
 OF_LOADERS = ("num_batch_per_epoch",)  # the Runner's own, beside those of torch's DataLoader
-HANDED_OVER = ("runner", "dataloader", "evaluator", "optimizer", "params")  # by the Runner: no user writes them
+HANDED_OVER = (
+    "runner",
+    "dataloader",
+    "evaluator",
+    "optimizer",
+    "params",
+)  # the Runner gives these: no user writes them
 DEFAULT_CONSTRUCTOR = "DefaultOptimWrapperConstructor"
 
 
@@ -101,8 +107,10 @@ def arguments(cls: Any) -> Arguments | None:
         except (TypeError, ValueError):
             return None
         plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names += [one.name for one in parameters if one.kind in plain and one.name != "self"]
-        rest = next((one.name for one in parameters if one.kind is inspect.Parameter.VAR_KEYWORD), None)
+        names += [parameter.name for parameter in parameters if parameter.kind in plain and parameter.name != "self"]
+        rest = next(
+            (parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD), None
+        )
         if rest is None:
             return Arguments(tuple(dict.fromkeys(names)))
         goes = _use_of(step, rest)

@@ -59,7 +59,7 @@ def set_label_map(dataset: Mapping[str, Any], labels: Mapping[int, int]) -> int:
 def _pair(pair: Any) -> tuple[int, int] | None:
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         return None
-    texts = [str(number).strip() for number in pair]  # of True it is no number
+    texts = [str(number).strip() for number in pair]  # 'True' is no number
     if not all(re.fullmatch(r"[0-9]{1,3}", text) for text in texts):
         return None
     old, new = map(int, texts)

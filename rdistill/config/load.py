@@ -40,7 +40,7 @@ from rdistill.models.packages import absent_behind
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 LAYERWISE = ("DSD",)  # losses that compare several layers at once
-INIT_SEED = "randomness.init_seed"  # of the student's and the adapters' first weights; the run's seed where not set
+INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
 
@@ -84,7 +84,7 @@ class FeatureNames(Section):
 class ScheduleSpec(Section):
     """How a loss's weight changes during training. All in iterations from the start."""
 
-    warmup: Whole = Field(default=0, ge=0)  # rises linearly from 0 to the weight over so many
+    warmup: Whole = Field(default=0, ge=0)  # rises linearly from 0 to the weight in this time
     decay: Literal["none", "linear", "cosine"] = "none"  # falls to 0 from the end of the warm-up to `stop`
     stop: Annotated[Whole, Field(ge=1)] | None = None  # 0 from here on; a decay without it ends with training
 
@@ -147,7 +147,9 @@ class DistillSpec(Section):
     features: FeatureNames = FeatureNames()
     losses: dict[str, LossSpec] = Field(min_length=1)
     task_weight: Number = Field(default=1.0, ge=0)
-    cache: CacheSpec = CacheSpec()  # of teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+    cache: CacheSpec = (
+        CacheSpec()
+    )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
 
     def teacher(self, index: int) -> TeacherSpec:
         """A teacher with what it shares with the others filled in."""
@@ -161,37 +163,37 @@ class DistillSpec(Section):
 
     def problems(self) -> list[str]:
         """What one field alone cannot show: loss types and parameters, indices into the lists."""
-        found = []
+        problems = []
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
             if loss.type not in LOSSES:
                 hint = did_you_mean(loss.type, LOSSES) or f"; known: {', '.join(LOSSES)}"
-                found.append(f"{where}.type: no loss {loss.type!r}{hint}")
+                problems.append(f"{where}.type: no loss {loss.type!r}{hint}")
                 continue
             if not re.fullmatch(r"logits(\[\d+\])?", loss.on):
-                found.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
+                problems.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
             on = "logits" if loss.pair is None else "features"
             if on not in LOSSES[loss.type].on:
                 fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
-                found.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
-            found += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
+                problems.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
+            problems += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
             if loss.teacher == "mean" and loss.pair is not None:
-                found.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
+                problems.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
                 continue
             if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
-                found.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
+                problems.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
                 continue
             if len(loss.pairs) > 1 and loss.type not in LAYERWISE:
-                found.append(f"{where}.pair: {loss.type} compares one pair; several are for {', '.join(LAYERWISE)}")
+                problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {', '.join(LAYERWISE)}")
             for pair in loss.pairs:
                 for side, index in zip(("student", "teacher"), pair, strict=True):
                     names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
                     if not 0 <= index < len(names):
-                        found.append(
+                        problems.append(
                             f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
                             f"which has {len(names)} names" + (f" (0 to {len(names) - 1})" if names else "")
                         )
-        return found
+        return problems
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def load_run(
         overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
         shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
         with_teachers: False leaves the ``distill`` section out, for what needs the student alone.
-        with_data: False asks for no data on the disk, nor for teachers' checkpoints: for looking at models.
+        with_data: False needs no data on the disk, nor teachers' checkpoints: for looking at models.
 
     Raises:
         UserError: every mistake found, one line each.
@@ -331,7 +333,7 @@ def import_custom_modules(cfg: Config) -> None:
     """
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
-    wanted = [one.get("custom_imports") for one in (cfg, *teachers) if isinstance(one, (Config, dict))]
+    wanted = [entry.get("custom_imports") for entry in (cfg, *teachers) if isinstance(entry, (Config, dict))]
     for entry in filter(None, wanted):
         try:
             import_modules_from_strings(**entry)
@@ -541,10 +543,10 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
             if file is None:
                 problems.append(f"{where}.config: no such config file {teacher.config}")
                 continue
-            theirs = read_config_file(file)
-            entry.model = copy.deepcopy(theirs.model)
-            if theirs.get("custom_imports"):
-                entry.custom_imports = copy.deepcopy(theirs.custom_imports)
+            teacher_cfg = read_config_file(file)
+            entry.model = copy.deepcopy(teacher_cfg.model)
+            if teacher_cfg.get("custom_imports"):
+                entry.custom_imports = copy.deepcopy(teacher_cfg.custom_imports)
             entry.config = str(file)
         assert teacher.checkpoint is not None
         checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
@@ -570,8 +572,8 @@ def find_beside(name: str, config_file: Path) -> Path | None:
     """
     if PACKAGE in name:
         return find_config(Path(name))
-    given = Path(name).expanduser()
+    path = Path(name).expanduser()
     for folder in (Path.cwd(), *config_file.absolute().parents):
-        if (folder / given).is_file():
-            return (folder / given).absolute()
+        if (folder / path).is_file():
+            return (folder / path).absolute()
     return None

@@ -13,8 +13,8 @@ from rdistill.config.render import as_written, assignment, comment_line, literal
 from rdistill.config.walk import dataset_steps, first_leaf, kind_of, metrics_of
 
 HEADER_END = "# " + "-" * 98
-# Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was put together
-# from: nothing reads them any more.
+# Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was made from:
+# nothing reads them any more.
 _SECTIONS = (
     (
         "The model. Its data_preprocessor gets images of 0 to 255 and makes (pixel - mean) / std of them.\n"

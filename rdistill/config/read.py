@@ -17,7 +17,7 @@ from rdistill.config.types import as_names
 from rdistill.core.errors import UserError
 from rdistill.models.packages import absent_behind
 
-PACKAGE = "::"  # between a package and a config within it: 'mmseg::pspnet/NAME.py', as in `_base_`
+PACKAGE = "::"  # stands between a package and a config within it: 'mmseg::pspnet/NAME.py', as in `_base_`
 BASE = "_base_"
 
 
@@ -128,7 +128,7 @@ def _bases(file: Path) -> Iterator[Path]:
             for name in [named] if isinstance(named, str) else named:
                 if isinstance(name, str) and PACKAGE not in name:
                     yield file.parent / name
-        elif isinstance(node, ast.With):  # with read_base(): from .base import *
+        elif isinstance(node, ast.With):  # `with read_base(): from .base import *`
             for inner in node.body:
                 if isinstance(inner, ast.ImportFrom) and inner.level and inner.module:
                     folder = file.parents[inner.level - 1]

@@ -23,7 +23,7 @@ from rdistill.core.errors import UserError
 
 WIDTH = 110  # characters of a line
 _INDENT = 4
-_USED = ("dict", "float")  # by the files that are written
+_USED = ("dict", "float")  # names that the written files use
 
 
 def config_source(cfg: Config) -> str:
@@ -120,7 +120,7 @@ def assignment(key: str, value: Any, names: Mapping[str, str] | None = None) -> 
 
 def literal(value: Any) -> str:
     """``repr``, without the two braces in which mmengine replaces what it reads: variables of the environment, too."""
-    # In the source of a value, two of them stand together in strings only.
+    # Two braces stand together only in the strings of a value's source.
     return repr(value).replace("{{", "{\\x7b")
 
 
@@ -146,8 +146,8 @@ def _difference(written: Any, read: Any, where: str) -> str | None:
         pairs = list(zip(range(len(read)), written, read, strict=True))
     else:
         return None if repr(written) == repr(read) else where
-    found = (_difference(value, got, f"{where}.{key}".lstrip(".")) for key, value, got in pairs)
-    return next(filter(None, found), None)
+    places = (_difference(value, got, f"{where}.{key}".lstrip(".")) for key, value, got in pairs)
+    return next(filter(None, places), None)
 
 
 def _source(value: Any, names: Mapping[str, str], indent: int, used: int) -> str:

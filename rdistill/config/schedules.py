@@ -28,7 +28,9 @@ def stretch_schedules(cfg: Config, iterations: int) -> list[str]:
     if cfg.train_cfg.get("max_iters") is None:
         return ["--iters: the config trains by epochs; use --set train_cfg.max_epochs=N"]
     before = cfg.train_cfg.max_iters
-    schedulers = [one for one in one_or_more(cfg.get("param_scheduler")) if one.get("by_epoch") is False]
+    schedulers = [
+        scheduler for scheduler in one_or_more(cfg.get("param_scheduler")) if scheduler.get("by_epoch") is False
+    ]
     phases = [_phase(scheduler) for scheduler in schedulers]
     places = _new_places(phases, before, iterations)
     if places is None:

@@ -177,7 +177,7 @@ def _resize(
             (max(1, round(w * width / largest[0])), max(1, round(h * height / largest[1]))) for w, h in step["scale"]
         ]
     elif kind == "Pad" and step.get("size") is None:
-        return False  # to a multiple, or to a square
+        return False  # it pads to a multiple, or to a square
     else:
         step[WIDTH_FIRST[kind]] = (width, height)
         step.pop("scale_factor", None)
@@ -214,7 +214,7 @@ def _resize_model(cfg: Config, height: int, width: int) -> None:
         if section.get("size") is not None:
             section["size"] = (height, width)
     if cfg.get("crop_size") is not None and preprocessor.get("size") is None:
-        cfg.crop_size = (height, width)  # by which the size is known where the preprocessor has none
+        cfg.crop_size = (height, width)  # the size is read from here where the preprocessor has none
     test = cfg.model.get("test_cfg") or {}
     if test.get("mode") == "slide" and test.get("crop_size") is not None:
         old = _pair(test["crop_size"])

@@ -37,18 +37,18 @@ class CacheSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["auto", "on", "off"] = "auto"  # auto: on where training repeats its inputs often enough
-    memory: ByteSize | None = None  # of this process, such as '2GiB'; by default a tenth of what is free, 2 GiB at most
-    disk: ByteSize | None = None  # of `dir`, shared by all runs that use it; by default a tenth of what is free, 10 GiB
-    dir: str | None = None  # by default `.teacher_cache` beside the work dir
+    memory: ByteSize | None = None  # what this process may use, such as '2GiB'; default: a tenth of what is free, 2 GiB
+    disk: ByteSize | None = None  # what all runs that use `dir` may use; default: a tenth of what is free, 10 GiB
+    dir: str | None = None  # default: `.teacher_cache` beside the work dir
 
     @model_validator(mode="before")
     @classmethod
     def _from_mode(cls, value: Any) -> Any:
         # YAML reads a bare on and off as true and false.
-        given = value if isinstance(value, dict) else {"mode": value}
-        if isinstance(given.get("mode"), bool):
-            return {**given, "mode": "on" if given["mode"] else "off"}
-        return given if isinstance(value, (dict, str, bool)) else value
+        options = value if isinstance(value, dict) else {"mode": value}
+        if isinstance(options.get("mode"), bool):
+            return {**options, "mode": "on" if options["mode"] else "off"}
+        return options if isinstance(value, (dict, str, bool)) else value
 
 
 def forward_from_config(value: Any) -> Any:

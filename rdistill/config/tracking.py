@@ -1,6 +1,6 @@
 """Which trackers a run or a sweep reports to: wandb, TensorBoard, MLflow. Read from a config, a sweep file or --track.
 
-No secret belongs here: what is asked for is written down with the results. Keys come from the environment.
+No secret belongs here: the settings are written down with the results. Keys come from the environment.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from rdistill.core.files import read_json, read_text, write_json
 from rdistill.core.redaction import secrets_in
 from rdistill.core.validation import Section, Whole, mistakes, short
 
-RUN_IDS = "tracking.json"  # in the work dir: which runs of the trackers a resume goes on with
+RUN_IDS = "tracking.json"  # a file in the work dir: which runs of the trackers a resume goes on with
 IMAGES = 3  # validation images a validation
-TEMPORARY = ".tmp"  # in the work dir
+TEMPORARY = ".tmp"  # a folder in the work dir
 PROJECT = "rdistill"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 
@@ -39,8 +39,8 @@ class Wandb(Section):
     mode: Literal["online", "offline", "disabled"] | None = None  # default: WANDB_MODE, or else offline
     project: str = PROJECT
     entity: str | None = None
-    group: str | None = None  # of a sweep's runs; default: the sweep's name
-    name: str | None = None  # of a single run; default: the work dir's
+    group: str | None = None  # only a sweep's runs have it; default: the sweep's name
+    name: str | None = None  # only a single run has it; default: the work dir's
     tags: tuple[str, ...] = ()
     notes: str | None = None
 
@@ -75,26 +75,26 @@ PACKAGES = {"wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", "tensor
             "mlflow": ("mlflow", "mlflow-skinny sqlalchemy alembic")}  # fmt: skip
 
 
-def parse_tracking(asked: Any, where: str = "tracking") -> Tracking:
-    """What was asked for, checked.
+def parse_tracking(setting: Any, where: str = "tracking") -> Tracking:
+    """The setting of a config, a sweep file or ``--track``, checked.
 
     Args:
-        asked: ``"wandb"``, ``["wandb", "mlflow"]``, or ``{"wandb": {"mode": "offline"}, "images": 0}``; a tracker
+        setting: ``"wandb"``, ``["wandb", "mlflow"]``, or ``{"wandb": {"mode": "offline"}, "images": 0}``; a tracker
             without options may be None or True.
         where: names it in errors.
 
     Raises:
         UserError: every mistake, one line each.
     """
-    if isinstance(asked, str):
-        asked = [name for name in re.split(r"[,\s]+", asked) if name]
-    if isinstance(asked, (list, tuple)):
-        asked = {str(name): {} for name in asked}
-    if asked is None or asked is False:  # YAML's `off`
+    if isinstance(setting, str):
+        setting = [name for name in re.split(r"[,\s]+", setting) if name]
+    if isinstance(setting, (list, tuple)):
+        setting = {str(name): {} for name in setting}
+    if setting is None or setting is False:  # YAML's `off`
         return Tracking()
-    if not isinstance(asked, Mapping):
-        raise UserError(f"{where}: must name trackers ({', '.join(TRACKERS)}), got {short(asked)}")
-    content = {name: {} if options is None or options is True else options for name, options in asked.items()}
+    if not isinstance(setting, Mapping):
+        raise UserError(f"{where}: must name trackers ({', '.join(TRACKERS)}), got {short(setting)}")
+    content = {name: {} if options is None or options is True else options for name, options in setting.items()}
     content = {name: options for name, options in content.items() if name not in TRACKERS or options is not False}
     problems = [problem for name, options in content.items() for problem in _secrets(f"{where}.{name}", options)]
     if problems:
@@ -106,7 +106,7 @@ def parse_tracking(asked: Any, where: str = "tracking") -> Tracking:
 
 
 def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
-    """Raises UserError for a tracker that is not installed, or that would have to ask for a key."""
+    """Raises UserError for a tracker that is not installed, or that has no key."""
     problems = []
     for name in tracking.names:
         package, install = PACKAGES[name]
@@ -133,7 +133,7 @@ def mlflow_uri(tracking: Tracking, work_dir: Path) -> tuple[str, str | None]:
 
 
 def prepare_libraries() -> None:
-    """What the trackers' libraries are told before they are imported; what the user has set stays."""
+    """Sets the environment that the trackers' libraries read at their import; what the user has set stays."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")

@@ -77,10 +77,10 @@ def _name(value: Any, where: str) -> Any:
         return registered
     path = f"{value.__module__}.{value.__qualname__}"
     try:
-        found = get_object_from_string(path)
+        imported = get_object_from_string(path)
     except Exception:
-        found = None
-    if found is not value:
+        imported = None
+    if imported is not value:
         raise UserError(
             f"{where}: {value.__qualname__} cannot be imported as {path} by another process; register it in a module "
             f"that custom_imports names"
@@ -95,10 +95,10 @@ def _name_of_text(text: str) -> str:
     if "." not in rest:
         return _without_scope(scope, rest) or text
     try:
-        found = get_object_from_string(text)
+        imported = get_object_from_string(text)
     except Exception:  # not a path after all; building it says what is wrong
         return text
-    return (_registered(found) if found is not None else None) or text
+    return (_registered(imported) if imported is not None else None) or text
 
 
 def _without_scope(scope: str, name: str) -> str | None:
@@ -116,8 +116,8 @@ def _registered(wanted: Any) -> str | None:
     """The name under which a class or function is registered with mmseg or mmengine."""
     for root, own in _registries():
         for registry in (own, root):
-            for name, known in registry.module_dict.items() if registry is not None else ():
-                if known is wanted:
+            for name, registered in registry.module_dict.items() if registry is not None else ():
+                if registered is wanted:
                     return _shortest(root, own, name, wanted)
     return None
 

@@ -66,7 +66,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         return None
     base = confirmed["baseline"]
     arms = [*confirmed["configurations"], *([base] if base else [])]
-    keys = list(dict.fromkeys(key for one in arms for key in mapping(one.get("values"))))
+    keys = list(dict.fromkeys(key for arm in arms for key in mapping(arm.get("values"))))
     seeds = confirmed.get("seeds") or []
     columns = [
         Column("configuration"),
@@ -82,21 +82,21 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         Column("note"),
     ]
     rows, marks = [], []
-    for one in arms:
-        gap, values, scores = (mapping(one.get(key)) for key in ("difference", "values", "scores"))
+    for arm in arms:
+        gap, values, scores = (mapping(arm.get(key)) for key in ("difference", "values", "scores"))
         p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
-        stuck = one.get("one_class_runs")
-        alone = one is base
+        stuck = arm.get("one_class_runs")
+        alone = arm is base
         rows.append(
             [
-                cell(str(one.get("id", MISSING)) + (" (student alone)" if alone else "")),
-                cell(number(one.get("mean")), ".2f"),
-                cell(number(one.get("sd")), ".2f"),
-                cell(one.get("n")),
+                cell(str(arm.get("id", MISSING)) + (" (student alone)" if alone else "")),
+                cell(number(arm.get("mean")), ".2f"),
+                cell(number(arm.get("sd")), ".2f"),
+                cell(arm.get("n")),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(p, ".3g"),
-                cell(share(one), ".1%"),
+                cell(share(arm), ".1%"),
                 *[cell(values.get(key)) for key in keys],
                 *[cell(number(scores.get(str(seed))), ".2f") for seed in seeds],
                 Cell(f"{plural(stuck, 'run')} never left one class" if isinstance(stuck, int) and stuck else ""),
@@ -111,7 +111,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
 def test_split_table(sweep: Sweep) -> Table | None:
     """Scores of the confirmed ones on the test split, taken once; None where there are none."""
     test = mapping(sweep.summary.get("test"))
-    arms = [mapping(one) for one in (*(test.get("configurations") or []), test.get("baseline")) if one]
+    arms = [mapping(arm) for arm in (*(test.get("configurations") or []), test.get("baseline")) if arm]
     rows = []
     for arm in arms:
         gap = mapping(arm.get("difference"))

@@ -10,12 +10,12 @@ import yaml
 from rdistill.core.errors import UserError
 from rdistill.report import boards, curves, facts, losses, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.facts import Fact
-from rdistill.report.load import PICTURES, Run, Sweep, load, mapping, number
-from rdistill.report.page import Page, Panel, Section, Strip, picture
+from rdistill.report.load import IMAGES_FOLDER, Run, Sweep, load, mapping, number
+from rdistill.report.page import Page, Panel, Section, Strip, image_uri
 from rdistill.report.plot import Plot
 from rdistill.report.text import Column, Table, cell, duration, points, show
 
-PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # of a picture, in order
+PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the parts of a strip, in order
 
 
 def page_of(folder: Path) -> Page:
@@ -24,8 +24,8 @@ def page_of(folder: Path) -> Page:
     Raises:
         UserError: it holds neither.
     """
-    found = load(folder)
-    return run_page(found) if isinstance(found, Run) else sweep_page(found)
+    loaded = load(folder)
+    return run_page(loaded) if isinstance(loaded, Run) else sweep_page(loaded)
 
 
 def sweep_page(sweep: Sweep) -> Page:
@@ -71,7 +71,7 @@ def sweep_page(sweep: Sweep) -> Page:
         ),
         Section("features", "Feature pairs", plots=_some(*pairs.heat_maps(sweep))),
         Section("losses", "Losses", plots=_some(losses.loss_sizes(sweep))),
-        pictures_section(sweep),
+        images_section(sweep),
         Section("cost", "Time and cost", tables=[repeat.cost(sweep)]),
         Section(
             "repeat",
@@ -98,13 +98,13 @@ def run_page(run: Run) -> Page:
         Fact("time", duration(number(metrics.get("seconds")))),
     ]
     if metrics:
-        said = (
+        verdict = (
             f"{points(number(metrics.get('mIoU')))} mIoU on validation data, one seed. "
             "A sweep compares it with a student alone."
         )
     else:
         what = "its metrics.json is damaged" if run.notes else "there is no metrics.json"
-        said, shown = f"This run has not ended yet: {what}.", shown[-1:] if run.validations else []
+        verdict, shown = f"This run has not ended yet: {what}.", shown[-1:] if run.validations else []
     if not metrics and not run.validations and not run.steps:
         raise UserError(*run.notes, f"{run.folder}: has no scores yet; wait for its first validation")
     sections = [
@@ -121,28 +121,28 @@ def run_page(run: Run) -> Page:
             ],
         ),
     ]
-    return Page(run.folder.resolve().name, "Training run", said, shown, sections, run.notes)
+    return Page(run.folder.resolve().name, "Training run", verdict, shown, sections, run.notes)
 
 
-def pictures_section(sweep: Sweep) -> Section:
+def images_section(sweep: Sweep) -> Section:
     """The worst, the median and the best validation image of the best student, beside the others' masks."""
-    content, folder = sweep.pictures, sweep.folder / PICTURES
+    content, folder = sweep.images, sweep.folder / IMAGES_FOLDER
     section = Section("images", "Images", plots=_some(scores.per_image(content)))
     ids = {key: str(content.get(key) or key) for key in ("best", "baseline")}
-    for chosen in (mapping(one) for one in content.get("chosen") or []):
+    for chosen in (mapping(entry) for entry in content.get("chosen") or []):
         panels = [panel for kind in PANELS if (panel := _panel(folder, kind, chosen, ids)) is not None]
         if panels:
             section.strips.append(Strip(f"{str(chosen.get('which', '')).capitalize()}: {chosen.get('name')}", panels))
     if section.strips:
         section.intro = (
             f"The validation images on which {ids['best']} is worst, in the middle and best, by mIoU of the image. "
-            "In the last picture: orange, wrong in the best alone; blue, wrong in the baseline alone; "
+            "In the last image: orange, wrong in the best alone; blue, wrong in the baseline alone; "
             "grey, wrong in both."
         )
     elif reason := content.get("reason"):
-        section.notes.append(f"No pictures: {reason}")
+        section.notes.append(f"No images: {reason}")
     elif not sweep.running:
-        section.notes.append("No pictures are recorded: a sweep draws them at its end.")
+        section.notes.append("No images are recorded: a sweep draws them at its end.")
     return section
 
 
@@ -155,7 +155,7 @@ def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str])
     score = number(mapping(chosen.get("IoU")).get(kind))
     note = f"mIoU {score:.1f}" if score is not None else ""
     try:
-        source = picture(folder / name)
+        source = image_uri(folder / name)
     except OSError:
         return None
     return Panel(label, f"{label} of {chosen.get('name')}" + (f", {note}" if note else ""), source, note)
@@ -163,7 +163,7 @@ def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str])
 
 def _differences(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
     arms = sweep.confirmed.get("configurations", [])
-    return [(str(one.get("id")), mapping(one.get("difference"))) for one in arms]
+    return [(str(arm.get("id")), mapping(arm.get("difference"))) for arm in arms]
 
 
 def _yaml(value: Any) -> str:

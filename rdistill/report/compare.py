@@ -51,9 +51,9 @@ def compare_page(folders: Sequence[Path]) -> Page:
         [[cell(name), Cell(facts.verdict(sweep))] for name, sweep in zip(names, sweeps, strict=True)],
     )
     confirmed = [
-        (f"{name}: {mapping(one).get('id')}", mapping(mapping(one).get("difference")))
+        (f"{name}: {mapping(arm).get('id')}", mapping(mapping(arm).get("difference")))
         for name, sweep in zip(names, sweeps, strict=True)
-        for one in sweep.confirmed.get("configurations", [])
+        for arm in sweep.confirmed.get("configurations", [])
     ]
     notes = [f"{name}: {note}" for name, sweep in zip(names, sweeps, strict=True) for note in sweep.notes]
     forest = scores.forest(confirmed)
@@ -69,13 +69,13 @@ def compare_page(folders: Sequence[Path]) -> Page:
 
 def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
     """A warning for each term in which the sweeps are not alike."""
-    found = []
+    notes = []
     for term, read in TERMS.items():
         values = [show(read(sweep)) for sweep in sweeps]
         if len(set(values)) > 1:
             listed = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-            found.append(f"The sweeps differ in {term} ({listed}): their scores are not about the same thing.")
-    return found
+            notes.append(f"The sweeps differ in {term} ({listed}): their scores are not about the same thing.")
+    return notes
 
 
 def _names(sweeps: Sequence[Sweep]) -> list[str]:
@@ -95,14 +95,14 @@ def _score(sweep: Sweep) -> tuple[float | None, float | None, str, bool]:
 
 
 def _verdict(names: Sequence[str], sweeps: Sequence[Sweep]) -> str:
-    ranked = sorted(zip(names, map(_score, sweeps), strict=True), key=lambda one: -(one[1][0] or 0))
+    ranked = sorted(zip(names, map(_score, sweeps), strict=True), key=lambda entry: -(entry[1][0] or 0))
     name, (best, _, ident, confirmed) = ranked[0]
     if best is None:
         return "None of these sweeps has a score yet."
     what = "confirmed mean" if confirmed else "searched, not confirmed"
     second = ranked[1]
     gap = "" if second[1][0] is None else f", {points(best - second[1][0])} points above {second[0]}"
-    end = "" if all(one[1][3] for one in ranked) else "; confirm them on the same seeds before you choose"
+    end = "" if all(entry[1][3] for entry in ranked) else "; confirm them on the same seeds before you choose"
     return f"{name} is ahead: {ident} with {points(best)} mIoU ({what}){gap}{end}."
 
 
@@ -128,7 +128,7 @@ def _table(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
         first = sweep.winner
         teacher = sweep.teacher_mIoU
         every = [*sweep.records, *sweep.confirming]
-        seconds = sum(number(one.history[-1].get("seconds")) or 0.0 for one in every if one.history)
+        seconds = sum(number(record.history[-1].get("seconds")) or 0.0 for record in every if record.history)
         rows.append(
             [
                 cell(name), cell(ident), cell(best, ".2f"), cell(baseline, ".2f"), Cell(signed(gap), gap),
@@ -141,12 +141,12 @@ def _table(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
 
 
 def _dots(names: Sequence[str], sweeps: Sequence[Sweep]) -> Plot:
-    found = [_score(sweep) for sweep in sweeps]
+    scores = [_score(sweep) for sweep in sweeps]
     data: list[dict[str, Any]] = []
     for label, colour, symbol, values in (
         ("teacher", "$teacher", "diamond", [sweep.teacher_mIoU for sweep in sweeps]),
-        ("student alone", "$baseline", "square", [one[1] for one in found]),
-        ("best", "$best", "circle", [one[0] for one in found]),
+        ("student alone", "$baseline", "square", [score[1] for score in scores]),
+        ("best", "$best", "circle", [score[0] for score in scores]),
     ):
         data.append(
             dict(

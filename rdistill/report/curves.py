@@ -37,8 +37,8 @@ def learning_curves(sweep: Sweep) -> Plot | None:
                     type="scatter",
                     mode="markers",
                     name=f"{status} here",
-                    x=[one[0] for one in last],
-                    y=[one[1] for one in last],
+                    x=[point[0] for point in last],
+                    y=[point[1] for point in last],
                     text=[record.id for record in ended],
                     marker=dict(symbol=symbol, size=8, color=colour, line=dict(width=1.5, color=colour)),
                     hovertemplate="%{text}: " + status + " at %{x}, mIoU %{y:.2f}<extra></extra>",
@@ -70,8 +70,8 @@ def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> dict[
     text: list[str] = []
     for record in records:
         kept = thinned(curve(record))
-        x += [*(one[0] for one in kept), None]
-        y += [*(one[1] for one in kept), None]
+        x += [*(point[0] for point in kept), None]
+        y += [*(point[1] for point in kept), None]
         text += [record.id] * (len(kept) + 1)
     return dict(
         type="scatter",
@@ -121,7 +121,7 @@ def run_curves(run: Run) -> list[Plot]:
     plots = []
     scores = [(entry["step"], value) for entry in run.validations if (value := number(entry["mIoU"])) is not None]
     if scores:
-        top = max(scores, key=lambda one: one[1])
+        top = max(scores, key=lambda score: score[1])
         table = Table(
             "Validations",
             [Column("iteration", True), Column("mIoU", True)],

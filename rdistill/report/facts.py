@@ -37,23 +37,22 @@ def verdict(sweep: Sweep) -> str:
     if best is None:
         reason = next((record.reason for record in sweep.trials if record.reason), "")
         return begin + "no trial under a teacher has a score" + (f" ({reason})." if reason else " yet.")
-    said = f"{best.id} is best with {points(miou(best))} mIoU"
+    sentence = f"{best.id} is best with {points(miou(best))} mIoU"
     gain = difference(best, baseline)
     if baseline is None or gain is None:
-        return f"{begin}{said}; the student alone has no score to compare it with."
+        return f"{begin}{sentence}; the student alone has no score to compare it with."
     side = "above" if gain >= 0 else "below"
-    said += f", {points(abs(gain))} points {side} the student alone ({points(miou(baseline))})"
+    sentence += f", {points(abs(gain))} points {side} the student alone ({points(miou(baseline))})"
     if baseline.one_class_only:
-        return (
-            f"{begin}{said}, which never left the state in which everything is one class: that difference says little."
-        )
-    return f"{begin}{said}, each on one seed: a lead, not a result."
+        sentence += ", which never left the state in which everything is one class: that difference says little."
+        return begin + sentence
+    return f"{begin}{sentence}, each on one seed: a lead, not a result."
 
 
 def difference(record: TrialRecord | None, baseline: TrialRecord | None) -> float | None:
     """mIoU of a trial minus that of a baseline."""
-    ours, theirs = miou(record), miou(baseline)
-    return None if ours is None or theirs is None else ours - theirs
+    score, baseline_score = miou(record), miou(baseline)
+    return None if score is None or baseline_score is None else score - baseline_score
 
 
 def headline(sweep: Sweep) -> list[Fact]:
@@ -69,7 +68,7 @@ def headline(sweep: Sweep) -> list[Fact]:
             Fact(f"confirmed, {first.get('id')}", points(number(first.get("mean"))), spread(first), "best"),
             Fact("confirmed baseline", points(number(base.get("mean"))), spread(base), "baseline"),
         ]
-        ours = number(first.get("mean"))
+        score = number(first.get("mean"))
     else:
         note = f"{best.id}, one seed" if best else "no score yet"
         alone = (
@@ -84,10 +83,10 @@ def headline(sweep: Sweep) -> list[Fact]:
             Fact("best mIoU, searched", points(miou(best)), note, "best"),
             Fact("student alone", points(miou(baseline)), alone, "baseline"),
         ]
-        ours = miou(best)
+        score = miou(best)
     reached = share(first)
-    if reached is None and ours is not None and teacher:
-        reached = ours / teacher
+    if reached is None and score is not None and teacher:
+        reached = score / teacher
     if teacher is not None:
         facts.append(
             Fact("teacher", points(teacher), "" if reached is None else f"{reached:.1%} of it reached", "teacher")

@@ -15,7 +15,7 @@ from rdistill.core.files import DamagedFileError, read_json
 from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
 CONFIRM = "confirm"  # phase of a trial that repeats another's configuration on a fresh seed
-PICTURES = "pictures"
+IMAGES_FOLDER = "pictures"
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Sweep:
     """What a sweep has left so far."""
 
     folder: Path
-    study: dict[str, Any]  # study.json: what was asked for
+    study: dict[str, Any]  # study.json: the sweep file and the config
     records: list[TrialRecord]  # searched: baselines first, then by id
     confirming: list[TrialRecord]  # runs on fresh seeds
     summary: dict[str, Any]  # summary.json; empty until the sweep has ended
-    pictures: dict[str, Any]  # pictures/pictures.json
+    images: dict[str, Any]  # pictures/pictures.json
     notes: list[str] = field(default_factory=list)  # what could not be read
 
     @property
@@ -47,8 +47,8 @@ class Sweep:
     @cached_property
     def iterations(self) -> int | None:
         """Of one trial, in full."""
-        asked = mapping(self.config.get("train_cfg"))
-        return asked.get("max_iters") or asked.get("max_epochs")
+        train_cfg = mapping(self.config.get("train_cfg"))
+        return train_cfg.get("max_iters") or train_cfg.get("max_epochs")
 
     @cached_property
     def trials(self) -> list[TrialRecord]:
@@ -72,23 +72,25 @@ class Sweep:
 
     @cached_property
     def teacher_mIoU(self) -> float | None:
-        found = number(mapping(self.summary.get("teacher")).get("mIoU"))
-        known = (number(record.teacher_mIoU) for record in self.records)
-        return found if found is not None else next((value for value in known if value is not None), None)
+        summarized = number(mapping(self.summary.get("teacher")).get("mIoU"))
+        recorded = (number(record.teacher_mIoU) for record in self.records)
+        return summarized if summarized is not None else next((value for value in recorded if value is not None), None)
 
     @cached_property
     def confirmed(self) -> dict[str, Any]:
         """What summary.json says was confirmed, the highest mean first; empty where nothing was."""
-        found = mapping(self.summary.get("confirmed"))
-        arms = [mapping(one) for one in found.get("configurations") or []]
-        arms.sort(key=lambda one: -(number(one.get("mean")) or 0.0))
-        return {**found, "configurations": arms, "baseline": mapping(found.get("baseline"))} if found else {}
+        confirmed = mapping(self.summary.get("confirmed"))
+        arms = [mapping(arm) for arm in confirmed.get("configurations") or []]
+        arms.sort(key=lambda arm: -(number(arm.get("mean")) or 0.0))
+        return (
+            {**confirmed, "configurations": arms, "baseline": mapping(confirmed.get("baseline"))} if confirmed else {}
+        )
 
     @property
     def winner(self) -> dict[str, Any]:
         """The confirmed configuration with the highest mean; empty where nothing was confirmed."""
         return next(
-            (one for one in self.confirmed.get("configurations", []) if number(one.get("mean")) is not None), {}
+            (arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None), {}
         )
 
     @property
@@ -98,9 +100,9 @@ class Sweep:
     @cached_property
     def keys(self) -> list[str]:
         """The config keys that the search varied, the most used first."""
-        asked = list(mapping(self.spec.get("space")))
+        listed = list(mapping(self.spec.get("space")))
         seen = {key for record in self.trials for key in record.values}
-        return [*[key for key in asked if key in seen or not seen], *sorted(seen.difference(asked))]
+        return [*[key for key in listed if key in seen or not seen], *sorted(seen.difference(listed))]
 
     @cached_property
     def classes(self) -> list[str]:
@@ -146,13 +148,13 @@ def load_sweep(folder: Path) -> Sweep:
         raise UserError(f"{folder}: holds no sweep (study.json, {TRIALS}/); give the --work-dir of one")
     notes: list[str] = []
     folders = sorted((folder / TRIALS).glob("*/")) if (folder / TRIALS).is_dir() else []
-    found = [record for one in folders if (record := _read_record(one, notes)) is not None]
+    records = [record for trial_folder in folders if (record := _read_record(trial_folder, notes)) is not None]
     study, summary = (_read_json(folder / name, notes) for name in ("study.json", "summary.json"))
-    pictures = _read_json(folder / PICTURES / "pictures.json", notes)
-    found.sort(key=lambda record: (not is_baseline(record), record.id))
-    searched = [record for record in found if phase(record) != CONFIRM]
-    confirming = [record for record in found if phase(record) == CONFIRM]
-    return Sweep(folder, study, searched, confirming, summary, pictures, notes)
+    images = _read_json(folder / IMAGES_FOLDER / "pictures.json", notes)
+    records.sort(key=lambda record: (not is_baseline(record), record.id))
+    searched = [record for record in records if phase(record) != CONFIRM]
+    confirming = [record for record in records if phase(record) == CONFIRM]
+    return Sweep(folder, study, searched, confirming, summary, images, notes)
 
 
 def phase(record: TrialRecord) -> str:
@@ -201,8 +203,8 @@ def _read_json(file: Path, notes: list[str]) -> dict[str, Any]:
     try:
         return read_json(file, "left out")
     except (OSError, DamagedFileError) as error:
-        said = str(error).removeprefix(f"{file}: ")
-        notes.append(f"{file.parent.name}/{file.name} cannot be read: {said}")
+        reason = str(error).removeprefix(f"{file}: ")
+        notes.append(f"{file.parent.name}/{file.name} cannot be read: {reason}")
         return {}
 
 
@@ -211,8 +213,8 @@ def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
     content = _read_json(folder / RECORD, notes)
     if not content:
         return None
-    known = {one.name for one in fields(TrialRecord)}
-    content = {"id": folder.name, "values": {}, "seed": 0, **{key: content[key] for key in content if key in known}}
+    names = {field.name for field in fields(TrialRecord)}
+    content = {"id": folder.name, "values": {}, "seed": 0, **{key: content[key] for key in content if key in names}}
     lists = all(
         isinstance(content.get(key, []), list) and all(isinstance(entry, Mapping) for entry in content.get(key, []))
         for key in ("history", "losses")

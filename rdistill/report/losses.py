@@ -11,11 +11,11 @@ from rdistill.report.text import Column, Table, cell
 from rdistill.report.theme import SERIES, layout, log_ticks
 from rdistill.sweeps.study.records import TrialRecord
 
-RAW = "raw/"  # before a loss's weight, in a record
+RAW = "raw/"  # a record names a loss before its weight so
 DISTILL = "distill.loss_"
-TAIL = 0.2  # of a trial's entries: what "at its end" is the mean of
-POINTS = 50  # of one curve: 200 trials of them go into the page
-SHARE_THAT_HIDES = 0.02  # of the sum; a loss below it hardly steers the student
+TAIL = 0.2  # the last part of a trial's entries: "at its end" is the mean of them
+POINTS = 50  # points of one curve: 200 trials of them go into the page
+SHARE_THAT_HIDES = 0.02  # a loss below this part of the sum hardly steers the student
 
 
 def loss_sizes(sweep: Sweep) -> Plot | None:
@@ -121,7 +121,12 @@ def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[dict[str, A
 
 def _logarithmic(variants: Mapping[str, list[dict[str, Any]]], axis: str) -> dict[str, Any]:
     sizes = [
-        one for traces in variants.values() for trace in traces if trace["yaxis"] == axis for one in trace["y"] if one
+        value
+        for traces in variants.values()
+        for trace in traces
+        if trace["yaxis"] == axis
+        for value in trace["y"]
+        if value
     ]
     return dict(type="log", **(log_ticks(min(sizes), max(sizes)) if sizes else {}))
 

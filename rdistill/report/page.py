@@ -1,4 +1,4 @@
-"""One HTML file with everything in it: styles, script, plotly.js, data and pictures. Opens from disk."""
+"""One HTML file with everything in it: styles, script, plotly.js, data and images. Opens from disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rdistill.report.plot import Plot
 from rdistill.report.text import Table
 from rdistill.report.theme import DARK, FONT, LIGHT, as_text
 
-PICTURE_SIDE = 360  # pixels of a picture's longer side in the page; the files have them as they are
+IMAGE_SIDE = 360  # pixels of an image's longer side in the page; the files have more
 # Texts that plotly would read as HTML, by the key of a figure they are found under.
 _OF_DATA = ("x", "y", "text", "customdata", "name", "meta", "legendgroup")
 _OF_A_LAYOUT = ("ticktext", "categoryarray")
@@ -31,7 +31,7 @@ _OF_A_LAYOUT = ("ticktext", "categoryarray")
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a row."""
+    """One image of a row."""
 
     label: str
     alt: str
@@ -41,7 +41,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures of the same image."""
+    """A validation image and what was drawn of it, in a row."""
 
     title: str
     panels: Sequence[Panel]
@@ -147,13 +147,13 @@ def _plotly() -> str:
     return _packed(get_plotlyjs().encode())
 
 
-def picture(file: Path) -> str:
+def image_uri(file: Path) -> str:
     """An image file as a data: URI, no larger than the page shows it."""
     from PIL import Image
 
     with Image.open(file) as opened:
         image = opened.convert("RGB")
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=86, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -80,11 +80,11 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
         [
             cell(f"{s} {students[s]}"),
             cell(f"{t} {teachers[t]}"),
-            cell(mean(one), ".2f"),
-            cell(max(one), ".2f"),
-            cell(len(one)),
+            cell(mean(scores), ".2f"),
+            cell(max(scores), ".2f"),
+            cell(len(scores)),
         ]
-        for (s, t), one in sorted(cells.items(), key=lambda item: -mean(item[1]))
+        for (s, t), scores in sorted(cells.items(), key=lambda item: -mean(item[1]))
     ]
     columns = [
         Column("student feature"),
@@ -113,8 +113,8 @@ def _feature_names(sweep: Sweep, key: str, cells: Mapping[tuple[int, int], Any])
     distill = mapping(sweep.config.get("distill"))
     features = mapping(distill.get("features"))
     loss = mapping(mapping(distill.get("losses")).get(key.split(".")[-2] if "." in key else ""))
-    asked = loss.get("teacher")
-    teacher = asked if isinstance(asked, int) else 0
+    index = loss.get("teacher")
+    teacher = index if isinstance(index, int) else 0
     teachers = distill.get("teachers")
     own = mapping(teachers[teacher]).get("features") if isinstance(teachers, list) and teacher < len(teachers) else None
     sides = []

@@ -133,10 +133,10 @@ def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
 
     if log:
         powers = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-        at = sorted({low, high, *(one for one in powers if min(one / low, high / one) > 1.3)})
+        at = sorted({low, high, *(power for power in powers if min(power / low, high / power) > 1.3)})
     else:
         at = [low + (high - low) * quarter / 4 for quarter in range(5)] if high > low else [low]
-    return _Axis(name, key, place, [(place(one) or 0.0, show(float(f"{one:.3g}"))) for one in at])
+    return _Axis(name, key, place, [(place(tick) or 0.0, show(float(f"{tick:.3g}"))) for tick in at])
 
 
 def slices(sweep: Sweep) -> list[Plot]:
@@ -154,9 +154,17 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     best = sweep.best
     data = []
     for label, symbol, chosen in (
-        ("ran to its end", "circle", [one for one in records if one.status != "stopped" and one is not best]),
-        ("stopped early", "x-thin-open", [one for one in records if one.status == "stopped" and one is not best]),
-        ("best", "star", [one for one in records if one is best]),
+        (
+            "ran to its end",
+            "circle",
+            [record for record in records if record.status != "stopped" and record is not best],
+        ),
+        (
+            "stopped early",
+            "x-thin-open",
+            [record for record in records if record.status == "stopped" and record is not best],
+        ),
+        ("best", "star", [record for record in records if record is best]),
     ):
         if not chosen:
             continue
@@ -164,9 +172,9 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         trace: dict[str, Any] = dict(
             name=label,
             showlegend=False,
-            x=[show(one.values[key]) if categories else one.values[key] for one in chosen],
-            y=[miou(one) for one in chosen],
-            text=[one.id for one in chosen],
+            x=[show(record.values[key]) if categories else record.values[key] for record in chosen],
+            y=[miou(record) for record in chosen],
+            text=[record.id for record in chosen],
             marker=dict(symbol=symbol, color=colour, size=size, opacity=0.8, line=dict(width=1.5, color=colour)),
             hovertemplate="%{text}: %{x}, %{y:.2f}<extra></extra>",
         )
@@ -195,8 +203,11 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     elif distribution.log:  # type: ignore[attr-defined]
         axis.update(type="log", title=f"{name}, log scale", **log_ticks(distribution.low, distribution.high))  # type: ignore[attr-defined]
     figure = layout(xaxis=axis, yaxis=dict(title="best mIoU, %"), margin=dict(t=12, r=12))
-    ordered = sorted(records, key=lambda one: -(miou(one) or 0))
-    rows = [[cell(one.id), cell(one.values[key]), cell(miou(one), ".2f"), cell(one.status)] for one in ordered]
+    ordered = sorted(records, key=lambda record: -(miou(record) or 0))
+    rows = [
+        [cell(record.id), cell(record.values[key]), cell(miou(record), ".2f"), cell(record.status)]
+        for record in ordered
+    ]
     columns = [
         Column("trial"),
         Column(name, numeric=not categories, title=key),

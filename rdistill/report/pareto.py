@@ -20,48 +20,56 @@ def fronts(sweep: Sweep) -> list[Plot]:
 
 
 def _front(sweep: Sweep, name: str) -> Plot | None:
-    known = [
+    measured = [
         (record, cost, score)
         for record in sweep.records
         if (cost := number(record.objectives.get(name))) is not None and (score := miou(record)) is not None
     ]
-    if not known:
+    if not measured:
         return None
-    known.sort(key=lambda one: one[1])
+    measured.sort(key=lambda point: point[1])
     best = set(sweep.summary.get("pareto") or [])
     title = TITLES.get(name, name)
-    front = [one for one in known if one[0].id in best]
+    front = [point for point in measured if point[0].id in best]
     data = [
-        _points("trials", [one for one in known if one not in front and not one[0].is_baseline], "$other", "circle", 7),
-        _points("students alone", [one for one in known if one[0].is_baseline], "$baseline", "square", 9),
+        _points(
+            "trials",
+            [point for point in measured if point not in front and not point[0].is_baseline],
+            "$other",
+            "circle",
+            7,
+        ),
+        _points("students alone", [point for point in measured if point[0].is_baseline], "$baseline", "square", 9),
         {**_points("Pareto front", front, "$best", "star", 12), "mode": "lines+markers"},
     ]
     data[-1]["line"] = dict(color="$best", width=1.5, shape="hv")
     summary = (
-        f"mIoU against {title}: {plural(len(front), 'trial')} of {len(known)} "
+        f"mIoU against {title}: {plural(len(front), 'trial')} of {len(measured)} "
         f"{'is' if len(front) == 1 else 'are'} on the Pareto front, where no other trial is better in one objective "
         "and as good in all."
     )
     columns = [Column("trial"), Column(title, numeric=True), Column("mIoU", numeric=True), Column("on the front")]
     rows = [
         [cell(record.id), cell(cost, ".4g"), cell(points(score)), cell(record.id in best)]
-        for record, cost, score in known
+        for record, cost, score in measured
     ]
     figure = layout(xaxis=dict(title=title), yaxis=dict(title="mIoU, %"))
     table = Table(f"mIoU and {title} of each trial", columns, rows)
-    return Plot(f"pareto-{name}", f"mIoU against {title}", summary, [one for one in data if one["x"]], figure, table)
+    return Plot(
+        f"pareto-{name}", f"mIoU against {title}", summary, [trace for trace in data if trace["x"]], figure, table
+    )
 
 
 def _points(
-    name: str, known: list[tuple[TrialRecord, float, float]], colour: str, symbol: str, size: int
+    name: str, measured: list[tuple[TrialRecord, float, float]], colour: str, symbol: str, size: int
 ) -> dict[str, Any]:
     return dict(
         type="scatter",
         mode="markers",
         name=name,
-        x=[cost for _, cost, _ in known],
-        y=[score for _, _, score in known],
-        text=[plain(record.id) for record, _, _ in known],
+        x=[cost for _, cost, _ in measured],
+        y=[score for _, _, score in measured],
+        text=[plain(record.id) for record, _, _ in measured],
         marker=dict(color=colour, symbol=symbol, size=size),
         hovertemplate="%{text}: mIoU %{y:.2f}, %{x:.4~g}<extra></extra>",
     )

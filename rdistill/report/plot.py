@@ -11,7 +11,7 @@ from rdistill.report.text import Table
 from rdistill.report.theme import as_text
 from rdistill.sweeps.study.records import TrialRecord
 
-CURVE_POINTS = 60  # of one curve; more would not be seen
+CURVE_POINTS = 60  # points of one curve; more would not be seen
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def curve(record: TrialRecord) -> list[tuple[int, float]]:
 
 
 def thinned(items: Sequence[Any], most: int = CURVE_POINTS) -> list[Any]:
-    """At most so many, evenly spread, the first and the last among them."""
+    """``most`` of the items at most, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]

@@ -23,7 +23,7 @@ def write_pngs(page: Page, folder: Path) -> list[Path]:
     """Writes a PNG for each figure of a page, named as the figure is.
 
     Raises:
-        UserError: no Chrome or Chromium, which draws them, or no kaleido, which asks it to.
+        UserError: no Chrome or Chromium, which draws them, or no kaleido, which drives it.
     """
     browser = os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
@@ -41,7 +41,7 @@ def write_pngs(page: Page, folder: Path) -> list[Path]:
     try:
         with _no_traces_at_home():
             kaleido.write_fig_from_object_sync(jobs, kopts=dict(path=browser, mathjax=False))
-    except Exception as error:  # of a browser that does not start, in as many ways as there are machines
+    except Exception as error:  # a browser fails to start in as many ways as there are machines
         raise UserError(
             f"--png: {browser} cannot draw: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
@@ -64,7 +64,7 @@ def _no_traces_at_home() -> Iterator[None]:
 
 def figures(page: Page) -> Sequence[tuple[str, dict[str, Any], dict[str, int]]]:
     """(file name, figure, its size) of each plot, in light colours and with letters to be read in print."""
-    found = []
+    drawings = []
     for plot in page.plots:
         drawn = as_drawn(plot)
         figure = coloured({"data": drawn["data"], "layout": drawn["layout"]}, LIGHT)
@@ -74,5 +74,5 @@ def figures(page: Page) -> Sequence[tuple[str, dict[str, Any], dict[str, int]]]:
             "family": "Arial, Liberation Sans, sans-serif",
         }
         name = "".join(letter if letter.isalnum() else "-" for letter in plot.id)
-        found.append((name, figure, dict(width=max(WIDTH, plot.min_width), height=plot.height)))
-    return found
+        drawings.append((name, figure, dict(width=max(WIDTH, plot.min_width), height=plot.height)))
+    return drawings

@@ -12,7 +12,7 @@ from rdistill.report.text import MISSING, Cell, Column, Table, duration, show
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, ranked
 
 HOUR = 3600.0  # seconds
-LABELS = {  # of summary.json's `cost`
+LABELS = {  # keys of summary.json's `cost`
     "wall_seconds": "wall-clock",
     "trial_seconds": "trial-hours, each trial's own clock",
     "processes": "trials or cohorts at a time",
@@ -24,7 +24,7 @@ LABELS = {  # of summary.json's `cost`
 
 
 def cost(sweep: Sweep) -> Table:
-    """Time and what was saved; what is not in the files is said to be missing."""
+    """Time and what was saved; marks what is not in the files as missing."""
     recorded = mapping(sweep.summary.get("cost"))
     rows = [
         (LABELS.get(key, key.replace("_", " ")), _quantity(key, value))
@@ -90,36 +90,36 @@ def data_of(config: Mapping[str, Any], split: str = "val") -> str:
 
 def teacher_files(config: Mapping[str, Any]) -> list[str]:
     teachers = mapping(config.get("distill")).get("teachers")
-    found = [mapping(one).get("checkpoint") for one in teachers] if isinstance(teachers, list) else []
-    return [str(one) for one in found if one]
+    files = [mapping(teacher).get("checkpoint") for teacher in teachers] if isinstance(teachers, list) else []
+    return [str(file) for file in files if file]
 
 
 def commands(sweep: Sweep) -> list[tuple[str, str]]:
     """(what it does, command) to repeat the sweep and its winners."""
     folder = sweep.folder
-    asked = mapping(sweep.summary.get("environment")).get("command") or sweep.summary.get("command")
-    if isinstance(asked, list):
-        asked = shlex.join(map(str, asked))
-    found = [
+    command = mapping(sweep.summary.get("environment")).get("command") or sweep.summary.get("command")
+    if isinstance(command, list):
+        command = shlex.join(map(str, command))
+    lines = [
         (
             "the whole sweep",
-            str(asked) if asked else f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
+            str(command) if command else f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
         )
     ]
     confirmed = sweep.confirmed.get("configurations", [])
-    winners = [str(mapping(one).get("id")) for one in confirmed] or [
+    winners = [str(mapping(arm).get("id")) for arm in confirmed] or [
         record.id for record in ranked(sweep.trials)[:3] if miou(record) is not None
     ]
     if sweep.baseline is not None:
         winners.append(sweep.baseline.id)
     for name in winners:
         file = folder / TRIALS / name / "trial.py"
-        found.append((f"trial {name}", again(file, f"{folder}-{name}-again")))
+        lines.append((f"trial {name}", again(file, f"{folder}-{name}-again")))
     if (folder / "best.pth").is_file():
-        found.append(
+        lines.append(
             ("score the winner", shlex.join(["rdistill", "eval", str(folder / "best.py"), str(folder / "best.pth")]))
         )
-    return found
+    return lines
 
 
 def _wall_clock(sweep: Sweep) -> str:
@@ -131,17 +131,17 @@ def _wall_clock(sweep: Sweep) -> str:
 
 
 def _saved_by_stopping(sweep: Sweep) -> str:
-    """Iterations that stopped trials did not have to do, of all that were asked for."""
+    """Iterations that stopped trials did not have to do, of all that were planned."""
     ended = [record for record in sweep.trials if record.status in ("finished", "stopped")]
     if not sweep.iterations or not ended:
         return "not recorded"
-    asked = sweep.iterations * len(ended)
+    planned = sweep.iterations * len(ended)
     spared = sum(
         sweep.iterations - int(record.history[-1].get("iter") or 0)
         for record in ended
         if record.status == "stopped" and record.history
     )
-    return f"{spared / asked:.0%} of the iterations" if spared else "nothing: no trial was stopped"
+    return f"{spared / planned:.0%} of the iterations" if spared else "nothing: no trial was stopped"
 
 
 def _saved_by_cohorts(records: Iterable[TrialRecord]) -> str:
@@ -158,12 +158,12 @@ def _saved_by_cohorts(records: Iterable[TrialRecord]) -> str:
 
 
 def _quantity(key: str, value: Any) -> str:
-    found = number(value)
-    if found is None:
+    quantity = number(value)
+    if quantity is None:
         return show(value)
     if "share" in key or "saved" in key:
-        return f"{found:.0%}" if abs(found) <= 1 else show(value)
-    return duration(found) if "seconds" in key else show(found)
+        return f"{quantity:.0%}" if abs(quantity) <= 1 else show(value)
+    return duration(quantity) if "seconds" in key else show(quantity)
 
 
 def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, str]]:

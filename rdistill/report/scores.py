@@ -31,7 +31,7 @@ def per_class(sweep: Sweep) -> Plot | None:
             if record is not None and iou(record.best):
                 label = name if record.id == name else f"{name}, {record.id}"
                 series.append((label, colour, symbol, iou(record.best), {}))
-    classes = list(dict.fromkeys(name for one in series for name in one[3]))
+    classes = list(dict.fromkeys(name for entry in series for name in entry[3]))
     if not classes:
         return None
     data = []
@@ -40,27 +40,31 @@ def per_class(sweep: Sweep) -> Plot | None:
             type="scatter",
             mode="markers",
             name=name,
-            x=[values.get(one) for one in classes],
+            x=[values.get(class_name) for class_name in classes],
             y=classes,
             marker=dict(color=colour, symbol=symbol, size=10),
             hovertemplate="%{y}: %{x:.2f}<extra>" + plain(name) + "</extra>",
         )
         if any(spread.values()):
-            deviations = [spread.get(one) or 0 for one in classes]
+            deviations = [spread.get(class_name) or 0 for class_name in classes]
             trace["error_x"] = dict(type="data", array=deviations, color=colour, thickness=1.5)
         data.append(trace)
-    columns = [Column("class"), *[Column(one[0], numeric=True) for one in series]]
-    rows = [[cell(name), *[cell(one[3].get(name), ".2f") for one in series]] for name in classes]
+    columns = [Column("class"), *[Column(entry[0], numeric=True) for entry in series]]
+    rows = [[cell(name), *[cell(entry[3].get(name), ".2f") for entry in series]] for name in classes]
     whose = "mean over the confirmation's seeds, bars one standard deviation" if first else "one seed each, searched"
     summary = f"IoU of {plural(len(classes), 'class')}: {whose}."
     if first:
         summary += _largest_difference(mapping(first))
     elif len(series) > 1:
-        ours: Any = series[-1][3]
-        theirs: Any = series[-2][3]
-        gains = {one: ours[one] - theirs[one] for one in classes if _both(ours.get(one), theirs.get(one))}
+        last: Any = series[-1][3]
+        before: Any = series[-2][3]
+        gains = {
+            class_name: last[class_name] - before[class_name]
+            for class_name in classes
+            if _both(last.get(class_name), before.get(class_name))
+        }
         if gains:
-            most = max(gains, key=lambda one: abs(gains[one]))
+            most = max(gains, key=lambda class_name: abs(gains[class_name]))
             summary += f" The largest difference to {series[-2][0]} is in {most}: {signed(gains[most])}."
     figure = layout(
         xaxis=dict(title="IoU, %"),
@@ -76,21 +80,21 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], *, ident: str = "confi
     Args:
         rows: label and ``difference`` (mean, low, high) of each configuration.
     """
-    known = [(label, one) for label, one in rows if number(one.get("mean")) is not None]
-    if not known:
+    with_mean = [(label, gap) for label, gap in rows if number(gap.get("mean")) is not None]
+    if not with_mean:
         return None
-    labels = [label for label, _ in known]
-    means = [number(one.get("mean")) or 0.0 for _, one in known]
+    labels = [label for label, _ in with_mean]
+    means = [number(gap.get("mean")) or 0.0 for _, gap in with_mean]
     lows = [
-        mean - low if (low := number(one.get("low"))) is not None else 0
-        for mean, (_, one) in zip(means, known, strict=True)
+        mean - low if (low := number(gap.get("low"))) is not None else 0
+        for mean, (_, gap) in zip(means, with_mean, strict=True)
     ]
     highs = [
-        high - mean if (high := number(one.get("high"))) is not None else 0
-        for mean, (_, one) in zip(means, known, strict=True)
+        high - mean if (high := number(gap.get("high"))) is not None else 0
+        for mean, (_, gap) in zip(means, with_mean, strict=True)
     ]
-    above = sum(bool(one.get("above_zero")) for _, one in known)
-    colours = ["$best" if one.get("above_zero") else "$other" for _, one in known]
+    above = sum(bool(gap.get("above_zero")) for _, gap in with_mean)
+    colours = ["$best" if gap.get("above_zero") else "$other" for _, gap in with_mean]
     data = [
         dict(
             type="scatter",
@@ -108,7 +112,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], *, ident: str = "confi
     ]
     figure = layout(
         xaxis=dict(title="difference in mIoU, points"),
-        yaxis=dict(range=[len(known) - 0.4, -0.6], type="category", showline=False, ticks=""),
+        yaxis=dict(range=[len(with_mean) - 0.4, -0.6], type="category", showline=False, ticks=""),
         shapes=[vertical(0)],
         margin=dict(t=16),
     )
@@ -123,30 +127,30 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], *, ident: str = "confi
         [
             [
                 cell(label),
-                *[cell(signed(number(one.get(key)))) for key in ("mean", "low", "high")],
-                *[cell(number(one.get(key)), ".3g") for key in ("p", "p_adjusted")],
-                cell(bool(one.get("above_zero"))),
+                *[cell(signed(number(gap.get(key)))) for key in ("mean", "low", "high")],
+                *[cell(number(gap.get(key)), ".3g") for key in ("p", "p_adjusted")],
+                cell(bool(gap.get("above_zero"))),
             ]
-            for label, one in known
+            for label, gap in with_mean
         ],
     )
     summary = (
-        f"{above} of {plural(len(known), 'confirmed configuration')} {'lies' if above == 1 else 'lie'} "
+        f"{above} of {plural(len(with_mean), 'confirmed configuration')} {'lies' if above == 1 else 'lie'} "
         f"above the baseline with the whole 95 % interval; {labels[0]} differs by {signed(means[0])} points."
     )
     return Plot(
-        ident, "Confirmed differences to the baseline", summary, data, figure, table, height=120 + 40 * len(known)
+        ident, "Confirmed differences to the baseline", summary, data, figure, table, height=120 + 40 * len(with_mean)
     )
 
 
-def per_image(pictures: Mapping[str, Any]) -> Plot | None:
+def per_image(images: Mapping[str, Any]) -> Plot | None:
     """Each validation image: how well the baseline and the best student segment it."""
-    images = [mapping(one) for one in pictures.get("per_image") or []]
-    both = [one for one in images if _both(number(one.get("baseline")), number(one.get("best")))]
+    entries = [mapping(entry) for entry in images.get("per_image") or []]
+    both = [entry for entry in entries if _both(number(entry.get("baseline")), number(entry.get("best")))]
     if len(both) < 2:
         return None
-    x, y = ([float(one[key]) for one in both] for key in ("baseline", "best"))
-    better = sum(ours > theirs for ours, theirs in zip(y, x, strict=True))
+    x, y = ([float(entry[key]) for entry in both] for key in ("baseline", "best"))
+    better = sum(best > alone for best, alone in zip(y, x, strict=True))
     low, high = min(*x, *y), max(*x, *y)
     data = [
         dict(
@@ -164,12 +168,12 @@ def per_image(pictures: Mapping[str, Any]) -> Plot | None:
             name="an image",
             x=x,
             y=y,
-            text=[str(one.get("name")) for one in both],
+            text=[str(entry.get("name")) for entry in both],
             marker=dict(color="$best", size=7, opacity=0.7),
             hovertemplate="%{text}<br>baseline %{x:.1f}, best %{y:.1f}<extra></extra>",
         ),
     ]
-    ids = [str(pictures.get(key) or key) for key in ("baseline", "best")]
+    ids = [str(images.get(key) or key) for key in ("baseline", "best")]
     figure = layout(xaxis=dict(title=f"mIoU of the image, {ids[0]}"), yaxis=dict(title=f"mIoU of the image, {ids[1]}"))
     summary = (
         f"{ids[1]} is better than {ids[0]} on {better} of {len(both)} validation images; "
@@ -177,8 +181,8 @@ def per_image(pictures: Mapping[str, Any]) -> Plot | None:
     )
     columns = [Column("image"), *[Column(name, numeric=True) for name in ("teacher", "baseline", "best")]]
     rows = [
-        [cell(one.get("name")), *[cell(number(one.get(key)), ".2f") for key in ("teacher", "baseline", "best")]]
-        for one in both
+        [cell(entry.get("name")), *[cell(number(entry.get(key)), ".2f") for key in ("teacher", "baseline", "best")]]
+        for entry in both
     ]
     return Plot(
         "images", "Image by image", summary, data, figure, Table("mIoU of each image, %", columns, rows), height=420
@@ -189,19 +193,19 @@ def _mean_and_sd(entry: Mapping[str, Any]) -> tuple[dict[str, float | None], dic
     """Mean and spread of each class of a confirmed configuration."""
     classes = mapping(entry.get("IoU"))
     return (
-        {name: number(mapping(one).get("mean")) for name, one in classes.items()},
-        {name: number(mapping(one).get("sd")) for name, one in classes.items()},
+        {name: number(mapping(figures).get("mean")) for name, figures in classes.items()},
+        {name: number(mapping(figures).get("sd")) for name, figures in classes.items()},
     )
 
 
 def _largest_difference(entry: Mapping[str, Any]) -> str:
-    gains = {name: mapping(mapping(one).get("difference")) for name, one in mapping(entry.get("IoU")).items()}
-    known = {name: one for name, one in gains.items() if number(one.get("mean")) is not None}
-    if not known:
+    gains = {name: mapping(mapping(gap).get("difference")) for name, gap in mapping(entry.get("IoU")).items()}
+    with_mean = {name: gap for name, gap in gains.items() if number(gap.get("mean")) is not None}
+    if not with_mean:
         return ""
-    most = max(known, key=lambda name: abs(float(known[name]["mean"])))
-    low, high = (signed(number(known[most].get(key))) for key in ("low", "high"))
-    return f" The largest difference is in {most}: {signed(number(known[most]['mean']))} ({low} to {high})."
+    most = max(with_mean, key=lambda name: abs(float(with_mean[name]["mean"])))
+    low, high = (signed(number(with_mean[most].get(key))) for key in ("low", "high"))
+    return f" The largest difference is in {most}: {signed(number(with_mean[most]['mean']))} ({low} to {high})."
 
 
 def _both(first: float | None, second: float | None) -> bool:

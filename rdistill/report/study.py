@@ -48,7 +48,7 @@ def scored(sweep: Sweep) -> list[TrialRecord]:
 
 
 def importance(study: optuna.Study) -> Plot | str | None:
-    """How much of what separates good trials from the rest each parameter explains; or why that cannot be said."""
+    """How much of what separates good trials from the rest each parameter explains; or why that is not known."""
     trials = study.get_trials(deepcopy=False)
     if not trials:
         return None
@@ -66,18 +66,18 @@ def importance(study: optuna.Study) -> Plot | str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study, params=varied)
+            shares = optuna.importance.get_param_importances(study, params=varied)
     except (ValueError, RuntimeError) as error:
         return f"Optuna cannot tell the importance of these trials: {error}"
-    names = list(found)[::-1]
+    names = list(shares)[::-1]
     data = [
         dict(
             type="bar",
             orientation="h",
-            x=[round(found[name], 4) for name in names],
+            x=[round(shares[name], 4) for name in names],
             y=names,
             marker=dict(color="$best"),
-            text=[f"{found[name]:.0%}" if found[name] >= 0.005 else "under 1%" for name in names],
+            text=[f"{shares[name]:.0%}" if shares[name] >= 0.005 else "under 1%" for name in names],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{y}: %{x:.1%}<extra></extra>",
@@ -85,7 +85,7 @@ def importance(study: optuna.Study) -> Plot | str | None:
         )
     ]
     figure = layout(
-        xaxis=dict(title="share", tickformat=".0%", range=[0, max(found.values()) * 1.15 or 1]),
+        xaxis=dict(title="share", tickformat=".0%", range=[0, max(shares.values()) * 1.15 or 1]),
         yaxis=dict(type="category", showgrid=False, ticks=""),
         margin=dict(t=16),
     )
@@ -93,9 +93,9 @@ def importance(study: optuna.Study) -> Plot | str | None:
     table = Table(
         "Importance of each parameter",
         [Column("parameter"), Column("importance", numeric=True)],
-        [[cell(name), cell(value, ".3f")] for name, value in found.items()],
+        [[cell(name), cell(value, ".3f")] for name, value in shares.items()],
     )
-    summary = f"{first} matters most for {TARGET}, with a share of {found[first]:.0%}, over {len(trials)} trials."
+    summary = f"{first} matters most for {TARGET}, with a share of {shares[first]:.0%}, over {len(trials)} trials."
     note = "Optuna's PED-ANOVA: what separates the better trials from all. A hint, not a measurement: trials are few."
     return Plot(
         "importance",

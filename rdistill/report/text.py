@@ -83,7 +83,7 @@ def short(key: str, keys: Sequence[str]) -> str:
     parts = key.lstrip("+").split(".")
     for length in range(2 if ".losses." in key else 1, len(parts) + 1):
         end = ".".join(parts[-length:])
-        if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
+        if sum(full_key == end or full_key.endswith(f".{end}") for full_key in keys) == 1:
             return end
     return key
 

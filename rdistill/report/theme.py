@@ -1,6 +1,6 @@
 """Colours, light and dark. A figure names its colours (``$best``); the page and the PNGs put values in their place.
 
-The hues are Okabe and Ito's, which the colour-blind tell apart, darkened or lightened to be read on their ground.
+The hues are Okabe and Ito's, which the colour-blind distinguish, darkened or lightened to be read on their ground.
 """
 
 from __future__ import annotations

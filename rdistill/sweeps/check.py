@@ -28,8 +28,8 @@ from rdistill.models.segmentor import training_size
 from rdistill.sweeps.study.space import check_space, extremes, feature_counts, fix_pairs
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
-IMAGES = 2  # of the batch that is tried
-NO_STRUCTURE = ("weight", "schedule")  # of a loss: numbers that cannot make it fail
+IMAGES = 2  # images in the batch that is tried
+NO_STRUCTURE = ("weight", "schedule")  # a loss's numbers that cannot make it fail
 REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
 
 
@@ -37,8 +37,8 @@ def choose_pairs(base: RunConfig, spec: SweepSpec, distiller: Distiller) -> tupl
     """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
     distill, size = base.distillation, training_size(base.cfg)
     models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
-    ours, theirs = listed_shapes(distill, distiller.student, models, size)
-    return fix_pairs(spec, distill, ours, theirs, size)
+    student_shapes, teacher_shapes = listed_shapes(distill, distiller.student, models, size)
+    return fix_pairs(spec, distill, student_shapes, teacher_shapes, size)
 
 
 def check_sweep(
@@ -91,7 +91,7 @@ def check_sweep_file(
     address: str | None = None,
     trust_checkpoint: bool = False,
 ) -> Report:
-    """Checks a sweep file on this machine; asks a cluster only where one is named.
+    """Checks a sweep file on this machine; connects to a cluster only where one is named.
 
     Raises:
         UserError: the file itself is wrong, so that nothing else can be looked at.
@@ -133,22 +133,22 @@ def _check_loaded(
     if base.distill is None:
         text = f"{path}: config: {spec.config} has no `distill` section, so there is nothing to sweep"
         return Report(problems=[text])
-    found = Report(passed=[("sweep", str(path)), ("config", spec.config)])
+    report = Report(passed=[("sweep", str(path)), ("config", spec.config)])
     try:
         check_space(spec, base, str(path))
     except UserError as error:
-        found.problems += error.problems
-    distiller = build_reporting(base, found, seed=spec.seed, trust_checkpoint=trust_checkpoint)
-    if found.problems or distiller is None:
+        report.problems += error.problems
+    distiller = build_reporting(base, report, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+    if report.problems or distiller is None:
         rest = check_run(base, distiller=distiller, work_dir=work_dir, full_data=True) if distiller else Report()
-        return _joined(found, rest)
+        return _joined(report, rest)
     try:
-        spec, found.left_out = choose_pairs(base, spec, distiller)
+        spec, report.left_out = choose_pairs(base, spec, distiller)
     except UserError as error:
-        found.problems += [f"{path}: {problem}" for problem in error.problems]
-        return found
+        report.problems += [f"{path}: {problem}" for problem in error.problems]
+        return report
     options: dict[str, Any] = dict(work_dir=work_dir, trust_checkpoint=trust_checkpoint, full_data=True)
-    return _joined(found, check_sweep(base, spec, distiller, **options))
+    return _joined(report, check_sweep(base, spec, distiller, **options))
 
 
 def _joined(first: Report, second: Report) -> Report:
@@ -174,10 +174,12 @@ def _structures(
         captured = capture_batch(distiller, distill, batch)
         for key, dimension in spec.space.items():
             for value in extremes(dimension, distill):
-                found = _structure(base.with_overrides({key: value}), key, spec, distiller, captured, trust_checkpoint)
-                if found is not None:
+                reasons = _structure(
+                    base.with_overrides({key: value}), key, spec, distiller, captured, trust_checkpoint
+                )
+                if reasons is not None:
                     tried += 1
-                    problems += [f"space.{key} = {value}: {problem}" for problem in found]
+                    problems += [f"space.{key} = {value}: {problem}" for problem in reasons]
     return problems, tried
 
 

@@ -26,7 +26,7 @@ from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
-STUDY = "study.json"  # what was asked for
+STUDY = "study.json"  # the sweep file and the config
 
 
 def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path) -> None:
@@ -41,12 +41,12 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
     if not file.is_file():
         return
     begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
-    # With what has become possible since. Whether it is tracked does not make it another study.
+    # Validated again, since newer versions have more keys. Whether it is tracked does not make it another study.
     sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude={"tracking"})
-    asked = study["sweep"]
+    wanted = study["sweep"]
     if sweep["confirm"] is None:
-        asked = {**asked, "confirm": None}  # the one thing that may be added afterwards
-    changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": asked}, into_lists=True).values())
+        wanted = {**wanted, "confirm": None}  # the one thing that may be added afterwards
+    changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": wanted}, into_lists=True).values())
     if changed:
         raise UserError(
             *(f"{where}: --resume: {what}" for what in changed[:10]),
@@ -100,7 +100,7 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
 
 @contextmanager
 def _threads_of(cpus: float) -> Iterator[None]:
-    """This process has as many threads as Ray gives a worker of so many CPUs."""
+    """This process has as many threads as Ray gives a worker with that number of CPUs."""
     import torch
 
     before = torch.get_num_threads()
@@ -132,9 +132,9 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     assert distiller is not None
     spec, left_out = choose_pairs(base, study.spec, distiller)
     disk = None if is_uri(study.work_dir) else study.work_dir
-    found = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
-    found.raise_problems()
-    notes = list(found.notes)
+    checked = check_sweep(base, spec, distiller, work_dir=disk, trust_checkpoint=trust)
+    checked.raise_problems()
+    notes = list(checked.notes)
     if spec.confirm is not None and has_test_split(cfg):
         require_test_split(cfg)
         notes += check_evaluation(cfg, "test")

@@ -112,8 +112,8 @@ def _run_sweep_at(
     tracking = _tracking(track, spec, base)
     # Whether a sweep is tracked does not make it another study; its trials only draw images for the trackers.
     base = base.with_section("tracking", None)
-    # As JSON has it, to be compared with what is read back.
-    asked = json.loads(
+    # The record goes through JSON, to be compared with what is read back.
+    record = json.loads(
         to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base.cfg._cfg_dict.to_dict()}, default=str)
     )
     if tracking.names and tracking.images:
@@ -124,7 +124,7 @@ def _run_sweep_at(
             if not resume:  # looked at once more, now that nobody else writes to it
                 raise UserError(ALREADY.format(here.where))
             repair(work_dir, lambda line: console.print(line, markup=False))
-        require_same_study(work_dir, asked, here.where)
+        require_same_study(work_dir, record, here.where)
         import_wandb(work_dir)  # Ray Tune does, whether it is used or not
         dashboard = spec.trial.workers > 1
         stack.enter_context(connected(address, here.where, dashboard=dashboard, say=console.print))
@@ -145,7 +145,7 @@ def _run_sweep_at(
         for line in study.teacher_lines:
             console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
         work_dir.mkdir(parents=True, exist_ok=True)
-        write_json(work_dir / STUDY, asked)
+        write_json(work_dir / STUDY, record)
         here.push()
         shown = SweepConsole(console, work_dir, iterations_of(base.cfg), sweep_file.stem)
         tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
@@ -160,7 +160,7 @@ def _run_sweep_at(
     try:
         order = conclude(here, summary, console)
     except SweepFailedError:
-        if status == INTERRUPTED:  # before any trial came to a score
+        if status == INTERRUPTED:  # no trial has come to a score
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -191,7 +191,7 @@ def _load(
 def _tracking(track: Any, spec: SweepSpec, base: RunConfig) -> Tracking:
     """Which trackers the sweep reports to. It does so itself."""
     own = base.cfg.get("tracking")
-    tracking = parse_tracking(next((asked for asked in (track, spec.tracking, own) if asked is not None), None))
+    tracking = parse_tracking(next((setting for setting in (track, spec.tracking, own) if setting is not None), None))
     require_trackers(tracking)
     return tracking
 

@@ -21,16 +21,16 @@ from rdistill.sweeps.study.records import BASELINE, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
 from rdistill.sweeps.study.spec import Dimension, SweepSpec
 
-SCORE = "best_mIoU"  # of a trial so far: what the searcher and the scheduler look at
-MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # by objective
+SCORE = "best_mIoU"  # a trial's best so far: what the searcher and the scheduler look at
+MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # objective -> direction
 
 
 @dataclass
 class Arm:
     """One of the searches of a sweep: over the distilled students, or over the students alone."""
 
-    phase: str  # of its trials
-    prefix: str  # of their ids
+    phase: str  # the phase of its trials
+    prefix: str  # their ids begin with it
     space: Mapping[str, Dimension]
     searcher: Searcher
     trials: int  # that it has in all
@@ -41,15 +41,15 @@ class Arms(Searcher):
     """Suggests some given trials first, then in turn what each arm's searcher suggests, numbered in that order.
 
     Args:
-        given: no searcher is asked about these, nor told of them.
-        arms: each hears of its own trials alone.
+        fixed: trials that no searcher suggests, nor learns from.
+        arms: each learns from its own trials alone.
         seed: of training, of what the arms suggest.
     """
 
-    def __init__(self, given: Sequence[dict[str, Any]], arms: Sequence[Arm], seed: int) -> None:
+    def __init__(self, fixed: Sequence[dict[str, Any]], arms: Sequence[Arm], seed: int) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self.given, self.arms, self.seed = list(given), list(arms), seed
-        self.begun = 0  # of those given
+        self.given, self.arms, self.seed = list(fixed), list(arms), seed
+        self.begun = 0  # fixed trials that have begun
         self.turn = 0
         self.arm_of: dict[str, int] = {}  # Tune's id of a trial -> index of its arm
 
@@ -131,7 +131,7 @@ def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> Concurrenc
             _arm(BASELINE, "b", alone.search, alone.type, seed, spec.num_baselines(features) - 1, spec, distill)
         )
     searcher = Arms([trial(BASELINE, BASELINE, spec.seed, {})], arms, spec.seed)
-    # TPE learns from what is finished when it is asked: in batches, that does not depend on who was faster.
+    # TPE learns from what is finished when it suggests: in batches, that does not depend on who was faster.
     learns = search.type == "optuna" or (bool(alone.search) and alone.type == "optuna")
     return ConcurrencyLimiter(searcher, max_concurrent=at_once, batch=learns)
 
@@ -156,11 +156,11 @@ def _arm(
     objectives = ["mIoU"] if phase == BASELINE else spec.objectives
     metrics = [SCORE if name == "mIoU" else name for name in objectives]
     modes = [MODES[name] for name in objectives]
-    one = len(metrics) == 1
+    single = len(metrics) == 1
     searcher = OptunaSearch(
         space=space,
-        metric=metrics[0] if one else metrics,
-        mode=modes[0] if one else modes,
+        metric=metrics[0] if single else metrics,
+        mode=modes[0] if single else modes,
         sampler=sampler(kind, seed, space),
     )
     return Arm(phase, prefix, dimensions, searcher, trials)
@@ -173,7 +173,7 @@ class SparingAsha(ASHAScheduler):
         if trial.config["id"] == BASELINE:
             return TrialScheduler.CONTINUE
         action = str(super().on_trial_result(tune_controller, trial, result))
-        # At its last validation a trial still has its student to write; then it ends by itself.
+        # A trial still has its student to write after its last validation; then it ends by itself.
         return TrialScheduler.CONTINUE if result[self._time_attr] >= self._max_t else action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ class EachPhase(FIFOScheduler):
         self.schedulers = dict(schedulers)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return all([one.set_search_properties(metric, mode, **spec) for one in self.schedulers.values()])
+        return all([scheduler.set_search_properties(metric, mode, **spec) for scheduler in self.schedulers.values()])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_add(tune_controller, trial)

@@ -39,7 +39,7 @@ CONFIRMATION = "tune-confirm"  # the name of the phase that comes after the sear
 class Phase:
     """What Ray Tune runs at a time: the search with its baselines, or the confirmation."""
 
-    name: str  # of Tune's folder in the work dir
+    name: str  # Tune's folder in the work dir has it
     trials: int
     searcher: Callable[[int], Searcher]  # given how many trials run at a time
     scheduler: TrialScheduler
@@ -151,7 +151,7 @@ def _train(config: dict[str, Any], study: Study, train: Train | None) -> None:
 
 @contextmanager
 def _ctrl_c_caught_by_tune() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C has ended what Tune was running.
+    """Yields a function: whether Ctrl-C has ended what Tune was running.
 
     Tune does not say so: the trials that it cuts off count as terminated, like those that have come to their end. But
     it gives the signal back to whom it found there when it has caught one. A second Ctrl-C does not wait for Tune.

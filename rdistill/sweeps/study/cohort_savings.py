@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rdistill.sweeps.study.records import TrialRecord
 
-COST = "cost.json"  # in the sweep's work dir
+COST = "cost.json"  # a file in the sweep's work dir
 
 
 def sweep_cost(records: Iterable[TrialRecord]) -> dict[str, float]:

@@ -21,7 +21,7 @@ def results_frame(work_dir: Path) -> pandas.DataFrame:
     records = load_records(work_dir)
     if not records:
         raise UserError(f"{work_dir}: holds no sweep: there is no {TRIALS}/ID/trial.json in it")
-    with TemporaryDirectory() as folder:  # as results.csv would be now: the one in the work dir is of the last end
+    with TemporaryDirectory() as folder:  # written anew: results.csv in the work dir is as old as the last end
         frame = pandas.read_csv(write_table(Path(folder), records), dtype={name: "string" for name in TEXTS})
     frame.columns = pandas.Index([_plain(name) for name in frame.columns])
     for name in frame.columns:

@@ -16,7 +16,7 @@ from rdistill.core.files import read_json, to_json, write_whole
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
 RECORD = "trial.json"
-PROGRESS = "progress"  # in a running trial's folder: the iteration that it has come to
+PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
@@ -33,18 +33,18 @@ class TrialRecord:
     values: dict[str, Any]  # config key -> value, as the searcher chose
     seed: int
     phase: str = ""  # SEARCHED, BASELINE (a student alone, searched or not) or CONFIRMED; by default as the id says
-    of: str = ""  # of a confirmation run: the id of the trial whose configuration it repeats
+    of: str = ""  # the id of the trial whose configuration a confirmation run repeats
     attempts: int = 0  # processes that have worked on it, each from where the last one stopped
     status: str = "running"
-    reason: str = ""  # of a failure: one line
-    cause: str = ""  # of a failure: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
+    reason: str = ""  # why it failed: one line
+    cause: str = ""  # what failed: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
     effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
     history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
-    # In a cohort: own_seconds, its share in teacher_seconds and data_seconds, and what these would have been alone.
+    # A cohort measures own_seconds, its share in teacher_seconds and data_seconds, and what these would be alone.
     cost: dict[str, float] = field(default_factory=dict)
-    objectives: dict[str, float] = field(default_factory=dict)  # of the sweep's objectives, those known before training
+    objectives: dict[str, float] = field(default_factory=dict)  # those known before training
     test: dict[str, Any] | None = None  # scores on the test split; of confirmation runs, once
 
     def __post_init__(self) -> None:
@@ -130,12 +130,12 @@ def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
         if record.is_baseline and record.best:
             of = (record.phase == CONFIRMED, record.seed)
             alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
-    found: dict[str, float | None] = {}
+    gains_by_id: dict[str, float | None] = {}
     for record in records:
         rival = alone.get((record.phase == CONFIRMED, record.seed))
         scored = not record.is_baseline and record.best and rival is not None
-        found[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
-    return found
+        gains_by_id[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
+    return gains_by_id
 
 
 def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
@@ -150,7 +150,7 @@ def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[st
     points = {record.id: costs(record) for record in records if record.best}
     front: dict[str, tuple[float, ...]] = {}
     for name, own in sorted(points.items(), key=lambda item: item[1]):  # what beats a point comes before it
-        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in front.values()):
+        if not any(point != own and all(a <= b for a, b in zip(point, own, strict=True)) for point in front.values()):
             front[name] = own
     return [name for name in points if name in front]
 
@@ -158,16 +158,16 @@ def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[st
 def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
     """Trials with different values but the same losses: their values cannot have had an effect."""
     seen: dict[str, TrialRecord] = {}
-    found = []
+    pairs = []
     for record in records:
         if not record.losses:
             continue
-        # To the last digit: two different trainings do not agree in every loss.
+        # Two different trainings do not agree in every loss to the last digit.
         print_of_losses = json.dumps([_only_total(entry) for entry in record.losses[:3]])
-        other = seen.setdefault(print_of_losses, record)
-        if other is not record and other.values != record.values:
-            found.append((other.id, record.id))
-    return found
+        first = seen.setdefault(print_of_losses, record)
+        if first is not record and first.values != record.values:
+            pairs.append((first.id, record.id))
+    return pairs
 
 
 def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
@@ -187,7 +187,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "phase": record.phase,
                 "of": record.of,
                 "status": record.status,
-                # What the trial really used; what was asked for where it failed before that was known.
+                # What the trial really used; what the searcher chose where it failed before that was known.
                 **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),

@@ -75,16 +75,16 @@ def fix_pairs(
     for key, dimension in spec.space.items():
         if not isinstance(dimension, Pairs):
             continue
-        theirs = teachers[_teacher_of(key, distill)]
-        asked = choices(dimension, (len(student), len(theirs)))
-        reasons = {(s, t): pair_problem(student[s], theirs[t]) for s, t in asked}
+        teacher_shapes = teachers[_teacher_of(key, distill)]
+        candidates = choices(dimension, (len(student), len(teacher_shapes)))
+        reasons = {(s, t): pair_problem(student[s], teacher_shapes[t]) for s, t in candidates}
         lines = [f"space.{key}: [{s}, {t}]: {why}" for (s, t), why in reasons.items() if why is not None]
         kept = [pair for pair, why in reasons.items() if why is None]
         if dimension.pairs == "auto":
-            kept = sensible_pairs(student, theirs, height_width)
+            kept = sensible_pairs(student, teacher_shapes, height_width)
         if not kept:
             why = "no strides within a factor of 2" if len(lines) < len(reasons) else "none of them can be compared"
-            problems += [f"space.{key}: no pair is left of {len(asked)}: {why}", *lines[:3]]
+            problems += [f"space.{key}: no pair is left of {len(candidates)}: {why}", *lines[:3]]
         left_out += lines
         space[key] = dimension.model_copy(update={"pairs": kept})
     if problems:
@@ -108,7 +108,7 @@ def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict
 def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
     """Who chooses, seeded: TPE, random, or every point of the grid once."""
     if kind == "grid":
-        return optuna.samplers.GridSampler({key: _grid(one) for key, one in space.items()}, seed=seed)
+        return optuna.samplers.GridSampler({key: _grid(distribution) for key, distribution in space.items()}, seed=seed)
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed)

@@ -18,10 +18,10 @@ from rdistill.core.errors import UserError
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
 
-MOST_TRIALS = 10_000  # of a search, and points of a grid: Optuna lists all of them before the first
-MOST_VALUES = 1_000  # of a dimension: each is tried on the config before the first trial
+MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
+MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
 MOST_DIMENSIONS = 100
-LEAST_SHARE = 0.01  # of a CPU or GPU that a worker takes
+LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 
@@ -29,7 +29,7 @@ Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
 WholeBound = Annotated[Whole, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
 Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
-IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # of the student, of the teacher
+IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # the student's, the teacher's
 
 
 class Uniform(Section):
@@ -87,7 +87,7 @@ class Search(Section):
     """How configurations are chosen. The same seed chooses the same ones again."""
 
     type: Literal["optuna", "random", "grid"] = "optuna"  # optuna: TPE
-    num_trials: Trials | None = None  # without the baseline; for a grid: all of it by default
+    num_trials: Trials | None = None  # the baseline comes on top; a grid's default: all of it
     seed: Seed = 0
 
 
@@ -96,13 +96,13 @@ class Scheduler(Section):
 
     type: Literal["fifo", "asha"] = "fifo"
     grace_period: Annotated[Whole, Field(ge=1)] | None = None  # iterations before a trial may be stopped
-    reduction_factor: Number = Field(default=3, ge=1.1, le=1000)  # one in so many goes on at each rung
+    reduction_factor: Number = Field(default=3, ge=1.1, le=1000)  # one in this many goes on at each rung
 
 
 class TrialResources(Section):
     """What one trial takes."""
 
-    workers: Whole = Field(default=1, ge=1)  # from two up, each trial is a Ray Train run
+    workers: Whole = Field(default=1, ge=1)  # each trial is a Ray Train run if there are two or more
     cpus_per_worker: Number = Field(default=1, ge=LEAST_SHARE)
     gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
     max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
@@ -120,17 +120,17 @@ class BaselineSpec(Section):
 
     search: dict[str, Dimension] = Field(
         default={}, max_length=MOST_DIMENSIONS
-    )  # as `space`, of the student's own config
+    )  # like `space`, but for the student's own config
     type: Literal["optuna", "random", "grid"] = "optuna"
     num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
-    seed: Seed | None = None  # of its search; default: the search's
+    seed: Seed | None = None  # seeds the baseline's search; default: the search's
 
 
 class ConfirmSpec(Section):
     """Which configurations train again after the search, on seeds that had no part in it."""
 
-    top: Trials = 3  # the best so many, and the best baseline
-    seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # of training: with one there is no interval
+    top: Trials = 3  # this many of the best, and the best baseline
+    seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # training seeds: with one there is no interval
 
 
 class SweepSpec(Section):
@@ -146,7 +146,7 @@ class SweepSpec(Section):
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec | None = None
     objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
-    seed: Seed = 0  # of every trial of the search: equal weights, data order and augmentation
+    seed: Seed = 0  # every trial of the search has it: equal weights, data order and augmentation
     tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.config.tracking
 
     def num_trials(self, features: tuple[int, int]) -> int:
@@ -170,43 +170,45 @@ class SweepSpec(Section):
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
         sections = {"set": self.set, "space": self.space, "baseline.search": self.baseline.search}
-        found = [
+        problems = [
             f"{where}: {key!r} is no key; keys are written as a.b.c"
             for where, section in sections.items()
             for key in section
             if not key.isprintable() or not key.strip("+. ")
         ]
-        found += not_plain(self.set, "set")
-        found += _space_problems("space", self.space, "search", self.search.type)
-        found += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
+        problems += not_plain(self.set, "set")
+        problems += _space_problems("space", self.space, "search", self.search.type)
+        problems += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
         if self.search.type != "grid" and self.search.num_trials is None:
-            found.append(f"search.num_trials: is required for {self.search.type} search")
+            problems.append(f"search.num_trials: is required for {self.search.type} search")
         for key in self.baseline.search:
             if key.lstrip("+").split(".")[0] == "distill":
-                found.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
+                problems.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
         if 0 < (self.trial.gpus_per_worker or 0) < LEAST_SHARE:
-            found.append(
+            problems.append(
                 f"trial.gpus_per_worker: must be 0 or at least {LEAST_SHARE}, got {self.trial.gpus_per_worker}"
             )
         if not self.baseline.search and self.baseline.num_trials is not None:
-            found.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
+            problems.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
         if self.scheduler.type == "fifo":
             unused = sorted(self.scheduler.model_fields_set - {"type"})
-            found += [f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused]
+            problems += [
+                f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused
+            ]
         seeds = self.confirm.seeds if self.confirm else []
         if self.seed in seeds:
-            found.append(
+            problems.append(
                 f"confirm.seeds: {self.seed} is the seed of the search, whose winners it favours; take others than it"
             )
         if len(set(seeds)) < len(seeds):
-            found.append(f"confirm.seeds: must differ from each other, got {seeds}")
+            problems.append(f"confirm.seeds: must differ from each other, got {seeds}")
         if "mIoU" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
-            found.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
+            problems.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
         try:
             parse_tracking(self.tracking)
         except UserError as error:
-            found += error.problems
-        return found
+            problems += error.problems
+        return problems
 
 
 def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
@@ -216,25 +218,25 @@ def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
 
 def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:
     """What is wrong with a space for a type of search, as lines; ``section`` holds that type in the file."""
-    found = []
+    problems = []
     for key, dimension in space.items():
         if isinstance(dimension, Choice):
-            found += not_plain(dimension.values, f"{where}.{key}.values")
-        if isinstance(dimension, (Choice, Pairs)) and not found:
-            found += _repeated(f"{where}.{key}", dimension)
+            problems += not_plain(dimension.values, f"{where}.{key}.values")
+        if isinstance(dimension, (Choice, Pairs)) and not problems:
+            problems += _repeated(f"{where}.{key}", dimension)
         if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
-            found.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
+            problems.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
         if isinstance(dimension, LogUniform) and dimension.low <= 0:
-            found.append(
+            problems.append(
                 f"{where}.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
             )
         if search == "grid" and isinstance(dimension, (Uniform, LogUniform)):
-            found.append(
+            problems.append(
                 f"{where}.{key}: a grid needs values, got {dimension.type}; use choice, or another {section}.type"
             )
         if isinstance(dimension, Pairs) and not key.endswith(".pair"):
-            found.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
-    return found
+            problems.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
+    return problems
 
 
 def _repeated(where: str, dimension: Choice | Pairs) -> list[str]:

@@ -155,7 +155,7 @@ def storage_watched(work_dir: Path) -> Iterator[None]:
 
 
 def _ask_for_room(error: BaseException, work_dir: Path) -> str:
-    said = " ".join(str(error).split())
-    if "--resume" in said:
-        return said
-    return f"{work_dir}: cannot be written to ({said[:200]}); make room and continue with --resume: nothing is lost"
+    message = " ".join(str(error).split())
+    if "--resume" in message:
+        return message
+    return f"{work_dir}: cannot be written to ({message[:200]}); make room and continue with --resume: nothing is lost"
