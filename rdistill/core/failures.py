@@ -57,9 +57,9 @@ def last_good(work_dir: Path) -> str:
 
 
 def _memory(what: str, batch_size: int, error: BaseException) -> str:
-    said = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines()
     return (
         f"out of {what} with {batch_size} images a worker; lower --batch-size or --size, spread it over more "
         f"--workers, or try --amp or --set \"+activation_checkpointing=['backbone']\""
-        + (f" ({said[0][:160]})" if said else "")
+        + (f" ({lines[0][:160]})" if lines else "")
     )

@@ -68,7 +68,7 @@ class TrackerBackend(BaseVisBackend):
         self.work_dir = Path(save_dir)
         self.ids = load_run_ids(self.work_dir) if resume else {}
         self.resumed = tracker in self.ids
-        self.problems: list[str] = []  # those that no line has said yet
+        self.problems: list[str] = []  # those that were not reported yet
         self._inner: BaseVisBackend | None = None
         self._failures = 0
         self._over = tracker == "wandb" and wandb_mode(self.tracking) == "disabled"
