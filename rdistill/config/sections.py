@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, pipelines, steps
 from rdistill.core.errors import did_you_mean
+from rdistill.core.validation import short
 
 SHOWN = 80  # characters of a wrong value that are shown
 
@@ -285,12 +286,14 @@ def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
             if not kind.fits(value):
                 wrong.append(key)
                 problems.append(f"{key}: must be {kind.words}, got {_shown(value)}")
+    no_text = _key_kind_problems(cfg)
+    problems += no_text
     for key, kind in REQUIRED.items():
         section, _, name = key.rpartition(".")
         holder = cfg.get(section)
         if isinstance(holder, Mapping) and holder.get(name) is None:
             problems.append(f"{key}: is required; it must be {kind.words}")
-    if not wrong:
+    if not wrong and not no_text:
         problems += _loader_problems(cfg) + _dataset_problems(cfg) + _length_problems(cfg)
     return problems
 
@@ -307,6 +310,36 @@ def key_problems(cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         else:
             far.append(key)
     return near, far
+
+
+def _key_kind_problems(cfg: Mapping[str, Any]) -> list[str]:
+    """Keys that are not text, in every section whose keys are read or become arguments.
+
+    Those are the sections of the table, the sections with a `type`, and the named parts of a data set. Other
+    mappings are values, such as the `label_map` of a `metainfo`, and have whatever keys their readers take.
+    """
+    named = {key: kind for pattern, kind in _TABLE.items() for key, _ in _at(cfg, pattern.split("."))}
+    return [
+        f"{where}.{key}: a key must be text, got {short(key)}; put it in quotes"
+        for top in TOP_LEVEL
+        for where, section in _mappings(cfg.get(top), top)
+        if where == top
+        or where in named
+        or named.get(where.rpartition(".")[0]) in (SECTIONS_OR_NONE, LIST_OF_SECTIONS)
+        or "type" in section
+        or where.rpartition(".")[2] in ("metainfo", "data_prefix")
+        for key in section
+        if not isinstance(key, str)
+    ]
+
+
+def _mappings(node: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Dotted key and content of each mapping in a section, the section itself included."""
+    if isinstance(node, Mapping):
+        yield where, node
+    entries = node.items() if isinstance(node, Mapping) else enumerate(node) if _is_list(node) else ()
+    for name, item in entries:
+        yield from _mappings(item, f"{where}.{name}")
 
 
 def _at(node: Any, parts: Sequence[str], key: str = "") -> Iterator[tuple[str, Any]]:

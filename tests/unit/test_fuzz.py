@@ -26,6 +26,7 @@ from mmengine.config import Config, ConfigDict
 from rdistill.cli import MOST_ERRORS, _print_errors
 from rdistill.config.load import RunConfig, distill_spec, load_config, parse_assignments, with_overrides
 from rdistill.config.read import read_config_file
+from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import LONGEST, UserError
 from rdistill.sweeps.study.space import check_space, distributions, sampler
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
@@ -38,6 +39,13 @@ SECTIONS = (
     "metainfo",
     "model",
     "default_hooks",
+)
+SHORTCUTS = (
+    Shortcuts(),
+    Shortcuts(size="40x48"),
+    Shortcuts(iters=7),
+    Shortcuts(data_root="/a", label_map="255=1", teacher_checkpoint="a.pth"),
+    Shortcuts(batch_size=3, val_interval=2, num_data_workers=1),
 )
 LONGEST_LINE = LONGEST + 20  # with what stands before it
 EXAMPLES = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
@@ -290,7 +298,7 @@ def test_the_distill_section(examples: int, tiny_without_teacher: Tiny) -> None:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_sections_of_a_config(examples: int, tiny_without_teacher: Tiny) -> None:
-    """A section as the file has it, and as ``--set`` would set it."""
+    """A section as the file has it, and as ``--set`` would set it; alone and with each of the shortcuts."""
     base = without_files(tiny_without_teacher)
     whole = json.loads(json.dumps(base._cfg_dict.to_dict()))  # tuples as lists, so that their items can be changed
     sections = {
@@ -299,19 +307,19 @@ def test_sections_of_a_config(examples: int, tiny_without_teacher: Tiny) -> None
     trees = st.one_of(*(changed({name: section}) for name, section in sections.items()))
 
     @many(examples)
-    @hypothesis.given(trees, st.booleans())
-    def load(tree: dict[Any, Any], as_overrides: bool) -> None:
+    @hypothesis.given(trees, st.booleans(), st.sampled_from(SHORTCUTS))
+    def load(tree: dict[Any, Any], as_overrides: bool, shortcuts: Shortcuts) -> None:
         if as_overrides:
             texts = (yaml.safe_dump(value, default_flow_style=True, width=10**6) for value in tree.values())
             assignments = [f"{key}={text}" for key, text in zip(tree, texts, strict=True)]
             values = accepted(lambda: parse_assignments(assignments))
             if values is not None:
-                accepted(lambda: load_config(base, values, with_data=False))
+                accepted(lambda: load_config(base, values, shortcuts, with_data=False))
         elif _is_section(tree):
             cfg = copy.deepcopy(base)
             for name, section in tree.items():
                 cfg[name] = section
-            accepted(lambda: load_config(cfg, with_data=False))
+            accepted(lambda: load_config(cfg, None, shortcuts, with_data=False))
 
     load()
 
