@@ -9,54 +9,28 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    EVALUATOR,
-    HOOKS,
-    LOOPS,
-    METRICS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    TRANSFORMS,
-    Registry,
-)
+from mmengine.registry import EVALUATOR, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, Registry
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
+from rdistill.config.parts import Part, model_parts, parts
 from rdistill.config.types import SCOPE
-from rdistill.config.walk import dataloaders, dataset_nodes, dataset_steps, kind_of, metrics_of
+from rdistill.config.walk import dataloaders, kind_of
 from rdistill.core.errors import did_you_mean
 
 OWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # only building shows what other packages' scopes hold
 NOT_ARGUMENTS = ("type", "_scope_")
 OF_LOADERS = ("num_batch_per_epoch",)  # the Runner's own, beside those of torch's DataLoader
-HANDED_OVER = (
-    "runner",
-    "dataloader",
-    "evaluator",
-    "optimizer",
-    "params",
-)  # the Runner gives these: no user writes them
-DEFAULT_CONSTRUCTOR = "DefaultOptimWrapperConstructor"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section that mmengine builds a class from."""
-
-    where: str  # its dotted key
-    section: Mapping[str, Any]
-    registry: Registry
-    default: str | None = None  # its class, where it has no `type`
-    also: tuple[str, ...] = ()  # keys that whoever builds it takes for itself
-    any_key: bool = False  # built by a class of the user's, which may take any
+HANDED_OVER = ("runner", "dataloader", "evaluator", "optimizer", "params")  # the Runner gives these
+# What mmseg's segmentors read of `model.test_cfg`, which is no argument of any class.
+TESTED_BY = ("EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder")
+TEST_KEYS = ("mode", "crop_size", "stride")
+TEST_MODES = ("whole", "slide")
 
 
 @dataclass(frozen=True)
@@ -79,7 +53,18 @@ def argument_problems(cfg: Mapping[str, Any]) -> list[str]:
     takes = [*inspect.signature(DataLoader).parameters, *OF_LOADERS]
     for name, loader in dataloaders(cfg):
         problems += _unknown(name, loader, Arguments(tuple(takes)), "a dataloader")
-    for part in _parts(cfg):
+    problems += _part_problems(parts(cfg)) + _test_problems(cfg.get("model") or {}, "model")
+    return list(dict.fromkeys(problems))
+
+
+def model_problems(model: Mapping[str, Any], where: str) -> list[str]:
+    """As :func:`argument_problems`, of a model alone: a teacher's, whose config is read for nothing else."""
+    return list(dict.fromkeys(_part_problems(model_parts(model, where)) + _test_problems(model, where)))
+
+
+def _part_problems(sections: Iterable[Part]) -> list[str]:
+    problems = []
+    for part in sections:
         named = part.section.get("type", part.default)
         if not isinstance(named, str):
             continue
@@ -90,9 +75,33 @@ def argument_problems(cfg: Mapping[str, Any]) -> list[str]:
         elif cls is not None and not part.any_key and (takes_these := arguments(cls)) is not None:
             all_names = Arguments((*takes_these.names, *part.also), takes_these.swallows)
             problems += _unknown(part.where, part.section, all_names, named)
-    return list(dict.fromkeys(problems))
+        problems += [
+            f"{part.where}.{key}: is required by {named}" for key in part.needs if part.section.get(key) is None
+        ]
+    return problems
 
 
+def _test_problems(model: Mapping[str, Any], where: str) -> list[str]:
+    """What mmseg's segmentors would ignore in ``test_cfg``, or miss when they first predict."""
+    test = model.get("test_cfg")
+    if kind_of(model) not in TESTED_BY or not isinstance(test, Mapping):
+        return []
+    where = f"{where}.test_cfg"
+    problems = _unknown(where, test, Arguments(TEST_KEYS, swallows=True), str(model["type"]))
+    mode = test.get("mode", "whole")
+    if mode not in TEST_MODES:
+        hint = did_you_mean(str(mode), TEST_MODES)
+        problems.append(f"{where}.mode: must be one of {', '.join(map(repr, TEST_MODES))}, got {mode!r}{hint}")
+    if mode == "slide":
+        problems += [
+            f"{where}.{key}: is required where mode is 'slide': two numbers of pixels"
+            for key in ("crop_size", "stride")
+            if test.get(key) is None
+        ]
+    return problems
+
+
+@cache
 def arguments(cls: Any) -> Arguments | None:
     """What a class or function takes, ``**kwargs`` followed to the classes above; None where they lead elsewhere."""
     steps = [cls]
@@ -121,59 +130,6 @@ def arguments(cls: Any) -> Arguments | None:
     return None
 
 
-def _parts(cfg: Mapping[str, Any]) -> Iterator[Part]:
-    """The sections that the Runner builds, the model's aside: building it is part of every check."""
-    by_epoch = (cfg.get("train_cfg") or {}).get("by_epoch", True)
-    loops = ("EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop", "ValLoop", "TestLoop")
-    for key, loop in zip(("train_cfg", "val_cfg", "test_cfg"), loops, strict=True):
-        yield from _sections(key, cfg.get(key), LOOPS, default=loop, also=("by_epoch",))
-    for name, hook in (cfg.get("default_hooks") or {}).items():
-        yield from _sections(f"default_hooks.{name}", hook, HOOKS, also=("priority",))
-    yield from _sections("custom_hooks", cfg.get("custom_hooks"), HOOKS, also=("priority",))
-    yield from _sections(
-        "param_scheduler", cfg.get("param_scheduler"), PARAM_SCHEDULERS, also=("convert_to_iter_based",)
-    )
-    yield from _parts_of_data(cfg)
-    for name in ("val_evaluator", "test_evaluator"):
-        evaluator = cfg.get(name)
-        if isinstance(evaluator, Mapping) and "metrics" in evaluator:
-            yield from _sections(name, evaluator, EVALUATOR, default="Evaluator")
-            name = f"{name}.metrics"
-        alone = isinstance(evaluator, Mapping) and not isinstance(evaluator.get("metrics"), (list, tuple))
-        metrics = metrics_of(evaluator)
-        yield from _sections(name, metrics[0] if alone and metrics else metrics, METRICS)
-    wrapper = cfg.get("optim_wrapper") or {}
-    constructor = wrapper.get("constructor") or DEFAULT_CONSTRUCTOR
-    yield Part("optim_wrapper.constructor", {"type": constructor}, OPTIM_WRAPPER_CONSTRUCTORS, any_key=True)
-    own_way = constructor != DEFAULT_CONSTRUCTOR  # such as learning rates by layer
-    also = ("optimizer", "constructor", "paramwise_cfg")
-    yield Part("optim_wrapper", wrapper, OPTIM_WRAPPERS, "OptimWrapper", also, any_key=own_way)
-    yield from _sections("optim_wrapper.optimizer", wrapper.get("optimizer"), OPTIMIZERS)
-
-
-def _parts_of_data(cfg: Mapping[str, Any]) -> Iterator[Part]:
-    for name, loader in dataloaders(cfg):
-        for key in ("sampler", "batch_sampler"):
-            yield from _sections(f"{name}.{key}", loader.get(key), DATA_SAMPLERS)
-        for where, dataset in dataset_nodes(loader.get("dataset"), f"{name}.dataset"):
-            yield from _sections(where, dataset, DATASETS)
-        foreign: tuple[str, ...] = ()
-        for where, step in dataset_steps(loader.get("dataset"), f"{name}.dataset"):
-            if kind_of(step) == "Albu":  # holds albumentations' transforms
-                foreign = (*foreign, f"{where}.")
-            if not where.startswith(foreign):
-                yield from _sections(where, step, TRANSFORMS)
-
-
-def _sections(where: str, node: Any, registry: Registry, **options: Any) -> Iterator[Part]:
-    """A section, or each of a list."""
-    if isinstance(node, Mapping):
-        yield Part(where, node, registry, **options)
-    elif isinstance(node, (list, tuple)):
-        for index, item in enumerate(node):
-            yield from _sections(f"{where}.{index}", item, registry, **options)
-
-
 def _class_of(named: str, root: Registry) -> tuple[Any, str | None]:
     """The class that mmseg finds by a name, or what is wrong; neither, where only building it can say."""
     own = root.children.get(SCOPE)
@@ -194,8 +150,10 @@ def _class_of(named: str, root: Registry) -> tuple[Any, str | None]:
             return None, None
     if named in classes:
         return classes[named], None
+    if root is EVALUATOR and (named in METRICS.module_dict or named in METRICS.children[SCOPE].module_dict):
+        return None, f"{named!r} is a metric; put it alone in place of the evaluator, or into `metrics`"
     hint = did_you_mean(named, classes) or "; a class of your own must be in a module that custom_imports names"
-    return None, f"no {root.name} {named!r} is registered{hint}"
+    return None, f"no {root.name.replace('_', ' ')} {named!r} is registered{hint}"
 
 
 def _unknown(where: str, section: Mapping[str, Any], takes: Arguments, what: str) -> list[str]:

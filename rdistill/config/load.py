@@ -23,7 +23,7 @@ from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
-from rdistill.config.arguments import argument_problems
+from rdistill.config.arguments import argument_problems, model_problems
 from rdistill.config.read import PACKAGE, find_config, read_config_file
 from rdistill.config.render import as_written, top_key_problem
 from rdistill.config.sections import key_problems, shape_problems
@@ -317,6 +317,8 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     if problems := _apply_overrides(cfg, overrides) + _shape_after(cfg):
         raise UserError(*problems)
     import_custom_modules(cfg)
+    if problems := argument_problems(cfg._cfg_dict):
+        raise UserError(*problems)
     return cfg
 
 
@@ -544,6 +546,9 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
                 problems.append(f"{where}.config: no such config file {teacher.config}")
                 continue
             teacher_cfg = read_config_file(file)
+            if wrong := _model_problems(teacher_cfg):
+                problems += [f"{where}.config: {file}: {problem}" for problem in wrong]
+                continue
             entry.model = copy.deepcopy(teacher_cfg.model)
             if teacher_cfg.get("custom_imports"):
                 entry.custom_imports = copy.deepcopy(teacher_cfg.custom_imports)
@@ -562,6 +567,15 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
     if problems:
         raise UserError(*problems)
     return spec.model_copy(update={"teachers": tuple(resolved)})
+
+
+def _model_problems(cfg: Config) -> list[str]:
+    """What is wrong with the model of a teacher's config, of which nothing else is read."""
+    if cfg.get("model") is None:
+        return ["has no model"]
+    if problems := shape_problems({"model": cfg.model}):
+        return problems
+    return model_problems(cfg.model, "model") if cfg.get("default_scope") in (None, "mmseg") else []
 
 
 def find_beside(name: str, config_file: Path) -> Path | None:

@@ -72,7 +72,7 @@ ONE_OR_MORE = Kind(
 )
 METRICS = Kind(
     "a section with a `type`, dict(type='IoUMetric', ...), or a list of such",
-    lambda v: ONE_OR_MORE.fits(v) or (_is_section(v) and ONE_OR_MORE.fits(v.get("metrics"))),
+    lambda v: ONE_OR_MORE.fits(v) or (_is_section(v) and "metrics" in v),
 )
 SCHEDULES = Kind(
     "a section with a `type`, dict(type='PolyLR', ...), or a list of such",
@@ -222,6 +222,8 @@ _TABLE: dict[str, Kind] = {
     "test_cfg": SECTION,
     "val_evaluator": METRICS,
     "test_evaluator": METRICS,
+    "val_evaluator.metrics": ONE_OR_MORE,
+    "test_evaluator.metrics": ONE_OR_MORE,
     "default_hooks": SECTIONS_OR_NONE,
     "default_hooks.*.interval": INTERVAL,
     "custom_hooks": TYPED_LIST,
@@ -293,6 +295,11 @@ def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
         holder = cfg.get(section)
         if isinstance(holder, Mapping) and holder.get(name) is None:
             problems.append(f"{key}: is required; it must be {kind.words}")
+    problems += [
+        f"{key}.metrics: must be {ONE_OR_MORE.words}, got None"
+        for key in ("val_evaluator", "test_evaluator")
+        if isinstance(cfg.get(key), Mapping) and cfg[key].get("metrics", "") is None
+    ]
     if not wrong and not no_text:
         problems += _loader_problems(cfg) + _dataset_problems(cfg) + _length_problems(cfg)
     return problems

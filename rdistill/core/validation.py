@@ -57,8 +57,16 @@ def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where
         content: what the user wrote.
         where: dotted key of the section itself; empty for a whole file.
     """
-    lines = [_line(item, model, content, where) for item in error.errors(include_url=False)]
+    items = error.errors(include_url=False)
+    # pydantic counts the entries that are right: a list whose only entry is wrong counts as empty too.
+    short_by_others = [item for item in items if item["type"] == "too_short" and _is_long_enough(item, model, content)]
+    lines = [_line(item, model, content, where) for item in items if item not in short_by_others]
     return list(dict.fromkeys(lines))  # a value that fits no member of a union has an error for each of them
+
+
+def _is_long_enough(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
+    value = _value_at(content, _find(model, item["loc"])[0])
+    return isinstance(value, Sequence) and len(value) >= item["ctx"]["min_length"]
 
 
 def short(value: Any) -> str:

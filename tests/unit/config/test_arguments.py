@@ -12,7 +12,7 @@ from mmengine.optim import LinearLR
 from mmengine.registry import HOOKS
 
 from rdistill.config.arguments import argument_problems, arguments
-from rdistill.config.load import load_config
+from rdistill.config.load import load_config, with_overrides
 from rdistill.config.read import read_config_file
 from rdistill.core.errors import UserError
 from rdistill.models.quiet_mmseg import IoUMetric, mmseg
@@ -52,6 +52,11 @@ def problem(tiny: Tiny, overrides: dict[str, Any]) -> str:
         ),
         ("optim_wrapper.optimizer.type", "AdamX", "optim_wrapper.optimizer.type: no optimizer 'AdamX' is registered"),
         ("+optim_wrapper.type", "OptimWraper", "did you mean 'OptimWrapper'?"),
+        ("+visualizer.type", "Visualizr", "visualizer.type: no visualizer 'Visualizr' is registered; did you mean"),
+        ("+log_processor.type", "LogProc", "log_processor.type: no log processor 'LogProc' is registered; did you"),
+        ("model.type", "EncoderDecode", "model.type: no model 'EncoderDecode' is registered; did you mean 'EncoderDec"),
+        ("model.backbone.type", "ResNetV1d_", "model.backbone.type: no model 'ResNetV1d_' is registered; did you"),
+        ("+val_evaluator.metrics", [dict(type="IoUMetric")], "val_evaluator.type: 'IoUMetric' is a metric; put it"),
         ("+optim_wrapper.constructor", "Default", "optim_wrapper.constructor: no optimizer wrapper constructor"),
     ],
 )
@@ -71,6 +76,14 @@ def test_a_type_that_is_not_registered(tiny_without_teacher: Tiny, key: str, val
         ("optim_wrapper.clip_grads", "OptimWrapper has no such argument; did you mean 'clip_grad'?"),
         ("param_scheduler.0.etamin", "PolyLR has no such argument; did you mean 'eta_min'?"),
         ("val_evaluator.iou_metric", "IoUMetric has no such argument; did you mean 'iou_metrics'?"),
+        ("visualizer.nam", "SegLocalVisualizer has no such argument; did you mean 'name'?"),
+        ("log_processor.by_epoc", "LogProcessor has no such argument; did you mean 'by_epoch'?"),
+        ("model.neckk", "EncoderDecoder has no such argument; did you mean 'neck'?"),
+        ("model.backbone.depht", "ResNetV1d has no such argument; did you mean 'depth'?"),
+        ("model.decode_head.num_clases", "Head has no such argument; did you mean 'num_classes'?"),
+        ("model.decode_head.loss_decode.use_sigmoi", "CrossEntropyLoss has no such argument; did you mean"),
+        ("model.data_preprocessor.meen", "SegDataPreProcessor has no such argument; did you mean 'mean'?"),
+        ("model.test_cfg.mod", "EncoderDecoder has no such argument; did you mean 'mode'?"),
         ("default_hooks.logger", "LoggerHook has no such argument; did you mean 'interval'?"),
     ],
 )
@@ -86,6 +99,49 @@ def test_a_mistyped_argument(tiny_without_teacher: Tiny, key: str, says: str) ->
 def test_an_argument_like_no_other(tiny_without_teacher: Tiny) -> None:
     line = problem(tiny_without_teacher, {"+train_dataloader.sampler.zzzz": 1})
     assert line.endswith("InfiniteSampler has no such argument; it takes dataset, shuffle, seed"), line
+
+
+def test_how_a_model_predicts(tiny_without_teacher: Tiny) -> None:
+    line = problem(tiny_without_teacher, {"model.test_cfg.mode": "slid"})
+    assert line == "model.test_cfg.mode: must be one of 'whole', 'slide', got 'slid'; did you mean 'slide'?"
+    sliding = {"model.test_cfg.mode": "slide", "+model.test_cfg.crop_size": (32, 32)}
+    line = problem(tiny_without_teacher, sliding)
+    assert line == "model.test_cfg.stride: is required where mode is 'slide': two numbers of pixels"
+
+
+def test_first_weights_without_a_file(tiny_without_teacher: Tiny) -> None:
+    line = problem(tiny_without_teacher, {"+model.backbone.init_cfg": dict(type="Pretrained")})
+    assert line == "model.backbone.init_cfg.checkpoint: is required by Pretrained"
+
+
+def test_a_swept_value(tiny_without_teacher: Tiny) -> None:
+    """Overrides of a loaded config, as a trial's are."""
+    cfg = load_config(tiny_without_teacher.folder / "student.py", with_data=False)
+    with pytest.raises(UserError, match=r"^optim_wrapper.optimizer.type: no optimizer 'AdamX' is registered"):
+        with_overrides(cfg, {"optim_wrapper.optimizer.type": "AdamX"})
+    with pytest.raises(UserError, match=r"^unknown key model.backbone.depht: .* did you mean 'depth'\?$"):
+        with_overrides(cfg, {"+model.backbone.depht": 50})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a = 1", "has no model"),
+        ("model = None", "has no model"),
+        ("model = 3", "model: must be a section with a `type`"),
+        (
+            "model = dict(type='EncoderDecoder', neckk=1)",
+            "unknown key model.neckk: EncoderDecoder has no such argument",
+        ),
+    ],
+)
+def test_the_model_of_a_teachers_config(tiny_without_teacher: Tiny, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "teacher.py").write_text(text)
+    override = {"distill.teachers.0.config": str(tmp_path / "teacher.py")}
+    with pytest.raises(UserError) as caught:
+        load_config(tiny_without_teacher.folder / "distill.py", override, with_data=False)
+    (line,) = caught.value.problems
+    assert f"distill.teachers[0].config: {tmp_path / 'teacher.py'}: {says}" in line
 
 
 def test_where_keywords_lead() -> None:

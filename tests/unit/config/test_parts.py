@@ -186,6 +186,39 @@ def test_a_value_that_is_not_taken(write: Write, key: str, value: Any, message: 
     assert any(line.startswith(f"{key.lstrip('+')}: {message}") for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("train_cfg = {'_delete_': True, 0: None}", "train_cfg.0"),
+        ("model = dict(decode_head={0: 1})", "model.decode_head.0"),
+        ("model = dict(backbone=dict(norm_cfg={True: 1}))", "model.backbone.norm_cfg.True"),
+        ("default_hooks = {0: dict(type='x')}", "default_hooks.0"),
+        ("default_hooks = dict(logger={3: 4})", "default_hooks.logger.3"),
+        ("custom_hooks = [{'type': 'EMAHook', 0: 1}]", "custom_hooks.0.0"),
+        ("val_evaluator = {None: 1}", "val_evaluator.None"),
+        ("train_dataloader = dict(dataset=dict(metainfo={0: 1}))", "train_dataloader.dataset.metainfo.0"),
+        ("optim_wrapper = dict(paramwise_cfg=dict(custom_keys={0: {}}))", "optim_wrapper.paramwise_cfg.custom_keys.0"),
+        ("tracking = {0: 1}", "tracking.0"),
+        ("distill = dict(losses={0: {}})", "distill.losses.0"),
+    ],
+)
+def test_a_key_that_is_not_text(write: Write, text: str, place: str) -> None:
+    lines = problems(write(text))
+    assert any(line.startswith(f"{place}: a key must be text, got ") for line in lines), lines
+
+
+def test_a_mapping_that_is_a_value_has_any_keys(write: Write) -> None:
+    text = "train_dataloader = dict(dataset=dict(metainfo=dict(label_map={0: 1}))); notes = {0: 1}"
+    cfg = load_config(write(text), with_data=False)
+    assert cfg.train_dataloader.dataset.metainfo.label_map == {0: 1} and cfg.notes == {0: 1}
+
+
+@pytest.mark.parametrize("value", [3, None, [], [3]])
+def test_metrics_of_another_shape(write: Write, value: Any) -> None:
+    (line,) = problems(write(f"val_evaluator = dict(_delete_=True, metrics={value!r})"))
+    assert line.startswith("val_evaluator.metrics: must be a section with a `type`") and line.endswith(f"got {value!r}")
+
+
 def test_a_mistyped_key_at_the_top(write: Write) -> None:
     (line,) = problems(write("modle = dict(type='EncoderDecoder')"))
     assert line.startswith("unknown key modle; did you mean 'model'?")
