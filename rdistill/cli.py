@@ -428,7 +428,7 @@ def check(
     label_map: LabelMap = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Find every mistake in a config or a sweep before time is spent: all in one list, with status 2.
+    """Find every mistake in a config or a sweep before time is spent; the first ten are shown, with status 2.
 
     Files, keys, classes, teacher weights, layer names, pairs, one training step on two images, resources and disk
     space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.

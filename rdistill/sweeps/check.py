@@ -73,6 +73,7 @@ def check_sweep(
     )
     if report.problems:
         return report
+    report.notes += _scheduler_notes(base, spec)
     problems, tried = _structures(base, spec, distiller, trust_checkpoint)
     if spec.baseline.search:
         alone = spec.model_copy(update={"space": spec.baseline.search})
@@ -80,6 +81,14 @@ def check_sweep(
         problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
     report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
     return report
+
+
+def _scheduler_notes(base: RunConfig, spec: SweepSpec) -> list[str]:
+    grace = spec.scheduler.grace_period
+    length = base.cfg.train_cfg.get("max_iters") or base.cfg.train_cfg.get("max_epochs")
+    if spec.scheduler.type == "fifo" or grace is None or grace < length:
+        return []
+    return [f"scheduler.grace_period: is {grace}, and a trial ends at {length}: no trial is stopped early"]
 
 
 def check_sweep_file(

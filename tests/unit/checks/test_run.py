@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 
 from rdistill.checks.run import Report, check_classes, check_config, check_resources, check_run, in_bytes, run_bytes
 from rdistill.cli import app
-from rdistill.config.load import Shortcuts
+from rdistill.config.load import Shortcuts, load_run
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.models.segmentor import build_segmentor
-from rdistill.sweeps.check import check_sweep_file
+from rdistill.sweeps.check import _scheduler_notes, check_sweep_file
+from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.training.run import train
 from rdistill.training.run_state import random_state
 
@@ -394,6 +395,16 @@ def test_a_sound_sweep(check_sweep: Check) -> None:
     passed = dict(report.passed)
     assert passed["space"].startswith("15 structures tried")  # 9 pairs, 2 ends of tau, 2 rates, 2 models
     assert passed["disk"].startswith("5 trials") and passed["resources"].startswith("one trial takes 1 CPU")
+
+
+@pytest.mark.parametrize(("grace", "noted"), [(5, False), (6, True), (200, True)])
+def test_a_grace_period_as_long_as_a_trial(tiny: Tiny, shortcuts: dict[str, Any], grace: int, noted: bool) -> None:
+    base = load_run(tiny.folder / "distill.py", None, Shortcuts(**{**shortcuts, "iters": 6}))
+    spec = SweepSpec.model_validate(
+        dict(config="a.py", space=dict(a=choice(1)), scheduler=dict(type="asha", grace_period=grace))
+    )
+    line = f"scheduler.grace_period: is {grace}, and a trial ends at 6: no trial is stopped early"
+    assert _scheduler_notes(base, spec) == ([line] if noted else [])
 
 
 def test_every_wrong_choice_is_named(check_sweep: Check) -> None:
