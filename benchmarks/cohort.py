@@ -26,10 +26,10 @@ def cohort_of(cfg: Config, count: int, folder: Path) -> Lockstep:
     """Some students of different weights in lockstep."""
     lockstep = Lockstep()
     for number in range(count):
-        one = with_overrides(cfg, {"distill.losses.logits.weight": 1.0 + number})
+        student_cfg = with_overrides(cfg, {"distill.losses.logits.weight": 1.0 + number})
 
-        def run(lane: Lane, one: Config = one, work_dir: Path = folder / f"student-{number}") -> None:
-            train(one, work_dir, teacher_metrics=[{}], lane=lane, check=False)
+        def run(lane: Lane, student_cfg: Config = student_cfg, work_dir: Path = folder / f"student-{number}") -> None:
+            train(student_cfg, work_dir, teacher_metrics=[{}], lane=lane, check=False)
 
         lockstep.join(str(number), run)
     return lockstep
@@ -56,27 +56,27 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--forward", choices=("auto", "plain"), default="auto", help="of the teacher, on both sides")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with workbench() as folder:
-        cfg = with_overrides(endless_run(asked.pair, folder), {"distill.teachers.0.forward": asked.forward})
-        cohort = cohort_of(cfg, asked.students, folder)
+        cfg = with_overrides(endless_run(args.pair, folder), {"distill.teachers.0.forward": args.forward})
+        cohort = cohort_of(cfg, args.students, folder)
         steps(cohort, WARM_UP)
         alone = SteppedRun(cfg, folder / "alone")
         alone.step(WARM_UP)
-        count, few = asked.iterations, min(8, asked.iterations * asked.students)
-        found = in_turn(
-            lambda: timed(partial(steps, cohort, count), asked.clock) / count / asked.students,
-            lambda: timed(partial(alone.step, few), asked.clock) / few,
-            asked.pairs,
+        count, few = args.iterations, min(8, args.iterations * args.students)
+        timings = in_turn(
+            lambda: timed(partial(steps, cohort, count), args.clock) / count / args.students,
+            lambda: timed(partial(alone.step, few), args.clock) / few,
+            args.pairs,
         )
-        assert len(cohort.lanes) == asked.students, "a student left"
+        assert len(cohort.lanes) == args.students, "a student left"
         print_table(
             "cohort / alone",
             ("cohort", "alone"),
-            found,
-            pair=asked.pair,
-            forward=asked.forward,
-            students=asked.students,
+            timings,
+            pair=args.pair,
+            forward=args.forward,
+            students=args.students,
         )
         print_limit(cohort)
         for lane in cohort.lanes:

@@ -105,7 +105,7 @@ def searched(world: World, random: np.random.Generator) -> tuple[float, list[flo
 def table(world: World, studies: int, seed: int = 0) -> dict[str, object]:
     """Every way of reading results in one world."""
     random = np.random.default_rng(seed)
-    ours = [confirmed(world, random) for _ in range(studies)]
+    outcomes = [confirmed(world, random) for _ in range(studies)]
     habits = [searched(world, random) for _ in range(studies)]
     return {
         "world": asdict(world),
@@ -114,13 +114,13 @@ def table(world: World, studies: int, seed: int = 0) -> dict[str, object]:
             "best of the search, one seed": asdict(rate([gain > 0 for gain, _ in habits])),
             "mean of three fresh seeds above zero": asdict(rate([bool(np.mean(three) > 0) for _, three in habits])),
             "t test on three fresh seeds": asdict(rate([_t_test(three) for _, three in habits])),
-            "rdistill, better": asdict(rate([study.better for study in ours])),
-            "rdistill, worse": asdict(rate([study.worse for study in ours])),
-            "rdistill, any": asdict(rate([study.better or study.worse for study in ours])),
+            "rdistill, better": asdict(rate([study.better for study in outcomes])),
+            "rdistill, worse": asdict(rate([study.worse for study in outcomes])),
+            "rdistill, any": asdict(rate([study.better or study.worse for study in outcomes])),
         },
-        "coverage": asdict(rate([study.covered for study in ours])),
-        "seeds": float(np.mean([study.seeds for study in ours])),
-        "images bind": asdict(rate([study.images_bind for study in ours])),
+        "coverage": asdict(rate([study.covered for study in outcomes])),
+        "seeds": float(np.mean([study.seeds for study in outcomes])),
+        "images bind": asdict(rate([study.images_bind for study in outcomes])),
     }
 
 

@@ -136,20 +136,20 @@ def measure(trials: int, where: str, search: str, folder: Path, profile: str | N
         wall, cpu = time.perf_counter(), time.process_time()
         with profiler if profile else nullcontext():
             sweep(trials, search, folder / "s")
-        found = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        figures = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     if profile:
         profiler.dump_stats(profile)
     sizes: Counter[str] = Counter()
     for file in (folder / "s").rglob("*"):
         if file.is_file():
             sizes[file.relative_to(folder / "s").parts[0]] += file.stat().st_size
-    return {**found, "bytes": {name: size / (trials + 1) for name, size in sizes.most_common()}}
+    return {**figures, "bytes": {name: size / (trials + 1) for name, size in sizes.most_common()}}
 
 
-def in_a_process(*asked: str) -> dict[str, Any]:
+def in_a_process(*options: str) -> dict[str, Any]:
     """What :func:`measure` finds in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, "-m", "benchmarks.scale", *asked, "--folder", folder]
+        command = [sys.executable, "-m", "benchmarks.scale", *options, "--folder", folder]
         paths = f"{REPO}:{os.environ.get('PYTHONPATH', '')}"
         done = subprocess.run(
             command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
@@ -165,32 +165,32 @@ def main() -> None:
     parser.add_argument("--search", choices=("random", "optuna"), default="random")
     parser.add_argument("--profile", metavar="FILE", help="of cProfile, for the last sweep; slows it down")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # this process is to run the one sweep
-    asked = parser.parse_args()
-    if asked.folder is not None:
-        found = measure(asked.trials[0], asked.places[0], asked.search, asked.folder, asked.profile)
-        print(json.dumps(found))
+    args = parser.parse_args()
+    if args.folder is not None:
+        figures = measure(args.trials[0], args.places[0], args.search, args.folder, args.profile)
+        print(json.dumps(figures))
         return
     print_machine()
     rows = ["place", "search", "trials", "driver CPU, s", "wall, s", "driver CPU a trial, ms", "wall a trial, s"]
     rows += ["KB a trial", "CPU a trial over that of the row above"]
     print(f"| {' | '.join(rows)} |\n|{'---|' * len(rows)}", flush=True)
-    for where in asked.places:
+    for where in args.places:
         above = None
-        for trials in asked.trials:
-            options = ["--trials", str(trials), "--places", where, "--search", asked.search]
-            options += ["--profile", asked.profile] if asked.profile else []
-            found = in_a_process(*options)
-            each = found["cpu"] / trials
-            cells = [where, asked.search, str(trials), f"{found['cpu']:.1f}", f"{found['wall']:.0f}"]
+        for trials in args.trials:
+            options = ["--trials", str(trials), "--places", where, "--search", args.search]
+            options += ["--profile", args.profile] if args.profile else []
+            figures = in_a_process(*options)
+            each = figures["cpu"] / trials
+            cells = [where, args.search, str(trials), f"{figures['cpu']:.1f}", f"{figures['wall']:.0f}"]
             cells += [
                 f"{each * 1000:.0f}",
-                f"{found['wall'] / trials:.2f}",
-                f"{sum(found['bytes'].values()) / 1e3:.1f}",
+                f"{figures['wall'] / trials:.2f}",
+                f"{sum(figures['bytes'].values()) / 1e3:.1f}",
             ]
             cells += ["" if above is None else f"{each / above:.2f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
             above = each
-    kinds = ", ".join(f"{name} {size / 1e3:.1f}" for name, size in found["bytes"].items())
+    kinds = ", ".join(f"{name} {size / 1e3:.1f}" for name, size in figures["bytes"].items())
     print(f"\nKB a trial of the last one: {kinds}")
 
 

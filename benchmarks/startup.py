@@ -57,28 +57,28 @@ def main() -> None:
     """Times, and prints a table."""
     parser = parser_of(__doc__, "slim")
     parser.add_argument("--with-teacher", action="store_true")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with workbench() as folder:
-        student = Path(distill_config(asked.pair).read_text().split("_base_ = ['../student/")[1].split("'")[0])
+        student = Path(distill_config(args.pair).read_text().split("_base_ = ['../student/")[1].split("'")[0])
         plain = config_of(REPO / "configs" / "student" / student, folder)
-        ours = config_of(distill_config(asked.pair), folder) if asked.with_teacher else plain
+        config = config_of(distill_config(args.pair), folder) if args.with_teacher else plain
         more: list[object] = []
-        if asked.with_teacher:
-            more = ["--teacher-checkpoint", untrained_teacher(asked.pair, folder)]
+        if args.with_teacher:
+            more = ["--teacher-checkpoint", untrained_teacher(args.pair, folder)]
         count = iter(range(1000))
 
         def rdistill() -> float:
             work_dir = folder / f"ours-{next(count)}"
-            return start(["rdistill", "train", ours, "--work-dir", work_dir, *more], work_dir, asked.clock)
+            return start(["rdistill", "train", config, "--work-dir", work_dir, *more], work_dir, args.clock)
 
         def bare() -> float:
             work_dir = folder / f"bare-{next(count)}"
-            return start(["benchmarks.bare", plain, work_dir], work_dir, asked.clock)
+            return start(["benchmarks.bare", plain, work_dir], work_dir, args.clock)
 
         rdistill(), bare()  # fills the disk's caches
-        found = in_turn(rdistill, bare, asked.pairs)
-        student_name = PAIRS[asked.pair][0] if asked.with_teacher else student.stem
-        print_table("start-up / bare script", ("rdistill", "bare"), found, config=student_name)
+        timings = in_turn(rdistill, bare, args.pairs)
+        student_name = PAIRS[args.pair][0] if args.with_teacher else student.stem
+        print_table("start-up / bare script", ("rdistill", "bare"), timings, config=student_name)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,11 @@ class ByHand:
             images = (images - self.mean) / self.std
             label = torch.cat([sample.gt_sem_seg.data for sample in batch["data_samples"]])
             with torch.no_grad():
-                theirs = self._logits(self.teacher, images)
-            ours = self._logits(self.student, images)
-            loss = F.cross_entropy(ours, label, ignore_index=255) + self._kl(ours, theirs, label)
+                teacher_logits = self._logits(self.teacher, images)
+            student_logits = self._logits(self.student, images)
+            loss = F.cross_entropy(student_logits, label, ignore_index=255) + self._kl(
+                student_logits, teacher_logits, label
+            )
             self.optimizer.zero_grad()
             loss.backward()
             share = (1 - self.iteration / (self.schedule.end - self.schedule.begin)) ** self.schedule.power
@@ -69,11 +71,11 @@ class ByHand:
             self.losses.append(loss.item())
             self.iteration += 1
 
-    def _kl(self, ours: Tensor, theirs: Tensor, label: Tensor) -> Tensor:
+    def _kl(self, student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
         """With T = 1, over the pixels that count, and divided by the classes as PaddleSeg does."""
-        ours, theirs = F.log_softmax(ours, 1), F.log_softmax(theirs, 1)
-        per_pixel = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
-        return self.loss.weight * per_pixel[label != 255].mean() / ours.shape[1]
+        student, teacher = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
+        per_pixel = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+        return self.loss.weight * per_pixel[label != 255].mean() / student.shape[1]
 
     @staticmethod
     def _logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -92,23 +94,23 @@ def main() -> None:
     """Compares, times, and prints a table."""
     parser = parser_of(__doc__, "r50-r18")
     parser.add_argument("--iterations", type=int, default=2, help="timed at a time")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with workbench() as folder:
-        cfg = with_overrides(endless_run(asked.pair, folder), SAME)
+        cfg = with_overrides(endless_run(args.pair, folder), SAME)
         start = folder / "start.pth"
         torch.save({"state_dict": build_segmentor(cfg.model).state_dict()}, start)
         cfg.load_from = str(start)
-        ours, theirs = SteppedRun(cfg, folder / "run"), by_hand(cfg, folder, start)
-        ours.step(WARM_UP - 1)
-        theirs.step(WARM_UP)
-        for mine, yours in zip(ours.losses, theirs.losses, strict=True):
-            assert abs(mine.item() - yours) < 1e-4 * max(1.0, abs(yours)), (ours.losses, theirs.losses)
-        found = in_turn(
-            lambda: timed(partial(ours.step, asked.iterations), asked.clock) / asked.iterations,
-            lambda: timed(partial(theirs.step, asked.iterations), asked.clock) / asked.iterations,
-            asked.pairs,
+        run, bare = SteppedRun(cfg, folder / "run"), by_hand(cfg, folder, start)
+        run.step(WARM_UP - 1)
+        bare.step(WARM_UP)
+        for mine, yours in zip(run.losses, bare.losses, strict=True):
+            assert abs(mine.item() - yours) < 1e-4 * max(1.0, abs(yours)), (run.losses, bare.losses)
+        timings = in_turn(
+            lambda: timed(partial(run.step, args.iterations), args.clock) / args.iterations,
+            lambda: timed(partial(bare.step, args.iterations), args.clock) / args.iterations,
+            args.pairs,
         )
-        print_table("step / by hand", ("rdistill", "by hand"), found, pair=asked.pair)
+        print_table("step / by hand", ("rdistill", "by hand"), timings, pair=args.pair)
 
 
 if __name__ == "__main__":

@@ -75,17 +75,17 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--show", action="store_true", help="what the sweeps print, too")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with workbench() as folder:
-        options = sweep_options(folder, asked.pair, asked.iterations)
-        files = {cohort: sweep_file(folder, asked.pair, asked.trials, cohort) for cohort in ("auto", "off")}
-        found = in_turn(
-            lambda: sweep(files["auto"], folder / "auto", options, asked.trials, asked.show),
-            lambda: sweep(files["off"], folder / "off", options, asked.trials, asked.show),
-            asked.pairs,
+        options = sweep_options(folder, args.pair, args.iterations)
+        files = {cohort: sweep_file(folder, args.pair, args.trials, cohort) for cohort in ("auto", "off")}
+        timings = in_turn(
+            lambda: sweep(files["auto"], folder / "auto", options, args.trials, args.show),
+            lambda: sweep(files["off"], folder / "off", options, args.trials, args.show),
+            args.pairs,
         )
-        facts = dict(pair=asked.pair, trials=asked.trials, iterations=asked.iterations)
-        print_table("whole sweep", ("cohorts", "one a process"), found, **facts)
+        facts = dict(pair=args.pair, trials=args.trials, iterations=args.iterations)
+        print_table("whole sweep", ("cohorts", "one a process"), timings, **facts)
 
 
 if __name__ == "__main__":

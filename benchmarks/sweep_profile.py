@@ -34,7 +34,7 @@ def kind_of(command: str) -> str | None:
 
 def spent() -> dict[tuple[str, str], float]:
     """Process and kind -> seconds of CPU so far."""
-    found = {}
+    seconds = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_text().replace("\0", " ")
@@ -42,8 +42,8 @@ def spent() -> dict[tuple[str, str], float]:
         except OSError:  # it has ended
             continue
         if kind := kind_of(command):
-            found[process.name, kind] = (int(fields[11]) + int(fields[12])) / TICKS
-    return found
+            seconds[process.name, kind] = (int(fields[11]) + int(fields[12])) / TICKS
+    return seconds
 
 
 def watch(over: threading.Event, every: float) -> list[tuple[float, dict[str, float]]]:
@@ -54,7 +54,7 @@ def watch(over: threading.Event, every: float) -> list[tuple[float, dict[str, fl
         row = dict.fromkeys(KINDS, 0.0)
         for (process, kind), seconds in now.items():
             # A worker's name changes with what it becomes: what it has spent goes on.
-            earlier = max((before[process, other] for other in KINDS if (process, other) in before), default=0.0)
+            earlier = max((before[process, kind] for kind in KINDS if (process, kind) in before), default=0.0)
             row[kind] += seconds - earlier
         rows.append((time.monotonic() - since, row))
         before = now
@@ -68,13 +68,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--cohort", choices=("auto", "off"), default="auto")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two rows")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     over = threading.Event()
     rows: list[tuple[float, dict[str, float]]] = []
     with workbench() as folder:
-        options = sweep_options(folder, asked.pair, asked.iterations)
-        file = sweep_file(folder, asked.pair, asked.trials, asked.cohort)
-        watching = threading.Thread(target=lambda: rows.extend(watch(over, asked.every)))
+        options = sweep_options(folder, args.pair, args.iterations)
+        file = sweep_file(folder, args.pair, args.trials, args.cohort)
+        watching = threading.Thread(target=lambda: rows.extend(watch(over, args.every)))
         watching.start()
         try:
             subprocess.run(

@@ -37,14 +37,14 @@ def main() -> None:
     parser = parser_of(__doc__, "r50-r18", pairs=1)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, default=267)
-    asked = parser.parse_args()
-    iterations = asked.epochs * asked.images // BATCH
+    args = parser.parse_args()
+    iterations = args.epochs * args.images // BATCH
     with workbench() as folder:
-        generate(folder / "many", num_train=asked.images, num_val=4, size=128)
-        cfg = endless_run(asked.pair, folder, folder / "many")
-        found = [both(cfg, folder / f"{time.time_ns()}", iterations, asked.clock) for _ in range(asked.pairs)]
-        facts = dict(pair=asked.pair, epochs=asked.epochs, images=asked.images)
-        print_table("run with / without the teacher's cache", ("with", "without"), found, **facts)
+        generate(folder / "many", num_train=args.images, num_val=4, size=128)
+        cfg = endless_run(args.pair, folder, folder / "many")
+        timings = [both(cfg, folder / f"{time.time_ns()}", iterations, args.clock) for _ in range(args.pairs)]
+        facts = dict(pair=args.pair, epochs=args.epochs, images=args.images)
+        print_table("run with / without the teacher's cache", ("with", "without"), timings, **facts)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ def main() -> None:
     parser = parser_of(__doc__, "r50-r18", pairs=9)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="pixels")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with workbench() as folder:
-        spec = TeacherSpec(**endless_run(asked.pair, folder).distill.teachers[0].to_dict())
-        images_nchw = torch.randn(asked.batch_size, 3, asked.size, asked.size)
+        spec = TeacherSpec(**endless_run(args.pair, folder).distill.teachers[0].to_dict())
+        images_nchw = torch.randn(args.batch_size, 3, args.size, args.size)
 
         def seconds(teacher: Teacher) -> float:
-            return timed(lambda: teacher(images_nchw), asked.clock)
+            return timed(lambda: teacher(images_nchw), args.clock)
 
         plain = teacher_of(spec, PLAIN)
         expected = plain(images_nchw)[LOGITS]
@@ -50,9 +50,9 @@ def main() -> None:
             for _ in range(2):  # the first prepares
                 far = (teacher(images_nchw)[LOGITS] - expected).abs().max().item()
             assert far <= CLOSE, (way, far)
-            found = in_turn(partial(seconds, teacher), partial(seconds, plain), asked.pairs)
-            facts = dict(pair=asked.pair, way=str(way), difference=f"{far:.0e}")
-            print_table("teacher's forward / the plain one", ("this way", "plain"), found, **facts)
+            timings = in_turn(partial(seconds, teacher), partial(seconds, plain), args.pairs)
+            facts = dict(pair=args.pair, way=str(way), difference=f"{far:.0e}")
+            print_table("teacher's forward / the plain one", ("this way", "plain"), timings, **facts)
 
 
 if __name__ == "__main__":

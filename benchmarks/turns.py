@@ -129,17 +129,17 @@ def timed(work: Callable[[], Any], clock: str = "wall") -> float:
     return CLOCKS[clock]() - since
 
 
-def in_turn(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+def in_turn(first_way: Callable[[], float], second_way: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
     """Measures both so many times, each first every other time: what else the machine does falls on both."""
-    found = []
+    timings = []
     for number in range(pairs):
         if number % 2:
-            second = theirs()
-            found.append((ours(), second))
+            second = second_way()
+            timings.append((first_way(), second))
         else:
-            first = ours()
-            found.append((first, theirs()))
-    return found
+            first = first_way()
+            timings.append((first, second_way()))
+    return timings
 
 
 def parser_of(description: str | None, pair: str, pairs: int = 5) -> argparse.ArgumentParser:
@@ -163,13 +163,13 @@ def print_machine() -> None:
     )
 
 
-def print_table(what: str, columns: tuple[str, str], found: list[tuple[float, float]], **facts: Any) -> None:
+def print_table(what: str, columns: tuple[str, str], timings: list[tuple[float, float]], **facts: Any) -> None:
     """Prints the command, the machine and a row of medians: Markdown for RESULTS.md."""
     print_machine()
     names = ["benchmark", *facts, *(f"{column}, s" for column in columns), "ratio, median", "min", "max", "pairs"]
-    ratios = sorted(ours / theirs for ours, theirs in found)
-    seconds = [f"{statistics.median(column):.3f}" for column in zip(*found, strict=True)]
+    ratios = sorted(left / right for left, right in timings)
+    seconds = [f"{statistics.median(column):.3f}" for column in zip(*timings, strict=True)]
     shown = [f"{ratio:.2f}" for ratio in (statistics.median(ratios), ratios[0], ratios[-1])]
-    cells = [what, *map(str, facts.values()), *seconds, *shown, str(len(found))]
+    cells = [what, *map(str, facts.values()), *seconds, *shown, str(len(timings))]
     for row in (names, ["---"] * len(names), cells):
         print(f"| {' | '.join(row)} |", flush=True)

@@ -274,8 +274,8 @@ def same_batches() -> Callable[[list[dict[str, Any]], list[dict[str, Any]]], boo
             images = [image for batch in batches for image in batch["inputs"]]
             return images + [sample.gt_sem_seg.data for batch in batches for sample in batch["data_samples"]]
 
-        ours, theirs = tensors(first), tensors(second)
-        return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        actual, expected = tensors(first), tensors(second)
+        return len(actual) == len(expected) and all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
     return same
 

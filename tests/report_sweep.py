@@ -58,7 +58,7 @@ def a_record(
     history = []
     for step in range(50, last + 1, 50):
         score = 49 + (top - 49) * (1 - math.exp(-step / 250)) + rng.gauss(0, 0.5)
-        ious = {one: score + (8 if index == 0 else -8) for index, one in enumerate(classes)}
+        ious = {class_name: score + (8 if index == 0 else -8) for index, class_name in enumerate(classes)}
         history.append({"iter": step, "seconds": step * 0.05, "mIoU": score, "aAcc": 95.0, "IoU": ious})
     losses = []
     for step in range(5, last + 1, 5):
@@ -71,8 +71,8 @@ def a_record(
         entry["loss"] = sum(value for key, value in entry.items() if "loss" in key)
         losses.append(entry)
     status = "stopped" if stopped else "finished"
-    ours = {"status": status, "history": history, "losses": losses, "teacher_mIoU": 84.1, "effective": dict(values)}
-    return TrialRecord(name, values, seed, **{**ours, **more})
+    common = {"status": status, "history": history, "losses": losses, "teacher_mIoU": 84.1, "effective": dict(values)}
+    return TrialRecord(name, values, seed, **{**common, **more})
 
 
 def a_sweep(folder: Path, trials: int, *, spec: dict[str, Any] | None = None) -> Path:

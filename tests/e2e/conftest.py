@@ -35,15 +35,15 @@ class Place:
         return self.root / "cwd"
 
     def environment(self) -> dict[str, str]:
-        ours = {
+        own = {
             "HOME": str(self.home),
             "TMPDIR": str(self.root / "t"),
             "RAY_TMPDIR": str(self.root / "t"),
             "WANDB_MODE": "offline",
             "OMP_NUM_THREADS": "1",
         }
-        theirs = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "XDG_"))}
-        return {**theirs, **ours}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "XDG_"))}
+        return {**inherited, **own}
 
     def start(
         self, *arguments: object, variables: Mapping[str, str] | None = None, **options: Any
@@ -100,9 +100,9 @@ def rows() -> Callable[[Path], dict[str, dict[str, str]]]:
 
     def read(work_dir: Path) -> dict[str, dict[str, str]]:
         with open(work_dir / "results.csv", newline="") as file:
-            found = list(csv.DictReader(file))
-        by_id = {row["id"]: row for row in found}
-        assert len(by_id) == len(found)
+            table = list(csv.DictReader(file))
+        by_id = {row["id"]: row for row in table}
+        assert len(by_id) == len(table)
         return by_id
 
     return read

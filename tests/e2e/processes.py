@@ -24,7 +24,7 @@ def under(parent: int, title: str = "") -> list[int]:
     def is_below(process: int | None) -> bool:
         return process is not None and (parents.get(process) == parent or is_below(parents.get(process)))
 
-    return [process for process, said in titles.items() if title in said and is_below(process)]
+    return [process for process, text in titles.items() if title in text and is_below(process)]
 
 
 def wait_until(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:

@@ -60,7 +60,7 @@ def environment(place: Place, name: str) -> dict[str, str]:
     """Of a cluster with temporary files and a token of its own."""
     folder = place.root / name
     (folder / "ray").mkdir(parents=True)
-    ours = {
+    own = {
         "RAY_TMPDIR": str(folder),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -68,15 +68,15 @@ def environment(place: Place, name: str) -> dict[str, str]:
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(TIMEOUT_S),  # Ray's own 60 s are too few where others are at work
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    return {**place.environment(), **ours}
+    return {**place.environment(), **own}
 
 
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def answers(port: int) -> bool:
@@ -96,8 +96,8 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
         below = under(process.pid)
         process.terminate()
         process.communicate(timeout=TIMEOUT_S)
-        for one in filter(is_alive, below):
-            os.kill(one, signal.SIGKILL)
+        for pid in filter(is_alive, below):
+            os.kill(pid, signal.SIGKILL)
         wait_until_gone(below)
 
 
@@ -153,13 +153,13 @@ def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path
             wait_until(lambda: servers.update(under(pid, "gcs_server")) or process.poll() is not None)
         finally:
             process.terminate()
-            said, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0 and "succeeded" in said, said
-    assert f"{work_dir}/best.pth" in said
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0 and "succeeded" in output, output
+    assert f"{work_dir}/best.pth" in output
     assert len(servers) == 1
-    found = rows(work_dir)
-    assert set(found) == {"baseline", "t0001", "t0002"}
-    assert {(row["status"], row["iterations"]) for row in found.values()} == {("finished", "4")}
+    table = rows(work_dir)
+    assert set(table) == {"baseline", "t0001", "t0002"}
+    assert {(row["status"], row["iterations"]) for row in table.values()} == {("finished", "4")}
     assert {(work_dir / name).is_file() for name in ("best.pth", "best.py")} == {True}
 
     (sent,) = (place.root / "h" / "ray" / "session_latest").glob("runtime_resources/working_dir_files/_ray_pkg_*/")
@@ -203,9 +203,9 @@ class Nodes:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{lost}\n")
         self.process.stdin.flush()
-        for one in on_it:
-            if is_alive(one):
-                os.kill(one, signal.SIGKILL)
+        for pid in on_it:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
 
     def trains(self, number: int) -> bool:
         return bool(under(self.raylets[number], "TrainWorker"))
@@ -236,18 +236,18 @@ def command(there: Nodes, place: Place, *arguments: object) -> Iterator[subproce
 @pytest.mark.slow
 def test_fewer_workers_where_a_node_is_gone(place: Place, tiny: Tiny) -> None:
     """Elastic: one worker goes on with the whole batch, and ends with what two would have come to."""
-    ours, theirs = place.root / "elastic", place.root / "not-elastic"
+    elastic, fixed = place.root / "elastic", place.root / "not-elastic"
     run = [tiny.folder / "distill.py", *options(tiny, 60, 5), "--batch-size", "4", *WITHOUT_BATCH_STATISTICS]
     two = ["--workers", 2, "--min-workers", 1, "--cpus-per-worker", 1]
-    with nodes(place, "e", 2) as there, command(there, place, "train", *run, "--work-dir", ours, *two) as process:
-        wait_until((ours / "last.pth").is_file, process)
+    with nodes(place, "e", 2) as there, command(there, place, "train", *run, "--work-dir", elastic, *two) as process:
+        wait_until((elastic / "last.pth").is_file, process)
         there.lose_one_that_trains()
         out, err = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0 and "starting again from the last checkpoint (1 of 3)" in out, (out, err)
-    place.run("train", *run, "--work-dir", theirs)
-    one, other = (torch.load(folder / "last.pth", weights_only=True) for folder in (ours, theirs))
-    assert one["meta"]["iter"] == other["meta"]["iter"] == 60
-    pairs = [(value.double(), other["state_dict"][key].double()) for key, value in one["state_dict"].items()]
+    place.run("train", *run, "--work-dir", fixed)
+    actual, expected = (torch.load(folder / "last.pth", weights_only=True) for folder in (elastic, fixed))
+    assert actual["meta"]["iter"] == expected["meta"]["iter"] == 60
+    pairs = [(value.double(), expected["state_dict"][key].double()) for key, value in actual["state_dict"].items()]
     assert max((mine - yours).abs().max().item() for mine, yours in pairs) < 1e-3
 
 
@@ -263,9 +263,9 @@ def test_the_loss_of_a_node(place: Place, tiny: Tiny, rows: Rows, trial_json: Tr
         there.lose_one_that_trains()
         out, err = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, (out, err)
-    found = rows(work_dir)
-    assert set(found) == {"baseline", "t0001", "t0002"}
-    for name, row in found.items():
+    table = rows(work_dir)
+    assert set(table) == {"baseline", "t0001", "t0002"}
+    for name, row in table.items():
         assert (row["status"], row["iterations"]) == ("finished", "60"), (row, out)
         history = trial_json(work_dir, name)["history"]
         assert [entry["iter"] for entry in history] == list(range(10, 61, 10)), name

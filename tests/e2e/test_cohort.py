@@ -57,16 +57,16 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
     )
     assert "2 cohorts of up to 3 students that share a teacher, on 1 CPU each; 5 trials at a time" in done.stdout
     assert done.stderr == "" and "raylet" not in done.stdout
-    found = rows(work_dir)
-    assert scores(found) == scores(rows(alone))
-    assert sorted(row["status"] for row in found.values()) == ["failed"] * 2 + ["finished"] * 3
-    for name, row in found.items():
+    table = rows(work_dir)
+    assert scores(table) == scores(rows(alone))
+    assert sorted(row["status"] for row in table.values()) == ["failed"] * 2 + ["finished"] * 3
+    for name, row in table.items():
         if row["status"] == "finished":
-            ours, theirs = (
+            actual, expected = (
                 torch.load(folder / "trials" / name / "last.pth", weights_only=True)["state_dict"]
                 for folder in (work_dir, alone)
             )
-            assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+            assert all(torch.equal(actual[key], expected[key]) for key in expected), name
 
 
 @pytest.mark.slow
@@ -85,6 +85,6 @@ def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> Non
             os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
-    found = rows(work_dir)
-    assert {row["status"] for row in found.values()} == {"finished"}
-    assert {row["iterations"] for row in found.values()} == {"200"}
+    table = rows(work_dir)
+    assert {row["status"] for row in table.values()} == {"finished"}
+    assert {row["iterations"] for row in table.values()} == {"200"}

@@ -81,8 +81,8 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    for found in FENCE.finditer(page.read_text()):
-        yield Block(page, found["kind"], found["text"], found["reason"])
+    for fence in FENCE.finditer(page.read_text()):
+        yield Block(page, fence["kind"], fence["text"], fence["reason"])
 
 
 def all_blocks(*kinds: str) -> list[Block]:
@@ -94,8 +94,8 @@ def of_a_page(value: object) -> str:
 
 
 def test_every_block_has_a_kind() -> None:
-    known = {"bash", "python", "yaml", "json", "text", ""}
-    assert not [(block.page.name, block.kind) for block in all_blocks() if block.kind not in known]
+    kinds = {"bash", "python", "yaml", "json", "text", ""}
+    assert not [(block.page.name, block.kind) for block in all_blocks() if block.kind not in kinds]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=of_a_page)
@@ -162,9 +162,9 @@ def is_config(block: Block) -> bool:
 
 @pytest.mark.parametrize("block", [b for b in all_blocks("python") if is_config(b)], ids=lambda b: b.page.name)
 def test_every_part_of_a_config_is_one(block: Block) -> None:
-    found: dict[str, Any] = {}
-    exec(f"distill = dict({block.text})" if block.text.startswith("losses=") else block.text, {}, found)
-    section = found.get("distill") or {"losses": {"logits": {"type": "KL"}}}
+    variables: dict[str, Any] = {}
+    exec(f"distill = dict({block.text})" if block.text.startswith("losses=") else block.text, {}, variables)
+    section = variables.get("distill") or {"losses": {"logits": {"type": "KL"}}}
     names = ["backbone.layer3", "backbone.layer4", "decode_head.bottleneck"]
     whole = {"teachers": [{"ema_decay": 0.999}], "features": {"student": names, "teacher": names}, **section}
     assert DistillSpec.model_validate(whole).problems() == []

@@ -31,13 +31,13 @@ QUICK = {
 def config(name: str, folder: Path) -> Path:
     if name not in BASES:
         return REPO / "configs" / "teacher" / f"{name}.py"
-    ours = [
-        f"{REPO}/configs/_base_/{one}.py"
-        for one in ("datasets/optic-disc-128", "schedules/sgd_poly_1k", "default_runtime")
+    bases = [
+        f"{REPO}/configs/_base_/{base}.py"
+        for base in ("datasets/optic-disc-128", "schedules/sgd_poly_1k", "default_runtime")
     ]
     file = folder / f"{name}.py"
     file.write_text(
-        f"_base_ = {[f'mmseg::_base_/models/{name}.py', *ours]!r}\n"
+        f"_base_ = {[f'mmseg::_base_/models/{name}.py', *bases]!r}\n"
         f"model = dict(data_preprocessor=dict(size=(128, 128)), {BASES[name]})\n"
     )
     return file

@@ -82,15 +82,15 @@ def test_a_trial_that_fails_of_its_own(
     }
     work_dir = place.root / f"own-{size}"
     done = place.run("sweep", place.sweep_file(f"own-{size}", study), "--work-dir", work_dir, *small)
-    found = {row[FAULT] if row["id"] != "baseline" else "baseline": row for row in rows(work_dir).values()}
-    assert {fault: row["status"] for fault, row in found.items()} == {
+    table = {row[FAULT] if row["id"] != "baseline" else "baseline": row for row in rows(work_dir).values()}
+    assert {fault: row["status"] for fault, row in table.items()} == {
         "baseline": "finished", "none": "finished", "memory": "failed", "bug": "failed",
     }  # fmt: skip
-    assert found["memory"]["note"].startswith("out of memory with 2 images a worker; lower --batch-size or --size")
-    assert "KeyError: 'no such key'" in found["bug"]["note"]
+    assert table["memory"]["note"].startswith("out of memory with 2 images a worker; lower --batch-size or --size")
+    assert "KeyError: 'no such key'" in table["bug"]["note"]
     for fault in ("memory", "bug"):
-        assert trial_json(work_dir, found[fault]["id"])["attempts"] == 1
-        assert f"{found[fault]['id']}     failed: {found[fault]['note'][:20]}" in done.stdout
+        assert trial_json(work_dir, table[fault]["id"])["attempts"] == 1
+        assert f"{table[fault]['id']}     failed: {table[fault]['note'][:20]}" in done.stdout
     assert done.stderr == "" and "Traceback" not in done.stdout
 
 
@@ -121,11 +121,11 @@ def test_a_trial_that_takes_the_machines_memory(
     file = place.sweep_file(f"machine-{size}", study)
     done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=little_memory)
     assert greedy.exists()
-    found = rows(work_dir)
-    assert {(row["status"], row["iterations"]) for row in found.values()} == {("finished", "12")}
-    for name in found:
+    table = rows(work_dir)
+    assert {(row["status"], row["iterations"]) for row in table.values()} == {("finished", "12")}
+    for name in table:
         assert [entry["iter"] for entry in trial_json(work_dir, name)["history"]] == [4, 8, 12], name
-    assert sum(trial_json(work_dir, name)["attempts"] for name in found) > len(found)
+    assert sum(trial_json(work_dir, name)["attempts"] for name in table) > len(table)
     if size == "off":
         assert "was lost, and starts again from its last checkpoint (RayActorError: out of memory: Ray" in done.stdout
 

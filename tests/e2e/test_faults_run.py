@@ -52,11 +52,11 @@ def weights(folder: Path, name: str = "last.pth") -> dict[str, Any]:
     return torch.load(folder / name, weights_only=True)["state_dict"]
 
 
-def same_run(folder: Path, other: Path, equal: Equal) -> bool:
-    metrics = [json.loads((one / "metrics.json").read_text()) for one in (folder, other)]
+def same_run(folder: Path, second: Path, equal: Equal) -> bool:
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (folder, second)]
     own = {"seconds": 0, "teacher_cache": {}}  # of a start, not of a run
     assert {**metrics[0], **own} == {**metrics[1], **own}
-    return all(equal(weights(folder, name), weights(other, name)) for name in ("last.pth", "best.pth", "student.pth"))
+    return all(equal(weights(folder, name), weights(second, name)) for name in ("last.pth", "best.pth", "student.pth"))
 
 
 def test_killed_and_resumed(place: Place, arguments: list[object], whole: Path, state_equal: Equal) -> None:
@@ -151,6 +151,6 @@ def test_a_lost_process_of_a_group(
         os.kill(under(process.pid, title)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
-    for said in (whose, "was lost", "starting again from the last checkpoint (1 of 3)", "resumed   at"):
-        assert said in out, out
+    for line in (whose, "was lost", "starting again from the last checkpoint (1 of 3)", "resumed   at"):
+        assert line in out, out
     assert same_run(work_dir, whole_group, state_equal)

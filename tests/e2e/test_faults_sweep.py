@@ -54,17 +54,17 @@ def whole(place: Place, tiny: Tiny, small: list[object]) -> Path:
 def assert_same(work_dir: Path, whole: Path, rows: Rows, equal: Equal) -> None:
     """Every row, but for what it took, and every student to the last bit."""
     of_the_way = dict(seconds="", attempts="")
-    found, expected = (
+    actual, expected = (
         {name: {**row, **of_the_way} for name, row in rows(folder).items()} for folder in (work_dir, whole)
     )
-    assert found == expected
-    assert {(row["status"], row["iterations"]) for row in found.values()} == {("finished", str(ITERATIONS))}
-    for name in found:
-        ours, theirs = (
+    assert actual == expected
+    assert {(row["status"], row["iterations"]) for row in actual.values()} == {("finished", str(ITERATIONS))}
+    for name in actual:
+        left, right = (
             torch.load(folder / "trials" / name / "last.pth", weights_only=True)["state_dict"]
             for folder in (work_dir, whole)
         )
-        assert equal(ours, theirs), name
+        assert equal(left, right), name
 
 
 def is_training(work_dir: Path) -> bool:
@@ -91,8 +91,8 @@ def test_a_trials_own_process(
         killed = under(process.pid, TRIAL)
         assert killed
         killed += under(process.pid, ASSIGNER)
-        for one in killed:
-            os.kill(one, signal.SIGKILL)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
     assert_same(work_dir, whole, rows, state_equal)
@@ -111,8 +111,8 @@ def test_the_driver(place: Place, tiny: Tiny, small: list[object], whole: Path, 
     assert training
     wait_until_gone(training)  # Ray's own agents take a minute to see that they are alone
 
-    other = study(tiny, space={WEIGHT: {"type": "choice", "values": [3.0, 40.0]}})
-    refused = place.run("sweep", place.sweep_file("other", other), *arguments[2:], "--resume", status=2)
+    changed = study(tiny, space={WEIGHT: {"type": "choice", "values": [3.0, 40.0]}})
+    refused = place.run("sweep", place.sweep_file("other", changed), *arguments[2:], "--resume", status=2)
     assert f"error: {work_dir}: --resume: " in refused.stderr
     assert WEIGHT in refused.stderr and "was 30.0, is 40.0" in refused.stderr
 
@@ -197,9 +197,9 @@ def test_a_worker_of_two(
         os.kill(under(process.pid, "TrainWorker")[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, (out, err)
-    found = rows(work_dir)
-    assert set(found) == {"baseline", "t0001", "t0002"}
-    for name, row in found.items():
+    table = rows(work_dir)
+    assert set(table) == {"baseline", "t0001", "t0002"}
+    for name, row in table.items():
         assert (row["status"], row["iterations"]) == ("finished", str(ITERATIONS))
         history = trial_json(work_dir, name)["history"]
         assert [entry["iter"] for entry in history] == list(range(10, ITERATIONS + 1, 10)), name

@@ -74,11 +74,11 @@ def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
 
     done = place.run(*search, "--resume")
     assert "verdict   Searched only, not confirmed: one seed proves nothing." in done.stdout.splitlines()
-    found = rows(work_dir)
-    assert {name: row["phase"] for name, row in found.items()} == {
+    table = rows(work_dir)
+    assert {name: row["phase"] for name, row in table.items()} == {
         "baseline": "baseline", "b0001": "baseline", "t0001": "search", "t0002": "search",
     }  # fmt: skip
-    assert found["b0001"][RATE] and not found["baseline"][RATE] and not found["t0001"][RATE]
+    assert table["b0001"][RATE] and not table["baseline"][RATE] and not table["t0001"][RATE]
     searched = summary_of(work_dir)
     assert (searched["status"], searched["confirmed"], searched["test"]) == ("finished", None, None)
 
@@ -89,30 +89,30 @@ def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
     kill_once(place, [*confirm, "--resume"], work_dir / "trials" / "baseline-s1" / "last.pth")
     done = place.run(*confirm, "--resume")
     assert done.stderr == ""
-    check_confirmed(work_dir, found, rows, done.stdout)
+    check_confirmed(work_dir, table, rows, done.stdout)
 
 
 def check_confirmed(work_dir: Path, before: dict[str, dict[str, str]], rows: Rows, printed: str) -> None:
-    found = rows(work_dir)
-    ours = max(("t0001", "t0002"), key=lambda name: float(found[name]["mIoU"]))
-    alone = max(("baseline", "b0001"), key=lambda name: float(found[name]["mIoU"]))
-    assert {name: row for name, row in found.items() if row["phase"] != "confirm"} == before
-    again = {name: row for name, row in found.items() if row["phase"] == "confirm"}
-    assert set(again) == {f"{name}-s{seed}" for name in (ours, alone) for seed in (1, 2)}
+    table = rows(work_dir)
+    best = max(("t0001", "t0002"), key=lambda name: float(table[name]["mIoU"]))
+    alone = max(("baseline", "b0001"), key=lambda name: float(table[name]["mIoU"]))
+    assert {name: row for name, row in table.items() if row["phase"] != "confirm"} == before
+    again = {name: row for name, row in table.items() if row["phase"] == "confirm"}
+    assert set(again) == {f"{name}-s{seed}" for name in (best, alone) for seed in (1, 2)}
     for name, row in again.items():
         assert row["of"] == name.rpartition("-s")[0] and row["seed"] == name[-1] and row["status"] == "finished"
         assert f"randomness = dict(seed={name[-1]})" in (work_dir / "trials" / name / "trial.py").read_text()
-        assert row[WEIGHT] == found[row["of"]][WEIGHT] and row[RATE] == found[row["of"]][RATE]
+        assert row[WEIGHT] == table[row["of"]][WEIGHT] and row[RATE] == table[row["of"]][RATE]
 
     summary = summary_of(work_dir)
-    (one,) = summary["confirmed"]["configurations"]
+    (configuration,) = summary["confirmed"]["configurations"]
     scores = {name: float(row["mIoU"]) for name, row in again.items()}
-    assert (one["id"], summary["confirmed"]["baseline"]["id"]) == (ours, alone)
-    assert one["mean"] == pytest.approx((scores[f"{ours}-s1"] + scores[f"{ours}-s2"]) / 2)
-    differences = [scores[f"{ours}-s{seed}"] - scores[f"{alone}-s{seed}"] for seed in (1, 2)]
-    assert one["difference"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert (configuration["id"], summary["confirmed"]["baseline"]["id"]) == (best, alone)
+    assert configuration["mean"] == pytest.approx((scores[f"{best}-s1"] + scores[f"{best}-s2"]) / 2)
+    differences = [scores[f"{best}-s{seed}"] - scores[f"{alone}-s{seed}"] for seed in (1, 2)]
+    assert configuration["difference"]["mean"] == pytest.approx(sum(differences) / 2)
     assert summary["verdict"] in printed and len(summary["environment"]["sessions"]) == 4
     # The test images are the validation images here: what is scored is the very student of the best validation.
     tested = summary["test"]
-    assert tested["configurations"][0]["mean"] == pytest.approx(one["mean"], abs=1e-3)
+    assert tested["configurations"][0]["mean"] == pytest.approx(configuration["mean"], abs=1e-3)
     assert tested["teacher"]["mIoU"] == pytest.approx(summary["teacher"]["mIoU"], abs=1e-3)

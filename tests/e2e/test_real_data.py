@@ -134,11 +134,11 @@ def test_eval_scores_what_training_scored(place: Place, distilled: Path) -> None
 
 @needs_optic_disc
 def test_sweep(sweep: Path, teacher: Path, rows: Callable[[Path], dict[str, dict[str, str]]]) -> None:
-    found = rows(sweep)
-    assert set(found) == {"baseline", "t0001", "t0002"}
-    assert {row["status"] for row in found.values()} == {"finished"}
-    assert {float(row["teacher_mIoU"]) for row in found.values()} == {metrics_of(teacher)["mIoU"]}
-    assert all(row[f"IoU {name}"] for row in found.values() for name in CLASSES)
+    table = rows(sweep)
+    assert set(table) == {"baseline", "t0001", "t0002"}
+    assert {row["status"] for row in table.values()} == {"finished"}
+    assert {float(row["teacher_mIoU"]) for row in table.values()} == {metrics_of(teacher)["mIoU"]}
+    assert all(row[f"IoU {name}"] for row in table.values() for name in CLASSES)
 
 
 @needs_optic_disc
@@ -151,9 +151,9 @@ def test_students_in_plain_mmseg(
     scores = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     best = next(iter(rows(sweep).values()))
     expected = [metrics_of(distilled)["IoU"], {name: float(best[f"IoU {name}"]) for name in CLASSES}]
-    assert [list(one) for one in scores] == [CLASSES, CLASSES]
-    for score, told in zip(scores, expected, strict=True):
-        assert score == pytest.approx(told, abs=1e-3)
+    assert [list(classes) for classes in scores] == [CLASSES, CLASSES]
+    for score, messages in zip(scores, expected, strict=True):
+        assert score == pytest.approx(messages, abs=1e-3)
 
 
 @needs_camvid
@@ -168,6 +168,6 @@ def test_camvid(place: Place) -> None:
     place.run("train", config, "--work-dir", student, "--teacher-checkpoint", teacher / "best.pth", *options)
     metrics = metrics_of(student)
     assert list(metrics["IoU"]) == CAMVID
-    known = [value for value in metrics["IoU"].values() if value is not None]
-    assert metrics["mIoU"] == pytest.approx(sum(known) / len(known), abs=1e-3)
+    expected = [value for value in metrics["IoU"].values() if value is not None]
+    assert metrics["mIoU"] == pytest.approx(sum(expected) / len(expected), abs=1e-3)
     assert metrics["teacher_mIoU"] == pytest.approx(metrics_of(teacher)["mIoU"], abs=1e-3)

@@ -49,7 +49,7 @@ def opened(browser: Any, file: Path, **options: Any) -> tuple[Any, list[str]]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "request",
-        lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else complaints.append(asked.url),
+        lambda setting: None if setting.url.startswith(("file:", "data:", "blob:")) else complaints.append(setting.url),
     )
     page.goto(file.as_uri())
     page.wait_for_function("document.documentElement.dataset.drawn !== undefined", timeout=120_000)

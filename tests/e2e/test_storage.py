@@ -44,15 +44,15 @@ def bucket(place: Place) -> Iterator[str]:
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place.cwd,
     )  # fmt: skip
-    ours = {
+    variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    before = {key: os.environ.get(key) for key in ours}
-    os.environ.update(ours)
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
     try:
         import boto3
 

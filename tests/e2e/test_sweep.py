@@ -64,18 +64,18 @@ def code_of(config: str) -> list[str]:
 
 
 def test_the_table_and_the_winner(random_sweep: Path, rows: Rows) -> None:
-    found = rows(random_sweep)
-    assert set(found) == {"baseline", "t0001", "t0002", "t0003"}
-    assert {row["status"] for row in found.values()} == {"finished"}
-    assert {(row["iterations"], row["seed"]) for row in found.values()} == {("12", "2")}
-    scores = [float(row["mIoU"]) for row in found.values()]
+    table = rows(random_sweep)
+    assert set(table) == {"baseline", "t0001", "t0002", "t0003"}
+    assert {row["status"] for row in table.values()} == {"finished"}
+    assert {(row["iterations"], row["seed"]) for row in table.values()} == {("12", "2")}
+    scores = [float(row["mIoU"]) for row in table.values()]
     assert scores == sorted(scores, reverse=True)
-    for name, row in found.items():
+    for name, row in table.items():
         gain = row["gain"]
         assert gain == "" if name == "baseline" else abs(
-            float(gain) - (float(row["mIoU"]) - float(found["baseline"]["mIoU"]))
+            float(gain) - (float(row["mIoU"]) - float(table["baseline"]["mIoU"]))
         ) < 1e-3  # fmt: skip
-    winner = random_sweep / "trials" / next(iter(found))
+    winner = random_sweep / "trials" / next(iter(table))
     assert (random_sweep / "best.pth").read_bytes() == (winner / "student.pth").read_bytes()
     best, student = (
         (folder / name).read_text() for folder, name in ((random_sweep, "best.py"), (winner, "student.py"))
@@ -128,7 +128,7 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
 
 def test_it_drew_pictures_for_its_report(random_sweep: Path, place: Place) -> None:
     drawn = json.loads((random_sweep / "pictures" / "pictures.json").read_text())
-    assert [one["which"] for one in drawn["chosen"]] == ["worst", "median", "best"]
+    assert [entry["which"] for entry in drawn["chosen"]] == ["worst", "median", "best"]
     place.run("report", random_sweep, "--out", place.root / "report.html")
     assert (place.root / "report.html").read_text().count("<img src=") == 18
 
@@ -179,11 +179,11 @@ def test_asha_stops_trials_but_not_the_baseline(
     )
     work_dir = place.root / "asha"
     place.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 6)
-    found = rows(work_dir)
-    baseline = found.pop("baseline")
+    table = rows(work_dir)
+    baseline = table.pop("baseline")
     assert (baseline["status"], baseline["iterations"]) == ("finished", "6")
-    assert len(found) == 6 and {row["status"] for row in found.values()} == {"finished", "stopped"}
-    for name, row in found.items():
+    assert len(table) == 6 and {row["status"] for row in table.values()} == {"finished", "stopped"}
+    for name, row in table.items():
         stopped = row["status"] == "stopped"
         assert (int(row["iterations"]) < 6) == stopped
         assert (work_dir / "trials" / name / "student.pth").is_file() != stopped
@@ -211,14 +211,14 @@ def test_a_grid_has_every_point_once(grid_sweep: Path, trial_json: TrialJson) ->
 
 
 def test_a_diverged_trial_fails_alone(grid_sweep: Path, rows: Rows) -> None:
-    found = rows(grid_sweep)
-    assert found["baseline"]["status"] == "finished"
-    for name, row in found.items():
+    table = rows(grid_sweep)
+    assert table["baseline"]["status"] == "finished"
+    for name, row in table.items():
         diverged = name != "baseline" and float(row[RATE]) == ABSURD
         assert row["status"] == ("failed" if diverged else "finished")
         assert row["note"].startswith("iteration 2: " if diverged else ("", "predicts"))
         assert ("is not finite" in row["note"]) == diverged
-    assert [row["status"] for row in found.values()] == ["finished"] * 3 + ["failed"] * 2
+    assert [row["status"] for row in table.values()] == ["finished"] * 3 + ["failed"] * 2
 
 
 def test_when_all_trials_fail(place: Place, tiny: Tiny, small: list[object], rows: Rows) -> None:

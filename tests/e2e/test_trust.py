@@ -65,26 +65,26 @@ def descendants(root: int) -> list[int]:
         except OSError:  # it is gone
             continue
         children.setdefault(parent, []).append(int(folder.name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
+    pids = [root]
+    for pid in pids:
+        pids += children.get(pid, [])
+    return pids
 
 
 def listening() -> dict[str, tuple[str, int]]:
     """Inode of a socket -> the address and the port that it listens on."""
-    found = {}
+    addresses = {}
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == LISTENING:
                 address, port = fields[1].split(":")
                 words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
-                found[fields[9]] = (
+                addresses[fields[9]] = (
                     socket.inet_ntop(family, b"".join(struct.pack("=I", w) for w in words)),
                     int(port, 16),
                 )
-    return found
+    return addresses
 
 
 def sockets(pid: int) -> Iterator[str]:
@@ -101,14 +101,14 @@ def sockets(pid: int) -> Iterator[str]:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's tables")
 def test_a_cluster_of_ours_listens_on_the_loopback_alone(cluster: tuple[int, str]) -> None:
     everything = listening()
-    ours = [
+    listeners = [
         (*everything[inode], Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:80])
         for pid in descendants(cluster[0])
         for inode in sockets(pid)
         if inode in everything
     ]
-    assert len(ours) > 5  # the GCS, the raylet, its agents, the dashboard, the driver, a worker
-    assert [one for one in ours if one[0] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
+    assert len(listeners) > 5  # the GCS, the raylet, its agents, the dashboard, the driver, a worker
+    assert [entry for entry in listeners if entry[0] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
 
 
 def test_without_its_token_nobody_is_let_in(cluster: tuple[int, str], place: Place) -> None:

@@ -74,8 +74,8 @@ def test_no_command_runs_what_a_checkpoint_carries(
     done = place.run(*command, status=0 if door == "layers" else 2)  # which needs shapes alone, and loads nothing
     assert not ran.exists()
     if door != "layers":
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "Python code" in line]
-        assert len(said) == 1 and str(harmful) in said[0] and "Traceback" not in done.stderr
+        expected = [line for line in (done.stdout + done.stderr).splitlines() if "Python code" in line]
+        assert len(expected) == 1 and str(harmful) in expected[0] and "Traceback" not in done.stderr
 
 
 def test_a_sweep_file_is_data(place: Place, tiny: Tiny, ran: Path) -> None:

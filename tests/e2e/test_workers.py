@@ -47,10 +47,12 @@ def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
 
 
 def test_same_files_and_metrics(runs: list[Path]) -> None:
-    one, two = ({file.name for file in folder.iterdir() if file.suffix in (".pth", ".py", ".json")} for folder in runs)
+    left, right = (
+        {file.name for file in folder.iterdir() if file.suffix in (".pth", ".py", ".json")} for folder in runs
+    )
     assert (
-        one
-        == two
+        left
+        == right
         == {
             "best.pth",
             "last.pth",
@@ -64,22 +66,24 @@ def test_same_files_and_metrics(runs: list[Path]) -> None:
     )
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
     assert metrics[0].keys() == metrics[1].keys()
-    assert [one["seed"] for one in metrics] == [4, 4] and [one["iter"] for one in metrics] == [ITERATIONS] * 2
+    assert [left["seed"] for left in metrics] == [4, 4] and [left["iter"] for left in metrics] == [ITERATIONS] * 2
     assert metrics[0]["teacher_mIoU"] == metrics[1]["teacher_mIoU"]
     assert abs(metrics[0]["last"]["mIoU"] - metrics[1]["last"]["mIoU"]) < 0.5  # a pixel on the boundary may tip over
 
 
 def test_two_workers_make_one_run_of_wandb(runs: list[Path]) -> None:
-    (one,), (two,) = (offline_runs(folder) for folder in runs)
-    assert [iteration for iteration, _ in two.series("mIoU")] == [10, ITERATIONS]
-    assert [(iteration, pytest.approx(score, abs=0.5)) for iteration, score in one.series("mIoU")] == two.series("mIoU")
+    (left,), (right,) = (offline_runs(folder) for folder in runs)
+    assert [iteration for iteration, _ in right.series("mIoU")] == [10, ITERATIONS]
+    assert [(iteration, pytest.approx(score, abs=0.5)) for iteration, score in left.series("mIoU")] == right.series(
+        "mIoU"
+    )
 
 
 def test_same_student(runs: list[Path]) -> None:
     """Weights and the losses' adapters, after all steps of averaged gradients."""
-    one, two = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in runs)
-    assert one.keys() == two.keys() and any(key.startswith("terms.") for key in one)
-    apart = max((value.double() - two[key].double()).abs().max().item() for key, value in one.items())
+    left, right = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in runs)
+    assert left.keys() == right.keys() and any(key.startswith("terms.") for key in left)
+    apart = max((value.double() - right[key].double()).abs().max().item() for key, value in left.items())
     assert apart < 1e-5
 
 
@@ -92,13 +96,13 @@ def logged(folder: Path) -> list[dict[str, float]]:
 
 def test_same_losses(runs: list[Path]) -> None:
     """Those of every iteration, the distillation's too: two workers log the mean of their halves."""
-    one, two = (logged(folder) for folder in runs)
-    assert len(one) == len(two) == ITERATIONS
-    for ours, theirs in zip(one, two, strict=True):
-        losses = {name: value for name, value in ours.items() if "loss" in name}
+    left, right = (logged(folder) for folder in runs)
+    assert len(left) == len(right) == ITERATIONS
+    for actual, expected in zip(left, right, strict=True):
+        losses = {name: value for name, value in actual.items() if "loss" in name}
         assert {"distill.loss_logits", "distill.loss_hidden", "decode.loss_ce"} <= losses.keys()
-        assert losses == pytest.approx({name: v for name, v in theirs.items() if "loss" in name}, rel=1e-5, abs=1e-5)
-        assert ours["lr"] == theirs["lr"]
+        assert losses == pytest.approx({name: v for name, v in expected.items() if "loss" in name}, rel=1e-5, abs=1e-5)
+        assert actual["lr"] == expected["lr"]
 
 
 @pytest.mark.parametrize(
@@ -146,19 +150,19 @@ def test_a_sweep_of_two_worker_trials(
     work_dir = place.root / "w"
     done = place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
     assert "1 cohort of up to 3 students that share a teacher" in done.stdout
-    found = rows(work_dir)
-    assert set(found) == {"baseline", "t0001", "t0002"}
-    (failed,) = (name for name, row in found.items() if row["status"] == "failed")
-    assert found[failed][RATE] == str(ABSURD) and "is not finite" in found[failed]["note"]
-    for name in found.keys() - {failed}:
+    table = rows(work_dir)
+    assert set(table) == {"baseline", "t0001", "t0002"}
+    (failed,) = (name for name, row in table.items() if row["status"] == "failed")
+    assert table[failed][RATE] == str(ABSURD) and "is not finite" in table[failed]["note"]
+    for name in table.keys() - {failed}:
         trial = work_dir / "trials" / name
-        assert (found[name]["status"], found[name]["iterations"]) == ("finished", "6")
+        assert (table[name]["status"], table[name]["iterations"]) == ("finished", "6")
         assert (trial / "student.pth").is_file()
         history = json.loads((trial / "trial.json").read_text())["history"]
         assert [entry["iter"] for entry in history] == [3, 6]
     assert (work_dir / "best.pth").is_file() and (work_dir / "best.py").is_file()
-    (distilled,) = found.keys() - {failed, "baseline"}
+    (distilled,) = table.keys() - {failed, "baseline"}
     trial, alone = work_dir / "trials" / distilled, place.root / "w-alone"
     place.run("train", trial / "trial.py", "--work-dir", alone, "--workers", 2, "--cpus-per-worker", 0.5)
-    ours, theirs = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (trial, alone))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    actual, expected = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (trial, alone))
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)

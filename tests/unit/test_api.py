@@ -143,7 +143,7 @@ def test_results_have_types(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_work_dir(tiny: Tiny, tmp_path: Path) -> None:
-    said = "another run or sweep is at work in it"
-    with lock_folder(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=said):
+    message = "another run or sweep is at work in it"
+    with lock_folder(tmp_path / "run", "run or sweep"), pytest.raises(UserError, match=message):
         rdistill.train(tiny.folder / "student.py", tmp_path / "run", data_root=tiny.data_root, size=32, quiet=True)
     assert list((tmp_path / "run").iterdir()) == []  # nothing was written, and the lock has gone with its holder

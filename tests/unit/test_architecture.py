@@ -90,8 +90,10 @@ def test_imports_point_down_the_list_of_folders(module: str) -> None:
     assert folder in PLACE_OF, f"give {folder} a place in FOLDERS"
     for imported, _ in imports_of(MODULES[module]):
         if imported:
-            other = folder_of(imported)
-            assert other == folder or PLACE_OF[other] < PLACE_OF[folder], f"{module} may not import {imported}"
+            source_folder = folder_of(imported)
+            assert source_folder == folder or PLACE_OF[source_folder] < PLACE_OF[folder], (
+                f"{module} may not import {imported}"
+            )
 
 
 def test_every_folder_of_the_list_exists_and_says_what_it_is_for() -> None:
@@ -175,7 +177,7 @@ NOT_WHOLE = {
 
 def test_files_are_written_whole_by_one_module() -> None:
     """A kill or a full disk amid a write leaves the file before: nothing but core.files opens one to write to it."""
-    found = []
+    writers = []
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or module in NOT_WHOLE:
@@ -184,8 +186,8 @@ def test_files_are_written_whole_by_one_module() -> None:
             modes = [argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)]
             opens = name == "open" and any(set(str(mode)) & set("wax+") for mode in modes)
             if opens or name.rpartition(".")[2] in WRITERS or name in ("json.dump", "pickle.dump", "yaml.dump"):
-                found.append(f"{module}:{node.lineno}: {name}")
-    assert not found, "use files.write_whole or files.written_whole"
+                writers.append(f"{module}:{node.lineno}: {name}")
+    assert not writers, "use files.write_whole or files.written_whole"
 
 
 def test_json_is_written_without_nan() -> None:
@@ -194,5 +196,5 @@ def test_json_is_written_without_nan() -> None:
     inner = {"core.files", "report.page", "report.study", "sweeps.study.space", "sweeps.cohort.assignment",
              "sweeps.trial.complexity", "sweeps.findings.confirm", "sweeps.study.records", "sweeps.study.spec",
              "training.lockstep"}  # fmt: skip
-    found = {module for module, path in MODULES.items() if "json.dumps(" in path.read_text(encoding="utf-8")}
-    assert not found - inner
+    modules = {module for module, path in MODULES.items() if "json.dumps(" in path.read_text(encoding="utf-8")}
+    assert not modules - inner

@@ -39,11 +39,11 @@ def test_autoscaler(examples: Path) -> None:
 def test_ray_job(examples: Path) -> None:
     job = yaml.safe_load((examples / "rayjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    for where, known in FIELDS.items():
+    for where, expected in FIELDS.items():
         part: dict[str, Any] = job
         for key in filter(None, where.split(".")):
             part = part[key]
-        assert set(part) <= known, where
+        assert set(part) <= expected, where
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == ray.__version__
     assert all(isinstance(value, str) for value in cluster["headGroupSpec"]["rayStartParams"].values())

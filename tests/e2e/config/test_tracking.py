@@ -70,15 +70,15 @@ def test_a_run_in_all_three_and_its_resume(tiny: Tiny, tmp_path: Path, recorder:
 @pytest.mark.e2e
 def test_a_run_a_trial(tmp_path: Path) -> None:
     """Two parts, as of a sweep that was resumed; a run for each trial all the same."""
-    told: list[str] = []
+    warnings: list[str] = []
     for scores, begin in (([50.0, 60.0], 0), ([50.0, 60.0, 55.0], 2)):
-        looking_on = trackers(parse_tracking(ALL), "coef", tmp_path, told.append)
+        looking_on = trackers(parse_tracking(ALL), "coef", tmp_path, warnings.append)
         for listener in looking_on:
             listener.__enter__()
         play(tmp_path, looking_on, scores, begin)
         for listener in looking_on:
             listener.__exit__()
-    assert told == []
+    assert warnings == []
 
     runs = offline_runs(tmp_path)
     assert sorted((run.name, run.group, run.job_type) for run in runs) == [
@@ -87,17 +87,21 @@ def test_a_run_a_trial(tmp_path: Path) -> None:
     ]  # fmt: skip
     ids = RunIds(tmp_path, "wandb").ids
     assert {run.id for run in runs} == set(ids.values()) and len(ids) == 2
-    ours = [run for run in runs if run.name == "t0001"]
-    assert ours[0].series("mIoU") + ours[1].series("mIoU") == [(10, 50.0), (20, 60.0), (30, 55.0)]
-    assert ours[0].config[WEIGHT] == 3.0 and ours[0].config["effective"] == {WEIGHT: 3.0}
-    assert (ours[1].summary["status"], ours[1].summary["best_mIoU"], ours[1].exit_code) == ("finished", 60.0, 0)
+    same_trial = [run for run in runs if run.name == "t0001"]
+    assert same_trial[0].series("mIoU") + same_trial[1].series("mIoU") == [(10, 50.0), (20, 60.0), (30, 55.0)]
+    assert same_trial[0].config[WEIGHT] == 3.0 and same_trial[0].config["effective"] == {WEIGHT: 3.0}
+    assert (same_trial[1].summary["status"], same_trial[1].summary["best_mIoU"], same_trial[1].exit_code) == (
+        "finished",
+        60.0,
+        0,
+    )
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    found = {
+    runs_by_name = {
         run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("coef").experiment_id])
     }
-    assert set(found) == {"baseline", "t0001"}
-    history = client.get_metric_history(found["t0001"].info.run_id, "IoU/disc")
+    assert set(runs_by_name) == {"baseline", "t0001"}
+    history = client.get_metric_history(runs_by_name["t0001"].info.run_id, "IoU/disc")
     assert [(entry.step, entry.value) for entry in history] == [(10, 50.0), (20, 60.0), (30, 55.0)]
-    assert found["t0001"].data.params[WEIGHT] == "3.0" and found["t0001"].info.status == "FINISHED"
+    assert runs_by_name["t0001"].data.params[WEIGHT] == "3.0" and runs_by_name["t0001"].info.status == "FINISHED"
     assert [score for _, score in scalars(tmp_path / "tensorboard" / "t0001", "ray/tune/mIoU")] == [50.0, 60.0, 55.0]

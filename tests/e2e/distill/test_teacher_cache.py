@@ -57,16 +57,16 @@ def test_a_run_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal, re
             if iteration == 4:
                 raise KeyboardInterrupt
 
-    known: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
+    options: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
     cfg = tiny.load("distill", ON)
-    metrics = train(cfg, tmp_path / "first", listener=recorder, **known)
+    metrics = train(cfg, tmp_path / "first", listener=recorder, **options)
     assert metrics["teacher_cache"]["images"] == 12 and "cache on" in recorder.starts[0][2]["teacher_lines"]
-    again = train(cfg, tmp_path / "second", **known)
+    again = train(cfg, tmp_path / "second", **options)
     assert again["teacher_cache"] == {"images": 12, "hit_rate": 1.0, "from_disk": 12 - _repeats(metrics)}
     with pytest.raises(KeyboardInterrupt):
-        train(cfg, tmp_path / "cut", listener=Cut([], [], []), **known)
-    train(cfg, tmp_path / "cut", resume=True, **known)
-    train(with_overrides(cfg, {"distill.cache": "off"}), tmp_path / "without", **known)
+        train(cfg, tmp_path / "cut", listener=Cut([], [], []), **options)
+    train(cfg, tmp_path / "cut", resume=True, **options)
+    train(with_overrides(cfg, {"distill.cache": "off"}), tmp_path / "without", **options)
     expected = weights(tmp_path / "first")
     assert state_equal(expected, weights(tmp_path / "second")) and state_equal(expected, weights(tmp_path / "cut"))
     for key, value in weights(tmp_path / "without").items():
@@ -88,16 +88,16 @@ def test_a_cohort_with_the_cache(tiny: Tiny, tmp_path: Path, state_equal: Equal)
     }
     outcome: dict[str, Any] = {}
     lockstep = Lockstep()
-    for name, one in configs.items():
+    for name, run_cfg in configs.items():
 
-        def run(lane: Lane, one: Any = one, name: str = name) -> None:
-            outcome[name] = train(one, tmp_path / name, teacher_metrics=[{}], lane=lane, check=False)
+        def run(lane: Lane, run_cfg: Any = run_cfg, name: str = name) -> None:
+            outcome[name] = train(run_cfg, tmp_path / name, teacher_metrics=[{}], lane=lane, check=False)
 
         lockstep.join(name, run)
     while lockstep.step():
         pass
     assert outcome["logits"]["teacher_cache"]["images"] >= 12
-    for name, one in configs.items():
-        alone = with_overrides(one, {"distill.cache.dir": str(tmp_path / f"{name}-cache")})  # finds nothing
+    for name, run_cfg in configs.items():
+        alone = with_overrides(run_cfg, {"distill.cache.dir": str(tmp_path / f"{name}-cache")})  # finds nothing
         train(alone, tmp_path / f"{name}-alone", teacher_metrics=[{}], check=False)
         assert state_equal(weights(tmp_path / name), weights(tmp_path / f"{name}-alone")), name

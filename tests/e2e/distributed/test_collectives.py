@@ -56,9 +56,9 @@ def losses_and_weights(cfg: Config, folder: Path) -> tuple[list[Any], dict[str, 
     return recorder.steps, torch.load(folder / "last.pth", weights_only=True)["state_dict"]
 
 
-def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[key].double() - value.double()).abs().max()) for key, value in theirs.items())
+def apart(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[key].double() - value.double()).abs().max()) for key, value in right.items())
 
 
 @pytest.mark.e2e
@@ -71,12 +71,12 @@ def test_twenty_iterations_on_one_worker_and_on_two(tiny: Tiny, in_workers: InWo
     cfg = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **losses}, iters=20, batch_size=4, val_interval=20)
     assert cfg.model.decode_head.loss_decode.class_weight
 
-    one, weights = losses_and_weights(cfg, tmp_path / "one")
-    (two, theirs), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
-    assert [iteration for iteration, _ in one] == [iteration for iteration, _ in two] == [10, 20]
-    for (_, ours), (_, same) in zip(one, two, strict=True):
-        assert ours == pytest.approx(same, rel=1e-5, abs=1e-5)
-    assert apart(weights, theirs) < 1e-5
+    single, weights = losses_and_weights(cfg, tmp_path / "one")
+    (two, weights_of_two), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
+    assert [iteration for iteration, _ in single] == [iteration for iteration, _ in two] == [10, 20]
+    for (_, values), (_, same) in zip(single, two, strict=True):
+        assert values == pytest.approx(same, rel=1e-5, abs=1e-5)
+    assert apart(weights, weights_of_two) < 1e-5
 
 
 @pytest.mark.e2e
@@ -95,11 +95,11 @@ def test_a_stage_that_nothing_uses(tiny: Tiny, in_workers: InWorkers, tmp_path: 
     for message in in_workers(2, refused):
         assert "student.backbone.layer4" in message and "or set find_unused_parameters=True" in message
     cfg = tiny.load("student", {**unused, "+find_unused_parameters": True}, batch_size=4)
-    one, weights = losses_and_weights(cfg, tmp_path / "one")
-    (two, theirs), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
-    for (_, ours), (_, same) in zip(one, two, strict=True):
-        assert ours == pytest.approx(same, rel=1e-5, abs=1e-5)
-    assert apart(weights, theirs) < 1e-5
+    single, weights = losses_and_weights(cfg, tmp_path / "one")
+    (two, weights_of_two), _ = in_workers(2, lambda rank: losses_and_weights(cfg, tmp_path / "two"))
+    for (_, losses), (_, same) in zip(single, two, strict=True):
+        assert losses == pytest.approx(same, rel=1e-5, abs=1e-5)
+    assert apart(weights, weights_of_two) < 1e-5
 
 
 ACCUMULATED = {"+optim_wrapper.accumulative_counts": 2}
@@ -126,7 +126,7 @@ def test_modes_of_training_on_two_workers(
         cfg = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **mode}, batch_size=4, val_interval=6)
         return losses_and_weights(cfg, tmp_path / name)[1]
 
-    one = weights("one", mode)
+    single = weights("one", mode)
     two, _ = in_workers(2, lambda rank: weights("two", mode))
-    assert apart(one, two) < bound
-    assert apart(one, weights("without", {})) > 1e-4  # they were on
+    assert apart(single, two) < bound
+    assert apart(single, weights("without", {})) > 1e-4  # they were on

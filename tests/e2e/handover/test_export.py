@@ -31,9 +31,9 @@ def test_where_no_exporter_follows_the_size(predictor: Predictor, images: list[P
             raise RuntimeError("it has a will of its own")
 
     model = segmentor("fast_scnn", {}, tmp_path)
-    one = Predictor(model, predictor.pipeline, tuple("0123456789abcdefghi"), ((0, 0, 0),) * 19, {})
-    checks = export._checks(one, images, None)
+    ten_classes = Predictor(model, predictor.pipeline, tuple("0123456789abcdefghi"), ((0, 0, 0),) * 19, {})
+    checks = export._checks(ten_classes, images, None)
     model.backbone = Stubborn()
     assert len(checks) == len(images) + 3
     with pytest.raises(ExportError, match=r"not written: trace: RuntimeError: it has.*--fixed-size HxW asks less"):
-        export_onnx(one, tmp_path / "a.onnx", images)
+        export_onnx(ten_classes, tmp_path / "a.onnx", images)

@@ -178,8 +178,8 @@ def test_a_picture_that_does_not_open(tiny: Tiny, tmp_path: Path) -> None:
         image.write_bytes(b"")
     broken = tiny.load("distill", iters=2, val_interval=2, data_root=str(data))
     lockstep = Lockstep()
-    for name, one in (("good", cfg), ("broken", broken)):
-        lockstep.join(name, lane_of(one, tmp_path / name, outcome))
+    for name, run_cfg in (("good", cfg), ("broken", broken)):
+        lockstep.join(name, lane_of(run_cfg, tmp_path / name, outcome))
     while lockstep.step():
         pass
     assert outcome["good"]["iter"] == 2 and isinstance(outcome["broken"], Exception)

@@ -86,15 +86,15 @@ def test_plain_mmseg_predicts_the_same_masks(distilled_run: Run, tiny: Tiny, tmp
     from mmseg.registry import DATASETS
 
     dataset = DATASETS.build(cfg.val_dataloader.dataset.to_dict())
-    found = np.load(tmp_path / "out.npz")
-    assert found["classes"].tolist() == ["background", "optic disc"]
+    output = np.load(tmp_path / "out.npz")
+    assert output["classes"].tolist() == ["background", "optic disc"]
     classes = set()
     for index, item in enumerate(dataset):
         assert item["data_samples"].img_path == str(images[index])
         with torch.no_grad():
             (result,) = distiller.eval().val_step({"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]})
         mask = result.pred_sem_seg.data.numpy()
-        np.testing.assert_array_equal(found[f"arr_{index}"], mask)
+        np.testing.assert_array_equal(output[f"arr_{index}"], mask)
         classes |= set(np.unique(mask))
     assert classes == {0, 1}  # else equality would say little
 
@@ -115,9 +115,9 @@ def test_nothing_but_the_seed_changes_a_run(
     """Not the data workers, not how often it validates, not whether the teacher was scored before."""
     expected = student_weights(distilled_run)
     torch.rand(3)
-    other = tiny.load("distill", {"train_dataloader.num_workers": 2}, val_interval=6)
+    changed = tiny.load("distill", {"train_dataloader.num_workers": 2}, val_interval=6)
     processes = set(multiprocessing.active_children())
-    assert state_equal(weights_after(other, "a", teacher_metrics=[{"mIoU": 1.0}]), expected)
+    assert state_equal(weights_after(changed, "a", teacher_metrics=[{"mIoU": 1.0}]), expected)
     assert set(multiprocessing.active_children()) == processes  # the data workers have ended
     assert not state_equal(weights_after(tiny.load("distill"), "b", seed=1), expected)
 

@@ -108,8 +108,8 @@ def test_label_map(config: Callable[..., Config], root: Path) -> None:
     labels[:] = 6  # the original has labels 0 to 6
     labels[0, 0] = 9
     Image.fromarray(labels).save(mask)
-    found = [line for line in check_data(cfg) if line.startswith("train")]
-    assert [line.split(": ")[-1] for line in found] == ["holds label 9; there are 2 classes"]
+    lines = [line for line in check_data(cfg) if line.startswith("train")]
+    assert [line.split(": ")[-1] for line in lines] == ["holds label 9; there are 2 classes"]
 
 
 def test_mask_of_another_size(config: Callable[..., Config], root: Path) -> None:
@@ -138,9 +138,9 @@ def test_unreadable_and_truncated_files(config: Callable[..., Config], root: Pat
         file.write_bytes(content[: max(keep, 40) if keep >= 0 else len(content) + max(keep, -len(content) // 2)])
     if keep == 0:
         image.write_bytes(b"")
-    found = check_data(config())
-    assert len(found) == 2 and all("cannot be read" in line for line in found)
-    assert str(image) in found[0] and str(mask) in found[1]
+    problems = check_data(config())
+    assert len(problems) == 2 and all("cannot be read" in line for line in problems)
+    assert str(image) in problems[0] and str(mask) in problems[1]
 
 
 def test_mask_in_colour(config: Callable[..., Config], root: Path) -> None:
@@ -336,8 +336,8 @@ def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> 
     folder = root / "img_dir/train"
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "folder.jpg").mkdir()
-    found = check_data(config())
-    assert found == [
+    problems = check_data(config())
+    assert problems == [
         f"train data: {folder}/folder.jpg: is a folder, not an image; rename or remove it",
         f"train data: {folder}/gone.jpg: is a link to nowhere.jpg, which leads to no file; mend or remove it",
     ]
@@ -347,8 +347,8 @@ def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> 
 def test_loops_of_links(config: Callable[..., Config], root: Path, loop: str) -> None:
     link = root / "img_dir/train/loop.jpg"
     link.symlink_to("loop.jpg" if loop == "itself" else "../train")
-    found = [line for line in check_data(config()) if str(link) in line or "loop" in line]
-    assert found and all("\n" not in line for line in found)
+    lines = [line for line in check_data(config()) if str(link) in line or "loop" in line]
+    assert lines and all("\n" not in line for line in lines)
 
 
 # ---------------------------------------------------------------------------------------------------------

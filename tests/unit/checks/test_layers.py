@@ -89,9 +89,11 @@ def test_unknown_features_are_all_named(tiny_without_teacher: Tiny) -> None:
     )
     with pytest.raises(UserError) as caught:
         overview(cfg)
-    ours, theirs = caught.value.problems
-    assert ours.startswith("distill.features.student[1]: ") and ours.endswith("did you mean 'backbone.layer4'?")
-    assert theirs.startswith("distill.features.teacher[0]: ")
+    of_student, of_teacher = caught.value.problems
+    assert of_student.startswith("distill.features.student[1]: ") and of_student.endswith(
+        "did you mean 'backbone.layer4'?"
+    )
+    assert of_teacher.startswith("distill.features.teacher[0]: ")
 
 
 def test_human() -> None:

@@ -145,10 +145,10 @@ def test_config_that_is_not_there(tiny: Tiny) -> None:
 
 
 def test_classes(check: Check) -> None:
-    found = check({"model.decode_head.num_classes": 3}, name="student")
-    assert one(found).startswith("model.decode_head.num_classes: is 3, but the data has 2 classes (metainfo.classes)")
-    found = check({"val_dataloader.dataset.metainfo": dict(classes=("a", "b", "c"))}, name="student")
-    assert found.problems == ["metainfo.classes: training data has 2 classes, validation data 3"]
+    report = check({"model.decode_head.num_classes": 3}, name="student")
+    assert one(report).startswith("model.decode_head.num_classes: is 3, but the data has 2 classes (metainfo.classes)")
+    report = check({"val_dataloader.dataset.metainfo": dict(classes=("a", "b", "c"))}, name="student")
+    assert report.problems == ["metainfo.classes: training data has 2 classes, validation data 3"]
 
 
 def test_two_classes_in_one_channel(check: Check, one_channel: dict[str, Any]) -> None:
@@ -209,17 +209,17 @@ def test_teacher_of_other_classes(check: Check, tiny: Tiny, tmp_path: Path) -> N
 
 def test_layer_names(check: Check) -> None:
     names = dict(student=("backbone.layer3", "backbone.layer9"), teacher=("backbone.layer3", "backbone.stage4"))
-    found = check({"distill.features": names}).problems
-    assert len(found) == 2
-    assert found[0].startswith("distill.features.student[1]: ") and "did you mean 'backbone.layer" in found[0]
-    assert found[1].startswith("distill.features.teacher[1]: ")
+    problems = check({"distill.features": names}).problems
+    assert len(problems) == 2
+    assert problems[0].startswith("distill.features.student[1]: ") and "did you mean 'backbone.layer" in problems[0]
+    assert problems[1].startswith("distill.features.teacher[1]: ")
 
 
 def test_pair_that_cannot_be_compared(check: Check) -> None:
     names = dict(student=("backbone.layer4", "decode_head.image_pool"), teacher=("backbone.layer4",))
-    found = one(check({"distill.features": names, "distill.losses.hidden.pair": (1, 0)}))
-    assert found.startswith("distill.losses.hidden.pair: [1, 0] (decode_head.image_pool with the teacher's")
-    assert found.endswith("the student's is pooled to 1 x 1, the other is 4 x 4")
+    problem = one(check({"distill.features": names, "distill.losses.hidden.pair": (1, 0)}))
+    assert problem.startswith("distill.losses.hidden.pair: [1, 0] (decode_head.image_pool with the teacher's")
+    assert problem.endswith("the student's is pooled to 1 x 1, the other is 4 x 4")
 
 
 def test_auxiliary_output_that_is_not_there(check: Check) -> None:
@@ -227,10 +227,10 @@ def test_auxiliary_output_that_is_not_there(check: Check) -> None:
 
 
 def test_optimizer(check: Check) -> None:
-    found = one(check({"optim_wrapper.optimizer.lr": -0.1}))
-    assert found.startswith("optim_wrapper: cannot be built") and "-0.1" in found
-    found = one(check({"+optim_wrapper.optimizer.lrr": 0.1}))
-    assert "unknown key optim_wrapper.optimizer.lrr: SGD has no such argument; did you mean 'lr'?" in found
+    problem = one(check({"optim_wrapper.optimizer.lr": -0.1}))
+    assert problem.startswith("optim_wrapper: cannot be built") and "-0.1" in problem
+    problem = one(check({"+optim_wrapper.optimizer.lrr": 0.1}))
+    assert "unknown key optim_wrapper.optimizer.lrr: SGD has no such argument; did you mean 'lr'?" in problem
 
 
 def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
@@ -259,13 +259,13 @@ def test_pipeline(check: Check) -> None:
 
 def test_one_image_a_worker(check: Check) -> None:
     """BatchNorm of a pooled branch has one value a channel: PyTorch refuses it, at once instead of in training."""
-    found = one(check(batch_size=1))
-    assert found.startswith("one step of training on ") and "more than 1 value per channel" in found
+    problem = one(check(batch_size=1))
+    assert problem.startswith("one step of training on ") and "more than 1 value per channel" in problem
 
 
 def test_batch_that_does_not_divide(tiny: Tiny) -> None:
-    found = one(check_run(tiny.load("distill", batch_size=3), workers=2))
-    assert found.startswith("train_dataloader.batch_size: 3 images do not divide among 2 workers")
+    problem = one(check_run(tiny.load("distill", batch_size=3), workers=2))
+    assert problem.startswith("train_dataloader.batch_size: 3 images do not divide among 2 workers")
 
 
 @pytest.fixture
@@ -277,8 +277,8 @@ def built(tiny: Tiny) -> tuple[Config, Distiller]:
 def test_loss_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
     cfg, distiller = built
     nn.init.constant_(distiller.terms["hidden"].adapter.project.weight, float("nan"))
-    found = one(check_run(cfg, distiller=distiller))
-    assert "distill.loss_hidden, raw/hidden is not finite" in found and ".jpg" in found
+    problem = one(check_run(cfg, distiller=distiller))
+    assert "distill.loss_hidden, raw/hidden is not finite" in problem and ".jpg" in problem
 
 
 def test_gradient_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
@@ -295,9 +295,9 @@ def test_parameters_without_a_gradient(built: tuple[Config, Distiller]) -> None:
     distiller.student.backbone.spare = nn.Linear(2, 2)
     assert check_run(cfg, distiller=distiller).problems == []
     cfg.train_dataloader.batch_size = 4
-    found = one(check_run(cfg, distiller=distiller, workers=2))
-    assert "student.backbone.spare.weight, student.backbone.spare.bias" in found
-    assert "or set find_unused_parameters=True" in found
+    problem = one(check_run(cfg, distiller=distiller, workers=2))
+    assert "student.backbone.spare.weight, student.backbone.spare.bias" in problem
+    assert "or set find_unused_parameters=True" in problem
     cfg.find_unused_parameters = True  # mmengine's keys
     assert check_run(cfg, distiller=distiller, workers=2).problems == []
     cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=False)  # the one it looks at
@@ -322,8 +322,8 @@ def test_disk(built: tuple[Config, Distiller], tmp_path: Path, monkeypatch: pyte
     cfg, distiller = built
     monkeypatch.setattr("rdistill.checks.run.shutil.disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
     assert check_run(cfg, distiller=distiller, work_dir=tmp_path).problems == []
-    found = one(check_run(cfg, distiller=distiller, work_dir=tmp_path / "new", trials=100))
-    assert "100 trials may take" in found and f"3 MB are free at {tmp_path}" in found
+    problem = one(check_run(cfg, distiller=distiller, work_dir=tmp_path / "new", trials=100))
+    assert "100 trials may take" in problem and f"3 MB are free at {tmp_path}" in problem
 
 
 def test_estimate_of_checkpoints(tiny: Tiny, distilled_run: Run) -> None:

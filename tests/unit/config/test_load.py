@@ -492,11 +492,11 @@ def paddleseg_root(tmp_path: Path, data_root: Path) -> Path:
 def test_paddleseg_layout_gives_the_same_batches(
     tiny: Tiny, paddleseg_root: Path, stream_batches: Callable[..., Any], same_batches: Callable[..., bool]
 ) -> None:
-    ours, theirs = tiny.load("student"), tiny.load("student", data_root=str(paddleseg_root))
-    assert theirs.train_dataloader.dataset.type == "PaddleSegDataset"
-    assert theirs.train_dataloader.dataset.ann_file == "train_list.txt"
-    assert theirs.val_dataloader.dataset.ann_file == "val_list.txt"
-    first, second = (stream_batches(cfg, 4) for cfg in (ours, theirs))
+    by_folder, by_list = tiny.load("student"), tiny.load("student", data_root=str(paddleseg_root))
+    assert by_list.train_dataloader.dataset.type == "PaddleSegDataset"
+    assert by_list.train_dataloader.dataset.ann_file == "train_list.txt"
+    assert by_list.val_dataloader.dataset.ann_file == "val_list.txt"
+    first, second = (stream_batches(cfg, 4) for cfg in (by_folder, by_list))
     assert same_batches(first, second)
     names = {Path(sample.img_path).parent.name for batch in second for sample in batch["data_samples"]}
     assert names == {"JPEGImages"} and NUM_TRAIN > 2  # more than one batch, so that the order counts

@@ -73,11 +73,11 @@ def test_where_to_look_says_how(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
 
     class Listener(Recorder):
         def warned(self, message: str) -> None:
-            told.append(message)
+            messages.append(message)
 
     (tmp_path / "wandb").write_text("a file where its folder should be")
     (tmp_path / "tensorboard").write_text("likewise")
@@ -85,7 +85,7 @@ def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
     cfg.tracking = {"tensorboard": {}}
     metrics = train(cfg, tmp_path, listener=Listener([], [], []))
     assert metrics["iter"] == 2
-    (line,) = told
+    (line,) = messages
     assert line.startswith("tensorboard failed: ") and line.endswith("; the run goes on without it")
 
 
@@ -94,13 +94,13 @@ def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_sweep_goes_on_without_a_tracker(tmp_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     (tmp_path / "tensorboard").write_text("a file where its folder should be")
-    (tracker,) = trackers(parse_tracking("tensorboard"), "coef", tmp_path, told.append)
+    (tracker,) = trackers(parse_tracking("tensorboard"), "coef", tmp_path, messages.append)
     with tracker:
         play(tmp_path, [tracker], [50.0, 60.0])
-    assert len(told) == 2 and told[0].startswith("tensorboard failed: ")
-    assert told[1].endswith("; the sweep goes on without it")
+    assert len(messages) == 2 and messages[0].startswith("tensorboard failed: ")
+    assert messages[1].endswith("; the sweep goes on without it")
 
 
 def test_metrics_of_a_validation() -> None:

@@ -36,11 +36,11 @@ with lock_folder(Path(sys.argv[1]), "sweep"):
 
 def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    with subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another sweep is at work in it; wait for it, or use another --work-dir"):
             lock_folder(folder, "sweep").__enter__()
-        other.kill()
+        holder.kill()
     with lock_folder(folder, "sweep"), pytest.raises(UserError), lock_folder(folder, "sweep"):
         pass
     with lock_folder(folder, "sweep"):
@@ -179,13 +179,13 @@ def test_what_a_killed_process_forked_does_not_hold_its_folder(tmp_path: Path) -
 
 def test_a_work_dir_that_cannot_be_one_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, said in (
+    for folder, message in (
         (tmp_path / "file", "is there already, and is no folder"),
         (tmp_path / "file" / "below", "lies below a file"),
         (tmp_path / ("n" * 300), "its name is too long"),
         (Path("/proc/nowhere"), "no such file or folder, or none can be made there"),
     ):
-        with pytest.raises(UserError, match=said) as caught, lock_folder(folder, "run"):
+        with pytest.raises(UserError, match=message) as caught, lock_folder(folder, "run"):
             pass
         assert str(caught.value).endswith("use another --work-dir")
 

@@ -25,9 +25,9 @@ class Changing(LocalFileSystem):
         opened = super()._open(path, mode, **options)
         if mode == "rb" and Changing.changes > 0:
             Changing.changes -= 1
-            other = Path(f"{path}.new")
-            other.write_bytes(Path(path).read_bytes() + b"+")
-            os.replace(other, path)
+            new_file = Path(f"{path}.new")
+            new_file.write_bytes(Path(path).read_bytes() + b"+")
+            os.replace(new_file, path)
         return opened
 
 

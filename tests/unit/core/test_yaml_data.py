@@ -32,8 +32,8 @@ from rdistill.core.yaml_data import DEEPEST, not_plain, parse_yaml, read_yaml, y
     ],
 )
 def test_what_is_read(text: str, value: object) -> None:
-    found = parse_yaml(text)
-    assert found == value and type(found) is type(value)
+    actual = parse_yaml(text)
+    assert actual == value and type(actual) is type(value)
 
 
 LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))

@@ -59,7 +59,7 @@ def test_every_pass_is_another_permutation() -> None:
     draws = list(islice(sampler(), 20))
     assert [draw for draw, _ in draws] == list(range(20))
     passes = [tuple(index for _, index in draws[k : k + 5]) for k in range(0, 20, 5)]
-    assert all(sorted(one) == list(range(5)) for one in passes) and len(set(passes)) > 1
+    assert all(sorted(numbers) == list(range(5)) for numbers in passes) and len(set(passes)) > 1
     assert [index for _, index in islice(sampler(shuffle=False), 7)] == [0, 1, 2, 3, 4, 0, 1]
     assert list(islice(sampler(seed=1), 20)) != draws
 
@@ -121,15 +121,17 @@ def test_training_workers_change_nothing(cfg: Config) -> None:
         halves = [worker[step * batch // 2 : (step + 1) * batch // 2] for worker in workers]
         union = [item for pair in zip(*halves, strict=True) for item in pair]
         assert all(
-            torch.equal(a, b) for one, other in zip(whole, union, strict=True) for a, b in zip(one, other, strict=True)
+            torch.equal(a, b)
+            for left, right in zip(whole, union, strict=True)
+            for a, b in zip(left, right, strict=True)
         )
 
 
 def test_a_draw_is_augmented_by_its_number(cfg: Config) -> None:
     dataset = StreamDataset(cfg.train_dataloader.dataset.to_dict(), seed=0)
     assert len(dataset) == NUM_TRAIN and dataset.metainfo["classes"] == ("background", "optic disc")
-    first, again, other = (image_and_mask(dataset[draw, 2])[0] for draw in (5, 5, 11))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    first, again, third = (image_and_mask(dataset[draw, 2])[0] for draw in (5, 5, 11))
+    assert torch.equal(first, again) and not torch.equal(first, third)
     assert not torch.equal(image_and_mask(StreamDataset(dataset.dataset, seed=1)[5, 2])[0], first)
 
 
@@ -151,10 +153,10 @@ def test_drawing_leaves_the_global_random_states_alone(cfg: Config) -> None:
     seed()
     expected = [numbers(), numbers()]
     seed()
-    found = [numbers()]
+    actual = [numbers()]
     dataset[0, 0]
-    found.append(numbers())
-    assert found == expected
+    actual.append(numbers())
+    assert actual == expected
     seed()
     with pytest.raises(KeyError), random_state_of(1, 2):
         numbers()

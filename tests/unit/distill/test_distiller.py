@@ -182,8 +182,8 @@ def test_the_seed_alone_decides_the_students_weights(tiny: Tiny, state_equal: Eq
     assert state_equal(weights("distill", 3), alone)
     torch.rand(5)
     assert state_equal(weights("distill", 3, **{"distill.losses": {"a": {"type": "MGD", "pair": (0, 2)}}}), alone)
-    other = weights("distill", 4)
-    assert not torch.equal(other["backbone.layer4.0.conv1.weight"], alone["backbone.layer4.0.conv1.weight"])
+    changed = weights("distill", 4)
+    assert not torch.equal(changed["backbone.layer4.0.conv1.weight"], alone["backbone.layer4.0.conv1.weight"])
 
 
 def test_weight_zero_is_plain_training(tiny: Tiny, stream_batches: Batches, state_equal: Equal) -> None:
@@ -191,13 +191,13 @@ def test_weight_zero_is_plain_training(tiny: Tiny, stream_batches: Batches, stat
     cfg = tiny.load("distill", {"distill.losses.logits.weight": 0.0, "distill.losses.hidden.weight": 0.0})
     distiller, plain = build_distiller(cfg, seed=0), build_distiller(tiny.load("student"), seed=0).student
     assert state_equal(distiller.student.state_dict(), plain.state_dict())
-    ours, theirs = optimizer_of(distiller), optimizer_of(plain)
+    distilling, plain_one = optimizer_of(distiller), optimizer_of(plain)
     for draw, batch in enumerate(stream_batches(cfg, 3)):
         torch.manual_seed(draw)
-        ours_log = step(distiller, batch, ours)
+        ours_log = step(distiller, batch, distilling)
         torch.manual_seed(draw)
         plain.train()
-        theirs_log = plain.train_step(batch, theirs)
+        theirs_log = plain.train_step(batch, plain_one)
         assert torch.equal(ours_log["loss"], theirs_log["loss"])
     assert state_equal(distiller.student.state_dict(), plain.state_dict())
 
@@ -205,8 +205,8 @@ def test_weight_zero_is_plain_training(tiny: Tiny, stream_batches: Batches, stat
 def test_prediction_is_the_students(tiny: Tiny, batch: dict[str, Any]) -> None:
     distiller = build_distiller(tiny.load("distill"), seed=0).eval()
     with torch.no_grad():
-        ours, plain = distiller.val_step(batch), distiller.student.val_step(batch)
-    assert all(torch.equal(a.seg_logits.data, b.seg_logits.data) for a, b in zip(ours, plain, strict=True))
+        predicted, plain = distiller.val_step(batch), distiller.student.val_step(batch)
+    assert all(torch.equal(a.seg_logits.data, b.seg_logits.data) for a, b in zip(predicted, plain, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -222,12 +222,12 @@ def test_total_loss(tiny: Tiny, batch: dict[str, Any]) -> None:
     }
     distiller = build_distiller(tiny.load("distill", {"distill.task_weight": 0.25, "distill.losses": losses}), seed=0)
     torch.manual_seed(0)
-    found = losses_of(distiller, batch)
-    total, logs = distiller.parse_losses(found)
+    values = losses_of(distiller, batch)
+    total, logs = distiller.parse_losses(values)
     torch.manual_seed(0)
     plain = distiller.student.loss(**distiller.data_preprocessor(batch, training=True))
-    assert torch.equal(found[CROSS_ENTROPY], plain[CROSS_ENTROPY] * 0.25)
-    assert torch.equal(found["decode.acc_seg"], plain["decode.acc_seg"])  # a share, not a loss
+    assert torch.equal(values[CROSS_ENTROPY], plain[CROSS_ENTROPY] * 0.25)
+    assert torch.equal(values["decode.acc_seg"], plain["decode.acc_seg"])  # a share, not a loss
     raw = {name: logs[f"raw/{name}"] for name in losses}
     assert all(value > 0 and not value.requires_grad for value in raw.values())
     for name, loss in losses.items():
@@ -242,7 +242,7 @@ def test_a_logits_loss_is_that_of_the_two_heads(tiny: Tiny, batch: dict[str, Any
     data = distiller.data_preprocessor(batch, training=True)
     label = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]])
     torch.manual_seed(0)
-    found = losses_of(distiller, batch)["raw/logits"]
+    actual = losses_of(distiller, batch)["raw/logits"]
     torch.manual_seed(0)
     with torch.no_grad():
         student = distiller.student.train()
@@ -253,7 +253,7 @@ def test_a_logits_loss_is_that_of_the_two_heads(tiny: Tiny, batch: dict[str, Any
         nn.functional.interpolate(logits, size=(32, 32), mode="bilinear") for logits in (student_logits, teacher_logits)
     )
     expected = functional.kl(student_logits, teacher_logits, mask=label != 255, tau=1.0, per_class=True)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_classes_that_differ_are_an_error(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:
@@ -309,12 +309,12 @@ def test_a_softmax_loss_of_one_channel_is_that_of_the_sigmoids(
     distiller.train()
     data = distiller.data_preprocessor(batch, training=True)
     with distiller.capture:
-        found = distiller(**data, mode="loss")["raw/logits"]
+        actual = distiller(**data, mode="loss")["raw/logits"]
         z = distiller.capture["decode_head"].detach()
     assert z.shape[1] == 1
     p = distiller.teachers[0](data["inputs"])["decode_head"].softmax(dim=1)[:, 1:]
     expected = nn.functional.binary_cross_entropy_with_logits(z, p) - nn.functional.binary_cross_entropy(p, p)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_cosine_on_one_channel_is_refused(tiny: Tiny, one_channel: dict[str, Any]) -> None:
@@ -337,12 +337,12 @@ def test_the_mean_of_teachers_of_one_and_of_two_channels(
     distiller.train()
     data = distiller.data_preprocessor(batch, training=True)
     with distiller.capture:
-        found = distiller(**data, mode="loss")["raw/logits"]
-        ours = distiller.capture["decode_head"].detach()
-    two, one = (teacher(data["inputs"])["decode_head"] for teacher in distiller.teachers)
-    assert (two.shape[1], one.shape[1]) == (2, 1)
-    mean = (two[:, 1:] - two[:, :1] + one) / 2
-    torch.testing.assert_close(found, (ours[:, 1:] - ours[:, :1] - mean).square().mean())
+        actual = distiller(**data, mode="loss")["raw/logits"]
+        student_logits = distiller.capture["decode_head"].detach()
+    of_two, of_one = (teacher(data["inputs"])["decode_head"] for teacher in distiller.teachers)
+    assert (of_two.shape[1], of_one.shape[1]) == (2, 1)
+    mean = (of_two[:, 1:] - of_two[:, :1] + of_one) / 2
+    torch.testing.assert_close(actual, (student_logits[:, 1:] - student_logits[:, :1] - mean).square().mean())
 
 
 def test_the_mean_of_teachers_of_other_classes_is_refused(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:

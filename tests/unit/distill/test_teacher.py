@@ -38,8 +38,8 @@ def loss_of(distiller: Distiller, batch: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def test_mean_logits_by_hand() -> None:
-    ours = mean_logits([torch.full((1, 2, 2, 2), 1.0), torch.full((1, 2, 2, 2), 5.0)], [1.0, 3.0])
-    assert torch.equal(ours, torch.full((1, 2, 2, 2), 4.0))
+    actual = mean_logits([torch.full((1, 2, 2, 2), 1.0), torch.full((1, 2, 2, 2), 5.0)], [1.0, 3.0])
+    assert torch.equal(actual, torch.full((1, 2, 2, 2), 4.0))
     assert mean_logits([torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 4, 4)], [1.0, 1.0]).shape == (1, 2, 4, 4)
 
 
@@ -61,10 +61,10 @@ def test_losses_under_the_mean_and_under_one(tiny: Tiny, stream_batches: Batches
     assert not torch.equal(first, second)
     distiller.train()
     with distiller.capture:
-        found = distiller.loss(data["inputs"], data["data_samples"])
+        values = distiller.loss(data["inputs"], data["data_samples"])
         student = distiller.capture["decode_head"]
-    torch.testing.assert_close(found["raw/mean"], functional.kl(student, (first + 3 * second) / 4).detach())
-    assert found["raw/second"] != found["raw/mean"] and found["raw/hidden"].isfinite()
+    torch.testing.assert_close(values["raw/mean"], functional.kl(student, (first + 3 * second) / 4).detach())
+    assert values["raw/second"] != values["raw/mean"] and values["raw/hidden"].isfinite()
 
 
 def test_equal_teachers_have_themselves_as_mean(tiny: Tiny, stream_batches: Batches) -> None:
@@ -72,8 +72,8 @@ def test_equal_teachers_have_themselves_as_mean(tiny: Tiny, stream_batches: Batc
     teacher = two_teachers(tiny)["distill.teachers"][0]
     losses = {"mean": {"type": "KL", "teacher": "mean"}, "one": {"type": "KL", "teacher": 0}}
     cfg = tiny.load("distill", {"distill.teachers": [teacher, dict(teacher)], "distill.losses": losses})
-    found = loss_of(build_distiller(cfg, seed=0), stream_batches(cfg, 1)[0])
-    torch.testing.assert_close(found["raw/mean"], found["raw/one"])
+    values = loss_of(build_distiller(cfg, seed=0), stream_batches(cfg, 1)[0])
+    torch.testing.assert_close(values["raw/mean"], values["raw/one"])
 
 
 def test_each_teacher_is_scored(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
@@ -103,8 +103,8 @@ def test_layerwise_loss_over_several_pairs(tiny: Tiny, stream_batches: Batches) 
     cfg = tiny.load("distill", {"distill.losses": {"layers": {"type": "DSD", "pair": [[0, 0], [1, 1], [2, 2]]}}})
     distiller = build_distiller(cfg, seed=0)
     assert distiller.effective_values()["distill.losses.layers.pair"] == ((0, 0), (1, 1), (2, 2))
-    found = loss_of(distiller, stream_batches(cfg, 1)[0])
-    assert found["raw/layers"].isfinite() and found["raw/layers"] > 0
+    losses = loss_of(distiller, stream_batches(cfg, 1)[0])
+    assert losses["raw/layers"].isfinite() and losses["raw/layers"] > 0
 
 
 # --- a teacher that follows the student -----------------------------------------------------------------------------

@@ -56,21 +56,21 @@ def test_files_outlive_the_process(tmp_path: Path) -> None:
     later, compute = cache_of(tmp_path), Counted()
     assert torch.equal(later(IMAGES, ["twice"], compute)["twice"], IMAGES * 2)
     assert compute.images == 0 and later.on_disk == 4
-    other = Counted()
-    cache_of(tmp_path, b"two")(IMAGES, ["twice"], other)
-    assert other.images == 4  # of another teacher nothing is known
+    second = Counted()
+    cache_of(tmp_path, b"two")(IMAGES, ["twice"], second)
+    assert second.images == 4  # of another teacher nothing is known
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "another"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     cache_of(tmp_path)(IMAGES, ["twice"], Counted())
-    file, other = files(tmp_path)[:2]
+    file, second = files(tmp_path)[:2]
     content = file.read_bytes()
     damaged = {
         "cut": content[: len(content) // 2],
         "zeros": bytes(len(content)),
         "empty": b"",
-        "another": content[:16] + other.read_bytes()[16:],
+        "another": content[:16] + second.read_bytes()[16:],
     }
     file.write_bytes(damaged[damage])
     cache, compute = cache_of(tmp_path), Counted()
@@ -99,8 +99,8 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 def test_gives_up_by_itself() -> None:
     cache, compute = TeacherCache(lambda: b"one", CacheSpec(), None, patience=20), Counted()
     images = torch.randn(30, 3, 8, 8)
-    found = cache(images, ["twice"], compute)
-    assert cache.gave_up and torch.equal(found["twice"], images * 2)
+    outputs = cache(images, ["twice"], compute)
+    assert cache.gave_up and torch.equal(outputs["twice"], images * 2)
 
 
 def test_an_output_that_is_not_one_an_image() -> None:

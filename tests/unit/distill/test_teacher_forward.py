@@ -76,11 +76,11 @@ def test_the_same_within_1e_4(name: str, forward: ForwardSpec) -> None:
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     names = ["decode_head", "backbone[1]", "backbone[3]", "decode_head.conv_seg:input"]
     names += ["decode_head.convs.0"] if name == "segformer" else ["backbone.layer3", "decode_head.bottleneck"]
-    expected, found = outputs(model, names, None), outputs(copy.deepcopy(model), names, forward)
+    expected, actual = outputs(model, names, None), outputs(copy.deepcopy(model), names, forward)
     assert expected["decode_head"].abs().max() > 0.1
     for feature in names:
-        torch.testing.assert_close(found[feature], expected[feature], rtol=0, atol=CLOSE, msg=feature)
-        assert found[feature].is_contiguous()
+        torch.testing.assert_close(actual[feature], expected[feature], rtol=0, atol=CLOSE, msg=feature)
+        assert actual[feature].is_contiguous()
     teacher = Teacher(model, names, nn.Identity(), forward=forward)
     teacher(IMAGES)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in teacher.model.modules())
@@ -96,10 +96,10 @@ def test_what_is_captured_is_not_fused(feature: str) -> None:
     model = model_of("pspnet")
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     expected = outputs(model, [feature, "decode_head"], None)
-    found = outputs(model, [feature, "decode_head"], FUSED)
+    actual = outputs(model, [feature, "decode_head"], FUSED)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 1 < norms
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=CLOSE)
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=CLOSE)
 
 
 class Odd(nn.Module):
@@ -162,8 +162,8 @@ def test_measured_and_recorded(tiny: Tiny, tmp_path: Path) -> None:
     assert choose_plan(distiller, RunConfig.of(cfg), tmp_path) == plan
     settled = with_plan(RunConfig.of(cfg), plan)
     assert settled.distill == distill_spec(settled.cfg) and settled.distillation.teachers[0].forward == plan.forwards[0]
-    other = with_overrides(cfg, {"distill.teachers.0.forward": "plain"})
-    assert choose_plan(build_distiller(other, seed=0), RunConfig.of(other), tmp_path).forwards == (PLAIN,)
+    changed = with_overrides(cfg, {"distill.teachers.0.forward": "plain"})
+    assert choose_plan(build_distiller(changed, seed=0), RunConfig.of(changed), tmp_path).forwards == (PLAIN,)
 
 
 def test_a_resume_may_leave_open_what_was_decided(tiny: Tiny, tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_compiled(tiny: Tiny) -> None:
     expected = outputs(model, names, None)
     teacher = Teacher(model, names, nn.Identity(), forward=ForwardSpec(fuse=True, compile=True))
     for _ in range(2):
-        found = teacher(IMAGES)
+        actual = teacher(IMAGES)
         for name in names:
-            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=CLOSE)
+            torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=CLOSE)

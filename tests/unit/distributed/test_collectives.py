@@ -86,11 +86,11 @@ def test_every_loss_is_that_of_the_whole_batch(in_workers: InWorkers) -> None:
     halves = in_workers(2, lambda rank: measure(share(rank)))
     assert len(whole) >= len(LOSSES)
     for case, expected in whole.items():
-        found = mean_of([half[case] for half in halves])
+        actual = mean_of([half[case] for half in halves])
         assert expected["value"] > 0, case
         for key, value in expected.items():
             where = f"{case} {key}"
-            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, w=where: f"{w}: {m}")
+            torch.testing.assert_close(actual[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, w=where: f"{w}: {m}")
 
 
 def test_halves_that_keep_to_themselves_give_other_losses(in_workers: InWorkers) -> None:
@@ -104,8 +104,8 @@ def test_halves_that_keep_to_themselves_give_other_losses(in_workers: InWorkers)
         with collectives.alone():
             return measure(share(rank))
 
-    found, whole = mean_of(in_workers(2, keep_to_oneself)), measure(slice(None))
-    apart = {name for name, value in whole.items() if not torch.isclose(found[name], value, rtol=1e-4)}
+    actual, whole = mean_of(in_workers(2, keep_to_oneself)), measure(slice(None))
+    apart = {name for name, value in whole.items() if not torch.isclose(actual[name], value, rtol=1e-4)}
     assert apart >= {"KL on logits", "IFVD on features", "CIRKD on features", "DIST on logits", "PKD on features"}
     assert "weighted" in apart and not apart & {f"{name} on features" for name in ("AT", "FitNet", "MGD", "SKD", "KL")}
 
@@ -122,15 +122,15 @@ def test_memory_is_the_same_on_all_workers(in_workers: InWorkers) -> None:
     first, second = in_workers(2, remember)
     assert first["module.regions.written"].sum() > 0
     for key, value in first.items():  # the last slot of a ring is where nothing is kept
-        ours, theirs = (x[:, :-1] if key.endswith("keys") else x for x in (value, second[key]))
-        assert torch.equal(ours, theirs), key
+        left, right = (x[:, :-1] if key.endswith("keys") else x for x in (value, second[key]))
+        assert torch.equal(left, right), key
 
 
 def test_nan_on_one_worker_is_nan_on_all(in_workers: InWorkers) -> None:
     def log(rank: int) -> dict[str, Tensor]:
         return collectives.mean_of_logs({"a": torch.tensor([1.0, float("nan")][rank]), "b": torch.tensor(2.0 * rank)})
 
-    assert all(found["a"].isnan() and found["b"] == 1.0 for found in in_workers(2, log))
+    assert all(logs["a"].isnan() and logs["b"] == 1.0 for logs in in_workers(2, log))
 
 
 def test_large_areas_add_up_exactly() -> None:
@@ -138,11 +138,11 @@ def test_large_areas_add_up_exactly() -> None:
     metric = ClassIoUMetric()
     metric.dataset_meta = {"classes": ("a", "b")}
     area = torch.tensor([2.0**24, 1.0])
-    one = torch.tensor([1.0, 1.0])
-    metrics = metric.compute_metrics([(area, area, area, area), *[(one, one * 2, one, one * 2)] * 9])
+    small = torch.tensor([1.0, 1.0])
+    metrics = metric.compute_metrics([(area, area, area, area), *[(small, small * 2, small, small * 2)] * 9])
     assert metrics["IoU.a"] == (2**24 + 9) / (2**24 + 18) * 100
 
 
-def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[key].double() - value.double()).abs().max()) for key, value in theirs.items())
+def apart(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[key].double() - value.double()).abs().max()) for key, value in right.items())

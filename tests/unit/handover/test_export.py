@@ -164,8 +164,8 @@ def test_models_whose_size_is_hard_to_free(
     model = segmentor(name, NARROW[name], tmp_path)
     classes = tuple(map(str, range(19)))
     pipeline = [{**step, "scale": (64, 64)} if step["type"] == "Resize" else step for step in predictor.pipeline]
-    one = Predictor(model, pipeline, classes, ((0, 0, 0),) * 19, {})
-    exported = export_onnx(one, tmp_path / "a.onnx", images)
+    predictor = Predictor(model, pipeline, classes, ((0, 0, 0),) * 19, {})
+    exported = export_onnx(predictor, tmp_path / "a.onnx", images)
     assert exported.exporter == exporter and exported.agreement >= 0.999 and len(exported.sizes) == 4
     session = onnxruntime.InferenceSession(str(exported.file))
     x: Tensor = torch.randn(3, 3, 96, 160)

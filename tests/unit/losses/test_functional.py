@@ -360,11 +360,11 @@ def test_dkd_with_equal_parts_of_the_teachers_confidence_is_kl() -> None:
     """KL = target part + (1 - p_t of the target) * others' part: Zhao et al., equation 7, pixel by pixel."""
     student, teacher, label = batch(dtype=torch.float64)
     for n, y, x in pixels(label.numpy()):
-        one = (slice(n, n + 1), slice(None), slice(y, y + 1), slice(x, x + 1))
+        pixel = (slice(n, n + 1), slice(None), slice(y, y + 1), slice(x, x + 1))
         own = label[n : n + 1, y : y + 1, x : x + 1]
-        rest = 1 - torch.softmax(teacher[one] / 4, dim=1)[0, own.item(), 0, 0].item()
+        rest = 1 - torch.softmax(teacher[pixel] / 4, dim=1)[0, own.item(), 0, 0].item()
         torch.testing.assert_close(
-            L.dkd(student[one], teacher[one], own, beta=rest), L.kl(student[one], teacher[one], tau=4.0)
+            L.dkd(student[pixel], teacher[pixel], own, beta=rest), L.kl(student[pixel], teacher[pixel], tau=4.0)
         )
 
 
@@ -601,9 +601,9 @@ def test_a_direction_fades_without_a_step() -> None:
         x = torch.ones(1, 1, 10_000, dtype=torch.float64)  # of which one more hardly changes what is usual
         x[0, 0, 0] = share
         lengths.append(L.unit(x, dim=1)[0, 0, 0])
-    found = torch.stack(lengths)
-    assert (found.diff() > -1e-9).all() and found.diff().max() < 0.08
-    assert found[0].item() == pytest.approx(1e-3, rel=0.01) and found[-1].item() == pytest.approx(1)
+    stacked = torch.stack(lengths)
+    assert (stacked.diff() > -1e-9).all() and stacked.diff().max() < 0.08
+    assert stacked[0].item() == pytest.approx(1e-3, rel=0.01) and stacked[-1].item() == pytest.approx(1)
 
 
 @every_case

@@ -114,14 +114,14 @@ def test_a_term_is_the_function_on_what_it_matched(name: str, on: str) -> None:
     term = Term(name, student_channels=3, teacher_channels=3, num_classes=3, params={}, on_logits=on == "logits")
     function = LOSSES[name].load()
     takes = inspect.signature(function).parameters
-    given: dict[str, Any] = dict(LOSSES[name].defaults)
+    options: dict[str, Any] = dict(LOSSES[name].defaults)
     if "mask" in takes and on == "logits":
-        given["mask"] = label != 255
+        options["mask"] = label != 255
     if "label" in takes:
-        given["label"] = label
+        options["label"] = label
     if "num_classes" in takes:
-        given["num_classes"] = 3
-    assert torch.equal(term(x, teacher, label), function(x, teacher, **given))
+        options["num_classes"] = 3
+    assert torch.equal(term(x, teacher, label), function(x, teacher, **options))
 
 
 OTHER_VALUES = {"per_class": True, "grid": 3, "mask_ratio": 0.25, "pixels_per_class": 4}
@@ -143,9 +143,9 @@ def test_params_in_force_are_those_used(name: str, on: str) -> None:
         if param in BUILT_IN:
             continue
         swapped = {"label": "logits", "logits": "label"}
-        other = swapped[default] if param == "at" else OTHER_VALUES.get(param, 2 * default)
-        built, changed = make_term(name, on, **{param: other}), make_term(name, on)
-        changed.params[param] = other
+        new_value = swapped[default] if param == "at" else OTHER_VALUES.get(param, 2 * default)
+        built, changed = make_term(name, on, **{param: new_value}), make_term(name, on)
+        changed.params[param] = new_value
         assert built.params == changed.params
         assert value_of(built) == value_of(changed) != value_of(before), param
 
@@ -209,8 +209,8 @@ def test_one_channel_is_two_classes(name: str, params: dict[str, Any]) -> None:
     if name in ("KL", "DKD", "DIST"):
         pairs[2, 2] = as_two(student, 0.75), as_two(teacher)
     for channels, (s, t) in pairs.items():
-        found = value_and_gradient(two_class_term(name, *channels, **params), s, t)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        actual = value_and_gradient(two_class_term(name, *channels, **params), s, t)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_paddleseg_s_division_counts_two_classes() -> None:
@@ -392,9 +392,9 @@ def test_class_queue_is_a_ring_for_each_class() -> None:
 def test_class_queue_samples_only_what_was_written() -> None:
     queue = ClassQueue(num_classes=3, size=50, channels=1)
     queue.push(torch.arange(1.0, 7.0).view(3, 2, 1), torch.tensor([[True, True], [True, False], [False, False]]))
-    keys, known = queue.sample(300)
+    keys, written = queue.sample(300)
     assert keys.shape == (303, 1)
-    assert known.tolist() == [True] * 202 + [False] * 101
+    assert written.tolist() == [True] * 202 + [False] * 101
     assert set(keys[:101, 0].tolist()) == {1.0, 2.0}
     assert set(keys[101:202, 0].tolist()) == {3.0}
 
@@ -495,9 +495,9 @@ def test_memory_forgets_nothing_across_a_resume_and_learns_only_in_training() ->
     term(student, teacher, label)
     resumed.load_state_dict(term.state_dict())
     values = []
-    for one in (term, resumed):
+    for each in (term, resumed):
         torch.manual_seed(3)
-        values.append(one(student, teacher, label).item())
+        values.append(each(student, teacher, label).item())
     assert values[0] == values[1]
     before = {key: value.clone() for key, value in term.state_dict().items()}
     term.eval()(student, teacher, label)
@@ -594,7 +594,7 @@ def test_the_documented_table_is_the_dict() -> None:
         assert formula.strip("`").replace("\\|", "|") == info.formula, name
         shown = [f"{key}={value!r}" for key, value in info.defaults.items()]
         shown += [f"at={info.at!r}"] if "logits" in info.on else []
-        assert defaults == (", ".join(f"`{one}`" for one in shown) or "none"), name
+        assert defaults == (", ".join(f"`{shown_default}`" for shown_default in shown) or "none"), name
         on_features = info.weight_on_features
         assert weight == f"{info.weight:g}" + (f"; features {on_features:g}" if on_features else ""), name
         assert on == ", ".join(info.on)

@@ -283,8 +283,8 @@ def gradients(model: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Ten
     """Of a loss on every feature, by parameter."""
     total = sum(feature.square().mean() for feature in features.values() if feature.requires_grad)
     names, parameters = zip(*model.named_parameters(), strict=True)
-    found = torch.autograd.grad(total, parameters, allow_unused=True)
-    return {name: value for name, value in zip(names, found, strict=True) if value is not None}
+    values = torch.autograd.grad(total, parameters, allow_unused=True)
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -304,10 +304,10 @@ def test_every_layer_is_captured_as_it_gave_it(model: nn.Module, grad: bool) -> 
             assert torch.equal(captured[name], expected[name]), (step, name)
         written = [name for name in names if captured[name] is not last[name]]
         if grad:
-            ours, theirs = gradients(model, captured), gradients(model, expected)
-            assert ours.keys() == theirs.keys()
-            for key in ours:
-                torch.testing.assert_close(ours[key], theirs[key], msg=key)
+            actual, right = gradients(model, captured), gradients(model, expected)
+            assert actual.keys() == right.keys()
+            for key in actual:
+                torch.testing.assert_close(actual[key], right[key], msg=key)
     assert {"backbone.layer4.1.bn2", "decode_head.bottleneck.bn", "decode_head.bottleneck.activate:input"} <= {*written}
     assert {"backbone.layer4.1.conv2", "backbone.layer4", "decode_head.bottleneck.conv"}.isdisjoint(
         written
@@ -363,8 +363,8 @@ class SometimesWriting(nn.Module):
         self.layer, self.writes = nn.Identity(), False
 
     def forward(self, x: Tensor) -> Tensor:
-        given = self.layer(x)
-        return given.add_(1) if self.writes else given + 1
+        returned = self.layer(x)
+        return returned.add_(1) if self.writes else returned + 1
 
 
 def test_a_layer_written_into_later_is_no_silent_wrong_value() -> None:
@@ -393,7 +393,7 @@ def test_inside_a_checkpointed_layer(model: nn.Module) -> None:
     for _ in range(2):
         with capture:
             run(model)
-            found = gradients(model, {name: capture[name] for name in names})
-        assert found.keys() == expected.keys()
-        for key in found:
-            torch.testing.assert_close(found[key], expected[key], msg=key)
+            actual = gradients(model, {name: capture[name] for name in names})
+        assert actual.keys() == expected.keys()
+        for key in actual:
+            torch.testing.assert_close(actual[key], expected[key], msg=key)

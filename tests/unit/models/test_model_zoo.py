@@ -59,9 +59,9 @@ def test_logits_are_those_that_predict_uses(
     data = distiller.data_preprocessor(stream_batches(cfg, 1)[0], training=True)
     images, metas = data["inputs"], [dict(img_shape=(64, 64))] * 2
     with torch.no_grad():
-        given = teacher(images)[teacher.heads[0]]
-        assert torch.equal(teacher.model.decode_head[-1].predict_by_feat(given, metas)
-                           if main == "decode_head.1" else teacher.model.decode_head.predict_by_feat(given, metas),
+        of_teacher = teacher(images)[teacher.heads[0]]
+        assert torch.equal(teacher.model.decode_head[-1].predict_by_feat(of_teacher, metas)
+                           if main == "decode_head.1" else teacher.model.decode_head.predict_by_feat(of_teacher, metas),
                            teacher.model.encode_decode(images, metas))  # fmt: skip
         with training_outputs(student), distiller.capture:
             run_heads(student, student.extract_feat(images), distiller.capture.names)
@@ -74,7 +74,7 @@ def test_logits_are_those_that_predict_uses(
         losses = distiller.loss(images, data["data_samples"])
         logits = distiller.capture[main]
         label_nhw = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]])
-        expected = distiller.terms["logits"](logits.detach(), given, label_nhw)
+        expected = distiller.terms["logits"](logits.detach(), of_teacher, label_nhw)
         torch.testing.assert_close(losses["raw/logits"], expected)
         (gradient,) = torch.autograd.grad(losses["distill.loss_logits"], logits)
     assert gradient.abs().sum() > 0

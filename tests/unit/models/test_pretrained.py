@@ -179,15 +179,15 @@ def test_pretrained_weights_are_the_students(tiny_without_teacher: Tiny, tmp_pat
         student = build_segmentor(model_cfg)
         with weights_alone():
             student.init_weights()
-        ours, theirs = student.backbone.state_dict(), source.backbone.state_dict()
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        actual, expected = student.backbone.state_dict(), source.backbone.state_dict()
+        assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_where_files_are_named() -> None:
     init = dict(type="Pretrained", checkpoint="b", prefix="backbone.")
     model = Config(dict(model=dict(pretrained="a", auxiliary_head=[dict(init_cfg=[dict(type="Normal"), init])]))).model
-    found = {key: dict(entry) for key, entry in pretrained_files(model, "model")}
-    assert found == {"model.pretrained": {"checkpoint": "a"}, "model.auxiliary_head.0.init_cfg.1.checkpoint": init}
+    files = {key: dict(entry) for key, entry in pretrained_files(model, "model")}
+    assert files == {"model.pretrained": {"checkpoint": "a"}, "model.auxiliary_head.0.init_cfg.1.checkpoint": init}
     assert list(pretrained_files(dict(pretrained=True, backbone=dict(init_cfg=None)), "model")) == []
 
 

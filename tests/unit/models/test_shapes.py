@@ -99,10 +99,10 @@ def test_feature_shapes_over_the_grammar() -> None:
 
 
 def test_features_without_a_shape() -> None:
-    found = probe_features(Model(), ["backbone", "backbone.unused", "backbone.stem"], (16, 16))
-    assert "choose one" in str(found["backbone"]) and "does not run" in str(found["backbone.unused"])
+    shapes = probe_features(Model(), ["backbone", "backbone.unused", "backbone.stem"], (16, 16))
+    assert "choose one" in str(shapes["backbone"]) and "does not run" in str(shapes["backbone.unused"])
     with pytest.raises(UserError) as caught:
-        feature_shapes(Model(), list(found), (16, 16))
+        feature_shapes(Model(), list(shapes), (16, 16))
     assert len(caught.value.problems) == 2
 
 
@@ -126,8 +126,8 @@ MAP = (1, 8, 16, 16)
     ],
 )
 def test_pair_problem(student: tuple[int, ...], teacher: tuple[int, ...] | str, expected: str | None) -> None:
-    found = pair_problem(student, teacher)
-    assert found is None if expected is None else expected in str(found)
+    problem = pair_problem(student, teacher)
+    assert problem is None if expected is None else expected in str(problem)
 
 
 def at_stride(stride: int) -> tuple[int, int, int, int]:

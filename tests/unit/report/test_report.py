@@ -46,14 +46,14 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of(*records: TrialRecord, summary: dict[str, Any] | None = None, **spec: Any) -> Sweep:
     """A sweep of some records, without a folder."""
-    asked = {"space": SPACE, "search": {"type": "optuna", "num_trials": 3, "seed": 0}, "seed": 0, **spec}
-    return Sweep(Path("nowhere"), {"sweep": asked, "config": CONFIG}, list(records), [], summary or {}, {})
+    study_spec = {"space": SPACE, "search": {"type": "optuna", "num_trials": 3, "seed": 0}, "seed": 0, **spec}
+    return Sweep(Path("nowhere"), {"sweep": study_spec, "config": CONFIG}, list(records), [], summary or {}, {})
 
 
 def embedded(text: str, name: str) -> str:
-    found = re.search(rf'<script type="text/plain" id="{name}-packed">([^<]*)</script>', text)
-    assert found
-    return gzip.decompress(base64.b64decode(found[1])).decode()
+    match = re.search(rf'<script type="text/plain" id="{name}-packed">([^<]*)</script>', text)
+    assert match
+    return gzip.decompress(base64.b64decode(match[1])).decode()
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_two_hundred_trials_are_under_five_megabytes(tmp_path: Path) -> None:
     folder = a_sweep(tmp_path / "many", 200)
     file = write(page_of(folder), folder / "report.html")
     assert 1 * MEGABYTE < file.stat().st_size < 3.5 * MEGABYTE  # pictures come on top
-    assert sorted(one.name for one in folder.iterdir()) == ["report.html", "study.json", "trials"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "study.json", "trials"]
     kept = json.loads(embedded(file.read_text(), "figures"))["figures"]["losses"]["variants"]
     assert len(kept) == 201 and max(len(trace["x"]) for traces in kept.values() for trace in traces) == 50
 
@@ -120,7 +120,7 @@ def test_a_written_page_is_whole_or_not_there(small: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="choose another place with --out"):
         write(page, small / "study.json" / "x.html")
     assert write(page, tmp_path / "a" / "b.html").read_text().startswith("<!doctype html>")
-    assert [one.name for one in (tmp_path / "a").iterdir()] == ["b.html"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.html"]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -213,8 +213,8 @@ def test_a_single_run(tmp_path: Path) -> None:
     assert "has not ended yet" in page_of(tmp_path / "run").verdict
     metrics = {"mIoU": 90.0, "best_iter": 40, "iter": 40, "IoU": {"disc": 80.0, "rim": None}, "seed": 3, "seconds": 5.0}
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    found = load(tmp_path / "run")
-    assert isinstance(found, Run) and len(found.steps) == 4 and len(found.validations) == 2
+    run = load(tmp_path / "run")
+    assert isinstance(run, Run) and len(run.steps) == 4 and len(run.validations) == 2
     page = page_of(tmp_path / "run")
     assert page.verdict.startswith("90.00 mIoU on validation data") and len(page.plots) == 2
     assert "rdistill train" in render(page)
@@ -233,8 +233,8 @@ def scored(name: str, *values: float, **more: Any) -> TrialRecord:
 
 
 def test_a_searched_verdict() -> None:
-    said = facts.verdict(of(scored("baseline", 70.0), scored("t0001", 72.5), scored("t0002", 60.0)))
-    assert said == (
+    sentence = facts.verdict(of(scored("baseline", 70.0), scored("t0001", 72.5), scored("t0002", 60.0)))
+    assert sentence == (
         "Searched only, not confirmed: t0001 is best with 72.50 mIoU, 2.50 points above the student alone (70.00), "
         "each on one seed: a lead, not a result."
     )
@@ -453,8 +453,8 @@ def test_compare(confirmed: Path, small: Path) -> None:
 
 
 def test_compare_warns_of_unequal_terms(small: Path, tmp_path: Path) -> None:
-    other = a_sweep(tmp_path / "other", 2, spec={"seed": 7})
-    (warning,) = compare_page([small, other]).warnings
+    second = a_sweep(tmp_path / "other", 2, spec={"seed": 7})
+    (warning,) = compare_page([small, second]).warnings
     assert warning == "The sweeps differ in seed (small: 0; other: 7): their scores are not about the same thing."
 
 

@@ -165,9 +165,9 @@ def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> 
 def test_no_gain_over_a_baseline_that_has_trained_less(shown: SweepConsole) -> None:
     """Else every trial that is quicker than the baseline would shine."""
     baseline, trial = seen("baseline", "baseline"), seen("t0001")
-    for one, reached in ((baseline, 100), (trial, 200)):
-        shown.trial_started(one)
-        shown.trial_validated(one, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
+    for each, reached in ((baseline, 100), (trial, 200)):
+        shown.trial_started(each)
+        shown.trial_validated(each, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
     assert shown.gain(shown.rows["t0001"]) is None
     shown.trial_validated(baseline, {"iter": 200, "mIoU": 48.0, "best_mIoU": 50.0})
     assert shown.gain(shown.rows["t0001"]) == 0.0

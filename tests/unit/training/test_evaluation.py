@@ -49,8 +49,8 @@ def test_iou_by_hand() -> None:
 
 def test_same_figures_as_mmsegs_own_metric() -> None:
     init_default_scope("mmseg")
-    ours, theirs = scored(ClassIoUMetric(iou_metrics=["mIoU"])), scored(IoUMetric(iou_metrics=["mIoU"]))
-    assert {key: round(ours[key], 2) for key in theirs} == pytest.approx(theirs)
+    actual, expected = scored(ClassIoUMetric(iou_metrics=["mIoU"])), scored(IoUMetric(iou_metrics=["mIoU"]))
+    assert {key: round(actual[key], 2) for key in expected} == pytest.approx(expected)
 
 
 def test_tidy_metrics() -> None:
@@ -93,8 +93,8 @@ def test_evaluate_scores_the_split(tiny_without_teacher: Tiny, training: bool) -
         prediction, label = result.pred_sem_seg.data.numpy(), item["data_samples"].gt_sem_seg.data.numpy()
         assert prediction.shape == label.shape == (1, 48, 48)
         for index in range(2):
-            ours, truth = prediction == index, label == index
-            counts[index] += (ours & truth).sum(), (ours | truth).sum(), truth.sum()
+            predicted, truth = prediction == index, label == index
+            counts[index] += (predicted & truth).sum(), (predicted | truth).sum(), truth.sum()
     iou = 100 * counts[:, 0] / counts[:, 1]
     assert metrics["IoU"] == {"background": round(iou[0], 4), "optic disc": round(iou[1], 4)}
     assert metrics["mIoU"] == round(iou.mean(), 4)

@@ -125,11 +125,11 @@ def test_random_state_survives_a_checkpoint() -> None:
 
 
 def test_seed_everything() -> None:
-    found = []
+    drawn = []
     for entropy in ((0, 1), (0, 1), (0, 2), (1, 1)):
         seed_everything(*entropy)
-        found.append(numbers())
-    assert found[0] == found[1] and len(set(found)) == 3
+        drawn.append(numbers())
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 3
 
 
 def test_features_are_captured_in_training_only(tiny: Tiny, tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def test_activation_checkpointing_changes_no_gradient(tiny: Tiny, stream_batches
 
 def test_a_copy_runs_its_own_checkpointed_layers(tiny: Tiny) -> None:
     student = build_distiller(tiny.load("distill", CHECKPOINTED), seed=0).student.eval()
-    other = copy.deepcopy(student)
-    for parameter in other.backbone.parameters():
+    copied = copy.deepcopy(student)
+    for parameter in copied.backbone.parameters():
         parameter.data.zero_()
     image = torch.ones(1, 3, 32, 32)
-    assert student.extract_feat(image)[-1].any() and not other.extract_feat(image)[-1].any()
+    assert student.extract_feat(image)[-1].any() and not copied.extract_feat(image)[-1].any()
 
 
 def test_checkpointing_a_layer_that_is_not_there(tiny: Tiny) -> None:
@@ -63,7 +63,7 @@ def test_bfloat16_autocast(tiny: Tiny, stream_batches: Batches) -> None:
     """Adapters run in bfloat16, losses in float32; gradients are finite and close to those of float32."""
     cfg = tiny.load("distill")
     batch = stream_batches(cfg, 1)[0]
-    found = {}
+    by_precision = {}
     for enabled in (False, True):
         distiller = build_distiller(cfg, seed=0)
         distiller.train()
@@ -76,5 +76,5 @@ def test_bfloat16_autocast(tiny: Tiny, stream_batches: Batches) -> None:
         total, log = distiller.parse_losses(losses)
         total.backward()
         assert all(weight.grad.isfinite().all() for weight in distiller.parameters() if weight.grad is not None)
-        found[enabled] = {key: float(value.detach()) for key, value in log.items() if "loss" in key}
-    assert found[True] == pytest.approx(found[False], rel=0.1)
+        by_precision[enabled] = {key: float(value.detach()) for key, value in log.items() if "loss" in key}
+    assert by_precision[True] == pytest.approx(by_precision[False], rel=0.1)

@@ -52,12 +52,12 @@ def test_a_single_bit_is_found(files: Path) -> None:
 
 
 def test_the_newest_whole_checkpoint(files: Path) -> None:
-    found = find_earlier(files)
-    assert (found.last, found.best_is_sound, found.notes) == (files / LAST, True, ())
+    earlier = find_earlier(files)
+    assert (earlier.last, earlier.best_is_sound, earlier.notes) == (files / LAST, True, ())
     flip_a_bit(files / LAST)
-    found = find_earlier(files)
-    assert found.last == files / PREVIOUS and found.best_is_sound
-    assert f"{files / LAST} is damaged" in found.notes[0] and str(files / PREVIOUS) in found.notes[1]
+    earlier = find_earlier(files)
+    assert earlier.last == files / PREVIOUS and earlier.best_is_sound
+    assert f"{files / LAST} is damaged" in earlier.notes[0] and str(files / PREVIOUS) in earlier.notes[1]
     (files / LAST).unlink()  # killed between two renames
     assert find_earlier(files).last == files / PREVIOUS
     flip_a_bit(files / BEST)
@@ -124,8 +124,8 @@ def test_a_finished_run(tmp_path: Path) -> None:
 
 
 def test_differences() -> None:
-    found = differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": 3})
-    assert found == {"a.c": "a.c was [1], is [2]", "d": "d was 2, is None", "e": "e was None, is 3"}
+    changes = differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": 3})
+    assert changes == {"a.c": "a.c was [1], is [2]", "d": "d was 2, is None", "e": "e was None, is 3"}
 
 
 def test_signals() -> None:

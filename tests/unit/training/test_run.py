@@ -143,8 +143,8 @@ def test_a_student_that_starts_from_a_checkpoint(
     names = {f"student.{name}" for name, _ in build_segmentor(cfg.model).named_parameters()}
     run = Run(tmp_path / "run", train(cfg, tmp_path / "run"))
     expected = {f"student.{key}": value for key, value in torch.load(start, weights_only=True)["state_dict"].items()}
-    found = run.weights("last.pth")
-    assert state_equal({key: found[key] for key in names}, {key: expected[key] for key in names})
+    actual = run.weights("last.pth")
+    assert state_equal({key: actual[key] for key in names}, {key: expected[key] for key in names})
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ def test_divergence_names_losses_and_images(tiny: Tiny, tmp_path: Path) -> None:
     assert message.startswith("iteration 2: decode.loss_ce") and "lower the learning rate" in message
     assert "distill.loss_logits" in message and "distill.loss_hidden" in message
     images = message.split("images ")[1].split(";")[0].split(", ")
-    known = {path.name for path in (tiny.data_root / "img_dir" / "train").iterdir()}
-    assert len(images) == 2 and set(images) <= known
+    names = {path.name for path in (tiny.data_root / "img_dir" / "train").iterdir()}
+    assert len(images) == 2 and set(images) <= names
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 

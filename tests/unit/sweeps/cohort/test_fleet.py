@@ -92,7 +92,7 @@ def test_what_may_be_shared() -> None:
 def test_trials_that_share_go_together() -> None:
     assigner = CohortAssigner(cohorts=2, size=4)
     taken = [(key, assigner.assign(f"{key}{number}", key)) for number, key in enumerate("ABABABAB")]
-    assert {key: {number for one, number in taken if one == key} for key in "AB"} == {"A": {0}, "B": {1}}
+    assert {key: {number for taken_key, number in taken if taken_key == key} for key in "AB"} == {"A": {0}, "B": {1}}
     assigner.release("B1")
     assert assigner.assign("another", "A") == 1  # the one with room
 

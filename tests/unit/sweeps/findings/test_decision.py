@@ -18,9 +18,9 @@ def compared(differences: list[float], looks: Looks = LOOKS) -> Comparison:
 
 def test_a_fixed_number_of_seeds_gives_students_interval() -> None:
     """Differences 1 to 5: mean 3, t(0.975, 4) = 2.776445, standard error sqrt(0.5)."""
-    found = compared([1.0, 2.0, 3.0, 4.0, 5.0], Looks(5, 5))
-    assert (found.low, found.high) == pytest.approx((3 - 2.776445 * 0.5**0.5, 3 + 2.776445 * 0.5**0.5), abs=1e-5)
-    assert p_value(found, Looks(5, 5)) == pytest.approx(0.013236, abs=2e-4)
+    actual = compared([1.0, 2.0, 3.0, 4.0, 5.0], Looks(5, 5))
+    assert (actual.low, actual.high) == pytest.approx((3 - 2.776445 * 0.5**0.5, 3 + 2.776445 * 0.5**0.5), abs=1e-5)
+    assert p_value(actual, Looks(5, 5)) == pytest.approx(0.013236, abs=2e-4)
 
 
 def test_answers() -> None:
@@ -60,18 +60,18 @@ def test_several_configurations_need_more(monkeypatch: pytest.MonkeyPatch) -> No
     between = (design(4, 12, 0.05).threshold(6) + design(4, 12, 0.025).threshold(6)) / 2
     shape = np.array([-1.0, 1.0, -0.5, 0.5, -1.5, 1.5])
     differences = (shape + between * shape.std(ddof=1) / 6**0.5).tolist()
-    one, other = compared(differences), compared([1.0, -1.0, 2.0, -2.0, 1.0, 0.5])
-    assert decide({"a": one}, LOOKS)["a"] == "better"
-    assert decide({"a": one, "b": other}, LOOKS)["a"] == "open"
+    first, second = compared(differences), compared([1.0, -1.0, 2.0, -2.0, 1.0, 0.5])
+    assert decide({"a": first}, LOOKS)["a"] == "better"
+    assert decide({"a": first, "b": second}, LOOKS)["a"] == "open"
 
 
 def test_images_widen_the_interval_by_their_own_student() -> None:
     by_image = np.repeat(np.linspace(-10, 14, 25)[None], 6, axis=0)
     differences = [2.0] * 6
-    found = compare(differences, by_image, LOOKS)
+    actual = compare(differences, by_image, LOOKS)
     error = np.linspace(-10, 14, 25).std(ddof=1) / 5
-    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 24) * error)
-    assert found.errors.binds == "images" and found.low_seeds == found.high_seeds == 2.0
+    assert actual.high - actual.mean == pytest.approx(stats.t.ppf(0.975, 24) * error)
+    assert actual.errors.binds == "images" and actual.low_seeds == actual.high_seeds == 2.0
 
 
 def test_the_sign_flip_test_is_exact() -> None:

@@ -60,7 +60,7 @@ def test_errors_are_coloured_by_whose_they_are() -> None:
 
 def test_which_runs_are_compared() -> None:
     searched = [run("baseline", 50), run("b0001", 55, phase="baseline"), run("t0001", 60), run("t0002", 70)]
-    assert [one.id for one in a_typical_pair(searched) if one] == ["t0002", "b0001"]
+    assert [record.id for record in a_typical_pair(searched) if record] == ["t0002", "b0001"]
     assert a_typical_pair([TrialRecord("t0001", {}, 0)]) == (None, None)
     assert a_typical_pair(searched[:1]) == (None, searched[0])
 
@@ -94,14 +94,14 @@ def check_pictures(cfg: Config, trained: Run, tmp_path: Path) -> None:
         cfg.dump(folder / "trial.py")
     (tmp_path / "pictures").mkdir()
     spec = SweepSpec.model_validate({"config": "c.py", "space": {"a": {"type": "choice", "values": [1]}}})
-    found = _draw(Study(RunConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
-    json.dumps(found)
-    assert (found["images"], found["scored"]) == (NUM_VAL, NUM_VAL) and len(found["per_image"]) == NUM_VAL
-    assert [one["which"] for one in found["chosen"]] == ["worst", "median", "best"]
-    scores = [one["IoU"]["best"] for one in found["chosen"]]
-    assert scores == sorted(scores) and all(one["best"] == one["baseline"] for one in found["per_image"])
-    for one in found["chosen"]:
-        assert set(one["files"]) == {"image", "truth", "teacher", "baseline", "best", "difference"}
-        panels = {kind: np.asarray(Image.open(tmp_path / "pictures" / file)) for kind, file in one["files"].items()}
+    index = _draw(Study(RunConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
+    json.dumps(index)
+    assert (index["images"], index["scored"]) == (NUM_VAL, NUM_VAL) and len(index["per_image"]) == NUM_VAL
+    assert [entry["which"] for entry in index["chosen"]] == ["worst", "median", "best"]
+    scores = [entry["IoU"]["best"] for entry in index["chosen"]]
+    assert scores == sorted(scores) and all(entry["best"] == entry["baseline"] for entry in index["per_image"])
+    for entry in index["chosen"]:
+        assert set(entry["files"]) == {"image", "truth", "teacher", "baseline", "best", "difference"}
+        panels = {kind: np.asarray(Image.open(tmp_path / "pictures" / file)) for kind, file in entry["files"].items()}
         assert len({panel.shape for panel in panels.values()}) == 1 and (panels["best"] == panels["baseline"]).all()
         assert (panels["truth"] != panels["image"]).any()  # the disc is painted

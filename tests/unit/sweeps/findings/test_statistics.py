@@ -63,24 +63,24 @@ def test_spread() -> None:
 
 def test_the_paired_interval_is_students() -> None:
     """Differences 1, 2, 3, 4, 5: mean 3, sd sqrt(2.5), standard error sqrt(0.5), t(0.975, 4) = 2.776445."""
-    found = paired_difference({s: 70.0 + 2 * s for s in range(1, 6)}, {s: 70.0 + s for s in range(1, 6)})
-    assert found is not None
+    actual = paired_difference({s: 70.0 + 2 * s for s in range(1, 6)}, {s: 70.0 + s for s in range(1, 6)})
+    assert actual is not None
     half = 2.776445 * math.sqrt(0.5)
-    assert (found["n"], found["mean"]) == (5, 3.0) and found["above_zero"]
-    assert (found["low"], found["high"]) == pytest.approx((3.0 - half, 3.0 + half), abs=1e-5)
-    assert found["p"] == pytest.approx(0.013236, abs=1e-5)  # of t = 3 / sqrt(0.5) = 4.2426 with 4 degrees
+    assert (actual["n"], actual["mean"]) == (5, 3.0) and actual["above_zero"]
+    assert (actual["low"], actual["high"]) == pytest.approx((3.0 - half, 3.0 + half), abs=1e-5)
+    assert actual["p"] == pytest.approx(0.013236, abs=1e-5)  # of t = 3 / sqrt(0.5) = 4.2426 with 4 degrees
 
 
 def test_an_interval_around_zero() -> None:
     """Differences -1 and 3: mean 1, standard error 2, t(0.975, 1) = 12.7062."""
-    found = paired_difference({1: 9.0, 2: 13.0}, {1: 10.0, 2: 10.0})
-    assert found is not None and not found["above_zero"]
-    assert (found["low"], found["high"]) == pytest.approx((1 - 2 * 12.7062, 1 + 2 * 12.7062), abs=1e-3)
+    actual = paired_difference({1: 9.0, 2: 13.0}, {1: 10.0, 2: 10.0})
+    assert actual is not None and not actual["above_zero"]
+    assert (actual["low"], actual["high"]) == pytest.approx((1 - 2 * 12.7062, 1 + 2 * 12.7062), abs=1e-3)
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
-    found = paired_difference({1: 5.0, 2: 7.0, 3: 99.0}, {2: 6.0, 1: 5.0, 4: 0.0})
-    assert found is not None and (found["n"], found["mean"]) == (2, 0.5)
+    actual = paired_difference({1: 5.0, 2: 7.0, 3: 99.0}, {2: 6.0, 1: 5.0, 4: 0.0})
+    assert actual is not None and (actual["n"], actual["mean"]) == (2, 0.5)
     assert paired_difference({1: 5.0}, {1: 4.0}) is None and paired_difference({1: 5.0, 2: 5.0}, {}) is None
 
 
@@ -136,7 +136,7 @@ def test_evidence(confirmed: dict[str, Any]) -> None:
 
 
 def test_runs_that_did_not_finish_are_left_out() -> None:
-    found = evidence(
+    actual = evidence(
         [
             *runs("baseline", {1: 70.0, 2: 71.0, 3: 72.0}),
             *runs("t0001", {1: 75.0, 2: 76.0}),
@@ -146,23 +146,23 @@ def test_runs_that_did_not_finish_are_left_out() -> None:
         ["t0001", "t0002"],
         None,
     )
-    first, second = found["configurations"]
+    first, second = actual["configurations"]
     assert (first["n"], first["difference"]["n"], first["share_of_teacher"]) == (2, 2, None)
     assert (second["n"], second["difference"], second["mean"]) == (0, None, None)
 
 
 def test_runs_that_never_left_one_class_are_counted() -> None:
-    found = evidence([*runs("baseline", {1: 49.0, 2: 49.0}, disc=0.0)], "baseline", [], None)
-    assert found["baseline"]["one_class_runs"] == 2
+    actual = evidence([*runs("baseline", {1: 49.0, 2: 49.0}, disc=0.0)], "baseline", [], None)
+    assert actual["baseline"]["one_class_runs"] == 2
 
 
 def test_scores_of_the_test_split() -> None:
     tested = runs("t0001", {1: 70.0, 2: 71.0}, test={"mIoU": 60.0, "IoU": {"disc": 20.0}})
     alone = runs("baseline", {1: 70.0, 2: 71.0}, test={"mIoU": 55.0, "IoU": {"disc": 10.0}})
-    found = evidence([*tested, *alone], "baseline", ["t0001"], 50.0, lambda run: run.test)
-    (one,) = found["configurations"]
-    assert (one["mean"], one["difference"]["mean"], one["share_of_teacher"]) == (60.0, 5.0, 120.0)
-    assert one["IoU"]["disc"]["difference"]["mean"] == 10.0
+    actual = evidence([*tested, *alone], "baseline", ["t0001"], 50.0, lambda run: run.test)
+    (arm,) = actual["configurations"]
+    assert (arm["mean"], arm["difference"]["mean"], arm["share_of_teacher"]) == (60.0, 5.0, 120.0)
+    assert arm["IoU"]["disc"]["difference"]["mean"] == 10.0
 
 
 # In words ------------------------------------------------------------------------------------------------------------
@@ -189,8 +189,8 @@ def test_describe() -> None:
 
 
 def test_the_verdict_of_a_clear_gain(confirmed: dict[str, Any]) -> None:
-    for one in confirmed["configurations"]:
-        one["label"] = "KL 3"
+    for arm in confirmed["configurations"]:
+        arm["label"] = "KL 3"
     assert verdict(confirmed, 9, tuned=True) == (
         "KL 3 beats the best of 9 baselines by +5.00 mIoU (95 % CI +4.75 to +5.25, 3 paired seeds) "
         "and reaches 96.2 % of the teacher's mIoU."
@@ -227,8 +227,8 @@ def test_many_comparisons_may_undo_a_gain(confirmed: dict[str, Any]) -> None:
 def test_a_verdict_says_what_it_cannot_say(confirmed: dict[str, Any]) -> None:
     assert verdict(None, 1, tuned=True) == "Searched only, not confirmed: one seed proves nothing."
     assert verdict(confirmed, 1, tuned=True, runs_left=4) == "Not confirmed yet: 4 more runs on fresh seeds to come."
-    for one in confirmed["configurations"]:
-        one["difference"] = None
+    for arm in confirmed["configurations"]:
+        arm["difference"] = None
     assert verdict(confirmed, 1, tuned=True).startswith("Not confirmed: fewer than two seeds")
 
 
@@ -247,8 +247,8 @@ def test_the_best_of_the_search_and_the_best_baseline_are_confirmed(tmp_path: Pa
     ]
     selection = select(searched, ConfirmSpec(top=3, seeds=[7, 8]), ["mIoU"])
     assert selection == Selection("b0001", ["t0005", "t0003", "t0001"], [7, 8])
-    for one in searched:
-        one.save(tmp_path / TRIALS / one.id)
+    for each in searched:
+        each.save(tmp_path / TRIALS / each.id)
     planned = selection.runs(tmp_path)
     assert [run["id"] for run in planned] == [
         "b0001-s7", "t0005-s7", "t0003-s7", "t0001-s7", "b0001-s8", "t0005-s8", "t0003-s8", "t0001-s8",
@@ -279,7 +279,7 @@ def test_gain_is_over_the_best_baseline_and_of_a_confirmation_over_the_same_seed
     searched = [record("baseline", 60.0), record("b0001", 65.0), record("t0001", 70.0)]
     again = [*runs("b0001", {1: 66.0, 2: 50.0}), *runs("t0001", {1: 69.0, 2: 70.0})]
     records = [*searched, *again]
-    assert [gain(one, records) for one in records] == [None, None, 5.0, None, None, 3.0, 20.0]
+    assert [gain(each, records) for each in records] == [None, None, 5.0, None, None, 3.0, 20.0]
 
 
 def test_what_is_handed_over_is_the_best_run_of_the_highest_mean() -> None:
@@ -290,8 +290,8 @@ def test_what_is_handed_over_is_the_best_run_of_the_highest_mean() -> None:
         *runs("baseline", {1: 60.0, 2: 61.0}),
     ]
     assert winner(searched, None).id == "t0001"
-    found = evidence(again, "baseline", ["t0001", "t0002"], None)
-    assert winner([*searched, *again], found).id == "t0002-s1"
+    best_run = evidence(again, "baseline", ["t0001", "t0002"], None)
+    assert winner([*searched, *again], best_run).id == "t0002-s1"
 
 
 # The summary ---------------------------------------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def facts(**more: Any) -> Facts:
 def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
     stopped = record("t0002", 62.0, values={WEIGHT: 2.0}, status="stopped")
     stopped.history[0]["iter"] = 4
-    for one in (record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0}), stopped):
-        one.save(tmp_path / TRIALS / one.id)
+    for each in (record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0}), stopped):
+        each.save(tmp_path / TRIALS / each.id)
     write_summary(facts(), tmp_path, RUNNING)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "running" and summary["environment"]["ended"] is None
@@ -334,8 +334,8 @@ def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
     confirm = {"confirm": {"top": 1, "seeds": [1, 2]}}
     searched = [record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0})]
     again = [*runs("baseline", {1: 60.0, 2: 62.0}), *runs("t0001", {1: 70.0, 2: 72.1})]
-    for one in (*searched, *again[:-1]):
-        one.save(tmp_path / TRIALS / one.id)
+    for each in (*searched, *again[:-1]):
+        each.save(tmp_path / TRIALS / each.id)
     save_selection(tmp_path, Selection("baseline", ["t0001"], [1, 2]))
     first = facts(**confirm)
     assert (
@@ -349,7 +349,7 @@ def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
     summary = read_summary(tmp_path)
     assert summary["confirmed"]["seeds"] == [1, 2]
     assert summary["confirmed"]["configurations"][0]["difference"]["mean"] == pytest.approx(10.05)
-    assert [one["started"] for one in summary["environment"]["sessions"]] == [first.started, later.started]
+    assert [each["started"] for each in summary["environment"]["sessions"]] == [first.started, later.started]
     assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
 
 

@@ -52,8 +52,8 @@ def test_without_images_the_error_is_the_seeds() -> None:
 def test_owens_bootstrap_agrees() -> None:
     random = np.random.default_rng(5)
     by_image = random.normal(0, 2, (40, 1)) + random.normal(0, 3, (1, 60)) + random.normal(0, 1, (40, 60))
-    ours = two_way_errors(by_image.mean(1), by_image).both
-    assert pigeonhole_errors(by_image, 4000) == pytest.approx(ours, rel=0.06)
+    by_formula = two_way_errors(by_image.mean(1), by_image).both
+    assert pigeonhole_errors(by_image, 4000) == pytest.approx(by_formula, rel=0.06)
 
 
 def test_the_error_is_that_of_repeated_studies() -> None:

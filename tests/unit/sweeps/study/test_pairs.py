@@ -49,8 +49,8 @@ def test_pairs_that_remain(base: Config, pairs: Any, expected: list[tuple[int, i
     check_space(spec, RunConfig.of(base), "x.yaml")
     settled, left_out = choose_pairs(RunConfig.of(base), spec, distiller)
     assert [tuple(pair) for pair in settled.space[KEY].pairs] == expected  # type: ignore[union-attr]
-    asked = 1 if isinstance(pairs, list) else len(POOLED)
-    assert len(left_out) == asked and all("is pooled to 1 x 1" in line for line in left_out)
+    num_left_out = 1 if isinstance(pairs, list) else len(POOLED)
+    assert len(left_out) == num_left_out and all("is pooled to 1 x 1" in line for line in left_out)
     assert f"space.{KEY}: [0, 2]: the teacher's is pooled to 1 x 1, the other is 8 x 8" in left_out
 
     # What the trials get is a list: the searcher's choices, their number, and a resume do not look at shapes again.
@@ -79,11 +79,11 @@ def test_auto_without_near_strides(base: Config) -> None:
 
 def test_pairs_of_another_teacher(tiny: Tiny) -> None:
     """A loss's pairs point into the features of its own teacher."""
-    one = dict(config="teacher.py", checkpoint="teacher/best.pth")
+    teacher = dict(config="teacher.py", checkpoint="teacher/best.pth")
     base = tiny.load(
         "distill",
         {
-            "distill.teachers": [one, {**one, "features": ("decode_head.image_pool", "backbone.layer4")}],
+            "distill.teachers": [teacher, {**teacher, "features": ("decode_head.image_pool", "backbone.layer4")}],
             "distill.losses.hidden.teacher": 1,
         },
     )

@@ -66,14 +66,14 @@ def test_best_is_the_highest_validation() -> None:
 
 def test_ranking() -> None:
     records = [record("none"), record("low", 40.0), record("nan", math.nan), record("high", 60.0, 50.0)]
-    order = [one.id for one in ranked(records)]
+    order = [each.id for each in ranked(records)]
     assert order[:2] == ["high", "low"] and set(order[2:]) == {"none", "nan"}
 
 
 def test_gain_is_the_difference_of_the_bests() -> None:
     baseline, better, worse = record(BASELINE, 50.0, 52.0), record("t0001", 55.0, 53.0), record("t0002", 49.5)
     records = [baseline, better, worse, record("t0003")]
-    assert [gain(one, records) for one in records] == [None, 3.0, -2.5, None]
+    assert [gain(each, records) for each in records] == [None, 3.0, -2.5, None]
     assert gain(better, [better, worse]) is None
     assert gain(better, [record(BASELINE), better]) is None
 
@@ -87,11 +87,18 @@ def test_the_front_is_of_those_whom_none_beats() -> None:
         )
         for number in range(60)
     ]
-    points = {one.id: (-one.best["mIoU"], one.objectives["params"], one.objectives["flops"]) for one in trials}
+    points = {
+        trial_record.id: (
+            -trial_record.best["mIoU"],
+            trial_record.objectives["params"],
+            trial_record.objectives["flops"],
+        )
+        for trial_record in trials
+    }
     expected = [
         name
         for name, own in points.items()
-        if not any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in points.values())
+        if not any(all(a <= b for a, b in zip(point, own, strict=True)) and point != own for point in points.values())
     ]
     assert pareto(trials, ["mIoU", "params", "flops"]) == expected and len(expected) > 2
 
@@ -115,13 +122,13 @@ def test_one_class_only(ious: dict[str, float | None], expected: bool) -> None:
 
 
 def test_twins() -> None:
-    one = record("t0001", values={WEIGHT: 1.0}, losses=losses(0.9, 0.8))
+    first = record("t0001", values={WEIGHT: 1.0}, losses=losses(0.9, 0.8))
     same_values = record("t0002", values={WEIGHT: 1.0}, losses=losses(0.9, 0.8))
-    other = record("t0003", values={WEIGHT: 2.0}, losses=losses(0.9, 0.8000001))
+    third = record("t0003", values={WEIGHT: 2.0}, losses=losses(0.9, 0.8000001))
     twin = record("t0004", values={WEIGHT: 3.0}, losses=losses(0.9, 0.8))
     silent = [record("t0005", values={WEIGHT: 4.0}), record("t0006", values={WEIGHT: 5.0})]
-    assert twins([one, same_values, other, *silent]) == []
-    assert twins([one, same_values, other, twin, *silent]) == [("t0001", "t0004")]
+    assert twins([first, same_values, third, *silent]) == []
+    assert twins([first, same_values, third, twin, *silent]) == [("t0001", "t0004")]
 
 
 def test_twins_show_in_the_table(tmp_path: Path) -> None:
@@ -162,8 +169,8 @@ def test_columns_and_values(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_what_was_used_rather_than_asked_for(tmp_path: Path) -> None:
-    asked, used = {WEIGHT: 3.0}, {WEIGHT: 4.0}
-    rows = table(tmp_path, record("t0001", 1.0, values=asked, effective=used), record("t0002", values=asked))
+    setting, used = {WEIGHT: 3.0}, {WEIGHT: 4.0}
+    rows = table(tmp_path, record("t0001", 1.0, values=setting, effective=used), record("t0002", values=setting))
     assert [row[WEIGHT] for row in rows] == ["4.0", "3.0"]
 
 
@@ -234,7 +241,7 @@ def test_records_of_a_sweep(tmp_path: Path) -> None:
     (tmp_path / TRIALS / "t0003").mkdir()  # killed before its first record
     (tmp_path / TRIALS / "t0004").mkdir()
     (tmp_path / TRIALS / "t0004" / f".{RECORD}.partial").write_text('{"id": "t00')
-    assert [one.id for one in load_records(tmp_path)] == [BASELINE, "t0001", "t0002"]
+    assert [each.id for each in load_records(tmp_path)] == [BASELINE, "t0001", "t0002"]
 
 
 def test_results_need_neither_torch_nor_ray() -> None:

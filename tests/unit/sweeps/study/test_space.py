@@ -56,16 +56,16 @@ def distill(base: Config) -> DistillSpec:
 def suggestions(spec: SweepSpec, space: dict[str, BaseDistribution], count: int) -> list[dict[str, Any]]:
     """What the sampler suggests, told a score after each."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    asked = optuna.create_study(direction="maximize", sampler=sampler(spec.search.type, spec.search.seed, space))
-    found = []
+    optuna_study = optuna.create_study(direction="maximize", sampler=sampler(spec.search.type, spec.search.seed, space))
+    points = []
     for number in range(count):
-        trial = asked.ask(space)
-        found.append(decode(trial.params, spec.space))
+        trial = optuna_study.ask(space)
+        points.append(decode(trial.params, spec.space))
         try:
-            asked.tell(trial, float(number % 3))
+            optuna_study.tell(trial, float(number % 3))
         except RuntimeError as error:  # how a GridSampler says that it is through, outside of Optuna's own loop
             assert "stop" in str(error) and number == count - 1
-    return found
+    return points
 
 
 def test_distributions(distill: DistillSpec) -> None:
@@ -102,11 +102,11 @@ def test_choices_of_any_kind_come_back(distill: DistillSpec, value: Any) -> None
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_the_seed_decides(distill: DistillSpec, kind: str) -> None:
-    first, again, other = (
+    first, again, third = (
         suggestions(spec, distributions(spec.space, distill), 14)  # TPE starts to model after ten
         for spec in (study(kind=kind, seed=3), study(kind=kind, seed=3), study(kind=kind, seed=4))
     )
-    assert first == again and first[0] != other[0]
+    assert first == again and first[0] != third[0]
     weights = [values["distill.losses.logits.weight"] for values in first]
     assert len(set(weights)) == len(weights)
 
@@ -120,11 +120,11 @@ def test_a_grid_visits_every_point_once(distill: DistillSpec) -> None:
     spec = study(space, kind="grid")
     size = spec.num_trials(feature_counts(distill))
     assert size == 9 * 2 * 2
-    found = suggestions(spec, distributions(spec.space, distill), size)
+    visited = suggestions(spec, distributions(spec.space, distill), size)
     points = [([*point[0]], *point[1:]) for point in itertools.product(
         itertools.product(range(3), range(3)), (1, 2), ("a", [1, 2])
     )]  # fmt: skip
-    assert sorted(map(str, (tuple(values.values()) for values in found))) == sorted(map(str, points))
+    assert sorted(map(str, (tuple(values.values()) for values in visited))) == sorted(map(str, points))
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,11 @@ NUMBERS = study({"k": {"type": "int", "low": 1, "high": 9}}).space
 
 def test_the_given_come_first_and_then_each_arm_in_turn() -> None:
     """No searcher hears of another's trials, nor of those given."""
-    ours, theirs = Noting(), Noting()
-    arms = [Arm("search", "t", NUMBERS, ours, 2), Arm("baseline", "b", NUMBERS, theirs, 3)]
+    searched, alone = Noting(), Noting()
+    arms = [Arm("search", "t", NUMBERS, searched, 2), Arm("baseline", "b", NUMBERS, alone, 3)]
     searcher = Arms([trial(BASELINE, "baseline", 4, {})], arms, seed=4)
-    found = [searcher.suggest(name) for name in "abcdefg"]
-    assert found == [
+    suggested = [searcher.suggest(name) for name in "abcdefg"]
+    assert suggested == [
         {"id": BASELINE, "phase": "baseline", "of": "", "seed": 4, "values": {}},
         {"id": "t0001", "phase": "search", "of": "", "seed": 4, "values": {"k": 1}},
         {"id": "b0001", "phase": "baseline", "of": "", "seed": 4, "values": {"k": 1}},
@@ -228,8 +228,8 @@ def test_the_given_come_first_and_then_each_arm_in_turn() -> None:
     for name in "abc":
         searcher.on_trial_result(name, {SCORE: 1.0})
         searcher.on_trial_complete(name, {SCORE: 1.0})
-    assert ours.told == [("suggest", "b"), ("suggest", "d"), ("result", "b"), ("complete", "b")]
-    assert theirs.told == [("suggest", name) for name in "cef"] + [("result", "c"), ("complete", "c")]
+    assert searched.told == [("suggest", "b"), ("suggest", "d"), ("result", "b"), ("complete", "b")]
+    assert alone.told == [("suggest", name) for name in "cef"] + [("result", "c"), ("complete", "c")]
     assert (searcher.metric, searcher.mode) == (SCORE, "max")
 
 
@@ -254,7 +254,7 @@ def test_search_state_survives(distill: DistillSpec, tmp_path: Path, objectives:
     expected = [original.suggest(name) for name in "efgh"]
     SearchGenerator(restored).restore_from_dir(str(tmp_path))
     assert [restored.suggest(name) for name in "efgh"] == expected
-    assert [one["id"] for one in expected] == ["b0002", "t0003", "b0003", "t0004"]
+    assert [suggestion["id"] for suggestion in expected] == ["b0002", "t0003", "b0003", "t0004"]
     assert 0.01 <= expected[0]["values"]["optim_wrapper.optimizer.lr"] <= 0.1
 
 
@@ -265,8 +265,8 @@ def test_the_same_seed_suggests_the_same_baselines(distill: DistillSpec) -> None
 
     def baselines(spec: SweepSpec) -> list[Any]:
         searcher = of_search(spec.model_copy(update={"baseline": baseline}), distill, 9)
-        found = [searcher.suggest(name) for name in "abcdefg"]
-        return [one["values"] for one in found if one["id"].startswith("b0")]
+        suggested = [searcher.suggest(name) for name in "abcdefg"]
+        return [suggestion["values"] for suggestion in suggested if suggestion["id"].startswith("b0")]
 
     assert baselines(study(seed=1)) == baselines(study({"distill.losses.logits.weight": SPACE["distill.task_weight"]}))
 

@@ -179,7 +179,7 @@ def test_defaults(tmp_path: Path) -> None:
 def test_a_mistake_is_one_helpful_line(problems: Callable[[str], list[str]], text: str, line: str) -> None:
     first, *others = problems(text)
     assert first.startswith(line)
-    assert all("num_trials" in other for other in others)  # `space: {}` leaves that one out too
+    assert all("num_trials" in line for line in others)  # `space: {}` leaves that one out too
 
 
 A_PAIR = "must be 'all', 'auto', or a list of pairs of indices such as [[0, 0], [1, 1]], got "
@@ -218,10 +218,10 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_at_once(problems: Callable[[str], list[str]]) -> None:
-    found = problems(
+    lines = problems(
         "space:\n  k: {type: int, low: one, high: 2}\nserach: {}\ntrial: {worker: 1, cpus_per_worker: 0}\n"
     )
-    assert sorted(line.removeprefix("unknown key ").split()[0].rstrip(":;") for line in found) == [
+    assert sorted(line.removeprefix("unknown key ").split()[0].rstrip(":;") for line in lines) == [
         "config", "serach", "space.k.low", "trial.cpus_per_worker", "trial.worker",
     ]  # fmt: skip
     in_values = problems(

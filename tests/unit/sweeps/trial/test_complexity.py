@@ -13,10 +13,10 @@ from rdistill.sweeps.trial.complexity import complexity_of
 
 def test_costs_of_a_student(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill")
-    found = complexity_of(cfg, ["mIoU", "params", "flops", "latency"], tmp_path)
+    figures = complexity_of(cfg, ["mIoU", "params", "flops", "latency"], tmp_path)
     student = overview(cfg).models[0]
-    assert (found["params"], found["flops"]) == (student.parameters, student.flops)
-    assert found["latency"] > 0 and complexity_of(cfg, ["mIoU"], tmp_path) == {}
+    assert (figures["params"], figures["flops"]) == (student.parameters, student.flops)
+    assert figures["latency"] > 0 and complexity_of(cfg, ["mIoU"], tmp_path) == {}
 
 
 def test_a_model_is_measured_once(tiny: Tiny, tmp_path: Path) -> None:

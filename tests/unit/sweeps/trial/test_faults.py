@@ -51,5 +51,5 @@ def test_a_resume_forgives_the_trials_it_will_run(tmp_path: Path) -> None:
     for name, phase in (("t0001", SEARCHED), ("t0001-s1", CONFIRMED)):
         TrialRecord(name, {}, 0, phase=phase, status="failed", cause=OWN).save(tmp_path / TRIALS / name)
     forgive(tmp_path, confirmed=False)
-    found = [load_record(tmp_path / TRIALS / name) for name in ("t0001", "t0001-s1")]
-    assert [record.status for record in found if record] == ["running", "failed"]
+    records = [load_record(tmp_path / TRIALS / name) for name in ("t0001", "t0001-s1")]
+    assert [record.status for record in records if record] == ["running", "failed"]
