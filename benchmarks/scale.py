@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,10 @@ from mmengine.config import Config
 from rich.console import Console
 
 from benchmarks.turns import REPO, distill_config, print_machine
-from rdistill.config.load import RunConfig, Shortcuts, load_config
+from rdistill.config.load import LoadedConfig, Shortcuts, load_config
 from rdistill.config.render import config_source
 from rdistill.core.files import write_json
+from rdistill.core.results import RunMetrics, Scores
 from rdistill.core.storage import open_work_dir
 from rdistill.distributed.cluster import connected, require_resources
 from rdistill.sweeps.findings.conclude import conclude
@@ -45,6 +46,7 @@ from rdistill.sweeps.study.spec import parse_sweep
 from rdistill.sweeps.trial.trial import LOSSES_KEPT, Study
 from rdistill.training.hooks import RunListener
 from rdistill.training.ray_train import Resources
+from rdistill.training.run import RunOptions
 
 NODES, CPUS = 4, 2  # of the simulated cluster, and of each of its nodes
 VALIDATIONS, ITERATIONS = 5, 1000
@@ -57,14 +59,14 @@ SPACE = {
 
 
 def no_training(
-    cfg: Any, folder: Path, *, listener: RunListener, swept: Mapping[str, Any], config_text: str, **_: Any
-) -> dict[str, Any]:
-    """In place of ``rdistill.training.run.train``: says what a training would, at once."""
-    listener.training_started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(swept)})
-    metrics: dict[str, Any] = {}
+    run: LoadedConfig, folder: Path, options: RunOptions, listener: RunListener, *, config_text: str
+) -> RunMetrics:
+    """In place of ``rdistill.training.run.train_run``: says what a training would, at once."""
+    listener.training_started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(options.swept)})
+    metrics: RunMetrics = {}
     for step in range(1, LOSSES_KEPT + 1):
         iteration = step * ITERATIONS // LOSSES_KEPT
-        loss = 1 / (3 + iteration + sum(swept.values()))  # no two trials are alike
+        loss = 1 / (3 + iteration + sum(options.swept.values()))  # no two trials are alike
         names = ("loss", "decode.loss_ce", "decode.acc_seg", "distill.loss_logits", "distill.raw_logits", "lr")
         listener.stepped(iteration, {name: loss * (1 + index) for index, name in enumerate(names)})
         if step % (LOSSES_KEPT // VALIDATIONS) == 0:
@@ -91,9 +93,9 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     # What the sweep itself reads of it; each trial writes the whole text.
     losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
     distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
-    base = RunConfig.of(Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}}))
+    base = LoadedConfig.of(Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}}))
     train = partial(no_training, config_text=config_source(whole))
-    resources, teacher = Resources(1, 1.0, 0.0), [{"mIoU": 90.0}]
+    resources, teacher = Resources(1, 1.0, 0.0), [Scores(mIoU=90.0)]
     processes = require_resources(resources.per_worker(), "a trial")
     with open_work_dir(folder) as here, open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere)

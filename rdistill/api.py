@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
 
+    from rdistill.core.results import RunMetrics, Scores
     from rdistill.core.stopping import StopRequest
     from rdistill.sweeps.study.records import TrialRecord
 
@@ -95,7 +96,7 @@ def train(
     num_data_workers: int | None = None,
     teacher_checkpoint: str | Path | None = None,
     label_map: str | Mapping[int, int] | None = None,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Trains one model: a teacher, a student alone, or, with a ``distill`` section, a student under its teacher.
 
     Args:
@@ -136,6 +137,7 @@ def train(
     from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
     from rdistill.training.console import RunConsole, scores
+    from rdistill.training.run import RunOptions, train_run
 
     console = _console(console, quiet)
     shortcuts = Shortcuts(
@@ -155,17 +157,14 @@ def train(
     _say(console, f"{name} -> {work_dir}")
     alone = nullcontext() if is_uri(work_dir) else lock_folder(Path(work_dir), "run or sweep")
     with alone, RunConsole(console) as listener:
-        options: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, listener=listener)
-        options["stop"] = stop
+        options = RunOptions(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, stop=stop)
         if workers == 1 and not joins_a_cluster(address):
-            from rdistill.training.run import train as run
-
-            metrics = run(loaded, work_dir, **options)
+            metrics = train_run(loaded, work_dir, options, listener)
         else:
             from rdistill.training.ray_train import Resources, train_in_group
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
-            metrics = train_in_group(loaded, work_dir, resources, address=address, **options)
+            metrics = train_in_group(loaded, work_dir, resources, options=options, address=address, listener=listener)
     if cache := metrics.get("teacher_cache"):
         gave_up = "; given up" if cache.get("gave_up") else ""
         _say(
@@ -190,7 +189,7 @@ def evaluate(
     label_map: str | Mapping[int, int] | None = None,
     trust_checkpoint: bool = False,
     noted: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Scores a checkpoint of the config's model, once its data has been looked at.
 
     Args:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
+from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.core.errors import UserError
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
@@ -59,7 +59,7 @@ class Overview:
     features: list[Features]  # one for each teacher that has a model of its own
 
 
-def overview(config: Config | RunConfig) -> Overview:
+def overview(config: Config | LoadedConfig) -> Overview:
     """Builds a config's models, without weights or data, and runs each once on a blank image.
 
     Args:
@@ -68,7 +68,7 @@ def overview(config: Config | RunConfig) -> Overview:
     Raises:
         UserError: a model that does not build or run, a feature that its model does not have.
     """
-    run = RunConfig.of(config)
+    run = LoadedConfig.of(config)
     spec, size = run.distill, training_size(run.cfg)
     student = revert_sync_batchnorm(build_segmentor(run.cfg.model))
     if spec is None:

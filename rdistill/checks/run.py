@@ -22,7 +22,7 @@ from rdistill.checks.batches import check_batches
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.config.load import DistillSpec, RunConfig, Shortcuts, TeacherSpec, load_run
+from rdistill.config.load import DistillSpec, LoadedConfig, Shortcuts, TeacherSpec, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError
@@ -93,9 +93,9 @@ class Loaded:
     """A config, or those parts of it that load in spite of a problem."""
 
     problems: list[str]
-    run: RunConfig | None  # all of it
-    for_data: RunConfig | None = None  # the config without its teachers
-    for_models: RunConfig | None = None  # the config, loaded without looking for data and checkpoints
+    run: LoadedConfig | None  # all of it
+    for_data: LoadedConfig | None = None  # the config without its teachers
+    for_models: LoadedConfig | None = None  # the config, loaded without looking for data and checkpoints
 
 
 def load_what_loads(
@@ -104,7 +104,7 @@ def load_what_loads(
     """Loads a config. A problem in one part must not hide those of the others."""
     problems: list[str] = []
 
-    def attempt(**parts: bool) -> RunConfig | None:
+    def attempt(**parts: bool) -> LoadedConfig | None:
         try:
             return load_run(path, overrides, shortcuts, **parts)
         except UserError as error:
@@ -118,7 +118,7 @@ def load_what_loads(
 
 
 def check_run(
-    config: Config | RunConfig,
+    config: Config | LoadedConfig,
     *,
     distiller: Distiller | None = None,
     work_dir: str | Path | None = None,
@@ -143,7 +143,7 @@ def check_run(
         with_data: False leaves the files out, where another process looks at them.
         full_data: decode every file; see :func:`rdistill.checks.data.check_data`.
     """
-    run, report = RunConfig.of(config), Report()
+    run, report = LoadedConfig.of(config), Report()
     cfg = run.cfg
     try:
         checked_source(cfg)
@@ -329,7 +329,7 @@ def add_data(
     report.add("data", problems, describe_data(splits))
 
 
-def build_reporting(run: RunConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
+def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
     """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
     try:
         distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
@@ -351,7 +351,7 @@ def build_reporting(run: RunConfig, report: Report, *, seed: int, trust_checkpoi
     return distiller
 
 
-def _diagnose(run: RunConfig, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
+def _diagnose(run: LoadedConfig, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
     """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
     spec = run.distill
     try:

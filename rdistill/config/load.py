@@ -2,7 +2,7 @@
 
 ``load_run`` is the one door (``load_config`` for what wants mmengine's Config alone). What comes out is complete:
 overrides applied, paths absolute, each teacher's model copied in. It can be sent to another machine, or dumped and
-loaded again. Its ``distill`` section is parsed here, once: the :class:`RunConfig` goes with it to the run's end.
+loaded again. Its ``distill`` section is parsed here, once: the :class:`LoadedConfig` goes with it to the run's end.
 """
 
 from __future__ import annotations
@@ -197,23 +197,23 @@ class DistillSpec(Section):
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class LoadedConfig:
     """A loaded config and its checked ``distill`` section, which travel together from the door to the run's end.
 
-    Nothing writes to either: whatever changes one makes another RunConfig, so that the two always agree.
+    Nothing writes to either: whatever changes one makes another LoadedConfig, so that the two always agree.
     """
 
     cfg: Config  # mmengine's, complete
     distill: DistillSpec | None  # None: a teacher, or a student alone
 
     @classmethod
-    def of(cls, config: Config | RunConfig) -> RunConfig:
-        """Parses the section of a Config that was loaded before; a RunConfig is returned as it is.
+    def of(cls, config: Config | LoadedConfig) -> LoadedConfig:
+        """Parses the section of a Config that was loaded before; a LoadedConfig is returned as it is.
 
         Raises:
             UserError: every problem of the section, one line each.
         """
-        return config if isinstance(config, RunConfig) else cls(config, distill_spec(config))
+        return config if isinstance(config, LoadedConfig) else cls(config, distill_spec(config))
 
     @property
     def distillation(self) -> DistillSpec:
@@ -221,11 +221,11 @@ class RunConfig:
         assert self.distill is not None
         return self.distill
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> RunConfig:
+    def with_overrides(self, overrides: Mapping[str, Any]) -> LoadedConfig:
         """As :func:`with_overrides`."""
-        return RunConfig.of(_overridden(self.cfg, overrides))
+        return LoadedConfig.of(_overridden(self.cfg, overrides))
 
-    def with_section(self, name: str, value: Any) -> RunConfig:
+    def with_section(self, name: str, value: Any) -> LoadedConfig:
         """Another value at one of the config's top keys, but for ``distill``; None removes the key."""
         assert name != "distill"
         cfg = copy.deepcopy(self.cfg)
@@ -233,13 +233,13 @@ class RunConfig:
             cfg.pop(name, None)
         else:
             cfg[name] = value
-        return RunConfig(cfg, self.distill)
+        return LoadedConfig(cfg, self.distill)
 
-    def without_distillation(self) -> RunConfig:
+    def without_distillation(self) -> LoadedConfig:
         """Trains the student alone: the baseline."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop("distill", None)
-        return RunConfig(cfg, None)
+        return LoadedConfig(cfg, None)
 
 
 def load_config(
@@ -261,7 +261,7 @@ def load_run(
     *,
     with_teachers: bool = True,
     with_data: bool = True,
-) -> RunConfig:
+) -> LoadedConfig:
     """Reads a config file, applies overrides, checks it and makes it self-contained.
 
     Args:
@@ -299,7 +299,7 @@ def load_run(
     import_custom_modules(cfg)
     if problems := argument_problems(cfg._cfg_dict):
         raise UserError(*(f"{path}: {problem}" for problem in problems))
-    return RunConfig(cfg, _resolve_distill(cfg, path, with_checkpoints=with_data))
+    return LoadedConfig(cfg, _resolve_distill(cfg, path, with_checkpoints=with_data))
 
 
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
@@ -308,7 +308,7 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     Raises:
         UserError: an unknown key, or a value that its key does not take.
     """
-    return RunConfig.of(_overridden(cfg, overrides)).cfg
+    return LoadedConfig.of(_overridden(cfg, overrides)).cfg
 
 
 def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:

@@ -98,7 +98,7 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, to_json(value, indent=2) + "\n")
 
 
-def read_json(file: Path, fix: str = "copy it from where it is whole") -> dict[str, Any]:
+def read_json(file: Path, fix: str = "copy it from where it is whole") -> Any:
     """What a file of ours holds.
 
     Args:

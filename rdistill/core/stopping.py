@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from rdistill.core.results import Validation
+
 
 @dataclass
 class StopRequest:
@@ -30,7 +32,7 @@ class Stopped(Exception):
     signum: int
     iteration: int
     last_iteration: int
-    best: dict[str, Any] = field(default_factory=dict)  # the best validation: iter, metrics; empty before the first
+    best: Validation = field(default_factory=lambda: Validation())  # empty before the first
 
     def __post_init__(self) -> None:
         super().__init__(self.signum, self.iteration, self.last_iteration, self.best)  # pickle makes it from these

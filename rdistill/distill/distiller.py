@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
+from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.core.errors import UserError
 from rdistill.distill.routes import (
     Route,
@@ -167,7 +167,7 @@ class OwnTeachers:
 
 
 def build_distiller(
-    config: Config | RunConfig, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
+    config: Config | LoadedConfig, *, seed: int, trust_checkpoint: bool = False, source: TeacherSource | None = None
 ) -> Distiller:
     """Builds student, teachers and losses of a loaded config.
 
@@ -177,7 +177,7 @@ def build_distiller(
     Raises:
         UserError: a model that does not build or load, a layer that is not there, shapes that do not fit.
     """
-    run, source = RunConfig.of(config), source or OwnTeachers()
+    run, source = LoadedConfig.of(config), source or OwnTeachers()
     torch.manual_seed(seed)
     student = _build_student(run.cfg, trust_checkpoint)
     if run.distill is None:

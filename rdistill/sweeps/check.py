@@ -19,7 +19,7 @@ from rdistill.checks.run import (
     counted,
     local_resources,
 )
-from rdistill.config.load import RunConfig, Shortcuts, find_beside, load_run
+from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
@@ -33,7 +33,7 @@ NO_STRUCTURE = ("weight", "schedule")  # a loss's numbers that cannot make it fa
 REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
 
 
-def choose_pairs(base: RunConfig, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
+def choose_pairs(base: LoadedConfig, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
     """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
     distill, size = base.distillation, training_size(base.cfg)
     models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
@@ -42,7 +42,7 @@ def choose_pairs(base: RunConfig, spec: SweepSpec, distiller: Distiller) -> tupl
 
 
 def check_sweep(
-    base: RunConfig,
+    base: LoadedConfig,
     spec: SweepSpec,
     distiller: Distiller,
     *,
@@ -137,7 +137,7 @@ def resources_at(address: str | None, scratch: Path) -> Mapping[str, float]:
 
 
 def _check_loaded(
-    base: RunConfig, spec: SweepSpec, path: Path, work_dir: str | Path | None, trust_checkpoint: bool
+    base: LoadedConfig, spec: SweepSpec, path: Path, work_dir: str | Path | None, trust_checkpoint: bool
 ) -> Report:
     if base.distill is None:
         text = f"{path}: config: {spec.config} has no `distill` section, so there is nothing to sweep"
@@ -172,7 +172,7 @@ def _joined(first: Report, second: Report) -> Report:
 
 
 def _structures(
-    base: RunConfig, spec: SweepSpec, distiller: Distiller, trust_checkpoint: bool
+    base: LoadedConfig, spec: SweepSpec, distiller: Distiller, trust_checkpoint: bool
 ) -> tuple[list[str], int]:
     """Tries each choice, and both ends of each range, by itself. Returns the problems and how many were tried."""
     problems: list[str] = []
@@ -193,7 +193,7 @@ def _structures(
 
 
 def _structure(
-    changed: RunConfig, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
+    changed: LoadedConfig, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
 ) -> list[str] | None:
     """The problems of one value of one key; None where the key changes no structure."""
     cfg, parts = changed.cfg, key.split(".")

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
-from rdistill.config.load import RunConfig, Shortcuts, find_beside, load_run
+from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
 from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder, to_json, write_json
@@ -174,7 +174,7 @@ def _run_sweep_at(
 
 def _load(
     sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], shortcuts: Shortcuts | None
-) -> tuple[Path, SweepSpec, RunConfig]:
+) -> tuple[Path, SweepSpec, LoadedConfig]:
     """A sweep's file (or what stands for it in messages), what it says, and its base config."""
     sweep_file = Path("sweep") if isinstance(sweep, Mapping) else Path(sweep)
     spec = parse_sweep(sweep, "sweep") if isinstance(sweep, Mapping) else read_sweep(sweep_file)
@@ -188,7 +188,7 @@ def _load(
     return sweep_file, spec, base
 
 
-def _tracking(track: Any, spec: SweepSpec, base: RunConfig) -> Tracking:
+def _tracking(track: Any, spec: SweepSpec, base: LoadedConfig) -> Tracking:
     """Which trackers the sweep reports to. It does so itself."""
     own = base.cfg.get("tracking")
     tracking = parse_tracking(next((setting for setting in (track, spec.tracking, own) if setting is not None), None))

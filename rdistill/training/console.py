@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from rdistill.core.errors import printable
+from rdistill.core.results import RunFacts, Scores
 
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
 SILENCE_S = 60.0  # seconds after which there is one more
@@ -55,7 +56,7 @@ class RunConsole:
         if self._bar is not None:
             self._bar.stop()
 
-    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
         self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
         self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
         self._next_line, self._overdue = first_iteration + self._line_every, time.monotonic() + SILENCE_S
@@ -94,7 +95,7 @@ class RunConsole:
             eta = duration(rate * (self._last - iteration))
             self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False, soft_wrap=True)
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+    def validated(self, iteration: int, metrics: Scores) -> None:
         mark = "  best so far" if metrics.get("mIoU", 0.0) > self._best else ""
         self._best = max(self._best, metrics.get("mIoU", 0.0))
         self.console.print(f"validated iter {iteration}  {scores(metrics)}{mark}", highlight=False, soft_wrap=True)
@@ -106,7 +107,7 @@ class RunConsole:
         self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def scores(metrics: Mapping[str, Any]) -> str:
+def scores(metrics: Scores) -> str:
     """``mIoU 84.10  (background 98.91, optic disc 69.29)``; classes only where they are few."""
     text = f"mIoU {metrics.get('mIoU', float('nan')):.2f}"
     classes = metrics.get("IoU") or {}

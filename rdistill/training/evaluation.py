@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from rdistill.config.walk import kind_of, metrics_of
 from rdistill.core.errors import UserError
+from rdistill.core.results import Scores
 from rdistill.models.quiet_mmseg import METRICS, IoUMetric
 from rdistill.models.segmentor import require_numbers
 
@@ -76,7 +78,7 @@ def no_image_twice(cfg: Config) -> None:
             cfg[f"{name}_dataloader"].sampler = dict(type="DefaultSampler", shuffle=False, round_up=False)
 
 
-def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
     """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs.
 
     Raises:
@@ -90,7 +92,7 @@ def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     }
     if math.isnan(flat.get("mIoU", 0.0)):
         raise UserError("mIoU: is NaN: the masks hold no pixel of any class, all are ignored; see --label-map")
-    tidy: dict[str, Any] = {
+    tidy: Scores = {  # type: ignore[assignment]  # with a metric's own names, where a config has another
         key: None if math.isnan(value) else round(value, 4)  # NaN is no JSON
         for key, value in flat.items()
         if not key.startswith("IoU.")
@@ -99,7 +101,7 @@ def tidy_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> dict[str, Any]:
+def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> Scores:
     """Scores a segmentor on a config's ``val`` or ``test`` split, as mmengine's ValLoop does.
 
     Returns:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rdistill.core.errors import RunError
 from rdistill.core.files import written_whole
+from rdistill.core.results import RunFacts, Scores, Validation
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
@@ -33,13 +34,13 @@ class RunListener(Protocol):
     :class:`rdistill.sweeps.monitor.events.SweepListener` is its counterpart for the trials of a sweep.
     """
 
-    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
         """Training begins; ``facts`` holds ``teacher_mIoU`` and the ``effective`` values."""
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         """Some iterations are done; ``values`` are losses and the learning rate (``lr``)."""
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+    def validated(self, iteration: int, metrics: Scores) -> None:
         """The student was scored: percent, as :func:`rdistill.training.evaluation.tidy_metrics` gives them."""
 
     def warned(self, message: str) -> None:
@@ -52,11 +53,11 @@ class RunListener(Protocol):
 class Silent:
     """The listener that does nothing."""
 
-    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None: ...
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None: ...
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None: ...
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None: ...
+    def validated(self, iteration: int, metrics: Scores) -> None: ...
 
     def warned(self, message: str) -> None: ...
 
@@ -187,10 +188,10 @@ class CheckpointHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, interval: int | None = None, best: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, interval: int | None = None, best: Validation | None = None) -> None:
         self.interval = interval
-        self.best: dict[str, Any] = dict(best or {})
-        self.last: dict[str, Any] = {}
+        self.best: Validation = best or {}
+        self.last: Validation = {}
         self.saved_at: int | None = None  # iteration
         self._workers: list[dict[str, Any]] = []
 
@@ -204,7 +205,7 @@ class CheckpointHook(Hook):
 
     def after_val(self, runner: Any) -> None:
         # Not in after_val_epoch: only now is the random state that of training again.
-        if not self.best or self.last["metrics"].get(METRIC, -math.inf) > self.best["metrics"].get(METRIC, -math.inf):
+        if not self.best or self.last["metrics"].get("mIoU", -math.inf) > self.best["metrics"].get("mIoU", -math.inf):
             self.best = self.last
             self.save(runner, BEST, runner.iter)
         self.save(runner, LAST, runner.iter)
@@ -284,7 +285,7 @@ class ReportHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, listener: RunListener, facts: Mapping[str, Any], interval: int = 10) -> None:
+    def __init__(self, listener: RunListener, facts: RunFacts, interval: int = 10) -> None:
         self.listener, self.facts, self.interval = listener, facts, interval
 
     def before_train(self, runner: Any) -> None:

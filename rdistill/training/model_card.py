@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rdistill.config.load import RunConfig
+from rdistill.config.load import LoadedConfig
 from rdistill.config.plain_config import header, replace_header
 from rdistill.config.walk import leaves
 from rdistill.core.files import read_json, read_text, write_whole
@@ -31,7 +31,7 @@ _PACKAGES = (
 )
 
 
-def write_run_card(run: RunConfig, work_dir: Path, metrics: Mapping[str, Any]) -> None:
+def write_run_card(run: LoadedConfig, work_dir: Path, metrics: Mapping[str, Any]) -> None:
     """Writes the card of one run, beside its ``student.pth``.
 
     Args:
@@ -65,7 +65,7 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     """
     record, summary = _json(winner / "trial.json"), _json(work_dir / "summary.json")
     best = max(record["history"], key=lambda entry: entry["mIoU"])
-    run = RunConfig.of(Config.fromfile(str(winner / "trial.py")))
+    run = LoadedConfig.of(Config.fromfile(str(winner / "trial.py")))
     evidence = _sweep_evidence(record, best, summary, work_dir)
     commands = [
         f"rdistill train {winner / 'trial.py'} --work-dir NEW_DIR   # this student, again",
@@ -118,7 +118,7 @@ def _sweep_evidence(
     return [*lines, "", *_table(["class", "IoU, %"], classes)]
 
 
-def _card(run: RunConfig, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
+def _card(run: LoadedConfig, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
     """The card as lines of Markdown; ``name``: of the files, ``student`` or ``best``."""
     return [
         f"# Model card: {_text(run.cfg.model.type)}, {_text(_backbone(run.cfg.model))}",
@@ -180,7 +180,7 @@ def _count(dataset: Mapping[str, Any]) -> str:
     return f", {sum(1 for entry in os.scandir(folder) if entry.is_file())} files"
 
 
-def _training(run: RunConfig, seed: Any) -> Iterator[str]:
+def _training(run: LoadedConfig, seed: Any) -> Iterator[str]:
     cfg, spec = run.cfg, run.distill
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     length = cfg.train_cfg.get("max_iters")

@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 import ray
 from mmengine.config import Config
@@ -27,7 +27,9 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.errors import RunError, UserError
+from rdistill.core.results import RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import is_uri, join, open_work_dir, ray_storage
 from rdistill.distributed.cluster import (
@@ -40,9 +42,7 @@ from rdistill.distributed.cluster import (
     wait_for_room,
 )
 from rdistill.training.hooks import RunListener, Silent
-
-if TYPE_CHECKING:
-    from rdistill.config.load import RunConfig
+from rdistill.training.run import RunOptions, look_before, train_run
 
 PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's own default is no limit
 LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
@@ -93,34 +93,33 @@ class Resources:
 
 
 def train_in_group(
-    config: Config | RunConfig,
+    config: Config | LoadedConfig,
     work_dir: str | Path,
     resources: Resources,
     *,
+    options: RunOptions | None = None,
     address: str | None = None,
     listener: RunListener | None = None,
     callbacks: list[Any] | None = None,
-    stop: StopRequest | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """As :func:`rdistill.training.run.train`, with the batch divided among ``resources.workers`` processes.
+) -> RunMetrics:
+    """As :func:`rdistill.training.run.train_run`, with the batch divided among ``resources.workers`` processes.
 
     A worker that dies takes the others with it; all are started again, and go on from ``last.pth``. ``work_dir`` must
     be on a disk that all nodes share, or a URI. ``callbacks`` are Ray Train's own.
 
     Raises:
-        UserError: as ``train``; also when the cluster is too small.
-        RunError: as ``train``; also when workers were lost too often, or found no place any more.
+        UserError: as ``train_run``; also when the cluster is too small.
+        RunError: as ``train_run``; also when workers were lost too often, or found no place any more.
     """
-    from rdistill.config.load import RunConfig
-    from rdistill.training.run import look_before
-
-    run = RunConfig.of(config)
+    run, options = LoadedConfig.of(config), options or RunOptions()
+    stop = options.stop
     work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
     with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as here:
-        if done := look_before(here.folder, run.cfg, options.get("seed", 0), options.pop("resume", False), listener):
+        if done := look_before(here.folder, run.cfg, options.seed, options.resume, listener):
             return done
     _check_shares(run.cfg, resources)
+    # What is there is this run's, also when the workers are started again; what stops it, they hear through the driver.
+    each = replace(options, resume=True, stop=None)
     with connected(address, work_dir, say=listener.noted):
         per_worker = resources.per_worker()
         require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
@@ -130,7 +129,7 @@ def train_in_group(
         light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
         events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
         relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
-        shared = {"run": run, "work_dir": str(work_dir), "options": options, "events": events, "orders": orders}
+        shared: _Shared = {"run": run, "work_dir": str(work_dir), "options": each, "events": events, "orders": orders}
         relay.start()
         starts = 1
         try:
@@ -150,16 +149,26 @@ def train_in_group(
             relay.stop()
     if isinstance(outcome, Stopped):
         raise outcome
-    return dict(outcome)
+    return outcome
 
 
-def _trainer(shared: dict[str, Any], resources: Resources, callbacks: list[Any]) -> TorchTrainer:
+class _Shared(TypedDict):
+    """What every worker of a group is given."""
+
+    run: LoadedConfig
+    work_dir: str
+    options: RunOptions
+    events: Queue
+    orders: Any  # the handle of the _Orders actor
+
+
+def _trainer(shared: _Shared, resources: Resources, callbacks: list[Any]) -> TorchTrainer:
     """A start of the workers, who go on from where the work dir says they are."""
     per_worker, work_dir = resources.per_worker(), shared["work_dir"]
     elastic = resources.fewest < resources.workers
     return TorchTrainer(
         _work,
-        train_loop_config=shared,
+        train_loop_config=dict(shared),
         scaling_config=ScalingConfig(
             num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
             use_gpu="GPU" in per_worker,
@@ -230,12 +239,9 @@ class _Orders:
         return self._signum
 
 
-def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
+def _work(config: _Shared) -> RunMetrics | Stopped:
     """What each worker runs. It has no console: its events go through the queue."""
     import ray.train
-
-    from rdistill.config.load import import_custom_modules
-    from rdistill.training.run import train
 
     import_custom_modules(config["run"].cfg)
     rank = ray.train.get_context().get_world_rank()
@@ -244,8 +250,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | Stopped:
     if rank == 0:
         threading.Thread(target=_heed, args=(config["orders"], stop), daemon=True).start()
     try:
-        # The driver has made sure that what is there is this run's: also where it was started again meanwhile.
-        return train(config["run"], config["work_dir"], resume=True, listener=listener, stop=stop, **config["options"])
+        return train_run(config["run"], config["work_dir"], replace(config["options"], stop=stop), listener)
     except Stopped as stopped:  # all workers, after the same iteration: an end, and no failure to start again from
         return stopped
 
@@ -269,7 +274,7 @@ class _WorkerListener:
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         self._send("stepped", (iteration, dict(values)), {})
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+    def validated(self, iteration: int, metrics: Scores) -> None:
         import ray.train
 
         self._send("validated", (iteration, dict(metrics)), {})

@@ -14,6 +14,7 @@ from rdistill.config.load import read_config_file
 from rdistill.core.differences import differences, plain
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json, set_aside_if_damaged
+from rdistill.core.results import RunMetrics, Validation
 from rdistill.models import checkpoint
 from rdistill.models.checkpoint import damaged
 
@@ -99,12 +100,12 @@ def _without_what_is_open(begun: dict[str, Any], wanted: dict[str, Any]) -> tupl
     return begun, wanted
 
 
-def finished(work_dir: Path, cfg: Config) -> dict[str, Any] | None:
+def finished(work_dir: Path, cfg: Config) -> RunMetrics | None:
     """The metrics of a run that has come to its end; None: there is something left to do."""
     file = work_dir / "metrics.json"
     if not file.is_file():
         return None
-    metrics = read_json(file)
+    metrics: RunMetrics = read_json(file)
     wanted = cfg.train_cfg.get("max_iters")
     return metrics if wanted is None or metrics["iter"] >= wanted else None
 
@@ -127,7 +128,7 @@ def find_earlier(work_dir: Path) -> Earlier:
     return Earlier(work_dir / sound if sound else None, not damage.get(BEST, "there is none"), tuple(notes))
 
 
-def best_so_far(work_dir: Path) -> dict[str, Any]:
+def best_so_far(work_dir: Path) -> Validation:
     """The validation that ``best.pth`` holds."""
-    meta = checkpoint.load_file(work_dir / BEST).get("meta", {})
-    return dict(meta.get("best") or {})
+    best: Validation | None = checkpoint.load_file(work_dir / BEST).get("meta", {}).get("best")
+    return best or Validation()

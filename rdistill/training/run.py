@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from rdistill.checks.run import Report, add_data, check_run
-from rdistill.config.load import INIT_SEED, RunConfig, lookup
+from rdistill.config.load import INIT_SEED, LoadedConfig, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
+from rdistill.core.results import CacheUse, RunFacts, RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
@@ -35,7 +37,7 @@ from rdistill.models.pretrained import start_weights
 from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
 from rdistill.training.evaluation import evaluate, use_class_iou
-from rdistill.training.hooks import METRIC, CheckpointHook, ReportHook, RunListener, Silent, StopHook
+from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StopHook
 from rdistill.training.lockstep import Lane
 from rdistill.training.model_card import write_run_card
 from rdistill.training.resume import (
@@ -54,36 +56,37 @@ from rdistill.training.student_files import write_config, write_student
 from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, with_plan
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is trained, beside its config. Declared here alone: what trains hands it on whole."""
+
+    seed: int = 0  # of weights (unless the config has a `randomness.init_seed`), data order, augmentation and dropout
+    resume: bool = False  # continue from `last.pth` if there is one
+    trust_checkpoint: bool = False  # allow the teacher's checkpoint to run code when it is loaded
+    teacher_metrics: Sequence[Scores] | None = None  # each teacher's, if they are known already; measured otherwise
+    swept: Mapping[str, Any] = field(default_factory=dict)  # config key -> value that the built model must really use
+    lane: Lane | None = None  # this run's side among others in lockstep
+    check: bool = True  # False where it has been checked already, as in a sweep
+    stop: StopRequest | None = None  # is looked at after each iteration
+
+
 def train(
-    config: Config | RunConfig,
-    work_dir: str | Path,
-    *,
-    seed: int = 0,
-    resume: bool = False,
-    trust_checkpoint: bool = False,
-    teacher_metrics: Sequence[Mapping[str, Any]] | None = None,
-    swept: Mapping[str, Any] | None = None,
-    listener: RunListener | None = None,
-    lane: Lane | None = None,
-    check: bool = True,
-    stop: StopRequest | None = None,
-) -> dict[str, Any]:
+    config: Config | LoadedConfig, work_dir: str | Path, *, listener: RunListener | None = None, **options: Any
+) -> RunMetrics:
+    """As :func:`train_run`; ``options`` are the fields of :class:`RunOptions`."""
+    return train_run(LoadedConfig.of(config), work_dir, RunOptions(**options), listener or Silent())
+
+
+def train_run(run: LoadedConfig, work_dir: str | Path, options: RunOptions, listener: RunListener) -> RunMetrics:
     """Trains one student in this process (of one, or of a process group that exists already).
 
     Args:
-        config: from :func:`rdistill.config.load.load_run`, or ``load_config``.
+        run: from :func:`rdistill.config.load.load_run`.
         work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``metrics.json``, ``student.pth``,
             ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and mmengine's logs in a
             folder of the start's time.
-        seed: of weights (unless the config has a ``randomness.init_seed``), data order, augmentation and dropout.
-        resume: continue from ``last.pth`` if there is one.
-        trust_checkpoint: allow the teacher's checkpoint to run code when it is loaded.
-        teacher_metrics: each teacher's scores, if they are known already; measured otherwise.
-        swept: config key -> value that a sweep chose; each must be what the built model really uses.
+        options: how it is trained.
         listener: is notified of progress.
-        lane: this run's side among others in lockstep.
-        check: False where it has been checked already, as in a sweep.
-        stop: is looked at after each iteration.
 
     Returns:
         What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
@@ -93,26 +96,20 @@ def train(
         DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
         Stopped: at a signal, see ``stop``; ``student.pth`` is the best so far.
     """
-    run = RunConfig.of(config)
     if is_uri(work_dir):
-        passed_on: dict[str, Any] = dict(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, check=check)
-        passed_on.update(teacher_metrics=teacher_metrics, swept=swept, lane=lane, stop=stop)
         with open_work_dir(work_dir, "*") as here:
             try:
-                return train(run, here.folder, listener=Sending(listener or Silent(), here), **passed_on)
+                return train_run(run, here.folder, options, Sending(listener, here))
             finally:
                 if is_main_process():
                     here.push()
     work_dir = Path(work_dir).absolute()
-    listener = listener or Silent()
-    if get_world_size() == 1 and (done := look_before(work_dir, run.cfg, seed, resume, listener)):
+    if get_world_size() == 1 and (done := look_before(work_dir, run.cfg, options.seed, options.resume, listener)):
         return done  # the driver of a group has looked before any worker could write
-    options: dict[str, Any] = dict(seed=seed, trust_checkpoint=trust_checkpoint, teacher_metrics=teacher_metrics)
-    options.update(swept=swept, lane=lane, check=check, stop=stop or StopRequest())
     try:
         with explained(work_dir, run.cfg.train_dataloader.batch_size // get_world_size()):
-            earlier = find_earlier(work_dir) if resume else Earlier(None, False)
-            return _train(run, work_dir, earlier, listener, **options)
+            earlier = find_earlier(work_dir) if options.resume else Earlier(None, False)
+            return _train(run, work_dir, earlier, options, listener)
     except Stopped as stopped:
         if is_main_process() and stopped.best:
             write_student(run.cfg, work_dir)
@@ -120,20 +117,11 @@ def train(
 
 
 def _train(
-    run: RunConfig,
-    work_dir: Path,
-    earlier: Earlier,
-    listener: RunListener,
-    *,
-    seed: int,
-    trust_checkpoint: bool,
-    teacher_metrics: Sequence[Mapping[str, Any]] | None,
-    swept: Mapping[str, Any] | None,
-    lane: Lane | None,
-    check: bool,
-    stop: StopRequest,
-) -> dict[str, Any]:
-    """As :func:`train`, in a work dir that has been looked at."""
+    run: LoadedConfig, work_dir: Path, earlier: Earlier, options: RunOptions, listener: RunListener
+) -> RunMetrics:
+    """As :func:`train_run`, in a work dir that has been looked at."""
+    seed, trust_checkpoint, lane = options.seed, options.trust_checkpoint, options.lane
+    teacher_metrics = options.teacher_metrics
     started = time.perf_counter()
     for note in earlier.notes:
         listener.noted(note)
@@ -143,7 +131,7 @@ def _train(
         distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
-        if check:
+        if options.check:
             report = check_run(
                 run,
                 distiller=distiller,
@@ -161,33 +149,32 @@ def _train(
         plan = None
         if lane is None and distiller.teachers:
             plan = choose_plan(distiller, run, work_dir)
-            run, cfg = with_plan(run, plan), with_plan(RunConfig(cfg, run.distill), plan).cfg
+            run, cfg = with_plan(run, plan), with_plan(LoadedConfig(cfg, run.distill), plan).cfg
             apply_plan(distiller, run.distillation, work_dir, plan.patience)
         if get_world_size() > 1:
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
         checkpoint_hook = CheckpointHook(checkpoint_interval(cfg), best)
-        facts: dict[str, Any] = {"teacher_lines": plan.lines if plan else ()}
+        facts: RunFacts = {"teacher_lines": plan.lines if plan else ()}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        runner = build_runner(
-            cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), StopHook(stop, checkpoint_hook), lane
-        )
+        stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
+        runner = build_runner(cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), stop, lane)
         if is_main_process():
             write_config(run.cfg, work_dir / "config.py", seed)
         try:
-            facts["effective"] = _check_effective(runner, cfg, swept or {})
+            facts["effective"] = _check_effective(runner, cfg, options.swept)
             if teacher_metrics is None:
                 teacher_metrics = score_teachers(distiller, cfg)
-            facts["teacher_mIoU"] = teacher_metrics[0].get(METRIC) if teacher_metrics else None
+            facts["teacher_mIoU"] = teacher_metrics[0].get("mIoU") if teacher_metrics else None
             if len(teacher_metrics) > 1:
-                facts["teachers_mIoU"] = [scores.get(METRIC) for scores in teacher_metrics]
-            facts["best_mIoU"] = checkpoint_hook.best.get("metrics", {}).get(METRIC)
+                facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
+            facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
             runner.train()
-            facts["teacher_cache"] = cache_facts(distiller)
+            cache = cache_facts(distiller)
         finally:
             release(runner)
-    metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts)
+    metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)
     if is_main_process():
         write_student(run.cfg, work_dir)
         write_run_card(run, work_dir, metrics)
@@ -196,7 +183,7 @@ def _train(
     return metrics
 
 
-def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> dict[str, Any] | None:
+def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> RunMetrics | None:
     """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
 
     Raises:
@@ -232,7 +219,7 @@ def check_evaluation(cfg: Config, split: str) -> list[str]:
 
 def evaluate_checkpoint(
     cfg: Config, checkpoint_file: str | Path, *, split: str = "val", trust_checkpoint: bool = False
-) -> dict[str, Any]:
+) -> Scores:
     """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
@@ -243,12 +230,12 @@ def evaluate_checkpoint(
         return evaluate(model, cfg, split=split)
 
 
-def score_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+def score_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
     """Scores each teacher on the student's validation data; nothing for one that follows the student."""
     return [{} if isinstance(teacher, EmaTeacher) else evaluate(teacher.model, cfg) for teacher in distiller.teachers]
 
 
-def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[dict[str, Any]]:
+def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
     """As :func:`score_teachers`, outside a run."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
@@ -327,20 +314,24 @@ def _comparable(value: Any) -> Any:
 
 
 def _summary(
-    checkpoint_hook: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    best = checkpoint_hook.best
-    summary = {
+    checkpoint_hook: CheckpointHook, cfg: Config, seed: int, seconds: float, facts: RunFacts, cache: CacheUse
+) -> RunMetrics:
+    best, last = checkpoint_hook.best, checkpoint_hook.last
+    summary: RunMetrics = {
         **best.get("metrics", {}),
-        "iter": checkpoint_hook.last.get("iter"),
-        "best_iter": best.get("iter"),
-        "last": checkpoint_hook.last.get("metrics"),
+        "iter": last.get("iter"),  # type: ignore[typeddict-item]  # validated at the latest at its end
+        "best_iter": best.get("iter"),  # type: ignore[typeddict-item]
+        "last": last.get("metrics"),
         "seed": seed,
         "seconds": round(seconds, 2),
     }
     if cfg.get("distill") is not None:
-        summary.update({key: facts[key] for key in ("teacher_mIoU", "teachers_mIoU") if key in facts})
-        summary.update({key: facts[key] for key in ("teacher_cache",) if facts.get(key)})
+        if "teacher_mIoU" in facts:
+            summary["teacher_mIoU"] = facts["teacher_mIoU"]
+        if "teachers_mIoU" in facts:
+            summary["teachers_mIoU"] = facts["teachers_mIoU"]
+        if cache:
+            summary["teacher_cache"] = cache
     return summary
 
 

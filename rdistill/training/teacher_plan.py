@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rdistill.checks.run import in_bytes
-from rdistill.config.load import DistillSpec, RunConfig, TeacherSpec
+from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.config.teacher_spec import FUSED, PLAIN, CacheSpec, ForwardSpec
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
+from rdistill.core.results import CacheUse
 from rdistill.data.splits import data_splits
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
@@ -73,7 +74,7 @@ class Plan:
         return cls(forwards, plan["cache"], plan["patience"], tuple(plan["lines"]))
 
 
-def choose_plan(distiller: Distiller, run: RunConfig, work_dir: Path) -> Plan:
+def choose_plan(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:
     """Decides what the config leaves open, on the main process for all; or repeats what was decided in this folder.
 
     Args:
@@ -96,7 +97,7 @@ def choose_plan(distiller: Distiller, run: RunConfig, work_dir: Path) -> Plan:
     return decided[0]  # type: ignore[no-any-return]
 
 
-def with_plan(run: RunConfig, plan: Plan, cache_dir: Path | None = None) -> RunConfig:
+def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> LoadedConfig:
     """A copy of a config in which nothing is left open. ``cache_dir``: unless it names one."""
     cfg, spec = copy.deepcopy(run.cfg), run.distillation
     for entry, forward in zip(cfg.distill.teachers, plan.forwards, strict=True):
@@ -112,10 +113,10 @@ def with_plan(run: RunConfig, plan: Plan, cache_dir: Path | None = None) -> RunC
         teacher if forward is None else teacher.model_copy(update={"forward": forward})
         for teacher, forward in zip(spec.teachers, plan.forwards, strict=True)
     )
-    return RunConfig(cfg, spec.model_copy(update={"teachers": teachers, "cache": cache}))
+    return LoadedConfig(cfg, spec.model_copy(update={"teachers": teachers, "cache": cache}))
 
 
-def without_auto(run: RunConfig) -> RunConfig:
+def without_auto(run: LoadedConfig) -> LoadedConfig:
     """A copy of a config in which what is left open is what needs no measuring, such as a trial's own teachers."""
     if run.distill is None:
         return run
@@ -134,18 +135,20 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
                 teacher.cache = cache_of(teacher.model, own, work_dir, patience)
 
 
-def cache_facts(distiller: Distiller) -> dict[str, Any]:
+def cache_facts(distiller: Distiller) -> CacheUse:
     """How the caches did, over all workers: images, and the share that was remembered. Empty without caches."""
     caches = [teacher.cache for teacher in distiller.teachers if teacher.cache is not None]
     counts = [sum(getattr(cache, what) for cache in caches) for what in ("images", "hits", "on_disk", "gave_up")]
     images, hits, on_disk, gave_up = (sum(column) for column in zip(*gather_objects(counts), strict=True))
     if not images:
         return {}
-    facts = {"images": images, "hit_rate": round(hits / images, 4), "from_disk": on_disk}
-    return {**facts, **({"gave_up": True} if gave_up else {})}
+    use: CacheUse = {"images": images, "hit_rate": round(hits / images, 4), "from_disk": on_disk}
+    if gave_up:
+        use["gave_up"] = True
+    return use
 
 
-def _decide_or_read(distiller: Distiller, run: RunConfig, work_dir: Path) -> Plan:
+def _decide_or_read(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:
     spec = run.distillation
     request = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
     request["cache"] = spec.cache.mode
@@ -164,7 +167,7 @@ def _decide_or_read(distiller: Distiller, run: RunConfig, work_dir: Path) -> Pla
     return plan
 
 
-def _decide(distiller: Distiller, run: RunConfig) -> Plan:
+def _decide(distiller: Distiller, run: LoadedConfig) -> Plan:
     cfg, spec = run.cfg, run.distillation
     forwards: list[ForwardSpec | None] = []
     lines: list[str] = []

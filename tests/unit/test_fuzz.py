@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
 
 from rdistill.cli import MOST_ERRORS, _print_errors
-from rdistill.config.load import RunConfig, distill_spec, load_config, parse_assignments, with_overrides
+from rdistill.config.load import LoadedConfig, distill_spec, load_config, parse_assignments, with_overrides
 from rdistill.config.read import read_config_file
 from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import LONGEST, UserError
@@ -236,7 +236,7 @@ def test_sweep_files(examples: int, tmp_path: Path, tiny_without_teacher: Tiny) 
         spec = accepted(lambda: read_sweep(file))
         if (
             not isinstance(spec, SweepSpec)
-            or accepted(lambda: check_space(spec, RunConfig.of(base), "a.yaml") or True) is None
+            or accepted(lambda: check_space(spec, LoadedConfig.of(base), "a.yaml") or True) is None
         ):
             return
         for search, dimensions in ((spec.search, spec.space), (spec.baseline, spec.baseline.search)):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from rdistill.core.results import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 from rdistill.sweeps.cohort.news import JOIN, STOP, News
 from rdistill.sweeps.cohort.proxy import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
@@ -34,7 +35,7 @@ class CohortGroup:
     """
 
     def __init__(self, study: Study, resources: Resources) -> None:
-        self._students: dict[str, tuple[dict[str, Any], Events]] = {}  # those that train
+        self._students: dict[str, tuple[TrialConfig, Events]] = {}  # those that train
         self._news: News = []
         self._lock = threading.Lock()
         self._deaths_left = ATTEMPTS + 1  # starts of the group that no student is to blame for
@@ -44,7 +45,7 @@ class CohortGroup:
 
     # Called by the trials' processes ------------------------------------------------------------------------------
 
-    def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    def run(self, trial: TrialConfig) -> Iterator[tuple[str, Any]]:
         """Trains one student among the others, or follows one that trains; yields as :meth:`.cohort.Cohort.run`."""
         events = Events()
         with self._lock:

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from rdistill.core.results import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 
 Events = SimpleQueue[tuple[str, Any]]  # what happens to a student: the kind of event, and its details
@@ -29,7 +30,7 @@ def until_over(events: Events) -> Iterator[tuple[str, Any]]:
             return
 
 
-def follow(config: dict[str, Any], cohorts: list[Any], assigner: Any) -> None:
+def follow(config: TrialConfig, cohorts: list[Any], assigner: Any) -> None:
     """A trial's function for Tune: follows its student in a cohort to the end.
 
     When the cohort dies, Ray starts it again, and the student goes on there from its own checkpoint. When this process
@@ -67,7 +68,7 @@ def _await_restart(cohort: Any) -> None:
             time.sleep(1)
 
 
-def _follow_once(cohort: Any, trial: dict[str, Any]) -> bool:
+def _follow_once(cohort: Any, trial: TrialConfig) -> bool:
     for ref in cohort.run.options(num_returns="streaming").remote(trial):
         event, what = ray.get(ref)
         if event == REPORTED:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from rdistill.core.errors import UserError
+from rdistill.core.results import TrialConfig
 from rdistill.core.storage import join, open_work_dir
 from rdistill.sweeps.cohort.news import JOIN, News
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED
@@ -25,7 +26,14 @@ IDLE_S = 0.1  # seconds between two looks for news; while there are students, no
 RAISED_BY_ALL = (UserError, DivergedError)
 
 
-def work(config: dict[str, Any]) -> None:
+class GroupConfig(TypedDict):
+    """What every rank is given."""
+
+    study: Study
+    mailbox: Any  # the handle of the group's actor
+
+
+def work(config: GroupConfig) -> None:
     """What each rank runs, until the group's actor is gone or says so."""
     study, mailbox, main = config["study"], config["mailbox"], is_main_process()
     lockstep, lanes = Lockstep(), dict[str, Lane]()
@@ -76,7 +84,7 @@ def _ended(record: TrialRecord) -> list[tuple[str, Any]]:
     return []
 
 
-def _student(study: Study, trial: dict[str, Any], mailbox: Any, main: bool) -> Callable[[Lane], None]:
+def _student(study: Study, trial: TrialConfig, mailbox: Any, main: bool) -> Callable[[Lane], None]:
     """A lane's run. The first rank speaks for the student."""
 
     def pass_on(event: str, what: Any = None) -> None:

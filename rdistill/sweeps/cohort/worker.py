@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rdistill.core.results import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 
@@ -36,7 +37,7 @@ class Cohort:
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
 
-    def run(self, trial: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    def run(self, trial: TrialConfig) -> Iterator[tuple[str, Any]]:
         """Trains one student among the others; yields what it reports, and last how it ended.
 
         ``trial`` is as :func:`rdistill.sweeps.trial.trial.run_trial` takes it. A student that trains already is

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.files import read_json, write_json
+from rdistill.core.results import TrialConfig
 from rdistill.sweeps.study.records import (
     BASELINE,
     CONFIRMED,
@@ -36,7 +36,7 @@ class Selection:
     configurations: list[str]  # trial ids of the best others, the best first
     seeds: list[int]
 
-    def runs(self, work_dir: Path) -> list[dict[str, Any]]:
+    def runs(self, work_dir: Path) -> list[TrialConfig]:
         """The trials, as Tune takes them: all configurations on the first seed, then on the next."""
         ids = [name for name in (self.baseline, *self.configurations) if name is not None]
         values = {name: _record(work_dir, name).values for name in ids}

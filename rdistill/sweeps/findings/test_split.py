@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import ray
 from mmengine.config import Config
@@ -11,6 +10,7 @@ from mmengine.config import Config
 from rdistill.config.load import import_custom_modules
 from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
+from rdistill.core.results import Scores
 from rdistill.core.storage import join, open_work_dir
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, load_records
 from rdistill.sweeps.trial.trial import Study
@@ -60,13 +60,13 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
             run.save(work_dir / TRIALS / run.id)
 
 
-def teacher_on_test(work_dir: Path) -> dict[str, Any] | None:
+def teacher_on_test(work_dir: Path) -> Scores | None:
     """What the teacher scored on the test split, once it has been."""
     file = work_dir / TEACHER
     return read_json(file) if file.is_file() else None
 
 
-def _score_student(study: Study, trial_id: str) -> dict[str, Any]:
+def _score_student(study: Study, trial_id: str) -> Scores:
     """On any node, also with the work dir at a URI."""
     from rdistill.training.run import evaluate_checkpoint
 
@@ -75,7 +75,7 @@ def _score_student(study: Study, trial_id: str) -> dict[str, Any]:
         return evaluate_checkpoint(cfg, here.folder / "student.pth", split="test")
 
 
-def _score_teacher(study: Study) -> dict[str, Any]:
+def _score_teacher(study: Study) -> Scores:
     """By the student's config with the teacher's model in it: the same images, scored alike."""
     from rdistill.training.run import evaluate_checkpoint
 

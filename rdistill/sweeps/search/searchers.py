@@ -17,6 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rdistill.config.load import DistillSpec
 from rdistill.core.files import write_whole
+from rdistill.core.results import TrialConfig
 from rdistill.sweeps.study.records import BASELINE, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
 from rdistill.sweeps.study.spec import Dimension, SweepSpec
@@ -46,14 +47,14 @@ class Arms(Searcher):
         seed: of training, of what the arms suggest.
     """
 
-    def __init__(self, fixed: Sequence[dict[str, Any]], arms: Sequence[Arm], seed: int) -> None:
+    def __init__(self, fixed: Sequence[TrialConfig], arms: Sequence[Arm], seed: int) -> None:
         super().__init__(metric=SCORE, mode="max")
         self.given, self.arms, self.seed = list(fixed), list(arms), seed
         self.begun = 0  # fixed trials that have begun
         self.turn = 0
         self.arm_of: dict[str, int] = {}  # Tune's id of a trial -> index of its arm
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> TrialConfig | None:
         if self.begun < len(self.given):
             self.begun += 1
             return self.given[self.begun - 1]
@@ -136,7 +137,7 @@ def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> Concurrenc
     return ConcurrencyLimiter(searcher, max_concurrent=at_once, batch=learns)
 
 
-def of_list(trials: Sequence[dict[str, Any]], at_once: int) -> ConcurrencyLimiter:
+def of_list(trials: Sequence[TrialConfig], at_once: int) -> ConcurrencyLimiter:
     """These trials, one after the other."""
     return ConcurrencyLimiter(Arms(trials, [], 0), max_concurrent=at_once)
 

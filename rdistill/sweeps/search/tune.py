@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from rdistill.core.results import TrialConfig
 from rdistill.core.storage import StorageError, WorkDir, join, ray_storage
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
 from rdistill.sweeps.cohort.proxy import follow
@@ -144,7 +145,7 @@ class Team:
         return tune.with_resources(tune.with_parameters(_train, study=self.study, train=self.train), needs)
 
 
-def _train(config: dict[str, Any], study: Study, train: Train | None) -> None:
+def _train(config: TrialConfig, study: Study, train: Train | None) -> None:
     """What Tune calls in a trial's process."""
     run_trial(study, config, tune.report, train=train)
 

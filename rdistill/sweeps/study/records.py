@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
+from rdistill.core.results import Scores, TrialConfig, TrialEntry
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
@@ -39,13 +40,13 @@ class TrialRecord:
     reason: str = ""  # why it failed: one line
     cause: str = ""  # what failed: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
     effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
-    history: list[dict[str, Any]] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
+    history: list[TrialEntry] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
     # A cohort measures own_seconds, its share in teacher_seconds and data_seconds, and what these would be alone.
     cost: dict[str, float] = field(default_factory=dict)
     objectives: dict[str, float] = field(default_factory=dict)  # those known before training
-    test: dict[str, Any] | None = None  # scores on the test split; of confirmation runs, once
+    test: Scores | None = None  # scores on the test split; of confirmation runs, once
 
     def __post_init__(self) -> None:
         self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)
@@ -61,9 +62,9 @@ class TrialRecord:
         return self.configuration.startswith("b")
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best(self) -> TrialEntry:
         """The validation with the highest mIoU; empty before the first."""
-        return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default={})
+        return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default=TrialEntry())
 
     @property
     def one_class_only(self) -> bool:
@@ -78,7 +79,7 @@ class TrialRecord:
         write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
 
 
-def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> TrialConfig:
     """One trial as Tune has it in its config, and a record starts from."""
     return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
 

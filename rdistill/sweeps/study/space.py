@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from rdistill.config.load import DistillSpec, RunConfig
+from rdistill.config.load import DistillSpec, LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.sweeps.study.spec import (
@@ -114,7 +114,7 @@ def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optu
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def check_space(spec: SweepSpec, base: RunConfig, path: str) -> None:
+def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
     """Tries every choice, and both ends of every range, on the base config.
 
     Raises:

@@ -5,38 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError
 
-from rdistill.config.load import RunConfig
+from rdistill.config.load import LoadedConfig
 from rdistill.config.render import checked_source
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
+from rdistill.core.results import RunFacts, RunMetrics, Scores, TrialConfig
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
 from rdistill.sweeps.trial.step_profile import StepProfile
-from rdistill.training.hooks import Silent
+from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.lockstep import Lane
 from rdistill.training.ray_train import Resources, train_in_group
+from rdistill.training.run import RunOptions, train_run
 from rdistill.training.teacher_plan import without_auto
 
 LOSSES_KEPT = 200  # entries of a trial's loss history
 PROGRESS_EVERY_S = 1.0  # seconds between two writes of how far a trial is, at least
-Train = Callable[..., dict[str, Any]]  # called like rdistill.training.run.train
+Train = Callable[[LoadedConfig, Path, RunOptions, RunListener], RunMetrics]  # rdistill.training.run.train_run
 
 
 @dataclass(frozen=True)
 class Study:
     """What all trials of a sweep share. Goes to each trial's process once."""
 
-    base: RunConfig  # of the distilled student
+    base: LoadedConfig  # of the distilled student
     spec: SweepSpec
     work_dir: str  # absolute
-    teacher_metrics: list[dict[str, Any]]  # the scores of each teacher
+    teacher_metrics: list[Scores]  # the scores of each teacher
     trust_checkpoint: bool
     step: StepProfile | None = None  # what one student takes; known once it was measured
     teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
@@ -44,7 +47,7 @@ class Study:
     free_bytes: int = 0  # a GPU's free memory before anything is on it; 0 without GPUs
 
 
-def trial_config(study: Study, record: TrialRecord) -> RunConfig:
+def trial_config(study: Study, record: TrialRecord) -> LoadedConfig:
     """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
     base = study.base.without_distillation() if record.is_baseline else study.base
     run = without_auto(base.with_overrides(record.values))
@@ -53,8 +56,8 @@ def trial_config(study: Study, record: TrialRecord) -> RunConfig:
 
 def run_trial(
     study: Study,
-    trial: Mapping[str, Any],
-    report: Callable[[dict[str, Any]], None],
+    trial: TrialConfig,
+    report: Callable[[dict[str, float]], None],
     lane: Lane | None = None,
     train: Train | None = None,
 ) -> None:
@@ -66,7 +69,7 @@ def run_trial(
             and ``values``, as in :class:`rdistill.sweeps.study.records.TrialRecord`.
         report: is given ``mIoU``, ``best_mIoU`` and ``iter`` after each validation; may not return.
         lane: the trial's side in a cohort.
-        train: in place of :func:`rdistill.training.run.train`, of a trial with one worker.
+        train: in place of :func:`rdistill.training.run.train_run`, of a trial with one worker.
 
     Raises:
         Whatever training raises, after it is recorded.
@@ -78,8 +81,8 @@ def run_trial(
 def _run_trial_at(
     here: WorkDir,
     study: Study,
-    trial: Mapping[str, Any],
-    report: Callable[[dict[str, Any]], None],
+    trial: TrialConfig,
+    report: Callable[[dict[str, float]], None],
     lane: Lane | None,
     train: Train | None,
 ) -> None:
@@ -101,15 +104,16 @@ def _run_trial_at(
         write_whole(folder / "trial.py", checked_source(run.cfg))
         record.objectives = record.objectives or _complexity(study, run)
         recorder = _Recorder(record, here, report if workers == 1 or lane is not None else None, lane)
-        options = {**_options(study, record), "listener": recorder}
+        options = _options(study, record, lane)
         if workers == 1 or lane is not None:
-            from rdistill.training import run as training
-
-            metrics = (train or training.train)(run, folder, lane=lane, **options)
+            metrics = (train or train_run)(run, folder, options, recorder)
         else:
             each = study.spec.trial
             resources = Resources(workers, each.cpus_per_worker, each.gpus_per_worker)
-            metrics = train_in_group(run, here.where, resources, callbacks=[_reporting_to_tune(record)], **options)
+            callbacks = [_reporting_to_tune(record)]
+            metrics = train_in_group(
+                run, here.where, resources, options=options, listener=recorder, callbacks=callbacks
+            )
     except (Exception, MemoryError) as error:
         record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
         record.save(folder)
@@ -126,28 +130,27 @@ def _run_trial_at(
     here.push()
 
 
-def support_trial(study: Study, trial: Mapping[str, Any], lane: Lane) -> None:
+def support_trial(study: Study, trial: TrialConfig, lane: Lane) -> None:
     """What every worker of a group but the first does of a trial: its part of the training, and nothing on disk."""
-    from rdistill.training.run import train
-
     record = TrialRecord(**trial)
     folder = join(study.work_dir, TRIALS, record.id)
-    train(trial_config(study, record), folder, lane=lane, **_options(study, record))
+    train_run(trial_config(study, record), folder, _options(study, record, lane), Silent())
 
 
-def _options(study: Study, record: TrialRecord) -> dict[str, Any]:
-    """Of ``train``, for every worker of a trial."""
-    return dict(
+def _options(study: Study, record: TrialRecord, lane: Lane | None) -> RunOptions:
+    """For every worker of a trial."""
+    return RunOptions(
         seed=record.seed,
         resume=True,
         trust_checkpoint=study.trust_checkpoint,
         teacher_metrics=study.teacher_metrics,
         swept=record.values,
+        lane=lane,
         check=False,  # the sweep has, before its first trial
     )
 
 
-def begun(here: WorkDir, trial: Mapping[str, Any]) -> TrialRecord:
+def begun(here: WorkDir, trial: TrialConfig) -> TrialRecord:
     """The record of the trial as far as it has come. What another trial of its name left is removed.
 
     Such leftovers are there when the driver died before Tune first saved its state.
@@ -159,7 +162,7 @@ def begun(here: WorkDir, trial: Mapping[str, Any]) -> TrialRecord:
     return fresh
 
 
-def _complexity(study: Study, run: RunConfig) -> dict[str, float]:
+def _complexity(study: Study, run: LoadedConfig) -> dict[str, float]:
     """What the sweep's objectives besides mIoU say of the student."""
     if study.spec.objectives == ["mIoU"]:
         return {}
@@ -171,7 +174,7 @@ def _complexity(study: Study, run: RunConfig) -> dict[str, float]:
     return complexity
 
 
-def score(record: TrialRecord) -> dict[str, Any]:
+def score(record: TrialRecord) -> dict[str, float]:
     """What Tune gets of a trial's last validation."""
     last = record.history[-1]
     return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"], **record.objectives}
@@ -184,7 +187,7 @@ def _reporting_to_tune(record: TrialRecord) -> Any:
     class ReportToTune(TuneReportCallback):
         best = record.best.get("mIoU", float("-inf"))  # so far, in a run that is resumed
 
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        def after_report(self, run_context: Any, metrics: list[dict[str, float]], checkpoint: Any) -> None:
             self.best = max(self.best, metrics[0]["mIoU"])
             super().after_report(run_context, [{**metrics[0], "best_mIoU": self.best, **record.objectives}], checkpoint)
 
@@ -209,14 +212,14 @@ class _Recorder(Silent):
         self,
         record: TrialRecord,
         here: WorkDir,
-        report: Callable[[dict[str, Any]], None] | None,
+        report: Callable[[dict[str, float]], None] | None,
         lane: Lane | None,
     ) -> None:
         self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
         self._cost_before = dict(record.cost)  # what earlier attempts took
         self.validations = 0  # only those of this attempt
 
-    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
         earlier = [entry for entry in self.record.history if entry["iter"] <= first_iteration]
         self.record.history = earlier  # what came after the checkpoint is trained again
         self.record.losses = [entry for entry in self.record.losses if entry["iter"] <= first_iteration]
@@ -235,7 +238,7 @@ class _Recorder(Silent):
             self._next_progress = time.monotonic() + PROGRESS_EVERY_S
             write_whole(self.folder / PROGRESS, str(iteration))
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+    def validated(self, iteration: int, metrics: Scores) -> None:
         seconds = round(time.monotonic() - self._since, 2)
         self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
         self.validations += 1
@@ -245,12 +248,13 @@ class _Recorder(Silent):
         if self.report is not None:
             self.report(score(self.record))
 
-    def catch_up(self, metrics: Mapping[str, Any]) -> None:
+    def catch_up(self, metrics: RunMetrics) -> None:
         """Adds the last validation, as the run remembers it, where a kill came before it was recorded."""
         history = self.record.history
-        if metrics.get("last") and (not history or history[-1]["iter"] < metrics["iter"]):
+        last = metrics.get("last")
+        if last and (not history or history[-1]["iter"] < metrics["iter"]):
             seconds = history[-1]["seconds"] if history else 0.0
-            history.append({"iter": metrics["iter"], "seconds": seconds, **metrics["last"]})
+            history.append({"iter": metrics["iter"], "seconds": seconds, **last})
 
     def count(self) -> None:
         """Writes down what the trial has cost, where a cohort counts it."""

@@ -13,7 +13,7 @@ from conftest import Tiny
 from mmengine.config import Config
 from torch import Tensor
 
-from rdistill.config.load import RunConfig, load_config, with_overrides
+from rdistill.config.load import LoadedConfig, load_config, with_overrides
 from rdistill.distill import teacher as teacher_module
 from rdistill.sweeps.study.records import load_record
 from rdistill.sweeps.study.spec import parse_sweep
@@ -56,7 +56,7 @@ VALUES: dict[str, dict[str, Any]] = {
 def variants(tiny: Tiny) -> dict[str, Config]:
     base = tiny.load("distill", iters=6, val_interval=3)
     configs = {name: with_overrides(base, values) for name, values in VALUES.items()}
-    return configs | {"baseline": RunConfig.of(base).without_distillation().cfg}
+    return configs | {"baseline": LoadedConfig.of(base).without_distillation().cfg}
 
 
 def test_equal_to_the_last_bit(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
@@ -69,7 +69,7 @@ def test_equal_to_the_last_bit(tiny: Tiny, tmp_path: Path, state_equal: Equal) -
     assert "RandomFlip" in {step["type"] for step in base.train_dataloader.dataset.pipeline}
     space = {"optim_wrapper.optimizer.lr": {"type": "choice", "values": [0.1]}}
     spec = parse_sweep({"config": "distill.py", "space": space, "search": {"type": "grid"}, "seed": 3}, "test")
-    study, ended = Study(RunConfig.of(base), spec, str(tmp_path), KNOWN, False), []
+    study, ended = Study(LoadedConfig.of(base), spec, str(tmp_path), KNOWN, False), []
     lockstep = Lockstep()
 
     def join(name: str) -> Lane:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.config import utils as mmengine_config_utils
 
 from rdistill.config.load import (
-    RunConfig,
+    LoadedConfig,
     Shortcuts,
     distill_spec,
     import_custom_modules,
@@ -459,7 +459,7 @@ def test_the_parsed_section_says_what_the_config_says(tiny: Tiny) -> None:
     assert seeded.cfg.randomness.seed == 7 and "randomness" not in run.cfg and seeded.distill == run.distill
     alone = run.without_distillation()
     assert alone.distill is None and "distill" not in alone.cfg and "distill" in run.cfg
-    assert RunConfig.of(run) is run
+    assert LoadedConfig.of(run) is run
 
 
 def test_a_plain_config_has_no_distill_spec(tiny: Tiny) -> None:

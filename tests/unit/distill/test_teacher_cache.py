@@ -10,7 +10,7 @@ import torch
 from cached_teacher import ON, Counted, cache_of, files
 from conftest import Tiny
 
-from rdistill.config.load import RunConfig, distill_spec, with_overrides
+from rdistill.config.load import LoadedConfig, distill_spec, with_overrides
 from rdistill.config.teacher_spec import CacheSpec
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
@@ -152,19 +152,19 @@ def test_expected_hits_by_hand() -> None:
 )
 def test_on_and_off(tiny: Tiny, tmp_path: Path, overrides: dict[str, Any], iters: int, on: bool, line: str) -> None:
     cfg = tiny.load("distill", {"distill.losses.hidden": None, **overrides}, iters=iters)
-    plan = choose_plan(build_distiller(cfg, seed=0), RunConfig.of(cfg), tmp_path)
+    plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
     assert plan.cache == on and ("".join(plan.lines[-1:])).startswith(line), plan.lines
-    settled = with_plan(RunConfig.of(cfg), plan)
+    settled = with_plan(LoadedConfig.of(cfg), plan)
     assert settled.distill == distill_spec(settled.cfg) and settled.distillation.cache.mode == ("on" if on else "off")
 
 
 def test_a_parameter_is_no_output_of_an_image(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill", {"distill.features.teacher": ["decode_head.conv_seg.weight"] * 3}, iters=60)
     cfg = with_overrides(cfg, {"distill.losses": {"hidden": {"type": "AT", "pair": [0, 0]}}})
-    plan = choose_plan(build_distiller(cfg, seed=0), RunConfig.of(cfg), tmp_path)
+    plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
     assert not plan.cache and "is a parameter" in plan.lines[-1]
     with pytest.raises(UserError, match=r"distill.cache: a teacher's feature .* is a parameter"):
-        choose_plan(build_distiller(cfg, seed=0), RunConfig.of(cfg).with_overrides(ON), tmp_path)
+        choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg).with_overrides(ON), tmp_path)
 
 
 def test_mistakes(tiny: Tiny) -> None:
@@ -194,8 +194,8 @@ def test_teachers_and_variants_are_never_mixed(tiny: Tiny, tmp_path: Path) -> No
         teacher = distiller.teachers[0]
         if "distill.teachers.0.checkpoint" in overrides:
             teacher.model.decode_head.conv_seg.weight.data *= 2  # the tiny teacher's two checkpoints are the same
-        plan = choose_plan(distiller, RunConfig.of(cfg), tmp_path / str(index))
-        apply_plan(distiller, with_plan(RunConfig.of(cfg), plan).distillation, tmp_path / str(index), 100)
+        plan = choose_plan(distiller, LoadedConfig.of(cfg), tmp_path / str(index))
+        apply_plan(distiller, with_plan(LoadedConfig.of(cfg), plan).distillation, tmp_path / str(index), 100)
         teacher(images)
         assert teacher.cache is not None and teacher.cache.hits == 0
         assert len(list((tmp_path / CACHE_FOLDER).iterdir())) == index + 1

@@ -13,7 +13,7 @@ from conftest import Tiny
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rdistill.config.load import RunConfig, distill_spec, with_overrides
+from rdistill.config.load import LoadedConfig, distill_spec, with_overrides
 from rdistill.config.teacher_spec import FUSED, PLAIN, ForwardSpec
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
@@ -144,7 +144,7 @@ def test_one_model_is_prepared_once() -> None:
 def test_student_and_ema_teacher_are_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill", {"distill.teachers": [dict(ema_decay=0.9)]})
     distiller = build_distiller(cfg, seed=0)
-    plan = choose_plan(distiller, RunConfig.of(cfg), tmp_path)
+    plan = choose_plan(distiller, LoadedConfig.of(cfg), tmp_path)
     assert plan.forwards == (None,) and not plan.cache
     assert any(isinstance(module, _BatchNorm) for module in distiller.teachers[0].model.modules())
 
@@ -154,22 +154,22 @@ def test_measured_and_recorded(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill", iters=1000, val_interval=1000)
     distiller = build_distiller(cfg, seed=0)
     before = copy.deepcopy(distiller.teachers[0].model.state_dict())
-    plan = choose_plan(distiller, RunConfig.of(cfg), tmp_path)
+    plan = choose_plan(distiller, LoadedConfig.of(cfg), tmp_path)
     assert plan.lines[0].startswith("forward ") and " s " in plan.lines[0]
     after = distiller.teachers[0].model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert (tmp_path / RECORD).is_file()
-    assert choose_plan(distiller, RunConfig.of(cfg), tmp_path) == plan
-    settled = with_plan(RunConfig.of(cfg), plan)
+    assert choose_plan(distiller, LoadedConfig.of(cfg), tmp_path) == plan
+    settled = with_plan(LoadedConfig.of(cfg), plan)
     assert settled.distill == distill_spec(settled.cfg) and settled.distillation.teachers[0].forward == plan.forwards[0]
     changed = with_overrides(cfg, {"distill.teachers.0.forward": "plain"})
-    assert choose_plan(build_distiller(changed, seed=0), RunConfig.of(changed), tmp_path).forwards == (PLAIN,)
+    assert choose_plan(build_distiller(changed, seed=0), LoadedConfig.of(changed), tmp_path).forwards == (PLAIN,)
 
 
 def test_a_resume_may_leave_open_what_was_decided(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny.load("distill")
-    plan = choose_plan(build_distiller(cfg, seed=0), RunConfig.of(cfg), tmp_path)
-    write_config(with_plan(RunConfig.of(cfg), plan).cfg, tmp_path / "config.py", 0)
+    plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
+    write_config(with_plan(LoadedConfig.of(cfg), plan).cfg, tmp_path / "config.py", 0)
     refuse_another(tmp_path, cfg, 0)
     with pytest.raises(UserError, match="holds another run"):
         refuse_another(tmp_path, with_overrides(cfg, {"distill.teachers.0.forward": "plain"}), 0)

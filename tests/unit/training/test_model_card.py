@@ -11,7 +11,7 @@ import pytest
 from conftest import Run, Tiny
 from mmengine.config import Config
 
-from rdistill.config.load import RunConfig
+from rdistill.config.load import LoadedConfig
 from rdistill.config.plain_config import HEADER_END, config_text, replace_header
 from rdistill.training.model_card import CARD, hand_over_sweep, write_run_card
 
@@ -94,7 +94,7 @@ def test_a_name_is_neither_html_nor_markdown(distilled_run: Run, tmp_path: Path)
     cfg.val_dataloader.dataset.metainfo = dict(classes=["background", evil])
     cfg.test_dataloader.dataset.metainfo = dict(classes=["background", evil])
     cfg.distill.losses = {"a`b <i>": cfg.distill.losses["logits"]}
-    write_run_card(RunConfig.of(cfg), tmp_path, {**distilled_run.metrics, "IoU": {evil: 50.0}})
+    write_run_card(LoadedConfig.of(cfg), tmp_path, {**distilled_run.metrics, "IoU": {evil: 50.0}})
     card = (tmp_path / CARD).read_text()
     escaped = "&lt;script&gt;alert(1)&lt;/script&gt; \\*disc\\* \\| \\`x\\` # title"
     assert f"| {escaped} | 50.00 |" in card and f"- 2 classes: background, {escaped}" in card

@@ -9,7 +9,7 @@ from typing import Any
 
 from conftest import Tiny
 
-from rdistill.config.load import RunConfig
+from rdistill.config.load import LoadedConfig
 from rdistill.sweeps.cohort.proxy import FINISHED, REPORTED, TAKEN_OVER
 from rdistill.sweeps.cohort.worker import Cohort
 from rdistill.sweeps.study.records import TRIALS, load_record
@@ -27,7 +27,7 @@ class Held(Cohort):
         spec = parse_sweep({"config": "distill.py", "space": space, "search": {"type": "grid"}}, "test")
         self.released = threading.Event()
         super().__init__(
-            Study(RunConfig.of(tiny.load("distill", iters=4, val_interval=1)), spec, str(folder), [{}], False)
+            Study(LoadedConfig.of(tiny.load("distill", iters=4, val_interval=1)), spec, str(folder), [{}], False)
         )
 
     def _pass_on(self, name: str, event: tuple[str, Any]) -> None:

@@ -13,7 +13,7 @@ from conftest import NUM_VAL, Run, Tiny
 from mmengine.config import Config
 from PIL import Image
 
-from rdistill.config.load import RunConfig
+from rdistill.config.load import LoadedConfig
 from rdistill.sweeps.findings.images import (
     BOTH,
     ONLY_BASELINE,
@@ -94,7 +94,7 @@ def check_pictures(cfg: Config, trained: Run, tmp_path: Path) -> None:
         cfg.dump(folder / "trial.py")
     (tmp_path / "pictures").mkdir()
     spec = SweepSpec.model_validate({"config": "c.py", "space": {"a": {"type": "choice", "values": [1]}}})
-    index = _draw(Study(RunConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
+    index = _draw(Study(LoadedConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
     json.dumps(index)
     assert (index["images"], index["scored"]) == (NUM_VAL, NUM_VAL) and len(index["per_image"]) == NUM_VAL
     assert [entry["which"] for entry in index["chosen"]] == ["worst", "median", "best"]

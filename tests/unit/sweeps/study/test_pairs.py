@@ -8,7 +8,7 @@ import pytest
 from conftest import Tiny
 from mmengine.config import Config
 
-from rdistill.config.load import RunConfig, distill_spec
+from rdistill.config.load import LoadedConfig, distill_spec
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.sweeps.check import choose_pairs
@@ -46,8 +46,8 @@ def base(tiny: Tiny) -> Config:
 def test_pairs_that_remain(base: Config, pairs: Any, expected: list[tuple[int, int]]) -> None:
     distiller = build_distiller(base, seed=0)
     spec = sweep_of(pairs)
-    check_space(spec, RunConfig.of(base), "x.yaml")
-    settled, left_out = choose_pairs(RunConfig.of(base), spec, distiller)
+    check_space(spec, LoadedConfig.of(base), "x.yaml")
+    settled, left_out = choose_pairs(LoadedConfig.of(base), spec, distiller)
     assert [tuple(pair) for pair in settled.space[KEY].pairs] == expected  # type: ignore[union-attr]
     num_left_out = 1 if isinstance(pairs, list) else len(POOLED)
     assert len(left_out) == num_left_out and all("is pooled to 1 x 1" in line for line in left_out)
@@ -56,7 +56,7 @@ def test_pairs_that_remain(base: Config, pairs: Any, expected: list[tuple[int, i
     # What the trials get is a list: the searcher's choices, their number, and a resume do not look at shapes again.
     distill = distill_spec(base)
     assert distill is not None
-    again, nothing = choose_pairs(RunConfig.of(base), settled, distiller)
+    again, nothing = choose_pairs(LoadedConfig.of(base), settled, distiller)
     assert again == settled and nothing == []
     choices = distributions(settled.space, distill)[KEY].choices  # type: ignore[union-attr]
     assert [tuple(decode({KEY: choice}, settled.space)[KEY]) for choice in choices] == expected
@@ -65,7 +65,7 @@ def test_pairs_that_remain(base: Config, pairs: Any, expected: list[tuple[int, i
 
 def test_no_pair_is_left(base: Config) -> None:
     with pytest.raises(UserError) as caught:
-        choose_pairs(RunConfig.of(base), sweep_of([[0, 2], [2, 0]]), build_distiller(base, seed=0))
+        choose_pairs(LoadedConfig.of(base), sweep_of([[0, 2], [2, 0]]), build_distiller(base, seed=0))
     first, *reasons = caught.value.problems
     assert first == f"space.{KEY}: no pair is left of 2: none of them can be compared" and len(reasons) == 2
 
@@ -87,5 +87,5 @@ def test_pairs_of_another_teacher(tiny: Tiny) -> None:
             "distill.losses.hidden.teacher": 1,
         },
     )
-    settled, left_out = choose_pairs(RunConfig.of(base), sweep_of([[1, 0], [1, 1]]), build_distiller(base, seed=0))
+    settled, left_out = choose_pairs(LoadedConfig.of(base), sweep_of([[1, 0], [1, 1]]), build_distiller(base, seed=0))
     assert settled.space[KEY].pairs == [(1, 1)] and len(left_out) == 1  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
-from rdistill.config.load import DistillSpec, RunConfig, distill_spec, lookup, with_overrides
+from rdistill.config.load import DistillSpec, LoadedConfig, distill_spec, lookup, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search
 from rdistill.sweeps.study.records import BASELINE, trial
@@ -161,7 +161,7 @@ def test_a_grid_visits_every_point_once(distill: DistillSpec) -> None:
 )
 def test_a_space_that_the_config_does_not_take(base: Config, key: str, dimension: Any, problem: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_space(study({key: dimension}), RunConfig.of(base), "s.yaml")
+        check_space(study({key: dimension}), LoadedConfig.of(base), "s.yaml")
     assert all(line.startswith(f"s.yaml: space.{key}: ") for line in caught.value.problems)
     assert problem in caught.value.problems[0]
 
@@ -169,17 +169,17 @@ def test_a_space_that_the_config_does_not_take(base: Config, key: str, dimension
 @pytest.mark.parametrize("key", ["+my-note", "+class", "+2nd"])
 def test_a_key_that_a_trials_config_cannot_hold(base: Config, key: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_space(study({key: {"type": "choice", "values": [1]}}, kind="grid"), RunConfig.of(base), "a.yaml")
+        check_space(study({key: {"type": "choice", "values": [1]}}, kind="grid"), LoadedConfig.of(base), "a.yaml")
     (problem,) = caught.value.problems
     assert problem.startswith(f"a.yaml: space.{key}: {key!r}: a key of a config must be a name of Python's")
 
 
 def test_all_wrong_dimensions_are_named_and_the_base_stays(base: Config) -> None:
     before = base.pretty_text
-    check_space(study(), RunConfig.of(base), "s.yaml")
+    check_space(study(), LoadedConfig.of(base), "s.yaml")
     wrong = {"a.b": {"type": "int", "low": 1, "high": 2}, "train_cfg.c": {"type": "choice", "values": [1]}}
     with pytest.raises(UserError) as caught:
-        check_space(study({**wrong, **SPACE}), RunConfig.of(base), "s.yaml")
+        check_space(study({**wrong, **SPACE}), LoadedConfig.of(base), "s.yaml")
     assert [line.split(": ")[1] for line in caught.value.problems] == ["space.a.b", "space.train_cfg.c"]
     assert base.pretty_text == before
 
@@ -359,7 +359,7 @@ def test_the_size_of_a_grid_is_known_before_it_is_listed(
     alone = {**content, "space": SPACE, "search": {"num_trials": 1}, "baseline": {**content["search"], "search": grid}}
     for sweep, where in ((content, "search"), (alone, "baseline")):
         with pytest.raises(UserError) as caught:
-            check_space(SweepSpec.model_validate(sweep), RunConfig.of(base), "s.yaml")
+            check_space(SweepSpec.model_validate(sweep), LoadedConfig.of(base), "s.yaml")
         expected = problem.replace("search.", f"{where}.", 1)
         assert [line.startswith(f"s.yaml: {expected}") for line in caught.value.problems] == [True]
 
