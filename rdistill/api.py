@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from rdistill.core.environment import keep_to_the_work_dir
 from rdistill.core.errors import UserError
@@ -21,26 +22,47 @@ if TYPE_CHECKING:
     import pandas
     from mmengine.config import Config
     from rich.console import Console
+    from typing_extensions import Unpack
 
+    from rdistill.config.load import Shortcuts
     from rdistill.core.results import RunMetrics, Scores
     from rdistill.core.stopping import StopRequest
     from rdistill.sweeps.study.records import TrialRecord
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
 
 
+class ShortcutArguments(TypedDict, total=False):
+    """What :func:`load_config`, :func:`train` and :func:`sweep` take besides their own arguments."""
+
+    data_root: str | Path | None
+    size: int | str | None
+    iters: int | None
+    batch_size: int | None
+    val_interval: int | None
+    num_data_workers: int | None
+    teacher_checkpoint: str | Path | None
+    label_map: str | Mapping[int, int] | None
+
+
+def _showing_shortcuts(function: Function) -> Function:
+    """Lets ``help`` and notebooks show every single shortcut."""
+    own = signature(function)
+    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+    shown = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
+        for name, kind in ShortcutArguments.__annotations__.items()
+    ]
+    function.__signature__ = own.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
+    return function
+
+
+@_showing_shortcuts
 def load_config(
     config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,
-    *,
-    data_root: str | Path | None = None,
-    size: int | str | None = None,
-    iters: int | None = None,
-    batch_size: int | None = None,
-    val_interval: int | None = None,
-    num_data_workers: int | None = None,
-    teacher_checkpoint: str | Path | None = None,
-    label_map: str | Mapping[int, int] | None = None,
+    **shortcuts: Unpack[ShortcutArguments],
 ) -> Config:
     """Reads a config, applies overrides, checks it and makes it self-contained.
 
@@ -60,15 +82,12 @@ def load_config(
     Raises:
         UserError: every mistake found, one line each.
     """
-    from rdistill.config.load import Shortcuts, load_run
+    from rdistill.config.load import load_run
 
-    shortcuts = Shortcuts(
-        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
-        label_map,
-    )  # fmt: skip
-    return load_run(config, overrides, shortcuts).cfg
+    return load_run(config, overrides, _shortcuts(shortcuts)).cfg
 
 
+@_showing_shortcuts
 def train(
     config: str | Path | Config,
     work_dir: str | Path | None = None,
@@ -88,14 +107,7 @@ def train(
     trust_checkpoint: bool = False,
     quiet: bool = False,
     console: Console | None = None,
-    data_root: str | Path | None = None,
-    size: int | str | None = None,
-    iters: int | None = None,
-    batch_size: int | None = None,
-    val_interval: int | None = None,
-    num_data_workers: int | None = None,
-    teacher_checkpoint: str | Path | None = None,
-    label_map: str | Mapping[int, int] | None = None,
+    **shortcuts: Unpack[ShortcutArguments],
 ) -> RunMetrics:
     """Trains one model: a teacher, a student alone, or, with a ``distill`` section, a student under its teacher.
 
@@ -132,7 +144,7 @@ def train(
         rdistill.core.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
     keep_to_the_work_dir()
-    from rdistill.config.load import Shortcuts, load_run
+    from rdistill.config.load import load_run
     from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
     from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
@@ -140,11 +152,7 @@ def train(
     from rdistill.training.run import RunOptions, train_run
 
     console = _console(console, quiet)
-    shortcuts = Shortcuts(
-        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
-        label_map,
-    )  # fmt: skip
-    loaded = load_run(config, {**(overrides or {}), **(AMP if amp else {})}, shortcuts)
+    loaded = load_run(config, {**(overrides or {}), **(AMP if amp else {})}, _shortcuts(shortcuts))
     if track is not None:
         loaded = loaded.with_section("tracking", parse_tracking(track, "track").model_dump(exclude_none=True))
     tracking = parse_tracking(loaded.cfg.get("tracking"))
@@ -207,15 +215,12 @@ def evaluate(
         UserError: a mistake in the config or its data, or a checkpoint that does not fit it.
     """
     keep_to_the_work_dir()
-    from rdistill.config.load import Shortcuts
-    from rdistill.config.load import load_config as load
+    from rdistill.config.load import load_run
 
     if split not in ("val", "test"):
         raise UserError(f"split: must be val or test, got {split!r}")
-    shortcuts = Shortcuts(
-        data_root=_text(data_root), size=_text(size), num_data_workers=num_data_workers, label_map=label_map
-    )
-    cfg = load(config, overrides, shortcuts, with_teachers=False)
+    shortcuts = _shortcuts(dict(data_root=data_root, size=size, num_data_workers=num_data_workers, label_map=label_map))
+    cfg = load_run(config, overrides, shortcuts, with_teachers=False).cfg
     from rdistill.training.run import check_evaluation, evaluate_checkpoint
 
     for note in check_evaluation(cfg, split):
@@ -290,6 +295,7 @@ class SweepResult:
         }
 
 
+@_showing_shortcuts
 def sweep(
     sweep: str | Path | Mapping[str, Any],
     work_dir: str | Path | None = None,
@@ -301,14 +307,7 @@ def sweep(
     trust_checkpoint: bool = False,
     quiet: bool = False,
     console: Console | None = None,
-    data_root: str | Path | None = None,
-    size: int | str | None = None,
-    iters: int | None = None,
-    batch_size: int | None = None,
-    val_interval: int | None = None,
-    num_data_workers: int | None = None,
-    teacher_checkpoint: str | Path | None = None,
-    label_map: str | Mapping[int, int] | None = None,
+    **shortcuts: Unpack[ShortcutArguments],
 ) -> SweepResult:
     """Trains many students, a baseline without distillation always among them, and ranks them.
 
@@ -333,13 +332,8 @@ def sweep(
         KeyboardInterrupt: it was interrupted; ``resume`` continues it.
     """
     keep_to_the_work_dir()
-    from rdistill.config.load import Shortcuts
-    from rdistill.sweeps.run import run_sweep
+    from rdistill.sweeps.run import SweepOptions, run_sweep
 
-    shortcuts = Shortcuts(
-        _text(data_root), _text(size), iters, batch_size, val_interval, num_data_workers, _text(teacher_checkpoint),
-        label_map,
-    )  # fmt: skip
     if work_dir is None:
         if isinstance(sweep, Mapping):
             raise UserError("work_dir: is required for a sweep that is not a file")
@@ -348,12 +342,9 @@ def sweep(
     trials = run_sweep(
         sweep,
         work_dir,
+        SweepOptions(address=address, resume=resume, track=track, trust_checkpoint=trust_checkpoint),
         overrides=overrides,
-        shortcuts=shortcuts,
-        address=address,
-        resume=resume,
-        track=track,
-        trust_checkpoint=trust_checkpoint,
+        shortcuts=_shortcuts(shortcuts),
         console=_console(console, quiet),
     )
     return SweepResult(_where(work_dir), tuple(trials))
@@ -406,6 +397,13 @@ def _name(config: str | Path | Config, work_dir: str | Path | None) -> str:
 def _where(work_dir: str | Path) -> str | Path:
     """A work dir: a folder, or a URI as it is."""
     return work_dir if is_uri(work_dir) else Path(work_dir)
+
+
+def _shortcuts(arguments: Mapping[str, Any]) -> Shortcuts:
+    from rdistill.config.load import Shortcuts
+
+    as_text = {name: _text(arguments.get(name)) for name in ("data_root", "size", "teacher_checkpoint")}
+    return Shortcuts(**{**arguments, **as_text})
 
 
 def _text(value: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import io
 import signal
@@ -20,8 +19,19 @@ from rdistill.core.errors import RunError, UserError, printable, problem_of_path
 from rdistill.core.files import to_json
 from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
 from rdistill.core.storage import is_uri
-from rdistill.core.validation import LARGEST_SEED
 from rdistill.core.work_dir import require_work_dir
+from rdistill.flags import (
+    DataRoot,
+    LabelMap,
+    LoadFlags,
+    NumDataWorkers,
+    RunFlags,
+    Set_,
+    Size,
+    SweepFlags,
+    TrustCheckpoint,
+    with_flags,
+)  # fmt: skip
 from rdistill.training.console import OneLineConsole
 from rdistill.usage import is_usage_error, usage_line
 
@@ -85,48 +95,11 @@ def _main(
 Config_ = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")
 ]
-Set_ = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds one. Repeatable.",
-    ),
-]
-DataRoot = Annotated[str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")]
-Size = Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")]
-Iters = Annotated[
-    int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images a step, over all workers together.")]
-ValInterval = Annotated[int | None, typer.Option(help="Iterations between validations.")]
-NumDataWorkers = Annotated[
-    int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
-]
-TeacherCheckpoint = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
-]
-LabelMap = Annotated[
-    str | None,
-    typer.Option(
-        metavar="VALUE=LABEL,...", help="What values in the masks' files stand for: 255=1 for masks of 0 and 255."
-    ),
-]
-TrustCheckpoint = Annotated[
-    bool,
-    typer.Option(
-        "--trust-checkpoint",
-        help="Let a checkpoint run the Python code that it carries. Only for files you would also execute.",
-    ),
-]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and errors.")]
 Checkpoint = Annotated[
     Path,
     typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."),
-]
-Track = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="Report to wandb, tensorboard, mlflow, or several: a,b.")
 ]
 WorkDir = Annotated[
     str | None,
@@ -139,51 +112,15 @@ WorkDir = Annotated[
 
 
 @app.command()
+@with_flags
 def train(
     config: Config_,
+    *,
     work_dir: WorkDir = None,
-    workers: Annotated[int, typer.Option(min=1, help="Training workers; from two up through Ray Train.")] = 1,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
-    ] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker.")] = 1,
-    min_workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Go on with as few when workers are lost; --batch-size stays. By default all are waited for."
-        ),
-    ] = None,
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="How often the workers are started again when one is lost.")
-    ] = 3,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
-    ] = None,
-    amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16.")] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=LARGEST_SEED,
-            help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --work-dir from its last checkpoint.")
-    ] = False,
-    track: Track = None,
+    run: RunFlags,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
-    iters: Iters = None,
-    batch_size: BatchSize = None,
-    val_interval: ValInterval = None,
-    num_data_workers: NumDataWorkers = None,
-    teacher_checkpoint: TeacherCheckpoint = None,
-    label_map: LabelMap = None,
-    trust_checkpoint: TrustCheckpoint = False,
+    loading: LoadFlags,
 ) -> None:
     """Train one model: a teacher, a student alone, or, with a `distill` section, a student under its teacher.
 
@@ -197,28 +134,11 @@ def train(
         metrics = api.train(
             config,
             work_dir,
-            overrides=parse_assignments(set_ or []),
-            seed=seed,
-            resume=resume,
-            workers=workers,
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
-            min_workers=min_workers,
-            max_failures=max_failures,
-            address=address,
-            track=track,
-            amp=amp,
+            overrides=parse_assignments(loading.set_ or []),
             stop=stop,
-            trust_checkpoint=trust_checkpoint,
             quiet=quiet or as_json,
-            data_root=data_root,
-            size=size,
-            iters=iters,
-            batch_size=batch_size,
-            val_interval=val_interval,
-            num_data_workers=num_data_workers,
-            teacher_checkpoint=teacher_checkpoint,
-            label_map=label_map,
+            **run.given(),
+            **loading.given(),
         )
     work_dir = work_dir or f"work_dirs/{config.stem}"
     if as_json:
@@ -271,28 +191,17 @@ def _note(line: str) -> None:
 
 
 @app.command()
+@with_flags
 def sweep(
     sweep_file: Annotated[
         Path, typer.Argument(metavar="SWEEP.yaml", help="The study: a config, a search space, a searcher.")
     ],
+    *,
     work_dir: WorkDir = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False,
-    track: Track = None,
+    run: SweepFlags,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
-    iters: Iters = None,
-    batch_size: BatchSize = None,
-    val_interval: ValInterval = None,
-    num_data_workers: NumDataWorkers = None,
-    teacher_checkpoint: TeacherCheckpoint = None,
-    label_map: LabelMap = None,
-    trust_checkpoint: TrustCheckpoint = False,
+    loading: LoadFlags,
 ) -> None:
     """Train many students, a baseline without distillation always among them, and rank them.
 
@@ -306,20 +215,10 @@ def sweep(
         result = api.sweep(
             sweep_file,
             work_dir,
-            overrides=parse_assignments(set_ or []),
-            resume=resume,
-            address=address,
-            track=track,
-            trust_checkpoint=trust_checkpoint,
+            overrides=parse_assignments(loading.set_ or []),
             quiet=quiet or as_json,
-            data_root=data_root,
-            size=size,
-            iters=iters,
-            batch_size=batch_size,
-            val_interval=val_interval,
-            num_data_workers=num_data_workers,
-            teacher_checkpoint=teacher_checkpoint,
-            label_map=label_map,
+            **run.given(),
+            **loading.given(),
         )
     if as_json:
         print(to_json(result.as_dict()))
@@ -408,8 +307,10 @@ def layers(
 
 
 @app.command()
+@with_flags
 def check(
     file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="What `train` or `sweep` would be given.")],
+    *,
     work_dir: WorkDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Training workers of a run.")] = 1,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker of a run.")] = None,
@@ -417,16 +318,7 @@ def check(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to ask for its resources; by default this machine is meant.")
     ] = None,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
-    iters: Iters = None,
-    batch_size: BatchSize = None,
-    val_interval: ValInterval = None,
-    num_data_workers: NumDataWorkers = None,
-    teacher_checkpoint: TeacherCheckpoint = None,
-    label_map: LabelMap = None,
-    trust_checkpoint: TrustCheckpoint = False,
+    loading: LoadFlags,
 ) -> None:
     """Find every mistake in a config or a sweep before time is spent; the first ten are shown, with status 2.
 
@@ -437,9 +329,10 @@ def check(
     from rdistill.config.load import Shortcuts, parse_assignments
     from rdistill.sweeps.check import check_sweep_file, resources_at
 
-    overrides = parse_assignments(set_ or [])
-    shortcuts = Shortcuts(data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint)
-    shortcuts = dataclasses.replace(shortcuts, label_map=label_map)
+    overrides = parse_assignments(loading.set_ or [])
+    arguments = loading.given()
+    trust_checkpoint = arguments.pop("trust_checkpoint")
+    shortcuts = Shortcuts(**arguments)
     is_sweep = file.suffix in (".yaml", ".yml")
     folder = Path(work_dir or Path("work_dirs") / ("sweeps" if is_sweep else "") / file.stem)
     require_work_dir(folder if work_dir is None else work_dir)

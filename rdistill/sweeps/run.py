@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,23 @@ from rdistill.training.ray_train import Resources
 ALREADY = "{}: holds a sweep already; pass --resume to continue it, or another --work-dir"
 
 
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep is run, beside its file."""
+
+    address: str | None = None  # of a Ray cluster; see rdistill.distributed.cluster.connected
+    resume: bool = False  # continue the sweep in the work dir
+    track: Any = None  # which trackers report it, over the file's own; see rdistill.config.tracking.parse_tracking
+    trust_checkpoint: bool = False  # as for one run
+
+
 def run_sweep(
     sweep: str | Path | Mapping[str, Any],
     work_dir: str | Path,
+    options: SweepOptions,
     *,
     overrides: Mapping[str, Any] | None = None,
     shortcuts: Shortcuts | None = None,
-    address: str | None = None,
-    resume: bool = False,
-    track: Any = None,
-    trust_checkpoint: bool = False,
     console: Console | None = None,
 ) -> list[TrialRecord]:
     """Runs a sweep file to its end.
@@ -74,12 +82,9 @@ def run_sweep(
         sweep: a file, or what it would hold; see :class:`rdistill.sweeps.study.spec.SweepSpec`.
         work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``results.csv``, ``summary.json``,
             ``best.py``, ``best.pth``, and a folder a trial under ``trials/``.
+        options: how it is run.
         overrides: config keys set for all trials, over the file's own ``set``.
         shortcuts: as for one run.
-        address: of a Ray cluster; see :func:`rdistill.distributed.cluster.connected`.
-        resume: continue the sweep in ``work_dir``.
-        track: which trackers report it, over the file's own; see :func:`rdistill.config.tracking.parse_tracking`.
-        trust_checkpoint: as for one run.
         console: where progress and the leaderboard go.
 
     Returns:
@@ -89,27 +94,18 @@ def run_sweep(
         UserError: a mistake in the file, the config or the resources, before the first trial.
         StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
-    console = console or Console(quiet=True)
     with open_work_dir(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
-        return _run_sweep_at(here, sweep, overrides, shortcuts, address, resume, track, trust_checkpoint, console)
+        loaded = _load(sweep, overrides or {}, shortcuts)
+        return _run_sweep_at(here, *loaded, options, console or Console(quiet=True))
 
 
 def _run_sweep_at(
-    here: WorkDir,
-    sweep: str | Path | Mapping[str, Any],
-    overrides: Mapping[str, Any] | None,
-    shortcuts: Shortcuts | None,
-    address: str | None,
-    resume: bool,
-    track: Any,
-    trust_checkpoint: bool,
-    console: Console,
+    here: WorkDir, sweep_file: Path, spec: SweepSpec, base: LoadedConfig, options: SweepOptions, console: Console
 ) -> list[TrialRecord]:
     work_dir = here.folder
-    sweep_file, spec, base = _load(sweep, overrides or {}, shortcuts)
-    if here.holds_something() and not resume:
+    if here.holds_something() and not options.resume:
         raise UserError(ALREADY.format(here.where))
-    tracking = _tracking(track, spec, base)
+    tracking = _tracking(options.track, spec, base)
     # Whether a sweep is tracked does not make it another study; its trials only draw images for the trackers.
     base = base.with_section("tracking", None)
     # The record goes through JSON, to be compared with what is read back.
@@ -121,17 +117,17 @@ def _run_sweep_at(
     with ExitStack() as stack:
         stack.enter_context(lock_folder(work_dir, "run or sweep"))
         if here.holds_something():
-            if not resume:  # looked at once more, now that nobody else writes to it
+            if not options.resume:  # looked at once more, now that nobody else writes to it
                 raise UserError(ALREADY.format(here.where))
             repair(work_dir, lambda line: console.print(line, markup=False))
         require_same_study(work_dir, record, here.where)
         import_wandb(work_dir)  # Ray Tune does, whether it is used or not
         dashboard = spec.trial.workers > 1
-        stack.enter_context(connected(address, here.where, dashboard=dashboard, say=console.print))
+        stack.enter_context(connected(options.address, here.where, dashboard=dashboard, say=console.print))
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
-            study, left_out = prepare_study(Study(base, spec, str(here.where), [], trust_checkpoint), resources)
+            study, left_out = prepare_study(Study(base, spec, str(here.where), [], options.trust_checkpoint), resources)
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
@@ -152,7 +148,7 @@ def _run_sweep_at(
         at_once = min(processes, trials + baselines)
         facts = Facts(study.spec, trials, baselines, iterations_of(base.cfg), study.teacher_metrics, at_once)
         try:
-            status, summary = run_phases(team, facts, shown, tracked, resume)
+            status, summary = run_phases(team, facts, shown, tracked, options.resume)
             if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
                 console.print(f"pictures  none for the report: {reason}", markup=False)
         finally:

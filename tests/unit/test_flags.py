@@ -1,0 +1,58 @@
+"""A flag is declared once: the commands' groups, the API's arguments and what they set have the same names."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from inspect import signature
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import rdistill
+from rdistill.api import ShortcutArguments
+from rdistill.config.shortcuts import Shortcuts
+from rdistill.flags import Flags, LoadFlags, RunFlags, SweepFlags, with_flags
+
+SHORTCUTS = [field.name for field in fields(Shortcuts)]
+
+
+def test_the_shortcuts_of_the_commands_and_of_the_api_are_those_that_there_are() -> None:
+    assert list(ShortcutArguments.__annotations__) == SHORTCUTS
+    assert [field.name for field in fields(LoadFlags)] == ["set_", *SHORTCUTS, "trust_checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("group", "function"),
+    [
+        (RunFlags, rdistill.train),
+        (LoadFlags, rdistill.train),
+        (SweepFlags, rdistill.sweep),
+        (LoadFlags, rdistill.sweep),
+    ],
+)
+def test_a_flag_is_an_argument_of_the_function_with_the_same_default(group: type[Flags], function: Any) -> None:
+    arguments = signature(function).parameters
+    for name, default in group().given().items():
+        assert arguments[name].default == default, name
+
+
+def test_help_and_notebooks_show_every_shortcut() -> None:
+    for function in (rdistill.load_config, rdistill.train, rdistill.sweep):
+        assert set(SHORTCUTS) < set(signature(function).parameters)
+
+
+def test_a_command_is_given_its_groups_whole() -> None:
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @with_flags
+    def command(file: Annotated[str, typer.Argument()], *, loading: LoadFlags, run: RunFlags) -> None:
+        seen.append((file, loading, run))
+
+    result = CliRunner().invoke(app, ["a.py", "--iters", "5", "--set", "a=1", "--set", "b=2", "--amp"])
+    assert result.exit_code == 0, result.output
+    assert seen == [("a.py", LoadFlags(set_=["a=1", "b=2"], iters=5), RunFlags(amp=True))]
+    assert "set_" not in seen[0][1].given() and seen[0][1].given()["iters"] == 5
+    assert CliRunner().invoke(app, ["a.py", "--workers", "0"]).exit_code == 2
