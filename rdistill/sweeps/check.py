@@ -83,7 +83,7 @@ def check_sweep(
     return report
 
 
-def _scheduler_notes(base: RunConfig, spec: SweepSpec) -> list[str]:
+def _scheduler_notes(base: LoadedConfig, spec: SweepSpec) -> list[str]:
     grace = spec.scheduler.grace_period
     length = base.cfg.train_cfg.get("max_iters") or base.cfg.train_cfg.get("max_epochs")
     if spec.scheduler.type == "fifo" or grace is None or grace < length:
