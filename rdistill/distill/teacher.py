@@ -187,8 +187,8 @@ def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tens
     return flip, our_std / their_std, (our_mean - their_mean) / their_std
 
 
-# By preprocessor, as it was when a model was built: on the CPU. A model that moved to a GPU since need not be waited
-# for, and its statistics can still be compared with those of a student that is on the CPU yet.
+# The key is the preprocessor; the statistics are as they were when a model was built: on the CPU. A model that moved to
+# a GPU since need not be waited for, and its statistics can still be compared with those of a student on the CPU.
 _STATISTICS: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 

@@ -226,7 +226,7 @@ class FeatureCapture:
         version = None
         if not torch.compiler.is_compiling():
             device = tensor.device.type
-            possible = torch.amp.is_autocast_available(device)  # on `meta` the next call would raise
+            possible = torch.amp.is_autocast_available(device)  # the next call would raise on `meta`
             autocast = possible and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
             mode = (module.training, torch.is_grad_enabled(), autocast)
             version = None if tensor.is_inference() else tensor._version

@@ -64,7 +64,7 @@ OF_TYPE = {
     "LoadMultipleRSImageFromFile": (GDAL,),
 }
 OF_SCOPE = {"mmdet": (MMDET, OPERATORS), "mmpretrain": (MMPRETRAIN,), "mmcls": (MMPRETRAIN,)}
-OF_BACKEND = {"tifffile": (TIFFFILE,), "turbojpeg": (TURBOJPEG,)}  # by a loader's `imdecode_backend`
+OF_BACKEND = {"tifffile": (TIFFFILE,), "turbojpeg": (TURBOJPEG,)}  # the key is a loader's `imdecode_backend`
 
 
 def absent_packages(section: Any) -> str:

@@ -25,7 +25,7 @@ from rdistill.training.resume import BEST, LAST, PREVIOUS
 from rdistill.training.run_state import own_state, unwrap
 
 METRIC = "mIoU"  # what "best" means
-ACCURACY = "decode.acc_seg"  # as mmengine's log has it
+ACCURACY = "decode.acc_seg"  # the name in mmengine's log
 
 
 class RunListener(Protocol):
@@ -92,7 +92,7 @@ class WeightScheduleHook(Hook):
 class AccuracyHook(Hook):
     """Lets the heads compute their ``acc_seg`` in the iterations that are logged or reported, and in no other.
 
-    mmengine logs the last value, not a mean over several; where a config's log processor asks for a mean of it, it is
+    mmengine logs the last value, not a mean over several; where a config's log processor sets a mean of it, it is
     computed in all iterations.
 
     Args:

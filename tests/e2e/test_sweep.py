@@ -126,7 +126,7 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
     assert not list((place.root / "t").glob("rdistill-*"))
 
 
-def test_it_drew_pictures_for_its_report(random_sweep: Path, place: Place) -> None:
+def test_it_drew_images_for_its_report(random_sweep: Path, place: Place) -> None:
     drawn = json.loads((random_sweep / "pictures" / "pictures.json").read_text())
     assert [entry["which"] for entry in drawn["chosen"]] == ["worst", "median", "best"]
     place.run("report", random_sweep, "--out", place.root / "report.html")

@@ -122,7 +122,7 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
     """
     distill = base.distillation
     if problems := _grid_problems(spec, feature_counts(distill)):
-        raise UserError(*(f"{path}: {problem}" for problem in problems))  # before all values are made
+        raise UserError(*(f"{path}: {problem}" for problem in problems))  # raised before all values are made
     for where, run, space in (
         ("space", base, spec.space),
         ("baseline.search", base.without_distillation(), spec.baseline.search),

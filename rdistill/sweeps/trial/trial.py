@@ -36,7 +36,7 @@ Train = Callable[[LoadedConfig, Path, RunOptions, RunListener], RunMetrics]  # r
 class Study:
     """What all trials of a sweep share. Goes to each trial's process once."""
 
-    base: LoadedConfig  # of the distilled student
+    base: LoadedConfig  # the distilled student's
     spec: SweepSpec
     work_dir: str  # absolute
     teacher_metrics: list[Scores]  # the scores of each teacher

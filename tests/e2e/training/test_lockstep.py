@@ -170,7 +170,7 @@ def test_the_hindmost_catches_up(tiny: Tiny, tmp_path: Path, state_equal: Equal)
     assert state_equal(weights(tmp_path / "ahead"), weights(tmp_path / "behind"))
 
 
-def test_a_picture_that_does_not_open(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_image_that_does_not_open(tiny: Tiny, tmp_path: Path) -> None:
     """Those who wait for its batch fail with it, and the lockstep goes on."""
     cfg, outcome = tiny.load("distill", iters=2, val_interval=2), {}
     data = shutil.copytree(tiny.data_root, tmp_path / "data")

@@ -19,9 +19,9 @@ from rdistill.training.run import train
 # What is asked for
 
 
-@pytest.mark.parametrize("asked", ["wandb,mlflow", ["wandb", "mlflow"], {"wandb": None, "mlflow": True}])
-def test_ways_of_asking(asked: Any) -> None:
-    tracking = parse_tracking(asked)
+@pytest.mark.parametrize("setting", ["wandb,mlflow", ["wandb", "mlflow"], {"wandb": None, "mlflow": True}])
+def test_ways_of_asking(setting: Any) -> None:
+    tracking = parse_tracking(setting)
     assert tracking.names == ["wandb", "mlflow"] and tracking.images == 3
     assert parse_tracking(tracking.model_dump(exclude_none=True)) == tracking
 
@@ -31,7 +31,7 @@ def test_nothing_asked_and_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "problem"),
+    ("setting", "problem"),
     [
         ("wandbb", "unknown key tracking.wandbb; did you mean 'wandb'?"),
         ({"wandb": {"porject": "x"}}, "unknown key tracking.wandb.porject; did you mean 'project'?"),
@@ -41,14 +41,14 @@ def test_nothing_asked_and_switched_off() -> None:
         (3, "tracking: must name trackers (wandb, tensorboard, mlflow), got 3"),
     ],
 )
-def test_mistakes(asked: Any, problem: str) -> None:
+def test_mistakes(setting: Any, problem: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_tracking(asked)
+        parse_tracking(setting)
     assert len(caught.value.problems) == 1 and caught.value.problems[0].startswith(problem)
     assert "s3" not in str(caught.value)
     with pytest.raises(UserError, match=r"a\.yaml: "):
         parse_sweep(
-            {"config": "c.py", "space": {WEIGHT: {"type": "choice", "values": [1]}}, "tracking": asked}, "a.yaml"
+            {"config": "c.py", "space": {WEIGHT: {"type": "choice", "values": [1]}}, "tracking": setting}, "a.yaml"
         )
 
 

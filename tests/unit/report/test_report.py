@@ -92,7 +92,7 @@ def test_every_plot_is_valid_and_has_words_and_a_table(confirmed: Path) -> None:
 def test_two_hundred_trials_are_under_five_megabytes(tmp_path: Path) -> None:
     folder = a_sweep(tmp_path / "many", 200)
     file = write(page_of(folder), folder / "report.html")
-    assert 1 * MEGABYTE < file.stat().st_size < 3.5 * MEGABYTE  # pictures come on top
+    assert 1 * MEGABYTE < file.stat().st_size < 3.5 * MEGABYTE  # images come on top
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "study.json", "trials"]
     kept = json.loads(embedded(file.read_text(), "figures"))["figures"]["losses"]["variants"]
     assert len(kept) == 201 and max(len(trace["x"]) for traces in kept.values() for trace in traces) == 50

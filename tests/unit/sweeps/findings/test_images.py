@@ -1,4 +1,4 @@
-"""The pictures a sweep draws at its end: which images and runs, and what is painted where."""
+"""The images a sweep draws at its end: which images and runs, and what is painted where."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def test_of_confirmed_runs_the_seed_with_the_middle_gain() -> None:
     assert best is not None and alone is not None and (best.id, alone.id) == ("t0001-s3", "baseline-s3")
 
 
-def test_pictures_of_real_models(tiny: Tiny, distilled_run: Run, tmp_path: Path) -> None:
-    check_pictures(tiny.load("distill"), distilled_run, tmp_path)
+def test_images_of_real_models(tiny: Tiny, distilled_run: Run, tmp_path: Path) -> None:
+    check_images(tiny.load("distill"), distilled_run, tmp_path)
 
 
-def test_pictures_of_models_of_one_channel(
+def test_images_of_models_of_one_channel(
     tiny: Tiny, one_channel: dict[str, Any], one_channel_run: tuple[Run, list[Path]], tmp_path: Path
 ) -> None:
     """mmseg's masks hold floats there."""
-    check_pictures(tiny.load("distill", one_channel), one_channel_run[0], tmp_path)
+    check_images(tiny.load("distill", one_channel), one_channel_run[0], tmp_path)
 
 
-def check_pictures(cfg: Config, trained: Run, tmp_path: Path) -> None:
+def check_images(cfg: Config, trained: Run, tmp_path: Path) -> None:
     for name in ("baseline", "t0001"):
         folder = tmp_path / "trials" / name
         folder.mkdir(parents=True)
