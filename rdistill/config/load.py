@@ -33,6 +33,7 @@ from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
 from rdistill.config.walk import dataloaders, leaf_datasets
 from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.results import ConfigValues
 from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.losses import LOSSES, check_params
@@ -369,9 +370,9 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     return spec
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str]) -> ConfigValues:
     """``['a.b=1e-3', '+c=[1, 2]']`` -> ``{'a.b': 0.001, '+c': [1, 2]}``; values are Python or YAML literals."""
-    values: dict[str, Any] = {}
+    values: ConfigValues = {}
     problems = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")

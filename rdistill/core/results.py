@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+ConfigValues = dict[str, Any]  # config key -> value of any kind, as `--set` and a sweep's space write them
+
 
 class Scores(TypedDict, total=False):
     """Of one evaluation, in percent."""
@@ -49,7 +51,7 @@ class RunMetrics(Scores, total=False):
 class RunFacts(TypedDict, total=False):
     """What is known of a run before its first iteration; see ``RunListener.started``."""
 
-    effective: dict[str, Any]  # config key -> value, read back from what was built
+    effective: ConfigValues  # read back from what was built
     teacher_lines: tuple[str, ...]  # how teachers are computed, for the user
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]
@@ -71,4 +73,4 @@ class TrialConfig(TypedDict):
     phase: str
     of: str  # of a confirmation run: the id of the trial whose configuration it repeats
     seed: int
-    values: dict[str, Any]  # config key -> value, as the searcher chose
+    values: ConfigValues  # as the searcher chose

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.core.errors import UserError
+from rdistill.core.results import ConfigValues
 from rdistill.distill.routes import (
     Route,
     build_terms,
@@ -122,9 +123,9 @@ class Distiller(BaseModel):
         total, log_vars = super().parse_losses({key: value for key, value in losses.items() if key not in raw})
         return total, collectives.mean_of_logs({**log_vars, **raw})
 
-    def effective_values(self) -> dict[str, Any]:
+    def effective_values(self) -> ConfigValues:
         """What this model really uses, under the config keys that set it."""
-        values: dict[str, Any] = {"distill.task_weight": self.task_weight} if self.terms else {}
+        values: ConfigValues = {"distill.task_weight": self.task_weight} if self.terms else {}
         for name, term in self.terms.items():
             key, route = f"distill.losses.{name}", self.routes[name]
             values[f"{key}.type"] = term.loss_type

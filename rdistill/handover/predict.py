@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +23,16 @@ CLASSES_IN_A_LINE = 6
 LEGEND_MIN_WIDTH = 200  # pixels; a smaller image is shown larger, so that its legend can be read
 
 
-def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> Iterator[dict[str, Any]]:
+class Prediction(TypedDict):
+    """What `rdistill predict --json` says of an image."""
+
+    image: str
+    mask: str
+    overlay: str  # paths, like those before
+    shares: dict[str, float]  # class name -> share of the pixels, 0 to 1
+
+
+def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> Iterator[Prediction]:
     """Segments images one by one; yields a plain dict for each once its files are written.
 
     Written to ``out``: ``masks/NAME.png`` (a palette image whose values are class indices, at the image's own size)
@@ -54,7 +63,8 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> I
             raise UserError(f"--out: {error.filename or out} cannot be written: {error.strerror or error}") from None
         yield {
             "image": str(image),
-            **{kind: str(file) for kind, file in files.items()},
+            "mask": str(files["mask"]),
+            "overlay": str(files["overlay"]),
             "shares": dict(zip(predictor.classes, (float(share) for share in shares), strict=False)),
         }
     raise_some(list(dict.fromkeys(problems)))
@@ -82,7 +92,7 @@ def output_files(images: Sequence[Path], out: Path) -> list[dict[str, Path]]:
     return files
 
 
-def show_progress(results: Iterable[dict[str, Any]], total: int, console: Console) -> Iterator[dict[str, Any]]:
+def show_progress(results: Iterable[Prediction], total: int, console: Console) -> Iterator[Prediction]:
     """Passes results on and says how far they are: a line for each of a few images, a bar or ten lines for many."""
     if total <= LINES_A_RUN:
         for result in results:

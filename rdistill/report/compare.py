@@ -11,7 +11,7 @@ from rdistill.report import facts, repeat, scores
 from rdistill.report.facts import Fact
 from rdistill.report.load import Sweep, load_sweep, mapping, miou, number
 from rdistill.report.page import Page, Section
-from rdistill.report.plot import Plot
+from rdistill.report.plot import Plot, Trace
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, points, show, signed
 from rdistill.report.theme import layout
 
@@ -142,7 +142,7 @@ def _table(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
 
 def _dots(names: Sequence[str], sweeps: Sequence[Sweep]) -> Plot:
     scores = [_score(sweep) for sweep in sweeps]
-    data: list[dict[str, Any]] = []
+    data: list[Trace] = []
     for label, colour, symbol, values in (
         ("teacher", "$teacher", "diamond", [sweep.teacher_mIoU for sweep in sweeps]),
         ("student alone", "$baseline", "square", [score[1] for score in scores]),

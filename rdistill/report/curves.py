@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rdistill.report.load import Run, Sweep, miou, number
-from rdistill.report.plot import Plot, curve, line, thinned
+from rdistill.report.plot import Plot, Trace, curve, line, thinned
 from rdistill.report.text import Column, Table, cell, plural, points
 from rdistill.report.theme import layout
 from rdistill.sweeps.study.records import TrialRecord
@@ -63,7 +63,7 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     return Plot("curves", "Learning curves", summary, data + shapes, figure, _curve_table(scored), height=420)
 
 
-def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> dict[str, Any]:
+def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> Trace:
     """Many thin lines as one trace, a gap between each two: a page of 200 trials stays quick."""
     x: list[Any] = []
     y: list[Any] = []
@@ -87,7 +87,7 @@ def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> dict[
     )
 
 
-def _teacherline(score: float | None, data: list[dict[str, Any]], iterations: int) -> list[dict[str, Any]]:
+def _teacherline(score: float | None, data: list[Trace], iterations: int) -> list[Trace]:
     """The teacher's score as a level line; none where it is not known."""
     if score is None:
         return []

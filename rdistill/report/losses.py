@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rdistill.report.load import Sweep, is_baseline, miou, number
-from rdistill.report.plot import Plot, thinned
+from rdistill.report.plot import Layout, Plot, Trace, thinned
 from rdistill.report.text import Column, Table, cell
 from rdistill.report.theme import SERIES, layout, log_ticks
 from rdistill.sweeps.study.records import TrialRecord
@@ -90,7 +90,7 @@ def _label(record: TrialRecord) -> str:
     return record.id if score is None else f"{record.id} (mIoU {score:.2f})"
 
 
-def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[dict[str, Any]]:
+def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[Trace]:
     kept = thinned(record.losses, POINTS)
     steps = [entry.get("iter") for entry in kept]
     task_weight = number(record.effective.get("distill.task_weight"))
@@ -119,7 +119,7 @@ def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[dict[str, A
     return traces
 
 
-def _logarithmic(variants: Mapping[str, list[dict[str, Any]]], axis: str) -> dict[str, Any]:
+def _logarithmic(variants: Mapping[str, list[Trace]], axis: str) -> Layout:
     sizes = [
         value
         for traces in variants.values()

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rdistill.report.load import Sweep, miou, number
-from rdistill.report.plot import Plot, plain
+from rdistill.report.plot import Layout, Plot, Trace, plain
 from rdistill.report.study import TARGET, categories_of, distribution_of, scored
 from rdistill.report.text import Column, Table, cell, plural, points, short, show
 from rdistill.report.theme import as_text, layout, log_ticks
@@ -169,7 +169,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         if not chosen:
             continue
         colour, size = ("$best", 13) if label == "best" else ("$other", 7)
-        trace: dict[str, Any] = dict(
+        trace: Trace = dict(
             name=label,
             showlegend=False,
             x=[show(record.values[key]) if categories else record.values[key] for record in chosen],
@@ -192,7 +192,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         else:
             trace.update(type="scatter", mode="markers")
         data.append(trace)
-    axis: dict[str, Any] = dict(title=name)
+    axis: Layout = dict(title=name)
     if isinstance(distribution, CategoricalDistribution):
         axis.update(
             type="category",

@@ -14,6 +14,10 @@ from rdistill.sweeps.study.records import TrialRecord
 CURVE_POINTS = 60  # points of one curve; more would not be seen
 
 
+Trace = dict[str, Any]  # one of Plotly's: its own keys, as JSON
+Layout = dict[str, Any]  # Plotly's, or a part of it
+
+
 @dataclass(frozen=True)
 class Plot:
     """One figure: what is drawn, the sentence that says it, and the table that holds it."""
@@ -21,13 +25,13 @@ class Plot:
     id: str
     title: str
     summary: str  # one sentence: the figure's text alternative
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
+    data: list[Trace]
+    layout: Layout
     table: Table
     height: int = 380  # pixels
     min_width: int = 0  # pixels; narrower screens scroll the figure alone
     note: str = ""  # how to read it
-    variants: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> data in the place of `data`
+    variants: Mapping[str, list[Trace]] = field(default_factory=dict)  # name -> data in the place of `data`
     chooses: str = ""  # what a variant's name is
 
 
@@ -47,7 +51,7 @@ def thinned(items: Sequence[Any], most: int = CURVE_POINTS) -> list[Any]:
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
-def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, markers: bool = True) -> dict[str, Any]:
+def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, markers: bool = True) -> Trace:
     kept = thinned(list(points_))
     return dict(
         type="scatter",
@@ -61,7 +65,7 @@ def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, 
     )
 
 
-def vertical(x: float) -> dict[str, Any]:
+def vertical(x: float) -> Layout:
     return dict(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", line=dict(color="$muted", width=1.5, dash="dot"))
 
 

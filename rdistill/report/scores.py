@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from rdistill.report.load import Sweep, iou, mapping, number
-from rdistill.report.plot import Plot, plain, vertical
+from rdistill.report.plot import Plot, Trace, plain, vertical
 from rdistill.report.text import Column, Table, cell, plural, points, signed
 from rdistill.report.theme import layout
 
@@ -36,7 +36,7 @@ def per_class(sweep: Sweep) -> Plot | None:
         return None
     data = []
     for name, colour, symbol, values, spread in series:
-        trace: dict[str, Any] = dict(
+        trace: Trace = dict(
             type="scatter",
             mode="markers",
             name=name,

@@ -22,7 +22,7 @@ from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
 from rdistill.training.evaluation import tidy_metrics
 from rdistill.training.resume import BEST, LAST, PREVIOUS
-from rdistill.training.run_state import own_state, unwrap
+from rdistill.training.run_state import WorkerState, own_state, unwrap
 
 METRIC = "mIoU"  # what "best" means
 ACCURACY = "decode.acc_seg"  # the name in mmengine's log
@@ -193,7 +193,7 @@ class CheckpointHook(Hook):
         self.best: Validation = best or {}
         self.last: Validation = {}
         self.saved_at: int | None = None  # iteration
-        self._workers: list[dict[str, Any]] = []
+        self._workers: list[WorkerState] = []
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         done = runner.iter + 1

@@ -25,7 +25,7 @@ from rdistill.config.load import INIT_SEED, LoadedConfig, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
-from rdistill.core.results import CacheUse, RunFacts, RunMetrics, Scores
+from rdistill.core.results import CacheUse, ConfigValues, RunFacts, RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
@@ -254,7 +254,7 @@ def _quiet_evaluation() -> Iterator[None]:
         yield
 
 
-def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> dict[str, Any]:
+def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> ConfigValues:
     """Reads every swept value back from what was built.
 
     Raises:
@@ -262,7 +262,7 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> d
     """
     distiller = unwrap(runner)
     effective = {**distiller.effective_values(), **_optimizer_values(runner), **_init_seed(runner)}
-    read: dict[str, Any] = {}
+    read: ConfigValues = {}
     lost = []
     for key, wanted in _leaves(swept).items():
         read[key] = effective[key] if key in effective else _read_back(key, distiller.student, cfg)
@@ -273,9 +273,9 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> d
     return {**distiller.effective_values(), **read}
 
 
-def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+def _leaves(values: Mapping[str, Any]) -> ConfigValues:
     """A swept section, such as a whole loss, is its keys; one that was taken out is nothing."""
-    flat: dict[str, Any] = {}
+    flat: ConfigValues = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat.update(_leaves({f"{key}.{inner}": item for inner, item in value.items()}))
@@ -284,7 +284,7 @@ def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _optimizer_values(runner: Runner) -> dict[str, Any]:
+def _optimizer_values(runner: Runner) -> ConfigValues:
     """What the built optimizer uses, such as ``lr``, under the config's keys."""
     wrapper = runner.optim_wrapper
     values = {f"optim_wrapper.optimizer.{name}": value for name, value in wrapper.optimizer.defaults.items()}

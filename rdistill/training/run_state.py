@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -27,6 +27,23 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def unwrap(runner: Any) -> Distiller:
     """The Distiller of a runner, from under DDP."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class RandomState(TypedDict):
+    """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
+
+    python: list[Any]  # version, words, gauss
+    numpy: Any
+    torch: Tensor
+    cuda: list[Tensor]  # of each device
+
+
+class WorkerState(TypedDict):
+    """What one worker alone knows; a checkpoint holds that of each."""
+
+    random: RandomState
+    statistics: dict[str, Tensor]  # BatchNorm's buffers, where workers differ
+    gradients: dict[str, Tensor]  # of batches that wait for the next update
 
 
 class RunStateHook(Hook):
@@ -75,9 +92,9 @@ class RunStateHook(Hook):
         self._to_restore = checkpoint.get("workers") or []
 
 
-def own_state(runner: Any) -> dict[str, Any]:
+def own_state(runner: Any) -> WorkerState:
     """What this worker alone knows; of a single one, what no other part of a checkpoint holds."""
-    state: dict[str, Any] = {"random": random_state(), "statistics": {}, "gradients": {}}
+    state: WorkerState = {"random": random_state(), "statistics": {}, "gradients": {}}
     if collectives.count() > 1:
         state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
     if _amid_accumulation(runner.optim_wrapper):
@@ -86,7 +103,7 @@ def own_state(runner: Any) -> dict[str, Any]:
     return state
 
 
-def restore(runner: Any, state: Mapping[str, Any]) -> None:
+def restore(runner: Any, state: WorkerState) -> None:
     """Gives this worker back what :func:`own_state` found."""
     set_random_state(state["random"])
     with torch.no_grad():
@@ -140,7 +157,7 @@ def seed_everything(*entropy: int) -> None:
     torch.manual_seed(int(words[2]))
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> RandomState:
     """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
     version, words, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
@@ -153,7 +170,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: RandomState) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     inner = state["numpy"]["state"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
-from rdistill.core.results import Scores, TrialConfig, TrialEntry
+from rdistill.core.results import ConfigValues, Scores, TrialConfig, TrialEntry
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
@@ -31,7 +31,7 @@ class TrialRecord:
     """One trial, as its own process writes it down at every validation."""
 
     id: str
-    values: dict[str, Any]  # config key -> value, as the searcher chose
+    values: ConfigValues  # as the searcher chose
     seed: int
     phase: str = ""  # SEARCHED, BASELINE (a student alone, searched or not) or CONFIRMED; by default as the id says
     of: str = ""  # the id of the trial whose configuration a confirmation run repeats
@@ -39,7 +39,7 @@ class TrialRecord:
     status: str = "running"
     reason: str = ""  # why it failed: one line
     cause: str = ""  # what failed: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
-    effective: dict[str, Any] = field(default_factory=dict)  # read back from the built model and losses
+    effective: ConfigValues = field(default_factory=dict)  # read back from the built model and losses
     history: list[TrialEntry] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None

@@ -16,6 +16,7 @@ from optuna.distributions import (
 
 from rdistill.config.load import DistillSpec, LoadedConfig
 from rdistill.core.errors import UserError
+from rdistill.core.results import ConfigValues
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.sweeps.study.spec import (
     MOST_TRIALS,
@@ -98,7 +99,7 @@ def _teacher_of(key: str, distill: DistillSpec) -> int:
     return loss.teacher if loss is not None and isinstance(loss.teacher, int) else 0
 
 
-def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
+def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> ConfigValues:
     """What Optuna suggested, as config key -> value."""
     return {
         key: json.loads(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in suggested.items()
