@@ -189,13 +189,10 @@ def lock_folder(folder: Path, by: str) -> Iterator[None]:
     with user_path(folder, "use another --work-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire()
+            _acquire(lock)
         except Timeout:
             text = f"{folder}: another {by} is at work in it; wait for it, or use another --work-dir"
             raise UserError(text) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
     try:
         yield
     finally:
@@ -203,3 +200,26 @@ def lock_folder(folder: Path, by: str) -> Iterator[None]:
         if lock.is_locked and all(file.name.startswith(".") for file in folder.iterdir()):
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Waits until no other process is within the same context, and keeps the others out.
+
+    Args:
+        file: whose lock it is: ``.NAME.lock`` beside it, which stays. A file system that has no locks is used without.
+    """
+    lock = FileLock(file.with_name(f".{file.name}.lock"), fallback_to_soft=False)
+    _acquire(lock)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock) -> None:
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

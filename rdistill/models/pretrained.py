@@ -6,14 +6,13 @@ mmengine's loaders of checkpoints fall back to an unsafe load. Here each of them
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from mmengine.runner.checkpoint import (
 from torch import nn
 
 from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.files import one_at_a_time
 from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
 from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
 
@@ -216,14 +216,9 @@ def local_file(name: str, *, download: bool = True) -> Path | None:
 def _download(url: str, file: Path) -> None:
     """Fetches a file once: the other workers of this machine wait, and then find it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks: several fetch it, and each puts a whole file there
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with one_at_a_time(file):
         if not file.is_file():
             torch.hub.download_url_to_file(url, str(file), progress=False)
-    finally:
-        os.close(handle)
 
 
 def start_weights(student: nn.Module, name: str, *, trust: bool = False) -> MatchingWeights:

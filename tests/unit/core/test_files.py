@@ -16,6 +16,7 @@ from rdistill.core.files import (
     LOCK,
     DamagedFileError,
     lock_folder,
+    one_at_a_time,
     own_folder,
     read_json,
     read_text,
@@ -197,3 +198,24 @@ def test_a_start_that_wrote_nothing_leaves_no_lock_behind(tmp_path: Path) -> Non
     with lock_folder(tmp_path / "run", "run"):
         (tmp_path / "run" / "config.py").write_text("")
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [".lock", "config.py"]
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from rdistill.core.files import one_at_a_time
+print("waits", flush=True)
+with one_at_a_time(Path(sys.argv[1])):
+    Path(sys.argv[1]).write_text("second")
+"""
+
+
+def test_processes_that_fetch_one_file_wait_for_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    with one_at_a_time(file):
+        second = subprocess.Popen([sys.executable, "-c", WAITS, file], stdout=subprocess.PIPE, text=True)
+        assert second.stdout is not None and second.stdout.readline() == "waits\n"
+        time.sleep(0.5)
+        assert second.poll() is None and not file.exists()
+        file.write_text("first")
+    assert second.wait() == 0 and file.read_text() == "second"
