@@ -31,6 +31,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from benchmarks.turns import REPO, distill_config, print_machine
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import LoadedConfig, Shortcuts, load_config
 from rdistill.config.render import config_source
 from rdistill.core.files import write_json
@@ -104,7 +105,7 @@ def sweep(trials: int, search: str, folder: Path) -> None:
         shown = SweepConsole(console, folder, ITERATIONS)
         facts = Facts(spec, trials, 1, ITERATIONS, teacher, processes)
         folder.mkdir(parents=True)
-        write_json(folder / "study.json", {"sweep": spec.model_dump(), "config": whole._cfg_dict.to_dict()})
+        write_json(folder / "study.json", {"sweep": spec.model_dump(), "config": config_dict(whole).to_dict()})
         status, summary = run_phases(team, facts, shown, [], False)
         assert status == FINISHED, status
         order = conclude(here, summary, console)

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.data.synthetic import generate
 from rdistill.models.segmentor import build_segmentor
@@ -100,7 +101,7 @@ class SteppedRun:
 
     def __init__(self, cfg: Config, work_dir: Path) -> None:
         self.losses: list[torch.Tensor] = []
-        cfg = Config({**cfg._cfg_dict.to_dict(), "custom_hooks": [dict(type="Gate", name=str(work_dir))]})
+        cfg = Config({**config_dict(cfg).to_dict(), "custom_hooks": [dict(type="Gate", name=str(work_dir))]})
         RUNS[str(work_dir)] = self
 
         def run() -> None:

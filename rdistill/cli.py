@@ -14,6 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from rdistill._compat.changed import LibraryChangedError
+from rdistill._compat.typer import AnyError, ShowsHelp
 from rdistill.core.environment import keep_to_the_work_dir
 from rdistill.core.errors import RunError, UserError, printable, problem_of_path
 from rdistill.core.files import to_json
@@ -33,7 +35,7 @@ from rdistill.flags import (
     with_flags,
 )  # fmt: skip
 from rdistill.training.console import OneLineConsole
-from rdistill.usage import is_usage_error, usage_line
+from rdistill.usage import usage_line
 
 MOST_ERRORS = 10  # lines
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
@@ -493,9 +495,11 @@ def main() -> None:
     except Stopped as stopped:
         _print_line(f"{stopped}; continue with --resume")
         sys.exit(128 + stopped.signum)
-    except RunError as error:
+    except (RunError, LibraryChangedError) as error:
         _print_errors(str(error))
         sys.exit(1)
+    except AnyError as error:
+        _leave_for_usage(error)
     except (OSError, UnicodeError) as error:
         if (problem := problem_of_path(error)) is not None:
             _print_errors(problem)
@@ -504,18 +508,11 @@ def main() -> None:
             raise
         _print_errors(f"{error.filename or 'the disk'}: cannot be written: {error.strerror}")
         sys.exit(1)
-    except Exception as error:
-        if is_usage_error(error):
-            _leave_for_usage(error)
-        if type(error).__name__ not in ("SweepFailedError", "ExportError"):
-            raise
-        _print_errors(str(error))
-        sys.exit(1)
 
 
 def _leave_for_usage(error: Any) -> NoReturn:
     """A command line that Typer could not read; a group of commands without one shows its help."""
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if isinstance(error, ShowsHelp):
         error.ctx.get_help()  # prints it itself where rich is used
     else:
         _print_errors(usage_line(error))

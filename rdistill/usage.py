@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import annotated_types
 from pydantic import ValidationError
 
+from rdistill._compat import texts
+from rdistill._compat.typer import BadParameter, MissingParameter, NoSuchOption, annotation_of
 from rdistill.core.errors import did_you_mean
 from rdistill.core.validation import describe, short
-
-
-def is_usage_error(error: BaseException) -> bool:
-    """Whether Typer raised it for what the user typed. Its versions keep these classes in different places."""
-    return any(kind.__name__ == "ClickException" for kind in type(error).__mro__)
 
 
 def usage_line(error: Any) -> str:
     """Where, what, got, how to fix.
 
     Args:
-        error: of Typer's own kinds; see :func:`is_usage_error`.
+        error: one of :data:`rdistill._compat.typer.AnyError`.
     """
     command = " ".join(["rdistill", *_command_path(error)])
     see = f"see `{command} --help`"
-    kind, message = type(error).__name__, " ".join(str(error.format_message()).split())
-    if kind == "NoSuchOption":
+    message = " ".join(str(error.format_message()).split())
+    if isinstance(error, NoSuchOption):
         options = [name for param in error.ctx.command.params for name in (*param.opts, *param.secondary_opts)]
         flags = [name for name in options if name.startswith("--")]
         hint = did_you_mean(error.option_name, [*flags, "--help"]) or f"; {see}"
         return f"{error.option_name}: no such option of `{command}`{hint}"
-    if kind == "MissingParameter":
+    if isinstance(error, MissingParameter):
         return f"{_name(error.param)}: is required; {see}"
-    if kind == "BadParameter" and getattr(error, "param", None) is not None:
+    if isinstance(error, BadParameter) and getattr(error, "param", None) is not None:
         return _wrong_value(error, message)
-    if match := re.match(r"No such command '(.*?)'\.", message):
+    if name := texts.NO_SUCH_COMMAND.read(message):
         commands = list(error.ctx.command.commands)
-        hint = did_you_mean(match[1], commands) or f"; known: {', '.join(commands)}"
-        return f"{match[1]}: no such command of `{command}`{hint}"
-    if match := re.match(r"Got unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", message):
-        return f"{match[1]}: more arguments than `{command}` takes; {see}"
-    if match := re.match(r"Option '(.*?)' requires an argument", message):
-        return f"{match[1]}: needs a value after it"
-    if match := re.match(r"Option '(.*?)' does not take a value", message):
-        return f"{match[1]}: takes no value; leave out what follows `=`"
+        hint = did_you_mean(name, commands) or f"; known: {', '.join(commands)}"
+        return f"{name}: no such command of `{command}`{hint}"
+    if words := texts.TOO_MANY_WORDS.read(message):
+        return f"{words}: more arguments than `{command}` takes; {see}"
+    if option := texts.NEEDS_A_VALUE.read(message):
+        return f"{option}: needs a value after it"
+    if option := texts.TAKES_NO_VALUE.read(message):
+        return f"{option}: takes no value; leave out what follows `=`"
     return message
 
 
 def _wrong_value(error: Any, message: str) -> str:
     param, cause = error.param, error.__cause__
-    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    annotation = annotation_of(param)
     bounds = [
         constraint(limit)
         for name, constraint in (("min", annotated_types.Ge), ("max", annotated_types.Le))

@@ -23,6 +23,7 @@ from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.arguments import argument_problems, model_problems
 from rdistill.config.read import PACKAGE, find_config, read_config_file
 from rdistill.config.render import as_written, top_key_problem
@@ -279,12 +280,12 @@ def load_run(
         path, cfg = Path(config.filename or "config"), as_names(copy.deepcopy(config))
     else:
         path, cfg = Path(config), read_config_file(Path(config))
-    unknown, _ = key_problems(cfg._cfg_dict)
+    unknown, _ = key_problems(config_dict(cfg))
     missing = [key for key in REQUIRED_KEYS if cfg.get(key) is None]
     if missing:
         text = f"not a complete training config: {', '.join(missing)} missing; inherit them with _base_"
         raise UserError(*(f"{path}: {problem}" for problem in [text, *unknown]))
-    if problems := [*unknown, *shape_problems(cfg._cfg_dict)]:
+    if problems := [*unknown, *shape_problems(config_dict(cfg))]:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + _apply_overrides(cfg, overrides or {})
     problems += (misshapen := _shape_after(cfg))
@@ -298,7 +299,7 @@ def load_run(
     if not with_teachers:
         cfg.pop("distill", None)
     import_custom_modules(cfg)
-    if problems := argument_problems(cfg._cfg_dict):
+    if problems := argument_problems(config_dict(cfg)):
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     return LoadedConfig(cfg, _resolve_distill(cfg, path, with_checkpoints=with_data))
 
@@ -318,7 +319,7 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     if problems := _apply_overrides(cfg, overrides) + _shape_after(cfg):
         raise UserError(*problems)
     import_custom_modules(cfg)
-    if problems := argument_problems(cfg._cfg_dict):
+    if problems := argument_problems(config_dict(cfg)):
         raise UserError(*problems)
     return cfg
 
@@ -428,9 +429,9 @@ def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
 
 def _shape_after(cfg: Config) -> list[str]:
     """What overrides have made of a config whose shape was right: the same questions again."""
-    replace_types_by_names(cfg._cfg_dict)
+    replace_types_by_names(config_dict(cfg))
     return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(
-        cfg._cfg_dict
+        config_dict(cfg)
     )
 
 
@@ -440,13 +441,13 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
     parts = key.lstrip("+").split(".")
     if "" in parts or not key.isprintable():
         return f"{key!r} is no key; keys are written as a.b.c"
-    if parts[0] not in cfg._cfg_dict and may_add and (problem := top_key_problem(parts[0])):
+    if parts[0] not in config_dict(cfg) and may_add and (problem := top_key_problem(parts[0])):
         return f"{key!r}: {problem}"
     try:
         value = as_written(value, key)
     except UserError as error:
         return error.problems[0]
-    node: Any = cfg._cfg_dict
+    node: Any = config_dict(cfg)
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])
         last = depth == len(parts) - 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.label_map import STEP
 from rdistill.config.render import as_written, assignment, comment_line, literal
 from rdistill.config.walk import dataset_steps, first_leaf, kind_of, metrics_of
@@ -54,7 +55,7 @@ def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
 
     ``on_gpu``: False makes BN of SyncBN, which cannot train on a CPU; the weights are the same.
     """
-    plain = copy.deepcopy(cfg._cfg_dict.to_dict())
+    plain = copy.deepcopy(config_dict(cfg).to_dict())
     if not on_gpu:
         plain["model"] = _without_sync_bn(plain["model"])
     for key in ("distill", "work_dir", "custom_hooks", "experiment_name", "launcher", "randomness"):
@@ -83,7 +84,7 @@ def config_text(plain: Config, header: Sequence[str]) -> str:
 
     The data's folder stands in one line at the top.
     """
-    values = as_written(plain._cfg_dict.to_dict())
+    values = as_written(config_dict(plain).to_dict())
     root = _data_root(values)
     names = {root: "data_root"} if root else {}
     lines = [comment_line(line) for line in header] + [HEADER_END]

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.config import utils as mmengine_config_utils
 from mmengine.utils import get_installed_path
 
+from rdistill._compat.mmengine import config_of_package, distribution_of, look_for_configs_in
 from rdistill.config.types import as_names
 from rdistill.core.errors import UserError
 from rdistill.models.packages import absent_behind
@@ -71,15 +71,15 @@ def register_onedl_alias() -> None:
     try:
         distribution("mmsegmentation")
     except PackageNotFoundError:
-        mmengine_config_utils.MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
+        look_for_configs_in("mmseg", "onedl-mmsegmentation")
 
 
 def _of_package(name: str) -> Path:
     package, _, inner = name.partition(PACKAGE)
     try:
-        return Path(Config._get_cfg_path(name, ".")[0])  # mmengine's own way for `_base_`
+        return Path(config_of_package(name))
     except FileNotFoundError:
-        configs = Path(get_installed_path(mmengine_config_utils.MODULE2PACKAGE[package])) / ".mim" / "configs"
+        configs = Path(get_installed_path(distribution_of(package))) / ".mim" / "configs"
         names = [p.relative_to(configs).as_posix() for p in configs.rglob("*.py")]
         near = difflib.get_close_matches(inner, names, n=1)
         hint = f"; did you mean {package}{PACKAGE}{near[0]}?" if near else ""

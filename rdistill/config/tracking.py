@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
+from rdistill._compat.wandb import import_whole
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, read_text, write_json
 from rdistill.core.redaction import secrets_in
@@ -166,9 +167,7 @@ def import_wandb(work_dir: Path) -> Any:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     before, tempfile.tempdir = tempfile.tempdir, str(folder)  # its folders for media and artifacts are made right now
     try:
-        importlib.import_module("wandb.sdk.data_types._private")
-        importlib.import_module("wandb.sdk.artifacts.artifact")
-        return importlib.import_module("wandb")
+        return import_whole()
     finally:
         tempfile.tempdir = before
 

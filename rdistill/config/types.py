@@ -17,6 +17,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
+from rdistill._compat.mmengine import config_dict, imported_names
 from rdistill.core.errors import UserError
 from rdistill.models import quiet_mmseg as _quiet_mmseg  # noqa: F401  makes mmseg's registries
 
@@ -31,12 +32,12 @@ def as_names(cfg: Config) -> Config:
     Raises:
         UserError: a ``type`` that is neither a name nor a class that can be imported again.
     """
-    if getattr(cfg, "_imported_names", None) or _holds_lazy(cfg._cfg_dict):
+    if imported_names(cfg) or _holds_lazy(config_dict(cfg)):
         cfg = Config(cfg.to_dict(), filename=cfg.filename)
-    for key, value in list(cfg._cfg_dict.items()):
+    for key, value in list(config_dict(cfg).items()):
         if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
-            cfg._cfg_dict.pop(key)  # what a config imported for its own use
-    replace_types_by_names(cfg._cfg_dict)
+            config_dict(cfg).pop(key)  # what a config imported for its own use
+    replace_types_by_names(config_dict(cfg))
     return cfg
 
 

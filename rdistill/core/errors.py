@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from rdistill._compat import texts
+
 LONGEST = 1000  # characters of a line; of a longer one the middle is left out
 
 
@@ -64,7 +66,7 @@ def blaming(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split()).split(" Please check whether")[0].strip("'\"")
+        text = texts.REGISTRY_ADVICE.pattern.sub("", " ".join(str(error).split())).strip("'\"")
         raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rdistill._compat import texts
 from rdistill.core.errors import RunError
 from rdistill.core.storage import StorageError
 
@@ -43,7 +44,7 @@ def explained(work_dir: Path, batch_size: int) -> Iterator[None]:
         where = error.filename or work_dir
         raise StorageError(f"{where}: {error.strerror}; {last_good(work_dir)}") from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+        if not texts.CPU_MEMORY.is_in(error):
             raise
         raise OutOfMemoryError(_memory("memory", batch_size, error)) from error
 

@@ -203,7 +203,7 @@ def lock_folder(folder: Path, by: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(file: Path) -> Iterator[None]:
+def lock_file(file: Path) -> Iterator[None]:
     """Waits until no other process is within the same context, and keeps the others out.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from rdistill._compat.mmengine import wanted_entries
 from rdistill.config.walk import kind_of, leaf_datasets
 from rdistill.core.errors import UserError
 from rdistill.data.reading import Loaders
@@ -130,13 +131,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
 def _entries(dataset: Any) -> list[dict[str, Any]]:
     """The files of a dataset, as its ``full_init`` would list them; that one fails where there are none."""
     dataset.data_list = dataset.load_data_list()
-    entries = list(dataset.filter_data())
-    wanted = dataset._indices
-    if wanted is None:
-        return entries
-    if isinstance(wanted, int):
-        return entries[:wanted] if wanted >= 0 else entries[wanted:]
-    return [entries[index] for index in wanted]
+    return wanted_entries(dataset, list(dataset.filter_data()))
 
 
 def _label_table(dataset: Any, label_map: Mapping[int, int], num_classes: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from rdistill._compat.torch import BatchNorm, has_pre_hooks, version_of
 from rdistill.config.teacher_spec import ForwardSpec
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import run_heads
@@ -97,7 +97,7 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
     def after_conv(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             calls[name] += 1
-            conv_outputs[id(output)] = name, output, output._version
+            conv_outputs[id(output)] = name, output, version_of(output)
 
         return hook
 
@@ -105,7 +105,7 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
         def hook(module: nn.Module, args: Any) -> None:
             calls[name] += 1
             conv, _, version = conv_outputs.get(id(args[0]), ("", None, -1))
-            if args[0]._version == version:  # else something, such as an in-place activation, came between
+            if version_of(args[0]) == version:  # else something, such as an in-place activation, came between
                 pairs.append(Pair(conv, name))
 
         return hook
@@ -116,7 +116,7 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
             pass
         elif _is_plain_conv(module):
             handles.append(module.register_forward_hook(after_conv(name)))
-        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+        elif isinstance(module, BatchNorm) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
     try:
         _logits(model, images)
@@ -128,14 +128,14 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
 
 def _is_plain_conv(module: nn.Module) -> bool:
     """Not a subclass that does something else with its weights, nor one whose weights a hook computes."""
-    return type(module) in (nn.Conv2d, MmcvConv2d) and not module._forward_pre_hooks
+    return type(module) in (nn.Conv2d, MmcvConv2d) and not has_pre_hooks(module)
 
 
 @torch.no_grad()
 def _fold(model: nn.Module, pair: Pair) -> Callable[[], None]:
     """Fuses one pair; returns what undoes it."""
     conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm)
     parent, _, child = pair.norm.rpartition(".")
     owner, weight, bias = model.get_submodule(parent), conv.weight, conv.bias
     conv.weight, conv.bias = fuse_conv_bn_weights(

@@ -17,6 +17,17 @@ import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rdistill._compat import texts
+from rdistill._compat.changed import LibraryChangedError
+from rdistill._compat.ray import (
+    ask_cluster,
+    autoscaler_limits,
+    bootstrap_address,
+    demands,
+    jobs_and_actors,
+    on_loopback,
+    start_options,
+)
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.logs import keep_worker_logs
 from rdistill.core.stopping import sigterm_kept
@@ -72,8 +83,7 @@ def connected(
     with folder_for_ray(scratch, say or _log.warning) as temp_dir:
         _start(
             address="local",
-            _temp_dir=str(temp_dir),
-            _node_ip_address="127.0.0.1",
+            **start_options(str(temp_dir)),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             **quiet,
@@ -93,44 +103,23 @@ def _start(**options: Any) -> None:
     """
     for attempt in range(STARTS):
         try:
-            with _on_loopback(), sigterm_kept():
+            with on_loopback(), sigterm_kept():
                 ray.init(**options)
             return
         except Exception as error:  # Ray raises plain ones for this
             ray.shutdown()
-            if "timed out during startup" not in str(error):
+            if not texts.RAY_STARTS_SLOWLY.is_in(error):
                 raise
             if attempt == STARTS - 1:
                 raise RunError("Ray did not start within 30 s, twice: the machine is too busy; try again") from None
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Has Ray take 127.0.0.1 as it stands, for every one of its ports.
-
-    Elsewhere it puts in the address by which other machines know this one, and listens on all interfaces; not where it
-    thinks that it cannot form clusters.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _require_answer(address: str) -> None:
     """Raises UserError where no cluster answers, or one that does not let us in: Ray tries again for minutes."""
     if "://" in address:
         return  # a kind of address that only Ray can look up
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
     try:
-        node = canonicalize_bootstrap_address_or_die(address)
+        node = bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
     host, _, port = node.rpartition(":")
@@ -140,11 +129,9 @@ def _require_answer(address: str) -> None:
         raise UserError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
     failure: list[BaseException | None] = []
 
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ray.init does the same
-
     def connect() -> None:
         try:
-            GcsClient(address=node).get_all_node_info(timeout=ANSWER_S)
+            ask_cluster(node, ANSWER_S)
             failure.append(None)
         except Exception as error:
             failure.append(error)
@@ -152,6 +139,8 @@ def _require_answer(address: str) -> None:
     attempt = threading.Thread(target=connect, daemon=True)  # it cannot be stopped where nothing ever answers
     attempt.start()
     attempt.join(ANSWER_S)
+    if failure and isinstance(failure[0], LibraryChangedError):
+        raise failure[0]
     if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
         raise UserError(
             f"--address {address}: the Ray cluster at {node} wants its token; set RAY_AUTH_MODE=token and "
@@ -172,7 +161,7 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
     needed = {kind: amount * workers for kind, amount in per_worker.items() if amount > 0}
     nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in needed}
-    growing = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    growing = autoscaler_limits()
     limit = {kind: max(have[kind], float(growing.get(kind, 0))) for kind in needed}
     lacking = [
         f"{amount:g} {kind} (the cluster has {limit[kind]:g})"
@@ -230,12 +219,7 @@ def _watch(per_worker: dict[str, float], what: str, tell: Callable[[str], None],
 
 def _demanded(per_worker: Mapping[str, float]) -> bool:
     """Whether the cluster has a request of this size, alone or in a group, that it has no room for."""
-    from ray.autoscaler.v2.sdk import get_cluster_status
-
-    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
-    waiting = [*demands.placement_group_demand, *demands.ray_task_actor_demand]
-    bundles = [by_count.bundle for demand in waiting for by_count in demand.bundles_by_count]
-    return any(all(bundle.get(kind) == amount for kind, amount in per_worker.items()) for bundle in bundles)
+    return any(all(bundle.get(kind) == amount for kind, amount in per_worker.items()) for bundle in demands())
 
 
 def shortage(per_worker: Mapping[str, float]) -> str:
@@ -251,12 +235,9 @@ def shortage(per_worker: Mapping[str, float]) -> str:
 
 def holders() -> list[str]:
     """Who is at work on the cluster: ``2 Cohort of `rdistill sweep coef.yaml` ``, most numerous first."""
-    programs = {job["JobID"]: job["Entrypoint"] for job in ray._private.state.jobs()}
-    count = Counter(
-        (actor["ActorClassName"], actor["JobID"])
-        for actor in ray._private.state.actors().values()
-        if actor["State"] == "ALIVE"
-    )
+    jobs, actors = jobs_and_actors()
+    programs = {job["JobID"]: job["Entrypoint"] for job in jobs}
+    count = Counter((actor["ActorClassName"], actor["JobID"]) for actor in actors if actor["State"] == "ALIVE")
     return [f"{n} {kind} of `{_short(programs.get(job, job))}`" for (kind, job), n in count.most_common(3)]
 
 
@@ -308,6 +289,5 @@ def gpus_in_cluster() -> float:
 
 def killed_for_memory(error: ray.exceptions.OutOfMemoryError) -> str:
     """What Ray's memory monitor did, in a line: its own text is a page, with the figures in front."""
-    figures = str(error).partition("Memory on the node")[2].partition("\n")[0].rpartition(") was ")[2]
-    used = figures.rpartition(" (")[0]  # 6.41GB used / 23.54GB limit
+    used = texts.RAY_MEMORY.read(error)  # 6.41GB used / 23.54GB limit
     return f"out of memory: Ray killed the process, its node had {used or 'too little left'}"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdistill.config.walk import kind_of
-from rdistill.core.errors import UserError
+from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import to_json
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
@@ -37,7 +37,7 @@ INPUT = "image"
 _EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
-class ExportError(RuntimeError):
+class ExportError(RunError):
     """The exported model does not do what the trained one does."""
 
 

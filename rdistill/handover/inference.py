@@ -21,6 +21,7 @@ from mmengine.model import revert_sync_batchnorm
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
+from rdistill._compat import texts
 from rdistill.config.walk import first_leaf, kind_of
 from rdistill.core.errors import UserError, blaming
 from rdistill.data.images import as_rgb, loading_steps, loads_bgr
@@ -148,7 +149,7 @@ def _file_problem(path: Path) -> str | None:
         pillow_reads = path.suffix.lower() in IMAGE_SUFFIXES and path.suffix.lower() not in TIFF_SUFFIXES
         return f"{path}: cannot be read as an image: is no {path.suffix[1:].upper()} file" if pillow_reads else None
     except Image.DecompressionBombError as error:
-        count = next((word for word in str(error).replace("(", " ").split() if word.isdigit()), "too many")
+        count = texts.PIXELS_CLAIMED.read(error) or "too many"
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"{path}: its header claims {count} pixels, more than {most}: not read; cut a real image into tiles"
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from rdistill._compat.torch import NormWithStatistics
 from rdistill.core.errors import UserError, did_you_mean
 
 
@@ -50,7 +50,7 @@ def _first_and_again(layer: nn.Module) -> tuple[AbstractContextManager[None], Ab
 
 @contextmanager
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
-    norms = [norm for norm in layer.modules() if isinstance(norm, _NormBase)]
+    norms = [norm for norm in layer.modules() if isinstance(norm, NormWithStatistics)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 import zipfile
 import zlib
@@ -17,6 +16,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
+from rdistill._compat import texts
+from rdistill._compat.numpy import pickled_functions
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
 
@@ -42,10 +43,9 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
             warnings.simplefilter("ignore")  # torch warns of kinds of tensors that are refused below
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
-        match = re.search(r"GLOBAL ([\w.]+)|: ([\w.]+) (?:was|is) not an allowed", str(error))
-        what = next((group for group in match.groups() if group), "objects") if match else "objects"
+        code = texts.UNSAFE_PICKLE.read(error) or "objects"
         raise UserError(
-            f"{path}: is damaged, or holds Python code ({what}) that loading would run; "
+            f"{path}: is damaged, or holds Python code ({code}) that loading would run; "
             f"if you trust where it comes from, pass --trust-checkpoint"
         ) from None
     except Exception as error:  # torch raises anything from EOFError to IndexError for a damaged file
@@ -249,19 +249,10 @@ def as_plain_data(value: Any) -> Any:
 
 
 def _mmengine_globals() -> list[Any]:
-    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories.
-
-    numpy 1 wrote its functions under ``numpy.core``, numpy 2 writes them under ``numpy._core``: the same two objects.
-    """
-    core = np._core if hasattr(np, "_core") else np.core
+    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories."""
     numpy_types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")]
-    numpy_functions = [
-        (getattr(core.multiarray, name), f"numpy.{module}.multiarray.{name}")
-        for name in ("scalar", "_reconstruct")
-        for module in ("core", "_core")
-    ]
     return [
-        slice, np.ndarray, np.dtype, *numpy_types, *numpy_functions,
+        slice, np.ndarray, np.dtype, *numpy_types, *pickled_functions(),
         HistoryBuffer, (_history_method, "builtins.getattr"),
     ]  # fmt: skip
 

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rdistill._compat.torch import version_of
 from rdistill.core.errors import UserError, did_you_mean
 
 Kind = Literal["output", "input", "method", "attribute", "parameter"]
@@ -229,7 +230,7 @@ class FeatureCapture:
             possible = torch.amp.is_autocast_available(device)  # the next call would raise on `meta`
             autocast = possible and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
             mode = (module.training, torch.is_grad_enabled(), autocast)
-            version = None if tensor.is_inference() else tensor._version
+            version = None if tensor.is_inference() else version_of(tensor)
         copied = version is None or self._written.get((feature.name, mode), True)
         self._kept[feature.name] = _Kept(value, tensor, version, tensor.clone() if copied else None, mode)
 
@@ -239,7 +240,7 @@ class FeatureCapture:
         if kept.version is None:
             assert kept.copy is not None
             return kept.copy
-        written = kept.tensor._version != kept.version
+        written = version_of(kept.tensor) != kept.version
         written_before = self._written.get((name, kept.mode))
         if written and kept.copy is None:
             raise UserError(

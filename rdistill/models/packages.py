@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from rdistill._compat import texts
+from rdistill.core.causes import causes_of
+
 
 @dataclass(frozen=True)
 class Package:
@@ -78,17 +81,12 @@ def absent_packages(section: Any) -> str:
 
 def absent_behind(error: BaseException) -> str:
     """The same of what an error, or one that led to it, speaks of: mmcv, mmseg and mmengine word it in many ways."""
-    chain: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in chain:
-        chain.append(following)
-        following = following.__cause__ or following.__context__
-    text = " ".join(f"{type(link).__name__} {link}" for link in chain)
+    text = " ".join(f"{type(link).__name__} {link}" for link in causes_of(error, also_context=True))
     needed: list[Package] = []
-    if any(word in text for word in ("mmcv._ext", "mmcv.ops", "Please install onedl-mmcv")):
+    if texts.NO_OPERATORS.is_in(text):
         needed.append(OPERATORS)
     for scope, packages in OF_SCOPE.items():
-        if any(word in text for word in (f"'{scope}'", f"import {scope}", f"{scope}.models", f"`{scope}")):
+        if texts.names_scope(scope).is_in(text):
             needed += packages
     return _sentence(dict.fromkeys(package for package in needed if not package.is_there()))
 

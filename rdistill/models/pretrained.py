@@ -22,17 +22,11 @@ import torch
 from mmengine.fileio import get_file_backend
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import (
-    _process_mmcls_checkpoint,
-    get_deprecated_model_names,
-    get_external_models,
-    get_mmcls_models,
-    get_torchvision_models,
-)
 from torch import nn
 
+from rdistill._compat.mmengine import deprecated_model_names, mmcls_weights, model_zoo
 from rdistill.core.errors import UserError, did_you_mean
-from rdistill.core.files import one_at_a_time
+from rdistill.core.files import lock_file
 from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
 from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
 
@@ -163,7 +157,7 @@ def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> dict[str, 
     weights = _load(file, trust=trust)
     weights = weights.get("state_dict", weights)
     if str(entry["checkpoint"]).startswith(MMCLS):
-        weights = _process_mmcls_checkpoint({"state_dict": weights})["state_dict"]
+        weights = mmcls_weights({"state_dict": weights})["state_dict"]
     prefix = f"{entry['prefix'].rstrip('.')}." if entry.get("prefix") else ""
     if not prefix:
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
@@ -216,7 +210,7 @@ def local_file(name: str, *, download: bool = True) -> Path | None:
 def _download(url: str, file: Path) -> None:
     """Fetches a file once: the other workers of this machine wait, and then find it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(file):
+    with lock_file(file):
         if not file.is_file():
             torch.hub.download_url_to_file(url, str(file), progress=False)
 
@@ -253,19 +247,19 @@ def _require_usable(entry: Mapping[str, Any], *, trust: bool) -> None:
 def _url_of(name: str) -> str:
     """The URL behind a name of a model zoo; any other name is returned as it is."""
     for schemes, models in (
-        (TORCHVISION, get_torchvision_models),
-        (OPENMMLAB, get_external_models),
-        (MMCLS, get_mmcls_models),
+        (TORCHVISION, "torchvision"),
+        (OPENMMLAB, "external"),
+        (MMCLS, "mmcls"),
     ):
         scheme = next((scheme for scheme in schemes if name.startswith(scheme)), None)
         if scheme is None:
             continue
         try:
-            model, urls = name.removeprefix(scheme), models()
+            model, urls = name.removeprefix(scheme), model_zoo(models)
         except ImportError as error:
             raise UserError(f"{name}: needs a package that is not installed: {error}") from None
         if schemes is OPENMMLAB:
-            model = get_deprecated_model_names().get(model, model)
+            model = deprecated_model_names().get(model, model)
         if model not in urls:
             raise UserError(f"{name}: there is no model of that name{did_you_mean(model, urls)}")
         url = str(urls[model])
@@ -290,7 +284,7 @@ def _load_named(name: str, map_location: Any = "cpu") -> dict[str, Any]:
     file = local_file(name)
     assert file is not None
     loaded = _load(file, map_location, trust=_trusted.get())
-    return _process_mmcls_checkpoint(loaded) if name.startswith(MMCLS) else loaded
+    return mmcls_weights(loaded) if name.startswith(MMCLS) else loaded
 
 
 def _load_from_storage(name: str, map_location: Any = "cpu") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
 from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
@@ -110,7 +111,9 @@ def _run_sweep_at(
     base = base.with_section("tracking", None)
     # The record goes through JSON, to be compared with what is read back.
     record = json.loads(
-        to_json({"sweep": spec.model_dump(exclude={"tracking"}), "config": base.cfg._cfg_dict.to_dict()}, default=str)
+        to_json(
+            {"sweep": spec.model_dump(exclude={"tracking"}), "config": config_dict(base.cfg).to_dict()}, default=str
+        )
     )
     if tracking.names and tracking.images:
         base = base.with_section("tracking", dict(images=tracking.images))

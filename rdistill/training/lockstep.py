@@ -29,6 +29,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from rdistill._compat.mmengine import instances
 from rdistill.config.load import TeacherSpec
 from rdistill.config.teacher_spec import FUSED
 from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
@@ -151,7 +152,7 @@ class Lane:
         self.timing.own += time.perf_counter() - self._since
         self._since = None
         self._random = _random_state()
-        tables = [manager._instance_dict for manager in (MMLogger, MessageHub)]
+        tables = [instances(manager) for manager in (MMLogger, MessageHub)]
         self._current = [(table, next(reversed(table))) for table in tables if table]
         if self.broken is not None:
             raise self.broken

@@ -14,6 +14,7 @@ from queue import Empty
 from typing import Any, TypedDict
 
 import ray
+import torch.distributed
 from mmengine.config import Config
 from ray.train import (
     ControllerError,
@@ -27,7 +28,10 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from rdistill._compat import texts
+from rdistill._compat.ray import group_did_not_start, health_check_failed
 from rdistill.config.load import LoadedConfig, import_custom_modules
+from rdistill.core.causes import causes_of
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.results import RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
@@ -50,6 +54,7 @@ MAX_FAILURES = 3  # losses of workers before the run fails
 HEALTH_CHECK_S = 0.5  # seconds between two looks at the workers; each report takes Ray's own 2 s otherwise
 ORDERS_S = 0.5  # seconds between two looks of the first worker at what the driver wants
 DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+PEERS = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
 PATIENCE_S = 20.0  # seconds that workers may take to start before a line says what they wait for
 
 
@@ -353,40 +358,25 @@ class _Relay(threading.Thread):
         self._events.shutdown()
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """An error and all that Ray has wrapped in it."""
-    seen: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        current = waiting.pop(0)
-        seen.append(current)
-        inner = list(getattr(current, "worker_failures", {}).values())
-        names = ("__cause__", "cause", "controller_failure", "_base_exc", "health_check_failure")
-        inner += [getattr(current, name, None) for name in names]
-        waiting += [error for error in inner if isinstance(error, BaseException) and error not in seen]
-    return seen
-
-
 def _users_own(error: BaseException) -> Exception | None:
     """The UserError or RunError of a worker, from within what Ray wrapped around it."""
-    return next((cause for cause in _causes(error) if isinstance(cause, (UserError, RunError))), None)
+    return next((cause for cause in causes_of(error) if isinstance(cause, (UserError, RunError))), None)
 
 
 def _died(error: BaseException) -> bool:
     """Whether a worker's process or node is gone, rather than that its code raised."""
-    return any(isinstance(cause, DIED) or "HealthCheck" in type(cause).__name__ for cause in _causes(error))
+    return any(isinstance(cause, (*DIED, *health_check_failed())) for cause in causes_of(error))
 
 
 def lost_rays_own(error: BaseException) -> bool:
     """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
-    starting = any("WorkerGroupStartup" in type(cause).__name__ for cause in _causes(error))
+    starting = any(isinstance(cause, group_did_not_start()) for cause in causes_of(error))
     return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
 def lost_its_peers(error: BaseException) -> bool:
     """Whether a worker only says that another one is gone. gloo does in many words, after the line of its source."""
-    texts = " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
-    return any(sign in texts for sign in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "Connection closed"))
+    return any(isinstance(cause, PEERS) or texts.PEER_GONE.is_in(cause) for cause in causes_of(error))
 
 
 def _fatal(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
@@ -397,15 +387,15 @@ def _fatal(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
     if any(_died(error) for error in worker_exceptions.values()):
         return None
     own_errors = [error for error in worker_exceptions.values() if not lost_its_peers(error)]
-    return _causes(own_errors[0])[-1] if own_errors else None  # type: ignore[return-value]
+    return causes_of(own_errors[0])[-1] if own_errors else None  # type: ignore[return-value]
 
 
 def _explained(error: Exception, per_worker: Mapping[str, float], resources: Resources) -> Exception:
     """What ``fit`` raised, as the user is to read it."""
     if (own := _users_own(error)) is not None:
         return own
-    causes = _causes(error)
-    if any("WorkerGroupStartup" in type(cause).__name__ for cause in causes):
+    causes = causes_of(error)
+    if any(isinstance(cause, group_did_not_start()) for cause in causes):
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
         return RunError(
             f"no place for {resources.fewest} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "
@@ -420,7 +410,7 @@ def _explained(error: Exception, per_worker: Mapping[str, float], resources: Res
 
 
 def _one_line(error: BaseException) -> str:
-    last = _causes(error)[-1]
+    last = causes_of(error)[-1]
     if isinstance(last, ray.exceptions.OutOfMemoryError):
         return killed_for_memory(last)
     lines = [line.strip() for line in str(last).splitlines() if line.strip()] or [type(error).__name__]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import read_config_file
 from rdistill.core.differences import differences, plain
 from rdistill.core.errors import UserError
@@ -72,8 +73,8 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         raise DamagedFileError(f"{error}: is damaged; {fix}") from None
     if "model" not in begun or "train_cfg" not in begun:
         raise DamagedFileError(f"{file}: is damaged (cut off after {file.stat().st_size} bytes); {fix}")
-    wanted = {**cfg._cfg_dict.to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
-    changes = differences(*_without_what_is_open(plain(begun._cfg_dict.to_dict()), plain(wanted)))
+    wanted = {**config_dict(cfg).to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
+    changes = differences(*_without_what_is_open(plain(config_dict(begun).to_dict()), plain(wanted)))
     changed = {key: line for key, line in changes.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
     if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:
         return

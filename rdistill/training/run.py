@@ -20,6 +20,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.checks.run import Report, add_data, check_run
 from rdistill.config.load import INIT_SEED, LoadedConfig, lookup
 from rdistill.core.errors import UserError
@@ -304,7 +305,7 @@ def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:
         if isinstance(node, (bool, int, float, str, tuple, list)):
             return node
     try:
-        return lookup(cfg._cfg_dict, key.lstrip("+"))
+        return lookup(config_dict(cfg), key.lstrip("+"))
     except KeyError:
         return None
 

@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from rdistill._compat.mmengine import amid_accumulation
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
@@ -97,7 +98,7 @@ def own_state(runner: Any) -> WorkerState:
     state: WorkerState = {"random": random_state(), "statistics": {}, "gradients": {}}
     if collectives.count() > 1:
         state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
-    if _amid_accumulation(runner.optim_wrapper):
+    if amid_accumulation(runner.optim_wrapper):
         named = unwrap(runner).named_parameters()
         state["gradients"] = {name: parameter.grad.cpu() for name, parameter in named if parameter.grad is not None}
     return state
@@ -130,12 +131,6 @@ def _statistics(runner: Any) -> dict[str, Tensor]:
             named = teacher.average.named_buffers()
             buffers |= {f"teacher.{index}.{name}": buffer for name, buffer in named if name.endswith(STATISTICS)}
     return buffers
-
-
-def _amid_accumulation(wrapper: Any) -> bool:
-    """Whether gradients of earlier batches wait for the next update."""
-    counts = getattr(wrapper, "_accumulative_counts", 1)
-    return counts > 1 and wrapper._inner_count % counts != 0
 
 
 def _mean_gradients(states: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,6 +18,16 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
+from rdistill._compat.mmengine import (
+    build_train_loop,
+    build_val_loop,
+    config_dict,
+    instances,
+    iterators_of,
+    loops_of,
+    set_loaders,
+)
+from rdistill._compat.torch import stop_data_workers
 from rdistill.checks.dry_run import finds_unused_parameters
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
@@ -103,7 +113,7 @@ class _QuickConfig(Config):
 
     @property
     def pretty_text(self) -> str:
-        return "".join(f"{key} = {literal(value)}\n" for key, value in self._cfg_dict.to_dict().items())
+        return "".join(f"{key} = {literal(value)}\n" for key, value in config_dict(self).to_dict().items())
 
 
 class _QuietRunner(Runner):
@@ -165,18 +175,18 @@ def build_runner(
         randomness=dict(seed=seed),
         experiment_name=name,
         # Activations: the Distiller checkpoints them itself.
-        cfg=_QuickConfig({**cfg._cfg_dict.to_dict(), "activation_checkpointing": None}),
+        cfg=_QuickConfig({**config_dict(cfg).to_dict(), "activation_checkpointing": None}),
         optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
         **built,
     )
     if lane is not None:
         with blaming("train_dataloader or val_dataloader"):
-            runner._train_dataloader, runner._val_dataloader = lane.loaders(cfg)
+            set_loaders(runner, *lane.loaders(cfg))
     # What Runner.train would build, built now: a mistake shows before the teacher is scored.
     with blaming("train_cfg or train_dataloader"):
-        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        build_train_loop(runner)
     with blaming("val_dataloader or val_evaluator"):
-        runner._val_loop = runner.build_val_loop(runner._val_loop)
+        build_val_loop(runner)
     runner.optim_wrapper = build_optimizer(cfg, distiller)
     if runner.param_schedulers is not None:
         with blaming("param_scheduler"):
@@ -186,15 +196,12 @@ def build_runner(
 
 def release(runner: Runner) -> None:
     """Stops the run's data workers, closes its log files and takes it out of mmengine's process-wide tables."""
-    for loop in (runner._train_loop, runner._val_loop):
-        # What holds an iterator: mmengine's endless one, and a loader whose workers persist.
-        for holder in (getattr(loop, "dataloader_iterator", None), getattr(loop, "dataloader", None)):
-            # Left to the garbage collector they live on after the run, and then take 5 s each to end.
-            if stop := getattr(getattr(holder, "_iterator", None), "_shutdown_workers", None):
-                stop()
+    for loop in loops_of(runner):
+        for iterator in iterators_of(loop):
+            stop_data_workers(iterator)
     for handler in runner.logger.handlers:
         handler.close()
     for manager in (MMLogger, MessageHub, Visualizer):
-        manager._instance_dict.pop(runner.experiment_name, None)
+        instances(manager).pop(runner.experiment_name, None)
     runner.visualizer.close()
-    type(runner.visualizer)._instance_dict.pop(runner.visualizer.instance_name, None)
+    instances(type(runner.visualizer)).pop(runner.visualizer.instance_name, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.plain_config import config_text, header, plain_config
 from rdistill.config.render import checked_source
 from rdistill.core.files import write_whole
@@ -50,6 +51,6 @@ def write_config(cfg: Config, path: Path, seed: int) -> None:
     Raises:
         UserError: mmengine would not read the same from it.
     """
-    plain = cfg._cfg_dict.to_dict()
+    plain = config_dict(cfg).to_dict()
     cfg = Config({**plain, "randomness": {**(plain.get("randomness") or {}), "seed": seed}})
     write_whole(path, checked_source(cfg))

@@ -20,8 +20,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from rdistill._compat.torch import BatchNorm
 from rdistill.checks.run import in_bytes
 from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.config.teacher_spec import FUSED, PLAIN, CacheSpec, ForwardSpec
@@ -327,7 +327,7 @@ def _bytes_an_image(teacher: Teacher, cfg: Config) -> int | str:
         if parse_feature(name, teacher.model).kind == "parameter":
             return f"a teacher's feature {name!r} is a parameter"
     for name, module in teacher.model.named_modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is None:
+        if isinstance(module, BatchNorm) and module.running_mean is None:
             return f"the teacher's {name} normalises over the whole batch"
     outputs = teacher(blank_image(teacher.model, training_size(cfg)))
     for name, value in outputs.items():

@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization.vis_backend import BaseVisBackend
 
+from rdistill._compat.mmengine import visual_backends
 from rdistill.config.tracking import (
     MLFLOW_URI,
     Tracking,
@@ -282,4 +283,4 @@ def _nearest(have: int, want: int) -> list[int]:
 
 
 def _trackers(runner: Any) -> list[TrackerBackend]:
-    return [backend for backend in runner.visualizer._vis_backends.values() if isinstance(backend, TrackerBackend)]
+    return [backend for backend in visual_backends(runner.visualizer) if isinstance(backend, TrackerBackend)]

@@ -14,6 +14,7 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from its own folder and from folders above its own in this list only. `config`
 # comes after `losses` because it checks their names and parameters, against a table without torch.
 FOLDERS = (
+    "_compat",
     "core",
     "distributed",
     "losses",

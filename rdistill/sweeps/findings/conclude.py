@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
+from rdistill.core.errors import RunError
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.logs import LOGS
 from rdistill.core.storage import WorkDir
@@ -28,7 +29,7 @@ from rdistill.sweeps.study.records import (
 from rdistill.training.model_card import hand_over_sweep
 
 
-class SweepFailedError(RuntimeError):
+class SweepFailedError(RunError):
     """No trial of a sweep came to a score."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import ray
 from mmengine.config import Config
 
+from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import import_custom_modules
 from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
@@ -82,5 +83,5 @@ def _score_teacher(study: Study) -> Scores:
     base, teacher = study.base.cfg, study.base.distillation.teachers[0]
     import_custom_modules(base)
     assert teacher.checkpoint is not None  # it does not follow the student
-    cfg = Config({**base._cfg_dict.to_dict(), "model": teacher.model})
+    cfg = Config({**config_dict(base).to_dict(), "model": teacher.model})
     return evaluate_checkpoint(cfg, teacher.checkpoint, split="test", trust_checkpoint=study.trust_checkpoint)

@@ -158,12 +158,12 @@ class SweepConsole:
         baselines = [
             baseline.best
             for baseline in self.rows.values()
-            if _alone(baseline.seen)
+            if baseline.seen.is_baseline
             and baseline.best
             and baseline.seen.seed == row.seen.seed
             and baseline.iteration >= row.iteration
         ]
-        if _alone(row.seen) or row.best is None or not baselines:
+        if row.seen.is_baseline or row.best is None or not baselines:
             return None
         return row.best - max(baselines)
 
@@ -306,11 +306,6 @@ class SweepConsole:
             parts = [f"best {best.seen.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
         parts += [f"{rate:.1f} trial-iter/s"] if rate is not None else []
         return [*parts, f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
-
-
-def _alone(trial: TrialSeen) -> bool:
-    """Whether it is a baseline, or repeats one."""
-    return (trial.of or trial.id).startswith("b")
 
 
 def _number(value: float | None) -> str:

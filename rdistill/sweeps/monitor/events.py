@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
+from rdistill.sweeps.study.records import trains_alone
 from rdistill.sweeps.trial.faults import MACHINE, cause_of, last_error
 from rdistill.sweeps.trial.trial import reason_of
 
@@ -23,6 +24,11 @@ class TrialSeen:
     values: Mapping[str, Any]  # config key -> value
     seed: int = 0
     of: str = ""  # the id of the trial that a confirmation run repeats
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it trains the student alone."""
+        return trains_alone(self.id, self.phase, self.of)
 
 
 class SweepListener(Protocol):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from rdistill._compat.ray import run_of_trial
 from rdistill.config.tracking import (
     MLFLOW_URI,
     Tracking,
@@ -323,11 +324,11 @@ class MlflowTracker:
         shown = _Shown(trial, Path())
         run_id = self.ids.ids.get(trial.id)
         if run_id is not None:
-            self.logger._trial_runs[shown] = run_id
+            run_of_trial(self.logger)[shown] = run_id
             self.client.update_run(run_id, status="RUNNING")
         self.logger.log_trial_start(shown)
         self.open[trial.id] = shown
-        self.ids.keep(trial.id, self.logger._trial_runs[shown])
+        self.ids.keep(trial.id, run_of_trial(self.logger)[shown])
 
     def log_validation(
         self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]

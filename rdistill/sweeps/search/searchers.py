@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rdistill.config.load import DistillSpec
 from rdistill.core.files import write_whole
 from rdistill.core.results import TrialConfig
-from rdistill.sweeps.study.records import BASELINE, SEARCHED, trial
+from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
 from rdistill.sweeps.study.spec import Dimension, SweepSpec
 
@@ -125,11 +125,19 @@ def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> Concurrenc
     """The baseline as configured, then the searches of the students alone and of the distilled ones, in turn."""
     features = feature_counts(distill)
     search, alone = spec.search, spec.baseline
-    arms = [_arm(SEARCHED, "t", spec.space, search.type, search.seed, spec.num_trials(features), spec, distill)]
+    arms = [_arm(SEARCHED, spec.space, search.type, search.seed, spec.num_trials(features), spec, distill)]
     if alone.search:
         seed = search.seed if alone.seed is None else alone.seed
         arms.append(
-            _arm(BASELINE, "b", alone.search, alone.type, seed, spec.num_baselines(features) - 1, spec, distill)
+            _arm(
+                BASELINE,
+                alone.search,
+                alone.type,
+                seed,
+                spec.num_baselines(features) - 1,
+                spec,
+                distill,
+            )
         )
     searcher = Arms([trial(BASELINE, BASELINE, spec.seed, {})], arms, spec.seed)
     # TPE learns from what is finished when it suggests: in batches, that does not depend on who was faster.
@@ -144,7 +152,6 @@ def of_list(trials: Sequence[TrialConfig], at_once: int) -> ConcurrencyLimiter:
 
 def _arm(
     phase: str,
-    prefix: str,
     dimensions: Mapping[str, Dimension],
     kind: str,
     seed: int,
@@ -164,7 +171,7 @@ def _arm(
         mode=modes[0] if single else modes,
         sampler=sampler(kind, seed, space),
     )
-    return Arm(phase, prefix, dimensions, searcher, trials)
+    return Arm(phase, PREFIX[phase], dimensions, searcher, trials)
 
 
 class SparingAsha(ASHAScheduler):

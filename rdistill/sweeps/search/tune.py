@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from rdistill._compat.ray import trials_of
 from rdistill.core.results import TrialConfig
 from rdistill.core.storage import StorageError, WorkDir, join, ray_storage
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
@@ -180,7 +181,7 @@ def _settle(work_dir: Path, results: tune.ResultGrid, complete: bool) -> None:
 
     Of a phase that was cut off, those without an error stay as they are: the most of them will go on.
     """
-    for trial in results._experiment_analysis.trials:
+    for trial in trials_of(results):
         folder = work_dir / TRIALS / _trial_name(trial)
         record = load_record(folder)
         if record is None or record.status != "running" or not trial.is_finished():

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from rdistill.core.results import ConfigValues, Scores, TrialConfig, TrialEntry
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
+PREFIX = {SEARCHED: "t", BASELINE: "b"}  # of the ids that a searcher gives; read back by `trains_alone`
 RECORD = "trial.json"
 PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
@@ -59,7 +61,7 @@ class TrialRecord:
     @property
     def is_baseline(self) -> bool:
         """Whether it trains the student alone."""
-        return self.configuration.startswith("b")
+        return trains_alone(self.id, self.phase, self.of)
 
     @property
     def best(self) -> TrialEntry:
@@ -82,6 +84,16 @@ class TrialRecord:
 def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> TrialConfig:
     """One trial as Tune has it in its config, and a record starts from."""
     return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
+
+
+def trains_alone(trial_id: str, phase: str, of: str) -> bool:
+    """Whether a trial is a baseline, as its phase says, or repeats one, as the id of the trial that it repeats says.
+
+    The oldest records have no phase: there the trial's own id says it.
+    """
+    if phase in (BASELINE, SEARCHED):
+        return phase == BASELINE
+    return re.fullmatch(rf"{BASELINE}|{PREFIX[BASELINE]}\d+", of or trial_id) is not None
 
 
 def load_record(folder: Path) -> TrialRecord | None:

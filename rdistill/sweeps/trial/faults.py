@@ -17,6 +17,8 @@ from ray import cloudpickle
 from ray import exceptions as ray_errors
 from ray.tune import Callback
 
+from rdistill._compat import texts
+from rdistill.core.causes import causes_of
 from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import lost_its_peers
@@ -29,9 +31,6 @@ PASSING = (
     errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 LITTLE = 2**20  # free bytes of a disk that is as good as full
-# What PyTorch and mmengine say in RuntimeErrors of no kind of their own.
-OF_THE_MACHINE = ("DataLoader worker", "killed by signal", "Connection closed by peer", "Connection reset by peer")
-OF_THE_DISK = ("PytorchStreamWriter failed", "inline_container", "No space left on device")
 LOST = (
     ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError,
     ray_errors.LocalRayletDiedError, ray_errors.ObjectLostError, ray_errors.OwnerDiedError,
@@ -50,7 +49,7 @@ def cause_of(error: BaseException, folder: Path) -> str:
         error: that a trial ended with.
         folder: where it was writing.
     """
-    chain = list(_chain(error))
+    chain = causes_of(error)
     if any(_is_storages(link, folder) for link in chain):
         return STORAGE
     return MACHINE if any(_is_machines(link) for link in chain) else OWN
@@ -62,10 +61,7 @@ def _is_storages(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     # torch.save does not say why it could not write.
-    text = str(error)
-    return any(sign in text for sign in OF_THE_DISK) and (
-        "No space left" in text or shutil.disk_usage(folder).free < LITTLE
-    )
+    return texts.NOT_WRITTEN.is_in(error) and (texts.DISK_FULL.is_in(error) or shutil.disk_usage(folder).free < LITTLE)
 
 
 def _is_machines(error: BaseException) -> bool:
@@ -73,21 +69,7 @@ def _is_machines(error: BaseException) -> bool:
         return error.errno in PASSING
     if isinstance(error, (*LOST, ConnectionError)) or lost_its_peers(error):
         return True
-    return any(text in str(error) for text in OF_THE_MACHINE)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those within it: what Ray Train's workers failed of, and what it was raised from."""
-    seen, todo = set(), [error]
-    while todo:
-        current = todo.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        failures = getattr(current, "worker_failures", None) or {}
-        inner = [*failures.values(), current.__cause__, getattr(current, "cause", None)]
-        todo += [each for each in inner if isinstance(each, BaseException)]
+    return texts.LOADER_DIED.is_in(error) or texts.CONNECTION_LOST.is_in(error)
 
 
 def last_error(trial: Any) -> BaseException | None:

@@ -15,8 +15,8 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import (
     LOCK,
     DamagedFileError,
+    lock_file,
     lock_folder,
-    one_at_a_time,
     own_folder,
     read_json,
     read_text,
@@ -203,16 +203,16 @@ def test_a_start_that_wrote_nothing_leaves_no_lock_behind(tmp_path: Path) -> Non
 WAITS = """
 import sys
 from pathlib import Path
-from rdistill.core.files import one_at_a_time
+from rdistill.core.files import lock_file
 print("waits", flush=True)
-with one_at_a_time(Path(sys.argv[1])):
+with lock_file(Path(sys.argv[1])):
     Path(sys.argv[1]).write_text("second")
 """
 
 
 def test_processes_that_fetch_one_file_wait_for_each_other(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
-    with one_at_a_time(file):
+    with lock_file(file):
         second = subprocess.Popen([sys.executable, "-c", WAITS, file], stdout=subprocess.PIPE, text=True)
         assert second.stdout is not None and second.stdout.readline() == "waits\n"
         time.sleep(0.5)
