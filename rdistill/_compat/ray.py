@@ -88,8 +88,9 @@ def jobs_and_actors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """
     import ray
 
-    state = private(PACKAGE, ray, "_private.state.state", "says who is at work on the cluster")
-    return list(state.jobs()), list(state.actors().values())
+    need = "says who is at work on the cluster"
+    jobs, actors = (private(PACKAGE, ray, f"_private.state.{name}", need)() for name in ("jobs", "actors"))
+    return list(jobs), list(actors.values())
 
 
 def demands() -> list[dict[str, float]]:
@@ -135,6 +136,12 @@ def trials_of(results: Any) -> list[Any]:
     return list(private(PACKAGE, results, "_experiment_analysis.trials", need))
 
 
+def is_at_its_end(asha: Any, result: Mapping[str, Any]) -> bool:
+    """Whether a result is the last that an ASHAScheduler waits for: it keeps neither argument under a public name."""
+    need = "lets trials at their last validation finish"
+    return bool(result[private(PACKAGE, asha, "_time_attr", need)] >= private(PACKAGE, asha, "_max_t", need))
+
+
 def run_of_trial(logger: Any) -> dict[Any, str]:
     """The table trial -> MLflow run of Ray's MLflowLoggerCallback: a resumed sweep goes on with its runs."""
     return private(PACKAGE, logger, "_trial_runs", "goes on with a trial's run of MLflow")
@@ -171,6 +178,6 @@ def errors_within(error: BaseException) -> list[BaseException]:
 
 __all__ = [
     "LibraryChangedError", "ask_cluster", "autoscaler_limits", "bootstrap_address", "demands", "errors_within",
-    "failures_of_actors_as", "group_did_not_start", "health_check_failed", "jobs_and_actors", "on_loopback",
-    "run_of_trial", "start_options", "trials_of",
+    "failures_of_actors_as", "group_did_not_start", "health_check_failed", "is_at_its_end", "jobs_and_actors",
+    "on_loopback", "run_of_trial", "start_options", "trials_of",
 ]  # fmt: skip

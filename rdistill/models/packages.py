@@ -7,10 +7,10 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from rdistill._compat import texts
+from rdistill._compat.mmcv import has_compiled_operators
 from rdistill.core.causes import causes_of
 
 
@@ -21,14 +21,6 @@ class Package:
     name: str
     install: str  # the command, as one types it
     is_there: Callable[[], bool]
-
-
-@cache
-def _has_compiled_operators() -> bool:
-    with suppress(Exception):  # built for another torch, it raises anything from ImportError to OSError
-        importlib.import_module("mmcv._ext")
-        return True
-    return False
 
 
 def _python(module: str, install: str | None = None, name: str | None = None) -> Package:
@@ -44,7 +36,7 @@ def _can_be_found(module: str) -> bool:
 OPERATORS = Package(
     "mmcv's compiled operators",
     "install torch first, then MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv",
-    _has_compiled_operators,
+    has_compiled_operators,
 )
 MMDET = _python("mmdet", "pip install onedl-mmdetection", "mmdetection")
 MMPRETRAIN = _python("mmpretrain", "pip install onedl-mmpretrain")

@@ -123,6 +123,99 @@ def test_no_module_takes_a_private_name_from_another() -> None:
     assert not taken
 
 
+# Private by its name, and documented: the one way to end a process without what it would still do.
+DOCUMENTED = {"os._exit"}
+# What is assigned to another module's attribute: `tempfile.tempdir` is documented to be set.
+MAY_BE_ASSIGNED = {"tempfile.tempdir"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def own_private_names() -> set[str]:
+    """Names with an underscore that rdistill itself defines, outside `_compat`, as functions, attributes or fields."""
+    names: set[str] = set()
+    for module, path in MODULES.items():
+        if folder_of(module) == "_compat":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if ast.unparse(node.value) in ("self", "cls"):
+                    names.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+    return names
+
+
+def names_of_others(tree: ast.AST) -> set[str]:
+    """Local names that stand for a package of others or something of one."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] != "rdistill":
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def privates_of_others(tree: ast.AST, own: set[str]) -> Iterator[str]:
+    """What a module touches of others that they do not document: line and name."""
+    foreign = names_of_others(tree)
+    for node in ast.walk(tree):
+        touched: list[str] = []
+        if isinstance(node, ast.Import):
+            touched = [alias.name for alias in node.names if any(map(is_private, alias.name.split(".")))]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] != "rdistill":
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            touched = [name for name in whole if any(map(is_private, name.split(".")))]
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if is_private(node.attr) and node.attr not in own and name not in DOCUMENTED:
+                touched = [name]
+            elif isinstance(node.ctx, ast.Store) and name.partition(".")[0] in foreign - {"self", "cls"}:
+                touched = [] if name in MAY_BE_ASSIGNED else [f"{name} = "]
+        elif isinstance(node, ast.Call):
+            words = [word.value for word in node.args[:2] if isinstance(word, ast.Constant)]
+            reached = ast.unparse(node.func).rpartition(".")[2] in (
+                "getattr", "hasattr", "setattr", "delattr", "import_module", "find_spec", "attrgetter",
+            )  # fmt: skip
+            if reached:
+                parts = [part for word in words if isinstance(word, str) for part in word.split(".")]
+                touched = [part for part in parts if is_private(part) and part not in own]
+            touched += [word.arg for word in node.keywords if word.arg and is_private(word.arg) and word.arg not in own]
+        yield from (f"{node.lineno}: {name}" for name in touched)  # type: ignore[attr-defined]
+
+
+def test_privates_of_other_packages_stand_in_compat_alone() -> None:
+    own, found = own_private_names(), []
+    for module, path in MODULES.items():
+        if folder_of(module) == "_compat":
+            continue
+        found += [f"{module}:{line}" for line in privates_of_others(ast.parse(path.read_text(encoding="utf-8")), own)]
+    assert not found, "give it a function in rdistill/_compat"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray._private.worker",
+        "from torch.nn.modules.batchnorm import _BatchNorm",
+        "import torch\ntorch.ones(1)._version",
+        "def f(cfg): return cfg._cfg_dict",
+        "import importlib\nimportlib.import_module('wandb.sdk.data_types._private')",
+        "def f(wrapper): return getattr(wrapper, '_inner_count', 0)",
+        "import ray\nray.init(_temp_dir='/tmp')",
+        "import mmengine.config\nmmengine.config.Config.dump = print",
+        "class Mine(Config):\n    def text(self): return self._cfg_dict",
+    ],
+)
+def test_a_private_of_another_package_is_seen(code: str) -> None:
+    assert list(privates_of_others(ast.parse(code), own_private_names()))
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     try:
         TopologicalSorter({module: needed_by(path) - {module, ""} for module, path in MODULES.items()}).prepare()

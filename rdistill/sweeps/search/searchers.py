@@ -15,6 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from rdistill._compat.ray import is_at_its_end
 from rdistill.config.load import DistillSpec
 from rdistill.core.files import write_whole
 from rdistill.core.results import TrialConfig
@@ -182,7 +183,7 @@ class SparingAsha(ASHAScheduler):
             return TrialScheduler.CONTINUE
         action = str(super().on_trial_result(tune_controller, trial, result))
         # A trial still has its student to write after its last validation; then it ends by itself.
-        return TrialScheduler.CONTINUE if result[self._time_attr] >= self._max_t else action
+        return TrialScheduler.CONTINUE if is_at_its_end(self, result) else action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if trial.config["id"] != BASELINE:
