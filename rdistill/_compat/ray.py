@@ -78,7 +78,8 @@ def autoscaler_limits() -> Mapping[str, float]:
     import ray
 
     need = "knows how far a cluster may grow"
-    return private(PACKAGE, ray, "_private.state.state.get_max_resources_from_cluster_config", need)() or {}
+    limits = private(PACKAGE, ray, "_private.state.state.get_max_resources_from_cluster_config", need)()
+    return dict(limits or {})
 
 
 def jobs_and_actors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -103,7 +104,7 @@ def demands() -> list[dict[str, float]]:
     sdk = private_module(PACKAGE, "ray.autoscaler.v2.sdk", "sees what waits for room")
     waiting = sdk.get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
     groups = [*waiting.placement_group_demand, *waiting.ray_task_actor_demand]
-    return [by_count.bundle for group in groups for by_count in group.bundles_by_count]
+    return [dict(by_count.bundle) for group in groups for by_count in group.bundles_by_count]
 
 
 @contextmanager

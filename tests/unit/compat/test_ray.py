@@ -67,7 +67,7 @@ def test_the_clusters_own_books() -> None:
     from ray.autoscaler.v2.schema import ClusterStatus, ResourceDemandSummary, ResourceRequestByCount
     from ray.autoscaler.v2.sdk import get_cluster_status
 
-    assert list(inspect.signature(get_cluster_status).parameters)[0] == "gcs_address"
+    assert next(iter(inspect.signature(get_cluster_status).parameters)) == "gcs_address"
     assert "resource_demands" in ClusterStatus.__dataclass_fields__
     assert {"placement_group_demand", "ray_task_actor_demand"} <= set(ResourceDemandSummary.__dataclass_fields__)
     assert "bundle" in ResourceRequestByCount.__dataclass_fields__
