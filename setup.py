@@ -48,6 +48,7 @@ setup(
         "tensorboard>=2.16",
         "tensorboardX>=2.6",
         "typer>=0.12,<1",
+        "typing-extensions>=4.8",
         "wandb>=0.18,<1",
     ],
     extras_require={
