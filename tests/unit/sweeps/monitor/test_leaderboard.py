@@ -1,0 +1,45 @@
+"""The leaderboard: best first, the difference to the baseline, and what a score says nothing about."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from rdistill.sweeps.monitor.leaderboard import print_leaderboard, short_key, text_of
+from rdistill.sweeps.study.records import TrialRecord
+
+TAU, WEIGHT = "distill.losses.logits.tau", "distill.losses.logits.weight"
+
+
+def record(name: str, values: dict[str, float], ious: dict[str, float], **options: str) -> TrialRecord:
+    entry = {"iter": 10, "seconds": 1.0, "mIoU": sum(ious.values()) / len(ious), "IoU": ious}
+    return TrialRecord(name, values, 0, history=[entry], **{"status": "finished", **options})
+
+
+def test_rows_in_the_given_order() -> None:
+    out = io.StringIO()
+    order = [
+        record("t2", {TAU: 4.0, WEIGHT: 0.5}, {"background": 90.0, "disc": 70.0}),
+        record("baseline", {}, {"background": 98.0, "disc": 0.0}),
+        TrialRecord("t1", {TAU: 1.0}, 0, status="failed", reason="diverged"),
+    ]
+    print_leaderboard(Console(file=out, width=120), order, {"t2": 31.0, "t1": None})
+    lines = out.getvalue().splitlines()
+    words = [line.split() for line in lines]
+    rows = {row[0]: row[1:] for row in words if row and row[0] in ("t2", "baseline", "t1")}
+    assert list(rows) == ["t2", "baseline", "t1"]
+    assert rows["t2"] == ["4", "0.5", "80.00", "+31.00", "70.00"]
+    assert rows["baseline"] == ["49.00", "0.00", "1", "class"]
+    assert rows["t1"] == ["1", "failed", "diverged"]
+    assert lines[-1].startswith("1 class   never left the state")
+
+
+def test_a_key_is_as_short_as_tells_it_apart() -> None:
+    keys = ["a.b.tau", "a.c.tau", "a.weight"]
+    assert [short_key(key, keys) for key in keys] == ["b.tau", "c.tau", "weight"]
+
+
+def test_values_as_text() -> None:
+    loss = {"type": "KL", "tau": 2.0}
+    assert [text_of(value) for value in (None, 0.123456, (1, 2), loss, 7)] == ["", "0.1235", "[1, 2]", "KL tau=2", "7"]
