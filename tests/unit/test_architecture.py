@@ -266,6 +266,7 @@ TESTED_IN = {
     "config.schedules": "unit/config/test_parts.py", "config.sections": "unit/config/test_parts.py",
     "config.shortcuts": "unit/config/test_load.py", "config.teacher_spec": "unit/distill/test_teacher_forward.py",
     "config.types": "unit/config/test_parts.py", "config.walk": "unit/config/test_parts.py",
+    "core.results": "unit/training/test_run.py",  # nothing but types
     "core.logs": "unit/distributed/test_ray_folder.py",
     "data.fundus": "unit/data/test_synthetic.py", "data.reading": "unit/data/test_images.py",
     "data.splits": "unit/data/test_layouts.py",

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from rdistill.config.load import RunConfig, lookup, parse_assignments, with_overrides
+from rdistill.config.load import LoadedConfig, lookup, parse_assignments, with_overrides
 from rdistill.config.render import assignment, config_source
 from rdistill.config.shortcuts import parse_size
 from rdistill.core.errors import UserError
@@ -156,7 +156,7 @@ dimension = st.one_of(
 def test_what_a_searcher_suggests_is_one_of_the_values(base: Config, space: dict[str, Any], kind: str) -> None:
     """Decoded to the very value and type of the sweep file, lists and booleans included."""
     spec = parse_sweep({"config": "c.py", "space": space, "search": {"type": kind, "num_trials": 2}}, "test")
-    optunas = distributions(spec.space, RunConfig.of(base).distill)
+    optunas = distributions(spec.space, LoadedConfig.of(base).distill)
     for trial in _trials(kind, optunas, 2):
         for key, value in decode(trial, spec.space).items():
             asked = space[key]
@@ -170,7 +170,7 @@ def test_what_a_searcher_suggests_is_one_of_the_values(base: Config, space: dict
 @given(space=st.dictionaries(names, dimension, min_size=1, max_size=2))
 def test_a_grid_visits_every_point_once(base: Config, space: dict[str, Any]) -> None:
     spec = parse_sweep({"config": "c.py", "space": space, "search": {"type": "grid"}}, "test")
-    optunas = distributions(spec.space, RunConfig.of(base).distill)
+    optunas = distributions(spec.space, LoadedConfig.of(base).distill)
     points = 1
     for each in space.values():
         points *= len(each["values"]) if each["type"] == "choice" else each["high"] - each["low"] + 1

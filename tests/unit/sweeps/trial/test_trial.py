@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from rdistill.config.load import RunConfig, load_config
+from rdistill.config.load import LoadedConfig, load_config
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.records import TrialRecord, load_record
 from rdistill.sweeps.study.spec import parse_sweep
@@ -25,13 +25,13 @@ TRIAL = {"id": "t0001", "values": {LR: 0.1}, "seed": 3}
 def study(tiny: Tiny, tmp_path: Path) -> Study:
     space = {LR: {"type": "choice", "values": [0.1]}}
     spec = parse_sweep({"config": "distill.py", "space": space, "search": {"type": "grid"}}, "test")
-    return Study(RunConfig.of(tiny.load("distill")), spec, str(tmp_path), [{"mIoU": 80.0}], False)
+    return Study(LoadedConfig.of(tiny.load("distill")), spec, str(tmp_path), [{"mIoU": 80.0}], False)
 
 
 def training(first: int, scores: dict[int, float]) -> Callable[..., dict[str, Any]]:
     """What stands for training: tells its listener of losses and scores by iteration, from a checkpoint on."""
 
-    def train(cfg: Any, folder: Path, *, listener: RunListener, **options: Any) -> dict[str, Any]:
+    def train(cfg: Any, folder: Path, options: Any, listener: RunListener) -> dict[str, Any]:
         listener.training_started(first_iteration=first, last_iteration=6, facts={"effective": {LR: 0.1}})
         for iteration, value in scores.items():
             listener.stepped(iteration, {"loss": 1.0 / iteration})
