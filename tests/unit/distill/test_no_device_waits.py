@@ -106,7 +106,7 @@ def test_a_step_of_a_cohort(tiny: Tiny, batch: dict[str, Any]) -> None:
     shared.begin_batch(shared=True)
     for distiller in distillers:
         step(on_meta(distiller), batch)
-    assert len(shared._askers) == 1 and [len(lanes) for lanes in shared._askers.values()] == [2]
+    assert len(shared._users) == 1 and [len(lanes) for lanes in shared._users.values()] == [2]
     shared.end_batch()
 
 
