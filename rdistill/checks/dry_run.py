@@ -27,7 +27,7 @@ from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.packages import absent_behind, absent_packages
 from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
-from rdistill.models.segmentor import input_channels, logit_names, run_heads
+from rdistill.models.segmentor import input_channels, labels_of, logit_names, run_heads
 from rdistill.models.shapes import probe_features
 
 NAMED = 3  # parameters named in one problem
@@ -167,7 +167,7 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
         features = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
         teacher_side = distiller._teachers_side(route, captured.teachers)
         last = teacher_side if isinstance(teacher_side, Tensor) else teacher_side[-1]
-        term = build_term(name, spec.losses[name], (features[-1].shape[1], last.shape[1]), distiller.student)
+        term = build_term(name, spec.losses[name], (features[-1].shape[1], last.shape[1]), labels_of(distiller.student))
         raw = term.to(features[0].device)(single_or_list(features), teacher_side, captured.label_nhw)
         if not torch.isfinite(raw):
             return [f"{where}: is not finite on the first training images"]

@@ -36,6 +36,7 @@ from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import (
     build_segmentor,
     decode_heads,
+    labels_of,
     logit_channels,
     logit_names,
     num_classes,
@@ -396,6 +397,7 @@ def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: li
 def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
     """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
     problems: list[str] = []
+    labels = labels_of(student)
     student_heads, teacher_heads = (
         logit_names(student, training=True),
         [logit_names(teacher, training=False) for teacher in teachers],
@@ -405,7 +407,7 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
             route = make_route(name, loss, spec, student_heads, teacher_heads)
-            build_term(name, loss, channels_of_logits(name, route, student, teachers), student)
+            build_term(name, loss, channels_of_logits(name, route, student, teachers), labels)
         except UserError as error:
             problems += error.problems
     return problems

@@ -43,9 +43,9 @@ def unused_files(split: Split, used: Container[str]) -> list[str]:
 
 def files_in_use(splits: Sequence[Split]) -> set[str]:
     """The images and masks of some datasets."""
-    keys = ("img_path", "seg_map_path")
     entries = (entry for split in splits for entry in split.entries)
-    return {os.path.normpath(entry[key]) for entry in entries for key in keys if entry.get(key)}
+    paths = (path for entry in entries for path in (entry.get("img_path"), entry.get("seg_map_path")))
+    return {os.path.normpath(path) for path in paths if path}
 
 
 def _other_suffixes(split: Split, folders: Folders, images: list[Path]) -> str:

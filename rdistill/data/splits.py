@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
@@ -31,12 +31,19 @@ KNOWN_LAYOUTS = {
 }
 
 
+class SampleFiles(TypedDict, total=False):
+    """The files of a sample, in mmseg's words; it has more keys for its own use."""
+
+    img_path: str
+    seg_map_path: str | None  # absent where there are no masks
+
+
 @dataclass(frozen=True)
 class Split:
     """The files of one dataset, and how mmseg will read them."""
 
     name: str  # 'train', 'val' or 'test'
-    entries: list[dict[str, Any]]  # mmseg's: img_path, seg_map_path
+    entries: list[SampleFiles]
     classes: tuple[str, ...] = ()
     table: np.ndarray | None = None  # value in a mask's file, 0 to 255 -> class, IGNORED or OUTSIDE; None: not known
     reduce_zero_label: bool = False  # mmseg's: label 0 is ignored, 1 is class 0
@@ -128,7 +135,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
     )
 
 
-def _entries(dataset: Any) -> list[dict[str, Any]]:
+def _entries(dataset: Any) -> list[SampleFiles]:
     """The files of a dataset, as its ``full_init`` would list them; that one fails where there are none."""
     dataset.data_list = dataset.load_data_list()
     return wanted_entries(dataset, list(dataset.filter_data()))

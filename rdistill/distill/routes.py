@@ -15,11 +15,11 @@ from rdistill.distill.teacher import Teacher
 from rdistill.losses.modules import Term
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import (
+    Labels,
     blank_image,
-    ignore_index,
+    labels_of,
     logit_channels,
     logit_names,
-    num_classes,
     run_heads,
     training_outputs,
 )
@@ -133,17 +133,18 @@ def single_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
 
 def build_terms(spec: DistillSpec, channels: Mapping[str, tuple[int, int]], student: nn.Module) -> dict[str, Term]:
     """The term of each loss, by the loss's name; ``channels`` as :func:`probe_channels` gives them."""
-    return {name: build_term(name, loss, channels[name], student) for name, loss in spec.losses.items()}
+    labels = labels_of(student)
+    return {name: build_term(name, loss, channels[name], labels) for name, loss in spec.losses.items()}
 
 
-def build_term(name: str, loss: LossSpec, channels: tuple[int, int], student: nn.Module) -> Term:
+def build_term(name: str, loss: LossSpec, channels: tuple[int, int], labels: Labels) -> Term:
     try:
         return Term(
             loss.type,
             student_channels=channels[0],
             teacher_channels=channels[1],
-            num_classes=num_classes(student),
-            ignore_index=ignore_index(student),
+            num_classes=labels.num_classes,
+            ignore_index=labels.ignore_index,
             on_logits=loss.pair is None,
             params=loss.params,
         )

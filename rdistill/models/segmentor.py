@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -177,6 +178,19 @@ def num_classes(model: nn.Module, head: str = "") -> int:
 def ignore_index(model: nn.Module) -> int:
     """The label that counts nowhere, as the model's own loss has it."""
     return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a model's ground truth holds."""
+
+    num_classes: int
+    ignore_index: int
+
+
+def labels_of(model: nn.Module) -> Labels:
+    """As :func:`num_classes` and :func:`ignore_index`, of the main head."""
+    return Labels(num_classes(model), ignore_index(model))
 
 
 def input_channels(model: nn.Module) -> int:
