@@ -33,7 +33,7 @@ setup(
         "greenlet>=3.1",
         "jinja2>=3.1",
         "numpy>=2,<3",
-        "opencv-python>=4.9",  # what mmcv asks for: another opencv beside it would share its folder
+        "opencv-python>=4.10",  # what mmcv asks for: another opencv beside it would share its folder
         "optuna>=5.0",
         "pandas>=2.2",
         "pillow>=10.3",
@@ -47,7 +47,7 @@ setup(
         "scipy>=1.12",
         "tensorboard>=2.16",
         "tensorboardX>=2.6",
-        "typer>=0.12,<1",
+        "typer>=0.16,<1",
         "typing-extensions>=4.8",
         "wandb>=0.18,<1",
     ],
