@@ -6,7 +6,7 @@ is imported when it is called, so that ``import rdistill`` takes no time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -348,6 +348,77 @@ def sweep(
         console=_console(console, quiet),
     )
     return SweepResult(_where(work_dir), tuple(trials))
+
+
+def headroom(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    *,
+    iters: int | None = None,
+    seeds: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    stop: StopRequest | None = None,
+    trust_checkpoint: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
+    data_root: str | Path | None = None,
+    size: int | str | None = None,
+    batch_size: int | None = None,
+    num_data_workers: int | None = None,
+    teacher_checkpoint: str | Path | None = None,
+    label_map: str | Mapping[int, int] | None = None,
+) -> dict[str, Any]:
+    """Says how much a config with a ``distill`` section has to gain, by a few short trainings in one cohort.
+
+    Args:
+        config: a config file or an mmengine ``Config``; see :func:`load_config`.
+        work_dir: written to: ``headroom.json``, and a folder a training. By default ``work_dirs/headroom/`` and the
+            config's name.
+        iters: of the short trainings, and twice that of the longer ones; by default a quarter of the config's.
+        seeds: of the trainings, at least two; by default 0 and 1.
+        resume: continue what is in ``work_dir``.
+        overrides, stop, trust_checkpoint, quiet, console: as for :func:`train`.
+        data_root, size, batch_size, num_data_workers, teacher_checkpoint, label_map: as for :func:`load_config`.
+
+    Returns:
+        What ``headroom.json`` holds: ``recommendation``, ``binds``, ``gap`` to the teacher at both lengths,
+        ``effects``, ``spread``, ``seeds_needed``, ``plan`` (seconds and hours), ``arms``; see docs/headroom.md.
+
+    Raises:
+        UserError: a mistake in the config, the data or the options, found before the first iteration.
+    """
+    keep_to_the_work_dir()
+    from rdistill.sweeps.headroom.run import run_headroom
+    from rdistill.sweeps.headroom.show import show_headroom
+
+    console = _console(console, quiet)
+    cfg = load_config(
+        config,
+        overrides,
+        data_root=data_root,
+        size=size,
+        batch_size=batch_size,
+        num_data_workers=num_data_workers,
+        teacher_checkpoint=teacher_checkpoint,
+        label_map=label_map,
+    )
+    name = _name(config, work_dir)
+    work_dir = _where(work_dir or Path("work_dirs") / "headroom" / Path(name).stem)
+    require_work_dir(work_dir)
+    _say(console, f"{name} -> {work_dir}")
+    found = run_headroom(
+        cfg,
+        work_dir,
+        iterations=iters,
+        seeds=seeds,
+        resume=resume,
+        trust_checkpoint=trust_checkpoint,
+        stop=stop,
+        say=lambda line: _say(console, line),
+    )
+    show_headroom(console, found)
+    return found
 
 
 def load_results(work_dir: str | Path) -> pandas.DataFrame:

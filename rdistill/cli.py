@@ -21,8 +21,10 @@ from rdistill.core.errors import RunError, UserError, printable, problem_of_path
 from rdistill.core.files import to_json
 from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
 from rdistill.core.storage import is_uri
+from rdistill.core.validation import LARGEST_SEED
 from rdistill.core.work_dir import require_work_dir
 from rdistill.flags import (
+    BatchSize,
     DataRoot,
     LabelMap,
     LoadFlags,
@@ -31,6 +33,7 @@ from rdistill.flags import (
     Set_,
     Size,
     SweepFlags,
+    TeacherCheckpoint,
     TrustCheckpoint,
     with_flags,
 )  # fmt: skip
@@ -227,6 +230,70 @@ def sweep(
     elif quiet:
         print(f"best {result.best.id}: mIoU {result.best.best['mIoU']:.2f}: {result.work_dir}/best.pth")
         print(f"verdict {result.summary['verdict']}")
+
+
+@app.command()
+def headroom(
+    config: Config_,
+    work_dir: WorkDir = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,...", help="Of the trainings, at least two; by default 0,1.")
+    ] = None,
+    iters: Annotated[
+        int | None, typer.Option(help="Iterations of the short trainings; by default a quarter of the config's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --work-dir.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    set_: Set_ = None,
+    data_root: DataRoot = None,
+    size: Size = None,
+    batch_size: BatchSize = None,
+    num_data_workers: NumDataWorkers = None,
+    teacher_checkpoint: TeacherCheckpoint = None,
+    label_map: LabelMap = None,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Say how much a `distill` config has to gain, before hours are spent on a sweep.
+
+    Short trainings of the student alone, twice as long, with half of the labels, with the teacher's classes as labels,
+    and distilled as configured: what binds, how many seeds a sweep needs, what it costs, and what to do first.
+    """
+    from rdistill import api
+    from rdistill.config.load import parse_assignments
+
+    with on_signals() as stop, _resumable(stop):
+        found = api.headroom(
+            config,
+            work_dir,
+            iters=iters,
+            seeds=_seed_list(seeds),
+            overrides=parse_assignments(set_ or []),
+            resume=resume,
+            stop=stop,
+            trust_checkpoint=trust_checkpoint,
+            quiet=quiet or as_json,
+            data_root=data_root,
+            size=size,
+            batch_size=batch_size,
+            num_data_workers=num_data_workers,
+            teacher_checkpoint=teacher_checkpoint,
+            label_map=label_map,
+        )
+    if as_json:
+        print(to_json(found))
+    elif quiet:
+        print(found["recommendation"])
+
+
+def _seed_list(text: str | None) -> list[int] | None:
+    """``'0,1,2'`` -> ``[0, 1, 2]``."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and int(part) <= LARGEST_SEED for part in parts):
+        raise UserError(f"--seeds: must be whole numbers from 0 to {LARGEST_SEED} with commas between, got {text!r}")
+    return [int(part) for part in parts]
 
 
 @app.command()

@@ -26,6 +26,10 @@ Set_ = Annotated[
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")]
 Size = Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step, over all workers together.")]
+TeacherCheckpoint = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
+]
 NumDataWorkers = Annotated[
     int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
 ]
@@ -68,12 +72,10 @@ class LoadFlags(Flags):
     iters: Annotated[
         int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")
     ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all workers together.")] = None
+    batch_size: BatchSize = None
     val_interval: Annotated[int | None, typer.Option(help="Iterations between validations.")] = None
     num_data_workers: NumDataWorkers = None
-    teacher_checkpoint: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
-    ] = None
+    teacher_checkpoint: TeacherCheckpoint = None
     label_map: LabelMap = None
     trust_checkpoint: TrustCheckpoint = False
 

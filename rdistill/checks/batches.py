@@ -69,9 +69,12 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
     try:
         with warnings.catch_warnings(), random_state_of(SEED):
             warnings.simplefilter("ignore")
-            items = _items(cfg[key].dataset, files)
+            found = _items(cfg[key].dataset, files)
     except Exception as error:  # a dataset's and its pipeline's own code
         return [f"{key}.dataset: the pipeline fails on {_names(files)}: {_one_line(error)}"]
+    files, items = list(found), list(found.values())
+    if len(items) < 2:
+        return []
     try:
         preprocessor = MODELS.build(copy.deepcopy(cfg.model.data_preprocessor))
         with random_state_of(SEED):
@@ -90,8 +93,8 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
     return []
 
 
-def _items(dataset: ConfigDict, files: list[str]) -> list[dict[str, Any]]:
-    """The wanted images of a dataset, each through its whole pipeline."""
+def _items(dataset: ConfigDict, files: list[str]) -> dict[str, dict[str, Any]]:
+    """The wanted images of a dataset, each through its whole pipeline; without those that a subset leaves out."""
     init_default_scope("mmseg")
     plain = ConfigDict(copy.deepcopy(dataset.to_dict()))
     if kind_of(plain) == "StreamDataset":
@@ -104,7 +107,7 @@ def _items(dataset: ConfigDict, files: list[str]) -> list[dict[str, Any]]:
         path = built.get_data_info(index)["img_path"]
         if path in files:
             places.setdefault(path, index)
-    return [built[places[file]] for file in files]
+    return {file: built[places[file]] for file in files if file in places}
 
 
 def _names(files: list[str]) -> str:

@@ -142,16 +142,24 @@ class LossSpec(BaseModel):
         return LOSSES[self.type].default_weight("logits" if self.pair is None else "features")
 
 
+class DiagnoseSpec(Section):
+    """Figures at each validation that say why a distillation gains or does not; training stays what it is."""
+
+    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # of training images, and as many validation images; 0: off
+
+
 class DistillSpec(Section):
     """The ``distill`` section: total loss = task_weight x the student's own + sum of weight x loss."""
 
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
-    losses: dict[str, LossSpec] = Field(min_length=1)
+    losses: dict[str, LossSpec]  # at least one, unless `labels` are the teacher's
+    labels: Literal["data", "teacher"] = "data"  # 'teacher': its class of each pixel in place of the mask's
     task_weight: Number = Field(default=1.0, ge=0)
     cache: CacheSpec = (
         CacheSpec()
     )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+    diagnose: DiagnoseSpec | None = None  # None: off, but for the confirmation runs of a sweep
 
     def teacher(self, index: int) -> TeacherSpec:
         """A teacher with what it shares with the others filled in."""
@@ -166,6 +174,10 @@ class DistillSpec(Section):
     def problems(self) -> list[str]:
         """What one field alone cannot show: loss types and parameters, indices into the lists."""
         problems = []
+        if not self.losses and self.labels == "data":
+            problems.append("distill.losses: must have at least 1 entry, got 0")
+        if self.labels == "teacher" and any(teacher.ema_decay is not None for teacher in self.teachers):
+            problems.append("distill.labels: 'teacher' needs teachers with a checkpoint, and one follows the student")
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
             if loss.type not in LOSSES:
@@ -236,6 +248,14 @@ class LoadedConfig:
         else:
             cfg[name] = value
         return LoadedConfig(cfg, self.distill)
+
+    def with_diagnosis(self) -> LoadedConfig:
+        """Measures at each validation why the distillation gains or does not, unless the config decides that itself."""
+        if self.distill is None or self.distill.diagnose is not None:
+            return self
+        cfg = copy.deepcopy(self.cfg)
+        cfg.distill.diagnose = {}
+        return LoadedConfig(cfg, self.distill.model_copy(update={"diagnose": DiagnoseSpec()}))
 
     def without_distillation(self) -> LoadedConfig:
         """Trains the student alone: the baseline."""

@@ -17,6 +17,7 @@ class Scores(TypedDict, total=False):
     aAcc: float
     mAcc: float
     IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
+    diagnosis: dict[str, Any]  # of a diagnosed run's validation; see rdistill.training.diagnosis
 
 
 class Validation(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,6 +201,48 @@ class StreamDataset(Dataset):
         draw, index = key
         with random_state_of(self.seed, draw):
             return self.dataset[index]
+
+
+@DATASETS.register_module()
+class SubsetDataset(Dataset):
+    """A part of another dataset, chosen by chance: what training on fewer labels would see.
+
+    Args:
+        dataset: an mmseg dataset, or the config of one.
+        share: of its samples, above 0 and at most 1; one is kept at least.
+        seed: the same one keeps the same samples; of two shares, the smaller one's are among the larger one's.
+    """
+
+    def __init__(self, dataset: Any, share: float, seed: int = 0) -> None:
+        if not 0 < share <= 1:
+            raise UserError(f"SubsetDataset.share: must be above 0 and at most 1, got {share}")
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.share, self.seed = share, seed
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        if hasattr(self.dataset, "full_init"):
+            self.dataset.full_init()
+
+    @functools.cached_property
+    def indices(self) -> list[int]:
+        """Which samples of the dataset are kept, in its order."""
+        order = np.random.default_rng(np.random.SeedSequence([self.seed, len(self.dataset)])).permutation(
+            len(self.dataset)
+        )
+        return sorted(int(index) for index in order[: max(1, int(len(order) * self.share))])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        return self.dataset.get_data_info(self.indices[index])  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.indices[index]]
 
 
 @contextmanager

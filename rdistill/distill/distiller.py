@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
@@ -25,12 +26,20 @@ from rdistill.distill.routes import (
 )
 from rdistill.distill.teacher import EmaTeacher, Teacher, load_teacher_model, mean_logits
 from rdistill.distributed import collectives
+from rdistill.losses.functional import with_logit_channels
 from rdistill.losses.modules import Term
 from rdistill.models import checkpoint
 from rdistill.models.activation_checkpointing import checkpoint_activations
 from rdistill.models.features import FeatureCapture, as_maps, parse_feature
 from rdistill.models.pretrained import weights_alone
-from rdistill.models.segmentor import build_segmentor, input_channels, training_size
+from rdistill.models.segmentor import (
+    build_segmentor,
+    ignore_index,
+    input_channels,
+    logit_names,
+    num_classes,
+    training_size,
+)
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
@@ -48,6 +57,7 @@ class Distiller(BaseModel):
         routes: name -> what the term of that name compares.
         task_weight: factor on the student's own losses.
         trust_checkpoint: lets files that the student's ``init_cfg`` names run code when they are loaded.
+        labels_by: each teacher's main head, where their class of each pixel takes the place of the mask's label.
 
     Attributes:
         factors: name -> the schedule's factor on that term's weight at this iteration.
@@ -63,6 +73,7 @@ class Distiller(BaseModel):
         routes: Mapping[str, Route] | None = None,
         task_weight: float = 1.0,
         trust_checkpoint: bool = False,
+        labels_by: Sequence[str] = (),
     ) -> None:
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
@@ -73,6 +84,7 @@ class Distiller(BaseModel):
         self.factors = dict.fromkeys(self.routes, 1.0)
         self.trust_checkpoint = trust_checkpoint
         self.measure_accuracy = True
+        self.labels_by = tuple(labels_by)
         self.start: checkpoint.MatchingWeights | None = None
         self.capture = FeatureCapture(student, unique_names(route.student_features for route in self.routes.values()))
 
@@ -97,6 +109,14 @@ class Distiller(BaseModel):
             data_samples: mmseg's, with ground truth.
         """
         teacher_outputs = [teacher(inputs_nchw) for teacher in self.teachers]
+        if self.labels_by:
+            logits = [output[head] for output, head in zip(teacher_outputs, self.labels_by, strict=True)]
+            data_samples = labelled_by(
+                mean_logits(logits, [teacher.weight for teacher in self.teachers]),
+                data_samples,
+                ignore_index(self.student),
+                align_corners=bool(getattr(self.student, "align_corners", False)),
+            )
         with nullcontext() if self.measure_accuracy else without_accuracy():
             of_task = drop_left_out(self.student.loss(inputs_nchw, data_samples))
         losses = {
@@ -126,6 +146,8 @@ class Distiller(BaseModel):
     def effective_values(self) -> ConfigValues:
         """What this model really uses, under the config keys that set it."""
         values: ConfigValues = {"distill.task_weight": self.task_weight} if self.terms else {}
+        if self.labels_by:
+            values["distill.labels"] = "teacher"
         for name, term in self.terms.items():
             key, route = f"distill.losses.{name}", self.routes[name]
             values[f"{key}.type"] = term.loss_type
@@ -188,12 +210,15 @@ def build_distiller(
         models = _teacher_models(spec, student, source, trust_checkpoint)
         _check_channels(student, models)
         _check_feature_names(spec, student, models)
+        if by_teacher := spec.labels == "teacher":
+            _check_classes(student, models)
         routes = make_routes(spec, student, models)
         teachers = _make_teachers(spec, student, models, routes, source)
         channels = probe_channels(student, teachers, routes, training_size(run.cfg))
         torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
         terms = build_terms(spec, channels, student)
-    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint)
+    labels_by = [logit_names(model, training=False)[0] for model in models] if by_teacher else []
+    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint, labels_by)
 
 
 def _build_student(cfg: Config, trust_checkpoint: bool) -> nn.Module:
@@ -221,11 +246,12 @@ def _make_teachers(
     routes: Mapping[str, Route],
     source: TeacherSource,
 ) -> list[Teacher]:
-    """Each teacher with those of its features that some loss compares."""
+    """Each teacher with those of its features that some loss compares, or that labels are made of."""
     teachers: list[Teacher] = []
     for index, model in enumerate(models):
         own = spec.teacher(index)
-        names = unique_names(features_of(index, route) for route in routes.values())
+        labelling = logit_names(model, training=False)[:1] if spec.labels == "teacher" else ()
+        names = unique_names([*(features_of(index, route) for route in routes.values()), labelling])
         if own.ema_decay is not None:
             teachers.append(EmaTeacher(student, names, own.ema_decay, own.weight))
         else:
@@ -241,6 +267,19 @@ def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
         f"{channels}; both are given the same images: train a teacher on them"
         for index, teacher in enumerate(teachers)
         if input_channels(teacher) != channels
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _check_classes(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """A teacher whose classes are to be the labels must have the student's."""
+    ours = num_classes(student)
+    problems = [
+        f"distill.labels: teachers[{index}] tells {num_classes(teacher)} classes apart, the student {ours}; "
+        f"labels need a teacher of the same classes"
+        for index, teacher in enumerate(teachers)
+        if num_classes(teacher) != ours
     ]
     if problems:
         raise UserError(*problems)
@@ -265,6 +304,30 @@ def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequen
                     problems += [f"{where}[{index}]: {problem}" for problem in error.problems]
     if problems:
         raise UserError(*problems)
+
+
+@torch.no_grad()
+def labelled_by(logits_nchw: Tensor, data_samples: Any, ignore: int, *, align_corners: bool) -> list[Any]:
+    """Copies of mmseg's samples whose label of each pixel is the class of some logits, where the mask has a label.
+
+    Args:
+        logits_nchw: of any resolution; one channel is a sigmoid's of two classes.
+        data_samples: as they were preprocessed; left as they are.
+        ignore: the label that counts nowhere: such pixels, as those of the padding, keep it.
+        align_corners: as in the resizing of a prediction.
+    """
+    logits_nchw = with_logit_channels(logits_nchw.float(), max(2, logits_nchw.shape[1]))
+    labelled = []
+    for logits, sample in zip(logits_nchw, data_samples, strict=True):
+        truth = sample.gt_sem_seg.data  # 1 x H x W
+        resized = nn.functional.interpolate(
+            logits[None], truth.shape[-2:], mode="bilinear", align_corners=align_corners
+        )
+        label = resized.argmax(dim=1).to(truth.dtype)
+        copied = sample.new()
+        copied.gt_sem_seg = PixelData(data=torch.where(truth == ignore, truth, label))
+        labelled.append(copied)
+    return labelled
 
 
 def _scaled(value: Any, factor: float) -> Any:

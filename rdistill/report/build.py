@@ -10,20 +10,24 @@ import yaml
 from rdistill.core.errors import UserError
 from rdistill.report import boards, curves, facts, losses, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.facts import Fact
+from rdistill.report.headroom import headroom_page, headroom_section
 from rdistill.report.load import IMAGES_FOLDER, Run, Sweep, load, mapping, number
 from rdistill.report.page import Page, Panel, Section, Strip, image_uri
 from rdistill.report.plot import Plot
 from rdistill.report.text import Column, Table, cell, duration, points, show
+from rdistill.report.why import why_section
 
 PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the parts of a strip, in order
 
 
 def page_of(folder: Path) -> Page:
-    """The page of a sweep's folder, or of a single run's.
+    """The page of a sweep's folder, of a single run's, or of a headroom's.
 
     Raises:
         UserError: it holds neither.
     """
+    if (page := headroom_page(folder)) is not None:
+        return page
     loaded = load(folder)
     return run_page(loaded) if isinstance(loaded, Run) else sweep_page(loaded)
 
@@ -55,6 +59,7 @@ def sweep_page(sweep: Sweep) -> Page:
     confirm.plots = _some(scores.forest(_differences(sweep)))
     sections = [
         confirm,
+        headroom_section(mapping(sweep.summary.get("headroom"))),
         searched,
         Section("learning", "Learning", plots=_some(curves.learning_curves(sweep), scores.per_class(sweep))),
         Section(
@@ -72,6 +77,7 @@ def sweep_page(sweep: Sweep) -> Page:
         Section("features", "Feature pairs", plots=_some(*pairs.heat_maps(sweep))),
         Section("losses", "Losses", plots=_some(losses.loss_sizes(sweep))),
         images_section(sweep),
+        why_section(mapping(sweep.summary.get("why"))),
         Section("cost", "Time and cost", tables=[repeat.cost(sweep)]),
         Section(
             "repeat",

@@ -27,6 +27,7 @@ from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
 STUDY = "study.json"  # the sweep file and the config
+NOT_THE_STUDY = ("tracking", "headroom")  # keys that may change: no trial is another one by them
 
 
 def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path) -> None:
@@ -41,8 +42,8 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
     if not file.is_file():
         return
     begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
-    # Validated again, since newer versions have more keys. Whether it is tracked does not make it another study.
-    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude={"tracking"})
+    # Validated again, since newer versions have more keys.
+    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
     wanted = study["sweep"]
     if sweep["confirm"] is None:
         wanted = {**wanted, "confirm": None}  # the one thing that may be added afterwards

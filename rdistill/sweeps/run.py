@@ -34,10 +34,14 @@ from rdistill.sweeps.findings.summary import (
     write_summary,
 )
 from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, score_on_test, teacher_on_test
+from rdistill.sweeps.headroom.measure import HEADROOM
+from rdistill.sweeps.headroom.run import FOLDER as HEADROOM_FOLDER
+from rdistill.sweeps.headroom.run import headroom_first
+from rdistill.sweeps.headroom.show import show_headroom
 from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.monitor.events import listening
 from rdistill.sweeps.monitor.trackers import trackers
-from rdistill.sweeps.prepare import STUDY, prepare_study, repair, require_same_study
+from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, prepare_study, repair, require_same_study
 from rdistill.sweeps.search.searchers import of_list, of_search, scheduler
 from rdistill.sweeps.search.tune import CONFIRMATION, Phase, Team
 from rdistill.sweeps.study.records import (
@@ -112,7 +116,8 @@ def _run_sweep_at(
     # The record goes through JSON, to be compared with what is read back.
     record = json.loads(
         to_json(
-            {"sweep": spec.model_dump(exclude={"tracking"}), "config": config_dict(base.cfg).to_dict()}, default=str
+            {"sweep": spec.model_dump(exclude=set(NOT_THE_STUDY)), "config": config_dict(base.cfg).to_dict()},
+            default=str,
         )
     )
     if tracking.names and tracking.images:
@@ -146,6 +151,7 @@ def _run_sweep_at(
         work_dir.mkdir(parents=True, exist_ok=True)
         write_json(work_dir / STUDY, record)
         here.push()
+        _headroom(here, study, resources, processes, console)
         shown = SweepConsole(console, work_dir, iterations_of(base.cfg), sweep_file.stem)
         tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
         at_once = min(processes, trials + baselines)
@@ -169,6 +175,19 @@ def _run_sweep_at(
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return order
+
+
+def _headroom(here: WorkDir, study: Study, resources: Resources, slots: int, console: Console) -> None:
+    """Says how much there is to gain before hours are spent, unless the search has begun."""
+    begun = bool(load_records(here.folder))
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    found = headroom_first(study, resources, slots, say, begun=begun)
+    if found is not None and not begun:
+        show_headroom(console, found)
+    here.pull(f"{HEADROOM_FOLDER}/{HEADROOM}")  # the summary has it
 
 
 def _load(

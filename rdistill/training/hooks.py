@@ -20,6 +20,7 @@ from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
+from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import tidy_metrics
 from rdistill.training.resume import BEST, LAST, PREVIOUS
 from rdistill.training.run_state import WorkerState, own_state, unwrap
@@ -281,12 +282,19 @@ class ReportHook(Hook):
         listener: is notified; on the main process only.
         facts: what the listener gets before the first iteration.
         interval: iterations between two reports of losses.
+        diagnosis: whose latest entry goes with the metrics of a validation.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, listener: RunListener, facts: RunFacts, interval: int = 10) -> None:
-        self.listener, self.facts, self.interval = listener, facts, interval
+    def __init__(
+        self,
+        listener: RunListener,
+        facts: RunFacts,
+        interval: int = 10,
+        diagnosis: DiagnosisHook | None = None,
+    ) -> None:
+        self.listener, self.facts, self.interval, self.diagnosis = listener, facts, interval, diagnosis
 
     def before_train(self, runner: Any) -> None:
         self.listener.training_started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
@@ -309,4 +317,7 @@ class ReportHook(Hook):
 
     def after_val(self, runner: Any) -> None:
         # This hook runs after the checkpoints: a listener may end the run here.
-        self.listener.validated(runner.iter, self._metrics)
+        metrics: Scores = self._metrics
+        if self.diagnosis is not None and self.diagnosis.latest is not None:
+            metrics = {**metrics, "diagnosis": self.diagnosis.latest}
+        self.listener.validated(runner.iter, metrics)

@@ -112,6 +112,10 @@ class Lane:
         timing["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
         return timing
 
+    def leave_out(self, seconds: float) -> None:
+        """Seconds of this turn that are not the run's own, such as those of a diagnosis."""
+        self.timing.own -= seconds
+
     def wait_for(self, position: Position) -> Any:
         """Gives way until the batch of a position is there; raises what kept it from being loaded."""
         assert self.stream is not None and self._greenlet is not None
@@ -378,6 +382,11 @@ class SharedTeacher(Teacher):
 
     def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
         return self._shared.answer(self, inputs_nchw)
+
+    def aside(self) -> Teacher:
+        """A teacher of this run's own with the same model: it shares no batch, and nobody counts its seconds."""
+        shared = self._shared
+        return Teacher(self.model, self.names, self.student_preprocessor, self.weight, shared.forward, shared.listed)
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ HARMLESS = (
     "*_dataloader.prefetch_factor", "val_dataloader.batch_size", "test_*", "train_cfg.val_interval",
     "default_hooks.logger*", "default_hooks.checkpoint*", "default_hooks.timer*", "default_hooks.visualization*",
     "visualizer*", "vis_backends*", "log_level", "log_processor*", "env_cfg*", "tracking*",
+    "distill.diagnose*",
 )  # fmt: skip
 MAX_ITERS = "train_cfg.max_iters"  # may grow, if nothing else changes: the learning rate's schedule is another key
 SHOWN = 10  # differences

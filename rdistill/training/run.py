@@ -37,6 +37,7 @@ from rdistill.models import checkpoint
 from rdistill.models.pretrained import start_weights
 from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
+from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import evaluate, use_class_iou
 from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StopHook
 from rdistill.training.lockstep import Lane
@@ -160,7 +161,11 @@ def _train(
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
-        runner = build_runner(cfg, distiller, seed, checkpoint_hook, ReportHook(listener, facts), stop, lane)
+        diagnose = run.distill.diagnose if run.distill is not None else None
+        diagnosis = DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
+        report_hook = ReportHook(listener, facts, diagnosis=diagnosis)
+        more = () if diagnosis is None else (diagnosis,)
+        runner = build_runner(cfg, distiller, seed, checkpoint_hook, report_hook, stop, lane, more)
         if is_main_process():
             write_config(run.cfg, work_dir / "config.py", seed)
         try:
@@ -176,6 +181,8 @@ def _train(
         finally:
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)
+    if diagnosis is not None and diagnosis.entries:
+        metrics["diagnosis"] = diagnosis.entries[-1]
     if is_main_process():
         write_student(run.cfg, work_dir)
         write_run_card(run, work_dir, metrics)

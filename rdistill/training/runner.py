@@ -7,6 +7,7 @@ import copy
 import io
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,8 +141,12 @@ def build_runner(
     report: ReportHook,
     stop: StopHook,
     lane: Lane | None = None,
+    more: Sequence[Hook] = (),
 ) -> Runner:
-    """The Runner of one run; ``lane``: where its batches come from, if not from loaders of its own."""
+    """The Runner of one run.
+
+    ``lane``: where its batches come from, if not from loaders of its own; ``more``: hooks that not every run has.
+    """
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     hooks: list[Hook] = [
         FeatureCaptureHook(),
@@ -150,6 +155,7 @@ def build_runner(
         RunStateHook(**cfg.randomness),
         DivergenceHook(),
         AccuracyHook(report),
+        *more,
     ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")

@@ -40,7 +40,7 @@ SHIM = f"""#!{sys.executable}
 import os, sys
 words, command = sys.argv[1:], " ".join(sys.argv[1:3])
 small = {{"train": "{SMALL}", "sweep": "{SMALL}", "check": "{SMALL}", "layers": "--size 64", "eval": "--size 32",
-          "data": "--num-train 4 --num-val 3 --size 48"}}
+          "headroom": "--size 32 --iters 20 --batch-size 2", "data": "--num-train 4 --num-val 3 --size 48"}}
 if "--help" not in words and "--version" not in words:
     words += small.get(words[0] if words else "", "").split()
 os.execv(sys.executable, [sys.executable, "-m", "rdistill", *words])

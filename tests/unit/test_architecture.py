@@ -31,6 +31,7 @@ FOLDERS = (
     "sweeps.monitor",
     "sweeps.search",
     "sweeps.findings",
+    "sweeps.headroom",
     "sweeps",
     "report",
     "",  # rdistill itself: api, cli, __main__

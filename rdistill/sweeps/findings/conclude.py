@@ -15,6 +15,7 @@ from rdistill.core.files import write_json, written_whole
 from rdistill.core.logs import LOGS
 from rdistill.core.storage import WorkDir
 from rdistill.sweeps.findings.print_verdict import print_verdict
+from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
 from rdistill.sweeps.study.cohort_savings import COST, sweep_cost
 from rdistill.sweeps.study.records import (
@@ -58,6 +59,7 @@ def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> lis
             f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {at}/{COST}"
         )
     console.print(f"logs      {at}/{LOGS}: what Ray and its workers had to say")
+    print_why(console, summary)
     print_verdict(console, summary)
     return order
 

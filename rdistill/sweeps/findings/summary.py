@@ -24,6 +24,7 @@ from rdistill.core.files import read_json, write_json
 from rdistill.core.redaction import redacted
 from rdistill.sweeps.findings.confirm import load_selection
 from rdistill.sweeps.findings.statistics import describe, evidence, verdict
+from rdistill.sweeps.findings.why import why
 from rdistill.sweeps.study.records import (
     BASELINE,
     CONFIRMED,
@@ -38,6 +39,7 @@ from rdistill.sweeps.study.records import (
 from rdistill.sweeps.study.spec import SweepSpec
 
 SUMMARY = "summary.json"
+HEADROOM = Path("headroom", "headroom.json")  # in the sweep's work dir; see rdistill.sweeps.headroom.run
 REFRESH_S = 15.0  # seconds between two states of a running sweep's summary
 PACKAGES = ("torch", "ray", "optuna", "numpy", "mmengine", "mmcv", "mmsegmentation")  # or OneDL's of that name
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
@@ -72,6 +74,8 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
         "searched": _searched(facts, records),
         "confirmed": confirmed,
         "test": test,
+        "headroom": _headroom(work_dir),
+        "why": why(records, ((confirmed or {}).get("baseline") or {}).get("mean")),
         "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),
@@ -132,6 +136,12 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
     for first, second in twins(records):
         found.append(f"{first} and {second} have different values and the same losses: a value has no effect")
     return found
+
+
+def _headroom(work_dir: Path) -> dict[str, Any] | None:
+    """What :mod:`rdistill.sweeps.headroom` found before the search, if it was measured."""
+    file = work_dir / HEADROOM
+    return read_json(file) if file.is_file() else None
 
 
 def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:

@@ -24,6 +24,12 @@ TRIALS = "trials"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 
+# Columns that only diagnosed runs, as those of a confirmation are, have figures in: of their last validation.
+DIAGNOSED = (
+    "agreement", "errors_repeated", "errors_to_learn", "gradient_ratio", "gradient_cosine",
+    "teacher_calibration_error",
+)  # fmt: skip
+
 # What a record may be: `running` in a table means that its process is gone and --resume continues it.
 STATUSES = ("finished", "stopped", "failed", "running")
 
@@ -212,6 +218,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "seed": record.seed,
                 "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
+                **{name: _last_diagnosis(record).get(name) for name in DIAGNOSED},
                 "note": "; ".join(notes_of(record, twin_of)),
             }
         )
@@ -232,6 +239,12 @@ def notes_of(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
     if record.id in twin_of:
         notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
     return notes
+
+
+def _last_diagnosis(record: TrialRecord) -> Mapping[str, Any]:
+    """The figures of the last validation that has any; see :mod:`rdistill.training.diagnosis`."""
+    entries = (entry.get("diagnosis") for entry in reversed(record.history))
+    return next((entry for entry in entries if isinstance(entry, Mapping) and "problem" not in entry), {})
 
 
 def _only_total(entry: Mapping[str, float]) -> tuple[float, float]:

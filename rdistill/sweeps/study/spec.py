@@ -22,6 +22,7 @@ MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists a
 MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
 MOST_DIMENSIONS = 100
 LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
+MOST_HEADROOM_SEEDS = 32
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 
@@ -133,6 +134,14 @@ class ConfirmSpec(Section):
     seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # training seeds: with one there is no interval
 
 
+class HeadroomSpec(Section):
+    """The short trainings before the search that say how much there is to gain."""
+
+    iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = None  # of each; default: a quarter of a trial's
+    # of training, at least two: they say how much a difference varies; default: the sweep's own and the next
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=MOST_HEADROOM_SEEDS)] | None = None
+
+
 class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
@@ -145,6 +154,10 @@ class SweepSpec(Section):
     cohort: CohortSpec = CohortSpec()
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec | None = None
+    # auto: if it costs at most a tenth of the sweep; on, or how: in any case
+    headroom: Annotated[Literal["auto", "on", "off"], Word] | HeadroomSpec = Field(
+        "auto", description="auto, on, off, or a mapping with the keys iters, seeds"
+    )
     objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
     seed: Seed = 0  # every trial of the search has it: equal weights, data order and augmentation
     tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.config.tracking
@@ -202,6 +215,10 @@ class SweepSpec(Section):
             )
         if len(set(seeds)) < len(seeds):
             problems.append(f"confirm.seeds: must differ from each other, got {seeds}")
+        if isinstance(self.headroom, HeadroomSpec) and self.headroom.seeds is not None:
+            seeds = self.headroom.seeds
+            if len(set(seeds)) < len(seeds):
+                problems.append(f"headroom.seeds: must differ from each other, got {seeds}")
         if "mIoU" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             problems.append(f"objectives: must be mIoU and what else counts, each once, got {self.objectives}")
         try:

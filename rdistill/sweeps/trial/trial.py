@@ -17,7 +17,7 @@ from rdistill.core.files import write_whole
 from rdistill.core.results import RunFacts, RunMetrics, Scores, TrialConfig
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
-from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord, load_record
+from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
 from rdistill.sweeps.trial.step_profile import StepProfile
@@ -51,6 +51,8 @@ def trial_config(study: Study, record: TrialRecord) -> LoadedConfig:
     """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
     base = study.base.without_distillation() if record.is_baseline else study.base
     run = without_auto(base.with_overrides(record.values))
+    if record.phase == CONFIRMED:
+        run = run.with_diagnosis()  # the training is the same
     return run.with_section("randomness", {**(run.cfg.get("randomness") or {}), "seed": record.seed})
 
 

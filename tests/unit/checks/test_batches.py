@@ -72,3 +72,12 @@ def test_most_different() -> None:
     assert most_different(sizes, 2) == ["d", "c"]
     assert most_different({"a": (10, 10), "b": (10, 10)}, 4) == []
     assert most_different({"a": (10, 10), "b": (20, 20), "c": (30, 30)}, 4) == ["a", "c"]
+
+
+def test_a_subset_of_the_images_is_tried_as_far_as_it_goes(tiny_without_teacher: Tiny, root: Path) -> None:
+    """The wide and the high image are in the whole set; a batch of what is left is no mistake."""
+    cfg = config(tiny_without_teacher, root, keep_ratio=False, loader="train_dataloader")
+    whole = cfg.train_dataloader.dataset.to_dict()
+    for seed in range(4):
+        cfg.train_dataloader.dataset = dict(type="SubsetDataset", dataset=whole, share=0.5, seed=seed)
+        assert problems(cfg) == []

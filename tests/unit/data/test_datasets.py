@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rdistill.core.errors import UserError
-from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, random_state_of
+from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, SubsetDataset, random_state_of
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]
@@ -251,3 +251,23 @@ def test_map_labels_is_applied_by_mmsegs_loader(tmp_path: Path) -> None:
     assert steps({**entry, "seg_fields": [], "label_map": {0: 5, 1: 6}})["gt_seg_map"].tolist() == [[5, 6], [5, 255]]
     with pytest.raises(UserError, match="exclude each other"):
         steps({**entry, "seg_fields": [], "reduce_zero_label": True})
+
+
+def test_a_subset_is_a_part_by_chance_and_the_same_again(cfg: Config) -> None:
+    whole = cfg.train_dataloader.dataset.to_dict()
+    subset = SubsetDataset(dict(whole), 0.5, seed=1)
+    assert len(subset) == NUM_TRAIN // 2 and subset.metainfo["classes"] == ("background", "optic disc")
+    assert subset.indices == SubsetDataset(dict(whole), 0.5, seed=1).indices
+    assert set(subset.indices) < set(SubsetDataset(dict(whole), 0.9, seed=1).indices)
+    chosen = {tuple(SubsetDataset(dict(whole), 0.5, seed=seed).indices) for seed in range(20)}
+    assert len(chosen) > 5  # of 20 there are
+    paths = [subset.get_data_info(index)["img_path"] for index in range(len(subset))]
+    assert paths == [subset.dataset.get_data_info(index)["img_path"] for index in subset.indices]
+    with random_state_of(0):
+        assert [subset[index]["data_samples"].img_path for index in range(len(subset))] == paths
+
+
+def test_a_subset_of_nothing_is_refused(cfg: Config) -> None:
+    with pytest.raises(UserError, match=r"SubsetDataset\.share: must be above 0 and at most 1, got 0"):
+        SubsetDataset(cfg.train_dataloader.dataset.to_dict(), 0)
+    assert len(SubsetDataset(cfg.train_dataloader.dataset.to_dict(), 0.001)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from rdistill.config.load import distill_spec
 from rdistill.core.errors import UserError
-from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.distiller import Distiller, build_distiller, labelled_by
 from rdistill.distill.teacher import load_teacher_model
 from rdistill.losses import functional
 from rdistill.models.checkpoint import save_student
@@ -501,3 +502,56 @@ def test_training_size() -> None:
     assert training_size(Config(dict(model={**model, "data_preprocessor": {"size": (24, 40)}}))) == (24, 40)
     assert training_size(Config(dict(model=model, crop_size=(64, 32)))) == (64, 32)
     assert training_size(Config(dict(model=model))) == (512, 512)
+
+
+def test_the_teachers_class_of_each_pixel_as_its_label(tiny: Tiny, batch: dict[str, Any]) -> None:
+    """The task loss is that against the argmax of the teacher's resized logits; ignored pixels stay ignored."""
+    for sample in batch["data_samples"]:
+        sample.gt_sem_seg.data[..., :5] = 255
+    distiller = build_distiller(tiny.load("distill", {"distill.losses": {}, "distill.labels": "teacher"}), seed=0)
+    torch.manual_seed(0)  # of the dropout
+    losses = losses_of(distiller, copy.deepcopy(batch))
+    assert set(losses) == {CROSS_ENTROPY, "decode.acc_seg"}
+    data = distiller.data_preprocessor(copy.deepcopy(batch), training=True)
+    teacher, student = distiller.teachers[0], distiller.student
+    logits = nn.functional.interpolate(
+        teacher(data["inputs"])["decode_head"], data["inputs"].shape[-2:], mode="bilinear"
+    )
+    truth = torch.stack([sample.gt_sem_seg.data for sample in data["data_samples"]])
+    label = torch.where(truth == 255, truth, logits.argmax(1, keepdim=True))
+    assert (label == 255).any() and (label != truth).any()
+    for sample, own in zip(data["data_samples"], label, strict=True):
+        sample.gt_sem_seg.data = own
+    torch.manual_seed(0)
+    expected = student.loss(data["inputs"], data["data_samples"])[CROSS_ENTROPY]
+    torch.testing.assert_close(losses[CROSS_ENTROPY], expected)
+    assert distiller.effective_values() == {"distill.labels": "teacher"}
+
+
+def test_labels_of_a_teacher_of_one_channel(
+    tiny: Tiny, batch: dict[str, Any], one_channel: dict[str, Any], other_teacher: Callable[..., Any]
+) -> None:
+    """Positive logits are class 1."""
+    overrides = {**other_teacher(one_channel), "distill.losses": {}, "distill.labels": "teacher"}
+    distiller = build_distiller(tiny.load("distill", overrides), seed=0)
+    data = distiller.data_preprocessor(batch, training=True)
+    logits = distiller.teachers[0](data["inputs"])["decode_head"]
+    samples = labelled_by(logits, data["data_samples"], 255, align_corners=False)
+    resized = nn.functional.interpolate(logits, data["inputs"].shape[-2:], mode="bilinear")
+    for sample, own, before in zip(samples, resized, data["data_samples"], strict=True):
+        truth = before.gt_sem_seg.data
+        assert torch.equal(sample.gt_sem_seg.data, torch.where(truth == 255, truth, (own > 0).to(truth.dtype)))
+
+
+def test_labels_need_a_teacher_of_the_same_classes(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:
+    weights = {"model.decode_head.num_classes": 5, "model.decode_head.loss_decode.class_weight": None}
+    overrides = {**other_teacher(weights), "distill.losses": {}, "distill.labels": "teacher"}
+    with pytest.raises(UserError, match=r"distill.labels: teachers\[0\] tells 5 classes apart, the student 2"):
+        build_distiller(tiny.load("distill", overrides), seed=0)
+
+
+def test_no_losses_need_labels_of_the_teacher(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"distill\.losses: must have at least 1 entry, got 0"):
+        tiny.load("distill", {"distill.losses": {}})
+    with pytest.raises(UserError, match=r"distill\.labels: 'teacher' needs teachers with a checkpoint"):
+        tiny.load("distill", {"distill.teachers": [{"ema_decay": 0.9}], "distill.labels": "teacher"})

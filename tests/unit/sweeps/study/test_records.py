@@ -17,6 +17,7 @@ from rdistill.core.files import DamagedFileError
 from rdistill.sweeps.study.dataframe import results_frame
 from rdistill.sweeps.study.records import (
     BASELINE,
+    DIAGNOSED,
     RECORD,
     TRIALS,
     TrialRecord,
@@ -161,11 +162,24 @@ def test_columns_and_values(tmp_path: Path) -> None:
         "seed": "7",
         "attempts": "0",
         "teacher_mIoU": "80.25",
+        **dict.fromkeys(DIAGNOSED, ""),
         "note": "",
     }
     assert rows[1]["id"] == BASELINE
     assert [rows[1][key] for key in (WEIGHT, PAIR, "gain", "teacher_mIoU")] == [""] * 4
     assert (rows[1]["mIoU"], rows[1]["best_iter"], rows[1]["iterations"]) == ("50.0", "10", "20")
+
+
+def test_a_diagnosed_run_has_the_figures_of_its_last_validation(tmp_path: Path) -> None:
+    run = record("t0001-s1", 48.0, 52.5, 51.0)
+    figures: dict[str, object] = {name: float(index) for index, name in enumerate(DIAGNOSED)}
+    run.history[1]["diagnosis"] = {"iter": 20, **figures, "gradient_cosine": None}
+    run.history[2]["diagnosis"] = {"iter": 30, "problem": "RuntimeError: out of memory"}
+    row = table(tmp_path, run)[0]
+    assert {name: row[name] for name in DIAGNOSED} == {
+        "agreement": "0.0", "errors_repeated": "1.0", "errors_to_learn": "2.0", "gradient_ratio": "3.0",
+        "gradient_cosine": "", "teacher_calibration_error": "5.0",
+    }  # fmt: skip
 
 
 def test_the_table_shows_what_was_used_rather_than_asked_for(tmp_path: Path) -> None:

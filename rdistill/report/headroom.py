@@ -1,0 +1,81 @@
+"""What the short trainings before a sweep said: how much there was to gain, and what binds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.files import DamagedFileError, read_json
+from rdistill.report.facts import Fact
+from rdistill.report.load import mapping, number
+from rdistill.report.page import Page, Section
+from rdistill.report.text import Cell, Column, Table, cell, points, signed
+from rdistill.sweeps.headroom.show import BRINGS, lines_of
+
+HEADROOM = "headroom.json"  # in the work dir of `rdistill headroom`
+
+
+def headroom_section(found: Mapping[str, Any]) -> Section:
+    """A section of the page; empty where nothing was measured or an older version wrote it."""
+    section = Section("headroom", "Headroom")
+    try:
+        if not found:
+            return section
+        section.notes = [f"Advice: {found['recommendation']}."]
+        section.notes += [f"{word.capitalize()}: {line}." for word, line in lines_of(found)]
+        section.tables = [_table(found)]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return Section("headroom", "Headroom", notes=["headroom.json is of another version and is left out."])
+    section.intro = (
+        "Short trainings before the search: the student alone, and what one change to it brings. All start from the "
+        "same weights; but for half of the labels they see the same batches."
+    )
+    return section
+
+
+def headroom_page(folder: Path) -> Page | None:
+    """The page of a `rdistill headroom`; None where the folder holds none."""
+    file = folder / HEADROOM
+    if not file.is_file():
+        return None
+    try:
+        found = read_json(file)
+    except DamagedFileError:
+        return None
+    gap = mapping(found.get("gap"))
+    facts = [
+        Fact("teacher", points(number(found.get("teacher_mIoU"))), "", "teacher"),
+        Fact("gap to the teacher", signed(number(gap.get("long"))), "after the longer training"),
+    ]
+    said = str(found.get("recommendation") or "")
+    return Page(folder.resolve().name, "Headroom", said, facts, [headroom_section(found)])
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    columns = [
+        Column("trained"),
+        *[Column(name, True) for name in ("iterations", "runs", "mean mIoU", "sd", "brings")],
+        Column("compared with"),
+        *[Column(f"seed {seed}", True) for seed in found["seeds"]],
+        Column("note"),
+    ]
+    rows = []
+    for arm, one in found["arms"].items():
+        effect, over = BRINGS.get(arm, ("", ""))
+        mean = number(mapping(found["effects"].get(effect)).get("mean"))
+        stuck = one["one_class_seeds"]
+        rows.append(
+            [
+                cell(one["words"]),
+                cell(one["iterations"]),
+                cell(len(one["scores"]) - len(stuck)),
+                cell(number(one["mean"]), ".2f"),
+                cell(number(one["sd"]), ".2f"),
+                Cell(signed(mean), mean),
+                cell(over),
+                *[cell(number(one["scores"].get(str(seed))), ".2f") for seed in found["seeds"]],
+                Cell(f"one class only on seed {', '.join(map(str, stuck))}" if stuck else ""),
+            ]
+        )
+    return Table("Short trainings before the search", columns, rows)

@@ -1,0 +1,294 @@
+"""Why a configuration gains, or does not: the figures of its confirmation runs, and a sentence about each.
+
+The figures are those of :mod:`rdistill.training.diagnosis` at the validations, of the losses as they were logged, and
+of the scores. What each means, and where its limits come from, is in docs/proof.md. Pure functions of records; needs
+neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
+
+LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; below, it can show little
+TOO_SMALL, TOO_LARGE = 0.05, 20.0  # the distillation's gradient over the task's
+SAME_WAY, AGAINST = 0.2, -0.1  # cosine of the two
+TOO_SURE = 5.0  # percent by which a teacher's confidence is above its accuracy
+ALL_BUT_HARD = 0.05  # entropy of the teacher's outputs, as a share of the largest, at a loss's temperature
+HARDLY_BETTER = 1.0  # mIoU of the teacher above the student alone
+STILL_RISING = 0.5  # mIoU that the last quarter of a training brought
+FLAT, EXPLODED, STILL = 0.05, 3.0, 0.02  # of a loss's first value: change over all, the last value, change since half
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One finding in words."""
+
+    about: str
+    text: str
+    warning: bool  # whether it may be why there is no gain
+
+
+def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Any]:
+    """For each confirmed configuration that was diagnosed: its ``figures`` and ``sentences``.
+
+    Args:
+        records: of a sweep; finished confirmation runs under the teacher count.
+        baseline: mean mIoU of the confirmed baseline, in percent.
+    """
+    by_configuration: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        if record.phase == CONFIRMED and not record.is_baseline and record.status == "finished":
+            by_configuration.setdefault(record.of, []).append(record)
+    found = {}
+    for name, runs in by_configuration.items():
+        if any(entries_of(run) for run in runs):
+            figures = figures_of(runs, baseline)
+            found[name] = {"figures": figures, "sentences": [asdict(one) for one in sentences(figures)]}
+    return found
+
+
+def entries_of(run: TrialRecord) -> list[dict[str, Any]]:
+    """What was measured at the validations of a run, in order, without those that failed."""
+    entries = [entry.get("diagnosis") for entry in run.history]
+    return [entry for entry in entries if isinstance(entry, dict) and "problem" not in entry]
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def figures_of(runs: Sequence[TrialRecord], baseline: float | None) -> dict[str, Any]:
+    """Means over the runs of a configuration.
+
+    Returns:
+        Those of the last validation as :func:`rdistill.training.diagnosis.on_validation` names them;
+        ``gradient_ratio`` and ``gradient_cosine`` with ``first``, ``last`` and ``mean`` over training; ``losses``: name
+        -> ``first``, ``middle`` and ``last`` raw value, ``state``, ``ratio`` and ``cosine``; ``taus``; ``teacher_lead``
+        (mIoU above the baseline) and ``late_rise`` (mIoU of the last quarter of training).
+    """
+    last = [entries[-1] for run in runs if (entries := entries_of(run))]
+    figures: dict[str, Any] = {
+        name: _mean(entry.get(name) for entry in last)
+        for name in (
+            "agreement", "student_error", "teacher_error", "errors_repeated", "errors_to_learn", "teacher_confidence",
+            "teacher_calibration_error",
+        )
+    }  # fmt: skip
+    temperatures = dict.fromkeys(tau for entry in last for tau in entry.get("teacher_entropy") or {})
+    figures["teacher_entropy"] = {
+        tau: _mean((entry.get("teacher_entropy") or {}).get(tau) for entry in last) for tau in temperatures
+    }
+    for name in ("gradient_ratio", "gradient_cosine"):
+        curves = [[entry.get(name) for entry in entries_of(run)] for run in runs]
+        figures[name] = {
+            "first": _mean(curve[0] for curve in curves if curve),
+            "last": _mean(curve[-1] for curve in curves if curve),
+            "mean": _mean(value for curve in curves for value in curve),
+        }
+    figures["losses"] = _losses(runs)
+    figures["taus"] = _taus(runs)
+    teacher = _mean(run.teacher_mIoU for run in runs)
+    figures["teacher_lead"] = None if teacher is None or baseline is None else teacher - baseline
+    figures["late_rise"] = _mean(_late_rise(run) for run in runs)
+    return figures
+
+
+def _losses(runs: Sequence[TrialRecord]) -> dict[str, Any]:
+    names = dict.fromkeys(
+        key.removeprefix("raw/") for run in runs for entry in run.losses[:3] for key in entry if key.startswith("raw/")
+    )
+    found = {}
+    for name in names:
+        parts = [part for run in runs if (part := _three(run, f"raw/{name}")) is not None]
+        if not parts:
+            continue
+        first, middle, last = (fmean(part[index] for part in parts) for index in range(3))
+        terms = [(entries[-1].get("terms") or {}).get(name) or {} for run in runs if (entries := entries_of(run))]
+        found[name] = {
+            "first": _finite(first),
+            "middle": _finite(middle),
+            "last": _finite(last),
+            "state": state_of(first, middle, last),
+            "ratio": _mean(term.get("ratio") for term in terms),
+            "cosine": _mean(term.get("cosine") for term in terms),
+        }
+    return found
+
+
+def state_of(first: float, middle: float, last: float) -> str:
+    """How a loss went over training: 'explodes', 'flat' (never moves), 'saturated' (stands still since the middle) or
+    'moves'."""
+    if not math.isfinite(last) or abs(last) > EXPLODED * max(abs(first), 1e-12):
+        return "explodes"
+    if abs(last - first) <= FLAT * abs(first):
+        return "flat"
+    return "saturated" if abs(last - middle) <= STILL * abs(first) else "moves"
+
+
+def _three(run: TrialRecord, key: str) -> tuple[float, float, float] | None:
+    """A logged value at the beginning, in the middle and at the end: each the mean of a tenth of the training."""
+    values = [float(entry[key]) for entry in run.losses if entry.get(key) is not None]
+    if len(values) < 3:
+        return None
+    size = max(1, len(values) // 10)
+    half = len(values) // 2
+    return fmean(values[:size]), fmean(values[half : half + size]), fmean(values[-size:])
+
+
+def _taus(runs: Sequence[TrialRecord]) -> dict[str, float]:
+    """Loss -> its temperature, of those that have one."""
+    found = {}
+    for key, value in (runs[0].effective if runs else {}).items():
+        if key.startswith("distill.losses.") and key.endswith(".tau") and isinstance(value, (int, float)):
+            found[key.split(".")[2]] = float(value)
+    return found
+
+
+def _late_rise(run: TrialRecord) -> float | None:
+    """What the last quarter of the validations brought above the best before; None with fewer than four."""
+    scores = [float(entry["mIoU"]) for entry in run.history if entry.get("mIoU") is not None]
+    if len(scores) < 4:
+        return None
+    late = max(1, len(scores) // 4)
+    return max(scores[-late:]) - max(scores[:-late])
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
+
+
+def sentences(figures: Mapping[str, Any]) -> list[Sentence]:
+    """A sentence about each figure that is there."""
+    found = [
+        _agreement(figures),
+        _errors(figures),
+        _size(figures["gradient_ratio"]),
+        _direction(figures["gradient_cosine"]),
+        *(_loss(name, loss) for name, loss in figures["losses"].items()),
+        _confidence(figures),
+        *(_temperature(name, tau, figures["teacher_entropy"]) for name, tau in figures["taus"].items()),
+        _lead(figures["teacher_lead"]),
+        _plateau(figures["late_rise"]),
+    ]
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _agreement(figures: Mapping[str, Any]) -> Sentence | None:
+    if figures["agreement"] is None:
+        return None
+    return Sentence(
+        "agreement", f"Student and teacher give {figures['agreement']:.1f} % of the pixels the same class.", False
+    )
+
+
+def _errors(figures: Mapping[str, Any]) -> Sentence | None:
+    repeated, left = figures["errors_repeated"], figures["errors_to_learn"]
+    if repeated is None or left is None:
+        return None
+    text = (
+        f"The student repeats {repeated:.0f} % of the teacher's errors; the teacher is right on {left:.0f} % of the "
+        f"student's"
+    )
+    little = left < LITTLE_TO_LEARN
+    return Sentence("errors", f"{text}{': it can show the student little' if little else ''}.", little)
+
+
+def _size(ratio: Mapping[str, float | None]) -> Sentence | None:
+    if ratio["mean"] is None or ratio["first"] is None or ratio["last"] is None:
+        return None
+    text = (
+        f"The gradient of the distillation is {ratio['mean']:.2g} times that of the task "
+        f"({ratio['first']:.2g} at the first validation, {ratio['last']:.2g} at the last)"
+    )
+    if ratio["mean"] < TOO_SMALL:
+        return Sentence("gradient size", f"{text}: too small to steer; raise the losses' weights.", True)
+    if ratio["mean"] > TOO_LARGE:
+        return Sentence("gradient size", f"{text}: the task has no say; lower the losses' weights.", True)
+    return Sentence("gradient size", f"{text}.", False)
+
+
+def _direction(cosine: Mapping[str, float | None]) -> Sentence | None:
+    mean = cosine["mean"]
+    if mean is None or cosine["first"] is None or cosine["last"] is None:
+        return None
+    said = f"(cosine {mean:.2f}; {cosine['first']:.2f} at the first validation, {cosine['last']:.2f} at the last)"
+    if mean < AGAINST:
+        return Sentence(
+            "gradient direction", f"It points against that of the task {said}: the two undo each other.", True
+        )
+    if mean < SAME_WAY:
+        return Sentence("gradient direction", f"It points across that of the task {said}: it pulls elsewhere.", False)
+    return Sentence("gradient direction", f"It points the way of that of the task {said}.", False)
+
+
+def _loss(name: str, loss: Mapping[str, Any]) -> Sentence:
+    values = f"from {_number(loss['first'])} to {_number(loss['last'])}"
+    said = {
+        "explodes": (f"The loss {name} explodes, {values}: lower its weight or the learning rate.", True),
+        "flat": (f"The loss {name} never moves, {values}: the student cannot or need not follow it.", True),
+        "saturated": (f"The loss {name} goes {values} and stands still since the middle of training.", False),
+        "moves": (f"The loss {name} goes {values}, and still moves at the end.", False),
+    }
+    text, warning = said[loss["state"]]
+    return Sentence(f"loss {name}", text, warning)
+
+
+def _confidence(figures: Mapping[str, Any]) -> Sentence | None:
+    sure, wrong, off = (figures[key] for key in ("teacher_confidence", "teacher_error", "teacher_calibration_error"))
+    if sure is None or wrong is None or off is None:
+        return None
+    right = 100 - wrong
+    text = (
+        f"The teacher is {sure:.1f} % sure on average and right on {right:.1f} % of the pixels (calibration error "
+        f"{off:.1f} %)"
+    )
+    over = sure - right > TOO_SURE
+    return Sentence("confidence", f"{text}{': too sure of itself' if over else ''}.", over)
+
+
+def _temperature(name: str, tau: float, entropy: Mapping[str, float | None]) -> Sentence | None:
+    own = entropy.get(f"{tau:g}")
+    if own is None:
+        return None
+    others = [(float(other), value) for other, value in entropy.items() if value is not None and float(other) > tau]
+    text = f"At {name}'s temperature {tau:g} the teacher's outputs have {own:.0%} of the largest possible entropy"
+    if own < ALL_BUT_HARD:
+        text += ": all but hard labels"
+        if higher := next(((other, value) for other, value in sorted(others) if value >= ALL_BUT_HARD), None):
+            text += f"; a temperature of {higher[0]:g} shows more ({higher[1]:.0%})"
+    return Sentence(f"temperature {name}", f"{text}.", own < ALL_BUT_HARD)
+
+
+def _lead(lead: float | None) -> Sentence | None:
+    if lead is None:
+        return None
+    if lead < HARDLY_BETTER:
+        text = f"The teacher is at {lead:+.2f} mIoU against the student alone: hardly better, there is little to gain."
+        return Sentence("teacher's lead", text, True)
+    return Sentence("teacher's lead", f"The teacher is {lead:.2f} mIoU above the student alone.", False)
+
+
+def _plateau(rise: float | None) -> Sentence | None:
+    if rise is None:
+        return None
+    if rise > STILL_RISING:
+        text = f"The score still rose by {rise:.2f} in the last quarter of training: it is not done; train longer."
+        return Sentence("plateau", text, True)
+    return Sentence("plateau", f"The score stood still in the last quarter of training ({rise:+.2f}).", False)
+
+
+def _number(value: float | None) -> str:
+    return "a value that is not finite" if value is None else f"{value:.3g}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    numbers = [float(value) for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+    return fmean(numbers) if numbers else None

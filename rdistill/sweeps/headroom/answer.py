@@ -1,0 +1,169 @@
+"""What follows from the scores of the short trainings: how much there is to gain, what binds, and what to do first.
+
+Pure functions of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import Any
+
+from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, HALF, HARD, LENGTHS, LONGER, WORDS
+from rdistill.sweeps.headroom.power import Spread, plan, spread_of
+
+EFFECTS = (1.0, 2.0, 5.0)  # mIoU that a sweep may want to show
+LEAST = 0.5  # mIoU; what is smaller binds nothing
+BINDS = 0.25  # share of the gap to the teacher that something must bring to be what binds
+CLEAR = 2.0  # standard errors from zero
+
+
+def answer(
+    scores: Mapping[str, Mapping[int, float]],
+    stuck: Mapping[str, list[int]],
+    teacher: float | None,
+    iterations: int,
+) -> dict[str, Any]:
+    """Everything that ``headroom.json`` says of the scores.
+
+    Args:
+        scores: arm -> seed -> mIoU in percent.
+        stuck: arm -> seeds on which it never left one class; they count in no mean.
+        teacher: mIoU of the (first) teacher on the same images; None: not scored.
+        iterations: of the short trainings.
+    """
+    trained = {
+        arm: {seed: score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])}
+        for arm, by_seed in scores.items()
+    }
+    # Another half of the labels on each seed adds a spread of its own.
+    spread = spread_of({arm: by_seed for arm, by_seed in trained.items() if arm != HALF})
+    alone, longer = _mean(trained.get(ALONE, {})), _mean(trained.get(LONGER, {}))
+    gaps = {
+        "short": None if teacher is None or alone is None else teacher - alone,
+        "long": None if teacher is None or longer is None else teacher - longer,
+    }
+    effects = {
+        "longer": _difference(trained, LONGER, ALONE),
+        "labels": _difference(trained, ALONE, HALF),
+        "hard_labels": _difference(trained, HARD, ALONE),
+        "distilled": _difference(trained, DISTILLED, ALONE),
+    }
+    binds = binding(effects, gaps, spread)
+    needed = plan(spread, EFFECTS) if spread is not None else None
+    return {
+        "teacher_mIoU": teacher,
+        "arms": {arm: _arm(arm, by_seed, stuck, iterations) for arm, by_seed in scores.items()},
+        "gap": gaps,
+        "effects": effects,
+        "binds": binds,
+        "spread": None if spread is None else spread.as_dict(),
+        "seeds_needed": needed,
+        "recommendation": recommend(binds, gaps, effects, needed, stuck, iterations),
+    }
+
+
+def binding(effects: Mapping[str, Any], gaps: Mapping[str, float | None], spread: Spread | None) -> str | None:
+    """What keeps the student from being better: 'teacher', 'iterations', 'labels' or 'capacity'; None: unknown.
+
+    The teacher where it is hardly better than the student trained twice as long. Otherwise what brings most, if that
+    is clear of chance and at least a quarter of the gap. The capacity where neither does: then more of the same does
+    not help, and the teacher shows that more is possible.
+    """
+    gap = gaps["long"]
+    if gap is None or gaps["short"] is None or effects["longer"] is None:
+        return None
+    noise = 0.0 if spread is None else spread.runs
+    if gap < max(LEAST, CLEAR * noise / math.sqrt(effects["longer"]["n"])):
+        return "teacher"
+    brought = {"iterations": effects["longer"], "labels": effects["labels"]}
+    clear = {
+        name: effect["mean"]
+        for name, effect in brought.items()
+        if effect is not None and effect["mean"] >= max(LEAST, BINDS * gaps["short"]) and _is_clear(effect, spread)
+    }
+    return max(clear, key=lambda name: clear[name]) if clear else "capacity"
+
+
+def recommend(
+    binds: str | None,
+    gaps: Mapping[str, float | None],
+    effects: Mapping[str, Any],
+    needed: Mapping[str, Any] | None,
+    stuck: Mapping[str, list[int]],
+    iterations: int,
+) -> str:
+    """What to do first, in a sentence or two."""
+    if stuck.get(ALONE) and effects["longer"] is None:
+        return (
+            f"make the student train first: alone it never left one class on {_some(stuck[ALONE], 'seed')}; try "
+            f"another learning rate, class weights, or more iterations (--iters)"
+        )
+    if binds is None:
+        return "no answer: too few of the short trainings came to a score; see what failed above"
+    gap = gaps["long"]
+    assert gap is not None
+    if binds == "teacher":
+        what = f"{gap:+.1f}" if gap >= 0 else f"{gap:.1f}"
+        return (
+            f"get a better teacher: it is at {what} mIoU against the student trained alone for {2 * iterations:,} "
+            f"iterations, so there is next to nothing to gain from it"
+        )
+    seeds = _seeds_to_show(gap, needed)
+    if binds == "iterations":
+        return (
+            f"train longer first: twice the iterations bring {effects['longer']['mean']:+.1f} without any teacher; "
+            f"{gap:.1f} points to the teacher are left then{seeds}"
+        )
+    because = {
+        "labels": (
+            f"labels bind (twice as many brought {effects['labels']['mean']:+.1f})" if effects["labels"] else ""
+        ),
+        "capacity": "neither more iterations nor more labels bring much, so expect a part of it",
+    }[binds]
+    return f"worth sweeping: up to {gap:.1f} points{seeds}; {because}"
+
+
+def _seeds_to_show(gap: float, needed: Mapping[str, Any] | None) -> str:
+    """``, 7 seeds to show +2``: for the largest effect that half of the gap holds."""
+    if needed is None:
+        return ""
+    effect = max((effect for effect in EFFECTS if effect <= gap / 2), default=EFFECTS[0])
+    seeds = needed[f"{effect:+g}"]["seeds"]
+    return f", {seeds if seeds is not None else 'over 1,000'} seeds to show {effect:+g}"
+
+
+def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str) -> dict[str, Any] | None:
+    """Mean and spread of the differences on the seeds that both have."""
+    ours, theirs = scores.get(arm, {}), scores.get(rival, {})
+    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    if not differences:
+        return None
+    sd = stdev(differences) if len(differences) > 1 else None
+    return {"n": len(differences), "mean": fmean(differences), "sd": sd}
+
+
+def _is_clear(effect: Mapping[str, Any], spread: Spread | None) -> bool:
+    """Whether a mean difference is more than two standard errors above zero, by the pooled spread."""
+    return spread is None or effect["mean"] > CLEAR * spread.pairs / math.sqrt(effect["n"])
+
+
+def _arm(arm: str, by_seed: Mapping[int, float], stuck: Mapping[str, list[int]], iterations: int) -> dict[str, Any]:
+    counted = [score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])]
+    return {
+        "words": WORDS[arm],
+        "iterations": iterations * LENGTHS.get(arm, 1),
+        "scores": {str(seed): score for seed, score in by_seed.items()},
+        "mean": fmean(counted) if counted else None,
+        "sd": stdev(counted) if len(counted) > 1 else None,
+        "one_class_seeds": list(stuck.get(arm, [])),
+    }
+
+
+def _mean(by_seed: Mapping[int, float]) -> float | None:
+    return fmean(by_seed.values()) if by_seed else None
+
+
+def _some(items: list[int], thing: str) -> str:
+    return f"{len(items)} {thing}" + ("" if len(items) == 1 else "s")

@@ -1,0 +1,122 @@
+"""What trainings will take, from the seconds that short ones took on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
+from rdistill.sweeps.study.spec import SweepSpec
+
+SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not ask for it
+LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1  # of a trial's iterations: the short trainings of such a headroom
+FEWEST_ITERATIONS = 100  # of them; shorter trainings say nothing of longer ones
+TYPICAL = (20, 3, 5)  # trials, configurations confirmed and seeds of a sweep that is not there yet
+TYPICAL_COHORT = 8  # students that share a teacher, of such a sweep
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds on this machine, of a student that shares its worker with others."""
+
+    start: float
+    alone_step: float  # an iteration of the student alone, without its data
+    distilled_step: float  # of the distilled student, without its data and its teacher
+    validation: float
+    teacher: float  # its forward pass of a batch
+    data: float  # loading a batch
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> Rates:
+        """From the ``cost`` of finished trainings."""
+
+        def mean(name: str, *arms: str) -> float:
+            values = [
+                record["cost"][name]
+                for record in records
+                if record.get("cost") and name in record["cost"] and (not arms or record["arm"] in arms)
+            ]
+            return fmean(values) if values else 0.0
+
+        return cls(
+            mean("start"), mean("step", ALONE), mean("step", DISTILLED), mean("validation"),
+            mean("teacher", DISTILLED), mean("data"),
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, float]:
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+    def seconds(self, iterations: int, validations: int, *, distilled: bool, cohort: int = 1) -> float:
+        """Of one training, with its share of a teacher and of data that a cohort of so many share."""
+        step = self.distilled_step + self.teacher / cohort if distilled else self.alone_step
+        return self.start + iterations * (step + self.data / cohort) + validations * self.validation
+
+
+def planned_cost(
+    rates: Rates,
+    iterations: int,
+    val_interval: int,
+    *,
+    distilled: int,
+    alone: int,
+    cohort: int = TYPICAL_COHORT,
+    at_once: int = 1,
+) -> dict[str, Any]:
+    """What a sweep will take, if no trial is stopped early.
+
+    Args:
+        rates: that were measured.
+        iterations: of each trial.
+        val_interval: iterations between two validations.
+        distilled: trials under the teacher, confirmation included.
+        alone: baselines, confirmation included.
+        cohort: students that share a teacher.
+        at_once: cohorts that work at a time.
+    """
+    validations = -(-iterations // val_interval)
+    one_alone = rates.seconds(iterations, validations, distilled=False)
+    one_distilled = rates.seconds(iterations, validations, distilled=True)
+    sweep = alone * rates.seconds(iterations, validations, distilled=False, cohort=cohort)
+    sweep += distilled * rates.seconds(iterations, validations, distilled=True, cohort=cohort)
+    return {
+        "iterations": iterations,
+        "seconds_alone": round(one_alone, 1),
+        "seconds_distilled": round(one_distilled, 1),
+        "trials": distilled,
+        "baselines": alone,
+        "cohort": cohort,
+        "cohorts": at_once,
+        "sweep_hours": round(sweep / at_once / 3600, 3),
+    }
+
+
+def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
+    """Trials under the teacher and baselines of a whole sweep, confirmation included."""
+    alone = spec.num_baselines(features)
+    every = spec.num_students(features)
+    again = every - alone - spec.num_trials(features)  # of the confirmation
+    confirmed_alone = again // (1 + spec.confirm.top) if spec.confirm else 0
+    return every - alone - confirmed_alone, alone + confirmed_alone
+
+
+def affordable(
+    iterations: int, seeds: int, seconds: tuple[float, float], students: int, cohort: int, at_once: int
+) -> int | None:
+    """How long the short trainings of a headroom may be that nobody asked for; None: too short to say anything.
+
+    Args:
+        iterations: of a trial of the sweep.
+        seeds: of the headroom.
+        seconds: of a step: the teacher's forward pass, the student's own.
+        students: that the sweep trains.
+        cohort: students that share a teacher.
+        at_once: cohorts that work at a time.
+    """
+    teacher, student = seconds
+    sweep = students * iterations * (student + teacher / cohort) / at_once
+    steps = iterations_of_all(1, seeds)
+    each = steps["student"] * student + steps["teacher"] * teacher
+    longest = int(min(LONGEST_SHARE * iterations, SHARE_OF_THE_SWEEP * sweep / max(each, 1e-9)))
+    return longest if longest >= max(FEWEST_ITERATIONS, LEAST_SHARE * iterations) else None

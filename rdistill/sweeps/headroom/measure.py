@@ -1,0 +1,253 @@
+"""Trains the arms of a headroom in one process: those of a seed in lockstep, over one stream and under one teacher."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import read_json, set_aside_if_damaged, write_json
+from rdistill.core.results import Scores
+from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.core.storage import StorageError, WorkDir
+from rdistill.sweeps.headroom.answer import answer
+from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
+from rdistill.sweeps.headroom.cost import Rates
+from rdistill.sweeps.study.records import ONE_CLASS_IOU
+from rdistill.training.hooks import Silent
+from rdistill.training.lockstep import Lane, Lockstep
+from rdistill.training.run import train
+
+HEADROOM = "headroom.json"  # in the work dir: the answer, once it is there
+ARM = "arm.json"  # in a training's folder: its score and what it took
+REQUEST = "request.json"  # in the work dir: what was asked for
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is trained: the length of the short trainings in iterations, and the seeds."""
+
+    iterations: int
+    seeds: tuple[int, ...]
+
+
+def finished_headroom(folder: Path) -> dict[str, Any] | None:
+    """The answer of an earlier start, if it came to one."""
+    file = folder / HEADROOM
+    return read_json(file) if file.is_file() else None
+
+
+def require_same(folder: Path, base: Mapping[str, Any], request: Request, where: str | Path) -> None:
+    """Makes sure that a resumed headroom is the one that was begun, and writes down what it is.
+
+    Raises:
+        UserError: it is another one.
+    """
+    from rdistill.core.differences import differences, plain
+
+    asked = plain({"iterations": request.iterations, "seeds": list(request.seeds), "config": dict(base)})
+    file = folder / REQUEST
+    if file.is_file():
+        changed = list(differences(read_json(file), asked).values())
+        if changed:
+            raise UserError(
+                *(f"{where}: --resume: {what}" for what in changed[:10]),
+                f"{where}: holds another headroom; use another --work-dir, or what it was started with",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, asked)
+
+
+def measure(
+    here: WorkDir,
+    base: Config,
+    request: Request,
+    teachers: Sequence[Scores],
+    *,
+    trust_checkpoint: bool = False,
+    stop: StopRequest | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains what is left to train, and writes and returns the answer.
+
+    Args:
+        here: the work dir. A training that is finished there is not repeated; one that was cut off goes on from its
+            last checkpoint.
+        base: the distilled student's config; how its teachers are computed is settled.
+        request: how long, and on which seeds.
+        teachers: scores of each.
+        stop: is looked at after each iteration.
+        say: is given a line when a training ends.
+
+    Raises:
+        Stopped: as ``stop`` asked.
+        StorageError: the work dir cannot be written.
+    """
+    stop = stop or StopRequest()
+    records: list[dict[str, Any]] = []
+    for seed in request.seeds:
+        lockstep = Lockstep()
+        lanes = [_Training(arm, seed, here, base, request, teachers, trust_checkpoint, stop, say) for arm in ARMS]
+        for training in lanes:
+            lockstep.join(training.name, training.run)
+        with _quiet():
+            while lockstep.step():
+                stop.heeded = True  # a training that ends takes it for the end of all
+        stop.heeded = False
+        if (stopped := next((one.stopped for one in lanes if one.stopped is not None), None)) is not None:
+            raise stopped
+        here.push()
+        records += [one.record for one in lanes]
+    scores: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
+    stuck: dict[str, list[int]] = {arm: [] for arm in ARMS}
+    for record in records:
+        if record["status"] == "finished":
+            scores[record["arm"]][record["seed"]] = record["mIoU"]
+            if record["one_class"]:
+                stuck[record["arm"]].append(record["seed"])
+    teacher = teachers[0].get("mIoU") if teachers else None
+    found = {
+        "iterations": request.iterations,
+        "seeds": list(request.seeds),
+        **answer(scores, {arm: seeds for arm, seeds in stuck.items() if seeds}, teacher, request.iterations),
+        "failed": [
+            {key: record[key] for key in ("arm", "seed", "reason")}
+            for record in records
+            if record["status"] == "failed"
+        ],
+        "rates": Rates.of(records).as_dict(),
+    }
+    write_json(here.folder / HEADROOM, found)
+    here.push()
+    return found
+
+
+class _Training:
+    """One training, as a lane runs it.
+
+    Attributes:
+        record: its score and what it took; empty before its end.
+        stopped: what it raised when it was asked to stop.
+    """
+
+    def __init__(
+        self,
+        arm: str,
+        seed: int,
+        here: WorkDir,
+        base: Config,
+        request: Request,
+        teachers: Sequence[Scores],
+        trust_checkpoint: bool,
+        stop: StopRequest,
+        say: Callable[[str], None],
+    ) -> None:
+        self.name, self.arm, self.seed = f"{arm}-s{seed}", arm, seed
+        self.here, self.base, self.request, self.teachers = here, base, request, teachers
+        self.trust_checkpoint, self.stop, self.say = trust_checkpoint, stop, say
+        self.record: dict[str, Any] = {}
+        self.stopped: Stopped | None = None
+
+    def run(self, lane: Lane) -> None:
+        folder = self.here.folder / self.name
+        set_aside_if_damaged(folder / ARM, "it is trained again", self.say)
+        if (folder / ARM).is_file():
+            self.record = read_json(folder / ARM)
+            if self.record["status"] == "finished":
+                self._tell()
+                return
+        clock = _Clock(lane)
+        record: dict[str, Any] = {"arm": self.arm, "seed": self.seed}
+        try:
+            cfg = arm_config(self.base, self.arm, self.request.iterations, self.seed)
+            metrics = train(
+                cfg,
+                folder,
+                seed=self.seed,
+                resume=True,
+                trust_checkpoint=self.trust_checkpoint,
+                teacher_metrics=list(self.teachers) if cfg.get("distill") is not None else None,
+                listener=clock,
+                lane=lane,
+                check=False,
+                stop=self.stop,
+            )
+        except Stopped as stopped:
+            self.stopped = stopped
+            return
+        except StorageError:
+            raise
+        except (UserError, RunError) as error:
+            record |= {"status": "failed", "reason": " ".join(str(error).split())}
+        else:
+            record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
+            record |= {"best_iter": metrics["best_iter"], "one_class": _one_class(metrics)}
+            record["cost"] = clock.rates() if self.arm != HALF else {}
+        self.record = record
+        write_json(folder / ARM, record)
+        self._tell()
+
+    def _tell(self) -> None:
+        said = f"mIoU {self.record['mIoU']:.2f}" if self.record["status"] == "finished" else self.record["reason"]
+        total = self.request.iterations * LENGTHS.get(self.arm, 1)
+        self.say(f"trained   {self.name}, {total:,} iterations: {said}")
+
+
+class _Clock(Silent):
+    """Tells apart what a training's iterations, its validations and its start take, by the lane's own seconds."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self._setup = self._steps = self._validations = 0.0
+        self._iterations = self._validated = 0
+        self._last, self._first = 0.0, 0
+        self._shared: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+        self._started = self.lane.seconds()
+        self._setup = self._last = self._started["own_seconds"]
+        self._first = self._iterations = first_iteration
+
+    def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
+        now = self.lane.seconds()
+        self._steps += now["own_seconds"] - self._last
+        self._last, self._iterations, self._shared = now["own_seconds"], iteration, now
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        now = self.lane.seconds()["own_seconds"]
+        if iteration == self._iterations:  # else a few steps are in it too
+            self._validations += now - self._last
+            self._validated += 1
+        self._last = now
+
+    def rates(self) -> dict[str, float]:
+        """Seconds: of the start, an iteration, a validation, and of an iteration's teacher and data alone."""
+        trained = max(1, self._iterations - self._first)
+        rates = {"start": self._setup, "step": self._steps / trained}
+        if self._validated:
+            rates["validation"] = self._validations / self._validated
+        for name in ("teacher", "data"):
+            key = f"{name}_alone_seconds"
+            rates[name] = (self._shared.get(key, 0.0) - self._started.get(key, 0.0)) / trained
+        return {name: round(seconds, 6) for name, seconds in rates.items()}
+
+
+def _one_class(metrics: Mapping[str, Any]) -> bool:
+    """Whether the student still sees at most one of several classes, at its best."""
+    ious = [value for value in (metrics.get("IoU") or {}).values() if value is not None]
+    return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
+
+
+@contextmanager
+def _quiet() -> Any:
+    """mmseg and mmengine have many warnings, and none is for the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,110 @@
+"""How many paired seeds a difference needs to be shown: the spread of differences, and the power of the paired t test.
+
+Pure functions of numbers; needs neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+ALPHA, POWER = 0.05, 0.8  # of the two-sided paired t test; the chance to show a difference that is there
+MOST_SEEDS = 1000  # beyond which no number is said
+CONFIDENCE = 0.8  # of the interval of a spread: with two or three seeds it is known within a factor of two or three
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a difference of two trainings on one seed varies from seed to seed, in mIoU.
+
+    Attributes:
+        runs: standard deviation of one configuration's scores over seeds.
+        pairs: standard deviation of the difference of two configurations on the same seed.
+        low, high: of the 80 % interval of ``pairs``.
+        freedom: degrees of freedom that ``pairs`` rests on.
+    """
+
+    runs: float
+    pairs: float
+    low: float
+    high: float
+    freedom: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def spread_of(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
+    """The spread over seeds, pooled over all configurations.
+
+    A score is taken as its configuration's part, its seed's part and the rest; the rest is what makes differences on
+    the same seed differ, and the difference of two has twice its variance (a two-way analysis of variance without
+    replication).
+
+    Args:
+        scores: configuration -> seed -> mIoU; those without all seeds are left out.
+
+    Returns:
+        None with fewer than two seeds or two configurations.
+    """
+    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
+    table = np.array([[by_seed[seed] for seed in seeds] for by_seed in scores.values() if len(by_seed) == len(seeds)])
+    if table.ndim != 2 or min(table.shape) < 2:
+        return None
+    arms, count = table.shape
+    rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    freedom = (arms - 1) * (count - 1)
+    variance = 2 * float((rest**2).sum()) / freedom
+    tails = [float(stats.chi2.ppf(p, freedom)) for p in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)]
+    low, high = (math.sqrt(variance * freedom / tail) for tail in tails)
+    runs = math.sqrt(fmean(table.var(axis=1, ddof=1).tolist()))
+    return Spread(runs, math.sqrt(variance), low, high, freedom)
+
+
+def power(pairs: int, effect: float, sd: float) -> float:
+    """The chance that a two-sided paired t test at 5 % shows a difference, by the noncentral t distribution.
+
+    Args:
+        pairs: of seeds, at least 2.
+        effect: the true mean difference, in mIoU.
+        sd: of the differences over seeds, in mIoU, above 0.
+    """
+    freedom = pairs - 1
+    needed = float(stats.t.ppf(1 - ALPHA / 2, freedom))
+    shift = abs(effect) / sd * math.sqrt(pairs)
+    value = float(stats.nct.sf(needed, freedom, shift))
+    return 1.0 if math.isnan(value) else value  # scipy has no number where the shift is enormous
+
+
+def seeds_needed(effect: float, sd: float) -> int | None:
+    """The fewest paired seeds that show a mean difference with a chance of 80 %; None beyond 1,000."""
+    if sd <= 0:
+        return 2
+    if power(MOST_SEEDS, effect, sd) < POWER:
+        return None
+    low, high = 2, MOST_SEEDS  # the power grows with the pairs
+    while low < high:
+        middle = (low + high) // 2
+        if power(middle, effect, sd) >= POWER:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def plan(spread: Spread, effects: Sequence[float]) -> dict[str, dict[str, int | None]]:
+    """Effect, as ``+2`` -> seeds needed at the spread that was measured, and at both ends of its interval."""
+    return {
+        f"{effect:+g}": {
+            "seeds": seeds_needed(effect, spread.pairs),
+            "low": seeds_needed(effect, spread.low),
+            "high": seeds_needed(effect, spread.high),
+        }
+        for effect in effects
+    }

@@ -1,0 +1,325 @@
+"""The headroom of a config, and of a sweep before its first trial."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from mmengine.config import Config
+
+from rdistill.checks.run import check_run
+from rdistill.config.load import DistillSpec, LoadedConfig, distill_spec, import_custom_modules
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
+from rdistill.core.results import Scores
+from rdistill.core.stopping import StopRequest
+from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
+from rdistill.distill.distiller import build_distiller
+from rdistill.distill.teacher import CACHE_FOLDER
+from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
+from rdistill.sweeps.headroom.arms import ARMS, LEAST_ITERATIONS, arm_config, digest
+from rdistill.sweeps.headroom.cost import (
+    FEWEST_ITERATIONS,
+    LONGEST_SHARE,
+    TYPICAL,
+    Rates,
+    affordable,
+    planned_cost,
+    students_of,
+)
+from rdistill.sweeps.headroom.measure import HEADROOM, REQUEST, Request, finished_headroom, measure, require_same
+from rdistill.sweeps.study.space import feature_counts
+from rdistill.sweeps.study.spec import HeadroomSpec
+from rdistill.sweeps.trial.trial import Study
+from rdistill.training.ray_train import Resources
+from rdistill.training.run import evaluate_teachers
+from rdistill.training.teacher_plan import choose_plan, with_plan
+
+FOLDER = "headroom"  # within a sweep's work dir
+SEEDS = (0, 1)
+MOST_AT_ONCE = 16  # trials that are taken to train at a time, for an estimate
+INNER = ("*", "*/*")  # files of a headroom's work dir
+Say = Callable[[str], None]
+
+
+def run_headroom(
+    cfg: Config,
+    work_dir: str | Path,
+    *,
+    iterations: int | None = None,
+    seeds: Sequence[int] | None = None,
+    resume: bool = False,
+    trust_checkpoint: bool = False,
+    stop: StopRequest | None = None,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Measures what there is to gain from a config's teacher, in this process.
+
+    Args:
+        cfg: from :func:`rdistill.config.load.load_config`, with a ``distill`` section.
+        work_dir: a folder, or a URI; written to: ``headroom.json``, and a folder for each training.
+        iterations: of the short trainings; by default a quarter of the config's.
+        seeds: of the trainings, at least two; by default 0 and 1.
+        resume: continue what is in the work dir.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        stop: is looked at after each iteration.
+        say: is given lines about what happens.
+
+    Returns:
+        What ``headroom.json`` holds; see docs/headroom.md.
+
+    Raises:
+        UserError: a mistake in the config, the data or the options, found before the first iteration.
+        rdistill.core.stopping.Stopped: as ``stop`` asked; ``resume`` goes on.
+    """
+    spec = require_teacher(cfg)
+    request = Request(*_checked(cfg, iterations, SEEDS if seeds is None else seeds))
+    for arm in ARMS:
+        arm_config(cfg, arm, request.iterations, request.seeds[0])  # raises what cannot be
+    with open_work_dir(work_dir, *INNER) as here, lock_folder(here.folder, "run or sweep"):
+        if here.holds_something() and not resume:
+            raise UserError(
+                f"{here.where}: holds something already; pass --resume to continue it, or another --work-dir"
+            )
+        _repair(here.folder, say)
+        require_same(here.folder, digest(cfg), request, here.where)
+        if (found := finished_headroom(here.folder)) is not None:
+            say(f"note      {here.where}: finished already: nothing is left to do")
+            return found
+        base, teachers = _prepared(cfg, here, trust_checkpoint, say)
+        found = measure(here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, say=say)
+        trials, top, fresh = TYPICAL
+        rates = Rates(**found["rates"])
+        found["plan"] = planned_cost(
+            rates, _iterations(cfg), _val_interval(cfg), distilled=trials + top * fresh, alone=1 + fresh
+        )
+        found["plan"]["of"] = f"a sweep of {trials} trials that confirms {top} on {fresh} seeds"
+        found["losses"] = sorted(spec.losses)
+        write_json(here.folder / HEADROOM, found)
+        here.push()
+        return found
+
+
+def require_teacher(cfg: Config) -> DistillSpec:
+    """The ``distill`` section of a config of which headroom can be measured.
+
+    Raises:
+        UserError: it has none, trains by epochs, or its teachers follow the student.
+    """
+    spec = distill_spec(cfg)
+    if spec is None:
+        raise UserError(f"{cfg.filename or 'config'}: has no `distill` section, so there is no teacher to compare with")
+    if any(teacher.ema_decay is not None for teacher in spec.teachers):
+        raise UserError("distill.teachers: headroom compares with teachers of their own; one here follows the student")
+    if cfg.train_cfg.get("max_iters") is None:
+        raise UserError(
+            "train_cfg.max_iters: headroom shortens trainings in iterations, and the config trains by epochs"
+        )
+    return spec
+
+
+def _checked(cfg: Config, iterations: int | None, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Length and seeds as they are used. Raises UserError for numbers that cannot be."""
+    problems = []
+    length = max(LEAST_ITERATIONS, int(LONGEST_SHARE * _iterations(cfg))) if iterations is None else iterations
+    if length < LEAST_ITERATIONS:
+        problems.append(f"--iters: must be at least {LEAST_ITERATIONS}, got {length}")
+    if len(seeds) < 2:
+        problems.append(f"--seeds: needs at least 2, by which the spread is known, got {len(seeds)}")
+    if len(set(seeds)) < len(seeds):
+        problems.append(f"--seeds: must differ from each other, got {', '.join(map(str, seeds))}")
+    if problems:
+        raise UserError(*problems)
+    return length, tuple(seeds)
+
+
+def _prepared(cfg: Config, here: WorkDir, trust_checkpoint: bool, say: Say) -> tuple[Config, list[Scores]]:
+    """The config with its teachers' computation settled, and their scores. Raises UserError for what is wrong."""
+    run = LoadedConfig.of(cfg)
+    distiller = build_distiller(run, seed=0, trust_checkpoint=trust_checkpoint)
+    report = check_run(run, distiller=distiller, work_dir=here.folder, trials=1, trust_checkpoint=trust_checkpoint)
+    report.raise_problems()
+    for note in report.notes:
+        say(f"note      {note}")
+    teachers = evaluate_teachers(distiller, cfg)
+    for index, scores in enumerate(teachers):
+        say(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
+    plan = choose_plan(distiller, run, here.folder)
+    for line in plan.lines:
+        say(f"teacher   {line}")
+    beside = Path(tempfile.gettempdir()) if is_uri(here.where) else here.folder.parent
+    return with_plan(run, plan, beside / CACHE_FOLDER).cfg, teachers
+
+
+# --- before a sweep -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How a sweep's trials will be divided, as far as its cost depends on it."""
+
+    cohort: int  # students that share a teacher
+    at_once: int  # cohorts that work at a time
+    seconds: tuple[float, float]  # of a step: the teacher's forward pass, the student's own
+
+
+def headroom_first(
+    study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False
+) -> dict[str, Any] | None:
+    """Measures the headroom of a sweep, if its file asks for it or it costs little beside the sweep.
+
+    Args:
+        study: what its trials share; its pairs and its teachers' computation are settled.
+        resources: of one trial.
+        slots: trials alone that the cluster has room for.
+        say: is given lines for the user, also one that says why nothing is measured.
+        begun: whether the search has: then it is measured only where the sweep file asks for it.
+
+    Returns:
+        What ``headroom/headroom.json`` in the sweep's work dir holds; None where nothing was measured.
+    """
+    asked = study.spec.headroom
+    if asked == "off":
+        return None
+    where = join(study.work_dir, FOLDER)
+    with open_work_dir(where, HEADROOM) as here:
+        _repair(here.folder, say)
+        if (found := finished_headroom(here.folder)) is not None:
+            return found
+    if begun and asked == "auto":
+        return None
+    try:
+        require_teacher(study.base.cfg)
+        features = feature_counts(study.base.distillation)
+        fleet = _fleet(study, resources, slots)
+        request = _request(study, asked, fleet, sum(students_of(study.spec, features)), say)
+        if request is None:
+            return None
+        for arm in ARMS:
+            arm_config(study.base.cfg, arm, request.iterations, request.seeds[0])
+    except UserError as error:
+        if asked != "auto":
+            raise
+        say(f"headroom  not measured: {error}")
+        return None
+    say(
+        f"headroom  {len(ARMS) * len(request.seeds)} trainings of {request.iterations:,} and "
+        f"{2 * request.iterations:,} iterations come first (headroom: off leaves them out)"
+    )
+    found = _measured(study, resources, request, say)
+    if found is None:
+        return None
+    distilled, alone = students_of(study.spec, features)
+    found["plan"] = planned_cost(
+        Rates(**found["rates"]),
+        _iterations(study.base.cfg),
+        _val_interval(study.base.cfg),
+        distilled=distilled,
+        alone=alone,
+        cohort=fleet.cohort,
+        at_once=fleet.at_once,
+    )
+    found["plan"]["of"] = "this sweep"
+    with open_work_dir(where, HEADROOM) as here:
+        write_json(here.folder / HEADROOM, found)
+        here.push()
+    return found
+
+
+def _request(study: Study, asked: Any, fleet: Fleet, students: int, say: Say) -> Request | None:
+    """What is trained; None, with a line, where nobody asked and it would cost too much."""
+    spec = asked if isinstance(asked, HeadroomSpec) else HeadroomSpec()
+    seeds = tuple(spec.seeds or (study.spec.seed, study.spec.seed + 1))
+    total = _iterations(study.base.cfg)
+    if asked != "auto":
+        return Request(spec.iters or max(LEAST_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
+    length = affordable(total, len(seeds), fleet.seconds, students, fleet.cohort, fleet.at_once)
+    if length is None:
+        say(
+            f"headroom  not measured: within a tenth of this sweep's time its trainings would have fewer than "
+            f"{max(FEWEST_ITERATIONS, total // 10):,} iterations; headroom: on measures it all the same"
+        )
+        return None
+    return Request(length, seeds)
+
+
+def _fleet(study: Study, resources: Resources, slots: int) -> Fleet:
+    spec, step = study.spec, study.step
+    most = spec.trial.max_concurrent or MOST_AT_ONCE
+    slots = min(slots, most)
+    if spec.cohort.size == "off" or step is None:
+        return Fleet(1, slots, step.seconds[min(step.seconds)] if step is not None else (0.0, 1.0))
+    free = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
+    plan = plan_cohorts(spec.cohort.size, min(most, MOST_AT_ONCE), slots, step, free)
+    return Fleet(plan.size, plan.cohorts, step.seconds[plan.slots])
+
+
+def _measured(study: Study, resources: Resources, request: Request, say: Say) -> dict[str, Any] | None:
+    """The trainings, where the sweep's own will run; None, with a line, if the machine cannot do them."""
+    need, joined = resources.per_worker(), max(ways_to_join(resources))
+    try:
+        if alone_on_this_machine() and not need.get("GPU"):
+            return _measure_here(study, request, need["CPU"] * joined, say)
+        task = ray.remote(_measure_there).options(
+            num_cpus=need["CPU"] * joined, num_gpus=need.get("GPU", 0), max_retries=0
+        )
+        found, lines = ray.get(task.remote(study, request))
+        for line in lines:
+            say(line)
+        return found  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        if isinstance(cause, StorageError):
+            raise cause from None
+        if isinstance(cause, UserError):
+            raise UserError(*cause.problems) from None
+        say(f"headroom  not measured: {' '.join(str(cause).split())[:300]}")
+    except ray.exceptions.OutOfMemoryError as error:
+        say(f"headroom  not measured: {killed_for_memory(error)}")
+    except StorageError:
+        raise
+    except RunError as error:
+        say(f"headroom  not measured: {error}")
+    return None
+
+
+def _measure_there(study: Study, request: Request) -> tuple[dict[str, Any], list[str]]:
+    lines: list[str] = []
+    import_custom_modules(study.base.cfg)
+    return _measure_here(study, request, None, lines.append), lines
+
+
+def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) -> dict[str, Any]:
+    """``cpus``: whose threads this process takes meanwhile; None: Ray has set them."""
+    import torch
+
+    before = torch.get_num_threads()
+    if cpus is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, int(cpus)))
+    try:
+        with open_work_dir(join(study.work_dir, FOLDER), *INNER) as here:
+            require_same(here.folder, digest(study.base.cfg), request, here.where)
+            return measure(
+                here, study.base.cfg, request, study.teacher_metrics, trust_checkpoint=study.trust_checkpoint, say=say
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def _repair(folder: Path, say: Say) -> None:
+    set_aside_if_damaged(folder / HEADROOM, "it is put together again", lambda line: say(f"damaged   {line}"))
+    set_aside_if_damaged(folder / REQUEST, "it is taken to be the same", lambda line: say(f"damaged   {line}"))
+
+
+def _iterations(cfg: Config) -> int:
+    return int(cfg.train_cfg.max_iters)
+
+
+def _val_interval(cfg: Config) -> int:
+    return int(cfg.train_cfg.get("val_interval") or _iterations(cfg))

@@ -1,0 +1,327 @@
+"""Why a distillation gains, or does not: measured on a few batches at each validation, without changing the training.
+
+Two questions. On validation images: how often do student and teacher agree, whose errors are they, and how sure is the
+teacher. On training images: how large is the gradient of the distillation beside that of the task, and do the two point
+the same way. Everything that a forward or backward pass may change is put back: random states, BatchNorm's statistics
+and other buffers, modes; gradients are computed aside, so those that wait for an update stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+
+from rdistill.config.load import DistillSpec
+from rdistill.core.files import read_json, write_json
+from rdistill.distill.distiller import Distiller
+from rdistill.distributed import collectives
+from rdistill.models.segmentor import ignore_index, num_classes
+from rdistill.training.run_state import random_state, seed_everything, set_random_state, unwrap
+
+DIAGNOSIS = "diagnosis.json"  # in the work dir: one entry for each validation
+FIRST_DRAW = 2**62  # of the training images that are looked at: no run draws so many
+PIXELS = 65_536  # of an image that are looked at, at most, evenly spread
+BINS = 15  # of the confidence, for the calibration error (Guo et al., ICML 2017)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # at which the teacher's entropy is measured, besides the losses' own
+
+
+class Timed(Protocol):
+    """Who counts the seconds of a run: a :class:`rdistill.training.lockstep.Lane`."""
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds of this turn that are not the run's own."""
+
+
+class DiagnosisHook(Hook):
+    """Measures at each validation and keeps the entries.
+
+    Args:
+        spec: the ``distill`` section, whose ``diagnose`` says on how many batches.
+        seed: of the run's data.
+        lane: counts the run's seconds, of which these are none.
+
+    Attributes:
+        entries: one for each validation: ``iter`` and the figures of :func:`diagnose`, or ``problem``.
+        latest: the entry of this validation, for whoever reports it.
+    """
+
+    def __init__(self, spec: DistillSpec, seed: int, lane: Timed | None = None) -> None:
+        assert spec.diagnose is not None
+        self.spec, self.batches, self.seed, self.lane = spec, spec.diagnose.batches, seed, lane
+        self.entries: list[dict[str, Any]] = []
+        self.latest: dict[str, Any] | None = None
+        self._teachers: tuple[Any, ...] | None = None
+        self._train: list[Any] | None = None
+        self._val: list[Any] | None = None
+
+    def before_train(self, runner: Any) -> None:
+        file = Path(runner.work_dir, DIAGNOSIS)
+        if runner.iter and file.is_file():  # what came after the checkpoint is trained again
+            self.entries = [entry for entry in read_json(file)["entries"] if entry["iter"] <= runner.iter]
+
+    def after_val(self, runner: Any) -> None:
+        since = time.perf_counter()
+        self.latest = {"iter": runner.iter}
+        try:
+            self.latest |= self._measured(runner)
+        except Exception as error:  # too little memory, a head of a kind of its own: no reason to end a training
+            self.latest["problem"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        seconds = time.perf_counter() - since
+        self.latest["seconds"] = round(seconds, 3)
+        self.entries.append(self.latest)
+        if is_main_process():
+            write_json(Path(runner.work_dir, DIAGNOSIS), {"entries": self.entries})
+        if self.lane is not None:
+            self.lane.leave_out(seconds)
+
+    def _measured(self, runner: Any) -> dict[str, Any]:
+        distiller = unwrap(runner)
+        if self._teachers is None:
+            self._teachers = tuple(teacher.aside() for teacher in distiller.teachers)
+        with unchanged(distiller):
+            distiller.teachers = self._teachers
+            if self._train is None or self._val is None:
+                self._train = training_batches(runner.train_dataloader, self.batches)
+                images = self.batches * int(runner.train_dataloader.batch_size)
+                self._val = validation_batches(runner.val_dataloader, images)
+            taus = [float(loss.params["tau"]) for loss in self.spec.losses.values() if loss.params.get("tau")]
+            return {
+                **on_validation(distiller, self._val, taus),
+                **on_training(distiller, self._train),
+            }
+
+
+@contextmanager
+def unchanged(distiller: Distiller) -> Iterator[None]:
+    """Puts back what passes through the models change. Several workers compute each for itself meanwhile."""
+    state = random_state()
+    buffers = [(buffer, buffer.detach().clone()) for buffer in distiller.buffers()]
+    modes = [(module, module.training) for module in distiller.modules()]
+    teachers = distiller.teachers
+    try:
+        with collectives.alone():
+            seed_everything(0, 0)
+            yield
+    finally:
+        distiller.teachers = teachers
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for module, mode in modes:
+            module.training = mode
+        set_random_state(state)
+
+
+def training_batches(loader: Any, count: int) -> list[Any]:
+    """Batches of training images, evenly spread over the data set; augmented, but as no draw of the run is."""
+    dataset, size = loader.dataset, int(loader.batch_size or 1)
+    total = count * size
+    indices = [number * len(dataset) // total for number in range(total)]
+    samples = [dataset[FIRST_DRAW + number, index] for number, index in enumerate(indices)]
+    return [pseudo_collate(samples[start : start + size]) for start in range(0, total, size)]
+
+
+def validation_batches(loader: Any, images: int) -> list[Any]:
+    """Batches of validation images, evenly spread, each as the validation itself has it: its images fit together."""
+    dataset, size = loader.dataset, int(loader.batch_size or 1)
+    there = -(-len(dataset) // size)
+    count = min(there, -(-images // size))
+    starts = [number * there // count * size for number in range(count)]
+    return [
+        pseudo_collate([dataset[index] for index in range(start, min(start + size, len(dataset)))]) for start in starts
+    ]
+
+
+# --- on validation images -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> dict[str, Any]:
+    """What student and teacher make of validation images. The first teacher is meant.
+
+    Args:
+        distiller: in any mode.
+        batches: uncollated inputs and samples, as a loader gives them; left as they are.
+        taus: temperatures of the losses.
+
+    Returns:
+        In percent of the labelled pixels: ``agreement`` of the two, ``student_error``, ``teacher_error``,
+        ``errors_repeated`` (of the teacher's errors, those where the student says the same), ``errors_to_learn`` (of
+        the student's errors, those where the teacher is right). Of the teacher: ``teacher_confidence`` and
+        ``teacher_calibration_error`` (percent), ``teacher_entropy`` (temperature -> share of the largest possible
+        entropy, 0 to 1). Nothing where the two tell other classes apart.
+    """
+    student, teacher = distiller.student, distiller.teachers[0].model
+    if num_classes(student) != num_classes(teacher):
+        return {}
+    student.eval()
+    device = next(student.parameters()).device
+    teacher.to(device)
+    ignore, counts = ignore_index(student), _Counts(sorted({*TEMPERATURES, *taus}))
+    for batch in batches:
+        ours = student.val_step(copy.deepcopy(batch))  # type: ignore[operator]
+        theirs = teacher.val_step(copy.deepcopy(batch))  # type: ignore[operator]
+        for own, other in zip(ours, theirs, strict=True):
+            label = own.gt_sem_seg.data.flatten()
+            step = max(1, label.numel() // PIXELS)
+            if label.numel() != own.pred_sem_seg.data.numel():
+                continue  # scored at another size, by a metric of its own
+            valid = (label[::step] != ignore).nonzero().flatten()
+            label = label[::step][valid].to(device)
+            own_class = own.pred_sem_seg.data.flatten()[::step][valid]
+            other_class = other.pred_sem_seg.data.flatten()[::step][valid]
+            logits = other.seg_logits.data.flatten(1)[:, ::step][:, valid].float()
+            counts.add(label, own_class, other_class, logits)
+    return counts.figures()
+
+
+class _Counts:
+    """Sums over pixels."""
+
+    def __init__(self, temperatures: Sequence[float]) -> None:
+        self.pixels = self.agree = self.student_wrong = self.teacher_wrong = self.repeated = self.to_learn = 0
+        self.entropy = dict.fromkeys(temperatures, 0.0)
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # pixels, sum of confidence, right ones
+        self.classes = 2
+
+    def add(self, label: Tensor, student: Tensor, teacher: Tensor, logits_cn: Tensor) -> None:
+        """Pixels of one image. ``logits_cn``: the teacher's; of one channel: the probability of class 1."""
+        same, student_wrong, teacher_wrong = student == teacher, student != label, teacher != label
+        self.pixels += label.numel()
+        self.agree += int(same.sum())
+        self.student_wrong += int(student_wrong.sum())
+        self.teacher_wrong += int(teacher_wrong.sum())
+        self.repeated += int((same & teacher_wrong).sum())
+        self.to_learn += int((student_wrong & ~teacher_wrong).sum())
+        if len(logits_cn) == 1:  # mmseg has taken the sigmoid already
+            z = logits_cn.double().clamp(1e-7, 1 - 1e-7).logit()
+            logits_cn = torch.cat([torch.zeros_like(z), z])
+        self.classes = len(logits_cn)
+        for tau in self.entropy:
+            logarithm = torch.log_softmax(logits_cn / tau, dim=0)
+            self.entropy[tau] -= float((logarithm.exp() * logarithm).sum())
+        confidence, chosen = torch.softmax(logits_cn, dim=0).max(dim=0)
+        place = (confidence * BINS).long().clamp(max=BINS - 1).cpu()
+        for row, values in enumerate((torch.ones_like(confidence), confidence, (chosen == label).to(confidence))):
+            self.bins[row].index_add_(0, place, values.double().cpu())
+
+    def figures(self) -> dict[str, Any]:
+        if not self.pixels:
+            return {}
+        count, confidence, right = self.bins
+        return {
+            "pixels": self.pixels,
+            "agreement": _percent(self.agree, self.pixels),
+            "student_error": _percent(self.student_wrong, self.pixels),
+            "teacher_error": _percent(self.teacher_wrong, self.pixels),
+            "errors_repeated": _percent(self.repeated, self.teacher_wrong),
+            "errors_to_learn": _percent(self.to_learn, self.student_wrong),
+            "teacher_confidence": _percent(float(confidence.sum()), float(count.sum())),
+            "teacher_calibration_error": _percent(float((confidence - right).abs().sum()), float(count.sum())),
+            "teacher_entropy": {
+                f"{tau:g}": round(total / self.pixels / math.log(self.classes), 5)
+                for tau, total in self.entropy.items()
+            },
+        }
+
+
+# --- on training images ---------------------------------------------------------------------------------------------
+
+
+def on_training(distiller: Distiller, batches: Sequence[Any]) -> dict[str, Any]:
+    """How the gradients of the task's and of the distillation's losses, as they are added up, stand to each other.
+
+    Args:
+        distiller: in any mode.
+        batches: uncollated inputs and samples, as a loader gives them; left as they are.
+
+    Returns:
+        Means over the batches, with respect to the student's weights: ``gradient_task`` (Euclidean length),
+        ``gradient_distill`` (of all terms together), ``gradient_ratio`` (the second over the first) and
+        ``gradient_cosine`` (-1 to 1), and ``terms``: name -> ``ratio`` and ``cosine`` to the task's, and ``raw``, the
+        loss before its weight.
+    """
+    distiller.train()
+    weights = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
+    found: list[dict[str, float]] = []
+    for batch in batches:
+        with distiller.capture:
+            data = distiller.data_preprocessor(copy.deepcopy(batch), True)
+            losses = distiller.loss(data["inputs"], data["data_samples"])
+            terms = {name: losses[f"distill.loss_{name}"] for name in distiller.terms}
+            task = _sum(value for key, value in losses.items() if "loss" in key and not key.startswith("distill."))
+            own = _gradient(task, weights)
+            parts = {name: _gradient(loss, weights) for name, loss in terms.items()}
+        whole = sum(parts.values(), torch.zeros_like(own))
+        entry = {"task": float(own.norm()), "distill": float(whole.norm()), "cosine": _cosine(own, whole)}
+        for name, part in parts.items():
+            entry |= {f"length {name}": float(part.norm()), f"cosine {name}": _cosine(own, part)}
+            entry[f"raw {name}"] = float(losses[f"raw/{name}"])
+        found.append(entry)
+    mean = {key: _mean([entry[key] for entry in found]) for key in (found[0] if found else ())}
+    if not mean:
+        return {}
+    task_length = mean["task"]
+    return {
+        "gradient_task": task_length,
+        "gradient_distill": mean["distill"],
+        "gradient_ratio": _ratio(mean["distill"], task_length),
+        "gradient_cosine": mean["cosine"],
+        "terms": {
+            name: {
+                "ratio": _ratio(mean[f"length {name}"], task_length),
+                "cosine": mean[f"cosine {name}"],
+                "raw": mean[f"raw {name}"],
+            }
+            for name in distiller.terms
+        },
+    }
+
+
+def _gradient(loss: Tensor, weights: Sequence[nn.Parameter]) -> Tensor:
+    """Of a loss with respect to all weights, as one vector in float32; zero where it does not depend on them."""
+    if not loss.requires_grad:
+        return torch.cat([torch.zeros_like(weight, dtype=torch.float32).flatten() for weight in weights])
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(weight) if gradient is None else gradient).flatten().float()
+            for weight, gradient in zip(weights, gradients, strict=True)
+        ]
+    )
+
+
+def _sum(values: Iterator[Any]) -> Tensor:
+    """As mmengine adds losses up: each is a tensor or a list of tensors."""
+    parts = [item.mean() for value in values for item in (value if isinstance(value, list) else [value])]
+    return torch.stack(parts).sum()
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    lengths = float(one.norm()) * float(other.norm())
+    return float(one @ other) / lengths if lengths > 0 else math.nan
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Of those that are numbers."""
+    numbers = [value for value in values if math.isfinite(value)]
+    return float(f"{sum(numbers) / len(numbers):.6g}") if numbers else None
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return round(100 * part / whole, 4) if whole else None

@@ -1,0 +1,141 @@
+"""`rdistill headroom`, and the headroom of a sweep: measured once, continued after a kill, and what it says."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+from torch import Tensor
+
+from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.sweeps.headroom.arms import ARMS, arm_config
+from rdistill.sweeps.headroom.run import run_headroom
+from rdistill.training.run import train
+
+from .conftest import Place
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def measured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("headroom") / "run"
+    return folder, run_headroom(tiny.load("distill", iters=80), folder, iterations=20)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return torch.load(folder / "last.pth", weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_arm_trains_on_every_seed(measured: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = measured
+    assert json.loads((folder / "headroom.json").read_text()) == json.loads(json.dumps(found))
+    assert {arm: list(one["scores"]) for arm, one in found["arms"].items()} == {arm: ["0", "1"] for arm in ARMS}
+    assert found["failed"] == [] and found["recommendation"]
+    assert found["rates"]["alone_step"] > 0 and found["rates"]["teacher"] > 0
+    assert found["plan"]["sweep_hours"] > 0
+
+
+@pytest.mark.parametrize("arm", ["alone", "hard", "half"])
+def test_an_arm_is_the_training_that_it_would_be_alone(
+    measured: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path, arm: str
+) -> None:
+    """To the last bit: sharing data and a teacher changes nothing."""
+    folder, _ = measured
+    base = tiny.load("distill", {"distill.teachers.0.forward": {"fuse": True}, "distill.cache": "off"}, iters=80)
+    train(arm_config(base, arm, 20, seed=1), tmp_path / "run", seed=1)
+    assert equal(weights(tmp_path / "run"), weights(folder / f"{arm}-s1"))
+
+
+def test_a_headroom_that_was_stopped_goes_on(measured: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path) -> None:
+    folder, found = measured
+    stop = StopRequest()
+
+    def stop_in_the_second_seed(line: str) -> None:
+        if line.startswith("trained   longer-s0"):
+            stop.signum = signal.SIGTERM
+
+    cfg = tiny.load("distill", iters=80)
+    with pytest.raises(Stopped):
+        run_headroom(cfg, tmp_path / "run", iterations=20, stop=stop, say=stop_in_the_second_seed)
+    assert not (tmp_path / "run" / "headroom.json").exists()
+    resumed = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True)
+    assert resumed["arms"] == found["arms"] and resumed["recommendation"] == found["recommendation"]
+    for arm in ARMS:
+        assert equal(weights(tmp_path / "run" / f"{arm}-s1"), weights(folder / f"{arm}-s1"))
+    lines: list[str] = []
+    again = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True, say=lines.append)
+    assert again["arms"] == resumed["arms"] and "finished already" in lines[-1]
+
+
+@pytest.mark.slow  # six starts
+def test_the_command(tiny: Tiny, place: Place) -> None:
+    data = ("--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--set", "train_cfg.max_iters=80")
+    config, work_dir = tiny.folder / "distill.py", place.root / "headroom"
+    done = place.run("headroom", config, *data, "--iters", 20, "--seeds", "0,1", "--work-dir", work_dir)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("gap       teacher minus student alone: ") for line in lines)
+    assert lines[-1].startswith("advice    ")
+    again = place.run("headroom", config, *data, "--iters", 20, "--work-dir", work_dir, status=2)
+    assert again.stderr.strip().endswith("pass --resume to continue it, or another --work-dir")
+    found = json.loads(
+        place.run("headroom", config, *data, "--iters", 20, "--work-dir", work_dir, "--resume", "--json").stdout
+    )
+    assert found["recommendation"] == lines[-1].removeprefix("advice    ")
+    other = place.run("headroom", config, *data, "--iters", 24, "--work-dir", work_dir, "--resume", status=2)
+    assert "iterations" in other.stderr and "holds another headroom" in other.stderr
+    for wrong, said in (
+        (["--seeds", "0,x"], "error: --seeds: must be whole numbers"),
+        (["--iters", "0"], "error: --iters: must be at least 20, got 0"),
+    ):
+        refused = place.run("headroom", config, *data, *wrong, "--work-dir", place.root / "no", status=2)
+        assert refused.stderr.startswith(said) and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow  # Ray starts twice
+def test_a_sweep_measures_it_first_where_its_file_says_so(tiny: Tiny, place: Place) -> None:
+    sweep = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0, 3.0]}},
+        "search": {"type": "grid"},
+        "headroom": {"iters": 20, "seeds": [0, 1]},
+    }
+    data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 2)
+    work_dir = place.root / "sweep"
+    done = place.run("sweep", place.sweep_file("headroom", sweep), *data, "--work-dir", work_dir)
+    assert done.stdout.index("advice    ") < done.stdout.index("best      ")
+    summary = json.loads((work_dir / "summary.json").read_text())
+    assert summary["headroom"]["seeds"] == [0, 1] and summary["headroom"]["plan"]["of"] == "this sweep"
+    page = place.run("report", work_dir).stdout
+    assert "report" in page
+    text = (work_dir / "report.html").read_text()
+    assert "Headroom" in text and summary["headroom"]["recommendation"] in text
+    resumed = place.run("sweep", place.sweep_file("headroom", sweep), *data, "--work-dir", work_dir, "--resume")
+    assert "trained   " not in resumed.stdout
+
+
+@pytest.mark.slow  # Ray starts twice
+def test_a_tiny_sweep_is_not_held_up_and_says_so(tiny: Tiny, place: Place) -> None:
+    sweep = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0]}},
+        "search": {"type": "grid"},
+    }
+    data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 2)
+    done = place.run("sweep", place.sweep_file("tiny", sweep), *data, "--work-dir", place.root / "tiny")
+    assert "headroom  not measured: within a tenth of this sweep's time" in done.stdout
+    off = {**sweep, "headroom": False}  # as YAML reads `off`
+    done = place.run("sweep", place.sweep_file("off", off), *data, "--work-dir", place.root / "off")
+    assert "headroom" not in done.stdout
+    wrong = {**sweep, "headroom": {"iters": 20, "seed": [1, 2]}}
+    refused = place.run("sweep", place.sweep_file("wrong", wrong), *data, "--work-dir", place.root / "no", status=2)
+    assert "unknown key headroom.seed; did you mean 'seeds'?" in refused.stderr

@@ -1,0 +1,154 @@
+"""Why a configuration gains, or does not: the right sentence for hand-made runs."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rdistill.report.why import why_section
+from rdistill.sweeps.findings.print_why import print_why
+from rdistill.sweeps.findings.why import state_of, why
+from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
+
+FIGURES: dict[str, Any] = {
+    "agreement": 91.0, "student_error": 8.0, "teacher_error": 4.0, "errors_repeated": 60.0, "errors_to_learn": 55.0,
+    "teacher_confidence": 97.0, "teacher_calibration_error": 1.5,
+    "teacher_entropy": {"1": 0.12, "2": 0.3, "4": 0.6, "8": 0.8},
+    "gradient_task": 1.0, "gradient_distill": 0.5, "gradient_ratio": 0.5, "gradient_cosine": 0.6,
+    "terms": {"logits": {"ratio": 0.5, "cosine": 0.6, "raw": 0.1}},
+}  # fmt: skip
+FALLING = [1.0, 0.8, 0.6, 0.4, 0.2]
+
+
+def run(
+    name: str = "t0001-s1",
+    *,
+    scores: tuple[float, ...] = (50.0, 54.0, 56.0, 56.1),
+    losses: list[float] = FALLING,
+    entries: list[dict[str, Any] | None] | None = None,
+    tau: float = 1.0,
+    teacher: float = 65.0,
+    **changed: Any,
+) -> TrialRecord:
+    entries = [{**FIGURES, **changed}] * len(scores) if entries is None else entries
+    history = [
+        {"iter": 10 * index, "mIoU": score, "diagnosis": entry}
+        for index, (score, entry) in enumerate(zip(scores, entries, strict=True), start=1)
+    ]
+    return TrialRecord(
+        name, {}, 1, phase=CONFIRMED, of=name.partition("-")[0], status="finished", history=history,
+        losses=[{"iter": index, "raw/logits": value} for index, value in enumerate(losses)],
+        effective={"distill.losses.logits.tau": tau}, teacher_mIoU=teacher,
+    )  # fmt: skip
+
+
+def texts(*runs: TrialRecord, baseline: float = 55.0) -> dict[str, tuple[str, bool]]:
+    found = why(runs, baseline)["t0001"]
+    return {sentence["about"]: (sentence["text"], sentence["warning"]) for sentence in found["sentences"]}
+
+
+def test_a_sentence_about_each_figure_and_nothing_to_worry_about() -> None:
+    assert texts(run()) == {
+        "agreement": ("Student and teacher give 91.0 % of the pixels the same class.", False),
+        "errors": (
+            "The student repeats 60 % of the teacher's errors; the teacher is right on 55 % of the student's.",
+            False,
+        ),
+        "gradient size": (
+            "The gradient of the distillation is 0.5 times that of the task (0.5 at the first validation, 0.5 at the "
+            "last).",
+            False,
+        ),
+        "gradient direction": (
+            "It points the way of that of the task (cosine 0.60; 0.60 at the first validation, 0.60 at the last).",
+            False,
+        ),
+        "loss logits": ("The loss logits goes from 1 to 0.2, and still moves at the end.", False),
+        "confidence": (
+            "The teacher is 97.0 % sure on average and right on 96.0 % of the pixels (calibration error 1.5 %).",
+            False,
+        ),
+        "temperature logits": (
+            "At logits's temperature 1 the teacher's outputs have 12% of the largest possible entropy.",
+            False,
+        ),
+        "teacher's lead": ("The teacher is 10.00 mIoU above the student alone.", False),
+        "plateau": ("The score stood still in the last quarter of training (+0.10).", False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "about", "said"),
+    [
+        ({"errors_to_learn": 10.0}, "errors", "it can show the student little"),
+        ({"gradient_ratio": 0.01}, "gradient size", "too small to steer; raise the losses' weights"),
+        ({"gradient_ratio": 50.0}, "gradient size", "the task has no say; lower the losses' weights"),
+        ({"gradient_cosine": -0.4}, "gradient direction", "against that of the task"),
+        ({"losses": [1.0, 1.01, 0.99, 1.0, 1.0]}, "loss logits", "never moves"),
+        ({"losses": [1.0, 2.0, 3.0, 9.0, 10.0]}, "loss logits", "explodes, from 1 to 10"),
+        ({"teacher_confidence": 99.5, "teacher_error": 10.0}, "confidence", "too sure of itself"),
+        (
+            {"teacher_entropy": {"1": 0.01, "2": 0.03, "4": 0.2}},
+            "temperature logits",
+            "all but hard labels; a temperature of 4 shows more (20%)",
+        ),
+        ({"teacher": 55.4}, "teacher's lead", "at +0.40 mIoU against the student alone: hardly better"),
+        ({"scores": (50.0, 51.0, 52.0, 54.0)}, "plateau", "still rose by 2.00 in the last quarter"),
+    ],
+)
+def test_what_may_be_why_there_is_no_gain(changed: dict[str, Any], about: str, said: str) -> None:
+    found = texts(run(**changed))
+    assert said in found[about][0] and found[about][1]
+    assert [name for name, (_, warning) in found.items() if warning] == [about]
+
+
+def test_means_are_over_runs_and_the_gradient_over_training() -> None:
+    first = run(entries=[{**FIGURES, "gradient_ratio": ratio} for ratio in (2.0, 1.0, 1.0, 0.4)])
+    second = run("t0001-s2", entries=[{**FIGURES, "gradient_ratio": ratio} for ratio in (4.0, 1.0, 1.0, 0.6)])
+    figures = why([first, second], 55.0)["t0001"]["figures"]
+    assert figures["gradient_ratio"] == {"first": 3.0, "last": 0.5, "mean": pytest.approx(1.375)}
+    assert figures["teacher_lead"] == 10.0 and figures["late_rise"] == pytest.approx(0.1)
+
+
+def test_how_a_loss_goes() -> None:
+    assert state_of(1.0, 0.6, 0.3) == "moves"
+    assert state_of(1.0, 0.301, 0.3) == "saturated"
+    assert state_of(1.0, 1.2, 1.0) == "flat"
+    assert state_of(1.0, 2.0, 3.5) == "explodes"
+    assert state_of(1.0, 2.0, math.nan) == "explodes"
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    """Validations that failed, runs without entries, other phases, and figures that there are none of."""
+    failed = {"iter": 10, "problem": "RuntimeError: out of memory"}
+    partly = run(entries=[failed, FIGURES, FIGURES, failed])
+    assert why([partly], None)["t0001"]["figures"]["agreement"] == 91.0
+    assert why([run(entries=[failed] * 4)], None) == {}
+    assert why([run(entries=[None] * 4)], None) == {}
+    searched = run()
+    searched.phase = "search"
+    assert why([searched], None) == {}
+    other_classes = {key: FIGURES[key] for key in ("gradient_ratio", "gradient_cosine", "terms")}
+    assert set(texts(run(entries=[other_classes] * 4))) == {
+        "gradient size", "gradient direction", "loss logits", "teacher's lead", "plateau",
+    }  # fmt: skip
+
+
+def test_the_console_names_what_may_be_why() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    print_why(console, {"why": why([run(gradient_ratio=0.01), run("t0002-s1")], 55.0)})
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2 and "too small to steer" in lines[0]
+    assert lines[1] == "why       t0002: Student and teacher give 91.0 % of the pixels the same class."
+
+
+def test_the_report_has_every_sentence() -> None:
+    section = why_section(why([run(gradient_ratio=0.01)], 55.0))
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in section.tables[0].rows}
+    assert len(rows) == 9 and rows["gradient size"][1] == "may be why" and rows["agreement"][1] != "may be why"
+    assert [cell.text for cell in section.tables[1].rows[0]][:3] == ["t0001", "91.00", "60.00"]
+    assert why_section({}).empty and why_section({"t0001": "of another version"}).empty

@@ -1,0 +1,56 @@
+"""The configs of the short trainings."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Tiny
+
+from rdistill.config.load import distill_spec
+from rdistill.core.errors import UserError
+from rdistill.sweeps.headroom.arms import ARMS, arm_config
+from rdistill.sweeps.headroom.run import require_teacher, run_headroom
+
+
+def test_each_arm_changes_one_thing(tiny_without_teacher: Tiny) -> None:
+    base = tiny_without_teacher.load("student", iters=400)
+    base.distill = dict(
+        teachers=[dict(config="teacher.py", checkpoint="a.pth")], losses=dict(a=dict(type="KL")), task_weight=0.5
+    )
+    made = {arm: arm_config(base, arm, 40, seed=3) for arm in ARMS}
+    assert [made[arm].train_cfg.max_iters for arm in ARMS] == [40, 80, 40, 40, 40]
+    assert [made[arm].train_cfg.val_interval for arm in ARMS] == [10, 20, 10, 10, 10]
+    assert [made[arm].param_scheduler[-1].end for arm in ARMS] == [40, 80, 40, 40, 40]
+    assert [made[arm].get("distill") is not None for arm in ARMS] == [False, False, False, True, True]
+    half = made["half"].train_dataloader.dataset
+    assert (half.type, half.share, half.seed, half.dataset) == (
+        "SubsetDataset", 0.5, 3, base.train_dataloader.dataset,
+    )  # fmt: skip
+    assert all(made[arm].train_dataloader == made["alone"].train_dataloader for arm in ARMS if arm != "half")
+    hard, distilled = distill_spec(made["hard"]), distill_spec(made["distilled"])
+    assert hard is not None and distilled is not None
+    assert (hard.labels, hard.losses, hard.task_weight) == ("teacher", {}, 1.0)
+    assert (distilled.labels, list(distilled.losses), distilled.task_weight) == ("data", ["a"], 0.5)
+    assert base.train_cfg.max_iters == 400  # left as it was
+
+
+def test_what_cannot_be_measured_is_said(tiny_without_teacher: Tiny, tmp_path_factory: pytest.TempPathFactory) -> None:
+    plain = tiny_without_teacher.load("student")
+    with pytest.raises(UserError, match="has no `distill` section"):
+        require_teacher(plain)
+    plain.distill = dict(teachers=[dict(ema_decay=0.99)], losses=dict(a=dict(type="KL")))
+    with pytest.raises(UserError, match="one here follows the student"):
+        require_teacher(plain)
+    plain.distill = dict(teachers=[dict(config="teacher.py", checkpoint="a.pth")], losses=dict(a=dict(type="KL")))
+    folder = tmp_path_factory.mktemp("headroom") / "run"
+    with pytest.raises(UserError) as caught:
+        run_headroom(plain, folder, iterations=5, seeds=[1, 1])
+    assert caught.value.problems == (
+        "--iters: must be at least 20, got 5",
+        "--seeds: must differ from each other, got 1, 1",
+    )
+    with pytest.raises(UserError, match="--seeds: needs at least 2, by which the spread is known, got 1"):
+        run_headroom(plain, folder, seeds=[1])
+    assert not folder.exists()
+    plain.train_cfg.pop("max_iters")
+    with pytest.raises(UserError, match="the config trains by epochs"):
+        run_headroom(plain, folder)

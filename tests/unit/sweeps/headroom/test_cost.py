@@ -1,0 +1,69 @@
+"""What trainings take, and what a headroom may cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdistill.sweeps.headroom.arms import iterations_of_all
+from rdistill.sweeps.headroom.cost import Rates, affordable, planned_cost, students_of
+from rdistill.sweeps.study.spec import parse_sweep
+
+RATES = Rates(start=2.0, alone_step=0.1, distilled_step=0.15, validation=3.0, teacher=0.4, data=0.05)
+
+
+def test_rates_are_means_of_what_was_measured() -> None:
+    cost = {"start": 1.0, "step": 0.1, "validation": 2.0, "teacher": 0.0, "data": 0.02}
+    records = [
+        {"arm": "alone", "cost": cost},
+        {"arm": "longer", "cost": {**cost, "step": 9.0, "start": 3.0}},
+        {"arm": "distilled", "cost": {**cost, "step": 0.3, "teacher": 0.4}},
+        {"arm": "half", "cost": {}},
+        {"arm": "hard", "status": "failed"},
+    ]
+    found = Rates.of(records)
+    assert (found.alone_step, found.distilled_step, found.teacher) == (0.1, 0.3, 0.4)
+    assert found.start == pytest.approx(5 / 3)
+
+
+def test_seconds_of_a_training() -> None:
+    assert RATES.seconds(100, 4, distilled=False) == pytest.approx(2 + 100 * 0.15 + 4 * 3)
+    assert RATES.seconds(100, 4, distilled=True) == pytest.approx(2 + 100 * (0.15 + 0.4 + 0.05) + 4 * 3)
+    assert RATES.seconds(100, 4, distilled=True, cohort=4) == pytest.approx(2 + 100 * (0.15 + 0.45 / 4) + 4 * 3)
+
+
+def test_the_hours_of_a_sweep() -> None:
+    found = planned_cost(RATES, 1000, 250, distilled=10, alone=2, cohort=5, at_once=2)
+    seconds = 10 * RATES.seconds(1000, 4, distilled=True, cohort=5) + 2 * RATES.seconds(
+        1000, 4, distilled=False, cohort=5
+    )
+    assert found["sweep_hours"] == pytest.approx(seconds / 2 / 3600, abs=1e-3)
+    assert found["seconds_alone"] == pytest.approx(RATES.seconds(1000, 4, distilled=False))
+
+
+def test_students_of_a_sweep_by_kind() -> None:
+    sweep = {
+        "config": "a.py",
+        "space": {"distill.losses.a.weight": {"type": "loguniform", "low": 1, "high": 2}},
+        "search": {"num_trials": 10},
+        "confirm": {"top": 2, "seeds": [1, 2, 3]},
+    }
+    assert students_of(parse_sweep(sweep, "test"), (0, 0)) == (10 + 2 * 3, 1 + 3)
+    del sweep["confirm"]
+    assert students_of(parse_sweep(sweep, "test"), (0, 0)) == (10, 1)
+
+
+def test_iterations_of_all_arms() -> None:
+    """Alone, twice as long, half the labels, hard labels, distilled: six lengths a seed; a teacher runs for two."""
+    assert iterations_of_all(100, 3) == {"student": 1800, "teacher": 300}
+
+
+def test_what_nobody_asked_for_takes_a_tenth_of_the_sweep_at_most() -> None:
+    # 40 students of 10,000 steps of 1 s, one at a time; two seeds of six lengths: 12 s for each iteration of length.
+    assert affordable(10_000, 2, (0.0, 1.0), students=40, cohort=1, at_once=1) == 2500  # a quarter, which is the most
+    assert affordable(10_000, 2, (0.0, 1.0), students=20, cohort=1, at_once=1) == int(0.1 * 20 * 10_000 / 12)
+    assert affordable(10_000, 2, (0.0, 1.0), students=40, cohort=1, at_once=4) is None  # less than a tenth of a trial
+
+
+def test_a_tiny_sweep_is_not_held_up() -> None:
+    assert affordable(300, 2, (0.1, 0.1), students=15, cohort=9, at_once=1) is None
+    assert affordable(300, 2, (0.1, 0.1), students=1000, cohort=9, at_once=1) is None  # fewer than 100 iterations
