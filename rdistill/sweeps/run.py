@@ -114,12 +114,8 @@ def _run_sweep_at(
     # Whether a sweep is tracked does not make it another study; its trials only draw images for the trackers.
     base = base.with_section("tracking", None)
     # The record goes through JSON, to be compared with what is read back.
-    record = json.loads(
-        to_json(
-            {"sweep": spec.model_dump(exclude=set(NOT_THE_STUDY)), "config": config_dict(base.cfg).to_dict()},
-            default=str,
-        )
-    )
+    sweep_keys = spec.model_dump(exclude=set(NOT_THE_STUDY))
+    record = json.loads(to_json({"sweep": sweep_keys, "config": config_dict(base.cfg).to_dict()}, default=str))
     if tracking.names and tracking.images:
         base = base.with_section("tracking", dict(images=tracking.images))
     with ExitStack() as stack:
