@@ -286,8 +286,12 @@ TESTED_IN = {
     "sweeps.findings.conclude": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.confirm": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.print_verdict": "e2e/test_proof.py",
+    "sweeps.findings.print_why": "unit/sweeps/findings/test_why.py",
     "sweeps.findings.summary": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.test_split": "e2e/test_proof.py",
+    # Whole trainings, and what they print.
+    "sweeps.headroom.measure": "e2e/test_headroom.py", "sweeps.headroom.run": "e2e/test_headroom.py",
+    "sweeps.headroom.show": "unit/sweeps/headroom/test_answer.py",
     "sweeps.monitor.console": "unit/training/test_console.py", "sweeps.monitor.events": "unit/training/test_console.py",
     "sweeps.monitor.trackers": "unit/config/test_tracking.py",
     "sweeps.study.dataframe": "unit/sweeps/study/test_records.py",
