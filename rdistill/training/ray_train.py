@@ -123,7 +123,7 @@ def train_in_group(
         if done := look_before(here.folder, run.cfg, options.seed, options.resume, listener):
             return done
     _check_shares(run.cfg, resources)
-    # What is there is this run's, also when the workers are started again; what stops it, they hear through the driver.
+    # What is there is this run's, also when the workers are started again; the driver passes on what stops it.
     each = replace(options, resume=True, stop=None)
     with connected(address, work_dir, say=listener.noted):
         per_worker = resources.per_worker()
