@@ -56,7 +56,7 @@ def bootstrap_address(address: str) -> str:
 
 
 def ask_cluster(address: str, timeout_s: float) -> None:
-    """Asks a cluster for its nodes, with this user's token, without joining it: ``ray.init`` would ask for minutes.
+    """Gets a cluster's nodes, with this user's token, without joining it: ``ray.init`` would try for minutes.
 
     Raises:
         ray.exceptions.AuthenticationError: it wants a token.
@@ -83,7 +83,7 @@ def autoscaler_limits() -> Mapping[str, float]:
 
 
 def jobs_and_actors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The cluster's jobs and actors as plain records, without the dashboard that ``ray.util.state`` asks.
+    """The cluster's jobs and actors as plain records, without the dashboard that ``ray.util.state`` needs.
 
     For the line that says who holds what a trial waits for. Who calls it must bear its failure.
     """
@@ -95,7 +95,7 @@ def jobs_and_actors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def demands() -> list[dict[str, float]]:
-    """The bundles of resources that the cluster has been asked for and has no room for, alone or in groups.
+    """The bundles of resources that are wanted of the cluster and have no room on it, alone or in groups.
 
     From the autoscaler's interface, whose module Ray does not document. As :func:`jobs_and_actors`.
     """

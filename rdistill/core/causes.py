@@ -12,14 +12,14 @@ def causes_of(error: BaseException, *, also_context: bool = False) -> list[BaseE
         error: any.
         also_context: where an error was raised from none, what was being handled when it was raised.
     """
-    found: list[BaseException] = []
+    causes: list[BaseException] = []
     waiting = [error]
     while waiting:
         current = waiting.pop(0)
-        if any(current is earlier for earlier in found):
+        if any(current is earlier for earlier in causes):
             continue
-        found.append(current)
+        causes.append(current)
         waiting += errors_within(current)
         behind = current.__cause__ or (current.__context__ if also_context else None)
         waiting += [behind] if behind is not None else []
-    return found
+    return causes
