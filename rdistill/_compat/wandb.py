@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def import_whole() -> Any:
-    """wandb, with the modules that make folders at import: now, where the caller has said where such folders go.
+    """wandb, with the modules that make folders at import: now, where the caller has set where such folders go.
 
     Where a later wandb has no such module its folders may be made in the temporary folder, and a warning says so.
     """
