@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from mmengine.config import Config, ConfigDict
-from mmengine.utils import import_modules_from_strings
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
@@ -39,9 +38,9 @@ from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.losses import LOSSES, check_params
 from rdistill.models.packages import absent_behind
+from rdistill.registration.user_modules import import_user_modules
 
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
-LAYERWISE = ("DSD",)  # losses that compare several layers at once
 INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
@@ -180,14 +179,18 @@ class DistillSpec(Section):
             problems.append("distill.labels: 'teacher' needs teachers with a checkpoint, and one follows the student")
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
-            if loss.type not in LOSSES:
-                hint = did_you_mean(loss.type, LOSSES) or f"; known: {', '.join(LOSSES)}"
-                problems.append(f"{where}.type: no loss {loss.type!r}{hint}")
+            try:
+                info = LOSSES.get(loss.type)
+            except UserError as error:  # an installed package's
+                problems += [f"{where}.type: {line}" for line in error.problems]
+                continue
+            if info is None:
+                problems.append(f"{where}.type: no loss {loss.type!r}{LOSSES.hint(loss.type)}")
                 continue
             if not re.fullmatch(r"logits(\[\d+\])?", loss.on):
                 problems.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
             on = "logits" if loss.pair is None else "features"
-            if on not in LOSSES[loss.type].on:
+            if on not in info.on:
                 fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
                 problems.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
             problems += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
@@ -197,8 +200,9 @@ class DistillSpec(Section):
             if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
                 problems.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
                 continue
-            if len(loss.pairs) > 1 and loss.type not in LAYERWISE:
-                problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {', '.join(LAYERWISE)}")
+            if len(loss.pairs) > 1 and not info.layers:
+                several = ", ".join(name for name, other in LOSSES.registered().items() if other.layers)
+                problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {several}")
             for pair in loss.pairs:
                 for side, index in zip(("student", "teacher"), pair, strict=True):
                     names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
@@ -360,13 +364,11 @@ def import_custom_modules(cfg: Config) -> None:
     wanted = [entry.get("custom_imports") for entry in (cfg, *teachers) if isinstance(entry, (Config, dict))]
     for entry in filter(None, wanted):
         try:
-            import_modules_from_strings(**entry)
-        except Exception as error:  # a user's own code
+            import_user_modules(entry)
+        except UserError as error:
             if absent := absent_behind(error):
                 raise UserError(f"custom_imports: {absent}") from error
-            raise UserError(
-                f"custom_imports: {' '.join(str(error).split())}; its folder must be in PYTHONPATH, on every node"
-            ) from error
+            raise
 
 
 def distill_spec(cfg: Config) -> DistillSpec | None:

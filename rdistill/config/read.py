@@ -16,6 +16,7 @@ from rdistill._compat.mmengine import config_of_package, distribution_of, look_f
 from rdistill.config.types import as_names
 from rdistill.core.errors import UserError
 from rdistill.models.packages import absent_behind
+from rdistill.registration.user_modules import import_user_modules
 
 PACKAGE = "::"  # stands between a package and a config within it: 'mmseg::pspnet/NAME.py', as in `_base_`
 BASE = "_base_"
@@ -37,10 +38,12 @@ def read_config_file(path: Path) -> Config:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mmengine warns of its own deprecated helpers here
-            cfg = Config.fromfile(str(file))
+            cfg = Config.fromfile(str(file), import_custom_modules=False)
+            import_user_modules(cfg.get("custom_imports"))
         return as_names(cfg)
     except UserError as error:
-        raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from None
+        problems = [absent] if (absent := absent_behind(error)) else error.problems
+        raise UserError(*(f"{path}: {problem}" for problem in problems)) from None
     except SystemExit as error:  # it would end the command, with a status of the config's choice and not a word
         raise UserError(f"{path}: cannot be read: it calls sys.exit({error.code!r}); a config only assigns") from error
     except Exception as error:  # a config is Python: it may raise anything

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rdistill.core.errors import UserError
 from rdistill.distributed import collectives
 
-from . import LOSSES, check_params, functional
+from . import LOSSES, LossInfo, check_params, functional
 
 
 class Adapter(nn.Module):
@@ -219,20 +219,6 @@ def _without_ignored(student: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.any(), filled, 0.0).view(n, *size, channels).movedim(3, 1)
 
 
-# On features: whose student needs the teacher's channels (by a convolution, if they differ). The others
-# compare similarities, or bring their own layers. On logits there is never a convolution.
-CHANNEL_BY_CHANNEL = ("KL", "CWD", "DIST", "FitNet", "PKD", "DSD", "L1", "L2", "Cosine")
-SOFTMAX_OVER_CLASSES = ("KL", "DIST", "DKD")
-# What these compare over the channels is a constant where there is but one: a probability of 1, or a cosine's sign.
-# The first have the teacher's channels on both sides, the others each model's own.
-OVER_TEACHER_CHANNELS = ("KL", "DIST", "Cosine", "CIRKDMemory")
-OVER_OWN_CHANNELS = ("SKD", "IFVD", "CIRKD")
-# And these over the positions.
-OVER_POSITIONS = ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
-# Parameters that shape a module when it is built rather than each call.
-BUILT_IN = ("pixel_queue_size", "region_queue_size")
-
-
 class Term(nn.Module):
     """One configured loss of a distillation: adapts the student, masks ignored pixels, computes the raw loss.
 
@@ -250,7 +236,8 @@ class Term(nn.Module):
 
     Attributes:
         params: the parameters in force, read at every forward: changing an entry changes the loss (but for
-            ``pixel_queue_size`` and ``region_queue_size``, which are built in).
+            those of ``built_in``).
+        built_in: names of the parameters that shape the loss's module when it is built, such as a queue's size.
 
     Errors: :class:`rdistill.core.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
     fit, logits whose numbers of classes differ, and a single channel where a loss then has no gradient.
@@ -273,25 +260,26 @@ class Term(nn.Module):
         on = "logits" if on_logits else "features"
         if problems := check_params(type, params or {}, on):
             raise UserError(*(f"{type}: {problem}" for problem in problems))
+        self.info = info = LOSSES[type]
         if on_logits:
-            _check_classes(type, student_channels, teacher_channels)
+            _check_classes(info, student_channels, teacher_channels)
         else:
-            _check_feature_channels(type, student_channels, teacher_channels)
-        self.logit_channels = _logit_channels(type, student_channels, teacher_channels)
+            _check_feature_channels(info, student_channels, teacher_channels)
+        self.logit_channels = _logit_channels(info, student_channels, teacher_channels)
         self.loss_type, self.on_logits, self.ignore_index = type, on_logits, ignore_index
-        self.params = {**LOSSES[type].default_params(on), **(params or {})}
+        self.params = {**info.default_params(on), **(params or {})}
         self.adapter: Adapter | None = None
         self.module: nn.Module | None = None
-        if type == "MGD":
-            self.module = MGD(student_channels, teacher_channels)
-        elif type == "CIRKDMemory":
-            sizes = {name: self.params[name] for name in BUILT_IN}
-            self.module = CIRKDMemory(student_channels, teacher_channels, num_classes, **sizes)
-        elif type in CHANNEL_BY_CHANNEL and not on_logits:
-            self.adapter = Adapter(student_channels, teacher_channels, always=type == "FitNet")
-        self._function = LOSSES[type].load()
+        self.built_in: tuple[str, ...] = ()
+        if (module := info.load_module()) is not None:
+            self.module, self.built_in = _build(
+                module, student_channels, teacher_channels, {**self.params, "num_classes": num_classes}
+            )
+        elif info.channels != "any" and not on_logits:
+            self.adapter = Adapter(student_channels, teacher_channels, always=info.channels == "projected")
+        self._function = info.load()
         takes = inspect.signature(self.module.forward if self.module else self._function).parameters
-        self._takes_mask, self.needs_label = "mask" in takes, on_logits or "label" in takes
+        self._takes_mask, self.needs_label = "mask" in takes, on_logits or info.label
         self._about_labels = {
             name: value
             for name, value in {"ignore_index": ignore_index, "num_classes": num_classes}.items()
@@ -319,7 +307,7 @@ class Term(nn.Module):
             raise ValueError(f"{self.loss_type} needs the label (N x H x W)")
         if label_nhw is not None and label_nhw.ndim != 3:
             raise ValueError(f"{self.loss_type}: label must be N x H x W, got {tuple(label_nhw.shape)}")
-        given = {name: value for name, value in self.params.items() if name not in BUILT_IN}
+        given = {name: value for name, value in self.params.items() if name not in self.built_in}
         given |= self._about_labels
         if self.on_logits:
             assert label_nhw is not None
@@ -332,10 +320,12 @@ class Term(nn.Module):
             self._check_positions(_last(teacher))
         if not self.on_logits and self.module is None:
             student = self._match(student, _last(teacher).shape[-2:])
-        if "ignore_index" in given:
+        if self.info.label:
             given["label"] = label_nhw
-        loss: Tensor = (self.module or self._function)(student, teacher, **given)
-        return loss
+        if self.module is None:
+            loss: Tensor = self._function(student, teacher, **given)
+            return loss
+        return functional.at_least_float32(self.module(student, _detached(teacher), **given))
 
     def _as_compared(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
@@ -345,7 +335,7 @@ class Term(nn.Module):
         return functional.with_logit_channels(resized, self.logit_channels)
 
     def _check_positions(self, teacher: Tensor) -> None:
-        if self.loss_type in OVER_POSITIONS and teacher.shape[-2:] == (1, 1):
+        if "positions" in self.info.constant_over and teacher.shape[-2:] == (1, 1):
             raise UserError(
                 f"{self.loss_type}: the teacher's feature is 1 x 1, and one position has nothing to be compared "
                 "with: nothing can be learnt; choose a feature of more positions, or L2 or Cosine"
@@ -358,36 +348,52 @@ class Term(nn.Module):
         return last if isinstance(student, Tensor) else [*student[:-1], last]
 
 
-def _logit_channels(type: str, student_channels: int, teacher_channels: int) -> int:
+def _build(
+    module: type, student_channels: int, teacher_channels: int, options: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module of a loss, and the names of the parameters that its constructor takes."""
+    takes = [name for name in inspect.signature(module).parameters if name in options]
+    built: nn.Module = module(student_channels, teacher_channels, **{name: options[name] for name in takes})
+    return built, tuple(name for name in takes if name != "num_classes")
+
+
+def _logit_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> int:
     """How many channels logits are compared with: a softmax needs two, the others take what both sides have."""
     fewest = min(student_channels, teacher_channels)
-    return 2 if fewest == 1 and type in SOFTMAX_OVER_CLASSES else fewest
+    return 2 if fewest == 1 and info.softmax else fewest
 
 
-def _check_classes(type: str, student_channels: int, teacher_channels: int) -> None:
+def _check_classes(info: LossInfo, student_channels: int, teacher_channels: int) -> None:
     if student_channels != teacher_channels and {student_channels, teacher_channels} != {1, 2}:
         raise UserError(
-            f"{type}: logits must have as many classes, got a student of {student_channels} and a teacher of "
+            f"{info.name}: logits must have as many classes, got a student of {student_channels} and a teacher of "
             f"{teacher_channels}; train both on the same classes, or distil features instead"
         )
-    if type == "Cosine" and 1 in (student_channels, teacher_channels):
+    if "channels" in info.constant_over and not info.softmax and 1 in (student_channels, teacher_channels):
         raise UserError(
-            f"{type}: logits of one channel (out_channels=1) have no direction but their sign, nothing can be "
+            f"{info.name}: logits of one channel (out_channels=1) have no direction but their sign, nothing can be "
             "learnt; use KL or L2"
         )
 
 
-def _check_feature_channels(type: str, student_channels: int, teacher_channels: int) -> None:
-    compared = {"teacher": teacher_channels} if type in OVER_TEACHER_CHANNELS + OVER_OWN_CHANNELS else {}
-    if type in OVER_OWN_CHANNELS:
+def _check_feature_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> None:
+    """A loss over the channels has the teacher's on both sides, or each model's own."""
+    if "channels" not in info.constant_over:
+        return
+    compared = {"teacher": teacher_channels}
+    if info.channels == "any":
         compared["student"] = student_channels
     for side, channels in compared.items():
         if channels == 1:
             raise UserError(
-                f"{type}: the {side}'s feature has one channel, over which {type} is constant: nothing can be "
-                "learnt; choose a feature of several channels, or CWD, AT or L2"
-                + (f", or {type} with on='logits'" if type in SOFTMAX_OVER_CLASSES else "")
+                f"{info.name}: the {side}'s feature has one channel, over which {info.name} is constant: nothing can "
+                "be learnt; choose a feature of several channels, or CWD, AT or L2"
+                + (f", or {info.name} with on='logits'" if info.softmax and "logits" in info.on else "")
             )
+
+
+def _detached(x: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    return x.detach() if isinstance(x, Tensor) else [layer.detach() for layer in x]
 
 
 def _last(x: Tensor | Sequence[Tensor]) -> Tensor:

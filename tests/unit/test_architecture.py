@@ -16,6 +16,7 @@ PACKAGE = REPO / "rdistill"
 FOLDERS = (
     "_compat",
     "core",
+    "registration",
     "distributed",
     "losses",
     "models",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.losses import LOSSES, Adapter, Term, check_params, functional
-from rdistill.losses.modules import BUILT_IN, MGD, CIRKDMemory, ClassQueue
+from rdistill.losses.modules import MGD, CIRKDMemory, ClassQueue
 
 every_term = pytest.mark.parametrize(("name", "on"), EVERY_TERM)
 
@@ -140,7 +140,7 @@ def test_params_in_force_are_those_used(name: str, on: str) -> None:
         return float(term(*batch))
 
     for param, default in before.params.items():
-        if param in BUILT_IN:
+        if param in before.built_in:
             continue
         swapped = {"label": "logits", "logits": "label"}
         new_value = swapped[default] if param == "at" else OTHER_VALUES.get(param, 2 * default)

@@ -1,0 +1,200 @@
+"""Losses that compare relations: between the parts of an image, of a batch, and to what was seen before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdistill.losses.common import (
+    TAU,
+    class_masks,
+    class_means,
+    full_mask,
+    grid_size,
+    log_softmax_where,
+    mean_where,
+    resize_nearest,
+    unit,
+    valid_labels,
+)
+from rdistill.losses.registry import register
+from rdistill.registration.lazy import lazily
+from rdistill.registration.parameters import Whole
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from rdistill.distributed import collectives
+
+lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives")
+
+
+@register(
+    "SKD",
+    on=("features",),
+    weight=0.5,
+    params={"grid": Whole(at_least=1)},
+    channels="any",
+    constant_over=("channels", "positions"),
+    paper="Liu et al., CVPR 2019, arXiv 1903.04197",
+    formula="mean over n and cell pairs of (A_t - A_s)^2, A = cosines between max-pooled grid cells",
+    use_when="Features of different widths without an adapter; beside KL.",
+)
+def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
+    """Structured knowledge distillation, pair-wise part: cosines between the cells of a coarse grid.
+
+    Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of a picture, mean over
+    pictures and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
+
+    Reduction: the authors' own mean over (hw)^2 and N. Their weight of 0.5 belongs to cells half the feature wide,
+    ``grid=2``; that of CIRKD's scripts, 10, to cells of 2 x 2 positions. A fixed grid keeps value and cost off
+    the resolution.
+
+    Gradient: that of the value, as CIRKD's code has it. The authors' own takes the lengths of the vectors for
+    constants: the same value, but a gradient that also has a part along each vector, which changes no cosine.
+
+    Paper: Liu et al., CVPR 2019, arXiv 1903.04197.
+    """
+    affinity_student, affinity_teacher = (_cell_cosines(x, grid) for x in (student, teacher))
+    return (affinity_student - affinity_teacher).square().mean()
+
+
+def _cell_cosines(x: Tensor, grid: int) -> Tensor:
+    """N x C x H x W -> N x cells x cells."""
+    cells = unit(F.adaptive_max_pool2d(x, grid_size(x, grid)).flatten(2), dim=1)
+    return cells.transpose(1, 2) @ cells
+
+
+@register(
+    "IFVD",
+    on=("features",),
+    weight=20.0,
+    channels="any",
+    constant_over=("channels", "positions"),
+    exchanges=("counts",),
+    paper="Wang et al., ECCV 2020",
+    formula="mean over labelled pixels of (cos(s, class centre of s) - cos(t, class centre of t))^2",
+    use_when="Features close to the classifier, several classes in a crop; authors' weights 20 to 200.",
+)
+def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Intra-class feature variation: how far each pixel is from the centre of its class, in that picture.
+
+    Mean over labelled pixels of (cos(s, centre of s) - cos(t, centre of t))^2. Channels may differ; ``label``
+    (N x H x W, long) is resized to the features.
+
+    Reduction: the authors also average over ignored pixels, where their difference is zero: with a share v of
+    valid pixels their weight (20 in CIRKD's scripts, 200 in TorchDistiller) means weight * v here.
+
+    Paper: Wang et al., ECCV 2020.
+    """
+    label = resize_nearest(label, student.shape[-2:])
+    valid = valid_labels(label, num_classes, ignore_index)
+    masks = class_masks(label, num_classes, ignore_index)
+    own_class = torch.where(valid, label, 0).flatten(1).unsqueeze(2)  # N x HW x 1
+
+    def similarity(x: Tensor) -> Tensor:
+        x = torch.where(valid.unsqueeze(1), x, 0.0).flatten(2)  # N x C x HW
+        centres = unit(class_means(x, masks), dim=2)  # N x classes x C
+        return (unit(x, dim=1).transpose(1, 2) @ centres.transpose(1, 2)).gather(2, own_class)
+
+    return mean_where((similarity(student) - similarity(teacher)).square(), valid.flatten(1).unsqueeze(2))
+
+
+@register(
+    "CIRKD",
+    on=("features",),
+    weight=1.0,
+    params={"tau": TAU, "grid": Whole(at_least=1)},
+    channels="any",
+    constant_over=("channels", "positions"),
+    exchanges=("embeddings",),
+    paper="Yang et al., CVPR 2022, arXiv 2204.06986 (mini-batch part)",
+    formula="mean over pictures i, j and rows of KL(softmax(t_i t_j / tau) || softmax(s_i s_j / tau))",
+    use_when="Relations between the pictures of a batch; needs at least 2 pictures a worker.",
+)
+def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int = 16) -> Tensor:
+    """Cross-image relations, mini-batch part: cosines between the pixels of every two pictures of the batch.
+
+    Average-pool to at most ``grid`` x ``grid``; for pictures i, j and each pixel of i a distribution over the
+    pixels of j, softmax(cosines / tau); KL(teacher || student), mean over i, j and pixels. Channels may
+    differ. Memory: about five tensors of (N * grid^2)^2 floats (85 MB in all at 8 pictures and grid 16).
+
+    Reduction: the authors' own (/ B^2, mean over rows, no tau^2), hence their weight of 1 holds. They compare
+    every pixel of the feature (or half the resolution); the fixed grid keeps the cost off the resolution.
+
+    Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
+    """
+    log_p_student, log_p_teacher = (_log_relations(x, tau, grid) for x in (student, teacher))
+    return (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(dim=2).mean()
+
+
+def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
+    """N x C x H x W -> (N * nodes) x all N x nodes: each node's log-distribution over each picture's nodes.
+
+    Rows are this worker's pictures, columns those of all workers.
+    """
+    nodes = unit(F.adaptive_avg_pool2d(x, grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
+    n, count, channels = nodes.shape
+    others = collectives.gather(nodes).reshape(-1, channels)
+    return F.log_softmax((nodes.reshape(n * count, channels) @ others.T / tau).view(n * count, -1, count), dim=2)
+
+
+@register(
+    "CIRKDMemory",
+    on=("features",),
+    weight=0.1,
+    params={
+        "tau": TAU,
+        "kd_tau": TAU,
+        "grid": Whole(at_least=1),
+        "pixel_queue_size": Whole(20000, at_least=1),
+        "region_queue_size": Whole(2000, at_least=1),
+        "pixels_per_class": Whole(16, at_least=1),
+        "pixel_contrast_size": Whole(4096, at_least=1),
+        "region_contrast_size": Whole(1024, at_least=1),
+    },
+    module="rdistill.losses.modules:CIRKDMemory",
+    constant_over=("channels",),
+    label=True,
+    buffers=True,
+    exchanges=("counts", "embeddings"),
+    paper="Yang et al., CVPR 2022, arXiv 2204.06986 (memory part)",
+    formula="kd_tau^2 * mean over anchors of KL(q_t || q_s), q = softmax(x keys / (tau kd_tau)), "
+    "for the keys of pixels + of regions",
+    use_when="Beside CIRKD when the batch is small; costs memory: classes x queue x channels floats.",
+)
+def cirkd_memory(
+    student: Tensor,
+    teacher: Tensor,
+    keys: Tensor,
+    *,
+    mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    tau: float = 0.1,
+    kd_tau: float = 1.0,
+    grid: int = 32,
+) -> Tensor:
+    """Cross-image relations, memory part: each pixel's similarity to remembered embeddings of the teacher's.
+
+    kd_tau^2 * mean over anchors of KL(q_t || q_s), q = softmax(cosines to ``keys`` / tau / kd_tau). ``keys``
+    is K x C of length 1; ``key_mask`` (K, bool) says which hold something. Anchors are at most ``grid`` x
+    ``grid`` valid pixels of each picture at even steps (pixels, not averages: each belongs to one class).
+    Memory: N * grid^2 * K floats a tensor (67 MB at 4 pictures and 4,096 keys).
+
+    Reduction: the authors' mean over anchors (they take every pixel); their weight of 0.1 holds.
+
+    Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
+    """
+    size = grid_size(student, grid)
+    valid = resize_nearest(full_mask(mask, student), size)
+    known = torch.ones(len(keys), dtype=torch.bool, device=keys.device) if key_mask is None else key_mask
+    keys = keys.detach().to(student.dtype)
+
+    def log_relations(x: Tensor) -> Tensor:
+        anchors = unit(torch.where(valid, resize_nearest(x, size), 0.0), dim=1).flatten(2).transpose(1, 2)
+        return log_softmax_where(anchors @ keys.T / (tau * kd_tau), known, dim=2)
+
+    log_q_student, log_q_teacher = log_relations(student), log_relations(teacher)
+    terms = torch.where(known, log_q_teacher.exp() * (log_q_teacher - log_q_student), 0.0)
+    return kd_tau**2 * mean_where(terms.sum(dim=2, keepdim=True), valid.flatten(2).transpose(1, 2))

@@ -1,0 +1,60 @@
+"""The import of users' modules, which register what they hold: what `custom_imports` of a config or sweep names."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.errors import UserError
+
+FIELDS = ("imports", "allow_failed_imports")
+
+
+def import_user_modules(section: Any, where: str = "custom_imports") -> None:
+    """Imports modules, as mmengine's ``custom_imports`` does, but says which one failed and why.
+
+    Args:
+        section: a mapping with ``imports``, a name or a list of names, and ``allow_failed_imports``; or the names
+            alone. None and anything of another shape, of which the check of shapes tells, import nothing.
+        where: the section's key.
+
+    Raises:
+        UserError: a module cannot be imported, for whatever reason.
+    """
+    if isinstance(section, Mapping):
+        if unknown := [key for key in section if key not in FIELDS]:
+            raise UserError(f"{where}: has no key {unknown[0]!r}; its keys are {' and '.join(FIELDS)}")
+        names, may_fail = section.get("imports"), bool(section.get("allow_failed_imports"))
+    else:
+        names, may_fail = section, False
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except UserError as error:  # of a registry: the name is taken, or the declaration is wrong
+            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from error
+        except (Exception, SystemExit) as error:  # a user's own code may raise anything
+            if may_fail and isinstance(error, ImportError):
+                warnings.warn(f"{where}: {name} failed to import and is ignored", stacklevel=2)
+                continue
+            raise UserError(f"{where}: Failed to import {name}{_why(name, error)}") from error
+
+
+def _why(name: str, error: BaseException) -> str:
+    """Why a module cannot be imported: it is not there, or what its code raised and on which line."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        return "; its folder must be in PYTHONPATH, on every node"
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return f": {type(error).__name__}: {text}"
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in lines if frame.filename != __file__]
+    at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f": {type(error).__name__}: {text}{at}"
