@@ -273,6 +273,10 @@ TESTED_IN = {
     "data.fundus": "unit/data/test_synthetic.py", "data.reading": "unit/data/test_images.py",
     "data.splits": "unit/data/test_layouts.py",
     "distill.routes": "unit/distill/test_distiller.py", "handover.inference": "unit/handover/test_predict.py",
+    # The pure losses by kind; one file holds the rules for all of them.
+    "losses.attention": "unit/losses/test_functional.py", "losses.common": "unit/losses/test_functional.py",
+    "losses.distributions": "unit/losses/test_functional.py", "losses.elements": "unit/losses/test_functional.py",
+    "losses.relations": "unit/losses/test_functional.py",
     "models.activation_checkpointing": "unit/training/test_modes.py", "models.precision": "unit/training/test_modes.py",
     "models.quiet_mmseg": "unit/models/test_task_accuracy.py", "models.segmentor": "unit/models/test_model_zoo.py",
     "models.task_loss": "unit/distributed/test_collectives.py",
