@@ -201,7 +201,7 @@ class DistillSpec(Section):
                 problems.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
                 continue
             if len(loss.pairs) > 1 and not info.layers:
-                several = ", ".join(name for name, other in LOSSES.registered().items() if other.layers)
+                several = ", ".join(name for name, loss_info in LOSSES.registered().items() if loss_info.layers)
                 problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {several}")
             for pair in loss.pairs:
                 for side, index in zip(("student", "teacher"), pair, strict=True):
