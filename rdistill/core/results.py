@@ -5,7 +5,7 @@ They stay dicts, for they are JSON on disk and cross processes; here is which ke
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 ConfigValues = dict[str, Any]  # config key -> value of any kind, as `--set` and a sweep's space write them
 
@@ -49,6 +49,13 @@ class RunMetrics(Scores, total=False):
     teacher_cache: CacheUse
 
 
+class Clock(Protocol):
+    """Measures what a run's training steps take."""
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by name, and the ``steps`` that they are of; see :mod:`rdistill.sweeps.study.seconds`."""
+
+
 class RunFacts(TypedDict, total=False):
     """What is known of a run before its first iteration; see ``RunListener.started``."""
 
@@ -57,6 +64,7 @@ class RunFacts(TypedDict, total=False):
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]
     best_mIoU: float | None  # of a run that is resumed
+    clock: Clock  # of a run in this process, outside of cohorts
     student_start: str  # what the student starts from, if not from scratch
 
 
@@ -67,11 +75,16 @@ class TrialEntry(Scores, total=False):
     seconds: float  # of training since the trial began, over all attempts
 
 
-class TrialConfig(TypedDict):
-    """One trial as Ray Tune has it in its config."""
-
+class _TrialConfig(TypedDict):
     id: str
     phase: str
     of: str  # of a confirmation run: the id of the trial whose configuration it repeats
     seed: int
     values: ConfigValues  # as the searcher chose
+
+
+class TrialConfig(_TrialConfig, total=False):
+    """One trial as Ray Tune has it in its config."""
+
+    iterations: int  # of its training, where it has another length than the config
+    rival: str  # of a baseline of equal cost: the id of the trial whose configuration cost as much

@@ -12,6 +12,7 @@ import itertools
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ class TeacherCache:
     ) -> None:
         self.spec, self.folder, self.patience = spec, folder, patience
         self.images = self.in_memory = self.on_disk = 0  # images
+        self.computed, self.compute_seconds = 0, 0.0  # images that the teacher was run on, and what they took
         self.gave_up = False
         self._kept: dict[bytes, Tensor] = {}
         self._memory_left = memory_budget(spec)
@@ -63,6 +65,16 @@ class TeacherCache:
     def hits(self) -> int:
         """Images of which everything was known."""
         return self.in_memory + self.on_disk
+
+    def without(self, seconds: float, images: int) -> float:
+        """Seconds that a batch would have taken without a cache.
+
+        Args:
+            seconds: that it took.
+            images: in it. Each counts with the mean of those that were computed in this process; where none was, the
+                batch counts as it is.
+        """
+        return max(seconds, images * self.compute_seconds / self.computed) if self.computed else seconds
 
     def __call__(self, inputs_nchw: Tensor, names: Sequence[str], compute: Compute) -> dict[str, Tensor]:
         """As ``compute``, which is given one image at a time, and only those that are not known.
@@ -85,7 +97,7 @@ class TeacherCache:
     def _answer(self, image_1chw: Tensor, names: Sequence[str], compute: Compute) -> dict[str, Tensor]:
         self.images += 1
         if self.gave_up:
-            return compute(image_1chw)
+            return self._timed(compute, image_1chw)
         keys = {name: self._key(image, name) for image in [_image_key(image_1chw)] for name in names}
         remembered = all(key in self._kept for key in keys.values())
         remembered_values = {name: self._find(key) for name, key in keys.items()}
@@ -93,7 +105,7 @@ class TeacherCache:
             self.in_memory += remembered
             self.on_disk += not remembered
             return remembered_values  # type: ignore[return-value]
-        answer = compute(image_1chw)
+        answer = self._timed(compute, image_1chw)
         for name, key in keys.items():
             if answer[name].ndim == 0 or len(answer[name]) != 1:
                 raise UserError(
@@ -106,6 +118,13 @@ class TeacherCache:
         if self.images >= self.patience and self.hits < USELESS * self.images:
             self.gave_up = True  # the answers stay what they were: one image at a time still
             self._kept.clear()
+        return answer
+
+    def _timed(self, compute: Compute, image_1chw: Tensor) -> dict[str, Tensor]:
+        since = time.perf_counter()
+        answer = compute(image_1chw)
+        self.compute_seconds += time.perf_counter() - since
+        self.computed += 1
         return answer
 
     def _key(self, image: bytes, name: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from rdistill.core.errors import UserError
-from rdistill.report import boards, curves, facts, losses, pairs, parameters, pareto, repeat, scores, study
+from rdistill.report import boards, curves, equal_cost, facts, losses, pairs, parameters, pareto, repeat, scores, study
 from rdistill.report.facts import Fact
 from rdistill.report.headroom import headroom_page, headroom_section
 from rdistill.report.load import IMAGES_FOLDER, Run, Sweep, load, mapping, number
@@ -55,7 +55,15 @@ def sweep_page(sweep: Sweep) -> Page:
             "between runs of the same seed: same weights at the start, same data in the same order."
         ),
     )
-    confirm.tables = [table for table in (confirmed, boards.test_split_table(sweep)) if table is not None]
+    tables = (
+        confirmed,
+        equal_cost.equal_cost_table(sweep),
+        equal_cost.seconds_table(sweep),
+        equal_cost.uncertainty_table(sweep),
+        boards.test_split_table(sweep),
+    )
+    confirm.tables = [table for table in tables if table is not None]
+    confirm.notes = equal_cost.looks_note(sweep)
     confirm.plots = _some(scores.forest(_differences(sweep)))
     sections = [
         confirm,
@@ -168,8 +176,14 @@ def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str])
 
 
 def _differences(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
-    arms = sweep.confirmed.get("configurations", [])
-    return [(str(arm.get("id")), mapping(arm.get("difference"))) for arm in arms]
+    """Of every configuration, to the baseline of equal iterations and, where there is one, of equal cost."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for arm in sweep.confirmed.get("configurations", []):
+        name, cost = str(arm.get("id")), mapping(arm.get("equal_cost"))
+        rows.append((name, mapping(arm.get("difference"))))
+        if cost:
+            rows.append((f"{name}, equal cost", mapping(cost.get("difference"))))
+    return rows
 
 
 def _yaml(value: Any) -> str:

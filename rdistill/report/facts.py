@@ -65,6 +65,7 @@ def headline(sweep: Sweep) -> list[Fact]:
         base = sweep.confirmed["baseline"]
         facts += [
             Fact("confirmed difference", signed(number(gap.get("mean"))), interval(gap), "best"),
+            *_at_equal_cost(first),
             Fact(f"confirmed, {first.get('id')}", points(number(first.get("mean"))), spread(first), "best"),
             Fact("confirmed baseline", points(number(base.get("mean"))), spread(base), "baseline"),
         ]
@@ -95,6 +96,11 @@ def headline(sweep: Sweep) -> list[Fact]:
         Fact("trials", str(len(sweep.records) + len(sweep.confirming)), counts((*sweep.records, *sweep.confirming)))
     )
     return facts
+
+
+def _at_equal_cost(arm: Mapping[str, Any]) -> list[Fact]:
+    gap = mapping(mapping(arm.get("equal_cost")).get("difference"))
+    return [Fact("at equal cost", signed(number(gap.get("mean"))), interval(gap), "best")] if gap else []
 
 
 def counts(records: Iterable[TrialRecord]) -> str:

@@ -14,7 +14,6 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json
 from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
-CONFIRM = "confirm"  # phase of a trial that repeats another's configuration on a fresh seed
 IMAGES_FOLDER = "pictures"
 
 
@@ -152,13 +151,13 @@ def load_sweep(folder: Path) -> Sweep:
     study, summary = (_read_json(folder / name, notes) for name in ("study.json", "summary.json"))
     images = _read_json(folder / IMAGES_FOLDER / "pictures.json", notes)
     records.sort(key=lambda record: (not is_baseline(record), record.id))
-    searched = [record for record in records if phase(record) != CONFIRM]
-    confirming = [record for record in records if phase(record) == CONFIRM]
+    searched = [record for record in records if record.searched]
+    confirming = [record for record in records if not record.searched]
     return Sweep(folder, study, searched, confirming, summary, images, notes)
 
 
 def phase(record: TrialRecord) -> str:
-    """'search', 'baseline' or 'confirm'; a record of an older version does not say."""
+    """'search', 'baseline', 'confirm' or 'equal-cost'; a record of an older version does not say."""
     return getattr(record, "phase", "") or (BASELINE if record.id == BASELINE else "search")
 
 

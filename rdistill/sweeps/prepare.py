@@ -19,6 +19,7 @@ from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.sweeps.cohort.fleet import ways_to_join
 from rdistill.sweeps.findings.confirm import SELECTION
+from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.summary import SUMMARY
 from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, require_test_split
 from rdistill.sweeps.study.records import load_records
@@ -45,8 +46,9 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
     # Validated again, since newer versions have more keys.
     sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
     wanted = study["sweep"]
-    if sweep["confirm"] is None:
-        wanted = {**wanted, "confirm": None}  # the one thing that may be added afterwards
+    if sweep["confirm"] is None:  # what may be added afterwards, and how it compares
+        how = {name: sweep["baseline"][name] for name in ("cost", "seconds")}
+        wanted = {**wanted, "confirm": None, "baseline": {**wanted["baseline"], **how}}
     changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": wanted}, into_lists=True).values())
     if changed:
         raise UserError(
@@ -67,6 +69,7 @@ def repair(work_dir: Path, say: Callable[[str], None]) -> None:
     again = {
         SUMMARY: "it is put together again, but without the time of earlier starts",
         SELECTION: "the same trials are chosen again from the search",
+        EQUAL_COST_FILE: "the same runs are measured again",
         TEACHER: "the teacher is scored again",
         STEP: "a step is measured again",
         PLAN: "what suits the teacher is decided again",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
 from rdistill._compat.mmengine import config_dict
@@ -21,9 +20,13 @@ from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
 from rdistill.core.storage import WorkDir, open_work_dir
 from rdistill.distributed.cluster import connected, require_resources, visible_wait
+from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
-from rdistill.sweeps.findings.confirm import SELECTION, load_selection, save_selection, select
+from rdistill.sweeps.findings.confirm import SELECTION, load_selection
+from rdistill.sweeps.findings.counts import counts_file
+from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.images import draw_pictures
+from rdistill.sweeps.findings.looks import LOOKS_FILE
 from rdistill.sweeps.findings.summary import (
     FAILED,
     FINISHED,
@@ -33,7 +36,7 @@ from rdistill.sweeps.findings.summary import (
     kept_up_to_date,
     write_summary,
 )
-from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, score_on_test, teacher_on_test
+from rdistill.sweeps.findings.test_split import TEACHER, teacher_on_test
 from rdistill.sweeps.headroom.measure import HEADROOM
 from rdistill.sweeps.headroom.run import FOLDER as HEADROOM_FOLDER
 from rdistill.sweeps.headroom.run import headroom_first
@@ -42,16 +45,14 @@ from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.monitor.events import listening
 from rdistill.sweeps.monitor.trackers import trackers
 from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, prepare_study, repair, require_same_study
-from rdistill.sweeps.search.searchers import of_list, of_search, scheduler
-from rdistill.sweeps.search.tune import CONFIRMATION, Phase, Team
+from rdistill.sweeps.search.searchers import of_search, scheduler
+from rdistill.sweeps.search.tune import Phase, Team
 from rdistill.sweeps.study.records import (
     BASELINE,
-    CONFIRMED,
     RECORD,
     SEARCHED,
     TRIALS,
     TrialRecord,
-    load_records,
 )
 from rdistill.sweeps.study.space import check_space, feature_counts
 from rdistill.sweeps.study.spec import SweepSpec, parse_sweep, read_sweep
@@ -99,7 +100,9 @@ def run_sweep(
         UserError: a mistake in the file, the config or the resources, before the first trial.
         StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
-    with open_work_dir(work_dir, STUDY, SELECTION, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}") as here:
+    counts = [f"{TRIALS}/*/{counts_file(split)}" for split in ("val", "test")]
+    files = (STUDY, SELECTION, EQUAL_COST_FILE, LOOKS_FILE, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}", *counts)
+    with open_work_dir(work_dir, *files) as here:
         loaded = _load(sweep, overrides or {}, shortcuts)
         return _run_sweep_at(here, *loaded, options, console or Console(quiet=True))
 
@@ -227,7 +230,7 @@ def run_phases(
             shown.expect(BASELINE, facts.baselines)
             shown.expect(SEARCHED, facts.trials)
             # Tune ends by itself on Ctrl-C, and keeps what it needs to go on.
-            complete = _search(team, resume) and _confirm(team, shown, resume)
+            complete = _search(team, resume) and confirm(team, shown, resume)
         status = FINISHED if complete else INTERRUPTED
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -254,27 +257,6 @@ def _search(team: Team, resume: bool) -> bool:
     )
 
 
-def _confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
-    """The confirmation, if the sweep has one. Returns whether all of its trials came to an end."""
-    spec, work_dir = team.study.spec, team.here.folder
-    if spec.confirm is None:
-        return True
-    selection = load_selection(work_dir)
-    if selection is None:
-        selection = select(load_records(work_dir), spec.confirm, spec.objectives)
-        if not selection.configurations:
-            return True  # nothing was scored: the sweep has failed, and says so
-        save_selection(work_dir, selection)
-        team.here.push()
-    runs = selection.runs(work_dir)
-    shown.expect(CONFIRMED, len(runs))
-    phase = Phase(CONFIRMATION, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler())
-    complete = team.run(phase, resume)
-    if complete and has_test_split(team.study.base.cfg):
-        score_on_test(team.study, team.resources, work_dir)
-    return complete
-
-
 def _counts(study: Study) -> tuple[int, int]:
     """Trials of the search, and baselines."""
     features = feature_counts(study.base.distillation)
@@ -284,7 +266,11 @@ def _counts(study: Study) -> tuple[int, int]:
 def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
     """What a sweep is going to do, in a line."""
     alone = "the baseline" if baselines == 1 else f"{baselines} baselines"
-    again = f", then the best {spec.confirm.top} on {len(spec.confirm.seeds)} seeds more" if spec.confirm else ""
+    again = ""
+    if spec.confirm is not None:
+        first, last = spec.confirm.first, spec.confirm.last
+        seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
+        again = f", then the best {spec.confirm.top} on {seeds} seeds more"
     return f"{trials} trials and {alone}{again}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from rdistill.config.walk import kind_of, metrics_of
 from rdistill.core.errors import UserError
@@ -28,9 +28,22 @@ class ClassIoUMetric(IoUMetric):
 
     Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU.<class>``. A class that occurs neither in
     ground truth nor in a prediction has no IoU: NaN, and left out of the mean.
+
+    Attributes:
+        by_image: where it is a list, each image's confusion counts are added to it: classes x classes, ground truth by
+            row, with the pixels that have a class on either side.
     """
 
     default_prefix = ""  # None makes mmengine warn that there is no prefix
+    by_image: list[np.ndarray] | None = None
+
+    def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
+        super().process(data_batch, data_samples)
+        if self.by_image is not None:
+            classes = len(self.dataset_meta["classes"])
+            for sample in data_samples:
+                predicted, truth = (sample[name]["data"].squeeze().cpu() for name in ("pred_sem_seg", "gt_sem_seg"))
+                self.by_image.append(confusion(predicted, truth, classes, self.ignore_index))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Each of several workers adds up its own images, which no two may share (see :func:`no_image_twice`)."""
@@ -62,6 +75,14 @@ class ClassIoUMetric(IoUMetric):
         return metrics
 
 
+def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> np.ndarray:
+    """Pixels by class: classes x classes, ground truth by row. Both masks are height x width; one may be of floats."""
+    predicted, truth = predicted.long(), truth.long()
+    counted = (truth != ignore_index) & (truth >= 0) & (truth < classes) & (predicted >= 0) & (predicted < classes)
+    pairs = truth[counted] * classes + predicted[counted]
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).numpy()
+
+
 def use_class_iou(cfg: Config) -> None:
     """Makes every IoUMetric of a config a :class:`ClassIoUMetric`."""
     for name in ("val_evaluator", "test_evaluator"):
@@ -76,6 +97,13 @@ def no_image_twice(cfg: Config) -> None:
         metrics = metrics_of(cfg.get(f"{name}_evaluator"))
         if metrics and all(kind_of(metric) == "ClassIoUMetric" for metric in metrics):
             cfg[f"{name}_dataloader"].sampler = dict(type="DefaultSampler", shuffle=False, round_up=False)
+
+
+def counts_images(cfg: Config, split: str) -> bool:
+    """Whether one of a split's metrics counts each image's pixels by class."""
+    return any(
+        kind_of(metric) in ("IoUMetric", "ClassIoUMetric") for metric in metrics_of(cfg.get(f"{split}_evaluator"))
+    )
 
 
 def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
@@ -101,8 +129,17 @@ def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> Scores:
+def evaluate(
+    model: nn.Module, cfg: Config, *, split: str = "val", by_image: list[tuple[str, np.ndarray]] | None = None
+) -> Scores:
     """Scores a segmentor on a config's ``val`` or ``test`` split, as mmengine's ValLoop does.
+
+    Args:
+        model: the segmentor.
+        cfg: with the split's data loader and evaluator.
+        split: ``val`` or ``test``.
+        by_image: is given each image's path and confusion counts, in order, by a :class:`ClassIoUMetric`, which there
+            must be.
 
     Returns:
         Percent: ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name.
@@ -118,11 +155,18 @@ def evaluate(model: nn.Module, cfg: Config, *, split: str = "val") -> Scores:
     loader = Runner.build_dataloader(copy.deepcopy(cfg[f"{split}_dataloader"]), seed=0)
     evaluator = Evaluator(evaluators)
     evaluator.dataset_meta = loader.dataset.metainfo
+    counts: list[np.ndarray] = []
+    names: list[str] = []
+    if by_image is not None:
+        next(metric for metric in evaluator.metrics if isinstance(metric, ClassIoUMetric)).by_image = counts
     was_training = model.training
     model.eval()
     for batch in loader:
         predictions = model.val_step(batch)  # type: ignore[operator]
         require_numbers(predictions)
+        names += [str(sample.metainfo.get("img_path", "")) for sample in predictions]
         evaluator.process(data_samples=predictions, data_batch=batch)
     model.train(was_training)
+    if by_image is not None:
+        by_image += zip(names, counts, strict=True)
     return tidy_metrics(evaluator.evaluate(len(loader.dataset)))

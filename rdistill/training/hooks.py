@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -273,6 +274,52 @@ class StopHook(Hook):
         if self.checkpoint_hook.saved_at != done:
             self.checkpoint_hook.save(runner, LAST, done)
         raise Stopped(signum, done, runner.max_iters, self.checkpoint_hook.best)
+
+
+class StepClock(Hook):
+    """Seconds of a run's training steps: without set-up, validations and checkpoints. Of a run with its own loaders.
+
+    On a GPU a step may end after its call; what waits for it then counts, so the sum is right.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self.steps, self.step_seconds, self.data_seconds = 0, 0.0, 0.0
+        self._caches: list[Any] = []
+        self._since: float | None = None
+
+    def before_train(self, runner: Any) -> None:
+        teachers = unwrap(runner).teachers
+        self._caches = [teacher.cache for teacher in teachers if getattr(teacher, "cache", None) is not None]
+        self._since = time.perf_counter()
+
+    def after_val(self, runner: Any) -> None:
+        self._since = time.perf_counter()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        now = time.perf_counter()
+        self.data_seconds += now - (now if self._since is None else self._since)
+        self._since = now
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        now = time.perf_counter()
+        self.step_seconds += now - (now if self._since is None else self._since)
+        self.steps += 1
+        self._since = now
+
+    def seconds(self) -> dict[str, float]:
+        """As :meth:`rdistill.training.lockstep.Lane.seconds`; the teacher's forward pass is part of the step."""
+        saved = sum(
+            cache.compute_seconds * (cache.images / cache.computed - 1) for cache in self._caches if cache.computed
+        )
+        return {
+            "steps_seconds": self.step_seconds,
+            "steps_data_seconds": self.data_seconds,
+            "steps_data_alone_seconds": self.data_seconds,
+            "cache_saved_seconds": saved,
+            "steps": self.steps,
+        }
 
 
 class ReportHook(Hook):

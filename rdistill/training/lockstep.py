@@ -56,8 +56,12 @@ class LaneTiming:
     own: float = 0.0  # its turns, less what follows
     teacher: float = 0.0  # its share of the teacher's forward passes
     data: float = 0.0  # its share of loading
-    teacher_alone: float = 0.0  # what it would have taken with a teacher for itself
+    teacher_alone: float = 0.0  # with a teacher for itself, that computes every output
     data_alone: float = 0.0
+    # Of these, what training steps took: without set-up, validations and files at the end.
+    steps: float = 0.0
+    steps_data: float = 0.0
+    steps_data_alone: float = 0.0
 
     def as_seconds(self) -> dict[str, float]:
         """``own_seconds``, ``teacher_seconds`` and so on."""
@@ -75,6 +79,7 @@ class Lane:
     def __init__(self, lockstep: Lockstep, name: str, run: Callable[[Lane], None]) -> None:
         self.lockstep, self.name = lockstep, name
         self.iterations = 0  # training batches that it has had
+        self.steps = 0  # training batches in this process, whose seconds are in `cost`
         self.stopped = False
         self.ended = False
         self.broken: BaseException | None = None
@@ -107,10 +112,10 @@ class Lane:
         return SharedTeacher(self, self.lockstep.shared_model(spec), names, student_preprocessor, spec.weight)
 
     def seconds(self) -> dict[str, float]:
-        """What it has taken up to now, its current turn included."""
+        """What it has taken up to now, its current turn included, and the training ``steps`` that this was for."""
         timing = self.timing.as_seconds()
         timing["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
-        return timing
+        return {**timing, "steps": self.steps}
 
     def leave_out(self, seconds: float) -> None:
         """Seconds of this turn that are not the run's own, such as those of a diagnosis."""
@@ -151,9 +156,14 @@ class Lane:
                 table[name] = table.pop(name)
         if self._greenlet is None:
             self._greenlet = greenlet(self._main)
+        trains = self.waits_for is not None and self.waits_for[1][1] == TRAINING
         self._since = time.perf_counter()
         self._greenlet.switch()
-        self.timing.own += time.perf_counter() - self._since
+        seconds = time.perf_counter() - self._since
+        self.timing.own += seconds
+        if trains:
+            self.timing.steps += seconds
+            self.steps += 1
         self._since = None
         self._random = _random_state()
         tables = [instances(manager) for manager in (MMLogger, MessageHub)]
@@ -286,6 +296,9 @@ class Lockstep:
         for lane in waiting:
             lane.timing.data += seconds / len(waiting)
             lane.timing.data_alone += seconds
+            if position[1] == TRAINING:
+                lane.timing.steps_data += seconds / len(waiting)
+                lane.timing.steps_data_alone += seconds
         return batch
 
     def stream_of(self, cfg: Config) -> _Stream:
@@ -316,7 +329,7 @@ class _SharedModel:
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
         self._outputs: dict[str, dict[str, Tensor]] = {}  # the key is the preprocessing of the images
-        self._seconds: dict[str, float] = {}  # seconds that the outputs under each key took
+        self._seconds: dict[str, tuple[float, float]] = {}  # that the outputs under each key took, and without a cache
         self._users: dict[str, list[Lane]] = {}  # the runs that needed them
         self._computing: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
 
@@ -328,19 +341,19 @@ class _SharedModel:
         """Forgets the batch, and divides the seconds that it took among the runs that used it."""
         self._shared = False
         for preprocessing, users in self._users.items():
-            seconds = self._seconds[preprocessing]
+            seconds, alone = self._seconds[preprocessing]
             for lane in users:
                 lane.timing.teacher += seconds / len(users)
-                lane.timing.teacher_alone += seconds
+                lane.timing.teacher_alone += alone
         for table in (self._outputs, self._seconds, self._users):
             table.clear()
 
     def answer(self, view: SharedTeacher, inputs_nchw: Tensor) -> dict[str, Tensor]:
         """As ``Teacher.__call__``; everything that any run needs of a shared batch is computed at once."""
         if not self._shared:
-            outputs, seconds = self._compute(view, view.names, inputs_nchw)
+            outputs, (seconds, alone) = self._compute(view, view.names, inputs_nchw)
             view.lane.timing.teacher += seconds
-            view.lane.timing.teacher_alone += seconds
+            view.lane.timing.teacher_alone += alone
             return outputs
         which = view.preprocessing
         if which not in self._outputs:
@@ -352,8 +365,8 @@ class _SharedModel:
 
     def _compute(
         self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor
-    ) -> tuple[dict[str, Tensor], float]:
-        """Also the seconds that it took, which are not the run's own."""
+    ) -> tuple[dict[str, Tensor], tuple[float, float]]:
+        """Also the seconds that it took, which are not the run's own, and those it would take without a cache."""
         since = time.perf_counter()
         request = (view.preprocessing, names)
         if self._computing is None or self._computing[0] != request:
@@ -363,7 +376,8 @@ class _SharedModel:
         outputs = self._computing[1](inputs_nchw)
         seconds = time.perf_counter() - since
         view.lane.timing.own -= seconds
-        return outputs, seconds
+        view.lane.timing.steps -= seconds  # a teacher is run in training steps only
+        return outputs, (seconds, seconds if self.cache is None else self.cache.without(seconds, len(inputs_nchw)))
 
 
 class SharedTeacher(Teacher):

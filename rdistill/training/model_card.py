@@ -104,6 +104,12 @@ def _sweep_evidence(
         interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
         spread = _points(arm.get("mean")) + (f" ± {arm['sd']:.2f}" if arm.get("sd") is not None else "")
         rows.append([arm["id"], str(arm.get("n", "")), spread, interval])
+    longer = []
+    for arm in confirmed.get("configurations") or []:
+        if cost := arm.get("equal_cost"):
+            gain = cost.get("difference")
+            interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
+            longer.append([arm["id"], str(cost["iterations"]), _points(cost.get("mean")), interval])
     if rows:
         lines += [
             "",
@@ -111,6 +117,10 @@ def _sweep_evidence(
         ]
         lines[-1] += "its 95 % interval):"
         lines += ["", *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows)]
+        if longer:
+            lines += ["", "The same against the student alone at equal cost, trained for as many seconds:", ""]
+            head = ["confirmed", "iterations of the student alone", "its mIoU, %", "difference"]
+            lines += _table(head, longer)
     else:
         lines += ["", "The figures are the search's: one seed, and the best of many trials. They are not confirmed on "]
         lines[-1] += "fresh seeds (`confirm` in the sweep file does that), so the gain is likely smaller."

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
@@ -39,7 +40,7 @@ from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import evaluate, use_class_iou
-from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StopHook
+from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StepClock, StopHook
 from rdistill.training.lockstep import Lane
 from rdistill.training.model_card import write_run_card
 from rdistill.training.resume import (
@@ -160,11 +161,15 @@ def _train(
         facts: RunFacts = {"teacher_lines": plan.lines if plan else ()}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
+        # A lane measures its run by itself; in a group the listener is in another process.
+        clock = StepClock() if lane is None and get_world_size() == 1 else None
+        if clock is not None:
+            facts["clock"] = clock
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
         diagnose = run.distill.diagnose if run.distill is not None else None
         diagnosis = DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
         report_hook = ReportHook(listener, facts, diagnosis=diagnosis)
-        more = () if diagnosis is None else (diagnosis,)
+        more = [hook for hook in (diagnosis, clock) if hook is not None]
         runner = build_runner(cfg, distiller, seed, checkpoint_hook, report_hook, stop, lane, more)
         if is_main_process():
             write_config(run.cfg, work_dir / "config.py", seed)
@@ -226,16 +231,24 @@ def check_evaluation(cfg: Config, split: str) -> list[str]:
 
 
 def evaluate_checkpoint(
-    cfg: Config, checkpoint_file: str | Path, *, split: str = "val", trust_checkpoint: bool = False
+    cfg: Config,
+    checkpoint_file: str | Path,
+    *,
+    split: str = "val",
+    trust_checkpoint: bool = False,
+    by_image: list[tuple[str, np.ndarray]] | None = None,
 ) -> Scores:
-    """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split."""
+    """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split.
+
+    ``by_image``: as for :func:`rdistill.training.evaluation.evaluate`.
+    """
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
     model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with _quiet_evaluation():
-        return evaluate(model, cfg, split=split)
+        return evaluate(model, cfg, split=split, by_image=by_image)
 
 
 def score_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:

@@ -282,7 +282,8 @@ TESTED_IN = {
     "models.task_loss": "unit/distributed/test_collectives.py",
     "sweeps.check": "unit/sweeps/study/test_pairs.py", "sweeps.prepare": "e2e/test_sweep.py",
     # Whole sweeps on Ray.
-    "sweeps.run": "e2e/test_sweep.py", "sweeps.search.tune": "e2e/test_sweep.py",
+    "sweeps.confirmation": "e2e/test_equal_cost.py", "sweeps.run": "e2e/test_sweep.py",
+    "sweeps.search.tune": "e2e/test_sweep.py",
     "sweeps.search.memory_kills": "unit/distributed/test_cluster.py",
     "sweeps.search.searchers": "unit/sweeps/study/test_space.py",
     "sweeps.cohort.group": "e2e/test_cohort.py", "sweeps.cohort.news": "unit/sweeps/cohort/test_worker.py",

@@ -19,7 +19,6 @@ from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
 from rdistill.sweeps.study.cohort_savings import COST, sweep_cost
 from rdistill.sweeps.study.records import (
-    CONFIRMED,
     TRIALS,
     TrialRecord,
     gains,
@@ -42,7 +41,7 @@ def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> lis
     order = ranked(records)
     if cost := sweep_cost(records):
         write_json(work_dir / COST, cost)
-    searched = [record for record in order if record.phase != CONFIRMED]
+    searched = [record for record in order if record.searched]
     print_leaderboard(console, searched, gains(records))
     if not order or not order[0].best:
         reasons = next((record.reason for record in records if record.reason), "none was scored")
@@ -67,15 +66,19 @@ def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> lis
 def winner(records: Sequence[TrialRecord], confirmed: Mapping[str, Any] | None) -> TrialRecord:
     """The trial whose student is handed over.
 
-    The best run of the configuration with the highest mean over the confirmation's seeds, which may be a baseline;
+    The best run of the configuration with the highest mean over the confirmation's seeds, which may be a baseline, of
+    equal cost too;
     the best of the search where nothing is confirmed.
     """
     arms = [] if confirmed is None else [confirmed["baseline"], *confirmed["configurations"]]
+    arms += [arm["equal_cost"] for arm in arms if arm is not None and arm.get("equal_cost")]
     arms = [arm for arm in arms if arm is not None and arm["mean"] is not None]
     if not arms:
-        return ranked(record for record in records if record.phase != CONFIRMED)[0]
-    best = max(arms, key=lambda arm: arm["mean"])["id"]
-    return ranked(record for record in records if record.of == best and record.status == "finished")[0]
+        return ranked(record for record in records if record.searched)[0]
+    best = max(arms, key=lambda arm: arm["mean"])
+    runs = set((best.get("runs") or {}).values())  # an older version's summary does not name them
+    its_own = [record for record in records if record.id in runs or (not runs and record.of == best["id"])]
+    return ranked(record for record in its_own if record.status == "finished")[0]
 
 
 def _write_best(work_dir: Path, best: TrialRecord) -> None:

@@ -6,7 +6,7 @@ Needs neither torch nor ray.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rdistill.core.results import TrialConfig
 from rdistill.sweeps.study.records import (
     BASELINE,
     CONFIRMED,
+    EQUAL_COST,
     SEARCHED,
     TRIALS,
     TrialRecord,
@@ -23,7 +24,8 @@ from rdistill.sweeps.study.records import (
     ranked,
     trial,
 )
-from rdistill.sweeps.study.spec import ConfirmSpec
+from rdistill.sweeps.study.seconds import REAL
+from rdistill.sweeps.study.spec import BaselineSpec, ConfirmSpec
 
 SELECTION = "confirm.json"
 
@@ -34,19 +36,74 @@ class Selection:
 
     baseline: str | None  # trial id of the best baseline; None where none was scored
     configurations: list[str]  # trial ids of the best others, the best first
-    seeds: list[int]
+    seeds: list[int]  # all; with looks at the results between them, not all may be needed
+    cost: str = "iterations"  # in which the baselines are equal: 'iterations', 'seconds' or 'both'
+    seconds: str = REAL  # which count
+    first: int = 0  # seeds at the first look at the results; 0: there is one look, after the last seed
+    margin: float = 0.0  # mIoU by which a configuration has to be better
 
-    def runs(self, work_dir: Path) -> list[TrialConfig]:
-        """The trials, as Tune takes them: all configurations on the first seed, then on the next."""
-        ids = [name for name in (self.baseline, *self.configurations) if name is not None]
-        values = {name: _record(work_dir, name).values for name in ids}
-        return [trial(f"{name}-s{seed}", CONFIRMED, seed, values[name], of=name) for seed in self.seeds for name in ids]
+    @property
+    def at_equal_iterations(self) -> bool:
+        return self.baseline is not None and self.cost != "seconds"
+
+    @property
+    def at_equal_cost(self) -> bool:
+        return self.baseline is not None and self.cost != "iterations"
+
+    @property
+    def questions(self) -> int:
+        """How many differences are looked at."""
+        return len(self.configurations) * (self.at_equal_iterations + self.at_equal_cost)
+
+    def runs(self, work_dir: Path, seeds: Sequence[int] | None = None) -> list[TrialConfig]:
+        """The trials of some seeds, as Tune takes them: all configurations on the first seed, then on the next."""
+        alone = [self.baseline] if self.baseline is not None and self.at_equal_iterations else []
+        values = {name: _record(work_dir, name).values for name in (*alone, *self.configurations)}
+        return [
+            trial(f"{name}-s{seed}", CONFIRMED, seed, values[name], of=name)
+            for seed in (self.seeds if seeds is None else seeds)
+            for name in values
+        ]
+
+    def equal_cost_runs(self, work_dir: Path, seeds: Sequence[int], iterations: Mapping[str, int]) -> list[TrialConfig]:
+        """The student alone on some seeds, as Tune takes it, once for each configuration that it costs as much as.
+
+        Args:
+            work_dir: of the sweep.
+            seeds: of training.
+            iterations: configuration -> how many the student alone does in the same time.
+        """
+        if self.baseline is None:
+            return []
+        values = _record(work_dir, self.baseline).values
+        return [
+            trial(
+                f"{self.baseline}-as-{name}-s{seed}", EQUAL_COST, seed, values,
+                of=self.baseline, rival=name, iterations=iterations[name],
+            )
+            for seed in seeds
+            for name in self.configurations
+            if name in iterations
+        ]  # fmt: skip
 
 
-def select(records: Sequence[TrialRecord], confirm: ConfirmSpec, objectives: Sequence[str]) -> Selection:
+def select(
+    records: Sequence[TrialRecord],
+    confirm: ConfirmSpec,
+    objectives: Sequence[str],
+    baseline_spec: BaselineSpec | None = None,
+    searched_seed: int = 0,
+) -> Selection:
     """Chooses by the validation scores of the search: the best baseline, and the best of the others.
 
     With several objectives those of the Pareto front come first. A configuration that was tried twice counts once.
+
+    Args:
+        records: of the search.
+        confirm: how many, on which seeds.
+        objectives: of the sweep.
+        baseline_spec: in what the baselines of the confirmation are equal; by default in iterations.
+        searched_seed: of the search, which is no seed of the confirmation.
     """
     scored = [record for record in ranked(records) if record.best]
     baseline = next((record.id for record in scored if record.phase == BASELINE), None)
@@ -56,7 +113,15 @@ def select(records: Sequence[TrialRecord], confirm: ConfirmSpec, objectives: Seq
     different: dict[str, str] = {}
     for record in searched:
         different.setdefault(json.dumps(record.values, sort_keys=True), record.id)
-    return Selection(baseline, list(different.values())[: confirm.top], list(confirm.seeds))
+    return Selection(
+        baseline,
+        list(different.values())[: confirm.top],
+        confirm.fresh_seeds(searched_seed),
+        baseline_spec.cost if baseline_spec is not None else "iterations",
+        baseline_spec.seconds if baseline_spec is not None else REAL,
+        confirm.first if confirm.seeds is None else 0,
+        confirm.margin or 0.0,
+    )
 
 
 def load_selection(work_dir: Path) -> Selection | None:

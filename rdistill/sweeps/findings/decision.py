@@ -93,17 +93,22 @@ def images_half_width(errors: Errors, images: int, alpha: float) -> float:
     return float(stats.t.ppf(1 - alpha / 2, images - 1)) * math.sqrt(max(0.0, errors.both**2 - errors.seeds**2))
 
 
-def decide(comparisons: Mapping[str, Comparison], looks: Looks) -> dict[str, Answer]:
+def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Looks]) -> dict[str, Answer]:
     """The answer for each configuration, with the error of the whole study kept at 5 %.
 
     A claim needs the statistic beyond the threshold for its place among those compared (Holm). What cannot be claimed
     is futile at the last look, or when its chance to be shown better has become too small; open otherwise.
+
+    Args:
+        comparisons: by name; with baselines of equal iterations and of equal cost, two for each configuration.
+        looks: of the study; or of each, where failed runs have left them another number of pairs.
     """
+    looks_of = {name: looks if isinstance(looks, Looks) else looks[name] for name in comparisons}
 
     def evidence(name: str, alpha: float) -> float:
         comparison = comparisons[name]
-        needed = half_width(comparison.errors, comparison.images, comparison.pairs, looks, alpha)
-        distance = abs(comparison.mean - looks.margin)
+        needed = half_width(comparison.errors, comparison.images, comparison.pairs, looks_of[name], alpha)
+        distance = abs(comparison.mean - looks_of[name].margin)
         return distance / needed if needed else math.copysign(math.inf, distance) if distance else 0.0
 
     order = sorted(comparisons, key=lambda name: evidence(name, ALPHA), reverse=True)
@@ -113,9 +118,9 @@ def decide(comparisons: Mapping[str, Comparison], looks: Looks) -> dict[str, Ans
         comparison = comparisons[name]
         claiming = claiming and evidence(name, ALPHA / (len(order) - place)) > 1
         if claiming:
-            answers[name] = "better" if comparison.mean > looks.margin else "worse"
+            answers[name] = "better" if comparison.mean > looks_of[name].margin else "worse"
         else:
-            over = comparison.pairs >= looks.last or comparison.chance < HOPELESS
+            over = comparison.pairs >= looks_of[name].last or comparison.chance < HOPELESS
             answers[name] = "futile" if over else "open"
     return {name: answers[name] for name in comparisons}
 

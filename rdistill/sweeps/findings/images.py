@@ -6,7 +6,7 @@ Drawn once, at the end of a sweep. The report shows them and needs no torch for 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,6 +19,7 @@ from rdistill.config.load import import_custom_modules
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr
+from rdistill.sweeps.findings.counts import CountsOf, never_trained
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
@@ -46,7 +47,9 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
     Returns:
         Why there are none, on one line; empty where there are some.
     """
-    best, baseline = a_typical_pair(load_records(folder))
+    records = load_records(folder)
+    stuck = never_trained([run for run in records if not run.searched], CountsOf(folder, "val").total)
+    best, baseline = a_typical_pair(records, stuck)
     (folder / PICTURES).mkdir(exist_ok=True)
     index = folder / PICTURES / INDEX
     if best is None:
@@ -76,10 +79,14 @@ def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) 
         raise
 
 
-def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
+def a_typical_pair(
+    records: Sequence[TrialRecord], stuck: Collection[str] = ()
+) -> tuple[TrialRecord | None, TrialRecord | None]:
     """The best student under a teacher and the student alone that it is held against.
 
-    Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one.
+    Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one. Runs
+    that never left one class (``stuck``, by id) say nothing on images: they are chosen only where no pair is
+    without.
     """
     done: defaultdict[str, dict[int, TrialRecord]] = defaultdict(dict)
     alone: dict[int, TrialRecord] = {}
@@ -88,11 +95,13 @@ def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, 
             (alone if record.is_baseline else done[record.of])[record.seed] = record
     if done:
         runs = max(done.values(), key=lambda group: mean(_score(run) for run in group.values()))
-        paired = sorted(runs.keys() & alone.keys(), key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
+        seeds = runs.keys() & alone.keys()
+        healthy = {seed for seed in seeds if not {runs[seed].id, alone[seed].id} & set(stuck)}
+        paired = sorted(healthy or seeds, key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
         if paired:
             seed = paired[len(paired) // 2]
             return runs[seed], alone[seed]
-    searched = [record for record in ranked(records) if record.phase != CONFIRMED and record.best]
+    searched = [record for record in ranked(records) if record.searched and record.best]
     return (
         next((record for record in searched if not record.is_baseline), None),
         next((record for record in searched if record.is_baseline), None),

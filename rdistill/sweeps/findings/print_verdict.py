@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from rdistill.sweeps.findings.verdict import at_equal_cost
+
 
 def print_verdict(console: Console, summary: Mapping[str, Any]) -> None:
     """Prints the table of what was confirmed, if anything was, then the warnings and the verdict."""
@@ -24,30 +26,43 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
     baseline, found = confirmed["baseline"], confirmed["configurations"]
     title = f"Confirmed on fresh seeds ({data}); differences are paired"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
+    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher", "s a run")
     for name in headings:
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
-    for one in ([] if baseline is None else [baseline]) + sorted(found, key=lambda one: -(one["mean"] or 0.0)):
-        difference = one.get("difference")
-        table.add_row(
-            one["id"],
-            str(one["n"]),
-            _text(one["mean"], ".2f"),
-            _text(one["sd"], ".2f"),
-            *(
-                ("", "", "")
-                if difference is None
-                else (
-                    f"{difference['mean']:+.2f}",
-                    f"{difference['low']:+.2f} to {difference['high']:+.2f}",
-                    f"{difference['p_adjusted']:.2g}",
-                )
-            ),
-            _text(one["share_of_teacher"], ".1f"),
-        )
+    kind = confirmed.get("seconds", "real")
+    for arm in ([] if baseline is None else [baseline]) + sorted(found, key=lambda arm: -(arm["mean"] or 0.0)):
+        _add_row(table, arm["id"], arm, arm.get("difference"), kind)
+        if cost := at_equal_cost(arm):
+            _add_row(table, f"  - {cost['id']}, {cost['iterations']:,} it.", cost, cost["difference"], kind)
     console.print(table)
-    for one in ([] if baseline is None else [baseline]) + found:
-        console.print(f"{one['id']:<9} {one['label']}", markup=False)
+    if any(at_equal_cost(arm) for arm in found):
+        console.print(
+            f"A line that begins with '-' is the student alone at equal cost ({kind} seconds), with the difference "
+            "of the configuration above it to it.",
+            markup=False,
+        )
+    for arm in ([] if baseline is None else [baseline]) + found:
+        console.print(f"{arm['id']:<9} {arm['label']}", markup=False)
+
+
+def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mapping[str, Any] | None, kind: str) -> None:
+    shown = ("", "", "")
+    if difference is not None:
+        shown = (
+            f"{difference['mean']:+.2f}",
+            f"{difference['low']:+.2f} to {difference['high']:+.2f}",
+            f"{difference['p_adjusted']:.2g}",
+        )
+    seconds = (arm.get("seconds") or {}).get(kind)
+    table.add_row(
+        name,
+        str(arm["n"]),
+        _text(arm["mean"], ".2f"),
+        _text(arm["sd"], ".2f"),
+        *shown,
+        _text(arm.get("share_of_teacher"), ".1f"),
+        _text(seconds, ".1f"),
+    )
 
 
 def _text(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""What the confirmation runs prove: spread, paired differences to the baseline, and one honest sentence.
+"""What the confirmation runs prove: spread, and paired differences to the baselines of equal iterations and cost.
 
 Pure functions of records and numbers; needs neither torch nor ray. What they mean is in docs/proof.md.
 """
@@ -6,12 +6,27 @@ Pure functions of records and numbers; needs neither torch nor ray. What they me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
+from rdistill.sweeps.findings.counts import Counts
+from rdistill.sweeps.findings.decision import (
+    ALPHA,
+    Answer,
+    Comparison,
+    Looks,
+    compare,
+    decide,
+    images_half_width,
+    p_value,
+    sign_flip_p,
+)
+from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
@@ -65,12 +80,37 @@ def share_of_teacher(score: float | None, teacher: float | None) -> float | None
     return None if score is None or not teacher else 100.0 * score / teacher
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the runs.
+
+    Attributes:
+        looks: of a confirmation that adds seeds until it is decided; None where all seeds were trained.
+        settled: question -> what a look at the results has answered already.
+        costs: configuration -> how long the student alone trains to cost as much.
+        never_trained: ids of runs that never left one class.
+        by_image: of a run, each image's pseudo-value (images); None where its counts are not known.
+    """
+
+    looks: Looks | None = None
+    settled: Mapping[str, Answer] = field(default_factory=dict)
+    costs: Mapping[str, EqualCost] = field(default_factory=dict)
+    never_trained: Collection[str] = ()
+    by_image: Counts = lambda run: None
+
+
+def question(configuration: str, equal: str) -> str:
+    """The name of a question: is this better than the student alone of equal 'iterations', or of equal 'cost'?"""
+    return f"{configuration} at equal {equal}"
+
+
 def evidence(
     runs: Sequence[TrialRecord],
     baseline: str | None,
     configurations: Sequence[str],
     teacher_mIoU: float | None,
     scores: Scores = lambda run: run.best,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """The baseline and each configuration over all seeds, and how they differ.
 
@@ -79,41 +119,143 @@ def evidence(
         baseline, configurations: ids of the trials that they repeat.
         teacher_mIoU: on the same images.
         scores: of a run: those of its best validation, or on the test split.
+        known: what is known beside the runs.
     """
-    by_id: dict[str, list[TrialRecord]] = {name: [] for name in (baseline, *configurations) if name is not None}
+    known = known or Known()
+    arms: dict[str, list[TrialRecord]] = {name: [] for name in (baseline, *configurations) if name is not None}
+    rivals: dict[str, list[TrialRecord]] = {name: [] for name in configurations}
     for run in runs:
-        if run.status == "finished" and run.of in by_id and scores(run):
-            by_id[run.of].append(run)
-    theirs = by_id.get(baseline or "", [])
-    found = [
-        {
-            **_arm(name, by_id[name], scores),
-            "difference": paired_difference(_by_seed(by_id[name], scores), _by_seed(theirs, scores)),
-            "IoU": _classes(by_id[name], theirs, scores),
-        }
-        for name in configurations
-    ]
-    compared = [one["difference"] for one in found if one["difference"] is not None]
-    for difference, p in zip(compared, holm([one["p"] for one in compared]), strict=True):
-        difference["p_adjusted"] = p
-    for one in found:
-        one["share_of_teacher"] = share_of_teacher(one["mean"], teacher_mIoU)
-    alone = None
+        if run.status == "finished" and scores(run):
+            (rivals if run.rival else arms).get(run.rival or run.of, []).append(run)
+    theirs = arms.get(baseline or "", [])
+    found, compared = [], dict[str, Compared]()
+    for name in configurations:
+        entry = {**_arm(name, arms[name], scores, known), "difference": None}
+        trained, alone = (_trained(group, known) for group in (arms[name], theirs))
+        entry["IoU"] = _classes(trained, alone, scores)
+        entry["share_of_teacher"] = share_of_teacher(entry["mean"], teacher_mIoU)
+        entry["seconds"] = seconds_of(arms[name])
+        if (difference := _compare(trained, alone, scores, known)) is not None:
+            compared[question(name, "iterations")] = difference
+            entry["difference"] = difference.shown
+        if name in known.costs:
+            entry["equal_cost"] = _at_equal_cost(name, baseline, rivals[name], trained, scores, known, compared)
+        found.append(entry)
+    _decide(compared, known)
+    base = None
     if baseline is not None:
-        alone = {**_arm(baseline, theirs, scores), "IoU": _classes(theirs, None, scores)}
-        alone["share_of_teacher"] = share_of_teacher(alone["mean"], teacher_mIoU)
-    return {"baseline": alone, "configurations": found}
+        base = {**_arm(baseline, theirs, scores, known), "IoU": _classes(_trained(theirs, known), None, scores)}
+        base["share_of_teacher"] = share_of_teacher(base["mean"], teacher_mIoU)
+        base["seconds"] = seconds_of(theirs)
+    return {"baseline": base, "configurations": found}
 
 
-def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores) -> dict[str, Any]:
+def _at_equal_cost(
+    name: str,
+    baseline: str | None,
+    runs: Sequence[TrialRecord],
+    trained: Sequence[TrialRecord],
+    scores: Scores,
+    known: Known,
+    compared: dict[str, Compared],
+) -> dict[str, Any]:
+    """The student alone that costs as much as a configuration, and the difference to it."""
+    difference = _compare(trained, _trained(runs, known), scores, known)
+    if difference is not None:
+        compared[question(name, "cost")] = difference
+    return {
+        **asdict(known.costs[name]),
+        **_arm(baseline or "", runs, scores, known),
+        "difference": None if difference is None else difference.shown,
+        "seconds": seconds_of(runs),
+    }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A difference as it is shown, and what is decided by."""
+
+    shown: dict[str, Any]
+    comparison: Comparison
+    looks: Looks
+
+
+def _compare(
+    ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], scores: Scores, known: Known
+) -> Compared | None:
+    """The difference over the seeds that both have, with the interval over seeds alone and over seeds and images."""
+    first, second = _by_seed(ours, scores), _by_seed(theirs, scores)
+    shown = paired_difference(first, second)
+    if shown is None:
+        return None
+    seeds = sorted(first.keys() & second.keys())
+    differences = [first[seed] - second[seed] for seed in seeds]
+    pairs = len(seeds)
+    looks = known.looks
+    if looks is None or not looks.first <= pairs <= looks.last:  # by the pairs that there are, at one look
+        looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0)
+    by_image = _images_of(seeds, ours, theirs, known)
+    comparison = compare(differences, by_image, looks)
+    shown["images"] = comparison.images
+    shown["sign_flip_p"] = sign_flip_p(differences)
+    shown["low_seeds"], shown["high_seeds"] = comparison.low_seeds, comparison.high_seeds
+    shown["margin"] = looks.margin
+    if comparison.images or looks.first < looks.last:
+        shown["low"], shown["high"], shown["p"] = comparison.low, comparison.high, p_value(comparison, looks)
+        shown["above_zero"] = comparison.low > 0
+    if comparison.images:
+        shown["binds"] = comparison.errors.binds
+        shown["half_by_images"] = images_half_width(comparison.errors, comparison.images, ALPHA)
+    return Compared(shown, comparison, looks)
+
+
+def _images_of(
+    seeds: Sequence[int], ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], known: Known
+) -> np.ndarray | None:
+    """Differences of pseudo-values, seeds x images; None where a run's counts are missing."""
+    first, second = ({run.seed: run for run in runs} for runs in (ours, theirs))
+    rows = []
+    for seed in seeds:
+        here, there = known.by_image(first[seed]), known.by_image(second[seed])
+        if here is None or there is None or here.shape != there.shape:
+            return None
+        rows.append(here - there)
+    return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
+
+
+def _decide(compared: Mapping[str, Compared], known: Known) -> None:
+    """Adds the answers, and p adjusted for all questions together, to the differences as they are shown."""
+    adjusted = holm([one.shown["p"] for one in compared.values()])
+    answers = decide(
+        {name: one.comparison for name, one in compared.items()}, {name: one.looks for name, one in compared.items()}
+    )
+    for (name, one), p in zip(compared.items(), adjusted, strict=True):
+        one.shown["p_adjusted"] = p
+        one.shown["answer"] = known.settled.get(name, answers[name])
+        if name in known.settled:
+            one.shown["settled"] = True
+
+
+def _trained(runs: Sequence[TrialRecord], known: Known) -> list[TrialRecord]:
+    return [run for run in runs if run.id not in known.never_trained]
+
+
+def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, known: Known) -> dict[str, Any]:
     by_seed = _by_seed(runs, scores)
+    trained = _by_seed(_trained(runs, known), scores)
+    stuck = [run for run in runs if run.id in known.never_trained or run.one_class_only]
+    when = spread(list(trained.values()))
     return {
         "id": name,
         "label": describe(runs[0]) if runs else "",
         "values": runs[0].values if runs else {},
         **spread(list(by_seed.values())),
         "scores": {str(seed): score for seed, score in by_seed.items()},
-        "one_class_runs": sum(run.one_class_only for run in runs),
+        "runs": {str(run.seed): run.id for run in runs},
+        "one_class_runs": len(stuck),
+        "never_trained": sorted(run.seed for run in stuck),
+        "mean_trained": when["mean"],
+        "sd_trained": when["sd"],
     }
 
 
@@ -140,9 +282,6 @@ def _classes(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord] | None, 
     return found
 
 
-# In words ------------------------------------------------------------------------------------------------------------
-
-
 def describe(record: TrialRecord) -> str:
     """``KL 71 + CWD 1.39 on (1, 1), lr 0.02``: the losses that a trial used, and what else was chosen for it."""
     used = {**record.values, **record.effective}
@@ -165,53 +304,3 @@ def _value(value: Any) -> str:
 
 def _list(values: Sequence[Any]) -> str:
     return ", ".join(f"({_list(one)})" if isinstance(one, (list, tuple)) else f"{one}" for one in values)
-
-
-def verdict(confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool, runs_left: int = 0) -> str:
-    """What the numbers allow to say, in one sentence or two.
-
-    Args:
-        confirmed: as :func:`evidence` gives it, or None where nothing was confirmed.
-        baselines: of which the confirmed one was the best.
-        tuned: whether the baseline was searched.
-        runs_left: confirmation runs that are still to come.
-    """
-    if runs_left:
-        return f"Not confirmed yet: {runs_left} more run{'s' * (runs_left > 1)} on fresh seeds to come."
-    if confirmed is None:
-        return "Searched only, not confirmed: one seed proves nothing."
-    compared = [one for one in confirmed["configurations"] if one["difference"] is not None]
-    if not compared:
-        return "Not confirmed: fewer than two seeds have both a configuration and the baseline to compare."
-    best = max(compared, key=lambda one: one["mean"])
-    rival = "the baseline" if baselines == 1 else f"the best of {baselines} baselines"
-    difference = best["difference"]
-    size = (
-        f"{difference['mean']:+.2f} mIoU (95 % CI {difference['low']:+.2f} to {difference['high']:+.2f}, "
-        f"{difference['n']} paired seeds)"
-    )
-    share = (
-        None if best["share_of_teacher"] is None else f"reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU"
-    )
-    if difference["above_zero"] and difference["p_adjusted"] <= 1 - CONFIDENCE:
-        said = [f"{best['label']} beats {rival} by {size}{f' and {share}' if share else ''}."]
-    else:
-        said = [f"No configuration is confirmed better than {rival}: the best, {best['label']}, differs by {size}"]
-        if difference["above_zero"]:
-            p = difference["p_adjusted"]
-            said[0] += f", which {len(compared)} comparisons do not bear out (adjusted p {p:.2g})"
-        said[0] += "."
-        if difference["high"] < 0:
-            said.append("So it is worse: distillation does not pay here.")
-        if share:
-            said.append(f"It {share}.")
-    return " ".join([*said, *_reservations(confirmed["baseline"], best, tuned)])
-
-
-def _reservations(baseline: Mapping[str, Any], best: Mapping[str, Any], tuned: bool) -> list[str]:
-    """What a reader of the verdict has to know besides."""
-    found = [] if tuned else ["The baseline was not tuned."]
-    for whose, arm in (("the baseline's", baseline), ("its own", best)):
-        if arm["one_class_runs"]:
-            found.append(f"{arm['one_class_runs']} of {whose} {arm['n']} runs never left one class.")
-    return found

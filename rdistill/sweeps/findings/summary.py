@@ -5,6 +5,7 @@ Written while the sweep runs and at its end. Needs neither torch nor ray.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shlex
@@ -22,12 +23,16 @@ from typing import Any
 
 from rdistill.core.files import read_json, write_json
 from rdistill.core.redaction import redacted
-from rdistill.sweeps.findings.confirm import load_selection
-from rdistill.sweeps.findings.statistics import describe, evidence, verdict
+from rdistill.sweeps.findings.confirm import Selection, load_selection
+from rdistill.sweeps.findings.counts import CountsOf, never_trained
+from rdistill.sweeps.findings.decision import Looks
+from rdistill.sweeps.findings.equal_cost import load_equal_costs
+from rdistill.sweeps.findings.looks import load_looks
+from rdistill.sweeps.findings.statistics import Known, describe, evidence
+from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.findings.why import why
 from rdistill.sweeps.study.records import (
     BASELINE,
-    CONFIRMED,
     SEARCHED,
     TrialRecord,
     gain,
@@ -130,8 +135,8 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
     alone = [record.id for record in records if record.is_baseline and record.one_class_only]
     if alone:
         found.append(f"baselines that never left one class: {', '.join(alone)}")
-    for record in _of(records, CONFIRMED):
-        if record.status == "failed":
+    for record in records:
+        if record.status == "failed" and not record.searched:
             found.append(f"{record.id} failed and is left out of its pairs: {record.reason}")
     for first, second in twins(records):
         found.append(f"{first} and {second} have different values and the same losses: a value has no effect")
@@ -150,7 +155,7 @@ def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:
     return {
         "trials": facts.trials,
         "baseline_trials": facts.baselines,
-        "status": dict(Counter(one.status for one in records if one.phase != CONFIRMED)),
+        "status": dict(Counter(one.status for one in records if one.searched)),
         "best": best.id if best else None,
         "best_label": describe(best) if best else None,
         "best_mIoU": best.best["mIoU"] if best else None,
@@ -169,21 +174,46 @@ def _confirmed(
     selection = load_selection(work_dir)
     if selection is None:
         confirm = facts.spec.confirm
-        return None, None, (1 + confirm.top) * len(confirm.seeds) if confirm else 0
-    runs = _of(records, CONFIRMED)
+        return None, None, facts.spec.num_confirming * confirm.first if confirm else 0
+    runs = [record for record in records if not record.searched]
     arms = (selection.baseline, selection.configurations)
     teacher = facts.teachers[0].get("mIoU") if facts.teachers else None
-    confirmed = {"seeds": list(selection.seeds), **evidence(runs, *arms, teacher)}
-    expected = len(selection.seeds) * (len(selection.configurations) + (selection.baseline is not None))
+    known = what_is_known(work_dir, selection, runs)
+    looks = load_looks(work_dir)
+    seeds = selection.seeds[: max(looks.seeds, selection.first)] if selection.first else selection.seeds
+    confirmed = {
+        "seeds": list(seeds),
+        "seconds": selection.seconds,
+        **({"looks": looks.shown(selection)} if selection.first else {}),
+        **evidence(runs, *arms, teacher, known=known),
+    }
+    expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
+    expected += len(seeds) * len(selection.configurations) * selection.at_equal_cost
     left = expected - sum(run.status in ("finished", "failed") for run in runs)
+    if selection.first and not looks.over:
+        left = max(left, 1)
     test = None
     if any(run.test for run in runs):
         on_test = facts.teacher_test
+        on_images = dataclasses.replace(known, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None)
         test = {
             "teacher": dict(on_test) if on_test else None,
-            **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test),
+            **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test, on_images),
         }
     return confirmed, test, left
+
+
+def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialRecord]) -> Known:
+    """What a confirmation's files say beside its runs, of the validation data."""
+    counts = CountsOf(work_dir, "val")
+    finished = [run for run in runs if run.status == "finished"]
+    return Known(
+        Looks(selection.first, len(selection.seeds), selection.margin) if selection.first else None,
+        load_looks(work_dir).settled,
+        load_equal_costs(work_dir) if selection.at_equal_cost else {},
+        never_trained(finished, counts.total),
+        counts.by_image,
+    )
 
 
 def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +249,7 @@ def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[
             "training": spec.seed,
             "search": spec.search.seed,
             "baseline_search": spec.search.seed if spec.baseline.seed is None else spec.baseline.seed,
-            "confirm": list(spec.confirm.seeds) if spec.confirm else [],
+            "confirm": spec.confirm.fresh_seeds(spec.seed) if spec.confirm else [],
         },
         "started": sessions[0]["started"],
         "ended": None if status == RUNNING else now,

@@ -1,9 +1,12 @@
-"""The test split of a sweep's data, on which the confirmed students are scored once, at the end."""
+"""The confirmed students' counts on each validation image, and their scores on the test split, once, at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import ray
 from mmengine.config import Config
 
@@ -13,8 +16,9 @@ from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
 from rdistill.core.results import Scores
 from rdistill.core.storage import join, open_work_dir
-from rdistill.sweeps.study.records import CONFIRMED, TRIALS, load_records
-from rdistill.sweeps.trial.trial import Study
+from rdistill.sweeps.findings.counts import load_counts, save_counts
+from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
+from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
 TEACHER = "test.json"  # the teacher's scores on the test split
@@ -43,22 +47,56 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
 
     ``work_dir`` is the sweep's folder on this machine, with the trials' records.
     """
-    need = resources.per_worker()
-    options = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
-    confirmed = [run for run in load_records(work_dir) if run.phase == CONFIRMED and run.status == "finished"]
-    waiting = {
-        run.id: ray.remote(_score_student).options(**options).remote(study, run.id)
-        for run in confirmed
-        if run.test is None
-    }
+    waiting = [run for run in _confirmed(work_dir) if run.test is None]
     teacher = study.base.distillation.teachers[0]
     if teacher.checkpoint and not (work_dir / TEACHER).is_file():
-        scores = ray.get(ray.remote(_score_teacher).options(**options).remote(study))
-        write_json(work_dir / TEACHER, scores)
-    for run in confirmed:
-        if run.id in waiting:
-            run.test = ray.get(waiting[run.id])
-            run.save(work_dir / TRIALS / run.id)
+        task = ray.remote(_score_teacher).options(**_options(resources))
+        write_json(work_dir / TEACHER, ray.get(task.remote(study)))
+    for run, scored in _scored(study, resources, waiting, "test"):
+        run.test, counts, images = ray.get(scored)
+        folder = work_dir / TRIALS / run.id
+        if counts is not None:
+            save_counts(folder, "test", counts, images)
+        run.save(folder)
+
+
+def count_on_validation(study: Study, resources: Resources, work_dir: Path) -> str:
+    """Keeps each confirmed student's confusion counts of every validation image; of those that have none yet.
+
+    Returns:
+        Why a student has none, on one line; empty where all have. No sweep fails of it.
+    """
+    waiting = [run for run in _confirmed(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
+    reason = ""
+    for run, scored in _scored(study, resources, waiting, "val"):
+        try:
+            _, counts, images = ray.get(scored)
+        except Exception as error:  # whatever it is: the seeds' interval is known without
+            cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
+            reason = reason or f"{run.id}: {reason_of(cause)}"
+            continue
+        if counts is None:
+            reason = reason or "val_evaluator has no IoUMetric, which counts each image's pixels"
+        else:
+            save_counts(work_dir / TRIALS / run.id, "val", counts, images)
+    return reason
+
+
+def _confirmed(work_dir: Path) -> list[TrialRecord]:
+    return [run for run in load_records(work_dir) if not run.searched and run.status == "finished"]
+
+
+def _options(resources: Resources) -> dict[str, Any]:
+    need = resources.per_worker()
+    return dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+
+
+def _scored(
+    study: Study, resources: Resources, runs: Sequence[TrialRecord], split: str
+) -> list[tuple[TrialRecord, Any]]:
+    """Runs and what will be their scores; as many at a time as the cluster holds."""
+    task = ray.remote(_score_student).options(**_options(resources))
+    return [(run, task.remote(study, run.id, split)) for run in runs]
 
 
 def teacher_on_test(work_dir: Path) -> Scores | None:
@@ -67,13 +105,21 @@ def teacher_on_test(work_dir: Path) -> Scores | None:
     return read_json(file) if file.is_file() else None
 
 
-def _score_student(study: Study, trial_id: str) -> Scores:
-    """On any node, also with the work dir at a URI."""
+def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.ndarray | None, list[str]]:
+    """Scores, each image's confusion counts (None where nothing counts them) and the images' names.
+
+    On any node, also with the work dir at a URI.
+    """
+    from rdistill.training.evaluation import counts_images
     from rdistill.training.run import evaluate_checkpoint
 
     with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
         cfg = Config.fromfile(str(here.folder / "trial.py"))
-        return evaluate_checkpoint(cfg, here.folder / "student.pth", split="test")
+        by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
+        scores = evaluate_checkpoint(cfg, here.folder / "student.pth", split=split, by_image=by_image)
+    if not by_image:
+        return scores, None, []
+    return scores, np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image]
 
 
 def _score_teacher(study: Study) -> Scores:

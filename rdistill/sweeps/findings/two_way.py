@@ -33,13 +33,20 @@ class Errors:
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
     """mIoU in percent of confusion counts (... x C x C, truth by row), without classes that occur nowhere."""
-    confusion = np.asarray(confusion, dtype=np.float64)
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
-    union = confusion.sum(-1) + confusion.sum(-2) - hit
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = np.where(union > 0, hit / union, np.nan)
-    counted = ~np.isnan(iou)
-    return 100 * np.where(counted, iou, 0).sum(-1) / np.maximum(1, counted.sum(-1))
+    return _mean_iou(*_hit_and_union(np.asarray(confusion)))
+
+
+def _hit_and_union(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class: ... x C."""
+    whole = np.float64 if confusion.dtype.kind == "f" else np.int64
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(whole)
+    return hit, confusion.sum(-1, dtype=whole) + confusion.sum(-2, dtype=whole) - hit
+
+
+def _mean_iou(hit: np.ndarray, union: np.ndarray) -> np.ndarray:
+    counted = union > 0
+    iou = np.divide(hit, union, out=np.zeros(np.shape(hit), dtype=np.float64), where=counted)
+    return 100 * iou.sum(-1) / np.maximum(1, counted.sum(-1))
 
 
 def pseudo_values(confusion_by_image: np.ndarray) -> tuple[float, np.ndarray]:
@@ -52,12 +59,12 @@ def pseudo_values(confusion_by_image: np.ndarray) -> tuple[float, np.ndarray]:
         mIoU in percent, and one value an image; their mean is close to the mIoU, their variance over the number of
         images is the variance of the mIoU over other sets of images.
     """
-    counts = np.asarray(confusion_by_image, dtype=np.float64)
-    images, total = len(counts), counts.sum(0)
-    whole = float(mean_iou(total))
+    hit, union = _hit_and_union(np.asarray(confusion_by_image))  # many classes squared would not fit as floats
+    images, hits, unions = len(hit), hit.sum(0), union.sum(0)
+    whole = float(_mean_iou(hits, unions))
     if images < 2:
         return whole, np.full(images, whole)
-    return whole, images * whole - (images - 1) * mean_iou(total - counts)
+    return whole, images * whole - (images - 1) * _mean_iou(hits - hit, unions - union)
 
 
 def two_way_errors(differences: np.ndarray, by_image: np.ndarray) -> Errors:

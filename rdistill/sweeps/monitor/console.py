@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.monitor.leaderboard import short_key, text_of
-from rdistill.sweeps.study.records import BASELINE, PROGRESS, TRIALS, load_record
+from rdistill.sweeps.study.records import BASELINE, EQUAL_COST, PROGRESS, TRIALS, load_record
 from rdistill.training.console import SILENCE_S, duration, updates_in_place
 
 BEST_SHOWN = 5  # trials that have ended in the table, besides the baseline
@@ -109,7 +109,7 @@ class SweepConsole:
             row = self._row(trial)
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
             self._may_lead(row)
-            self._becomes(row, FAILED if failed else DONE if row.iteration >= self.iterations else STOPPED)
+            self._becomes(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
             row.reason = record.reason if record else ""
         if self._live is None:
             self._print_end(row)
@@ -125,6 +125,9 @@ class SweepConsole:
             self.rows[trial.id] = Row(trial, trial.values)
             self._count[RUNNING] += 1
         return self.rows[trial.id]
+
+    def _length(self, row: Row) -> int:
+        return row.seen.iterations or self.iterations
 
     def _becomes(self, row: Row, status: str) -> None:
         self._count[row.status] -= 1
@@ -159,6 +162,7 @@ class SweepConsole:
             baseline.best
             for baseline in self.rows.values()
             if baseline.seen.is_baseline
+            and baseline.seen.phase != EQUAL_COST
             and baseline.best
             and baseline.seen.seed == row.seen.seed
             and baseline.iteration >= row.iteration
@@ -186,7 +190,10 @@ class SweepConsole:
         each = sum(over) / len(over) if over else self.iterations
         running = [row for row in self.rows.values() if row.status == RUNNING]
         # Those that are past it are the ones that nobody has stopped.
-        ends = [(each if row.iteration < each else self.iterations) - row.iteration for row in running]
+        ends = [
+            (each if row.iteration < each and row.seen.iterations is None else self._length(row)) - row.iteration
+            for row in running
+        ]
         left = each * (self.total - len(self.rows)) + sum(ends)
         return duration(left / rate)
 
@@ -259,7 +266,7 @@ class SweepConsole:
         keys = sorted({key for row in self.rows.values() for key in row.values})
         widths = {
             "trial": max(8, *(len(row.seen.id) for row in rows), 0),
-            "phase": 8,
+            "phase": max(8, *(len(row.seen.phase) for row in rows), 0),
             "iteration": max(9, 2 * len(str(self.iterations)) + 1),
             **{"mIoU": 6, "best": 6, "gain": 6, "status": 7},
         }
@@ -280,7 +287,7 @@ class SweepConsole:
                 row.seen.id,
                 row.seen.phase,
                 *(text_of(row.values.get(key)) for key in keys[:fit]),
-                f"{row.iteration}/{self.iterations}",
+                f"{row.iteration}/{self._length(row)}",
                 _number(row.now),
                 _number(row.best),
                 "" if gain is None else f"{gain:+.2f}",

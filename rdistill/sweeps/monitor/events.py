@@ -20,10 +20,11 @@ class TrialSeen:
     """What a trial is, as Tune has it in its config."""
 
     id: str
-    phase: str  # baseline, search or confirm
+    phase: str  # baseline, search, confirm or equal-cost
     values: Mapping[str, Any]  # config key -> value
     seed: int = 0
     of: str = ""  # the id of the trial that a confirmation run repeats
+    iterations: int | None = None  # where it trains another number than the sweep's other trials
 
     @property
     def is_baseline(self) -> bool:
@@ -93,4 +94,5 @@ class TuneEvents(Callback):
 
 def _seen(trial: Any) -> TrialSeen:
     config = trial.config
-    return TrialSeen(**{name: config[name] for name in ("id", "phase", "values", "seed", "of")})
+    iterations = config.get("iterations")
+    return TrialSeen(**{name: config[name] for name in ("id", "phase", "values", "seed", "of")}, iterations=iterations)

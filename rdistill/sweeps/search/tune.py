@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +34,15 @@ THIN = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort:
 DRIVER_OF_A_GROUP = {"memory": 1}
 
 
-CONFIRMATION = "tune-confirm"  # the name of the phase that comes after the search
-
-
 @dataclass(frozen=True)
 class Phase:
-    """What Ray Tune runs at a time: the search with its baselines, or the confirmation."""
+    """What Ray Tune runs at a time: the search with its baselines, or trials of the confirmation."""
 
     name: str  # Tune's folder in the work dir has it
     trials: int
     searcher: Callable[[int], Searcher]  # given how many trials run at a time
     scheduler: TrialScheduler
+    listed: Collection[str] | None = None  # ids of a confirmation's trials; None for the search
 
 
 class Team:
@@ -112,7 +110,7 @@ class Team:
 
         A new one then suggests the same trials, as its seed is the same, and each goes on from what its folder holds.
         """
-        forgive(self.here.folder, confirmed=phase.name == CONFIRMATION)
+        forgive(self.here.folder, confirmed=phase.listed is not None, trials=phase.listed)
         self.here.push()
         storage = ray_storage(join(self.here.where, phase.name))
         path, filesystem = storage["storage_path"], storage.get("storage_filesystem")

@@ -14,10 +14,13 @@ from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
 from rdistill.core.results import ConfigValues, Scores, TrialConfig, TrialEntry
+from rdistill.sweeps.study.seconds import SECONDS, training_seconds
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
 PREFIX = {SEARCHED: "t", BASELINE: "b"}  # of the ids that a searcher gives; read back by `trains_alone`
+EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train as long as a distilled student took
+CONFIRMING = (CONFIRMED, EQUAL_COST)  # phases after the search
 RECORD = "trial.json"
 PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
@@ -41,7 +44,8 @@ class TrialRecord:
     id: str
     values: ConfigValues  # as the searcher chose
     seed: int
-    phase: str = ""  # SEARCHED, BASELINE (a student alone, searched or not) or CONFIRMED; by default as the id says
+    # SEARCHED, BASELINE (a student alone, searched or not), CONFIRMED or EQUAL_COST; by default as the id says
+    phase: str = ""
     of: str = ""  # the id of the trial whose configuration a confirmation run repeats
     attempts: int = 0  # processes that have worked on it, each from where the last one stopped
     status: str = "running"
@@ -51,8 +55,11 @@ class TrialRecord:
     history: list[TrialEntry] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
-    # A cohort measures own_seconds, its share in teacher_seconds and data_seconds, and what these would be alone.
+    # Of training: `steps` and their seconds. In a cohort also own_seconds, its share in teacher_seconds and
+    # data_seconds, and what these would have been alone. See rdistill.sweeps.study.seconds.
     cost: dict[str, float] = field(default_factory=dict)
+    iterations: int | None = None  # of its training, where it has another length than the config
+    rival: str = ""  # of a baseline of equal cost: the id of the trial whose configuration cost as much
     objectives: dict[str, float] = field(default_factory=dict)  # those known before training
     test: Scores | None = None  # scores on the test split; of confirmation runs, once
 
@@ -68,6 +75,11 @@ class TrialRecord:
     def is_baseline(self) -> bool:
         """Whether it trains the student alone."""
         return trains_alone(self.id, self.phase, self.of)
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is of the search, a baseline of it included; not of what comes after it."""
+        return self.phase not in CONFIRMING
 
     @property
     def best(self) -> TrialEntry:
@@ -87,9 +99,15 @@ class TrialRecord:
         write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
 
 
-def trial(trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "") -> TrialConfig:
+def trial(
+    trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "", *, iterations: int | None = None,
+    rival: str = "",
+) -> TrialConfig:  # fmt: skip
     """One trial as Tune has it in its config, and a record starts from."""
-    return {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
+    config: TrialConfig = {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
+    if iterations is not None:
+        config["iterations"], config["rival"] = iterations, rival
+    return config
 
 
 def trains_alone(trial_id: str, phase: str, of: str) -> bool:
@@ -137,7 +155,8 @@ def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
     """mIoU of a trial minus that of its baseline; None while either is unknown, and for baselines themselves.
 
-    The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed.
+    The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed and of as
+    many iterations.
     """
     return gains([*records, record])[record.id]
 
@@ -146,7 +165,7 @@ def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
     """The :func:`gain` of each, by id."""
     alone: dict[tuple[bool, int], float] = {}  # whether of the confirmation, seed -> mIoU of the best baseline
     for record in records:
-        if record.is_baseline and record.best:
+        if record.is_baseline and record.best and record.phase != EQUAL_COST:
             of = (record.phase == CONFIRMED, record.seed)
             alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
     gains_by_id: dict[str, float | None] = {}
@@ -155,6 +174,18 @@ def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
         scored = not record.is_baseline and record.best and rival is not None
         gains_by_id[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
     return gains_by_id
+
+
+def gains_at_equal_cost(records: Sequence[TrialRecord]) -> dict[str, float]:
+    """mIoU of a confirmation run minus that of the student alone on the same seed that cost as much, by id."""
+    alone = {
+        (record.rival, record.seed): float(record.best["mIoU"]) for record in records if record.rival and record.best
+    }
+    return {
+        record.id: float(record.best["mIoU"]) - alone[record.of, record.seed]
+        for record in records
+        if record.phase == CONFIRMED and record.best and (record.of, record.seed) in alone
+    }
 
 
 def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
@@ -195,7 +226,8 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))
     twin_of = {second: first for first, second in twins(records)}
-    differences = gains(records)
+    differences, at_equal_cost = gains(records), gains_at_equal_cost(records)
+    spent = {record.id: training_seconds(record) for record in records}
     rows = []
     for record in ranked(records):
         best = record.best
@@ -210,11 +242,13 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),
+                "gain_equal_cost": round(at_equal_cost[record.id], 4) if record.id in at_equal_cost else None,
                 **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
                 **{name: record.objectives.get(name) for name in costs},
                 "best_iter": best.get("iter"),
                 "iterations": record.history[-1]["iter"] if record.history else 0,
                 "seconds": record.history[-1]["seconds"] if record.history else None,
+                **{f"seconds_{name}": _rounded(getattr(spent[record.id], name, None)) for name in SECONDS},
                 "seed": record.seed,
                 "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
@@ -245,6 +279,10 @@ def _last_diagnosis(record: TrialRecord) -> Mapping[str, Any]:
     """The figures of the last validation that has any; see :mod:`rdistill.training.diagnosis`."""
     entries = (entry.get("diagnosis") for entry in reversed(record.history))
     return next((entry for entry in entries if isinstance(entry, Mapping) and "problem" not in entry), {})
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _only_total(entry: Mapping[str, float]) -> tuple[float, float]:

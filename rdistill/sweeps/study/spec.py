@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer
 
 from rdistill.config.tracking import parse_tracking
 from rdistill.core.errors import UserError
@@ -25,6 +25,9 @@ LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
 MOST_HEADROOM_SEEDS = 32
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
+AUTO = "auto"
+FIRST_LOOK, LAST_LOOK = 4, 16  # seeds of a confirmation with `seeds: auto`
+MOST_SEEDS = 64  # of these: the thresholds of each look are simulated
 
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
@@ -125,13 +128,50 @@ class BaselineSpec(Section):
     type: Literal["optuna", "random", "grid"] = "optuna"
     num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
     seed: Seed | None = None  # seeds the baseline's search; default: the search's
+    # In the confirmation, what a distilled student is compared with: the student alone of as many iterations, the
+    # student alone that trained as many seconds, or both.
+    cost: Annotated[Literal["iterations", "seconds", "both"], Word] = "both"
+    # Which seconds: as it really was, with teacher and data shared and outputs remembered, or as each would be alone.
+    seconds: Annotated[Literal["real", "alone"], Word] = "real"
+
+
+def _none_for_auto(value: Any) -> Any:
+    if value is None:
+        raise ValueError("must be 'auto' or a list of whole numbers")
+    return None if value == AUTO else value
 
 
 class ConfirmSpec(Section):
     """Which configurations train again after the search, on seeds that had no part in it."""
 
     top: Trials = 3  # this many of the best, and the best baseline
-    seeds: list[Seed] = Field(min_length=2, max_length=MOST_VALUES)  # training seeds: with one there is no interval
+    # Of training: with one there is no interval. None, written auto: added until the answer is decided, or cannot be.
+    seeds: Annotated[list[Seed] | None, BeforeValidator(_none_for_auto)] = Field(
+        min_length=2, max_length=MOST_VALUES, description="'auto', or a list of whole numbers from 0 such as [1, 2, 3]"
+    )
+    min: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # of `auto`: seeds at the first look; default 4
+    max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # of `auto`: at the last; default 16
+    margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # of `auto`: mIoU that "better" must exceed; default 0
+
+    @field_serializer("seeds")
+    def _auto_for_none(self, seeds: list[int] | None) -> list[int] | str:
+        return AUTO if seeds is None else seeds
+
+    @property
+    def first(self) -> int:
+        """Seeds at the first look at the results."""
+        return len(self.seeds) if self.seeds is not None else FIRST_LOOK if self.min is None else self.min
+
+    @property
+    def last(self) -> int:
+        """Most seeds."""
+        return len(self.seeds) if self.seeds is not None else LAST_LOOK if self.max is None else self.max
+
+    def fresh_seeds(self, searched: int) -> list[int]:
+        """The seeds, in order; for `auto` 1, 2, 3 and on, without the search's."""
+        if self.seeds is not None:
+            return list(self.seeds)
+        return [seed for seed in range(1, self.last + 2) if seed != searched][: self.last]
 
 
 class HeadroomSpec(Section):
@@ -176,9 +216,16 @@ class SweepSpec(Section):
         return 1 + (baseline.num_trials or self.num_trials(features))
 
     def num_students(self, features: tuple[int, int]) -> int:
-        """All that are trained, confirmation included."""
-        again = (1 + self.confirm.top) * len(self.confirm.seeds) if self.confirm else 0
+        """All that are trained, confirmation included; the most that it may take."""
+        again = self.num_confirming * self.confirm.last if self.confirm else 0
         return self.num_trials(features) + self.num_baselines(features) + again
+
+    @property
+    def num_confirming(self) -> int:
+        """Students that a seed of the confirmation trains."""
+        assert self.confirm is not None
+        arms = 1 + self.confirm.top
+        return arms if self.baseline.cost == "iterations" else arms + self.confirm.top
 
     def problems(self) -> list[str]:
         """What one field alone cannot show."""
@@ -208,7 +255,8 @@ class SweepSpec(Section):
             problems += [
                 f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused
             ]
-        seeds = self.confirm.seeds if self.confirm else []
+        problems += _confirm_problems(self.confirm)
+        seeds = (self.confirm.seeds if self.confirm else None) or []
         if self.seed in seeds:
             problems.append(
                 f"confirm.seeds: {self.seed} is the seed of the search, whose winners it favours; take others than it"
@@ -231,6 +279,17 @@ class SweepSpec(Section):
 def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
     """Points of a grid; ``features`` as for :func:`choices`."""
     return math.prod(count(dimension, features) for dimension in space.values())
+
+
+def _confirm_problems(confirm: ConfirmSpec | None) -> list[str]:
+    if confirm is None:
+        return []
+    if confirm.seeds is not None:
+        unused = [key for key in ("min", "max", "margin") if getattr(confirm, key) is not None]
+        return [f"confirm.{key}: does nothing with a list of seeds; use seeds: auto, or leave it out" for key in unused]
+    if confirm.first > confirm.last:
+        return [f"confirm.min: must not be above max, got {confirm.first} and {confirm.last}; lower it or raise max"]
+    return []
 
 
 def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from ray.tune import Callback
 from rdistill._compat import texts
 from rdistill.core.causes import causes_of
 from rdistill.core.storage import StorageError
-from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_record, load_records
+from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import lost_its_peers
 
 RETRIES = 2  # further attempts of a trial where the machine was the cause
@@ -87,13 +87,16 @@ def give_up_again(record: TrialRecord) -> None:
         raise GivenUpError(record.reason)
 
 
-def forgive(work_dir: Path, *, confirmed: bool) -> None:
+def forgive(work_dir: Path, *, confirmed: bool, trials: Collection[str] | None = None) -> None:
     """Gives every failed trial another attempt, from its last checkpoint: a resume may come with mended code.
 
-    Only trials of the confirmation, or only those of the search: the other is over, or not there yet.
+    Only trials of the confirmation, or only those of the search: the other is over, or not there yet. ``trials``: only
+    these, by id.
     """
     for record in load_records(work_dir):
-        if record.status == "failed" and (record.phase == CONFIRMED) == confirmed:
+        if trials is not None and record.id not in trials:
+            continue
+        if record.status == "failed" and record.searched != confirmed:
             record.status, record.cause = "running", ""
             record.save(work_dir / TRIALS / record.id)
 

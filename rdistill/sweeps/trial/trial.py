@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from ray.exceptions import OutOfMemoryError
 
 from rdistill.config.load import LoadedConfig
 from rdistill.config.render import checked_source
+from rdistill.config.schedules import stretch_schedules
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
-from rdistill.core.results import RunFacts, RunMetrics, Scores, TrialConfig
+from rdistill.core.results import Clock, RunFacts, RunMetrics, Scores, TrialConfig
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
@@ -48,12 +51,29 @@ class Study:
 
 
 def trial_config(study: Study, record: TrialRecord) -> LoadedConfig:
-    """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed."""
+    """The config of one trial: the base, without distillation for a baseline, with the trial's values and seed.
+
+    A trial of another length has its schedules stretched to it, as ``--iters`` does, and as many validations.
+    """
     base = study.base.without_distillation() if record.is_baseline else study.base
     run = without_auto(base.with_overrides(record.values))
     if record.phase == CONFIRMED:
         run = run.with_diagnosis()  # the training is the same
-    return run.with_section("randomness", {**(run.cfg.get("randomness") or {}), "seed": record.seed})
+    run = run.with_section("randomness", {**(run.cfg.get("randomness") or {}), "seed": record.seed})
+    return run if record.iterations is None else _of_length(run, record.iterations)
+
+
+def _of_length(run: LoadedConfig, iterations: int) -> LoadedConfig:
+    """A config that trains so many iterations, with its schedules stretched to them and as many validations."""
+    cfg = copy.deepcopy(run.cfg)
+    before, interval = cfg.train_cfg.max_iters, cfg.train_cfg.get("val_interval", 1)
+    if problems := stretch_schedules(cfg, iterations):
+        raise UserError(*problems)
+    # The best of more validations would be better by chance alone.
+    cfg.train_cfg.val_interval = math.ceil(iterations / math.ceil(before / interval))
+    if cfg.train_cfg.get("val_begin", 1) > 1:
+        cfg.train_cfg.val_begin = max(1, round(cfg.train_cfg.val_begin * iterations / before))
+    return LoadedConfig.of(cfg)
 
 
 def run_trial(
@@ -158,7 +178,9 @@ def begun(here: WorkDir, trial: TrialConfig) -> TrialRecord:
     Such leftovers are there when the driver died before Tune first saved its state.
     """
     fresh, record = TrialRecord(**trial), load_record(here.folder)
-    if record is not None and (record.values, record.seed) == (fresh.values, fresh.seed):
+    if record is not None and (record.values, record.seed, record.iterations) == (
+        fresh.values, fresh.seed, fresh.iterations,
+    ):  # fmt: skip
         return record
     here.remove()
     return fresh
@@ -218,6 +240,7 @@ class _Recorder(Silent):
         lane: Lane | None,
     ) -> None:
         self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
+        self.clock: Clock | None = None
         self._cost_before = dict(record.cost)  # what earlier attempts took
         self.validations = 0  # only those of this attempt
 
@@ -226,6 +249,7 @@ class _Recorder(Silent):
         self.record.history = earlier  # what came after the checkpoint is trained again
         self.record.losses = [entry for entry in self.record.losses if entry["iter"] <= first_iteration]
         self.record.effective = dict(facts["effective"])
+        self.clock = facts.get("clock")
         self._since = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
         self._keep_every = max(1, last_iteration // LOSSES_KEPT)
         self._next_progress = 0.0
@@ -259,7 +283,8 @@ class _Recorder(Silent):
             history.append({"iter": metrics["iter"], "seconds": seconds, **last})
 
     def count(self) -> None:
-        """Writes down what the trial has cost, where a cohort counts it."""
-        if self.lane is not None:
-            spent = self.lane.seconds().items()
-            self.record.cost = {name: round(self._cost_before.get(name, 0.0) + value, 3) for name, value in spent}
+        """Writes down what the trial has cost, where it can be counted here."""
+        clock = self.lane if self.lane is not None else self.clock
+        if clock is not None:
+            spent = clock.seconds().items()
+            self.record.cost = {name: round(self._cost_before.get(name, 0.0) + value, 4) for name, value in spent}

@@ -18,7 +18,6 @@ from rdistill.sweeps.findings.statistics import (
     paired_difference,
     share_of_teacher,
     spread,
-    verdict,
 )
 from rdistill.sweeps.findings.summary import (
     FINISHED,
@@ -29,6 +28,7 @@ from rdistill.sweeps.findings.summary import (
     warnings_of,
     write_summary,
 )
+from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, gain, pareto
 from rdistill.sweeps.study.spec import ConfirmSpec, SweepSpec
 

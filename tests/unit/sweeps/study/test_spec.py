@@ -110,6 +110,35 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (GOOD + "confirm: {seeds: [1, 2, 1]}\n", "confirm.seeds: must differ from each other, got [1, 2, 1]"),
         (GOOD + "confirm: {sedes: [1, 2], seeds: [1, 2]}\n", "unknown key confirm.sedes; did you mean 'seeds'?"),
+        (
+            GOOD + "confirm: {seeds: atuo}\n",
+            "confirm.seeds: must be 'auto', or a list of whole numbers from 0 such as [1, 2, 3], got 'atuo'",
+        ),
+        (GOOD + "confirm: {seeds: }\n", "confirm.seeds: must be 'auto' or a list of whole numbers, got None"),
+        (
+            GOOD + "confirm: {seeds: auto, min: 5, max: 3}\n",
+            "confirm.min: must not be above max, got 5 and 3; lower it or raise max",
+        ),
+        (
+            GOOD + "confirm: {seeds: auto, min: 20}\n",
+            "confirm.min: must not be above max, got 20 and 16; lower it or raise max",
+        ),
+        (
+            GOOD + "confirm: {seeds: auto, max: 1}\n",
+            "confirm.max: must be a whole number from 2 to 64, got 1",
+        ),
+        (GOOD + "confirm: {seeds: auto, margin: .nan}\n", "confirm.margin: must be a finite number, got nan"),
+        (GOOD + "confirm: {seeds: auto, margin: -1}\n", "confirm.margin: must be a number from 0 to 100, got -1"),
+        (GOOD + "confirm: {seeds: auto, mim: 3}\n", "unknown key confirm.mim; did you mean 'min'?"),
+        (
+            GOOD + "confirm: {seeds: [1, 2], margin: 1}\n",
+            "confirm.margin: does nothing with a list of seeds; use seeds: auto, or leave it out",
+        ),
+        (
+            GOOD + "baseline: {cost: secs}\n",
+            "baseline.cost: must be 'iterations', 'seconds' or 'both', got 'secs'; did you mean 'seconds'?",
+        ),
+        (GOOD + "baseline: {seconds: reel}\n", "baseline.seconds: must be 'real' or 'alone', got 'reel'; did you mean"),
         (GOOD + "baseline: {serach: {}}\n", "unknown key baseline.serach; did you mean 'search'?"),
         (
             GOOD + "baseline: {search: {lr: {type: uniform, low: 2, high: 1}}}\n",
@@ -261,9 +290,15 @@ def test_how_many_are_trained() -> None:
         for more in (
             {},
             {"baseline": {"search": rate}},  # as many as the search
+            # On each seed the baseline, two configurations, and a baseline of equal cost for each of these.
             {"baseline": {"search": rate, "type": "grid"}, "confirm": {"top": 2, "seeds": [1, 2]}},
+            {
+                "baseline": {"search": rate, "type": "grid", "cost": "iterations"},
+                "confirm": {"top": 2, "seeds": [1, 2]},
+            },
+            {"baseline": {"cost": "iterations"}, "confirm": {"top": 1, "seeds": "auto", "max": 9}},
             {"baseline": {"search": rate, "num_trials": 2}},
         )
         for spec in [SweepSpec.model_validate({**content, **more})]
     ]
-    assert counts == [(8, 1, 9), (8, 9, 17), (8, 4, 18), (8, 3, 11)]
+    assert counts == [(8, 1, 9), (8, 9, 17), (8, 4, 22), (8, 4, 18), (8, 1, 27), (8, 3, 11)]

@@ -1,0 +1,122 @@
+"""What the confirmed students cost, and how they compare with a student alone that cost as much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rdistill.report.facts import interval
+from rdistill.report.load import Sweep, mapping, number
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, plural, signed
+
+ALONE = "student alone"
+
+
+def equal_cost_table(sweep: Sweep) -> Table | None:
+    """Each configuration against the student alone trained for as long; None where none was."""
+    rows, marks = [], []
+    for arm in sweep.confirmed.get("configurations", []):
+        cost = mapping(arm.get("equal_cost"))
+        if not cost:
+            continue
+        gap = mapping(cost.get("difference"))
+        trained = cost.get("never_trained") or []
+        rows.append(
+            [
+                cell(str(arm.get("id", MISSING))),
+                cell(cost.get("iterations")),
+                cell(number(arm.get("mean")), ".2f"),
+                cell(number(cost.get("mean")), ".2f"),
+                cell(number(cost.get("sd")), ".2f"),
+                cell(cost.get("n")),
+                Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
+                Cell(interval(gap) or MISSING),
+                cell(number(gap.get("p_adjusted")), ".3g"),
+                Cell(f"{plural(len(trained), 'run')} never left one class" if trained else ""),
+            ]
+        )
+        marks.append("is-best" if gap.get("above_zero") else "")
+    columns = [
+        Column("configuration"),
+        Column("iterations alone", True, "of the student alone, in the seconds of a distilled run"),
+        Column("mean mIoU", True),
+        Column("alone, mean mIoU", True),
+        Column("sd", True),
+        Column("runs", True),
+        Column("difference", True),
+        Column("95 % interval", True),
+        Column("p", True, "paired, adjusted for all comparisons of the study"),
+        Column("note"),
+    ]
+    title = "At equal cost: against the student alone, trained for as long as the distilled student"
+    return Table(title, columns, rows, marks) if rows else None
+
+
+def seconds_table(sweep: Sweep) -> Table | None:
+    """Seconds of a run's training steps, as they were and as they would have been alone; None where none is known."""
+    confirmed = sweep.confirmed
+    base = mapping(confirmed.get("baseline"))
+    rows = []
+    for arm in ([base] if base else []) + list(confirmed.get("configurations", [])):
+        kind = ALONE if arm is base or arm == base else "distilled"
+        rows.append(_seconds(str(arm.get("id")), kind, None, arm))
+        if cost := mapping(arm.get("equal_cost")):
+            rows.append(_seconds(f"{cost.get('id')} as long as {arm.get('id')}", ALONE, cost.get("iterations"), cost))
+    rows = [row for row in rows if row[3].text != MISSING]
+    counts = str(confirmed.get("seconds", "real"))
+    columns = [
+        Column("arm"),
+        Column("student"),
+        Column("iterations", True),
+        Column("real, s", True, "the teacher and the data shared with others, teacher outputs remembered"),
+        Column("alone, s", True, "a teacher and the data for itself, every teacher output computed"),
+    ]
+    title = f"Seconds of a run's training steps, mean over seeds; equal cost goes by the {counts} ones"
+    return Table(title, columns, rows) if rows else None
+
+
+def uncertainty_table(sweep: Sweep) -> Table | None:
+    """Every difference with its interval over seeds alone and over seeds and images, and which of the two binds."""
+    rows = []
+    for arm in sweep.confirmed.get("configurations", []):
+        for equal, gap in (
+            ("iterations", mapping(arm.get("difference"))),
+            ("cost", mapping(mapping(arm.get("equal_cost")).get("difference"))),
+        ):
+            if number(gap.get("low_seeds")) is None:
+                continue
+            alone = interval({"low": gap["low_seeds"], "high": gap.get("high_seeds")})
+            rows.append(
+                [
+                    cell(str(arm.get("id"))), cell(equal),
+                    Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))), cell(gap.get("n")),
+                    Cell(alone), cell(gap.get("images")), Cell(interval(gap)),
+                    cell(str(gap.get("binds") or "seeds")), cell(number(gap.get("sign_flip_p")), ".3g"),
+                    cell(str(gap.get("answer") or MISSING)),
+                ]
+            )  # fmt: skip
+    columns = [
+        Column("configuration"), Column("at equal"), Column("difference", True), Column("pairs", True),
+        Column("95 % over seeds", True), Column("images", True), Column("95 % over seeds and images", True),
+        Column("wider by"), Column("sign-flip p", True, "exact; from six pairs on"), Column("answer"),
+    ]  # fmt: skip
+    return Table("Two sources of chance: other seeds, and other images", columns, rows) if rows else None
+
+
+def looks_note(sweep: Sweep) -> list[str]:
+    """How many looks at the results there were."""
+    looks = mapping(sweep.confirmed.get("looks"))
+    if not looks:
+        return []
+    each = [mapping(look) for look in looks.get("each") or []]
+    seen = ", ".join(str(look.get("seeds")) for look in each)
+    state = "It has ended." if looks.get("over") else "It goes on."
+    return [
+        f"Seeds were added until the answer was decided: looked at after {seen} of up to {looks.get('most')}. {state}"
+    ]
+
+
+def _seconds(name: str, kind: str, iterations: Any, arm: Mapping[str, Any]) -> list[Cell]:
+    seconds = mapping(arm.get("seconds"))
+    shown = cell(iterations) if iterations is not None else cell("as configured")
+    return [cell(name), cell(kind), shown, *[cell(number(seconds.get(which)), ".1f") for which in ("real", "alone")]]

@@ -1,0 +1,134 @@
+"""The confirmation of a sweep: the best configurations and the best baseline again, on seeds of their own.
+
+First the baseline and the configurations, which also measures what each costs; then the student alone for as long as
+each configuration took. With ``seeds: auto`` this is done for a few seeds, looked at, and done for more until every
+question is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ray.tune.schedulers import FIFOScheduler
+
+from rdistill.core.results import TrialConfig
+from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
+from rdistill.sweeps.findings.equal_cost import EqualCost, equal_costs, load_equal_costs, save_equal_costs
+from rdistill.sweeps.findings.looks import LooksSoFar, add_look, load_looks, look_at
+from rdistill.sweeps.findings.statistics import evidence
+from rdistill.sweeps.findings.summary import what_is_known
+from rdistill.sweeps.findings.test_split import count_on_validation, has_test_split, score_on_test
+from rdistill.sweeps.monitor.console import SweepConsole
+from rdistill.sweeps.search.searchers import of_list
+from rdistill.sweeps.search.tune import Phase, Team
+from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TRIALS, load_record, load_records
+
+PHASE, EQUAL_COST_PHASE = "tune-confirm", "tune-equal-cost"  # Tune's folders in the work dir
+
+
+def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
+    """The confirmation, if the sweep has one. Returns whether all of it came to an end."""
+    spec, work_dir = team.study.spec, team.here.folder
+    if spec.confirm is None:
+        return True
+    selection = load_selection(work_dir)
+    if selection is None:
+        selection = select(load_records(work_dir), spec.confirm, spec.objectives, spec.baseline, spec.seed)
+        if not selection.configurations:
+            return True  # nothing was scored: the sweep has failed, and says so
+        save_selection(work_dir, selection)
+        team.here.push()
+    looks = load_looks(work_dir)
+    while not looks.over:
+        seeds = _next_seeds(selection, looks, team.processes)
+        if not _train(team, shown, selection, seeds, resume):
+            return False
+        if reason := count_on_validation(team.study, team.resources, work_dir):
+            shown.warned(f"the interval is over seeds alone: {reason}")
+        team.here.push()
+        if not selection.first:
+            break
+        looks = _look(team, selection, len(seeds))
+        team.here.push()
+    if has_test_split(team.study.base.cfg):
+        score_on_test(team.study, team.resources, work_dir)
+    return True
+
+
+def _next_seeds(selection: Selection, looks: LooksSoFar, processes: int) -> list[int]:
+    """All seeds up to the next look: as many more as keep the cluster busy, one at least."""
+    if not selection.first:
+        return selection.seeds
+    if not looks.seeds:
+        return selection.seeds[: selection.first]
+    return selection.seeds[: looks.seeds + max(1, processes // max(1, selection.questions))]
+
+
+def _look(team: Team, selection: Selection, seeds: int) -> LooksSoFar:
+    """Looks at the results after some seeds, writes down what it saw, and says so."""
+    work_dir, before = team.here.folder, load_looks(team.here.folder)
+    records = [record for record in load_records(work_dir) if not record.searched]
+    known = what_is_known(work_dir, selection, records)
+    found = evidence(records, selection.baseline, selection.configurations, None, known=known)
+    look = look_at(found, seeds, selection, before.settled)
+    looks = add_look(work_dir, look)
+    for question, answer in look.answers.items():
+        difference = look.differences.get(question)
+        size = (
+            f" ({difference['mean']:+.2f}: {difference['low']:+.2f} to {difference['high']:+.2f})" if difference else ""
+        )
+        team.say(f"look      after {seeds} seeds: {question}: {answer}{size}")
+    return looks
+
+
+def _train(team: Team, shown: SweepConsole, selection: Selection, seeds: Sequence[int], resume: bool) -> bool:
+    """Trains what is not yet of some seeds. Returns whether all of it came to an end."""
+    work_dir = team.here.folder
+    looked_at = load_looks(work_dir).seeds  # nothing of these is trained again
+    new = seeds[looked_at:]
+    suffix = f"-{len(seeds)}" if selection.first else ""
+    runs, costs = selection.runs(work_dir, new), load_equal_costs(work_dir)
+    measured = selection.at_equal_cost and bool(costs)
+    if measured and looked_at:  # all at once, as their lengths are known
+        runs += _longer(selection, work_dir, new, costs)
+    shown.expect(CONFIRMED, len(selection.runs(work_dir, seeds)))
+    if not _run(team, f"{PHASE}{suffix}", runs, resume):
+        return False
+    if not selection.at_equal_cost or (measured and looked_at):
+        return True
+    if not measured:
+        costs = equal_costs(load_records(work_dir), selection)
+        save_equal_costs(work_dir, costs)
+        team.here.push()
+    for name, cost in costs.items():
+        team.say(f"cost      {describe_cost(name, cost, selection.seconds)}")
+    runs = _longer(selection, work_dir, new, costs)
+    shown.expect(EQUAL_COST, len(_longer(selection, work_dir, seeds, costs)))
+    return _run(team, f"{EQUAL_COST_PHASE}{suffix}", runs, resume)
+
+
+def describe_cost(name: str, cost: EqualCost, kind: str) -> str:
+    """``t0003 takes 41.2 s a run, the student alone 30.1 s (real; alone 60.0 s and 31.0 s): 1369 iterations of it``."""
+    other = next(one for one in cost.distilled if one != kind)
+    return (
+        f"{name} takes {cost.distilled[kind]:.1f} s a run, the student alone {cost.student_alone[kind]:.1f} s ({kind}; "
+        f"{other}: {cost.distilled[other]:.1f} s and {cost.student_alone[other]:.1f} s): "
+        f"{cost.iterations} iterations of the student alone cost as much"
+    )
+
+
+def _longer(
+    selection: Selection, work_dir: Path, seeds: Sequence[int], costs: Mapping[str, EqualCost]
+) -> list[TrialConfig]:
+    lengths = {name: cost.iterations for name, cost in costs.items()}
+    return selection.equal_cost_runs(work_dir, seeds, lengths)
+
+
+def _run(team: Team, name: str, runs: Sequence[TrialConfig], resume: bool) -> bool:
+    """Runs these trials; nothing where all of them have finished."""
+    done = [load_record(team.here.folder / TRIALS / run["id"]) for run in runs]
+    if all(record is not None and record.status == "finished" for record in done):
+        return True
+    listed = [run["id"] for run in runs]
+    return team.run(Phase(name, len(runs), lambda at_once: of_list(runs, at_once), FIFOScheduler(), listed), resume)

@@ -1,0 +1,125 @@
+"""The looks at a confirmation that adds seeds until it is decided. Each is on disk before anything follows from it.
+
+The thresholds of :mod:`.sequential` allow one look at each number of seeds. A confirmation that was killed after a
+look goes on from what that look said; it does not look again at the same seeds, whatever has changed since.
+
+Needs neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.files import read_json, write_json
+from rdistill.sweeps.findings.confirm import Selection
+from rdistill.sweeps.findings.decision import Answer
+from rdistill.sweeps.findings.statistics import question
+
+LOOKS_FILE = "looks.json"  # in the work dir
+CLAIMS = ("better", "worse")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen after a number of seeds."""
+
+    seeds: int  # of the selection, the first so many
+    answers: dict[str, Answer]  # question -> answer
+    differences: dict[str, dict[str, Any]]  # question -> mean, low, high and pairs as they were then
+    over: bool  # whether the confirmation ends with it
+
+
+@dataclass(frozen=True)
+class LooksSoFar:
+    """All looks, in order."""
+
+    looks: tuple[Look, ...] = field(default=())
+
+    @property
+    def seeds(self) -> int:
+        """That were looked at; 0 before the first look."""
+        return self.looks[-1].seeds if self.looks else 0
+
+    @property
+    def over(self) -> bool:
+        return bool(self.looks) and self.looks[-1].over
+
+    @property
+    def settled(self) -> dict[str, Answer]:
+        """The claims, which stay whatever later seeds say; after the last look, every answer."""
+        found: dict[str, Answer] = {}
+        for look in self.looks:
+            for name, answer in look.answers.items():
+                if answer in CLAIMS or look.over:
+                    found.setdefault(name, answer)
+        return found
+
+    def shown(self, selection: Selection) -> dict[str, Any]:
+        """For the summary."""
+        return {
+            "seeds": self.seeds,
+            "first": selection.first,
+            "most": len(selection.seeds),
+            "margin": selection.margin,
+            "over": self.over,
+            "each": [asdict(look) for look in self.looks],
+        }
+
+
+def load_looks(work_dir: Path) -> LooksSoFar:
+    file = work_dir / LOOKS_FILE
+    return LooksSoFar(tuple(Look(**look) for look in read_json(file)["looks"])) if file.is_file() else LooksSoFar()
+
+
+def add_look(work_dir: Path, look: Look) -> LooksSoFar:
+    """Records a look; whoever acts on it must have seen this return."""
+    before = load_looks(work_dir)
+    if look.seeds <= before.seeds:
+        raise AssertionError(f"a look at {look.seeds} seeds after one at {before.seeds}")
+    looks = LooksSoFar((*before.looks, look))
+    write_json(work_dir / LOOKS_FILE, {"looks": [asdict(one) for one in looks.looks]})
+    return looks
+
+
+def look_at(confirmed: Mapping[str, Any], seeds: int, selection: Selection, settled: Mapping[str, Answer]) -> Look:
+    """What the evidence says after some seeds.
+
+    Args:
+        confirmed: as :func:`rdistill.sweeps.findings.statistics.evidence` gives it.
+        seeds: that it is of.
+        selection: what is confirmed.
+        settled: claims of earlier looks.
+    """
+    differences = _differences(confirmed["configurations"], selection)
+    left = len(selection.seeds) - seeds
+    answers: dict[str, Answer] = dict(settled)
+    for name, difference in differences.items():
+        if name in settled:
+            continue
+        pairs = difference["n"] if difference is not None else 0
+        if pairs >= selection.first and difference is not None:
+            answers[name] = difference["answer"]
+        else:  # too few pairs have trained on both sides; and where they cannot become enough, it stays so
+            answers[name] = "open" if pairs + left >= selection.first else "futile"
+    if not left:
+        answers = {name: "futile" if answer == "open" else answer for name, answer in answers.items()}
+    kept = {
+        name: {key: difference[key] for key in ("n", "mean", "low", "high")}
+        for name, difference in differences.items()
+        if difference is not None
+    }
+    return Look(seeds, answers, kept, all(answer != "open" for answer in answers.values()))
+
+
+def _differences(configurations: Sequence[Mapping[str, Any]], selection: Selection) -> dict[str, Any]:
+    """Question -> difference as shown, or None."""
+    found: dict[str, Any] = {}
+    for entry in configurations:
+        if selection.at_equal_iterations:
+            found[question(entry["id"], "iterations")] = entry["difference"]
+        if "equal_cost" in entry:
+            found[question(entry["id"], "cost")] = entry["equal_cost"]["difference"]
+    return found

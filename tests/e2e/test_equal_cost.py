@@ -1,0 +1,120 @@
+"""A confirmation at equal iterations and at equal cost, decided by looks, from the file to the report."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Tiny
+
+from e2e.conftest import TIMEOUT_S, Place
+from rdistill.sweeps.findings.two_way import mean_iou
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # starts of Ray, and twenty small students
+
+WEIGHT = "distill.losses.logits.weight"
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+ITERATIONS, INTERVAL = 8, 4
+
+
+@pytest.fixture(scope="module")
+def command(tiny: Tiny, place: Place) -> Callable[..., list[object]]:
+    """`sweep` of two students on generated images, whose test split is a copy of the validation images."""
+    test_root = place.root / "test-data"
+    shutil.copytree(tiny.data_root, test_root)
+    study = {
+        "config": str(tiny.folder / "distill.py"),
+        "set": {"test_dataloader.dataset.data_root": str(test_root)},
+        "space": {WEIGHT: {"type": "loguniform", "low": 1.0, "high": 100.0}},
+        "search": {"type": "random", "num_trials": 2},
+    }
+    data = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2]
+    data += ["--val-interval", INTERVAL, "--iters", ITERATIONS]
+
+    def arguments(name: str, **more: Any) -> list[object]:
+        return ["sweep", place.sweep_file(name, {**study, **more}), "--work-dir", place.root / name, *data]
+
+    return arguments
+
+
+def summary_of(work_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((work_dir / "summary.json").read_text()))
+
+
+def test_both_baselines_of_a_list_of_seeds(place: Place, command: Callable[..., list[object]], rows: Rows) -> None:
+    done = place.run(*command("both", confirm={"top": 1, "seeds": [1, 2]}))
+    work_dir = place.root / "both"
+    summary, found = summary_of(work_dir), rows(work_dir)
+    (entry,) = summary["confirmed"]["configurations"]
+    name, cost = entry["id"], entry["equal_cost"]
+    again = {key for key, row in found.items() if row["phase"] in ("confirm", "equal-cost")}
+    assert again == {f"{arm}-s{seed}" for arm in (name, "baseline", f"baseline-as-{name}") for seed in (1, 2)}
+
+    # As long as the seconds say, on the same seeds, with as many validations.
+    distilled = [found[f"{name}-s{seed}"] for seed in (1, 2)]
+    alone = [found[f"baseline-s{seed}"] for seed in (1, 2)]
+    expected = sum(float(row["seconds_real"]) for row in distilled) / sum(float(row["seconds_real"]) for row in alone)
+    assert cost["iterations"] == pytest.approx(expected * ITERATIONS, abs=1) and cost["iterations"] > ITERATIONS
+    for seed in (1, 2):
+        row, trial = (found[f"baseline-as-{name}-s{seed}"], work_dir / "trials" / f"baseline-as-{name}-s{seed}")
+        assert (row["of"], row["seed"], int(row["iterations"])) == ("baseline", str(seed), cost["iterations"])
+        record = json.loads((trial / "trial.json").read_text())
+        assert len(record["history"]) == ITERATIONS // INTERVAL
+        assert f"end={cost['iterations']}" in (trial / "trial.py").read_text()  # the schedule is stretched
+        gain = float(found[f"{name}-s{seed}"]["gain_equal_cost"])
+        assert gain == pytest.approx(float(found[f"{name}-s{seed}"]["mIoU"]) - float(row["mIoU"]), abs=1e-3)
+    # Alone, nobody shares: it is not cheaper.
+    assert all(float(row["seconds_alone"]) >= float(row["seconds_real"]) for row in distilled)
+
+    # The counts of each image are those of the student that was scored, on both splits.
+    for trial in again:
+        for split, score in (("val", float(found[trial]["mIoU"])), ("test", None)):
+            with np.load(work_dir / "trials" / trial / f"confusion_{split}.npz", allow_pickle=False) as counts:
+                assert counts["counts"].shape == (3, 2, 2) and len(set(counts["images"])) == 3
+                if score is not None:
+                    assert float(mean_iou(counts["counts"].sum(0))) == pytest.approx(score, abs=1e-3)
+    verdict = summary["verdict"]
+    assert verdict in done.stdout and ("At equal cost (the student alone for" in verdict or "left one class" in verdict)
+    card = (work_dir / "model_card.md").read_text()
+    assert "equal cost" in card
+    place.run("report", work_dir)
+    assert "At equal cost" in (work_dir / "report.html").read_text()
+
+
+def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
+    place: Place, command: Callable[..., list[object]]
+) -> None:
+    work_dir, arguments = place.root / "auto", command("auto", confirm={"top": 1, "seeds": "auto", "min": 2, "max": 4})
+    with place.start(*arguments) as driver:  # killed in the first trial of a seed that the first look asked for
+        waited_until = time.monotonic() + TIMEOUT_S
+        looks = work_dir / "looks.json"
+        while not looks.is_file() and driver.poll() is None:
+            assert time.monotonic() < waited_until
+            time.sleep(0.01)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    time.sleep(5)  # the trials' own processes notice, and end
+    first = json.loads(looks.read_text())["looks"]
+    done = place.run(*arguments, "--resume")
+    each = json.loads(looks.read_text())["looks"]
+    assert each[: len(first)] == first  # what was seen before the kill stays
+    seeds = [look["seeds"] for look in each]
+    assert seeds[0] == 2 and seeds == sorted(set(seeds)) and seeds[-1] <= 4
+    assert [look["over"] for look in each] == [False] * (len(each) - 1) + [True]
+    assert len([line for line in done.stdout.splitlines() if line.startswith("look ")]) % max(1, len(each)) >= 0
+    summary = summary_of(work_dir)
+    assert summary["status"] == "finished" and summary["confirmed"]["looks"]["seeds"] == seeds[-1]
+    assert summary["confirmed"]["seeds"] == list(range(1, seeds[-1] + 1))
+    (entry,) = summary["confirmed"]["configurations"]
+    for difference in filter(None, (entry["difference"], entry["equal_cost"]["difference"])):
+        assert difference["answer"] in ("better", "worse", "futile") and math.isfinite(difference["low"])
+    again = place.run(*arguments, "--resume")  # nothing is left to do, and nothing is looked at
+    assert json.loads(looks.read_text())["looks"] == each and "look      " not in again.stdout

@@ -1,0 +1,108 @@
+"""A sentence for each question, and what a reader has to know besides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rdistill.sweeps.findings.equal_cost import EqualCost
+from rdistill.sweeps.findings.statistics import Known, evidence
+from rdistill.sweeps.findings.verdict import verdict
+from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
+
+
+def run(of: str, seed: int, score: float, rival: str = "", disc: float = 50.0) -> TrialRecord:
+    history = [{"iter": 9, "seconds": 1.0, "mIoU": score, "IoU": {"background": 98.0, "disc": disc}}]
+    phase, name = EQUAL_COST if rival else CONFIRMED, f"{of}-as-{rival}-s{seed}" if rival else f"{of}-s{seed}"
+    return TrialRecord(name, {}, seed, phase=phase, of=of, rival=rival, status="finished", history=history)
+
+
+def confirmed(
+    ours: list[float], alone: list[float], longer: list[float], by_image: Any = None, stuck: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    runs = [run("t0001", seed, score) for seed, score in enumerate(ours, 1)]
+    runs += [run("baseline", seed, score) for seed, score in enumerate(alone, 1)]
+    runs += [run("baseline", seed, score, "t0001") for seed, score in enumerate(longer, 1)]
+    costs = {"t0001": EqualCost(1340, {"real": 13.4, "alone": 20.0}, {"real": 10.0, "alone": 10.0}, 3)}
+    known = Known(costs=costs, never_trained=stuck, by_image=by_image or (lambda run: None))
+    found = evidence(runs, "baseline", ["t0001"], 80.0, known=known)
+    found["configurations"][0]["label"] = "KL 3"
+    return found
+
+
+def test_better_at_equal_iterations_and_worse_at_equal_cost() -> None:
+    found = confirmed([75.0, 76.9, 79.1], [70.0, 72.0, 74.0], [78.0, 80.0, 82.0])
+    assert verdict(found, 1, tuned=True) == (
+        "At equal iterations, KL 3 beats the baseline by +5.00 mIoU (95 % CI +4.75 to +5.25, 3 paired seeds) "
+        "and reaches 96.2 % of the teacher's mIoU. "
+        "At equal cost (the student alone for 1,340 iterations), it is worse by -3.00 mIoU "
+        "(95 % CI -3.25 to -2.75, 3 paired seeds): the time is better spent on training the student alone for longer."
+    )
+
+
+def test_p_is_adjusted_for_both_questions() -> None:
+    found = confirmed([75.0, 76.9, 79.1], [70.0, 72.0, 74.0], [74.0, 77.0, 78.0])
+    (entry,) = found["configurations"]
+    first, second = entry["difference"], entry["equal_cost"]["difference"]
+    assert first["p_adjusted"] == pytest.approx(2 * first["p"])
+    assert second["p_adjusted"] == pytest.approx(second["p"]) and second["answer"] == "futile"
+    assert "it is not confirmed better: it differs by" in verdict(found, 1, tuned=True)
+    assert entry["equal_cost"]["iterations"] == 1340 and entry["equal_cost"]["mean"] == pytest.approx(229 / 3)
+
+
+def test_too_few_images_are_what_binds() -> None:
+    """+1 on every seed, to 0.1; but the 10 images say anything between -9 and +11."""
+    images = np.array([-9.0, 11.0] * 5)
+
+    def by_image(run: TrialRecord) -> np.ndarray:
+        return 50 + (images if run.of == "t0001" else 0 * images)
+
+    found = confirmed([71.0, 71.1, 70.9], [70.0, 70.0, 70.0], [70.0, 70.0, 70.0], by_image)
+    difference = found["configurations"][0]["difference"]
+    assert (difference["images"], difference["binds"]) == (10, "images")
+    assert difference["low_seeds"] > 0 > difference["low"]  # the wider counts
+    # Half by images: t(0.975, 9) = 2.262157 times the standard error of ten times -9 or 11, 10.541 / sqrt(10).
+    assert difference["half_by_images"] == pytest.approx(2.262157 * 10.540926 / 10**0.5, abs=0.05)
+    text = verdict(found, 1, tuned=True)
+    assert "3 paired seeds and 10 images)" in text and "More seeds would not help: 10 images are too few." in text
+    assert "beats" not in text
+
+
+def test_a_difference_of_collapsed_runs_is_no_headline() -> None:
+    """Of the demo's three pairs only one has a baseline that trained."""
+    stuck = ("baseline-s1", "baseline-s2", "baseline-as-t0001-s1", "baseline-as-t0001-s2")
+    found = confirmed([75.4, 75.6, 75.47], [48.87, 49.51, 75.48], [48.87, 48.87, 76.0], stuck=stuck)
+    (entry,) = found["configurations"]
+    assert entry["difference"] is None and entry["equal_cost"]["difference"] is None
+    assert found["baseline"]["never_trained"] == [1, 2] and found["baseline"]["mean_trained"] == 75.48
+    assert verdict(found, 1, tuned=True) == (
+        "Not confirmed: fewer than two seeds on which both a configuration and the baseline left one class: "
+        "the baseline trained on 1 of 3, KL 3 trained on 3 of 3. No difference is made of the others."
+    )
+
+
+def test_the_differences_are_of_the_pairs_that_trained() -> None:
+    found = confirmed([75.0, 76.9, 79.1], [48.9, 72.0, 74.0], [72.0, 74.0, 76.0], stuck=("baseline-s1",))
+    difference = found["configurations"][0]["difference"]
+    assert (difference["n"], difference["mean"]) == (2, pytest.approx(5.0))
+    assert verdict(found, 1, tuned=True).endswith(
+        "1 of the baseline's 3 runs never left one class. The differences are of the seeds on which both sides did."
+    )
+
+
+def test_a_settled_claim_stays_and_the_seeds_are_counted() -> None:
+    found = confirmed([75.0, 70.0, 79.1], [70.0, 72.0, 74.0], [70.0, 72.0, 74.0])
+    found["configurations"][0]["difference"].update(settled=True, answer="better")
+    found["looks"] = {"seeds": 6, "most": 16}
+    text = verdict(found, 1, tuned=True)
+    assert "KL 3 beats the baseline" in text and text.endswith("Stopped after 6 of up to 16 seeds.")
+
+
+def test_a_sign_flip_test_from_six_pairs_on() -> None:
+    """All six differences positive: 2 of the 64 ways to swap are as far from zero."""
+    six = confirmed([71.0, 72.0, 73.0, 74.0, 75.0, 76.0], [70.0] * 6, [70.0] * 6)
+    assert six["configurations"][0]["difference"]["sign_flip_p"] == pytest.approx(2 / 64)
+    three = confirmed([71.0, 72.0, 73.0], [70.0] * 3, [70.0] * 3)
+    assert three["configurations"][0]["difference"]["sign_flip_p"] is None
