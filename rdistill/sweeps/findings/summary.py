@@ -26,7 +26,7 @@ from rdistill.core.redaction import redacted
 from rdistill.sweeps.findings.confirm import Selection, load_selection
 from rdistill.sweeps.findings.counts import CountsOf, never_trained
 from rdistill.sweeps.findings.decision import Looks
-from rdistill.sweeps.findings.equal_cost import load_equal_costs
+from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
 from rdistill.sweeps.findings.statistics import Known, describe, evidence
 from rdistill.sweeps.findings.verdict import verdict
@@ -188,7 +188,9 @@ def _confirmed(
         **evidence(runs, *arms, teacher, known=known),
     }
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
-    expected += len(seeds) * len(selection.configurations) * selection.at_equal_cost
+    if selection.at_equal_cost:  # of those that were measured, once they are
+        measured = (work_dir / EQUAL_COST_FILE).is_file()
+        expected += len(seeds) * (len(known.costs) if measured else len(selection.configurations))
     left = expected - sum(run.status in ("finished", "failed") for run in runs)
     if selection.first and not looks.over:
         left = max(left, 1)
