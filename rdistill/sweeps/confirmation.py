@@ -34,7 +34,11 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         return True
     selection = load_selection(work_dir)
     if selection is None:
-        selection = select(load_records(work_dir), spec.confirm, spec.objectives, spec.baseline, spec.seed)
+        baseline = spec.baseline
+        if baseline.cost != "iterations" and team.study.base.cfg.train_cfg.get("max_iters") is None:
+            shown.warned("no baseline of equal cost: the config trains by epochs, which cannot be stretched to seconds")
+            baseline = baseline.model_copy(update={"cost": "iterations"})
+        selection = select(load_records(work_dir), spec.confirm, spec.objectives, baseline, spec.seed)
         if not selection.configurations:
             return True  # nothing was scored: the sweep has failed, and says so
         save_selection(work_dir, selection)

@@ -53,6 +53,7 @@ from rdistill.sweeps.study.records import (
     SEARCHED,
     TRIALS,
     TrialRecord,
+    load_records,
 )
 from rdistill.sweeps.study.space import check_space, feature_counts
 from rdistill.sweeps.study.spec import SweepSpec, parse_sweep, read_sweep

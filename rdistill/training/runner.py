@@ -178,7 +178,6 @@ def build_runner(
             checkpoint_hook,
             report,
             stop,
-            *([clock] if clock else []),
         ],
         load_from=cfg.load_from,
         resume=cfg.resume,

@@ -124,6 +124,12 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
     distill = base.distillation
     if problems := _grid_problems(spec, feature_counts(distill)):
         raise UserError(*(f"{path}: {problem}" for problem in problems))  # raised before all values are made
+    chosen = spec.baseline.cost if "cost" in spec.baseline.model_fields_set else "iterations"
+    if chosen != "iterations" and base.cfg.train_cfg.get("max_iters") is None:
+        problems.append(
+            f"{path}: baseline.cost: {chosen} needs a config that trains by iterations, got one of epochs, which cannot "
+            "be stretched to seconds; use iterations"
+        )
     for where, run, space in (
         ("space", base, spec.space),
         ("baseline.search", base.without_distillation(), spec.baseline.search),
