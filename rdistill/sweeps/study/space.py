@@ -127,8 +127,8 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
     chosen = spec.baseline.cost if "cost" in spec.baseline.model_fields_set else "iterations"
     if chosen != "iterations" and base.cfg.train_cfg.get("max_iters") is None:
         problems.append(
-            f"{path}: baseline.cost: {chosen} needs a config that trains by iterations, got one of epochs, which cannot "
-            "be stretched to seconds; use iterations"
+            f"{path}: baseline.cost: {chosen} needs a config that trains by iterations, got one of epochs, which "
+            "cannot be stretched to seconds; use iterations"
         )
     for where, run, space in (
         ("space", base, spec.space),
