@@ -3,7 +3,7 @@
 A score is the sum of a configuration's worth, chance of the seed (shared by a pair, and its own), of the images
 (shared, and the configuration's own) and of both together. A study searches on one seed and confirms the best ``top``
 against the best baseline; seeds are added until it is decided, by the functions of
-``rdistill.sweeps.findings.decision``. (A sweep does not call them yet: its confirmation still has a fixed list of
+``rdistill.sweeps.proof.decision``. (A sweep does not call them yet: its confirmation still has a fixed list of
 seeds.)
 
     python -m benchmarks proof --studies 2000
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from rdistill.sweeps.findings.decision import Comparison, Looks, compare, decide
+from rdistill.sweeps.proof.decision import Comparison, Looks, compare, decide
 
 LOOKS = Looks(4, 16)
 TRIALS, BASELINES, TOP = 16, 4, 2  # of the search, and how many are confirmed

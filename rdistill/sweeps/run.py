@@ -23,7 +23,6 @@ from rdistill.distributed.cluster import connected, require_resources, visible_w
 from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
 from rdistill.sweeps.findings.confirm import SELECTION, load_selection
-from rdistill.sweeps.findings.counts import counts_file
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.images import draw_pictures
 from rdistill.sweeps.findings.looks import LOOKS_FILE
@@ -45,6 +44,7 @@ from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.monitor.events import listening
 from rdistill.sweeps.monitor.trackers import trackers
 from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, prepare_study, repair, require_same_study
+from rdistill.sweeps.proof.counts import counts_file
 from rdistill.sweeps.search.searchers import of_search, scheduler
 from rdistill.sweeps.search.tune import Phase, Team
 from rdistill.sweeps.study.records import (

@@ -16,7 +16,7 @@ import pytest
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
-from rdistill.sweeps.findings.two_way import mean_iou
+from rdistill.sweeps.proof.two_way import mean_iou
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # starts of Ray, and twenty small students
 
@@ -62,7 +62,7 @@ def test_both_baselines_of_a_list_of_seeds(place: Place, command: Callable[..., 
     distilled = [found[f"{name}-s{seed}"] for seed in (1, 2)]
     alone = [found[f"baseline-s{seed}"] for seed in (1, 2)]
     expected = sum(float(row["seconds_real"]) for row in distilled) / sum(float(row["seconds_real"]) for row in alone)
-    assert cost["iterations"] == pytest.approx(expected * ITERATIONS, abs=1) and cost["iterations"] > ITERATIONS
+    assert cost["iterations"] == pytest.approx(expected * ITERATIONS, abs=1)
     for seed in (1, 2):
         row, trial = (found[f"baseline-as-{name}-s{seed}"], work_dir / "trials" / f"baseline-as-{name}-s{seed}")
         assert (row["of"], row["seed"], int(row["iterations"])) == ("baseline", str(seed), cost["iterations"])

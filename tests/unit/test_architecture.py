@@ -27,6 +27,7 @@ FOLDERS = (
     "training",
     "handover",
     "sweeps.study",
+    "sweeps.proof",
     "sweeps.trial",
     "sweeps.cohort",
     "sweeps.monitor",

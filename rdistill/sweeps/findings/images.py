@@ -19,7 +19,7 @@ from rdistill.config.load import import_custom_modules
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr
-from rdistill.sweeps.findings.counts import CountsOf, never_trained
+from rdistill.sweeps.proof.counts import CountsOf, never_trained
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources

@@ -1,6 +1,6 @@
 """The looks at a confirmation that adds seeds until it is decided. Each is on disk before anything follows from it.
 
-The thresholds of :mod:`.sequential` allow one look at each number of seeds. A confirmation that was killed after a
+The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. A confirmation that was killed after a
 look goes on from what that look said; it does not look again at the same seeds, whatever has changed since.
 
 Needs neither torch nor ray.
@@ -15,8 +15,8 @@ from typing import Any
 
 from rdistill.core.files import read_json, write_json
 from rdistill.sweeps.findings.confirm import Selection
-from rdistill.sweeps.findings.decision import Answer
 from rdistill.sweeps.findings.statistics import question
+from rdistill.sweeps.proof.decision import Answer
 
 LOOKS_FILE = "looks.json"  # in the work dir
 CLAIMS = ("better", "worse")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rdistill.sweeps.findings.counts import Counts
-from rdistill.sweeps.findings.decision import (
+from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
+from rdistill.sweeps.proof.counts import Counts
+from rdistill.sweeps.proof.decision import (
     ALPHA,
     Answer,
     Comparison,
@@ -26,7 +27,6 @@ from rdistill.sweeps.findings.decision import (
     p_value,
     sign_flip_p,
 )
-from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95

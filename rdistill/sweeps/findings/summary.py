@@ -24,13 +24,13 @@ from typing import Any
 from rdistill.core.files import read_json, write_json
 from rdistill.core.redaction import redacted
 from rdistill.sweeps.findings.confirm import Selection, load_selection
-from rdistill.sweeps.findings.counts import CountsOf, never_trained
-from rdistill.sweeps.findings.decision import Looks
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
 from rdistill.sweeps.findings.statistics import Known, describe, evidence
 from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.findings.why import why
+from rdistill.sweeps.proof.counts import CountsOf, never_trained
+from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import (
     BASELINE,
     SEARCHED,

@@ -16,7 +16,7 @@ from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
 from rdistill.core.results import Scores
 from rdistill.core.storage import join, open_work_dir
-from rdistill.sweeps.findings.counts import load_counts, save_counts
+from rdistill.sweeps.proof.counts import load_counts, save_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources

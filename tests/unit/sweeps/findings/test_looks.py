@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rdistill.sweeps.findings.confirm import Selection
-from rdistill.sweeps.findings.decision import Looks
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.looks import LOOKS_FILE, Look, add_look, load_looks, look_at
 from rdistill.sweeps.findings.statistics import Known, evidence
+from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
 
 SELECTION = Selection("baseline", ["t0001"], list(range(1, 13)), "both", "real", 4)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdistill.sweeps.findings.decision import Comparison, Looks, compare, decide, p_value, sign_flip_p
-from rdistill.sweeps.findings.sequential import design
+from rdistill.sweeps.proof.decision import Comparison, Looks, compare, decide, p_value, sign_flip_p
+from rdistill.sweeps.proof.sequential import design
 
 LOOKS = Looks(4, 12)
 

@@ -19,7 +19,7 @@ from statistics import median, stdev
 import numpy as np
 
 from rdistill.core.files import write_whole
-from rdistill.sweeps.findings.two_way import mean_iou, pseudo_values
+from rdistill.sweeps.proof.two_way import mean_iou, pseudo_values
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 
 FEW_PIXELS = 0.05  # of those of other classes in the ground truth: who predicts fewer has not left one class
@@ -68,7 +68,7 @@ class CountsOf:
         return None if read is None else read[0]
 
     def by_image(self, run: TrialRecord) -> np.ndarray | None:
-        """The pseudo-value of each image, see :func:`rdistill.sweeps.findings.two_way.pseudo_values`."""
+        """The pseudo-value of each image, see :func:`rdistill.sweeps.proof.two_way.pseudo_values`."""
         read = self._read(run)
         return None if read is None else read[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdistill.sweeps.findings.sequential import PATHS, chance_of_success, design
+from rdistill.sweeps.proof.sequential import PATHS, chance_of_success, design
 
 
 def test_one_look_is_students_t_test() -> None:

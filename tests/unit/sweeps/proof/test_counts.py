@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rdistill.sweeps.findings.counts import (
+from rdistill.sweeps.proof.counts import (
     CountsOf,
     counts_file,
     load_counts,

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from rdistill.sweeps.findings.sequential import HOPELESS, chance_of_success, design
-from rdistill.sweeps.findings.two_way import Errors, two_way_errors
+from rdistill.sweeps.proof.sequential import HOPELESS, chance_of_success, design
+from rdistill.sweeps.proof.two_way import Errors, two_way_errors
 
 ALPHA = 0.05
 SIGN_FLIP_PAIRS = 6  # fewer pairs have no sign-flip p value below 0.05
@@ -57,7 +57,7 @@ def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Lo
     Args:
         differences: configuration minus baseline, one a seed; at least ``looks.first``.
         by_image: the differences of the pseudo-values (seeds x images), see
-            :func:`rdistill.sweeps.findings.two_way.pseudo_values`; None where the counts of single images are not
+            :func:`rdistill.sweeps.proof.two_way.pseudo_values`; None where the counts of single images are not
             known: then the interval is over seeds alone.
         looks: of the study.
     """

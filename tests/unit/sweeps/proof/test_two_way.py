@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdistill.sweeps.findings.two_way import mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
+from rdistill.sweeps.proof.two_way import mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
 
 
 def test_mean_iou_of_counts() -> None:
