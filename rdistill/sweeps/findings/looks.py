@@ -1,7 +1,7 @@
 """The looks at a confirmation that adds seeds until it is decided. Each is on disk before anything follows from it.
 
-The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. A confirmation that was
-killed after a look goes on from what that look said; it does not look again at the same seeds, whatever has changed
+The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. A confirmation that
+was killed after a look goes on from what that look said; it does not look again at the same seeds, whatever has changed
 since.
 
 Needs neither torch nor ray.

@@ -26,14 +26,14 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
     baseline, found = confirmed["baseline"], confirmed["configurations"]
     title = f"Confirmed on fresh seeds ({data}); differences are paired"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher", "s a run")
+    headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
     for name in headings:
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     kind = confirmed.get("seconds", "real")
     for arm in ([] if baseline is None else [baseline]) + sorted(found, key=lambda arm: -(arm["mean"] or 0.0)):
-        _add_row(table, arm["id"], arm, arm.get("difference"), kind)
+        _add_row(table, arm["id"], arm, arm.get("difference"))
         if cost := at_equal_cost(arm):
-            _add_row(table, f"  - {cost['id']}, {cost['iterations']:,} it.", cost, cost["difference"], kind)
+            _add_row(table, f"- {cost['iterations']:,} it.", cost, cost["difference"])
     console.print(table)
     if any(at_equal_cost(arm) for arm in found):
         console.print(
@@ -45,7 +45,7 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
         console.print(f"{arm['id']:<9} {arm['label']}", markup=False)
 
 
-def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mapping[str, Any] | None, kind: str) -> None:
+def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mapping[str, Any] | None) -> None:
     shown = ("", "", "")
     if difference is not None:
         shown = (
@@ -53,7 +53,6 @@ def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mappin
             f"{difference['low']:+.2f} to {difference['high']:+.2f}",
             f"{difference['p_adjusted']:.2g}",
         )
-    seconds = (arm.get("seconds") or {}).get(kind)
     table.add_row(
         name,
         str(arm["n"]),
@@ -61,7 +60,6 @@ def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mappin
         _text(arm["sd"], ".2f"),
         *shown,
         _text(arm.get("share_of_teacher"), ".1f"),
-        _text(seconds, ".1f"),
     )
 
 
