@@ -13,8 +13,8 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from rdistill.core.environment import keep_to_the_work_dir
 from rdistill.core.errors import UserError
+from rdistill.core.process_state import leaves_process_as_it_was
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.core.work_dir import require_work_dir
 
@@ -88,6 +88,7 @@ def load_config(
 
 
 @_showing_shortcuts
+@leaves_process_as_it_was
 def train(
     config: str | Path | Config,
     work_dir: str | Path | None = None,
@@ -143,7 +144,6 @@ def train(
         UserError: a mistake in the config, the data or the resources, found before the first iteration.
         rdistill.core.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
-    keep_to_the_work_dir()
     from rdistill.config.load import load_run
     from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
     from rdistill.core.files import lock_folder
@@ -185,6 +185,7 @@ def train(
     return metrics
 
 
+@leaves_process_as_it_was
 def evaluate(
     config: str | Path | Config,
     checkpoint: str | Path,
@@ -214,7 +215,6 @@ def evaluate(
     Raises:
         UserError: a mistake in the config or its data, or a checkpoint that does not fit it.
     """
-    keep_to_the_work_dir()
     from rdistill.config.load import load_run
 
     if split not in ("val", "test"):
@@ -296,6 +296,7 @@ class SweepResult:
 
 
 @_showing_shortcuts
+@leaves_process_as_it_was
 def sweep(
     sweep: str | Path | Mapping[str, Any],
     work_dir: str | Path | None = None,
@@ -331,7 +332,6 @@ def sweep(
         rdistill.sweeps.run.SweepFailedError: no trial has a score.
         KeyboardInterrupt: it was interrupted; ``resume`` continues it.
     """
-    keep_to_the_work_dir()
     from rdistill.sweeps.run import SweepOptions, run_sweep
 
     if work_dir is None:

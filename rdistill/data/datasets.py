@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import codecs
 import functools
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
@@ -19,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from rdistill.config.label_map import parse_label_map
 from rdistill.core.errors import UserError
+from rdistill.core.random_state import random_state_of
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ PATIENCE_S = 10  # seconds that something may wait for room on the cluster befor
 REMIND_S = 60  # seconds between two lines about the same wait
 
 _log = logging.getLogger(__name__)
+
+
+@cache
+def _own_token() -> str:
+    return secrets.token_hex(32)
 
 
 @contextmanager
@@ -79,7 +85,8 @@ def connected(
     # Trials in a cohort are many thin processes: that is no mistake to be warned of.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # Ray requires a token by default: one of this cluster alone, so that it writes none to the home directory.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # The same in each call of a process: Ray reads it once.
+    os.environ.setdefault("RAY_AUTH_TOKEN", _own_token())
     with folder_for_ray(scratch, say or _log.warning) as temp_dir:
         _start(
             address="local",

@@ -14,14 +14,12 @@ from __future__ import annotations
 import copy
 import json
 import queue
-import random
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from greenlet import greenlet
 from mmengine.config import Config
@@ -32,6 +30,7 @@ from torch import Tensor, nn
 from rdistill._compat.mmengine import instances
 from rdistill.config.load import TeacherSpec
 from rdistill.config.teacher_spec import FUSED
+from rdistill.core.random_state import random_state, set_random_state
 from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
@@ -88,7 +87,7 @@ class Lane:
         self.waits_for: tuple[str, Position] | None = None
         self.handed: Any = None
         self.stream: _Stream | None = None
-        self._random = _random_state()
+        self._random = random_state()
         self._current: list[tuple[dict[str, Any], str]] = []
         self._run = run
         self._greenlet: greenlet | None = None  # made in the thread that gives it its first turn
@@ -150,7 +149,7 @@ class Lane:
     def take_turn(self, handed: Any = None) -> None:
         """Lets the run go on until it waits again or ends. Everything global is its own meanwhile."""
         self.handed = handed
-        _set_random_state(self._random)
+        set_random_state(self._random)
         for table, name in self._current:
             if name in table:  # mmengine's current instance is the last of its table
                 table[name] = table.pop(name)
@@ -165,7 +164,7 @@ class Lane:
             self.timing.steps += seconds
             self.steps += 1
         self._since = None
-        self._random = _random_state()
+        self._random = random_state()
         tables = [instances(manager) for manager in (MMLogger, MessageHub)]
         self._current = [(table, next(reversed(table))) for table in tables if table]
         if self.broken is not None:
@@ -401,16 +400,3 @@ class SharedTeacher(Teacher):
         """A teacher of this run's own with the same model: it shares no batch, and nobody counts its seconds."""
         shared = self._shared
         return Teacher(self.model, self.names, self.student_preprocessor, self.weight, shared.forward, shared.listed)
-
-
-def _random_state() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    return random.getstate(), np.random.get_state(), torch.random.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.random.set_rng_state(state[2])
-    if state[3] is not None:
-        torch.cuda.set_rng_state_all(state[3])

@@ -5,7 +5,6 @@ A checkpoint keeps it for every worker, so that a resumed run goes on to the las
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -17,6 +16,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from rdistill._compat.mmengine import amid_accumulation
+from rdistill.core.random_state import RandomState, random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
@@ -30,8 +30,8 @@ def unwrap(runner: Any) -> Distiller:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-class RandomState(TypedDict):
-    """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
+class PlainRandomState(TypedDict):
+    """A :class:`RandomState` as plain data and tensors, which a checkpoint can hold."""
 
     python: list[Any]  # version, words, gauss
     numpy: Any
@@ -42,7 +42,7 @@ class RandomState(TypedDict):
 class WorkerState(TypedDict):
     """What one worker alone knows; a checkpoint holds that of each."""
 
-    random: RandomState
+    random: PlainRandomState
     statistics: dict[str, Tensor]  # BatchNorm's buffers, where workers differ
     gradients: dict[str, Tensor]  # of batches that wait for the next update
 
@@ -95,7 +95,7 @@ class RunStateHook(Hook):
 
 def own_state(runner: Any) -> WorkerState:
     """What this worker alone knows; of a single one, what no other part of a checkpoint holds."""
-    state: WorkerState = {"random": random_state(), "statistics": {}, "gradients": {}}
+    state: WorkerState = {"random": plain_random_state(), "statistics": {}, "gradients": {}}
     if collectives.count() > 1:
         state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
     if amid_accumulation(runner.optim_wrapper):
@@ -106,7 +106,7 @@ def own_state(runner: Any) -> WorkerState:
 
 def restore(runner: Any, state: WorkerState) -> None:
     """Gives this worker back what :func:`own_state` found."""
-    set_random_state(state["random"])
+    set_plain_random_state(state["random"])
     with torch.no_grad():
         for name, buffer in _statistics(runner).items():
             if name in state["statistics"]:
@@ -144,33 +144,21 @@ def _set_gradients(runner: Any, gradients: Mapping[str, Tensor]) -> None:
             parameter.grad = gradients[name].to(parameter)
 
 
-def seed_everything(*entropy: int) -> None:
-    """Seeds Python's, numpy's and torch's generators from some integers."""
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
-
-
-def random_state() -> RandomState:
-    """The state of Python's, numpy's and torch's generators, as plain data and tensors."""
-    version, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
+def plain_random_state() -> PlainRandomState:
+    """The state of all generators in the form that a checkpoint holds."""
+    state = random_state()
+    version, words, gauss = state.python
     return {
         "python": [version, list(words), gauss],
-        "numpy": as_plain_data(numpy_state),
-        "torch": torch.random.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": as_plain_data(state.numpy),
+        "torch": state.torch,
+        "cuda": state.cuda,
     }
 
 
-def set_random_state(state: RandomState) -> None:
+def set_plain_random_state(state: PlainRandomState) -> None:
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
     inner = state["numpy"]["state"]
     key = np.asarray(inner["key"], dtype=np.uint32)
-    np.random.set_state({**state["numpy"], "state": {"key": key, "pos": inner["pos"]}})
-    torch.random.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
+    numpy_state = {**state["numpy"], "state": {"key": key, "pos": inner["pos"]}}
+    set_random_state(RandomState((version, tuple(words), gauss), numpy_state, state["torch"], state["cuda"]))

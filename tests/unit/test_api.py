@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import io
+import multiprocessing
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas
 import pytest
+import torch
 from conftest import REPO, Run, Tiny
 from mmengine.config import Config
 from rich.console import Console
@@ -79,6 +85,25 @@ def test_train_and_evaluate(tiny: Tiny, tmp_path: Path) -> None:
     assert console.file.getvalue().splitlines()[-2].startswith("done      mIoU ")
     scores = rdistill.evaluate(cfg, tmp_path / "run" / "student.pth", **options)
     assert scores["mIoU"] == metrics["mIoU"] and scores["IoU"] == metrics["IoU"]
+
+
+def test_the_process_is_left_as_it_was(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook goes on with its own environment, random numbers and threads after a run, and after a mistake."""
+    for name in ("WANDB_MODE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def state() -> tuple[object, ...]:
+        numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
+        method = multiprocessing.get_start_method(allow_none=True)
+        return dict(os.environ), numbers, torch.get_num_threads(), cv2.getNumThreads(), method
+
+    before = state()
+    options: dict[str, Any] = dict(data_root=tiny.data_root, size=32, iters=1, batch_size=2, quiet=True)
+    rdistill.train(tiny.folder / "student.py", tmp_path / "run", track="wandb", **options)
+    assert state() == before
+    with pytest.raises(UserError):
+        rdistill.train(tiny.folder / "student.py", tmp_path / "run", **{**options, "iters": 0})
+    assert state() == before
 
 
 def test_a_run_parses_its_distill_section_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from rdistill.models.segmentor import build_segmentor
 from rdistill.sweeps.check import _scheduler_notes, check_sweep_file
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.training.run import train
-from rdistill.training.run_state import random_state
+from rdistill.training.run_state import plain_random_state
 
 Check = Callable[..., Report]
 
@@ -79,13 +79,13 @@ def test_nothing_is_left_behind(
     distiller = build_distiller(cfg, seed=0)
     distiller.student.backbone.stem[1].eval()
     modes = [module.training for module in distiller.modules()]
-    weights, teacher, random = snapshot(distiller), snapshot(distiller.teachers[0].model), random_state()
+    weights, teacher, random = snapshot(distiller), snapshot(distiller.teachers[0].model), plain_random_state()
     report = check_run(cfg, distiller=distiller, work_dir=tmp_path / "not" / "there")
     assert report.problems == []
     assert state_equal(snapshot(distiller), weights) and state_equal(snapshot(distiller.teachers[0].model), teacher)
     assert all(parameter.grad is None for parameter in distiller.parameters())
     assert [module.training for module in distiller.modules()] == modes
-    after = random_state()
+    after = plain_random_state()
     assert torch.equal(after["torch"], random["torch"]) and after["python"] == random["python"]
     assert str(after["numpy"]) == str(random["numpy"])
     assert not (tmp_path / "not").exists()

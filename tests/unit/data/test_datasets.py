@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from rdistill.core.errors import UserError
-from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, SubsetDataset, random_state_of
+from rdistill.core.random_state import random_state_of
+from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, SubsetDataset
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]

@@ -15,9 +15,10 @@ from conftest import Recorder, Tiny
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from rdistill.core.random_state import seed_everything
 from rdistill.training.hooks import DivergedError
 from rdistill.training.run import train
-from rdistill.training.run_state import random_state, seed_everything, set_random_state, unwrap
+from rdistill.training.run_state import plain_random_state, set_plain_random_state, unwrap
 
 
 @HOOKS.register_module()
@@ -117,10 +118,10 @@ def numbers() -> tuple[float, float, float]:
 def test_random_state_survives_a_checkpoint() -> None:
     np.random.standard_normal()  # leaves a second number in store, which is part of the state
     file = io.BytesIO()
-    torch.save(random_state(), file)
+    torch.save(plain_random_state(), file)
     expected = [numbers(), numbers()]
     file.seek(0)
-    set_random_state(torch.load(file, weights_only=True))
+    set_plain_random_state(torch.load(file, weights_only=True))
     assert [numbers(), numbers()] == expected
 
 

@@ -1,0 +1,59 @@
+"""What a call of the library changes in the process of its caller, such as a notebook, and puts back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from rdistill.core.environment import keep_to_the_work_dir
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def leaves_process_as_it_was(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorates a function of the public API: what it sets for the whole process holds during the call alone."""
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with process_state_kept():
+            keep_to_the_work_dir()
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def process_state_kept() -> Iterator[None]:
+    """Afterwards the environment, the random generators, thread counts and mmengine's other settings are as before.
+
+    Runs set variables for wandb, MLflow and Ray, seed the global generators of Python, numpy and torch, and
+    mmengine's runner chooses how processes start, OpenCV's threads and cuDNN's mode.
+
+    What stays: modules that were imported, and mmengine's registries and default scope.
+    """
+    # Not at the top: the command line imports this module before it knows whether it needs torch.
+    import cv2
+    import torch
+
+    from rdistill.core.random_state import random_state, set_random_state
+
+    environment, generators = dict(os.environ), random_state()
+    threads, image_threads = torch.get_num_threads(), cv2.getNumThreads()
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+        set_random_state(generators)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(image_threads)
+        multiprocessing.set_start_method(start_method, force=True)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic

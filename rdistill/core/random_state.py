@@ -1,0 +1,63 @@
+"""Python's, numpy's and torch's global random generators: seeded, kept and put back, in one place."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RandomState(NamedTuple):
+    """The states of the generators as the libraries hand them out."""
+
+    python: tuple[Any, ...]
+    numpy: dict[str, Any]
+    torch: Tensor
+    cuda: list[Tensor]  # of each device; empty where CUDA was left alone
+
+
+def random_state(*, cuda: bool = True) -> RandomState:
+    """The states now. ``cuda=False`` in a forked process, which must not touch CUDA."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    devices = torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else []
+    return RandomState(random.getstate(), numpy_state, torch.random.get_rng_state(), devices)
+
+
+def set_random_state(state: RandomState) -> None:
+    """Puts the states back; those of CUDA only where there are as many devices as then."""
+    random.setstate(state.python)
+    np.random.set_state(state.numpy)
+    torch.random.set_rng_state(state.torch.cpu())
+    if state.cuda and torch.cuda.is_available() and len(state.cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state.cuda])
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seeds all generators, those of CUDA too, from some integers."""
+    torch.manual_seed(_seed_python_and_numpy(*entropy))
+
+
+@contextmanager
+def random_state_of(*entropy: int) -> Iterator[None]:
+    """Seeds the generators of the CPU from some integers, then puts their states back."""
+    before = random_state(cuda=False)
+    # torch.manual_seed would also touch CUDA, which a forked data worker must not.
+    torch.default_generator.manual_seed(_seed_python_and_numpy(*entropy))
+    try:
+        yield
+    finally:
+        set_random_state(before)
+
+
+def _seed_python_and_numpy(*entropy: int) -> int:
+    """Returns the seed for torch."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    return int(words[2])
