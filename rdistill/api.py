@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from rdistill.core.errors import UserError
-from rdistill.core.process_state import leaves_process_as_it_was
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.core.work_dir import require_work_dir
+from rdistill.process_state import leaves_process_as_it_was
 
 if TYPE_CHECKING:
     import pandas

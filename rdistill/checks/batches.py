@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from rdistill.config.walk import kind_of
-from rdistill.core.random_state import random_state_of
+from rdistill.data.random_state import random_state_of
 from rdistill.data.reading import Size
 from rdistill.data.splits import LOADERS
 from rdistill.models.quiet_mmseg import DATASETS, MODELS

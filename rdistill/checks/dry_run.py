@@ -18,7 +18,7 @@ from torch import Tensor
 from rdistill.config.load import DistillSpec
 from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError
-from rdistill.core.random_state import random_state_of
+from rdistill.data.random_state import random_state_of
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.routes import build_term, make_route, single_or_list
 from rdistill.distill.teacher import Teacher

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from rdistill.config.label_map import parse_label_map
 from rdistill.core.errors import UserError
-from rdistill.core.random_state import random_state_of
+from rdistill.data.random_state import random_state_of
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
@@ -241,20 +241,3 @@ class SubsetDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[self.indices[index]]
-
-
-@contextmanager
-def random_state_of(*entropy: int) -> Iterator[None]:
-    """Seeds Python's, numpy's and torch's global generators from some integers, then puts their states back."""
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    # The CPU generator alone: torch.manual_seed would also touch CUDA, which a forked loader must not.
-    torch.default_generator.manual_seed(int(words[2]))
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.random.set_rng_state(torch_state)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from rdistill._compat.mmengine import instances
 from rdistill.config.load import TeacherSpec
 from rdistill.config.teacher_spec import FUSED
-from rdistill.core.random_state import random_state, set_random_state
+from rdistill.data.random_state import random_state, set_random_state
 from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels

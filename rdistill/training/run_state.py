@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from rdistill._compat.mmengine import amid_accumulation
-from rdistill.core.random_state import RandomState, random_state, seed_everything, set_random_state
+from rdistill.data.random_state import RandomState, random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives

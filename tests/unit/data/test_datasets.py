@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from rdistill.core.errors import UserError
-from rdistill.core.random_state import random_state_of
 from rdistill.data.datasets import PaddleSegDataset, StreamDataset, StreamSampler, SubsetDataset
+from rdistill.data.random_state import random_state_of
 
 Batches = Callable[..., list[dict[str, Any]]]
 Same = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]

@@ -15,7 +15,7 @@ from conftest import Recorder, Tiny
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from rdistill.core.random_state import seed_everything
+from rdistill.data.random_state import seed_everything
 from rdistill.training.hooks import DivergedError
 from rdistill.training.run import train
 from rdistill.training.run_state import plain_random_state, set_plain_random_state, unwrap

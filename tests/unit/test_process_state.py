@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rdistill.core.process_state import leaves_process_as_it_was
+from rdistill.process_state import leaves_process_as_it_was
 
 
 def test_all_that_changes_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from rdistill.core.random_state import random_state, random_state_of, seed_everything, set_random_state
+from rdistill.data.random_state import random_state, random_state_of, seed_everything, set_random_state
 
 
 def numbers() -> tuple[float, float, float]:

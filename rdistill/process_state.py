@@ -40,7 +40,7 @@ def process_state_kept() -> Iterator[None]:
     import cv2
     import torch
 
-    from rdistill.core.random_state import random_state, set_random_state
+    from rdistill.data.random_state import random_state, set_random_state
 
     environment, generators = dict(os.environ), random_state()
     threads, image_threads = torch.get_num_threads(), cv2.getNumThreads()
