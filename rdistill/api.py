@@ -350,6 +350,7 @@ def sweep(
     return SweepResult(_where(work_dir), tuple(trials))
 
 
+@leaves_process_as_it_was
 def headroom(
     config: str | Path | Config,
     work_dir: str | Path | None = None,
@@ -388,7 +389,6 @@ def headroom(
     Raises:
         UserError: a mistake in the config, the data or the options, found before the first iteration.
     """
-    keep_to_the_work_dir()
     from rdistill.sweeps.headroom.run import run_headroom
     from rdistill.sweeps.headroom.show import show_headroom
 

@@ -40,12 +40,13 @@ def process_state_kept() -> Iterator[None]:
     import cv2
     import torch
 
+    from rdistill._compat.torch import cudnn_mode, set_cudnn_mode
     from rdistill.data.random_state import random_state, set_random_state
 
     environment, generators = dict(os.environ), random_state()
     threads, image_threads = torch.get_num_threads(), cv2.getNumThreads()
     start_method = multiprocessing.get_start_method(allow_none=True)
-    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    cudnn = cudnn_mode()
     try:
         yield
     finally:
@@ -56,4 +57,4 @@ def process_state_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
         cv2.setNumThreads(image_threads)
         multiprocessing.set_start_method(start_method, force=True)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+        set_cudnn_mode(*cudnn)

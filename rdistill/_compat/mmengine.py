@@ -6,7 +6,7 @@ Tried with onedl-mmengine 0.10.12; `setup.py` allows no later minor version.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdistill._compat.changed import private, private_module
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 PACKAGE = "onedl-mmengine"
+Entry = TypeVar("Entry")  # of a data set's list of files
 
 
 def config_dict(cfg: Config) -> ConfigDict:
@@ -136,7 +137,7 @@ def amid_accumulation(wrapper: Any) -> bool:
     return counts > 1 and private(PACKAGE, wrapper, "_inner_count", "resumes between two updates") % counts != 0
 
 
-def wanted_entries(dataset: Any, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def wanted_entries(dataset: Any, entries: list[Entry]) -> list[Entry]:
     """The entries of a dataset's file list that its ``indices`` leave, as its ``full_init`` would."""
     wanted = private(PACKAGE, dataset, "_indices", "checks the files that a dataset reads")
     if wanted is None:

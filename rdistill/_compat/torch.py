@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm
 
@@ -42,3 +43,12 @@ def stop_data_workers(iterator: Any) -> None:
     """
     if stop := getattr(iterator, "_shutdown_workers", None):
         stop()
+
+
+def cudnn_mode() -> tuple[bool, bool]:
+    """cuDNN's switches ``benchmark`` and ``deterministic``, which mmengine's runner sets for the whole process."""
+    return torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+
+def set_cudnn_mode(benchmark: bool, deterministic: bool) -> None:
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic

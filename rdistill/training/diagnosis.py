@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from rdistill.config.load import DistillSpec
 from rdistill.core.files import read_json, write_json
+from rdistill.data.random_state import random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import ignore_index, num_classes
-from rdistill.training.run_state import random_state, seed_everything, set_random_state, unwrap
+from rdistill.training.run_state import unwrap
 
 DIAGNOSIS = "diagnosis.json"  # in the work dir: one entry for each validation
 FIRST_DRAW = 2**62  # of the training images that are looked at: no run draws so many

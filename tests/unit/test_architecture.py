@@ -263,6 +263,7 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
 # What has no unit test file of its name, and the file (under tests/) that tests it instead: the module is a part of
 # what that file tests as a whole, or runs only in processes that Ray starts. A new module needs a reason to be here.
 TESTED_IN = {
+    "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
     # Parts of loading a config, which are tested by what a config file may say.
     "config.plain_config": "unit/config/test_render.py", "config.read": "unit/config/test_load.py",
@@ -310,7 +311,7 @@ TESTED_IN = {
 
 
 def unit_test_of(module: str) -> Path:
-    *folders, name = module.split(".")
+    *folders, name = module.removeprefix("_").split(".")  # the tests of _compat stand in `compat`
     return TESTS.joinpath("unit", *folders, f"test_{name}.py")
 
 
