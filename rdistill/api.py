@@ -148,8 +148,12 @@ def train(
     from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
     from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
+    from rdistill.distributed.shares import resource_problems
     from rdistill.training.console import RunConsole, scores
     from rdistill.training.run import RunOptions, train_run
+
+    if problems := resource_problems(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures):
+        raise UserError(*problems)  # also where one worker, in this process, takes what there is
 
     console = _console(console, quiet)
     loaded = load_run(config, {**(overrides or {}), **(AMP if amp else {})}, _shortcuts(shortcuts))

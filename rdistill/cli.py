@@ -23,6 +23,7 @@ from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_
 from rdistill.core.storage import is_uri
 from rdistill.core.validation import LARGEST_SEED
 from rdistill.core.work_dir import require_work_dir
+from rdistill.distributed.shares import LEAST_SHARE
 from rdistill.flags import (
     BatchSize,
     DataRoot,
@@ -383,7 +384,7 @@ def check(
     work_dir: WorkDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Training workers of a run.")] = 1,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker of a run.")] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker of a run.")] = 1,
+    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a worker of a run.")] = 1,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to ask for its resources; by default this machine is meant.")
     ] = None,

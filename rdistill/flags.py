@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from rdistill.core.validation import LARGEST_SEED
+from rdistill.distributed.shares import LEAST_SHARE
 
 Set_ = Annotated[
     list[str] | None,
@@ -88,7 +89,7 @@ class RunFlags(Flags):
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(min=0.01, help="CPU cores a worker.")] = 1
+    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a worker.")] = 1
     min_workers: Annotated[
         int | None,
         typer.Option(

@@ -31,6 +31,7 @@ from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.distill.routes import build_term, channels_of_logits, make_route
 from rdistill.distill.teacher import EmaTeacher, load_teacher_model
+from rdistill.distributed.shares import share_problems
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems, start_weights
 from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import (
@@ -264,7 +265,7 @@ def run_bytes(distiller: Distiller, cfg: Config) -> int:
 def check_resources(
     what: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, have: Mapping[str, float]
 ) -> tuple[list[str], str]:
-    """Whether there is what one run or trial takes: a problem, or what there is.
+    """Whether there is what one run or trial takes: problems, or what there is.
 
     Args:
         what: takes it.
@@ -272,6 +273,8 @@ def check_resources(
         gpus_per_worker: None takes one a worker where there are GPUs.
         have: 'CPU' and 'GPU' of the cluster or this machine.
     """
+    if problems := share_problems(cpus_per_worker, gpus_per_worker):
+        return problems, ""
     gpus = (1.0 if have.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
     needed = {"CPU": workers * cpus_per_worker, "GPU": workers * gpus}
     text = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rdistill.config.walk import kind_of, pipelines
+from rdistill.config.walk import dataset_nodes, kind_of
 from rdistill.core.errors import UserError
 
 STEP = "MapLabels"  # the pipeline's step, in rdistill.data.datasets; stands before LoadAnnotations
@@ -44,7 +44,12 @@ def set_label_map(dataset: Mapping[str, Any], labels: Mapping[int, int]) -> int:
         How many steps that load masks there are.
     """
     count = 0
-    for _, pipeline in pipelines(dataset):
+    for _, node in dataset_nodes(dataset):
+        if not isinstance(node, Mapping) or not node.get("pipeline"):
+            continue
+        if isinstance(node["pipeline"], tuple):
+            node["pipeline"] = list(node["pipeline"])  # type: ignore[index]
+        pipeline = node["pipeline"]
         steps = [step for step in pipeline if kind_of(step) != STEP]
         pipeline.clear()
         for step in steps:

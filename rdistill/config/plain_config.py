@@ -139,7 +139,7 @@ def _without_sync_bn(node: Any) -> Any:
         return {
             key: "BN" if (key, item) == ("type", "SyncBN") else _without_sync_bn(item) for key, item in node.items()
         }
-    return [_without_sync_bn(item) for item in node] if isinstance(node, list) else node
+    return type(node)(_without_sync_bn(item) for item in node) if isinstance(node, (list, tuple)) else node
 
 
 def _data_root(values: Mapping[str, Any]) -> str | None:

@@ -311,7 +311,7 @@ def key_problems(cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     for key in cfg:
         if key in TOP_LEVEL or key in VARIABLES or key.startswith("_"):
             continue
-        if difflib.get_close_matches(key, TOP_LEVEL, n=1, cutoff=NEAR) and isinstance(cfg[key], (Mapping, list)):
+        if difflib.get_close_matches(key, TOP_LEVEL, n=1, cutoff=NEAR) and isinstance(cfg[key], (Mapping, list, tuple)):
             hint = did_you_mean(key, TOP_LEVEL)
             near.append(f"unknown key {key}{hint} (a variable of your own needs another name)")
         else:

@@ -41,6 +41,7 @@ from rdistill.models.segmentor import (
     training_size,
 )
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
+from rdistill.models.task_loss import allow_wholly_ignored, zero_without_labels
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
 
@@ -77,6 +78,7 @@ class Distiller(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
+        allow_wholly_ignored()
         self.teachers = tuple(teachers)
         self.terms = nn.ModuleDict(dict(terms or {}))
         self.routes = dict(routes or {})
@@ -119,13 +121,14 @@ class Distiller(BaseModel):
             )
         with nullcontext() if self.measure_accuracy else without_accuracy():
             of_task = drop_left_out(self.student.loss(inputs_nchw, data_samples))
+        label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
+        of_task = zero_without_labels(of_task, label_nhw, ignore_index(self.student))
         losses = {
             key: value if "loss" not in key else _scaled(value, self.task_weight) for key, value in of_task.items()
         }
         if not self.terms:
             return losses
         size = (inputs_nchw.shape[2], inputs_nchw.shape[3])
-        label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         for name, term in self.terms.items():
             route = self.routes[name]
             features = [as_maps(self.capture[feature], size) for feature in route.student_features]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -45,11 +44,11 @@ from rdistill.distributed.cluster import (
     require_resources,
     wait_for_room,
 )
+from rdistill.distributed.shares import resource_problems
 from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.run import RunOptions, look_before, train_run
 
 PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's own default is no limit
-LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
 MAX_FAILURES = 3  # losses of workers before the run fails
 HEALTH_CHECK_S = 0.5  # seconds between two looks at the workers; each report takes Ray's own 2 s otherwise
 ORDERS_S = 0.5  # seconds between two looks of the first worker at what the driver wants
@@ -69,20 +68,9 @@ class Resources:
     max_failures: int = MAX_FAILURES  # times that the workers are started again when one is lost
 
     def __post_init__(self) -> None:
-        gpus = self.gpus_per_worker
-        wrong = {
-            f"workers: must be at least 1, got {self.workers}": self.workers < 1,
-            f"cpus_per_worker: must be a finite number of at least {LEAST_SHARE}, got {self.cpus_per_worker}": not (
-                LEAST_SHARE <= self.cpus_per_worker < math.inf
-            ),
-            f"gpus_per_worker: must be 0, or a finite number of at least {LEAST_SHARE}, got {gpus}": bool(gpus)
-            and not LEAST_SHARE <= float(gpus or 0) < math.inf,
-            f"min_workers: must be from 1 to workers ({self.workers}), got {self.min_workers}": self.min_workers
-            is not None
-            and not 1 <= self.min_workers <= self.workers,
-            f"max_failures: must be at least 0, got {self.max_failures}": self.max_failures < 0,
-        }
-        if problems := [problem for problem, is_so in wrong.items() if is_so]:
+        if problems := resource_problems(
+            self.workers, self.cpus_per_worker, self.gpus_per_worker, self.min_workers, self.max_failures
+        ):
             raise UserError(*problems)
 
     def per_worker(self) -> dict[str, float]:

@@ -17,12 +17,16 @@ from rdistill.config.tracking import parse_tracking
 from rdistill.core.errors import UserError
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
+from rdistill.distributed.shares import LEAST_SHARE, share_problems
 
 MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
 MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
 MOST_DIMENSIONS = 100
+<<<<<<< HEAD
 LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
 MOST_HEADROOM_SEEDS = 32
+=======
+>>>>>>> 21b448b (A batch wholly ignored gives a task loss of zero; what Ray cannot give is refused by one rule; pipelines may be tuples)
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 AUTO = "auto"
@@ -244,10 +248,7 @@ class SweepSpec(Section):
         for key in self.baseline.search:
             if key.lstrip("+").split(".")[0] == "distill":
                 problems.append(f"baseline.search.{key}: a baseline trains without distillation; vary its other keys")
-        if 0 < (self.trial.gpus_per_worker or 0) < LEAST_SHARE:
-            problems.append(
-                f"trial.gpus_per_worker: must be 0 or at least {LEAST_SHARE}, got {self.trial.gpus_per_worker}"
-            )
+        problems += share_problems(self.trial.cpus_per_worker, self.trial.gpus_per_worker, "trial.")
         if not self.baseline.search and self.baseline.num_trials is not None:
             problems.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
         if self.scheduler.type == "fifo":

@@ -116,6 +116,25 @@ def test_a_teacher_that_does_not_fit(tiny: Tiny, other_teacher: Callable[..., An
         build_distiller(tiny.load("distill", overrides), seed=0)
 
 
+@pytest.mark.parametrize("name", ["student", "distill"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_batch_that_is_wholly_ignored_teaches_the_head_nothing(
+    tiny: Tiny, one_channel: dict[str, Any], batch: dict[str, Any], name: str, channels: int
+) -> None:
+    """The task's losses are zero, with gradients of zero for every parameter, as several workers need them."""
+    distiller = build_distiller(tiny.load(name, one_channel if channels == 1 else None), seed=0)
+    for sample in batch["data_samples"]:
+        sample.gt_sem_seg.data.fill_(255)
+    losses = losses_of(distiller, batch)
+    of_task = {key: value for key, value in losses.items() if "decode.loss" in key}
+    assert of_task and all(value.item() == 0 for value in of_task.values())
+    sum(of_task.values()).backward(retain_graph=True)
+    assert all(p.grad is not None and not p.grad.any() for p in distiller.student.parameters())
+    total, _ = distiller.parse_losses(losses)
+    total.backward()
+    assert total.isfinite() and all(p.grad.isfinite().all() for p in distiller.parameters() if p.grad is not None)
+
+
 def test_training_changes_the_student_and_not_the_teacher(
     tiny: Tiny, stream_batches: Batches, state_equal: Equal, snapshot: Snapshot
 ) -> None:

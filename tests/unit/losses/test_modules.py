@@ -75,9 +75,11 @@ def test_every_parameter_gets_a_gradient_even_when_all_is_ignored(name: str, on:
         value = term(student, teacher, torch.full_like(label, 255) if ignored else label)
         value.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in term.parameters())
+        assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
         if ignored and term.needs_label:
-            assert value.item() == 0.0
+            assert value.item() == 0.0 and not student.grad.any()
             assert all(not p.grad.any() for p in term.parameters() if p.grad is not None)
+        student.grad = None
 
 
 @every_term
