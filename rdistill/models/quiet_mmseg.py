@@ -20,7 +20,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models import decode_heads, losses
     from mmseg.models.backbones import MSCAN, MixVisionTransformer
     from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
-    from mmseg.models.losses import CrossEntropyLoss, lovasz_loss
+    from mmseg.models.losses import CrossEntropyLoss
     from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 MMLogger.get_instance("mmengine", log_level=logging.WARNING)
@@ -28,5 +28,5 @@ MMLogger.get_instance("mmengine", log_level=logging.WARNING)
 __all__ = [
     "DATASETS", "METRICS", "MODELS", "MSCAN", "TRANSFORMS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead",
     "EncHead", "IoUMetric", "IterativeDecodeHead", "LoadAnnotations", "MixVisionTransformer", "PIDHead", "PointHead",
-    "decode_heads", "losses", "lovasz_loss", "mmseg",
+    "decode_heads", "losses", "mmseg",
 ]  # fmt: skip

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from rdistill._compat import mmseg as _compat
 from rdistill.distributed import collectives
-from rdistill.models.quiet_mmseg import CrossEntropyLoss, losses, lovasz_loss
-
-LOVASZ_OF_PIXELS = ("lovasz_hinge_flat", "lovasz_softmax_flat")  # functions of mmseg's module
+from rdistill.models.quiet_mmseg import CrossEntropyLoss, losses
 
 
 def allow_wholly_ignored() -> None:
-    """Makes every loss of mmseg, in this process, zero with a gradient of zero where its labels are all ignored.
-
-    On its own, one channel's cross-entropy takes the maximum of no labels and raises, Dice is 1, and Lovasz per image
-    raises or is NaN as soon as one image is wholly ignored.
-    """
-    for kind in vars(losses).values():
-        if isinstance(kind, type) and issubclass(kind, nn.Module) and not hasattr(kind.forward, "__wrapped__"):
-            kind.forward = _zero_without_labels(kind.forward)  # type: ignore[method-assign]
-    for name in LOVASZ_OF_PIXELS:
-        of_pixels = getattr(lovasz_loss, name)
-        if not hasattr(of_pixels, "__wrapped__"):
-            setattr(lovasz_loss, name, _scalar(of_pixels))
+    """See :func:`rdistill._compat.mmseg.allow_wholly_ignored`."""
+    _compat.allow_wholly_ignored(losses)
 
 
 def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> dict[str, Any]:
@@ -38,40 +26,9 @@ def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: 
         ignored: the label that does not count.
     """
     any_label = (label_nhw != ignored).any()  # stays on the device: nobody waits for it
-    return {key: value if "loss" not in key else _where(any_label, value) for key, value in of_task.items()}
-
-
-def _where(any_label: Tensor, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_where(any_label, item) for item in value]
-    return value.where(any_label, 0)
-
-
-def _zero_without_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of a loss, ``forward(loss, prediction, label, ...)``."""
-
-    @wraps(forward)
-    def wrapped(loss: Any, *args: Any, **kwargs: Any) -> Any:
-        ignored = kwargs.get("ignore_index", getattr(loss, "ignore_label", None))
-        if ignored is None or len(args) < 2:
-            return forward(loss, *args, **kwargs)
-        prediction, label, *rest = args
-        any_label = (label != ignored).any()
-        # Labels of class 0 in place of none: the value is then a number, and is not used.
-        return _where(any_label, forward(loss, prediction, label.where(any_label, 0), *rest, **kwargs))
-
-    return wrapped
-
-
-def _scalar(of_pixels: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Lovasz of some pixels as a scalar: of none it is an empty tensor, which does not stack with other images'."""
-
-    @wraps(of_pixels)
-    def wrapped(*args: Any, **kwargs: Any) -> Tensor:
-        value = of_pixels(*args, **kwargs)
-        return value.sum() if value.dim() else value
-
-    return wrapped
+    return {
+        key: value if "loss" not in key else _compat.zero_unless(any_label, value) for key, value in of_task.items()
+    }
 
 
 def average_over_workers(student: nn.Module) -> None:

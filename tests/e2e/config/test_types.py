@@ -1,0 +1,139 @@
+"""Configs that name their types otherwise than mmseg's own files: by class (pure Python), or with a scope.
+
+And pictures of which no pixel has a label, in a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tiny
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor
+
+from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import wait_until
+from rdistill.config.load import read_config_file
+from rdistill.config.render import config_source
+
+pytestmark = pytest.mark.e2e
+
+PURE = """from mmengine.config import read_base
+from mmcv.transforms import Resize
+from mmseg.evaluation import IoUMetric
+
+with read_base():
+    from .base import *
+val_evaluator = dict(type=IoUMetric, iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+train_dataloader['dataset']['pipeline'].insert(2, dict(type=Resize, scale=(48, 48)))
+"""
+
+
+def small(tiny: Tiny, iterations: int) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--iters", iterations, "--val-interval", 4]
+
+
+@pytest.fixture(scope="module")
+def pure(place: Place, tiny_without_teacher: Tiny) -> Path:
+    """The tiny student as one of mmengine's pure Python configs."""
+    plain = read_config_file(tiny_without_teacher.folder / "student.py").to_dict()
+    base = {key: value for key, value in plain.items() if key not in ("val_evaluator", "test_evaluator")}
+    (place.root / "base.py").write_text(config_source(Config(base)))
+    (place.root / "pure.py").write_text(PURE)
+    return place.root / "pure.py"
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place, pure: Path, tiny_without_teacher: Tiny) -> Path:
+    place.run("train", pure, "--work-dir", place.root / "whole", *small(tiny_without_teacher, 24))
+    return place.root / "whole"
+
+
+def test_a_pure_python_config_stopped_and_resumed(
+    place: Place,
+    pure: Path,
+    whole: Path,
+    tiny_without_teacher: Tiny,
+    state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
+) -> None:
+    work_dir = place.root / "stopped"
+    arguments = ["train", pure, "--work-dir", work_dir, *small(tiny_without_teacher, 24)]
+    with place.start(*arguments) as process:
+        wait_until((work_dir / "last.pth").exists, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM and err.startswith("stopped at iteration "), err
+    done = place.run(*arguments, "--resume")
+    assert "resumed   at" in done.stdout
+    weights, of_whole = (
+        torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (work_dir, whole)
+    )
+    assert state_equal(weights, of_whole)
+    scores = [json.loads((folder / "metrics.json").read_text())["mIoU"] for folder in (work_dir, whole)]
+    assert scores[0] == scores[1]
+
+
+def scoped(node: Any) -> Any:
+    """The metric and the resizing under the names of the packages that have them."""
+    names = {"IoUMetric": "mmseg.IoUMetric", "Resize": "mmcv.Resize"}
+    if isinstance(node, dict):
+        return {key: names.get(item, item) if key == "type" else scoped(item) for key, item in node.items()}
+    return [scoped(item) for item in node] if isinstance(node, list) else node
+
+
+def test_eval_and_predict_with_scopes(place: Place, whole: Path, tiny_without_teacher: Tiny) -> None:
+    """The same scores and masks as without them."""
+    plain = read_config_file(whole / "student.py").to_dict()
+    file = place.root / "scoped.py"
+    file.write_text(config_source(Config(scoped(plain))))
+    assert "mmseg.IoUMetric" in file.read_text() and "mmcv.Resize" in file.read_text()
+    image = min((tiny_without_teacher.data_root / "img_dir" / "val").iterdir())
+    scores, masks = [], []
+    for config in (whole / "student.py", file):
+        scores.append(json.loads(place.run("eval", config, whole / "student.pth", "--size", 40, "--json").stdout))
+        out = place.root / f"masks-{config.stem}"
+        place.run("predict", config, whole / "student.pth", image, "--out", out, "--size", 40)
+        masks.append(np.asarray(Image.open(out / "masks" / f"{image.stem}.png")))
+    assert scores[0]["mIoU"] == scores[1]["mIoU"] and scores[0]["IoU"] == scores[1]["IoU"]
+    assert masks[0].shape == Image.open(image).size[::-1] and (masks[0] == masks[1]).all()
+
+
+def test_a_batch_of_which_no_pixel_has_a_label(place: Place, tiny: Tiny, one_channel: dict[str, Any]) -> None:
+    """One image a step, two of them, and one mask of 255: its step has no task loss, and the distillation's goes on."""
+    root = place.root / "ignored"
+    shutil.copytree(tiny.data_root, root)
+    for index, image in enumerate(sorted((root / "img_dir" / "train").iterdir())):
+        mask = root / "ann_dir" / "train" / f"{image.stem}.png"
+        if index > 1:
+            image.unlink()
+            mask.unlink()
+        elif index == 1:
+            Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 255)).save(mask)
+    sets = [word for key, value in one_channel.items() for word in ("--set", f"{key}={value!r}")]
+    options = ["--data-root", root, "--size", 32, "--batch-size", 1, "--iters", 2, "--val-interval", 2]
+    for name in ("student", "distill"):
+        work_dir = place.root / f"ignored-{name}"
+        # One value a channel is none for BatchNorm in training: a batch of one image has a global pooling branch.
+        norm = ["--set", "model.decode_head.norm_cfg={'type': 'GN', 'num_groups': 2}"]
+        place.run(
+            "train", tiny.folder / f"{name}.py", "--work-dir", work_dir, *options, *sets, *norm,
+            "--set", "default_hooks.logger.interval=1",
+        )  # fmt: skip
+        (log,) = work_dir.glob("*/vis_data/scalars.json")
+        steps = [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
+        of_task = sorted(step["decode.loss_ce"] for step in steps)
+        assert len(of_task) == 2 and of_task[0] == 0 < of_task[1]
+        if name == "distill":
+            assert all(step["distill.loss_hidden"] > 0 for step in steps)
+        last = torch.load(work_dir / "last.pth", weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in last.values())
