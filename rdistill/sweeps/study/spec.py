@@ -22,11 +22,7 @@ from rdistill.distributed.shares import LEAST_SHARE, share_problems
 MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
 MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
 MOST_DIMENSIONS = 100
-<<<<<<< HEAD
-LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
 MOST_HEADROOM_SEEDS = 32
-=======
->>>>>>> 21b448b (A batch wholly ignored gives a task loss of zero; what Ray cannot give is refused by one rule; pipelines may be tuples)
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 AUTO = "auto"
