@@ -281,7 +281,6 @@ TESTED_IN = {
     "losses.relations": "unit/losses/test_functional.py",
     "models.activation_checkpointing": "unit/training/test_modes.py", "models.precision": "unit/training/test_modes.py",
     "models.quiet_mmseg": "unit/models/test_task_accuracy.py", "models.segmentor": "unit/models/test_model_zoo.py",
-    "models.task_loss": "unit/distributed/test_collectives.py",
     "sweeps.check": "unit/sweeps/study/test_pairs.py", "sweeps.prepare": "e2e/test_sweep.py",
     # Whole sweeps on Ray.
     "sweeps.confirmation": "e2e/test_equal_cost.py", "sweeps.run": "e2e/test_sweep.py",

@@ -131,8 +131,8 @@ def test_a_batch_of_which_no_pixel_has_a_label(place: Place, tiny: Tiny, one_cha
         )  # fmt: skip
         (log,) = work_dir.glob("*/vis_data/scalars.json")
         steps = [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
-        of_task = sorted(step["decode.loss_ce"] for step in steps)
-        assert len(of_task) == 2 and of_task[0] == 0 < of_task[1]
+        first, mean = (step["decode.loss_ce"] for step in steps)  # mmengine logs the mean of the last iterations
+        assert sorted([first, 2 * mean - first]) == [pytest.approx(0, abs=1e-6), pytest.approx(0.69, abs=0.2)]
         if name == "distill":
             assert all(step["distill.loss_hidden"] > 0 for step in steps)
         last = torch.load(work_dir / "last.pth", weights_only=True)["state_dict"]
