@@ -73,9 +73,9 @@ def _look(team: Team, selection: Selection, seeds: int) -> LooksSoFar:
     """Looks at the results after some seeds, writes down what it saw, and says so."""
     work_dir, before = team.here.folder, load_looks(team.here.folder)
     records = [record for record in load_records(work_dir) if not record.searched]
-    known = what_is_known(work_dir, selection, records)
-    found = evidence(records, selection.baseline, selection.configurations, None, known=known)
-    look = look_at(found, seeds, selection, before.settled)
+    facts = what_is_known(work_dir, selection, records)
+    differences = evidence(records, selection.baseline, selection.configurations, None, known=facts)
+    look = look_at(differences, seeds, selection, before.settled)
     looks = add_look(work_dir, look)
     for question, answer in look.answers.items():
         difference = look.differences.get(question)
@@ -114,10 +114,10 @@ def _train(team: Team, shown: SweepConsole, selection: Selection, seeds: Sequenc
 
 def describe_cost(name: str, cost: EqualCost, kind: str) -> str:
     """``t0003 takes 41.2 s a run, the student alone 30.1 s (real; alone 60.0 s and 31.0 s): 1369 iterations of it``."""
-    other = next(one for one in cost.distilled if one != kind)
+    second = next(name for name in cost.distilled if name != kind)
     return (
         f"{name} takes {cost.distilled[kind]:.1f} s a run, the student alone {cost.student_alone[kind]:.1f} s ({kind}; "
-        f"{other}: {cost.distilled[other]:.1f} s and {cost.student_alone[other]:.1f} s): "
+        f"{second}: {cost.distilled[second]:.1f} s and {cost.student_alone[second]:.1f} s): "
         f"{cost.iterations} iterations of the student alone cost as much"
     )
 

@@ -64,10 +64,10 @@ def training_seconds(record: Trained) -> Seconds | None:
 
 def together(parts: Iterable[Seconds]) -> Seconds | None:
     """The sum of some runs' seconds and steps; None of none."""
-    found = list(parts)
-    if not found:
+    runs = list(parts)
+    if not runs:
         return None
-    return Seconds(sum(one.real for one in found), sum(one.alone for one in found), sum(one.steps for one in found))
+    return Seconds(sum(run.real for run in runs), sum(run.alone for run in runs), sum(run.steps for run in runs))
 
 
 def _sum(cost: Mapping[str, float], names: Iterable[str]) -> float:

@@ -64,7 +64,7 @@ def trial_config(study: Study, record: TrialRecord) -> LoadedConfig:
 
 
 def _of_length(run: LoadedConfig, iterations: int) -> LoadedConfig:
-    """A config that trains so many iterations, with its schedules stretched to them and as many validations."""
+    """A config that trains a number of iterations, with its schedules stretched to them and as many validations."""
     cfg = copy.deepcopy(run.cfg)
     before, interval = cfg.train_cfg.max_iters, cfg.train_cfg.get("val_interval", 1)
     if problems := stretch_schedules(cfg, iterations):
