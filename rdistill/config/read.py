@@ -49,7 +49,7 @@ def read_config_file(path: Path) -> Config:
     except Exception as error:  # a config is Python: it may raise anything
         if absent := absent_behind(error):
             raise UserError(f"{path}: {absent}") from error
-        if isinstance(error, AttributeError) and file.suffix != ".py":  # mmengine asks a YAML list for its keys
+        if isinstance(error, AttributeError) and file.suffix != ".py":  # mmengine reads the keys of a YAML list
             raise UserError(f"{path}: cannot be read: a config has keys and values at its top, not a list") from error
         raise UserError(f"{path}: cannot be read: {type(error).__name__}: {_last_line(error)}") from error
 
