@@ -96,8 +96,8 @@ def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
     """Trials under the teacher and baselines of a whole sweep, confirmation included."""
     alone = spec.num_baselines(features)
     every = spec.num_students(features)
-    again = every - alone - spec.num_trials(features)  # of the confirmation
-    confirmed_alone = again // (1 + spec.confirm.top) if spec.confirm else 0
+    # Of each seed of the confirmation: the baseline of equal iterations, and those of equal cost.
+    confirmed_alone = (spec.num_confirming - spec.confirm.top) * spec.confirm.last if spec.confirm else 0
     return every - alone - confirmed_alone, alone + confirmed_alone
 
 

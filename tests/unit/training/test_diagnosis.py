@@ -12,10 +12,10 @@ from conftest import Tiny
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from rdistill.data.random_state import random_state
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import Teacher
 from rdistill.training.diagnosis import on_training, on_validation, training_batches, unchanged, validation_batches
-from rdistill.training.run_state import random_state
 from rdistill.training.runner import prepare_config
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_left_behind(tiny: Tiny, tmp_path: Any) -> None:
     )
     assert not any(module.training for module in distiller.modules()) and distiller.teachers is teachers
     after = random_state()
-    assert after["python"] == state["python"] and torch.equal(after["torch"], state["torch"])
+    assert after.python == state.python and torch.equal(after.torch, state.torch)
 
 
 def test_other_classes_have_no_agreement(tiny: Tiny, tmp_path: Any) -> None:
