@@ -504,8 +504,8 @@ def test_effective_values(tiny: Tiny) -> None:
     ("overrides", "message"),
     [
         ({"model.backbone.depth": 19}, "model: cannot be built: "),
-        ({"model.type": "EncodrDecoder"}, "model: cannot be built: KeyError"),
-        ({"model.backbone.type": "ResNet"}, "model: cannot be built: TypeError"),  # takes no multi-grid products of two
+        ({"model.type": "EncodrDecoder"}, "model.type: no model 'EncodrDecoder' is registered; did you mean"),
+        ({"model.backbone.type": "ResNet"}, "model.backbone.nonsense: ResNet has no such argument; it takes depth"),
     ],
 )
 def test_a_model_that_does_not_build(tiny: Tiny, overrides: dict[str, Any], message: str) -> None:
