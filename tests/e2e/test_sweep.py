@@ -52,7 +52,7 @@ def random_sweep(place: Place, random_file: Path, small: list[object]) -> Path:
 
 
 def without_times(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {name: {**row, "seconds": ""} for name, row in rows.items()}
+    return {name: {**row, "seconds": "", "seconds_real": "", "seconds_alone": ""} for name, row in rows.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------
