@@ -150,7 +150,7 @@ def test_the_driver_and_rays_own_server(
         assert f"the damaged file is kept as {name}.damaged" in resumed.stdout
     assert_same(work_dir, whole, rows, state_equal)
     # Of temporary files only what this test has Ray put there.
-    assert not (work_dir / "ray").exists() and not list((work_dir / ".tmp").iterdir())
+    assert not (work_dir / "ray").exists() and not list(work_dir.glob(".tmp/*"))
     assert {file.name for file in (place.root / "t").glob("[!.]*")} <= {"_ray_lockfiles"}
 
 
