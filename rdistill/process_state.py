@@ -29,16 +29,19 @@ def leaves_process_as_it_was(function: Callable[Arguments, Result]) -> Callable[
 
 @contextmanager
 def process_state_kept() -> Iterator[None]:
-    """Afterwards the environment, the random generators, thread counts and mmengine's other settings are as before.
+    """Within: the default scope of mmseg. Afterwards: the environment, generators, thread counts and scope as before.
 
     Runs set variables for wandb, MLflow and Ray, seed the global generators of Python, numpy and torch, and
     mmengine's runner chooses how processes start, OpenCV's threads and cuDNN's mode.
 
-    What stays: modules that were imported, and mmengine's registries and default scope.
+    The scope before may be that of another package of OpenMMLab, in which mmseg's modules have no name.
+
+    What stays: modules that were imported, and what they registered.
     """
     # Not at the top: the command line imports this module before it knows whether it needs torch.
     import cv2
     import torch
+    from mmengine.registry import DefaultScope
 
     from rdistill._compat.torch import cudnn_mode, set_cudnn_mode
     from rdistill.data.random_state import random_state, set_random_state
@@ -48,7 +51,8 @@ def process_state_kept() -> Iterator[None]:
     start_method = multiprocessing.get_start_method(allow_none=True)
     cudnn = cudnn_mode()
     try:
-        yield
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            yield
     finally:
         for name in set(os.environ) - set(environment):
             del os.environ[name]

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -109,6 +110,16 @@ def modules_after(imports: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
+
+
+@pytest.fixture(autouse=True)
+def _scope_of_mmseg() -> Iterator[None]:
+    """Every test begins in mmseg's scope, as a call of the library does, and no test sees the scope of an earlier one.
+
+    A runner that a test builds without a scope sets mmengine's, where mmseg's losses and transforms have no name.
+    """
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
 
 from rdistill.process_state import leaves_process_as_it_was
 
@@ -44,3 +46,13 @@ def test_all_that_changes_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.random.get_rng_state(), numbers[2])
     assert threads == (torch.get_num_threads(), cv2.getNumThreads(), torch.backends.cudnn.benchmark)
     assert multiprocessing.get_start_method(allow_none=True) == before
+
+
+@pytest.mark.parametrize("before", ["mmengine", "mmdet"])
+def test_mmseg_has_its_names_in_a_notebook_of_another_package(before: str) -> None:
+    def build() -> object:
+        return MODELS.build(dict(type="OhemCrossEntropy"))
+
+    with DefaultScope.overwrite_default_scope(before):
+        assert type(leaves_process_as_it_was(build)()).__name__ == "OhemCrossEntropy"
+        assert DefaultScope.get_current_instance().scope_name == before
