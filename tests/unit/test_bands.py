@@ -64,7 +64,9 @@ def test_where_teachers_and_students_are_measured(five: Tiny) -> None:
     cfg = five.load("distill", iters=SHORT_RUN)
     (teacher,) = build_distiller(cfg, seed=0).teachers
     spec = distill_spec(cfg)
-    assert spec is not None and choose_forward(teacher, cfg, spec.teacher(0))[0].fuse
+    assert spec is not None
+    _, line = choose_forward(teacher, cfg, spec.teacher(0))  # which is quickest is this machine's affair
+    assert line is None or line.startswith("forward ")
     assert latency_ms(teacher.model, (32, 32)) > 0
 
 
