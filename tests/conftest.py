@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -127,6 +128,23 @@ def _quick() -> None:
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # mmengine collects garbage for each dataset it builds: 0.2 s with all that is imported here
+
+
+@pytest.fixture
+def paddleseg_root(tmp_path: Path, data_root: Path) -> Path:
+    """The same images as PaddleSeg's optic_disc_seg keeps them."""
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir()
+    for split in ("train", "val"):
+        lines = []
+        for image in sorted((data_root / "img_dir" / split).iterdir()):
+            name = f"{split}{image.stem}"
+            (tmp_path / "JPEGImages" / f"{name}.jpg").write_bytes(image.read_bytes())
+            mask = cv2.imread(str(data_root / "ann_dir" / split / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(tmp_path / "Annotations" / f"{name}.png"), mask)
+            lines.append(f"JPEGImages/{name}.jpg Annotations/{name}.png\n")
+        (tmp_path / f"{split}_list.txt").write_text("".join(lines) + "\n")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

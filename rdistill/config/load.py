@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ from rdistill.losses import LOSSES, check_params
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
 
+OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
 IndexPair = tuple[Whole, Whole]
@@ -349,9 +351,10 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def import_custom_modules(cfg: Config) -> None:
-    """Imports the modules of the user's that a config and its teachers name in ``custom_imports``.
+    """Imports rdistill's data sets and transforms, and the modules that a config and its teachers name.
 
-    mmengine does so when it reads the file. A process that was sent the config has yet to register what they hold.
+    mmengine imports those of ``custom_imports`` when it reads the file. A process that was sent the config has yet to
+    register what they hold; and no command needs to have trained before ``MapLabels`` has a name.
 
     Args:
         cfg: its ``distill`` section need not be checked: its losses may be in one of those modules.
@@ -359,6 +362,7 @@ def import_custom_modules(cfg: Config) -> None:
     Raises:
         UserError: one cannot be imported.
     """
+    import_module(OWN_DATA)
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
     wanted = [entry.get("custom_imports") for entry in (cfg, *teachers) if isinstance(entry, (Config, dict))]

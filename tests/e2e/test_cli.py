@@ -44,3 +44,29 @@ def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
     assert done.stderr == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("scope", ["mmseg", "mmdet"])
+def test_rdistills_own_data_classes_have_names_in_a_new_process(
+    tiny: Tiny, paddleseg_root: Path, tmp_path: Path, scope: str
+) -> None:
+    """Reading a config is the first thing that a process does, perhaps in the scope of another package."""
+    code = f"""
+from mmengine.registry import init_default_scope
+import rdistill
+init_default_scope({scope!r})
+cfg = rdistill.load_config({str(tiny.folder / "student.py")!r}, data_root={str(paddleseg_root)!r}, label_map="255=1")
+dataset = cfg.train_dataloader.dataset
+print(dataset.type, [step.type for step in dataset.pipeline if step.type == "MapLabels"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "PaddleSegDataset ['MapLabels']\n"
+
+
+@pytest.mark.e2e
+def test_check_takes_a_label_map(tiny: Tiny, small: list[object]) -> None:
+    arguments = [sys.executable, "-m", "rdistill", "check", tiny.folder / "student.py", *small, "--label-map", "255=1"]
+    done = subprocess.run([str(argument) for argument in arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout

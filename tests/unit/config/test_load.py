@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 import torch
 from conftest import NUM_TRAIN, REPO, Run, Tiny
@@ -470,23 +469,6 @@ def test_a_plain_config_has_no_distill_spec(tiny: Tiny) -> None:
         )
         is None
     )
-
-
-@pytest.fixture
-def paddleseg_root(tmp_path: Path, data_root: Path) -> Path:
-    """The same images as PaddleSeg's optic_disc_seg keeps them."""
-    for folder in ("JPEGImages", "Annotations"):
-        (tmp_path / folder).mkdir()
-    for split in ("train", "val"):
-        lines = []
-        for image in sorted((data_root / "img_dir" / split).iterdir()):
-            name = f"{split}{image.stem}"
-            (tmp_path / "JPEGImages" / f"{name}.jpg").write_bytes(image.read_bytes())
-            mask = cv2.imread(str(data_root / "ann_dir" / split / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED)
-            cv2.imwrite(str(tmp_path / "Annotations" / f"{name}.png"), mask)
-            lines.append(f"JPEGImages/{name}.jpg Annotations/{name}.png\n")
-        (tmp_path / f"{split}_list.txt").write_text("".join(lines) + "\n")
-    return tmp_path
 
 
 def test_paddleseg_layout_gives_the_same_batches(
