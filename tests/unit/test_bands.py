@@ -66,7 +66,7 @@ def test_where_teachers_and_students_are_measured(five: Tiny) -> None:
     spec = distill_spec(cfg)
     assert spec is not None
     _, line = choose_forward(teacher, cfg, spec.teacher(0))  # which is quickest is this machine's affair
-    assert line is None or line.startswith("forward ")
+    assert line is not None and line.startswith("forward ")
     assert latency_ms(teacher.model, (32, 32)) > 0
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import NUM_VAL, Tiny
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmseg.evaluation.metrics import IoUMetric
 
 from rdistill.core.errors import UserError
@@ -35,7 +34,6 @@ def scored(metric: IoUMetric) -> dict[str, Any]:
 
 
 def test_iou_by_hand() -> None:
-    init_default_scope("mmseg")
     metrics = scored(ClassIoUMetric(iou_metrics=["mIoU"]))
     # sky: 4 right of 5 labelled or predicted; road: 3 of 5; car: 2 of 3, the prediction on an ignored pixel aside.
     iou = {"sky": 4 / 5, "road": 3 / 5, "car": 2 / 3}
@@ -48,7 +46,6 @@ def test_iou_by_hand() -> None:
 
 
 def test_same_figures_as_mmsegs_own_metric() -> None:
-    init_default_scope("mmseg")
     actual, expected = scored(ClassIoUMetric(iou_metrics=["mIoU"])), scored(IoUMetric(iou_metrics=["mIoU"]))
     assert {key: round(actual[key], 2) for key in expected} == pytest.approx(expected)
 
