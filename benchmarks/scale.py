@@ -35,9 +35,9 @@ from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import LoadedConfig, Shortcuts, load_config
 from rdistill.config.render import config_source
 from rdistill.core.files import write_json
-from rdistill.core.results import RunMetrics, Scores
 from rdistill.core.storage import open_work_dir
 from rdistill.distributed.cluster import connected, require_resources
+from rdistill.schemas.run import RunMetrics, Scores
 from rdistill.sweeps.findings.conclude import conclude
 from rdistill.sweeps.findings.summary import FINISHED, Facts
 from rdistill.sweeps.monitor.console import SweepConsole

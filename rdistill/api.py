@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rdistill.config.load import Shortcuts
-    from rdistill.core.results import RunMetrics, Scores
     from rdistill.core.stopping import StopRequest
+    from rdistill.schemas.run import RunMetrics, Scores
     from rdistill.sweeps.study.records import TrialRecord
 
 Function = TypeVar("Function", bound=Callable[..., Any])

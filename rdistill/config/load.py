@@ -34,12 +34,12 @@ from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
 from rdistill.config.walk import dataloaders, leaf_datasets
 from rdistill.core.errors import UserError, did_you_mean
-from rdistill.core.results import ConfigValues
 from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.losses import LOSSES, check_params
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
+from rdistill.schemas.mappings import ConfigValues
 
 OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")

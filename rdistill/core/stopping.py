@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rdistill.core.results import Validation
+from rdistill.schemas.run import Validation
 
 
 @dataclass

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
 from rdistill.core.errors import UserError
-from rdistill.core.results import ConfigValues
 from rdistill.distill.routes import (
     Route,
     build_terms,
@@ -42,6 +41,7 @@ from rdistill.models.segmentor import (
 )
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
 from rdistill.models.task_loss import allow_wholly_ignored, zero_without_labels
+from rdistill.schemas.mappings import ConfigValues
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
 

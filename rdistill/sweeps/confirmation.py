@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray.tune.schedulers import FIFOScheduler
 
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
 from rdistill.sweeps.findings.equal_cost import EqualCost, equal_costs, load_equal_costs, save_equal_costs
 from rdistill.sweeps.findings.looks import LooksSoFar, add_look, load_looks, look_at

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from rdistill.core.errors import printable
-from rdistill.core.results import RunFacts, Scores
+from rdistill.schemas.run import RunFacts, Scores
 
 LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
 SILENCE_S = 60.0  # seconds after which there is one more

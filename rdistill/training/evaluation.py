@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from rdistill.config.walk import kind_of, metrics_of
 from rdistill.core.errors import UserError
-from rdistill.core.results import Scores
 from rdistill.models.quiet_mmseg import METRICS, IoUMetric
 from rdistill.models.segmentor import require_numbers
+from rdistill.schemas.run import Scores
 
 
 @METRICS.register_module()

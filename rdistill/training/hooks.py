@@ -16,11 +16,11 @@ from torch import Tensor
 
 from rdistill.core.errors import RunError
 from rdistill.core.files import written_whole
-from rdistill.core.results import RunFacts, Scores, Validation
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
+from rdistill.schemas.run import RunFacts, Scores, Validation
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import tidy_metrics
 from rdistill.training.resume import BEST, LAST, PREVIOUS

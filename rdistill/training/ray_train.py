@@ -32,7 +32,6 @@ from rdistill._compat.ray import group_did_not_start, health_check_failed
 from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.causes import causes_of
 from rdistill.core.errors import RunError, UserError
-from rdistill.core.results import RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import is_uri, join, open_work_dir, ray_storage
 from rdistill.distributed.cluster import (
@@ -45,6 +44,7 @@ from rdistill.distributed.cluster import (
     wait_for_room,
 )
 from rdistill.distributed.shares import resource_problems
+from rdistill.schemas.run import RunMetrics, Scores
 from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.run import RunOptions, look_before, train_run
 

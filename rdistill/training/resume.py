@@ -15,9 +15,9 @@ from rdistill.config.load import read_config_file
 from rdistill.core.differences import differences, plain
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json, set_aside_if_damaged
-from rdistill.core.results import RunMetrics, Validation
 from rdistill.models import checkpoint
 from rdistill.models.checkpoint import damaged
+from rdistill.schemas.run import RunMetrics, Validation
 
 LAST, PREVIOUS, BEST = "last.pth", "last.pth.previous", "best.pth"
 # What may be another in a resumed run: what a student sees and learns does not depend on it.

@@ -27,7 +27,6 @@ from rdistill.config.load import INIT_SEED, LoadedConfig, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
-from rdistill.core.results import CacheUse, ConfigValues, RunFacts, RunMetrics, Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
@@ -38,6 +37,8 @@ from rdistill.models import checkpoint
 from rdistill.models.pretrained import start_weights
 from rdistill.models.segmentor import build_segmentor
 from rdistill.models.task_loss import average_over_workers
+from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.run import CacheUse, RunFacts, RunMetrics, Scores
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import evaluate, use_class_iou
 from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StepClock, StopHook

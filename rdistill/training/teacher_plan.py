@@ -28,7 +28,6 @@ from rdistill.config.teacher_spec import FUSED, PLAIN, CacheSpec, ForwardSpec
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
-from rdistill.core.results import CacheUse
 from rdistill.data.splits import data_splits
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
@@ -37,6 +36,7 @@ from rdistill.distill.teacher_forward import CLOSE
 from rdistill.distributed.collectives import gather_objects
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import blank_image, input_channels, training_size
+from rdistill.schemas.run import CacheUse
 
 RECORD = "teacher.json"  # a file in the work dir: what was decided
 SHORT_RUN = 500  # iterations below which measuring costs more than it can give

@@ -14,6 +14,7 @@ PACKAGE = REPO / "rdistill"
 # From the bottom up. A module imports from its own folder and from folders above its own in this list only. `config`
 # comes after `losses` because it checks their names and parameters, against a table without torch.
 FOLDERS = (
+    "schemas",
     "_compat",
     "core",
     "registration",
@@ -263,6 +264,9 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
 # What has no unit test file of its name, and the file (under tests/) that tests it instead: the module is a part of
 # what that file tests as a whole, or runs only in processes that Ray starts. A new module needs a reason to be here.
 TESTED_IN = {
+    # Nothing but types.
+    "schemas.mappings": "unit/training/test_run.py", "schemas.run": "unit/training/test_run.py",
+    "schemas.trial": "unit/sweeps/study/test_records.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
     # Parts of loading a config, which are tested by what a config file may say.
@@ -270,7 +274,6 @@ TESTED_IN = {
     "config.schedules": "unit/config/test_parts.py", "config.sections": "unit/config/test_parts.py",
     "config.shortcuts": "unit/config/test_load.py", "config.teacher_spec": "unit/distill/test_teacher_forward.py",
     "config.types": "unit/config/test_parts.py", "config.walk": "unit/config/test_parts.py",
-    "core.results": "unit/training/test_run.py",  # nothing but types
     "core.logs": "unit/distributed/test_ray_folder.py",
     "data.fundus": "unit/data/test_synthetic.py", "data.reading": "unit/data/test_images.py",
     "data.splits": "unit/data/test_layouts.py",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 from rdistill.sweeps.cohort.news import JOIN, STOP, News
 from rdistill.sweeps.cohort.proxy import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 
 Events = SimpleQueue[tuple[str, Any]]  # what happens to a student: the kind of event, and its details

@@ -10,8 +10,8 @@ import ray
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from rdistill.core.errors import UserError
-from rdistill.core.results import TrialConfig
 from rdistill.core.storage import join, open_work_dir
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.news import JOIN, News
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED
 from rdistill.sweeps.study.records import RECORD, TRIALS, TrialRecord

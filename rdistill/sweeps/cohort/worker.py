@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdistill.core.files import read_json, write_json
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import (
     BASELINE,
     CONFIRMED,

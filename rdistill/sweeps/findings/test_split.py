@@ -14,8 +14,8 @@ from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import import_custom_modules
 from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
-from rdistill.core.results import Scores
 from rdistill.core.storage import join, open_work_dir
+from rdistill.schemas.run import Scores
 from rdistill.sweeps.proof.counts import load_counts, save_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of

@@ -13,9 +13,9 @@ from mmengine.config import Config
 
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
-from rdistill.core.results import Scores
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import StorageError, WorkDir
+from rdistill.schemas.run import Scores
 from rdistill.sweeps.headroom.answer import answer
 from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
 from rdistill.sweeps.headroom.cost import Rates

@@ -16,12 +16,12 @@ from rdistill.checks.run import check_run
 from rdistill.config.load import DistillSpec, LoadedConfig, distill_spec, import_custom_modules
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
-from rdistill.core.results import Scores
 from rdistill.core.stopping import StopRequest
 from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.schemas.run import Scores
 from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
 from rdistill.sweeps.headroom.arms import ARMS, LEAST_ITERATIONS, arm_config, digest
 from rdistill.sweeps.headroom.cost import (

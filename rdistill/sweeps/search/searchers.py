@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rdistill._compat.ray import is_at_its_end
 from rdistill.config.load import DistillSpec
 from rdistill.core.files import write_whole
-from rdistill.core.results import TrialConfig
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
 from rdistill.sweeps.study.spec import Dimension, SweepSpec

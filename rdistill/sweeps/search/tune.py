@@ -16,8 +16,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from rdistill._compat.ray import trials_of
-from rdistill.core.results import TrialConfig
 from rdistill.core.storage import StorageError, WorkDir, join, ray_storage
+from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
 from rdistill.sweeps.cohort.proxy import follow
 from rdistill.sweeps.monitor.events import TuneEvents

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
-from rdistill.core.results import ConfigValues, Scores, TrialConfig, TrialEntry
+from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.run import Scores
+from rdistill.schemas.trial import TrialConfig, TrialEntry
 from rdistill.sweeps.study.seconds import SECONDS, training_seconds
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rdistill.core.results import TrialEntry
+from rdistill.schemas.trial import TrialEntry
 
 REAL, ALONE = "real", "alone"
 SECONDS = (REAL, ALONE)

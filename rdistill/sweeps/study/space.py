@@ -16,8 +16,8 @@ from optuna.distributions import (
 
 from rdistill.config.load import DistillSpec, LoadedConfig
 from rdistill.core.errors import UserError
-from rdistill.core.results import ConfigValues
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
+from rdistill.schemas.mappings import ConfigValues
 from rdistill.sweeps.study.spec import (
     MOST_TRIALS,
     Choice,

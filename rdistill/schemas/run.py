@@ -1,13 +1,10 @@
-"""What one part writes as plain data and others read by key: scores, a run's figures, a trial's entries.
-
-They stay dicts, for they are JSON on disk and cross processes; here is which keys they have, and in which units.
-"""
+"""One run: its scores, ``metrics.json``, what its checkpoints keep, what its listeners get."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol, TypedDict
 
-ConfigValues = dict[str, Any]  # config key -> value of any kind, as `--set` and a sweep's space write them
+from rdistill.schemas.mappings import ConfigValues
 
 
 class Scores(TypedDict, total=False):
@@ -66,25 +63,3 @@ class RunFacts(TypedDict, total=False):
     best_mIoU: float | None  # of a run that is resumed
     clock: Clock  # of a run in this process, outside of cohorts
     student_start: str  # what the student starts from, if not from scratch
-
-
-class TrialEntry(Scores, total=False):
-    """One validation in a trial's record."""
-
-    iter: int
-    seconds: float  # of training since the trial began, over all attempts
-
-
-class _TrialConfig(TypedDict):
-    id: str
-    phase: str
-    of: str  # of a confirmation run: the id of the trial whose configuration it repeats
-    seed: int
-    values: ConfigValues  # as the searcher chose
-
-
-class TrialConfig(_TrialConfig, total=False):
-    """One trial as Ray Tune has it in its config."""
-
-    iterations: int  # of its training, where it has another length than the config
-    rival: str  # of a baseline of equal cost: the id of the trial whose configuration cost as much

@@ -1,0 +1,30 @@
+"""One trial of a sweep: its place in Ray Tune's config, and the entries of its record ``trial.json``."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.run import Scores
+
+
+class TrialEntry(Scores, total=False):
+    """One validation in a trial's record."""
+
+    iter: int
+    seconds: float  # of training since the trial began, over all attempts
+
+
+class _TrialConfig(TypedDict):
+    id: str
+    phase: str
+    of: str  # of a confirmation run: the id of the trial whose configuration it repeats
+    seed: int
+    values: ConfigValues  # as the searcher chose
+
+
+class TrialConfig(_TrialConfig, total=False):
+    """One trial as Ray Tune has it in its config."""
+
+    iterations: int  # of its training, where it has another length than the config
+    rival: str  # of a baseline of equal cost: the id of the trial whose configuration cost as much
