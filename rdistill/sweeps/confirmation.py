@@ -74,7 +74,7 @@ def _look(team: Team, selection: Selection, seeds: int) -> LooksSoFar:
     work_dir, before = team.here.folder, load_looks(team.here.folder)
     records = [record for record in load_records(work_dir) if not record.searched]
     facts = what_is_known(work_dir, selection, records)
-    differences = evidence(records, selection.baseline, selection.configurations, None, known=facts)
+    differences = evidence(records, selection.baseline, selection.configurations, None, facts=facts)
     look = look_at(differences, seeds, selection, before.settled)
     looks = add_look(work_dir, look)
     for question, answer in look.answers.items():

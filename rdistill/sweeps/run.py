@@ -184,9 +184,9 @@ def _headroom(here: WorkDir, study: Study, resources: Resources, slots: int, con
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    found = headroom_first(study, resources, slots, say, begun=begun)
-    if found is not None and not begun:
-        show_headroom(console, found)
+    headroom = headroom_first(study, resources, slots, say, begun=begun)
+    if headroom is not None and not begun:
+        show_headroom(console, headroom)
     here.pull(f"{HEADROOM_FOLDER}/{HEADROOM}")  # the summary has it
 
 

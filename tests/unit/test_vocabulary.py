@@ -18,9 +18,9 @@ from conftest import REPO
 
 # Written by changes that came in with this test: take each out of the list once it is named anew.
 NOT_YET = (
-    "losses", "registration", "sweeps/findings", "sweeps/headroom", "report/headroom.py", "report/why.py",
+    "losses", "registration", "report/headroom.py", "report/why.py",
     "training/diagnosis.py", "training/model_card.py", "distill/distiller.py", "distill/teacher.py",
-    "checks/batches.py", "sweeps/run.py", "api.py", "cli.py",
+    "checks/batches.py", "api.py", "cli.py",
 )  # fmt: skip
 PACKAGE = REPO / "rdistill"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.relative_to(PACKAGE).as_posix().startswith(NOT_YET))

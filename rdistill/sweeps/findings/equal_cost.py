@@ -49,26 +49,28 @@ def equal_costs(records: Sequence[TrialRecord], selection: Selection) -> dict[st
     done = [record for record in records if record.status == "finished" and training_seconds(record) is not None]
     runs = {(record.of, record.seed): record for record in done if record.phase == CONFIRMED}
     searched = [record for record in done if record.id == selection.baseline]
-    found = {}
+    costs = {}
     for name in selection.configurations:
-        ours = {seed: record for (of, seed), record in runs.items() if of == name}
-        theirs = {seed: record for (of, seed), record in runs.items() if of == selection.baseline and seed in ours}
-        distilled = _sum(ours[seed] for seed in (theirs or ours))
-        alone = _sum(theirs.values() if theirs else searched)
+        distilled_runs = {seed: record for (of, seed), record in runs.items() if of == name}
+        alone_runs = {
+            seed: record for (of, seed), record in runs.items() if of == selection.baseline and seed in distilled_runs
+        }
+        distilled = _sum(distilled_runs[seed] for seed in (alone_runs or distilled_runs))
+        alone = _sum(alone_runs.values() if alone_runs else searched)
         if distilled is None or alone is None:
             continue
-        count = len(theirs or ours)
+        count = len(alone_runs or distilled_runs)
         length = distilled.steps / count  # iterations of a distilled run
         if alone.each(selection.seconds) <= 0:
             continue
         fit = distilled.of(selection.seconds) / count / alone.each(selection.seconds)
-        found[name] = EqualCost(
+        costs[name] = EqualCost(
             max(1, round(fit)),
             {kind: round(distilled.of(kind) / count, 3) for kind in SECONDS},
             {kind: round(alone.each(kind) * length, 3) for kind in SECONDS},
             count,
         )
-    return found
+    return costs
 
 
 def load_equal_costs(work_dir: Path) -> dict[str, EqualCost]:
@@ -83,8 +85,8 @@ def save_equal_costs(work_dir: Path, costs: dict[str, EqualCost]) -> None:
 
 def seconds_of(records: Iterable[TrialRecord]) -> dict[str, Any]:
     """Kind of seconds -> mean of some runs' training; None where none was measured."""
-    found = [seconds for record in records if (seconds := training_seconds(record)) is not None]
-    return {kind: sum(each.of(kind) for each in found) / len(found) if found else None for kind in SECONDS}
+    trained = [seconds for record in records if (seconds := training_seconds(record)) is not None]
+    return {kind: sum(each.of(kind) for each in trained) / len(trained) if trained else None for kind in SECONDS}
 
 
 def _sum(records: Iterable[TrialRecord]) -> Seconds | None:

@@ -1,4 +1,4 @@
-"""Pictures for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
+"""Images for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
 
 Drawn once, at the end of a sweep. The report shows them and needs no torch for it.
 """
@@ -27,7 +27,7 @@ from rdistill.training.ray_train import Resources
 PICTURES = "pictures"  # folder of a sweep
 INDEX = "pictures.json"
 MOST_IMAGES = 100  # of the validation data, evenly spread, that are scored one by one
-LONGEST_SIDE = 1024  # pixels of a picture
+LONGEST_SIDE = 1024  # pixels of an image that is drawn
 TIME_LIMIT_S = 1800
 OPACITY = 0.55  # of a class's colour over the photograph
 # By whom a pixel is got wrong: Okabe and Ito's orange and blue, and grey.
@@ -124,9 +124,9 @@ def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore
 
 def overlay(photo: np.ndarray, mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
     """Classes in their colours over a photograph (height x width x 3, RGB); one that is black leaves it as it is."""
-    known = mask != ignore
-    colours = palette[np.where(known, mask, 0)]
-    shown = known & (colours.sum(-1) > 0)
+    labelled = mask != ignore
+    colours = palette[np.where(labelled, mask, 0)]
+    shown = labelled & (colours.sum(-1) > 0)
     mixed = photo * (1 - OPACITY) + colours * OPACITY
     return np.where(shown[..., None], mixed, photo).round().astype(np.uint8)
 
@@ -231,12 +231,12 @@ def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np
     """Class indices, height x width: the truth and what each model says."""
     from mmengine.dataset import pseudo_collate
 
-    found = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
+    masks = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
     for name, model in models.items():
         (result,) = model.val_step(pseudo_collate([sample]))
         # mmseg gives floats where a head has one channel and a threshold.
-        found[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
-    return found
+        masks[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
+    return masks
 
 
 def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

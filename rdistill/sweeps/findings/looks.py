@@ -1,8 +1,8 @@
 """The looks at a confirmation that adds seeds until it is decided. Each is on disk before anything follows from it.
 
 The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. A confirmation that
-was killed after a look goes on from what that look said; it does not look again at the same seeds, whatever has changed
-since.
+was killed after a look goes on from the answers of that look; it does not look again at the same seeds, whatever has
+changed since.
 
 Needs neither torch nor ray.
 """
@@ -27,7 +27,7 @@ CLAIMS = ("better", "worse")
 class Look:
     """What was seen after a number of seeds."""
 
-    seeds: int  # of the selection, the first so many
+    seeds: int  # how many of the selection, from the first on
     answers: dict[str, Answer]  # question -> answer
     differences: dict[str, dict[str, Any]]  # question -> mean, low, high and pairs as they were then
     over: bool  # whether the confirmation ends with it
@@ -51,12 +51,12 @@ class LooksSoFar:
     @property
     def settled(self) -> dict[str, Answer]:
         """The claims, which stay whatever later seeds say; after the last look, every answer."""
-        found: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {}
         for look in self.looks:
             for name, answer in look.answers.items():
                 if answer in CLAIMS or look.over:
-                    found.setdefault(name, answer)
-        return found
+                    answers.setdefault(name, answer)
+        return answers
 
     def shown(self, selection: Selection) -> dict[str, Any]:
         """For the summary."""
@@ -81,7 +81,7 @@ def add_look(work_dir: Path, look: Look) -> LooksSoFar:
     if look.seeds <= before.seeds:
         raise AssertionError(f"a look at {look.seeds} seeds after one at {before.seeds}")
     looks = LooksSoFar((*before.looks, look))
-    write_json(work_dir / LOOKS_FILE, {"looks": [asdict(one) for one in looks.looks]})
+    write_json(work_dir / LOOKS_FILE, {"looks": [asdict(each) for each in looks.looks]})
     return looks
 
 
@@ -117,10 +117,10 @@ def look_at(confirmed: Mapping[str, Any], seeds: int, selection: Selection, sett
 
 def _differences(configurations: Sequence[Mapping[str, Any]], selection: Selection) -> dict[str, Any]:
     """Question -> difference as shown, or None."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for entry in configurations:
         if selection.at_equal_iterations:
-            found[question(entry["id"], "iterations")] = entry["difference"]
+            differences[question(entry["id"], "iterations")] = entry["difference"]
         if "equal_cost" in entry:
-            found[question(entry["id"], "cost")] = entry["equal_cost"]["difference"]
-    return found
+            differences[question(entry["id"], "cost")] = entry["equal_cost"]["difference"]
+    return differences

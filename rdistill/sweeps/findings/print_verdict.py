@@ -23,25 +23,25 @@ def print_verdict(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> None:
-    baseline, found = confirmed["baseline"], confirmed["configurations"]
+    baseline, configurations = confirmed["baseline"], confirmed["configurations"]
     title = f"Confirmed on fresh seeds ({data}); differences are paired"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
     for name in headings:
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     kind = confirmed.get("seconds", "real")
-    for arm in ([] if baseline is None else [baseline]) + sorted(found, key=lambda arm: -(arm["mean"] or 0.0)):
+    for arm in ([] if baseline is None else [baseline]) + sorted(configurations, key=lambda arm: -(arm["mean"] or 0.0)):
         _add_row(table, arm["id"], arm, arm.get("difference"))
         if cost := at_equal_cost(arm):
             _add_row(table, f"- {cost['iterations']:,} it.", cost, cost["difference"])
     console.print(table)
-    if any(at_equal_cost(arm) for arm in found):
+    if any(at_equal_cost(arm) for arm in configurations):
         console.print(
             f"A line that begins with '-' is the student alone at equal cost ({kind} seconds), with the difference "
             "of the configuration above it to it.",
             markup=False,
         )
-    for arm in ([] if baseline is None else [baseline]) + found:
+    for arm in ([] if baseline is None else [baseline]) + configurations:
         console.print(f"{arm['id']:<9} {arm['label']}", markup=False)
 
 

@@ -12,8 +12,8 @@ SHOWN = 3  # sentences of a configuration; the report has all
 
 def print_why(console: Console, summary: Mapping[str, Any]) -> None:
     """Prints what may be why there is no gain; of a configuration with nothing of the kind, how it compares."""
-    for name, found in (summary.get("why") or {}).items():
-        warnings = [sentence["text"] for sentence in found["sentences"] if sentence["warning"]]
-        lines = warnings[:SHOWN] or [sentence["text"] for sentence in found["sentences"][:1]]
+    for name, reasons in (summary.get("why") or {}).items():
+        warnings = [sentence["text"] for sentence in reasons["sentences"] if sentence["warning"]]
+        lines = warnings[:SHOWN] or [sentence["text"] for sentence in reasons["sentences"][:1]]
         for line in lines:
             console.print(f"why       {name}: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -42,17 +42,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any] | None:
-    """Mean of ours minus theirs over the seeds that both have, with its interval by Student's t.
+def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, float]) -> dict[str, Any] | None:
+    """Mean of scores minus rival scores over the seeds that both have, with its interval by Student's t.
 
     Args:
-        ours, theirs: seed -> score.
+        scores, rival_scores: seed -> score.
 
     Returns:
         ``n`` pairs, ``mean``, ``low`` and ``high`` of the 95 % interval, the two-sided ``p`` of no difference, and
         ``above_zero``: whether the whole interval is. None with fewer than two pairs: there is no interval then.
     """
-    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    differences = [scores[seed] - rival_scores[seed] for seed in sorted(scores.keys() & rival_scores.keys())]
     if len(differences) < 2:
         return None
     mean, sd = fmean(differences), stdev(differences)
@@ -66,7 +66,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values: the chance that any of so many comparisons errs (Holm, Scand. J. Statist. 1979)."""
+    """Adjusted p values: the chance that any of the comparisons errs (Holm, Scand. J. Statist. 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -110,7 +110,7 @@ def evidence(
     configurations: Sequence[str],
     teacher_mIoU: float | None,
     scores: Scores = lambda run: run.best,
-    known: Known | None = None,
+    facts: Known | None = None,
 ) -> dict[str, Any]:
     """The baseline and each configuration over all seeds, and how they differ.
 
@@ -119,35 +119,38 @@ def evidence(
         baseline, configurations: ids of the trials that they repeat.
         teacher_mIoU: on the same images.
         scores: of a run: those of its best validation, or on the test split.
-        known: what is known beside the runs.
+        facts: what is known beside the runs.
     """
-    known = known or Known()
+    facts = facts or Known()
     arms: dict[str, list[TrialRecord]] = {name: [] for name in (baseline, *configurations) if name is not None}
     rivals: dict[str, list[TrialRecord]] = {name: [] for name in configurations}
     for run in runs:
         if run.status == "finished" and scores(run):
             (rivals if run.rival else arms).get(run.rival or run.of, []).append(run)
-    theirs = arms.get(baseline or "", [])
-    found, compared = [], dict[str, Compared]()
+    baseline_runs = arms.get(baseline or "", [])
+    entries, compared = [], dict[str, Compared]()
     for name in configurations:
-        entry = {**_arm(name, arms[name], scores, known), "difference": None}
-        trained, alone = (_trained(group, known) for group in (arms[name], theirs))
+        entry = {**_arm(name, arms[name], scores, facts), "difference": None}
+        trained, alone = (_trained(group, facts) for group in (arms[name], baseline_runs))
         entry["IoU"] = _classes(trained, alone, scores)
         entry["share_of_teacher"] = share_of_teacher(entry["mean"], teacher_mIoU)
         entry["seconds"] = seconds_of(arms[name])
-        if (difference := _compare(trained, alone, scores, known)) is not None:
+        if (difference := _compare(trained, alone, scores, facts)) is not None:
             compared[question(name, "iterations")] = difference
             entry["difference"] = difference.shown
-        if name in known.costs:
-            entry["equal_cost"] = _at_equal_cost(name, baseline, rivals[name], trained, scores, known, compared)
-        found.append(entry)
-    _decide(compared, known)
+        if name in facts.costs:
+            entry["equal_cost"] = _at_equal_cost(name, baseline, rivals[name], trained, scores, facts, compared)
+        entries.append(entry)
+    _decide(compared, facts)
     base = None
     if baseline is not None:
-        base = {**_arm(baseline, theirs, scores, known), "IoU": _classes(_trained(theirs, known), None, scores)}
+        base = {
+            **_arm(baseline, baseline_runs, scores, facts),
+            "IoU": _classes(_trained(baseline_runs, facts), None, scores),
+        }
         base["share_of_teacher"] = share_of_teacher(base["mean"], teacher_mIoU)
-        base["seconds"] = seconds_of(theirs)
-    return {"baseline": base, "configurations": found}
+        base["seconds"] = seconds_of(baseline_runs)
+    return {"baseline": base, "configurations": entries}
 
 
 def _at_equal_cost(
@@ -156,16 +159,16 @@ def _at_equal_cost(
     runs: Sequence[TrialRecord],
     trained: Sequence[TrialRecord],
     scores: Scores,
-    known: Known,
+    facts: Known,
     compared: dict[str, Compared],
 ) -> dict[str, Any]:
     """The student alone that costs as much as a configuration, and the difference to it."""
-    difference = _compare(trained, _trained(runs, known), scores, known)
+    difference = _compare(trained, _trained(runs, facts), scores, facts)
     if difference is not None:
         compared[question(name, "cost")] = difference
     return {
-        **asdict(known.costs[name]),
-        **_arm(baseline or "", runs, scores, known),
+        **asdict(facts.costs[name]),
+        **_arm(baseline or "", runs, scores, facts),
         "difference": None if difference is None else difference.shown,
         "seconds": seconds_of(runs),
     }
@@ -181,20 +184,20 @@ class Compared:
 
 
 def _compare(
-    ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], scores: Scores, known: Known
+    runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], scores: Scores, facts: Known
 ) -> Compared | None:
     """The difference over the seeds that both have, with the interval over seeds alone and over seeds and images."""
-    first, second = _by_seed(ours, scores), _by_seed(theirs, scores)
+    first, second = _by_seed(runs, scores), _by_seed(rival_runs, scores)
     shown = paired_difference(first, second)
     if shown is None:
         return None
     seeds = sorted(first.keys() & second.keys())
     differences = [first[seed] - second[seed] for seed in seeds]
     pairs = len(seeds)
-    looks = known.looks
+    looks = facts.looks
     if looks is None or not looks.first <= pairs <= looks.last:  # by the pairs that there are, at one look
         looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0)
-    by_image = _images_of(seeds, ours, theirs, known)
+    by_image = _images_of(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)
     shown["images"] = comparison.images
     shown["sign_flip_p"] = sign_flip_p(differences)
@@ -210,40 +213,41 @@ def _compare(
 
 
 def _images_of(
-    seeds: Sequence[int], ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], known: Known
+    seeds: Sequence[int], own_runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], facts: Known
 ) -> np.ndarray | None:
     """Differences of pseudo-values, seeds x images; None where a run's counts are missing."""
-    first, second = ({run.seed: run for run in runs} for runs in (ours, theirs))
+    first, second = ({run.seed: run for run in runs} for runs in (own_runs, rival_runs))
     rows = []
     for seed in seeds:
-        here, there = known.by_image(first[seed]), known.by_image(second[seed])
+        here, there = facts.by_image(first[seed]), facts.by_image(second[seed])
         if here is None or there is None or here.shape != there.shape:
             return None
         rows.append(here - there)
     return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
 
 
-def _decide(compared: Mapping[str, Compared], known: Known) -> None:
+def _decide(compared: Mapping[str, Compared], facts: Known) -> None:
     """Adds the answers, and p adjusted for all questions together, to the differences as they are shown."""
-    adjusted = holm([one.shown["p"] for one in compared.values()])
+    adjusted = holm([difference.shown["p"] for difference in compared.values()])
     answers = decide(
-        {name: one.comparison for name, one in compared.items()}, {name: one.looks for name, one in compared.items()}
+        {name: difference.comparison for name, difference in compared.items()},
+        {name: difference.looks for name, difference in compared.items()},
     )
-    for (name, one), p in zip(compared.items(), adjusted, strict=True):
-        one.shown["p_adjusted"] = p
-        one.shown["answer"] = known.settled.get(name, answers[name])
-        if name in known.settled:
-            one.shown["settled"] = True
+    for (name, difference), p in zip(compared.items(), adjusted, strict=True):
+        difference.shown["p_adjusted"] = p
+        difference.shown["answer"] = facts.settled.get(name, answers[name])
+        if name in facts.settled:
+            difference.shown["settled"] = True
 
 
-def _trained(runs: Sequence[TrialRecord], known: Known) -> list[TrialRecord]:
-    return [run for run in runs if run.id not in known.never_trained]
+def _trained(runs: Sequence[TrialRecord], facts: Known) -> list[TrialRecord]:
+    return [run for run in runs if run.id not in facts.never_trained]
 
 
-def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, known: Known) -> dict[str, Any]:
+def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, facts: Known) -> dict[str, Any]:
     by_seed = _by_seed(runs, scores)
-    trained = _by_seed(_trained(runs, known), scores)
-    stuck = [run for run in runs if run.id in known.never_trained or run.one_class_only]
+    trained = _by_seed(_trained(runs, facts), scores)
+    stuck = [run for run in runs if run.id in facts.never_trained or run.one_class_only]
     when = spread(list(trained.values()))
     return {
         "id": name,
@@ -261,25 +265,27 @@ def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, known: Known) -
 
 def _by_seed(runs: Sequence[TrialRecord], scores: Scores, of_class: str | None = None) -> dict[int, float]:
     """Seed -> mIoU, or the IoU of a class; without the runs that have none."""
-    found = {}
+    values = {}
     for run in sorted(runs, key=lambda run: run.seed):
         seen = scores(run) or {}
         value = seen.get("mIoU") if of_class is None else (seen.get("IoU") or {}).get(of_class)
         if value is not None and not math.isnan(value):
-            found[run.seed] = float(value)
-    return found
+            values[run.seed] = float(value)
+    return values
 
 
-def _classes(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord] | None, scores: Scores) -> dict[str, Any]:
+def _classes(
+    runs: Sequence[TrialRecord], baseline_runs: Sequence[TrialRecord] | None, scores: Scores
+) -> dict[str, Any]:
     """Class -> mean and spread of its IoU and, if they are compared, the difference."""
-    names = dict.fromkeys(name for run in ours for name in ((scores(run) or {}).get("IoU") or {}))
-    found: dict[str, Any] = {}
+    names = dict.fromkeys(name for run in runs for name in ((scores(run) or {}).get("IoU") or {}))
+    classes: dict[str, Any] = {}
     for name in names:
-        values = _by_seed(ours, scores, name)
-        found[name] = spread(list(values.values()))
-        if theirs is not None:
-            found[name]["difference"] = paired_difference(values, _by_seed(theirs, scores, name))
-    return found
+        values = _by_seed(runs, scores, name)
+        classes[name] = spread(list(values.values()))
+        if baseline_runs is not None:
+            classes[name]["difference"] = paired_difference(values, _by_seed(baseline_runs, scores, name))
+    return classes
 
 
 def describe(record: TrialRecord) -> str:
@@ -291,8 +297,8 @@ def describe(record: TrialRecord) -> str:
         pair, weight = used.get(f"{loss}.pair"), used.get(f"{loss}.weight")
         words = [str(used[f"{loss}.type"]), *([f"{weight:.3g}"] if isinstance(weight, (int, float)) else [])]
         parts.append(" ".join([*words, *([f"on ({_list(pair)})"] if pair else [])]))
-    told = {f"{loss}{end}" for loss in losses for end in ("", ".type", ".weight", ".pair")}
-    rest = [f"{key.split('.')[-1]} {_value(used[key])}" for key in record.values if key.lstrip("+") not in told]
+    described = {f"{loss}{end}" for loss in losses for end in ("", ".type", ".weight", ".pair")}
+    rest = [f"{key.split('.')[-1]} {_value(used[key])}" for key in record.values if key.lstrip("+") not in described]
     return ", ".join([*([" + ".join(parts)] if parts else []), *rest]) or "as configured"
 
 
@@ -303,4 +309,4 @@ def _value(value: Any) -> str:
 
 
 def _list(values: Sequence[Any]) -> str:
-    return ", ".join(f"({_list(one)})" if isinstance(one, (list, tuple)) else f"{one}" for one in values)
+    return ", ".join(f"({_list(value)})" if isinstance(value, (list, tuple)) else f"{value}" for value in values)

@@ -75,7 +75,7 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
         "status": status,
         "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left),
         "teacher": dict(facts.teachers[0]) if facts.teachers and facts.teachers[0] else None,
-        "teachers": [dict(one) for one in facts.teachers],
+        "teachers": [dict(scores) for scores in facts.teachers],
         "searched": _searched(facts, records),
         "confirmed": confirmed,
         "test": test,
@@ -125,22 +125,22 @@ def kept_up_to_date(facts: Facts, work_dir: Path) -> Iterator[None]:
 
 def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
     """What a reader of the results should know before trusting them, a line each."""
-    found = []
+    warnings = []
     shared = [key for key in spec.space if key.lstrip("+").split(".")[0] != "distill"]
     if shared and not spec.baseline.search:
-        found.append(
+        warnings.append(
             f"the baseline was not tuned, though {', '.join(shared)} was searched for the students: "
             "add baseline.search for a fair comparison"
         )
     alone = [record.id for record in records if record.is_baseline and record.one_class_only]
     if alone:
-        found.append(f"baselines that never left one class: {', '.join(alone)}")
+        warnings.append(f"baselines that never left one class: {', '.join(alone)}")
     for record in records:
         if record.status == "failed" and not record.searched:
-            found.append(f"{record.id} failed and is left out of its pairs: {record.reason}")
+            warnings.append(f"{record.id} failed and is left out of its pairs: {record.reason}")
     for first, second in twins(records):
-        found.append(f"{first} and {second} have different values and the same losses: a value has no effect")
-    return found
+        warnings.append(f"{first} and {second} have different values and the same losses: a value has no effect")
+    return warnings
 
 
 def _headroom(work_dir: Path) -> dict[str, Any] | None:
@@ -150,12 +150,12 @@ def _headroom(work_dir: Path) -> dict[str, Any] | None:
 
 
 def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:
-    best = next((one for one in ranked(_of(records, SEARCHED)) if one.best), None)
-    baseline = next((one for one in ranked(_of(records, BASELINE)) if one.best), None)
+    best = next((record for record in ranked(_of(records, SEARCHED)) if record.best), None)
+    baseline = next((record for record in ranked(_of(records, BASELINE)) if record.best), None)
     return {
         "trials": facts.trials,
         "baseline_trials": facts.baselines,
-        "status": dict(Counter(one.status for one in records if one.searched)),
+        "status": dict(Counter(record.status for record in records if record.searched)),
         "best": best.id if best else None,
         "best_label": describe(best) if best else None,
         "best_mIoU": best.best["mIoU"] if best else None,
@@ -178,26 +178,28 @@ def _confirmed(
     runs = [record for record in records if not record.searched]
     arms = (selection.baseline, selection.configurations)
     teacher = facts.teachers[0].get("mIoU") if facts.teachers else None
-    known = what_is_known(work_dir, selection, runs)
+    known_facts = what_is_known(work_dir, selection, runs)
     looks = load_looks(work_dir)
     seeds = selection.seeds[: max(looks.seeds, selection.first)] if selection.first else selection.seeds
     confirmed = {
         "seeds": list(seeds),
         "seconds": selection.seconds,
         **({"looks": looks.shown(selection)} if selection.first else {}),
-        **evidence(runs, *arms, teacher, known=known),
+        **evidence(runs, *arms, teacher, facts=known_facts),
     }
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
     if selection.at_equal_cost:  # of those that were measured, once they are
         measured = (work_dir / EQUAL_COST_FILE).is_file()
-        expected += len(seeds) * (len(known.costs) if measured else len(selection.configurations))
+        expected += len(seeds) * (len(known_facts.costs) if measured else len(selection.configurations))
     left = expected - sum(run.status in ("finished", "failed") for run in runs)
     if selection.first and not looks.over:
         left = max(left, 1)
     test = None
     if any(run.test for run in runs):
         on_test = facts.teacher_test
-        on_images = dataclasses.replace(known, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None)
+        on_images = dataclasses.replace(
+            known_facts, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None
+        )
         test = {
             "teacher": dict(on_test) if on_test else None,
             **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test, on_images),
@@ -219,13 +221,13 @@ def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialReco
 
 
 def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    before = [one for one in _sessions(earlier) if one["started"] != facts.started]
-    done = {one.id: one.history[-1]["iter"] if one.history else 0 for one in records}
-    stopped = sum(facts.iterations - done[one.id] for one in records if one.status == "stopped")
+    before = [session for session in _sessions(earlier) if session["started"] != facts.started]
+    done = {record.id: record.history[-1]["iter"] if record.history else 0 for record in records}
+    stopped = sum(facts.iterations - done[record.id] for record in records if record.status == "stopped")
     total = sum(done.values())
     return {
-        "wall_seconds": round(time.monotonic() - facts.since + sum(one["seconds"] for one in before), 1),
-        "trial_seconds": round(sum(one.history[-1]["seconds"] for one in records if one.history), 1),
+        "wall_seconds": round(time.monotonic() - facts.since + sum(session["seconds"] for session in before), 1),
+        "trial_seconds": round(sum(record.history[-1]["seconds"] for record in records if record.history), 1),
         "processes": facts.processes,
         "iterations": total,
         "iterations_saved_by_stopping": stopped,
@@ -236,8 +238,8 @@ def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, An
 def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[str, Any]:
     spec = facts.spec
     now = _now()
-    session = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
-    sessions = [*(one for one in _sessions(earlier) if one["started"] != facts.started), session]
+    own = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
+    sessions = [*(session for session in _sessions(earlier) if session["started"] != facts.started), own]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
@@ -265,15 +267,15 @@ def _sessions(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("rdistill", *PACKAGES):
         for name in (package, f"onedl-{package}"):
             try:
-                found[name] = version(name)
+                versions[name] = version(name)
                 break
             except PackageNotFoundError:
                 continue
-    return found
+    return versions
 
 
 def _processor() -> str:

@@ -33,13 +33,13 @@ def verdict(confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool,
     if not first and not second:
         return _nothing_to_compare(confirmed)
     best = max(first or second, key=lambda arm: arm["mean"])
-    said = []
+    sentences = []
     if first:
-        said += _at_equal_iterations(best, rival, len(first), named=bool(second))
+        sentences += _at_equal_iterations(best, rival, len(first), named=bool(second))
     if second:
         whom = best if best in second else max(second, key=lambda arm: arm["mean"])
-        said.append(_at_equal_cost(whom, rival, same=bool(first) and whom is best))
-    return " ".join([*said, *_reservations(confirmed, best, tuned)])
+        sentences.append(_at_equal_cost(whom, rival, same=bool(first) and whom is best))
+    return " ".join([*sentences, *_reservations(confirmed, best, tuned)])
 
 
 def at_equal_cost(arm: Arm) -> Mapping[str, Any]:
@@ -96,11 +96,11 @@ def _at_equal_iterations(best: Arm, rival: str, compared: int, *, named: bool) -
     if difference["low"] > difference.get("margin", 0.0):
         p = difference["p_adjusted"]
         text += f", which {compared} comparisons do not bear out (adjusted p {p:.2g})"
-    said = [f"{text}."]
+    sentences = [f"{text}."]
     if is_worse(difference):
-        said.append("So it is worse: distillation does not pay here.")
-    said += _what_binds(difference)
-    return [*said, f"It reaches {share}."] if share else said
+        sentences.append("So it is worse: distillation does not pay here.")
+    sentences += _what_binds(difference)
+    return [*sentences, f"It reaches {share}."] if share else sentences
 
 
 def _at_equal_cost(arm: Arm, rival: str, *, same: bool) -> str:
@@ -128,10 +128,10 @@ def _what_binds(difference: Mapping[str, Any]) -> list[str]:
 
 def _reservations(confirmed: Mapping[str, Any], best: Arm, tuned: bool) -> Sequence[str]:
     """What a reader of the verdict has to know besides."""
-    found = [] if tuned else ["The baseline was not tuned."]
+    sentences = [] if tuned else ["The baseline was not tuned."]
     looks = confirmed.get("looks")
     if looks:
-        found.append(f"Stopped after {looks['seeds']} of up to {looks['most']} seeds.")
+        sentences.append(f"Stopped after {looks['seeds']} of up to {looks['most']} seeds.")
     stuck = False
     for whose, arm in (
         ("the baseline's", confirmed["baseline"]),
@@ -140,7 +140,7 @@ def _reservations(confirmed: Mapping[str, Any], best: Arm, tuned: bool) -> Seque
     ):
         if arm and arm.get("one_class_runs"):
             stuck = stuck or bool(arm.get("never_trained"))
-            found.append(f"{arm['one_class_runs']} of {whose} {arm['n']} runs never left one class.")
+            sentences.append(f"{arm['one_class_runs']} of {whose} {arm['n']} runs never left one class.")
     if stuck:
-        found.append("The differences are of the seeds on which both sides did.")
-    return found
+        sentences.append("The differences are of the seeds on which both sides did.")
+    return sentences

@@ -45,12 +45,12 @@ def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Any
     for record in records:
         if record.phase == CONFIRMED and not record.is_baseline and record.status == "finished":
             by_configuration.setdefault(record.of, []).append(record)
-    found = {}
+    reasons = {}
     for name, runs in by_configuration.items():
         if any(entries_of(run) for run in runs):
             figures = figures_of(runs, baseline)
-            found[name] = {"figures": figures, "sentences": [asdict(one) for one in sentences(figures)]}
-    return found
+            reasons[name] = {"figures": figures, "sentences": [asdict(sentence) for sentence in sentences(figures)]}
+    return reasons
 
 
 def entries_of(run: TrialRecord) -> list[dict[str, Any]]:
@@ -102,14 +102,14 @@ def _losses(runs: Sequence[TrialRecord]) -> dict[str, Any]:
     names = dict.fromkeys(
         key.removeprefix("raw/") for run in runs for entry in run.losses[:3] for key in entry if key.startswith("raw/")
     )
-    found = {}
+    losses = {}
     for name in names:
         parts = [part for run in runs if (part := _three(run, f"raw/{name}")) is not None]
         if not parts:
             continue
         first, middle, last = (fmean(part[index] for part in parts) for index in range(3))
         terms = [(entries[-1].get("terms") or {}).get(name) or {} for run in runs if (entries := entries_of(run))]
-        found[name] = {
+        losses[name] = {
             "first": _finite(first),
             "middle": _finite(middle),
             "last": _finite(last),
@@ -117,7 +117,7 @@ def _losses(runs: Sequence[TrialRecord]) -> dict[str, Any]:
             "ratio": _mean(term.get("ratio") for term in terms),
             "cosine": _mean(term.get("cosine") for term in terms),
         }
-    return found
+    return losses
 
 
 def state_of(first: float, middle: float, last: float) -> str:
@@ -142,11 +142,11 @@ def _three(run: TrialRecord, key: str) -> tuple[float, float, float] | None:
 
 def _taus(runs: Sequence[TrialRecord]) -> dict[str, float]:
     """Loss -> its temperature, of those that have one."""
-    found = {}
+    temperatures = {}
     for key, value in (runs[0].effective if runs else {}).items():
         if key.startswith("distill.losses.") and key.endswith(".tau") and isinstance(value, (int, float)):
-            found[key.split(".")[2]] = float(value)
-    return found
+            temperatures[key.split(".")[2]] = float(value)
+    return temperatures
 
 
 def _late_rise(run: TrialRecord) -> float | None:
@@ -163,7 +163,7 @@ def _late_rise(run: TrialRecord) -> float | None:
 
 def sentences(figures: Mapping[str, Any]) -> list[Sentence]:
     """A sentence about each figure that is there."""
-    found = [
+    possible = [
         _agreement(figures),
         _errors(figures),
         _size(figures["gradient_ratio"]),
@@ -174,7 +174,7 @@ def sentences(figures: Mapping[str, Any]) -> list[Sentence]:
         _lead(figures["teacher_lead"]),
         _plateau(figures["late_rise"]),
     ]
-    return [sentence for sentence in found if sentence is not None]
+    return [sentence for sentence in possible if sentence is not None]
 
 
 def _agreement(figures: Mapping[str, Any]) -> Sentence | None:
@@ -215,25 +215,27 @@ def _direction(cosine: Mapping[str, float | None]) -> Sentence | None:
     mean = cosine["mean"]
     if mean is None or cosine["first"] is None or cosine["last"] is None:
         return None
-    said = f"(cosine {mean:.2f}; {cosine['first']:.2f} at the first validation, {cosine['last']:.2f} at the last)"
+    cosines = f"(cosine {mean:.2f}; {cosine['first']:.2f} at the first validation, {cosine['last']:.2f} at the last)"
     if mean < AGAINST:
         return Sentence(
-            "gradient direction", f"It points against that of the task {said}: the two undo each other.", True
+            "gradient direction", f"It points against that of the task {cosines}: the two undo each other.", True
         )
     if mean < SAME_WAY:
-        return Sentence("gradient direction", f"It points across that of the task {said}: it pulls elsewhere.", False)
-    return Sentence("gradient direction", f"It points the way of that of the task {said}.", False)
+        return Sentence(
+            "gradient direction", f"It points across that of the task {cosines}: it pulls elsewhere.", False
+        )
+    return Sentence("gradient direction", f"It points the way of that of the task {cosines}.", False)
 
 
 def _loss(name: str, loss: Mapping[str, Any]) -> Sentence:
     values = f"from {_number(loss['first'])} to {_number(loss['last'])}"
-    said = {
+    by_state = {
         "explodes": (f"The loss {name} explodes, {values}: lower its weight or the learning rate.", True),
         "flat": (f"The loss {name} never moves, {values}: the student cannot or need not follow it.", True),
         "saturated": (f"The loss {name} goes {values} and stands still since the middle of training.", False),
         "moves": (f"The loss {name} goes {values}, and still moves at the end.", False),
     }
-    text, warning = said[loss["state"]]
+    text, warning = by_state[loss["state"]]
     return Sentence(f"loss {name}", text, warning)
 
 
@@ -254,12 +256,12 @@ def _temperature(name: str, tau: float, entropy: Mapping[str, float | None]) -> 
     own = entropy.get(f"{tau:g}")
     if own is None:
         return None
-    others = [(float(other), value) for other, value in entropy.items() if value is not None and float(other) > tau]
+    higher = [(float(key), value) for key, value in entropy.items() if value is not None and float(key) > tau]
     text = f"At {name}'s temperature {tau:g} the teacher's outputs have {own:.0%} of the largest possible entropy"
     if own < ALL_BUT_HARD:
         text += ": all but hard labels"
-        if higher := next(((other, value) for other, value in sorted(others) if value >= ALL_BUT_HARD), None):
-            text += f"; a temperature of {higher[0]:g} shows more ({higher[1]:.0%})"
+        if softer := next(((key, value) for key, value in sorted(higher) if value >= ALL_BUT_HARD), None):
+            text += f"; a temperature of {softer[0]:g} shows more ({softer[1]:.0%})"
     return Sentence(f"temperature {name}", f"{text}.", own < ALL_BUT_HARD)
 
 

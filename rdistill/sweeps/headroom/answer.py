@@ -136,8 +136,8 @@ def _seeds_to_show(gap: float, needed: Mapping[str, Any] | None) -> str:
 
 def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str) -> dict[str, Any] | None:
     """Mean and spread of the differences on the seeds that both have."""
-    ours, theirs = scores.get(arm, {}), scores.get(rival, {})
-    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    arm_scores, rival_scores = scores.get(arm, {}), scores.get(rival, {})
+    differences = [arm_scores[seed] - rival_scores[seed] for seed in sorted(arm_scores.keys() & rival_scores.keys())]
     if not differences:
         return None
     sd = stdev(differences) if len(differences) > 1 else None

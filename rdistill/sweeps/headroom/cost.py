@@ -10,7 +10,7 @@ from typing import Any
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
 from rdistill.sweeps.study.spec import SweepSpec
 
-SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not ask for it
+SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not request it
 LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1  # of a trial's iterations: the short trainings of such a headroom
 FEWEST_ITERATIONS = 100  # of them; shorter trainings say nothing of longer ones
 TYPICAL = (20, 3, 5)  # trials, configurations confirmed and seeds of a sweep that is not there yet
@@ -49,7 +49,7 @@ class Rates:
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
     def seconds(self, iterations: int, validations: int, *, distilled: bool, cohort: int = 1) -> float:
-        """Of one training, with its share of a teacher and of data that a cohort of so many share."""
+        """Of one training, with its share of a teacher and of data that a cohort of this size shares."""
         step = self.distilled_step + self.teacher / cohort if distilled else self.alone_step
         return self.start + iterations * (step + self.data / cohort) + validations * self.validation
 
@@ -104,7 +104,7 @@ def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
 def affordable(
     iterations: int, seeds: int, seconds: tuple[float, float], students: int, cohort: int, at_once: int
 ) -> int | None:
-    """How long the short trainings of a headroom may be that nobody asked for; None: too short to say anything.
+    """How long the short trainings of a headroom may be that nobody requested; None: too short to say anything.
 
     Args:
         iterations: of a trial of the sweep.

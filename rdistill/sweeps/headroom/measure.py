@@ -26,7 +26,7 @@ from rdistill.training.run import train
 
 HEADROOM = "headroom.json"  # in the work dir: the answer, once it is there
 ARM = "arm.json"  # in a training's folder: its score and what it took
-REQUEST = "request.json"  # in the work dir: what was asked for
+REQUEST = "request.json"  # in the work dir: what was requested
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ def require_same(folder: Path, base: Mapping[str, Any], request: Request, where:
     """
     from rdistill.core.differences import differences, plain
 
-    asked = plain({"iterations": request.iterations, "seeds": list(request.seeds), "config": dict(base)})
+    requested = plain({"iterations": request.iterations, "seeds": list(request.seeds), "config": dict(base)})
     file = folder / REQUEST
     if file.is_file():
-        changed = list(differences(read_json(file), asked).values())
+        changed = list(differences(read_json(file), requested).values())
         if changed:
             raise UserError(
                 *(f"{where}: --resume: {what}" for what in changed[:10]),
                 f"{where}: holds another headroom; use another --work-dir, or what it was started with",
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, asked)
+    write_json(file, requested)
 
 
 def measure(
@@ -86,7 +86,7 @@ def measure(
         say: is given a line when a training ends.
 
     Raises:
-        Stopped: as ``stop`` asked.
+        Stopped: ``stop`` was set.
         StorageError: the work dir cannot be written.
     """
     stop = stop or StopRequest()
@@ -100,10 +100,10 @@ def measure(
             while lockstep.step():
                 stop.heeded = True  # a training that ends takes it for the end of all
         stop.heeded = False
-        if (stopped := next((one.stopped for one in lanes if one.stopped is not None), None)) is not None:
+        if (stopped := next((lane.stopped for lane in lanes if lane.stopped is not None), None)) is not None:
             raise stopped
         here.push()
-        records += [one.record for one in lanes]
+        records += [lane.record for lane in lanes]
     scores: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
     stuck: dict[str, list[int]] = {arm: [] for arm in ARMS}
     for record in records:
@@ -112,7 +112,7 @@ def measure(
             if record["one_class"]:
                 stuck[record["arm"]].append(record["seed"])
     teacher = teachers[0].get("mIoU") if teachers else None
-    found = {
+    headroom = {
         "iterations": request.iterations,
         "seeds": list(request.seeds),
         **answer(scores, {arm: seeds for arm, seeds in stuck.items() if seeds}, teacher, request.iterations),
@@ -123,9 +123,9 @@ def measure(
         ],
         "rates": Rates.of(records).as_dict(),
     }
-    write_json(here.folder / HEADROOM, found)
+    write_json(here.folder / HEADROOM, headroom)
     here.push()
-    return found
+    return headroom
 
 
 class _Training:
@@ -133,7 +133,7 @@ class _Training:
 
     Attributes:
         record: its score and what it took; empty before its end.
-        stopped: what it raised when it was asked to stop.
+        stopped: what it raised when it was to stop.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ class _Training:
         self._tell()
 
     def _tell(self) -> None:
-        said = f"mIoU {self.record['mIoU']:.2f}" if self.record["status"] == "finished" else self.record["reason"]
+        outcome = f"mIoU {self.record['mIoU']:.2f}" if self.record["status"] == "finished" else self.record["reason"]
         total = self.request.iterations * LENGTHS.get(self.arm, 1)
-        self.say(f"trained   {self.name}, {total:,} iterations: {said}")
+        self.say(f"trained   {self.name}, {total:,} iterations: {outcome}")
 
 
 class _Clock(Silent):

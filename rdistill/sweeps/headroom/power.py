@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 ALPHA, POWER = 0.05, 0.8  # of the two-sided paired t test; the chance to show a difference that is there
-MOST_SEEDS = 1000  # beyond which no number is said
+MOST_SEEDS = 1000  # beyond which no number is shown
 CONFIDENCE = 0.8  # of the interval of a spread: with two or three seeds it is known within a factor of two or three
 
 

@@ -76,7 +76,7 @@ def run_headroom(
 
     Raises:
         UserError: a mistake in the config, the data or the options, found before the first iteration.
-        rdistill.core.stopping.Stopped: as ``stop`` asked; ``resume`` goes on.
+        rdistill.core.stopping.Stopped: ``stop`` was set; ``resume`` goes on.
     """
     spec = require_teacher(cfg)
     request = Request(*_checked(cfg, iterations, SEEDS if seeds is None else seeds))
@@ -89,21 +89,21 @@ def run_headroom(
             )
         _repair(here.folder, say)
         require_same(here.folder, digest(cfg), request, here.where)
-        if (found := finished_headroom(here.folder)) is not None:
+        if (headroom := finished_headroom(here.folder)) is not None:
             say(f"note      {here.where}: finished already: nothing is left to do")
-            return found
+            return headroom
         base, teachers = _prepared(cfg, here, trust_checkpoint, say)
-        found = measure(here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, say=say)
+        headroom = measure(here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, say=say)
         trials, top, fresh = TYPICAL
-        rates = Rates(**found["rates"])
-        found["plan"] = planned_cost(
+        rates = Rates(**headroom["rates"])
+        headroom["plan"] = planned_cost(
             rates, _iterations(cfg), _val_interval(cfg), distilled=trials + top * fresh, alone=1 + fresh
         )
-        found["plan"]["of"] = f"a sweep of {trials} trials that confirms {top} on {fresh} seeds"
-        found["losses"] = sorted(spec.losses)
-        write_json(here.folder / HEADROOM, found)
+        headroom["plan"]["of"] = f"a sweep of {trials} trials that confirms {top} on {fresh} seeds"
+        headroom["losses"] = sorted(spec.losses)
+        write_json(here.folder / HEADROOM, headroom)
         here.push()
-        return found
+        return headroom
 
 
 def require_teacher(cfg: Config) -> DistillSpec:
@@ -172,39 +172,39 @@ class Fleet:
 def headroom_first(
     study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False
 ) -> dict[str, Any] | None:
-    """Measures the headroom of a sweep, if its file asks for it or it costs little beside the sweep.
+    """Measures the headroom of a sweep, if its file requests it or it costs little beside the sweep.
 
     Args:
         study: what its trials share; its pairs and its teachers' computation are settled.
         resources: of one trial.
         slots: trials alone that the cluster has room for.
         say: is given lines for the user, also one that says why nothing is measured.
-        begun: whether the search has: then it is measured only where the sweep file asks for it.
+        begun: whether the search has: then it is measured only where the sweep file requests it.
 
     Returns:
         What ``headroom/headroom.json`` in the sweep's work dir holds; None where nothing was measured.
     """
-    asked = study.spec.headroom
-    if asked == "off":
+    setting = study.spec.headroom
+    if setting == "off":
         return None
     where = join(study.work_dir, FOLDER)
     with open_work_dir(where, HEADROOM) as here:
         _repair(here.folder, say)
-        if (found := finished_headroom(here.folder)) is not None:
-            return found
-    if begun and asked == "auto":
+        if (headroom := finished_headroom(here.folder)) is not None:
+            return headroom
+    if begun and setting == "auto":
         return None
     try:
         require_teacher(study.base.cfg)
         features = feature_counts(study.base.distillation)
         fleet = _fleet(study, resources, slots)
-        request = _request(study, asked, fleet, sum(students_of(study.spec, features)), say)
+        request = _request(study, setting, fleet, sum(students_of(study.spec, features)), say)
         if request is None:
             return None
         for arm in ARMS:
             arm_config(study.base.cfg, arm, request.iterations, request.seeds[0])
     except UserError as error:
-        if asked != "auto":
+        if setting != "auto":
             raise
         say(f"headroom  not measured: {error}")
         return None
@@ -212,12 +212,12 @@ def headroom_first(
         f"headroom  {len(ARMS) * len(request.seeds)} trainings of {request.iterations:,} and "
         f"{2 * request.iterations:,} iterations come first (headroom: off leaves them out)"
     )
-    found = _measured(study, resources, request, say)
-    if found is None:
+    headroom = _measured(study, resources, request, say)
+    if headroom is None:
         return None
     distilled, alone = students_of(study.spec, features)
-    found["plan"] = planned_cost(
-        Rates(**found["rates"]),
+    headroom["plan"] = planned_cost(
+        Rates(**headroom["rates"]),
         _iterations(study.base.cfg),
         _val_interval(study.base.cfg),
         distilled=distilled,
@@ -225,19 +225,19 @@ def headroom_first(
         cohort=fleet.cohort,
         at_once=fleet.at_once,
     )
-    found["plan"]["of"] = "this sweep"
+    headroom["plan"]["of"] = "this sweep"
     with open_work_dir(where, HEADROOM) as here:
-        write_json(here.folder / HEADROOM, found)
+        write_json(here.folder / HEADROOM, headroom)
         here.push()
-    return found
+    return headroom
 
 
-def _request(study: Study, asked: Any, fleet: Fleet, students: int, say: Say) -> Request | None:
-    """What is trained; None, with a line, where nobody asked and it would cost too much."""
-    spec = asked if isinstance(asked, HeadroomSpec) else HeadroomSpec()
+def _request(study: Study, setting: Any, fleet: Fleet, students: int, say: Say) -> Request | None:
+    """What is trained; None, with a line, where nobody requested it and it would cost too much."""
+    spec = setting if isinstance(setting, HeadroomSpec) else HeadroomSpec()
     seeds = tuple(spec.seeds or (study.spec.seed, study.spec.seed + 1))
     total = _iterations(study.base.cfg)
-    if asked != "auto":
+    if setting != "auto":
         return Request(spec.iters or max(LEAST_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
     length = affordable(total, len(seeds), fleet.seconds, students, fleet.cohort, fleet.at_once)
     if length is None:
@@ -269,10 +269,10 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
         task = ray.remote(_measure_there).options(
             num_cpus=need["CPU"] * joined, num_gpus=need.get("GPU", 0), max_retries=0
         )
-        found, lines = ray.get(task.remote(study, request))
+        headroom, lines = ray.get(task.remote(study, request))
         for line in lines:
             say(line)
-        return found  # type: ignore[no-any-return]
+        return headroom  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         if isinstance(cause, StorageError):

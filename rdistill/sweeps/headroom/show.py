@@ -24,25 +24,25 @@ BRINGS = {
 }
 
 
-def show_headroom(console: Console, found: Mapping[str, Any]) -> None:
+def show_headroom(console: Console, headroom: Mapping[str, Any]) -> None:
     """Prints the table of trainings, what follows from it, and the recommendation."""
-    console.print(_table(found))
-    for word, line in lines_of(found):
+    console.print(_table(headroom))
+    for word, line in lines_of(headroom):
         console.print(f"{word:<9} {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"advice    {found['recommendation']}", markup=False, soft_wrap=True, style="bold")
+    console.print(f"advice    {headroom['recommendation']}", markup=False, soft_wrap=True, style="bold")
 
 
-def lines_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+def lines_of(headroom: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What follows from the trainings: a word and a line for each finding."""
-    short, long = found["iterations"], 2 * found["iterations"]
+    short, long = headroom["iterations"], 2 * headroom["iterations"]
     lines = []
-    gaps = [(found["gap"][name], count) for name, count in (("short", short), ("long", long))]
-    said = [f"{gap:+.2f} after {count:,} iterations" for gap, count in gaps if gap is not None]
-    if said:
-        lines.append(("gap", f"teacher minus student alone: {', '.join(said)}"))
-    if found["binds"] is not None:
-        lines.append(("binds", BINDS[found["binds"]]))
-    if (spread := found["spread"]) is not None:
+    gaps = [(headroom["gap"][name], count) for name, count in (("short", short), ("long", long))]
+    gap_texts = [f"{gap:+.2f} after {count:,} iterations" for gap, count in gaps if gap is not None]
+    if gap_texts:
+        lines.append(("gap", f"teacher minus student alone: {', '.join(gap_texts)}"))
+    if headroom["binds"] is not None:
+        lines.append(("binds", BINDS[headroom["binds"]]))
+    if (spread := headroom["spread"]) is not None:
         lines.append(
             (
                 "spread",
@@ -50,9 +50,9 @@ def lines_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{spread['low']:.2f} to {spread['high']:.2f}), a score by {spread['runs']:.2f}",
             )
         )
-        needed = ", ".join(f"{effect}: {_seeds(one)}" for effect, one in found["seeds_needed"].items())
+        needed = ", ".join(f"{effect}: {_seeds(seeds)}" for effect, seeds in headroom["seeds_needed"].items())
         lines.append(("seeds", f"to show {needed} (paired t test, two-sided 5 %, power 80 %)"))
-    if (plan := found.get("plan")) is not None:
+    if (plan := headroom.get("plan")) is not None:
         lines.append(
             (
                 "cost",
@@ -61,30 +61,30 @@ def lines_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{_duration(plan['sweep_hours'] * 3600)} here at most",
             )
         )
-    lines += [("failed", f"{one['arm']} on seed {one['seed']}: {one['reason']}") for one in found["failed"]]
+    lines += [("failed", f"{run['arm']} on seed {run['seed']}: {run['reason']}") for run in headroom["failed"]]
     return lines
 
 
-def _table(found: Mapping[str, Any]) -> Table:
+def _table(headroom: Mapping[str, Any]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("trained", "iters", "n", "mIoU", "sd", "brings", ""):
         table.add_column(name, justify="left" if name in ("trained", "") else "right", no_wrap=True)
-    for arm, one in found["arms"].items():
+    for arm, row in headroom["arms"].items():
         effect, over = BRINGS.get(arm, (None, ""))
-        difference = found["effects"].get(effect) if effect else None
-        stuck = len(one["one_class_seeds"])
-        note = f"{stuck} of {len(one['scores'])} one class" if stuck else ""
+        difference = headroom["effects"].get(effect) if effect else None
+        stuck = len(row["one_class_seeds"])
+        note = f"{stuck} of {len(row['scores'])} one class" if stuck else ""
         table.add_row(
-            one["words"],
-            f"{one['iterations']:,}",
-            str(len(one["scores"]) - stuck),
-            _text(one["mean"], ".2f"),
-            _text(one["sd"], ".2f"),
+            row["words"],
+            f"{row['iterations']:,}",
+            str(len(row["scores"]) - stuck),
+            _text(row["mean"], ".2f"),
+            _text(row["sd"], ".2f"),
             "" if difference is None else f"{difference['mean']:+.2f}",
             note or ("" if difference is None else over),
         )
-    if found["teacher_mIoU"] is not None:
-        table.add_row("the teacher", "", "", _text(found["teacher_mIoU"], ".2f"), "", "", "")
+    if headroom["teacher_mIoU"] is not None:
+        table.add_row("the teacher", "", "", _text(headroom["teacher_mIoU"], ".2f"), "", "", "")
     return table
 
 

@@ -34,7 +34,7 @@ def records(differences: list[float], longer: list[float]) -> list[TrialRecord]:
 
 def looked(differences: list[float], longer: list[float], settled: dict[str, Any] | None = None) -> Look:
     known = Known(LOOKS, settled or {}, {"t0001": EqualCost(150, {}, {}, 4)})
-    found = evidence(records(differences, longer), "baseline", ["t0001"], None, known=known)
+    found = evidence(records(differences, longer), "baseline", ["t0001"], None, facts=known)
     return look_at(found, len(differences), SELECTION, settled or {})
 
 
@@ -59,15 +59,15 @@ def test_the_last_seed_ends_it() -> None:
 def test_seeds_on_which_a_side_failed_may_leave_too_few_pairs() -> None:
     few = [run for run in records([5.0] * 4, [5.0] * 4) if run.id != "baseline-s2"]
     known = Known(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
-    look = look_at(evidence(few, "baseline", ["t0001"], None, known=known), 4, SELECTION, {})
+    look = look_at(evidence(few, "baseline", ["t0001"], None, facts=known), 4, SELECTION, {})
     assert look.answers[ITERATIONS] == "open"  # three pairs, where the first look needs four
-    none = evidence([], "baseline", ["t0001"], None, known=known)
+    none = evidence([], "baseline", ["t0001"], None, facts=known)
     assert look_at(none, 11, SELECTION, {}).answers == {ITERATIONS: "futile", COST: "futile"}  # one seed is left
 
 
 def test_without_baselines_of_equal_iterations_nobody_asks_about_them() -> None:
     known = Known(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
-    found = evidence(records([5.0] * 4, [1.0, 1.1, 0.9, 1.0]), "baseline", ["t0001"], None, known=known)
+    found = evidence(records([5.0] * 4, [1.0, 1.1, 0.9, 1.0]), "baseline", ["t0001"], None, facts=known)
     seconds = Selection("baseline", ["t0001"], list(range(1, 13)), "seconds", "real", 4)
     assert set(look_at(found, 4, seconds, {}).answers) == {COST}
 
