@@ -411,7 +411,7 @@ def headroom(
     work_dir = _where(work_dir or Path("work_dirs") / "headroom" / Path(name).stem)
     require_work_dir(work_dir)
     _say(console, f"{name} -> {work_dir}")
-    found = run_headroom(
+    result = run_headroom(
         cfg,
         work_dir,
         iterations=iters,
@@ -421,8 +421,8 @@ def headroom(
         stop=stop,
         say=lambda line: _say(console, line),
     )
-    show_headroom(console, found)
-    return found
+    show_headroom(console, result)
+    return result
 
 
 def load_results(work_dir: str | Path) -> pandas.DataFrame:

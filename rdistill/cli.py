@@ -264,7 +264,7 @@ def headroom(
     from rdistill.config.load import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
-        found = api.headroom(
+        result = api.headroom(
             config,
             work_dir,
             iters=iters,
@@ -282,9 +282,9 @@ def headroom(
             label_map=label_map,
         )
     if as_json:
-        print(to_json(found))
+        print(to_json(result))
     elif quiet:
-        print(found["recommendation"])
+        print(result["recommendation"])
 
 
 def _seed_list(text: str | None) -> list[int] | None:

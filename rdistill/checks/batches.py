@@ -69,10 +69,10 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
     try:
         with warnings.catch_warnings(), random_state_of(SEED):
             warnings.simplefilter("ignore")
-            found = _items(cfg[key].dataset, files)
+            items_by_file = _items(cfg[key].dataset, files)
     except Exception as error:  # a dataset's and its pipeline's own code
         return [f"{key}.dataset: the pipeline fails on {_names(files)}: {_one_line(error)}"]
-    files, items = list(found), list(found.values())
+    files, items = list(items_by_file), list(items_by_file.values())
     if len(items) < 2:
         return []
     try:

@@ -277,12 +277,12 @@ def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
 
 def _check_classes(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
     """A teacher whose classes are to be the labels must have the student's."""
-    ours = num_classes(student)
+    classes = num_classes(student)
     problems = [
-        f"distill.labels: teachers[{index}] tells {num_classes(teacher)} classes apart, the student {ours}; "
+        f"distill.labels: teachers[{index}] tells {num_classes(teacher)} classes apart, the student {classes}; "
         f"labels need a teacher of the same classes"
         for index, teacher in enumerate(teachers)
-        if num_classes(teacher) != ours
+        if num_classes(teacher) != classes
     ]
     if problems:
         raise UserError(*problems)

@@ -72,10 +72,10 @@ class Teacher:
         return self._compute(inputs) if self.cache is None else self.cache(inputs, self.capture.names, self._compute)
 
     def aside(self) -> Teacher:
-        """The same teacher without its cache: asked beside the training, it leaves nothing that training may find."""
-        other = copy.copy(self)
-        other.cache = None
-        return other
+        """The same teacher without its cache: it runs beside the training and leaves nothing that training may find."""
+        teacher = copy.copy(self)
+        teacher.cache = None
+        return teacher
 
     def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
         size, forward = (inputs_nchw.shape[2], inputs_nchw.shape[3]), self.forward or PLAIN

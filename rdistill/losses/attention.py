@@ -40,7 +40,7 @@ lazily(globals(), torch="torch", F="torch.nn.functional")
 def at(student: Tensor, teacher: Tensor) -> Tensor:
     """Attention transfer: where the energy of the feature is.
 
-    a = mean_c f^2, of length 1 over the H * W positions; mean over pictures of sum_HW (a_s - a_t)^2. Channels
+    a = mean_c f^2, of length 1 over the H * W positions; mean over images of sum_HW (a_s - a_t)^2. Channels
     may differ.
 
     Reduction: the authors take the mean over H * W too, which shrinks with the resolution: their weight w is
@@ -78,11 +78,11 @@ def dsd(
     Two parts:
 
     - pixel: attention of each layer as in :func:`at`, brought to the size of the teacher's last layer;
-      residual r = difference of two layers' attentions, of length 1; mean over layer pairs and pictures of
+      residual r = difference of two layers' attentions, of length 1; mean over layer pairs and images of
       sum_HW (r_s - r_t)^2. A single layer has no residual: its attention itself is compared, which is
       :func:`at`.
     - category, on the last layer alone (the authors' is the logits; channels must agree there): p = softmax
-      over H * W of f / tau, Gram matrix G = H W * p p^T (C x C); mean over pictures and C^2 of (G_s - G_t)^2.
+      over H * W of f / tau, Gram matrix G = H W * p p^T (C x C); mean over images and C^2 of (G_s - G_t)^2.
 
     ``mask`` is at the last layer's resolution: masked positions have no attention and leave the softmax.
 
@@ -131,5 +131,5 @@ def _category_gram(x: Tensor, valid: Tensor, tau: float) -> Tensor:
 
 
 def _energy(x: Tensor) -> Tensor:
-    """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each picture's own."""
+    """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each image's own."""
     return rescaled(x).square().mean(dim=1, keepdim=True)

@@ -106,7 +106,7 @@ def log_softmax_where(x: Tensor, valid: Tensor, *, dim: int) -> Tensor:
 
 
 def unit(x: Tensor, *, dim: int) -> Tensor:
-    """``x`` scaled to length 1 over ``dim``; nearly zero vectors, compared with the rest of the picture, fade to 0."""
+    """``x`` scaled to length 1 over ``dim``; nearly zero vectors, compared with the rest of the image, fade to 0."""
     x = rescaled(x)
     squared = x.square().sum(dim=dim, keepdim=True)
     usual = squared.detach().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
@@ -114,7 +114,7 @@ def unit(x: Tensor, *, dim: int) -> Tensor:
 
 
 def rescaled(x: Tensor) -> Tensor:
-    """``x`` with 1 as the largest magnitude in each picture, so that no square of it underflows or overflows."""
+    """``x`` with 1 as the largest magnitude in each image, so that no square of it underflows or overflows."""
     largest = x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
     return x / largest.clamp(min=torch.finfo(x.dtype).tiny)
 
@@ -146,7 +146,7 @@ def class_masks(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 
 def class_means(x_nc_hw: Tensor, masks: Tensor) -> Tensor:
-    """Mean feature of each class in each picture, N x classes x C; zero for an absent class."""
+    """Mean feature of each class in each image, N x classes x C; zero for an absent class."""
     total = masks.to(x_nc_hw.dtype) @ x_nc_hw.transpose(1, 2)
     return total / masks.sum(dim=2, keepdim=True).clamp(min=1)
 

@@ -82,7 +82,7 @@ def cwd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, tau: fl
     """Channel-wise distillation: each channel is a distribution over the H * W positions.
 
     T^2 / (N * C) * sum_n sum_c KL(softmax_HW(t / T) || softmax_HW(s / T)), as published. Masked pixels leave
-    the softmax; pictures without a valid pixel leave N.
+    the softmax; images without a valid pixel leave N.
 
     Paper: Shu et al., ICCV 2021, arXiv 2011.13256. Authors: T 4, weight 3 on logits and 50 on features.
     """
@@ -140,7 +140,7 @@ def dist(
 def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> Tensor:
     """Pearson correlation of two positive tensors over ``dims`` (kept) among ``valid``; 0 where either is constant.
 
-    Over the pictures (dimension 0) of all workers.
+    Over the images (dimension 0) of all workers.
     """
     shared = 0 in dims
     count = valid.sum(dim=dims, keepdim=True)
@@ -187,7 +187,7 @@ def dkd(
 
     tau^2 * mean over valid pixels of alpha * KL of (p_target, 1 - p_target) + beta * KL among the other
     classes. ``label`` (N x H x W, long) is resized to the logits. The authors' reduction (theirs over
-    pictures).
+    images).
 
     Weakness: with two classes the other class is alone, and the beta part is zero.
 

@@ -5,7 +5,7 @@ What holds for all of them:
 - ``student`` and ``teacher`` are N x C x H x W and of one size (:mod:`rdistill.losses.modules` adapts them);
   no gradient reaches the teacher;
 - they compute in float32 (float64 stays float64), autocast switched off inside;
-- the value does not depend on the batch size or the resolution: every reduction is a mean over pictures and
+- the value does not depend on the batch size or the resolution: every reduction is a mean over images and
   over positions, or a sum over a distribution. Where that departs from the authors' reduction, the docstring
   says so and what the authors' weight becomes;
 - ``mask`` is N x H x W bool, True = valid, at the tensors' resolution. Masked pixels are replaced before

@@ -71,7 +71,7 @@ class MGD(nn.Module):
 class ClassQueue(nn.Module):
     """A ring buffer of embeddings for each class, in buffers, so that a resumed run goes on with it.
 
-    Nothing here waits for the device: what a picture has not got is written to one slot beyond the ring.
+    Nothing here waits for the device: what an image has not got is written to one slot beyond the ring.
     """
 
     keys: Tensor  # classes x (size + 1) x C
@@ -115,11 +115,11 @@ class ClassQueue(nn.Module):
 class CIRKDMemory(nn.Module):
     """CIRKD's memory bank: pixel and region embeddings of the teacher, and the student's projection to them.
 
-    Each training step writes, for every picture and class, the mean embedding (region queue) and up to
+    Each training step writes, for every image and class, the mean embedding (region queue) and up to
     ``pixels_per_class`` random pixels of that class (pixel queue; the authors' code takes pixels of any
     class, their paper of the class), gathered from all workers; then contrasts student and teacher against a
     sample of both queues. Ignored pixels count nowhere, also not in the projection's BatchNorm (in the authors' code
-    they do there). Workers must have equally many pictures. Buffers: classes x (pixel + region queue) x teacher
+    they do there). Workers must have equally many images. Buffers: classes x (pixel + region queue) x teacher
     channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
@@ -188,9 +188,9 @@ class CIRKDMemory(nn.Module):
             means = functional.unit(functional.class_means(features, masks), dim=2)  # N x classes x C
             score = torch.rand((len(masks), 1, masks.shape[2]), device=masks.device)
             score, index = torch.where(masks, score, -1.0).topk(min(pixels_per_class, masks.shape[2]), dim=2)
-            pictures = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
-            chosen = features.transpose(1, 2)[pictures, index]  # N x classes x M x C
-        # The queues want classes first, pictures (of all workers) after.
+            images = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
+            chosen = features.transpose(1, 2)[images, index]  # N x classes x M x C
+        # The queues want classes first, images (of all workers) after.
         self.regions.push(
             collectives.gather(means).transpose(0, 1),
             collectives.gather(masks.any(dim=2)).T,
@@ -307,25 +307,25 @@ class Term(nn.Module):
             raise ValueError(f"{self.loss_type} needs the label (N x H x W)")
         if label_nhw is not None and label_nhw.ndim != 3:
             raise ValueError(f"{self.loss_type}: label must be N x H x W, got {tuple(label_nhw.shape)}")
-        given = {name: value for name, value in self.params.items() if name not in self.built_in}
-        given |= self._about_labels
+        arguments = {name: value for name, value in self.params.items() if name not in self.built_in}
+        arguments |= self._about_labels
         if self.on_logits:
             assert label_nhw is not None
-            size = _last(teacher).shape[-2:] if given.pop("at") == "logits" else label_nhw.shape[-2:]
+            size = _last(teacher).shape[-2:] if arguments.pop("at") == "logits" else label_nhw.shape[-2:]
             label_nhw = functional.resize_nearest(label_nhw, size)
             student, teacher = (self._as_compared(logits, size) for logits in (student, teacher))
             if self._takes_mask:
-                given["mask"] = label_nhw != self.ignore_index
+                arguments["mask"] = label_nhw != self.ignore_index
         else:
             self._check_positions(_last(teacher))
         if not self.on_logits and self.module is None:
             student = self._match(student, _last(teacher).shape[-2:])
         if self.info.label:
-            given["label"] = label_nhw
+            arguments["label"] = label_nhw
         if self.module is None:
-            loss: Tensor = self._function(student, teacher, **given)
+            loss: Tensor = self._function(student, teacher, **arguments)
             return loss
-        return functional.at_least_float32(self.module(student, _detached(teacher), **given))
+        return functional.at_least_float32(self.module(student, _detached(teacher), **arguments))
 
     def _as_compared(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""

@@ -64,8 +64,8 @@ class LossInfo:
         if self.module is None:
             return None
         source, _, name = self.module.partition(":")
-        found: type = getattr(importlib.import_module(source), name)
-        return found
+        module_class: type = getattr(importlib.import_module(source), name)
+        return module_class
 
     def default_weight(self, on: str) -> float:
         """The default weight on ``logits`` or ``features``."""

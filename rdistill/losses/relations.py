@@ -44,8 +44,8 @@ lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.
 def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
     """Structured knowledge distillation, pair-wise part: cosines between the cells of a coarse grid.
 
-    Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of a picture, mean over
-    pictures and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
+    Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of an image, mean over
+    images and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
 
     Reduction: the authors' own mean over (hw)^2 and N. Their weight of 0.5 belongs to cells half the feature wide,
     ``grid=2``; that of CIRKD's scripts, 10, to cells of 2 x 2 positions. A fixed grid keeps value and cost off
@@ -78,7 +78,7 @@ def _cell_cosines(x: Tensor, grid: int) -> Tensor:
     use_when="Features close to the classifier, several classes in a crop; authors' weights 20 to 200.",
 )
 def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Intra-class feature variation: how far each pixel is from the centre of its class, in that picture.
+    """Intra-class feature variation: how far each pixel is from the centre of its class, in that image.
 
     Mean over labelled pixels of (cos(s, centre of s) - cos(t, centre of t))^2. Channels may differ; ``label``
     (N x H x W, long) is resized to the features.
@@ -110,15 +110,15 @@ def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, i
     constant_over=("channels", "positions"),
     exchanges=("embeddings",),
     paper="Yang et al., CVPR 2022, arXiv 2204.06986 (mini-batch part)",
-    formula="mean over pictures i, j and rows of KL(softmax(t_i t_j / tau) || softmax(s_i s_j / tau))",
-    use_when="Relations between the pictures of a batch; needs at least 2 pictures a worker.",
+    formula="mean over images i, j and rows of KL(softmax(t_i t_j / tau) || softmax(s_i s_j / tau))",
+    use_when="Relations between the images of a batch; needs at least 2 images a worker.",
 )
 def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int = 16) -> Tensor:
-    """Cross-image relations, mini-batch part: cosines between the pixels of every two pictures of the batch.
+    """Cross-image relations, mini-batch part: cosines between the pixels of every two images of the batch.
 
-    Average-pool to at most ``grid`` x ``grid``; for pictures i, j and each pixel of i a distribution over the
+    Average-pool to at most ``grid`` x ``grid``; for images i, j and each pixel of i a distribution over the
     pixels of j, softmax(cosines / tau); KL(teacher || student), mean over i, j and pixels. Channels may
-    differ. Memory: about five tensors of (N * grid^2)^2 floats (85 MB in all at 8 pictures and grid 16).
+    differ. Memory: about five tensors of (N * grid^2)^2 floats (85 MB in all at 8 images and grid 16).
 
     Reduction: the authors' own (/ B^2, mean over rows, no tau^2), hence their weight of 1 holds. They compare
     every pixel of the feature (or half the resolution); the fixed grid keeps the cost off the resolution.
@@ -130,9 +130,9 @@ def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int
 
 
 def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
-    """N x C x H x W -> (N * nodes) x all N x nodes: each node's log-distribution over each picture's nodes.
+    """N x C x H x W -> (N * nodes) x all N x nodes: each node's log-distribution over each image's nodes.
 
-    Rows are this worker's pictures, columns those of all workers.
+    Rows are this worker's images, columns those of all workers.
     """
     nodes = unit(F.adaptive_avg_pool2d(x, grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
@@ -179,8 +179,8 @@ def cirkd_memory(
 
     kd_tau^2 * mean over anchors of KL(q_t || q_s), q = softmax(cosines to ``keys`` / tau / kd_tau). ``keys``
     is K x C of length 1; ``key_mask`` (K, bool) says which hold something. Anchors are at most ``grid`` x
-    ``grid`` valid pixels of each picture at even steps (pixels, not averages: each belongs to one class).
-    Memory: N * grid^2 * K floats a tensor (67 MB at 4 pictures and 4,096 keys).
+    ``grid`` valid pixels of each image at even steps (pixels, not averages: each belongs to one class).
+    Memory: N * grid^2 * K floats a tensor (67 MB at 4 images and 4,096 keys).
 
     Reduction: the authors' mean over anchors (they take every pixel); their weight of 0.1 holds.
 
@@ -188,13 +188,13 @@ def cirkd_memory(
     """
     size = grid_size(student, grid)
     valid = resize_nearest(full_mask(mask, student), size)
-    known = torch.ones(len(keys), dtype=torch.bool, device=keys.device) if key_mask is None else key_mask
+    filled = torch.ones(len(keys), dtype=torch.bool, device=keys.device) if key_mask is None else key_mask
     keys = keys.detach().to(student.dtype)
 
     def log_relations(x: Tensor) -> Tensor:
         anchors = unit(torch.where(valid, resize_nearest(x, size), 0.0), dim=1).flatten(2).transpose(1, 2)
-        return log_softmax_where(anchors @ keys.T / (tau * kd_tau), known, dim=2)
+        return log_softmax_where(anchors @ keys.T / (tau * kd_tau), filled, dim=2)
 
     log_q_student, log_q_teacher = log_relations(student), log_relations(teacher)
-    terms = torch.where(known, log_q_teacher.exp() * (log_q_teacher - log_q_student), 0.0)
+    terms = torch.where(filled, log_q_teacher.exp() * (log_q_teacher - log_q_student), 0.0)
     return kd_tau**2 * mean_where(terms.sum(dim=2, keepdim=True), valid.flatten(2).transpose(1, 2))

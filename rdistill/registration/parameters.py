@@ -148,28 +148,28 @@ def declared(
     Raises:
         UserError: a declaration and a signature that contradict each other.
     """
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for function in functions:
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in apart:
-                found.setdefault(parameter.name, parameter.default)
+                defaults.setdefault(parameter.name, parameter.default)
     problems = [
-        f"{name} has the default {declaration.default!r} in the declaration and {found[name]!r} in the function"
+        f"{name} has the default {declaration.default!r} in the declaration and {defaults[name]!r} in the function"
         for name, declaration in params.items()
-        if name in found and declaration.default is not REQUIRED and declaration.default != found[name]
+        if name in defaults and declaration.default is not REQUIRED and declaration.default != defaults[name]
     ]
     problems += [
-        f"{name} is declared, but is no keyword-only parameter of the function{did_you_mean(name, found)}"
+        f"{name} is declared, but is no keyword-only parameter of the function{did_you_mean(name, defaults)}"
         for name, declaration in params.items()
-        if name not in found and declaration.default is REQUIRED
+        if name not in defaults and declaration.default is REQUIRED
     ]
     if problems:
         raise UserError(*problems)
     complete = {
-        name: dataclasses.replace(declaration, default=found.get(name, declaration.default))
+        name: dataclasses.replace(declaration, default=defaults.get(name, declaration.default))
         for name, declaration in params.items()
     }
-    for name, default in found.items():
+    for name, default in defaults.items():
         if name not in complete:
             complete[name] = Parameter() if default is REQUIRED else of_default(default)
     return complete

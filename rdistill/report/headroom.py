@@ -1,4 +1,4 @@
-"""What the short trainings before a sweep said: how much there was to gain, and what binds."""
+"""What the short trainings before a sweep show: how much there was to gain, and what binds."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rdistill.sweeps.headroom.show import BRINGS, lines_of
 HEADROOM = "headroom.json"  # in the work dir of `rdistill headroom`
 
 
-def headroom_section(found: Mapping[str, Any]) -> Section:
+def headroom_section(headroom: Mapping[str, Any]) -> Section:
     """A section of the page; empty where nothing was measured or an older version wrote it."""
     section = Section("headroom", "Headroom")
     try:
-        if not found:
+        if not headroom:
             return section
-        section.notes = [f"Advice: {found['recommendation']}."]
-        section.notes += [f"{word.capitalize()}: {line}." for word, line in lines_of(found)]
-        section.tables = [_table(found)]
+        section.notes = [f"Advice: {headroom['recommendation']}."]
+        section.notes += [f"{word.capitalize()}: {line}." for word, line in lines_of(headroom)]
+        section.tables = [_table(headroom)]
     except (KeyError, TypeError, AttributeError, ValueError):
         return Section("headroom", "Headroom", notes=["headroom.json is of another version and is left out."])
     section.intro = (
@@ -40,41 +40,41 @@ def headroom_page(folder: Path) -> Page | None:
     if not file.is_file():
         return None
     try:
-        found = read_json(file)
+        headroom = read_json(file)
     except DamagedFileError:
         return None
-    gap = mapping(found.get("gap"))
+    gap = mapping(headroom.get("gap"))
     facts = [
-        Fact("teacher", points(number(found.get("teacher_mIoU"))), "", "teacher"),
+        Fact("teacher", points(number(headroom.get("teacher_mIoU"))), "", "teacher"),
         Fact("gap to the teacher", signed(number(gap.get("long"))), "after the longer training"),
     ]
-    said = str(found.get("recommendation") or "")
-    return Page(folder.resolve().name, "Headroom", said, facts, [headroom_section(found)])
+    advice = str(headroom.get("recommendation") or "")
+    return Page(folder.resolve().name, "Headroom", advice, facts, [headroom_section(headroom)])
 
 
-def _table(found: Mapping[str, Any]) -> Table:
+def _table(headroom: Mapping[str, Any]) -> Table:
     columns = [
         Column("trained"),
         *[Column(name, True) for name in ("iterations", "runs", "mean mIoU", "sd", "brings")],
         Column("compared with"),
-        *[Column(f"seed {seed}", True) for seed in found["seeds"]],
+        *[Column(f"seed {seed}", True) for seed in headroom["seeds"]],
         Column("note"),
     ]
     rows = []
-    for arm, one in found["arms"].items():
+    for arm, run in headroom["arms"].items():
         effect, over = BRINGS.get(arm, ("", ""))
-        mean = number(mapping(found["effects"].get(effect)).get("mean"))
-        stuck = one["one_class_seeds"]
+        mean = number(mapping(headroom["effects"].get(effect)).get("mean"))
+        stuck = run["one_class_seeds"]
         rows.append(
             [
-                cell(one["words"]),
-                cell(one["iterations"]),
-                cell(len(one["scores"]) - len(stuck)),
-                cell(number(one["mean"]), ".2f"),
-                cell(number(one["sd"]), ".2f"),
+                cell(run["words"]),
+                cell(run["iterations"]),
+                cell(len(run["scores"]) - len(stuck)),
+                cell(number(run["mean"]), ".2f"),
+                cell(number(run["sd"]), ".2f"),
                 Cell(signed(mean), mean),
                 cell(over),
-                *[cell(number(one["scores"].get(str(seed))), ".2f") for seed in found["seeds"]],
+                *[cell(number(run["scores"].get(str(seed))), ".2f") for seed in headroom["seeds"]],
                 Cell(f"one class only on seed {', '.join(map(str, stuck))}" if stuck else ""),
             ]
         )

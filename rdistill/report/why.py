@@ -21,7 +21,7 @@ FIGURES = {
 OVER_TRAINING = {"gradient_ratio": "gradient size", "gradient_cosine": "gradient cosine"}
 
 
-def why_section(found: Mapping[str, Any]) -> Section:
+def why_section(reasons: Mapping[str, Any]) -> Section:
     """A section of the page; empty where nothing was diagnosed."""
     section = Section(
         "why",
@@ -29,8 +29,8 @@ def why_section(found: Mapping[str, Any]) -> Section:
         "Measured at each validation of the confirmation runs, on a few batches, without changing the training; means "
         "over the runs. A figure is marked where it may be why there is no gain.",
     )
-    for name, one in found.items():
-        sentences = [mapping(sentence) for sentence in mapping(one).get("sentences") or []]
+    for name, entry in reasons.items():
+        sentences = [mapping(sentence) for sentence in mapping(entry).get("sentences") or []]
         rows = [
             [
                 cell(str(sentence.get("about", ""))),
@@ -42,18 +42,18 @@ def why_section(found: Mapping[str, Any]) -> Section:
         if rows:
             section.tables.append(Table(str(name), [Column("about"), Column("finding"), Column("note")], rows))
     if section.tables:
-        section.tables.append(_figures(found))
+        section.tables.append(_figures(reasons))
     else:
         section.intro = ""
     return section
 
 
-def _figures(found: Mapping[str, Any]) -> Table:
+def _figures(reasons: Mapping[str, Any]) -> Table:
     columns = [Column("configuration"), *[Column(title, True) for title in FIGURES.values()]]
     columns += [Column(f"{title}, {when}", True) for title in OVER_TRAINING.values() for when in ("first", "last")]
     rows = []
-    for name, one in found.items():
-        figures = mapping(mapping(one).get("figures"))
+    for name, entry in reasons.items():
+        figures = mapping(mapping(entry).get("figures"))
         over = [mapping(figures.get(key)).get(when) for key in OVER_TRAINING for when in ("first", "last")]
         rows.append(
             [

@@ -31,7 +31,7 @@ from rdistill.models.segmentor import ignore_index, num_classes
 from rdistill.training.run_state import unwrap
 
 DIAGNOSIS = "diagnosis.json"  # in the work dir: one entry for each validation
-FIRST_DRAW = 2**62  # of the training images that are looked at: no run draws so many
+FIRST_DRAW = 2**62  # of the training images that are looked at: beyond what any run draws
 PIXELS = 65_536  # of an image that are looked at, at most, evenly spread
 BINS = 15  # of the confidence, for the calibration error (Guo et al., ICML 2017)
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # at which the teacher's entropy is measured, besides the losses' own
@@ -171,19 +171,19 @@ def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[f
     teacher.to(device)
     ignore, counts = ignore_index(student), _Counts(sorted({*TEMPERATURES, *taus}))
     for batch in batches:
-        ours = student.val_step(copy.deepcopy(batch))  # type: ignore[operator]
-        theirs = teacher.val_step(copy.deepcopy(batch))  # type: ignore[operator]
-        for own, other in zip(ours, theirs, strict=True):
-            label = own.gt_sem_seg.data.flatten()
+        student_results = student.val_step(copy.deepcopy(batch))  # type: ignore[operator]
+        teacher_results = teacher.val_step(copy.deepcopy(batch))  # type: ignore[operator]
+        for student_result, teacher_result in zip(student_results, teacher_results, strict=True):
+            label = student_result.gt_sem_seg.data.flatten()
             step = max(1, label.numel() // PIXELS)
-            if label.numel() != own.pred_sem_seg.data.numel():
+            if label.numel() != student_result.pred_sem_seg.data.numel():
                 continue  # scored at another size, by a metric of its own
             valid = (label[::step] != ignore).nonzero().flatten()
             label = label[::step][valid].to(device)
-            own_class = own.pred_sem_seg.data.flatten()[::step][valid]
-            other_class = other.pred_sem_seg.data.flatten()[::step][valid]
-            logits = other.seg_logits.data.flatten(1)[:, ::step][:, valid].float()
-            counts.add(label, own_class, other_class, logits)
+            student_class = student_result.pred_sem_seg.data.flatten()[::step][valid]
+            teacher_class = teacher_result.pred_sem_seg.data.flatten()[::step][valid]
+            logits = teacher_result.seg_logits.data.flatten(1)[:, ::step][:, valid].float()
+            counts.add(label, student_class, teacher_class, logits)
     return counts.figures()
 
 
@@ -255,7 +255,7 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> dict[str, Any]:
     """
     distiller.train()
     weights = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
-    found: list[dict[str, float]] = []
+    entries: list[dict[str, float]] = []
     for batch in batches:
         with distiller.capture:
             data = distiller.data_preprocessor(copy.deepcopy(batch), True)
@@ -269,8 +269,8 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> dict[str, Any]:
         for name, part in parts.items():
             entry |= {f"length {name}": float(part.norm()), f"cosine {name}": _cosine(own, part)}
             entry[f"raw {name}"] = float(losses[f"raw/{name}"])
-        found.append(entry)
-    mean = {key: _mean([entry[key] for entry in found]) for key in (found[0] if found else ())}
+        entries.append(entry)
+    mean = {key: _mean([entry[key] for entry in entries]) for key in (entries[0] if entries else ())}
     if not mean:
         return {}
     task_length = mean["task"]
@@ -309,9 +309,9 @@ def _sum(values: Iterator[Any]) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    lengths = float(one.norm()) * float(other.norm())
-    return float(one @ other) / lengths if lengths > 0 else math.nan
+def _cosine(left: Tensor, right: Tensor) -> float:
+    lengths = float(left.norm()) * float(right.norm())
+    return float(left @ right) / lengths if lengths > 0 else math.nan
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

@@ -124,10 +124,10 @@ def _sweep_evidence(
     else:
         lines += ["", "The figures are the search's: one seed, and the best of many trials. They are not confirmed on "]
         lines[-1] += "fresh seeds (`confirm` in the sweep file does that), so the gain is likely smaller."
-    found = (summary.get("why") or {}).get(record.get("of") or "") or {}
-    if found.get("sentences"):
+    reasons = (summary.get("why") or {}).get(record.get("of") or "") or {}
+    if reasons.get("sentences"):
         lines += ["", "Why it gains, or does not (means over its confirmation runs):", ""]
-        lines += [f"- {_text(sentence['text'])}" for sentence in found["sentences"]]
+        lines += [f"- {_text(sentence['text'])}" for sentence in reasons["sentences"]]
     classes = [[name, _points(iou)] for name, iou in (best.get("IoU") or {}).items()]
     return [*lines, "", *_table(["class", "IoU, %"], classes)]
 
