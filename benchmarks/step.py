@@ -19,7 +19,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
-from rdistill.config.load import TeacherSpec, with_overrides
+from rdistill.config.distill_spec import TeacherSpec
+from rdistill.config.load import with_overrides
 from rdistill.distill.teacher import load_teacher_model
 from rdistill.models.checkpoint import load_file
 from rdistill.models.segmentor import build_segmentor

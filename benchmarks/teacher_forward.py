@@ -12,8 +12,7 @@ from functools import partial
 import torch
 
 from benchmarks.turns import endless_run, in_turn, parser_of, print_table, timed, workbench
-from rdistill.config.load import TeacherSpec
-from rdistill.config.teacher_spec import PLAIN, ForwardSpec
+from rdistill.config.distill_spec import PLAIN, ForwardSpec, TeacherSpec
 from rdistill.distill.teacher import Teacher, load_teacher_model
 from rdistill.distill.teacher_forward import CLOSE
 

@@ -134,7 +134,7 @@ def train(
     and last.pth (to resume from), config.py (the whole config), and mmengine's log.
     """
     from rdistill import api
-    from rdistill.config.load import parse_assignments
+    from rdistill.config.overrides import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
         metrics = api.train(
@@ -171,7 +171,8 @@ def evaluate(
     The files of the split are looked at first, as `check` does.
     """
     from rdistill import api
-    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.load import Shortcuts, load_config
+    from rdistill.config.overrides import parse_assignments
     from rdistill.config.walk import leaf_datasets
 
     if split not in ("val", "test"):
@@ -215,7 +216,7 @@ def sweep(
     folder for each trial with its own trial.py, which `rdistill train` repeats.
     """
     from rdistill import api
-    from rdistill.config.load import parse_assignments
+    from rdistill.config.overrides import parse_assignments
 
     with terminated_like_ctrl_c() as stop, _resumable(stop):
         result = api.sweep(
@@ -261,7 +262,7 @@ def headroom(
     and distilled as configured: what binds, how many seeds a sweep needs, what it costs, and what to do first.
     """
     from rdistill import api
-    from rdistill.config.load import parse_assignments
+    from rdistill.config.overrides import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
         result = api.headroom(
@@ -366,7 +367,8 @@ def layers(
     """
     from rdistill.checks.layers import as_json as plain
     from rdistill.checks.layers import overview, show
-    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.load import Shortcuts, load_config
+    from rdistill.config.overrides import parse_assignments
 
     cfg = load_config(config, parse_assignments(set_ or []), Shortcuts(size=size), with_data=False)
     seen = overview(cfg)
@@ -396,7 +398,8 @@ def check(
     space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.
     """
     from rdistill.checks.run import check_config, check_resources
-    from rdistill.config.load import Shortcuts, parse_assignments
+    from rdistill.config.load import Shortcuts
+    from rdistill.config.overrides import parse_assignments
     from rdistill.sweeps.check import check_sweep_file, resources_at
 
     overrides = parse_assignments(loading.set_ or [])
@@ -446,7 +449,8 @@ def predict(
     A mask is a PNG whose values are the class indices, at the image's own size. CONFIG and CHECKPOINT are student.py
     and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
     """
-    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.load import Shortcuts, load_config
+    from rdistill.config.overrides import parse_assignments
     from rdistill.handover.inference import image_files, load_predictor, require_readable
     from rdistill.handover.predict import output_files, predict_images, show_progress
 
@@ -506,7 +510,8 @@ def export(
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
     file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
     """
-    from rdistill.config.load import Shortcuts, load_config, parse_assignments
+    from rdistill.config.load import Shortcuts, load_config
+    from rdistill.config.overrides import parse_assignments
     from rdistill.config.shortcuts import parse_size
     from rdistill.handover.export import as_plain, export_onnx, require_packages, require_writable, summary
     from rdistill.handover.inference import image_files, load_predictor, validation_images

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rdistill.config.teacher_spec import CacheSpec
+from rdistill.config.distill_spec import CacheSpec
 from rdistill.distill.teacher_cache import TeacherCache
 
 ON = {"distill.cache": "on"}

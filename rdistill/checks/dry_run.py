@@ -15,7 +15,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from rdistill.config.load import DistillSpec
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError
 from rdistill.data.random_state import random_state_of

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
+from rdistill.config.distill_spec import DistillSpec, TeacherSpec
+from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size

@@ -22,7 +22,8 @@ from rdistill.checks.batches import check_batches
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.config.load import DistillSpec, LoadedConfig, Shortcuts, TeacherSpec, load_run
+from rdistill.config.distill_spec import DistillSpec, TeacherSpec
+from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError

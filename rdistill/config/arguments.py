@@ -18,9 +18,8 @@ from mmengine.registry import EVALUATOR, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, Re
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
-from rdistill.config.parts import Part, model_parts, parts
 from rdistill.config.types import SCOPE
-from rdistill.config.walk import dataloaders, kind_of
+from rdistill.config.walk import Part, dataloaders, kind_of, model_parts, parts
 from rdistill.core.errors import did_you_mean
 
 OWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # only building shows what other packages' scopes hold

@@ -12,7 +12,8 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
+from rdistill.config.distill_spec import DistillSpec, TeacherSpec
+from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.distill.routes import (
     Route,

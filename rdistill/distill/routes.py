@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdistill.config.load import DistillSpec, LossSpec, ScheduleSpec
+from rdistill.config.distill_spec import DistillSpec, LossSpec, ScheduleSpec
 from rdistill.core.errors import UserError, blaming
 from rdistill.distill.teacher import Teacher
 from rdistill.losses.modules import Term

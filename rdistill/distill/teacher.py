@@ -12,8 +12,7 @@ import torch
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.config.load import TeacherSpec
-from rdistill.config.teacher_spec import PLAIN, ForwardSpec
+from rdistill.config.distill_spec import PLAIN, ForwardSpec, TeacherSpec
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.distill.teacher_forward import computed_as, prepare_model
 from rdistill.losses.functional import with_logit_channels

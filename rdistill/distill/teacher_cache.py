@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rdistill import __version__
-from rdistill.config.teacher_spec import CacheSpec
+from rdistill.config.distill_spec import CacheSpec
 from rdistill.core.errors import UserError
 
 FORMAT = 2  # version of files, keys and what features mean; a change of any makes the old ones unknown

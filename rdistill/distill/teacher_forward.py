@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rdistill._compat.torch import BatchNorm, has_pre_hooks, version_of
-from rdistill.config.teacher_spec import ForwardSpec
+from rdistill.config.distill_spec import ForwardSpec
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import run_heads
 

@@ -22,7 +22,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from rdistill.config.load import DistillSpec
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.core.files import read_json, write_json
 from rdistill.data.random_state import random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller

@@ -28,8 +28,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from rdistill._compat.mmengine import instances
-from rdistill.config.load import TeacherSpec
-from rdistill.config.teacher_spec import FUSED
+from rdistill.config.distill_spec import FUSED, TeacherSpec
 from rdistill.data.random_state import random_state, set_random_state
 from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
 from rdistill.distributed import collectives

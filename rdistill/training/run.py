@@ -23,7 +23,8 @@ from torch import nn
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.checks.run import Report, add_data, check_run
-from rdistill.config.load import INIT_SEED, LoadedConfig, lookup
+from rdistill.config.load import LoadedConfig
+from rdistill.config.overrides import INIT_SEED, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from rdistill._compat.torch import BatchNorm
 from rdistill.checks.run import in_bytes
-from rdistill.config.load import DistillSpec, LoadedConfig, TeacherSpec
-from rdistill.config.teacher_spec import FUSED, PLAIN, CacheSpec, ForwardSpec
+from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, TeacherSpec
+from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json

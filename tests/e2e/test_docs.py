@@ -25,7 +25,7 @@ import yaml
 
 from e2e.conftest import Place
 from rdistill.cli import app
-from rdistill.config.load import DistillSpec
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.sweeps.study.spec import read_sweep
 
 pytestmark = pytest.mark.e2e

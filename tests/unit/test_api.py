@@ -24,7 +24,7 @@ from rich.console import Console
 import rdistill
 import rdistill.sweeps.run
 import rdistill.training.run
-from rdistill.config.load import DistillSpec
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, write_table

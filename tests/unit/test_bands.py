@@ -12,7 +12,8 @@ from conftest import REPO, Run, Tiny
 
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import overview
-from rdistill.config.load import distill_spec, read_config_file
+from rdistill.config.distill_spec import distill_spec
+from rdistill.config.load import read_config_file
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import Teacher, _rescaling

@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
 
 from rdistill.cli import MOST_ERRORS, _print_errors
-from rdistill.config.load import LoadedConfig, distill_spec, load_config, parse_assignments, with_overrides
+from rdistill.config.distill_spec import distill_spec
+from rdistill.config.load import LoadedConfig, load_config, with_overrides
+from rdistill.config.overrides import parse_assignments
 from rdistill.config.read import read_config_file
 from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import LONGEST, UserError

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from rdistill.config.load import LoadedConfig, lookup, parse_assignments, with_overrides
+from rdistill.config.load import LoadedConfig, with_overrides
+from rdistill.config.overrides import lookup, parse_assignments
 from rdistill.config.render import assignment, config_source
 from rdistill.config.shortcuts import parse_size
 from rdistill.core.errors import UserError

@@ -13,7 +13,8 @@ import ray
 from mmengine.config import Config
 
 from rdistill.checks.run import check_run
-from rdistill.config.load import DistillSpec, LoadedConfig, distill_spec, import_custom_modules
+from rdistill.config.distill_spec import DistillSpec, distill_spec
+from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
 from rdistill.core.stopping import StopRequest

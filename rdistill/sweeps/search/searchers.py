@@ -16,7 +16,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from rdistill._compat.ray import is_at_its_end
-from rdistill.config.load import DistillSpec
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.core.files import write_whole
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, trial

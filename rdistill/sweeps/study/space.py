@@ -14,7 +14,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from rdistill.config.load import DistillSpec, LoadedConfig
+from rdistill.config.distill_spec import DistillSpec
+from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.schemas.mappings import ConfigValues

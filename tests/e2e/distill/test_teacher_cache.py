@@ -26,7 +26,7 @@ def test_two_processes_share(tmp_path: Path) -> None:
     """Both at once on the same images: each has the right answers, and no file is half of one."""
     code = (
         "from pathlib import Path; import torch\n"
-        "from rdistill.distill.teacher_cache import TeacherCache; from rdistill.config.teacher_spec import CacheSpec\n"
+        "from rdistill.distill.teacher_cache import TeacherCache; from rdistill.config.distill_spec import CacheSpec\n"
         "images = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))\n"
         f"cache = TeacherCache(lambda: b'one', CacheSpec(memory=0), Path({str(tmp_path)!r}))\n"
         "twice = lambda image: {'twice': image * 2}\n"

@@ -14,18 +14,17 @@ from conftest import NUM_TRAIN, REPO, Run, Tiny
 from mmengine.config import Config
 from mmengine.config import utils as mmengine_config_utils
 
+from rdistill.config.distill_spec import distill_spec
 from rdistill.config.load import (
     LoadedConfig,
     Shortcuts,
-    distill_spec,
     import_custom_modules,
     load_config,
     load_run,
-    lookup,
-    parse_assignments,
     read_config_file,
     with_overrides,
 )
+from rdistill.config.overrides import lookup, parse_assignments
 from rdistill.core.errors import UserError
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.student_files import write_config

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from rdistill.config.load import distill_spec
+from rdistill.config.distill_spec import distill_spec
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller, labelled_by
 from rdistill.distill.teacher import load_teacher_model

@@ -12,7 +12,8 @@ import torch
 from conftest import Recorder, Tiny
 from torch import Tensor
 
-from rdistill.config.load import ScheduleSpec, distill_spec, with_overrides
+from rdistill.config.distill_spec import ScheduleSpec, distill_spec
+from rdistill.config.load import with_overrides
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import EmaTeacher, mean_logits

@@ -10,8 +10,8 @@ import torch
 from cached_teacher import ON, Counted, cache_of, files
 from conftest import Tiny
 
-from rdistill.config.load import LoadedConfig, distill_spec, with_overrides
-from rdistill.config.teacher_spec import CacheSpec
+from rdistill.config.distill_spec import CacheSpec, distill_spec
+from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER

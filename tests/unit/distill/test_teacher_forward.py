@@ -13,8 +13,8 @@ from conftest import Tiny
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rdistill.config.load import LoadedConfig, distill_spec, with_overrides
-from rdistill.config.teacher_spec import FUSED, PLAIN, ForwardSpec
+from rdistill.config.distill_spec import FUSED, PLAIN, ForwardSpec, distill_spec
+from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import Teacher

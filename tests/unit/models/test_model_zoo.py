@@ -21,7 +21,8 @@ from model_zoo import (
 
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.run import check_pairs
-from rdistill.config.load import Shortcuts, distill_spec, load_config, read_config_file
+from rdistill.config.distill_spec import distill_spec
+from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.models.segmentor import build_segmentor, logit_names, run_heads, training_outputs

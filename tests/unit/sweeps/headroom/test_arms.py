@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Tiny
 
-from rdistill.config.load import distill_spec
+from rdistill.config.distill_spec import distill_spec
 from rdistill.core.errors import UserError
 from rdistill.sweeps.headroom.arms import ARMS, arm_config
 from rdistill.sweeps.headroom.run import require_teacher, run_headroom

@@ -8,7 +8,8 @@ import pytest
 from conftest import Tiny
 from mmengine.config import Config
 
-from rdistill.config.load import LoadedConfig, distill_spec
+from rdistill.config.distill_spec import distill_spec
+from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.sweeps.check import choose_pairs

@@ -17,7 +17,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
-from rdistill.config.load import DistillSpec, LoadedConfig, distill_spec, lookup, with_overrides
+from rdistill.config.distill_spec import DistillSpec, distill_spec
+from rdistill.config.load import LoadedConfig, with_overrides
+from rdistill.config.overrides import lookup
 from rdistill.core.errors import UserError
 from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search
 from rdistill.sweeps.study.records import BASELINE, trial

@@ -1,4 +1,4 @@
-"""The parts of reading a config: names in place of classes, data sets under wrappers, shapes, schedules."""
+"""How the parts of a config hang together: names in place of classes, data sets under wrappers, shapes, schedules."""
 
 from __future__ import annotations
 

@@ -1,0 +1,267 @@
+"""The ``distill`` section of a config: the teachers and how they are run, the features, the losses; checked as one.
+
+``distill_spec`` reads it. Its fields are the section's keys, and their comments say unit and meaning.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from mmengine.config import Config, ConfigDict
+from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict as ModelConfig
+
+from rdistill.core.errors import UserError
+from rdistill.core.validation import Number, Section, Whole, mistakes
+from rdistill.losses import LOSSES, check_params
+
+IndexPair = tuple[Whole, Whole]
+A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
+
+
+class ForwardSpec(BaseModel):
+    """How a frozen teacher's forward pass is computed. ``'plain'`` in a config is all of this off."""
+
+    model_config = ModelConfig(extra="forbid", frozen=True)
+
+    fuse: bool = False  # a convolution and the BatchNorm after it as one convolution
+    channels_last: bool = False  # memory format of images and weights
+    autocast: Literal["float16", "bfloat16"] | None = None  # changes logits beyond 1e-4 as a rule: never by itself
+    compile: bool = False  # the backbone by torch.compile: needs a C++ compiler, and a minute at the start
+
+    def __str__(self) -> str:
+        parts = {
+            "fused": self.fuse,
+            "channels-last": self.channels_last,
+            f"in {self.autocast}": self.autocast,
+            "compiled": self.compile,
+        }
+        return ", ".join(part for part, used in parts.items() if used) or "plain"
+
+
+PLAIN = ForwardSpec()
+FUSED = ForwardSpec(fuse=True)  # what is taken unmeasured: it only leaves work out
+
+
+class CacheSpec(BaseModel):
+    """The cache of teachers' outputs. A config may give the mode alone: ``cache='off'``."""
+
+    model_config = ModelConfig(extra="forbid", frozen=True)
+
+    mode: Literal["auto", "on", "off"] = "auto"  # auto: on where training repeats its inputs often enough
+    memory: ByteSize | None = None  # what this process may use, such as '2GiB'; default: a tenth of what is free, 2 GiB
+    disk: ByteSize | None = None  # what all runs that use `dir` may use; default: a tenth of what is free, 10 GiB
+    dir: str | None = None  # default: `.teacher_cache` beside the work dir
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_mode(cls, value: Any) -> Any:
+        # YAML reads a bare on and off as true and false.
+        options = value if isinstance(value, dict) else {"mode": value}
+        if isinstance(options.get("mode"), bool):
+            return {**options, "mode": "on" if options["mode"] else "off"}
+        return options if isinstance(value, (dict, str, bool)) else value
+
+
+def forward_from_config(value: Any) -> Any:
+    """What a config may say in short: 'auto' (None) and 'plain'. For pydantic to check the rest."""
+    if value is None or value == "auto":
+        return None
+    if value == "plain":
+        return {}
+    if isinstance(value, (dict, ForwardSpec)):
+        return value
+    raise ValueError("must be 'auto', 'plain', or dict(fuse=..., channels_last=..., autocast=..., compile=...)")
+
+
+class TeacherSpec(Section):
+    """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
+
+    config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
+    checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
+    model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
+    custom_imports: dict[str, Any] | None = None  # its config's, copied in alike: see import_custom_modules
+    ema_decay: Annotated[Number, Field(gt=0.5, lt=1)] | None = None  # instead: share of itself it keeps at each step
+    weight: Number = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
+    features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
+    forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
+    cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
+
+    @field_validator("forward", mode="before")
+    @classmethod
+    def _forward_in_short(cls, value: Any) -> Any:
+        return forward_from_config(value)
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> TeacherSpec:
+        if self.ema_decay is None and self.config is None and self.model is None:
+            raise ValueError("needs `config`, the teacher's mmseg config file (or `ema_decay`, to follow the student)")
+        if self.ema_decay is None and self.checkpoint is None:
+            raise ValueError("needs `checkpoint`, the teacher's weights")
+        if self.ema_decay is not None and (self.config or self.checkpoint or self.model):
+            raise ValueError("`ema_decay` makes the student its own teacher: no config or checkpoint beside it")
+        return self
+
+
+class FeatureNames(Section):
+    """Feature names by index, for each side; ``pair=(s, t)`` of a loss points into these two lists."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+class ScheduleSpec(Section):
+    """How a loss's weight changes during training. All in iterations from the start."""
+
+    warmup: Whole = Field(default=0, ge=0)  # rises linearly from 0 to the weight in this time
+    decay: Literal["none", "linear", "cosine"] = "none"  # falls to 0 from the end of the warm-up to `stop`
+    stop: Annotated[Whole, Field(ge=1)] | None = None  # 0 from here on; a decay without it ends with training
+
+    def factor(self, iteration: int, last_iteration: int) -> float:
+        """The factor on the weight at an iteration, counted from 0."""
+        end = last_iteration if self.stop is None else self.stop
+        if self.stop is not None and iteration >= self.stop:
+            return 0.0
+        if iteration < self.warmup:
+            return (iteration + 1) / self.warmup
+        progress = min(1.0, (iteration - self.warmup) / max(1, end - self.warmup))
+        if self.decay == "linear":
+            return 1.0 - progress
+        return 0.5 * (1.0 + math.cos(math.pi * progress)) if self.decay == "cosine" else 1.0
+
+
+class LossSpec(BaseModel):
+    """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
+
+    model_config = ModelConfig(extra="allow", frozen=True, allow_inf_nan=False)
+
+    type: str  # a name in rdistill.losses.LOSSES
+    weight: Annotated[Number, Field(ge=0)] | None = None  # factor in the total; the type's default when absent
+    # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
+    pair: IndexPair | Annotated[tuple[IndexPair, ...], Field(min_length=1)] | None = Field(None, description=A_PAIR)
+    # 'logits': those that `predict` uses; 'logits[k]': the k-th auxiliary head's, then what heads give beside
+    on: str = "logits"
+    teacher: Whole | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
+    schedule: ScheduleSpec = ScheduleSpec()
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The feature pairs; empty for a loss on logits."""
+        if self.pair is None:
+            return ()
+        return self.pair if self.pair and isinstance(self.pair[0], tuple) else (self.pair,)  # type: ignore[return-value]
+
+    @property
+    def output(self) -> int:
+        """Which of the model's outputs a loss on logits compares: 0 is the main head's; as `logit_names` counts."""
+        return 0 if self.on == "logits" else int(self.on[len("logits[") : -1])
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The loss type's own parameters, as far as they were given."""
+        return dict(self.model_extra or {})
+
+    @property
+    def effective_weight(self) -> float:
+        """The given weight, or the default of this loss on logits or on features."""
+        if self.weight is not None:
+            return self.weight
+        return LOSSES[self.type].default_weight("logits" if self.pair is None else "features")
+
+
+class DiagnoseSpec(Section):
+    """Figures at each validation that say why a distillation gains or does not; training stays what it is."""
+
+    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # of training images, and as many validation images; 0: off
+
+
+class DistillSpec(Section):
+    """The ``distill`` section: total loss = task_weight x the student's own + sum of weight x loss."""
+
+    teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
+    features: FeatureNames = FeatureNames()
+    losses: dict[str, LossSpec]  # at least one, unless `labels` are the teacher's
+    labels: Literal["data", "teacher"] = "data"  # 'teacher': its class of each pixel in place of the mask's
+    task_weight: Number = Field(default=1.0, ge=0)
+    cache: CacheSpec = (
+        CacheSpec()
+    )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+    diagnose: DiagnoseSpec | None = None  # None: off, but for the confirmation runs of a sweep
+
+    def teacher(self, index: int) -> TeacherSpec:
+        """A teacher with what it shares with the others filled in."""
+        own = self.teachers[index]
+        return own.model_copy(update={"features": self.teacher_features(index), "cache": own.cache or self.cache})
+
+    def teacher_features(self, teacher: int) -> tuple[str, ...]:
+        """The feature names of one teacher."""
+        own = self.teachers[teacher].features
+        return self.features.teacher if own is None else own
+
+    def problems(self) -> list[str]:
+        """What one field alone cannot show: loss types and parameters, indices into the lists."""
+        problems = []
+        if not self.losses and self.labels == "data":
+            problems.append("distill.losses: must have at least 1 entry, got 0")
+        if self.labels == "teacher" and any(teacher.ema_decay is not None for teacher in self.teachers):
+            problems.append("distill.labels: 'teacher' needs teachers with a checkpoint, and one follows the student")
+        for name, loss in self.losses.items():
+            where = f"distill.losses.{name}"
+            try:
+                info = LOSSES.get(loss.type)
+            except UserError as error:  # an installed package's
+                problems += [f"{where}.type: {line}" for line in error.problems]
+                continue
+            if info is None:
+                problems.append(f"{where}.type: no loss {loss.type!r}{LOSSES.hint(loss.type)}")
+                continue
+            if not re.fullmatch(r"logits(\[\d+\])?", loss.on):
+                problems.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
+            on = "logits" if loss.pair is None else "features"
+            if on not in info.on:
+                fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
+                problems.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
+            problems += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
+            if loss.teacher == "mean" and loss.pair is not None:
+                problems.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
+                continue
+            if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
+                problems.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
+                continue
+            if len(loss.pairs) > 1 and not info.layers:
+                several = ", ".join(name for name, loss_info in LOSSES.registered().items() if loss_info.layers)
+                problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {several}")
+            for pair in loss.pairs:
+                for side, index in zip(("student", "teacher"), pair, strict=True):
+                    names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
+                    if not 0 <= index < len(names):
+                        problems.append(
+                            f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
+                            f"which has {len(names)} names" + (f" (0 to {len(names) - 1})" if names else "")
+                        )
+        return problems
+
+
+def distill_spec(cfg: Config) -> DistillSpec | None:
+    """The checked ``distill`` section, or None for a plain config.
+
+    Raises:
+        UserError: every problem of the section, one line each.
+    """
+    if cfg.get("distill") is None:
+        return None
+    section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else cfg.distill
+    if isinstance(section, Mapping) and isinstance(section.get("losses"), Mapping):
+        losses = {name: loss for name, loss in section["losses"].items() if loss is not None}
+        section = {**section, "losses": losses}  # setting a loss to None takes it out
+    try:
+        spec = DistillSpec.model_validate(section)
+    except ValidationError as error:
+        raise UserError(*mistakes(error, DistillSpec, section, "distill")) from None
+    problems = spec.problems()
+    if problems:
+        raise UserError(*problems)
+    return spec

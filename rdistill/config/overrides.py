@@ -1,0 +1,136 @@
+"""Dotted keys of a config: looked up, and set to other values, as ``--set`` and a sweep's search space do."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from mmengine.config import Config, ConfigDict
+
+from rdistill._compat.mmengine import config_dict
+from rdistill.config.render import as_written, top_key_problem
+from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
+from rdistill.schemas.mappings import ConfigValues
+
+INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
+
+
+def parse_assignments(assignments: list[str]) -> ConfigValues:
+    """``['a.b=1e-3', '+c=[1, 2]']`` -> ``{'a.b': 0.001, '+c': [1, 2]}``; values are Python or YAML literals."""
+    values: ConfigValues = {}
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"--set {assignment}: must be key=value")
+            continue
+        try:
+            value = _parse_value(text.strip())
+        except yaml.YAMLError as error:
+            why = yaml_problem(error).split("is not valid YAML: ", maxsplit=1)[-1]
+            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal: {why}")
+            continue
+        values[key.strip()] = value
+        problems += not_plain(value, f"--set {key.strip()}", as_json=False)
+    if problems:
+        raise UserError(*problems)
+    return values
+
+
+def lookup(node: Any, dotted: str) -> Any:
+    """The value at a dotted key of a config. Raises KeyError where there is none."""
+    for part in dotted.split("."):
+        if isinstance(node, (list, tuple)) and (index := _index(part, node)) is not None:
+            node = node[index]
+        elif isinstance(node, Mapping) and part in node:
+            node = node[part]
+        else:
+            raise KeyError(dotted)
+    return node
+
+
+def _index(part: str, node: Sequence[Any]) -> int | None:
+    """A part of a dotted key as an index into a list, counted from its end if negative; None if it is none."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", part):  # not isdigit, which takes '²' too
+        return None
+    return int(part) if -len(node) <= int(part) < len(node) else None
+
+
+def _parse_value(text: str) -> Any:
+    if text.startswith("@"):  # YAML's reserved character, but a feature name's first
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's of doubtful literals, such as '\\d'
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two of deep nesting
+        return parse_yaml(text)
+
+
+def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
+    """Sets dotted keys in place; returns a line for each that cannot be set."""
+    return [problem for key, value in overrides.items() if (problem := _override(cfg, key, value))]
+
+
+def _override(cfg: Config, key: str, value: Any) -> str | None:
+    """Sets one dotted key in place; returns the problem, if there is one."""
+    may_add = key.startswith("+")
+    parts = key.lstrip("+").split(".")
+    if "" in parts or not key.isprintable():
+        return f"{key!r} is no key; keys are written as a.b.c"
+    if parts[0] not in config_dict(cfg) and may_add and (problem := top_key_problem(parts[0])):
+        return f"{key!r}: {problem}"
+    try:
+        value = as_written(value, key)
+    except UserError as error:
+        return error.problems[0]
+    node: Any = config_dict(cfg)
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[: depth + 1])
+        last = depth == len(parts) - 1
+        # A loss takes parameters that its config need not spell out: its own check names the unknown ones.
+        free = may_add or (parts[0] == "distill" and depth > 0) or key == INIT_SEED
+        if isinstance(node, (list, tuple)):
+            index: Any = _index(part, node)
+            if index is None:
+                return f"{where}: no such index; the list has {len(node)} entries"
+            if isinstance(node, tuple) and last:
+                return f"{where}: a tuple is set as a whole, not by index"
+        elif isinstance(node, dict):
+            if part not in node and not free:
+                return f"unknown key {where}{did_you_mean(part, node)} (write +{key} to add a new key)"
+            index = part
+            if not last and (part not in node or node[part] is None):
+                node[part] = ConfigDict()
+        else:
+            return f"{where}: {'.'.join(parts[:depth])} is {node!r}, which has no keys"
+        if last:
+            old = node[index] if isinstance(node, list) else node.get(index)
+            if problem := _wrong_kind(old, value):
+                return f"{where}: {problem}"
+            node[index] = ConfigDict(value) if isinstance(value, dict) else value
+        else:
+            node = node[index]
+    return None
+
+
+def _wrong_kind(old: Any, new: Any) -> str | None:
+    """Says what is wrong when a number is replaced by a text, a section by a number, and the like."""
+    if old is None or new is None:
+        return None
+    if isinstance(old, bool):
+        return None if isinstance(new, bool) else f"must be true or false, got {new!r}"
+    if isinstance(old, (int, float)):
+        if isinstance(new, (int, float)) and not isinstance(new, bool):
+            lost = isinstance(new, float) and not math.isfinite(new) and math.isfinite(old)
+            return f"must be a finite number, got {new}" if lost else None
+        return f"must be a number, got {new!r}"
+    if isinstance(old, dict):
+        return None if isinstance(new, dict) else f"is a section with keys {', '.join(old)}, got {new!r}"
+    return None
