@@ -415,8 +415,15 @@ def check(
             file, overrides, shortcuts, work_dir=disk, address=address, trust_checkpoint=trust_checkpoint
         )
     else:
-        options: dict[str, Any] = dict(work_dir=disk, workers=workers, trust_checkpoint=trust_checkpoint)
-        report = check_config(file, overrides, shortcuts, full_data=True, **options)
+        report = check_config(
+            file,
+            overrides,
+            shortcuts,
+            work_dir=disk,
+            workers=workers,
+            trust_checkpoint=trust_checkpoint,
+            full_data=True,
+        )
         have = resources_at(address, folder)
         report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)

@@ -16,6 +16,7 @@ import typer
 
 from rdistill.core.validation import LARGEST_SEED
 from rdistill.distributed.shares import LEAST_SHARE
+from rdistill.schemas.mappings import Arguments
 
 Set_ = Annotated[
     list[str] | None,
@@ -58,7 +59,7 @@ Address = Annotated[
 class Flags:
     """A group of flags, as a command was given them."""
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> Arguments:
         """By the names of the API's arguments."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_"}  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdistill._compat.changed import private, private_module
+from rdistill.schemas.mappings import FileOfWeights
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -79,7 +80,7 @@ def deprecated_model_names() -> Mapping[str, str]:
     return private(PACKAGE, _checkpoints(), "get_deprecated_model_names", "finds the files of model zoos")()
 
 
-def mmcls_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def mmcls_weights(checkpoint: FileOfWeights) -> FileOfWeights:
     """A checkpoint of mmcls as mmengine hands it on for ``mmcls://``: the backbone's weights, without its prefix."""
     return private(PACKAGE, _checkpoints(), "_process_mmcls_checkpoint", "reads the checkpoints of mmcls")(checkpoint)
 
@@ -119,7 +120,7 @@ def visual_backends(visualizer: Any) -> list[Any]:
     return list(private(PACKAGE, visualizer, "_vis_backends", "adds scores and images to a tracker's run").values())
 
 
-def instances(manager: Any) -> dict[str, Any]:
+def instances(manager: Any) -> dict[str, object]:
     """The process-wide table name -> instance of a class such as MMLogger; its last entry is "the current one".
 
     mmengine documents how to make and get an instance, not how to let go of one: without that each run of a process

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 from rdistill._compat.changed import LibraryChangedError, private, private_module
 
@@ -34,7 +34,7 @@ def on_loopback() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER = before
 
 
-def start_options(folder: str) -> dict[str, Any]:
+def start_options(folder: str) -> dict[str, str]:
     """Options of ``ray.init`` for a cluster on 127.0.0.1 with its files in a folder.
 
     Both are there for Ray's own tests. ``ray.init`` refuses options that it does not know with a RuntimeError that
@@ -82,7 +82,22 @@ def autoscaler_limits() -> Mapping[str, float]:
     return dict(limits or {})
 
 
-def jobs_and_actors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+class Job(TypedDict):
+    """A job of a cluster, as far as it is read here."""
+
+    JobID: str
+    Entrypoint: str
+
+
+class Actor(TypedDict):
+    """An actor of a cluster, as far as it is read here."""
+
+    ActorClassName: str
+    JobID: str
+    State: str
+
+
+def jobs_and_actors() -> tuple[list[Job], list[Actor]]:
     """The cluster's jobs and actors as plain records, without the dashboard that ``ray.util.state`` needs.
 
     For the line that says who holds what a trial waits for. Who calls it must bear its failure.

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
@@ -18,6 +17,7 @@ from rdistill.data.random_state import random_state_of
 from rdistill.data.reading import Size
 from rdistill.data.splits import LOADERS
 from rdistill.models.quiet_mmseg import DATASETS, MODELS
+from rdistill.schemas.data import Packed
 
 MOST = 4  # images of a batch that is tried: two extremes of the aspect, two of the area
 SEED = 0
@@ -93,7 +93,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
     return []
 
 
-def _items(dataset: ConfigDict, files: list[str]) -> dict[str, dict[str, Any]]:
+def _items(dataset: ConfigDict, files: list[str]) -> dict[str, Packed]:
     """The wanted images of a dataset, each through its whole pipeline; without those that a subset leaves out."""
     init_default_scope("mmseg")
     plain = ConfigDict(copy.deepcopy(dataset.to_dict()))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -29,11 +28,12 @@ from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.models.segmentor import input_channels, labels_of, logit_names, run_heads
 from rdistill.models.shapes import probe_features
+from rdistill.schemas.data import Batch
 
 NAMED = 3  # parameters named in one problem
 
 
-def tiny_batch(cfg: Config, images: int, seed: int) -> dict[str, Any]:
+def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
     """The first few training images, through the training pipeline.
 
     Raises:
@@ -49,13 +49,14 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> dict[str, Any]:
     try:
         with random_state_of(seed, 0):
             dataset = DATASETS.build(plain)
-            return dict(pseudo_collate([dataset[index % len(dataset)] for index in range(images)]))
+            batch: Batch = pseudo_collate([dataset[index % len(dataset)] for index in range(images)])
+            return batch
     except Exception as error:  # a dataset's and its pipeline's own code
         why = absent_packages(plain) or f"the pipeline fails: {one_line(error)}"
         raise UserError(f"train_dataloader.dataset: {why}") from error
 
 
-def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, workers: int = 1) -> list[str]:
+def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int = 1) -> list[str]:
     """One forward and backward: it must run, and give finite losses and gradients.
 
     Args:
@@ -82,7 +83,7 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Mapping[str, Any], *, 
         return [f"one step of training on {files} fails: {absent_behind(error) or one_line(error)}"]
 
 
-def _channel_problem(student: torch.nn.Module, batch: Mapping[str, Any]) -> str | None:
+def _channel_problem(student: torch.nn.Module, batch: Batch) -> str | None:
     """Whether the student takes as many channels as the training pipeline loads."""
     loaded, taken = int(batch["inputs"][0].shape[0]), input_channels(student)
     mean = getattr(student.data_preprocessor, "mean", None)
@@ -134,7 +135,7 @@ class Captured:
     label_nhw: Tensor
 
 
-def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Mapping[str, Any]) -> Captured:
+def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Batch) -> Captured:
     """Runs student and teachers once, for all listed features and all outputs. To be called while :func:`untouched`.
 
     A listed feature that is nowhere in a forward pass is left out.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -90,7 +89,7 @@ def build_teacher(spec: TeacherSpec) -> nn.Module:
     return revert_sync_batchnorm(build_segmentor(spec.model, what=f"teacher {spec.config or ''}".strip()))
 
 
-def as_json(seen: Overview) -> dict[str, Any]:
+def as_json(seen: Overview) -> dict[str, object]:
     """The whole overview as plain data."""
     return {
         "image": list(seen.height_width),
@@ -190,7 +189,7 @@ def _unknown_features(where: str, names: Sequence[str], model: nn.Module) -> lis
     return problems
 
 
-def _json_side(side: dict[str, Shape | str], size: tuple[int, int]) -> list[dict[str, Any]]:
+def _json_side(side: dict[str, Shape | str], size: tuple[int, int]) -> list[dict[str, object]]:
     return [
         {"index": index, "name": name, "problem": shape}
         if isinstance(shape, str)

@@ -132,7 +132,7 @@ def arguments(cls: Any) -> Arguments | None:
 def _class_of(named: str, root: Registry) -> tuple[Any, str | None]:
     """The class that mmseg finds by a name, or what is wrong; neither, where only building it can say."""
     own = root.children.get(SCOPE)
-    classes: dict[str, Any] = {}
+    classes: dict[str, object] = {}
     for registry in (root, own):
         if registry is not None:  # one that is empty yet counts as False
             registry.import_from_location()

@@ -172,13 +172,13 @@ def import_wandb(work_dir: Path) -> Any:
         tempfile.tempdir = before
 
 
-def load_run_ids(work_dir: Path) -> dict[str, Any]:
+def load_run_ids(work_dir: Path) -> dict[str, str]:
     """The trackers' ids of what was tracked in a work dir before."""
     file = work_dir / RUN_IDS
     return read_json(file) if file.is_file() else {}
 
 
-def save_run_ids(work_dir: Path, ids: Mapping[str, Any]) -> None:
+def save_run_ids(work_dir: Path, ids: Mapping[str, str]) -> None:
     write_json(work_dir / RUN_IDS, ids)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import written_whole
+from rdistill.schemas.mappings import Arguments
 
 if TYPE_CHECKING:  # the command line needs `is_uri` alone, and does not wait for them
     from pyarrow import fs as arrow
@@ -62,7 +63,7 @@ def filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
     return arrow.PyFileSystem(arrow.FSSpecHandler(file_system)), path
 
 
-def ray_storage(where: str | Path) -> dict[str, Any]:
+def ray_storage(where: str | Path) -> Arguments:
     """``storage_path`` and ``storage_filesystem`` as Ray Train and Tune take them."""
     if not is_uri(where):
         return {"storage_path": str(where)}

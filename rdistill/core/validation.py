@@ -259,9 +259,9 @@ def _either(texts: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def _constraints(metadata: Sequence[Any]) -> dict[str, Any]:
+def _constraints(metadata: Sequence[Any]) -> dict[str, float]:
     """Bounds by name: ge, gt, le, lt."""
-    bounds: dict[str, Any] = {}
+    bounds: dict[str, float] = {}
     for entry in metadata:
         for name in ("ge", "gt", "le", "lt"):
             value = getattr(entry, name, None)

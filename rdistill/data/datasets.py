@@ -18,6 +18,8 @@ from rdistill.config.label_map import parse_label_map
 from rdistill.core.errors import UserError
 from rdistill.data.random_state import random_state_of
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
+from rdistill.schemas.data import DatasetMeta
+from rdistill.schemas.mappings import DataInfo
 
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
 
@@ -36,7 +38,7 @@ class PaddleSegDataset(BaseSegDataset):
         self.separator = separator
         super().__init__(**options)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
+    def load_data_list(self) -> list[DataInfo]:
         """One entry for each line. Raises UserError for a line that is not two paths."""
         entries = []
         root = Path(self.data_root or ".")
@@ -111,7 +113,7 @@ class MapLabels(BaseTransform):
     def __init__(self, label_map: Any) -> None:
         self.label_map = parse_label_map(label_map, "MapLabels.label_map")
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: DataInfo) -> DataInfo:
         if results.get("reduce_zero_label"):
             raise UserError("MapLabels and reduce_zero_label=True exclude each other; set reduce_zero_label=False")
         own = results.get("label_map") or {}
@@ -186,7 +188,7 @@ class StreamDataset(Dataset):
         self.seed = seed
 
     @property
-    def metainfo(self) -> dict[str, Any]:
+    def metainfo(self) -> DatasetMeta:
         return self.dataset.metainfo
 
     def full_init(self) -> None:
@@ -218,7 +220,7 @@ class SubsetDataset(Dataset):
         self.share, self.seed = share, seed
 
     @property
-    def metainfo(self) -> dict[str, Any]:
+    def metainfo(self) -> DatasetMeta:
         return self.dataset.metainfo
 
     def full_init(self) -> None:
@@ -236,7 +238,7 @@ class SubsetDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def get_data_info(self, index: int) -> dict[str, Any]:
+    def get_data_info(self, index: int) -> DataInfo:
         return self.dataset.get_data_info(self.indices[index])  # type: ignore[no-any-return]
 
     def __getitem__(self, index: int) -> Any:

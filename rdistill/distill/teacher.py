@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +18,7 @@ from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
+from rdistill.schemas.mappings import PlainConfig
 
 CACHE_FOLDER = ".teacher_cache"
 
@@ -151,7 +151,7 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
         UserError: it does not build, or the checkpoint is not its.
     """
     assert spec.model is not None and spec.checkpoint is not None
-    model_cfg: dict[str, Any] = copy.deepcopy(dict(spec.model))
+    model_cfg: PlainConfig = copy.deepcopy(dict(spec.model))
     model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
     if isinstance(model_cfg.get("backbone"), dict):
         model_cfg["backbone"].pop("init_cfg", None)

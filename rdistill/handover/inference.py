@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,9 @@ from rdistill.models.checkpoint import load_weights
 from rdistill.models.packages import absent_packages
 from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.models.segmentor import build_segmentor, input_channels, num_classes, require_numbers
+from rdistill.schemas.data import Batch
+from rdistill.schemas.mappings import DataInfo, PlainConfig
+from rdistill.schemas.run import CheckpointMeta
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TIFF_SUFFIXES = (".tif", ".tiff")  # Pillow does not know every kind of them
@@ -40,10 +42,10 @@ class Predictor:
     """A model that is ready to predict, and what its outputs mean."""
 
     model: nn.Module  # has its weights, and is in eval mode
-    pipeline: list[dict[str, Any]]  # leads from an image file to the model's input; reads no labels
+    pipeline: list[PlainConfig]  # leads from an image file to the model's input; reads no labels
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # RGB of each class
-    meta: dict[str, Any]  # the checkpoint's
+    meta: CheckpointMeta  # the checkpoint's
 
 
 def load_predictor(
@@ -170,7 +172,7 @@ class Sample:
     """One image, as the pipeline reads it."""
 
     pixels: np.ndarray  # what was loaded: height x width, or height x width x bands; whole numbers or floats
-    data: dict[str, list[Any]]  # what the model's preprocessor takes
+    data: Batch  # what the model's preprocessor takes
 
     def rgb(self, predictor: Predictor) -> np.ndarray:
         """What a person is shown of it: height x width x 3, uint8."""
@@ -184,7 +186,7 @@ def read_sample(predictor: Predictor, image: Path) -> Sample:
         UserError: the pipeline cannot read it, or it has other channels than the model takes.
     """
     count = loading_steps(predictor.pipeline)
-    loaded: dict[str, Any] = dict(img_path=str(image), reduce_zero_label=False)
+    loaded: DataInfo = dict(img_path=str(image), reduce_zero_label=False)
     try:
         with _without_warnings():
             loaded = Compose(copy.deepcopy(predictor.pipeline[:count]))(loaded)
@@ -234,7 +236,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _classes_and_palette(
-    cfg: Config, meta: dict[str, Any], count: int
+    cfg: Config, meta: CheckpointMeta, count: int
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Names and colours from the checkpoint, else from the config's data, else made up."""
     dataset = first_leaf(cfg.val_dataloader.dataset)

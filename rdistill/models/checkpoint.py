@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from rdistill._compat import texts
 from rdistill._compat.numpy import pickled_functions
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
+from rdistill.schemas.mappings import FileOfWeights
+from rdistill.schemas.run import CheckpointMeta
 
 BEGINNINGS = (b"PK\x03\x04", b"\x80")  # torch.save's files begin so: a zip archive; until torch 1.6, a pickle
 STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
 
 
-def load_file(path: str | Path, *, trust: bool = False, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_file(path: str | Path, *, trust: bool = False, map_location: str | torch.device = "cpu") -> FileOfWeights:
     """Reads a checkpoint without running any code that it may carry.
 
     rdistill's and mmengine's own checkpoints pass. mmengine itself falls back to an unsafe load when
@@ -146,7 +148,7 @@ def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if isinstance(value, Tensor)}
 
 
-def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, what: str = "model") -> dict[str, Any]:
+def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, what: str = "model") -> CheckpointMeta:
     """Loads a checkpoint into a model; every key must match in name and shape.
 
     Returns:
@@ -186,7 +188,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
         raise UserError(f"{path}: does not fit the {what} ({type(model).__name__}): {'; '.join(parts)}")
     model.load_state_dict(weights, strict=False)
     meta = checkpoint.get("meta")
-    return dict(meta) if isinstance(meta, Mapping) else {}
+    return cast(CheckpointMeta, dict(meta)) if isinstance(meta, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def save_atomically(obj: Any, path: Path) -> None:
         torch.save(obj, partial)
 
 
-def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: dict[str, Any]) -> None:
+def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: CheckpointMeta) -> None:
     """Saves the student alone, in the form that plain ``mmseg.apis.init_model`` loads."""
     weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     dataset_meta = {"classes": list(classes), "palette": [list(map(int, colour)) for colour in palette]}

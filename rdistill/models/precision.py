@@ -12,6 +12,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from rdistill.core.errors import UserError
+from rdistill.schemas.mappings import PlainConfig
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -25,7 +26,7 @@ class Bfloat16OptimWrapper(OptimWrapper):
             yield
 
 
-def wrapper_config(optim_wrapper: Mapping[str, Any]) -> dict[str, Any]:
+def wrapper_config(optim_wrapper: Mapping[str, Any]) -> PlainConfig:
     """A config's ``optim_wrapper`` for this machine.
 
     Raises:

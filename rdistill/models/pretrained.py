@@ -29,6 +29,7 @@ from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.files import lock_file
 from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
 from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
+from rdistill.schemas.mappings import FileOfWeights, Weights
 
 SAFE_SCHEME = "rdistill-safe:"  # a run's own checkpoint, which may hold whatever the run came to
 WEB = ("http://", "https://")
@@ -152,7 +153,7 @@ def _owner(student: nn.Module, key: str) -> tuple[str, nn.Module | None]:
     return owner, part if as_mmengine or isinstance(part, (MixVisionTransformer, MSCAN)) else None
 
 
-def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> dict[str, Any]:
+def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> Weights:
     """The weights that mmengine takes from a file: those under the prefix, without it."""
     weights = _load(file, trust=trust)
     weights = weights.get("state_dict", weights)
@@ -164,7 +165,7 @@ def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> dict[str, 
     return _weights_of({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
 
 
-def _weights_of(state: Mapping[str, Any]) -> dict[str, Any]:
+def _weights_of(state: Mapping[str, Any]) -> Weights:
     """Without BatchNorm's counts of batches, which older files lack and nobody misses."""
     return {
         name: value
@@ -268,7 +269,7 @@ def _url_of(name: str) -> str:
     return name.removeprefix("file://")
 
 
-def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> dict[str, Any]:
+def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> FileOfWeights:
     """A file of weights to start from. Complex ones would lose their imaginary part where mmengine copies them."""
     loaded = load_file(file, trust=trust, map_location=map_location or "cpu")
     weights = loaded.get("state_dict", loaded)
@@ -279,7 +280,7 @@ def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> dict[str, An
     return loaded
 
 
-def _load_named(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+def _load_named(name: str, map_location: Any = "cpu") -> FileOfWeights:
     """mmengine's loader of local files, URLs and names of model zoos."""
     file = local_file(name)
     assert file is not None
@@ -287,7 +288,7 @@ def _load_named(name: str, map_location: Any = "cpu") -> dict[str, Any]:
     return mmcls_weights(loaded) if name.startswith(MMCLS) else loaded
 
 
-def _load_from_storage(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+def _load_from_storage(name: str, map_location: Any = "cpu") -> FileOfWeights:
     """mmengine's loader of petrel's and other storage of its own."""
     content = get_file_backend(name, backend_args={"backend": "petrel"}).get(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -296,11 +297,11 @@ def _load_from_storage(name: str, map_location: Any = "cpu") -> dict[str, Any]:
         return _load(file, map_location, trust=_trusted.get())
 
 
-def _load_from_pavi(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+def _load_from_pavi(name: str, map_location: Any = "cpu") -> FileOfWeights:
     raise UserError(f"{name}: pavi:// is not supported; download the file and name it instead")
 
 
-def _load_own(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+def _load_own(name: str, map_location: Any = "cpu") -> FileOfWeights:
     return load_file(name.removeprefix(SAFE_SCHEME), map_location=map_location or "cpu")
 
 

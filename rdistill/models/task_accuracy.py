@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from rdistill.models.quiet_mmseg import decode_heads
+from rdistill.schemas.mappings import Losses
 
 NAME = "accuracy"  # mmseg's function, as its modules of heads import it
 _left_out: ContextVar[bool] = ContextVar("accuracy_left_out", default=False)
@@ -34,7 +35,7 @@ def without_accuracy() -> Iterator[None]:
         _left_out.reset(token)
 
 
-def drop_left_out(losses: dict[str, Any]) -> dict[str, Any]:
+def drop_left_out(losses: Losses) -> Losses:
     """A segmentor's losses without the accuracies that were left out."""
     return {key: value for key, value in losses.items() if value is not None}
 

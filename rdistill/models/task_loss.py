@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rdistill._compat import mmseg as _compat
 from rdistill.distributed import collectives
 from rdistill.models.quiet_mmseg import CrossEntropyLoss, losses
+from rdistill.schemas.mappings import Losses
 
 
 def allow_wholly_ignored() -> None:
@@ -17,7 +18,7 @@ def allow_wholly_ignored() -> None:
     _compat.allow_wholly_ignored(losses)
 
 
-def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> dict[str, Any]:
+def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> Losses:
     """The losses of a segmentor as they are, or zero where all pixels are ignored: also those on edges of the labels.
 
     Args:

@@ -1,7 +1,7 @@
 """Open mappings: their keys are another package's or the user's, so that no type of ours can list them.
 
 What rdistill itself reads of one by key, its readers check: a section of a config is validated by
-:mod:`rdistill.config`, a checkpoint by :mod:`rdistill.models.checkpoint`.
+:mod:`rdistill.config`, a file of weights by :mod:`rdistill.models.checkpoint`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 ConfigValues = dict[str, Any]  # config key -> value of any kind, as `--set` and a sweep's space write them
-Section = dict[str, Any]  # a part of an mmengine config as a plain dict, such as its `model`; or the whole of it
-Checkpoint = dict[str, Any]  # what torch.load gives for a file of mmengine's or of a model zoo; also its `meta`
+PlainConfig = dict[str, Any]  # a part of an mmengine config as a plain dict, such as its `model`; or the whole of it
+FileOfWeights = dict[str, Any]  # what torch.load gives: mmengine's checkpoint, a model zoo's, or weights alone
 Weights = dict[str, Any]  # name -> tensor, as in a state dict; in files of others also what is no tensor
-DataInfo = dict[str, Any]  # of one image, as mmcv's transforms pass it on: `img_path`, `img`, `gt_seg_map`, ...
-Batch = dict[str, Any]  # several of them, as mmengine collates them: `inputs` and `data_samples`
 Losses = dict[str, Any]  # what a segmentor's `loss` returns: name -> tensor, or a list of them
+DataInfo = dict[str, Any]  # of one image, as mmcv's transforms pass it on: `img_path`, `img`, `gt_seg_map`, ...
 TuneResult = dict[str, Any]  # what Ray Tune passes on of a trial: what it reported, and Tune's own keys
-Arguments = dict[str, Any]  # keyword arguments of a function that is another package's, or is called by its name
+Arguments = dict[str, Any]  # keyword arguments of a function that takes many, of this package or another

@@ -4,7 +4,51 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypedDict
 
-from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.data import DatasetMeta
+from rdistill.schemas.mappings import ConfigValues, Weights
+
+
+class TermFigures(TypedDict):
+    """One distillation loss at a validation: of its gradient and the task's, with respect to the student's weights."""
+
+    ratio: float | None  # its length over the task's
+    cosine: float | None  # -1 to 1
+    raw: float | None  # the loss before its weight
+
+
+class ValidationFigures(TypedDict, total=False):
+    """Of student and teacher on validation images, in percent; see :func:`rdistill.training.diagnosis.on_validation`.
+
+    Empty where the two tell other classes apart. What is a share of nothing is None.
+    """
+
+    pixels: int  # labelled ones that were looked at
+    agreement: float | None
+    student_error: float | None
+    teacher_error: float | None
+    errors_repeated: float | None
+    errors_to_learn: float | None
+    teacher_confidence: float | None
+    teacher_calibration_error: float | None
+    teacher_entropy: dict[str, float]  # temperature -> share of the largest possible entropy, 0 to 1
+
+
+class GradientFigures(TypedDict, total=False):
+    """Of the gradients on training images; see :func:`rdistill.training.diagnosis.on_training`."""
+
+    gradient_task: float | None
+    gradient_distill: float | None
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+    terms: dict[str, TermFigures]  # by the loss's name
+
+
+class Diagnosis(ValidationFigures, GradientFigures, total=False):
+    """One entry of ``diagnosis.json``: a validation of a diagnosed run."""
+
+    iter: int
+    seconds: float  # that measuring took
+    problem: str  # why there are no figures
 
 
 class Scores(TypedDict, total=False):
@@ -14,7 +58,7 @@ class Scores(TypedDict, total=False):
     aAcc: float
     mAcc: float
     IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
-    diagnosis: dict[str, Any]  # of a diagnosed run's validation; see rdistill.training.diagnosis
+    diagnosis: Diagnosis  # of a diagnosed run's validation
 
 
 class Validation(TypedDict, total=False):
@@ -22,6 +66,29 @@ class Validation(TypedDict, total=False):
 
     iter: int
     metrics: Scores
+
+
+class CheckpointMeta(TypedDict, total=False):
+    """A checkpoint's ``meta``: mmengine's keys, and rdistill's own; a file of others may have none of them."""
+
+    iter: int
+    epoch: int
+    seed: int
+    mIoU: float | None  # of the validation that a student is from
+    dataset_meta: DatasetMeta
+    best: Validation
+    last: Validation
+
+
+class RunCheckpoint(TypedDict, total=False):
+    """What ``last.pth`` and ``best.pth`` hold, beside what mmengine's Runner puts there for itself."""
+
+    meta: CheckpointMeta
+    state_dict: Weights  # of the Distiller, the student's under ``student.``
+    message_hub: dict[str, dict[str, Any]]  # mmengine's; emptied
+    workers: list[Any]  # of each: rdistill.training.run_state.WorkerState
+    ema_teachers: list[Weights]
+    tracked_best: float | None  # mIoU
 
 
 class CacheUse(TypedDict, total=False):

@@ -15,6 +15,14 @@ class TrialEntry(Scores, total=False):
     seconds: float  # of training since the trial began, over all attempts
 
 
+class TrialReport(TypedDict, total=False):
+    """What Ray Tune gets of a validation and passes on, beside keys of its own and the sweep's other objectives."""
+
+    iter: int
+    mIoU: float  # percent, as is the next
+    best_mIoU: float  # up to here
+
+
 class _TrialConfig(TypedDict):
     id: str
     phase: str

@@ -156,8 +156,8 @@ def _check_loaded(
     except UserError as error:
         report.problems += [f"{path}: {problem}" for problem in error.problems]
         return report
-    options: dict[str, Any] = dict(work_dir=work_dir, trust_checkpoint=trust_checkpoint, full_data=True)
-    return _joined(report, check_sweep(base, spec, distiller, **options))
+    rest = check_sweep(base, spec, distiller, work_dir=work_dir, trust_checkpoint=trust_checkpoint, full_data=True)
+    return _joined(report, rest)
 
 
 def _joined(first: Report, second: Report) -> Report:

@@ -28,6 +28,7 @@ from rdistill.data.random_state import random_state, seed_everything, set_random
 from rdistill.distill.distiller import Distiller
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import ignore_index, num_classes
+from rdistill.schemas.run import Diagnosis, GradientFigures, ValidationFigures
 from rdistill.training.run_state import unwrap
 
 DIAGNOSIS = "diagnosis.json"  # in the work dir: one entry for each validation
@@ -60,8 +61,8 @@ class DiagnosisHook(Hook):
     def __init__(self, spec: DistillSpec, seed: int, lane: Timed | None = None) -> None:
         assert spec.diagnose is not None
         self.spec, self.batches, self.seed, self.lane = spec, spec.diagnose.batches, seed, lane
-        self.entries: list[dict[str, Any]] = []
-        self.latest: dict[str, Any] | None = None
+        self.entries: list[Diagnosis] = []
+        self.latest: Diagnosis | None = None
         self._teachers: tuple[Any, ...] | None = None
         self._train: list[Any] | None = None
         self._val: list[Any] | None = None
@@ -86,7 +87,7 @@ class DiagnosisHook(Hook):
         if self.lane is not None:
             self.lane.leave_out(seconds)
 
-    def _measured(self, runner: Any) -> dict[str, Any]:
+    def _measured(self, runner: Any) -> Diagnosis:
         distiller = unwrap(runner)
         if self._teachers is None:
             self._teachers = tuple(teacher.aside() for teacher in distiller.teachers)
@@ -148,7 +149,7 @@ def validation_batches(loader: Any, images: int) -> list[Any]:
 
 
 @torch.no_grad()
-def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> dict[str, Any]:
+def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> ValidationFigures:
     """What student and teacher make of validation images. The first teacher is meant.
 
     Args:
@@ -217,7 +218,7 @@ class _Counts:
         for row, values in enumerate((torch.ones_like(confidence), confidence, (chosen == label).to(confidence))):
             self.bins[row].index_add_(0, place, values.double().cpu())
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> ValidationFigures:
         if not self.pixels:
             return {}
         count, confidence, right = self.bins
@@ -240,7 +241,7 @@ class _Counts:
 # --- on training images ---------------------------------------------------------------------------------------------
 
 
-def on_training(distiller: Distiller, batches: Sequence[Any]) -> dict[str, Any]:
+def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures:
     """How the gradients of the task's and of the distillation's losses, as they are added up, stand to each other.
 
     Args:

@@ -19,6 +19,7 @@ from rdistill.config.walk import kind_of, metrics_of
 from rdistill.core.errors import UserError
 from rdistill.models.quiet_mmseg import METRICS, IoUMetric
 from rdistill.models.segmentor import require_numbers
+from rdistill.schemas.data import Batch, ScoredSample
 from rdistill.schemas.run import Scores
 
 
@@ -37,12 +38,13 @@ class ClassIoUMetric(IoUMetric):
     default_prefix = ""  # None makes mmengine warn that there is no prefix
     by_image: list[np.ndarray] | None = None
 
-    def process(self, data_batch: dict[str, Any], data_samples: Sequence[dict[str, Any]]) -> None:
+    def process(self, data_batch: Batch, data_samples: Sequence[ScoredSample]) -> None:
         super().process(data_batch, data_samples)
         if self.by_image is not None:
             classes = len(self.dataset_meta["classes"])
             for sample in data_samples:
-                predicted, truth = (sample[name]["data"].squeeze().cpu() for name in ("pred_sem_seg", "gt_sem_seg"))
+                pixels = (sample["pred_sem_seg"], sample["gt_sem_seg"])
+                predicted, truth = (side["data"].squeeze().cpu() for side in pixels)
                 self.by_image.append(confusion(predicted, truth, classes, self.ignore_index))
 
     def evaluate(self, size: int) -> dict[str, float]:

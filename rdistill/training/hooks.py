@@ -20,7 +20,7 @@ from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
-from rdistill.schemas.run import RunFacts, Scores, Validation
+from rdistill.schemas.run import RunCheckpoint, RunFacts, Scores, Validation
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import tidy_metrics
 from rdistill.training.resume import BEST, LAST, PREVIOUS
@@ -133,12 +133,12 @@ class EmaTeacherHook(Hook):
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._follow(runner)
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         states = [teacher.state_dict() for teacher in _ema_teachers(runner)]
         if states:
             checkpoint["ema_teachers"] = states
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         for teacher, state in zip(_ema_teachers(runner), checkpoint.get("ema_teachers", []), strict=True):
             teacher.load_state_dict(state)
 
@@ -212,13 +212,13 @@ class CheckpointHook(Hook):
             self.save(runner, BEST, runner.iter)
         self.save(runner, LAST, runner.iter)
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         checkpoint["meta"] = {**as_plain_data(checkpoint["meta"]), "best": self.best, "last": self.last}
         checkpoint["workers"] = self._workers
         # mmengine's log histories are objects; without them the file loads with weights_only=True.
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         self.last = checkpoint.get("meta", {}).get("last", {})
 
     def save(self, runner: Any, name: str, iteration: int) -> None:

@@ -87,7 +87,7 @@ class Lane:
         self.handed: Any = None
         self.stream: _Stream | None = None
         self._random = random_state()
-        self._current: list[tuple[dict[str, Any], str]] = []
+        self._current: list[tuple[dict[str, object], str]] = []
         self._run = run
         self._greenlet: greenlet | None = None  # made in the thread that gives it its first turn
 

@@ -44,6 +44,7 @@ from rdistill.distributed.cluster import (
     wait_for_room,
 )
 from rdistill.distributed.shares import resource_problems
+from rdistill.schemas.mappings import Arguments
 from rdistill.schemas.run import RunMetrics, Scores
 from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.run import RunOptions, look_before, train_run
@@ -279,7 +280,7 @@ class _WorkerListener:
     def noted(self, text: str) -> None:
         self._send("noted", (text,), {})
 
-    def _send(self, event: str, args: tuple[Any, ...], details: dict[str, Any]) -> None:
+    def _send(self, event: str, args: tuple[Any, ...], details: Arguments) -> None:
         if self._events is not None:
             self._events.actor.put_nowait.remote((event, args, details))
 

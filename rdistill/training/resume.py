@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -17,6 +16,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json, set_aside_if_damaged
 from rdistill.models import checkpoint
 from rdistill.models.checkpoint import damaged
+from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunMetrics, Validation
 
 LAST, PREVIOUS, BEST = "last.pth", "last.pth.previous", "best.pth"
@@ -87,7 +87,7 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         )
 
 
-def _without_what_is_open(begun: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _without_what_is_open(begun: PlainConfig, wanted: PlainConfig) -> tuple[PlainConfig, PlainConfig]:
     """Two plain configs without what the second leaves to be decided of teachers: the first has what was decided."""
     sections = [cfg.get("distill") or {} for cfg in (begun, wanted)]
     teachers = zip(*(section.get("teachers") or () for section in sections), strict=False)

@@ -21,6 +21,7 @@ from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
+from rdistill.schemas.run import RunCheckpoint
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -62,7 +63,7 @@ class RunStateHook(Hook):
 
     def __init__(self, seed: int, init_seed: int) -> None:
         self.seed, self.init_seed = seed, init_seed
-        self._to_restore: list[Mapping[str, Any]] = []
+        self._to_restore: list[WorkerState] = []
         self._started = False
 
     def before_run(self, runner: Any) -> None:
@@ -89,7 +90,7 @@ class RunStateHook(Hook):
     def after_val(self, runner: Any) -> None:
         set_random_state(self._before_val)
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         self._to_restore = checkpoint.get("workers") or []
 
 

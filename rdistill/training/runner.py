@@ -38,6 +38,7 @@ from rdistill.data import datasets as _datasets  # noqa: F401  registers the str
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
+from rdistill.schemas.mappings import PlainConfig
 from rdistill.training.evaluation import no_image_twice, use_class_iou
 from rdistill.training.hooks import (
     AccuracyHook,
@@ -94,7 +95,7 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
     return cfg
 
 
-def _wrapper_config(cfg: Config) -> dict[str, Any]:
+def _wrapper_config(cfg: Config) -> PlainConfig:
     """How several workers' model is wrapped: as mmengine would from the same keys, but also on CPUs."""
     options = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
     if "DistributedDataParallel" not in str(options.get("type", "MMDistributedDataParallel")):

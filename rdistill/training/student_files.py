@@ -14,6 +14,7 @@ from rdistill.config.render import checked_source
 from rdistill.core.files import write_whole
 from rdistill.models import checkpoint
 from rdistill.models.segmentor import build_segmentor
+from rdistill.schemas.run import CheckpointMeta
 from rdistill.training.hooks import METRIC
 
 
@@ -23,10 +24,10 @@ def write_student(cfg: Config, work_dir: Path) -> None:
     model = build_segmentor(cfg.model)
     model.load_state_dict(checkpoint.model_weights(best))
     dataset = best["meta"].get("dataset_meta") or {}
-    meta = {
+    meta: CheckpointMeta = {
         "iter": best["meta"]["iter"],
         "seed": best["meta"]["seed"],
-        METRIC: best["meta"]["best"]["metrics"].get(METRIC),
+        "mIoU": best["meta"]["best"]["metrics"].get(METRIC),
     }
     classes, palette = list(dataset.get("classes") or ()), list(dataset.get("palette") or ())
     checkpoint.save_student(model, work_dir / "student.pth", classes=classes, palette=palette, meta=meta)

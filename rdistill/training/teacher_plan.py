@@ -11,10 +11,10 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from mmengine.config import Config
@@ -36,6 +36,7 @@ from rdistill.distill.teacher_forward import CLOSE
 from rdistill.distributed.collectives import gather_objects
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import blank_image, input_channels, training_size
+from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import CacheUse
 
 RECORD = "teacher.json"  # a file in the work dir: what was decided
@@ -54,6 +55,15 @@ REPEATING = (
 WRAPPERS = ("StreamDataset", "RepeatDataset", "ConcatDataset")
 
 
+class PlanRecord(TypedDict):
+    """A :class:`Plan` in ``teacher.json``."""
+
+    forwards: list[PlainConfig | None]  # each a ForwardSpec, as a config has it
+    cache: bool
+    patience: int
+    lines: list[str]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What was decided."""
@@ -63,12 +73,13 @@ class Plan:
     patience: int  # images
     lines: tuple[str, ...]  # what the user reads of it
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> PlanRecord:
         """As the record of it holds it."""
-        return {**asdict(self), "forwards": [forward and forward.model_dump() for forward in self.forwards]}
+        forwards = [None if forward is None else forward.model_dump() for forward in self.forwards]
+        return {"forwards": forwards, "cache": self.cache, "patience": self.patience, "lines": list(self.lines)}
 
     @classmethod
-    def from_json(cls, plan: Mapping[str, Any]) -> Plan:
+    def from_json(cls, plan: PlanRecord) -> Plan:
         """What :meth:`as_json` gave."""
         forwards = tuple(None if forward is None else ForwardSpec(**forward) for forward in plan["forwards"])
         return cls(forwards, plan["cache"], plan["patience"], tuple(plan["lines"]))

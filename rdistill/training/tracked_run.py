@@ -29,6 +29,8 @@ from rdistill.config.tracking import (
     wandb_mode,
 )
 from rdistill.core.redaction import redacted
+from rdistill.schemas.mappings import PlainConfig
+from rdistill.schemas.run import RunCheckpoint
 from rdistill.training.hooks import METRIC, RunListener
 
 FAILURES_BORNE = 3  # failures in a row after which a tracker is let go
@@ -36,7 +38,7 @@ LONGEST_SIDE = 512  # pixels of an image that is tracked
 QUIET_WANDB = dict(silent=True, console="off", disable_git=True, disable_code=True)
 
 
-def track(visualizer: dict[str, Any] | None, tracking: Tracking, work_dir: Path, resume: bool) -> dict[str, Any]:
+def track(visualizer: PlainConfig | None, tracking: Tracking, work_dir: Path, resume: bool) -> PlainConfig:
     """A visualizer's config with the trackers among its backends."""
     prepare_libraries()
     drawn = copy.deepcopy(visualizer) or dict(type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
@@ -63,7 +65,7 @@ class TrackerBackend(BaseVisBackend):
         resume: go on with the run that the work dir knows of.
     """
 
-    def __init__(self, save_dir: str, tracker: str, tracking: dict[str, Any], resume: bool) -> None:
+    def __init__(self, save_dir: str, tracker: str, tracking: PlainConfig, resume: bool) -> None:
         super().__init__(save_dir)
         self.tracker, self.tracking = tracker, Tracking.model_validate(tracking)
         self.work_dir = Path(save_dir)
@@ -246,10 +248,10 @@ class TrackingHook(Hook):
                 backend.add_scalars({f"best_{METRIC}": self._best}, runner.iter)
         self._warn(runner)
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         checkpoint["tracked_best"] = self._best
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         self._best = checkpoint.get("tracked_best")
 
     def _draw(self, runner: Any, sample: Any) -> None:

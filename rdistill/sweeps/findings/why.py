@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from rdistill.schemas.run import Diagnosis
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
 
 LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; below, it can show little
@@ -53,7 +54,7 @@ def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Any
     return reasons
 
 
-def entries_of(run: TrialRecord) -> list[dict[str, Any]]:
+def entries_of(run: TrialRecord) -> list[Diagnosis]:
     """What was measured at the validations of a run, in order, without those that failed."""
     entries = [entry.get("diagnosis") for entry in run.history]
     return [entry for entry in entries if isinstance(entry, dict) and "problem" not in entry]
@@ -108,7 +109,8 @@ def _losses(runs: Sequence[TrialRecord]) -> dict[str, Any]:
         if not parts:
             continue
         first, middle, last = (fmean(part[index] for part in parts) for index in range(3))
-        terms = [(entries[-1].get("terms") or {}).get(name) or {} for run in runs if (entries := entries_of(run))]
+        last_entries = [entries[-1] for run in runs if (entries := entries_of(run))]
+        terms = [term for entry in last_entries if (term := (entry.get("terms") or {}).get(name))]
         losses[name] = {
             "first": _finite(first),
             "middle": _finite(middle),

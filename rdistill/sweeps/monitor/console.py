@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.monitor.leaderboard import short_key, text_of
 from rdistill.sweeps.study.records import BASELINE, EQUAL_COST, PROGRESS, TRIALS, load_record
@@ -89,7 +90,7 @@ class SweepConsole:
         with self._lock:
             self._becomes(self._row(trial), RUNNING)
 
-    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_validated(self, trial: TrialSeen, result: TrialReport) -> None:
         with self._lock:
             row = self._row(trial)
             row.iteration, row.now, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
@@ -103,7 +104,7 @@ class SweepConsole:
     def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
 
-    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: TrialReport, failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:
             row = self._row(trial)

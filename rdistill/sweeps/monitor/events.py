@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
+from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.study.records import trains_alone
 from rdistill.sweeps.trial.faults import MACHINE, cause_of, last_error
 from rdistill.sweeps.trial.trial import reason_of
@@ -41,13 +42,13 @@ class SweepListener(Protocol):
     def trial_started(self, trial: TrialSeen) -> None:
         """A trial begins, or goes on: the same trial may start more than once."""
 
-    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_validated(self, trial: TrialSeen, result: TrialReport) -> None:
         """A trial was validated: ``iter``, ``mIoU`` and ``best_mIoU`` in percent."""
 
     def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         """A trial's process has died, or its machine failed it: it will be started again from its last checkpoint."""
 
-    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: TrialReport, failed: bool) -> None:
         """A trial is over; ``result`` is its last, empty where it has none."""
 
 
@@ -72,7 +73,7 @@ class TuneEvents(Callback):
         for listener in _listeners:
             listener.trial_started(_seen(trial))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: TrialReport, **_: Any) -> None:
         for listener in _listeners:
             listener.trial_validated(_seen(trial), result)
 
@@ -85,11 +86,11 @@ class TuneEvents(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         for listener in _listeners:
-            listener.trial_ended(_seen(trial), trial.last_result or {}, False)
+            listener.trial_ended(_seen(trial), trial.last_result or TrialReport(), False)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         for listener in _listeners:
-            listener.trial_ended(_seen(trial), trial.last_result or {}, True)
+            listener.trial_ended(_seen(trial), trial.last_result or TrialReport(), True)
 
 
 def _seen(trial: Any) -> TrialSeen:

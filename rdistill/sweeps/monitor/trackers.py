@@ -26,6 +26,8 @@ from rdistill.config.tracking import (
 )
 from rdistill.core.files import read_text, write_whole
 from rdistill.core.redaction import redacted
+from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
 from rdistill.training.tracked_run import FAILURES_BORNE, QUIET_WANDB
@@ -86,7 +88,7 @@ class InBackground:
     def trial_started(self, trial: TrialSeen) -> None:
         self._todo.put(lambda tracker: tracker.open_run(trial))
 
-    def trial_validated(self, trial: TrialSeen, result: Mapping[str, Any]) -> None:
+    def trial_validated(self, trial: TrialSeen, result: TrialReport) -> None:
         folder = self.work_dir / TRIALS / trial.id
         record = load_record(folder)  # now: it grows
         if record is None or not record.history:
@@ -99,7 +101,7 @@ class InBackground:
     def trial_lost(self, trial: TrialSeen, reason: str) -> None:
         """Nothing: what a tracker shows goes on where it was."""
 
-    def trial_ended(self, trial: TrialSeen, result: Mapping[str, Any], failed: bool) -> None:
+    def trial_ended(self, trial: TrialSeen, result: TrialReport, failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id)
         finished = record is not None and record.status == "finished"
         status = "failed" if failed else "finished" if finished else "stopped"
@@ -150,7 +152,7 @@ def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
     return {key: float(value) for key, value in flat.items() if isinstance(value, (int, float))}
 
 
-def facts(trial: TrialSeen) -> dict[str, Any]:
+def facts(trial: TrialSeen) -> ConfigValues:
     """What a tracker's run gets of a trial at its start."""
     return {
         **redacted(trial.values),

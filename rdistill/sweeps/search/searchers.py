@@ -18,6 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rdistill._compat.ray import is_at_its_end
 from rdistill.config.distill_spec import DistillSpec
 from rdistill.core.files import write_whole
+from rdistill.schemas.mappings import ConfigValues, TuneResult
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
@@ -75,15 +76,15 @@ class Arms(Searcher):
         self.arm_of[trial_id] = index
         return trial(f"{arm.prefix}{arm.suggested:04d}", arm.phase, self.seed, decode(values, arm.space))
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
         if trial_id in self.arm_of:
             self.arms[self.arm_of[trial_id]].searcher.on_trial_result(trial_id, result)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
         if trial_id in self.arm_of:
             self.arms[self.arm_of[trial_id]].searcher.on_trial_complete(trial_id, result, error)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, config: ConfigValues, **spec: Any) -> bool:
         return True  # each searcher is given its space when it is built
 
     def save(self, checkpoint_path: str) -> None:
@@ -178,14 +179,14 @@ def _arm(
 class SparingAsha(ASHAScheduler):
     """ASHA that never stops the baseline, nor holds the others against it, and lets who comes to the end finish."""
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
         if trial.config["id"] == BASELINE:
             return TrialScheduler.CONTINUE
         action = str(super().on_trial_result(tune_controller, trial, result))
         # A trial still has its student to write after its last validation; then it ends by itself.
         return TrialScheduler.CONTINUE if is_at_its_end(self, result) else action
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: TuneResult) -> None:
         if trial.config["id"] != BASELINE:
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -206,10 +207,10 @@ class EachPhase(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial).on_trial_error(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
         return str(self._of(trial).on_trial_result(tune_controller, trial, result))
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: TuneResult) -> None:
         self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

@@ -138,7 +138,7 @@ def load_record(folder: Path) -> TrialRecord | None:
     return TrialRecord(**content)
 
 
-def _with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _with_nan(entry: Mapping[str, object]) -> dict[str, object]:
     return {name: math.nan if value is None else value for name, value in entry.items()}
 
 

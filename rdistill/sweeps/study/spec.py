@@ -18,6 +18,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
 from rdistill.distributed.shares import LEAST_SHARE, share_problems
+from rdistill.schemas.mappings import ConfigValues
 
 MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
 MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
@@ -186,7 +187,7 @@ class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
     config: str  # a config with a `distill` section; found from here or from a folder above the sweep file
-    set: dict[str, Any] = Field(default={})  # config overrides for all trials, such as another loss; new keys as '+key'
+    set: ConfigValues = Field(default={})  # config overrides for all trials, such as another loss; new keys as '+key'
     space: dict[str, Dimension] = Field(min_length=1, max_length=MOST_DIMENSIONS)  # config key -> what it may be
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
