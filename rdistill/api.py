@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rdistill.config.load import Shortcuts
     from rdistill.core.stopping import StopRequest
+    from rdistill.schemas.headroom import Headroom
     from rdistill.schemas.run import RunMetrics, Scores
     from rdistill.sweeps.study.records import TrialRecord
 
@@ -373,7 +374,7 @@ def headroom(
     num_data_workers: int | None = None,
     teacher_checkpoint: str | Path | None = None,
     label_map: str | Mapping[int, int] | None = None,
-) -> dict[str, Any]:
+) -> Headroom:
     """Says how much a config with a ``distill`` section has to gain, by a few short trainings in one cohort.
 
     Args:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.files import DamagedFileError, read_json
 from rdistill.report.facts import Fact
 from rdistill.report.load import mapping, number
 from rdistill.report.page import Page, Section
 from rdistill.report.text import Cell, Column, Table, cell, points, signed
+from rdistill.schemas.headroom import Headroom
 from rdistill.sweeps.headroom.show import BRINGS, lines_of
 
 HEADROOM = "headroom.json"  # in the work dir of `rdistill headroom`
 
 
-def headroom_section(headroom: Mapping[str, Any]) -> Section:
+def headroom_section(headroom: Headroom | None) -> Section:
     """A section of the page; empty where nothing was measured or an older version wrote it."""
     section = Section("headroom", "Headroom")
     try:
@@ -40,7 +39,7 @@ def headroom_page(folder: Path) -> Page | None:
     if not file.is_file():
         return None
     try:
-        headroom = read_json(file)
+        headroom: Headroom = read_json(file)
     except DamagedFileError:
         return None
     gap = mapping(headroom.get("gap"))
@@ -52,7 +51,7 @@ def headroom_page(folder: Path) -> Page | None:
     return Page(folder.resolve().name, "Headroom", advice, facts, [headroom_section(headroom)])
 
 
-def _table(headroom: Mapping[str, Any]) -> Table:
+def _table(headroom: Headroom) -> Table:
     columns = [
         Column("trained"),
         *[Column(name, True) for name in ("iterations", "runs", "mean mIoU", "sd", "brings")],
@@ -62,8 +61,9 @@ def _table(headroom: Mapping[str, Any]) -> Table:
     ]
     rows = []
     for arm, run in headroom["arms"].items():
-        effect, over = BRINGS.get(arm, ("", ""))
-        mean = number(mapping(headroom["effects"].get(effect)).get("mean"))
+        effect, over = BRINGS.get(arm, (None, ""))
+        brought = headroom["effects"].get(effect) if effect is not None else None
+        mean = number(mapping(brought).get("mean"))
         stuck = run["one_class_seeds"]
         rows.append(
             [

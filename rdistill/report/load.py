@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json
 from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
 IMAGES_FOLDER = "pictures"
+Keys = TypeVar("Keys", bound=Mapping[str, object])  # such as a TypedDict
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,9 @@ def share(arm: Mapping[str, Any]) -> float | None:
     return None if percent is None else percent / 100
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
+def mapping(value: Keys | None) -> Keys:
+    """What should be a mapping; empty where a file holds something else there, or nothing."""
+    return cast(Keys, dict(value) if isinstance(value, Mapping) else {})
 
 
 def miou(record: TrialRecord | None) -> float | None:

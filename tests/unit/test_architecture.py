@@ -265,8 +265,8 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
 # what that file tests as a whole, or runs only in processes that Ray starts. A new module needs a reason to be here.
 TESTED_IN = {
     # Nothing but types.
-    "schemas.data": "unit/training/test_evaluation.py", "schemas.mappings": "unit/training/test_run.py",
-    "schemas.run": "unit/training/test_run.py",
+    "schemas.data": "unit/training/test_evaluation.py", "schemas.headroom": "unit/sweeps/headroom/test_answer.py",
+    "schemas.mappings": "unit/training/test_run.py",    "schemas.run": "unit/training/test_run.py",
     "schemas.trial": "unit/sweeps/study/test_records.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",

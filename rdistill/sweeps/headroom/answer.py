@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean, stdev
-from typing import Any
 
+from rdistill.schemas.headroom import ArmScores, Binds, Effect, Effects, Gaps, HeadroomAnswer, SeedsNeeded
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, HALF, HARD, LENGTHS, LONGER, WORDS
 from rdistill.sweeps.headroom.power import Spread, plan, spread_of
 
 EFFECTS = (1.0, 2.0, 5.0)  # mIoU that a sweep may want to show
 LEAST = 0.5  # mIoU; what is smaller binds nothing
-BINDS = 0.25  # share of the gap to the teacher that something must bring to be what binds
+BINDING_SHARE = 0.25  # share of the gap to the teacher that something must bring to be what binds
 CLEAR = 2.0  # standard errors from zero
 
 
@@ -24,7 +24,7 @@ def answer(
     stuck: Mapping[str, list[int]],
     teacher: float | None,
     iterations: int,
-) -> dict[str, Any]:
+) -> HeadroomAnswer:
     """Everything that ``headroom.json`` says of the scores.
 
     Args:
@@ -40,11 +40,11 @@ def answer(
     # Another half of the labels on each seed adds a spread of its own.
     spread = spread_of({arm: by_seed for arm, by_seed in trained.items() if arm != HALF})
     alone, longer = _mean(trained.get(ALONE, {})), _mean(trained.get(LONGER, {}))
-    gaps = {
+    gaps: Gaps = {
         "short": None if teacher is None or alone is None else teacher - alone,
         "long": None if teacher is None or longer is None else teacher - longer,
     }
-    effects = {
+    effects: Effects = {
         "longer": _difference(trained, LONGER, ALONE),
         "labels": _difference(trained, ALONE, HALF),
         "hard_labels": _difference(trained, HARD, ALONE),
@@ -64,7 +64,7 @@ def answer(
     }
 
 
-def binding(effects: Mapping[str, Any], gaps: Mapping[str, float | None], spread: Spread | None) -> str | None:
+def binding(effects: Effects, gaps: Gaps, spread: Spread | None) -> Binds | None:
     """What keeps the student from being better: 'teacher', 'iterations', 'labels' or 'capacity'; None: unknown.
 
     The teacher where it is hardly better than the student trained twice as long. Otherwise what brings most, if that
@@ -72,25 +72,28 @@ def binding(effects: Mapping[str, Any], gaps: Mapping[str, float | None], spread
     not help, and the teacher shows that more is possible.
     """
     gap = gaps["long"]
-    if gap is None or gaps["short"] is None or effects["longer"] is None:
+    short, longer = gaps["short"], effects["longer"]
+    if gap is None or short is None or longer is None:
         return None
     noise = 0.0 if spread is None else spread.runs
-    if gap < max(LEAST, CLEAR * noise / math.sqrt(effects["longer"]["n"])):
+    if gap < max(LEAST, CLEAR * noise / math.sqrt(longer["n"])):
         return "teacher"
-    brought = {"iterations": effects["longer"], "labels": effects["labels"]}
+    brought: dict[Binds, Effect | None] = {"iterations": longer, "labels": effects["labels"]}
     clear = {
         name: effect["mean"]
         for name, effect in brought.items()
-        if effect is not None and effect["mean"] >= max(LEAST, BINDS * gaps["short"]) and _is_clear(effect, spread)
+        if effect is not None and effect["mean"] >= max(LEAST, BINDING_SHARE * short) and _is_clear(effect, spread)
     }
-    return max(clear, key=lambda name: clear[name]) if clear else "capacity"
+    if not clear:
+        return "capacity"
+    return max(clear, key=clear.__getitem__)
 
 
 def recommend(
-    binds: str | None,
-    gaps: Mapping[str, float | None],
-    effects: Mapping[str, Any],
-    needed: Mapping[str, Any] | None,
+    binds: Binds | None,
+    gaps: Gaps,
+    effects: Effects,
+    needed: Mapping[str, SeedsNeeded] | None,
     stuck: Mapping[str, list[int]],
     iterations: int,
 ) -> str:
@@ -100,10 +103,9 @@ def recommend(
             f"make the student train first: alone it never left one class on {_some(stuck[ALONE], 'seed')}; try "
             f"another learning rate, class weights, or more iterations (--iters)"
         )
-    if binds is None:
+    gap, longer = gaps["long"], effects["longer"]
+    if binds is None or gap is None or longer is None:
         return "no answer: too few of the short trainings came to a score; see what failed above"
-    gap = gaps["long"]
-    assert gap is not None
     if binds == "teacher":
         what = f"{gap:+.1f}" if gap >= 0 else f"{gap:.1f}"
         return (
@@ -113,7 +115,7 @@ def recommend(
     seeds = _seeds_to_show(gap, needed)
     if binds == "iterations":
         return (
-            f"train longer first: twice the iterations bring {effects['longer']['mean']:+.1f} without any teacher; "
+            f"train longer first: twice the iterations bring {longer['mean']:+.1f} without any teacher; "
             f"{gap:.1f} points to the teacher are left then{seeds}"
         )
     because = {
@@ -125,7 +127,7 @@ def recommend(
     return f"worth sweeping: up to {gap:.1f} points{seeds}; {because}"
 
 
-def _seeds_to_show(gap: float, needed: Mapping[str, Any] | None) -> str:
+def _seeds_to_show(gap: float, needed: Mapping[str, SeedsNeeded] | None) -> str:
     """``, 7 seeds to show +2``: for the largest effect that half of the gap holds."""
     if needed is None:
         return ""
@@ -134,7 +136,7 @@ def _seeds_to_show(gap: float, needed: Mapping[str, Any] | None) -> str:
     return f", {seeds if seeds is not None else 'over 1,000'} seeds to show {effect:+g}"
 
 
-def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str) -> dict[str, Any] | None:
+def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str) -> Effect | None:
     """Mean and spread of the differences on the seeds that both have."""
     arm_scores, rival_scores = scores.get(arm, {}), scores.get(rival, {})
     differences = [arm_scores[seed] - rival_scores[seed] for seed in sorted(arm_scores.keys() & rival_scores.keys())]
@@ -144,12 +146,12 @@ def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str)
     return {"n": len(differences), "mean": fmean(differences), "sd": sd}
 
 
-def _is_clear(effect: Mapping[str, Any], spread: Spread | None) -> bool:
+def _is_clear(effect: Effect, spread: Spread | None) -> bool:
     """Whether a mean difference is more than two standard errors above zero, by the pooled spread."""
     return spread is None or effect["mean"] > CLEAR * spread.pairs / math.sqrt(effect["n"])
 
 
-def _arm(arm: str, by_seed: Mapping[int, float], stuck: Mapping[str, list[int]], iterations: int) -> dict[str, Any]:
+def _arm(arm: str, by_seed: Mapping[int, float], stuck: Mapping[str, list[int]], iterations: int) -> ArmScores:
     counted = [score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])]
     return {
         "words": WORDS[arm],

@@ -6,13 +6,13 @@ All arms of a seed start from the same weights and, but for the one with half th
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from mmengine.config import Config
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.schedules import stretch_schedules
 from rdistill.core.errors import UserError
+from rdistill.schemas.mappings import PlainConfig
 
 ALONE, LONGER, HALF, HARD, DISTILLED = "alone", "longer", "half", "hard", "distilled"
 ARMS = (ALONE, LONGER, HALF, HARD, DISTILLED)
@@ -72,7 +72,7 @@ def _interval(iterations: int) -> int:
     return interval - interval % 10 if interval >= 10 else interval
 
 
-def digest(base: Config) -> dict[str, Any]:
+def digest(base: Config) -> PlainConfig:
     """What a config has that a headroom's answer rests on, as plain data to compare."""
     plain = config_dict(base).to_dict()
     return {key: value for key, value in plain.items() if key not in ("tracking", "work_dir")}

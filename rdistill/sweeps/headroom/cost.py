@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
 
+from rdistill.schemas.headroom import ArmRecord, PlannedCost
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
 from rdistill.sweeps.study.spec import SweepSpec
 
@@ -29,7 +29,7 @@ class Rates:
     data: float  # loading a batch
 
     @classmethod
-    def of(cls, records: Sequence[Mapping[str, Any]]) -> Rates:
+    def of(cls, records: Sequence[ArmRecord]) -> Rates:
         """From the ``cost`` of finished trainings."""
 
         def mean(name: str, *arms: str) -> float:
@@ -63,7 +63,8 @@ def planned_cost(
     alone: int,
     cohort: int = TYPICAL_COHORT,
     at_once: int = 1,
-) -> dict[str, Any]:
+    of: str,
+) -> PlannedCost:
     """What a sweep will take, if no trial is stopped early.
 
     Args:
@@ -74,6 +75,7 @@ def planned_cost(
         alone: baselines, confirmation included.
         cohort: students that share a teacher.
         at_once: cohorts that work at a time.
+        of: which sweep this is, in words.
     """
     validations = -(-iterations // val_interval)
     one_alone = rates.seconds(iterations, validations, distilled=False)
@@ -89,6 +91,7 @@ def planned_cost(
         "cohort": cohort,
         "cohorts": at_once,
         "sweep_hours": round(sweep / at_once / 3600, 3),
+        "of": of,
     }
 
 

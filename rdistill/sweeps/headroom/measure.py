@@ -15,7 +15,9 @@ from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import StorageError, WorkDir
-from rdistill.schemas.run import Scores
+from rdistill.schemas.headroom import ArmRecord, Headroom
+from rdistill.schemas.mappings import PlainConfig
+from rdistill.schemas.run import RunFacts, Scores
 from rdistill.sweeps.headroom.answer import answer
 from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
 from rdistill.sweeps.headroom.cost import Rates
@@ -37,13 +39,13 @@ class Request:
     seeds: tuple[int, ...]
 
 
-def finished_headroom(folder: Path) -> dict[str, Any] | None:
+def finished_headroom(folder: Path) -> Headroom | None:
     """The answer of an earlier start, if it came to one."""
     file = folder / HEADROOM
     return read_json(file) if file.is_file() else None
 
 
-def require_same(folder: Path, base: Mapping[str, Any], request: Request, where: str | Path) -> None:
+def require_same(folder: Path, base: PlainConfig, request: Request, where: str | Path) -> None:
     """Makes sure that a resumed headroom is the one that was begun, and writes down what it is.
 
     Raises:
@@ -73,7 +75,7 @@ def measure(
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> Headroom:
     """Trains what is left to train, and writes and returns the answer.
 
     Args:
@@ -90,7 +92,7 @@ def measure(
         StorageError: the work dir cannot be written.
     """
     stop = stop or StopRequest()
-    records: list[dict[str, Any]] = []
+    records: list[ArmRecord] = []
     for seed in request.seeds:
         lockstep = Lockstep()
         lanes = [_Training(arm, seed, here, base, request, teachers, trust_checkpoint, stop, say) for arm in ARMS]
@@ -112,12 +114,12 @@ def measure(
             if record["one_class"]:
                 stuck[record["arm"]].append(record["seed"])
     teacher = teachers[0].get("mIoU") if teachers else None
-    headroom = {
+    headroom: Headroom = {
         "iterations": request.iterations,
         "seeds": list(request.seeds),
         **answer(scores, {arm: seeds for arm, seeds in stuck.items() if seeds}, teacher, request.iterations),
         "failed": [
-            {key: record[key] for key in ("arm", "seed", "reason")}
+            {"arm": record["arm"], "seed": record["seed"], "reason": record["reason"]}
             for record in records
             if record["status"] == "failed"
         ],
@@ -151,7 +153,7 @@ class _Training:
         self.name, self.arm, self.seed = f"{arm}-s{seed}", arm, seed
         self.here, self.base, self.request, self.teachers = here, base, request, teachers
         self.trust_checkpoint, self.stop, self.say = trust_checkpoint, stop, say
-        self.record: dict[str, Any] = {}
+        self.record: ArmRecord = {}
         self.stopped: Stopped | None = None
 
     def run(self, lane: Lane) -> None:
@@ -163,7 +165,7 @@ class _Training:
                 self._tell()
                 return
         clock = _Clock(lane)
-        record: dict[str, Any] = {"arm": self.arm, "seed": self.seed}
+        record: ArmRecord = {"arm": self.arm, "seed": self.seed}
         try:
             cfg = arm_config(self.base, self.arm, self.request.iterations, self.seed)
             metrics = train(
@@ -210,7 +212,7 @@ class _Clock(Silent):
         self._shared: dict[str, float] = {}
         self._started: dict[str, float] = {}
 
-    def training_started(self, *, first_iteration: int, last_iteration: int, facts: Mapping[str, Any]) -> None:
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
         self._started = self.lane.seconds()
         self._setup = self._last = self._started["own_seconds"]
         self._first = self._iterations = first_iteration
@@ -220,7 +222,7 @@ class _Clock(Silent):
         self._steps += now["own_seconds"] - self._last
         self._last, self._iterations, self._shared = now["own_seconds"], iteration, now
 
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+    def validated(self, iteration: int, metrics: Scores) -> None:
         now = self.lane.seconds()["own_seconds"]
         if iteration == self._iterations:  # else a few steps are in it too
             self._validations += now - self._last
@@ -239,7 +241,7 @@ class _Clock(Silent):
         return {name: round(seconds, 6) for name, seconds in rates.items()}
 
 
-def _one_class(metrics: Mapping[str, Any]) -> bool:
+def _one_class(metrics: Scores) -> bool:
     """Whether the student still sees at most one of several classes, at its best."""
     ious = [value for value in (metrics.get("IoU") or {}).values() if value is not None]
     return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from rdistill.schemas.headroom import SeedsNeeded, SpreadFigures
 
 ALPHA, POWER = 0.05, 0.8  # of the two-sided paired t test; the chance to show a difference that is there
 MOST_SEEDS = 1000  # beyond which no number is shown
@@ -36,8 +37,14 @@ class Spread:
     high: float
     freedom: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_dict(self) -> SpreadFigures:
+        return {
+            "runs": self.runs,
+            "pairs": self.pairs,
+            "low": self.low,
+            "high": self.high,
+            "freedom": self.freedom,
+        }
 
 
 def spread_of(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
@@ -98,7 +105,7 @@ def seeds_needed(effect: float, sd: float) -> int | None:
     return low
 
 
-def plan(spread: Spread, effects: Sequence[float]) -> dict[str, dict[str, int | None]]:
+def plan(spread: Spread, effects: Sequence[float]) -> dict[str, SeedsNeeded]:
     """Effect, as ``+2`` -> seeds needed at the spread that was measured, and at both ends of its interval."""
     return {
         f"{effect:+g}": {

@@ -22,6 +22,7 @@ from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
 from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
 from rdistill.sweeps.headroom.arms import ARMS, LEAST_ITERATIONS, arm_config, digest
@@ -59,7 +60,7 @@ def run_headroom(
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
     say: Say = lambda line: None,
-) -> dict[str, Any]:
+) -> Headroom:
     """Measures what there is to gain from a config's teacher, in this process.
 
     Args:
@@ -98,9 +99,13 @@ def run_headroom(
         trials, top, fresh = TYPICAL
         rates = Rates(**headroom["rates"])
         headroom["plan"] = planned_cost(
-            rates, _iterations(cfg), _val_interval(cfg), distilled=trials + top * fresh, alone=1 + fresh
+            rates,
+            _iterations(cfg),
+            _val_interval(cfg),
+            distilled=trials + top * fresh,
+            alone=1 + fresh,
+            of=f"a sweep of {trials} trials that confirms {top} on {fresh} seeds",
         )
-        headroom["plan"]["of"] = f"a sweep of {trials} trials that confirms {top} on {fresh} seeds"
         headroom["losses"] = sorted(spec.losses)
         write_json(here.folder / HEADROOM, headroom)
         here.push()
@@ -170,9 +175,7 @@ class Fleet:
     seconds: tuple[float, float]  # of a step: the teacher's forward pass, the student's own
 
 
-def headroom_first(
-    study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False
-) -> dict[str, Any] | None:
+def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False) -> Headroom | None:
     """Measures the headroom of a sweep, if its file requests it or it costs little beside the sweep.
 
     Args:
@@ -225,8 +228,8 @@ def headroom_first(
         alone=alone,
         cohort=fleet.cohort,
         at_once=fleet.at_once,
+        of="this sweep",
     )
-    headroom["plan"]["of"] = "this sweep"
     with open_work_dir(where, HEADROOM) as here:
         write_json(here.folder / HEADROOM, headroom)
         here.push()
@@ -261,7 +264,7 @@ def _fleet(study: Study, resources: Resources, slots: int) -> Fleet:
     return Fleet(plan.size, plan.cohorts, step.seconds[plan.slots])
 
 
-def _measured(study: Study, resources: Resources, request: Request, say: Say) -> dict[str, Any] | None:
+def _measured(study: Study, resources: Resources, request: Request, say: Say) -> Headroom | None:
     """The trainings, where the sweep's own will run; None, with a line, if the machine cannot do them."""
     need, joined = resources.per_worker(), max(ways_to_join(resources))
     try:
@@ -290,13 +293,13 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
     return None
 
 
-def _measure_there(study: Study, request: Request) -> tuple[dict[str, Any], list[str]]:
+def _measure_there(study: Study, request: Request) -> tuple[Headroom, list[str]]:
     lines: list[str] = []
     import_custom_modules(study.base.cfg)
     return _measure_here(study, request, None, lines.append), lines
 
 
-def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) -> dict[str, Any]:
+def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) -> Headroom:
     """``cpus``: whose threads this process takes meanwhile; None: Ray has set them."""
     import torch
 

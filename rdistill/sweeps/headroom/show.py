@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-BINDS = {
+from rdistill.schemas.headroom import Binds, EffectName, Headroom, SeedsNeeded
+
+BINDS: Mapping[Binds, str] = {
     "teacher": "the teacher: it is hardly better than the student",
     "iterations": "iterations: twice as many bring most",
     "labels": "labels: twice as many bring most",
     "capacity": "the student's capacity: neither more iterations nor more labels bring much",
 }
 # Arm -> the effect that its row shows, and between what.
-BRINGS = {
+BRINGS: Mapping[str, tuple[EffectName, str]] = {
     "longer": ("longer", "over alone"),
     "half": ("labels", "all over half"),
     "hard": ("hard_labels", "over alone"),
@@ -24,7 +25,7 @@ BRINGS = {
 }
 
 
-def show_headroom(console: Console, headroom: Mapping[str, Any]) -> None:
+def show_headroom(console: Console, headroom: Headroom) -> None:
     """Prints the table of trainings, what follows from it, and the recommendation."""
     console.print(_table(headroom))
     for word, line in lines_of(headroom):
@@ -32,17 +33,18 @@ def show_headroom(console: Console, headroom: Mapping[str, Any]) -> None:
     console.print(f"advice    {headroom['recommendation']}", markup=False, soft_wrap=True, style="bold")
 
 
-def lines_of(headroom: Mapping[str, Any]) -> list[tuple[str, str]]:
+def lines_of(headroom: Headroom) -> list[tuple[str, str]]:
     """What follows from the trainings: a word and a line for each finding."""
     short, long = headroom["iterations"], 2 * headroom["iterations"]
     lines = []
-    gaps = [(headroom["gap"][name], count) for name, count in (("short", short), ("long", long))]
+    gaps = [(headroom["gap"]["short"], short), (headroom["gap"]["long"], long)]
     gap_texts = [f"{gap:+.2f} after {count:,} iterations" for gap, count in gaps if gap is not None]
     if gap_texts:
         lines.append(("gap", f"teacher minus student alone: {', '.join(gap_texts)}"))
     if headroom["binds"] is not None:
         lines.append(("binds", BINDS[headroom["binds"]]))
-    if (spread := headroom["spread"]) is not None:
+    spread, seeds_needed = headroom["spread"], headroom["seeds_needed"]
+    if spread is not None and seeds_needed is not None:
         lines.append(
             (
                 "spread",
@@ -50,7 +52,7 @@ def lines_of(headroom: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{spread['low']:.2f} to {spread['high']:.2f}), a score by {spread['runs']:.2f}",
             )
         )
-        needed = ", ".join(f"{effect}: {_seeds(seeds)}" for effect, seeds in headroom["seeds_needed"].items())
+        needed = ", ".join(f"{effect}: {_seeds(seeds)}" for effect, seeds in seeds_needed.items())
         lines.append(("seeds", f"to show {needed} (paired t test, two-sided 5 %, power 80 %)"))
     if (plan := headroom.get("plan")) is not None:
         lines.append(
@@ -65,7 +67,7 @@ def lines_of(headroom: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _table(headroom: Mapping[str, Any]) -> Table:
+def _table(headroom: Headroom) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("trained", "iters", "n", "mIoU", "sd", "brings", ""):
         table.add_column(name, justify="left" if name in ("trained", "") else "right", no_wrap=True)
@@ -88,11 +90,11 @@ def _table(headroom: Mapping[str, Any]) -> Table:
     return table
 
 
-def _seeds(needed: Mapping[str, int | None]) -> str:
+def _seeds(needed: SeedsNeeded) -> str:
     def text(count: int | None) -> str:
         return "over 1,000" if count is None else str(count)
 
-    middle, low, high = (text(needed[name]) for name in ("seeds", "low", "high"))
+    middle, low, high = text(needed["seeds"]), text(needed["low"]), text(needed["high"])
     return middle if low == high else f"{middle} ({low} to {high})"
 
 

@@ -32,7 +32,7 @@ def test_seconds_of_a_training() -> None:
 
 
 def test_the_hours_of_a_sweep() -> None:
-    found = planned_cost(RATES, 1000, 250, distilled=10, alone=2, cohort=5, at_once=2)
+    found = planned_cost(RATES, 1000, 250, distilled=10, alone=2, cohort=5, at_once=2, of="this")
     seconds = 10 * RATES.seconds(1000, 4, distilled=True, cohort=5) + 2 * RATES.seconds(
         1000, 4, distilled=False, cohort=5
     )
