@@ -20,7 +20,10 @@ What holds for all of them:
 """
 
 from rdistill.losses.attention import *  # noqa: F403
+from rdistill.losses.boundaries import *  # noqa: F403
 from rdistill.losses.common import *  # noqa: F403
+from rdistill.losses.contrast import *  # noqa: F403
 from rdistill.losses.distributions import *  # noqa: F403
 from rdistill.losses.elements import *  # noqa: F403
+from rdistill.losses.moments import *  # noqa: F403
 from rdistill.losses.relations import *  # noqa: F403

@@ -62,10 +62,15 @@ class MGD(nn.Module):
         )
 
     def forward(self, student: Tensor, teacher: Tensor, *, mask_ratio: float = 0.75) -> Tensor:
+        return functional.mgd(self.generated(student, teacher, mask_ratio=mask_ratio), teacher)
+
+    def generated(self, student: Tensor, teacher: Tensor, *, mask_ratio: float) -> Tensor:
+        """What the convolutions make of the student's feature: N x teacher channels x H x W of ``teacher``."""
         aligned = self.adapter(student, teacher.shape[-2:])
         n, _, height, width = aligned.shape
         keep = torch.rand((n, 1, height, width), device=aligned.device) >= mask_ratio
-        return functional.mgd(self.generate(aligned * keep), teacher)
+        generated: Tensor = self.generate(aligned * keep)
+        return generated
 
 
 class ClassQueue(nn.Module):

@@ -282,7 +282,8 @@ TESTED_IN = {
     # The pure losses by kind; one file holds the rules for all of them.
     "losses.attention": "unit/losses/test_functional.py", "losses.common": "unit/losses/test_functional.py",
     "losses.distributions": "unit/losses/test_functional.py", "losses.elements": "unit/losses/test_functional.py",
-    "losses.relations": "unit/losses/test_functional.py",
+    "losses.relations": "unit/losses/test_functional.py", "losses.moments": "unit/losses/test_functional.py",
+    "losses.boundaries": "unit/losses/test_functional.py", "losses.contrast": "unit/losses/test_functional.py",
     "models.activation_checkpointing": "unit/training/test_modes.py", "models.precision": "unit/training/test_modes.py",
     "models.quiet_mmseg": "unit/models/test_task_accuracy.py", "models.segmentor": "unit/models/test_model_zoo.py",
     "sweeps.check": "unit/sweeps/study/test_pairs.py", "sweeps.prepare": "e2e/test_sweep.py",

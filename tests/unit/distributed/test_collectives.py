@@ -18,7 +18,7 @@ from rdistill.training.evaluation import ClassIoUMetric
 InWorkers = Callable[[int, Callable[[int], Any]], list[Any]]
 PICTURES, CLASSES, SIZE = 4, 3, 8
 # What two workers cannot compute as one would, by what the loss is: each draws its own random numbers.
-OWN_RANDOM_NUMBERS = {"MGD": {"mask_ratio": 0.0}, "CIRKDMemory": None}
+OWN_RANDOM_NUMBERS = {"MGD": {"mask_ratio": 0.0}, "AfDCD": {"mask_ratio": 0.0}, "CIRKDMemory": None}
 CASES = [
     (name, on, OWN_RANDOM_NUMBERS.get(name, {}))
     for name, loss in LOSSES.items()

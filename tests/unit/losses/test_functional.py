@@ -41,6 +41,12 @@ def dsd_layers(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
     return L.dsd([s * scale for scale in scales], [t * scale for scale in scales], mask=label != 255)
 
 
+def halves(label: Tensor) -> Tensor:
+    """Class 0 on the left, 1 on the right, so that there is a body beside the edge; ignored where ``label`` is."""
+    columns = torch.arange(label.shape[-1], device=label.device) * 2 // label.shape[-1]
+    return torch.where(label == 255, 255, columns)
+
+
 MASKED: dict[str, Case] = {
     "kl": masked(L.kl, tau=2.0),
     "kl_per_class": masked(L.kl, per_class=True),
@@ -54,6 +60,7 @@ MASKED: dict[str, Case] = {
     "cirkd_memory": lambda s, t, label: L.cirkd_memory(s, t, KEYS, mask=label != 255, kd_tau=2.0, grid=2),
     "ifvd": labelled(L.ifvd, num_classes=CLASSES),
     "dkd": labelled(L.dkd),
+    "bpkd": lambda s, t, label: L.bpkd(s, t, halves(label), num_classes=CLASSES, width=1, edge=2.0, tau=2.0),
 }
 CASES: dict[str, Case] = MASKED | {
     "skd": plain(L.skd_pairwise, grid=2),
@@ -64,8 +71,15 @@ CASES: dict[str, Case] = MASKED | {
     "fitnet": plain(L.fitnet),
     "mgd": plain(L.mgd),
     "pkd": plain(L.pkd),
+    "wkdf": plain(L.wkdf, grid=2, mean_weight=3.0),
+    "hcl": plain(L.hcl, levels=2),
+    "theia": plain(L.theia),
+    "omni_contrast": plain(L.omni_contrast, tau=0.5, grid=2, patch=2, groups=3),
 }
+# It contrasts: what differs most from the other groups is least, not what is alike.
+ATTRACTED = {name: case for name, case in CASES.items() if name != "omni_contrast"}
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+attracted_case = pytest.mark.parametrize("case", ATTRACTED.values(), ids=ATTRACTED)
 masked_case = pytest.mark.parametrize("case", MASKED.values(), ids=MASKED)
 
 
@@ -228,6 +242,53 @@ def dkd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
     return 16 * float(np.mean(each))
 
 
+def bpkd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    """Width 1, edge 2, body 1, tau 2 at the edge and 4 in the body."""
+    label = halves(torch.from_numpy(label)).numpy()
+    edge, body = np.full(label.shape, 255), np.full(label.shape, 255)
+    for n, y, x in pixels(label):
+        around = label[n, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        (edge if len(set(around[around != 255])) > 1 else body)[n, y, x] = label[n, y, x]
+    return 2 * kl_by_hand(s, t, edge, tau=2.0) + cwd_by_hand(s, t, body)
+
+
+def cells_of(f: np.ndarray) -> np.ndarray:
+    """N x C x 4 x 6 in 2 x 2 cells of 2 x 3: N x C x cells x positions."""
+    n, c, h, w = f.shape
+    return f.reshape(n, c, 2, h // 2, 2, w // 2).transpose(0, 1, 2, 4, 3, 5).reshape(n, c, 4, -1)
+
+
+def wkdf_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    s, t = cells_of(s), cells_of(t)
+    squares = 3 * (s.mean(3) - t.mean(3)) ** 2 + (s.std(3) - t.std(3)) ** 2
+    return float(squares.sum(axis=1).mean())
+
+
+def hcl_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    difference = s - t
+    levels = [difference**2, cells_of(difference).mean(3) ** 2, difference.mean(axis=(2, 3)) ** 2]
+    return float(sum(weight * level.mean() for weight, level in zip((1, 0.5, 0.25), levels, strict=True)) / 1.75)
+
+
+def theia_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    everywhere = np.zeros((2, 4, 6))
+    angles = [1 - cosine_of(a, b) for a, b in zip(at_pixels(s, everywhere), at_pixels(t, everywhere), strict=True)]
+    difference = np.abs(s - t)
+    return float(0.9 * np.mean(angles) + 0.1 * np.where(difference < 1, difference**2 / 2, difference - 0.5).mean())
+
+
+def contrast_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    """One patch of 2 x 2 cells an image, three groups of one channel, tau 0.5."""
+    s, t = cells_of(s).max(3), cells_of(t).max(3)
+    each = []
+    for n, group, cell in np.ndindex(2, 3, 4):
+        positive = np.exp(-abs(s[n, group, cell] - t[n, group, cell]) / 0.5)
+        rest = [j for j in range(3) if j != group]
+        negatives = np.exp(-np.abs(s[n, group, cell] - t[n, rest]) / 0.5).sum()
+        each.append(-np.log(positive / (positive + negatives)))
+    return float(np.mean(each))
+
+
 def at_pixels(f: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.array([f[n, :, y, x] for n, y, x in pixels(label)])
 
@@ -250,6 +311,11 @@ BY_HAND: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
     "dsd": lambda s, t, label: dsd_by_hand(s, t, label, layers=False),
     "dsd_layers": lambda s, t, label: dsd_by_hand(s, t, label, layers=True),
     "dkd": dkd_by_hand,
+    "bpkd": bpkd_by_hand,
+    "wkdf": lambda s, t, label: wkdf_by_hand(s, t),
+    "hcl": lambda s, t, label: hcl_by_hand(s, t),
+    "theia": lambda s, t, label: theia_by_hand(s, t),
+    "omni_contrast": lambda s, t, label: contrast_by_hand(s, t),
     "l1": lambda s, t, label: float(np.mean(np.abs(at_pixels(s, label) - at_pixels(t, label)))),
     "l2": lambda s, t, label: float(np.mean((at_pixels(s, label) - at_pixels(t, label)) ** 2)),
     "cosine": lambda s, t, label: 1 - float(
@@ -392,7 +458,7 @@ def test_every_function_has_a_case() -> None:
     assert {named.get(info.function, info.function) for info in LOSSES.values()} == covered
 
 
-@every_case
+@attracted_case
 def test_identical_inputs_are_the_minimum(case: Case) -> None:
     student, teacher, label = batch()
     same = teacher.clone().requires_grad_()
@@ -431,8 +497,9 @@ def test_batch_size_does_not_change_the_value(case: Case) -> None:
     torch.testing.assert_close(twice, case(student, teacher, label), rtol=1e-5, atol=1e-6)
 
 
-@every_case
-def test_resolution_does_not_change_the_value(case: Case) -> None:
+@pytest.mark.parametrize("name", [name for name in CASES if name != "bpkd"])  # whose edges have a width in pixels
+def test_resolution_does_not_change_the_value(name: str) -> None:
+    case = CASES[name]
     student, teacher, label = batch()
     big = [x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2) for x in (student, teacher, label)]
     torch.testing.assert_close(case(big[0], big[1], big[2]), case(student, teacher, label), rtol=1e-5, atol=1e-6)
@@ -534,11 +601,18 @@ SCALED: dict[str, tuple[int, Callable[[float], Case]]] = {
     "cwd": (2, lambda k: masked(L.cwd, tau=k)),
     "dist": (2, lambda k: masked(L.dist, tau=k)),
     "dkd": (2, lambda k: labelled(L.dkd, tau=k)),
-}
+    "bpkd": (
+        2, lambda k: lambda s, t, label: L.bpkd(s, t, halves(label), num_classes=3, width=1, tau=k, body_tau=k)
+    ),
+    "wkdf": (2, lambda k: plain(L.wkdf, grid=2)),
+    "hcl": (2, lambda k: plain(L.hcl, levels=2)),
+    "omni_contrast": (0, lambda k: plain(L.omni_contrast, tau=k, grid=2, patch=2)),
+}  # fmt: skip
+NOT_SCALED = {"theia"}  # its target is standardised, so it has a size of 1 whatever the teacher's
 
 
 def test_every_function_is_scaled() -> None:
-    assert set(SCALED) >= {name.split("_per_")[0].removesuffix("_unpooled") for name in CASES}
+    assert set(SCALED) | NOT_SCALED >= {name.split("_per_")[0].removesuffix("_unpooled") for name in CASES}
 
 
 @pytest.mark.parametrize("decade", [-6, -4, -3, -2, -1, 1, 3, 6])
@@ -559,7 +633,7 @@ def test_no_absolute_size_counts(name: str, decade: int) -> None:
 
 
 @pytest.mark.parametrize("decade", [-6, -3, 3, 6])
-@pytest.mark.parametrize("name", [name for name, (power, _) in SCALED.items() if not power and name[:3] != "dsd"])
+@pytest.mark.parametrize("name", [name for name, (power, _) in SCALED.items() if not power and name[:3] not in ("dsd", "omn")])
 def test_each_side_has_its_own_scale(name: str, decade: int) -> None:
     """A student of other features than its teacher's: what compares directions sees no difference in size."""
     student, teacher, label = batch()
@@ -624,7 +698,7 @@ def test_shapes_that_do_not_match_are_an_error(case: Case) -> None:
         case(student, teacher[..., :5], label)
 
 
-@pytest.mark.parametrize("name", [name for name in MASKED if name not in ("ifvd", "dkd")])
+@pytest.mark.parametrize("name", [name for name in MASKED if name not in ("ifvd", "dkd", "bpkd")])
 def test_a_mask_of_another_size_is_an_error(name: str) -> None:
     student, teacher, label = batch()
     with pytest.raises(ValueError, match="mask must be"):
@@ -648,3 +722,57 @@ def test_nearest_resize_is_torchs_and_exact_for_labels() -> None:
     for size in ((12, 20), (6, 10), (24, 40), (5, 7), (1, 3)):
         expected = F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest").squeeze(1).long()
         assert torch.equal(L.resize_nearest(label, size), expected)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_the_width_of_the_edge_counts_pixels(width: int) -> None:
+    """Twice the resolution with twice the width is the same; every width alone is another value."""
+    student, teacher, label = (x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2) for x in batch())
+    label = halves(label)
+    big = [x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2) for x in (student, teacher, label)]
+    value = L.bpkd(student, teacher, label, num_classes=CLASSES, width=width)
+    torch.testing.assert_close(L.bpkd(*big, num_classes=CLASSES, width=2 * width), value)
+    assert not torch.isclose(L.bpkd(*big, num_classes=CLASSES, width=width), value)
+
+
+def test_an_ignored_neighbour_makes_no_edge() -> None:
+    student, teacher, _ = batch()
+    label = torch.full((2, 4, 6), 255)
+    label[..., :2], label[..., 4:] = 0, 1  # two ignored columns between: further apart than the width
+    apart = L.bpkd(student, teacher, label, num_classes=CLASSES, width=2, edge=1.0, body=0.0)
+    assert apart.item() == 0.0
+    assert L.bpkd(student, teacher, label, num_classes=CLASSES, width=3, edge=1.0, body=0.0).item() > 0
+
+
+def test_contrast_is_over_the_other_groups_of_the_same_patch() -> None:
+    student, teacher, _ = batch()
+    left = [x[..., :2] for x in (student, teacher)]
+    both = [x[..., :4] for x in (student, teacher)]
+    each = [L.omni_contrast(student[..., i : i + 2], teacher[..., i : i + 2], patch=2) for i in (0, 2)]
+    torch.testing.assert_close(L.omni_contrast(*both, patch=2), (each[0] + each[1]) / 2)
+    torch.testing.assert_close(L.omni_contrast(*left, patch=2), each[0])
+    cut_off = [x[..., :3, :5] for x in (student, teacher)]
+    torch.testing.assert_close(
+        L.omni_contrast(*cut_off, patch=2), L.omni_contrast(*(x[..., :2, :4] for x in cut_off), patch=2)
+    )
+
+
+def test_groups_are_as_many_as_divide_the_channels() -> None:
+    assert [L.groups_of(channels, 16) for channels in (512, 24, 15, 3, 17, 1)] == [16, 12, 15, 3, 0, 0]
+    with pytest.raises(ValueError, match="17 channels cannot be split into 2 to 16 groups"):
+        L.omni_contrast(torch.zeros(1, 17, 4, 4), torch.zeros(1, 17, 4, 4))
+
+
+@pytest.mark.parametrize(("size", "counted"), [((4, 4), 2), ((8, 6), 3), ((2, 9), 1)])
+def test_hcl_leaves_out_levels_that_are_not_coarser(size: tuple[int, int], counted: int) -> None:
+    """A constant difference of 3 is 9 at every level, so the value is 9 however many count."""
+    teacher = torch.randn(1, 2, *size)
+    assert L.hcl(teacher + 3, teacher).item() == pytest.approx(9, rel=1e-5)
+    spike = torch.zeros(1, 1, *size)
+    spike[0, 0, 0, 0] = 1
+    pooled = [F.adaptive_avg_pool2d(spike, cells).square().mean().item() for cells in (4, 2, 1) if cells < min(size)]
+    assert len(pooled) == counted
+    weights = {4: 0.5, 2: 0.25, 1: 0.125}
+    used = [weights[cells] for cells in (4, 2, 1) if cells < min(size)]
+    expected = (spike.square().mean().item() + sum(w * p for w, p in zip(used, pooled, strict=True))) / (1 + sum(used))
+    assert L.hcl(spike, torch.zeros_like(spike)).item() == pytest.approx(expected)

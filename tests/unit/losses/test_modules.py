@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.losses import LOSSES, Adapter, Term, check_params, functional
+from rdistill.losses.layers import AfDCD
 from rdistill.losses.modules import MGD, CIRKDMemory, ClassQueue
 
 every_term = pytest.mark.parametrize(("name", "on"), EVERY_TERM)
@@ -110,7 +111,7 @@ def test_similarity_losses_need_no_adapter(name: str) -> None:
 @every_term
 def test_a_term_is_the_function_on_what_it_matched(name: str, on: str) -> None:
     """With equal sizes and channels there is nothing to match, and the mask is the label's."""
-    if name in ("FitNet", "MGD", "CIRKDMemory"):
+    if name in ("FitNet", "MGD", "CIRKDMemory", "AfDCD", "Theia"):
         pytest.skip("has weights of its own")
     x, teacher, label = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), make_batch(on)[2]
     term = Term(name, student_channels=3, teacher_channels=3, num_classes=3, params={}, on_logits=on == "logits")
@@ -259,7 +260,7 @@ def test_a_feature_of_one_channel_teaches_or_is_refused(name: str, channels: tup
         side = "teacher" if channels[1] == 1 else "student"
         assert f"{name}: the {side}'s feature has one channel" in str(error)
         needs = ("SKD", "IFVD", "CIRKD") if side == "student" else (
-            "KL", "DIST", "Cosine", "SKD", "IFVD", "CIRKD", "CIRKDMemory"
+            "KL", "DIST", "Cosine", "SKD", "IFVD", "CIRKD", "CIRKDMemory", "AfDCD"
         )  # fmt: skip
         assert name in needs
         return
@@ -274,7 +275,7 @@ def test_a_feature_of_one_position_teaches_or_is_refused(name: str) -> None:
     student = torch.randn(4, 4, 1, 1, requires_grad=True)
     teacher, label = torch.randn(4, 6, 1, 1), torch.randint(0, CLASSES, (4, 16, 16))
     try:
-        value = make_term(name, "features", **({"mask_ratio": 0.0} if name == "MGD" else {}))(student, teacher, label)
+        value = make_term(name, "features", **({"mask_ratio": 0.0} if name in ("MGD", "AfDCD") else {}))(student, teacher, label)
     except UserError as error:
         assert f"{name}: the teacher's feature is 1 x 1" in str(error)
         assert name in ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
@@ -523,6 +524,7 @@ def test_defaults_are_those_of_the_code() -> None:
     of_modules: dict[str, list[Any]] = {
         "MGD": [MGD.forward],
         "CIRKDMemory": [CIRKDMemory.__init__, CIRKDMemory.forward],
+        "AfDCD": [AfDCD.__init__, AfDCD.forward],
     }
     for name, info in LOSSES.items():
         defaults: dict[str, Any] = {}

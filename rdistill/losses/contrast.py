@@ -1,0 +1,84 @@
+"""Losses that contrast what belongs together with what does not, without a memory: AfDCD."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdistill.losses.common import TAU, grid_size
+from rdistill.losses.registry import register
+from rdistill.registration.lazy import lazily
+from rdistill.registration.parameters import Number, Whole
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+lazily(globals(), torch="torch", F="torch.nn.functional")
+
+
+@register(
+    "AfDCD",
+    on=("features",),
+    weight=0.01,
+    params={
+        "mask_ratio": Number(0.75, at_least=0, below=1, what="a share"),
+        "contrast": Number(10.0, at_least=0),
+        "tau": TAU,
+        "grid": Whole(at_least=1),
+        "patch": Whole(at_least=1),
+        "groups": Whole(at_least=2),
+    },
+    module="rdistill.losses.layers:AfDCD",
+    constant_over=("channels",),
+    paper="Fan et al., NeurIPS 2023, arXiv 2312.04168",
+    formula="MGD + contrast * mean over anchors of -log softmax of -|g - t|_1 / tau: a channel group of a position "
+    "against the other groups of its patch",
+    use_when="MGD's setting, with many classes; authors report the best of the losses of 2023 on CamVid.",
+)
+def omni_contrast(
+    student: Tensor, teacher: Tensor, *, tau: float = 0.07, grid: int = 16, patch: int = 4, groups: int = 16
+) -> Tensor:
+    """The contrast of augmentation-free dense contrastive distillation; ``student`` is the generated feature.
+
+    Both features are max-pooled to at most ``grid`` x ``grid`` cells and cut into patches of ``patch`` x ``patch`` cells
+    (what is left over at the right and below is cut off), their channels into at most ``groups`` groups of one size.
+    An anchor is one group at one cell of the student's; its positive the same of the teacher's, its negatives all cells
+    of the teacher's patch in the other groups. Mean over anchors of -log softmax(-L1 distance / tau) at the positive.
+    Memory: N * (grid / patch)^2 * (patch^2 * groups)^2 floats a tensor (17 MB at 4 images and the defaults).
+
+    Unlike every other loss here it is not least for identical inputs, and the features' scale counts (L1 distances
+    beside a fixed ``tau``), as in the authors' code.
+
+    Reduction: the authors' sum over an image is divided by its cells, but not by the groups: their weight w is
+    w * groups here. They pool by 4 x 4 (64 x 64 features to 16 x 16; not at all on CamVid).
+
+    Errors: ``ValueError`` where the channels have no divisor from 2 to ``groups``.
+
+    Paper: Fan et al., NeurIPS 2023, arXiv 2312.04168.
+    """
+    count = groups_of(student.shape[1], groups)
+    if not count:
+        raise ValueError(f"{student.shape[1]} channels cannot be split into 2 to {groups} groups of one size")
+    anchors, candidates = (_patches(F.adaptive_max_pool2d(x, grid_size(x, grid)), patch, count) for x in (student, teacher))
+    similarity = -torch.cdist(anchors, candidates, p=1) / tau  # patches x (cells * groups) x (cells * groups)
+    group = torch.arange(similarity.shape[1], device=similarity.device) % count
+    same = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    compared = same | (group.unsqueeze(0) != group.unsqueeze(1))
+    positive = similarity.diagonal(dim1=1, dim2=2)
+    return (torch.where(compared, similarity, -torch.inf).logsumexp(dim=2) - positive).mean()
+
+
+def groups_of(channels: int, groups: int) -> int:
+    """The largest number of groups of one size, from 2 to ``groups``; 0 where there is none."""
+    return next((count for count in range(min(groups, channels), 1, -1) if channels % count == 0), 0)
+
+
+def _patches(x: Tensor, patch: int, groups: int) -> Tensor:
+    """N x C x H x W -> patches x (cells of a patch * groups) x (C / groups), the group changing quickest."""
+    n, channels, height, width = x.shape
+    rows, columns = min(patch, height), min(patch, width)
+    x = x[..., : height // rows * rows, : width // columns * columns]
+    x = x.reshape(n, groups, channels // groups, height // rows, rows, width // columns, columns)
+    # n, patch row, patch column, row, column, group, channel
+    return x.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, rows * columns * groups, channels // groups)

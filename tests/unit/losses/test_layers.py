@@ -1,0 +1,67 @@
+"""The losses of 2023 and later that have layers or keep statistics: what they keep, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rdistill.core.errors import UserError
+from rdistill.losses import Term, functional
+from rdistill.losses.layers import AfDCD, Theia
+
+
+@pytest.fixture(autouse=True)
+def a_seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_theia_standardises_by_all_it_has_seen() -> None:
+    """After batches of several sizes: mean and deviation of all positions at once, not of the last batch."""
+    loss = Theia(4, 6)
+    batches = [torch.randn(n, 6, size, size) * 3 + 5 for n, size in ((2, 8), (1, 4), (4, 2))]
+    for teacher in batches:
+        loss(torch.randn(len(teacher), 4, *teacher.shape[2:]), teacher)
+    positions = torch.cat([teacher.movedim(1, 0).flatten(1) for teacher in batches], dim=1).double()
+    assert loss.count.item() == positions.shape[1] == 2 * 64 + 16 + 16
+    torch.testing.assert_close(loss.mean.double(), positions.mean(dim=1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.variance.double(), positions.var(dim=1, correction=0), rtol=1e-5, atol=1e-5)
+
+
+def test_theia_compares_with_the_standardised_teacher() -> None:
+    loss = Theia(4, 6)
+    student, teacher = torch.randn(2, 4, 4, 4), torch.randn(2, 6, 4, 4) * 7 - 2
+    value = loss(student, teacher)
+    mean, deviation = teacher.mean(dim=(0, 2, 3)), teacher.std(dim=(0, 2, 3), correction=0)
+    target = (teacher - mean.view(-1, 1, 1)) / deviation.view(-1, 1, 1)
+    torch.testing.assert_close(value, functional.theia(loss.adapter(student, (4, 4)), target))
+
+
+def test_theia_counts_in_training_only() -> None:
+    loss = Theia(4, 6)
+    loss(torch.randn(2, 4, 4, 4), torch.randn(2, 6, 4, 4))
+    before = {key: value.clone() for key, value in loss.state_dict().items()}
+    loss.eval()(torch.randn(2, 4, 4, 4), torch.randn(2, 6, 4, 4) + 9)
+    assert all(torch.equal(value, before[key]) for key, value in loss.state_dict().items())
+
+
+def test_theia_of_a_dead_channel_is_finite() -> None:
+    teacher = torch.randn(2, 6, 4, 4)
+    teacher[:, 2] = 0
+    student = torch.randn(2, 4, 4, 4, requires_grad=True)
+    value = Theia(4, 6)(student, teacher)
+    value.backward()
+    assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+def test_afdcd_is_its_generation_and_its_contrast() -> None:
+    loss = AfDCD(4, 6)
+    student, teacher = torch.randn(2, 4, 4, 4), torch.randn(2, 6, 4, 4)
+    generated = loss.mgd.generated(student, teacher, mask_ratio=0.0)
+    expected = functional.mgd(generated, teacher) + 3 * functional.omni_contrast(generated, teacher, tau=0.5, patch=2)
+    torch.testing.assert_close(loss(student, teacher, mask_ratio=0.0, contrast=3.0, tau=0.5, patch=2), expected)
+
+
+def test_afdcd_names_the_channels_that_it_cannot_split() -> None:
+    with pytest.raises(UserError, match=r"17 channels, which cannot be split into 2 to 16 groups .* set groups"):
+        Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3)
+    assert Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3, params={"groups": 17}).module
