@@ -51,9 +51,10 @@ def bpkd(
 ) -> Tensor:
     """Boundary-privileged distillation: the edges of the classes by their classes, the rest by its shape.
 
-    A labelled pixel belongs to the edge if the square of ``width`` pixels around it holds labelled pixels of two classes
-    or more (dilation minus erosion of each class), and otherwise to the body. The value is ``edge`` * :func:`.kl` over
-    the edge pixels + ``body`` * :func:`.cwd` over the body's: each channel is a distribution over the positions.
+    A labelled pixel belongs to the edge if the square of ``width`` pixels around it holds labelled pixels of two or
+    more classes (dilation minus erosion of each class), and otherwise to the body. The value is ``edge`` *
+    :func:`.kl` over the edge pixels + ``body`` * :func:`.cwd` over the body's: each channel is a distribution over the
+    positions.
     ``label`` (N x H x W, long) is resized to the logits; ``width`` counts pixels of that size.
 
     The authors published no training code: this follows the paper, whose constants are not carried over.

@@ -41,8 +41,9 @@ def omni_contrast(
 ) -> Tensor:
     """The contrast of augmentation-free dense contrastive distillation; ``student`` is the generated feature.
 
-    Both features are max-pooled to at most ``grid`` x ``grid`` cells and cut into patches of ``patch`` x ``patch`` cells
-    (what is left over at the right and below is cut off), their channels into at most ``groups`` groups of one size.
+    Both features are max-pooled to at most ``grid`` x ``grid`` cells and cut into patches of ``patch`` x ``patch``
+    cells (what is left over at the right and below is cut off), their channels into at most ``groups`` groups of one
+    size.
     An anchor is one group at one cell of the student's; its positive the same of the teacher's, its negatives all cells
     of the teacher's patch in the other groups. Mean over anchors of -log softmax(-L1 distance / tau) at the positive.
     Memory: N * (grid / patch)^2 * (patch^2 * groups)^2 floats a tensor (17 MB at 4 images and the defaults).
@@ -60,7 +61,9 @@ def omni_contrast(
     count = groups_of(student.shape[1], groups)
     if not count:
         raise ValueError(f"{student.shape[1]} channels cannot be split into 2 to {groups} groups of one size")
-    anchors, candidates = (_patches(F.adaptive_max_pool2d(x, grid_size(x, grid)), patch, count) for x in (student, teacher))
+    anchors, candidates = (
+        _patches(F.adaptive_max_pool2d(x, grid_size(x, grid)), patch, count) for x in (student, teacher)
+    )
     similarity = -torch.cdist(anchors, candidates, p=1) / tau  # patches x (cells * groups) x (cells * groups)
     group = torch.arange(similarity.shape[1], device=similarity.device) % count
     same = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)

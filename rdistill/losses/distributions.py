@@ -12,11 +12,12 @@ from rdistill.losses.common import (
     log_softmax_where,
     mean_where,
     resize_nearest,
+    unit,
     valid_labels,
 )
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
-from rdistill.registration.parameters import Number
+from rdistill.registration.parameters import Number, Switch
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.
     on=("logits", "features"),
     weight=3.0,
     at="label",
-    params={"tau": TAU},
+    params={"tau": TAU, "per_class": Switch(), "standardize": Switch(min_channels=3)},
     constant_over=("channels",),
     softmax=True,
     exchanges=("counts",),
@@ -48,6 +49,7 @@ def kl(
     mask: Tensor | None = None,
     tau: float = 1.0,
     per_class: bool = False,
+    standardize: bool = False,
 ) -> Tensor:
     """Pixel-wise knowledge distillation: KL(teacher || student) over the classes, mean over valid pixels.
 
@@ -56,14 +58,30 @@ def kl(
     ``per_class`` also divides by C: PaddleSeg's KLLoss (and any ``KLDivLoss(reduction='mean')``), which
     its published optic-disc recipe (cross-entropy x 1 + KL x 3, two classes) was tuned with.
 
+    ``standardize`` compares (logits - mean over C) / standard deviation over C of each pixel, both sides: the student
+    need not reach the teacher's confidence (Sun et al., CVPR 2024, arXiv 2403.01427; authors: T 2, weight 9). The
+    logits of two classes are then +0.7 and -0.7 whatever they were, so it needs three.
+
     Paper: Hinton et al., 2015, arXiv 1503.02531; per pixel in Liu et al., CVPR 2019, arXiv 1903.04197.
     """
     valid = full_mask(mask, student)
-    log_p_student = F.log_softmax(torch.where(valid, student, 0.0) / tau, dim=1)
-    log_p_teacher = F.log_softmax(torch.where(valid, teacher, 0.0) / tau, dim=1)
+    student, teacher = (torch.where(valid, logits, 0.0) for logits in (student, teacher))
+    if standardize:
+        student, teacher = standardised(student), standardised(teacher)
+    log_p_student = F.log_softmax(student / tau, dim=1)
+    log_p_teacher = F.log_softmax(teacher / tau, dim=1)
     per_pixel = (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(dim=1, keepdim=True)
     value = tau**2 * mean_where(per_pixel, valid)
     return value / student.shape[1] if per_class else value
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """(logits - mean) / standard deviation over the classes, each pixel by itself; N x C x H x W.
+
+    The deviation is the authors' (count - 1). Pixels whose logits are nearly all equal fade to 0.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    return unit(centred, dim=1) * (logits.shape[1] - 1) ** 0.5
 
 
 @register(
@@ -166,7 +184,12 @@ def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> T
     on=("logits",),
     weight=1.0,
     at="label",
-    params={"tau": TAU, "alpha": Number(at_least=0), "beta": Number(at_least=0)},
+    params={
+        "tau": TAU,
+        "alpha": Number(at_least=0),
+        "beta": Number(at_least=0),
+        "standardize": Switch(False, min_channels=3),
+    },
     softmax=True,
     exchanges=("counts",),
     paper="Zhao et al., CVPR 2022, arXiv 2203.08679",
@@ -182,12 +205,15 @@ def dkd(
     tau: float = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
+    standardize: bool = False,
 ) -> Tensor:
     """Decoupled knowledge distillation: KL split into the target class and the others.
 
     tau^2 * mean over valid pixels of alpha * KL of (p_target, 1 - p_target) + beta * KL among the other
     classes. ``label`` (N x H x W, long) is resized to the logits. The authors' reduction (theirs over
     images).
+
+    ``standardize`` is that of :func:`kl`.
 
     Weakness: with two classes the other class is alone, and the beta part is zero.
 
@@ -204,7 +230,8 @@ def dkd(
     others = torch.ones_like(student, dtype=torch.bool).scatter(1, target, False)
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = torch.where(valid, logits, 0.0) / tau
+        logits = torch.where(valid, logits, 0.0)
+        logits = (standardised(logits) if standardize else logits) / tau
         log_p = F.log_softmax(logits, dim=1)
         # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher.
         rest = torch.logsumexp(torch.where(others, log_p, torch.finfo(log_p.dtype).min / 2), dim=1, keepdim=True)

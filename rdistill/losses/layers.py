@@ -27,8 +27,8 @@ class AfDCD(nn.Module):
         super().__init__()
         if not groups_of(teacher_channels, groups):
             raise UserError(
-                f"AfDCD: the teacher's feature has {teacher_channels} channels, which cannot be split into 2 to {groups} "
-                "groups of one size; set groups, or choose another feature"
+                f"AfDCD: the teacher's feature has {teacher_channels} channels, which cannot be split into 2 to "
+                f"{groups} groups of one size; set groups, or choose another feature"
             )
         self.groups = groups
         self.mgd = MGD(student_channels, teacher_channels)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rdistill.core.errors import UserError
 from rdistill.distributed import collectives
 
-from . import LOSSES, LossInfo, check_params, functional
+from . import LOSSES, LossInfo, Switch, check_params, functional
 
 
 class Adapter(nn.Module):
@@ -273,6 +273,7 @@ class Term(nn.Module):
         self.logit_channels = _logit_channels(info, student_channels, teacher_channels)
         self.loss_type, self.on_logits, self.ignore_index = type, on_logits, ignore_index
         self.params = {**info.default_params(on), **(params or {})}
+        _check_switches(info, on, self.params, num_classes if on_logits else teacher_channels)
         self.adapter: Adapter | None = None
         self.module: nn.Module | None = None
         self.built_in: tuple[str, ...] = ()
@@ -379,6 +380,16 @@ def _check_classes(info: LossInfo, student_channels: int, teacher_channels: int)
             f"{info.name}: logits of one channel (out_channels=1) have no direction but their sign, nothing can be "
             "learnt; use KL or L2"
         )
+
+
+def _check_switches(info: LossInfo, on: str, params: Mapping[str, Any], channels: int) -> None:
+    for name, parameter in info.parameters(on).items():
+        if isinstance(parameter, Switch) and params[name] and channels < parameter.min_channels:
+            raise UserError(
+                f"{info.name}: {name}=True needs at least {parameter.min_channels} "
+                f"{'classes' if on == 'logits' else 'channels'}, got {channels}: with fewer nothing can be learnt; "
+                f"leave {name} out"
+            )
 
 
 def _check_feature_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> None:

@@ -96,7 +96,10 @@ class Whole(Parameter):
 
 @dataclass(frozen=True)
 class Switch(Parameter):
-    """True or false."""
+    """True or false. ``min_channels``: how many channels what is compared must have for it to be true."""
+
+    _: dataclasses.KW_ONLY
+    min_channels: int = 1
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ def halves(label: Tensor) -> Tensor:
 MASKED: dict[str, Case] = {
     "kl": masked(L.kl, tau=2.0),
     "kl_per_class": masked(L.kl, per_class=True),
+    "kl_standardised": masked(L.kl, tau=2.0, standardize=True),
+    "dkd_standardised": labelled(L.dkd, standardize=True),
     "cwd": masked(L.cwd),
     "dist": masked(L.dist, tau=2.0, beta=2.0, gamma=3.0),
     "dsd": masked(L.dsd),
@@ -242,6 +245,11 @@ def dkd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
     return 16 * float(np.mean(each))
 
 
+def standardised(logits: np.ndarray) -> np.ndarray:
+    """As Sun et al. publish it."""
+    return (logits - logits.mean(axis=1, keepdims=True)) / (1e-7 + logits.std(axis=1, ddof=1, keepdims=True))
+
+
 def bpkd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
     """Width 1, edge 2, body 1, tau 2 at the edge and 4 in the body."""
     label = halves(torch.from_numpy(label)).numpy()
@@ -296,6 +304,8 @@ def at_pixels(f: np.ndarray, label: np.ndarray) -> np.ndarray:
 BY_HAND: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
     "kl": lambda s, t, label: kl_by_hand(s, t, label, tau=2.0),
     "kl_per_class": lambda s, t, label: kl_by_hand(s, t, label, tau=1.0) / CLASSES,
+    "kl_standardised": lambda s, t, label: kl_by_hand(standardised(s), standardised(t), label, tau=2.0),
+    "dkd_standardised": lambda s, t, label: dkd_by_hand(standardised(s), standardised(t), label),
     "cwd": cwd_by_hand,
     "skd": lambda s, t, label: skd_by_hand(s, t, grid=2),
     "skd_unpooled": lambda s, t, label: skd_by_hand(s, t, grid=None),
@@ -453,7 +463,8 @@ def test_pairwise_losses_take_other_channels() -> None:
 def test_every_function_has_a_case() -> None:
     from rdistill.losses import LOSSES
 
-    covered = {name.split("_per_")[0].removesuffix("_unpooled").removesuffix("_layers") for name in CASES}
+    variants = re.compile("_(per_class|unpooled|layers|standardised)$")
+    covered = {variants.sub("", name) for name in CASES}
     named = {"skd_pairwise": "skd", "cirkd_pairs": "cirkd"}
     assert {named.get(info.function, info.function) for info in LOSSES.values()} == covered
 
@@ -604,6 +615,8 @@ SCALED: dict[str, tuple[int, Callable[[float], Case]]] = {
     "bpkd": (
         2, lambda k: lambda s, t, label: L.bpkd(s, t, halves(label), num_classes=3, width=1, tau=k, body_tau=k)
     ),
+    "kl_standardised": (0, lambda k: masked(L.kl, standardize=True)),
+    "dkd_standardised": (0, lambda k: labelled(L.dkd, standardize=True)),
     "wkdf": (2, lambda k: plain(L.wkdf, grid=2)),
     "hcl": (2, lambda k: plain(L.hcl, levels=2)),
     "omni_contrast": (0, lambda k: plain(L.omni_contrast, tau=k, grid=2, patch=2)),
@@ -633,7 +646,9 @@ def test_no_absolute_size_counts(name: str, decade: int) -> None:
 
 
 @pytest.mark.parametrize("decade", [-6, -3, 3, 6])
-@pytest.mark.parametrize("name", [name for name, (power, _) in SCALED.items() if not power and name[:3] not in ("dsd", "omn")])
+@pytest.mark.parametrize(
+    "name", [name for name, (power, _) in SCALED.items() if not power and name[:3] not in ("dsd", "omn")]
+)
 def test_each_side_has_its_own_scale(name: str, decade: int) -> None:
     """A student of other features than its teacher's: what compares directions sees no difference in size."""
     student, teacher, label = batch()
@@ -698,7 +713,7 @@ def test_shapes_that_do_not_match_are_an_error(case: Case) -> None:
         case(student, teacher[..., :5], label)
 
 
-@pytest.mark.parametrize("name", [name for name in MASKED if name not in ("ifvd", "dkd", "bpkd")])
+@pytest.mark.parametrize("name", [name for name in MASKED if name[:3] not in ("ifv", "dkd", "bpk")])
 def test_a_mask_of_another_size_is_an_error(name: str) -> None:
     student, teacher, label = batch()
     with pytest.raises(ValueError, match="mask must be"):

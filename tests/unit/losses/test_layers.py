@@ -65,3 +65,17 @@ def test_afdcd_names_the_channels_that_it_cannot_split() -> None:
     with pytest.raises(UserError, match=r"17 channels, which cannot be split into 2 to 16 groups .* set groups"):
         Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3)
     assert Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3, params={"groups": 17}).module
+
+
+@pytest.mark.parametrize("name", ["KL", "DKD"])
+def test_two_classes_cannot_be_standardised(name: str) -> None:
+    for channels in (1, 2):
+        with pytest.raises(
+            UserError, match=r"standardize=True needs at least 3 classes, got 2.* leave standardize out"
+        ):
+            Term(
+                name, student_channels=channels, teacher_channels=2, num_classes=2, params={"standardize": True},
+                on_logits=True,
+            )  # fmt: skip
+    with pytest.raises(UserError, match="standardize=True needs at least 3 channels, got 2"):
+        Term("KL", student_channels=4, teacher_channels=2, num_classes=19, params={"standardize": True})

@@ -127,7 +127,7 @@ def test_a_term_is_the_function_on_what_it_matched(name: str, on: str) -> None:
     assert torch.equal(term(x, teacher, label), function(x, teacher, **options))
 
 
-OTHER_VALUES = {"per_class": True, "grid": 3, "mask_ratio": 0.25, "pixels_per_class": 4}
+OTHER_VALUES = {"per_class": True, "standardize": True, "grid": 3, "mask_ratio": 0.25, "pixels_per_class": 4}
 
 
 @every_term
@@ -275,7 +275,9 @@ def test_a_feature_of_one_position_teaches_or_is_refused(name: str) -> None:
     student = torch.randn(4, 4, 1, 1, requires_grad=True)
     teacher, label = torch.randn(4, 6, 1, 1), torch.randint(0, CLASSES, (4, 16, 16))
     try:
-        value = make_term(name, "features", **({"mask_ratio": 0.0} if name in ("MGD", "AfDCD") else {}))(student, teacher, label)
+        value = make_term(name, "features", **({"mask_ratio": 0.0} if name in ("MGD", "AfDCD") else {}))(
+            student, teacher, label
+        )
     except UserError as error:
         assert f"{name}: the teacher's feature is 1 x 1" in str(error)
         assert name in ("CWD", "SKD", "IFVD", "CIRKD", "AT", "DSD")
@@ -296,7 +298,7 @@ def test_bad_params_are_all_reported_at_once() -> None:
     with pytest.raises(UserError) as error:
         Term("KL", student_channels=2, teacher_channels=2, num_classes=2, params={"tua": 1, "tau": 0})
     assert error.value.problems == (
-        "KL: tua is not a parameter: KL on features takes tau, per_class; did you mean 'tau'?",
+        "KL: tua is not a parameter: KL on features takes tau, per_class, standardize; did you mean 'tau'?",
         "KL: tau is a temperature and must be > 0, got 0",
     )
 
@@ -568,14 +570,14 @@ def test_defaults_pass_the_check(name: str, on: str) -> None:
         ("KL", {"per_class": 1}, "logits", "per_class must be true or false, got 1"),
         ("KL", {"at": "image"}, "logits", "at must be 'label' or 'logits', got 'image'"),
         ("KL", {"at": ["label"]}, "logits", "at must be 'label' or 'logits', got ['label']"),
-        ("KL", {"at": "label"}, "features", "at is not a parameter: KL on features takes tau, per_class"),
+        ("KL", {"at": "label"}, "features", "at is not a parameter: KL on features takes tau, per_class, standardize"),
         ("AT", {"tau": 1.0}, "features", "tau is not a parameter: AT on features takes no parameters"),
         ("SKD", {"grid": 0}, "features", "grid must be a whole number >= 1, got 0"),
         ("SKD", {"grid": 2.5}, "features", "grid must be a whole number >= 1, got 2.5"),
         ("SKD", {"grid": True}, "features", "grid must be a whole number >= 1, got True"),
         ("MGD", {"mask_ratio": 1.0}, "features", "mask_ratio is a share, must be >= 0 and < 1, got 1.0"),
         ("DKD", {"beta": -1}, "logits", "beta must be >= 0, got -1"),
-        ("DKD", {"bta": 1}, "logits", "bta is not a parameter: DKD on logits takes tau, alpha, beta, at"),
+        ("DKD", {"bta": 1}, "logits", "bta is not a parameter: DKD on logits takes tau, alpha, beta, standardize, at"),
     ],
 )
 def test_what_the_check_says(name: str, params: dict[str, Any], on: str, problem: str) -> None:
