@@ -51,11 +51,9 @@ coverage: $(READY)
 	$(TWO_AT_A_TIME) tests/unit -m "not slow" --cov rdistill --cov-report term:skip-covered
 
 # Changes the core, one operator or constant at a time, and says which changes the unit tests let live: hours.
-# `make mutants MUTANTS='rdistill.sweeps.findings.two_way*'` is one module; then `mutmut results`, `mutmut show NAME`.
-MUTANTS ?= rdistill.*
+# `make mutants MODULES=losses/common.py` is one module; then `mutmut show NAME` in build/mutants. See tests/mutants.md.
 mutants: $(READY)
-	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/mutmut run --max-children 1 "$(MUTANTS)"
-	$(BIN)/mutmut results
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python tests/mutants.py $(MODULES)
 
 # The unit tests with the lowest versions that setup.py admits, in a virtual environment of their own: 3 GB.
 LOWEST := .venv-lowest
@@ -72,4 +70,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-lowest mutants build *.egg-info
+	rm -rf .venv .venv-lowest build *.egg-info

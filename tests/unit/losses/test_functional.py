@@ -353,6 +353,79 @@ def test_kl_of_two_known_distributions() -> None:
     assert L.kl(student, 4 * teacher, tau=4.0).item() == pytest.approx(16 * expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["kl", "kl_per_class", "l1", "l2", "cosine", "dkd", "cirkd_memory"])
+def test_a_single_valid_pixel_counts_whole(name: str) -> None:
+    student, teacher, label = batch(dtype=torch.float64)
+    label = torch.full_like(label, 255)
+    label[1, 2, 3] = 1
+    expected = BY_HAND[name](student.numpy(), teacher.numpy(), label.numpy())
+    assert CASES[name](student, teacher, label).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    """On a feature so large that the grids matter."""
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(1, CLASSES, 34, 36, generator=generator) for _ in range(2))
+    label = torch.randint(0, CLASSES, (1, 34, 36), generator=generator)
+    label[0, :5] = 255
+    pairs: list[tuple[Callable[..., Tensor], dict[str, Any], tuple[Tensor, ...]]] = [
+        (L.kl, dict(tau=1.0, per_class=False), ()),
+        (L.cwd, dict(tau=4.0), ()),
+        (L.dist, dict(tau=1.0, beta=1.0, gamma=1.0), ()),
+        (L.dkd, dict(ignore_index=255, tau=4.0, alpha=1.0, beta=8.0), (label,)),
+        (L.skd_pairwise, dict(grid=16), ()),
+        (L.cirkd_pairs, dict(tau=0.1, grid=16), ()),
+        (L.cirkd_memory, dict(tau=0.1, kd_tau=1.0, grid=32), (KEYS,)),
+        (L.dsd, dict(tau=4.0, pixel_weight=1.0, category_weight=1.0), ()),
+    ]
+    for function, defaults, more in pairs:
+        expected = function(student, teacher, *more, **defaults)
+        assert torch.equal(function(student, teacher, *more), expected), function.__name__
+    assert torch.equal(
+        L.ifvd(student, teacher, label, num_classes=CLASSES),
+        L.ifvd(student, teacher, label, num_classes=CLASSES, ignore_index=255),
+    )
+
+
+@pytest.mark.parametrize("out_of_range", [-1, CLASSES, 254])
+@pytest.mark.parametrize("name", ["dkd", "ifvd"])
+def test_a_label_that_is_no_class_is_ignored(name: str, out_of_range: int) -> None:
+    student, teacher, label = batch()
+    wrong = torch.where(label == 255, out_of_range, label)
+    assert torch.equal(CASES[name](student, teacher, wrong), CASES[name](student, teacher, label))
+
+
+def test_a_mask_may_be_of_numbers() -> None:
+    student, teacher, label = batch()
+    mask = label != 255
+    for number in (torch.uint8, torch.float32):
+        assert torch.equal(L.kl(student, teacher, mask=mask.to(number)), L.kl(student, teacher, mask=mask))
+
+
+def test_dsd_brings_layers_to_the_size_of_the_last() -> None:
+    """Attention of a coarser layer is masked at its own size, interpolated, and masked again."""
+    student, teacher, label = batch(dtype=torch.float64)
+    coarse_s, coarse_t = (x[:, :, ::2, ::3] + 0.5 for x in (student, teacher))
+    valid = (label != 255).unsqueeze(1)
+    coarse_valid = L.resize_nearest(valid, (2, 2))
+
+    def residuals(coarse: Tensor, last: Tensor) -> Tensor:
+        energy = torch.where(coarse_valid, coarse, 0).square().mean(dim=1, keepdim=True)
+        energy = F.interpolate(energy, size=(4, 6), mode="bilinear", align_corners=False)
+        last = torch.where(valid, last, 0).square().mean(dim=1, keepdim=True)
+        first, second = (F.normalize((x * valid).flatten(1), dim=1) for x in (energy, last))
+        return F.normalize(second - first, dim=1)
+
+    expected = (residuals(coarse_s, student) - residuals(coarse_t, teacher)).square().sum(dim=1).mean()
+    actual = L.dsd(
+        [coarse_s, student], [coarse_t, teacher], mask=valid.squeeze(1), pixel_weight=2.0, category_weight=0.0
+    )
+    torch.testing.assert_close(actual, 2 * expected)
+    category = L.dsd([student], [teacher], mask=valid.squeeze(1), pixel_weight=0.0, category_weight=3.0)
+    by_hand = gram_error_by_hand(student.numpy(), teacher.numpy(), label.numpy())
+    assert category.item() == pytest.approx(3 * by_hand)
+
+
 def test_cwd_is_over_the_whole_plane_not_over_rows() -> None:
     # One channel, whole rows exchanged: every row's own softmax is the same, the plane's is not.
     teacher = torch.tensor([[0.0, 0.0], [3.0, 3.0]]).view(1, 1, 2, 2)
@@ -682,6 +755,15 @@ def test_dead_positions_have_no_say(name: str, nearly: float) -> None:
         assert not gradient[dead].any()
 
 
+def test_what_is_nearly_zero_is_so_beside_its_own_image() -> None:
+    """A vector of 2e-5, a fifth of what counts beside vectors of 1, fades as its cube; in an image that is nearly empty
+    it counts whole."""
+    for rest, expected in ((1.0, 0.2**3), (0.0, 1.0)):
+        x = torch.full((1, 1, 40_000), rest, dtype=torch.float64)
+        x[0, 0, 0], x[0, 0, 1] = 2e-5, 1.0
+        assert L.unit(x, dim=1)[0, 0, 0].item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_direction_fades_without_a_step() -> None:
     """From the length that counts in full down to zero, the value never jumps."""
     shares = torch.logspace(-5, -3, 201, dtype=torch.float64)
@@ -713,10 +795,35 @@ def test_shapes_that_do_not_match_are_an_error(case: Case) -> None:
         case(student, teacher[..., :5], label)
 
 
+def test_what_has_to_agree_is_said() -> None:
+    """Every axis, or all but the channels; never other numbers of axes."""
+    x = torch.zeros(2, CLASSES, 4, 6)
+
+    def problem(function: Callable[..., Tensor], *tensors: Any) -> str:
+        with pytest.raises(ValueError) as caught:
+            function(*tensors)
+        return str(caught.value)
+
+    assert problem(L.kl, x, x[:, :2]) == (
+        "kl: student and teacher must be N x C x H x W and agree in every axis, got (2, 3, 4, 6) and (2, 2, 4, 6)"
+    )
+    for smaller in (x[:1], x[:, :, :3], x[..., :5]):
+        assert problem(L.at, x, smaller) == (
+            "at: student and teacher must be N x C x H x W and agree in N, H and W, "
+            f"got (2, 3, 4, 6) and {tuple(smaller.shape)}"
+        )
+    for function in (L.kl, L.at):
+        assert problem(function, x[0], x[0]).endswith("got (3, 4, 6) and (3, 4, 6)")
+    assert problem(L.dsd, [x, x], [x]) == "dsd: as many layers of each model, got 2 and 1"
+    assert problem(L.dsd, [], []) == "dsd: as many layers of each model, got 0 and 0"
+    assert problem(L.dsd, [x, x], [x, x[:, :1]]).startswith("dsd, last layer: student and teacher must be")
+    assert problem(L.dkd, x[:, :1], x[:, :1], torch.zeros(2, 4, 6)) == "dkd needs logits of at least 2 classes, got 1"
+
+
 @pytest.mark.parametrize("name", [name for name in MASKED if name[:3] not in ("ifv", "dkd", "bpk")])
 def test_a_mask_of_another_size_is_an_error(name: str) -> None:
     student, teacher, label = batch()
-    with pytest.raises(ValueError, match="mask must be"):
+    with pytest.raises(ValueError, match=r"^mask must be \(2, 4, 6\) like the tensors, got \(2, 2, 6\)$"):
         MASKED[name](student, teacher, label[:, :2])
 
 

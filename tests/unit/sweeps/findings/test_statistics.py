@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rdistill.sweeps.findings.conclude import winner
 from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
+from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import (
+    Known,
     describe,
     evidence,
     holm,
@@ -29,6 +33,7 @@ from rdistill.sweeps.findings.summary import (
     write_summary,
 )
 from rdistill.sweeps.findings.verdict import verdict
+from rdistill.sweeps.proof.decision import ALPHA, Looks, compare, images_half_width, p_value
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, gain, pareto
 from rdistill.sweeps.study.spec import ConfirmSpec, SweepSpec
 
@@ -165,6 +170,138 @@ def test_scores_of_the_test_split() -> None:
     assert arm["IoU"]["disc"]["difference"]["mean"] == 10.0
 
 
+def test_an_arm_says_of_which_runs_it_is() -> None:
+    """One of three never left one class; of another one class does not occur, and one has no score at all."""
+    trained = runs("t0001", {2: 72.0, 1: 70.0}, values={WEIGHT: 3.0}, cost={"steps": 10, "steps_seconds": 4.0})
+    trained[0].history[0]["IoU"]["disc"] = None
+    stuck = record("t0001-s3", 49.0, seed=3, disc=0.0)
+    lost = record("t0001-s4", math.nan, seed=4)
+    beside = Known(never_trained=["t0001-s3"])
+    (arm,) = evidence([*trained, stuck, lost], None, ["t0001"], 0.0, facts=beside)["configurations"]
+    assert arm == {
+        "id": "t0001", "label": "weight 3", "values": {WEIGHT: 3.0},
+        "n": 3, "mean": pytest.approx(191 / 3), "sd": pytest.approx(np.std([72, 70, 49], ddof=1)),
+        "scores": {"1": 70.0, "2": 72.0, "3": 49.0},
+        "runs": {"1": "t0001-s1", "2": "t0001-s2", "3": "t0001-s3", "4": "t0001-s4"},
+        "one_class_runs": 1, "never_trained": [3], "mean_trained": 71.0, "sd_trained": pytest.approx(2**0.5),
+        "difference": None, "share_of_teacher": None, "seconds": {"real": 3.0, "alone": 3.0},
+        "IoU": {
+            "background": {"n": 3, "mean": 98.0, "sd": 0.0, "difference": None},
+            "disc": {"n": 2, "mean": 30.0, "sd": 0.0, "difference": None},
+        },
+    }  # fmt: skip
+    assert list(arm["scores"]) == ["1", "2", "3"]
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    """Nor does a run count that repeats none of the trials in question."""
+    actual = evidence([*runs("t0001", {1: 70.0, 2: 72.0}), *runs("t0009", {1: 1.0})], None, ["t0001"], 80.0)
+    assert actual["baseline"] is None
+    (arm,) = actual["configurations"]
+    assert (arm["mean"], arm["difference"], arm["share_of_teacher"]) == (71.0, None, 88.75)
+
+
+def test_a_difference_at_one_look_is_students() -> None:
+    """Its p is exact there, not searched for; a margin that the study asks for stays where it had too few pairs."""
+    scores, rival_scores = {1: 71.0, 2: 72.0, 3: 74.0}, {1: 70.0, 2: 70.5, 3: 71.0}
+    expected = paired_difference(scores, rival_scores)
+    assert expected is not None
+    confirmed_runs = [*runs("baseline", rival_scores), *runs("t0001", scores)]
+    for looks, margin in ((None, 0.0), (Looks(4, 12, 0.5), 0.5), (Looks(2, 2, 0.5), 0.5)):
+        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(looks))["configurations"]
+        assert arm["difference"] == {
+            **expected, "images": 0, "sign_flip_p": None, "margin": margin, "p_adjusted": expected["p"],
+            "low_seeds": pytest.approx(expected["low"]), "high_seeds": pytest.approx(expected["high"]),
+            "answer": "futile",
+        }  # fmt: skip
+
+
+def test_a_difference_at_one_of_several_looks_is_that_of_the_design() -> None:
+    """Also at the last of them."""
+    differences = [1.0, 1.5, 3.0, 2.0]
+    for count in (3, 4):
+        confirmed_runs = [
+            *runs("baseline", {seed: 70.0 for seed in range(count)}),
+            *runs("t0001", {seed: 70.0 + differences[seed] for seed in range(count)}),
+        ]
+        looks = Looks(2, 4, 0.25)
+        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(looks))["configurations"]
+        expected = compare(differences[:count], None, looks)
+        shown = arm["difference"]
+        assert (shown["low"], shown["high"]) == (expected.low, expected.high)
+        assert (shown["low_seeds"], shown["high_seeds"]) == (expected.low_seeds, expected.high_seeds)
+        assert (shown["p"], shown["margin"], shown["n"]) == (p_value(expected, looks), 0.25, count)
+        assert shown["above_zero"] == (expected.low > 0) and "binds" not in shown
+
+
+@pytest.mark.parametrize(("gain", "above"), [(0.0, False), (0.5, True), (-0.5, False)])
+def test_above_zero_means_above_it(gain: float, above: bool) -> None:
+    """The same difference on every seed: the interval has no width."""
+    confirmed_runs = [*runs("baseline", {1: 70.0, 2: 71.0}), *runs("t0001", {1: 70.0 + gain, 2: 71.0 + gain})]
+    (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(Looks(2, 4)))["configurations"]
+    assert arm["difference"]["low"] == gain and arm["difference"]["above_zero"] is above
+
+
+def test_images_widen_a_difference() -> None:
+    """By the differences of the pseudo-values, configuration minus baseline, of the images that both were scored on."""
+    random = np.random.default_rng(0)
+    values = {f"{of}-s{seed}": random.normal(70, 9, 6) for of in ("baseline", "t0001") for seed in (1, 2, 3)}
+    confirmed_runs = [*runs("baseline", {1: 70.0, 2: 70.5, 3: 71.0}), *runs("t0001", {1: 72.0, 2: 72.5, 3: 74.0})]
+
+    def shown(**changed: Any) -> dict[str, Any]:
+        beside = Known(by_image=lambda run: {**values, **changed}[run.id])
+        return evidence(confirmed_runs, "baseline", ["t0001"], None, facts=beside)["configurations"][0]["difference"]
+
+    by_image = np.stack([values[f"t0001-s{seed}"] - values[f"baseline-s{seed}"] for seed in (1, 2, 3)])
+    expected, actual = compare([2.0, 2.0, 3.0], by_image, Looks(3, 3)), shown()
+    assert (actual["images"], actual["low"], actual["high"]) == (6, expected.low, expected.high)
+    assert actual["p"] == p_value(expected, Looks(3, 3)) and actual["above_zero"] == (expected.low > 0)
+    assert actual["binds"] == expected.errors.binds == "images"
+    assert actual["half_by_images"] == images_half_width(expected.errors, 6, ALPHA) > 0
+    assert actual["low_seeds"] > actual["low"] and actual["high_seeds"] < actual["high"]
+    gone, five = {"t0001-s2": None}, {"t0001-s2": np.zeros(5)}
+    both_five = {"t0001-s2": np.zeros(5), "baseline-s2": np.zeros(5)}
+    for without in (gone, five, both_five, {"baseline-s3": None}):
+        assert shown(**without)["images"] == 0 and "binds" not in shown(**without)
+
+
+def test_each_question_has_its_own_answer() -> None:
+    """Of equal iterations and of equal cost, of two configurations; what is settled stays, and p counts all four."""
+    searched = {
+        name: runs(name, {1: 70.0 + gain, 2: 71.0 + 2 * gain, 3: 72.5 + gain})
+        for name, gain in (("baseline", 0.0), ("t0001", 1.0), ("t0002", 0.5))
+    }
+    longer = []
+    for name, more in (("t0001", 0.2), ("t0002", 0.4)):
+        longer += [
+            TrialRecord(f"b-as-{name}-s{run.seed}", {}, run.seed, of="baseline", rival=name, phase="equal-cost",
+                        status="finished", history=[{**run.history[0], "mIoU": run.history[0]["mIoU"] + more}],
+                        cost={"steps": 10, "steps_seconds": 5.0})
+            for run in searched["baseline"]
+        ]  # fmt: skip
+    costs = {name: EqualCost(12, {"real": 1.0}, {"real": 0.5}, 3) for name in ("t0001", "t0002")}
+    settled = {"t0001 at equal iterations": "better", "t0002 at equal cost": "worse"}
+    beside = Known(settled=settled, costs=costs)  # type: ignore[arg-type]
+    arms = evidence([*chain(*searched.values()), *longer], "baseline", list(costs), None, facts=beside)
+    first, second = arms["configurations"]
+    answers = [
+        (each["answer"], each.get("settled", False))
+        for arm in (first, second)
+        for each in (arm["difference"], arm["equal_cost"]["difference"])
+    ]
+    assert answers == [("better", True), ("futile", False), ("futile", False), ("worse", True)]
+    cost = first["equal_cost"]
+    assert (cost["iterations"], cost["id"], cost["n"], cost["mean"]) == (12, "baseline", 3, pytest.approx(71 + 1.1 / 3))
+    assert cost["seconds"] == {"real": 5.0, "alone": 5.0} and cost["difference"]["n"] == 3
+    all_p = [each["p"] for arm in (first, second) for each in (arm["difference"], arm["equal_cost"]["difference"])]
+    shown = [
+        each["p_adjusted"] for arm in (first, second) for each in (arm["difference"], arm["equal_cost"]["difference"])
+    ]
+    assert shown == holm(all_p)
+    assert arms["baseline"]["IoU"]["disc"] == {"n": 3, "mean": 30.0, "sd": 0.0}
+    assert arms["baseline"]["seconds"] == {"real": 2.0, "alone": 2.0}
+
+
 # In words ------------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +323,10 @@ def test_describe() -> None:
     weights = "+model.decode_head.loss_decode.class_weight"
     alone = record("b0001", 1.0, values={RATE: 0.0312345, weights: [1.0, 5.0]})
     assert describe(alone) == "lr 0.0312, class_weight [1.0, 5.0]"
+    lists = {"+distill.losses.double.pair": [[0, 0], [2, 2]], "distill.losses.double.type": "DSD"}
+    several = record("t0002", 1.0, values={**lists, "a.sizes": [(1, 2), 3], "a.policy": "poly"})
+    several.effective = {"distill.losses.double.pair": [[0, 0], [2, 2]]}
+    assert describe(several) == "DSD on ((0, 0), (2, 2)), sizes [(1, 2), 3], policy poly"
 
 
 def test_the_verdict_of_a_clear_gain(confirmed: dict[str, Any]) -> None:

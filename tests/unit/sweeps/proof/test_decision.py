@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rdistill.sweeps.proof.decision import Comparison, Looks, compare, decide, p_value, sign_flip_p
-from rdistill.sweeps.proof.sequential import design
+from rdistill.sweeps.proof.sequential import chance_of_success, design
 
 LOOKS = Looks(4, 12)
 
@@ -65,6 +65,60 @@ def test_several_configurations_need_more(monkeypatch: pytest.MonkeyPatch) -> No
     assert decide({"a": first, "b": second}, LOOKS)["a"] == "open"
 
 
+def between(narrow: float, wide: float, looks: Looks = LOOKS, pairs: int = 6) -> list[float]:
+    """Differences whose t lies between the thresholds at two alphas."""
+    t = sum(design(looks.first, looks.last, alpha).threshold(pairs) for alpha in (narrow, wide)) / 2
+    shape = np.resize([-1.0, 1.0, -0.5, 0.5, -1.5, 1.5], pairs)
+    return (shape - shape.mean() + t * shape.std(ddof=1) / pairs**0.5).tolist()
+
+
+def test_each_claim_makes_the_next_one_easier() -> None:
+    """Holm: the strongest of three at a third of 5 %, the next at a half, the last at 5 %, in whatever order."""
+    third, half, full = between(0.05 / 3, 0.05 / 9), between(0.025, 0.05 / 3), between(0.05, 0.025)
+    comparisons = {"full": compared(full), "third": compared(third), "half": compared([-value for value in half])}
+    answers = decide(comparisons, LOOKS)
+    assert answers == {"full": "better", "third": "better", "half": "worse"} and list(answers) == list(comparisons)
+    # Without the strongest, the next is at a half and claims; of two that need all of 5 % neither does.
+    assert decide({"full": compared(full), "half": compared(half)}, LOOKS) == {"full": "better", "half": "better"}
+    assert decide({"a": compared(full), "b": compared(full)}, LOOKS) == {"a": "open", "b": "open"}
+
+
+def test_each_comparison_has_its_own_looks() -> None:
+    """Failed runs have left one of them fewer pairs; a margin is that of its own looks."""
+    clear = [1.0, 1.1, 0.9, 1.05, 0.95]
+    looks = {"a": Looks(4, 12), "b": Looks(5, 5, margin=2.0)}
+    comparisons = {name: compared(clear, each) for name, each in looks.items()}
+    assert decide(comparisons, looks) == {"a": "better", "b": "worse"}
+
+
+def test_at_the_last_look_even_a_sure_difference_that_holm_refuses_is_futile() -> None:
+    """Alone either would be a claim, so that its chance is 1; beside each other they are none, and no seed is left."""
+    looks = Looks(4, 6)
+    comparison = compared(between(0.05, 0.025, looks), looks)
+    assert comparison.chance == 1 and decide({"a": comparison}, looks) == {"a": "better"}
+    assert decide({"a": comparison, "b": comparison}, looks) == {"a": "futile", "b": "futile"}
+
+
+def test_what_a_comparison_holds() -> None:
+    """Its chance is that of the design, from the mean and the spread seen so far."""
+    looks = Looks(4, 12, margin=0.5)
+    actual = compared([1.0, 2.0, 3.0, 4.0, 5.0], looks)
+    assert (actual.pairs, actual.images, actual.mean, actual.sd) == (5, 0, 3.0, pytest.approx(2.5**0.5))
+    assert actual.errors.seeds == actual.errors.both == pytest.approx(0.5**0.5)
+    half = design(4, 12, 0.05).threshold(5) * 0.5**0.5
+    assert (actual.low, actual.high) == (actual.low_seeds, actual.high_seeds)
+    assert (actual.low, actual.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    assert actual.chance == chance_of_success(design(4, 12), 5, 3.0, actual.sd, 0.0, 0.5)
+
+
+def test_a_p_value_is_of_the_distance_to_the_margin() -> None:
+    """Differences 1 to 5 against 1: t = 2 / sqrt(0.5) = 2.8284 with 4 degrees; no distance is no evidence."""
+    looks = Looks(5, 5, margin=1.0)
+    assert p_value(compared([1.0, 2.0, 3.0, 4.0, 5.0], looks), looks) == pytest.approx(0.047421, abs=1e-4)
+    assert p_value(compared([1.0] * 5, looks), looks) == 1.0
+    assert p_value(compared([0.0] * 5, Looks(5, 5)), Looks(5, 5)) == 1.0
+
+
 def test_images_widen_the_interval_by_their_own_student() -> None:
     by_image = np.repeat(np.linspace(-10, 14, 25)[None], 6, axis=0)
     differences = [2.0] * 6
@@ -78,3 +132,5 @@ def test_the_sign_flip_test_is_exact() -> None:
     assert sign_flip_p([1.0, 2.0, 3.0, 4.0, 5.0]) is None
     assert sign_flip_p([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
     assert sign_flip_p([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]) == 1.0
+    # No sampling, however many pairs: 2 of the 2^14 ways, where 9,999 drawn ones would give at least 2 / 10,000.
+    assert sign_flip_p([float(value) for value in range(1, 15)]) == 2 / 2**14

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdistill.sweeps.proof.sequential import PATHS, chance_of_success, design
+from rdistill.sweeps.proof import sequential
+from rdistill.sweeps.proof.sequential import PATHS, Design, chance_of_success, design
 
 
 def test_one_look_is_students_t_test() -> None:
@@ -36,6 +37,38 @@ def test_the_error_over_all_looks_is_what_was_promised(alpha: float) -> None:
     assert claimed.mean() == pytest.approx(alpha, abs=4 * error)
 
 
+def test_the_error_is_spent_a_little_at_each_look() -> None:
+    """alpha (n / last)^1.5 up to look n; what the first look spends is Student's own level there."""
+    plan = design(4, 9, 0.04)
+    assert (plan.first, plan.last, plan.alpha) == (4, 9, 0.04)
+    assert plan.spent == pytest.approx([0.04 * (pairs / 9) ** 1.5 for pairs in range(4, 10)])
+    level = 2 * stats.t.sf(plan.threshold(4), 3)
+    assert level == pytest.approx(plan.spent[0], abs=4 * math.sqrt(plan.spent[0] / PATHS))
+    studies = 40_000
+    drawn = np.random.default_rng(7).standard_normal((studies, 9))
+    is_open = np.ones(studies, dtype=bool)
+    for pairs, until in zip(range(4, 10), plan.spent, strict=True):
+        seen = drawn[:, :pairs]
+        t = seen.mean(1) / (seen.std(1, ddof=1) / math.sqrt(pairs))
+        is_open &= np.abs(t) < plan.threshold(pairs)
+        assert 1 - is_open.mean() == pytest.approx(until, abs=4 * math.sqrt(until * (1 / studies + 1 / PATHS)))
+
+
+def test_an_error_too_small_to_be_spent_yet_claims_nothing() -> None:
+    """At the first look a third of one simulated study might claim, at the last the third of them does."""
+    plan = design(2, 8, 1e-5)
+    assert plan.threshold(2) == math.inf and plan.threshold(8) < math.inf
+
+
+def test_the_same_design_has_the_same_thresholds_everywhere() -> None:
+    plans = []
+    for _ in range(2):
+        sequential.design.cache_clear()
+        sequential._simulated.cache_clear()
+        plans.append(design(2, 3))
+    assert plans[0] is not plans[1] and plans[0] == plans[1]
+
+
 def test_a_stricter_error_has_higher_thresholds() -> None:
     loose, strict = design(4, 10, 0.05), design(4, 10, 0.01)
     assert all(high > low for high, low in zip(strict.thresholds, loose.thresholds, strict=True))
@@ -43,13 +76,19 @@ def test_a_stricter_error_has_higher_thresholds() -> None:
 
 @pytest.mark.parametrize(("first", "last", "alpha"), [(1, 4, 0.05), (5, 4, 0.05), (4, 8, 0.0), (4, 8, 1.0)])
 def test_impossible_designs_are_refused(first: int, last: int, alpha: float) -> None:
-    with pytest.raises(ValueError, match="got"):
+    problem = f"^alpha must lie .* got {alpha}$" if first == 4 else f"^the first look .* got {first} and {last}$"
+    with pytest.raises(ValueError, match=problem):
         design(first, last, alpha)
 
 
+def test_two_pairs_are_the_fewest_and_any_alpha_below_one_is_possible() -> None:
+    assert design(2, 2, 0.999).threshold(2) == pytest.approx(stats.t.ppf(0.5005, 1))
+
+
 def test_there_is_no_look_outside_the_design() -> None:
-    with pytest.raises(ValueError, match="4 to 8 pairs, got 9"):
-        design(4, 8).threshold(9)
+    for pairs in (3, 9):
+        with pytest.raises(ValueError, match=f"^the design looks after 4 to 8 pairs, got {pairs}$"):
+            design(4, 8).threshold(pairs)
 
 
 def test_the_chance_of_success() -> None:
@@ -62,3 +101,14 @@ def test_the_chance_of_success() -> None:
         chance_of_success(plan, 16, 2.0, 1.0, 0.0, 0.0) == 1.0
         and chance_of_success(plan, 16, 0.1, 1.0, 0.0, 0.0) == 0.0
     )
+
+
+def test_the_chance_of_success_by_hand() -> None:
+    """After 4 of 9 pairs with mean 2 and sd 3: to be above 0.5 + hypot(2 x 3 / 3, 1.5) = 3.
+
+    The final mean spreads by 3 x 5/9 x sqrt(1/5 + 1/4) = 1.118034, so 1 / 1.118034 of Student's t with 3 degrees.
+    """
+    plan = Design(4, 9, 0.05, (9.0, 9.0, 9.0, 9.0, 9.0, 2.0), (0.0,) * 6)
+    assert chance_of_success(plan, 4, 2.0, 3.0, 1.5, 0.5) == pytest.approx(stats.t.sf(1 / 1.118034, 3), abs=1e-6)
+    # Without a spread it is sure: above margin and images' part, or not.
+    assert [chance_of_success(plan, 4, mean, 0.0, 1.5, 0.5) for mean in (1.9, 2.0, 2.1)] == [0.0, 0.0, 1.0]
