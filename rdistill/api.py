@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -34,32 +35,53 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat16"}
 
 
-class ShortcutArguments(TypedDict, total=False):
-    """What :func:`load_config`, :func:`train` and :func:`sweep` take besides their own arguments."""
+class DataArguments(TypedDict, total=False):
+    """What :func:`evaluate` takes besides its own arguments: those of :class:`rdistill.flags.DataFlags`."""
 
-    data_root: str | Path | None
     size: int | str | None
-    iters: int | None
-    batch_size: int | None
-    val_interval: int | None
+    data_root: str | Path | None
     num_data_workers: int | None
-    teacher_checkpoint: str | Path | None
     label_map: str | Mapping[int, int] | None
 
 
-def _showing_shortcuts(function: Function) -> Function:
-    """Lets ``help`` and notebooks show every single shortcut."""
-    own = signature(function)
-    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
-    shown = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
-        for name, kind in ShortcutArguments.__annotations__.items()
-    ]
-    function.__signature__ = own.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
-    return function
+class BatchArguments(DataArguments, total=False):
+    """What :func:`headroom` takes besides its own arguments: those of :class:`rdistill.flags.BatchFlags`."""
+
+    batch_size: int | None
+    teacher_checkpoint: str | Path | None
 
 
-@_showing_shortcuts
+class ShortcutArguments(BatchArguments, total=False):
+    """What :func:`load_config`, :func:`train` and :func:`sweep` take besides their own arguments."""
+
+    iters: int | None
+    val_interval: int | None
+
+
+def _takes(arguments: type) -> Callable[[Function], Function]:
+    """Lets ``help`` and notebooks show every single argument of a group, and refuses any that is not of the group."""
+
+    def decorated(function: Function) -> Function:
+        own = signature(function)
+        kept = [parameter for parameter in own.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+        shown = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
+            for name, kind in arguments.__annotations__.items()
+        ]
+        whole = own.replace(parameters=[*kept, *shown])
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            whole.bind(*args, **kwargs)  # raises TypeError
+            return function(*args, **kwargs)
+
+        call.__signature__ = whole  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorated
+
+
+@_takes(ShortcutArguments)
 def load_config(
     config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,
@@ -71,14 +93,14 @@ def load_config(
         config: a config file, or an mmengine ``Config``, which is left as it is: a plain mmseg config of a teacher or
             a student, or one with a ``distill`` section.
         overrides: dotted key -> value, such as ``{"optim_wrapper.optimizer.lr": 0.02}``; ``+key`` adds a key.
-        data_root: folder with ``img_dir/`` and ``ann_dir/``, or with PaddleSeg's ``train_list.txt``.
         size: of an image, in pixels: ``128``, or ``"HEIGHTxWIDTH"``.
-        iters: of training; the learning rate's schedule is stretched to them.
-        batch_size: images a step, over all workers together.
-        val_interval: iterations between validations.
+        data_root: folder with ``img_dir/`` and ``ann_dir/``, or with PaddleSeg's ``train_list.txt``.
         num_data_workers: loader processes for each training worker; 0 loads in the worker itself.
-        teacher_checkpoint: the teacher's weights, rdistill's or plain mmseg's.
         label_map: value in the masks' files -> label, such as ``{255: 1}`` or ``"255=1"``.
+        batch_size: images a step, over all workers together.
+        teacher_checkpoint: the teacher's weights, rdistill's or plain mmseg's.
+        iters: of training; the learning rate's schedule is stretched to them.
+        val_interval: iterations between validations.
 
     Raises:
         UserError: every mistake found, one line each.
@@ -88,7 +110,7 @@ def load_config(
     return load_run(config, overrides, _shortcuts(shortcuts)).cfg
 
 
-@_showing_shortcuts
+@_takes(ShortcutArguments)
 @leaves_process_as_it_was
 def train(
     config: str | Path | Config,
@@ -134,7 +156,7 @@ def train(
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         quiet: show nothing.
         console: where progress is shown, if not on standard output or in the notebook.
-        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint, label_map:
+        size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint, iters, val_interval:
             as for :func:`load_config`.
 
     Returns:
@@ -190,6 +212,7 @@ def train(
     return metrics
 
 
+@_takes(DataArguments)
 @leaves_process_as_it_was
 def evaluate(
     config: str | Path | Config,
@@ -197,12 +220,9 @@ def evaluate(
     *,
     split: str = "val",
     overrides: Mapping[str, Any] | None = None,
-    data_root: str | Path | None = None,
-    size: int | str | None = None,
-    num_data_workers: int | None = None,
-    label_map: str | Mapping[int, int] | None = None,
     trust_checkpoint: bool = False,
     noted: Callable[[str], None] | None = None,
+    **shortcuts: Unpack[DataArguments],
 ) -> Scores:
     """Scores a checkpoint of the config's model, once its data has been looked at.
 
@@ -210,7 +230,7 @@ def evaluate(
         config: a config file or an mmengine ``Config``; of a ``distill`` config the student counts.
         checkpoint: ``student.pth``, ``best.pth``, or any mmseg checkpoint of that model.
         split: ``"val"`` or ``"test"``.
-        overrides, data_root, size, num_data_workers, label_map: as for :func:`load_config`.
+        overrides, size, data_root, num_data_workers, label_map: as for :func:`load_config`.
         trust_checkpoint: let the checkpoint run the Python code that it carries.
         noted: is called with each line that is worth knowing of the data, such as a class that no mask holds.
 
@@ -224,8 +244,7 @@ def evaluate(
 
     if split not in ("val", "test"):
         raise UserError(f"split: must be val or test, got {split!r}")
-    shortcuts = _shortcuts(dict(data_root=data_root, size=size, num_data_workers=num_data_workers, label_map=label_map))
-    cfg = load_run(config, overrides, shortcuts, with_teachers=False).cfg
+    cfg = load_run(config, overrides, _shortcuts(shortcuts), with_teachers=False).cfg
     from rdistill.training.run import check_evaluation, evaluate_checkpoint
 
     for note in check_evaluation(cfg, split):
@@ -300,7 +319,7 @@ class SweepResult:
         }
 
 
-@_showing_shortcuts
+@_takes(ShortcutArguments)
 @leaves_process_as_it_was
 def sweep(
     sweep: str | Path | Mapping[str, Any],
@@ -329,7 +348,7 @@ def sweep(
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         quiet: show nothing.
         console: where progress is shown, if not on standard output or in the notebook.
-        data_root, size, iters, batch_size, val_interval, num_data_workers, teacher_checkpoint, label_map:
+        size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint, iters, val_interval:
             as for :func:`load_config`.
 
     Raises:
@@ -355,6 +374,7 @@ def sweep(
     return SweepResult(_where(work_dir), tuple(trials))
 
 
+@_takes(BatchArguments)
 @leaves_process_as_it_was
 def headroom(
     config: str | Path | Config,
@@ -368,12 +388,7 @@ def headroom(
     trust_checkpoint: bool = False,
     quiet: bool = False,
     console: Console | None = None,
-    data_root: str | Path | None = None,
-    size: int | str | None = None,
-    batch_size: int | None = None,
-    num_data_workers: int | None = None,
-    teacher_checkpoint: str | Path | None = None,
-    label_map: str | Mapping[int, int] | None = None,
+    **shortcuts: Unpack[BatchArguments],
 ) -> Headroom:
     """Says how much a config with a ``distill`` section has to gain, by a few short trainings in one cohort.
 
@@ -385,7 +400,7 @@ def headroom(
         seeds: of the trainings, at least two; by default 0 and 1.
         resume: continue what is in ``work_dir``.
         overrides, stop, trust_checkpoint, quiet, console: as for :func:`train`.
-        data_root, size, batch_size, num_data_workers, teacher_checkpoint, label_map: as for :func:`load_config`.
+        size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint: as for :func:`load_config`.
 
     Returns:
         What ``headroom.json`` holds: ``recommendation``, ``binds``, ``gap`` to the teacher at both lengths,
@@ -398,16 +413,7 @@ def headroom(
     from rdistill.sweeps.headroom.show import show_headroom
 
     console = _console(console, quiet)
-    cfg = load_config(
-        config,
-        overrides,
-        data_root=data_root,
-        size=size,
-        batch_size=batch_size,
-        num_data_workers=num_data_workers,
-        teacher_checkpoint=teacher_checkpoint,
-        label_map=label_map,
-    )
+    cfg = load_config(config, overrides, **shortcuts)
     name = _name(config, work_dir)
     work_dir = _where(work_dir or Path("work_dirs") / "headroom" / Path(name).stem)
     require_work_dir(work_dir)

@@ -23,21 +23,18 @@ from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_
 from rdistill.core.storage import is_uri
 from rdistill.core.validation import LARGEST_SEED
 from rdistill.core.work_dir import require_work_dir
-from rdistill.distributed.shares import LEAST_SHARE
 from rdistill.flags import (
-    BatchSize,
-    DataRoot,
-    LabelMap,
+    BatchFlags,
+    DataFlags,
+    ImageFlags,
     LoadFlags,
-    NumDataWorkers,
+    ModelFlags,
     RunFlags,
-    Set_,
-    Size,
     SweepFlags,
-    TeacherCheckpoint,
     TrustCheckpoint,
+    WorkerFlags,
     with_flags,
-)  # fmt: skip
+)
 from rdistill.training.console import OneLineConsole
 from rdistill.usage import usage_line
 
@@ -134,13 +131,12 @@ def train(
     and last.pth (to resume from), config.py (the whole config), and mmengine's log.
     """
     from rdistill import api
-    from rdistill.config.overrides import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
         metrics = api.train(
             config,
             work_dir,
-            overrides=parse_assignments(loading.set_ or []),
+            overrides=loading.overrides(),
             stop=stop,
             quiet=quiet or as_json,
             **run.given(),
@@ -154,16 +150,14 @@ def train(
 
 
 @app.command(name="eval")
+@with_flags
 def evaluate(
     config: Config_,
     checkpoint: Checkpoint,
+    *,
     split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
-    num_data_workers: NumDataWorkers = None,
-    label_map: LabelMap = None,
+    loading: DataFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent.
@@ -171,14 +165,11 @@ def evaluate(
     The files of the split are looked at first, as `check` does.
     """
     from rdistill import api
-    from rdistill.config.load import Shortcuts, load_config
-    from rdistill.config.overrides import parse_assignments
     from rdistill.config.walk import leaf_datasets
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
-    shortcuts = Shortcuts(data_root=data_root, size=size, num_data_workers=num_data_workers, label_map=label_map)
-    cfg = load_config(config, parse_assignments(set_ or []), shortcuts, with_teachers=False)
+    cfg = _load(config, loading, with_teachers=False)
     metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint, noted=_note)
     if as_json:
         print(to_json(metrics))
@@ -190,6 +181,14 @@ def evaluate(
     console.print(f"mIoU {metrics['mIoU']:.2f}  aAcc {metrics['aAcc']:.2f}  ({split} split of {data_root})")
     for name, value in metrics["IoU"].items():
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
+
+
+def _load(config: Path, flags: ModelFlags, **parts: bool) -> Any:
+    """A config with what the command line changes in it; ``parts``: as for :func:`rdistill.config.load.load_config`."""
+    from rdistill.config.load import load_config
+    from rdistill.config.shortcuts import Shortcuts
+
+    return load_config(config, flags.overrides(), Shortcuts(**flags.given()), **parts)
 
 
 def _note(line: str) -> None:
@@ -216,13 +215,12 @@ def sweep(
     folder for each trial with its own trial.py, which `rdistill train` repeats.
     """
     from rdistill import api
-    from rdistill.config.overrides import parse_assignments
 
     with terminated_like_ctrl_c() as stop, _resumable(stop):
         result = api.sweep(
             sweep_file,
             work_dir,
-            overrides=parse_assignments(loading.set_ or []),
+            overrides=loading.overrides(),
             quiet=quiet or as_json,
             **run.given(),
             **loading.given(),
@@ -235,8 +233,10 @@ def sweep(
 
 
 @app.command()
+@with_flags
 def headroom(
     config: Config_,
+    *,
     work_dir: WorkDir = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="SEED,...", help="Of the trainings, at least two; by default 0,1.")
@@ -247,13 +247,7 @@ def headroom(
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --work-dir.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
-    batch_size: BatchSize = None,
-    num_data_workers: NumDataWorkers = None,
-    teacher_checkpoint: TeacherCheckpoint = None,
-    label_map: LabelMap = None,
+    loading: BatchFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Say how much a `distill` config has to gain, before hours are spent on a sweep.
@@ -262,7 +256,6 @@ def headroom(
     and distilled as configured: what binds, how many seeds a sweep needs, what it costs, and what to do first.
     """
     from rdistill import api
-    from rdistill.config.overrides import parse_assignments
 
     with on_signals() as stop, _resumable(stop):
         result = api.headroom(
@@ -270,17 +263,12 @@ def headroom(
             work_dir,
             iters=iters,
             seeds=_seed_list(seeds),
-            overrides=parse_assignments(set_ or []),
+            overrides=loading.overrides(),
             resume=resume,
             stop=stop,
             trust_checkpoint=trust_checkpoint,
             quiet=quiet or as_json,
-            data_root=data_root,
-            size=size,
-            batch_size=batch_size,
-            num_data_workers=num_data_workers,
-            teacher_checkpoint=teacher_checkpoint,
-            label_map=label_map,
+            **loading.given(),
         )
     if as_json:
         print(to_json(result))
@@ -354,12 +342,13 @@ def _write_page(page: Any, file: Path, open_: bool, png: Path | None) -> None:
 
 
 @app.command()
+@with_flags
 def layers(
     config: Config_,
+    *,
     depth: Annotated[int, typer.Option(min=1, help="How deep into the model: 1 is backbone and heads.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
-    size: Size = None,
-    set_: Set_ = None,
+    loading: ModelFlags,
 ) -> None:
     """Show the layers of a config's models: names, shapes, strides, parameters, FLOPs.
 
@@ -367,11 +356,8 @@ def layers(
     """
     from rdistill.checks.layers import as_json as plain
     from rdistill.checks.layers import overview, show
-    from rdistill.config.load import Shortcuts, load_config
-    from rdistill.config.overrides import parse_assignments
 
-    cfg = load_config(config, parse_assignments(set_ or []), Shortcuts(size=size), with_data=False)
-    seen = overview(cfg)
+    seen = overview(_load(config, loading, with_data=False))
     if as_json:
         print(to_json(plain(seen)))
     else:
@@ -384,9 +370,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="What `train` or `sweep` would be given.")],
     *,
     work_dir: WorkDir = None,
-    workers: Annotated[int, typer.Option(min=1, help="Training workers of a run.")] = 1,
-    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs a worker of a run.")] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a worker of a run.")] = 1,
+    run: WorkerFlags,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to ask for its resources; by default this machine is meant.")
     ] = None,
@@ -398,12 +382,10 @@ def check(
     space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.
     """
     from rdistill.checks.run import check_config, check_resources
-    from rdistill.config.load import Shortcuts
-    from rdistill.config.overrides import parse_assignments
+    from rdistill.config.shortcuts import Shortcuts
     from rdistill.sweeps.check import check_sweep_file, resources_at
 
-    overrides = parse_assignments(loading.set_ or [])
-    arguments = loading.given()
+    overrides, arguments = loading.overrides(), loading.given()
     trust_checkpoint = arguments.pop("trust_checkpoint")
     shortcuts = Shortcuts(**arguments)
     is_sweep = file.suffix in (".yaml", ".yml")
@@ -420,12 +402,12 @@ def check(
             overrides,
             shortcuts,
             work_dir=disk,
-            workers=workers,
+            workers=run.workers,
             trust_checkpoint=trust_checkpoint,
             full_data=True,
         )
         have = resources_at(address, folder)
-        report.add("resources", *check_resources("the run", workers, cpus_per_worker, gpus_per_worker, have))
+        report.add("resources", *check_resources("the run", **run.given(), have=have))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for layout in report.layouts:
         console.print(f"ok        layout     {layout}")
@@ -439,16 +421,17 @@ def check(
 
 
 @app.command()
+@with_flags
 def predict(
     config: Config_,
     checkpoint: Checkpoint,
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of images, or quoted glob patterns.")
     ],
+    *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for masks/ and overlays/.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print files and shares as JSON.")] = False,
-    set_: Set_ = None,
-    size: Size = None,
+    loading: ModelFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Segment images: a mask and an overlay of each, and the share of each class.
@@ -456,8 +439,6 @@ def predict(
     A mask is a PNG whose values are the class indices, at the image's own size. CONFIG and CHECKPOINT are student.py
     and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
     """
-    from rdistill.config.load import Shortcuts, load_config
-    from rdistill.config.overrides import parse_assignments
     from rdistill.handover.inference import image_files, load_predictor, require_readable
     from rdistill.handover.predict import output_files, predict_images, show_progress
 
@@ -466,8 +447,7 @@ def predict(
         print(f"left out  {line}", file=sys.stderr)
     require_readable(wanted.files)
     output_files(wanted.files, out)
-    overrides = parse_assignments(set_ or [])
-    cfg = load_config(config, overrides, Shortcuts(size=size), with_teachers=False, with_data=False)
+    cfg = _load(config, loading, with_teachers=False, with_data=False)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -490,10 +470,12 @@ def predict(
 
 
 @app.command()
+@with_flags
 def export(
     config: Config_,
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    *,
     output: Annotated[
         str,
         typer.Option(metavar="mask|logits", help="mask: the class of each pixel; logits: the scores of every class."),
@@ -507,9 +489,7 @@ def export(
         typer.Option(help="Images to check on, a folder or a pattern; by default the validation set. Repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    set_: Set_ = None,
-    data_root: DataRoot = None,
-    size: Size = None,
+    loading: ImageFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Write a model as ONNX, of any batch and image size, checked against PyTorch on real images.
@@ -517,8 +497,6 @@ def export(
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
     file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
     """
-    from rdistill.config.load import Shortcuts, load_config
-    from rdistill.config.overrides import parse_assignments
     from rdistill.config.shortcuts import parse_size
     from rdistill.handover.export import as_plain, export_onnx, require_packages, require_writable, summary
     from rdistill.handover.inference import image_files, load_predictor, validation_images
@@ -531,8 +509,7 @@ def export(
     wanted = image_files(images) if images else None
     for line in wanted.left_out if wanted is not None else ():
         print(f"left out  {line}", file=sys.stderr)
-    shortcuts, overrides = Shortcuts(data_root=data_root, size=size), parse_assignments(set_ or [])
-    cfg = load_config(config, overrides, shortcuts, with_teachers=False, with_data=not images)
+    cfg = _load(config, loading, with_teachers=False, with_data=not images)
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
     files = validation_images(cfg) if wanted is None else wanted.files
     exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)

@@ -16,31 +16,8 @@ import typer
 
 from rdistill.core.validation import LARGEST_SEED
 from rdistill.distributed.shares import LEAST_SHARE
-from rdistill.schemas.mappings import Arguments
+from rdistill.schemas.mappings import Arguments, ConfigValues
 
-Set_ = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds one. Repeatable.",
-    ),
-]
-DataRoot = Annotated[str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")]
-Size = Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images a step, over all workers together.")]
-TeacherCheckpoint = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
-]
-NumDataWorkers = Annotated[
-    int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
-]
-LabelMap = Annotated[
-    str | None,
-    typer.Option(
-        metavar="VALUE=LABEL,...", help="What values in the masks' files stand for: 255=1 for masks of 0 and 255."
-    ),
-]
 TrustCheckpoint = Annotated[
     bool,
     typer.Option(
@@ -64,33 +41,91 @@ class Flags:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_"}  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class LoadFlags(Flags):
-    """What a config is loaded with, besides its file."""
+# What a config is loaded with, besides its file. Each group adds to the one above it what a command needs that goes a
+# step further: look at models, read images, score, train a little, train. A flag has its place in one of them.
 
-    set_: Set_ = None
-    data_root: DataRoot = None
-    size: Size = None
+
+@dataclass(frozen=True)
+class ModelFlags(Flags):
+    """Of a command that builds a config's models."""
+
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds one. Repeatable.",
+        ),
+    ] = None
+    size: Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")] = None
+
+    def overrides(self) -> ConfigValues:
+        """What ``--set`` sets. Raises UserError for what cannot be read."""
+        from rdistill.config.overrides import parse_assignments
+
+        return parse_assignments(self.set_ or [])
+
+
+@dataclass(frozen=True)
+class ImageFlags(ModelFlags):
+    """Of a command that reads images of the config's data."""
+
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataFlags(ImageFlags):
+    """Of a command that runs the config's data loaders."""
+
+    num_data_workers: Annotated[
+        int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
+    ] = None
+    label_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE=LABEL,...", help="What values in the masks' files stand for: 255=1 for masks of 0 and 255."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class BatchFlags(DataFlags):
+    """Of a command that trains for a length of its own."""
+
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all workers together.")] = None
+    teacher_checkpoint: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class LoadFlags(BatchFlags):
+    """Of a command that trains as the config says."""
+
     iters: Annotated[
         int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")
     ] = None
-    batch_size: BatchSize = None
     val_interval: Annotated[int | None, typer.Option(help="Iterations between validations.")] = None
-    num_data_workers: NumDataWorkers = None
-    teacher_checkpoint: TeacherCheckpoint = None
-    label_map: LabelMap = None
     trust_checkpoint: TrustCheckpoint = False
 
 
 @dataclass(frozen=True)
-class RunFlags(Flags):
-    """How one run is trained."""
+class WorkerFlags(Flags):
+    """What a run's workers take."""
 
     workers: Annotated[int, typer.Option(min=1, help="Training workers; from two up through Ray Train.")] = 1
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
     ] = None
     cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a worker.")] = 1
+
+
+@dataclass(frozen=True)
+class RunFlags(WorkerFlags):
+    """How one run is trained."""
+
     min_workers: Annotated[
         int | None,
         typer.Option(

@@ -20,18 +20,18 @@ HEIGHT_FIRST = {"RandomCrop": "crop_size", "CenterCrop": "crop_size", "RandomMos
 SCALED = ("RandomChoiceResize", "ResizeShortestEdge")  # have several sizes, or one edge: all change by one factor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shortcuts:
     """The settings nobody should need mmseg's nested keys for. None leaves the config's own value."""
 
-    data_root: str | None = None
     size: str | None = None  # pixels: '128', or 'HEIGHTxWIDTH'
-    iters: int | None = None
-    batch_size: int | None = None  # images a step, over all workers together
-    val_interval: int | None = None  # iterations
+    data_root: str | None = None
     num_data_workers: int | None = None  # loader processes for each training worker
-    teacher_checkpoint: str | None = None
     label_map: str | Mapping[int, int] | None = None  # value in a mask's file -> label: '255=1', or {255: 1}
+    batch_size: int | None = None  # images a step, over all workers together
+    teacher_checkpoint: str | None = None
+    iters: int | None = None
+    val_interval: int | None = None  # iterations
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int]:
