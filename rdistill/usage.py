@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rdistill._compat import texts
 from rdistill._compat.typer import BadParameter, MissingParameter, NoSuchOption, annotation_of
-from rdistill.core.errors import did_you_mean
+from rdistill.core.errors import did_you_mean, one_line
 from rdistill.core.validation import describe, short
 
 
@@ -21,7 +21,7 @@ def usage_line(error: Any) -> str:
     """
     command = " ".join(["rdistill", *_command_path(error)])
     see = f"see `{command} --help`"
-    message = " ".join(str(error.format_message()).split())
+    message = one_line(error.format_message())
     if isinstance(error, NoSuchOption):
         options = [name for param in error.ctx.command.params for name in (*param.opts, *param.secondary_opts)]
         flags = [name for name in options if name.startswith("--")]

@@ -13,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from rdistill.config.walk import kind_of
+from rdistill.core.errors import error_line
 from rdistill.data.random_state import random_state_of
 from rdistill.data.reading import Size
 from rdistill.data.splits import LOADERS
@@ -71,7 +72,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
             warnings.simplefilter("ignore")
             items_by_file = _items(cfg[key].dataset, files)
     except Exception as error:  # a dataset's and its pipeline's own code
-        return [f"{key}.dataset: the pipeline fails on {_names(files)}: {_one_line(error)}"]
+        return [f"{key}.dataset: the pipeline fails on {_names(files)}: {error_line(error)}"]
     files, items = list(items_by_file), list(items_by_file.values())
     if len(items) < 2:
         return []
@@ -82,7 +83,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
     except Exception as error:  # PyTorch or mmseg says in its own words why images do not stack
         shapes = [tuple(item["inputs"].shape[-2:]) for item in items]
         if len(set(shapes)) < 2:
-            return [f"{key}: {_names(files)} do not make a batch: {_one_line(error)}"]
+            return [f"{key}: {_names(files)} do not make a batch: {error_line(error)}"]
         text = ", ".join(f"{Path(file).name} {w} x {h}" for file, (h, w) in zip(files, shapes, strict=True))
         fix = (
             "add RandomCrop or a Resize with keep_ratio=False to its pipeline, or let model.data_preprocessor.size pad"
@@ -112,7 +113,3 @@ def _items(dataset: ConfigDict, files: list[str]) -> dict[str, Packed]:
 
 def _names(files: list[str]) -> str:
     return ", ".join(Path(file).name for file in files)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -16,6 +16,7 @@ import numpy as np
 from mmengine.config import Config
 
 from rdistill.checks.unused_files import broken_entries, files_in_use, unused_files
+from rdistill.core.errors import message_line
 from rdistill.data.reading import Size
 from rdistill.data.splits import IGNORED, OUTSIDE, Split, data_classes, data_splits, describe_data, describe_layouts
 
@@ -274,5 +275,4 @@ def _listed(items: Sequence[Any]) -> str:
 
 
 def _unreadable(path: str, error: Exception) -> _Finding:
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return _Finding("unreadable files", f"{path}: cannot be read: {text}")
+    return _Finding("unreadable files", f"{path}: cannot be read: {message_line(error)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.walk import leaves
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, error_line
 from rdistill.data.random_state import random_state_of
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.routes import build_term, make_route, single_or_list
@@ -52,7 +52,7 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
             batch: Batch = pseudo_collate([dataset[index % len(dataset)] for index in range(images)])
             return batch
     except Exception as error:  # a dataset's and its pipeline's own code
-        why = absent_packages(plain) or f"the pipeline fails: {one_line(error)}"
+        why = absent_packages(plain) or f"the pipeline fails: {error_line(error)}"
         raise UserError(f"train_dataloader.dataset: {why}") from error
 
 
@@ -80,7 +80,7 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int
             total.backward()
             return _gradient_problems(distiller, workers > 1 and not finds_unused_parameters(cfg))
     except Exception as error:
-        return [f"one step of training on {files} fails: {absent_behind(error) or one_line(error)}"]
+        return [f"one step of training on {files} fails: {absent_behind(error) or error_line(error)}"]
 
 
 def _channel_problem(student: torch.nn.Module, batch: Batch) -> str | None:
@@ -178,17 +178,12 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
     except UserError as error:
         return list(error.problems)
     except Exception as error:
-        return [f"{where}: fails on the first training images: {one_line(error)}"]
+        return [f"{where}: fails on the first training images: {error_line(error)}"]
     with_gradient = [gradient for gradient in gradients if gradient is not None]
     if not with_gradient:
         return [f"{where}: gives the student no gradient"]
     finite = all(torch.isfinite(gradient).all() for gradient in with_gradient)
     return [] if finite else [f"{where}: its gradient is not finite on the first training images"]
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _that_run(

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from rdistill.checks.batches import check_batches
 from rdistill.checks.data import look_at_data
-from rdistill.checks.dry_run import check_batch, one_line, tiny_batch
+from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, error_line
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
@@ -340,7 +340,7 @@ def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_check
         distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
     except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
         student, problems = _diagnose(run, trust_checkpoint)
-        first = list(error.problems) if isinstance(error, UserError) else [f"models: {one_line(error)}"]
+        first = list(error.problems) if isinstance(error, UserError) else [f"models: {error_line(error)}"]
         report.add("models", problems or first, "")
         if student is not None:
             report.add("classes", check_classes(run.cfg, student), str(num_classes(student)))

@@ -19,7 +19,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.config import RESERVED_KEYS
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, one_line
 
 WIDTH = 110  # characters of a line
 _INDENT = 4
@@ -51,7 +51,7 @@ def checked_source(cfg: Config) -> str:
         try:
             read = Config.fromfile(str(file), import_custom_modules=False).to_dict()
         except Exception as error:  # whatever Python and mmengine raise for a file
-            message = " ".join(str(error).replace(str(file), "it").split())[:200]
+            message = one_line(str(error).replace(str(file), "it"), 200)
             raise UserError(f"the config cannot be read back: {type(error).__name__}: {message}") from None
     if key := _difference(as_written(cfg.to_dict()), read, ""):
         raise UserError(f"{key}: is another value when the config is read back; choose another key or value")

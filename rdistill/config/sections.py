@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, pipelines, steps
-from rdistill.core.errors import did_you_mean
+from rdistill.core.errors import did_you_mean, one_line
 from rdistill.core.validation import short
 
 SHOWN = 80  # characters of a wrong value that are shown
@@ -450,5 +450,5 @@ def _length_problems(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = one_line(repr(value))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -49,6 +49,24 @@ def printable(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    """A text without line breaks, every run of white space as one space; at most ``most`` characters of it."""
+    return " ".join(str(text).split())[:most]
+
+
+def error_line(error: BaseException, most: int = 300) -> str:
+    """``KeyError: what it says`` in one line; of a UserError, whose words are for the user, these alone."""
+    text = one_line(error, most)
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_line(error: BaseException, most: int = 200) -> str:
+    """What an error says in one line, or its kind where it says nothing."""
+    return one_line(error, most) or type(error).__name__
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``names``, or an empty string when none is near."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
@@ -66,7 +84,7 @@ def blaming(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        text = texts.REGISTRY_ADVICE.pattern.sub("", " ".join(str(error).split())).strip("'\"")
+        text = texts.REGISTRY_ADVICE.pattern.sub("", one_line(error)).strip("'\"")
         raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, message_line
 from rdistill.core.files import written_whole
 from rdistill.schemas.mappings import Arguments
 
@@ -55,11 +55,13 @@ def filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
     except (pyarrow.ArrowInvalid, NotImplementedError):
         pass
     except OSError as error:
-        raise StorageError(f"{uri}: {_line(error)}") from None
+        raise StorageError(f"{uri}: {message_line(error)}") from None
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise UserError(f"--work-dir {uri}: neither pyarrow nor fsspec knows this storage: {_line(error)}") from None
+        raise UserError(
+            f"--work-dir {uri}: neither pyarrow nor fsspec knows this storage: {message_line(error)}"
+        ) from None
     return arrow.PyFileSystem(arrow.FSSpecHandler(file_system)), path
 
 
@@ -236,7 +238,9 @@ def _reporting(where: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StorageError(f"{where}: the storage cannot be used: {_line(error)}; continue with --resume") from None
+        raise StorageError(
+            f"{where}: the storage cannot be used: {message_line(error)}; continue with --resume"
+        ) from None
 
 
 def _fits(path: PurePosixPath, pattern: str) -> bool:
@@ -250,7 +254,3 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def _order(file: Path) -> int:
     return 2 if file.name in LAST else 0 if file.suffix in FIRST else 1
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from rdistill._compat.mmengine import wanted_entries
 from rdistill.config.walk import kind_of, leaf_datasets
-from rdistill.core.errors import UserError
+from rdistill.core.errors import error_line
 from rdistill.data.reading import Loaders
 from rdistill.models.quiet_mmseg import DATASETS
 
@@ -108,8 +108,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
         entries = _entries(dataset)
         loaders = Loaders(cfg.get("pipeline") or ())
     except Exception as error:  # a dataset's own code: from FileNotFoundError to AssertionError
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return Split(name, [], problem=f"cannot be listed: {' '.join(text.split())[:300]}{_looks_like(cfg)}")
+        return Split(name, [], problem=f"cannot be listed: {error_line(error)}{_looks_like(cfg)}")
     folders = _folders(dataset)
     if not entries:
         place = cfg.get("ann_file") or (cfg.get("data_prefix") or {}).get("img_path") or ""

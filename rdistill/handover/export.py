@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdistill.config.walk import kind_of
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, error_line
 from rdistill.core.files import to_json
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
@@ -101,9 +101,9 @@ def export_onnx(
                 _describe(partial, facts)
                 agreement = _agreement(network, partial, checks)
             except OSError as error:  # no exporter can help it
-                raise ExportError(f"{out}: cannot be written: {_one_line(error)}") from error
+                raise ExportError(f"{out}: cannot be written: {error_line(error)}") from error
             except Exception as error:  # exporters and onnxruntime raise anything
-                failures.append(f"{name}: {_one_line(error)}")
+                failures.append(f"{name}: {error_line(error)}")
                 continue
             if agreement >= AGREEMENT:
                 return _finish(partial, out, network, name, agreement, checks, len(images))
@@ -415,7 +415,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

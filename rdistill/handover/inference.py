@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rdistill._compat import texts
 from rdistill.config.walk import first_leaf, kind_of
-from rdistill.core.errors import UserError, blaming
+from rdistill.core.errors import UserError, blaming, message_line
 from rdistill.data.images import as_rgb, loading_steps, loads_bgr
 from rdistill.models.checkpoint import load_weights
 from rdistill.models.packages import absent_packages
@@ -155,7 +155,7 @@ def _file_problem(path: Path) -> str | None:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"{path}: its header claims {count} pixels, more than {most}: not read; cut a real image into tiles"
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:160] or type(error).__name__
+        reason = getattr(error, "strerror", None) or message_line(error, 160)
         return f"{path}: cannot be read as an image: {reason}"
     return None
 
@@ -195,8 +195,7 @@ def read_sample(predictor: Predictor, image: Path) -> Sample:
     except Exception as error:  # OpenCV and mmcv raise anything from AttributeError to FileNotFoundError
         if absent := absent_packages(predictor.pipeline):
             raise UserError(f"val_dataloader.dataset.pipeline: {absent}") from None
-        text = " ".join(str(error).split())[:160]
-        raise UserError(f"{image}: cannot be read as an image: {text or type(error).__name__}") from None
+        raise UserError(f"{image}: cannot be read as an image: {message_line(error, 160)}") from None
     channels, taken = len(packed["inputs"]), input_channels(predictor.model)
     means = getattr(getattr(predictor.model, "data_preprocessor", None), "mean", None)
     if channels != taken and not (channels == 1 and means is not None and means.numel() == taken):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rdistill._compat import texts
 from rdistill._compat.numpy import pickled_functions
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, message_line
 from rdistill.core.files import written_whole
 from rdistill.schemas.mappings import FileOfWeights
 from rdistill.schemas.run import CheckpointMeta
@@ -51,8 +51,7 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
             f"if you trust where it comes from, pass --trust-checkpoint"
         ) from None
     except Exception as error:  # torch raises anything from EOFError to IndexError for a damaged file
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be read as a checkpoint: {text or type(error).__name__}") from None
+        raise UserError(f"{path}: cannot be read as a checkpoint: {message_line(error)}") from None
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: is not a checkpoint: holds a {type(weights).__name__} instead of weights by name")

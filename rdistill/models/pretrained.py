@@ -25,7 +25,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from rdistill._compat.mmengine import deprecated_model_names, mmcls_weights, model_zoo
-from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.errors import UserError, did_you_mean, one_line
 from rdistill.core.files import lock_file
 from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weights, require_finite
 from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
@@ -203,7 +203,7 @@ def local_file(name: str, *, download: bool = True) -> Path | None:
         _download(url, cached)
     except (urllib.error.URLError, OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "reason", None) or error
-        text = " ".join(str(reason).split()) or type(error).__name__
+        text = one_line(reason) or type(error).__name__
         raise UserError(f"{shown}: cannot be reached ({text}), and is not in the cache as {cached}") from None
     return cached
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, error_line
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import blank_image, decode_heads, run_heads, training_outputs
 
@@ -245,7 +245,7 @@ def _run_blank(
     except Exception as error:  # mmseg's layers raise anything at a size that a model cannot take
         raise UserError(
             f"{type(model).__name__} does not run on an image of {height_width[0]} x {height_width[1]} pixels: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; try another --size"
+            f"{error_line(error)}; try another --size"
         ) from error
     finally:
         for module, mode in modes.items():

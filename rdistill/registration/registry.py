@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.errors import UserError, did_you_mean, error_line
 
 Entry = TypeVar("Entry")
 OWN = "rdistill"  # the package whose names nobody may take
@@ -133,8 +133,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         except UserError as error:
             raise UserError(*(f"{package}: {problem}" for problem in error.problems)) from error
         except Exception as error:  # a user's own code
-            text = " ".join(str(error).split())
-            raise UserError(f"{package}: cannot be imported: {type(error).__name__}: {text}") from error
+            raise UserError(f"{package}: cannot be imported: {error_line(error)}") from error
         if name not in self._entries:
             raise UserError(f"{package}: its module {point.module} registers no {self.what} of that name")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, one_line
 
 FIELDS = ("imports", "allow_failed_imports")
 
@@ -51,7 +51,7 @@ def _why(name: str, error: BaseException) -> str:
     """Why a module cannot be imported: it is not there, or what its code raised and on which line."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
         return "; its folder must be in PYTHONPATH, on every node"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, SyntaxError):
         return f": {type(error).__name__}: {text}"
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]

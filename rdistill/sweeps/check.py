@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_loss, one_line, tiny_batch, untouched
+from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_loss, tiny_batch, untouched
 from rdistill.checks.layers import listed_shapes
 from rdistill.checks.run import (
     Report,
@@ -20,7 +20,7 @@ from rdistill.checks.run import (
     local_resources,
 )
 from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, error_line
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems
@@ -219,5 +219,5 @@ def _structure(
     except UserError as error:
         return list(error.problems)
     except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
-        return [f"the models do not run: {one_line(error)}"]
+        return [f"the models do not run: {error_line(error)}"]
     return check_batch(distiller, cfg, batch, workers=spec.trial.workers)

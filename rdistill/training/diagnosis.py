@@ -23,6 +23,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from rdistill.config.distill_spec import DistillSpec
+from rdistill.core.errors import error_line
 from rdistill.core.files import read_json, write_json
 from rdistill.data.random_state import random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller
@@ -78,7 +79,7 @@ class DiagnosisHook(Hook):
         try:
             self.latest |= self._measured(runner)
         except Exception as error:  # too little memory, a head of a kind of its own: no reason to end a training
-            self.latest["problem"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            self.latest["problem"] = error_line(error)
         seconds = time.perf_counter() - since
         self.latest["seconds"] = round(seconds, 3)
         self.entries.append(self.latest)

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from rdistill.config.load import LoadedConfig
 from rdistill.config.plain_config import header, replace_header
 from rdistill.config.walk import leaves
+from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
 
 CARD = "model_card.md"
@@ -242,13 +243,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _text(value: Any) -> str:
     """A name as it is, whatever it holds: neither HTML nor Markdown, and on one line."""
-    line = html.escape(" ".join(str(value).split()), quote=False)
+    line = html.escape(one_line(value), quote=False)
     return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
 def _code(value: Any) -> str:
     """A name between backticks, more of them than it holds itself."""
-    line = " ".join(str(value).split())
+    line = one_line(value)
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
 

@@ -28,6 +28,7 @@ from rdistill.config.tracking import (
     save_run_ids,
     wandb_mode,
 )
+from rdistill.core.errors import error_line
 from rdistill.core.redaction import redacted
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunCheckpoint
@@ -117,10 +118,9 @@ class TrackerBackend(BaseVisBackend):
         except Exception as error:
             self._failures += 1
             self._over = self._inner is None or self._failures == FAILURES_BORNE
-            text = " ".join(str(error).split())[:200]
             if self._failures == 1 or self._over:
                 end = "; the run goes on without it" if self._over else ""
-                self.problems.append(f"{self.tracker} failed: {type(error).__name__}: {text}{end}")
+                self.problems.append(f"{self.tracker} failed: {error_line(error)}{end}")
 
     def _start(self) -> BaseVisBackend:
         inner = getattr(self, f"_start_{self.tracker}")()

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, one_line
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import StorageError, WorkDir
@@ -186,7 +186,7 @@ class _Training:
         except StorageError:
             raise
         except (UserError, RunError) as error:
-            record |= {"status": "failed", "reason": " ".join(str(error).split())}
+            record |= {"status": "failed", "reason": one_line(error)}
         else:
             record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
             record |= {"best_iter": metrics["best_iter"], "one_class": _one_class(metrics)}

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from rdistill.checks.run import check_run
 from rdistill.config.distill_spec import DistillSpec, distill_spec
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, message_line
 from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
 from rdistill.core.stopping import StopRequest
 from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
@@ -283,7 +283,7 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
             raise cause from None
         if isinstance(cause, UserError):
             raise UserError(*cause.problems) from None
-        say(f"headroom  not measured: {' '.join(str(cause).split())[:300]}")
+        say(f"headroom  not measured: {message_line(cause, 300)}")
     except ray.exceptions.OutOfMemoryError as error:
         say(f"headroom  not measured: {killed_for_memory(error)}")
     except StorageError:

@@ -24,6 +24,7 @@ from rdistill.config.tracking import (
     prepare_libraries,
     wandb_mode,
 )
+from rdistill.core.errors import error_line
 from rdistill.core.files import read_text, write_whole
 from rdistill.core.redaction import redacted
 from rdistill.schemas.mappings import ConfigValues
@@ -120,8 +121,7 @@ class InBackground:
                 failures = FAILURES_BORNE if tracker is None else failures + 1
                 if failures in (1, FAILURES_BORNE):
                     end = "; the sweep goes on without it" if failures == FAILURES_BORNE else ""
-                    text = " ".join(str(error).split())[:200]
-                    self.warn(f"{self.name} failed: {type(error).__name__}: {text}{end}")
+                    self.warn(f"{self.name} failed: {error_line(error)}{end}")
 
 
 def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str], None]) -> list[InBackground]:

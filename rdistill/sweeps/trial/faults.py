@@ -19,6 +19,7 @@ from ray.tune import Callback
 
 from rdistill._compat import texts
 from rdistill.core.causes import causes_of
+from rdistill.core.errors import one_line
 from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import lost_its_peers
@@ -140,7 +141,7 @@ def storage_watched(work_dir: Path) -> Iterator[None]:
 
 
 def _ask_for_room(error: BaseException, work_dir: Path) -> str:
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if "--resume" in message:
         return message
     return f"{work_dir}: cannot be written to ({message[:200]}); make room and continue with --resume: nothing is lost"

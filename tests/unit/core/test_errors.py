@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from rdistill.core.errors import LONGEST, UserError, printable
+from rdistill.core.errors import LONGEST, UserError, error_line, message_line, one_line, printable
 
 
 def test_control_characters_are_escaped() -> None:
@@ -20,3 +20,12 @@ def test_the_middle_of_a_long_line_is_left_out() -> None:
 
 def test_an_error_crosses_a_process_border() -> None:
     assert pickle.loads(pickle.dumps(UserError("a\nb", "c"))).problems == ("a\\nb", "c")
+
+
+def test_any_error_is_one_line() -> None:
+    assert one_line(" a\n\tb  c ") == "a b c" and one_line(["x"]) == "['x']" and one_line("a b c", 3) == "a b"
+    assert error_line(ValueError("a\n  b")) == "ValueError: a b" and error_line(AssertionError()) == "AssertionError"
+    assert error_line(ValueError("x" * 500)) == "ValueError: " + "x" * 300
+    assert error_line(UserError("a.py: no such file", "b.py: no such file")) == "a.py: no such file b.py: no such file"
+    assert message_line(OSError("no\nroom")) == "no room" and message_line(EOFError()) == "EOFError"
+    assert message_line(OSError("x" * 500)) == "x" * 200
