@@ -4,6 +4,9 @@ The Python API: :func:`train`, :func:`evaluate`, :func:`sweep`, :func:`headroom`
 :func:`load_results`; see docs/api.md.
 """
 
+from importlib import import_module
+from typing import Any
+
 from rdistill.api import SweepResult, evaluate, headroom, load_config, load_results, sweep, train
 from rdistill.core.errors import UserError
 
@@ -19,3 +22,12 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+EXTENSIONS = ("losses", "schedulers", "searchers")  # folders with a `register` of their own
+
+
+def __getattr__(name: str) -> Any:
+    """``rdistill.losses`` and the like at their first use, as in ``@rdistill.losses.register(...)``."""
+    if name in EXTENSIONS:
+        return import_module(f"rdistill.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -189,6 +189,7 @@ class DistillSpec(Section):
     cache: CacheSpec = (
         CacheSpec()
     )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+    custom_imports: tuple[str, ...] = ()  # modules that only training needs; `student.py` does not have them
     diagnose: DiagnoseSpec | None = None  # None: off, but for the confirmation runs of a sweep
 
     def teacher(self, index: int) -> TeacherSpec:

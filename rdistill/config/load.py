@@ -8,7 +8,7 @@ loaded again. Its ``distill`` section is parsed here, once: the :class:`LoadedCo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +80,15 @@ class LoadedConfig:
         cfg = copy.deepcopy(self.cfg)
         cfg.distill.diagnose = {}
         return LoadedConfig(cfg, self.distill.model_copy(update={"diagnose": DiagnoseSpec()}))
+
+    def with_modules(self, modules: Sequence[str]) -> LoadedConfig:
+        """Adds to ``distill.custom_imports``, as every process imports them that trains from the config."""
+        if self.distill is None or not (added := [name for name in modules if name not in self.distill.custom_imports]):
+            return self
+        cfg = copy.deepcopy(self.cfg)
+        cfg.distill.custom_imports = [*self.distill.custom_imports, *added]
+        custom_imports = tuple(cfg.distill.custom_imports)
+        return LoadedConfig(cfg, self.distill.model_copy(update={"custom_imports": custom_imports}))
 
     def without_distillation(self) -> LoadedConfig:
         """Trains the student alone: the baseline."""
@@ -183,7 +192,8 @@ def import_custom_modules(cfg: Config) -> None:
     import_module(OWN_DATA)
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
-    wanted = [entry.get("custom_imports") for entry in (cfg, *teachers) if isinstance(entry, (Config, dict))]
+    parts = (cfg, section, *teachers)
+    wanted = [entry.get("custom_imports") for entry in parts if isinstance(entry, (Config, dict))]
     for entry in filter(None, wanted):
         try:
             import_user_modules(entry)

@@ -31,6 +31,15 @@ class Parameter:
     def fits(self, value: Any) -> bool:
         return True
 
+    @property
+    def is_required(self) -> bool:
+        """Whether a user must give it."""
+        return self.default is REQUIRED
+
+    def is_left_out(self, value: Any) -> bool:
+        """Whether a value is the None that stands for a parameter that was not set."""
+        return value is None and self.default is None
+
     def words(self) -> str:
         """What it takes."""
         return "any value"
@@ -60,6 +69,8 @@ class Number(Parameter):
         return not self.problem("it", value)
 
     def words(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"a number from {self.at_least:g} to {self.at_most:g}"
         return " ".join(["a number", " and ".join(self._bounds())]).strip()
 
     def _within(self, value: float) -> bool:
@@ -194,9 +205,9 @@ def problems_of(
         if name not in parameters:
             takes = f"{owner} takes {', '.join(parameters) or 'no parameters'}"
             problems.append(f"{name} is not a parameter: {takes}{did_you_mean(name, parameters)}")
-        elif problem := parameters[name].problem(name, value):
+        elif not parameters[name].is_left_out(value) and (problem := parameters[name].problem(name, value)):
             problems.append(problem)
     for name, parameter in parameters.items():
-        if complete and parameter.default is REQUIRED and name not in values:
+        if complete and parameter.is_required and name not in values:
             problems.append(f"{name} is required: {parameter.words()}")
     return problems

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rdistill.core.errors import UserError, one_line
 
 FIELDS = ("imports", "allow_failed_imports")
+PACKAGE = str(Path(__file__).parents[1])  # rdistill's folder
 
 
 def import_user_modules(section: Any, where: str = "custom_imports") -> None:
@@ -47,14 +49,40 @@ def import_user_modules(section: Any, where: str = "custom_imports") -> None:
             raise UserError(f"{where}: Failed to import {name}{_why(name, error)}") from error
 
 
+@contextmanager
+def blaming_user_code(what: str) -> Iterator[None]:
+    """Turns what a user's function raises into a :class:`UserError` that names it, and the line that failed.
+
+    Args:
+        what: whose function it is, such as ``searcher 'qmc'``.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error
+    except Exception as error:  # a user's own code may raise anything
+        raise UserError(f"{what}{_raised(error)}") from error
+
+
 def _why(name: str, error: BaseException) -> str:
     """Why a module cannot be imported: it is not there, or what its code raised and on which line."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
         return "; its folder must be in PYTHONPATH, on every node"
+    return _raised(error)
+
+
+def _of_user(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The last line of the user's own code; where all of it is installed, the first that is not rdistill's."""
+    others = [frame for frame in frames if not frame.filename.startswith(PACKAGE)]
+    own = [frame for frame in others if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
+    return own[-1] if own else others[0] if others else None
+
+
+def _raised(error: BaseException) -> str:
+    """What code raised, and on which line."""
     text = one_line(error)
     if isinstance(error, SyntaxError):
         return f": {type(error).__name__}: {text}"
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in lines if frame.filename != __file__]
-    at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    at = f" ({Path(frame.filename).name}, line {frame.lineno})" if (frame := _of_user(lines)) else ""
     return f": {type(error).__name__}: {text}{at}"

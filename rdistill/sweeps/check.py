@@ -25,6 +25,7 @@ from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems
 from rdistill.models.segmentor import training_size
+from rdistill.sweeps.search.searchers import require_buildable
 from rdistill.sweeps.study.space import check_space, extremes, feature_counts, fix_pairs
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
@@ -84,9 +85,9 @@ def check_sweep(
 
 
 def _scheduler_notes(base: LoadedConfig, spec: SweepSpec) -> list[str]:
-    grace = spec.scheduler.grace_period
+    grace = spec.scheduler.params.get("grace_period")
     length = base.cfg.train_cfg.get("max_iters") or base.cfg.train_cfg.get("max_epochs")
-    if spec.scheduler.type == "fifo" or grace is None or grace < length:
+    if grace is None or grace < length:
         return []
     return [f"scheduler.grace_period: is {grace}, and a trial ends at {length}: no trial is stopped early"]
 
@@ -145,6 +146,7 @@ def _check_loaded(
     report = Report(passed=[("sweep", str(path)), ("config", spec.config)])
     try:
         check_space(spec, base, str(path))
+        require_buildable(spec, base, str(path))
     except UserError as error:
         report.problems += error.problems
     distiller = build_reporting(base, report, seed=spec.seed, trust_checkpoint=trust_checkpoint)

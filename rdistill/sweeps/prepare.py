@@ -17,6 +17,7 @@ from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.schedulers import SCHEDULERS
 from rdistill.sweeps.cohort.fleet import ways_to_join
 from rdistill.sweeps.findings.confirm import SELECTION
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
@@ -44,7 +45,8 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
         return
     begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
     # Validated again, since newer versions have more keys.
-    sweep = SweepSpec.model_validate(begun["sweep"]).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
+    recorded = without_idle_parameters(begun["sweep"])
+    sweep = SweepSpec.model_validate(recorded).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
     wanted = study["sweep"]
     if sweep["confirm"] is None:  # what may be added afterwards, and how it compares
         how = {name: sweep["baseline"][name] for name in ("cost", "seconds")}
@@ -55,6 +57,14 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
             *(f"{where}: --resume: {what}" for what in changed[:10]),
             f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
+
+
+def without_idle_parameters(sweep: dict[str, Any]) -> dict[str, Any]:
+    """A recorded sweep without the parameters of ASHA, which older versions recorded of a scheduler fifo as well."""
+    scheduler = sweep.get("scheduler")
+    if not isinstance(scheduler, dict) or scheduler.get("type") != "fifo":
+        return sweep
+    return {**sweep, "scheduler": {key: scheduler[key] for key in scheduler if key not in SCHEDULERS["asha"].params}}
 
 
 def repair(work_dir: Path, say: Callable[[str], None]) -> None:

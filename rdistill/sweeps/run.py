@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from rich.console import Console
 
 from rdistill._compat.mmengine import config_dict
@@ -45,7 +44,7 @@ from rdistill.sweeps.monitor.events import listening
 from rdistill.sweeps.monitor.trackers import trackers
 from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, prepare_study, repair, require_same_study
 from rdistill.sweeps.proof.counts import counts_file
-from rdistill.sweeps.search.searchers import of_search, scheduler
+from rdistill.sweeps.search.searchers import iterations_of, of_search, require_buildable, scheduler
 from rdistill.sweeps.search.tune import Phase, Team
 from rdistill.sweeps.study.records import (
     BASELINE,
@@ -203,7 +202,8 @@ def _load(
     if base.distill is None:
         raise UserError(f"{sweep_file}: config: {spec.config} has no `distill` section, so there is nothing to sweep")
     check_space(spec, base, str(sweep_file))
-    return sweep_file, spec, base
+    require_buildable(spec, base, str(sweep_file))
+    return sweep_file, spec, base.with_modules(spec.custom_imports)
 
 
 def _tracking(track: Any, spec: SweepSpec, base: LoadedConfig) -> Tracking:
@@ -273,8 +273,3 @@ def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
         seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
         again = f", then the best {spec.confirm.top} on {seeds} seeds more"
     return f"{trials} trials and {alone}{again}"
-
-
-def iterations_of(cfg: Config) -> int:
-    """How many iterations (or epochs) a config trains."""
-    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs"))

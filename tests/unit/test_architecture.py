@@ -18,6 +18,8 @@ FOLDERS = (
     "_compat",
     "core",
     "registration",
+    "searchers",
+    "schedulers",
     "distributed",
     "losses",
     "models",

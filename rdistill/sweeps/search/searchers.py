@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 from mmengine.config import Config
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
@@ -17,12 +19,18 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rdistill._compat.ray import is_at_its_end
 from rdistill.config.distill_spec import DistillSpec
+from rdistill.config.load import LoadedConfig
+from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
+from rdistill.registration.user_modules import blaming_user_code
+from rdistill.schedulers import SCHEDULERS
 from rdistill.schemas.mappings import ConfigValues, TuneResult
 from rdistill.schemas.trial import TrialConfig
+from rdistill.searchers import SEARCHERS
+from rdistill.searchers.registry import SearchSize
 from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, trial
 from rdistill.sweeps.study.space import decode, distributions, feature_counts, sampler
-from rdistill.sweeps.study.spec import Dimension, SweepSpec
+from rdistill.sweeps.study.spec import BaselineSpec, Dimension, Search, SweepSpec
 
 SCORE = "best_mIoU"  # a trial's best so far: what the searcher and the scheduler look at
 MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # objective -> direction
@@ -127,23 +135,16 @@ def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> Concurrenc
     """The baseline as configured, then the searches of the students alone and of the distilled ones, in turn."""
     features = feature_counts(distill)
     search, alone = spec.search, spec.baseline
-    arms = [_arm(SEARCHED, spec.space, search.type, search.seed, spec.num_trials(features), spec, distill)]
+    trials = spec.num_trials(features)
+    arms = [_arm(SEARCHED, search, spec.space, search.seed, trials, spec.objectives, distill, at_once)]
     if alone.search:
         seed = search.seed if alone.seed is None else alone.seed
-        arms.append(
-            _arm(
-                BASELINE,
-                alone.search,
-                alone.type,
-                seed,
-                spec.num_baselines(features) - 1,
-                spec,
-                distill,
-            )
-        )
+        trials = spec.num_baselines(features) - 1
+        # A student alone is judged by its score: it has to be the best there is, whatever its size.
+        arms.append(_arm(BASELINE, alone, alone.search, seed, trials, ["mIoU"], distill, at_once))
     searcher = Arms([trial(BASELINE, BASELINE, spec.seed, {})], arms, spec.seed)
     # TPE learns from what is finished when it suggests: in batches, that does not depend on who was faster.
-    learns = search.type == "optuna" or (bool(alone.search) and alone.type == "optuna")
+    learns = any(SEARCHERS[section.type].learns for section in (search, alone) if section is search or alone.search)
     return ConcurrencyLimiter(searcher, max_concurrent=at_once, batch=learns)
 
 
@@ -154,16 +155,15 @@ def of_list(trials: Sequence[TrialConfig], at_once: int) -> ConcurrencyLimiter:
 
 def _arm(
     phase: str,
+    section: Search | BaselineSpec,
     dimensions: Mapping[str, Dimension],
-    kind: str,
     seed: int,
     trials: int,
-    spec: SweepSpec,
+    objectives: Sequence[str],
     distill: DistillSpec,
+    at_once: int,
 ) -> Arm:
     space = distributions(dimensions, distill)
-    # A student alone is judged by its score: it has to be the best there is, whatever its size.
-    objectives = ["mIoU"] if phase == BASELINE else spec.objectives
     metrics = [SCORE if name == "mIoU" else name for name in objectives]
     modes = [MODES[name] for name in objectives]
     single = len(metrics) == 1
@@ -171,13 +171,13 @@ def _arm(
         space=space,
         metric=metrics[0] if single else metrics,
         mode=modes[0] if single else modes,
-        sampler=sampler(kind, seed, space),
+        sampler=sampler(section.type, seed, space, section.params, SearchSize(trials, len(metrics), at_once)),
     )
     return Arm(phase, PREFIX[phase], dimensions, searcher, trials)
 
 
 class SparingAsha(ASHAScheduler):
-    """ASHA that never stops the baseline, nor holds the others against it, and lets who comes to the end finish."""
+    """ASHA of sweeps that were begun before :class:`EachPhase` spared trials, as Tune restores it of their files."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
         if trial.config["id"] == BASELINE:
@@ -192,47 +192,100 @@ class SparingAsha(ASHAScheduler):
 
 
 class EachPhase(FIFOScheduler):
-    """A scheduler of its own for each phase: students alone do not race against distilled ones."""
+    """A scheduler of its own for each phase: students alone do not race against distilled ones.
 
-    def __init__(self, schedulers: Mapping[str, TrialScheduler]) -> None:
+    The baseline as configured is never shown to them: it is not stopped, nor held against the others. Who comes to the
+    end is left to finish.
+
+    Args:
+        schedulers: phase -> scheduler.
+        iterations: of a trial (or its epochs).
+    """
+
+    iterations: float = math.inf  # of sweeps begun before it was kept: there SparingAsha knows it
+
+    def __init__(self, schedulers: Mapping[str, TrialScheduler], iterations: float = math.inf) -> None:
         super().__init__()
-        self.schedulers = dict(schedulers)
+        self.schedulers, self.iterations = dict(schedulers), iterations
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return all([scheduler.set_search_properties(metric, mode, **spec) for scheduler in self.schedulers.values()])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_add(tune_controller, trial)
+        if not _is_spared(trial):
+            self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_error(tune_controller, trial)
+        if not _is_spared(trial):
+            self._of(trial).on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TuneResult) -> str:
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+        if _is_spared(trial):
+            return TrialScheduler.CONTINUE
+        action = str(self._of(trial).on_trial_result(tune_controller, trial, result))
+        # A trial still has its student to write after its last validation; then it ends by itself. And none can pause:
+        # MedianStoppingRule asks for it where others wait for their turn.
+        stops = action == TrialScheduler.STOP and result["iter"] < self.iterations
+        return action if stops else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: TuneResult) -> None:
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
+        if not _is_spared(trial):
+            self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_remove(tune_controller, trial)
+        if not _is_spared(trial):
+            self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: Any) -> TrialScheduler:
         return self.schedulers[trial.config["phase"]]
 
 
+def _is_spared(trial: Any) -> bool:
+    return bool(trial.config["id"] == BASELINE)
+
+
 def scheduler(spec: SweepSpec, base: Config, iterations: int) -> TrialScheduler:
     """Who stops the worse trials of a search early, if anybody does."""
     chosen = spec.scheduler
-    if chosen.type == "fifo":
-        return FIFOScheduler()
-    grace = chosen.grace_period or base.train_cfg.get("val_interval", 1)
+    info, interval = SCHEDULERS[chosen.type], int(base.train_cfg.get("val_interval", 1))
+    if not info.stops:
+        return info.build(chosen.params, iterations=iterations, val_interval=interval)
+    phases = (SEARCHED, BASELINE)
+    built = {phase: info.build(chosen.params, iterations=iterations, val_interval=interval) for phase in phases}
+    return EachPhase(built, iterations)
 
-    def asha() -> SparingAsha:
-        return SparingAsha(
-            time_attr="iter",
-            max_t=iterations,
-            grace_period=min(grace, iterations),
-            reduction_factor=chosen.reduction_factor,
-        )
 
-    return EachPhase({SEARCHED: asha(), BASELINE: asha()})
+def require_buildable(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
+    """Builds what chooses and what stops the trials once, so that what fails there fails before time is spent.
+
+    Raises:
+        UserError: naming the section of the sweep file.
+    """
+    distill = base.distillation
+    problems = []
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        arms = of_search(spec, distill, at_once=1).searcher.arms
+        for section, arm in zip((spec.search, spec.baseline), arms, strict=False):
+            with blaming_user_code(f"searcher {section.type!r}"):
+                arm.searcher.suggest("the first")
+    except UserError as error:
+        problems += [f"{path}: {problem}" for problem in error.problems]
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    try:
+        built = scheduler(spec, base.cfg, iterations_of(base.cfg))
+        if not built.set_search_properties(SCORE, "max"):
+            raise UserError(
+                f"scheduler {spec.scheduler.type!r}: has a metric or mode of its own; leave both to the sweep"
+            )
+    except UserError as error:
+        problems += [f"{path}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*problems)
+
+
+def iterations_of(cfg: Config) -> int:
+    """How many iterations (or epochs) a config trains."""
+    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs"))

@@ -19,6 +19,8 @@ from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
 from rdistill.schemas.mappings import ConfigValues
+from rdistill.searchers import SEARCHERS
+from rdistill.searchers.registry import SearchSize
 from rdistill.sweeps.study.spec import (
     MOST_TRIALS,
     Choice,
@@ -107,13 +109,15 @@ def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> Conf
     }
 
 
-def sampler(kind: str, seed: int, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
-    """Who chooses, seeded: TPE, random, or every point of the grid once."""
-    if kind == "grid":
-        return optuna.samplers.GridSampler({key: _grid(distribution) for key, distribution in space.items()}, seed=seed)
-    if kind == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+def sampler(
+    kind: str,
+    seed: int,
+    space: Mapping[str, BaseDistribution],
+    params: Mapping[str, Any] | None = None,
+    size: SearchSize | None = None,
+) -> optuna.samplers.BaseSampler:
+    """What chooses, seeded; see :meth:`rdistill.searchers.SearcherInfo.build`."""
+    return SEARCHERS[kind].build(space, seed, params or {}, size or SearchSize(MOST_TRIALS))
 
 
 def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
@@ -152,7 +156,7 @@ def _grid_problems(spec: SweepSpec, features: tuple[int, int]) -> list[str]:
         ("search", spec.search, spec.space),
         ("baseline", spec.baseline, spec.baseline.search),
     ):
-        if search.type != "grid" or not space:
+        if not search.visits_a_grid or not space:
             continue
         points = grid_size(space, features)
         if points > MOST_TRIALS:
@@ -178,10 +182,3 @@ def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
 
 def _encode(value: Any) -> str:
     return json.dumps(value)
-
-
-def _grid(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, IntDistribution)
-    return list(range(distribution.low, distribution.high + 1))

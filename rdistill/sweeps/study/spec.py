@@ -19,6 +19,8 @@ from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word,
 from rdistill.core.yaml_data import not_plain, read_yaml
 from rdistill.distributed.shares import LEAST_SHARE, share_problems
 from rdistill.schemas.mappings import ConfigValues
+from rdistill.registration.user_modules import import_user_modules
+from rdistill.sweeps.study.named import SchedulerSection, SearcherSection, name_problems
 
 MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
 MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
@@ -27,6 +29,7 @@ MOST_HEADROOM_SEEDS = 32
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
 LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 AUTO = "auto"
+A_SEARCHER, A_SCHEDULER = "the name of a searcher", "the name of a scheduler"
 FIRST_LOOK, LAST_LOOK = 4, 16  # seeds of a confirmation with `seeds: auto`
 MOST_SEEDS = 64  # of these: the thresholds of each look are simulated
 
@@ -88,20 +91,18 @@ Dimension = Annotated[
 ]
 
 
-class Search(Section):
+class Search(SearcherSection):
     """How configurations are chosen. The same seed chooses the same ones again."""
 
-    type: Literal["optuna", "random", "grid"] = "optuna"  # optuna: TPE
+    type: str = Field(default="optuna", description=A_SEARCHER)  # a name in rdistill.searchers; optuna: TPE
     num_trials: Trials | None = None  # the baseline comes on top; a grid's default: all of it
     seed: Seed = 0
 
 
-class Scheduler(Section):
+class Scheduler(SchedulerSection):
     """Which trials end early. The baseline never does."""
 
-    type: Literal["fifo", "asha"] = "fifo"
-    grace_period: Annotated[Whole, Field(ge=1)] | None = None  # iterations before a trial may be stopped
-    reduction_factor: Number = Field(default=3, ge=1.1, le=1000)  # one in this many goes on at each rung
+    type: str = Field(default="fifo", description=A_SCHEDULER)  # a name in rdistill.schedulers
 
 
 class TrialResources(Section):
@@ -120,13 +121,13 @@ class CohortSpec(Section):
     size: Annotated[Literal["auto", "off"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
 
 
-class BaselineSpec(Section):
+class BaselineSpec(SearcherSection):
     """How the student alone, which all are compared with, is given its chance."""
 
     search: dict[str, Dimension] = Field(
         default={}, max_length=MOST_DIMENSIONS
     )  # like `space`, but for the student's own config
-    type: Literal["optuna", "random", "grid"] = "optuna"
+    type: str = Field(default="optuna", description=A_SEARCHER)
     num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
     seed: Seed | None = None  # seeds the baseline's search; default: the search's
     # In the confirmation, what a distilled student is compared with: the student alone of as many iterations, the
@@ -134,6 +135,10 @@ class BaselineSpec(Section):
     cost: Annotated[Literal["iterations", "seconds", "both"], Word] = "both"
     # Which seconds: as it really was, with teacher and data shared and outputs remembered, or as each would be alone.
     seconds: Annotated[Literal["real", "alone"], Word] = "real"
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def _none_for_auto(value: Any) -> Any:
@@ -201,6 +206,8 @@ class SweepSpec(Section):
     )
     objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
     seed: Seed = 0  # every trial of the search has it: equal weights, data order and augmentation
+    # Modules that register what the file names; imported wherever a trial runs.
+    custom_imports: Annotated[list[str], BeforeValidator(_as_list)] = Field(default=[])
     tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.config.tracking
 
     def num_trials(self, features: tuple[int, int]) -> int:
@@ -212,7 +219,7 @@ class SweepSpec(Section):
         baseline = self.baseline
         if not baseline.search:
             return 1
-        if baseline.type == "grid":
+        if baseline.visits_a_grid:
             return 1 + (baseline.num_trials or grid_size(baseline.search, features))
         return 1 + (baseline.num_trials or self.num_trials(features))
 
@@ -238,9 +245,9 @@ class SweepSpec(Section):
             if not key.isprintable() or not key.strip("+. ")
         ]
         problems += not_plain(self.set, "set")
-        problems += _space_problems("space", self.space, "search", self.search.type)
-        problems += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.type)
-        if self.search.type != "grid" and self.search.num_trials is None:
+        problems += _space_problems("space", self.space, "search", self.search.visits_a_grid)
+        problems += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.visits_a_grid)
+        if not self.search.visits_a_grid and self.search.num_trials is None:
             problems.append(f"search.num_trials: is required for {self.search.type} search")
         for key in self.baseline.search:
             if key.lstrip("+").split(".")[0] == "distill":
@@ -248,11 +255,6 @@ class SweepSpec(Section):
         problems += share_problems(self.trial.cpus_per_worker, self.trial.gpus_per_worker, "trial.")
         if not self.baseline.search and self.baseline.num_trials is not None:
             problems.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
-        if self.scheduler.type == "fifo":
-            unused = sorted(self.scheduler.model_fields_set - {"type"})
-            problems += [
-                f"scheduler.{key}: does nothing with type fifo; use type asha, or leave it out" for key in unused
-            ]
         problems += _confirm_problems(self.confirm)
         seeds = (self.confirm.seeds if self.confirm else None) or []
         if self.seed in seeds:
@@ -290,8 +292,8 @@ def _confirm_problems(confirm: ConfirmSpec | None) -> list[str]:
     return []
 
 
-def _space_problems(where: str, space: Mapping[str, Dimension], section: str, search: str) -> list[str]:
-    """What is wrong with a space for a type of search, as lines; ``section`` holds that type in the file."""
+def _space_problems(where: str, space: Mapping[str, Dimension], section: str, grid: bool) -> list[str]:
+    """What is wrong with a space, as lines; ``section`` names its searcher in the file, ``grid`` is what that is."""
     problems = []
     for key, dimension in space.items():
         if isinstance(dimension, Choice):
@@ -304,7 +306,7 @@ def _space_problems(where: str, space: Mapping[str, Dimension], section: str, se
             problems.append(
                 f"{where}.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
             )
-        if search == "grid" and isinstance(dimension, (Uniform, LogUniform)):
+        if grid and isinstance(dimension, (Uniform, LogUniform)):
             problems.append(
                 f"{where}.{key}: a grid needs values, got {dimension.type}; use choice, or another {section}.type"
             )
@@ -347,10 +349,16 @@ def parse_sweep(content: Any, where: str) -> SweepSpec:
         got = "nothing" if content is None else f"a {type(content).__name__}"
         raise UserError(f"{where}: must be a mapping with the keys config and space, got {got}")
     try:
+        import_user_modules(content.get("custom_imports"))
+        unregistered = name_problems(content, SweepSpec)
+    except UserError as error:
+        raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
+    try:
         spec = SweepSpec.model_validate(content)
     except ValidationError as error:
-        raise UserError(*(f"{where}: {line}" for line in mistakes(error, SweepSpec, content))) from None
-    if problems := spec.problems():
+        lines = [*mistakes(error, SweepSpec, content), *unregistered]
+        raise UserError(*(f"{where}: {line}" for line in lines)) from None
+    if problems := [*unregistered, *spec.problems()]:
         raise UserError(*(f"{where}: {problem}" for problem in problems))
     return spec
 

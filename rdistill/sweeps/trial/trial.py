@@ -21,6 +21,7 @@ from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.schemas.trial import TrialConfig
+from rdistill.registration.user_modules import import_user_modules
 from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
@@ -56,6 +57,7 @@ def trial_config(study: Study, record: TrialRecord) -> LoadedConfig:
 
     A trial of another length has its schedules stretched to it, as ``--iters`` does, and as many validations.
     """
+    import_user_modules(study.spec.custom_imports)  # a baseline's config has no `distill` section that names them
     base = study.base.without_distillation() if record.is_baseline else study.base
     run = without_auto(base.with_overrides(record.values))
     if record.phase == CONFIRMED:

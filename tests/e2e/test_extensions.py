@@ -1,0 +1,141 @@
+"""What users add, as they would: a module that a file names, or an installed package's entry points."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+
+from e2e.conftest import Place
+
+pytestmark = pytest.mark.e2e
+
+WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
+Rows = Callable[[Path], dict[str, dict[str, str]]]
+TrialJson = Callable[[Path, str], dict[str, Any]]
+
+SEARCH = """
+import warnings
+
+import optuna
+import rdistill
+from rdistill.searchers import Choice, Whole
+
+
+@rdistill.searchers.register("Qmc", params={"kind": Choice(values=("sobol", "halton"))}, learns=False)
+def qmc(space, *, seed, kind="sobol"):
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna.samplers.QMCSampler(qmc_type=kind, scramble=False, seed=seed)
+
+
+@rdistill.schedulers.register("Median", params={"least": Whole(at_least=1)})
+def median(*, val_interval, least=3):
+    from ray.tune.schedulers import MedianStoppingRule
+
+    return MedianStoppingRule(time_attr="iter", grace_period=val_interval, min_samples_required=least)
+"""
+POINTS = "[rdistill.searchers]\nQmc = {0}\n[rdistill.schedulers]\nMedian = {0}\n"
+
+
+def path_with(folder: Path) -> dict[str, str]:
+    """The environment in which Python finds a folder's modules and packages too."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+@pytest.fixture(scope="module")
+def modules(place: Place) -> Path:
+    """A folder of a user's modules; not the current one, where Python looks in any case."""
+    folder = place.root / "modules"
+    folder.mkdir()
+    return folder
+
+
+def install(folder: Path, package: str, module: str, points: str) -> None:
+    """A package as pip leaves it: its module, and beside it what it registers."""
+    about = folder / f"{package}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{package}.py").write_text(module)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(points)
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Tiny) -> list[object]:
+    return ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 6]
+
+
+def study(tiny: Tiny, **sections: Any) -> dict[str, Any]:
+    """A sweep that is chosen and stopped by a user's; one trial at a time, so that the order is the same each time."""
+    return {
+        "config": str(tiny.folder / "distill.py"),
+        # Learning rates so far apart that the first trials and the last differ.
+        "space": {RATE: {"type": "loguniform", "low": 1e-9, "high": 1e-1}},
+        "search": {"type": "Qmc", "num_trials": 6, "kind": "halton"},
+        "scheduler": {"type": "Median", "least": 1},
+        "trial": {"max_concurrent": 1},
+        **sections,
+    }
+
+
+def test_a_searcher_and_a_scheduler_of_a_module(
+    place: Place, tiny: Tiny, small: list[object], modules: Path, rows: Rows, trial_json: TrialJson
+) -> None:
+    """In a cohort. The winner's files need the module no more."""
+    (modules / "my_search.py").write_text(SEARCH)
+    file = place.sweep_file("module", study(tiny, custom_imports=["my_search"]))
+    work_dir = place.root / "module"
+    done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(modules))
+    assert done.stderr == ""
+    table = rows(work_dir)
+    chosen = [trial_json(work_dir, f"t000{number}")["values"][RATE] for number in range(1, 7)]
+    # Halton's sequence in base 2, from the lower bound on: 0, 1/2, 1/4, ... of eight powers of ten.
+    assert chosen == pytest.approx([10 ** (-9 + 8 * part) for part in (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8)])
+    assert table["baseline"]["status"] == "finished"
+    assert {row["status"] for row in table.values()} == {"finished", "stopped"}
+    assert json.loads((work_dir / "study.json").read_text())["sweep"]["search"]["kind"] == "halton"
+    assert "my_search" not in (work_dir / "best.py").read_text()
+    place.run("eval", work_dir / "best.py", work_dir / "best.pth", "--data-root", tiny.data_root)
+    again = place.run("sweep", file, "--work-dir", work_dir, *small, "--resume", status=2)
+    assert again.stderr.endswith("Failed to import my_search; its folder must be in PYTHONPATH, on every node\n")
+
+
+def test_a_searcher_and_a_scheduler_of_a_package(place: Place, tiny: Tiny, small: list[object], rows: Rows) -> None:
+    """Without cohorts. The report is made of the files alone, and an absent package is said in a line."""
+    folder = place.root / "packages"
+    install(folder, "their_search", SEARCH, POINTS.format("their_search"))
+    file = place.sweep_file("package", study(tiny, cohort={"size": "off"}))
+    work_dir = place.root / "package"
+    done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(folder))
+    assert done.stderr == ""
+    assert len(rows(work_dir)) == 7 and "stopped" in {row["status"] for row in rows(work_dir).values()}
+    place.run("report", work_dir)
+    assert "Qmc, seed 0" in (work_dir / "report.html").read_text()
+    for command in (["check", file], ["sweep", file, "--work-dir", work_dir, "--resume"]):
+        problems = place.run(*command, *small, status=2).stderr.splitlines()
+        assert [line.partition(".yaml: ")[2].partition(", got")[0] for line in problems] == [
+            "search.type: must be 'optuna', 'random' or 'grid'", "scheduler.type: must be 'fifo' or 'asha'",
+        ]  # fmt: skip
+
+
+def test_what_fails_when_it_is_built_is_said_before_the_first_trial(
+    place: Place, tiny: Tiny, small: list[object], modules: Path
+) -> None:
+    (modules / "failing_search.py").write_text(
+        "import rdistill\n"
+        "@rdistill.searchers.register('Qmc')\n"
+        "def qmc(space, *, seed, kind='a'):\n    return {}[kind]\n"
+        "@rdistill.schedulers.register('Median')\n"
+        "def median(*, least=3):\n    raise ValueError(f'{least} is too few')\n"
+    )
+    file = place.sweep_file("failing", study(tiny, custom_imports=["failing_search"]))
+    for command in (["check"], ["sweep", "--work-dir", place.root / "failing"]):
+        done = place.run(*command, file, *small, status=2, variables=path_with(modules))
+        assert [line.partition(": ")[2] for line in done.stderr.splitlines()] == [
+            f"{file}: searcher 'Qmc': KeyError: 'halton' (failing_search.py, line 4)",
+            f"{file}: scheduler 'Median': ValueError: 1 is too few (failing_search.py, line 7)",
+        ]
