@@ -14,7 +14,7 @@ import pytest
 from conftest import Tiny
 from mmengine.config import Config
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
 from rdistill.config.distill_spec import DistillSpec, distill_spec
@@ -327,6 +327,35 @@ def test_students_alone_do_not_race_against_distilled_ones() -> None:
         decided[name] = both.on_trial_result(None, trial, {"iter": 1, SCORE: score})
     assert [name for name, decision in decided.items() if decision == TrialScheduler.STOP] == ["b3", "t3"]
     assert pickle.loads(pickle.dumps(both)).schedulers.keys() == both.schedulers.keys()
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_any_scheduler_spares_the_baseline_and_who_is_at_the_end(rule: str) -> None:
+    """Neither is shown to it; and a trial that should pause, as the median rule asks for at first, goes on."""
+    plain = ASHAScheduler(time_attr="iter", max_t=9, grace_period=1, reduction_factor=3)
+    median = MedianStoppingRule(time_attr="iter", grace_period=1, min_samples_required=2)
+    both = EachPhase({"search": plain if rule == "asha" else median, "baseline": FIFOScheduler()}, iterations=9)
+    both.set_search_properties(SCORE, "max")
+    names = ("baseline", "t1", "t2", "t3", "t4")
+    trials = {
+        name: SimpleNamespace(
+            trial_id=name, config={"id": name, "phase": "baseline" if name == BASELINE else "search"}, status="RUNNING"
+        )
+        for name in names
+    }
+    waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
+    for trial in trials.values():
+        both.on_trial_add(waiting, trial)
+
+    def report(name: str, iteration: int, score: float) -> str:
+        return both.on_trial_result(waiting, trials[name], {"iter": iteration, SCORE: score})
+
+    first = [report(name, 1, score) for name, score in (("baseline", 99.0), ("t1", 50.0), ("t2", 60.0))]
+    assert first == [TrialScheduler.CONTINUE] * 3
+    assert report("t3", 1, 40.0) == TrialScheduler.STOP
+    assert report("baseline", 2, 0.0) == report("t4", 9, 1.0) == TrialScheduler.CONTINUE
+    both.on_trial_complete(waiting, trials["baseline"], {"iter": 9, SCORE: 0.0})
+    assert pickle.loads(pickle.dumps(both)).iterations == 9
 
 
 def test_what_tune_saves_can_be_pickled() -> None:
