@@ -18,8 +18,8 @@ from rdistill.core.errors import UserError
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
 from rdistill.distributed.shares import LEAST_SHARE, share_problems
-from rdistill.schemas.mappings import ConfigValues
 from rdistill.registration.user_modules import import_user_modules
+from rdistill.schemas.mappings import ConfigValues
 from rdistill.sweeps.study.named import SchedulerSection, SearcherSection, name_problems
 
 MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first

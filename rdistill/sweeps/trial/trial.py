@@ -19,9 +19,9 @@ from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
+from rdistill.registration.user_modules import import_user_modules
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.schemas.trial import TrialConfig
-from rdistill.registration.user_modules import import_user_modules
 from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again

@@ -14,6 +14,7 @@ import pytest
 from conftest import Tiny
 from mmengine.config import Config
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from ray import cloudpickle
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
@@ -329,6 +330,14 @@ def test_students_alone_do_not_race_against_distilled_ones() -> None:
     assert pickle.loads(pickle.dumps(both)).schedulers.keys() == both.schedulers.keys()
 
 
+class TuneTrial:
+    """What schedulers look at of Tune's trial."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id, self.config = name, {"id": name, "phase": "baseline" if name == BASELINE else "search"}
+        self.status = "RUNNING"
+
+
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_any_scheduler_spares_the_baseline_and_who_is_at_the_end(rule: str) -> None:
     """Neither is shown to it; and a trial that should pause, as the median rule asks for at first, goes on."""
@@ -336,16 +345,10 @@ def test_any_scheduler_spares_the_baseline_and_who_is_at_the_end(rule: str) -> N
     median = MedianStoppingRule(time_attr="iter", grace_period=1, min_samples_required=2)
     both = EachPhase({"search": plain if rule == "asha" else median, "baseline": FIFOScheduler()}, iterations=9)
     both.set_search_properties(SCORE, "max")
-    names = ("baseline", "t1", "t2", "t3", "t4")
-    trials = {
-        name: SimpleNamespace(
-            trial_id=name, config={"id": name, "phase": "baseline" if name == BASELINE else "search"}, status="RUNNING"
-        )
-        for name in names
-    }
+    trials = {name: TuneTrial(name) for name in (BASELINE, "t1", "t2", "t3", "t4")}
     waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
-    for trial in trials.values():
-        both.on_trial_add(waiting, trial)
+    for tune_trial in trials.values():
+        both.on_trial_add(waiting, tune_trial)
 
     def report(name: str, iteration: int, score: float) -> str:
         return both.on_trial_result(waiting, trials[name], {"iter": iteration, SCORE: score})
@@ -355,7 +358,7 @@ def test_any_scheduler_spares_the_baseline_and_who_is_at_the_end(rule: str) -> N
     assert report("t3", 1, 40.0) == TrialScheduler.STOP
     assert report("baseline", 2, 0.0) == report("t4", 9, 1.0) == TrialScheduler.CONTINUE
     both.on_trial_complete(waiting, trials["baseline"], {"iter": 9, SCORE: 0.0})
-    assert pickle.loads(pickle.dumps(both)).iterations == 9
+    assert cloudpickle.loads(cloudpickle.dumps(both)).iterations == 9  # as Tune saves it
 
 
 def test_what_tune_saves_can_be_pickled() -> None:
