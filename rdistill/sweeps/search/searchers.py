@@ -224,7 +224,7 @@ class EachPhase(FIFOScheduler):
             return TrialScheduler.CONTINUE
         action = str(self._of(trial).on_trial_result(tune_controller, trial, result))
         # A trial still has its student to write after its last validation; then it ends by itself. And none can pause:
-        # MedianStoppingRule asks for it where others wait for their turn.
+        # MedianStoppingRule pauses them where others wait for their turn.
         stops = action == TrialScheduler.STOP and result["iter"] < self.iterations
         return action if stops else TrialScheduler.CONTINUE
 

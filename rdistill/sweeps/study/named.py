@@ -85,8 +85,8 @@ def _section_problems(where: str, section: Mapping[Any, Any], kind: type[NamedSe
     if info is None:
         own = "; one of your own must be in a module that custom_imports names, or of an installed package"
         names = list(registry)
-        known = " or ".join([", ".join(map(repr, names[:-1])), repr(names[-1])])
-        return [f"{where}.type: must be {known}, got {short(name)}{registry.nearest(name) or own}"]
+        choices = " or ".join([", ".join(map(repr, names[:-1])), repr(names[-1])])
+        return [f"{where}.type: must be {choices}, got {short(name)}{registry.nearest(name) or own}"]
     problems = []
     for key, value in section.items():
         if key in kind.model_fields or not isinstance(key, str):
@@ -111,8 +111,8 @@ def _unknown(place: str, name: str, kind: type[NamedSection]) -> str:
         return f"{place}: does nothing with type {name}; use type {' or '.join(takers)}, or leave it out"
     own = list(kind.registry.registered()[name].params)
     others = [each for info in kind.registry.registered().values() for each in info.params]
-    known = [*kind.model_fields, *own]
-    hint = did_you_mean(key, [*known, *others]) or f"; known: {', '.join(known)}"
+    choices = [*kind.model_fields, *own]
+    hint = did_you_mean(key, [*choices, *others]) or f"; known: {', '.join(choices)}"
     return f"unknown key {place}{hint}"
 
 
