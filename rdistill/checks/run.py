@@ -22,7 +22,7 @@ from rdistill.checks.batches import check_batches
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.config.distill_spec import DistillSpec, TeacherSpec
+from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
@@ -175,6 +175,9 @@ def check_run(
             check_pairs(run.distill, distiller.student, models, training_size(cfg)),
             counted(paired, "feature pair"),
         )
+        if run.distill.shares:
+            report.add("weights", [], describe_shares(run.distill.shares))
+            report.notes += _share_notes(run)
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
         report.add(*_try_batch(distiller, cfg, workers, seed))
@@ -239,6 +242,27 @@ def check_pairs(
                 names = f"{spec.features.student[s]} with the teacher's {spec.teacher_features(index)[t]}"
                 problems.append(f"distill.losses.{name}.pair: [{s}, {t}] ({names}) cannot be compared: {problem}")
     return problems
+
+
+def describe_shares(shares: Mapping[str, ShareSpec]) -> str:
+    """What will be measured for the losses whose weight is a share; name -> share."""
+    return "; ".join(
+        f"{name}: so that its gradient is {share.value:g} of the task's, measured in the first "
+        + ("batch" if share.batches == 1 else f"{share.batches} batches")
+        + (f" and again every {share.every} iterations" if share.every else "")
+        for name, share in shares.items()
+    )
+
+
+def _share_notes(run: LoadedConfig) -> list[str]:
+    """Where training ends before a weight is measured to its end."""
+    length = run.cfg.train_cfg.get("max_iters")
+    return [
+        f"distill.losses.{name}.weight.share.batches: is {share.batches}, and training ends at {length}: the weight "
+        f"changes with every batch until then"
+        for name, share in run.distillation.shares.items()
+        if length is not None and share.batches > length
+    ]
 
 
 def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
@@ -419,7 +443,7 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
 
 def counted(count: int, thing: str) -> str:
     """``1 teacher``, ``2 teachers``."""
-    return f"{count} {thing}" + ("" if count == 1 else "s")
+    return f"{count} {thing}" + ("" if count == 1 else "es" if thing.endswith("h") else "s")
 
 
 def _describe_classes(distiller: Distiller) -> str:

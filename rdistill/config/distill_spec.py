@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mmengine.config import Config, ConfigDict
-from pydantic import BaseModel, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic import ConfigDict as ModelConfig
 
+from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
 from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
@@ -133,13 +134,52 @@ class ScheduleSpec(Section):
         return 0.5 * (1.0 + math.cos(math.pi * progress)) if self.decay == "cosine" else 1.0
 
 
+class ShareSpec(Section):
+    """A loss's weight that follows from gradients: that of the loss becomes this share of the task loss's.
+
+    A config may give the value alone: ``share=0.5``. See :mod:`rdistill.distill.loss_weights`.
+    """
+
+    value: Annotated[Number, Field(gt=0)]  # length of the loss's gradient, divided by that of the task loss's
+    batches: Annotated[Whole, Field(ge=1)] = SHARE_BATCHES  # over which both are measured: the first ones of training
+    every: Annotated[Whole, Field(ge=1)] | None = None  # iterations between two measurements; None: only one
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_value(cls, value: Any) -> Any:
+        return value if isinstance(value, (Mapping, ShareSpec)) else {"value": value}
+
+    @model_validator(mode="after")
+    def _fits_between(self) -> ShareSpec:
+        if self.every is not None and self.every < self.batches:
+            raise ValueError(f"`every` ({self.every}) must be at least `batches` ({self.batches})")
+        return self
+
+
+class MeasuredWeight(Section):
+    """In the place of a loss's weight: how it is measured."""
+
+    share: ShareSpec
+
+
+def _kind_of_weight(value: Any) -> str:
+    return "mapping" if isinstance(value, (Mapping, MeasuredWeight)) else "number"
+
+
+Weight = Annotated[
+    Annotated[Number, Field(ge=0), Tag("number")] | Annotated[MeasuredWeight, Tag("mapping")],
+    Discriminator(_kind_of_weight),
+]
+
+
 class LossSpec(BaseModel):
     """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
 
     model_config = ModelConfig(extra="allow", frozen=True, allow_inf_nan=False)
 
     type: str  # a name in rdistill.losses.LOSSES
-    weight: Annotated[Number, Field(ge=0)] | None = None  # factor in the total; the type's default when absent
+    # factor in the total, or dict(share=...), by which it is measured; the type's default when absent
+    weight: Weight | None = None
     # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
     pair: IndexPair | Annotated[tuple[IndexPair, ...], Field(min_length=1)] | None = Field(None, description=A_PAIR)
     # 'logits': those that `predict` uses; 'logits[k]': the k-th auxiliary head's, then what heads give beside
@@ -165,8 +205,15 @@ class LossSpec(BaseModel):
         return dict(self.model_extra or {})
 
     @property
-    def effective_weight(self) -> float:
-        """The given weight, or the default of this loss on logits or on features."""
+    def share(self) -> ShareSpec | None:
+        """By which the weight is measured; None for one that is a number."""
+        return self.weight.share if isinstance(self.weight, MeasuredWeight) else None
+
+    @property
+    def effective_weight(self) -> float | None:
+        """The given weight, or the default of this loss on logits or on features; None where it is measured."""
+        if isinstance(self.weight, MeasuredWeight):
+            return None
         if self.weight is not None:
             return self.weight
         return LOSSES[self.type].default_weight("logits" if self.pair is None else "features")
@@ -202,6 +249,11 @@ class DistillSpec(Section):
         own = self.teachers[teacher].features
         return self.features.teacher if own is None else own
 
+    @property
+    def shares(self) -> dict[str, ShareSpec]:
+        """The losses whose weights are measured, by name."""
+        return {name: loss.share for name, loss in self.losses.items() if loss.share is not None}
+
     def problems(self) -> list[str]:
         """What one field alone cannot show: loss types and parameters, indices into the lists."""
         problems = []
@@ -209,6 +261,12 @@ class DistillSpec(Section):
             problems.append("distill.losses: must have at least 1 entry, got 0")
         if self.labels == "teacher" and any(teacher.ema_decay is not None for teacher in self.teachers):
             problems.append("distill.labels: 'teacher' needs teachers with a checkpoint, and one follows the student")
+        if self.task_weight == 0:
+            problems += [
+                f"distill.losses.{name}.weight.share: is of the task loss's gradient, which distill.task_weight=0 "
+                f"makes zero; give the loss a number as its weight, or a task_weight above 0"
+                for name in self.shares
+            ]
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
             try:
@@ -262,7 +320,20 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
         raise UserError(*mistakes(error, DistillSpec, section, "distill")) from None
-    problems = spec.problems()
+    problems = spec.problems() + _sharing_problems(cfg, spec)
     if problems:
         raise UserError(*problems)
     return spec
+
+
+def _sharing_problems(cfg: Config, spec: DistillSpec) -> list[str]:
+    """What a weight cannot be measured in: a step whose graph of gradients is not PyTorch's own."""
+    wrapper = str((cfg.get("model_wrapper_cfg") or {}).get("type", "DistributedDataParallel"))
+    reasons = ["compile: a compiled step has"] if cfg.get("compile") else []
+    reasons += [f"model_wrapper_cfg.type: {wrapper} has"] if "DistributedDataParallel" not in wrapper else []
+    return [
+        f"{reason} no gradients between its layers, by which distill.losses.{name}.weight.share is measured; give the "
+        f"loss a number as its weight, or leave that key out"
+        for reason in reasons
+        for name in spec.shares
+    ]

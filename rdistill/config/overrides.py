@@ -91,6 +91,7 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
     except UserError as error:
         return error.problems[0]
     node: Any = config_dict(cfg)
+    parts = _share_in_full(node, parts, value)
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])
         last = depth == len(parts) - 1
@@ -112,12 +113,41 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
             return f"{where}: {'.'.join(parts[:depth])} is {node!r}, which has no keys"
         if last:
             old = node[index] if isinstance(node, list) else node.get(index)
-            if problem := _wrong_kind(old, value):
+            # A loss's weight may be a number or a section, whichever it was before.
+            swapped = _is_weight(parts) and isinstance(old, dict) != isinstance(value, dict)
+            if not swapped and (problem := _wrong_kind(old, value)):
                 return f"{where}: {problem}"
             node[index] = ConfigDict(value) if isinstance(value, dict) else value
         else:
             node = node[index]
     return None
+
+
+def _is_weight(parts: Sequence[str]) -> bool:
+    """Whether a key is a loss's weight or its share."""
+    return parts[:2] == ["distill", "losses"] and tuple(parts[3:]) in (("weight",), ("weight", "share"))
+
+
+def _share_in_full(root: Any, parts: list[str], value: Any) -> list[str]:
+    """Makes room in place for a key of ``distill.losses.NAME.weight.share``, where a number stands there or above.
+
+    Returns:
+        The parts of the key; of a share in short, in a config that has more to say of it, those of its value.
+    """
+    if not _is_weight(parts[:5]) or len(parts) < 5:
+        return parts
+    try:
+        loss = lookup(root, ".".join(parts[:3]))
+    except KeyError:
+        return parts
+    if not isinstance(loss, dict) or not isinstance(loss.get("weight"), (int, float, dict)):
+        return parts
+    if not isinstance(loss["weight"], dict):
+        loss["weight"] = ConfigDict()
+    share = loss["weight"].get("share")
+    if len(parts) > 5 and isinstance(share, (int, float)):
+        loss["weight"]["share"] = ConfigDict(value=share)
+    return [*parts, "value"] if len(parts) == 5 and isinstance(share, dict) and not isinstance(value, dict) else parts
 
 
 def _wrong_kind(old: Any, new: Any) -> str | None:

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from rdistill.config.walk import kind_of, one_or_more
 
+SHARE_BATCHES = 8  # over which a loss's weight is measured that follows from a share, where the config has no number
 ENDLESS = 10**9  # mmengine's own number for an `end` that is not given
 # mmengine's linear and constant factors are taken back in the last iteration of their phase: with a single one, the
 # learning rate would keep the first factor, such as 1e-6, to the end of training.
@@ -126,9 +127,18 @@ def _move(scheduler: Any, begin: int, end: int | None, places: Mapping[int, int]
 
 
 def _stretch_weight_schedules(cfg: Config, factor: float) -> None:
-    """The losses' own schedules keep their place in a shorter or longer run."""
+    """The losses' own schedules keep their place in a shorter or longer run; what is no number is left to its check."""
     for loss in ((cfg.get("distill") or {}).get("losses") or {}).values():
         schedule = (loss or {}).get("schedule") or {}
         for key in ("warmup", "stop"):
-            if schedule.get(key):
+            if _is_count(schedule.get(key)):
                 schedule[key] = max(1, round(schedule[key] * factor))
+        weight = (loss or {}).get("weight")
+        share = weight.get("share") if isinstance(weight, Mapping) else None
+        if isinstance(share, dict) and _is_count(share.get("every")):
+            batches = share.get("batches", SHARE_BATCHES)
+            share["every"] = max(batches if _is_count(batches) else 1, round(share["every"] * factor))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

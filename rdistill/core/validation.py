@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -148,7 +148,7 @@ def _find(model: type[BaseModel], loc: Sequence[str | int]) -> _Found:
         annotation, members = field.annotation, _members(field.annotation)
         parent = None
         if len(members) > 1:
-            chosen = next((member for member in members if part in _tags(member)), None)
+            chosen = next((member for member in members if part in (*_tags(member), _own_tag(member))), None)
             if chosen is None:
                 # Each member has errors of its own; the union as a whole is what was wanted.
                 return _Found(path, field, None, in_union=True)
@@ -193,6 +193,11 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for part in get_args(annotation) if part is not type(None) for member in _members(part)]
     return [annotation]
+
+
+def _own_tag(member: Any) -> str | None:
+    """The name that a union with a `Discriminator` gives a member; pydantic's path has it."""
+    return next((entry.tag for entry in getattr(member, "__metadata__", ()) if isinstance(entry, Tag)), None)
 
 
 def _tags(annotation: Any) -> list[str]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
+from rdistill.distill.gradients import lengths_at_last_shared, task_loss
+from rdistill.distill.loss_weights import MeasuredLossWeight
 from rdistill.distill.routes import (
     Route,
     build_terms,
@@ -45,6 +47,8 @@ from rdistill.models.task_loss import allow_wholly_ignored, zero_without_labels
 from rdistill.schemas.mappings import ConfigValues
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
+WEIGHT_PREFIX = "weight/"  # and a weight that is measured, before its schedule's factor
+ASIDE = (RAW_PREFIX, WEIGHT_PREFIX)  # what is logged with the losses, and not added up
 
 
 class Distiller(BaseModel):
@@ -63,6 +67,10 @@ class Distiller(BaseModel):
 
     Attributes:
         factors: name -> the schedule's factor on that term's weight at this iteration.
+        measured: name -> the weight of each term that has a share instead of a number.
+        iteration: of the training step that is being computed, from 0; None outside of training, where no weight is
+            measured but for that step alone.
+        notes: what a user should know of this step.
         start: what the student starts from, if not from scratch.
         measure_accuracy: False where nobody reads the heads' ``acc_seg`` of this step: then it is not computed.
     """
@@ -85,6 +93,13 @@ class Distiller(BaseModel):
         self.routes = dict(routes or {})
         self.task_weight = task_weight
         self.factors = dict.fromkeys(self.routes, 1.0)
+        self.measured = {
+            name: MeasuredLossWeight(name, route.share)
+            for name, route in self.routes.items()
+            if route.share is not None
+        }
+        self.iteration: int | None = None
+        self.notes: list[str] = []
         self.trust_checkpoint = trust_checkpoint
         self.measure_accuracy = True
         self.labels_by = tuple(labels_by)
@@ -130,22 +145,47 @@ class Distiller(BaseModel):
         if not self.terms:
             return losses
         size = (inputs_nchw.shape[2], inputs_nchw.shape[3])
+        raw: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             route = self.routes[name]
             features = [as_maps(self.capture[feature], size) for feature in route.student_features]
-            raw = term(single_or_list(features), self._teachers_side(route, teacher_outputs), label_nhw)
-            losses[f"distill.loss_{name}"] = raw * (route.weight * self.factors[name])
-            losses[RAW_PREFIX + name] = raw.detach()
+            raw[name] = term(single_or_list(features), self._teachers_side(route, teacher_outputs), label_nhw)
+        weights = {name: route.weight for name, route in self.routes.items() if route.weight is not None}
+        weights |= self._measured_weights(losses, raw)
+        for name, value in raw.items():
+            losses[f"distill.loss_{name}"] = value * (weights[name] * self.factors[name])
+            losses[RAW_PREFIX + name] = value.detach()
+            if name in self.measured:
+                losses[WEIGHT_PREFIX + name] = torch.full_like(value.detach(), weights[name])
         return losses
 
+    def _measured_weights(self, losses: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, float]:
+        """The weights that are measured, from this step's own graph where it is their turn."""
+        iteration = self.iteration
+        turns = [
+            name
+            for name, weight in self.measured.items()
+            if (not weight.weight if iteration is None else weight.measures(iteration) and self.factors[name])
+        ]
+        lengths = lengths_at_last_shared(task_loss(losses), {name: raw[name] for name in turns}) if turns else {}
+        weights = {name: weight.weight for name, weight in self.measured.items()}
+        for name, (task, loss) in lengths.items():
+            if iteration is None:  # a step that is tried, before training
+                weights[name] = self.measured[name].of_one_batch(task, loss)
+                continue
+            if note := self.measured[name].add(iteration, task, loss):
+                self.notes.append(note)
+            weights[name] = self.measured[name].weight
+        return weights
+
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """As mmengine's, which adds up every key that contains "loss"; raw values only ride along.
+        """As mmengine's, which adds up every key that contains "loss"; raw values and weights only ride along.
 
         What is logged is the mean over workers: the whole batch's, and all of them see the same NaN.
         """
-        raw = {key: value for key, value in losses.items() if key.startswith(RAW_PREFIX)}
-        total, log_vars = super().parse_losses({key: value for key, value in losses.items() if key not in raw})
-        return total, collectives.mean_of_logs({**log_vars, **raw})
+        aside = {key: value for key, value in losses.items() if key.startswith(ASIDE)}
+        total, log_vars = super().parse_losses({key: value for key, value in losses.items() if key not in aside})
+        return total, collectives.mean_of_logs({**log_vars, **aside})
 
     def effective_values(self) -> ConfigValues:
         """What this model really uses, under the config keys that set it."""
@@ -155,7 +195,11 @@ class Distiller(BaseModel):
         for name, term in self.terms.items():
             key, route = f"distill.losses.{name}", self.routes[name]
             values[f"{key}.type"] = term.loss_type
-            values[f"{key}.weight"] = route.weight
+            if route.share is None:
+                values[f"{key}.weight"] = route.weight
+            else:
+                values[f"{key}.weight.share"] = route.share.value
+                values.update({f"{key}.weight.share.{field}": value for field, value in route.share})
             values[f"{key}.pair"] = route.pair
             values[f"{key}.teacher"] = "mean" if route.teacher is None else route.teacher
             values.update({f"{key}.schedule.{field}": value for field, value in route.schedule})

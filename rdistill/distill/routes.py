@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdistill.config.distill_spec import DistillSpec, LossSpec, ScheduleSpec
+from rdistill.config.distill_spec import DistillSpec, LossSpec, ScheduleSpec, ShareSpec
 from rdistill.core.errors import UserError, blaming
 from rdistill.distill.teacher import Teacher
 from rdistill.losses.modules import Term
@@ -32,9 +32,10 @@ class Route:
     student_features: tuple[str, ...]  # one, but for a loss over several layers
     teacher_features: tuple[str, ...]  # equally many; or each teacher's head, for the mean of teachers
     teacher: int | None  # None: the weighted mean of all teachers' logits
-    weight: float
+    weight: float | None  # None: it is measured, by its share
     pair: Any  # what the config says
     schedule: ScheduleSpec
+    share: ShareSpec | None = None
 
 
 def make_routes(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> dict[str, Route]:
@@ -55,7 +56,7 @@ def make_route(
         names = spec.teacher_features(teacher)
         student_names = tuple(spec.features.student[student] for student, _ in loss.pairs)
         teacher_names = tuple(names[index] for _, index in loss.pairs)
-        return Route(student_names, teacher_names, teacher, weight, loss.pair, loss.schedule)
+        return Route(student_names, teacher_names, teacher, weight, loss.pair, loss.schedule, loss.share)
     compared = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
     for side, heads in (("student", student_heads), *(("teacher", heads) for heads in compared)):
         if loss.output >= len(heads):
@@ -63,7 +64,7 @@ def make_route(
                 f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
             )
     teacher_names = tuple(heads[loss.output] for heads in compared)
-    return Route((student_heads[loss.output],), teacher_names, teacher, weight, None, loss.schedule)
+    return Route((student_heads[loss.output],), teacher_names, teacher, weight, None, loss.schedule, loss.share)
 
 
 def features_of(teacher: int, route: Route) -> tuple[str, ...]:

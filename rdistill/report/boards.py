@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdistill.report.facts import difference, interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
-from rdistill.sweeps.study.records import notes_of, ranked, twins
+from rdistill.sweeps.study.records import measured_names, notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
 
@@ -15,6 +15,7 @@ def leaderboard(sweep: Sweep) -> Table:
     keys, classes = sweep.keys, sweep.classes if len(sweep.classes) <= CLASSES_SHOWN else []
     extra = sorted({key for record in sweep.baselines for key in record.values if key not in keys})
     twin_of = {second: first for first, second in twins(sweep.records)}
+    measured = measured_names(sweep.records)
     columns = [
         Column("rank", True),
         Column("trial"),
@@ -22,6 +23,7 @@ def leaderboard(sweep: Sweep) -> Table:
         Column("mIoU", True),
         Column("gain", True, "difference to the best student alone"),
         *[Column(short(key, [*keys, *extra]), True, key) for key in [*keys, *extra]],
+        *[Column(f"{name} weight", True, "measured, so that its share comes out") for name in measured],
         *[Column(name, True, f"IoU of {name}") for name in classes],
         Column("iterations", True),
         Column("time", True),
@@ -41,6 +43,7 @@ def leaderboard(sweep: Sweep) -> Table:
                 cell(miou(record), ".2f"),
                 Cell(signed(gap), gap),
                 *[cell(values.get(key)) for key in [*keys, *extra]],
+                *[cell(number(record.weights.get(name))) for name in measured],
                 *[cell(iou(best).get(name), ".2f") for name in classes],
                 cell(record.history[-1].get("iter") if record.history else 0),
                 Cell(MISSING if seconds is None else duration(seconds), seconds),

@@ -9,7 +9,7 @@ from rdistill.report.load import Sweep, is_baseline, miou, number
 from rdistill.report.plot import Layout, Plot, Trace, thinned
 from rdistill.report.text import Column, Table, cell
 from rdistill.report.theme import SERIES, layout, log_ticks
-from rdistill.sweeps.study.records import TrialRecord
+from rdistill.sweeps.study.records import WEIGHT, TrialRecord
 
 RAW = "raw/"  # a record names a loss before its weight so
 DISTILL = "distill.loss_"
@@ -72,7 +72,7 @@ def raw(entry: Mapping[str, Any], task_weight: float) -> dict[str, float | None]
 
 
 def _is_loss(key: str) -> bool:
-    return "loss" in key and key != "loss" and not key.startswith(RAW)
+    return "loss" in key and key != "loss" and not key.startswith((RAW, WEIGHT))
 
 
 def _name(key: str) -> str:

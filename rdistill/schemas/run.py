@@ -51,6 +51,26 @@ class Diagnosis(ValidationFigures, GradientFigures, total=False):
     problem: str  # why there are no figures
 
 
+class Measurement(TypedDict):
+    """A loss's weight that was measured, because the config gives it as a share."""
+
+    iter: int  # the last iteration of those that were measured, counted from 1
+    batches: int  # of them that count: those in which both gradients had a length
+    weight: float
+    task: float  # mean length of the task loss's gradient
+    loss: float  # and of this loss's, before its weight
+
+
+class LossWeightState(TypedDict):
+    """What a checkpoint keeps of such a weight; see :mod:`rdistill.distill.loss_weights`."""
+
+    weight: float
+    settled: bool  # the first measurement is complete
+    seen: int  # batches of the measurement that is going on
+    lengths: list[list[float]]  # of the task's gradient and the loss's, in those of them that count
+    measured: list[Measurement]
+
+
 class Scores(TypedDict, total=False):
     """Of one evaluation, in percent."""
 
@@ -59,6 +79,7 @@ class Scores(TypedDict, total=False):
     mAcc: float
     IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
     diagnosis: Diagnosis  # of a diagnosed run's validation
+    weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
 
 
 class Validation(TypedDict, total=False):
@@ -88,6 +109,7 @@ class RunCheckpoint(TypedDict, total=False):
     message_hub: dict[str, dict[str, Any]]  # mmengine's; emptied
     workers: list[Any]  # of each: rdistill.training.run_state.WorkerState
     ema_teachers: list[Weights]
+    loss_weights: dict[str, LossWeightState]  # by the loss's name; of those that are measured
     tracked_best: float | None  # mIoU
 
 
@@ -111,6 +133,7 @@ class RunMetrics(Scores, total=False):
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]  # of each, where there are several
     teacher_cache: CacheUse
+    weights_measured: dict[str, list[Measurement]]  # by the loss's name
 
 
 class Clock(Protocol):

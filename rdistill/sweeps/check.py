@@ -75,6 +75,8 @@ def check_sweep(
     if report.problems:
         return report
     report.notes += _scheduler_notes(base, spec)
+    if shares := _searched_shares(base, spec):
+        report.add("weights", [], shares)
     problems, tried = _structures(base, spec, distiller, trust_checkpoint)
     if spec.baseline.search:
         alone = spec.model_copy(update={"space": spec.baseline.search})
@@ -82,6 +84,28 @@ def check_sweep(
         problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
     report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
     return report
+
+
+def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
+    """What will be measured in some trial that the base does not measure already; empty for nothing."""
+    searched: dict[tuple[str, int, int | None], None] = {}
+    for key, dimension in spec.space.items():
+        for value in extremes(dimension, base.distillation) if _sets_weight(key) else ():
+            shares = base.with_overrides({key: value}).distillation.shares
+            searched |= {(name, share.batches, share.every): None for name, share in shares.items()}
+    already = {(name, share.batches, share.every) for name, share in base.distillation.shares.items()}
+    return "; ".join(
+        f"{name}: measured in a trial's first {counted(batches, 'batch')}, where it is a share"
+        + (f", and again every {every} iterations" if every else "")
+        for name, batches, every in searched
+        if (name, batches, every) not in already
+    )
+
+
+def _sets_weight(key: str) -> bool:
+    """Whether a key is a whole loss, or of its weight."""
+    parts = key.lstrip("+").split(".")
+    return parts[:2] == ["distill", "losses"] and (len(parts) == 3 or parts[3:4] == ["weight"])
 
 
 def _scheduler_notes(base: LoadedConfig, spec: SweepSpec) -> list[str]:

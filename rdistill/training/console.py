@@ -124,7 +124,7 @@ def _short_names(values: Mapping[str, float]) -> dict[str, float]:
 
     Where several heads have a loss of that name, each keeps its head's: ``decode.ce``, ``aux_0.ce``.
     """
-    losses = {key: _without_loss(key) for key in values if "loss" in key}
+    losses = {key: _without_loss(key) for key in values if "loss" in key and "/" not in key}  # raw/NAME is none
     short = {key: (name.partition(".")[2] or name) if key != "loss" else key for key, name in losses.items()}
     count = Counter(short.values())
     return {short[key] if count[short[key]] == 1 else losses[key]: values[key] for key in losses}

@@ -27,6 +27,7 @@ from rdistill.core.errors import error_line
 from rdistill.core.files import read_json, write_json
 from rdistill.data.random_state import random_state, seed_everything, set_random_state
 from rdistill.distill.distiller import Distiller
+from rdistill.distill.gradients import gradients, task_loss
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import ignore_index, num_classes
 from rdistill.schemas.run import Diagnosis, GradientFigures, ValidationFigures
@@ -263,8 +264,7 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures
             data = distiller.data_preprocessor(copy.deepcopy(batch), True)
             losses = distiller.loss(data["inputs"], data["data_samples"])
             terms = {name: losses[f"distill.loss_{name}"] for name in distiller.terms}
-            task = _sum(value for key, value in losses.items() if "loss" in key and not key.startswith("distill."))
-            own = _gradient(task, weights)
+            own = _gradient(task_loss(losses), weights)
             parts = {name: _gradient(loss, weights) for name, loss in terms.items()}
         whole = sum(parts.values(), torch.zeros_like(own))
         entry = {"task": float(own.norm()), "distill": float(whole.norm()), "cosine": _cosine(own, whole)}
@@ -294,21 +294,12 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures
 
 def _gradient(loss: Tensor, weights: Sequence[nn.Parameter]) -> Tensor:
     """Of a loss with respect to all weights, as one vector in float32; zero where it does not depend on them."""
-    if not loss.requires_grad:
-        return torch.cat([torch.zeros_like(weight, dtype=torch.float32).flatten() for weight in weights])
-    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     return torch.cat(
         [
             (torch.zeros_like(weight) if gradient is None else gradient).flatten().float()
-            for weight, gradient in zip(weights, gradients, strict=True)
+            for weight, gradient in zip(weights, gradients(loss, weights), strict=True)
         ]
     )
-
-
-def _sum(values: Iterator[Any]) -> Tensor:
-    """As mmengine adds losses up: each is a tensor or a list of tensors."""
-    parts = [item.mean() for value in values for item in (value if isinstance(value, list) else [value])]
-    return torch.stack(parts).sum()
 
 
 def _cosine(left: Tensor, right: Tensor) -> float:

@@ -91,6 +91,36 @@ class WeightScheduleHook(Hook):
             distiller.factors[name] = route.schedule.factor(runner.iter, runner.max_iters)
 
 
+class WeightShareHook(Hook):
+    """Lets weights that are given as shares be measured in training steps, and keeps them in checkpoints.
+
+    Args:
+        listener: is notified of what came out; on the main process only.
+    """
+
+    def __init__(self, listener: RunListener) -> None:
+        self.listener = listener
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        unwrap(runner).iteration = runner.iter
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        distiller = unwrap(runner)
+        distiller.iteration = None
+        if is_main_process():
+            for note in distiller.notes:
+                self.listener.noted(note)
+        distiller.notes.clear()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        if measured := unwrap(runner).measured:
+            checkpoint["loss_weights"] = {name: weight.state() for name, weight in measured.items()}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        for name, weight in unwrap(runner).measured.items():
+            weight.load_state(checkpoint["loss_weights"][name])
+
+
 class AccuracyHook(Hook):
     """Lets the heads compute their ``acc_seg`` in the iterations that are logged or reported, and in no other.
 
@@ -367,4 +397,6 @@ class ReportHook(Hook):
         metrics: Scores = self._metrics
         if self.diagnosis is not None and self.diagnosis.latest is not None:
             metrics = {**metrics, "diagnosis": self.diagnosis.latest}
+        if measured := unwrap(runner).measured:
+            metrics = {**metrics, "weights": {name: weight.weight for name, weight in measured.items()}}
         self.listener.validated(runner.iter, metrics)

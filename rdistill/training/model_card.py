@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rdistill.config.distill_spec import LossSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.plain_config import header, replace_header
 from rdistill.config.walk import leaves
@@ -54,7 +55,7 @@ def write_run_card(run: LoadedConfig, work_dir: Path, metrics: Mapping[str, Any]
         *_table(["class", "IoU, %"], [[name, _points(iou)] for name, iou in (metrics.get("IoU") or {}).items()]),
     ]
     commands = [f"rdistill train {work_dir / 'config.py'} --work-dir NEW_DIR"]
-    _write(work_dir, _card(run, "student", metrics.get("seed"), evidence, commands))
+    _write(work_dir, _card(run, "student", metrics.get("seed"), evidence, commands, metrics.get("weights") or {}))
 
 
 def hand_over_sweep(work_dir: Path, winner: Path) -> None:
@@ -72,7 +73,7 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
         f"rdistill train {winner / 'trial.py'} --work-dir NEW_DIR   # this student, again",
         f"{(summary.get('environment') or {}).get('command') or 'rdistill sweep SWEEP.yaml'}   # the whole study",
     ]
-    _write(work_dir, _card(run, "best", record["seed"], evidence, commands))
+    _write(work_dir, _card(run, "best", record["seed"], evidence, commands, best.get("weights") or {}))
     scores = [
         f"mIoU {best['mIoU']:.2f} % on the validation images, at iteration {best['iter']} of seed {record['seed']}."
     ]
@@ -133,8 +134,18 @@ def _sweep_evidence(
     return [*lines, "", *_table(["class", "IoU, %"], classes)]
 
 
-def _card(run: LoadedConfig, name: str, seed: Any, evidence: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The card as lines of Markdown; ``name``: of the files, ``student`` or ``best``."""
+def _card(
+    run: LoadedConfig,
+    name: str,
+    seed: Any,
+    evidence: Sequence[str],
+    commands: Sequence[str],
+    weights: Mapping[str, float],
+) -> list[str]:
+    """The card as lines of Markdown.
+
+    ``name``: of the files, ``student`` or ``best``; ``weights``: those that were measured, by the loss's name.
+    """
     return [
         f"# Model card: {_text(run.cfg.model.type)}, {_text(_backbone(run.cfg.model))}",
         "",
@@ -148,7 +159,7 @@ def _card(run: LoadedConfig, name: str, seed: Any, evidence: Sequence[str], comm
         *_data(run.cfg),
         "",
         "## Training",
-        *_training(run, seed),
+        *_training(run, seed, weights),
         "",
         "## Intended use and limits",
         "- Images like those it was trained on: the same kind of camera, subject and preparation.",
@@ -195,7 +206,7 @@ def _count(dataset: Mapping[str, Any]) -> str:
     return f", {sum(1 for entry in os.scandir(folder) if entry.is_file())} files"
 
 
-def _training(run: LoadedConfig, seed: Any) -> Iterator[str]:
+def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Iterator[str]:
     cfg, spec = run.cfg, run.distill
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     length = cfg.train_cfg.get("max_iters")
@@ -216,8 +227,18 @@ def _training(run: LoadedConfig, seed: Any) -> Iterator[str]:
             for s, t in loss.pairs
         )  # fmt: skip
         params = "".join(f", {_text(key)} {_text(value)}" for key, value in loss.params.items())
-        yield f"- Loss {_code(name)}: {loss.type} x {loss.effective_weight:g} on {where}{params}"
+        yield f"- Loss {_code(name)}: {loss.type} x {_weight(name, loss, weights)} on {where}{params}"
     yield f"- The student's own losses x {spec.task_weight:g}"
+
+
+def _weight(name: str, loss: LossSpec, weights: Mapping[str, float]) -> str:
+    """``3``, or ``12.3 (measured: its gradient is 0.5 of the task's)``."""
+    if loss.share is None:
+        return f"{loss.effective_weight:g}"
+    measured = f"{weights[name]:.4g}" if name in weights else "a weight that was not measured"
+    again = f", again every {loss.share.every} iterations" if loss.share.every else ""
+    batches = "first batch" if loss.share.batches == 1 else f"first {loss.share.batches} batches"
+    return f"{measured} (so that its gradient is {loss.share.value:g} of the task's, by the {batches}{again})"
 
 
 def _backbone(model: Mapping[str, Any]) -> str:

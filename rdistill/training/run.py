@@ -190,6 +190,9 @@ def _train(
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)
     if diagnosis is not None and diagnosis.entries:
         metrics["diagnosis"] = diagnosis.entries[-1]
+    if distiller.measured:
+        metrics["weights"] = {name: weight.weight for name, weight in distiller.measured.items()}
+        metrics["weights_measured"] = {name: list(weight.measured) for name, weight in distiller.measured.items()}
     if is_main_process():
         write_student(run.cfg, work_dir)
         write_run_card(run, work_dir, metrics)

@@ -49,6 +49,7 @@ from rdistill.training.hooks import (
     ReportHook,
     StopHook,
     WeightScheduleHook,
+    WeightShareHook,
 )
 from rdistill.training.run_state import RunStateHook
 from rdistill.training.tracked_run import TrackingHook, track
@@ -152,6 +153,7 @@ def build_runner(
     hooks: list[Hook] = [
         FeatureCaptureHook(),
         WeightScheduleHook(),
+        WeightShareHook(report.listener),
         EmaTeacherHook(),
         RunStateHook(**cfg.randomness),
         DivergenceHook(),

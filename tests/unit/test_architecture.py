@@ -273,7 +273,7 @@ TESTED_IN = {
     "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
     # Parts of loading a config, which are tested by what a config file may say.
-    "config.distill_spec": "unit/config/test_load.py", "config.overrides": "unit/config/test_load.py",
+    "config.overrides": "unit/config/test_load.py",
     "config.plain_config": "unit/config/test_render.py", "config.read": "unit/config/test_load.py",
     "config.schedules": "unit/config/test_walk.py", "config.sections": "unit/config/test_walk.py",
     "config.shortcuts": "unit/config/test_load.py", "config.types": "unit/config/test_walk.py",

@@ -289,15 +289,22 @@ def _classes(
 
 
 def describe(record: TrialRecord) -> str:
-    """``KL 71 + CWD 1.39 on (1, 1), lr 0.02``: the losses that a trial used, and what else was chosen for it."""
+    """``KL 71 + CWD at share 0.5 on (1, 1), lr 0.02``: the losses that a trial used, and what else was chosen for it.
+
+    A weight that was measured stands beside its share, but for a run on a fresh seed: each seed has its own.
+    """
     used = {**record.values, **record.effective}
     losses = [key.removesuffix(".type") for key in used if key.startswith("distill.losses.") and key.endswith(".type")]
     parts = []
     for loss in losses:
-        pair, weight = used.get(f"{loss}.pair"), used.get(f"{loss}.weight")
+        pair, weight, share = (used.get(f"{loss}.{key}") for key in ("pair", "weight", "weight.share"))
         words = [str(used[f"{loss}.type"]), *([f"{weight:.3g}"] if isinstance(weight, (int, float)) else [])]
+        if isinstance(share, (int, float)):
+            measured = None if record.of else record.weights.get(loss.rpartition(".")[2])
+            words.append(f"at share {share:.3g}" + ("" if measured is None else f" (weight {measured:.3g})"))
         parts.append(" ".join([*words, *([f"on ({_list(pair)})"] if pair else [])]))
-    described = {f"{loss}{end}" for loss in losses for end in ("", ".type", ".weight", ".pair")}
+    ends = ("", ".type", ".weight", ".weight.share", ".weight.share.value", ".pair")
+    described = {f"{loss}{end}" for loss in losses for end in ends}
     rest = [f"{key.split('.')[-1]} {_value(used[key])}" for key in record.values if key.lstrip("+") not in described]
     return ", ".join([*([" + ".join(parts)] if parts else []), *rest]) or "as configured"
 

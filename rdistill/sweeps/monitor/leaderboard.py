@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rdistill.sweeps.study.records import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord, measured_names
 from rdistill.training.console import CLASSES_SHOWN
 
 
@@ -22,6 +22,9 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     for key in keys:
         # The last part below the rest: a loss's name over its parameter.
         table.add_column(short_key(key, keys).replace(".", "\n"), justify="right", overflow="fold")
+    measured = measured_names(order)
+    for name in measured:  # what came out, beside the share that was searched
+        table.add_column(f"{name}\nweight", justify="right", overflow="fold")
     table.add_column("mIoU", justify="right")
     table.add_column("gain", justify="right")
     shown = classes[1:] if len(classes) <= CLASSES_SHOWN else []
@@ -34,6 +37,7 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
         table.add_row(
             record.id,
             *(text_of(record.effective.get(key, record.values.get(key))) for key in keys),
+            *(text_of(record.weights.get(name)) for name in measured),
             text_of(best.get("mIoU"), ".2f"),
             "" if gain is None else f"{gain:+.2f}",
             *(text_of((best.get("IoU") or {}).get(name), ".2f") for name in shown),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas
 
 from rdistill.core.errors import UserError
-from rdistill.sweeps.study.records import DIAGNOSED, FORMULA, TRIALS, load_records, write_table
+from rdistill.sweeps.study.records import DIAGNOSED, FORMULA, TRIALS, WEIGHT, load_records, write_table
 
 TEXTS = ("id", "phase", "of", "status", "note")
 COUNTS = ("best_iter", "iterations", "seed")
@@ -31,7 +31,7 @@ def results_frame(work_dir: Path) -> pandas.DataFrame:
             frame[name] = frame[name].astype("Int64")
         elif frame[name].dtype == object or isinstance(frame[name].dtype, pandas.StringDtype):
             frame[name] = pandas.Series([_value(cell) for cell in frame[name]], index=frame.index, dtype=object)
-        elif name.startswith("IoU ") or name in ("mIoU", "gain", "teacher_mIoU", "seconds", *DIAGNOSED):
+        elif name.startswith(("IoU ", WEIGHT)) or name in ("mIoU", "gain", "teacher_mIoU", "seconds", *DIAGNOSED):
             frame[name] = frame[name].astype(float)
     return frame
 

@@ -27,6 +27,7 @@ RECORD = "trial.json"
 PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
+WEIGHT = "weight/"  # how a table's column of a measured weight begins; the loss's name follows
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 
 # Columns that only diagnosed runs, as those of a confirmation are, have figures in: of their last validation.
@@ -87,6 +88,11 @@ class TrialRecord:
     def best(self) -> TrialEntry:
         """The validation with the highest mIoU; empty before the first."""
         return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default=TrialEntry())
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The losses' weights that were measured, by name, as of the best validation."""
+        return dict(self.best.get("weights") or {})
 
     @property
     def one_class_only(self) -> bool:
@@ -226,6 +232,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     """Writes ``results.csv``: a row a trial, best first."""
     keys = sorted({key for record in records for key in record.values})
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
+    weights = measured_names(records)
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))
     twin_of = {second: first for first, second in twins(records)}
     differences, at_equal_cost = gains(records), gains_at_equal_cost(records)
@@ -242,6 +249,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "status": record.status,
                 # What the trial really used; what the searcher chose where it failed before that was known.
                 **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
+                **{WEIGHT + name: record.weights.get(name) for name in weights},
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),
                 "gain_equal_cost": round(at_equal_cost[record.id], 4) if record.id in at_equal_cost else None,
@@ -265,6 +273,11 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     writer.writerows([_text(value) for value in row.values()] for row in rows)
     write_whole(path, table.getvalue())
     return path
+
+
+def measured_names(records: Iterable[TrialRecord]) -> list[str]:
+    """The losses whose weight was measured in some trial, in the order of the trials."""
+    return list(dict.fromkeys(name for record in records for name in record.weights))
 
 
 def notes_of(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:

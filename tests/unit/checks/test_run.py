@@ -248,6 +248,21 @@ def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
         assert not [note for note in report.notes if "param_scheduler" in note], end
 
 
+def test_what_will_be_measured(check: Check) -> None:
+    share = {"value": 0.5, "batches": 4, "every": 100}
+    report = check({"distill.losses.logits.weight.share": share, "distill.losses.hidden.weight.share": 0.25})
+    assert report.problems == []
+    assert dict(report.passed)["weights"] == (
+        "logits: so that its gradient is 0.5 of the task's, measured in the first 4 batches and again every 100 "
+        "iterations; hidden: so that its gradient is 0.25 of the task's, measured in the first 8 batches"
+    )
+    assert [note for note in report.notes if "share" in note] == [
+        "distill.losses.hidden.weight.share.batches: is 8, and training ends at 6: the weight changes with every batch "
+        "until then"
+    ]
+    assert "weights" not in dict(check().passed)
+
+
 def test_pipeline(check: Check) -> None:
     cropped = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="RandomFlip", probe=0.5)]
     assert "RandomFlip has no such argument; did you mean 'prob'?" in one(

@@ -24,7 +24,7 @@ from rdistill.report.curves import learning_curves
 from rdistill.report.load import Run, Sweep, load, load_sweep
 from rdistill.report.losses import loss_sizes, raw, weighted
 from rdistill.report.page import Page, escaped, packed, render, write
-from rdistill.report.text import duration, plural, short, show, signed
+from rdistill.report.text import MISSING, duration, plural, short, show, signed
 from rdistill.report.theme import DARK, LIGHT, coloured
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -361,12 +361,21 @@ def test_the_heat_map_has_means_bests_and_counts() -> None:
     assert [cell.text for cell in plot.table.rows[0]][2:] == ["75.00", "80.00", "2"]
 
 
+def test_a_measured_weight_has_a_column() -> None:
+    measured = scored("t0001", 70.0)
+    measured.history[0]["weights"] = {"kd": 17.23456}
+    board = boards.leaderboard(of(measured, scored("t0002", 60.0)))
+    (place,) = (index for index, column in enumerate(board.columns) if column.name == "kd weight")
+    assert [row[place].text for row in board.rows] == ["17.23", MISSING]
+
+
 def test_loss_sizes() -> None:
     entry = {
         "iter": 10,
         "loss": 5.0,
         "decode.loss_ce": 0.5,
         "raw/kd": 0.4,
+        "weight/kd_loss": 10.0,
         "distill.loss_kd": 4.0,
         "decode.acc_seg": 90.0,
         "lr": 0.1,

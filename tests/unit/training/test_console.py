@@ -227,7 +227,7 @@ def test_losses_of_several_heads_are_told_apart() -> None:
     console = piped()
     values = {
         "loss": 4.0, "decode.loss_ce": 0.5, "aux_0.loss_ce": 0.25, "aux_1.loss_ce": 0.125, "decode.loss_dice": 0.75,
-        "distill.loss_logits": 0.5, "decode.acc_seg": 90.0, "raw/logits": 2.0,
+        "distill.loss_logits": 0.5, "decode.acc_seg": 90.0, "raw/logits": 2.0, "raw/loss_x": 2.0, "weight/loss_x": 9.0,
     }  # fmt: skip
     with RunConsole(console) as shown:
         shown.training_started(first_iteration=0, last_iteration=10, facts={})

@@ -320,6 +320,13 @@ def test_describe() -> None:
     trial.effective = effective
     assert describe(trial) == "KL 71 + CWD 1.39 on (1, 1), lr 0.02"
     assert describe(record("baseline", 1.0)) == "as configured"
+    shared = record("t0002", 1.0, values={f"{WEIGHT}.share": 0.5, RATE: 0.02})
+    shared.effective = {"distill.losses.logits.type": "KL", f"{WEIGHT}.share": 0.5, f"{WEIGHT}.share.value": 0.5}
+    assert describe(shared) == "KL at share 0.5, lr 0.02"
+    shared.history[0]["weights"] = {"logits": 17.23456}
+    assert describe(shared) == "KL at share 0.5 (weight 17.2), lr 0.02"
+    shared.of = "t0001"  # an arm is several runs, each with a weight of its own
+    assert describe(shared) == "KL at share 0.5, lr 0.02"
     weights = "+model.decode_head.loss_decode.class_weight"
     alone = record("b0001", 1.0, values={RATE: 0.0312345, weights: [1.0, 5.0]})
     assert describe(alone) == "lr 0.0312, class_weight [1.0, 5.0]"

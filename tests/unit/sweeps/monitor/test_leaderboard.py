@@ -35,6 +35,18 @@ def test_rows_in_the_given_order() -> None:
     assert lines[-1].startswith("1 class   never left the state")
 
 
+def test_a_measured_weight_stands_beside_its_share() -> None:
+    out = io.StringIO()
+    best = record("t1", {f"{WEIGHT}.share": 0.5}, {"background": 90.0, "disc": 70.0})
+    best.history[0]["weights"] = {"logits": 17.23456}
+    print_leaderboard(
+        Console(file=out, width=120), [best, record("baseline", {}, {"background": 98.0, "disc": 0.0})], {}
+    )
+    words = [line.split() for line in out.getvalue().splitlines()]
+    assert ["t1", "0.5", "17.23", "80.00", "70.00"] in words and ["baseline", "49.00", "0.00", "1", "class"] in words
+    assert ["logits"] in words and ["trial", "share", "weight", "mIoU", "gain", "disc", "note"] in words
+
+
 def test_a_key_is_as_short_as_tells_it_apart() -> None:
     keys = ["a.b.tau", "a.c.tau", "a.weight"]
     assert [short_key(key, keys) for key in keys] == ["b.tau", "c.tau", "weight"]

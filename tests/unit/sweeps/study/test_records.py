@@ -185,6 +185,17 @@ def test_a_diagnosed_run_has_the_figures_of_its_last_validation(tmp_path: Path) 
     }  # fmt: skip
 
 
+def test_measured_weights_have_columns(tmp_path: Path) -> None:
+    """Those of the best validation, in full; a trial whose weight is a number has none."""
+    measured = record("t0001", 48.0, 52.5, 51.0, values={f"{WEIGHT}.share": 0.5}, effective={f"{WEIGHT}.share": 0.5})
+    for entry, weight in zip(measured.history, (1.0, 1 / 3, 3.0), strict=True):
+        entry["weights"] = {"logits": weight}
+    rows = table(tmp_path, measured, record("t0002", 40.0, values={WEIGHT: 3.0}))
+    columns = [name for name in rows[0] if "weight" in name]
+    assert columns == [WEIGHT, f"{WEIGHT}.share", "weight/logits"]
+    assert [[row[name] for name in columns] for row in rows] == [["", "0.5", str(1 / 3)], ["3.0", "", ""]]
+
+
 def test_the_table_shows_what_was_used_rather_than_asked_for(tmp_path: Path) -> None:
     setting, used = {WEIGHT: 3.0}, {WEIGHT: 4.0}
     rows = table(tmp_path, record("t0001", 1.0, values=setting, effective=used), record("t0002", values=setting))
