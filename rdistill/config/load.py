@@ -27,6 +27,7 @@ from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
 from rdistill.config.walk import dataloaders, leaf_datasets
 from rdistill.core.errors import UserError
+from rdistill.layouts import SPLITS, find_keys
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
 
@@ -142,16 +143,16 @@ def load_run(
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + apply_overrides(cfg, overrides or {})
     problems += (misshapen := _shape_after(cfg))
+    if not with_teachers:
+        cfg.pop("distill", None)
     if not misshapen:
         _fit_val_interval(cfg)
+        import_custom_modules(cfg)  # which may hold a layout of the data
         problems += _locate_data(cfg) if with_data else []
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     if cfg.get("tracking") is not None:
         cfg.tracking = parse_tracking(cfg.tracking, f"{path}: tracking").model_dump(exclude_none=True)
-    if not with_teachers:
-        cfg.pop("distill", None)
-    import_custom_modules(cfg)
     if problems := argument_problems(config_dict(cfg)):
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     return LoadedConfig(cfg, _resolve_distill(cfg, path, with_checkpoints=with_data))
@@ -219,9 +220,9 @@ def _fit_val_interval(cfg: Config) -> None:
 
 
 def _locate_data(cfg: Config) -> list[str]:
-    """Makes data roots absolute and recognises PaddleSeg's layout by its ``train_list.txt``."""
-    problems = []
-    for dataset in (leaf for name, _ in dataloaders(cfg) for leaf in leaf_datasets(cfg, name)):
+    """Makes data roots absolute; a folder without the config's images is read by a layout that it is seen to have."""
+    problems: list[str] = []
+    for loader, dataset in ((name, leaf) for name, _ in dataloaders(cfg) for leaf in leaf_datasets(cfg, name)):
         if dataset.get("data_root") is None:
             continue
         root = Path(dataset.data_root).expanduser().absolute()
@@ -233,12 +234,19 @@ def _locate_data(cfg: Config) -> list[str]:
             )
             continue
         images = (dataset.get("data_prefix") or {}).get("img_path") or ""
-        if (root / "train_list.txt").is_file() and not (root / images).is_dir():
-            split = "train" if "train" in images else "test" if "test" in images else "val"
-            dataset.update(
-                type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=dict(img_path="", seg_map_path="")
-            )
+        if not (root / images).is_dir():
+            try:
+                dataset.update(find_keys(root, _split_of(images, loader)))
+            except UserError as error:
+                problems += [f"data_root: {problem}" for problem in error.problems]
     return list(dict.fromkeys(problems))
+
+
+def _split_of(images: str, loader: str) -> str:
+    """Which split a dataset reads: by its folder of images, where that says it, or by the section that it is in."""
+    # The section of tests is the validation's, as a rule.
+    by_section = "train" if loader == "train_dataloader" else "val"
+    return next((split for split in SPLITS if split in images), by_section)
 
 
 def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> DistillSpec | None:

@@ -18,17 +18,12 @@ from rdistill._compat.mmengine import wanted_entries
 from rdistill.config.walk import kind_of, leaf_datasets
 from rdistill.core.errors import error_line
 from rdistill.data.reading import Loaders
+from rdistill.layouts import describe_folder
 from rdistill.models.quiet_mmseg import DATASETS
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 READ_BY_TRAINING = ("train", "val")
 IGNORED, OUTSIDE = -1, -2  # a table of labels has these for what is no class
-# What stands in the root of a well-known data set -> its name; docs/configs.md has a config for each.
-KNOWN_LAYOUTS = {
-    ("leftImg8bit", "gtFine"): "Cityscapes",
-    ("JPEGImages", "SegmentationClass"): "Pascal VOC",
-    ("images/training", "annotations/training"): "ADE20K",
-}
 
 
 class SampleFiles(TypedDict, total=False):
@@ -108,7 +103,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
         entries = _entries(dataset)
         loaders = Loaders(cfg.get("pipeline") or ())
     except Exception as error:  # a dataset's own code: from FileNotFoundError to AssertionError
-        return Split(name, [], problem=f"cannot be listed: {error_line(error)}{_looks_like(cfg)}")
+        return Split(name, [], problem=f"cannot be listed: {_why_not_listed(cfg, error)}")
     folders = _folders(dataset)
     if not entries:
         place = cfg.get("ann_file") or (cfg.get("data_prefix") or {}).get("img_path") or ""
@@ -180,10 +175,9 @@ def _layout(dataset: Any, cfg: ConfigDict) -> str:
     return text + (", label 0 is ignored (reduce_zero_label)" if dataset.reduce_zero_label else "")
 
 
-def _looks_like(cfg: ConfigDict) -> str:
-    """Which well-known layout a folder has that the config's dataset could not list."""
-    root = Path(cfg.get("data_root") or ".")
-    for folders, name in KNOWN_LAYOUTS.items():
-        if all((root / folder).is_dir() for folder in folders):
-            return f"; {root} looks like {name}: see 'Data in other layouts' in docs/configs.md"
-    return ""
+def _why_not_listed(cfg: ConfigDict, error: Exception) -> str:
+    """Why a dataset has no list of its files, and what its folder looks like."""
+    where = cfg.get("data_root")
+    about = f"; {describe_folder(Path(where))}" if where else ""
+    absent = isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.filename
+    return f"{f'there is no {absent}, where {kind_of(cfg)} looks' if absent else error_line(error)}{about}"

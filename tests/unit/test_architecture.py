@@ -20,6 +20,7 @@ FOLDERS = (
     "registration",
     "searchers",
     "schedulers",
+    "layouts",
     "distributed",
     "losses",
     "models",

@@ -1,0 +1,44 @@
+"""rdistill's own layouts, declared as any other's are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rdistill.layouts.registry import register
+
+PAGE = "see 'Data in other layouts' in docs/configs.md"
+
+
+@register("PaddleSeg", marks=("train_list.txt",))
+def paddleseg(root: Path, split: str) -> dict[str, Any]:
+    """A list for each split, of lines ``IMAGE MASK``."""
+    prefix = dict(img_path="", seg_map_path="")
+    return dict(type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=prefix)
+
+
+# The classes of these are their own, and part of the config that reads them.
+
+
+@register("mmseg", marks=("img_dir", "ann_dir"), hint=f"name its folders in data_prefix, {PAGE}")
+def mmseg(root: Path, split: str) -> dict[str, Any]:
+    """``img_dir/train`` and ``ann_dir/train``, as most of mmseg's own configs and `rdistill data synthetic` have it."""
+    return {}
+
+
+@register("Cityscapes", marks=("leftImg8bit", "gtFine"), hint=PAGE)
+def cityscapes(root: Path, split: str) -> dict[str, Any]:
+    """A folder for each city."""
+    return {}
+
+
+@register("VOC", marks=("JPEGImages", "SegmentationClass"), hint=PAGE)
+def voc(root: Path, split: str) -> dict[str, Any]:
+    """Pascal VOC: lists in ``ImageSets/Segmentation``."""
+    return {}
+
+
+@register("ADE20K", marks=("images/training", "annotations/training"), hint=PAGE)
+def ade20k(root: Path, split: str) -> dict[str, Any]:
+    """Label 0 counts nowhere."""
+    return {}
