@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -21,7 +21,7 @@ from rdistill.core.files import write_whole
 from rdistill.report.facts import Fact
 from rdistill.report.plot import Plot
 from rdistill.report.text import Table
-from rdistill.report.theme import DARK, FONT, LIGHT, as_text
+from rdistill.report.theme import DARK, FONT, LIGHT, Layout, Trace, as_text
 
 IMAGE_SIDE = 360  # pixels of an image's longer side in the page; the files have more
 # Texts that plotly would read as HTML, by the key of a figure they are found under.
@@ -159,9 +159,20 @@ def image_uri(file: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def as_drawn(plot: Plot) -> dict[str, Any]:
-    """A plot as plotly takes it, its colours still by name."""
-    drawn = {
+class _Figure(TypedDict):
+    data: list[Trace]
+    layout: Layout
+
+
+class Figure(_Figure, total=False):
+    """What Plotly draws, its colours still by name."""
+
+    variants: dict[str, list[Trace]]  # name -> data in the place of `data`
+
+
+def as_drawn(plot: Plot) -> Figure:
+    """A plot as plotly takes it."""
+    drawn: Figure = {
         "data": escaped(plot.data, _OF_DATA),
         "layout": {**escaped(plot.layout, _OF_A_LAYOUT), "height": plot.height},
     }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Plot, plain
 from rdistill.report.text import Column, Table, cell, plural, points
-from rdistill.report.theme import layout
+from rdistill.report.theme import Trace, layout
 from rdistill.sweeps.study.records import TrialRecord
 
 TITLES = {"flops": "FLOPs of one image", "params": "parameters", "latency": "latency of one image, ms"}
@@ -60,9 +58,7 @@ def _front(sweep: Sweep, name: str) -> Plot | None:
     )
 
 
-def _points(
-    name: str, measured: list[tuple[TrialRecord, float, float]], colour: str, symbol: str, size: int
-) -> dict[str, Any]:
+def _points(name: str, measured: list[tuple[TrialRecord, float, float]], colour: str, symbol: str, size: int) -> Trace:
     return dict(
         type="scatter",
         mode="markers",

@@ -8,14 +8,10 @@ from typing import Any
 
 from rdistill.report.load import number
 from rdistill.report.text import Table
-from rdistill.report.theme import as_text
+from rdistill.report.theme import Layout, Trace, as_text
 from rdistill.sweeps.study.records import TrialRecord
 
 CURVE_POINTS = 60  # points of one curve; more would not be seen
-
-
-Trace = dict[str, Any]  # one of Plotly's: its own keys, as JSON
-Layout = dict[str, Any]  # Plotly's, or a part of it
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.errors import UserError
-from rdistill.report.page import Page, as_drawn
+from rdistill.report.page import Figure, Page, as_drawn
 from rdistill.report.theme import LIGHT, coloured
 
 WIDTH = 700  # CSS pixels: a figure over the width of a page
@@ -62,7 +61,7 @@ def _no_traces_at_home() -> Iterator[None]:
                 os.environ["XDG_CONFIG_HOME"] = before
 
 
-def figures(page: Page) -> Sequence[tuple[str, dict[str, Any], dict[str, int]]]:
+def figures(page: Page) -> Sequence[tuple[str, Figure, dict[str, int]]]:
     """(file name, figure, its size) of each plot, in light colours and with letters to be read in print."""
     drawings = []
     for plot in page.plots:

@@ -48,10 +48,14 @@ for theme, sequence, series in ((LIGHT, _LIGHT_SEQUENCE, _LIGHT_SERIES), (DARK, 
 
 COLORSCALE = [[index / (SEQUENCE - 1), f"$sequence{index}"] for index in range(SEQUENCE)]
 
+# Figures are Plotly's, with its own keys, as JSON.
+Trace = dict[str, Any]  # of a figure's data
+Layout = dict[str, Any]  # of a figure, or a part of it
 
-def layout(**own: Any) -> dict[str, Any]:
+
+def layout(**own: Any) -> Layout:
     """The layout all figures share, with what is one's own merged in, one level deep."""
-    axis: dict[str, Any] = dict(
+    axis: Layout = dict(
         gridcolor="$grid",
         linecolor="$line",
         zerolinecolor="$line",
@@ -63,7 +67,7 @@ def layout(**own: Any) -> dict[str, Any]:
         automargin=True,
         title=dict(standoff=10, font=dict(color="$muted", size=13)),
     )
-    shared: dict[str, Any] = dict(
+    shared: Layout = dict(
         paper_bgcolor="$paper",
         plot_bgcolor="$paper",
         font=dict(family=FONT, size=13, color="$ink"),
@@ -82,7 +86,7 @@ def layout(**own: Any) -> dict[str, Any]:
     return {**merged, **own}
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
+def log_ticks(low: float, high: float) -> Layout:
     """Ticks of a logarithmic axis from ``low`` to ``high``, fewer in each decade the more decades there are."""
     decades = math.log10(high / low)
     steps = (1, 2, 5) if decades < 2 else (1, 3) if decades < 4 else (1,)

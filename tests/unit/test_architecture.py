@@ -269,7 +269,9 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
 TESTED_IN = {
     # Nothing but types.
     "schemas.data": "unit/training/test_evaluation.py", "schemas.headroom": "unit/sweeps/headroom/test_answer.py",
-    "schemas.mappings": "unit/training/test_run.py",    "schemas.run": "unit/training/test_run.py",
+    "schemas.mappings": "unit/training/test_run.py", "schemas.pictures": "unit/sweeps/findings/test_images.py",
+    "schemas.summary": "unit/sweeps/findings/test_statistics.py", "schemas.why": "unit/sweeps/findings/test_why.py",
+    "schemas.run": "unit/training/test_run.py",
     "schemas.trial": "unit/sweeps/study/test_records.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
@@ -19,10 +20,16 @@ from rdistill.config.load import import_custom_modules
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr
+from rdistill.schemas.data import DatasetMeta, Packed
+from rdistill.schemas.mappings import PlainConfig
+from rdistill.schemas.pictures import ChosenImage, ImageScores, Pictures
 from rdistill.sweeps.proof.counts import CountsOf, never_trained
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PICTURES = "pictures"  # folder of a sweep
 INDEX = "pictures.json"
@@ -65,7 +72,7 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
     return reason
 
 
-def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) -> dict[str, Any]:
+def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) -> Pictures:
     """What pictures.json holds: drawn by a GPU where trials have one, else here, where torch is loaded already."""
     need = resources.per_worker()
     if not need.get("GPU"):
@@ -73,7 +80,8 @@ def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) 
     task = ray.remote(_draw).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
     pending = task.remote(study, best, baseline)
     try:
-        return dict(ray.get(pending, timeout=TIME_LIMIT_S))
+        pictures: Pictures = ray.get(pending, timeout=TIME_LIMIT_S)
+        return pictures
     except Exception:
         ray.cancel(pending, force=True)
         raise
@@ -145,7 +153,7 @@ def _score(record: TrialRecord) -> float:
     return float(record.best["mIoU"])
 
 
-def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+def _draw(study: Study, best: str, baseline: str | None) -> Pictures:
     """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
     with open_work_dir(join(study.work_dir, PICTURES)) as here:
         index = _draw_into(here.folder, study, best, baseline)
@@ -153,7 +161,19 @@ def _draw(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     return index
 
 
-def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Row:
+    """One validation image."""
+
+    index: int  # in the data set
+    name: str
+    scores: dict[str, float | None]  # model -> mIoU in percent; None where all is ignored
+
+    def as_json(self) -> ImageScores:
+        return cast(ImageScores, {"name": self.name, **self.scores})
+
+
+def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> Pictures:
     import torch
 
     from rdistill.models.quiet_mmseg import DATASETS
@@ -167,7 +187,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
-    rows = []
+    rows: list[_Row] = []
     with torch.no_grad():
         for index in indices:
             masks = _masks(dataset[index], models)
@@ -176,18 +196,19 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
                 for name, mask in masks.items()
                 if name != "truth"
             }
-            rows.append({"index": index, "name": Path(dataset.get_data_info(index)["img_path"]).name, **scores})
-        order = sorted((row for row in rows if row["best"] is not None), key=lambda row: row["best"])
+            rows.append(_Row(index, Path(dataset.get_data_info(index)["img_path"]).name, scores))
+        scored = [(score, row) for row in rows if (score := row.scores["best"]) is not None]
+        order = [row for _, row in sorted(scored, key=lambda pair: pair[0])]
         ranks = {0: "worst", len(order) // 2: "median", len(order) - 1: "best"} if order else {}
         palette = _palette(dataset.metainfo, len(classes))
-        chosen = []
+        chosen: list[ChosenImage] = []
         for rank, which in ranks.items():
             row = order[rank]
-            sample = dataset[row["index"]]
+            sample = dataset[row.index]
             drawn = _picture(_photo(sample, bgr=loads_bgr(pipeline)), _masks(sample, models), palette, ignore)
             files = _write(folder, which, drawn)
-            scores = {name: row[name] for name in models}
-            chosen.append({"which": which, "name": row["name"], "files": files, "IoU": scores})
+            scores = {name: row.scores[name] for name in models}
+            chosen.append({"which": which, "name": row.name, "files": files, "IoU": scores})
     return {
         "best": best,
         "baseline": baseline,
@@ -196,13 +217,13 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> d
         "classes": classes,
         "palette": palette.tolist(),
         "chosen": chosen,
-        "per_image": [{key: value for key, value in row.items() if key != "index"} for row in rows],
+        "per_image": [row.as_json() for row in rows],
     }
 
 
-def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
+def _models(study: Study, best: str, baseline: str | None) -> dict[str, nn.Module]:
     """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
-    models: dict[str, Any] = {}
+    models: dict[str, nn.Module] = {}
     first = study.base.distillation.teachers[0]
     if first.checkpoint and first.model is not None:
         model_cfg = {**first.model, "pretrained": None}
@@ -215,7 +236,7 @@ def _models(study: Study, best: str, baseline: str | None) -> dict[str, Any]:
     return models
 
 
-def _model(kind: str, model_cfg: dict[str, Any], weights: str | Path, trust: bool = False) -> Any:
+def _model(kind: str, model_cfg: PlainConfig, weights: str | Path, trust: bool = False) -> nn.Module:
     import torch
     from mmengine.model import revert_sync_batchnorm
 
@@ -227,7 +248,7 @@ def _model(kind: str, model_cfg: dict[str, Any], weights: str | Path, trust: boo
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _masks(sample: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _masks(sample: Packed, models: Mapping[str, nn.Module]) -> dict[str, np.ndarray]:
     """Class indices, height x width: the truth and what each model says."""
     from mmengine.dataset import pseudo_collate
 
@@ -247,7 +268,7 @@ def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return list(dataset["pipeline"])
 
 
-def _photo(sample: Mapping[str, Any], *, bgr: bool) -> np.ndarray:
+def _photo(sample: Packed, *, bgr: bool) -> np.ndarray:
     """The image as the dataset loaded it, RGB, at the size of its mask.
 
     Args:
@@ -284,7 +305,7 @@ def _write(folder: Path, which: str, panels: Mapping[str, np.ndarray]) -> dict[s
     return files
 
 
-def _palette(metainfo: Mapping[str, Any], num_classes: int) -> np.ndarray:
+def _palette(metainfo: DatasetMeta, num_classes: int) -> np.ndarray:
     """The dataset's colours, one a class; colours of our own where it has none, the first class's black."""
     own = metainfo.get("palette")
     if own is not None and len(own) >= num_classes:

@@ -10,14 +10,21 @@ Needs neither torch nor ray.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.files import read_json, write_json
+from rdistill.schemas.summary import (
+    Answer,
+    Configuration,
+    Difference,
+    Evidence,
+    LookDifference,
+    LookRecord,
+    LooksRecord,
+)
 from rdistill.sweeps.findings.confirm import Selection
 from rdistill.sweeps.findings.statistics import question
-from rdistill.sweeps.proof.decision import Answer
 
 LOOKS_FILE = "looks.json"  # in the work dir
 CLAIMS = ("better", "worse")
@@ -29,8 +36,17 @@ class Look:
 
     seeds: int  # how many of the selection, from the first on
     answers: dict[str, Answer]  # question -> answer
-    differences: dict[str, dict[str, Any]]  # question -> mean, low, high and pairs as they were then
+    differences: dict[str, LookDifference]  # question -> mean, low, high and pairs as they were then
     over: bool  # whether the confirmation ends with it
+
+    def as_json(self) -> LookRecord:
+        """As the file has it."""
+        return {
+            "seeds": self.seeds,
+            "answers": self.answers,
+            "differences": self.differences,
+            "over": self.over,
+        }
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class LooksSoFar:
                     answers.setdefault(name, answer)
         return answers
 
-    def shown(self, selection: Selection) -> dict[str, Any]:
+    def shown(self, selection: Selection) -> LooksRecord:
         """For the summary."""
         return {
             "seeds": self.seeds,
@@ -66,7 +82,7 @@ class LooksSoFar:
             "most": len(selection.seeds),
             "margin": selection.margin,
             "over": self.over,
-            "each": [asdict(look) for look in self.looks],
+            "each": [look.as_json() for look in self.looks],
         }
 
 
@@ -81,11 +97,11 @@ def add_look(work_dir: Path, look: Look) -> LooksSoFar:
     if look.seeds <= before.seeds:
         raise AssertionError(f"a look at {look.seeds} seeds after one at {before.seeds}")
     looks = LooksSoFar((*before.looks, look))
-    write_json(work_dir / LOOKS_FILE, {"looks": [asdict(each) for each in looks.looks]})
+    write_json(work_dir / LOOKS_FILE, {"looks": [each.as_json() for each in looks.looks]})
     return looks
 
 
-def look_at(confirmed: Mapping[str, Any], seeds: int, selection: Selection, settled: Mapping[str, Answer]) -> Look:
+def look_at(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapping[str, Answer]) -> Look:
     """What the evidence says after some seeds.
 
     Args:
@@ -107,17 +123,17 @@ def look_at(confirmed: Mapping[str, Any], seeds: int, selection: Selection, sett
             answers[name] = "open" if pairs + left >= selection.first else "futile"
     if not left:
         answers = {name: "futile" if answer == "open" else answer for name, answer in answers.items()}
-    kept = {
-        name: {key: difference[key] for key in ("n", "mean", "low", "high")}
+    kept: dict[str, LookDifference] = {
+        name: {"n": difference["n"], "mean": difference["mean"], "low": difference["low"], "high": difference["high"]}
         for name, difference in differences.items()
         if difference is not None
     }
     return Look(seeds, answers, kept, all(answer != "open" for answer in answers.values()))
 
 
-def _differences(configurations: Sequence[Mapping[str, Any]], selection: Selection) -> dict[str, Any]:
+def _differences(configurations: Sequence[Configuration], selection: Selection) -> dict[str, Difference | None]:
     """Question -> difference as shown, or None."""
-    differences: dict[str, Any] = {}
+    differences: dict[str, Difference | None] = {}
     for entry in configurations:
         if selection.at_equal_iterations:
             differences[question(entry["id"], "iterations")] = entry["difference"]

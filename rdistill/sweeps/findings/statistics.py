@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rdistill.schemas.summary import Answer
 from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
 from rdistill.sweeps.proof.counts import Counts
 from rdistill.sweeps.proof.decision import (
     ALPHA,
-    Answer,
     Comparison,
     Looks,
     compare,

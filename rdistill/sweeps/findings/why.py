@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from rdistill.schemas.run import Diagnosis
+from rdistill.schemas.why import LossFigures, OverTraining, Reason, Why, WhyFigures
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
 
 LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; below, it can show little
@@ -34,8 +35,11 @@ class Sentence:
     text: str
     warning: bool  # whether it may be why there is no gain
 
+    def as_json(self) -> Reason:
+        return {"about": self.about, "text": self.text, "warning": self.warning}
 
-def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Any]:
+
+def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Why]:
     """For each confirmed configuration that was diagnosed: its ``figures`` and ``sentences``.
 
     Args:
@@ -46,11 +50,11 @@ def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Any
     for record in records:
         if record.phase == CONFIRMED and not record.is_baseline and record.status == "finished":
             by_configuration.setdefault(record.of, []).append(record)
-    reasons = {}
+    reasons: dict[str, Why] = {}
     for name, runs in by_configuration.items():
         if any(entries_of(run) for run in runs):
             figures = figures_of(runs, baseline)
-            reasons[name] = {"figures": figures, "sentences": [asdict(sentence) for sentence in sentences(figures)]}
+            reasons[name] = {"figures": figures, "sentences": [sentence.as_json() for sentence in sentences(figures)]}
     return reasons
 
 
@@ -63,7 +67,7 @@ def entries_of(run: TrialRecord) -> list[Diagnosis]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def figures_of(runs: Sequence[TrialRecord], baseline: float | None) -> dict[str, Any]:
+def figures_of(runs: Sequence[TrialRecord], baseline: float | None) -> WhyFigures:
     """Means over the runs of a configuration.
 
     Returns:
@@ -73,37 +77,44 @@ def figures_of(runs: Sequence[TrialRecord], baseline: float | None) -> dict[str,
         (mIoU above the baseline) and ``late_rise`` (mIoU of the last quarter of training).
     """
     last = [entries[-1] for run in runs if (entries := entries_of(run))]
-    figures: dict[str, Any] = {
-        name: _mean(entry.get(name) for entry in last)
-        for name in (
-            "agreement", "student_error", "teacher_error", "errors_repeated", "errors_to_learn", "teacher_confidence",
-            "teacher_calibration_error",
-        )
-    }  # fmt: skip
     temperatures = dict.fromkeys(tau for entry in last for tau in entry.get("teacher_entropy") or {})
-    figures["teacher_entropy"] = {
-        tau: _mean((entry.get("teacher_entropy") or {}).get(tau) for entry in last) for tau in temperatures
-    }
-    for name in ("gradient_ratio", "gradient_cosine"):
-        curves = [[entry.get(name) for entry in entries_of(run)] for run in runs]
-        figures[name] = {
-            "first": _mean(curve[0] for curve in curves if curve),
-            "last": _mean(curve[-1] for curve in curves if curve),
-            "mean": _mean(value for curve in curves for value in curve),
-        }
-    figures["losses"] = _losses(runs)
-    figures["taus"] = _taus(runs)
     teacher = _mean(run.teacher_mIoU for run in runs)
-    figures["teacher_lead"] = None if teacher is None or baseline is None else teacher - baseline
-    figures["late_rise"] = _mean(_late_rise(run) for run in runs)
-    return figures
+    return {
+        "agreement": _mean(entry.get("agreement") for entry in last),
+        "student_error": _mean(entry.get("student_error") for entry in last),
+        "teacher_error": _mean(entry.get("teacher_error") for entry in last),
+        "errors_repeated": _mean(entry.get("errors_repeated") for entry in last),
+        "errors_to_learn": _mean(entry.get("errors_to_learn") for entry in last),
+        "teacher_confidence": _mean(entry.get("teacher_confidence") for entry in last),
+        "teacher_calibration_error": _mean(entry.get("teacher_calibration_error") for entry in last),
+        "teacher_entropy": {
+            tau: _mean((entry.get("teacher_entropy") or {}).get(tau) for entry in last) for tau in temperatures
+        },
+        "gradient_ratio": _over_training([[entry.get("gradient_ratio") for entry in entries_of(run)] for run in runs]),
+        "gradient_cosine": _over_training(
+            [[entry.get("gradient_cosine") for entry in entries_of(run)] for run in runs]
+        ),
+        "losses": _losses(runs),
+        "taus": _taus(runs),
+        "teacher_lead": None if teacher is None or baseline is None else teacher - baseline,
+        "late_rise": _mean(_late_rise(run) for run in runs),
+    }
 
 
-def _losses(runs: Sequence[TrialRecord]) -> dict[str, Any]:
+def _over_training(curves: Sequence[Sequence[float | None]]) -> OverTraining:
+    """Of a figure's values at the validations of each run."""
+    return {
+        "first": _mean(curve[0] for curve in curves if curve),
+        "last": _mean(curve[-1] for curve in curves if curve),
+        "mean": _mean(value for curve in curves for value in curve),
+    }
+
+
+def _losses(runs: Sequence[TrialRecord]) -> dict[str, LossFigures]:
     names = dict.fromkeys(
         key.removeprefix("raw/") for run in runs for entry in run.losses[:3] for key in entry if key.startswith("raw/")
     )
-    losses = {}
+    losses: dict[str, LossFigures] = {}
     for name in names:
         parts = [part for run in runs if (part := _three(run, f"raw/{name}")) is not None]
         if not parts:
@@ -163,7 +174,7 @@ def _late_rise(run: TrialRecord) -> float | None:
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
-def sentences(figures: Mapping[str, Any]) -> list[Sentence]:
+def sentences(figures: WhyFigures) -> list[Sentence]:
     """A sentence about each figure that is there."""
     possible = [
         _agreement(figures),
@@ -179,7 +190,7 @@ def sentences(figures: Mapping[str, Any]) -> list[Sentence]:
     return [sentence for sentence in possible if sentence is not None]
 
 
-def _agreement(figures: Mapping[str, Any]) -> Sentence | None:
+def _agreement(figures: WhyFigures) -> Sentence | None:
     if figures["agreement"] is None:
         return None
     return Sentence(
@@ -187,7 +198,7 @@ def _agreement(figures: Mapping[str, Any]) -> Sentence | None:
     )
 
 
-def _errors(figures: Mapping[str, Any]) -> Sentence | None:
+def _errors(figures: WhyFigures) -> Sentence | None:
     repeated, left = figures["errors_repeated"], figures["errors_to_learn"]
     if repeated is None or left is None:
         return None
@@ -199,7 +210,7 @@ def _errors(figures: Mapping[str, Any]) -> Sentence | None:
     return Sentence("errors", f"{text}{': it can show the student little' if little else ''}.", little)
 
 
-def _size(ratio: Mapping[str, float | None]) -> Sentence | None:
+def _size(ratio: OverTraining) -> Sentence | None:
     if ratio["mean"] is None or ratio["first"] is None or ratio["last"] is None:
         return None
     text = (
@@ -213,7 +224,7 @@ def _size(ratio: Mapping[str, float | None]) -> Sentence | None:
     return Sentence("gradient size", f"{text}.", False)
 
 
-def _direction(cosine: Mapping[str, float | None]) -> Sentence | None:
+def _direction(cosine: OverTraining) -> Sentence | None:
     mean = cosine["mean"]
     if mean is None or cosine["first"] is None or cosine["last"] is None:
         return None
@@ -229,7 +240,7 @@ def _direction(cosine: Mapping[str, float | None]) -> Sentence | None:
     return Sentence("gradient direction", f"It points the way of that of the task {cosines}.", False)
 
 
-def _loss(name: str, loss: Mapping[str, Any]) -> Sentence:
+def _loss(name: str, loss: LossFigures) -> Sentence:
     values = f"from {_number(loss['first'])} to {_number(loss['last'])}"
     by_state = {
         "explodes": (f"The loss {name} explodes, {values}: lower its weight or the learning rate.", True),
@@ -241,8 +252,8 @@ def _loss(name: str, loss: Mapping[str, Any]) -> Sentence:
     return Sentence(f"loss {name}", text, warning)
 
 
-def _confidence(figures: Mapping[str, Any]) -> Sentence | None:
-    sure, wrong, off = (figures[key] for key in ("teacher_confidence", "teacher_error", "teacher_calibration_error"))
+def _confidence(figures: WhyFigures) -> Sentence | None:
+    sure, wrong, off = figures["teacher_confidence"], figures["teacher_error"], figures["teacher_calibration_error"]
     if sure is None or wrong is None or off is None:
         return None
     right = 100 - wrong

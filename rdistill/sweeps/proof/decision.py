@@ -13,17 +13,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Literal
 
 import numpy as np
 from scipy import stats
 
+from rdistill.schemas.summary import Answer
 from rdistill.sweeps.proof.sequential import HOPELESS, chance_of_success, design
 from rdistill.sweeps.proof.two_way import Errors, two_way_errors
 
 ALPHA = 0.05
 SIGN_FLIP_PAIRS = 6  # fewer pairs have no sign-flip p value below 0.05
-Answer = Literal["better", "worse", "futile", "open"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""``why`` in ``summary.json``: why a configuration gains, or does not."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class OverTraining(TypedDict):
+    """A figure at the first and the last validation of the runs, and over all of them."""
+
+    first: float | None
+    last: float | None
+    mean: float | None
+
+
+class LossFigures(TypedDict):
+    """One distillation loss over training: raw values, and its gradient beside the task's."""
+
+    first: float | None
+    middle: float | None
+    last: float | None
+    state: str  # 'explodes', 'flat', 'saturated' or 'moves'
+    ratio: float | None
+    cosine: float | None
+
+
+class WhyFigures(TypedDict):
+    """Means over the runs of a configuration; the first eight as in :class:`rdistill.schemas.run.ValidationFigures`."""
+
+    agreement: float | None
+    student_error: float | None
+    teacher_error: float | None
+    errors_repeated: float | None
+    errors_to_learn: float | None
+    teacher_confidence: float | None
+    teacher_calibration_error: float | None
+    teacher_entropy: dict[str, float | None]  # by temperature
+    gradient_ratio: OverTraining
+    gradient_cosine: OverTraining
+    losses: dict[str, LossFigures]
+    taus: dict[str, float]  # a loss's temperature, of those that have one
+    teacher_lead: float | None  # mIoU above the baseline
+    late_rise: float | None  # mIoU, of the last quarter of training
+
+
+class Reason(TypedDict):
+    """A sentence about one figure."""
+
+    about: str
+    text: str
+    warning: bool  # whether it may be why there is no gain
+
+
+class Why(TypedDict):
+    """Of one configuration."""
+
+    figures: WhyFigures
+    sentences: list[Reason]
