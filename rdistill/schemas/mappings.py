@@ -14,5 +14,7 @@ FileOfWeights = dict[str, Any]  # what torch.load gives: mmengine's checkpoint, 
 Weights = dict[str, Any]  # name -> tensor, as in a state dict; in files of others also what is no tensor
 Losses = dict[str, Any]  # what a segmentor's `loss` returns: name -> tensor, or a list of them
 DataInfo = dict[str, Any]  # of one image, as mmcv's transforms pass it on: `img_path`, `img`, `gt_seg_map`, ...
+SweepFile = dict[str, Any]  # a sweep file's content, with the keys of rdistill.sweeps.study.spec.SweepSpec
+LogLine = dict[str, Any]  # of mmengine's scalars.json: `step`, and a number for each name that was logged
 TuneResult = dict[str, Any]  # what Ray Tune passes on of a trial: what it reported, and Tune's own keys
 Arguments = dict[str, Any]  # keyword arguments of a function that takes many, of this package or another

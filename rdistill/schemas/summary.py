@@ -70,22 +70,16 @@ class Arm(Spread, total=False):
     IoU: dict[str, ClassScores]
     share_of_teacher: float | None  # percent
     seconds: dict[str, float | None]  # kind ('real', 'alone') -> of a run's training steps, the mean
+    difference: Difference | None  # to the student alone of equal iterations; of a configuration
+    equal_cost: EqualCostArm  # of a configuration that has one beside it
 
 
 class EqualCostArm(Arm, total=False):
-    """The student alone that trains for as many seconds as a configuration; see ``equal_cost.json``."""
+    """The student alone that trains for as many seconds as a configuration; its ``difference`` is to that one."""
 
     iterations: int
     distilled: dict[str, float]  # kind of seconds -> of a distilled run
     student_alone: dict[str, float]  # of a run of equal iterations
-    difference: Difference | None
-
-
-class Configuration(Arm, total=False):
-    """A configuration, and how it compares with the student alone of equal iterations and of equal cost."""
-
-    difference: Difference | None
-    equal_cost: EqualCostArm
 
 
 class LookDifference(TypedDict):
@@ -121,7 +115,7 @@ class Evidence(TypedDict, total=False):
     """What the confirmation's runs prove, on validation data or on the test split."""
 
     baseline: Arm | None
-    configurations: list[Configuration]
+    configurations: list[Arm]
 
 
 class Confirmed(Evidence, total=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.mappings import ConfigValues, PlainConfig, SweepFile
 from rdistill.schemas.run import Scores
 
 
@@ -13,6 +13,13 @@ class TrialEntry(Scores, total=False):
 
     iter: int
     seconds: float  # of training since the trial began, over all attempts
+
+
+class StudyRecord(TypedDict, total=False):
+    """``study.json``: what a sweep was begun with."""
+
+    sweep: SweepFile
+    config: PlainConfig  # that all trials start from
 
 
 class TrialReport(TypedDict, total=False):

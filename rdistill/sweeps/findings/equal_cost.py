@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.files import read_json, write_json
 from rdistill.sweeps.findings.confirm import Selection
@@ -83,7 +82,7 @@ def save_equal_costs(work_dir: Path, costs: dict[str, EqualCost]) -> None:
     write_json(work_dir / EQUAL_COST_FILE, {name: asdict(cost) for name, cost in costs.items()})
 
 
-def seconds_of(records: Iterable[TrialRecord]) -> dict[str, Any]:
+def seconds_of(records: Iterable[TrialRecord]) -> dict[str, float | None]:
     """Kind of seconds -> mean of some runs' training; None where none was measured."""
     trained = [seconds for record in records if (seconds := training_seconds(record)) is not None]
     return {kind: sum(each.of(kind) for each in trained) / len(trained) if trained else None for kind in SECONDS}

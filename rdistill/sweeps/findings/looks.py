@@ -16,7 +16,7 @@ from pathlib import Path
 from rdistill.core.files import read_json, write_json
 from rdistill.schemas.summary import (
     Answer,
-    Configuration,
+    Arm,
     Difference,
     Evidence,
     LookDifference,
@@ -131,7 +131,7 @@ def look_at(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapp
     return Look(seeds, answers, kept, all(answer != "open" for answer in answers.values()))
 
 
-def _differences(configurations: Sequence[Configuration], selection: Selection) -> dict[str, Difference | None]:
+def _differences(configurations: Sequence[Arm], selection: Selection) -> dict[str, Difference | None]:
     """Question -> difference as shown, or None."""
     differences: dict[str, Difference | None] = {}
     for entry in configurations:

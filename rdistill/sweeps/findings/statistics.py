@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from rdistill.schemas.summary import Answer
+from rdistill.schemas.run import Scores
+from rdistill.schemas.summary import (
+    Answer,
+    Arm,
+    ClassScores,
+    Difference,
+    EqualCostArm,
+    Evidence,
+    PairedDifference,
+    Spread,
+)
 from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
 from rdistill.sweeps.proof.counts import Counts
 from rdistill.sweeps.proof.decision import (
@@ -30,10 +40,10 @@ from rdistill.sweeps.proof.decision import (
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
-Scores = Callable[[TrialRecord], Mapping[str, Any] | None]  # of a run: mIoU and IoU by class, in percent
+ScoresOf = Callable[[TrialRecord], Scores | None]  # a run's
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> Spread:
     """Number, mean and sample standard deviation (None for fewer than two values)."""
     return {
         "n": len(values),
@@ -42,7 +52,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, float]) -> dict[str, Any] | None:
+def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, float]) -> PairedDifference | None:
     """Mean of scores minus rival scores over the seeds that both have, with its interval by Student's t.
 
     Args:
@@ -109,9 +119,9 @@ def evidence(
     baseline: str | None,
     configurations: Sequence[str],
     teacher_mIoU: float | None,
-    scores: Scores = lambda run: run.best,
+    scores: ScoresOf = lambda run: run.best,
     facts: Known | None = None,
-) -> dict[str, Any]:
+) -> Evidence:
     """The baseline and each configuration over all seeds, and how they differ.
 
     Args:
@@ -128,9 +138,10 @@ def evidence(
         if run.status == "finished" and scores(run):
             (rivals if run.rival else arms).get(run.rival or run.of, []).append(run)
     baseline_runs = arms.get(baseline or "", [])
-    entries, compared = [], dict[str, Compared]()
+    entries: list[Arm] = []
+    compared: dict[str, Compared] = {}
     for name in configurations:
-        entry = {**_arm(name, arms[name], scores, facts), "difference": None}
+        entry: Arm = {**_arm(name, arms[name], scores, facts), "difference": None}
         trained, alone = (_trained(group, facts) for group in (arms[name], baseline_runs))
         entry["IoU"] = _classes(trained, alone, scores)
         entry["share_of_teacher"] = share_of_teacher(entry["mean"], teacher_mIoU)
@@ -142,12 +153,10 @@ def evidence(
             entry["equal_cost"] = _at_equal_cost(name, baseline, rivals[name], trained, scores, facts, compared)
         entries.append(entry)
     _decide(compared, facts)
-    base = None
+    base: Arm | None = None
     if baseline is not None:
-        base = {
-            **_arm(baseline, baseline_runs, scores, facts),
-            "IoU": _classes(_trained(baseline_runs, facts), None, scores),
-        }
+        base = _arm(baseline, baseline_runs, scores, facts)
+        base["IoU"] = _classes(_trained(baseline_runs, facts), None, scores)
         base["share_of_teacher"] = share_of_teacher(base["mean"], teacher_mIoU)
         base["seconds"] = seconds_of(baseline_runs)
     return {"baseline": base, "configurations": entries}
@@ -158,16 +167,19 @@ def _at_equal_cost(
     baseline: str | None,
     runs: Sequence[TrialRecord],
     trained: Sequence[TrialRecord],
-    scores: Scores,
+    scores: ScoresOf,
     facts: Known,
     compared: dict[str, Compared],
-) -> dict[str, Any]:
+) -> EqualCostArm:
     """The student alone that costs as much as a configuration, and the difference to it."""
     difference = _compare(trained, _trained(runs, facts), scores, facts)
     if difference is not None:
         compared[question(name, "cost")] = difference
+    cost = facts.costs[name]
     return {
-        **asdict(facts.costs[name]),
+        "iterations": cost.iterations,
+        "distilled": cost.distilled,
+        "student_alone": cost.student_alone,
         **_arm(baseline or "", runs, scores, facts),
         "difference": None if difference is None else difference.shown,
         "seconds": seconds_of(runs),
@@ -178,18 +190,18 @@ def _at_equal_cost(
 class Compared:
     """A difference as it is shown, and what is decided by."""
 
-    shown: dict[str, Any]
+    shown: Difference
     comparison: Comparison
     looks: Looks
 
 
 def _compare(
-    runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], scores: Scores, facts: Known
+    runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known
 ) -> Compared | None:
     """The difference over the seeds that both have, with the interval over seeds alone and over seeds and images."""
     first, second = _by_seed(runs, scores), _by_seed(rival_runs, scores)
-    shown = paired_difference(first, second)
-    if shown is None:
+    paired = paired_difference(first, second)
+    if paired is None:
         return None
     seeds = sorted(first.keys() & second.keys())
     differences = [first[seed] - second[seed] for seed in seeds]
@@ -199,10 +211,14 @@ def _compare(
         looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0)
     by_image = _images_of(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)
-    shown["images"] = comparison.images
-    shown["sign_flip_p"] = sign_flip_p(differences)
-    shown["low_seeds"], shown["high_seeds"] = comparison.low_seeds, comparison.high_seeds
-    shown["margin"] = looks.margin
+    shown: Difference = {
+        **paired,
+        "images": comparison.images,
+        "sign_flip_p": sign_flip_p(differences),
+        "low_seeds": comparison.low_seeds,
+        "high_seeds": comparison.high_seeds,
+        "margin": looks.margin,
+    }
     if comparison.images or looks.first < looks.last:
         shown["low"], shown["high"], shown["p"] = comparison.low, comparison.high, p_value(comparison, looks)
         shown["above_zero"] = comparison.low > 0
@@ -244,7 +260,7 @@ def _trained(runs: Sequence[TrialRecord], facts: Known) -> list[TrialRecord]:
     return [run for run in runs if run.id not in facts.never_trained]
 
 
-def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, facts: Known) -> dict[str, Any]:
+def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known) -> Arm:
     by_seed = _by_seed(runs, scores)
     trained = _by_seed(_trained(runs, facts), scores)
     stuck = [run for run in runs if run.id in facts.never_trained or run.one_class_only]
@@ -263,11 +279,11 @@ def _arm(name: str, runs: Sequence[TrialRecord], scores: Scores, facts: Known) -
     }
 
 
-def _by_seed(runs: Sequence[TrialRecord], scores: Scores, of_class: str | None = None) -> dict[int, float]:
+def _by_seed(runs: Sequence[TrialRecord], scores: ScoresOf, of_class: str | None = None) -> dict[int, float]:
     """Seed -> mIoU, or the IoU of a class; without the runs that have none."""
     values = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        seen = scores(run) or {}
+        seen = scores(run) or Scores()
         value = seen.get("mIoU") if of_class is None else (seen.get("IoU") or {}).get(of_class)
         if value is not None and not math.isnan(value):
             values[run.seed] = float(value)
@@ -275,14 +291,14 @@ def _by_seed(runs: Sequence[TrialRecord], scores: Scores, of_class: str | None =
 
 
 def _classes(
-    runs: Sequence[TrialRecord], baseline_runs: Sequence[TrialRecord] | None, scores: Scores
-) -> dict[str, Any]:
+    runs: Sequence[TrialRecord], baseline_runs: Sequence[TrialRecord] | None, scores: ScoresOf
+) -> dict[str, ClassScores]:
     """Class -> mean and spread of its IoU and, if they are compared, the difference."""
-    names = dict.fromkeys(name for run in runs for name in ((scores(run) or {}).get("IoU") or {}))
-    classes: dict[str, Any] = {}
+    names = dict.fromkeys(name for run in runs for name in ((scores(run) or Scores()).get("IoU") or {}))
+    classes: dict[str, ClassScores] = {}
     for name in names:
         values = _by_seed(runs, scores, name)
-        classes[name] = spread(list(values.values()))
+        classes[name] = {**spread(list(values.values()))}
         if baseline_runs is not None:
             classes[name]["difference"] = paired_difference(values, _by_seed(baseline_runs, scores, name))
     return classes
