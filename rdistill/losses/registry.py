@@ -143,7 +143,11 @@ def register(
     def decorate(function: Function) -> Function:
         where = f"loss {name!r} of {function.__module__}"
         own = inspect.signature(function.forward if isinstance(function, type) else function).parameters  # type: ignore[attr-defined]
-        if problems := _problems(on, weight, weight_on_features, channels, at, label, own, module):
+        problems = _problems(
+            on=on, weight=weight, weight_on_features=weight_on_features, channels=channels, at=at, label=label,
+            own=own, module=module,
+        )  # fmt: skip
+        if problems:
             raise UserError(*(f"{where}: {problem}" for problem in problems))
         parts = [function, function.forward] if isinstance(function, type) else [function]  # type: ignore[attr-defined]
         try:
@@ -163,7 +167,7 @@ def register(
 
 
 def _problems(
-    on: Any, weight: Any, weight_on_features: Any, channels: Any, at: Any, label: Any, own: Any, module: Any
+    *, on: Any, weight: Any, weight_on_features: Any, channels: Any, at: Any, label: Any, own: Any, module: Any
 ) -> list[str]:
     """What is wrong with a declaration of a user's, one line each."""
     problems = []

@@ -172,7 +172,9 @@ def _train(
         diagnosis = DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
         report_hook = ReportHook(listener, facts, diagnosis=diagnosis)
         more = [hook for hook in (diagnosis, clock) if hook is not None]
-        runner = build_runner(cfg, distiller, seed, checkpoint_hook, report_hook, stop, lane, more)
+        runner = build_runner(
+            cfg, distiller, seed, checkpoint_hook=checkpoint_hook, report=report_hook, stop=stop, lane=lane, more=more
+        )
         if is_main_process():
             write_config(run.cfg, work_dir / "config.py", seed)
         try:

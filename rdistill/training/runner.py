@@ -139,6 +139,7 @@ def build_runner(
     cfg: Config,
     distiller: Distiller,
     seed: int,
+    *,
     checkpoint_hook: CheckpointHook,
     report: ReportHook,
     stop: StopHook,

@@ -253,6 +253,27 @@ def test_light_modules_stay_light(module: str) -> None:
     assert "rdistill" in loaded and not loaded & {"torch", "ray", "mmengine", "mmseg", "mmcv"}
 
 
+MOST_POSITIONAL = 7  # parameters that a call may give without their names; more are mixed up
+
+
+def positional_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def test_no_function_takes_a_long_row_of_positional_parameters() -> None:
+    """What belongs together travels as one value, or each is named; a command's parameters are its flags."""
+    long_rows = [
+        f"{module}:{node.lineno} {node.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and len(positional_of(node)) > MOST_POSITIONAL
+        and not any("command(" in ast.unparse(decorator) for decorator in node.decorator_list)
+    ]
+    assert not long_rows
+
+
 TESTS = REPO / "tests"
 
 

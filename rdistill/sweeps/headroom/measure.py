@@ -92,10 +92,11 @@ def measure(
         StorageError: the work dir cannot be written.
     """
     stop = stop or StopRequest()
+    shared = _Shared(here, base, request, teachers, trust_checkpoint, stop, say)
     records: list[ArmRecord] = []
     for seed in request.seeds:
         lockstep = Lockstep()
-        lanes = [_Training(arm, seed, here, base, request, teachers, trust_checkpoint, stop, say) for arm in ARMS]
+        lanes = [_Training(arm, seed, shared) for arm in ARMS]
         for training in lanes:
             lockstep.join(training.name, training.run)
         with _quiet():
@@ -130,6 +131,19 @@ def measure(
     return headroom
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What all trainings have alike; see :func:`measure`."""
+
+    here: WorkDir
+    base: Config
+    request: Request
+    teachers: Sequence[Scores]
+    trust_checkpoint: bool
+    stop: StopRequest
+    say: Callable[[str], None]
+
+
 class _Training:
     """One training, as a lane runs it.
 
@@ -138,27 +152,15 @@ class _Training:
         stopped: what it raised when it was to stop.
     """
 
-    def __init__(
-        self,
-        arm: str,
-        seed: int,
-        here: WorkDir,
-        base: Config,
-        request: Request,
-        teachers: Sequence[Scores],
-        trust_checkpoint: bool,
-        stop: StopRequest,
-        say: Callable[[str], None],
-    ) -> None:
-        self.name, self.arm, self.seed = f"{arm}-s{seed}", arm, seed
-        self.here, self.base, self.request, self.teachers = here, base, request, teachers
-        self.trust_checkpoint, self.stop, self.say = trust_checkpoint, stop, say
+    def __init__(self, arm: str, seed: int, shared: _Shared) -> None:
+        self.name, self.arm, self.seed, self.shared = f"{arm}-s{seed}", arm, seed, shared
         self.record: ArmRecord = {}
         self.stopped: Stopped | None = None
 
     def run(self, lane: Lane) -> None:
-        folder = self.here.folder / self.name
-        set_aside_if_damaged(folder / ARM, "it is trained again", self.say)
+        shared = self.shared
+        folder = shared.here.folder / self.name
+        set_aside_if_damaged(folder / ARM, "it is trained again", shared.say)
         if (folder / ARM).is_file():
             self.record = read_json(folder / ARM)
             if self.record["status"] == "finished":
@@ -167,18 +169,18 @@ class _Training:
         clock = _Clock(lane)
         record: ArmRecord = {"arm": self.arm, "seed": self.seed}
         try:
-            cfg = arm_config(self.base, self.arm, self.request.iterations, self.seed)
+            cfg = arm_config(shared.base, self.arm, shared.request.iterations, self.seed)
             metrics = train(
                 cfg,
                 folder,
                 seed=self.seed,
                 resume=True,
-                trust_checkpoint=self.trust_checkpoint,
-                teacher_metrics=list(self.teachers) if cfg.get("distill") is not None else None,
+                trust_checkpoint=shared.trust_checkpoint,
+                teacher_metrics=list(shared.teachers) if cfg.get("distill") is not None else None,
                 listener=clock,
                 lane=lane,
                 check=False,
-                stop=self.stop,
+                stop=shared.stop,
             )
         except Stopped as stopped:
             self.stopped = stopped
@@ -197,8 +199,8 @@ class _Training:
 
     def _tell(self) -> None:
         outcome = f"mIoU {self.record['mIoU']:.2f}" if self.record["status"] == "finished" else self.record["reason"]
-        total = self.request.iterations * LENGTHS.get(self.arm, 1)
-        self.say(f"trained   {self.name}, {total:,} iterations: {outcome}")
+        total = self.shared.request.iterations * LENGTHS.get(self.arm, 1)
+        self.shared.say(f"trained   {self.name}, {total:,} iterations: {outcome}")
 
 
 class _Clock(Silent):
