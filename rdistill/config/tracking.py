@@ -113,21 +113,25 @@ def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
         package, install = PACKAGES[name]
         if importlib.util.find_spec(package) is None:
             problems.append(f"{where}: {name} is not installed; `pip install {install}`")
-        elif name == "wandb" and wandb_mode(tracking) == "online" and not _has_wandb_key():
+        elif name == "wandb" and tracking.wandb and wandb_mode(tracking.wandb) == "online" and not _has_wandb_key():
             problems.append(f"{where}.wandb.mode: online needs a key: set WANDB_API_KEY, or use offline and sync later")
     if problems:
         raise UserError(*problems)
 
 
-def wandb_mode(tracking: Tracking) -> str:
-    assert tracking.wandb is not None
-    return tracking.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
+def is_disabled(name: str, tracking: Tracking) -> bool:
+    """Whether a tracker is named, but told to do nothing."""
+    return name == "wandb" and tracking.wandb is not None and wandb_mode(tracking.wandb) == "disabled"
 
 
-def mlflow_uri(tracking: Tracking, work_dir: Path) -> tuple[str, str | None]:
+def wandb_mode(settings: Wandb) -> str:
+    """'online', 'offline' or 'disabled', by the settings or the environment."""
+    return settings.mode or os.environ.get("WANDB_MODE") or "offline"
+
+
+def mlflow_uri(settings: Mlflow, work_dir: Path) -> tuple[str, str | None]:
     """Where MLflow writes, and where it keeps files: None for a store of the user's, which knows itself."""
-    assert tracking.mlflow is not None
-    uri = tracking.mlflow.tracking_uri or os.environ.get(MLFLOW_URI)
+    uri = settings.tracking_uri or os.environ.get(MLFLOW_URI)
     if uri:
         return uri, None
     return f"sqlite:///{work_dir.absolute() / 'mlflow.db'}", (work_dir.absolute() / "mlartifacts").as_uri()
@@ -185,13 +189,13 @@ def save_run_ids(work_dir: Path, ids: Mapping[str, str]) -> None:
 def where_to_look(tracking: Tracking, work_dir: Path) -> list[str]:
     """A line for each tracker: how to see what it has."""
     lines = []
-    if tracking.wandb and (mode := wandb_mode(tracking)) != "disabled":
+    if tracking.wandb and (mode := wandb_mode(tracking.wandb)) != "disabled":
         upload = f"offline; upload with `wandb sync {work_dir}/wandb/offline-run-*`"
         lines.append(f"wandb     {upload if mode == 'offline' else f'project {tracking.wandb.project}'}")
     if tracking.tensorboard:
         lines.append(f"tracked   `tensorboard --logdir {work_dir}/tensorboard`")
     if tracking.mlflow:
-        lines.append(f"mlflow    `mlflow ui --backend-store-uri {mlflow_uri(tracking, work_dir)[0]}`")
+        lines.append(f"mlflow    `mlflow ui --backend-store-uri {mlflow_uri(tracking.mlflow, work_dir)[0]}`")
     return lines
 
 

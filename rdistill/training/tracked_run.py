@@ -19,9 +19,12 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from rdistill._compat.mmengine import visual_backends
 from rdistill.config.tracking import (
     MLFLOW_URI,
+    Mlflow,
     Tracking,
+    Wandb,
     environment_kept,
     import_wandb,
+    is_disabled,
     load_run_ids,
     mlflow_uri,
     prepare_libraries,
@@ -75,7 +78,7 @@ class TrackerBackend(BaseVisBackend):
         self.problems: list[str] = []  # those that were not reported yet
         self._inner: BaseVisBackend | None = None
         self._failures = 0
-        self._over = tracker == "wandb" and wandb_mode(self.tracking) == "disabled"
+        self._over = is_disabled(tracker, self.tracking)
 
     def _init_env(self) -> None: ...
 
@@ -123,7 +126,13 @@ class TrackerBackend(BaseVisBackend):
                 self.problems.append(f"{self.tracker} failed: {error_line(error)}{end}")
 
     def _start(self) -> BaseVisBackend:
-        inner = getattr(self, f"_start_{self.tracker}")()
+        wandb, mlflow = self.tracking.wandb, self.tracking.mlflow
+        if self.tracker == "wandb" and wandb is not None:
+            inner = self._start_wandb(wandb)
+        elif self.tracker == "mlflow" and mlflow is not None:
+            inner = self._start_mlflow(mlflow)
+        else:
+            inner = self._start_tensorboard()
         save_run_ids(self.work_dir, {**load_run_ids(self.work_dir), **self.ids})
         return inner
 
@@ -132,15 +141,13 @@ class TrackerBackend(BaseVisBackend):
         assert inner.experiment is not None  # it starts at first sight
         return inner
 
-    def _start_wandb(self) -> BaseVisBackend:
-        settings = self.tracking.wandb
-        assert settings is not None
+    def _start_wandb(self, settings: Wandb) -> BaseVisBackend:
         import_wandb(self.work_dir)
         self.ids.setdefault("wandb", secrets.token_hex(4))
         kwargs = dict(
             id=self.ids["wandb"],
             resume="allow",
-            mode=wandb_mode(self.tracking),
+            mode=wandb_mode(settings),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
@@ -158,16 +165,14 @@ class TrackerBackend(BaseVisBackend):
         assert inner.experiment is not None  # it starts at first sight
         return inner
 
-    def _start_mlflow(self) -> BaseVisBackend:
+    def _start_mlflow(self, settings: Mlflow) -> BaseVisBackend:
         import mlflow
 
-        uri, files = mlflow_uri(self.tracking, self.work_dir)
+        uri, files = mlflow_uri(settings, self.work_dir)
         with environment_kept(MLFLOW_URI):
-            return self._mlflow_backend(mlflow, uri, files)
+            return self._mlflow_backend(mlflow, settings, uri, files)
 
-    def _mlflow_backend(self, mlflow: Any, uri: str, files: str | None) -> BaseVisBackend:
-        settings = self.tracking.mlflow
-        assert settings is not None
+    def _mlflow_backend(self, mlflow: Any, settings: Mlflow, uri: str, files: str | None) -> BaseVisBackend:
         mlflow.set_tracking_uri(uri)
         if self.resumed:
             mlflow.start_run(run_id=self.ids["mlflow"])

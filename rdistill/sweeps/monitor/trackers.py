@@ -17,9 +17,12 @@ from typing import Any, Protocol
 from rdistill._compat.ray import run_of_trial
 from rdistill.config.tracking import (
     MLFLOW_URI,
+    Mlflow,
     Tracking,
+    Wandb,
     environment_kept,
     import_wandb,
+    is_disabled,
     mlflow_uri,
     prepare_libraries,
     wandb_mode,
@@ -134,13 +137,14 @@ def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str]
         warn: is given a line when one fails.
     """
     prepare_libraries()
-    makes: dict[str, Callable[[], TrialTracker]] = {
-        "wandb": lambda: WandbTracker(tracking, name, work_dir),
-        "tensorboard": lambda: TensorboardTracker(work_dir),
-        "mlflow": lambda: MlflowTracker(tracking, name, work_dir),
-    }
-    wanted = [n for n in tracking.names if not (n == "wandb" and wandb_mode(tracking) == "disabled")]
-    return [InBackground(n, makes[n], work_dir, warn) for n in wanted]
+    makes: dict[str, Callable[[], TrialTracker]] = {}
+    if (wandb := tracking.wandb) is not None and not is_disabled("wandb", tracking):
+        makes["wandb"] = lambda: WandbTracker(wandb, name, work_dir)
+    if tracking.tensorboard is not None:
+        makes["tensorboard"] = lambda: TensorboardTracker(work_dir)
+    if (mlflow := tracking.mlflow) is not None:
+        makes["mlflow"] = lambda: MlflowTracker(mlflow, name, work_dir)
+    return [InBackground(tracker, make, work_dir, warn) for tracker, make in makes.items()]
 
 
 def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
@@ -186,10 +190,8 @@ class RunIds:
 class WandbTracker:
     """A wandb run for each trial, grouped by sweep."""
 
-    def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
-        assert tracking.wandb is not None
-        wandb = import_wandb(work_dir)
-        self._wandb, self.settings, self.mode = wandb, tracking.wandb, wandb_mode(tracking)
+    def __init__(self, settings: Wandb, name: str, work_dir: Path) -> None:
+        self._wandb, self.settings, self.mode = import_wandb(work_dir), settings, wandb_mode(settings)
         self.name, self.work_dir = name, work_dir
         self.ids = RunIds(work_dir, "wandb")
         self.runs: dict[str, Any] = {}
@@ -301,19 +303,16 @@ class TensorboardTracker:
 class MlflowTracker:
     """An MLflow run for each trial, in an experiment of the sweep's name, by Ray's callback."""
 
-    def __init__(self, tracking: Tracking, name: str, work_dir: Path) -> None:
+    def __init__(self, settings: Mlflow, name: str, work_dir: Path) -> None:
         import mlflow
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        assert tracking.mlflow is not None
-        uri, files = mlflow_uri(tracking, work_dir)
+        uri, files = mlflow_uri(settings, work_dir)
         self.client = mlflow.MlflowClient(uri)
-        experiment = tracking.mlflow.experiment or name
+        experiment = settings.experiment or name
         if files is not None and self.client.get_experiment_by_name(experiment) is None:
             self.client.create_experiment(experiment, artifact_location=files)
-        self.logger = MLflowLoggerCallback(
-            uri, experiment_name=experiment, tags={**tracking.mlflow.tags, "sweep": name}
-        )
+        self.logger = MLflowLoggerCallback(uri, experiment_name=experiment, tags={**settings.tags, "sweep": name})
         with environment_kept(MLFLOW_URI):
             self.logger.setup()
         self.ids = RunIds(work_dir, "mlflow")
