@@ -120,7 +120,7 @@ def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
 
 
 def is_disabled(name: str, tracking: Tracking) -> bool:
-    """Whether a tracker is named, but told to do nothing."""
+    """Whether a tracker is named, but disabled."""
     return name == "wandb" and tracking.wandb is not None and wandb_mode(tracking.wandb) == "disabled"
 
 
