@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rdistill.core.stopping import StopRequest
     from rdistill.schemas.headroom import Headroom
     from rdistill.schemas.run import RunMetrics, Scores
+    from rdistill.schemas.summary import SweepOutcome
     from rdistill.sweeps.study.records import TrialRecord
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -294,7 +295,7 @@ class SweepResult:
         """The table of all trials; see :func:`load_results`."""
         return load_results(self.work_dir)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> SweepOutcome:
         """What `rdistill sweep --json` prints: plain data."""
         from rdistill.sweeps.study.records import STATUSES
 

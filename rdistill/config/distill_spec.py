@@ -18,6 +18,7 @@ from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
 from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
+from rdistill.schemas.mappings import LossParams, PlainConfig
 
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
@@ -83,8 +84,8 @@ class TeacherSpec(Section):
 
     config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
     checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
-    model: dict[str, Any] | None = None  # the model itself, as load_config copies it in
-    custom_imports: dict[str, Any] | None = None  # its config's, copied in alike: see import_custom_modules
+    model: PlainConfig | None = None  # the model itself, as load_config copies it in
+    custom_imports: PlainConfig | None = None  # its config's, copied in alike: see import_custom_modules
     ema_decay: Annotated[Number, Field(gt=0.5, lt=1)] | None = None  # instead: share of itself it keeps at each step
     weight: Number = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
     features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
@@ -200,7 +201,7 @@ class LossSpec(BaseModel):
         return 0 if self.on == "logits" else int(self.on[len("logits[") : -1])
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> LossParams:
         """The loss type's own parameters, as far as they were given."""
         return dict(self.model_extra or {})
 

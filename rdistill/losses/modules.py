@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.distributed import collectives
+from rdistill.schemas.mappings import LossParams
 
 from . import LOSSES, LossInfo, Switch, check_params, functional
 
@@ -248,7 +249,7 @@ class Term(nn.Module):
     fit, logits whose numbers of classes differ, and a single channel where a loss then has no gradient.
     """
 
-    params: dict[str, Any]
+    params: LossParams
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from rdistill.core.errors import UserError
 from rdistill.losses.common import compared
 from rdistill.registration.parameters import Choice, Parameter, declared, problems_of
 from rdistill.registration.registry import Registry
+from rdistill.schemas.mappings import LossParams
 
 Side = Literal["logits", "features"]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -49,7 +50,7 @@ class LossInfo:
         return self.implementation.__name__
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> LossParams:
         """The loss's own parameters and their defaults."""
         return {name: parameter.default for name, parameter in self.params.items()}
 
@@ -77,7 +78,7 @@ class LossInfo:
         """Every parameter a term on ``logits`` or ``features`` takes."""
         return {**self.params, **({"at": Choice(self.at, COMPARED_AT)} if on == "logits" else {})}
 
-    def default_params(self, on: str) -> dict[str, Any]:
+    def default_params(self, on: str) -> LossParams:
         """Every parameter a term on ``logits`` or ``features`` takes, with its default."""
         return {**self.defaults, **({"at": self.at} if on == "logits" else {})}
 

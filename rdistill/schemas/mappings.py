@@ -12,6 +12,7 @@ ConfigValues = dict[str, Any]  # config key -> value of any kind, as `--set` and
 PlainConfig = dict[str, Any]  # a part of an mmengine config as a plain dict, such as its `model`; or the whole of it
 FileOfWeights = dict[str, Any]  # what torch.load gives: mmengine's checkpoint, a model zoo's, or weights alone
 Weights = dict[str, Any]  # name -> tensor, as in a state dict; in files of others also what is no tensor
+LossParams = dict[str, Any]  # a distillation loss's own parameters, by the names of its declaration
 Losses = dict[str, Any]  # what a segmentor's `loss` returns: name -> tensor, or a list of them
 DataInfo = dict[str, Any]  # of one image, as mmcv's transforms pass it on: `img_path`, `img`, `gt_seg_map`, ...
 SweepFile = dict[str, Any]  # a sweep file's content, with the keys of rdistill.sweeps.study.spec.SweepSpec

@@ -198,6 +198,38 @@ class Environment(TypedDict, total=False):
     sessions: list[Session]
 
 
+class BestTrial(TypedDict):
+    """The winner, in :class:`SweepOutcome`."""
+
+    id: str
+    mIoU: float | None
+    gain: float | None
+    IoU: dict[str, float | None] | None
+    values: ConfigValues  # as they were in force
+    config: str  # best.py
+    checkpoint: str  # best.pth
+
+
+class BaselineTrial(TypedDict):
+    """The best baseline, in :class:`SweepOutcome`."""
+
+    id: str
+    mIoU: float | None
+
+
+class SweepOutcome(TypedDict):
+    """What `rdistill sweep --json` prints."""
+
+    work_dir: str
+    verdict: str | None
+    confirmed: Confirmed | None
+    best: BestTrial
+    baseline: BaselineTrial | None
+    teacher_mIoU: float | None
+    trials: dict[str, int]  # by status
+    results: str  # results.csv
+
+
 class Summary(TypedDict, total=False):
     """The whole file."""
 

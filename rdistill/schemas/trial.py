@@ -15,6 +15,29 @@ class TrialEntry(Scores, total=False):
     seconds: float  # of training since the trial began, over all attempts
 
 
+class TrialFile(TypedDict, total=False):
+    """``trial.json``: the fields of :class:`rdistill.sweeps.study.records.TrialRecord`, which says what they are."""
+
+    id: str
+    values: ConfigValues
+    seed: int
+    phase: str
+    of: str
+    attempts: int
+    status: str
+    reason: str
+    cause: str
+    effective: ConfigValues
+    history: list[TrialEntry]
+    losses: list[dict[str, float]]
+    teacher_mIoU: float | None
+    cost: dict[str, float]
+    iterations: int | None
+    rival: str
+    objectives: dict[str, float]
+    test: Scores | None
+
+
 class StudyRecord(TypedDict, total=False):
     """``study.json``: what a sweep was begun with."""
 

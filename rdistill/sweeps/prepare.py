@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -18,6 +17,8 @@ from rdistill.core.files import read_json, set_aside_if_damaged
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.schedulers import SCHEDULERS
+from rdistill.schemas.mappings import SweepFile
+from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.cohort.fleet import ways_to_join
 from rdistill.sweeps.findings.confirm import SELECTION
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
@@ -32,7 +33,7 @@ STUDY = "study.json"  # the sweep file and the config
 NOT_THE_STUDY = ("tracking", "headroom")  # keys that may change: no trial is another one by them
 
 
-def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path) -> None:
+def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) -> None:
     """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation.
 
     ``where`` is the work dir as the user knows it.
@@ -59,7 +60,7 @@ def require_same_study(work_dir: Path, study: dict[str, Any], where: str | Path)
         )
 
 
-def without_idle_parameters(sweep: dict[str, Any]) -> dict[str, Any]:
+def without_idle_parameters(sweep: SweepFile) -> SweepFile:
     """A recorded sweep without the parameters of ASHA, which older versions recorded of a scheduler fifo as well."""
     scheduler = sweep.get("scheduler")
     if not isinstance(scheduler, dict) or scheduler.get("type") != "fifo":

@@ -19,6 +19,7 @@ from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
 from rdistill.core.storage import WorkDir, open_work_dir
 from rdistill.distributed.cluster import connected, require_resources, visible_wait
+from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
 from rdistill.sweeps.findings.confirm import SELECTION, load_selection
@@ -118,7 +119,9 @@ def _run_sweep_at(
     base = base.with_section("tracking", None)
     # The record goes through JSON, to be compared with what is read back.
     sweep_keys = spec.model_dump(exclude=set(NOT_THE_STUDY))
-    record = json.loads(to_json({"sweep": sweep_keys, "config": config_dict(base.cfg).to_dict()}, default=str))
+    record: StudyRecord = json.loads(
+        to_json({"sweep": sweep_keys, "config": config_dict(base.cfg).to_dict()}, default=str)
+    )
     if tracking.names and tracking.images:
         base = base.with_section("tracking", dict(images=tracking.images))
     with ExitStack() as stack:
