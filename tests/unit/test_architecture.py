@@ -288,12 +288,10 @@ def test_unit_and_end_to_end_tests_are_two_folders() -> None:
 # What has no unit test file of its name, and the file (under tests/) that tests it instead: the module is a part of
 # what that file tests as a whole, or runs only in processes that Ray starts. A new module needs a reason to be here.
 TESTED_IN = {
-    # Nothing but types.
-    "schemas.data": "unit/training/test_evaluation.py", "schemas.headroom": "unit/sweeps/headroom/test_answer.py",
-    "schemas.mappings": "unit/training/test_run.py", "schemas.pictures": "unit/sweeps/findings/test_images.py",
-    "schemas.summary": "unit/sweeps/findings/test_statistics.py", "schemas.why": "unit/sweeps/findings/test_why.py",
-    "schemas.run": "unit/training/test_run.py",
-    "schemas.trial": "unit/sweeps/study/test_records.py",
+    # Nothing but types; whether the files are so.
+    "schemas.data": "unit/training/test_evaluation.py", "schemas.mappings": "unit/training/test_run.py",
+    "schemas.pictures": "unit/sweeps/findings/test_images.py", "schemas.run": "unit/training/test_run.py",
+    "schemas.why": "unit/schemas/test_summary.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py", "_compat.numpy": "unit/compat/test_torch.py",
     "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
     # Parts of loading a config, which are tested by what a config file may say.
@@ -312,7 +310,7 @@ TESTED_IN = {
     "losses.boundaries": "unit/losses/test_functional.py", "losses.contrast": "unit/losses/test_functional.py",
     "models.activation_checkpointing": "unit/training/test_modes.py", "models.precision": "unit/training/test_modes.py",
     "models.quiet_mmseg": "unit/models/test_task_accuracy.py", "models.segmentor": "unit/models/test_model_zoo.py",
-    "sweeps.check": "unit/sweeps/study/test_pairs.py", "sweeps.prepare": "e2e/test_sweep.py",
+    "sweeps.check": "unit/sweeps/study/test_pairs.py",
     # Whole sweeps on Ray.
     "sweeps.confirmation": "e2e/test_equal_cost.py", "sweeps.run": "e2e/test_sweep.py",
     "sweeps.search.tune": "e2e/test_sweep.py",
@@ -321,9 +319,7 @@ TESTED_IN = {
     "sweeps.cohort.group": "e2e/test_cohort.py", "sweeps.cohort.news": "unit/sweeps/cohort/test_worker.py",
     "sweeps.cohort.proxy": "unit/sweeps/cohort/test_worker.py", "sweeps.cohort.rank": "e2e/test_workers.py",
     # Of one summary and its verdict.
-    "sweeps.findings.conclude": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.confirm": "unit/sweeps/findings/test_statistics.py",
-    "sweeps.findings.print_verdict": "e2e/test_proof.py",
     "sweeps.findings.print_why": "unit/sweeps/findings/test_why.py",
     "sweeps.findings.summary": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.test_split": "e2e/test_proof.py",

@@ -135,13 +135,13 @@ def of_search(spec: SweepSpec, distill: DistillSpec, at_once: int) -> Concurrenc
     """The baseline as configured, then the searches of the students alone and of the distilled ones, in turn."""
     features = feature_counts(distill)
     search, alone = spec.search, spec.baseline
-    trials = spec.num_trials(features)
-    arms = [_arm(SEARCHED, search, spec.space, search.seed, trials, spec.objectives, distill, at_once)]
+    size = SearchSize(spec.num_trials(features), len(spec.objectives), at_once)
+    arms = [_arm(SEARCHED, search, spec.space, search.seed, size, spec.objectives, distill)]
     if alone.search:
         seed = search.seed if alone.seed is None else alone.seed
-        trials = spec.num_baselines(features) - 1
+        size = SearchSize(spec.num_baselines(features) - 1, 1, at_once)
         # A student alone is judged by its score: it has to be the best there is, whatever its size.
-        arms.append(_arm(BASELINE, alone, alone.search, seed, trials, ["mIoU"], distill, at_once))
+        arms.append(_arm(BASELINE, alone, alone.search, seed, size, ["mIoU"], distill))
     searcher = Arms([trial(BASELINE, BASELINE, spec.seed, {})], arms, spec.seed)
     # TPE learns from what is finished when it suggests: in batches, that does not depend on who was faster.
     learns = any(SEARCHERS[section.type].learns for section in (search, alone) if section is search or alone.search)
@@ -158,10 +158,9 @@ def _arm(
     section: Search | BaselineSpec,
     dimensions: Mapping[str, Dimension],
     seed: int,
-    trials: int,
+    size: SearchSize,
     objectives: Sequence[str],
     distill: DistillSpec,
-    at_once: int,
 ) -> Arm:
     space = distributions(dimensions, distill)
     metrics = [SCORE if name == "mIoU" else name for name in objectives]
@@ -171,9 +170,9 @@ def _arm(
         space=space,
         metric=metrics[0] if single else metrics,
         mode=modes[0] if single else modes,
-        sampler=sampler(section.type, seed, space, section.params, SearchSize(trials, len(metrics), at_once)),
+        sampler=sampler(section.type, seed, space, section.params, size),
     )
-    return Arm(phase, PREFIX[phase], dimensions, searcher, trials)
+    return Arm(phase, PREFIX[phase], dimensions, searcher, size.num_trials)
 
 
 class SparingAsha(ASHAScheduler):

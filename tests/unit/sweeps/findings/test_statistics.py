@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rdistill.sweeps.findings.conclude import winner
 from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import (
@@ -428,18 +427,6 @@ def test_gain_is_over_the_best_baseline_and_of_a_confirmation_over_the_same_seed
     again = [*runs("b0001", {1: 66.0, 2: 50.0}), *runs("t0001", {1: 69.0, 2: 70.0})]
     records = [*searched, *again]
     assert [gain(each, records) for each in records] == [None, None, 5.0, None, None, 3.0, 20.0]
-
-
-def test_what_is_handed_over_is_the_best_run_of_the_highest_mean() -> None:
-    searched = [record("baseline", 60.0), record("t0001", 90.0), record("t0002", 80.0)]
-    again = [
-        *runs("t0001", {1: 70.0, 2: 71.0}),
-        *runs("t0002", {1: 75.0, 2: 73.0}),
-        *runs("baseline", {1: 60.0, 2: 61.0}),
-    ]
-    assert winner(searched, None).id == "t0001"
-    best_run = evidence(again, "baseline", ["t0001", "t0002"], None)
-    assert winner([*searched, *again], best_run).id == "t0002-s1"
 
 
 # The summary ---------------------------------------------------------------------------------------------------------
