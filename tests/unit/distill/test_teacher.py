@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,16 +129,6 @@ def test_ema_teacher_is_the_average(tiny: Tiny) -> None:
 
 
 # --- weights that change --------------------------------------------------------------------------------------------
-
-
-def test_schedule_factors_by_hand() -> None:
-    warm = ScheduleSpec(warmup=4)
-    assert [warm.factor(i, 10) for i in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
-    linear = ScheduleSpec(warmup=2, decay="linear", stop=6)
-    assert [linear.factor(i, 10) for i in (0, 1, 2, 4, 5, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.25, 0.0, 0.0]
-    cosine = ScheduleSpec(decay="cosine")
-    assert cosine.factor(0, 10) == 1.0 and math.isclose(cosine.factor(5, 10), 0.5) and cosine.factor(10, 10) < 1e-9
-    assert ScheduleSpec(stop=3).factor(2, 10) == 1.0 and ScheduleSpec(stop=3).factor(3, 10) == 0.0
 
 
 def test_schedule_in_training(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
