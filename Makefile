@@ -3,8 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := work_dirs/demo
-SLIM := deeplabv3plus_r50-slim_optic-disc-128
-ARGS := --data-root $(DEMO)/data --size 96 --set optim_wrapper.optimizer.lr=0.05
 
 .PHONY: setup demo test test-unit test-all test-lowest coverage mutants lint bench clean
 
@@ -18,12 +16,14 @@ $(READY): requirements.lock setup.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The main job on images that rdistill draws: a teacher, a baseline, eight students, the best of them.
+# The main job on images that rdistill draws: a teacher of careful masks, students of hurried ones with and without it,
+# the best of both on fresh seeds, at equal iterations and at equal cost.
 demo: $(READY)
 	@rm -rf $(DEMO)/teacher $(DEMO)/sweep
-	$(BIN)/rdistill data synthetic $(DEMO)/data --num-train 200 --num-val 60 --size 128 --seed 0
-	$(BIN)/rdistill train configs/teacher/$(SLIM).py $(ARGS) --iters 400 --val-interval 100 --work-dir $(DEMO)/teacher
-	$(BIN)/rdistill sweep sweeps/demo.yaml $(ARGS) --iters 300 --val-interval 100 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
+	$(BIN)/rdistill data synthetic $(DEMO)/careful --num-train 60 --num-val 20 --size 96 --seed 1
+	$(BIN)/rdistill data synthetic $(DEMO)/hurried --num-train 120 --num-val 80 --size 96 --seed 0 --mask-error 60
+	$(BIN)/rdistill train configs/teacher/fpn_efficientnet-lite0_optic-disc-128.py --data-root $(DEMO)/careful --size 96 --batch-size 4 --iters 120 --val-interval 60 --set +model.decode_head.loss_decode.class_weight='[1.0, 8.0]' --work-dir $(DEMO)/teacher
+	$(BIN)/rdistill sweep sweeps/demo.yaml --data-root $(DEMO)/hurried --size 96 --iters 200 --val-interval 100 --batch-size 8 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
 	$(BIN)/rdistill eval $(DEMO)/sweep/best.py $(DEMO)/sweep/best.pth
 	$(BIN)/rdistill report $(DEMO)/sweep
 

@@ -527,11 +527,14 @@ def synthetic(
     num_val: Annotated[int, typer.Option(help="Validation images.")] = 60,
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 256,
     seed: Annotated[int, typer.Option(help="Another seed gives other eyes.")] = 0,
+    mask_error: Annotated[
+        int, typer.Option(help="Percent of the disc's radius by which training masks may be off. 0: exact.")
+    ] = 0,
 ) -> None:
     """Draw fundus photographs with the optic disc marked: vessels, uneven light, bright distractors."""
     from rdistill.data.synthetic import generate
 
-    generate(out, num_train=num_train, num_val=num_val, size=size, seed=seed)
+    generate(out, num_train=num_train, num_val=num_val, size=size, seed=seed, mask_error=mask_error)
     print(f"{out}: {num_train} training and {num_val} validation images of {size} x {size} pixels")
 
 

@@ -23,14 +23,23 @@ _Colour = tuple[float, float, float]
 _Point = tuple[float, float]
 
 
-def draw_fundus(*, seed: int, split: str, index: int, size: int) -> tuple[_Array, _Array]:
-    """One photograph, ``(size, size, 3)`` uint8 RGB, and its mask, ``(size, size)`` uint8 in {0, 1}."""
+def draw_fundus(*, seed: int, split: str, index: int, size: int, mask_error: float = 0.0) -> tuple[_Array, _Array]:
+    """One photograph, ``(size, size, 3)`` uint8 RGB, and its mask, ``(size, size)`` uint8 in {0, 1}.
+
+    With ``mask_error`` E the mask is one drawn in a hurry: moved by up to E radii of the disc in any direction, and
+    larger or smaller by a factor of up to 1 + E. The photograph stays what it is, to the last pixel.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)))
     eye = _random_eye(rng)
     axis = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)  # pixel centres
     x, y = np.meshgrid(axis, axis)
     disc_radius = _ellipse(x, y, eye.disc, eye.disc_radii, eye.disc_tilt)
-    mask = (disc_radius <= 1) & (np.hypot(x, y) <= eye.retina_radius)
+    masked = disc_radius
+    if mask_error:
+        # Random numbers of its own: those of the photograph must not depend on how its mask was drawn.
+        hurry = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index, 1)))
+        masked = _hurried_radius(hurry, eye, x, y, mask_error)
+    mask = (masked <= 1) & (np.hypot(x, y) <= eye.retina_radius)
 
     image = _background(rng, eye, x, y)
     _add_patches(rng, eye, x, y, image)
@@ -76,6 +85,15 @@ def _random_eye(rng: np.random.Generator) -> _Eye:
     disc = (-temporal * distance * math.cos(angle), distance * math.sin(angle))
     macula = (disc[0] + temporal * rng.uniform(0.6, 0.8), disc[1] + rng.uniform(-0.06, 0.16))
     return _Eye(retina_radius, temporal, disc, (radius_x, radius_y), rng.uniform(-0.3, 0.3), macula)
+
+
+def _hurried_radius(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, error: float) -> _Array:
+    """Distance from the centre of the disc as somebody in a hurry outlines it, with 1 on the outline."""
+    shift, angle = error * math.sqrt(rng.uniform()), rng.uniform(-math.pi, math.pi)  # evenly over a circle
+    growth = (1 + error) ** rng.uniform(-1, 1)
+    radius_x, radius_y = eye.disc_radii
+    centre = (eye.disc[0] + shift * radius_x * math.cos(angle), eye.disc[1] + shift * radius_y * math.sin(angle))
+    return _ellipse(x, y, centre, (growth * radius_x, growth * radius_y), eye.disc_tilt)
 
 
 def _background(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _Array:

@@ -22,23 +22,35 @@ from rdistill.data.fundus import SPLITS, draw_fundus
 # Raise it with every change that alters a pixel: data of another version is then drawn anew.
 VERSION = 1
 # Lowest and highest of each argument. An image of 4,096 pixels takes about 2 GB of memory to draw.
-RANGES = {"num_train": (1, 1_000_000), "num_val": (1, 1_000_000), "size": (32, 4096), "seed": (0, 2**63 - 1)}
+RANGES = {
+    "num_train": (1, 1_000_000),
+    "num_val": (1, 1_000_000),
+    "size": (32, 4096),
+    "seed": (0, 2**63 - 1),
+    "mask_error": (0, 100),  # percent of the disc's radius
+}
+_EXACT = {"mask_error": 0}  # not in the record of exact masks, as they were drawn before there was a choice
 FILE_BYTES, PIXEL_BYTES = 500, 0.1  # what an image and its mask take on the disk at least
 _WHOLE = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # how a completely written file ends
 
 _logger = logging.getLogger(__name__)
 
 
-def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: int = 256, seed: int = 0) -> None:
+def generate(
+    out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: int = 256, seed: int = 0, mask_error: int = 0
+) -> None:
     """Write ``img_dir/{train,val}/NNNN.jpg`` and ``ann_dir/{train,val}/NNNN.png`` (0 background, 1 disc).
 
     Image k of a split depends on (seed, split, k) and ``size`` (pixels) alone, so larger counts only add
     images. Running again draws what is missing or cut short; other arguments replace our own old files.
+    With ``mask_error`` the training masks are hurried, up to so many percent of the disc's radius off
+    (:func:`rdistill.data.fundus.draw_fundus`); those of validation are exact.
     Raises ``UserError`` for arguments out of range and for a directory that holds anything not ours.
     """
     out_dir = Path(out_dir)
-    _check_arguments(num_train=num_train, num_val=num_val, size=size, seed=seed)
-    wanted = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
+    wanted = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed, "mask_error": mask_error}
+    _check_arguments(**wanted)
+    wanted = {"version": VERSION, **{key: value for key, value in wanted.items() if value != _EXACT.get(key)}}
     record = _our_record(out_dir)
     if record != wanted:
         _check_disk(out_dir, wanted)
@@ -51,7 +63,8 @@ def generate(out_dir: Path, *, num_train: int = 200, num_val: int = 60, size: in
     for split, index, image_path, mask_path in _pairs(out_dir, wanted):
         if _is_whole(image_path) and _is_whole(mask_path):
             continue
-        image, mask = draw_fundus(seed=seed, split=split, index=index, size=size)
+        error = mask_error / 100 if split == "train" else 0.0
+        image, mask = draw_fundus(seed=seed, split=split, index=index, size=size, mask_error=error)
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
         write_whole(image_path, jpeg.tobytes())
         write_whole(mask_path, cv2.imencode(".png", mask)[1].tobytes())
@@ -109,7 +122,8 @@ def _our_record(out_dir: Path) -> dict[str, int] | None:
         raise UserError(f"{out_dir}: synthetic data need a directory, got a file; {fix}")
     try:
         record = json.loads((out_dir / "synthetic.json").read_text())
-        if not all(low <= operator.index(record[name]) <= high for name, (low, high) in RANGES.items()):
+        whole = {**_EXACT, **record}
+        if not all(low <= operator.index(whole[name]) <= high for name, (low, high) in RANGES.items()):
             record = None
     except (OSError, ValueError, KeyError, TypeError):
         record = None
@@ -137,7 +151,7 @@ def _is_ours(path: Path, record: Mapping[str, int] | None) -> bool:
 
 def _remove_stale(out_dir: Path, old: dict[str, int], new: dict[str, int]) -> None:
     """Remove our images that ``new`` does not contain; the record goes last, lest a kill orphan images."""
-    same_eyes = all(old.get(key) == new[key] for key in ("version", "size", "seed"))
+    same_eyes = all(old.get(key) == new.get(key) for key in ("version", "size", "seed", "mask_error"))
     _logger.warning("%s: replacing synthetic data made with %s", out_dir, old)
     for folder in ("img_dir", "ann_dir"):
         for path in list((out_dir / folder).rglob("*")):
@@ -163,6 +177,10 @@ def _is_whole(path: Path) -> bool:
 
 def _readme(record: dict[str, int]) -> str:
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in record.items() if key != "version")
+    masks = "its exact mask: 0 background, 1 optic disc."
+    if "mask_error" in record:
+        masks = f"""its mask: 0 background, 1 optic disc.
+Those of train are hurried, moved and scaled by up to {record["mask_error"]} % of the disc's radius; those of val are exact."""
     return f"""# Synthetic fundus photographs
 
 Drawn by rdistill's generator, version {record["version"]}, seed {record["seed"]}; no patient data.
@@ -170,7 +188,7 @@ Drawn by rdistill's generator, version {record["version"]}, seed {record["seed"]
     rdistill data synthetic OUT {flags}
 
 Train {record["num_train"]}, val {record["num_val"]} images of {record["size"]} x {record["size"]} pixels.
-`img_dir/SPLIT/NNNN.jpg` is RGB, `ann_dir/SPLIT/NNNN.png` its exact mask: 0 background, 1 optic disc.
+`img_dir/SPLIT/NNNN.jpg` is RGB, `ann_dir/SPLIT/NNNN.png` {masks}
 Each image depends on seed, split, number and size alone. Bright lesions, atrophy and lens flare are decoys;
 some discs are dim, blurred or cut by the retina's rim.
 """

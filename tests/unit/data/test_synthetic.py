@@ -148,6 +148,52 @@ def test_other_arguments_and_versions_replace_our_files(tmp_path: Path) -> None:
     assert _digests(_make(out)) == _digests(tmp_path / "b")
 
 
+def test_hurried_masks_leave_photographs_and_validation_as_they_are(tmp_path: Path) -> None:
+    exact = _digests(_make(tmp_path / "exact", size=96))
+    out = tmp_path / "hurried"
+    synthetic.generate(out, num_train=3, num_val=2, size=96, seed=0, mask_error=60)
+    hurried = _digests(out)
+    assert hurried.keys() == exact.keys()
+    changed = {name for name in exact if exact[name] != hurried[name]}
+    assert changed == {"README.md", "synthetic.json", *(f"ann_dir/train/{k:04d}.png" for k in range(3))}
+    command = "rdistill data synthetic OUT --num-train 3 --num-val 2 --size 96 --seed 0 --mask-error 60"
+    readme = (out / "README.md").read_text()
+    assert command in readme and "up to 60 % of the disc's radius" in readme
+    # Other masks are other data: drawn again in both directions, with nothing of the old ones left.
+    assert _digests(_make(out, size=96)) == exact
+    synthetic.generate(out, num_train=3, num_val=2, size=96, seed=0, mask_error=60)
+    assert _digests(out) == hurried
+
+
+def test_hurried_masks_are_off_by_so_much_and_not_to_one_side() -> None:
+    """Of discs that the rim does not cut: centre by up to E radii, area by a factor of up to (1 + E)^2."""
+    error, growths, shifts = 0.5, [], []
+    for index in range(120):
+        image, exact = draw_fundus(seed=3, split="train", index=index, size=96)
+        again, mask = draw_fundus(seed=3, split="train", index=index, size=96, mask_error=error)
+        np.testing.assert_array_equal(image, again)
+        rows, columns = np.nonzero(exact)
+        if min(rows.min(), columns.min()) < 15 or max(rows.max(), columns.max()) > 80:
+            continue
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        hurried_rows, hurried_columns = np.nonzero(mask)
+        growths.append(mask.sum() / exact.sum())
+        down, right = hurried_rows.mean() - rows.mean(), hurried_columns.mean() - columns.mean()
+        shifts.append((down / (height / 2), right / (width / 2)))
+    assert len(growths) > 40
+    assert 0.4 < min(growths) < 0.7 and 1.6 < max(growths) < 2.4  # 1 / 2.25 and 2.25, but for whole pixels
+    lengths = np.hypot(*np.transpose(shifts))
+    assert 0.4 < lengths.max() < 0.6 and np.abs(np.mean(shifts, axis=0)).max() < 0.12
+
+
+def test_the_error_of_masks_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="synthetic data: mask_error must be <= 100, got 101; lower it"):
+        synthetic.generate(tmp_path / "a", mask_error=101)
+    with pytest.raises(UserError, match="synthetic data: mask_error must be >= 0, got -1; raise it"):
+        synthetic.generate(tmp_path / "a", mask_error=-1)
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("stray", ["notes.txt", "img_dir/train/mine.jpg", "img_dir/train/0003.jpg"])
 @pytest.mark.parametrize("made_before", [False, True])
 def test_refuses_foreign_files(tmp_path: Path, stray: str, made_before: bool) -> None:
