@@ -180,7 +180,8 @@ def _readme(record: dict[str, int]) -> str:
     masks = "its exact mask: 0 background, 1 optic disc."
     if "mask_error" in record:
         masks = f"""its mask: 0 background, 1 optic disc.
-Those of train are hurried, moved and scaled by up to {record["mask_error"]} % of the disc's radius; those of val are exact."""
+Those of train are hurried, moved and scaled by up to {record["mask_error"]} % of the disc's radius; those of val
+are exact."""
     return f"""# Synthetic fundus photographs
 
 Drawn by rdistill's generator, version {record["version"]}, seed {record["seed"]}; no patient data.
