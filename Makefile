@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/rdistill data synthetic $(DEMO)/careful --num-train 60 --num-val 20 --size 96 --seed 1
 	$(BIN)/rdistill data synthetic $(DEMO)/hurried --num-train 120 --num-val 80 --size 96 --seed 0 --mask-error 60
 	$(BIN)/rdistill train configs/teacher/fpn_efficientnet-lite0_optic-disc-128.py --data-root $(DEMO)/careful --size 96 --batch-size 4 --iters 120 --val-interval 60 --set +model.decode_head.loss_decode.class_weight='[1.0, 8.0]' --work-dir $(DEMO)/teacher
-	$(BIN)/rdistill sweep sweeps/demo.yaml --data-root $(DEMO)/hurried --size 96 --iters 200 --val-interval 100 --batch-size 8 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
+	$(BIN)/rdistill sweep sweeps/demo.yaml --data-root $(DEMO)/hurried --size 96 --iters 240 --val-interval 120 --batch-size 8 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
 	$(BIN)/rdistill eval $(DEMO)/sweep/best.py $(DEMO)/sweep/best.pth
 	$(BIN)/rdistill report $(DEMO)/sweep
 

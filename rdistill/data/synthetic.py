@@ -43,7 +43,7 @@ def generate(
 
     Image k of a split depends on (seed, split, k) and ``size`` (pixels) alone, so larger counts only add
     images. Running again draws what is missing or cut short; other arguments replace our own old files.
-    With ``mask_error`` the training masks are hurried, up to so many percent of the disc's radius off
+    With ``mask_error`` the training masks are hurried: off by up to this percentage of the disc's radius
     (:func:`rdistill.data.fundus.draw_fundus`); those of validation are exact.
     Raises ``UserError`` for arguments out of range and for a directory that holds anything not ours.
     """
