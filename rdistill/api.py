@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rdistill.core.stopping import StopRequest
     from rdistill.schemas.headroom import Headroom
     from rdistill.schemas.run import RunMetrics, Scores
-    from rdistill.schemas.summary import SweepOutcome
+    from rdistill.schemas.summary import Summary, SweepOutcome
     from rdistill.sweeps.study.records import TrialRecord
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -262,7 +262,7 @@ class SweepResult:
     trials: tuple[TrialRecord, ...]  # best validation first
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof.md."""
         from rdistill.sweeps.findings.summary import SUMMARY, read_summary
 

@@ -67,7 +67,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
     confirmed = sweep.confirmed
     if not confirmed:
         return None
-    base = confirmed["baseline"]
+    base = sweep.confirmed_baseline
     arms = [*confirmed["configurations"], *([base] if base else [])]
     keys = list(dict.fromkeys(key for arm in arms for key in mapping(arm.get("values"))))
     seeds = confirmed.get("seeds") or []
@@ -86,7 +86,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
     ]
     rows, marks = [], []
     for arm in arms:
-        gap, values, scores = (mapping(arm.get(key)) for key in ("difference", "values", "scores"))
+        gap, values, scores = mapping(arm.get("difference")), mapping(arm.get("values")), mapping(arm.get("scores"))
         p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
         stuck = arm.get("one_class_runs")
         alone = arm is base

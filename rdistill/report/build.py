@@ -16,6 +16,8 @@ from rdistill.report.page import Page, Panel, Section, Strip, image_uri
 from rdistill.report.plot import Plot
 from rdistill.report.text import Column, Table, cell, duration, points, show
 from rdistill.report.why import why_section
+from rdistill.schemas.pictures import ChosenImage
+from rdistill.schemas.summary import Difference
 
 PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the parts of a strip, in order
 
@@ -160,7 +162,7 @@ def images_section(sweep: Sweep) -> Section:
     return section
 
 
-def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str]) -> Panel | None:
+def _panel(folder: Path, kind: str, chosen: ChosenImage, ids: dict[str, str]) -> Panel | None:
     name = mapping(chosen.get("files")).get(kind)
     # A name, not a path: nothing outside of the folder gets into the page.
     if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
@@ -175,9 +177,9 @@ def _panel(folder: Path, kind: str, chosen: dict[str, Any], ids: dict[str, str])
     return Panel(label, f"{label} of {chosen.get('name')}" + (f", {note}" if note else ""), source, note)
 
 
-def _differences(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
+def _differences(sweep: Sweep) -> list[tuple[str, Difference]]:
     """Of every configuration, to the baseline of equal iterations and, where there is one, of equal cost."""
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, Difference]] = []
     for arm in sweep.confirmed.get("configurations", []):
         name, cost = str(arm.get("id")), mapping(arm.get("equal_cost"))
         rows.append((name, mapping(arm.get("difference"))))

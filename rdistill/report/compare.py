@@ -88,7 +88,7 @@ def _score(sweep: Sweep) -> tuple[float | None, float | None, str, bool]:
     """Best, baseline, the best's id and whether these are confirmed means."""
     first = sweep.winner
     if first:
-        base = number(sweep.confirmed["baseline"].get("mean"))
+        base = number(sweep.confirmed_baseline.get("mean"))
         return number(first.get("mean")), base, str(first.get("id")), True
     best = sweep.best
     return miou(best), miou(sweep.baseline), best.id if best is not None else MISSING, False

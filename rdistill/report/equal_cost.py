@@ -55,7 +55,7 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
 def seconds_table(sweep: Sweep) -> Table | None:
     """Seconds of a run's training steps, as they were and as they would have been alone; None where none is known."""
     confirmed = sweep.confirmed
-    base = mapping(confirmed.get("baseline"))
+    base = sweep.confirmed_baseline
     rows = []
     for arm in ([base] if base else []) + list(confirmed.get("configurations", [])):
         kind = ALONE if arm is base or arm == base else "distilled"

@@ -62,7 +62,7 @@ def headline(sweep: Sweep) -> list[Fact]:
     facts = []
     if first:
         gap = mapping(first.get("difference"))
-        base = sweep.confirmed["baseline"]
+        base = sweep.confirmed_baseline
         facts += [
             Fact("confirmed difference", signed(number(gap.get("mean"))), interval(gap), "best"),
             *_at_equal_cost(first),

@@ -12,6 +12,11 @@ from typing import Any, TypeVar, cast
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json
+from rdistill.schemas.mappings import LogLine, PlainConfig, SweepFile
+from rdistill.schemas.pictures import Pictures
+from rdistill.schemas.run import IoUScores, RunMetrics
+from rdistill.schemas.summary import Arm, Confirmed, Summary
+from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
 
 IMAGES_FOLDER = "pictures"
@@ -23,11 +28,11 @@ class Sweep:
     """What a sweep has left so far."""
 
     folder: Path
-    study: dict[str, Any]  # study.json: the sweep file and the config
+    study: StudyRecord  # study.json: the sweep file and the config
     records: list[TrialRecord]  # searched: baselines first, then by id
     confirming: list[TrialRecord]  # runs on fresh seeds
-    summary: dict[str, Any]  # summary.json; empty until the sweep has ended
-    images: dict[str, Any]  # pictures/pictures.json
+    summary: Summary  # summary.json; empty until the sweep has ended
+    images: Pictures  # pictures/pictures.json
     notes: list[str] = field(default_factory=list)  # what could not be read
 
     @property
@@ -35,12 +40,12 @@ class Sweep:
         return self.folder.name
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> SweepFile:
         """The sweep file."""
         return mapping(self.study.get("sweep"))
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> PlainConfig:
         """The config that all trials start from."""
         return mapping(self.study.get("config"))
 
@@ -77,7 +82,7 @@ class Sweep:
         return summarized if summarized is not None else next((value for value in recorded if value is not None), None)
 
     @cached_property
-    def confirmed(self) -> dict[str, Any]:
+    def confirmed(self) -> Confirmed:
         """What summary.json says was confirmed, the highest mean first; empty where nothing was."""
         confirmed = mapping(self.summary.get("confirmed"))
         arms = [mapping(arm) for arm in confirmed.get("configurations") or []]
@@ -86,11 +91,16 @@ class Sweep:
             {**confirmed, "configurations": arms, "baseline": mapping(confirmed.get("baseline"))} if confirmed else {}
         )
 
+    @cached_property
+    def confirmed_baseline(self) -> Arm:
+        """The student alone of that; empty where there is none."""
+        return mapping(self.confirmed.get("baseline"))
+
     @property
-    def winner(self) -> dict[str, Any]:
+    def winner(self) -> Arm:
         """The confirmed configuration with the highest mean; empty where nothing was confirmed."""
         return next(
-            (arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None), {}
+            (arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None), Arm()
         )
 
     @property
@@ -115,9 +125,9 @@ class Run:
     """What one `rdistill train` has left."""
 
     folder: Path
-    metrics: dict[str, Any]  # metrics.json; empty while it runs
-    steps: list[dict[str, Any]]  # mmengine's scalars: losses
-    validations: list[dict[str, Any]]
+    metrics: RunMetrics  # metrics.json; empty while it runs
+    steps: list[LogLine]  # mmengine's scalars: losses
+    validations: list[LogLine]
     notes: list[str] = field(default_factory=list)  # what could not be read
 
 
@@ -167,7 +177,7 @@ def is_baseline(record: TrialRecord) -> bool:
     return phase(record) == BASELINE or record.is_baseline
 
 
-def iou(entry: Mapping[str, Any]) -> dict[str, float | None]:
+def iou(entry: IoUScores) -> dict[str, float | None]:
     """Class name -> IoU in percent of a validation; None for a class that does not occur."""
     return {str(name): number(value) for name, value in mapping(entry.get("IoU")).items()}
 
@@ -178,7 +188,7 @@ def number(value: Any) -> float | None:
     return float(value) if good else None
 
 
-def share(arm: Mapping[str, Any]) -> float | None:
+def share(arm: Arm) -> float | None:
     """Of the teacher's mIoU that a confirmed configuration reaches, 0 to 1."""
     percent = number(arm.get("share_of_teacher"))
     return None if percent is None else percent / 100
@@ -198,7 +208,8 @@ def _first_scored(records: list[TrialRecord]) -> TrialRecord | None:
     return next((record for record in ranked(records) if miou(record) is not None), None)
 
 
-def _read_json(file: Path, notes: list[str]) -> dict[str, Any]:
+def _read_json(file: Path, notes: list[str]) -> Any:
+    """What a file holds; an empty mapping, and a note, where it cannot be read."""
     if not file.is_file():
         return {}
     try:
@@ -229,7 +240,7 @@ def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
 def _load_run(folder: Path) -> Run:
     notes: list[str] = []
     metrics = _read_json(folder / "metrics.json", notes)
-    entries: list[dict[str, Any]] = []
+    entries: list[LogLine] = []
     for file in sorted(folder.glob("*/vis_data/scalars.json")):  # one for each start; a resume goes on from the last
         lines = [line for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
         read = [entry for line in lines if (entry := _line(line))]
@@ -239,7 +250,7 @@ def _load_run(folder: Path) -> Run:
     return Run(folder, metrics, [entry for entry in entries if "loss" in entry], validations, notes)
 
 
-def _line(text: str) -> dict[str, Any]:
+def _line(text: str) -> LogLine:
     try:
         entry = json.loads(text)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -10,6 +10,8 @@ from rdistill.report.load import Sweep, iou, mapping, number
 from rdistill.report.plot import Plot, Trace, plain, vertical
 from rdistill.report.text import Column, Table, cell, plural, points, signed
 from rdistill.report.theme import layout
+from rdistill.schemas.pictures import Pictures
+from rdistill.schemas.summary import Arm, Difference
 
 
 def per_class(sweep: Sweep) -> Plot | None:
@@ -20,7 +22,7 @@ def per_class(sweep: Sweep) -> Plot | None:
     if teacher:
         series.append(("teacher", "$teacher", "diamond", teacher, {}))
     if first:
-        base = sweep.confirmed["baseline"]
+        base = sweep.confirmed_baseline
         series.append(("baseline, mean", "$baseline", "square", *_mean_and_sd(base)))
         series.append((f"{first.get('id', 'best')}, mean", "$best", "circle", *_mean_and_sd(mapping(first))))
     else:
@@ -74,7 +76,7 @@ def per_class(sweep: Sweep) -> Plot | None:
     return Plot("classes", "IoU of each class", summary, data, figure, Table(summary, columns, rows), height=height)
 
 
-def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], *, ident: str = "confirmed") -> Plot | None:
+def forest(rows: Sequence[tuple[str, Difference]], *, ident: str = "confirmed") -> Plot | None:
     """Confirmed differences to the baseline with their 95 % intervals.
 
     Args:
@@ -143,13 +145,18 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], *, ident: str = "confi
     )
 
 
-def per_image(images: Mapping[str, Any]) -> Plot | None:
+def per_image(images: Pictures) -> Plot | None:
     """Each validation image: how well the baseline and the best student segment it."""
     entries = [mapping(entry) for entry in images.get("per_image") or []]
-    both = [entry for entry in entries if _both(number(entry.get("baseline")), number(entry.get("best")))]
+    both, x, y = [], list[float](), list[float]()
+    for entry in entries:
+        alone, best = number(entry.get("baseline")), number(entry.get("best"))
+        if alone is not None and best is not None:
+            both.append(entry)
+            x.append(alone)
+            y.append(best)
     if len(both) < 2:
         return None
-    x, y = ([float(entry[key]) for entry in both] for key in ("baseline", "best"))
     better = sum(best > alone for best, alone in zip(y, x, strict=True))
     low, high = min(*x, *y), max(*x, *y)
     data = [
@@ -189,17 +196,17 @@ def per_image(images: Mapping[str, Any]) -> Plot | None:
     )
 
 
-def _mean_and_sd(entry: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+def _mean_and_sd(arm: Arm) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Mean and spread of each class of a confirmed configuration."""
-    classes = mapping(entry.get("IoU"))
+    classes = mapping(arm.get("IoU"))
     return (
         {name: number(mapping(figures).get("mean")) for name, figures in classes.items()},
         {name: number(mapping(figures).get("sd")) for name, figures in classes.items()},
     )
 
 
-def _largest_difference(entry: Mapping[str, Any]) -> str:
-    gains = {name: mapping(mapping(gap).get("difference")) for name, gap in mapping(entry.get("IoU")).items()}
+def _largest_difference(arm: Arm) -> str:
+    gains = {name: mapping(mapping(gap).get("difference")) for name, gap in mapping(arm.get("IoU")).items()}
     with_mean = {name: gap for name, gap in gains.items() if number(gap.get("mean")) is not None}
     if not with_mean:
         return ""

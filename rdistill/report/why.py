@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rdistill.report.load import mapping, number
 from rdistill.report.page import Section
 from rdistill.report.text import Cell, Column, Table, cell
+from rdistill.schemas.why import Why
 
 FIGURES = {
     "agreement": "agreement, %",
@@ -18,10 +18,10 @@ FIGURES = {
     "teacher_lead": "teacher's lead, mIoU",
     "late_rise": "late rise, mIoU",
 }
-OVER_TRAINING = {"gradient_ratio": "gradient size", "gradient_cosine": "gradient cosine"}
+OVER_TRAINING = ("gradient size", "gradient cosine")
 
 
-def why_section(reasons: Mapping[str, Any]) -> Section:
+def why_section(reasons: Mapping[str, Why]) -> Section:
     """A section of the page; empty where nothing was diagnosed."""
     section = Section(
         "why",
@@ -48,13 +48,14 @@ def why_section(reasons: Mapping[str, Any]) -> Section:
     return section
 
 
-def _figures(reasons: Mapping[str, Any]) -> Table:
+def _figures(reasons: Mapping[str, Why]) -> Table:
     columns = [Column("configuration"), *[Column(title, True) for title in FIGURES.values()]]
-    columns += [Column(f"{title}, {when}", True) for title in OVER_TRAINING.values() for when in ("first", "last")]
+    columns += [Column(f"{title}, {when}", True) for title in OVER_TRAINING for when in ("first", "last")]
     rows = []
     for name, entry in reasons.items():
         figures = mapping(mapping(entry).get("figures"))
-        over = [mapping(figures.get(key)).get(when) for key in OVER_TRAINING for when in ("first", "last")]
+        curves = (mapping(figures.get("gradient_ratio")), mapping(figures.get("gradient_cosine")))
+        over = [value for curve in curves for value in (curve.get("first"), curve.get("last"))]
         rows.append(
             [
                 cell(str(name)),

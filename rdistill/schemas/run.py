@@ -71,13 +71,18 @@ class LossWeightState(TypedDict):
     measured: list[Measurement]
 
 
-class Scores(TypedDict, total=False):
-    """Of one evaluation, in percent."""
+class IoUScores(TypedDict, total=False):
+    """What one evaluation says of the classes, in percent."""
 
     mIoU: float
+    IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
+
+
+class Scores(IoUScores, total=False):
+    """Of one evaluation, in percent."""
+
     aAcc: float
     mAcc: float
-    IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
     diagnosis: Diagnosis  # of a diagnosed run's validation
     weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
 

@@ -19,6 +19,7 @@ from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
 from rdistill.core.storage import WorkDir, open_work_dir
 from rdistill.distributed.cluster import connected, require_resources, visible_wait
+from rdistill.schemas.summary import Summary
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
@@ -219,7 +220,7 @@ def _tracking(track: Any, spec: SweepSpec, base: LoadedConfig) -> Tracking:
 
 def run_phases(
     team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, Summary]:
     """All phases, one after the other. Returns how it ended, and the summary as it was then written."""
     work_dir = team.here.folder
     status = FAILED

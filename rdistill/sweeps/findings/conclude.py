@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from rich.console import Console
@@ -14,6 +13,7 @@ from rdistill.core.errors import RunError
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.logs import LOGS
 from rdistill.core.storage import WorkDir
+from rdistill.schemas.summary import Arm, Confirmed, Summary
 from rdistill.sweeps.findings.print_verdict import print_verdict
 from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
@@ -33,7 +33,7 @@ class SweepFailedError(RunError):
     """No trial of a sweep came to a score."""
 
 
-def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> list[TrialRecord]:
+def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRecord]:
     """Writes ``results.csv`` and the winner, prints the leaderboard and the verdict. Returns all trials, best first."""
     work_dir, at = here.folder, here.where
     records = load_records(work_dir)
@@ -63,19 +63,22 @@ def conclude(here: WorkDir, summary: Mapping[str, Any], console: Console) -> lis
     return order
 
 
-def winner(records: Sequence[TrialRecord], confirmed: Mapping[str, Any] | None) -> TrialRecord:
+def winner(records: Sequence[TrialRecord], confirmed: Confirmed | None) -> TrialRecord:
     """The trial whose student is handed over.
 
     The best run of the configuration with the highest mean over the confirmation's seeds, which may be a baseline, of
     equal cost too;
     the best of the search where nothing is confirmed.
     """
-    arms = [] if confirmed is None else [confirmed["baseline"], *confirmed["configurations"]]
-    arms += [arm["equal_cost"] for arm in arms if arm is not None and arm.get("equal_cost")]
-    arms = [arm for arm in arms if arm is not None and arm["mean"] is not None]
-    if not arms:
+    arms: list[Arm] = []
+    if confirmed is not None:
+        baseline = confirmed["baseline"]
+        arms = [*([] if baseline is None else [baseline]), *confirmed["configurations"]]
+    arms += [cost for arm in arms if (cost := arm.get("equal_cost"))]
+    scored = [(mean, arm) for arm in arms if (mean := arm["mean"]) is not None]
+    if not scored:
         return ranked(record for record in records if record.searched)[0]
-    best = max(arms, key=lambda arm: arm["mean"])
+    _, best = max(scored, key=lambda pair: pair[0])
     runs = set((best.get("runs") or {}).values())  # an older version's summary does not name them
     its_own = [record for record in records if record.id in runs or (not runs and record.of == best["id"])]
     return ranked(record for record in its_own if record.status == "finished")[0]

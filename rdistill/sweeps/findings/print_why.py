@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console
+
+from rdistill.schemas.summary import Summary
 
 SHOWN = 3  # sentences of a configuration; the report has all
 
 
-def print_why(console: Console, summary: Mapping[str, Any]) -> None:
+def print_why(console: Console, summary: Summary) -> None:
     """Prints what may be why there is no gain; of a configuration with nothing of the kind, how it compares."""
     for name, reasons in (summary.get("why") or {}).items():
         warnings = [sentence["text"] for sentence in reasons["sentences"] if sentence["warning"]]

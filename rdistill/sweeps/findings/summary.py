@@ -13,16 +13,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from rdistill.core.files import read_json, write_json
 from rdistill.core.redaction import redacted
+from rdistill.schemas.headroom import Headroom
+from rdistill.schemas.run import Scores
+from rdistill.schemas.summary import Arm, Confirmed, Cost, Environment, Searched, Session, Summary, Tested
 from rdistill.sweeps.findings.confirm import Selection, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
@@ -58,14 +60,14 @@ class Facts:
     trials: int  # of the search
     baselines: int
     iterations: int  # of each trial that is not stopped
-    teachers: Sequence[Mapping[str, Any]]  # scores of each
+    teachers: Sequence[Scores]  # scores of each
     processes: int  # trials at a time, or cohorts
     started: str = field(default_factory=lambda: _now())
     since: float = field(default_factory=time.monotonic)
-    teacher_test: Mapping[str, Any] | None = None  # the first teacher's scores on the test split
+    teacher_test: Scores | None = None  # the first teacher's scores on the test split
 
 
-def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> dict[str, Any]:
+def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> Summary:
     """Everything that ``summary.json`` holds; docs/proof.md explains it."""
     spec = facts.spec
     confirmed, test, left = _confirmed(facts, records, work_dir)
@@ -74,13 +76,13 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
     return {
         "status": status,
         "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left),
-        "teacher": dict(facts.teachers[0]) if facts.teachers and facts.teachers[0] else None,
-        "teachers": [dict(scores) for scores in facts.teachers],
+        "teacher": facts.teachers[0] if facts.teachers and facts.teachers[0] else None,
+        "teachers": list(facts.teachers),
         "searched": _searched(facts, records),
         "confirmed": confirmed,
         "test": test,
         "headroom": _headroom(work_dir),
-        "why": why(records, ((confirmed or {}).get("baseline") or {}).get("mean")),
+        "why": why(records, ((confirmed or Confirmed()).get("baseline") or Arm()).get("mean")),
         "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),
@@ -89,13 +91,13 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
     }
 
 
-def read_summary(work_dir: Path) -> dict[str, Any]:
+def read_summary(work_dir: Path) -> Summary:
     """What was last written; empty before the first time."""
     file = work_dir / SUMMARY
     return read_json(file) if file.is_file() else {}
 
 
-def write_summary(facts: Facts, work_dir: Path, status: str) -> dict[str, Any]:
+def write_summary(facts: Facts, work_dir: Path, status: str) -> Summary:
     """Writes ``summary.json`` as things stand, whole or not at all."""
     summary = summarize(facts, load_records(work_dir), work_dir, status)
     write_json(work_dir / SUMMARY, summary)
@@ -143,13 +145,13 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
     return warnings
 
 
-def _headroom(work_dir: Path) -> dict[str, Any] | None:
+def _headroom(work_dir: Path) -> Headroom | None:
     """What :mod:`rdistill.sweeps.headroom` found before the search, if it was measured."""
     file = work_dir / HEADROOM
     return read_json(file) if file.is_file() else None
 
 
-def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:
+def _searched(facts: Facts, records: Sequence[TrialRecord]) -> Searched:
     best = next((record for record in ranked(_of(records, SEARCHED)) if record.best), None)
     baseline = next((record for record in ranked(_of(records, BASELINE)) if record.best), None)
     return {
@@ -169,7 +171,7 @@ def _searched(facts: Facts, records: Sequence[TrialRecord]) -> dict[str, Any]:
 
 def _confirmed(
     facts: Facts, records: Sequence[TrialRecord], work_dir: Path
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None, int]:
+) -> tuple[Confirmed | None, Tested | None, int]:
     """The evidence on validation data and on the test split, and how many runs are still to come."""
     selection = load_selection(work_dir)
     if selection is None:
@@ -181,12 +183,10 @@ def _confirmed(
     known_facts = what_is_known(work_dir, selection, runs)
     looks = load_looks(work_dir)
     seeds = selection.seeds[: max(looks.seeds, selection.first)] if selection.first else selection.seeds
-    confirmed = {
-        "seeds": list(seeds),
-        "seconds": selection.seconds,
-        **({"looks": looks.shown(selection)} if selection.first else {}),
-        **evidence(runs, *arms, teacher, facts=known_facts),
-    }
+    confirmed: Confirmed = {"seeds": list(seeds), "seconds": selection.seconds}
+    if selection.first:
+        confirmed["looks"] = looks.shown(selection)
+    confirmed.update(evidence(runs, *arms, teacher, facts=known_facts))
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
     if selection.at_equal_cost:  # of those that were measured, once they are
         measured = (work_dir / EQUAL_COST_FILE).is_file()
@@ -194,14 +194,14 @@ def _confirmed(
     left = expected - sum(run.status in ("finished", "failed") for run in runs)
     if selection.first and not looks.over:
         left = max(left, 1)
-    test = None
+    test: Tested | None = None
     if any(run.test for run in runs):
         on_test = facts.teacher_test
         on_images = dataclasses.replace(
             known_facts, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None
         )
         test = {
-            "teacher": dict(on_test) if on_test else None,
+            "teacher": on_test or None,
             **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test, on_images),
         }
     return confirmed, test, left
@@ -220,7 +220,7 @@ def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialReco
     )
 
 
-def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, Any]) -> dict[str, Any]:
+def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Summary) -> Cost:
     before = [session for session in _sessions(earlier) if session["started"] != facts.started]
     done = {record.id: record.history[-1]["iter"] if record.history else 0 for record in records}
     stopped = sum(facts.iterations - done[record.id] for record in records if record.status == "stopped")
@@ -235,10 +235,10 @@ def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Mapping[str, An
     }
 
 
-def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[str, Any]:
+def _environment(facts: Facts, earlier: Summary, status: str) -> Environment:
     spec = facts.spec
     now = _now()
-    own = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
+    own: Session = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
     sessions = [*(session for session in _sessions(earlier) if session["started"] != facts.started), own]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
@@ -262,8 +262,8 @@ def _environment(facts: Facts, earlier: Mapping[str, Any], status: str) -> dict[
     }
 
 
-def _sessions(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list((earlier.get("environment") or {}).get("sessions") or [])
+def _sessions(earlier: Summary) -> list[Session]:
+    return list((earlier.get("environment") or Environment()).get("sessions") or [])
 
 
 def _versions() -> dict[str, str]:
