@@ -36,7 +36,7 @@ from rdistill.flags import (
     with_flags,
 )
 from rdistill.training.console import OneLineConsole
-from rdistill.usage import usage_line
+from rdistill.usage import Command, usage_line
 
 MOST_ERRORS = 10  # lines
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
@@ -114,7 +114,7 @@ WorkDir = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def train(
     config: Config_,
@@ -149,7 +149,7 @@ def train(
         print(f"mIoU {metrics['mIoU']:.2f} at iteration {metrics['best_iter']}: {work_dir}/student.pth")
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=Command)
 @with_flags
 def evaluate(
     config: Config_,
@@ -196,7 +196,7 @@ def _note(line: str) -> None:
     print(f"note      {line}", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def sweep(
     sweep_file: Annotated[
@@ -232,7 +232,7 @@ def sweep(
         print(f"verdict {result.summary['verdict']}")
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def headroom(
     config: Config_,
@@ -286,7 +286,7 @@ def _seed_list(text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="The --work-dir of a sweep, running or done; or of a run.")
@@ -308,7 +308,7 @@ def report(
     _write_page(page_of(folder), out or folder / "report.html", open_, png)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The --work-dir of each sweep.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("work_dirs/compare.html"),
@@ -341,7 +341,7 @@ def _write_page(page: Any, file: Path, open_: bool, png: Path | None) -> None:
         webbrowser.open(file.absolute().as_uri())
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def layers(
     config: Config_,
@@ -364,7 +364,7 @@ def layers(
         show(seen, Console(), depth)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def check(
     file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="What `train` or `sweep` would be given.")],
@@ -420,7 +420,7 @@ def check(
     report.raise_problems()
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def predict(
     config: Config_,
@@ -469,7 +469,7 @@ def predict(
         raise failed
 
 
-@app.command()
+@app.command(cls=Command)
 @with_flags
 def export(
     config: Config_,
@@ -520,9 +520,9 @@ def export(
         print(f"{word:<9} {line}")
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def synthetic(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write img_dir/ and ann_dir/ to.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write img_dir/ and ann_dir/ to.")],
     num_train: Annotated[int, typer.Option(help="Training images.")] = 200,
     num_val: Annotated[int, typer.Option(help="Validation images.")] = 60,
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 256,

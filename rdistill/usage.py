@@ -6,11 +6,37 @@ from typing import Any
 
 import annotated_types
 from pydantic import ValidationError
+from typer.core import TyperCommand
 
 from rdistill._compat import texts
 from rdistill._compat.typer import BadParameter, MissingParameter, NoSuchOption, annotation_of
-from rdistill.core.errors import did_you_mean, one_line
+from rdistill.core.errors import UserError, did_you_mean, one_line
 from rdistill.core.validation import describe, short
+
+
+class Command(TyperCommand):
+    """A command that refuses an empty value: as a path it would mean the current folder, which nobody named so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # before an empty text becomes a path
+        for param in self.params:
+            value = words.get(param.name)
+            for text in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(text, str) and not text.strip():
+                    raise UserError(f"{_name(param)}: is empty; {_what_to_name(param)}")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+
+def _what_to_name(param: Any) -> str:
+    for part, words in _NAMED_BY.items():
+        if part in (param.metavar or ""):
+            return f"name {words}"
+    return "give it a value" if param.required else "give it a value, or leave it out"
+
+
+# What the help calls a value, in part -> what it is.
+_NAMED_BY = {"DIR": "a folder", "CONFIG": "a config file", ".yaml": "a sweep file", "FILE": "a file", ".onnx": "a file"}
 
 
 def usage_line(error: Any) -> str:

@@ -74,7 +74,7 @@ PLAIN_WORDS = {  # part of what PyYAML says -> what we say
 def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -> list[str]:
     """What in a value is no plain data: one line each, with its place.
 
-    Plain are None, true and false, texts, numbers but NaN, and lists and dicts of them.
+    Plain are None, true and false, texts that UTF-8 can write, numbers but NaN, and lists and dicts of them.
 
     Args:
         value: from a file, a command line, or a caller.
@@ -86,7 +86,11 @@ def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -
         return [f"{where}: is nested more than {DEEPEST} deep"]
     if isinstance(value, Mapping):
         takes = (str,) if as_json else (str, int)
-        lines = [f"{where}: a key must be text, got {short(key)}" for key in value if not isinstance(key, takes)]
+        lines = [
+            f"{where}: a key must be text, got {short(key)}"
+            for key in value
+            if not isinstance(key, takes) or (isinstance(key, str) and not is_text(key))
+        ]
         inner = [(f"{where}.{key}", entry) for key, entry in value.items()]
     elif isinstance(value, (list, tuple)):
         lines, inner = [], [(f"{where}.{index}", entry) for index, entry in enumerate(value)]
@@ -94,12 +98,23 @@ def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -
         return [f"{where}: must be a finite number, got {value}"]
     elif isinstance(value, int) and abs(value) >= 2**63:
         return [f"{where}: must be a whole number of at most 64 bits, got {short(value)}"]
+    elif isinstance(value, str) and not is_text(value):
+        return [f"{where}: holds half a character (a surrogate), got {short(value)}; write the character itself"]
     elif value is None or isinstance(value, (bool, int, float, str)):
         return []
     else:
         takes_words = "text, a number, true, false, null, or a list or mapping of them"
         return [f"{where}: must be {takes_words}, got {short(value)}"]
     return lines + [line for at, entry in inner for line in not_plain(entry, at, as_json=as_json, depth=depth + 1)]
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can write it: a lone surrogate, such as ``"\\ud83d"`` gives, is no character."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -109,11 +110,39 @@ def test_a_mistake_is_one_line_and_status_2(command: Command, tiny: Tiny, argume
         (["train", "a\nb.py"], "a\\nb.py: no such config file"),
         (["train", "a.py", "--set", "b\x1b[31m"], "--set b\\x1b[31m: must be key=value"),
         (["sweep", "a.yaml", "--work-dir", ""], "--work-dir: is empty; name a folder"),
+        (["report", ""], "DIR: is empty; name a folder"),
+        (["report", " "], "DIR: is empty; name a folder"),
+        (["compare", "a", ""], "DIR: is empty; name a folder"),
+        (["data", "synthetic", ""], "DIR: is empty; name a folder"),
+        (["predict", "a.py", "a.pth", "a.png", "--out", ""], "--out: is empty; name a folder"),
+        (["predict", "a.py", "a.pth", "a.png", "", "--out", "b"], "IMAGE: is empty; give it a value"),
+        (["train", "a.py", "--set", "b=1", "--set", ""], "--set: is empty; give it a value, or leave it out"),
+        (
+            ["train", "a.py", "--set", r'b="\ud83d\ude00"'],
+            r"--set b: holds half a character (a surrogate), got '\ud83d\ude00'; write the character itself",
+        ),
+        (["train", "a.py", "--set", r'b={"\ud83d": 1}'], r"--set b: a key must be text, got '\ud83d'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value).encode("unicode_escape").decode(),
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(command: Command, arguments: list[str], line: str) -> None:
     assert command(*arguments) == Outcome(2, "", f"error: {line}\n")
+
+
+def test_no_command_takes_an_empty_value(command: Command) -> None:
+    """As a path it would be the current folder, which nobody named."""
+    group: Any = typer.main.get_command(app)
+    refused = []
+    for path in every_command(group):
+        inner = group
+        for name in path:
+            inner = inner.commands[name]
+        for param in () if hasattr(inner, "commands") else inner.params:
+            if not getattr(param, "is_flag", False):
+                result = command(*path, *([param.opts[0], ""] if param.opts[0].startswith("-") else [""]))
+                assert result.status == 2 and ": is empty; " in result.err and result.err.count("\n") == 1, param.name
+                refused.append((*path, param.name))
+    assert len({path[0] for path in refused}) == 11 and ("data", "synthetic", "out") in refused
 
 
 def test_a_group_without_a_command_shows_its_help(command: Command) -> None:

@@ -97,6 +97,9 @@ def test_plain_values() -> None:
     itself.append(itself)
     assert not_plain({"a": [1, 2.5, "x", None, True, (1, 2)]}, "v") == []
     assert not_plain([1, {"a": float("nan")}], "v") == ["v.1.a: must be a finite number, got nan"]
+    half = "holds half a character (a surrogate), got 'a\\udc80'; write the character itself"
+    assert not_plain({"a": ["\U0001f600", "a\udc80"]}, "v") == [f"v.a.1: {half}"]
+    assert not_plain({"\ud83d": 1}, "v") == ["v: a key must be text, got '\\ud83d'"]
     assert not_plain({0: 1}, "v") == ["v: a key must be text, got 0"]
     assert not_plain({0: float("inf")}, "v", as_json=False) == []
     assert not_plain({1, 2}, "v") == [
