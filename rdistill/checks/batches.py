@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from rdistill.config.walk import kind_of
+from rdistill.config.walk import without_stream
 from rdistill.core.errors import error_line
 from rdistill.data.random_state import random_state_of
 from rdistill.data.reading import Size
@@ -97,10 +97,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
 def _items(dataset: ConfigDict, files: list[str]) -> dict[str, Packed]:
     """The wanted images of a dataset, each through its whole pipeline; without those that a subset leaves out."""
     init_default_scope("mmseg")
-    plain = ConfigDict(copy.deepcopy(dataset.to_dict()))
-    if kind_of(plain) == "StreamDataset":
-        plain = plain.dataset
-    built = DATASETS.build(plain)
+    built = DATASETS.build(without_stream(dataset))
     places: dict[str, int] = {}
     for index in range(len(built)):
         if len(places) == len(files):

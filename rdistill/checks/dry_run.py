@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from rdistill.config.distill_spec import DistillSpec
-from rdistill.config.walk import leaves
+from rdistill.config.walk import leaves, without_stream
 from rdistill.core.errors import UserError, error_line
 from rdistill.data.random_state import random_state_of
 from rdistill.distill.distiller import Distiller
@@ -40,10 +39,7 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
         UserError: the dataset or its pipeline fails.
     """
     init_default_scope("mmseg")
-    # A deep copy through a plain dict: deepcopy of mmengine's own would share nothing less, but keep lazy objects.
-    plain = ConfigDict(copy.deepcopy(cfg.train_dataloader.dataset.to_dict()))
-    if plain.get("type") == "StreamDataset":
-        plain = plain.dataset
+    plain = without_stream(cfg.train_dataloader.dataset)
     for _, leaf in leaves(plain):
         leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage
     try:

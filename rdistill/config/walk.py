@@ -6,10 +6,12 @@ The one place that knows it. Works on plain dictionaries and mmengine's, loaded 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -95,6 +97,15 @@ def leaf_datasets(cfg: Mapping[str, Any], loader: str) -> list[Any]:
 def first_leaf(dataset: Any) -> Any:
     """The first data set that reads files: several in one dataloader share classes and, as a rule, the pipeline."""
     return next(leaf for _, leaf in leaves(dataset))
+
+
+def without_stream(dataset: ConfigDict) -> ConfigDict:
+    """A copy of a training data set's section, without the stream that :mod:`rdistill.training.runner` puts around it.
+
+    Through a plain dict: deepcopy of mmengine's own would share nothing less, but keep lazy objects.
+    """
+    plain = ConfigDict(copy.deepcopy(dataset.to_dict()))
+    return plain.dataset if kind_of(plain) == "StreamDataset" else plain
 
 
 def pipelines(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, Any]]:

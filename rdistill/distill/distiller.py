@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -49,6 +49,15 @@ from rdistill.schemas.mappings import ConfigValues
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
 WEIGHT_PREFIX = "weight/"  # and a weight that is measured, before its schedule's factor
 ASIDE = (RAW_PREFIX, WEIGHT_PREFIX)  # what is logged with the losses, and not added up
+# Teachers that do not fit the student: one is given the student's images, and its classes may be to be the labels.
+OTHER_CHANNELS = (
+    "distill.teachers[{index}]: its model takes images of {teacher} channels, the student's of {student}; both are "
+    "given the same images: train a teacher on them"
+)
+OTHER_CLASSES = (
+    "distill.labels: teachers[{index}] tells {teacher} classes apart, the student {student}; labels need a teacher of "
+    "the same classes"
+)
 
 
 class Distiller(BaseModel):
@@ -256,10 +265,10 @@ def build_distiller(
     spec = run.distill
     with torch.random.fork_rng():
         models = _teacher_models(spec, student, source, trust_checkpoint)
-        _check_channels(student, models)
+        _require_equal(student, models, input_channels, OTHER_CHANNELS)
         _check_feature_names(spec, student, models)
         if by_teacher := spec.labels == "teacher":
-            _check_classes(student, models)
+            _require_equal(student, models, num_classes, OTHER_CLASSES)
         routes = make_routes(spec, student, models)
         teachers = _make_teachers(spec, student, models, routes, source)
         channels = probe_channels(student, teachers, routes, training_size(run.cfg))
@@ -307,27 +316,14 @@ def _make_teachers(
     return teachers
 
 
-def _check_channels(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
-    """A teacher is given the student's images: it must take as many channels."""
-    channels = input_channels(student)
+def _require_equal(
+    student: nn.Module, teachers: Sequence[nn.Module], count: Callable[[nn.Module], int], problem: str
+) -> None:
+    """Refuses teachers whose ``count`` is not the student's; ``problem`` names index, teacher and student."""
+    own = count(student)
+    counts = [count(teacher) for teacher in teachers]
     problems = [
-        f"distill.teachers[{index}]: its model takes images of {input_channels(teacher)} channels, the student's of "
-        f"{channels}; both are given the same images: train a teacher on them"
-        for index, teacher in enumerate(teachers)
-        if input_channels(teacher) != channels
-    ]
-    if problems:
-        raise UserError(*problems)
-
-
-def _check_classes(student: nn.Module, teachers: Sequence[nn.Module]) -> None:
-    """A teacher whose classes are to be the labels must have the student's."""
-    classes = num_classes(student)
-    problems = [
-        f"distill.labels: teachers[{index}] tells {num_classes(teacher)} classes apart, the student {classes}; "
-        f"labels need a teacher of the same classes"
-        for index, teacher in enumerate(teachers)
-        if num_classes(teacher) != classes
+        problem.format(index=index, teacher=number, student=own) for index, number in enumerate(counts) if number != own
     ]
     if problems:
         raise UserError(*problems)

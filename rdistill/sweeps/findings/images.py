@@ -17,6 +17,7 @@ import ray
 from mmengine.config import Config
 
 from rdistill.config.load import import_custom_modules
+from rdistill.config.walk import first_leaf
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures"  # folder of a sweep
 INDEX = "pictures.json"
-MOST_IMAGES = 100  # of the validation data, evenly spread, that are scored one by one
+MOST_IMAGES = 100  # images of the validation data, evenly spread, that are scored one by one
 LONGEST_SIDE = 1024  # pixels of an image that is drawn
 TIME_LIMIT_S = 1800
-OPACITY = 0.55  # of a class's colour over the photograph
-# By whom a pixel is got wrong: Okabe and Ito's orange and blue, and grey.
+OPACITY = 0.55  # how strongly a class's colour covers the photograph
+# A colour for who gets a pixel wrong: Okabe and Ito's orange and blue, and grey.
 ONLY_BEST, ONLY_BASELINE, BOTH = (213, 94, 0), (0, 114, 178), (95, 95, 95)
 
 
@@ -183,7 +184,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
     import_custom_modules(base)
     models = _models(study, best, baseline)
     dataset = DATASETS.build(base.val_dataloader.dataset.to_dict())
-    pipeline = _pipeline(base.val_dataloader.dataset)
+    pipeline = first_leaf(base.val_dataloader.dataset)["pipeline"]  # the one that reads files
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
@@ -258,14 +259,6 @@ def _masks(sample: Packed, models: Mapping[str, nn.Module]) -> dict[str, np.ndar
         # mmseg gives floats where a head has one channel and a threshold.
         masks[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
     return masks
-
-
-def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Of the dataset that reads files, below its wrappers; of several, the first's."""
-    while not dataset.get("pipeline"):
-        inner = dataset["dataset"] if "dataset" in dataset else dataset["datasets"]
-        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
-    return list(dataset["pipeline"])
 
 
 def _photo(sample: Packed, *, bgr: bool) -> np.ndarray:
