@@ -83,6 +83,7 @@ def _takes(arguments: type) -> Callable[[Function], Function]:
 
 
 @_takes(ShortcutArguments)
+@leaves_process_as_it_was
 def load_config(
     config: str | Path | Config,
     overrides: Mapping[str, Any] | None = None,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 
 from rdistill.config.walk import without_stream
 from rdistill.core.errors import error_line
@@ -96,7 +95,6 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
 
 def _items(dataset: ConfigDict, files: list[str]) -> dict[str, Packed]:
     """The wanted images of a dataset, each through its whole pipeline; without those that a subset leaves out."""
-    init_default_scope("mmseg")
     built = DATASETS.build(without_stream(dataset))
     places: dict[str, int] = {}
     for index in range(len(built)):

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from rdistill.config.distill_spec import DistillSpec
@@ -38,7 +37,6 @@ def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
     Raises:
         UserError: the dataset or its pipeline fails.
     """
-    init_default_scope("mmseg")
     plain = without_stream(cfg.train_dataloader.dataset)
     for _, leaf in leaves(plain):
         leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.arguments import argument_problems, model_problems
@@ -179,10 +180,11 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def import_custom_modules(cfg: Config) -> None:
-    """Imports rdistill's data sets and transforms, and the modules that a config and its teachers name.
+    """Makes the names in a config known to this process: those of mmseg, of rdistill, and of the user's modules.
 
     mmengine imports those of ``custom_imports`` when it reads the file. A process that was sent the config has yet to
-    register what they hold; and no command needs to have trained before ``MapLabels`` has a name.
+    register what they hold; and no command needs to have trained before ``MapLabels`` has a name. mmseg's become known
+    by its scope, which stays the default one of the process (a call of the library puts the caller's back).
 
     Args:
         cfg: its ``distill`` section need not be checked: its losses may be in one of those modules.
@@ -190,6 +192,7 @@ def import_custom_modules(cfg: Config) -> None:
     Raises:
         UserError: one cannot be imported.
     """
+    init_default_scope("mmseg")
     import_module(OWN_DATA)
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []

@@ -12,7 +12,6 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
-from mmengine.registry import init_default_scope
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from rdistill.config.walk import kind_of
@@ -37,7 +36,6 @@ class Loaders:
     """
 
     def __init__(self, pipeline: Sequence[Mapping[str, Any]]) -> None:
-        init_default_scope("mmseg")
         steps = {name: step for step in reversed(pipeline) if (name := kind_of(step)).startswith(("Load", "Map"))}
         self.image = self.mask = None
         self.label_map: dict[int, int] = {}

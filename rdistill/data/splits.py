@@ -12,7 +12,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
 
 from rdistill._compat.mmengine import wanted_entries
 from rdistill.config.walk import kind_of, leaf_datasets
@@ -61,7 +60,6 @@ class Folders:
 
 def data_splits(cfg: Config, names: Sequence[str] = READ_BY_TRAINING) -> list[Split]:
     """The data of a config, each dataset of a concatenation by itself."""
-    init_default_scope("mmseg")
     splits = []
     for name in names:
         if cfg.get(LOADERS[name]) is not None:
@@ -71,7 +69,6 @@ def data_splits(cfg: Config, names: Sequence[str] = READ_BY_TRAINING) -> list[Sp
 
 def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
     """The class names of each dataset of a split ('train' or 'val') that has any."""
-    init_default_scope("mmseg")
     classes = []
     for dataset in leaf_datasets(cfg, LOADERS[split]):
         with suppress(Exception):  # a dataset that does not build is data_splits' to report

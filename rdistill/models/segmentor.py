@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError, blaming
@@ -28,7 +27,6 @@ def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_
     Raises:
         UserError: the section does not build, or needs packages or compiled operators that are absent.
     """
-    init_default_scope("mmseg")
     try:
         with warnings.catch_warnings(), blaming(what), weights_alone(trust=trust_checkpoint):
             warnings.simplefilter("ignore")  # mmseg's own deprecations

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import Tiny
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
+import rdistill
 from rdistill.process_state import leaves_process_as_it_was
 
 
@@ -56,3 +58,9 @@ def test_mmseg_has_its_names_in_a_notebook_of_another_package(before: str) -> No
     with DefaultScope.overwrite_default_scope(before):
         assert type(leaves_process_as_it_was(build)()).__name__ == "OhemCrossEntropy"
         assert DefaultScope.get_current_instance().scope_name == before
+
+
+def test_reading_a_config_leaves_the_scope_of_the_notebook(tiny: Tiny) -> None:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        cfg = rdistill.load_config(tiny.folder / "student.py", data_root=tiny.data_root)
+        assert cfg.model.type == "EncoderDecoder" and DefaultScope.get_current_instance().scope_name == "mmdet"

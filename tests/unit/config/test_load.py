@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NUM_TRAIN, REPO, Run, Tiny
+from conftest import NUM_TRAIN, NUM_VAL, REPO, Run, Tiny
 from mmengine.config import Config
 from mmengine.config import utils as mmengine_config_utils
+from mmengine.registry import DefaultScope
 
+from rdistill.checks.batches import check_batches
+from rdistill.checks.dry_run import tiny_batch
 from rdistill.config.distill_spec import distill_spec
 from rdistill.config.load import (
     LoadedConfig,
@@ -26,6 +29,7 @@ from rdistill.config.load import (
 )
 from rdistill.config.overrides import lookup, parse_assignments
 from rdistill.core.errors import UserError
+from rdistill.data.splits import data_classes, data_splits
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.student_files import write_config
 
@@ -458,6 +462,21 @@ def test_the_parsed_section_says_what_the_config_says(tiny: Tiny) -> None:
     alone = run.without_distillation()
     assert alone.distill is None and "distill" not in alone.cfg and "distill" in run.cfg
     assert LoadedConfig.of(run) is run
+
+
+def test_a_config_brings_the_scope_that_its_names_are_of(tiny: Tiny) -> None:
+    """A process that is sent a config may have mmengine's scope, where mmseg's transforms and losses have no name."""
+    cfg = tiny.load("student")
+    with DefaultScope.overwrite_default_scope("mmengine"):
+        assert [split.problem is None for split in data_splits(cfg)] == [False, False]
+        import_custom_modules(cfg)
+        assert [len(split.entries) for split in data_splits(cfg)] == [NUM_TRAIN, NUM_VAL]
+        assert data_classes(cfg, "val") == [("background", "optic disc")]
+        assert len(tiny_batch(cfg, 2, 0)["inputs"]) == 2
+        train, _ = data_splits(cfg)
+        sizes = {"train": {entry["img_path"]: (48, 48) for entry in train.entries}}
+        assert check_batches(cfg, sizes) == []
+        assert type(build_segmentor(cfg.model).decode_head.loss_decode).__name__ == "CrossEntropyLoss"
 
 
 def test_a_plain_config_has_no_distill_spec(tiny: Tiny) -> None:
