@@ -18,7 +18,7 @@ class Command(TyperCommand):
     """A command that refuses an empty value: as a path it would mean the current folder, which nobody named so."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # before an empty text becomes a path
+        words, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # an empty text becomes a path below
         for param in self.params:
             value = words.get(param.name)
             for text in value if isinstance(value, (list, tuple)) else [value]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 PACKAGE = "onedl-mmengine"
-Entry = TypeVar("Entry")  # of a data set's list of files
+Entry = TypeVar("Entry")  # a data set's list of files
 
 
 def config_dict(cfg: Config) -> ConfigDict:

@@ -223,7 +223,7 @@ class LossSpec(BaseModel):
 class DiagnoseSpec(Section):
     """Figures at each validation that say why a distillation gains or does not; training stays what it is."""
 
-    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # of training images, and as many validation images; 0: off
+    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # training images, and as many validation images; 0: off
 
 
 class DistillSpec(Section):
@@ -231,7 +231,7 @@ class DistillSpec(Section):
 
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
-    losses: dict[str, LossSpec]  # at least one, unless `labels` are the teacher's
+    losses: dict[str, LossSpec]  # one is needed, unless `labels` are the teacher's
     labels: Literal["data", "teacher"] = "data"  # 'teacher': its class of each pixel in place of the mask's
     task_weight: Number = Field(default=1.0, ge=0)
     cache: CacheSpec = (

@@ -18,7 +18,7 @@ class RandomState(NamedTuple):
     python: tuple[Any, ...]
     numpy: dict[str, Any]
     torch: Tensor
-    cuda: list[Tensor]  # of each device; empty where CUDA was left alone
+    cuda: list[Tensor]  # a state for each device; empty where CUDA was left alone
 
 
 def random_state(*, cuda: bool = True) -> RandomState:

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 from rdistill.distributed import collectives
 from rdistill.losses.functional import without_autocast
 
-DISTILL_PREFIX = "distill."  # of the keys of weighted distillation losses
+DISTILL_PREFIX = "distill."  # begins the keys of weighted distillation losses
 # Factors on a loss in float16, whose gradients vanish below 6e-8 and overflow above 65,504: the first that fits counts.
 HALF_SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 

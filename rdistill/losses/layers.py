@@ -88,6 +88,6 @@ class Theia(nn.Module):
         self.count += positions
         share = (positions / self.count).to(self.mean.dtype)
         step = mean - self.mean
-        # At the first batch the share is 1, so that nothing is left of the initial 0 and 1.
+        # The share of the first batch is 1, so that nothing is left of the initial 0 and 1.
         self.variance += share * (variance - self.variance + (1 - share) * step.square())
         self.mean += share * step

@@ -218,7 +218,7 @@ def _without_ignored(student: Tensor, valid: Tensor) -> Tensor:
         cells = F.adaptive_max_pool2d(valid.float().unsqueeze(1), size)
         valid = F.max_pool2d(cells, kernel_size=3, stride=1, padding=1).squeeze(1) > 0
     valid = valid.flatten()
-    positions = valid.int().argsort(descending=True, stable=True)  # of the valid ones in order, then of the others
+    positions = valid.int().argsort(descending=True, stable=True)  # first the valid ones in order, then the others
     turn = ((~valid).cumsum(dim=0) - 1) % valid.sum().clamp(min=1)
     source = torch.where(valid, torch.arange(len(valid), device=valid.device), positions[turn])
     filled = student.movedim(1, 3).reshape(-1, channels)[source]

@@ -15,7 +15,7 @@ from typing import Any
 
 from rdistill.core.errors import UserError, did_you_mean
 
-REQUIRED: Any = inspect.Parameter.empty  # of a parameter without a default
+REQUIRED: Any = inspect.Parameter.empty  # what a parameter without a default has
 
 
 @dataclass(frozen=True)

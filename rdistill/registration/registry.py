@@ -22,7 +22,7 @@ class _Source(NamedTuple):
     """Where a name was registered."""
 
     module: str
-    spec: Any  # of that module's import: another one after it was imported anew
+    spec: Any  # which import of that module: another one after it was imported anew
     function: str
 
     def __str__(self) -> str:

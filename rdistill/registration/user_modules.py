@@ -40,7 +40,7 @@ def import_user_modules(section: Any, where: str = "custom_imports") -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except UserError as error:  # of a registry: the name is taken, or the declaration is wrong
+        except UserError as error:  # a registry's: the name is taken, or the declaration is wrong
             raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from error
         except (Exception, SystemExit) as error:  # a user's own code may raise anything
             if may_fail and isinstance(error, ImportError):

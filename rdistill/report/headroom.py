@@ -12,7 +12,7 @@ from rdistill.report.text import Cell, Column, Table, cell, points, signed
 from rdistill.schemas.headroom import Headroom
 from rdistill.sweeps.headroom.show import BRINGS, lines_of
 
-HEADROOM = "headroom.json"  # in the work dir of `rdistill headroom`
+HEADROOM = "headroom.json"  # stands in the work dir of `rdistill headroom`
 
 
 def headroom_section(headroom: Headroom | None) -> Section:

@@ -49,8 +49,8 @@ for theme, sequence, series in ((LIGHT, _LIGHT_SEQUENCE, _LIGHT_SERIES), (DARK, 
 COLORSCALE = [[index / (SEQUENCE - 1), f"$sequence{index}"] for index in range(SEQUENCE)]
 
 # Figures are Plotly's, with its own keys, as JSON.
-Trace = dict[str, Any]  # of a figure's data
-Layout = dict[str, Any]  # of a figure, or a part of it
+Trace = dict[str, Any]  # one curve, bar chart or map of a figure
+Layout = dict[str, Any]  # a figure's, or a part of it
 
 
 def layout(**own: Any) -> Layout:

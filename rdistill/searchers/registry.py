@@ -27,7 +27,7 @@ TAKEN = ("type", "num_trials", "seed", "search", "cost", "seconds", "start", "fr
 class SearchSize:
     """How large a search is, for searchers that adapt to it."""
 
-    num_trials: int  # of this search, in all
+    num_trials: int  # trials of this search, in all
     num_objectives: int = 1
     at_once: int = 1  # trials that run at a time
 

@@ -69,10 +69,10 @@ ALREADY = "{}: holds a sweep already; pass --resume to continue it, or another -
 class SweepOptions:
     """How a sweep is run, beside its file."""
 
-    address: str | None = None  # of a Ray cluster; see rdistill.distributed.cluster.connected
+    address: str | None = None  # where a Ray cluster is; see rdistill.distributed.cluster.connected
     resume: bool = False  # continue the sweep in the work dir
     track: Any = None  # which trackers report it, over the file's own; see rdistill.config.tracking.parse_tracking
-    trust_checkpoint: bool = False  # as for one run
+    trust_checkpoint: bool = False  # the same as for one run
 
 
 def run_sweep(

@@ -33,11 +33,11 @@ from rdistill.models.segmentor import ignore_index, num_classes
 from rdistill.schemas.run import Diagnosis, GradientFigures, ValidationFigures
 from rdistill.training.run_state import unwrap
 
-DIAGNOSIS = "diagnosis.json"  # in the work dir: one entry for each validation
-FIRST_DRAW = 2**62  # of the training images that are looked at: beyond what any run draws
-PIXELS = 65_536  # of an image that are looked at, at most, evenly spread
-BINS = 15  # of the confidence, for the calibration error (Guo et al., ICML 2017)
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # at which the teacher's entropy is measured, besides the losses' own
+DIAGNOSIS = "diagnosis.json"  # the work dir's file: one entry for each validation
+FIRST_DRAW = 2**62  # where the training images that are looked at begin: beyond what any run draws
+PIXELS = 65_536  # how many of an image are looked at, at most, evenly spread
+BINS = 15  # bins of the confidence, for the calibration error (Guo et al., ICML 2017)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # where the teacher's entropy is measured, besides the losses' own
 
 
 class Timed(Protocol):

@@ -54,9 +54,9 @@ class LaneTiming:
     own: float = 0.0  # its turns, less what follows
     teacher: float = 0.0  # its share of the teacher's forward passes
     data: float = 0.0  # its share of loading
-    teacher_alone: float = 0.0  # with a teacher for itself, that computes every output
+    teacher_alone: float = 0.0  # what it would take with a teacher for itself, that computes every output
     data_alone: float = 0.0
-    # Of these, what training steps took: without set-up, validations and files at the end.
+    # What training steps took of these: without set-up, validations and files at the end.
     steps: float = 0.0
     steps_data: float = 0.0
     steps_data_alone: float = 0.0

@@ -65,7 +65,7 @@ from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan,
 class RunOptions:
     """How a run is trained, beside its config. Declared here alone: what trains hands it on whole."""
 
-    seed: int = 0  # of weights (unless the config has a `randomness.init_seed`), data order, augmentation and dropout
+    seed: int = 0  # draws weights (unless there is a `randomness.init_seed`), data order, augmentation and dropout
     resume: bool = False  # continue from `last.pth` if there is one
     trust_checkpoint: bool = False  # allow the teacher's checkpoint to run code when it is loaded
     teacher_metrics: Sequence[Scores] | None = None  # each teacher's, if they are known already; measured otherwise

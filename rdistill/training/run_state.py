@@ -37,7 +37,7 @@ class PlainRandomState(TypedDict):
     python: list[Any]  # version, words, gauss
     numpy: Any
     torch: Tensor
-    cuda: list[Tensor]  # of each device
+    cuda: list[Tensor]  # a state for each device
 
 
 class WorkerState(TypedDict):
@@ -45,7 +45,7 @@ class WorkerState(TypedDict):
 
     random: PlainRandomState
     statistics: dict[str, Tensor]  # BatchNorm's buffers, where workers differ
-    gradients: dict[str, Tensor]  # of batches that wait for the next update
+    gradients: dict[str, Tensor]  # gradients of batches that wait for the next update
 
 
 class RunStateHook(Hook):

@@ -37,7 +37,7 @@ class Selection:
     baseline: str | None  # trial id of the best baseline; None where none was scored
     configurations: list[str]  # trial ids of the best others, the best first
     seeds: list[int]  # all; with looks at the results between them, not all may be needed
-    cost: str = "iterations"  # in which the baselines are equal: 'iterations', 'seconds' or 'both'
+    cost: str = "iterations"  # what the baselines have equal: 'iterations', 'seconds' or 'both'
     seconds: str = REAL  # which count
     first: int = 0  # seeds at the first look at the results; 0: there is one look, after the last seed
     margin: float = 0.0  # mIoU by which a configuration has to be better

@@ -19,7 +19,7 @@ from rdistill.sweeps.findings.confirm import Selection
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
 from rdistill.sweeps.study.seconds import SECONDS, Seconds, together, training_seconds
 
-EQUAL_COST_FILE = "equal_cost.json"  # in the work dir: what was measured, and the iterations that follow
+EQUAL_COST_FILE = "equal_cost.json"  # the work dir's file of what was measured, and the iterations that follow
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _draw(study: Study, best: str, baseline: str | None) -> Pictures:
 class _Row:
     """One validation image."""
 
-    index: int  # in the data set
+    index: int  # its place in the data set
     name: str
     scores: dict[str, float | None]  # model -> mIoU in percent; None where all is ignored
 

@@ -26,7 +26,7 @@ from rdistill.schemas.summary import (
 from rdistill.sweeps.findings.confirm import Selection
 from rdistill.sweeps.findings.statistics import question
 
-LOOKS_FILE = "looks.json"  # in the work dir
+LOOKS_FILE = "looks.json"  # stands in the work dir
 CLAIMS = ("better", "worse")
 
 

@@ -66,7 +66,7 @@ def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, fl
     if len(differences) < 2:
         return None
     mean, sd = fmean(differences), stdev(differences)
-    if sd == 0:  # to the last digit the same difference on every seed; t has no value then
+    if sd == 0:  # every seed has the same difference to the last digit; t has no value then
         low, high, p = mean, mean, 1.0 if mean == 0 else 0.0
     else:
         test = stats.ttest_1samp(differences, 0.0)
@@ -207,7 +207,7 @@ def _compare(
     differences = [first[seed] - second[seed] for seed in seeds]
     pairs = len(seeds)
     looks = facts.looks
-    if looks is None or not looks.first <= pairs <= looks.last:  # by the pairs that there are, at one look
+    if looks is None or not looks.first <= pairs <= looks.last:  # one look, at the pairs that there are
         looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0)
     by_image = _images_of(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)

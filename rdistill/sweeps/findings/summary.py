@@ -46,7 +46,7 @@ from rdistill.sweeps.study.records import (
 from rdistill.sweeps.study.spec import SweepSpec
 
 SUMMARY = "summary.json"
-HEADROOM = Path("headroom", "headroom.json")  # in the sweep's work dir; see rdistill.sweeps.headroom.run
+HEADROOM = Path("headroom", "headroom.json")  # stands in the sweep's work dir; see rdistill.sweeps.headroom.run
 REFRESH_S = 15.0  # seconds between two states of a running sweep's summary
 PACKAGES = ("torch", "ray", "optuna", "numpy", "mmengine", "mmcv", "mmsegmentation")  # or OneDL's of that name
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
@@ -57,9 +57,9 @@ class Facts:
     """What does not depend on how far a sweep is."""
 
     spec: SweepSpec
-    trials: int  # of the search
+    trials: int  # trials of the search
     baselines: int
-    iterations: int  # of each trial that is not stopped
+    iterations: int  # iterations of each trial that is not stopped
     teachers: Sequence[Scores]  # scores of each
     processes: int  # trials at a time, or cohorts
     started: str = field(default_factory=lambda: _now())
@@ -188,7 +188,7 @@ def _confirmed(
         confirmed["looks"] = looks.shown(selection)
     confirmed.update(evidence(runs, *arms, teacher, facts=known_facts))
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
-    if selection.at_equal_cost:  # of those that were measured, once they are
+    if selection.at_equal_cost:  # counts those that were measured, once they are
         measured = (work_dir / EQUAL_COST_FILE).is_file()
         expected += len(seeds) * (len(known_facts.costs) if measured else len(selection.configurations))
     left = expected - sum(run.status in ("finished", "failed") for run in runs)

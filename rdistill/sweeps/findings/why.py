@@ -24,7 +24,7 @@ TOO_SURE = 5.0  # percent by which a teacher's confidence is above its accuracy
 ALL_BUT_HARD = 0.05  # entropy of the teacher's outputs, as a share of the largest, at a loss's temperature
 HARDLY_BETTER = 1.0  # mIoU of the teacher above the student alone
 STILL_RISING = 0.5  # mIoU that the last quarter of a training brought
-FLAT, EXPLODED, STILL = 0.05, 3.0, 0.02  # of a loss's first value: change over all, the last value, change since half
+FLAT, EXPLODED, STILL = 0.05, 3.0, 0.02  # shares of the first value: change over all, last value, change since half
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from rdistill.schemas.mappings import PlainConfig
 
 ALONE, LONGER, HALF, HARD, DISTILLED = "alone", "longer", "half", "hard", "distilled"
 ARMS = (ALONE, LONGER, HALF, HARD, DISTILLED)
-WORDS = {  # of a table, on the console and in the report
+WORDS = {  # what a table calls them, on the console and in the report
     ALONE: "alone",
     LONGER: "alone, twice as long",
     HALF: "half of the labels",
     HARD: "teacher's labels",
     DISTILLED: "distilled",
 }
-LENGTHS = {LONGER: 2}  # of the others: 1
-VALIDATIONS = 4  # of each training, whatever its length: the best of more would be better by chance alone
-LEAST_ITERATIONS = 20  # of the short trainings
+LENGTHS = {LONGER: 2}  # the others have 1
+VALIDATIONS = 4  # validations of each training, whatever its length: the best of more would be better by chance alone
+LEAST_ITERATIONS = 20  # iterations of the short trainings
 
 
 def arm_config(base: Config, arm: str, iterations: int, seed: int) -> Config:
@@ -56,7 +56,7 @@ def arm_config(base: Config, arm: str, iterations: int, seed: int) -> Config:
     if arm == HARD:
         cfg.distill.losses = dict()
         cfg.distill.labels = "teacher"
-        cfg.distill.task_weight = 1.0  # as the student's alone
+        cfg.distill.task_weight = 1.0  # the same as the student's alone
     return cfg
 
 

@@ -11,8 +11,8 @@ from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
 from rdistill.sweeps.study.spec import SweepSpec
 
 SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not request it
-LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1  # of a trial's iterations: the short trainings of such a headroom
-FEWEST_ITERATIONS = 100  # of them; shorter trainings say nothing of longer ones
+LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1  # shares of a trial's iterations: the short trainings of such a headroom
+FEWEST_ITERATIONS = 100  # how many they have at least; shorter trainings say nothing of longer ones
 TYPICAL = (20, 3, 5)  # trials, configurations confirmed and seeds of a sweep that is not there yet
 TYPICAL_COHORT = 8  # students that share a teacher, of such a sweep
 
@@ -23,7 +23,7 @@ class Rates:
 
     start: float
     alone_step: float  # an iteration of the student alone, without its data
-    distilled_step: float  # of the distilled student, without its data and its teacher
+    distilled_step: float  # the distilled student's, without its data and its teacher
     validation: float
     teacher: float  # its forward pass of a batch
     data: float  # loading a batch
@@ -99,7 +99,7 @@ def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
     """Trials under the teacher and baselines of a whole sweep, confirmation included."""
     alone = spec.num_baselines(features)
     every = spec.num_students(features)
-    # Of each seed of the confirmation: the baseline of equal iterations, and those of equal cost.
+    # Each seed of the confirmation has the baseline of equal iterations, and those of equal cost.
     confirmed_alone = (spec.num_confirming - spec.confirm.top) * spec.confirm.last if spec.confirm else 0
     return every - alone - confirmed_alone, alone + confirmed_alone
 

@@ -26,9 +26,9 @@ from rdistill.training.hooks import Silent
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
-HEADROOM = "headroom.json"  # in the work dir: the answer, once it is there
-ARM = "arm.json"  # in a training's folder: its score and what it took
-REQUEST = "request.json"  # in the work dir: what was requested
+HEADROOM = "headroom.json"  # the work dir's file of the answer, once it is there
+ARM = "arm.json"  # a training's own file: its score and what it took
+REQUEST = "request.json"  # the work dir's file of what was requested
 
 
 @dataclass(frozen=True)

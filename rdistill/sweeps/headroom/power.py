@@ -17,7 +17,7 @@ from rdistill.schemas.headroom import SeedsNeeded, SpreadFigures
 
 ALPHA, POWER = 0.05, 0.8  # of the two-sided paired t test; the chance to show a difference that is there
 MOST_SEEDS = 1000  # beyond which no number is shown
-CONFIDENCE = 0.8  # of the interval of a spread: with two or three seeds it is known within a factor of two or three
+CONFIDENCE = 0.8  # the interval of a spread: two or three seeds tell it within a factor of two or three
 
 
 @dataclass(frozen=True)

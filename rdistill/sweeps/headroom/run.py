@@ -43,7 +43,7 @@ from rdistill.training.ray_train import Resources
 from rdistill.training.run import evaluate_teachers
 from rdistill.training.teacher_plan import choose_plan, with_plan
 
-FOLDER = "headroom"  # within a sweep's work dir
+FOLDER = "headroom"  # stands in a sweep's work dir
 SEEDS = (0, 1)
 MOST_AT_ONCE = 16  # trials that are taken to train at a time, for an estimate
 INNER = ("*", "*/*")  # files of a headroom's work dir
@@ -172,7 +172,7 @@ class Fleet:
 
     cohort: int  # students that share a teacher
     at_once: int  # cohorts that work at a time
-    seconds: tuple[float, float]  # of a step: the teacher's forward pass, the student's own
+    seconds: tuple[float, float]  # what a step takes: the teacher's forward pass, the student's own
 
 
 def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False) -> Headroom | None:

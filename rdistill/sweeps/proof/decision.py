@@ -41,7 +41,7 @@ class Comparison:
     pairs: int
     images: int  # whose counts are known, by which the interval is wider
     mean: float
-    sd: float  # of the differences over seeds
+    sd: float  # the standard deviation of the differences over seeds
     errors: Errors
     low: float  # of the 95 % interval over seeds and images, valid at every look
     high: float

@@ -201,7 +201,7 @@ class EachPhase(FIFOScheduler):
         iterations: of a trial (or its epochs).
     """
 
-    iterations: float = math.inf  # of sweeps begun before it was kept: there SparingAsha knows it
+    iterations: float = math.inf  # sweeps begun before it was kept: there SparingAsha knows it
 
     def __init__(self, schedulers: Mapping[str, TrialScheduler], iterations: float = math.inf) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from rdistill.sweeps.study.seconds import SECONDS, training_seconds
 
 BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
-PREFIX = {SEARCHED: "t", BASELINE: "b"}  # of the ids that a searcher gives; read back by `trains_alone`
+PREFIX = {SEARCHED: "t", BASELINE: "b"}  # begins the ids that a searcher gives; read back by `trains_alone`
 EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train as long as a distilled student took
 CONFIRMING = (CONFIRMED, EQUAL_COST)  # phases after the search
 RECORD = "trial.json"
@@ -45,7 +45,7 @@ class TrialRecord:
     """One trial, as its own process writes it down at every validation."""
 
     id: str
-    values: ConfigValues  # as the searcher chose
+    values: ConfigValues  # what the searcher chose
     seed: int
     # SEARCHED, BASELINE (a student alone, searched or not), CONFIRMED or EQUAL_COST; by default as the id says
     phase: str = ""
@@ -58,11 +58,11 @@ class TrialRecord:
     history: list[TrialEntry] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
     losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
     teacher_mIoU: float | None = None
-    # Of training: `steps` and their seconds. In a cohort also own_seconds, its share in teacher_seconds and
+    # What training took: `steps` and their seconds. In a cohort also own_seconds, its share in teacher_seconds and
     # data_seconds, and what these would have been alone. See rdistill.sweeps.study.seconds.
     cost: dict[str, float] = field(default_factory=dict)
-    iterations: int | None = None  # of its training, where it has another length than the config
-    rival: str = ""  # of a baseline of equal cost: the id of the trial whose configuration cost as much
+    iterations: int | None = None  # length of its training, where it is another one than the config's
+    rival: str = ""  # a baseline of equal cost has the id of the trial whose configuration cost as much
     objectives: dict[str, float] = field(default_factory=dict)  # those known before training
     test: Scores | None = None  # scores on the test split; of confirmation runs, once
 

@@ -31,8 +31,8 @@ class Seconds:
     Without set-up and validations, of which a student alone has as many.
     """
 
-    real: float  # with a teacher and batches that others shared, and with remembered teacher outputs
-    alone: float  # with a teacher and batches for itself, and every output computed
+    real: float  # seconds where others share teacher and batches, and teacher outputs are remembered
+    alone: float  # seconds where teacher and batches are its own, and every output is computed
     steps: int  # training iterations that this was for
 
     def of(self, kind: str) -> float:

@@ -128,9 +128,9 @@ class BaselineSpec(SearcherSection):
         default={}, max_length=MOST_DIMENSIONS
     )  # like `space`, but for the student's own config
     type: str = Field(default="optuna", description=A_SEARCHER)
-    num_trials: Trials | None = None  # beside the one as configured; default: as many as the search
+    num_trials: Trials | None = None  # how many beside the one as configured; default: as many as the search
     seed: Seed | None = None  # seeds the baseline's search; default: the search's
-    # In the confirmation, what a distilled student is compared with: the student alone of as many iterations, the
+    # What a distilled student is compared with in the confirmation: the student alone of as many iterations, the
     # student alone that trained as many seconds, or both.
     cost: Annotated[Literal["iterations", "seconds", "both"], Word] = "both"
     # Which seconds: as it really was, with teacher and data shared and outputs remembered, or as each would be alone.
@@ -151,13 +151,13 @@ class ConfirmSpec(Section):
     """Which configurations train again after the search, on seeds that had no part in it."""
 
     top: Trials = 3  # this many of the best, and the best baseline
-    # Of training: with one there is no interval. None, written auto: added until the answer is decided, or cannot be.
+    # Seeds of training: one gives no interval. None, written auto: added until the answer is decided, or cannot be.
     seeds: Annotated[list[Seed] | None, BeforeValidator(_none_for_auto)] = Field(
         min_length=2, max_length=MOST_VALUES, description="'auto', or a list of whole numbers from 0 such as [1, 2, 3]"
     )
-    min: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # of `auto`: seeds at the first look; default 4
-    max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # of `auto`: at the last; default 16
-    margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # of `auto`: mIoU that "better" must exceed; default 0
+    min: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the first look; default 4
+    max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the last look; default 16
+    margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # `auto`: mIoU that "better" must exceed; default 0
 
     @field_serializer("seeds")
     def _auto_for_none(self, seeds: list[int] | None) -> list[int] | str:
@@ -183,7 +183,9 @@ class ConfirmSpec(Section):
 class HeadroomSpec(Section):
     """The short trainings before the search that say how much there is to gain."""
 
-    iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = None  # of each; default: a quarter of a trial's
+    iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = (
+        None  # their length; default: a quarter of a trial's
+    )
     # of training, at least two: they say how much a difference varies; default: the sweep's own and the next
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=MOST_HEADROOM_SEEDS)] | None = None
 

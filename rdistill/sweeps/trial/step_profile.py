@@ -76,7 +76,7 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
         teacher = sum(clock.seconds for clock in clocks)
         return teacher, whole - teacher
 
-    distiller.iteration = 0  # as in the first step of a run: weights that are shares are measured in it alone
+    distiller.iteration = 0  # the first step of a run is meant: weights that are shares are measured in it alone
     passing = _peak(step, device)
     distiller.iteration = None
     before, seconds = torch.get_num_threads(), {}
