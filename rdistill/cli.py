@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,6 +37,9 @@ from rdistill.flags import (
 )
 from rdistill.training.console import OneLineConsole
 from rdistill.usage import Command, usage_line
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 MOST_ERRORS = 10  # lines
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
@@ -183,7 +186,7 @@ def evaluate(
         console.print(f"  {name:<20} {'does not occur' if value is None else format(value, '6.2f')}")
 
 
-def _load(config: Path, flags: ModelFlags, **parts: bool) -> Any:
+def _load(config: Path, flags: ModelFlags, **parts: bool) -> Config:
     """A config with what the command line changes in it; ``parts``: as for :func:`rdistill.config.load.load_config`."""
     from rdistill.config.load import load_config
     from rdistill.config.shortcuts import Shortcuts
