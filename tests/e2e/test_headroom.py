@@ -11,8 +11,11 @@ import pytest
 import torch
 from conftest import Tiny
 from torch import Tensor
+from typed_files import unlike
 
+from rdistill.core.files import read_json
 from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.schemas.headroom import ArmRecord, Headroom
 from rdistill.sweeps.headroom.arms import ARMS, arm_config
 from rdistill.sweeps.headroom.run import run_headroom
 from rdistill.training.run import train
@@ -43,6 +46,14 @@ def test_every_arm_trains_on_every_seed(measured: tuple[Path, dict[str, Any]]) -
     assert found["failed"] == [] and found["recommendation"]
     assert found["rates"]["alone_step"] > 0 and found["rates"]["teacher"] > 0
     assert found["plan"]["sweep_hours"] > 0
+
+
+def test_the_files_are_what_their_types_say(measured: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = measured
+    assert unlike(read_json(folder / "headroom.json"), Headroom) == []
+    arms = sorted(folder.glob("*/arm.json"))
+    assert len(arms) == 2 * len(ARMS)
+    assert [line for file in arms for line in unlike(read_json(file), ArmRecord, file.parent.name)] == []
 
 
 @pytest.mark.parametrize("arm", ["alone", "hard", "half"])

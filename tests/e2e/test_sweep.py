@@ -13,8 +13,14 @@ import pytest
 import torch
 import yaml
 from conftest import Tiny
+from typed_files import unlike
 
 from e2e.conftest import TIMEOUT_S, Place
+from rdistill.core.files import read_json
+from rdistill.schemas.pictures import Pictures
+from rdistill.schemas.run import RunMetrics
+from rdistill.schemas.summary import Summary
+from rdistill.schemas.trial import StudyRecord, TrialFile
 
 pytestmark = pytest.mark.e2e
 
@@ -57,6 +63,18 @@ def without_times(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 # ---------------------------------------------------------------------------------------------------------
 # What a sweep leaves
+
+
+def test_every_file_is_what_its_type_says(random_sweep: Path) -> None:
+    """mypy checks the readers of these files by the types; here the types are checked by what a sweep wrote."""
+    kinds = {
+        "summary.json": Summary, "study.json": StudyRecord, "pictures/pictures.json": Pictures,
+        "trials/*/trial.json": TrialFile, "trials/*/metrics.json": RunMetrics,
+    }  # fmt: skip
+    for pattern, kind in kinds.items():
+        files = sorted(random_sweep.glob(pattern))
+        assert files, pattern
+        assert [line for file in files for line in unlike(read_json(file), kind, file.name)] == []
 
 
 def code_of(config: str) -> list[str]:
