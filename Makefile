@@ -28,8 +28,8 @@ demo: $(READY)
 	$(BIN)/rdistill report $(DEMO)/sweep
 
 lint: $(READY)
-	$(BIN)/ruff check rdistill tests benchmarks setup.py
-	$(BIN)/ruff format --check rdistill tests benchmarks setup.py
+	$(BIN)/ruff check rdistill tests benchmarks examples setup.py
+	$(BIN)/ruff format --check rdistill tests benchmarks examples setup.py
 	$(BIN)/mypy
 
 # Two at a time, on a thread each: those that start whole commands, tests/e2e/test_*.py, need the machine for

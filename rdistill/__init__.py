@@ -23,7 +23,7 @@ __all__ = [
     "train",
 ]
 
-EXTENSIONS = ("layouts", "losses", "schedulers", "searchers")  # folders with a `register` of their own
+EXTENSIONS = ("layouts", "losses", "schedulers", "searchers", "teachers")  # folders with a `register` of their own
 
 
 def __getattr__(name: str) -> Any:

@@ -86,7 +86,7 @@ def overview(config: Config | LoadedConfig) -> Overview:
 def build_teacher(spec: TeacherSpec) -> nn.Module:
     """A teacher's model with weights of no meaning, for its shapes."""
     assert spec.model is not None
-    return revert_sync_batchnorm(build_segmentor(spec.model, what=f"teacher {spec.config or ''}".strip()))
+    return revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
 
 
 def as_json(seen: Overview) -> dict[str, object]:

@@ -412,7 +412,7 @@ def _diagnose(run: LoadedConfig, trust_checkpoint: bool) -> tuple[nn.Module | No
 def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: list[str]) -> nn.Module:
     """A teacher; where its weights are missing or another model's, with none, so that the rest can be checked."""
     try:
-        if spec.checkpoint is not None and Path(spec.checkpoint).is_file():
+        if spec.checkpoint is None or Path(spec.checkpoint).is_file():
             return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
         problems.append(f"distill.teachers[{index}]{NO_CHECKPOINT} {spec.checkpoint}")
     except UserError as error:

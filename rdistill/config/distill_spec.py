@@ -18,8 +18,12 @@ from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
 from rdistill.core.validation import Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
+from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
+from rdistill.teachers import TEACHERS
+from rdistill.teachers.registry import OF_EVERY_TEACHER
 
+MMSEG = "mmseg"  # the kind of a teacher that is a config file of mmseg
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
 
@@ -82,6 +86,8 @@ def forward_from_config(value: Any) -> Any:
 class TeacherSpec(Section):
     """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
 
+    type: str = Field(default=MMSEG, description="the name of a teacher kind")  # in rdistill.teachers
+    params: PlainConfig = Field(default={})  # of another kind than mmseg's; a config has them beside `type`
     config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
     checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
     model: PlainConfig | None = None  # the model itself, as load_config copies it in
@@ -97,8 +103,48 @@ class TeacherSpec(Section):
     def _forward_in_short(cls, value: Any) -> Any:
         return forward_from_config(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_params(cls, value: Any) -> Any:
+        """What another kind than mmseg's declares stands beside the keys that every teacher has."""
+        if not isinstance(value, dict) or value.get("type", MMSEG) == MMSEG:
+            return value
+        every = {name: value[name] for name in value if name in OF_EVERY_TEACHER and name != "params"}
+        return {**every, "params": {name: value[name] for name in value if name not in every}}
+
+    @property
+    def follows_student(self) -> bool:
+        """Whether it is the student's own moving average."""
+        return self.ema_decay is not None
+
+    @property
+    def label(self) -> str:
+        """What a message calls its model."""
+        return f"teacher {self.config or ('' if self.type == MMSEG else self.type)}".strip()
+
+    @property
+    def kind_params(self) -> PlainConfig:
+        """What its kind builds its model of."""
+        return {"config": self.config} if self.type == MMSEG else dict(self.params)
+
+    def problems(self) -> list[str]:
+        """What is wrong with its kind and what it gives that."""
+        try:
+            info = TEACHERS.get(self.type)
+        except UserError as error:  # an installed package's
+            return [f"type: {line}" for line in error.problems]
+        if info is None:
+            return [f"type: no teacher kind {self.type!r}{TEACHERS.hint(self.type)}"]
+        return [] if self.type == MMSEG else problems_of(self.params, info.params, f"a teacher of kind {self.type}")
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> TeacherSpec:
+        if self.type != MMSEG:
+            if self.ema_decay is not None:
+                raise ValueError("`ema_decay` makes the student its own teacher: no type beside it")
+            return self
+        if self.params:
+            raise ValueError("`params` stand beside `type`, and a teacher of mmseg has none")
         if self.ema_decay is None and self.config is None and self.model is None:
             raise ValueError("needs `config`, the teacher's mmseg config file (or `ema_decay`, to follow the student)")
         if self.ema_decay is None and self.checkpoint is None:
@@ -268,6 +314,8 @@ class DistillSpec(Section):
                 f"makes zero; give the loss a number as its weight, or a task_weight above 0"
                 for name in self.shares
             ]
+        for index, own in enumerate(self.teachers):
+            problems += [f"distill.teachers[{index}].{problem}" for problem in own.problems()]
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
             try:

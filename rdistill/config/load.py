@@ -8,18 +8,18 @@ loaded again. Its ``distill`` section is parsed here, once: the :class:`LoadedCo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.arguments import argument_problems, model_problems
-from rdistill.config.distill_spec import DiagnoseSpec, DistillSpec, distill_spec
+from rdistill.config.distill_spec import MMSEG, DiagnoseSpec, DistillSpec, TeacherSpec, distill_spec
 from rdistill.config.overrides import apply_overrides
 from rdistill.config.read import PACKAGE, find_config, read_config_file
 from rdistill.config.sections import key_problems, shape_problems
@@ -31,6 +31,8 @@ from rdistill.core.errors import UserError
 from rdistill.layouts import SPLITS, find_keys
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
+from rdistill.teachers import TEACHERS, TeacherModel
+from rdistill.teachers.registry import OF_EVERY_TEACHER
 
 OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
@@ -143,6 +145,8 @@ def load_run(
     if problems := [*unknown, *shape_problems(config_dict(cfg))]:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + apply_overrides(cfg, overrides or {})
+    for _, teacher in _remade_teachers(cfg, overrides or {}):
+        teacher.pop("model")  # of what it was made from before; it is made again
     problems += (misshapen := _shape_after(cfg))
     if not with_teachers:
         cfg.pop("distill", None)
@@ -173,10 +177,30 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     cfg = copy.deepcopy(cfg)
     if problems := apply_overrides(cfg, overrides) + _shape_after(cfg):
         raise UserError(*problems)
+    if made := [key for key, _ in _remade_teachers(cfg, overrides)]:
+        text = "the teacher's model is made of it when the config is loaded, and does not change with it afterwards"
+        raise UserError(*(f"{key}: {text}; use --set or another config" for key in made))
     import_custom_modules(cfg)
     if problems := argument_problems(config_dict(cfg)):
         raise UserError(*problems)
     return cfg
+
+
+def _remade_teachers(cfg: Config, overrides: Mapping[str, Any]) -> Iterator[tuple[str, ConfigDict]]:
+    """Keys that a teacher's model is made of, which is in its entry already; and that entry."""
+    section = cfg.get("distill")
+    teachers = section.get("teachers") if isinstance(section, dict) else None
+    for key in overrides:
+        prefix, _, rest = key.lstrip("+").partition("distill.teachers.")
+        index, _, name = rest.partition(".")
+        if prefix or not name or not isinstance(teachers, (list, tuple)) or not index.isdecimal():
+            continue
+        teacher = teachers[int(index)] if int(index) < len(teachers) else None
+        made_of = ("config", "type") if isinstance(teacher, dict) and teacher.get("type", MMSEG) == MMSEG else ()
+        if isinstance(teacher, dict) and teacher.get("model") is not None:
+            part = name.partition(".")[0]
+            if part in made_of or (not made_of and (part == "type" or part not in OF_EVERY_TEACHER)):
+                yield key, teacher
 
 
 def import_custom_modules(cfg: Config) -> None:
@@ -271,33 +295,60 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
         if teacher.ema_decay is not None:
             continue
         if teacher.model is None:
-            assert teacher.config is not None
-            file = find_beside(teacher.config, path)
-            if file is None:
-                problems.append(f"{where}.config: no such config file {teacher.config}")
+            try:
+                built = TEACHERS[teacher.type].build(teacher.kind_params, _FilesBeside(path))
+            except UserError as error:
+                key = "config" if teacher.type == MMSEG else "type"
+                problems += [f"{where}.{key}: {problem}" for problem in error.problems]
                 continue
-            teacher_cfg = read_config_file(file)
-            if wrong := _model_problems(teacher_cfg):
-                problems += [f"{where}.config: {file}: {problem}" for problem in wrong]
-                continue
-            entry.model = copy.deepcopy(teacher_cfg.model)
-            if teacher_cfg.get("custom_imports"):
-                entry.custom_imports = copy.deepcopy(teacher_cfg.custom_imports)
-            entry.config = str(file)
-        assert teacher.checkpoint is not None
-        checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
-        entry.checkpoint = str(checkpoint)
-        if with_checkpoints and not checkpoint.is_file():
-            problems.append(
-                f"{where}.checkpoint: no such file {teacher.checkpoint}; train the teacher with "
-                f"`rdistill train {teacher.config}`, or pass --teacher-checkpoint FILE"
-            )
-        written = entry.to_dict()
-        filled_in = {key: written[key] for key in ("config", "checkpoint", "model", "custom_imports") if key in written}
-        resolved[index] = teacher.model_copy(update=filled_in)
+            _fill_in(entry, built, fusible=TEACHERS[teacher.type].fusible)
+        if teacher.checkpoint is not None:
+            checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
+            entry.checkpoint = str(checkpoint)
+            if with_checkpoints and not checkpoint.is_file():
+                trained = f"train the teacher with `rdistill train {teacher.config}`, or " if teacher.config else ""
+                problems.append(
+                    f"{where}.checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"
+                )
+        resolved[index] = TeacherSpec.model_validate(entry.to_dict())
     if problems:
         raise UserError(*problems)
     return spec.model_copy(update={"teachers": tuple(resolved)})
+
+
+class _FilesBeside:
+    """The files that a config names, see :class:`rdistill.teachers.Files`."""
+
+    def __init__(self, config_file: Path) -> None:
+        self.config_file = config_file
+
+    def find(self, name: str) -> Path:
+        file = find_beside(name, self.config_file)
+        if file is None:
+            raise UserError(f"no such file {name}")
+        return file
+
+    def read_teacher(self, name: str) -> TeacherModel:
+        file = find_beside(name, self.config_file)
+        if file is None:
+            raise UserError(f"no such config file {name}")
+        teacher_cfg = read_config_file(file)
+        if wrong := _model_problems(teacher_cfg):
+            raise UserError(*(f"{file}: {problem}" for problem in wrong))
+        imports = config_dict(teacher_cfg).to_dict().get("custom_imports") or {}
+        return TeacherModel(copy.deepcopy(teacher_cfg.model), imports, str(file))
+
+
+def _fill_in(entry: ConfigDict, built: TeacherModel, *, fusible: bool) -> None:
+    """Writes a teacher's model into its entry, so that the config is complete."""
+    entry.model = copy.deepcopy(dict(built.model))
+    if built.custom_imports:
+        named = built.custom_imports
+        entry.custom_imports = dict(named) if isinstance(named, Mapping) else dict(imports=list(named))
+    if built.config is not None and entry.get("type", MMSEG) == MMSEG:
+        entry.config = built.config
+    if not fusible and entry.get("forward") is None:
+        entry.forward = "plain"
 
 
 def _model_problems(cfg: Config) -> list[str]:

@@ -150,15 +150,15 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
     Raises:
         UserError: it does not build, or the checkpoint is not its.
     """
-    assert spec.model is not None and spec.checkpoint is not None
+    assert spec.model is not None
     model_cfg: PlainConfig = copy.deepcopy(dict(spec.model))
     model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
     if isinstance(model_cfg.get("backbone"), dict):
         model_cfg["backbone"].pop("init_cfg", None)
-    model = revert_sync_batchnorm(
-        build_segmentor(model_cfg, what=f"teacher {spec.config or ''}".strip(), trust_checkpoint=trust_checkpoint)
-    )
-    checkpoint.load_weights(model, spec.checkpoint, trust=trust_checkpoint, what="teacher")
+    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=spec.label, trust_checkpoint=trust_checkpoint))
+    if spec.checkpoint is not None:  # the others bring their weights with them
+        network = getattr(model.backbone, "network", model)  # of the user's own module, without what is around it
+        checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     return model
 
 

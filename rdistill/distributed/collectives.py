@@ -17,6 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rdistill.core.errors import UserError
+
+# The loss that is being computed, and what it declares to exchange; None outside of losses.
+_declared: ContextVar[tuple[str, tuple[str, ...]] | None] = ContextVar("declared", default=None)
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 stop_signal = 0  # the signal that this worker received; goes to the other workers with what is logged
 _agreed: Tensor | None = None
@@ -39,14 +43,39 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+@contextmanager
+def exchanging(loss: str, kinds: tuple[str, ...]) -> Iterator[None]:
+    """Computes a loss within this: what it exchanges must be of the kinds that it declares.
+
+    On one worker too, where nothing is exchanged: what is wrong with a declaration shows in the first test of a loss.
+    """
+    token = _declared.set((loss, kinds))
+    try:
+        yield
+    finally:
+        _declared.reset(token)
+
+
+def _require_declared(*kinds: str) -> None:
+    declared = _declared.get()
+    if declared is not None and not set(kinds) & set(declared[1]):
+        named = " or ".join(repr(kind) for kind in kinds)
+        raise UserError(
+            f"loss {declared[0]!r}: exchanges {named} between workers, and does not declare it; register it with "
+            f"exchanges=({kinds[0]!r},)"
+        )
+
+
 def mean(x: Tensor) -> Tensor:
     """The mean of every worker's ``x``, elementwise; gradients reach each worker's own."""
+    _require_declared("counts", "statistics")
     workers = count()
     return x if workers == 1 else _Sum.apply(x) / workers
 
 
 def gather(x: Tensor) -> Tensor:
     """Every worker's ``x`` (N x ..., equally shaped), joined along N; gradients reach each worker's own."""
+    _require_declared("embeddings")
     return x if count() == 1 else _Gather.apply(x)
 
 

@@ -96,7 +96,8 @@ def mean_where(values: Tensor, valid: Tensor) -> Tensor:
 
 def count_over_workers(own: Tensor) -> Tensor:
     """How many there are to divide by: the mean over workers of their ``own``; not zero."""
-    return own.clamp(min=1) if collectives.count() == 1 else collectives.mean(own).clamp(min=1 / collectives.count())
+    workers = collectives.count()
+    return collectives.mean(own).clamp(min=1 if workers == 1 else 1 / workers)
 
 
 def log_softmax_where(x: Tensor, valid: Tensor, *, dim: int) -> Tensor:

@@ -282,6 +282,7 @@ class Term(nn.Module):
             self.module, self.built_in = _build(
                 module, student_channels, teacher_channels, {**self.params, "num_classes": num_classes}
             )
+            _check_buffers(info, self.module)
         elif info.channels != "any" and not on_logits:
             self.adapter = Adapter(student_channels, teacher_channels, always=info.channels == "projected")
         self._function = info.load()
@@ -329,10 +330,11 @@ class Term(nn.Module):
             student = self._match(student, _last(teacher).shape[-2:])
         if self.info.label:
             arguments["label"] = label_nhw
-        if self.module is None:
-            loss: Tensor = self._function(student, teacher, **arguments)
-            return loss
-        return functional.at_least_float32(self.module(student, _detached(teacher), **arguments))
+        with collectives.exchanging(self.loss_type, self.info.exchanges):
+            if self.module is None:
+                loss: Tensor = self._function(student, teacher, **arguments)
+                return loss
+            return functional.at_least_float32(self.module(student, _detached(teacher), **arguments))
 
     def _as_compared(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
@@ -362,6 +364,17 @@ def _build(
     takes = [name for name in inspect.signature(module).parameters if name in options]
     built: nn.Module = module(student_channels, teacher_channels, **{name: options[name] for name in takes})
     return built, tuple(name for name in takes if name != "num_classes")
+
+
+def _check_buffers(info: LossInfo, module: nn.Module) -> None:
+    """What a loss has seen goes into every checkpoint with its buffers: the declaration says so, and only then."""
+    names = [name for name, _ in module.named_buffers()]
+    if bool(names) != info.buffers:
+        has = f"has buffers ({names[0]})" if names else "has no buffers"
+        raise UserError(
+            f"loss {info.name!r}: its module {has}, and it is declared with buffers={info.buffers}; register it with "
+            f"buffers={not info.buffers}"
+        )
 
 
 def _logit_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> int:

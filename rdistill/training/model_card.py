@@ -218,7 +218,9 @@ def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Ite
         yield "- Alone, without a teacher."
         return
     for teacher in spec.teachers:
-        where = f"{_code(teacher.checkpoint)} of {_code(teacher.config)}" if teacher.checkpoint else "itself"
+        of = _code(teacher.config) if teacher.config else f"a teacher of kind {teacher.type}"
+        weights_of = f"{_code(teacher.checkpoint)} of {of}" if teacher.checkpoint else of
+        where = "itself" if teacher.follows_student else weights_of
         yield f"- Teacher: {where}"
     for name, loss in spec.losses.items():
         where = "logits" if loss.pair is None else " and ".join(

@@ -249,10 +249,17 @@ def evaluate_checkpoint(
 
     ``by_image``: as for :func:`rdistill.training.evaluation.evaluate`.
     """
-    cfg = copy.deepcopy(cfg)
-    use_class_iou(cfg)
     model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
+    return evaluate_model(model, cfg, split=split, by_image=by_image)
+
+
+def evaluate_model(
+    model: nn.Module, cfg: Config, *, split: str, by_image: list[tuple[str, np.ndarray]] | None = None
+) -> Scores:
+    """As :func:`evaluate_checkpoint`, of a model that has its weights."""
+    cfg = copy.deepcopy(cfg)
+    use_class_iou(cfg)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with _quiet_evaluation():
         return evaluate(model, cfg, split=split, by_image=by_image)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tiny
+from conftest import REPO, Tiny
 
 from e2e.conftest import Place
 
@@ -139,3 +142,99 @@ def test_what_fails_when_it_is_built_is_said_before_the_first_trial(
             f"{file}: searcher 'Qmc': KeyError: 'halton' (failing_search.py, line 4)",
             f"{file}: scheduler 'Median': ValueError: 1 is too few (failing_search.py, line 7)",
         ]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The whole example package
+
+
+@pytest.fixture(scope="module")
+def installed(place: Place) -> Path:
+    """The folder that pip has installed the example into."""
+    source, folder = place.root / "example", place.root / "installed"
+    shutil.copytree(REPO / "examples/rdistill-example", source)  # pip builds in it
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(folder), str(source)], check=True, env=place.environment())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(place: Place, tiny: Tiny) -> Path:
+    """The tiny images in the example's layout."""
+    shutil.copytree(tiny.data_root / "img_dir", place.root / "data/photos")
+    shutil.copytree(tiny.data_root / "ann_dir", place.root / "data/labels")
+    return place.root / "data"
+
+
+def example_config(place: Place, tiny: Tiny, more: str = "") -> Path:
+    """The student under the example's teacher, with the example's loss."""
+    file = place.root / f"example{'-named' if more else ''}.py"
+    file.write_text(
+        f"_base_ = ['{tiny.folder}/student.py']\n{more}"
+        "distill = dict(\n"
+        "    teachers=[dict(type='example_cnn', num_classes=2, width=6)],\n"
+        "    features=dict(student=['backbone.layer4'], teacher=['backbone.network.0']),\n"
+        "    losses=dict(logits=dict(type='KL'), hidden=dict(type='ExampleHuber', pair=(0, 0), delta=0.5)))\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_installed_example_trains(
+    place: Place, tiny: Tiny, installed: Path, photos: Path, small: list[object], workers: int
+) -> None:
+    work_dir = place.root / f"example-{workers}"
+    place.run(
+        "train", example_config(place, tiny), "--work-dir", work_dir, *small, "--data-root", photos,
+        "--workers", workers, variables=path_with(installed),
+    )  # fmt: skip
+    metrics = json.loads((work_dir / "metrics.json").read_text())
+    assert metrics["iter"] == 6 and metrics["teacher"]["mIoU"] > 0
+    assert "rdistill_example" not in (work_dir / "student.py").read_text()
+    assert "a teacher of kind example_cnn" in (work_dir / "model_card.md").read_text()
+
+
+def test_the_installed_example_sweeps(
+    place: Place, tiny: Tiny, installed: Path, photos: Path, small: list[object], rows: Rows
+) -> None:
+    """In a cohort."""
+    content = study(
+        tiny,
+        config=str(example_config(place, tiny)),
+        space={"distill.losses.hidden.delta": {"type": "uniform", "low": 0.1, "high": 1.0}},
+        search={"type": "example_qmc", "num_trials": 2, "kind": "halton"},
+        scheduler={"type": "example_median", "least": 1},
+        trial={},
+    )
+    work_dir = place.root / "example-sweep"
+    done = place.run(
+        "sweep", place.sweep_file("example", content), "--work-dir", work_dir, *small, "--data-root", photos,
+        variables=path_with(installed),
+    )  # fmt: skip
+    assert done.stderr == "" and set(rows(work_dir)) == {"baseline", "t0001", "t0002"}
+
+
+def test_the_example_by_its_modules_without_cohorts(
+    place: Place, tiny: Tiny, photos: Path, small: list[object], rows: Rows
+) -> None:
+    """Not installed: a config names the loss, the teacher and the layout, the sweep file searcher and scheduler."""
+    named = "custom_imports = dict(imports=['rdistill_example.layouts', 'rdistill_example.teachers'])\n"
+    content = study(
+        tiny,
+        custom_imports=["rdistill_example.search", "rdistill_example.losses"],
+        config=str(example_config(place, tiny, named)),
+        space={"distill.losses.hidden.delta": {"type": "uniform", "low": 0.1, "high": 1.0}},
+        search={"type": "example_qmc", "num_trials": 1},
+        scheduler={"type": "example_median", "least": 1},
+        cohort={"size": "off"},
+    )
+    work_dir = place.root / "example-named"
+    source = path_with(REPO / "examples/rdistill-example")
+    done = place.run(
+        "sweep", place.sweep_file("example-named", content), "--work-dir", work_dir, *small, "--data-root", photos,
+        variables=source,
+    )  # fmt: skip
+    assert done.stderr == "" and {row["status"] for row in rows(work_dir).values()} == {"finished"}
+    trial = (work_dir / "trials/t0001/trial.py").read_text()
+    assert "rdistill_example.losses" in trial and "rdistill_example.losses" not in (work_dir / "best.py").read_text()
+    place.run("check", work_dir / "trials/t0001/trial.py", variables=source)

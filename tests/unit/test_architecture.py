@@ -21,6 +21,7 @@ FOLDERS = (
     "searchers",
     "schedulers",
     "layouts",
+    "teachers",
     "distributed",
     "losses",
     "models",

@@ -224,11 +224,12 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
 
 def _models(study: Study, best: str, baseline: str | None) -> dict[str, nn.Module]:
     """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+    from rdistill.distill.teacher import load_teacher_model
+
     models: dict[str, nn.Module] = {}
     first = study.base.distillation.teachers[0]
-    if first.checkpoint and first.model is not None:
-        model_cfg = {**first.model, "pretrained": None}
-        models["teacher"] = _model("teacher", model_cfg, first.checkpoint, study.trust_checkpoint)
+    if not first.follows_student and first.model is not None:
+        models["teacher"] = _ready(load_teacher_model(first, trust_checkpoint=study.trust_checkpoint))
     for kind, name in (("baseline", baseline), ("best", best)):
         if name is not None:
             with open_work_dir(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:
@@ -237,15 +238,20 @@ def _models(study: Study, best: str, baseline: str | None) -> dict[str, nn.Modul
     return models
 
 
-def _model(kind: str, model_cfg: PlainConfig, weights: str | Path, trust: bool = False) -> nn.Module:
-    import torch
+def _model(kind: str, model_cfg: PlainConfig, weights: str | Path) -> nn.Module:
     from mmengine.model import revert_sync_batchnorm
 
     from rdistill.models import checkpoint
     from rdistill.models.segmentor import build_segmentor
 
-    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind, trust_checkpoint=trust))
-    checkpoint.load_weights(model, weights, trust=trust, what=kind)
+    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=kind))
+    checkpoint.load_weights(model, weights, what=kind)
+    return _ready(model)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    import torch
+
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

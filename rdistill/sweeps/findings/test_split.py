@@ -49,7 +49,7 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
     """
     waiting = [run for run in _confirmed(work_dir) if run.test is None]
     teacher = study.base.distillation.teachers[0]
-    if teacher.checkpoint and not (work_dir / TEACHER).is_file():
+    if not teacher.follows_student and not (work_dir / TEACHER).is_file():
         task = ray.remote(_score_teacher).options(**_options(resources))
         write_json(work_dir / TEACHER, ray.get(task.remote(study)))
     for run, scored in _scored(study, resources, waiting, "test"):
@@ -124,10 +124,10 @@ def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.
 
 def _score_teacher(study: Study) -> Scores:
     """By the student's config with the teacher's model in it: the same images, scored alike."""
-    from rdistill.training.run import evaluate_checkpoint
+    from rdistill.distill.teacher import load_teacher_model
+    from rdistill.training.run import evaluate_model
 
     base, teacher = study.base.cfg, study.base.distillation.teachers[0]
     import_custom_modules(base)
-    assert teacher.checkpoint is not None  # it does not follow the student
     cfg = Config({**config_dict(base).to_dict(), "model": teacher.model})
-    return evaluate_checkpoint(cfg, teacher.checkpoint, split="test", trust_checkpoint=study.trust_checkpoint)
+    return evaluate_model(load_teacher_model(teacher, trust_checkpoint=study.trust_checkpoint), cfg, split="test")

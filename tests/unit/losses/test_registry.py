@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loss_terms import EVERY_TERM, make_batch, make_term
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
+from rdistill.distributed import collectives
 from rdistill.losses import LOSSES, Number, Term, check_params, register
+from rdistill.losses.common import full_mask, mean_where
 from rdistill.registration.registry import Registry
 
 
@@ -124,3 +127,82 @@ def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "of_installed" not in sys.modules and "Installed" in list(LOSSES)
     assert LOSSES["Installed"].weight == 4.0 and isinstance(LOSSES, Registry)
     monkeypatch.delitem(sys.modules, "of_installed")
+
+
+def test_what_a_loss_exchanges_is_declared() -> None:
+    """On one worker too, so that the first test of a loss shows it."""
+
+    def counted(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return mean_where((student - teacher).abs(), full_mask(mask, student))
+
+    def gathered(student: Tensor, teacher: Tensor) -> Tensor:
+        return (collectives.gather(student) - collectives.gather(teacher)).abs().mean()
+
+    register("Counted", on=("features",), weight=1.0)(counted)
+    register("Gathered", on=("features",), weight=1.0, exchanges=("counts",))(gathered)
+    register("Declared", on=("features",), weight=1.0, exchanges=("embeddings",))(gathered)
+    features = torch.zeros(1, 3, 2, 2, requires_grad=True), torch.ones(1, 3, 2, 2)
+    for name, problem in (
+        (
+            "Counted",
+            r"loss 'Counted': exchanges 'counts' or 'statistics' between workers, and does not declare",
+        ),
+        (
+            "Gathered",
+            r"loss 'Gathered': exchanges 'embeddings' between workers, and does not declare it; r",
+        ),
+    ):
+        with pytest.raises(UserError, match=problem):
+            Term(name, student_channels=3, teacher_channels=3, num_classes=2)(*features)
+    assert Term("Declared", student_channels=3, teacher_channels=3, num_classes=2)(*features) == 1.0
+
+
+def test_buffers_are_declared() -> None:
+    class Normed(nn.Module):
+        def __init__(self, student_channels: int, teacher_channels: int) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(teacher_channels)
+
+        def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+            return (student - self.norm(teacher)).abs().mean()
+
+    class Plain(Normed):
+        def __init__(self, student_channels: int, teacher_channels: int) -> None:
+            super().__init__(student_channels, teacher_channels)
+            self.norm = nn.Identity()
+
+    register("Normed", on=("features",), weight=1.0)(Normed)
+    register("Plain", on=("features",), weight=1.0, buffers=True)(Plain)
+    for name, problem in (
+        (
+            "Normed",
+            r"loss 'Normed': its module has buffers \(norm.running_mean\), and it is declared with",
+        ),
+        (
+            "Plain",
+            r"loss 'Plain': its module has no buffers, and it is declared with buffers=True; register",
+        ),
+    ):
+        with pytest.raises(UserError, match=problem):
+            Term(name, student_channels=3, teacher_channels=3, num_classes=2)
+
+
+@pytest.mark.parametrize(("name", "on"), EVERY_TERM)
+def test_rdistill_s_losses_declare_what_they_do(name: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than they exchange, either."""
+    used: set[str] = set()
+
+    def watched(function: Callable[[Tensor], Tensor], kind: str) -> Callable[[Tensor], Tensor]:
+        def noted(x: Tensor) -> Tensor:
+            used.add(kind)
+            return function(x)
+
+        return noted
+
+    monkeypatch.setattr(collectives, "mean", watched(collectives.mean, "counts or statistics"))
+    monkeypatch.setattr(collectives, "gather", watched(collectives.gather, "embeddings"))
+    term = make_term(name, on)
+    student, teacher, label = make_batch(on)
+    term(*([student], [teacher]) if LOSSES[name].layers and on == "features" else (student, teacher), label)
+    declared = {kind if kind == "embeddings" else "counts or statistics" for kind in LOSSES[name].exchanges}
+    assert used == declared
