@@ -345,6 +345,7 @@ def _fill_in(entry: ConfigDict, built: TeacherModel, *, fusible: bool) -> None:
     if built.custom_imports:
         named = built.custom_imports
         entry.custom_imports = dict(named) if isinstance(named, Mapping) else dict(imports=list(named))
+        import_user_modules(entry.custom_imports)
     if built.config is not None and entry.get("type", MMSEG) == MMSEG:
         entry.config = built.config
     if not fusible and entry.get("forward") is None:
