@@ -189,7 +189,7 @@ def test_the_installed_example_trains(
         "--workers", workers, variables=path_with(installed),
     )  # fmt: skip
     metrics = json.loads((work_dir / "metrics.json").read_text())
-    assert metrics["iter"] == 6 and metrics["teacher"]["mIoU"] > 0
+    assert metrics["iter"] == 6 and metrics["teacher_mIoU"] > 0
     assert "rdistill_example" not in (work_dir / "student.py").read_text()
     assert "a teacher of kind example_cnn" in (work_dir / "model_card.md").read_text()
 
