@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rdistill.report.facts import difference, interval
+from rdistill.core.one_class import trained_of, when_trained
+from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
 from rdistill.sweeps.study.records import measured_names, notes_of, ranked, twins
@@ -32,7 +33,7 @@ def leaderboard(sweep: Sweep) -> Table:
     rows, marks = [], []
     for rank, record in enumerate(ranked(sweep.records), start=1):
         best = record.best
-        gap = None if is_baseline(record) else difference(record, sweep.baseline)
+        gap = None if is_baseline(record) else sweep.difference(record, sweep.baseline)
         seconds = number(record.history[-1].get("seconds")) if record.history else None
         values = {**record.values, **{key: record.effective[key] for key in record.values if key in record.effective}}
         rows.append(
@@ -47,7 +48,7 @@ def leaderboard(sweep: Sweep) -> Table:
                 *[cell(iou(best).get(name), ".2f") for name in classes],
                 cell(record.history[-1].get("iter") if record.history else 0),
                 Cell(MISSING if seconds is None else duration(seconds), seconds),
-                Cell("; ".join(notes_of(record, twin_of))),
+                Cell("; ".join(notes_of(record, twin_of, sweep.never_trained))),
             ]
         )
         marks.append(
@@ -89,13 +90,13 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         gap, values, scores = mapping(arm.get("difference")), mapping(arm.get("values")), mapping(arm.get("scores"))
         p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
         stuck = arm.get("one_class_runs")
-        alone = arm is base
+        alone, trained = arm is base, when_trained(arm)
         rows.append(
             [
                 cell(str(arm.get("id", MISSING)) + (" (student alone)" if alone else "")),
-                cell(number(arm.get("mean")), ".2f"),
-                cell(number(arm.get("sd")), ".2f"),
-                cell(arm.get("n")),
+                cell(number(trained["mean"]), ".2f"),
+                cell(number(trained["sd"]), ".2f"),
+                cell(trained_of(arm)),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(p, ".3g"),
@@ -117,13 +118,13 @@ def test_split_table(sweep: Sweep) -> Table | None:
     arms = [mapping(arm) for arm in (*(test.get("configurations") or []), test.get("baseline")) if arm]
     rows = []
     for arm in arms:
-        gap = mapping(arm.get("difference"))
+        gap, trained = mapping(arm.get("difference")), when_trained(arm)
         rows.append(
             [
                 cell(str(arm.get("id"))),
-                cell(number(arm.get("mean")), ".2f"),
-                cell(number(arm.get("sd")), ".2f"),
-                cell(arm.get("n")),
+                cell(number(trained["mean"]), ".2f"),
+                cell(number(trained["sd"]), ".2f"),
+                cell(trained_of(arm)),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(share(arm), ".1%"),

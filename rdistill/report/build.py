@@ -87,7 +87,7 @@ def sweep_page(sweep: Sweep) -> Page:
         Section("features", "Feature pairs", plots=_some(*pairs.heat_maps(sweep))),
         Section("losses", "Losses", plots=_some(losses.loss_sizes(sweep))),
         images_section(sweep),
-        why_section(mapping(sweep.summary.get("why"))),
+        why_section(sweep),
         Section("cost", "Time and cost", tables=[repeat.cost(sweep)]),
         Section(
             "repeat",

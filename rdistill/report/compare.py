@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.core.errors import UserError
+from rdistill.core.one_class import when_trained
 from rdistill.report import facts, repeat, scores
 from rdistill.report.facts import Fact
 from rdistill.report.load import Sweep, load_sweep, mapping, miou, number
@@ -88,8 +89,8 @@ def _score(sweep: Sweep) -> tuple[float | None, float | None, str, bool]:
     """Best, baseline, the best's id and whether these are confirmed means."""
     first = sweep.winner
     if first:
-        base = number(sweep.confirmed_baseline.get("mean"))
-        return number(first.get("mean")), base, str(first.get("id")), True
+        mean, base = (number(when_trained(arm)["mean"]) for arm in (first, sweep.confirmed_baseline))
+        return mean, base, str(first.get("id")), True
     best = sweep.best
     return miou(best), miou(sweep.baseline), best.id if best is not None else MISSING, False
 

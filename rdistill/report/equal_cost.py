@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, plural, signed
@@ -20,19 +21,19 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
         if not cost:
             continue
         gap = mapping(cost.get("difference"))
-        trained = cost.get("never_trained") or []
+        stuck, alone = cost.get("never_trained") or [], when_trained(cost)
         rows.append(
             [
                 cell(str(arm.get("id", MISSING))),
                 cell(cost.get("iterations")),
-                cell(number(arm.get("mean")), ".2f"),
-                cell(number(cost.get("mean")), ".2f"),
-                cell(number(cost.get("sd")), ".2f"),
-                cell(cost.get("n")),
+                cell(number(when_trained(arm)["mean"]), ".2f"),
+                cell(number(alone["mean"]), ".2f"),
+                cell(number(alone["sd"]), ".2f"),
+                cell(trained_of(cost)),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(number(gap.get("p_adjusted")), ".3g"),
-                Cell(f"{plural(len(trained), 'run')} never left one class" if trained else ""),
+                Cell(f"{plural(len(stuck), 'run')} never left one class" if stuck else ""),
             ]
         )
         marks.append("is-best" if gap.get("above_zero") else "")

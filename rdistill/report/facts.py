@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.text import plural, points, signed
+from rdistill.sweeps.findings.verdict import lead
 from rdistill.sweeps.study.records import TrialRecord
 
 
@@ -28,31 +30,11 @@ def verdict(sweep: Sweep) -> str:
         return own.strip()
     if not sweep.records:
         return "No trial has written a record yet."
-    begin = (
-        f"Still running ({_progress(sweep)}); searched only, not confirmed: "
-        if sweep.running
-        else "Searched only, not confirmed: "
-    )
-    best, baseline = sweep.best, sweep.baseline
-    if best is None:
-        reason = next((record.reason for record in sweep.trials if record.reason), "")
-        return begin + "no trial under a teacher has a score" + (f" ({reason})." if reason else " yet.")
-    sentence = f"{best.id} is best with {points(miou(best))} mIoU"
-    gain = difference(best, baseline)
-    if baseline is None or gain is None:
-        return f"{begin}{sentence}; the student alone has no score to compare it with."
-    side = "above" if gain >= 0 else "below"
-    sentence += f", {points(abs(gain))} points {side} the student alone ({points(miou(baseline))})"
-    if baseline.one_class_only:
-        sentence += ", which never left the state in which everything is one class: that difference says little."
-        return begin + sentence
-    return f"{begin}{sentence}, each on one seed: a lead, not a result."
-
-
-def difference(record: TrialRecord | None, baseline: TrialRecord | None) -> float | None:
-    """mIoU of a trial minus that of a baseline."""
-    score, baseline_score = miou(record), miou(baseline)
-    return None if score is None or baseline_score is None else score - baseline_score
+    begin = "Searched only, not confirmed: "
+    if sweep.running:
+        begin = f"Still running ({_progress(sweep)}); searched only, not confirmed: "
+    reason = next((record.reason for record in sweep.trials if record.reason), "")
+    return begin + lead(sweep.best, sweep.baseline, sweep.never_trained, reason)
 
 
 def headline(sweep: Sweep) -> list[Fact]:
@@ -66,21 +48,21 @@ def headline(sweep: Sweep) -> list[Fact]:
         facts += [
             Fact("confirmed difference", signed(number(gap.get("mean"))), interval(gap), "best"),
             *_at_equal_cost(first),
-            Fact(f"confirmed, {first.get('id')}", points(number(first.get("mean"))), spread(first), "best"),
-            Fact("confirmed baseline", points(number(base.get("mean"))), spread(base), "baseline"),
+            Fact(f"confirmed, {first.get('id')}", points(number(when_trained(first)["mean"])), spread(first), "best"),
+            Fact("confirmed baseline", points(number(when_trained(base)["mean"])), spread(base), "baseline"),
         ]
-        score = number(first.get("mean"))
+        score = number(when_trained(first)["mean"])
     else:
         note = f"{best.id}, one seed" if best else "no score yet"
         alone = (
             "one class only"
-            if baseline is not None and baseline.one_class_only
+            if baseline is not None and baseline.id in sweep.never_trained
             else f"{baseline.id}, one seed"
             if baseline
             else "no score yet"
         )
         facts += [
-            Fact("difference, searched", signed(difference(best, baseline)), "not confirmed", "best"),
+            Fact("difference, searched", signed(sweep.difference(best, baseline)), "not confirmed", "best"),
             Fact("best mIoU, searched", points(miou(best)), note, "best"),
             Fact("student alone", points(miou(baseline)), alone, "baseline"),
         ]
@@ -127,5 +109,5 @@ def interval(gap: Mapping[str, Any]) -> str:
 
 
 def spread(entry: Mapping[str, Any]) -> str:
-    sd = number(entry.get("sd"))
-    return f"± {sd:.2f} over {entry.get('n')} seeds" if sd is not None else ""
+    sd = number(when_trained(entry)["sd"])
+    return f"± {sd:.2f} over {trained_of(entry)} seeds" if sd is not None else ""

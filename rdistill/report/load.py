@@ -17,7 +17,7 @@ from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.run import IoUScores, RunMetrics
 from rdistill.schemas.summary import Arm, Confirmed, Summary
 from rdistill.schemas.trial import StudyRecord
-from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, ranked
+from rdistill.sweeps.study.records import BASELINE, RECORD, TRIALS, TrialRecord, never_trained, ranked
 
 IMAGES_FOLDER = "pictures"
 Keys = TypeVar("Keys", bound=Mapping[str, object])  # such as a TypedDict
@@ -74,6 +74,18 @@ class Sweep:
     def baseline(self) -> TrialRecord | None:
         """The best student alone: what the others are held against."""
         return _first_scored(self.baselines)
+
+    @cached_property
+    def never_trained(self) -> frozenset[str]:
+        """Ids of the runs that never left one class."""
+        return never_trained([*self.records, *self.confirming])
+
+    def difference(self, record: TrialRecord | None, baseline: TrialRecord | None) -> float | None:
+        """mIoU of a trial minus that of a baseline; None where one of them has no score or never left one class."""
+        if record is None or baseline is None or {record.id, baseline.id} & self.never_trained:
+            return None
+        score, baseline_score = miou(record), miou(baseline)
+        return None if score is None or baseline_score is None else score - baseline_score
 
     @cached_property
     def teacher_mIoU(self) -> float | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-from rdistill.report.load import mapping, number
+from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.page import Section
-from rdistill.report.text import Cell, Column, Table, cell
+from rdistill.report.plot import Plot, line
+from rdistill.report.text import Cell, Column, Table, cell, plural
+from rdistill.report.theme import SERIES, layout
 from rdistill.schemas.why import Why
+from rdistill.sweeps.study.records import TrialRecord
 
 FIGURES = {
     "agreement": "agreement, %",
@@ -19,10 +23,16 @@ FIGURES = {
     "late_rise": "late rise, mIoU",
 }
 OVER_TRAINING = ("gradient size", "gradient cosine")
+CURVES = {
+    "gradient_ratio": ("Size of the distillation's gradient over the task's", "times the task's gradient"),
+    "gradient_cosine": ("Cosine of the distillation's gradient and the task's", "cosine, -1 to 1"),
+}
+Curve = list[tuple[int, float]]
 
 
-def why_section(reasons: Mapping[str, Why]) -> Section:
+def why_section(sweep: Sweep) -> Section:
     """A section of the page; empty where nothing was diagnosed."""
+    reasons = mapping(sweep.summary.get("why"))
     section = Section(
         "why",
         "Why",
@@ -41,11 +51,52 @@ def why_section(reasons: Mapping[str, Why]) -> Section:
         ]
         if rows:
             section.tables.append(Table(str(name), [Column("about"), Column("finding"), Column("note")], rows))
-    if section.tables:
-        section.tables.append(_figures(reasons))
-    else:
+    if not section.tables:
         section.intro = ""
+        return section
+    section.tables.append(_figures(reasons))
+    if len(sweep.summary.get("teachers") or []) > 1:
+        section.intro += " Of several teachers the first is compared with the student."
+    section.plots = [plot for key in CURVES if (plot := _over_training(sweep, list(reasons), key)) is not None]
     return section
+
+
+def _over_training(sweep: Sweep, names: Sequence[str], key: str) -> Plot | None:
+    """A figure of the gradients over training: a line for each configuration, the mean over its confirmation runs."""
+    lines = {}
+    for name in names:
+        runs = [record for record in sweep.confirming if record.of == name and not record.rival]
+        if points := _mean_curve(runs, key):
+            lines[name] = points
+    if not lines:
+        return None
+    title, unit = CURVES[key]
+    data = [
+        line(points, name, f"$series{index % SERIES}", "solid") for index, (name, points) in enumerate(lines.items())
+    ]
+    # A size of 0.1 is as far from the task's as one of 10. A logarithm has no place for zero.
+    logarithmic = key == "gradient_ratio" and all(value > 0 for points in lines.values() for _, value in points)
+    figure = layout(
+        xaxis=dict(title="iteration", rangemode="tozero"),
+        yaxis=dict(title=unit, **(dict(type="log") if logarithmic else {})),
+    )
+    iterations = sorted({iteration for points in lines.values() for iteration, _ in points})
+    rows = [[cell(name), *[cell(dict(points).get(at), ".3g") for at in iterations]] for name, points in lines.items()]
+    table = Table(title, [Column("configuration"), *[Column(f"{at:,}", True) for at in iterations]], rows)
+    ends = "; ".join(f"{name} from {points[0][1]:.2g} to {points[-1][1]:.2g}" for name, points in lines.items())
+    summary = f"{title} over {plural(len(iterations), 'validation')}, mean over the runs: {ends}."
+    return Plot(f"why-{key.replace('_', '-')}", title, summary, data, figure, table, height=320)
+
+
+def _mean_curve(runs: Sequence[TrialRecord], key: str) -> Curve:
+    """(iteration, mean over the runs) of a figure of the diagnosis."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        for entry in run.history:
+            value = number(mapping(entry.get("diagnosis")).get(key))
+            if value is not None:
+                values.setdefault(int(entry["iter"]), []).append(value)
+    return [(iteration, fmean(group)) for iteration, group in sorted(values.items())]
 
 
 def _figures(reasons: Mapping[str, Why]) -> Table:

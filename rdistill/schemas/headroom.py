@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from rdistill.schemas.run import Trivial
+
 EffectName = Literal["longer", "labels", "hard_labels", "distilled"]
 Binds = Literal["teacher", "iterations", "labels", "capacity"]
 
@@ -18,7 +20,7 @@ class ArmRecord(TypedDict, total=False):
     mIoU: float  # percent, of the best validation
     IoU: dict[str, float | None]
     best_iter: int
-    one_class: bool  # whether it never left one class
+    trivial: Trivial | None  # see rdistill.core.one_class
     cost: dict[str, float]  # seconds; see rdistill.sweeps.headroom.cost.Rates
 
 

@@ -71,6 +71,13 @@ class LossWeightState(TypedDict):
     measured: list[Measurement]
 
 
+class Trivial(TypedDict, total=False):
+    """How far an evaluation is from calling every pixel the same class, in percent."""
+
+    mIoU: float  # of calling every pixel the class that is most frequent
+    left: float | None  # pixels predicted to be of another class than most, of those that are; None: none are
+
+
 class IoUScores(TypedDict, total=False):
     """What one evaluation says of the classes, in percent."""
 
@@ -83,6 +90,7 @@ class Scores(IoUScores, total=False):
 
     aAcc: float
     mAcc: float
+    trivial: Trivial  # beside what it scores; from IoUMetric alone, and not in the oldest files
     diagnosis: Diagnosis  # of a diagnosed run's validation
     weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
 

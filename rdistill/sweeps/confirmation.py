@@ -48,7 +48,7 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         seeds = _next_seeds(selection, looks, team.processes)
         if not _train(team, shown, selection, seeds, resume):
             return False
-        if reason := count_on_validation(team.study, team.resources, work_dir):
+        if reason := count_on_validation(team.study, team.resources, work_dir, team.cohorts):
             shown.warned(f"the interval is over seeds alone: {reason}")
         team.here.push()
         if not selection.first:
@@ -56,7 +56,7 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         looks = _look(team, selection, len(seeds))
         team.here.push()
     if has_test_split(team.study.base.cfg):
-        score_on_test(team.study, team.resources, work_dir)
+        score_on_test(team.study, team.resources, work_dir, team.cohorts)
     return True
 
 

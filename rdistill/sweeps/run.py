@@ -37,6 +37,7 @@ from rdistill.sweeps.findings.summary import (
     write_summary,
 )
 from rdistill.sweeps.findings.test_split import TEACHER, teacher_on_test
+from rdistill.sweeps.headroom.cost import confirming_in_time
 from rdistill.sweeps.headroom.measure import HEADROOM
 from rdistill.sweeps.headroom.run import FOLDER as HEADROOM_FOLDER
 from rdistill.sweeps.headroom.run import headroom_first
@@ -142,7 +143,7 @@ def _run_sweep_at(
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
-        for line in study.notes:
+        for line in (*study.notes, *_time_to_confirm(study, processes)):
             console.print(f"note      {line}", markup=False, highlight=False, soft_wrap=True)
         for line in left_out:
             console.print(f"left out  {line}", markup=False)
@@ -193,6 +194,15 @@ def _headroom(here: WorkDir, study: Study, resources: Resources, slots: int, con
     here.pull(f"{HEADROOM_FOLDER}/{HEADROOM}")  # the summary has it
 
 
+def _time_to_confirm(study: Study, processes: int) -> list[str]:
+    """What the confirmation will take, in a line. Raises UserError where that is more than the sweep file allows."""
+    iterations = study.base.cfg.train_cfg.get("max_iters")
+    if study.spec.confirm is None or study.step is None or iterations is None:
+        return []
+    seconds = study.step.seconds[min(study.step.seconds)]
+    return [f"confirm: {confirming_in_time(study.spec, int(iterations), seconds, processes)}"]
+
+
 def _load(
     sweep: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], shortcuts: Shortcuts | None
 ) -> tuple[Path, SweepSpec, LoadedConfig]:
@@ -240,6 +250,7 @@ def run_phases(
     except KeyboardInterrupt:
         status = INTERRUPTED
     finally:
+        team.end()
         facts.teacher_test = teacher_on_test(work_dir)
         summary = write_summary(facts, work_dir, status)
     return status, summary

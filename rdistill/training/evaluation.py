@@ -22,12 +22,15 @@ from rdistill.models.segmentor import require_numbers
 from rdistill.schemas.data import Batch, ScoredSample
 from rdistill.schemas.run import Scores
 
+TRIVIAL = "trivial."  # how the names of those figures begin, as ``IoU.`` those of the classes
+
 
 @METRICS.register_module()
 class ClassIoUMetric(IoUMetric):
     """mmseg's ``IoUMetric`` that also returns each class's IoU, and rounds nothing away.
 
-    Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU.<class>``. A class that occurs neither in
+    Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU.<class>``, and ``trivial.mIoU`` with ``trivial.left`` (see
+    :func:`beside_trivial`). A class that occurs neither in
     ground truth nor in a prediction has no IoU: NaN, and left out of the mean.
 
     Attributes:
@@ -66,15 +69,32 @@ class ClassIoUMetric(IoUMetric):
         metrics = dict(super().compute_metrics(results))  # writes mmseg's table to the log
         if self.format_only:
             return metrics
-        intersect, union, _, label = (sum(column).numpy() for column in zip(*results, strict=True))
+        intersect, union, predicted, label = (sum(column).numpy() for column in zip(*results, strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):
             iou, accuracy = intersect / union * 100, intersect / label * 100
         metrics["aAcc"] = float(intersect.sum() / label.sum() * 100)
         metrics["mIoU"], metrics["mAcc"] = float(np.nanmean(iou)), float(np.nanmean(accuracy))
+        metrics |= {f"{TRIVIAL}{name}": value for name, value in beside_trivial(predicted, label).items()}
         metrics.update(
             {f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)}
         )
         return metrics
+
+
+def beside_trivial(predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """What calling every pixel the most frequent class scores, and how far predictions are from doing so.
+
+    Args:
+        predicted, label: pixels by class, of all images.
+
+    Returns:
+        As :class:`rdistill.schemas.run.Trivial`; NaN where there is no pixel, or none of another class.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = 100 * label.max() / label.sum() / (label > 0).sum()
+        most = int(predicted.argmax())
+        left = 100 * (predicted.sum() - predicted[most]) / (label.sum() - label[most])
+    return {"mIoU": float(score), "left": float(left) if math.isfinite(left) else math.nan}
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> np.ndarray:
@@ -115,19 +135,23 @@ def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
         UserError: the mIoU is NaN, since no class occurs at all.
     """
     flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float, np.generic))}
-    classes = {
-        key.removeprefix("IoU."): None if math.isnan(value) else round(value, 4)
-        for key, value in flat.items()
-        if key.startswith("IoU.")
-    }
+    classes = {key.removeprefix("IoU."): _number(value) for key, value in flat.items() if key.startswith("IoU.")}
     if math.isnan(flat.get("mIoU", 0.0)):
         raise UserError("mIoU: is NaN: the masks hold no pixel of any class, all are ignored; see --label-map")
     tidy: Scores = {  # type: ignore[assignment]  # with a metric's own names, where a config has another
-        key: None if math.isnan(value) else round(value, 4)  # NaN is no JSON
-        for key, value in flat.items()
-        if not key.startswith("IoU.")
+        key: _number(value) for key, value in flat.items() if not key.startswith(("IoU.", TRIVIAL))
     }
-    return {**tidy, "IoU": classes} if classes else tidy
+    trivial = {key.removeprefix(TRIVIAL): _number(value) for key, value in flat.items() if key.startswith(TRIVIAL)}
+    if classes:
+        tidy["IoU"] = classes
+    if trivial:
+        tidy["trivial"] = trivial  # type: ignore[typeddict-item]
+    return tidy
+
+
+def _number(value: float) -> float | None:
+    """Four digits; NaN is no JSON."""
+    return None if math.isnan(value) else round(value, 4)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from rdistill.config.plain_config import header, replace_header
 from rdistill.config.walk import leaves
 from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
+from rdistill.core.one_class import trained_of, when_trained
 
 CARD = "model_card.md"
 _PACKAGES = (
@@ -104,14 +105,15 @@ def _sweep_evidence(
     for arm in filter(None, [confirmed.get("baseline"), *(confirmed.get("configurations") or [])]):
         gain = arm.get("difference")
         interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
-        spread = _points(arm.get("mean")) + (f" ± {arm['sd']:.2f}" if arm.get("sd") is not None else "")
-        rows.append([arm["id"], str(arm.get("n", "")), spread, interval])
+        trained = when_trained(arm)
+        spread = _points(trained["mean"]) + (f" ± {trained['sd']:.2f}" if trained["sd"] is not None else "")
+        rows.append([arm["id"], trained_of(arm), spread, interval])
     longer = []
     for arm in confirmed.get("configurations") or []:
         if cost := arm.get("equal_cost"):
             gain = cost.get("difference")
             interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
-            longer.append([arm["id"], str(cost["iterations"]), _points(cost.get("mean")), interval])
+            longer.append([arm["id"], str(cost["iterations"]), _points(when_trained(cost)["mean"]), interval])
     if rows:
         lines += [
             "",

@@ -42,7 +42,9 @@ def test_eval_json_is_nothing_but_json(distilled_run: Run, tmp_path: Path) -> No
     arguments = [sys.executable, "-m", "rdistill", "eval", *map(str, files), "--json"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
+    assert json.loads(done.stdout) == {
+        key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU", "trivial")
+    }
     assert done.stderr == "" and list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rdistill.schemas.trial import TrialConfig
@@ -33,7 +33,7 @@ class Cohort:
         self._lanes: dict[str, Lane] = {}
         self._events: dict[str, Events] = {}  # the students that train now
         self._keys: dict[str, str] = {}  # every student that ever trained: what it may share with others
-        self._lock = threading.Lock()
+        self._lock, self._called = threading.Lock(), threading.Lock()
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
 
@@ -72,6 +72,11 @@ class Cohort:
 
     def ready(self) -> None:
         """Returns once the cohort is there."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function of the study in this process, which has the CPUs and the GPU; one at a time."""
+        with self._called:
+            return function(self._study, *arguments)
 
     def students(self) -> dict[str, str]:
         """Those that train: trial id -> sharing key."""

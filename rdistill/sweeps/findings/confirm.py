@@ -41,6 +41,7 @@ class Selection:
     seconds: str = REAL  # which count
     first: int = 0  # seeds at the first look at the results; 0: there is one look, after the last seed
     margin: float = 0.0  # mIoU by which a configuration has to be better
+    chosen_from: int = 1  # different configurations that were scored; 1 also where all of them are confirmed
 
     @property
     def at_equal_iterations(self) -> bool:
@@ -121,6 +122,7 @@ def select(
         baseline_spec.seconds if baseline_spec is not None else REAL,
         confirm.first if confirm.seeds is None else 0,
         confirm.margin or 0.0,
+        len(different) if len(different) > confirm.top else 1,
     )
 
 

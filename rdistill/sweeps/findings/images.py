@@ -6,7 +6,7 @@ Drawn once, at the end of a sweep. The report shows them and needs no torch for 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -24,8 +24,7 @@ from rdistill.data.images import as_rgb, loads_bgr
 from rdistill.schemas.data import DatasetMeta, Packed
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.pictures import ChosenImage, ImageScores, Pictures
-from rdistill.sweeps.proof.counts import CountsOf, never_trained
-from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, ranked
+from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_records, never_trained, ranked
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
@@ -56,8 +55,7 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
         Why there are none, on one line; empty where there are some.
     """
     records = load_records(folder)
-    stuck = never_trained([run for run in records if not run.searched], CountsOf(folder, "val").total)
-    best, baseline = a_typical_pair(records, stuck)
+    best, baseline = a_typical_pair(records)
     (folder / PICTURES).mkdir(exist_ok=True)
     index = folder / PICTURES / INDEX
     if best is None:
@@ -88,33 +86,30 @@ def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) 
         raise
 
 
-def a_typical_pair(
-    records: Sequence[TrialRecord], stuck: Collection[str] = ()
-) -> tuple[TrialRecord | None, TrialRecord | None]:
+def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
     """The best student under a teacher and the student alone that it is held against.
 
     Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one. Runs
-    that never left one class (``stuck``, by id) say nothing on images: they are chosen only where no pair is
-    without.
+    that never left one class say nothing on images: no pair has one, and a student without a pair stands by itself.
     """
+    stuck = never_trained(records)
+    scored = [record for record in records if record.best and record.id not in stuck]
     done: defaultdict[str, dict[int, TrialRecord]] = defaultdict(dict)
     alone: dict[int, TrialRecord] = {}
-    for record in records:
-        if record.phase == CONFIRMED and record.status == "finished" and record.best:
+    for record in scored:
+        if record.phase == CONFIRMED and record.status == "finished":
             (alone if record.is_baseline else done[record.of])[record.seed] = record
-    if done:
-        runs = max(done.values(), key=lambda group: mean(_score(run) for run in group.values()))
-        seeds = runs.keys() & alone.keys()
-        healthy = {seed for seed in seeds if not {runs[seed].id, alone[seed].id} & set(stuck)}
-        paired = sorted(healthy or seeds, key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
-        if paired:
-            seed = paired[len(paired) // 2]
-            return runs[seed], alone[seed]
-    searched = [record for record in ranked(records) if record.searched and record.best]
-    return (
-        next((record for record in searched if not record.is_baseline), None),
-        next((record for record in searched if record.is_baseline), None),
-    )
+    pairs = {name: sorted(runs.keys() & alone.keys()) for name, runs in done.items()}
+    if any(pairs.values()):
+        runs = max((done[name] for name in done if pairs[name]), key=lambda group: mean(map(_score, group.values())))
+        paired = sorted(runs.keys() & alone.keys(), key=lambda seed: _score(runs[seed]) - _score(alone[seed]))
+        seed = paired[len(paired) // 2]
+        return runs[seed], alone[seed]
+    searched = ranked(record for record in scored if record.searched)
+    best = next((record for record in searched if not record.is_baseline), None)
+    if best is None:  # one that has not trained shows at least that
+        best = next((record for record in ranked(records) if record.best and not record.is_baseline), None)
+    return best, next((record for record in searched if record.is_baseline), None)
 
 
 def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int = 255) -> float | None:

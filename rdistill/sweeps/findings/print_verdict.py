@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from rdistill.core.one_class import trained_of, when_trained
 from rdistill.sweeps.findings.verdict import at_equal_cost
 
 
@@ -53,11 +54,12 @@ def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mappin
             f"{difference['low']:+.2f} to {difference['high']:+.2f}",
             f"{difference['p_adjusted']:.2g}",
         )
+    trained = when_trained(arm)
     table.add_row(
         name,
-        str(arm["n"]),
-        _text(arm["mean"], ".2f"),
-        _text(arm["sd"], ".2f"),
+        trained_of(arm),
+        _text(trained["mean"], ".2f"),
+        _text(trained["sd"], ".2f"),
         *shown,
         _text(arm.get("share_of_teacher"), ".1f"),
     )

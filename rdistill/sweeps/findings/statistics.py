@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -37,7 +37,7 @@ from rdistill.sweeps.proof.decision import (
     p_value,
     sign_flip_p,
 )
-from rdistill.sweeps.study.records import TrialRecord
+from rdistill.sweeps.study.records import TrialRecord, never_trained
 
 CONFIDENCE = 0.95
 ScoresOf = Callable[[TrialRecord], Scores | None]  # a run's
@@ -98,15 +98,17 @@ class Known:
         looks: of a confirmation that adds seeds until it is decided; None where all seeds were trained.
         settled: question -> what a look at the results has answered already.
         costs: configuration -> how long the student alone trains to cost as much.
-        never_trained: ids of runs that never left one class.
+        never_trained: ids of runs that never left one class; None: as the runs themselves say.
         by_image: of a run, each image's pseudo-value (images); None where its counts are not known.
+        chosen_from: configurations of which those confirmed were the best, on the images that they are scored on.
     """
 
     looks: Looks | None = None
     settled: Mapping[str, Answer] = field(default_factory=dict)
     costs: Mapping[str, EqualCost] = field(default_factory=dict)
-    never_trained: Collection[str] = ()
+    never_trained: Collection[str] | None = None
     by_image: Counts = lambda run: None
+    chosen_from: int = 1
 
 
 def question(configuration: str, equal: str) -> str:
@@ -132,6 +134,8 @@ def evidence(
         facts: what is known beside the runs.
     """
     facts = facts or Known()
+    if facts.never_trained is None:
+        facts = replace(facts, never_trained=never_trained(runs))
     arms: dict[str, list[TrialRecord]] = {name: [] for name in (baseline, *configurations) if name is not None}
     rivals: dict[str, list[TrialRecord]] = {name: [] for name in configurations}
     for run in runs:
@@ -144,7 +148,7 @@ def evidence(
         entry: Arm = {**_arm(name, arms[name], scores, facts), "difference": None}
         trained, alone = (_trained(group, facts) for group in (arms[name], baseline_runs))
         entry["IoU"] = _classes(trained, alone, scores)
-        entry["share_of_teacher"] = share_of_teacher(entry["mean"], teacher_mIoU)
+        entry["share_of_teacher"] = share_of_teacher(entry["mean_trained"], teacher_mIoU)
         entry["seconds"] = seconds_of(arms[name])
         if (difference := _compare(trained, alone, scores, facts)) is not None:
             compared[question(name, "iterations")] = difference
@@ -157,7 +161,7 @@ def evidence(
     if baseline is not None:
         base = _arm(baseline, baseline_runs, scores, facts)
         base["IoU"] = _classes(_trained(baseline_runs, facts), None, scores)
-        base["share_of_teacher"] = share_of_teacher(base["mean"], teacher_mIoU)
+        base["share_of_teacher"] = share_of_teacher(base["mean_trained"], teacher_mIoU)
         base["seconds"] = seconds_of(baseline_runs)
     return {"baseline": base, "configurations": entries}
 
@@ -208,7 +212,7 @@ def _compare(
     pairs = len(seeds)
     looks = facts.looks
     if looks is None or not looks.first <= pairs <= looks.last:  # one look, at the pairs that there are
-        looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0)
+        looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0, facts.chosen_from)
     by_image = _images_of(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)
     shown: Difference = {
@@ -224,7 +228,7 @@ def _compare(
         shown["above_zero"] = comparison.low > 0
     if comparison.images:
         shown["binds"] = comparison.errors.binds
-        shown["half_by_images"] = images_half_width(comparison.errors, comparison.images, ALPHA)
+        shown["half_by_images"] = images_half_width(comparison.errors, comparison.images, pairs, looks, ALPHA)
     return Compared(shown, comparison, looks)
 
 
@@ -257,13 +261,13 @@ def _decide(compared: Mapping[str, Compared], facts: Known) -> None:
 
 
 def _trained(runs: Sequence[TrialRecord], facts: Known) -> list[TrialRecord]:
-    return [run for run in runs if run.id not in facts.never_trained]
+    return [run for run in runs if run.id not in (facts.never_trained or ())]
 
 
 def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known) -> Arm:
     by_seed = _by_seed(runs, scores)
     trained = _by_seed(_trained(runs, facts), scores)
-    stuck = [run for run in runs if run.id in facts.never_trained or run.one_class_only]
+    stuck = [run.seed for run in runs if run.id in (facts.never_trained or ())]
     when = spread(list(trained.values()))
     return {
         "id": name,
@@ -273,7 +277,7 @@ def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known)
         "scores": {str(seed): score for seed, score in by_seed.items()},
         "runs": {str(run.seed): run.id for run in runs},
         "one_class_runs": len(stuck),
-        "never_trained": sorted(run.seed for run in stuck),
+        "never_trained": sorted(stuck),
         "mean_trained": when["mean"],
         "sd_trained": when["sd"],
     }

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rdistill.core.files import read_json, write_json
+from rdistill.core.one_class import when_trained
 from rdistill.core.redaction import redacted
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
@@ -29,9 +30,9 @@ from rdistill.sweeps.findings.confirm import Selection, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
 from rdistill.sweeps.findings.statistics import Known, describe, evidence
-from rdistill.sweeps.findings.verdict import verdict
+from rdistill.sweeps.findings.verdict import lead, verdict
 from rdistill.sweeps.findings.why import why
-from rdistill.sweeps.proof.counts import CountsOf, never_trained
+from rdistill.sweeps.proof.counts import CountsOf
 from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import (
     BASELINE,
@@ -39,6 +40,7 @@ from rdistill.sweeps.study.records import (
     TrialRecord,
     gain,
     load_records,
+    never_trained,
     pareto,
     ranked,
     twins,
@@ -75,14 +77,14 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
     earlier = read_summary(work_dir)
     return {
         "status": status,
-        "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left),
+        "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left, searched=_lead(records)),
         "teacher": facts.teachers[0] if facts.teachers and facts.teachers[0] else None,
         "teachers": list(facts.teachers),
         "searched": _searched(facts, records),
         "confirmed": confirmed,
         "test": test,
         "headroom": _headroom(work_dir),
-        "why": why(records, ((confirmed or Confirmed()).get("baseline") or Arm()).get("mean")),
+        "why": why(records, when_trained((confirmed or Confirmed()).get("baseline") or Arm())["mean"]),
         "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),
@@ -134,7 +136,8 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
             f"the baseline was not tuned, though {', '.join(shared)} was searched for the students: "
             "add baseline.search for a fair comparison"
         )
-    alone = [record.id for record in records if record.is_baseline and record.one_class_only]
+    stuck = never_trained(records)
+    alone = [record.id for record in records if record.is_baseline and record.id in stuck]
     if alone:
         warnings.append(f"baselines that never left one class: {', '.join(alone)}")
     for record in records:
@@ -149,6 +152,13 @@ def _headroom(work_dir: Path) -> Headroom | None:
     """What :mod:`rdistill.sweeps.headroom` found before the search, if it was measured."""
     file = work_dir / HEADROOM
     return read_json(file) if file.is_file() else None
+
+
+def _lead(records: Sequence[TrialRecord]) -> str:
+    """The search's answer, in words."""
+    best, baseline = (next(iter(ranked(_of(records, kind))), None) for kind in (SEARCHED, BASELINE))
+    reason = next((record.reason for record in records if record.reason), "")
+    return lead(best, baseline, never_trained(records), reason)
 
 
 def _searched(facts: Facts, records: Sequence[TrialRecord]) -> Searched:
@@ -198,7 +208,7 @@ def _confirmed(
     if any(run.test for run in runs):
         on_test = facts.teacher_test
         on_images = dataclasses.replace(
-            known_facts, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None
+            known_facts, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None, chosen_from=1
         )
         test = {
             "teacher": on_test or None,
@@ -209,14 +219,18 @@ def _confirmed(
 
 def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialRecord]) -> Known:
     """What a confirmation's files say beside its runs, of the validation data."""
-    counts = CountsOf(work_dir, "val")
     finished = [run for run in runs if run.status == "finished"]
     return Known(
-        Looks(selection.first, len(selection.seeds), selection.margin) if selection.first else None,
+        (
+            Looks(selection.first, len(selection.seeds), selection.margin, selection.chosen_from)
+            if selection.first
+            else None
+        ),
         load_looks(work_dir).settled,
         load_equal_costs(work_dir) if selection.at_equal_cost else {},
-        never_trained(finished, counts.total),
-        counts.by_image,
+        never_trained(finished),
+        CountsOf(work_dir, "val").by_image,
+        selection.chosen_from,
     )
 
 

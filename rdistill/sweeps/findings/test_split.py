@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,21 @@ def require_test_split(cfg: Config) -> None:
         Runner.build_dataloader(cfg.test_dataloader.to_dict(), seed=0)
 
 
-def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
+def score_on_test(study: Study, resources: Resources, work_dir: Path, cohorts: Sequence[Any] = ()) -> None:
     """Scores each confirmed student, and the first teacher, on the test split; those that are not yet.
 
-    ``work_dir`` is the sweep's folder on this machine, with the trials' records.
+    Args:
+        study: of the sweep.
+        resources: of one trial.
+        work_dir: the sweep's folder on this machine, with the trials' records.
+        cohorts: actors that are there already, and have the cluster's CPUs.
     """
+    calls = _Calls(study, resources, cohorts)
     waiting = [run for run in _confirmed(work_dir) if run.test is None]
     teacher = study.base.distillation.teachers[0]
     if not teacher.follows_student and not (work_dir / TEACHER).is_file():
-        task = ray.remote(_score_teacher).options(**_options(resources))
-        write_json(work_dir / TEACHER, ray.get(task.remote(study)))
-    for run, scored in _scored(study, resources, waiting, "test"):
+        write_json(work_dir / TEACHER, ray.get(calls.start(_score_teacher)))
+    for run, scored in [(run, calls.start(_score_student, run.id, "test")) for run in waiting]:
         run.test, counts, images = ray.get(scored)
         folder = work_dir / TRIALS / run.id
         if counts is not None:
@@ -60,15 +65,17 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path) -> None:
         run.save(folder)
 
 
-def count_on_validation(study: Study, resources: Resources, work_dir: Path) -> str:
+def count_on_validation(study: Study, resources: Resources, work_dir: Path, cohorts: Sequence[Any] = ()) -> str:
     """Keeps each confirmed student's confusion counts of every validation image; of those that have none yet.
+
+    Arguments are those of :func:`score_on_test`.
 
     Returns:
         Why a student has none, on one line; empty where all have. No sweep fails of it.
     """
     waiting = [run for run in _confirmed(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
-    reason = ""
-    for run, scored in _scored(study, resources, waiting, "val"):
+    reason, calls = "", _Calls(study, resources, cohorts)
+    for run, scored in [(run, calls.start(_score_student, run.id, "val")) for run in waiting]:
         try:
             _, counts, images = ray.get(scored)
         except Exception as error:  # whatever it is: the seeds' interval is known without
@@ -86,17 +93,19 @@ def _confirmed(work_dir: Path) -> list[TrialRecord]:
     return [run for run in load_records(work_dir) if not run.searched and run.status == "finished"]
 
 
-def _options(resources: Resources) -> dict[str, Any]:
-    need = resources.per_worker()
-    return dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+class _Calls:
+    """Where students are scored: in the cohorts by turns, or else in tasks, as many at a time as the cluster holds."""
 
+    def __init__(self, study: Study, resources: Resources, cohorts: Sequence[Any]) -> None:
+        self._study, self._cohorts = study, itertools.cycle(cohorts) if cohorts else None
+        need = resources.per_worker()
+        self._options = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
 
-def _scored(
-    study: Study, resources: Resources, runs: Sequence[TrialRecord], split: str
-) -> list[tuple[TrialRecord, Any]]:
-    """Runs and what will be their scores; as many at a time as the cluster holds."""
-    task = ray.remote(_score_student).options(**_options(resources))
-    return [(run, task.remote(study, run.id, split)) for run in runs]
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A reference to what the function of the study returns."""
+        if self._cohorts is not None:
+            return next(self._cohorts).call.remote(function, *arguments)
+        return ray.remote(function).options(**self._options).remote(self._study, *arguments)
 
 
 def teacher_on_test(work_dir: Path) -> Scores | None:

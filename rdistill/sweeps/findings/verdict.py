@@ -1,18 +1,51 @@
 """A sweep's answer in words: a sentence for equal iterations, a sentence for equal cost, and what to know besides.
 
-Pure functions of what :func:`rdistill.sweeps.findings.statistics.evidence` gives; needs neither torch nor ray.
+The same words stand in ``summary.json``, on the console, in the report and in the model card. Pure functions of what
+:func:`rdistill.sweeps.findings.statistics.evidence` gives; needs neither torch nor ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from rdistill.core.one_class import when_trained
+from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
 Arm = Mapping[str, Any]
 
 
-def verdict(confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool, runs_left: int = 0) -> str:
+def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = "") -> str:
+    """What a search alone says, after ``Searched only, not confirmed: ``.
+
+    Args:
+        best: of the students under a teacher; None where none has a score.
+        baseline: the best student alone.
+        stuck: ids of those that never left one class.
+        reason: why a student has no score.
+    """
+    if best is None or not best.best:
+        return "no trial under a teacher has a score" + (f" ({reason})." if reason else " yet.")
+    if best.id in stuck:
+        return "no student under a teacher ever left one class."
+    score = float(best.best["mIoU"])
+    sentence = f"{best.id} is best with {score:.2f} mIoU"
+    if baseline is None or not baseline.best:
+        return f"{sentence}; the student alone has no score to compare it with."
+    if baseline.id in stuck:
+        return f"{sentence}; the student alone never left one class, so there is nothing to compare it with."
+    alone = float(baseline.best["mIoU"])
+    side = "above" if score >= alone else "below"
+    return (
+        f"{sentence}, {abs(score - alone):.2f} points {side} the student alone ({alone:.2f}), each on one seed: "
+        "a lead, not a result."
+    )
+
+
+def verdict(
+    confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool, runs_left: int = 0, searched: str = ""
+) -> str:
     """What the numbers allow to say, in a few sentences.
 
     Args:
@@ -21,24 +54,33 @@ def verdict(confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool,
         baselines: of which the confirmed one was the best.
         tuned: whether the baseline was searched.
         runs_left: confirmation runs that are still to come.
+        searched: what the search alone says, see :func:`lead`.
     """
     if runs_left:
         return f"Not confirmed yet: {runs_left} more run{'s' * (runs_left > 1)} on fresh seeds to come."
     if confirmed is None:
-        return "Searched only, not confirmed: one seed proves nothing."
+        return f"Searched only, not confirmed: {searched or 'one seed proves nothing.'}"
     arms = confirmed["configurations"]
-    rival = "the baseline" if baselines == 1 else f"the best of {baselines} baselines"
     first = [arm for arm in arms if arm["difference"] is not None]
     second = [arm for arm in arms if at_equal_cost(arm).get("difference") is not None]
     if not first and not second:
         return _nothing_to_compare(confirmed)
+    alone = "the student alone" if baselines == 1 else f"the best of {baselines} students alone"
+    questions = len(first) + len(second)
     best = max(first or second, key=lambda arm: arm["mean"])
     sentences = []
     if first:
-        sentences += _at_equal_iterations(best, rival, len(first), named=bool(second))
+        sentences.append(_answer("At equal iterations", best["label"], alone, best["difference"], questions))
     if second:
         whom = best if best in second else max(second, key=lambda arm: arm["mean"])
-        sentences.append(_at_equal_cost(whom, rival, same=bool(first) and whom is best))
+        cost = at_equal_cost(whom)
+        begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations"
+        who = "it" if first and whom is best else whom["label"]
+        sentences.append(
+            _answer(begin, who, alone if who != "it" else "the student alone", cost["difference"], questions)
+        )
+    if best["share_of_teacher"] is not None:
+        sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
     return " ".join([*sentences, *_reservations(confirmed, best, tuned)])
 
 
@@ -56,69 +98,42 @@ def is_better(difference: Mapping[str, Any]) -> bool:
 
 
 def is_worse(difference: Mapping[str, Any]) -> bool:
+    """Likewise; to be worse than nothing gained, whatever the margin."""
     if difference.get("settled"):
-        return bool(difference["answer"] == "worse")
-    return bool(difference["high"] < 0)
+        return bool(difference["answer"] == "worse" and difference["mean"] < 0)
+    return bool(difference["high"] < 0 and difference["p_adjusted"] <= 1 - CONFIDENCE)
 
 
 def size_of(difference: Mapping[str, Any]) -> str:
-    """``+5.00 mIoU (95 % CI +4.75 to +5.25, 3 paired seeds)``."""
+    """``+5.00 mIoU (95 % interval +4.75 to +5.25, over 3 seeds)``."""
     images = f" and {difference['images']} images" if difference.get("images") else ""
     return (
-        f"{difference['mean']:+.2f} mIoU (95 % CI {difference['low']:+.2f} to {difference['high']:+.2f}, "
-        f"{difference['n']} paired seeds{images})"
+        f"{difference['mean']:+.2f} mIoU (95 % interval {difference['low']:+.2f} to {difference['high']:+.2f}, "
+        f"over {difference['n']} seeds{images})"
     )
 
 
-def _nothing_to_compare(confirmed: Mapping[str, Any]) -> str:
-    base = confirmed["baseline"] or {}
-    if not any(arm.get("never_trained") for arm in (base, *confirmed["configurations"])):
-        return "Not confirmed: fewer than two seeds have both a configuration and the baseline to compare."
-    counts = [
-        f"{whose} trained on {arm['n'] - len(arm['never_trained'])} of {arm['n']}"
-        for whose, arm in (("the baseline", base), *((arm["label"], arm) for arm in confirmed["configurations"]))
-        if arm.get("n")
-    ]
-    return (
-        "Not confirmed: fewer than two seeds on which both a configuration and the baseline left one class: "
-        f"{', '.join(counts)}. No difference is made of the others."
-    )
-
-
-def _at_equal_iterations(best: Arm, rival: str, compared: int, *, named: bool) -> list[str]:
-    difference, size = best["difference"], size_of(best["difference"])
-    share = None if best["share_of_teacher"] is None else f"{best['share_of_teacher']:.1f} % of the teacher's mIoU"
-    begin = "At equal iterations, " if named else ""
+def _answer(begin: str, who: str, whom: str, difference: Mapping[str, Any], questions: int) -> str:
+    """One question's answer in a sentence, and in a second one what would help where it is open."""
+    size, margin = size_of(difference), difference.get("margin", 0.0)
+    more = f" by more than {margin:g} mIoU" if margin else ""
     if is_better(difference):
-        return [f"{begin}{best['label']} beats {rival} by {size}{f' and reaches {share}' if share else ''}."]
-    none = "no configuration" if named else "No configuration"
-    text = f"{begin}{none} is confirmed better than {rival}: the best, {best['label']}, differs by {size}"
-    if difference["low"] > difference.get("margin", 0.0):
-        p = difference["p_adjusted"]
-        text += f", which {compared} comparisons do not bear out (adjusted p {p:.2g})"
-    sentences = [f"{text}."]
+        return f"{begin}, {who} is better than {whom}{more}: {size}."
     if is_worse(difference):
-        sentences.append("So it is worse: distillation does not pay here.")
-    sentences += _what_binds(difference)
-    return [*sentences, f"It reaches {share}."] if share else sentences
-
-
-def _at_equal_cost(arm: Arm, rival: str, *, same: bool) -> str:
-    cost = at_equal_cost(arm)
-    difference, size = cost["difference"], size_of(cost["difference"])
-    begin = f"At equal cost (the student alone for {cost['iterations']:,} iterations)"
-    who, whom = ("it", "it") if same else (arm["label"], rival)
-    if is_better(difference):
-        return f"{begin}, {who} beats {whom if not same else rival} by {size}."
-    if is_worse(difference):
-        return f"{begin}, {who} is worse by {size}: the time is better spent on training the student alone for longer."
-    return " ".join([f"{begin}, {who} is not confirmed better: it differs by {size}.", *_what_binds(difference)])
+        advice = "the teacher does not pay" if begin == "At equal iterations" else "train the student alone for longer"
+        return f"{begin}, {who} is worse than {whom}: {size}; {advice}."
+    text = f"{begin}, {who} is not shown to be better than {whom}{more}: {size}"
+    if difference["low"] > margin:
+        text += (
+            f"; with {questions} differences looked at, that may be luck (adjusted p {difference['p_adjusted']:.2g})"
+        )
+    return " ".join([f"{text}.", *_what_binds(difference)])
 
 
 def _what_binds(difference: Mapping[str, Any]) -> list[str]:
     """Of an answer that is open: whether seeds or images would help."""
     images = difference.get("images")
-    if not images or is_worse(difference):
+    if not images:
         return []
     if difference["half_by_images"] >= abs(difference["mean"] - difference.get("margin", 0.0)):
         return [f"More seeds would not help: {images} images are too few."]
@@ -126,21 +141,37 @@ def _what_binds(difference: Mapping[str, Any]) -> list[str]:
     return [f"More {more} would help more than more {than}."]
 
 
+def _nothing_to_compare(confirmed: Mapping[str, Any]) -> str:
+    arms = [arm for arm in (confirmed["baseline"], *confirmed["configurations"]) if arm]
+    if not any(arm.get("never_trained") for arm in arms):
+        return "Not confirmed: fewer than two seeds have both a configuration and the student alone to compare."
+    whose = ["The student alone" if arm is confirmed["baseline"] else str(arm["label"]) for arm in arms]
+    counts = [_how_often(name, arm, "run") for name, arm in zip(whose, arms, strict=True) if arm.get("n")]
+    return " ".join(["Not confirmed: on fewer than two seeds did both sides learn more than one class.", *counts])
+
+
+def _how_often(whose: str, arm: Arm, run: str) -> str:
+    """``The student alone learned more than one class in 1 of 3 runs (their mean mIoU: 75.48).``"""
+    trained = when_trained(arm)
+    score = "" if trained["mean"] is None else f" (their mean mIoU: {trained['mean']:.2f})"
+    return f"{whose} learned more than one class in {trained['n']} of {trained['of']} {run}s{score}."
+
+
 def _reservations(confirmed: Mapping[str, Any], best: Arm, tuned: bool) -> Sequence[str]:
     """What a reader of the verdict has to know besides."""
-    sentences = [] if tuned else ["The baseline was not tuned."]
+    sentences = [] if tuned else ["The student alone was not tuned."]
     looks = confirmed.get("looks")
     if looks:
         sentences.append(f"Stopped after {looks['seeds']} of up to {looks['most']} seeds.")
-    stuck = False
-    for whose, arm in (
-        ("the baseline's", confirmed["baseline"]),
-        ("its own", best),
-        ("the longer baseline's", at_equal_cost(best)),
-    ):
-        if arm and arm.get("one_class_runs"):
-            stuck = stuck or bool(arm.get("never_trained"))
-            sentences.append(f"{arm['one_class_runs']} of {whose} {arm['n']} runs never left one class.")
+    stuck = [
+        _how_often(whose, arm, run)
+        for whose, arm, run in (
+            ("The student alone", confirmed["baseline"], "run"),
+            (best["label"], best, "run"),
+            ("The student alone", at_equal_cost(best), "longer run"),
+        )
+        if arm and arm.get("never_trained")
+    ]
     if stuck:
-        sentences.append("The differences are of the seeds on which both sides did.")
+        sentences += [*stuck, "The differences are of the seeds on which both sides did."]
     return sentences

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
+from rdistill.core.errors import UserError
 from rdistill.schemas.headroom import ArmRecord, PlannedCost
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
+from rdistill.sweeps.headroom.show import duration
 from rdistill.sweeps.study.spec import SweepSpec
 
 SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not request it
@@ -102,6 +105,44 @@ def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
     # Each seed of the confirmation has the baseline of equal iterations, and those of equal cost.
     confirmed_alone = (spec.num_confirming - spec.confirm.top) * spec.confirm.last if spec.confirm else 0
     return every - alone - confirmed_alone, alone + confirmed_alone
+
+
+def hours_of_a_seed(spec: SweepSpec, iterations: int, seconds: tuple[float, float], at_once: int) -> float:
+    """What the confirmation takes for each seed: the configurations, and the baselines of equal iterations and cost.
+
+    Args:
+        spec: of a sweep with a confirmation.
+        iterations: of a trial.
+        seconds: of a step: the teacher's forward pass, the student's own.
+        at_once: students, or cohorts of them, that train at a time.
+    """
+    assert spec.confirm is not None
+    teacher, student = seconds
+    top = spec.confirm.top
+    distilled = top * student + (teacher if spec.cohort.size != "off" else top * teacher)
+    alone = student if spec.baseline.cost != "seconds" else 0.0
+    as_long = distilled if spec.baseline.cost != "iterations" else 0.0
+    return iterations * (distilled + alone + as_long) / at_once / 3600
+
+
+def confirming_in_time(spec: SweepSpec, iterations: int, seconds: tuple[float, float], at_once: int) -> str:
+    """A line on how long the confirmation will take; arguments as for :func:`hours_of_a_seed`.
+
+    Raises:
+        UserError: all of its seeds take longer than ``confirm.hours``.
+    """
+    assert spec.confirm is not None
+    first, last, hours = spec.confirm.first, spec.confirm.last, spec.confirm.hours
+    each = hours_of_a_seed(spec, iterations, seconds, at_once)
+    if hours is not None and last * each > hours:
+        key = "seeds" if spec.confirm.seeds is not None else "max"
+        raise UserError(
+            f"confirm.{key}: {last} seeds take about {last * each:.2g} hours here by the measured step, more than "
+            f"confirm.hours, {hours:g}; {math.floor(hours / each)} seeds fit"
+        )
+    shortest, longest = (duration(3600 * seeds * each) for seeds in (first, last))
+    seeds, time = (f"{last}", longest) if first == last else (f"{first} to {last}", f"{shortest} to {longest}")
+    return f"{seeds} seeds take about {time}, by the measured step; validations come on top"
 
 
 def affordable(

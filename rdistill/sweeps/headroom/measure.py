@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from rdistill.core.errors import RunError, UserError, one_line
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
+from rdistill.core.one_class import never_left_one_class
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import StorageError, WorkDir
 from rdistill.schemas.headroom import ArmRecord, Headroom
@@ -21,7 +22,6 @@ from rdistill.schemas.run import RunFacts, Scores
 from rdistill.sweeps.headroom.answer import answer
 from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
 from rdistill.sweeps.headroom.cost import Rates
-from rdistill.sweeps.study.records import ONE_CLASS_IOU
 from rdistill.training.hooks import Silent
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
@@ -107,13 +107,14 @@ def measure(
             raise stopped
         here.push()
         records += [lane.record for lane in lanes]
+    finished = {(record["arm"], record["seed"]): record for record in records if record["status"] == "finished"}
+    one_class = never_left_one_class(finished)
     scores: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
     stuck: dict[str, list[int]] = {arm: [] for arm in ARMS}
-    for record in records:
-        if record["status"] == "finished":
-            scores[record["arm"]][record["seed"]] = record["mIoU"]
-            if record["one_class"]:
-                stuck[record["arm"]].append(record["seed"])
+    for (arm, seed), record in finished.items():
+        scores[arm][seed] = record["mIoU"]
+        if (arm, seed) in one_class:
+            stuck[arm].append(seed)
     teacher = teachers[0].get("mIoU") if teachers else None
     headroom: Headroom = {
         "iterations": request.iterations,
@@ -191,7 +192,7 @@ class _Training:
             record |= {"status": "failed", "reason": one_line(error)}
         else:
             record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
-            record |= {"best_iter": metrics["best_iter"], "one_class": _one_class(metrics)}
+            record |= {"best_iter": metrics["best_iter"], "trivial": metrics.get("trivial")}
             record["cost"] = clock.rates() if self.arm != HALF else {}
         self.record = record
         write_json(folder / ARM, record)
@@ -241,12 +242,6 @@ class _Clock(Silent):
             key = f"{name}_alone_seconds"
             rates[name] = (self._shared.get(key, 0.0) - self._started.get(key, 0.0)) / trained
         return {name: round(seconds, 6) for name, seconds in rates.items()}
-
-
-def _one_class(metrics: Scores) -> bool:
-    """Whether the student still sees at most one of several classes, at its best."""
-    ious = [value for value in (metrics.get("IoU") or {}).values() if value is not None]
-    return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
 
 
 @contextmanager

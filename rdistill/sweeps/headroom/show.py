@@ -58,9 +58,9 @@ def lines_of(headroom: Headroom) -> list[tuple[str, str]]:
         lines.append(
             (
                 "cost",
-                f"{plan['iterations']:,} iterations take {_duration(plan['seconds_alone'])} alone, "
-                f"{_duration(plan['seconds_distilled'])} under the teacher; {plan['of']} takes "
-                f"{_duration(plan['sweep_hours'] * 3600)} here at most",
+                f"{plan['iterations']:,} iterations take {duration(plan['seconds_alone'])} alone, "
+                f"{duration(plan['seconds_distilled'])} under the teacher; {plan['of']} takes "
+                f"{duration(plan['sweep_hours'] * 3600)} here at most",
             )
         )
     lines += [("failed", f"{run['arm']} on seed {run['seed']}: {run['reason']}") for run in headroom["failed"]]
@@ -98,7 +98,8 @@ def _seeds(needed: SeedsNeeded) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rdistill.sweeps.study.records import TrialRecord, measured_names
+from rdistill.sweeps.study.records import TrialRecord, measured_names, never_trained
 from rdistill.training.console import CLASSES_SHOWN
 
 
@@ -31,9 +31,10 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     for name in shown:
         table.add_column(name, justify="right")
     table.add_column("note")
+    stuck = never_trained(order)
     for record in order:
         best, gain = record.best, gains.get(record.id)
-        note = record.reason or ("1 class" if record.one_class_only else "")
+        note = record.reason or ("1 class" if record.id in stuck else "")
         table.add_row(
             record.id,
             *(text_of(record.effective.get(key, record.values.get(key))) for key in keys),
@@ -44,8 +45,8 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
             note if record.status == "finished" else f"{record.status} {note}".strip(),
         )
     console.print(table)
-    if any(record.one_class_only for record in order):
-        console.print("1 class   never left the state in which everything is one class: such a trial says little")
+    if stuck:
+        console.print("1 class   never left one class, or hardly: such a trial says little, and no gain is made of it")
 
 
 def short_key(key: str, keys: list[str]) -> str:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from scipy import stats
 
 from rdistill.schemas.summary import Answer
+from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
 from rdistill.sweeps.proof.sequential import HOPELESS, chance_of_success, design
 from rdistill.sweeps.proof.two_way import Errors, two_way_errors
 
@@ -32,6 +33,7 @@ class Looks:
     first: int
     last: int
     margin: float = 0.0  # mIoU: "better" means better by more than this
+    chosen_from: int = 1  # configurations that the same images chose the compared one from
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,53 @@ def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Lo
     pairs, mean = len(differences), fmean(differences)
     by_image = np.zeros((pairs, 0)) if by_image is None else by_image
     errors, images = two_way_errors(np.asarray(differences), by_image), by_image.shape[1]
+    sd = errors.seeds * math.sqrt(pairs)
     wide = half_width(errors, images, pairs, looks, ALPHA)
     narrow = half_width(errors, 0, pairs, looks, ALPHA)
-    at_the_end = images_half_width(errors, images, ALPHA)
-    chance = chance_of_success(
-        design(looks.first, looks.last, ALPHA), pairs, mean, stdev(differences), at_the_end, looks.margin
-    )
-    return Comparison(
-        pairs, images, mean, stdev(differences), errors, mean - wide, mean + wide, mean - narrow, mean + narrow, chance
-    )
+    at_the_end = images_half_width(errors, images, pairs, looks, ALPHA)
+    plan = design(looks.first, looks.last, ALPHA)
+    chance = chance_of_success(plan, pairs, mean, sd, at_the_end, looks.margin)
+    return Comparison(pairs, images, mean, sd, errors, mean - wide, mean + wide, mean - narrow, mean + narrow, chance)
 
 
 def half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
-    """Half of the width of the interval of a mean difference over seeds and images, valid at every look.
+    """Half of the width of the interval of a mean difference, valid at every look: the wider one of two."""
+    return max(seeds_half_width(errors, pairs, looks, alpha), two_way_half_width(errors, images, pairs, looks, alpha))
 
-    The seeds' part is looked at again and again and takes the design's threshold; the images are the same at every
-    look, so theirs takes Student's t once. Half widths of independent parts add up as squares (Zou and Donner,
-    Statistics in Medicine 2008).
+
+def seeds_half_width(errors: Errors, pairs: int, looks: Looks, alpha: float) -> float:
+    """Of the interval over seeds alone: the design's threshold of Student's t at this look."""
+    return design(looks.first, looks.last, alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
+
+
+def two_way_half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
+    """Of the interval over seeds and images; that over seeds alone where the counts of single images are not known.
+
+    The seeds' part is tested anew at every look and takes that look's level; the images' part is the same at every look
+    and takes ``alpha``. The two add up as squares. The sum becomes Student's t with the degrees of freedom that the
+    whole variance has.
     """
-    seeds = design(looks.first, looks.last, alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
-    return math.hypot(seeds, images_half_width(errors, images, alpha))
+    threshold = design(looks.first, looks.last, alpha).threshold(pairs)
+    if images < 2 or not errors.both or math.isinf(threshold):
+        return seeds_half_width(errors, pairs, looks, alpha)
+    of_seeds = normal_quantile(level_of(threshold, pairs - 1)) * errors.seeds
+    of_images = luck_quantile(image_share(errors, pairs), looks.chosen_from, alpha) * errors.images_alone
+    return student_quantile(level_of(math.hypot(of_seeds, of_images) / errors.both), errors.freedom) * errors.both
 
 
-def images_half_width(errors: Errors, images: int, alpha: float) -> float:
-    """The images' part of :func:`half_width`: what is left of it with any number of seeds."""
+def images_half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
+    """The images' part of :func:`two_way_half_width`: what is left of it with any number of seeds."""
     if images < 2:
         return 0.0
-    return float(stats.t.ppf(1 - alpha / 2, images - 1)) * math.sqrt(max(0.0, errors.both**2 - errors.seeds**2))
+    quantile = luck_quantile(image_share(errors, pairs), looks.chosen_from, alpha)
+    return student_quantile(level_of(quantile), images - 1) * errors.images_alone
+
+
+def image_share(errors: Errors, pairs: int) -> float:
+    """The images' part of the luck that a configuration has on one seed, as in a search; a share of variance."""
+    of_images = errors.images_alone**2
+    whole = of_images + pairs * errors.seeds**2
+    return of_images / whole if whole else 0.0
 
 
 def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Looks]) -> dict[str, Answer]:

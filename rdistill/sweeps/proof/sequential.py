@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 PATHS = 2**18  # simulated studies for each design: the error spent is right to 0.0004 (one standard error)
 SEED = 20260715  # of the simulation: the same design has the same thresholds everywhere
@@ -110,4 +110,4 @@ def chance_of_success(design_: Design, pairs: int, mean: float, sd: float, image
     if left <= 0 or sd == 0:
         return float(mean > needed)
     spread = sd * (left / design_.last) * math.sqrt(1 / left + 1 / pairs)  # of the final mean
-    return float(stats.t.sf((needed - mean) / spread, pairs - 1))
+    return float(special.stdtr(pairs - 1, (mean - needed) / spread))

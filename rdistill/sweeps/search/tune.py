@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,9 @@ class Team:
         processes: trials that the cluster holds, each by itself.
         say: is given a line for the user.
         train: what trials outside cohorts train with; see :func:`rdistill.sweeps.trial.trial.run_trial`.
+
+    Cohorts of one worker stay from phase to phase, with their processes and the teacher that they have loaded, until
+    :meth:`end`. Those of several workers end with each phase, as their processes' CPUs are taken by groups.
     """
 
     def __init__(
@@ -68,6 +71,18 @@ class Team:
     ) -> None:
         self.here, self.train = here, train
         self.study, self.resources, self.processes, self.say = study, resources, processes, say
+        self._fleet: Fleet | None = None
+
+    @property
+    def cohorts(self) -> Sequence[Any]:
+        """Actors that stay, between two phases; see :meth:`rdistill.sweeps.cohort.worker.Cohort.call`."""
+        return self._fleet.cohorts if self._fleet is not None else ()
+
+    def end(self) -> None:
+        """Ends the cohorts, if there are any."""
+        if self._fleet is not None:
+            self._fleet.end()
+            self._fleet = None
 
     def run(self, phase: Phase, resume: bool) -> bool:
         """Runs a phase, or what is left of it. Returns whether it came to its end; Ctrl-C cuts it off."""
@@ -98,8 +113,8 @@ class Team:
         with _ctrl_c_caught_by_tune() as was_pressed, memory_kills.survived():
             results = tuner.fit()
             complete = not was_pressed()
-        if fleet is not None:
-            fleet.end()
+        if not complete or self.resources.workers > 1:
+            self.end()
         self.here.pull(f"{TRIALS}/*/{RECORD}")
         _settle(self.here.folder, results, complete)
         self.here.push()
@@ -125,14 +140,22 @@ class Team:
         return None
 
     def _start(self, trials: int) -> tuple[Fleet | None, int]:
-        """Starts the cohorts of a phase, if it has any; and how many of its trials run at a time."""
-        most = min(trials, self.study.spec.trial.max_concurrent or trials)
-        if self.study.spec.cohort.size == "off":
+        """The cohorts of a phase, if it has any; and how many of its trials run at a time."""
+        spec = self.study.spec
+        most = min(trials, spec.trial.max_concurrent or trials)
+        if spec.cohort.size == "off":
             return None, min(self.processes, most)
-        fleet = start_fleet(self.study, self.resources, most, self.processes)
-        at_once = min(fleet.plan.cohorts * fleet.plan.size, most)
-        self.say(f"cohorts   {fleet.plan.describe(self.resources)}; {at_once} trials at a time")
-        return fleet, at_once
+        begun = self._fleet is not None
+        if self._fleet is None:
+            later = spec.num_confirming * spec.confirm.first if spec.confirm is not None else 0
+            largest = max(trials, later) if self.resources.workers == 1 else trials
+            largest = min(largest, spec.trial.max_concurrent or largest)
+            self._fleet = start_fleet(self.study, self.resources, largest, self.processes)
+        plan = self._fleet.plan
+        at_once = min(plan.cohorts * plan.size, most)
+        if not begun:
+            self.say(f"cohorts   {plan.describe(self.resources)}; {at_once} trials at a time")
+        return self._fleet, at_once
 
     def _trainable(self, fleet: Fleet | None) -> Any:
         """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""

@@ -7,12 +7,13 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
+from rdistill.core.one_class import never_left_one_class
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.run import Scores
 from rdistill.schemas.trial import TrialConfig, TrialEntry
@@ -28,7 +29,6 @@ PROGRESS = "progress"  # a file in a running trial's folder: the iteration that 
 TRIALS = "trials"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
 WEIGHT = "weight/"  # how a table's column of a measured weight begins; the loss's name follows
-ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 
 # Columns that only diagnosed runs, as those of a confirmation are, have figures in: of their last validation.
 DIAGNOSED = (
@@ -94,12 +94,6 @@ class TrialRecord:
         """The losses' weights that were measured, by name, as of the best validation."""
         return dict(self.best.get("weights") or {})
 
-    @property
-    def one_class_only(self) -> bool:
-        """Whether, at its best, the student still sees at most one of the classes."""
-        ious = [value for value in (self.best.get("IoU") or {}).values() if value is not None]
-        return len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
-
     def save(self, folder: Path) -> None:
         """Writes the record, whole or not at all. A line for each field: one for each number takes twice the bytes."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,6 +149,13 @@ def load_records(work_dir: Path) -> list[TrialRecord]:
     return sorted(records, key=lambda record: (not record.is_baseline, record.id))
 
 
+def never_trained(records: Iterable[TrialRecord]) -> frozenset[str]:
+    """Ids of those that never left one class; those of the search and those after it each among themselves."""
+    records = list(records)
+    groups = ([record for record in records if record.searched is of_search] for of_search in (True, False))
+    return frozenset().union(*(never_left_one_class({record.id: record.best for record in group}) for group in groups))
+
+
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Best mIoU first; trials without a score last."""
     return sorted(records, key=lambda record: -_number(record.best.get("mIoU")))
@@ -170,29 +171,30 @@ def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
 
 
 def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
-    """The :func:`gain` of each, by id."""
+    """The :func:`gain` of each, by id; None also where one of the two never left one class."""
+    stuck = never_trained(records)
     alone: dict[tuple[bool, int], float] = {}  # whether of the confirmation, seed -> mIoU of the best baseline
     for record in records:
-        if record.is_baseline and record.best and record.phase != EQUAL_COST:
+        if record.is_baseline and record.best and record.phase != EQUAL_COST and record.id not in stuck:
             of = (record.phase == CONFIRMED, record.seed)
             alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
     gains_by_id: dict[str, float | None] = {}
     for record in records:
         rival = alone.get((record.phase == CONFIRMED, record.seed))
-        scored = not record.is_baseline and record.best and rival is not None
+        scored = not record.is_baseline and record.best and record.id not in stuck
         gains_by_id[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
     return gains_by_id
 
 
 def gains_at_equal_cost(records: Sequence[TrialRecord]) -> dict[str, float]:
     """mIoU of a confirmation run minus that of the student alone on the same seed that cost as much, by id."""
-    alone = {
-        (record.rival, record.seed): float(record.best["mIoU"]) for record in records if record.rival and record.best
-    }
+    stuck = never_trained(records)
+    trained = [record for record in records if record.best and record.id not in stuck]
+    alone = {(record.rival, record.seed): float(record.best["mIoU"]) for record in trained if record.rival}
     return {
         record.id: float(record.best["mIoU"]) - alone[record.of, record.seed]
-        for record in records
-        if record.phase == CONFIRMED and record.best and (record.of, record.seed) in alone
+        for record in trained
+        if record.phase == CONFIRMED and (record.of, record.seed) in alone
     }
 
 
@@ -235,6 +237,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     weights = measured_names(records)
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))
     twin_of = {second: first for first, second in twins(records)}
+    stuck = never_trained(records)
     differences, at_equal_cost = gains(records), gains_at_equal_cost(records)
     spent = {record.id: training_seconds(record) for record in records}
     rows = []
@@ -263,7 +266,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
                 **{name: _last_diagnosis(record).get(name) for name in DIAGNOSED},
-                "note": "; ".join(notes_of(record, twin_of)),
+                "note": "; ".join(notes_of(record, twin_of, stuck)),
             }
         )
     path = work_dir / "results.csv"
@@ -280,11 +283,17 @@ def measured_names(records: Iterable[TrialRecord]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record.weights))
 
 
-def notes_of(record: TrialRecord, twin_of: Mapping[str, str]) -> list[str]:
-    """What a reader of a table should know of a trial. ``twin_of``: see :func:`twins`, the second to the first."""
+def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[str]) -> list[str]:
+    """What a reader of a table should know of a trial.
+
+    Args:
+        record: of the trial.
+        twin_of: see :func:`twins`, the second to the first.
+        stuck: ids of those that never left one class.
+    """
     notes = [record.reason] if record.reason else []
-    if record.one_class_only:
-        notes.append("predicts one class only")
+    if record.id in stuck:
+        notes.append("never left one class")
     if record.id in twin_of:
         notes.append(f"same losses as {twin_of[record.id]} in spite of different values")
     return notes

@@ -158,6 +158,7 @@ class ConfirmSpec(Section):
     min: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the first look; default 4
     max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the last look; default 16
     margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # `auto`: mIoU that "better" must exceed; default 0
+    hours: Annotated[Number, Field(gt=0, le=10_000)] | None = None  # that all seeds may take, by the measured step
 
     @field_serializer("seeds")
     def _auto_for_none(self, seeds: list[int] | None) -> list[int] | str:

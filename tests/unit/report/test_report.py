@@ -26,6 +26,7 @@ from rdistill.report.losses import loss_sizes, raw, weighted
 from rdistill.report.page import Page, escaped, packed, render, write
 from rdistill.report.text import MISSING, duration, plural, short, show, signed
 from rdistill.report.theme import DARK, LIGHT, coloured
+from rdistill.report.why import why_section
 from rdistill.sweeps.study.records import TrialRecord
 
 MEGABYTE = 1e6
@@ -241,7 +242,7 @@ def test_a_searched_verdict() -> None:
     below = facts.verdict(of(scored("baseline", 70.0), scored("t0001", 69.0)))
     assert "1.00 points below the student alone" in below
     stuck = facts.verdict(of(scored("baseline", 49.0, b=0.0), scored("t0001", 80.0)))
-    assert "never left the state in which everything is one class: that difference says little" in stuck
+    assert stuck.endswith("80.00 mIoU; the student alone never left one class, so there is nothing to compare it with.")
 
 
 def test_the_best_of_several_baselines_counts() -> None:
@@ -482,3 +483,31 @@ def test_png_without_a_browser_is_one_line(small: Path, tmp_path: Path, monkeypa
     monkeypatch.delenv("BROWSER_PATH", raising=False)
     with pytest.raises(UserError, match="needs Chrome or Chromium, and none is on the PATH"):
         write_pngs(page_of(small), tmp_path / "png")
+
+
+def test_the_gradients_over_training_are_drawn_for_each_configuration() -> None:
+    """Means over two seeds, of the validations that were diagnosed; of several teachers the first is compared."""
+
+    def run(seed: int, *figures: tuple[float | None, float | None]) -> TrialRecord:
+        history = [
+            {
+                "iter": 10 * at,
+                "seconds": 1.0,
+                "mIoU": 50.0,
+                "diagnosis": {"gradient_ratio": size, "gradient_cosine": cos},
+            }
+            for at, (size, cos) in enumerate(figures, 1)
+        ]
+        return TrialRecord(f"t0001-s{seed}", {}, seed, phase="confirm", of="t0001", history=history)
+
+    runs = [run(1, (2.0, 0.5), (0.5, 0.1)), run(2, (4.0, 0.3), (None, None))]
+    why = {"t0001": {"figures": {}, "sentences": [{"about": "errors", "text": "Few.", "warning": True}]}}
+    summary = {"why": why, "teachers": [{"mIoU": 80.0}, {"mIoU": 81.0}]}
+    section = why_section(Sweep(Path("s"), {}, [], runs, summary, {}))
+    size, cosine = section.plots
+    assert (size.data[0]["x"], size.data[0]["y"]) == ([10, 20], [3.0, 0.5])
+    assert cosine.data[0]["y"] == pytest.approx([0.4, 0.1]) and size.layout["yaxis"]["type"] == "log"
+    assert [item.text for item in size.table.rows[0]] == ["t0001", "3", "0.5"]
+    assert size.summary.endswith("over 2 validations, mean over the runs: t0001 from 3 to 0.5.")
+    assert section.intro.endswith("Of several teachers the first is compared with the student.")
+    assert why_section(Sweep(Path("s"), {}, [], runs, {}, {})).empty

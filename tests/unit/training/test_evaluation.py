@@ -14,7 +14,7 @@ from mmseg.evaluation.metrics import IoUMetric
 
 from rdistill.core.errors import UserError
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.evaluation import ClassIoUMetric, evaluate, tidy_metrics, use_class_iou
+from rdistill.training.evaluation import ClassIoUMetric, beside_trivial, evaluate, tidy_metrics, use_class_iou
 
 # Two images of 2 x 3 pixels; 255 is ignored. Class 3 neither occurs nor is predicted.
 LABELS = [[[0, 0, 1], [1, 2, 255]], [[0, 0, 0], [2, 2, 1]]]
@@ -45,6 +45,15 @@ def test_iou_by_hand() -> None:
     assert metrics["mAcc"] == pytest.approx(100 * np.mean([4 / 5, 3 / 3, 2 / 3]), abs=1e-9)
 
 
+def test_beside_calling_every_pixel_the_same_class() -> None:
+    """Labels: 5 sky, 3 road, 3 car. Predicted: 4 sky, 5 road, 2 car, where 8 pixels are no road."""
+    metrics = scored(ClassIoUMetric(iou_metrics=["mIoU"]))
+    assert metrics["trivial.mIoU"] == pytest.approx(100 * (5 / 11) / 3)
+    assert metrics["trivial.left"] == pytest.approx(100 * 6 / 8)
+    only_sky = beside_trivial(np.array([4.0, 0.0]), np.array([4.0, 0.0]))
+    assert only_sky["mIoU"] == 100.0 and math.isnan(only_sky["left"])
+
+
 def test_same_figures_as_mmsegs_own_metric() -> None:
     actual, expected = scored(ClassIoUMetric(iou_metrics=["mIoU"])), scored(IoUMetric(iou_metrics=["mIoU"]))
     assert {key: round(actual[key], 2) for key in expected} == pytest.approx(expected)
@@ -54,6 +63,8 @@ def test_tidy_metrics() -> None:
     flat = {"mIoU": np.float64(50.123456), "aAcc": 90, "IoU.a b": 10.00004, "IoU.c": float("nan"), "note": "x"}
     assert tidy_metrics(flat) == {"mIoU": 50.1235, "aAcc": 90.0, "IoU": {"a b": 10.0, "c": None}}
     assert tidy_metrics({"mIoU": 1.0}) == {"mIoU": 1.0}
+    beside = {"mIoU": 1.0, "trivial.mIoU": 48.87456, "trivial.left": float("nan")}
+    assert tidy_metrics(beside) == {"mIoU": 1.0, "trivial": {"mIoU": 48.8746, "left": None}}
 
 
 def test_use_class_iou() -> None:

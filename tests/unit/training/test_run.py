@@ -46,6 +46,7 @@ def test_files_and_metrics(distilled_run: Run, teacher_run: Run) -> None:
         "aAcc",
         "mAcc",
         "IoU",
+        "trivial",
         "iter",
         "best_iter",
         "last",
@@ -56,7 +57,10 @@ def test_files_and_metrics(distilled_run: Run, teacher_run: Run) -> None:
     assert set(metrics["IoU"]) == {"background", "optic disc"}
     assert metrics["mIoU"] == pytest.approx(sum(metrics["IoU"].values()) / 2, abs=1e-3)
     assert (metrics["iter"], metrics["seed"]) == (6, 0) and metrics["best_iter"] in (2, 4, 6)
-    assert set(metrics["last"]) == {"mIoU", "aAcc", "mAcc", "IoU"} and metrics["last"]["mIoU"] <= metrics["mIoU"]
+    assert (
+        set(metrics["last"]) == {"mIoU", "aAcc", "mAcc", "IoU", "trivial"}
+        and metrics["last"]["mIoU"] <= metrics["mIoU"]
+    )
     assert metrics["teacher_mIoU"] == teacher_run.metrics["mIoU"]
     assert "teacher_mIoU" not in teacher_run.metrics
     for run in (teacher_run, distilled_run):  # in one process, yet each has its own log and curves
@@ -79,7 +83,7 @@ def test_student_files_are_plain_mmseg(distilled_run: Run, tiny: Tiny, state_equ
 
 def test_evaluation_of_the_files_gives_the_scores_of_the_run(distilled_run: Run, tiny: Tiny, teacher_run: Run) -> None:
     cfg = tiny.load("student")
-    scores = {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU")}
+    scores = {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU", "trivial")}
     assert evaluate_checkpoint(cfg, distilled_run.folder / "student.pth") == scores
     assert evaluate_checkpoint(cfg, distilled_run.folder / "last.pth") == distilled_run.metrics["last"]
     assert evaluate_checkpoint(cfg, distilled_run.folder / "best.pth", split="test") == scores  # the same images

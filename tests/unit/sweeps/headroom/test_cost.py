@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from rdistill.core.errors import UserError
 from rdistill.sweeps.headroom.arms import iterations_of_all
-from rdistill.sweeps.headroom.cost import Rates, affordable, planned_cost, students_of
-from rdistill.sweeps.study.spec import parse_sweep
+from rdistill.sweeps.headroom.cost import (
+    Rates,
+    affordable,
+    confirming_in_time,
+    hours_of_a_seed,
+    planned_cost,
+    students_of,
+)
+from rdistill.sweeps.study.spec import SweepSpec, parse_sweep
 
 RATES = Rates(start=2.0, alone_step=0.1, distilled_step=0.15, validation=3.0, teacher=0.4, data=0.05)
 
@@ -53,6 +63,30 @@ def test_students_of_a_sweep_by_kind() -> None:
     assert students_of(parse_sweep(iterations, "test"), (0, 0)) == (10 + 2 * 3, 1 + 3)
     del sweep["confirm"]
     assert students_of(parse_sweep(sweep, "test"), (0, 0)) == (10, 1)
+
+
+def confirming(**confirm: Any) -> SweepSpec:
+    sweep = {"config": "a.py", "space": {"distill.losses.a.weight": {"type": "choice", "values": [1, 2]}}}
+    return parse_sweep({**sweep, "search": {"type": "grid"}, "confirm": {"top": 2, **confirm}}, "test")
+
+
+def test_the_hours_of_a_confirmation() -> None:
+    """A seed, of steps of 0.4 s for the teacher and 0.2 s for the student, two at a time: two distilled students with
+    one teacher 0.8, the baseline 0.2, and baselines of equal cost 0.8; 1,000 iterations."""
+    spec = confirming(seeds=[1, 2, 3])
+    assert hours_of_a_seed(spec, 1000, (0.4, 0.2), 2) == pytest.approx(1000 * 1.8 / 2 / 3600)
+    assert confirming_in_time(spec, 1000, (0.4, 0.2), 2).startswith("3 seeds take about 45 min, by the measured step")
+    auto = confirming(seeds="auto", min=4, max=16)
+    assert confirming_in_time(auto, 1000, (0.4, 0.2), 2).startswith("4 to 16 seeds take about 60 min to 4.0 h, by")
+
+
+def test_more_seeds_than_there_is_time_for_are_refused() -> None:
+    """A quarter of an hour each."""
+    with pytest.raises(UserError, match=r"confirm.max: 16 seeds take about 4 hours .* confirm.hours, 3; 12 seeds fit"):
+        confirming_in_time(confirming(seeds="auto", hours=3), 1000, (0.4, 0.2), 2)
+    with pytest.raises(UserError, match=r"confirm.seeds: 5 .* about 1.2 hours .* confirm.hours, 1; 4 seeds fit"):
+        confirming_in_time(confirming(seeds=[1, 2, 3, 4, 5], hours=1), 1000, (0.4, 0.2), 2)
+    assert confirming_in_time(confirming(seeds="auto", hours=4), 1000, (0.4, 0.2), 2)
 
 
 def test_iterations_of_all_arms() -> None:

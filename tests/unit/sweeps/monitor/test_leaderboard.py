@@ -32,7 +32,7 @@ def test_rows_in_the_given_order() -> None:
     assert rows["t2"] == ["4", "0.5", "80.00", "+31.00", "70.00"]
     assert rows["baseline"] == ["49.00", "0.00", "1", "class"]
     assert rows["t1"] == ["1", "failed", "diverged"]
-    assert lines[-1].startswith("1 class   never left the state")
+    assert lines[-1].startswith("1 class   never left one class, or hardly: such a trial says little")
 
 
 def test_a_measured_weight_stands_beside_its_share() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rdistill.sweeps.proof.decision import Looks, compare
 from rdistill.sweeps.proof.two_way import mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
 
 
@@ -42,6 +43,34 @@ def test_the_interaction_counts_once() -> None:
     by_image = np.array([[1.0, -1.0], [-1.0, 1.0]])
     errors = two_way_errors(by_image.mean(1), by_image)
     assert errors.seeds == 0 and errors.images == 0 and errors.both == 0
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    """Rows of means 1 and 5, columns of means 2, 3 and 4, and an interaction of -1, 0, 1 and 1, 0, -1.
+
+    Variance by seed 8 / 2 = 4; by image 1 / 3; of the interaction, with 2 degrees of freedom, 4 / 2 / 6 = 1 / 3. The
+    sum is 4 + 1/3 - 1/3 = 4, that of the seeds alone: their single degree of freedom.
+    """
+    by_image = np.array([[-1.0, 1.0, 3.0], [5.0, 5.0, 5.0]])
+    errors = two_way_errors(by_image.mean(1), by_image)
+    assert (errors.both**2, errors.freedom, errors.images_alone) == (pytest.approx(4.0), 1, 0.0)
+    # Columns of means -7, 3 and 13: by image 100 / 3, so 37 in all.
+    wider = by_image + np.array([[-9.0, 0.0, 9.0]])
+    errors = two_way_errors(wider.mean(1), wider)
+    assert (errors.both**2, errors.images_alone**2) == (pytest.approx(37.0), pytest.approx(33.0))
+    assert errors.freedom == pytest.approx(37**2 / (4**2 / 1 + (100 / 3) ** 2 / 2 + (1 / 3) ** 2 / 2))
+
+
+@pytest.mark.parametrize(("of_seeds", "of_images"), [(2.0, 0.0), (1.0, 5.0), (0.5, 15.0)])
+def test_the_interval_covers_as_often_as_it_says(of_seeds: float, of_images: float) -> None:
+    """2,000 studies of 5 seeds and 100 images: seeds alone, both, images alone; the wider of the two intervals."""
+    random, looks, held = np.random.default_rng(3), Looks(5, 5), 0
+    for _ in range(2000):
+        by_image = random.normal(0, of_seeds, (5, 1)) + random.normal(0, of_images, (1, 100))
+        by_image += random.normal(0, 5, (5, 100))
+        found = compare(by_image.mean(1).tolist(), by_image, looks)
+        held += found.low <= 0 <= found.high
+    assert 0.93 < held / 2000 < 0.97
 
 
 def test_without_images_the_error_is_the_seeds() -> None:

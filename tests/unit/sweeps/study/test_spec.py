@@ -129,6 +129,10 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (GOOD + "confirm: {seeds: auto, margin: .nan}\n", "confirm.margin: must be a finite number, got nan"),
         (GOOD + "confirm: {seeds: auto, margin: -1}\n", "confirm.margin: must be a number from 0 to 100, got -1"),
+        (
+            GOOD + "confirm: {seeds: auto, hours: 0}\n",
+            "confirm.hours: must be a number above 0 and of at most 10000, got 0",
+        ),
         (GOOD + "confirm: {seeds: auto, mim: 3}\n", "unknown key confirm.mim; did you mean 'min'?"),
         (
             GOOD + "confirm: {seeds: [1, 2], margin: 1}\n",

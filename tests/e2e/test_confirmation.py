@@ -1,0 +1,109 @@
+"""Confirmations of every kind, in one process and on one Ray: what is compared with what, and where it is trained."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rich.console import Console
+
+from rdistill.config.shortcuts import Shortcuts
+from rdistill.distributed.cluster import connected
+from rdistill.sweeps.run import SweepOptions, run_sweep
+from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+WEIGHT = "distill.losses.logits.weight"
+ITERATIONS = 4
+Confirm = Callable[..., tuple[Path, list[TrialRecord], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def confirm(tiny: Tiny) -> Iterator[Confirm]:
+    """Runs a sweep of one student that is confirmed on two seeds; work dir, records and printed lines."""
+    root = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))  # short, for Ray's sockets
+    study = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [3.0]}},
+        "search": {"type": "grid"},
+        "confirm": {"top": 1, "seeds": [1, 2]},
+        "headroom": "off",
+    }
+    shortcuts = Shortcuts(
+        data_root=str(tiny.data_root), size="32", batch_size=4, iters=ITERATIONS, val_interval=ITERATIONS
+    )
+
+    def run(name: str, **more: Any) -> tuple[Path, list[TrialRecord], list[str]]:
+        text = io.StringIO()
+        console = Console(file=text, width=200)
+        records = run_sweep({**study, **more}, root / name, SweepOptions(), shortcuts=shortcuts, console=console)
+        return root / name, records, text.getvalue().splitlines()
+
+    with connected(None, root / "ray", dashboard=True):
+        yield run
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def ids(records: list[TrialRecord], phase: str) -> set[str]:
+    assert all(record.status == "finished" for record in records)
+    return {record.id for record in records if record.phase == phase}
+
+
+def entry_of(work_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    summary = json.loads((work_dir / "summary.json").read_text())
+    (entry,) = summary["confirmed"]["configurations"]
+    return summary, entry
+
+
+def test_at_equal_iterations_alone(confirm: Confirm) -> None:
+    work_dir, records, lines = confirm("iterations", baseline={"cost": "iterations"})
+    assert ids(records, CONFIRMED) == {"t0001-s1", "t0001-s2", "baseline-s1", "baseline-s2"}
+    assert ids(records, EQUAL_COST) == set() and not (work_dir / "equal_cost.json").exists()
+    summary, entry = entry_of(work_dir)
+    assert "equal_cost" not in entry and "equal cost" not in summary["verdict"]
+    # One line says which cohorts there are: they stay from the search to the confirmation, and count the images there.
+    assert sum(line.startswith("cohorts   ") and "share a teacher" in line for line in lines) == 1
+    assert all((work_dir / "trials" / name / "confusion_val.npz").is_file() for name in ids(records, CONFIRMED))
+
+
+def test_at_equal_cost_alone(confirm: Confirm) -> None:
+    """No baseline of equal iterations is trained: the search's own says what a step of the student alone takes."""
+    work_dir, records, lines = confirm("seconds", baseline={"cost": "seconds", "seconds": "alone"})
+    assert ids(records, CONFIRMED) == {"t0001-s1", "t0001-s2"}
+    assert ids(records, EQUAL_COST) == {"baseline-as-t0001-s1", "baseline-as-t0001-s2"}
+    summary, entry = entry_of(work_dir)
+    (cost,) = json.loads((work_dir / "equal_cost.json").read_text()).values()
+    expected = ITERATIONS * cost["distilled"]["alone"] / cost["student_alone"]["alone"]
+    assert cost["iterations"] == pytest.approx(expected, abs=0.51)
+    assert entry["difference"] is None and entry["equal_cost"]["iterations"] == cost["iterations"]
+    longer = [record for record in records if record.phase == EQUAL_COST]
+    assert {record.history[-1]["iter"] for record in longer} == {cost["iterations"]}
+    assert any(line.startswith("cost      t0001 takes") and "(alone; real:" in line for line in lines)
+    assert "At equal iterations" not in summary["verdict"]
+
+
+def test_without_cohorts(confirm: Confirm) -> None:
+    work_dir, records, lines = confirm("off", cohort={"size": "off"})
+    assert len(ids(records, CONFIRMED)) == 4 and len(ids(records, EQUAL_COST)) == 2
+    _, entry = entry_of(work_dir)
+    assert set(entry["seconds"]) == {"real", "alone"} and all(entry["seconds"].values())
+    assert not any(line.startswith("cohorts   ") and "share a teacher" in line for line in lines)
+
+
+def test_with_two_workers_and_its_headroom(confirm: Confirm) -> None:
+    work_dir, records, _ = confirm("workers", trial={"workers": 2}, headroom={"iters": 20})
+    assert len(ids(records, CONFIRMED)) == 4 and ids(records, EQUAL_COST) == {
+        "baseline-as-t0001-s1", "baseline-as-t0001-s2",
+    }  # fmt: skip
+    summary, entry = entry_of(work_dir)
+    assert entry["equal_cost"]["n"] == 2 and entry["equal_cost"]["iterations"] >= 1
+    assert summary["headroom"]["iterations"] == 20 and summary["headroom"]["recommendation"]
+    assert set(summary["headroom"]["arms"]) == {"alone", "longer", "half", "hard", "distilled"}
