@@ -22,6 +22,7 @@ from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
+RETRIES = 3  # of a call in a cohort that dies, as Ray has for a task
 TEACHER = "test.json"  # the teacher's scores on the test split
 
 
@@ -104,7 +105,8 @@ class _Calls:
     def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A reference to what the function of the study returns."""
         if self._cohorts is not None:
-            return next(self._cohorts).call.remote(function, *arguments)
+            cohort = next(self._cohorts)  # one that dies is started again
+            return cohort.call.options(max_task_retries=RETRIES).remote(function, *arguments)
         return ray.remote(function).options(**self._options).remote(self._study, *arguments)
 
 

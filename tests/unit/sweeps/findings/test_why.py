@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from rdistill.report.load import Sweep
+from rdistill.report.page import Section
 from rdistill.report.why import why_section
 from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.findings.why import state_of, why
@@ -146,9 +149,13 @@ def test_the_console_names_what_may_be_why() -> None:
     assert lines[1] == "why       t0002: Student and teacher give 91.0 % of the pixels the same class."
 
 
+def section_of(reasons: Any) -> Section:
+    return why_section(Sweep(Path("s"), {}, [], [], {"why": reasons}, {}))
+
+
 def test_the_report_has_every_sentence() -> None:
-    section = why_section(why([run(gradient_ratio=0.01)], 55.0))
+    section = section_of(why([run(gradient_ratio=0.01)], 55.0))
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in section.tables[0].rows}
     assert len(rows) == 9 and rows["gradient size"][1] == "may be why" and rows["agreement"][1] != "may be why"
     assert [cell.text for cell in section.tables[1].rows[0]][:3] == ["t0001", "91.00", "60.00"]
-    assert why_section({}).empty and why_section({"t0001": "of another version"}).empty
+    assert section_of({}).empty and section_of({"t0001": "of another version"}).empty
