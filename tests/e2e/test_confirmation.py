@@ -47,7 +47,7 @@ def confirm(tiny: Tiny) -> Iterator[Confirm]:
         records = run_sweep({**study, **more}, root / name, SweepOptions(), shortcuts=shortcuts, console=console)
         return root / name, records, text.getvalue().splitlines()
 
-    with connected(None, root / "ray", dashboard=True):
+    with connected(None, root / "ray"):
         yield run
     shutil.rmtree(root, ignore_errors=True)
 
@@ -96,14 +96,3 @@ def test_without_cohorts(confirm: Confirm) -> None:
     _, entry = entry_of(work_dir)
     assert set(entry["seconds"]) == {"real", "alone"} and all(entry["seconds"].values())
     assert not any(line.startswith("cohorts   ") and "share a teacher" in line for line in lines)
-
-
-def test_with_two_workers_and_its_headroom(confirm: Confirm) -> None:
-    work_dir, records, _ = confirm("workers", trial={"workers": 2}, headroom={"iters": 20})
-    assert len(ids(records, CONFIRMED)) == 4 and ids(records, EQUAL_COST) == {
-        "baseline-as-t0001-s1", "baseline-as-t0001-s2",
-    }  # fmt: skip
-    summary, entry = entry_of(work_dir)
-    assert entry["equal_cost"]["n"] == 2 and entry["equal_cost"]["iterations"] >= 1
-    assert summary["headroom"]["iterations"] == 20 and summary["headroom"]["recommendation"]
-    assert set(summary["headroom"]["arms"]) == {"alone", "longer", "half", "hard", "distilled"}
