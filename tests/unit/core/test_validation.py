@@ -22,7 +22,7 @@ class Blue(Section):
 
 class Inner(Section):
     count: Whole | None = Field(default=None, ge=1)
-    switch: Annotated[Literal["auto", "off", "on"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
+    switch: Annotated[Literal["auto", "on", "off"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
     pair: tuple[int, int] | tuple[tuple[int, int], ...] | None = None
 
     @field_validator("count")
@@ -62,7 +62,7 @@ def lines(content: Any) -> list[str]:
         ({"name": "a", "inner": {"count": 7}}, "top.inner.count: seven is taken, got 7"),
         (
             {"name": "a", "inner": {"switch": "of"}},
-            "top.inner.switch: must be 'auto', 'off', 'on' or a whole number of at least 1, got 'of'; "
+            "top.inner.switch: must be 'auto', 'on', 'off' or a whole number of at least 1, got 'of'; "
             "did you mean 'off'?",
         ),
         (
