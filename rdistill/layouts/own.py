@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rdistill.layouts.registry import register
+from rdistill.schemas.mappings import PlainConfig
 
 PAGE = "see 'Data in other layouts' in docs/configs.md"
 
 
 @register("PaddleSeg", marks=("train_list.txt",))
-def paddleseg(root: Path, split: str) -> dict[str, Any]:
+def paddleseg(root: Path, split: str) -> PlainConfig:
     """A list for each split, of lines ``IMAGE MASK``."""
     prefix = dict(img_path="", seg_map_path="")
     return dict(type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=prefix)
@@ -21,24 +21,24 @@ def paddleseg(root: Path, split: str) -> dict[str, Any]:
 
 
 @register("mmseg", marks=("img_dir", "ann_dir"), hint=f"name its folders in data_prefix, {PAGE}")
-def mmseg(root: Path, split: str) -> dict[str, Any]:
+def mmseg(root: Path, split: str) -> PlainConfig:
     """``img_dir/train`` and ``ann_dir/train``, as most of mmseg's own configs and `rdistill data synthetic` have it."""
     return {}
 
 
 @register("Cityscapes", marks=("leftImg8bit", "gtFine"), hint=PAGE)
-def cityscapes(root: Path, split: str) -> dict[str, Any]:
+def cityscapes(root: Path, split: str) -> PlainConfig:
     """A folder for each city."""
     return {}
 
 
 @register("VOC", marks=("JPEGImages", "SegmentationClass"), hint=PAGE)
-def voc(root: Path, split: str) -> dict[str, Any]:
+def voc(root: Path, split: str) -> PlainConfig:
     """Pascal VOC: lists in ``ImageSets/Segmentation``."""
     return {}
 
 
 @register("ADE20K", marks=("images/training", "annotations/training"), hint=PAGE)
-def ade20k(root: Path, split: str) -> dict[str, Any]:
+def ade20k(root: Path, split: str) -> PlainConfig:
     """Label 0 counts nowhere."""
     return {}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rdistill.core.errors import UserError
 from rdistill.registration.registry import Registry
 from rdistill.registration.user_modules import blaming_user_code
+from rdistill.schemas.mappings import PlainConfig
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SPLITS = ("train", "val", "test")
@@ -28,7 +29,7 @@ class LayoutInfo:
         """Whether a folder has the layout's marks."""
         return all((root / mark).exists() for mark in self.marks)
 
-    def keys(self, root: Path, split: str) -> dict[str, Any]:
+    def keys(self, root: Path, split: str) -> PlainConfig:
         """The keys of a dataset that reads a split (``train``, ``val`` or ``test``) of a folder; may be empty.
 
         Raises:
@@ -83,7 +84,7 @@ def layouts_at(root: Path) -> Iterator[LayoutInfo]:
             yield layout
 
 
-def find_keys(root: Path, split: str) -> dict[str, Any]:
+def find_keys(root: Path, split: str) -> PlainConfig:
     """What a dataset reads of a folder by the first layout that says it; empty where none does.
 
     Raises:

@@ -112,11 +112,11 @@ class WeightShareHook(Hook):
                 self.listener.noted(note)
         distiller.notes.clear()
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         if measured := unwrap(runner).measured:
             checkpoint["loss_weights"] = {name: weight.state() for name, weight in measured.items()}
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         for name, weight in unwrap(runner).measured.items():
             weight.load_state(checkpoint["loss_weights"][name])
 

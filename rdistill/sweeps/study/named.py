@@ -11,6 +11,7 @@ from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.validation import Section, short
 from rdistill.registration.registry import Registry
 from rdistill.schedulers import SCHEDULERS
+from rdistill.schemas.mappings import Arguments
 from rdistill.searchers import SEARCHERS
 
 
@@ -33,7 +34,7 @@ class NamedSection(Section):
         return {**{key: content[key] for key in content if key not in info.params}, **defaults, **content}
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Arguments:
         """The values of what the type declares."""
         return dict(self.model_extra or {})
 
