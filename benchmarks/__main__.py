@@ -21,6 +21,8 @@ NAMES = {
     "cache-slim": ("teacher_cache", ["--pair", "slim"]),
     "proof": ("proof", []),
     "scale": ("scale", []),
+    "share": ("share", ["--pair", "r50-r18"]),
+    "share-slim": ("share", ["--iterations", "20"]),
     "startup": ("startup", []),
     "startup-distill": ("startup", ["--with-teacher"]),
     "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),

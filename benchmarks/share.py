@@ -1,0 +1,45 @@
+"""Seconds of a training step in which losses' weights are measured (`weight: {share: ...}`), against a plain one.
+
+python -m benchmarks.share [--pair slim|r50-r18|...] [--on logits|features|both] [--iterations 5] [--pairs 5]
+
+Two runs of one config: in the one every step is measured, in the other the weights are numbers. A run by default
+measures 8 steps, and all others are plain ones. Minutes: about 1 for the slim pair, 3 for a full one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
+from rdistill.config.load import with_overrides
+
+WARM_UP = 2  # iterations
+LOSSES = {
+    "logits": {"logits": {"type": "KL"}},
+    "features": {"hidden": {"type": "CWD", "pair": (1, 1)}},
+    "both": {"logits": {"type": "KL"}, "hidden": {"type": "CWD", "pair": (1, 1)}},
+}
+EVERY_STEP = {"share": {"value": 0.5, "batches": 1, "every": 1}}
+
+
+def main() -> None:
+    """Times, and prints a table."""
+    parser = parser_of(__doc__, "slim")
+    parser.add_argument("--on", choices=LOSSES, default="both", help="what the losses compare")
+    parser.add_argument("--iterations", type=int, default=5, help="timed at a time")
+    args = parser.parse_args()
+    with workbench() as folder:
+        cfg = endless_run(args.pair, folder)
+        runs = []
+        for name, weight in (("measured", EVERY_STEP), ("plain", 1.0)):
+            losses = {loss: {**options, "weight": weight} for loss, options in LOSSES[args.on].items()}
+            changed = with_overrides(cfg, {"distill.losses": losses, "distill.teachers.0.forward": "plain"})
+            runs.append(SteppedRun(changed, folder / name))
+            runs[-1].step(WARM_UP)
+        measured, plain = (partial(timed, partial(run.step, args.iterations), args.clock) for run in runs)
+        timings = in_turn(lambda: measured() / args.iterations, lambda: plain() / args.iterations, args.pairs)
+        print_table("step with weights measured / plain", ("measured", "plain"), timings, pair=args.pair, on=args.on)
+
+
+if __name__ == "__main__":
+    main()
