@@ -9,12 +9,13 @@ measures 8 steps, and all others are plain ones. Minutes: about 1 for the slim p
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from benchmarks.turns import SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
 from rdistill.config.load import with_overrides
 
 WARM_UP = 2  # iterations
-LOSSES = {
+LOSSES: dict[str, dict[str, dict[str, Any]]] = {
     "logits": {"logits": {"type": "KL"}},
     "features": {"hidden": {"type": "CWD", "pair": (1, 1)}},
     "both": {"logits": {"type": "KL"}, "hidden": {"type": "CWD", "pair": (1, 1)}},

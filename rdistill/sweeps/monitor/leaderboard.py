@@ -64,5 +64,5 @@ def text_of(value: Any, form: str = ".4g") -> str:
         return ""
     if isinstance(value, Mapping):  # a whole loss: its type, then what else it says
         rest = (f"{key}={text_of(item)}" for key, item in value.items() if key != "type")
-        return " ".join([str(value.get("type", "")), *rest])
+        return " ".join([*([str(value["type"])] if "type" in value else []), *rest])
     return format(value, form) if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)

@@ -53,5 +53,11 @@ def test_a_key_is_as_short_as_tells_it_apart() -> None:
 
 
 def test_values_as_text() -> None:
-    loss = {"type": "KL", "tau": 2.0}
-    assert [text_of(value) for value in (None, 0.123456, (1, 2), loss, 7)] == ["", "0.1235", "[1, 2]", "KL tau=2", "7"]
+    loss = {"type": "KL", "tau": 2.0, "weight": {"share": 0.5}}
+    assert [text_of(value) for value in (None, 0.123456, (1, 2), loss, 7)] == [
+        "",
+        "0.1235",
+        "[1, 2]",
+        "KL tau=2 weight=share=0.5",
+        "7",
+    ]
