@@ -56,9 +56,15 @@ def test_pipelines_that_are_tuples(tiny_without_teacher: Tiny) -> None:
     cfg = tiny_without_teacher.load("student")
     tuples = Config(with_tuples(cfg._cfg_dict.to_dict()))
     assert isinstance(tuples.train_dataloader.dataset.pipeline, tuple) and isinstance(tuples.param_scheduler, tuple)
-    shortcuts = Shortcuts(
-        str(tiny_without_teacher.data_root), "24", 20, 4, 5, 0, label_map={0: 1, 1: 0}
-    )  # every one but a teacher's
+    shortcuts = Shortcuts(  # every one but a teacher's
+        data_root=str(tiny_without_teacher.data_root),
+        size="24",
+        iters=20,
+        batch_size=4,
+        val_interval=5,
+        num_data_workers=0,
+        label_map={0: 1, 1: 0},
+    )
     from_lists, from_tuples = (load_config(config, None, shortcuts) for config in (cfg, tuples))
     assert with_tuples(from_lists._cfg_dict.to_dict()) == with_tuples(from_tuples._cfg_dict.to_dict())
     with DATASETS.switch_scope_and_registry("mmseg"):
