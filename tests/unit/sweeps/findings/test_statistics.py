@@ -132,6 +132,7 @@ def test_evidence(confirmed: dict[str, Any]) -> None:
     alone, (better, worse) = confirmed["baseline"], confirmed["configurations"]
     assert (alone["id"], alone["n"], alone["mean"], alone["sd"]) == ("b0002", 3, 72.0, 2.0)
     assert alone["scores"] == {"1": 70.0, "2": 72.0, "3": 74.0} and alone["IoU"]["disc"]["mean"] == 40.0
+    assert alone["share_of_teacher"] == pytest.approx(90.0)
     assert better["difference"]["mean"] == pytest.approx(5.0) and better["difference"]["above_zero"]
     assert better["difference"]["p_adjusted"] == pytest.approx(2 * better["difference"]["p"])
     assert better["share_of_teacher"] == pytest.approx(100 * 77.0 / 80.0)
@@ -152,7 +153,7 @@ def test_runs_that_did_not_finish_are_left_out() -> None:
     )
     first, second = actual["configurations"]
     assert (first["n"], first["difference"]["n"], first["share_of_teacher"]) == (2, 2, None)
-    assert (second["n"], second["difference"], second["mean"]) == (0, None, None)
+    assert (second["n"], second["difference"], second["mean"], second["label"]) == (0, None, None, "")
 
 
 def test_runs_that_never_left_one_class_are_counted() -> None:
@@ -333,7 +334,7 @@ def test_describe() -> None:
     alone = record("b0001", 1.0, values={RATE: 0.0312345, weights: [1.0, 5.0]})
     assert describe(alone) == "lr 0.0312, class_weight [1.0, 5.0]"
     lists = {"+distill.losses.double.pair": [[0, 0], [2, 2]], "distill.losses.double.type": "DSD"}
-    several = record("t0002", 1.0, values={**lists, "a.sizes": [(1, 2), 3], "a.policy": "poly"})
+    several = record("t0002", 1.0, values={**lists, "a.sizes": ([1, 2], 3), "a.policy": "poly"})
     several.effective = {"distill.losses.double.pair": [[0, 0], [2, 2]]}
     assert describe(several) == "DSD on ((0, 0), (2, 2)), sizes [(1, 2), 3], policy poly"
 
