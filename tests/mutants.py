@@ -48,8 +48,9 @@ def cached(function):
     remembered = {}
     names.setdefault(function.__module__, []).append(function.__name__)
     def by_mutant(*args, **kwargs):
-        mutant = os.environ.get("MUTANT_UNDER_TEST")
-        key = (mutant, args, tuple(kwargs.items()))
+        mutant = os.environ.get("MUTANT_UNDER_TEST", "")
+        changed = mutant if mutant.startswith(function.__module__) else ""
+        key = (changed, args, tuple(kwargs.items()))
         if key not in remembered:
             remembered[key] = function(*args, **kwargs)
         elif mutant == "stats":  # which tests reach the function: all that call it

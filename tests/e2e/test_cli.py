@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Command, Run, Tiny
+from conftest import REPO, Command, Run, Tiny
+from PIL import Image
 
 
 @pytest.mark.e2e
@@ -72,3 +74,28 @@ def test_check_takes_a_label_map(tiny: Tiny, small: list[object]) -> None:
     arguments = [sys.executable, "-m", "rdistill", "check", tiny.folder / "student.py", *small, "--label-map", "255=1"]
     done = subprocess.run([str(argument) for argument in arguments], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+@pytest.mark.e2e
+def test_the_installed_command(tmp_path: Path) -> None:
+    """As a user starts it: a new process, no traceback."""
+    arguments = [sys.executable, "-m", "rdistill", "train", "nothing.py"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nothing.py: no such config file\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.e2e
+def test_a_name_that_is_no_text_is_printed(command: Command, distilled_run: Run, tmp_path: Path) -> None:
+    not_utf8 = os.fsdecode(b"caf\xe9")
+    image = tmp_path / f"{not_utf8}.png"
+    Image.new("RGB", (32, 32)).save(image)
+    config, weights = distilled_run.folder / "student.py", distilled_run.folder / "student.pth"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        [sys.executable, "-m", "rdistill", "predict", config, weights, image, "--out", not_utf8],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.png  " in done.stdout and done.stdout.endswith("overlays in caf\\udce9/overlays\n")
+    assert (tmp_path / not_utf8 / "masks" / image.name).is_file()

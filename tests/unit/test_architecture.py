@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -61,9 +62,21 @@ def folder_of(module: str) -> str:
     return module if module in PLACE_OF else module.rpartition(".")[0]
 
 
+@cache  # nearly every test below reads all of them
+def tree_of(path: Path) -> ast.Module:
+    """Of a file; not to be changed."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def names_called(path: Path) -> frozenset[str]:
+    """``print``, ``sys.exit``, ... of all that a file calls."""
+    return frozenset(ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
+
+
 def imports_of(path: Path) -> Iterator[tuple[str, str]]:
     """(module, name or '') of everything of rdistill that a file imports, also within functions."""
-    yield from imports_in(ast.parse(path.read_text(encoding="utf-8")), path)
+    yield from imports_in(tree_of(path), path)
 
 
 def imports_in(tree: ast.AST, path: Path) -> Iterator[tuple[str, str]]:
@@ -108,7 +121,7 @@ def test_imports_point_down_the_list_of_folders(module: str) -> None:
 def test_every_folder_of_the_list_exists_and_says_what_it_is_for() -> None:
     for folder in FOLDERS:
         own = PACKAGE.joinpath(*folder.split(".")) / "__init__.py"
-        text = ast.get_docstring(ast.parse(own.read_text(encoding="utf-8")))
+        text = ast.get_docstring(tree_of(own))
         assert text and (folder in ("", "losses", "report") or "Begin with" in text), own
 
 
@@ -141,13 +154,14 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
-def own_private_names() -> set[str]:
+@cache
+def own_private_names() -> frozenset[str]:
     """Names with an underscore that rdistill itself defines, outside `_compat`, as functions, attributes or fields."""
     names: set[str] = set()
     for module, path in MODULES.items():
         if folder_of(module) == "_compat":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 names.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -155,7 +169,7 @@ def own_private_names() -> set[str]:
                     names.add(node.attr)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.add(node.target.id)
-    return names
+    return frozenset(names)
 
 
 def names_of_others(tree: ast.AST) -> set[str]:
@@ -169,7 +183,7 @@ def names_of_others(tree: ast.AST) -> set[str]:
     return names
 
 
-def privates_of_others(tree: ast.AST, own: set[str]) -> Iterator[str]:
+def privates_of_others(tree: ast.AST, own: frozenset[str]) -> Iterator[str]:
     """What a module touches of others that they do not document: line and name."""
     foreign = names_of_others(tree)
     for node in ast.walk(tree):
@@ -202,7 +216,7 @@ def test_privates_of_other_packages_stand_in_compat_alone() -> None:
     for module, path in MODULES.items():
         if folder_of(module) == "_compat":
             continue
-        found += [f"{module}:{line}" for line in privates_of_others(ast.parse(path.read_text(encoding="utf-8")), own)]
+        found += [f"{module}:{line}" for line in privates_of_others(tree_of(path), own)]
     assert not found, "give it a function in rdistill/_compat"
 
 
@@ -238,9 +252,7 @@ def test_relative_imports_are_seen() -> None:
 def test_only_the_command_line_prints() -> None:
     """`print` and `sys.exit` stand in cli.py alone; what shows a run is given a rich Console."""
     for path in FILES:
-        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        names = {ast.unparse(call.func) for call in calls}
-        assert path.name == "cli.py" or not names & {"print", "sys.exit", "exit"}, path
+        assert path.name == "cli.py" or not names_called(path) & {"print", "sys.exit", "exit"}, path
 
 
 @pytest.mark.parametrize("module", ["rdistill.cli", "rdistill.losses", "rdistill.data.synthetic", "rdistill.report"])
@@ -380,7 +392,7 @@ def test_files_are_written_whole_by_one_module() -> None:
     """A kill or a full disk amid a write leaves the file before: nothing but core.files opens one to write to it."""
     writers = []
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.Call) or module in NOT_WHOLE:
                 continue
             name = ast.unparse(node.func)

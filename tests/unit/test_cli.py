@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import click
 import pytest
 import typer
-from conftest import REPO, Command, Outcome, Run, Tiny
+from conftest import Command, Outcome, Run, Tiny
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -171,14 +169,6 @@ def test_a_diverged_run_is_one_line_and_status_1(command: Command, tiny: Tiny, s
     assert result.err.startswith("error: iteration 2: ") and result.err.count("\n") == 1
 
 
-def test_the_installed_command(tmp_path: Path) -> None:
-    """As a user starts it: a new process, no traceback."""
-    arguments = [sys.executable, "-m", "rdistill", "train", "nothing.py"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nothing.py: no such config file\n")
-    assert list(tmp_path.iterdir()) == []
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Work
 
@@ -239,17 +229,3 @@ def test_a_path_that_cannot_be_is_one_line(
     files = {"CONFIG": str(distilled_run.folder / "student.py"), "WEIGHTS": str(distilled_run.folder / "student.pth")}
     result = command(*(files.get(word, word) for word in arguments))
     assert result.status == 2 and said in result.err and len(result.err.splitlines()) == 1, result
-
-
-def test_a_name_that_is_no_text_is_printed(command: Command, distilled_run: Run, tmp_path: Path) -> None:
-    image = tmp_path / f"{NOT_UTF8}.png"
-    Image.new("RGB", (32, 32)).save(image)
-    config, weights = distilled_run.folder / "student.py", distilled_run.folder / "student.pth"
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, "-m", "rdistill", "predict", config, weights, image, "--out", NOT_UTF8],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "caf\\udce9.png  " in done.stdout and done.stdout.endswith("overlays in caf\\udce9/overlays\n")
-    assert (tmp_path / NOT_UTF8 / "masks" / image.name).is_file()
