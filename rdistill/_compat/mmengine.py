@@ -6,6 +6,7 @@ Tried with onedl-mmengine 0.10.12; `setup.py` allows no later minor version.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdistill._compat.changed import private, private_module
@@ -56,6 +57,19 @@ def look_for_configs_in(module: str, distribution: str) -> None:
     continuation. Without the table no config could inherit from mmseg's, hence an error where it is gone.
     """
     _distributions()[module] = distribution
+
+
+def remember_lists_of_configs() -> None:
+    """Has mmengine read a package's lists of configs once, for the whole process.
+
+    At each ``mmseg::FOLDER/NAME.py`` in a ``_base_`` it reads all that the package says of its models: 53 YAML files,
+    0.16 s of the 0.2 s that loading such a config takes. Where its function is gone, it takes that time again.
+    """
+    import mmengine.config.utils as utils
+
+    read = getattr(utils, "load", None)
+    if read is not None and not hasattr(read, "cache_info"):
+        utils.load = lru_cache(maxsize=512)(read)
 
 
 def _distributions() -> dict[str, str]:

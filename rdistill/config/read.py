@@ -12,7 +12,12 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
-from rdistill._compat.mmengine import config_of_package, distribution_of, look_for_configs_in
+from rdistill._compat.mmengine import (
+    config_of_package,
+    distribution_of,
+    look_for_configs_in,
+    remember_lists_of_configs,
+)
 from rdistill.config.types import as_names
 from rdistill.core.errors import UserError
 from rdistill.models.packages import absent_behind
@@ -73,6 +78,7 @@ def find_config(path: Path) -> Path:
 
 def register_onedl_alias() -> None:
     """Lets ``mmseg::`` in ``_base_`` find the OneDL distribution, unless the original is installed."""
+    remember_lists_of_configs()
     try:
         distribution("mmsegmentation")
     except PackageNotFoundError:

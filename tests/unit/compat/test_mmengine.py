@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -50,6 +51,27 @@ def test_configs_of_a_package() -> None:
     compat.look_for_configs_in("mmseg", before)
     with pytest.raises(KeyError):
         compat.distribution_of("no_such_module")
+
+
+def test_the_lists_of_a_packages_configs_are_read_once(tmp_path: Path) -> None:
+    """A second config that inherits from the package's reads none of its lists again, also one of another model."""
+    before = compat.distribution_of("mmseg")
+    compat.look_for_configs_in("mmseg", "onedl-mmsegmentation")
+    compat.remember_lists_of_configs()
+    read = mmengine.config.utils.load
+    configs = {
+        "pspnet": "pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+        "fcn": "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+    }
+    misses = []
+    for name, inherited in configs.items():
+        file = tmp_path / f"{name}.py"
+        file.write_text(f"_base_ = ['mmseg::{inherited}']\n")
+        assert Config.fromfile(str(file)).model.decode_head.num_classes == 19
+        compat.remember_lists_of_configs()  # again: what is remembered stays
+        misses.append(read.cache_info().misses)
+    assert mmengine.config.utils.load is read and misses[0] == misses[1] > 0 < read.cache_info().hits
+    compat.look_for_configs_in("mmseg", before)
 
 
 def test_model_zoos() -> None:
