@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from statistics import median, stdev
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
+
+from rdistill.schemas.run import IoUScores, Trivial
+from rdistill.schemas.summary import Arm
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -19,15 +22,15 @@ NEAR = 0.1  # share of the usual distance to the trivial score, below which a ru
 HALF = 0.5  # of that distance: nearer to it than to the trivial score has trained, however much that varies
 
 
-def is_one_class(scores: Mapping[str, Any]) -> bool:
+def is_one_class(scores: IoUScores) -> bool:
     """Whether, but for a few pixels, only one class is predicted, or only one is where it belongs."""
-    left = (scores.get("trivial") or {}).get("left")
+    left = (scores.get("trivial") or Trivial()).get("left")
     ious = [value for value in (scores.get("IoU") or {}).values() if value is not None]
     sees_one = len(ious) > 1 and sum(value >= ONE_CLASS_IOU for value in ious) <= 1
     return sees_one or (left is not None and left < FEW_PIXELS)
 
 
-def never_left_one_class(runs: Mapping[Name, Mapping[str, Any]]) -> frozenset[Name]:
+def never_left_one_class(runs: Mapping[Name, IoUScores]) -> frozenset[Name]:
     """Which of some runs never left one class, or hardly: the one rule for a search, a confirmation and a headroom.
 
     By the classes that they predict; and by how far their score is from the trivial one, against the runs that are far
@@ -60,19 +63,29 @@ def _reach(distances: Sequence[float]) -> float:
     return min(max(spread, NEAR * usual), HALF * usual)
 
 
-def when_trained(arm: Mapping[str, Any]) -> dict[str, Any]:
-    """``n``, ``mean`` and ``sd`` of those runs of a confirmed arm that left one class, and ``of`` how many they are.
+class TrainedRuns(TypedDict):
+    """Those runs of a confirmed arm that left one class; a number may be absent in a file of an older version."""
+
+    n: int | None
+    of: int | None  # how many runs there are
+    mean: float | None  # mIoU in percent
+    sd: float | None
+
+
+def when_trained(arm: Arm) -> TrainedRuns:
+    """The runs of a confirmed arm that count in its mean.
 
     Args:
         arm: as ``summary.json`` has it. One of an older version does not say which runs trained: all of them count.
     """
     stuck, count = len(arm.get("never_trained") or []), arm.get("n")
-    end = "_trained" if stuck else ""
+    if not stuck:
+        return {"n": count, "of": count, "mean": arm.get("mean"), "sd": arm.get("sd")}
     trained = count - stuck if isinstance(count, int) else count
-    return {"n": trained, "of": count, "mean": arm.get(f"mean{end}"), "sd": arm.get(f"sd{end}")}
+    return {"n": trained, "of": count, "mean": arm.get("mean_trained"), "sd": arm.get("sd_trained")}
 
 
-def trained_of(arm: Mapping[str, Any]) -> str:
+def trained_of(arm: Arm) -> str:
     """``3``, or ``2 of 3`` where a run never left one class."""
     trained = when_trained(arm)
     return f"{trained['n']} of {trained['of']}" if trained["n"] != trained["of"] else str(trained["of"] or "")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rdistill.core.one_class import trained_of, when_trained
-from rdistill.report.facts import interval
+from rdistill.report.facts import between, interval
 from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, plural, signed
+from rdistill.schemas.summary import Arm
 
 ALONE = "student alone"
 
@@ -86,7 +86,7 @@ def uncertainty_table(sweep: Sweep) -> Table | None:
         ):
             if number(gap.get("low_seeds")) is None:
                 continue
-            alone = interval({"low": gap["low_seeds"], "high": gap.get("high_seeds")})
+            alone = between(number(gap.get("low_seeds")), number(gap.get("high_seeds")))
             rows.append(
                 [
                     cell(str(arm.get("id"))), cell(equal),
@@ -117,7 +117,7 @@ def looks_note(sweep: Sweep) -> list[str]:
     ]
 
 
-def _seconds(name: str, kind: str, iterations: Any, arm: Mapping[str, Any]) -> list[Cell]:
+def _seconds(name: str, kind: str, iterations: Any, arm: Arm) -> list[Cell]:
     seconds = mapping(arm.get("seconds"))
     shown = cell(iterations) if iterations is not None else cell("as configured")
     return [cell(name), cell(kind), shown, *[cell(number(seconds.get(which)), ".1f") for which in ("real", "alone")]]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.text import plural, points, signed
+from rdistill.schemas.summary import Arm, PairedDifference
 from rdistill.sweeps.findings.verdict import lead
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -80,7 +80,7 @@ def headline(sweep: Sweep) -> list[Fact]:
     return facts
 
 
-def _at_equal_cost(arm: Mapping[str, Any]) -> list[Fact]:
+def _at_equal_cost(arm: Arm) -> list[Fact]:
     gap = mapping(mapping(arm.get("equal_cost")).get("difference"))
     return [Fact("at equal cost", signed(number(gap.get("mean"))), interval(gap), "best")] if gap else []
 
@@ -103,11 +103,15 @@ def _progress(sweep: Sweep) -> str:
     return f"{done} of {trials + baselines} trials done"
 
 
-def interval(gap: Mapping[str, Any]) -> str:
-    low, high = number(gap.get("low")), number(gap.get("high"))
+def interval(gap: PairedDifference) -> str:
+    """A difference's 95 % interval; empty where there is none."""
+    return between(number(gap.get("low")), number(gap.get("high")))
+
+
+def between(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
-def spread(entry: Mapping[str, Any]) -> str:
-    sd = number(when_trained(entry)["sd"])
-    return f"± {sd:.2f} over {trained_of(entry)} seeds" if sd is not None else ""
+def spread(arm: Arm) -> str:
+    sd = number(when_trained(arm)["sd"])
+    return f"± {sd:.2f} over {trained_of(arm)} seeds" if sd is not None else ""

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from rdistill.schemas.run import Trivial
+from rdistill.schemas.run import IoUScores
 
 EffectName = Literal["longer", "labels", "hard_labels", "distilled"]
 Binds = Literal["teacher", "iterations", "labels", "capacity"]
 
 
-class ArmRecord(TypedDict, total=False):
-    """One short training."""
+class ArmRecord(IoUScores, total=False):
+    """One short training, with the scores of its best validation."""
 
     arm: str
     seed: int
     status: str  # 'finished' or 'failed'
     reason: str  # why it failed
-    mIoU: float  # percent, of the best validation
-    IoU: dict[str, float | None]
     best_iter: int
-    trivial: Trivial | None  # see rdistill.core.one_class
     cost: dict[str, float]  # seconds; see rdistill.sweeps.headroom.cost.Rates
 
 

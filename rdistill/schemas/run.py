@@ -83,6 +83,7 @@ class IoUScores(TypedDict, total=False):
 
     mIoU: float
     IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
+    trivial: Trivial  # beside what it scores; from IoUMetric alone, and not in the oldest files
 
 
 class Scores(IoUScores, total=False):
@@ -90,7 +91,6 @@ class Scores(IoUScores, total=False):
 
     aAcc: float
     mAcc: float
-    trivial: Trivial  # beside what it scores; from IoUMetric alone, and not in the oldest files
     diagnosis: Diagnosis  # of a diagnosed run's validation
     weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
 

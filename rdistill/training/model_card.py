@@ -20,6 +20,9 @@ from rdistill.config.walk import leaves
 from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.schemas.run import RunMetrics
+from rdistill.schemas.summary import Arm, Confirmed, Environment, Summary
+from rdistill.schemas.trial import TrialEntry, TrialFile
 
 CARD = "model_card.md"
 _PACKAGES = (
@@ -34,7 +37,7 @@ _PACKAGES = (
 )
 
 
-def write_run_card(run: LoadedConfig, work_dir: Path, metrics: Mapping[str, Any]) -> None:
+def write_run_card(run: LoadedConfig, work_dir: Path, metrics: RunMetrics) -> None:
     """Writes the card of one run, beside its ``student.pth``.
 
     Args:
@@ -66,13 +69,15 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
         work_dir: of the sweep, with ``best.py``, ``study.json`` and, where there is one, ``summary.json``.
         winner: the folder of the winning trial, with ``trial.json`` and ``trial.py``.
     """
-    record, summary = _json(winner / "trial.json"), _json(work_dir / "summary.json")
+    record: TrialFile = _json(winner / "trial.json")
+    summary: Summary = _json(work_dir / "summary.json")
     best = max(record["history"], key=lambda entry: entry["mIoU"])
     run = LoadedConfig.of(Config.fromfile(str(winner / "trial.py")))
     evidence = _sweep_evidence(record, best, summary, work_dir)
+    command = (summary.get("environment") or Environment()).get("command")
     commands = [
         f"rdistill train {winner / 'trial.py'} --work-dir NEW_DIR   # this student, again",
-        f"{(summary.get('environment') or {}).get('command') or 'rdistill sweep SWEEP.yaml'}   # the whole study",
+        f"{command or 'rdistill sweep SWEEP.yaml'}   # the whole study",
     ]
     _write(work_dir, _card(run, "best", record["seed"], evidence, commands, best.get("weights") or {}))
     scores = [
@@ -87,11 +92,9 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     )
 
 
-def _sweep_evidence(
-    record: Mapping[str, Any], best: Mapping[str, Any], summary: Mapping[str, Any], work_dir: Path
-) -> list[str]:
+def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_dir: Path) -> list[str]:
     """What the sweep says for its winner: searched, and confirmed where it was."""
-    baseline = _json(work_dir / "trials" / "baseline" / "trial.json")
+    baseline: TrialFile = _json(work_dir / "trials" / "baseline" / "trial.json")
     alone = max((entry["mIoU"] for entry in baseline.get("history") or []), default=None)
     lines = [_text(summary["verdict"]), ""] if summary.get("verdict") else []
     figures = [
@@ -100,20 +103,17 @@ def _sweep_evidence(
         ["teacher", _points(record.get("teacher_mIoU")), "same images"],
     ]
     lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
-    confirmed = summary.get("confirmed") or {}
+    confirmed = summary.get("confirmed") or Confirmed()
     rows = []
-    for arm in filter(None, [confirmed.get("baseline"), *(confirmed.get("configurations") or [])]):
-        gain = arm.get("difference")
-        interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
+    baseline_arm = confirmed.get("baseline")
+    for arm in [*([baseline_arm] if baseline_arm else []), *(confirmed.get("configurations") or [])]:
         trained = when_trained(arm)
         spread = _points(trained["mean"]) + (f" ± {trained['sd']:.2f}" if trained["sd"] is not None else "")
-        rows.append([arm["id"], trained_of(arm), spread, interval])
+        rows.append([arm["id"], trained_of(arm), spread, _interval(arm)])
     longer = []
     for arm in confirmed.get("configurations") or []:
         if cost := arm.get("equal_cost"):
-            gain = cost.get("difference")
-            interval = f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f})" if gain else "-"
-            longer.append([arm["id"], str(cost["iterations"]), _points(when_trained(cost)["mean"]), interval])
+            longer.append([arm["id"], str(cost["iterations"]), _points(when_trained(cost)["mean"]), _interval(cost)])
     if rows:
         lines += [
             "",
@@ -128,8 +128,8 @@ def _sweep_evidence(
     else:
         lines += ["", "The figures are the search's: one seed, and the best of many trials. They are not confirmed on "]
         lines[-1] += "fresh seeds (`confirm` in the sweep file does that), so the gain is likely smaller."
-    reasons = (summary.get("why") or {}).get(record.get("of") or "") or {}
-    if reasons.get("sentences"):
+    reasons = (summary.get("why") or {}).get(record.get("of") or "")
+    if reasons and reasons.get("sentences"):
         lines += ["", "Why it gains, or does not (means over its confirmation runs):", ""]
         lines += [f"- {_text(sentence['text'])}" for sentence in reasons["sentences"]]
     classes = [[name, _points(iou)] for name, iou in (best.get("IoU") or {}).items()]
@@ -296,7 +296,13 @@ def _points(value: Any) -> str:
     return format(value, ".2f") if isinstance(value, (int, float)) else "-"
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _interval(arm: Arm) -> str:
+    gap = arm.get("difference")
+    return f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})" if gap else "-"
+
+
+def _json(file: Path) -> Any:
+    """What a file holds; an empty mapping where there is none."""
     return read_json(file) if file.is_file() else {}
 
 

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.schemas.summary import Arm, Difference, Evidence, Summary
 from rdistill.sweeps.findings.verdict import at_equal_cost
 
 
-def print_verdict(console: Console, summary: Mapping[str, Any]) -> None:
+def print_verdict(console: Console, summary: Summary) -> None:
     """Prints the table of what was confirmed, if anything was, then the warnings and the verdict."""
-    for data, part in (("validation", "confirmed"), ("test split, scored once", "test")):
-        if summary[part] is not None:
-            _print_table(console, summary[part], data)
+    confirmed, test = summary["confirmed"], summary["test"]
+    if confirmed is not None:
+        _print_table(console, confirmed, "validation", confirmed.get("seconds", "real"))
+    if test is not None:
+        _print_table(console, test, "test split, scored once", "real")
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", markup=False)
     console.print(f"verdict   {summary['verdict']}", markup=False, style="bold")
 
 
-def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> None:
+def _print_table(console: Console, confirmed: Evidence, data: str, seconds: str) -> None:
     baseline, configurations = confirmed["baseline"], confirmed["configurations"]
     title = f"Confirmed on fresh seeds ({data}); differences are paired"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
     for name in headings:
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
-    kind = confirmed.get("seconds", "real")
     for arm in ([] if baseline is None else [baseline]) + sorted(configurations, key=lambda arm: -(arm["mean"] or 0.0)):
         _add_row(table, arm["id"], arm, arm.get("difference"))
         if cost := at_equal_cost(arm):
@@ -38,7 +37,7 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
     console.print(table)
     if any(at_equal_cost(arm) for arm in configurations):
         console.print(
-            f"A line that begins with '-' is the student alone at equal cost ({kind} seconds), with the difference "
+            f"A line that begins with '-' is the student alone at equal cost ({seconds} seconds), with the difference "
             "of the configuration above it to it.",
             markup=False,
         )
@@ -46,7 +45,7 @@ def _print_table(console: Console, confirmed: Mapping[str, Any], data: str) -> N
         console.print(f"{arm['id']:<9} {arm['label']}", markup=False)
 
 
-def _add_row(table: Table, name: str, arm: Mapping[str, Any], difference: Mapping[str, Any] | None) -> None:
+def _add_row(table: Table, name: str, arm: Arm, difference: Difference | None) -> None:
     shown = ("", "", "")
     if difference is not None:
         shown = (

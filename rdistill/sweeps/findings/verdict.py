@@ -6,14 +6,13 @@ The same words stand in ``summary.json``, on the console, in the report and in t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from rdistill.core.one_class import when_trained
+from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
-Arm = Mapping[str, Any]
 
 
 def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = "") -> str:
@@ -43,9 +42,7 @@ def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collecti
     )
 
 
-def verdict(
-    confirmed: Mapping[str, Any] | None, baselines: int, *, tuned: bool, runs_left: int = 0, searched: str = ""
-) -> str:
+def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_left: int = 0, searched: str = "") -> str:
     """What the numbers allow to say, in a few sentences.
 
     Args:
@@ -61,35 +58,37 @@ def verdict(
     if confirmed is None:
         return f"Searched only, not confirmed: {searched or 'one seed proves nothing.'}"
     arms = confirmed["configurations"]
-    first = [arm for arm in arms if arm["difference"] is not None]
-    second = [arm for arm in arms if at_equal_cost(arm).get("difference") is not None]
+    first = [(arm, gap) for arm in arms if (gap := arm["difference"]) is not None]
+    second = [(arm, gap) for arm in arms if (gap := at_equal_cost(arm).get("difference")) is not None]
     if not first and not second:
         return _nothing_to_compare(confirmed)
     alone = "the student alone" if baselines == 1 else f"the best of {baselines} students alone"
     questions = len(first) + len(second)
-    best = max(first or second, key=lambda arm: arm["mean"])
+    best, difference = max(first or second, key=_mean)
     sentences = []
     if first:
-        sentences.append(_answer("At equal iterations", best["label"], alone, best["difference"], questions))
+        sentences.append(_answer("At equal iterations", best["label"], alone, difference, questions))
     if second:
-        whom = best if best in second else max(second, key=lambda arm: arm["mean"])
+        whom, gap = next((pair for pair in second if pair[0] is best), None) or max(second, key=_mean)
         cost = at_equal_cost(whom)
         begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations"
         who = "it" if first and whom is best else whom["label"]
-        sentences.append(
-            _answer(begin, who, alone if who != "it" else "the student alone", cost["difference"], questions)
-        )
+        sentences.append(_answer(begin, who, alone if who != "it" else "the student alone", gap, questions))
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
     return " ".join([*sentences, *_reservations(confirmed, best, tuned)])
 
 
-def at_equal_cost(arm: Arm) -> Mapping[str, Any]:
+def _mean(pair: tuple[Arm, Difference]) -> float:
+    return pair[0]["mean"] or 0.0
+
+
+def at_equal_cost(arm: Arm) -> EqualCostArm:
     """What is known of a configuration at equal cost; empty where nothing is."""
-    return arm.get("equal_cost") or {}
+    return arm.get("equal_cost") or EqualCostArm()
 
 
-def is_better(difference: Mapping[str, Any]) -> bool:
+def is_better(difference: Difference) -> bool:
     """Whether it is claimed: by the interval and the adjusted p value, or by a look before."""
     if difference.get("settled"):
         return bool(difference["answer"] == "better")
@@ -97,14 +96,14 @@ def is_better(difference: Mapping[str, Any]) -> bool:
     return bool(above and difference["p_adjusted"] <= 1 - CONFIDENCE)
 
 
-def is_worse(difference: Mapping[str, Any]) -> bool:
+def is_worse(difference: Difference) -> bool:
     """Likewise; to be worse than nothing gained, whatever the margin."""
     if difference.get("settled"):
         return bool(difference["answer"] == "worse" and difference["mean"] < 0)
     return bool(difference["high"] < 0 and difference["p_adjusted"] <= 1 - CONFIDENCE)
 
 
-def size_of(difference: Mapping[str, Any]) -> str:
+def size_of(difference: Difference) -> str:
     """``+5.00 mIoU (95 % interval +4.75 to +5.25, over 3 seeds)``."""
     images = f" and {difference['images']} images" if difference.get("images") else ""
     return (
@@ -113,7 +112,7 @@ def size_of(difference: Mapping[str, Any]) -> str:
     )
 
 
-def _answer(begin: str, who: str, whom: str, difference: Mapping[str, Any], questions: int) -> str:
+def _answer(begin: str, who: str, whom: str, difference: Difference, questions: int) -> str:
     """One question's answer in a sentence, and in a second one what would help where it is open."""
     size, margin = size_of(difference), difference.get("margin", 0.0)
     more = f" by more than {margin:g} mIoU" if margin else ""
@@ -130,7 +129,7 @@ def _answer(begin: str, who: str, whom: str, difference: Mapping[str, Any], ques
     return " ".join([f"{text}.", *_what_binds(difference)])
 
 
-def _what_binds(difference: Mapping[str, Any]) -> list[str]:
+def _what_binds(difference: Difference) -> list[str]:
     """Of an answer that is open: whether seeds or images would help."""
     images = difference.get("images")
     if not images:
@@ -141,7 +140,7 @@ def _what_binds(difference: Mapping[str, Any]) -> list[str]:
     return [f"More {more} would help more than more {than}."]
 
 
-def _nothing_to_compare(confirmed: Mapping[str, Any]) -> str:
+def _nothing_to_compare(confirmed: Confirmed) -> str:
     arms = [arm for arm in (confirmed["baseline"], *confirmed["configurations"]) if arm]
     if not any(arm.get("never_trained") for arm in arms):
         return "Not confirmed: fewer than two seeds have both a configuration and the student alone to compare."
@@ -157,7 +156,7 @@ def _how_often(whose: str, arm: Arm, run: str) -> str:
     return f"{whose} learned more than one class in {trained['n']} of {trained['of']} {run}s{score}."
 
 
-def _reservations(confirmed: Mapping[str, Any], best: Arm, tuned: bool) -> Sequence[str]:
+def _reservations(confirmed: Confirmed, best: Arm, tuned: bool) -> Sequence[str]:
     """What a reader of the verdict has to know besides."""
     sentences = [] if tuned else ["The student alone was not tuned."]
     looks = confirmed.get("looks")

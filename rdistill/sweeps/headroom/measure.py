@@ -192,7 +192,9 @@ class _Training:
             record |= {"status": "failed", "reason": one_line(error)}
         else:
             record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
-            record |= {"best_iter": metrics["best_iter"], "trivial": metrics.get("trivial")}
+            record["best_iter"] = metrics["best_iter"]
+            if (trivial := metrics.get("trivial")) is not None:
+                record["trivial"] = trivial
             record["cost"] = clock.rates() if self.arm != HALF else {}
         self.record = record
         write_json(folder / ARM, record)

@@ -56,6 +56,12 @@ def test_the_baseline_comes_first_then_the_highest_mean() -> None:
                          "verdict The answer."]  # fmt: skip
 
 
+def test_runs_that_never_left_one_class_are_counted_apart() -> None:
+    stuck = arm("baseline", 50.0, never_trained=[2], mean_trained=70.0, sd_trained=1.25)
+    lines = printed(summary({"baseline": stuck, "configurations": []}))
+    assert "baseline 2 of 3 70.00 1.25 90.0" in lines
+
+
 def test_at_equal_cost_each_configuration_has_a_line_below_it() -> None:
     configuration = arm("t0001", 74.1, difference=GAP, equal_cost=longer(74.35))
     content = summary({"baseline": arm("baseline", 70.0), "configurations": [configuration], "seconds": "alone"})
@@ -69,7 +75,7 @@ def test_at_equal_cost_each_configuration_has_a_line_below_it() -> None:
 def test_a_study_without_baseline_and_scores() -> None:
     empty = arm("t0001", None, n=0, sd=None, share_of_teacher=None, difference=None)
     lines = printed(summary({"baseline": None, "configurations": [empty]}))
-    assert lines[2].startswith("t0001") and not any(re.search("None|nan", line) for line in lines)
+    assert lines[2] == "t0001" and not any(re.search("None|nan", line) for line in lines)
 
 
 def test_the_test_split_has_a_table_of_its_own() -> None:
