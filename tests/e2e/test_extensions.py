@@ -186,7 +186,7 @@ def test_the_installed_example_trains(
     work_dir = place.root / f"example-{workers}"
     place.run(
         "train", example_config(place, tiny), "--work-dir", work_dir, *small, "--data-root", photos,
-        "--workers", workers, variables=path_with(installed),
+        "--workers", workers, "--batch-size", 2 * workers, variables=path_with(installed),
     )  # fmt: skip
     metrics = json.loads((work_dir / "metrics.json").read_text())
     assert metrics["iter"] == 6 and metrics["teacher_mIoU"] > 0
