@@ -23,6 +23,7 @@ NAMES = {
     "scale": ("scale", []),
     "share": ("share", ["--pair", "r50-r18"]),
     "share-slim": ("share", ["--iterations", "20"]),
+    "search": ("search", []),
     "startup": ("startup", []),
     "startup-distill": ("startup", ["--with-teacher"]),
     "sweep": ("sweep", ["--pair", "r50-fast-scnn"]),

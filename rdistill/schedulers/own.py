@@ -38,3 +38,18 @@ def asha(
         grace_period=min(grace_period or val_interval, iterations),
         reduction_factor=reduction_factor,
     )
+
+
+@register(
+    "paired",
+    params={
+        "p_threshold": Number(above=0, at_most=0.5),  # of the test that a trial's images score no lower than the best's
+        "least": Whole(at_least=2),  # validations before a trial may be stopped
+    },
+    by_image=True,
+)
+def paired(*, iterations: int, p_threshold: float = 0.001, least: int = 3) -> TrialScheduler:
+    """A trial ends when its validations, image by image with the best so far, say that it will not catch up."""
+    from rdistill.schedulers.paired import PairedScheduler
+
+    return PairedScheduler(iterations, p_threshold, least)

@@ -29,6 +29,7 @@ class SchedulerInfo:
     function: Callable[..., Any]
     params: Mapping[str, Parameter] = field(default_factory=dict)
     stops: bool = True
+    by_image: bool = False
 
     def build(self, params: Mapping[str, Any], *, iterations: int, val_interval: int) -> TrialScheduler:
         """The scheduler of Ray Tune.
@@ -68,7 +69,11 @@ SCHEDULERS: Registry[SchedulerInfo] = Registry("scheduler", "rdistill.schedulers
 
 
 def register(
-    name: str, *, params: Mapping[str, Parameter] | None = None, stops: bool = True
+    name: str,
+    *,
+    params: Mapping[str, Parameter] | None = None,
+    stops: bool = True,
+    by_image: bool = False,
 ) -> Callable[[Function], Function]:
     """Declares a scheduler; decorates the function that builds it.
 
@@ -85,6 +90,7 @@ def register(
         name: what ``scheduler.type`` of a sweep file calls it.
         params: name -> what the parameter may be; one that is left out takes what has the type of its default.
         stops: whether it may stop a trial at all.
+        by_image: whether a trial's reports have ``by_image`` too, the score of each validation image, in order.
 
     Raises:
         UserError: the name is taken, or the declaration is not that of the function.
@@ -98,7 +104,7 @@ def register(
             raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
         if taken := [parameter for parameter in parameters if parameter in TAKEN]:
             raise UserError(f"{where}: {taken[0]} is a key of the sweep file already; call the parameter otherwise")
-        SCHEDULERS.add(name, SchedulerInfo(name, function, parameters, stops), function)
+        SCHEDULERS.add(name, SchedulerInfo(name, function, parameters, stops, by_image), function)
         return function
 
     return decorate

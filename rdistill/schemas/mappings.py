@@ -19,3 +19,4 @@ SweepFile = dict[str, Any]  # a sweep file's content, with the keys of rdistill.
 LogLine = dict[str, Any]  # of mmengine's scalars.json: `step`, and a number for each name that was logged
 TuneResult = dict[str, Any]  # what Ray Tune passes on of a trial: what it reported, and Tune's own keys
 Arguments = dict[str, Any]  # keyword arguments of a function that takes many, of this package or another
+Params = dict[str, Any]  # key of a search space -> value as Optuna has it: lists and the like are JSON texts

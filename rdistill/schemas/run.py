@@ -93,6 +93,7 @@ class Scores(IoUScores, total=False):
     mAcc: float
     diagnosis: Diagnosis  # of a diagnosed run's validation
     weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
+    by_image: list[float]  # mIoU of each image, in order, where it was requested
 
 
 class Validation(TypedDict, total=False):

@@ -43,6 +43,7 @@ class StudyRecord(TypedDict, total=False):
 
     sweep: SweepFile
     config: PlainConfig  # that all trials start from
+    grown: int  # how often its search was given more to do
 
 
 class TrialReport(TypedDict, total=False):
@@ -51,6 +52,7 @@ class TrialReport(TypedDict, total=False):
     iter: int
     mIoU: float  # percent, as is the next
     best_mIoU: float  # up to here
+    by_image: list[float]  # mIoU of each image, for a scheduler that compares them
 
 
 class _TrialConfig(TypedDict):

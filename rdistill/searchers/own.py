@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,39 @@ else:
     lazily(globals(), optuna="optuna")
 
 
+MOST_NUMERIC_KEYS = 8  # up to which a Gaussian process is taken
+LEAST_FIRST, MOST_FIRST = 3, 8  # trials before a search learns
+
+
 @register("optuna")
 def tpe(space: Mapping[str, BaseDistribution], *, seed: int) -> BaseSampler:
     """TPE: where good configurations are dense and bad ones are not."""
     return optuna.samplers.TPESampler(seed=seed)
+
+
+@register("auto")
+def auto(
+    space: Mapping[str, BaseDistribution], *, seed: int, num_trials: int, num_objectives: int, conditional: bool
+) -> BaseSampler:
+    """What learns most within few trials, by the measurement in docs/search.md."""
+    from rdistill.searchers.spread import SpreadThenLearn
+
+    numeric = not any(isinstance(each, optuna.distributions.CategoricalDistribution) for each in space.values())
+    learner: BaseSampler
+    if numeric and not conditional and num_objectives == 1 and len(space) <= MOST_NUMERIC_KEYS:
+        learner = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+            learner = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True
+            )  # fmt: skip
+    return SpreadThenLearn(space, learner, first_trials(num_trials), seed)
+
+
+def first_trials(num_trials: int) -> int:
+    """How many of a search's trials are spread evenly before it learns."""
+    return min(MOST_FIRST, max(LEAST_FIRST, -(-num_trials // 4)))
 
 
 @register("random", learns=False)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 # Arguments that a searcher gets by itself, as far as it takes them; see `register`.
-NOT_PARAMETERS = ("seed", "num_trials", "num_objectives", "at_once")
+NOT_PARAMETERS = ("seed", "num_trials", "num_objectives", "at_once", "conditional")
 # Keys of the sections of a sweep file that name a searcher: no parameter may be called like one of them.
-TAKEN = ("type", "num_trials", "seed", "search", "cost", "seconds", "start", "from", "storage")
+TAKEN = ("type", "num_trials", "seed", "search", "cost", "seconds", "start", "from", "from_differs",
+    "storage",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SearchSize:
     num_trials: int  # trials of this search, in all
     num_objectives: int = 1
     at_once: int = 1  # trials that run at a time
+    conditional: bool = False  # whether some keys are left out of some trials
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ def register(
 
     The function is ``searcher(space, *, seed, PARAMETERS) -> optuna.samplers.BaseSampler``, where ``space`` is config
     key -> Optuna's distribution. It must be seeded: the same sweep file suggests the same trials. By name it also takes
-    what it needs of ``num_trials`` (of the search, in all), ``num_objectives`` and ``at_once`` (trials that run at a
-    time); every other keyword-only argument is a parameter, which ``search: {type: NAME, ...}`` may set.
+    what it needs of ``num_trials`` (of the search, in all), ``num_objectives``, ``at_once`` (trials that run at a time)
+    and ``conditional`` (whether some keys are left out of some trials); every other keyword-only argument is a
+    parameter, which ``search: {type: NAME, ...}`` may set.
 
     Args:
         name: what ``search.type`` and ``baseline.type`` of a sweep file call it.

@@ -26,7 +26,14 @@ from rdistill.distributed.cluster import connected
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems
 from rdistill.models.segmentor import training_size
 from rdistill.sweeps.search.searchers import require_buildable
-from rdistill.sweeps.study.space import check_space, extremes, feature_counts, fix_pairs
+from rdistill.sweeps.study.space import (
+    beside,
+    check_space,
+    extremes,
+    feature_counts,
+    fix_pairs,
+    search_space,
+)
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
 IMAGES = 2  # images in the batch that is tried
@@ -205,13 +212,14 @@ def _structures(
     tried = 0
     distill = base.distillation
     batch = tiny_batch(base.cfg, min(IMAGES, int(base.cfg.train_dataloader.batch_size)), spec.seed)
+    space = search_space(spec.space, base)
     with untouched(distiller):
         captured = capture_batch(distiller, distill, batch)
         for key, dimension in spec.space.items():
+            others = beside(key, spec.space, space)
             for value in extremes(dimension, distill):
-                reasons = _structure(
-                    base.with_overrides({key: value}), key, spec, distiller, captured, trust_checkpoint
-                )
+                changed = base.with_overrides({**others, key: value})
+                reasons = _structure(changed, key, spec, distiller, captured, trust_checkpoint)
                 if reasons is not None:
                     tried += 1
                     problems += [f"space.{key} = {value}: {problem}" for problem in reasons]

@@ -13,7 +13,7 @@ from pathlib import Path
 from ray.tune.schedulers import FIFOScheduler
 
 from rdistill.schemas.trial import TrialConfig
-from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
+from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select, with_more_seeds
 from rdistill.sweeps.findings.equal_cost import EqualCost, equal_costs, load_equal_costs, save_equal_costs
 from rdistill.sweeps.findings.looks import LooksSoFar, add_look, load_looks, look_at
 from rdistill.sweeps.findings.statistics import evidence
@@ -41,6 +41,10 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         selection = select(load_records(work_dir), spec.confirm, spec.objectives, baseline, spec.seed)
         if not selection.configurations:
             return True  # nothing was scored: the sweep has failed, and says so
+        save_selection(work_dir, selection)
+        team.here.push()
+    elif (longer := with_more_seeds(selection, spec.confirm)) is not selection:
+        selection = longer
         save_selection(work_dir, selection)
         team.here.push()
     looks = load_looks(work_dir)
@@ -91,7 +95,9 @@ def _train(team: Team, shown: SweepConsole, selection: Selection, seeds: Sequenc
     work_dir = team.here.folder
     looked_at = load_looks(work_dir).seeds  # nothing of these is trained again
     new = seeds[looked_at:]
-    suffix = f"-{len(seeds)}" if selection.first else ""
+    suffix = f"-{len(seeds)}" if selection.first or selection.grown or team.study.grown else ""
+    if team.study.grown:
+        suffix += f"-{team.study.grown}"
     runs, costs = selection.runs(work_dir, new), load_equal_costs(work_dir)
     measured = selection.at_equal_cost and bool(costs)
     if measured and looked_at:  # all at once, as their lengths are known

@@ -13,7 +13,7 @@ import ray
 
 from rdistill.core.differences import differences
 from rdistill.core.errors import RunError, UserError
-from rdistill.core.files import read_json, set_aside_if_damaged
+from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
 from rdistill.schedulers import SCHEDULERS
@@ -22,33 +22,40 @@ from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.cohort.fleet import ways_to_join
 from rdistill.sweeps.findings.confirm import SELECTION
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
+from rdistill.sweeps.findings.looks import LOOKS_FILE
 from rdistill.sweeps.findings.summary import SUMMARY
 from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, require_test_split
-from rdistill.sweeps.study.records import load_records
+from rdistill.sweeps.study.growth import GROWN, grown
+from rdistill.sweeps.study.records import STUDY, load_records
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
-STUDY = "study.json"  # the sweep file and the config
 NOT_THE_STUDY = ("tracking", "headroom")  # keys that may change: no trial is another one by them
 
 
-def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) -> None:
-    """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation.
+def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) -> int:
+    """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation, or have grown.
 
     ``where`` is the work dir as the user knows it.
+
+    Returns:
+        How often its search has grown, this time included; see :mod:`rdistill.sweeps.study.growth`.
 
     Raises:
         UserError: naming what has changed.
     """
     file = work_dir / STUDY
     if not file.is_file():
-        return
+        return 0
     begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
     # Validated again, since newer versions have more keys.
     recorded = without_idle_parameters(begun["sweep"])
     sweep = SweepSpec.model_validate(recorded).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
+    times = begun.pop(GROWN, 0)
     wanted = study["sweep"]
+    sweep["search"]["storage"] = wanted["search"]["storage"]  # who watches a search does not change it
+    sweep, has_grown = grown(sweep, wanted)
     if sweep["confirm"] is None:  # what may be added afterwards, and how it compares
         how = {name: sweep["baseline"][name] for name in ("cost", "seconds")}
         wanted = {**wanted, "confirm": None, "baseline": {**wanted["baseline"], **how}}
@@ -58,6 +65,20 @@ def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) ->
             *(f"{where}: --resume: {what}" for what in changed[:10]),
             f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
+    return int(times) + has_grown
+
+
+def select_again(work_dir: Path, times: int) -> None:
+    """Lets what is confirmed be chosen again, where a search has grown since it was chosen.
+
+    Files are emptied, not removed: what is removed here would come back from a work dir at a URI.
+    """
+    recorded = read_json(work_dir / STUDY)
+    if recorded.get(GROWN, 0) == times:
+        return
+    for name, nothing in ((SELECTION, None), (EQUAL_COST_FILE, {}), (LOOKS_FILE, {"looks": []})):
+        if (work_dir / name).is_file():
+            write_json(work_dir / name, nothing)
 
 
 def without_idle_parameters(sweep: SweepFile) -> SweepFile:

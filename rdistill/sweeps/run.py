@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +37,44 @@ from rdistill.sweeps.findings.summary import (
     SUMMARY,
     Facts,
     kept_up_to_date,
+    read_summary,
     write_summary,
 )
 from rdistill.sweeps.findings.test_split import TEACHER, teacher_on_test
-from rdistill.sweeps.headroom.cost import confirming_in_time
+from rdistill.sweeps.headroom.cost import TYPICAL_COHORT, confirming_in_time
 from rdistill.sweeps.headroom.measure import HEADROOM
 from rdistill.sweeps.headroom.run import FOLDER as HEADROOM_FOLDER
 from rdistill.sweeps.headroom.run import headroom_first
 from rdistill.sweeps.headroom.show import show_headroom
 from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.monitor.events import listening
-from rdistill.sweeps.monitor.trackers import trackers
-from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, prepare_study, repair, require_same_study
+from rdistill.sweeps.monitor.study_storage import NAME as STORAGE_NAME
+from rdistill.sweeps.monitor.study_storage import StudyStorage, require_storage
+from rdistill.sweeps.monitor.trackers import InBackground, trackers
+from rdistill.sweeps.prepare import NOT_THE_STUDY, prepare_study, repair, require_same_study, select_again
 from rdistill.sweeps.proof.counts import counts_file
-from rdistill.sweeps.search.searchers import iterations_of, of_search, require_buildable, scheduler
+from rdistill.sweeps.search.budget import Clock, clock_of
+from rdistill.sweeps.search.searchers import (
+    OVER,
+    iterations_of,
+    most_at_once,
+    of_search,
+    require_buildable,
+    require_starts,
+    scheduler,
+)
 from rdistill.sweeps.search.tune import Phase, Team
+from rdistill.sweeps.study.earlier import require_comparable
 from rdistill.sweeps.study.records import (
     BASELINE,
     RECORD,
     SEARCHED,
+    STUDY,
     TRIALS,
     TrialRecord,
     load_records,
 )
-from rdistill.sweeps.study.space import check_space, feature_counts
+from rdistill.sweeps.study.space import check_space, feature_counts, search_space
 from rdistill.sweeps.study.spec import SweepSpec, parse_sweep, read_sweep
 from rdistill.sweeps.trial.faults import storage_watched
 from rdistill.sweeps.trial.trial import Study
@@ -113,7 +130,7 @@ def run_sweep(
 def _run_sweep_at(
     here: WorkDir, sweep_file: Path, spec: SweepSpec, base: LoadedConfig, options: SweepOptions, console: Console
 ) -> list[TrialRecord]:
-    work_dir = here.folder
+    work_dir, since = here.folder, time.monotonic()
     if here.holds_something() and not options.resume:
         raise UserError(ALREADY.format(here.where))
     tracking = _tracking(options.track, spec, base)
@@ -132,36 +149,48 @@ def _run_sweep_at(
             if not options.resume:  # looked at once more, now that nobody else writes to it
                 raise UserError(ALREADY.format(here.where))
             repair(work_dir, lambda line: console.print(line, markup=False))
-        require_same_study(work_dir, record, here.where)
+        begun = (work_dir / STUDY).is_file()
+        record["grown"] = require_same_study(work_dir, record, here.where)
+        if spec.search.storage is not None:
+            require_storage(spec.search.storage, study_name(here), may_exist=begun)
+        if not begun:  # what a search has been given once, it keeps
+            require_comparable(spec.search.earlier, record, spec.search.from_differs)
         import_wandb(work_dir)  # Ray Tune does, whether it is used or not
         dashboard = spec.trial.workers > 1
         stack.enter_context(connected(options.address, here.where, dashboard=dashboard, say=console.print))
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):
-            study, left_out = prepare_study(Study(base, spec, str(here.where), [], options.trust_checkpoint), resources)
+            study, left_out = prepare_study(
+                Study(base, spec, str(here.where), [], options.trust_checkpoint, grown=record["grown"]), resources
+            )
+        notes = require_starts(study.spec, study.base, begun)
+        study, clock, planned = _in_budget(study, resources, processes, work_dir, since, f"{sweep_file}")
+        notes += [planned] if planned else []
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
         for line in (*study.notes, *_time_to_confirm(study, processes)):
             console.print(f"note      {line}", markup=False, highlight=False, soft_wrap=True)
-        for line in left_out:
-            console.print(f"left out  {line}", markup=False)
+        for line in [*(f"left out  {line}" for line in left_out), *notes]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for index, scores in enumerate(study.teacher_metrics):
             name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
             console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))
         for line in study.teacher_lines:
             console.print(f"teacher   {line}", markup=False, highlight=False, soft_wrap=True)
         work_dir.mkdir(parents=True, exist_ok=True)
+        if begun and record["grown"]:
+            select_again(work_dir, record["grown"])
         write_json(work_dir / STUDY, record)
         here.push()
         _headroom(here, study, resources, processes, console)
         shown = SweepConsole(console, work_dir, iterations_of(base.cfg), sweep_file.stem)
-        tracked = trackers(tracking, sweep_file.stem, work_dir, shown.warned)
+        tracked = [*trackers(tracking, sweep_file.stem, work_dir, shown.warned), *_storage(here, study, shown)]
         at_once = min(processes, trials + baselines)
         facts = Facts(study.spec, trials, baselines, iterations_of(base.cfg), study.teacher_metrics, at_once)
         try:
-            status, summary = run_phases(team, facts, shown, tracked, options.resume)
+            status, summary = run_phases(team, facts, shown, tracked, options.resume, clock)
             if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
                 console.print(f"pictures  none for the report: {reason}", markup=False)
         finally:
@@ -179,6 +208,43 @@ def _run_sweep_at(
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return order
+
+
+def study_name(here: WorkDir) -> str:
+    """What the study of a sweep is called in a storage of Optuna's: as its work dir."""
+    return Path(str(here.where)).name
+
+
+def _storage(here: WorkDir, study: Study, shown: SweepConsole) -> list[InBackground]:
+    """Keeps the study in the storage that the sweep file names, if it does."""
+    spec, url = study.spec, study.spec.search.storage
+    if url is None:
+        return []
+    distributions = search_space(spec.space, study.base).distributions
+    make = partial(StudyStorage, url, study_name(here), spec, distributions, here.folder)
+    return [InBackground(STORAGE_NAME, make, here.folder, shown.warned)]
+
+
+def _in_budget(
+    study: Study, resources: Resources, processes: int, work_dir: Path, since: float, where: str
+) -> tuple[Study, Clock | None, str]:
+    """The study with as many trials as its budget may hold, what ends its search in time, and a line about it."""
+    spec, features = study.spec, feature_counts(study.base.distillation)
+    earlier = float((read_summary(work_dir).get("cost") or {}).get("wall_seconds") or 0.0)
+    gpus = processes * resources.total().get("GPU", 0)
+    cohort = 1 if spec.cohort.size == "off" else TYPICAL_COHORT
+    iterations = iterations_of(study.base.cfg)
+    try:
+        clock, most, planned = clock_of(
+            spec, study.step, iterations=iterations, features=features, gpus=gpus, at_once=processes, cohort=cohort,
+            used_s=earlier + time.monotonic() - since,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
+    if clock is None:
+        return study, None, ""
+    spec = spec.model_copy(update={"search": spec.search.model_copy(update={"num_trials": most})})
+    return dataclasses.replace(study, spec=spec), clock, planned
 
 
 def _headroom(here: WorkDir, study: Study, resources: Resources, slots: int, console: Console) -> None:
@@ -229,7 +295,7 @@ def _tracking(track: Any, spec: SweepSpec, base: LoadedConfig) -> Tracking:
 
 
 def run_phases(
-    team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool
+    team: Team, facts: Facts, shown: SweepConsole, tracked: Sequence[Any], resume: bool, clock: Clock | None = None
 ) -> tuple[str, Summary]:
     """All phases, one after the other. Returns how it ended, and the summary as it was then written."""
     work_dir = team.here.folder
@@ -245,7 +311,7 @@ def run_phases(
             shown.expect(BASELINE, facts.baselines)
             shown.expect(SEARCHED, facts.trials)
             # Tune ends by itself on Ctrl-C, and keeps what it needs to go on.
-            complete = _search(team, resume) and confirm(team, shown, resume)
+            complete = _search(team, resume, clock) and confirm(team, shown, resume)
         status = FINISHED if complete else INTERRUPTED
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -256,21 +322,28 @@ def run_phases(
     return status, summary
 
 
-def _search(team: Team, resume: bool) -> bool:
+def _search(team: Team, resume: bool, clock: Clock | None = None) -> bool:
     """The baselines and the search. Returns whether all of their trials came to an end."""
     study = team.study
     if load_selection(team.here.folder) is not None:
         return True  # it is over, and what is confirmed was chosen by it
     spec, base = study.spec, study.base
-    return team.run(
+    # Tune cannot give more trials to what it has run to its end: a search that has grown is begun anew around them.
+    begun = [record for record in load_records(team.here.folder) if record.searched] if study.grown else []
+    complete = team.run(
         Phase(
-            "tune",
-            sum(_counts(study)),
-            lambda at_once: of_search(spec, base.distillation, at_once),
+            f"tune-grown-{study.grown}" if study.grown else "tune",
+            sum(_counts(study)) - len([record for record in begun if record.status in OVER]),
+            lambda at_once: of_search(spec, base, at_once, begun, clock),
             scheduler(spec, base.cfg, iterations_of(base.cfg)),
+            most_at_once=most_at_once(spec, sum(_counts(study)), team.processes),
         ),
         resume,
     )
+    searched = sum(record.phase == SEARCHED for record in load_records(team.here.folder))
+    if complete and clock is not None and searched < _counts(study)[0]:
+        team.say(f"budget    the search ends after {searched} trials: another would not leave the time that is needed")
+    return complete
 
 
 def _counts(study: Study) -> tuple[int, int]:

@@ -97,6 +97,20 @@ def beside_trivial(predicted: np.ndarray, label: np.ndarray) -> dict[str, float]
     return {"mIoU": float(score), "left": float(left) if math.isfinite(left) else math.nan}
 
 
+def image_scores(counts: Sequence[np.ndarray]) -> list[float]:
+    """The mIoU of each image by itself, in percent: over the classes on it or predicted on it; 0 where there are none.
+
+    Args:
+        counts: as :attr:`ClassIoUMetric.by_image` has them.
+    """
+    scores = []
+    for each in counts:
+        hit, union = np.diagonal(each), each.sum(0) + each.sum(1) - np.diagonal(each)
+        present = union > 0
+        scores.append(float(100 * np.mean(hit[present] / union[present])) if present.any() else 0.0)
+    return scores
+
+
 def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> np.ndarray:
     """Pixels by class: classes x classes, ground truth by row. Both masks are height x width; one may be of floats."""
     predicted, truth = predicted.long(), truth.long()

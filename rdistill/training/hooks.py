@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
@@ -22,7 +23,7 @@ from rdistill.distributed import collectives
 from rdistill.models.checkpoint import as_plain_data
 from rdistill.schemas.run import RunCheckpoint, RunFacts, Scores, Validation
 from rdistill.training.diagnosis import DiagnosisHook
-from rdistill.training.evaluation import tidy_metrics
+from rdistill.training.evaluation import ClassIoUMetric, image_scores, tidy_metrics
 from rdistill.training.resume import BEST, LAST, PREVIOUS
 from rdistill.training.run_state import WorkerState, own_state, unwrap
 
@@ -360,6 +361,7 @@ class ReportHook(Hook):
         facts: what the listener gets before the first iteration.
         interval: iterations between two reports of losses.
         diagnosis: whose latest entry goes with the metrics of a validation.
+        by_image: whether the score of each image goes with them, too.
     """
 
     priority = "LOWEST"
@@ -370,8 +372,10 @@ class ReportHook(Hook):
         facts: RunFacts,
         interval: int = 10,
         diagnosis: DiagnosisHook | None = None,
+        by_image: bool = False,
     ) -> None:
         self.listener, self.facts, self.interval, self.diagnosis = listener, facts, interval, diagnosis
+        self.by_image, self._counts = by_image, list[np.ndarray]()
 
     def before_train(self, runner: Any) -> None:
         self.listener.training_started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
@@ -389,6 +393,13 @@ class ReportHook(Hook):
         iteration = runner.iter + 1
         return bool(iteration % self.interval == 0 or iteration == runner.max_iters)
 
+    def before_val(self, runner: Any) -> None:
+        if self.by_image:
+            self._counts = []
+            for metric in runner.val_evaluator.metrics:
+                if isinstance(metric, ClassIoUMetric):
+                    metric.by_image = self._counts
+
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self._metrics = tidy_metrics(metrics or {})
 
@@ -397,6 +408,9 @@ class ReportHook(Hook):
         metrics: Scores = self._metrics
         if self.diagnosis is not None and self.diagnosis.latest is not None:
             metrics = {**metrics, "diagnosis": self.diagnosis.latest}
+        if self.by_image:  # of all workers, in an order that is the same at each validation
+            shares = collectives.gather_objects(image_scores(self._counts))
+            metrics = {**metrics, "by_image": [score for share in shares for score in share]}
         if measured := unwrap(runner).measured:
             metrics = {**metrics, "weights": {name: weight.weight for name, weight in measured.items()}}
         self.listener.validated(runner.iter, metrics)

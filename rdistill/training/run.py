@@ -73,6 +73,7 @@ class RunOptions:
     lane: Lane | None = None  # this run's side among others in lockstep
     check: bool = True  # False where it has been checked already, as in a sweep
     stop: StopRequest | None = None  # is looked at after each iteration
+    by_image: bool = False  # whether the listener gets the score of each image with a validation
 
 
 def train(
@@ -170,7 +171,7 @@ def _train(
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
         diagnose = run.distill.diagnose if run.distill is not None else None
         diagnosis = DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
-        report_hook = ReportHook(listener, facts, diagnosis=diagnosis)
+        report_hook = ReportHook(listener, facts, diagnosis=diagnosis, by_image=options.by_image)
         more = [hook for hook in (diagnosis, clock) if hook is not None]
         runner = build_runner(
             cfg, distiller, seed, checkpoint_hook=checkpoint_hook, report=report_hook, stop=stop, lane=lane, more=more

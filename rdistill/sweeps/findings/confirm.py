@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rdistill.core.files import read_json, write_json
@@ -42,6 +42,7 @@ class Selection:
     first: int = 0  # seeds at the first look at the results; 0: there is one look, after the last seed
     margin: float = 0.0  # mIoU by which a configuration has to be better
     chosen_from: int = 1  # different configurations that were scored; 1 also where all of them are confirmed
+    grown: int = 0  # how often it was given more seeds
 
     @property
     def at_equal_iterations(self) -> bool:
@@ -129,7 +130,16 @@ def select(
 def load_selection(work_dir: Path) -> Selection | None:
     """What an earlier start of the sweep has chosen, or None."""
     file = work_dir / SELECTION
-    return Selection(**read_json(file)) if file.is_file() else None
+    content = read_json(file) if file.is_file() else None
+    return Selection(**content) if content else None  # emptied where the search has grown since
+
+
+def with_more_seeds(selection: Selection, confirm: ConfirmSpec) -> Selection:
+    """A selection that is confirmed on the seeds that its sweep was given since it was chosen."""
+    new = [seed for seed in confirm.seeds or [] if seed not in selection.seeds]
+    if selection.first or not new:
+        return selection
+    return replace(selection, seeds=[*selection.seeds, *new], grown=selection.grown + 1)
 
 
 def save_selection(work_dir: Path, selection: Selection) -> None:

@@ -43,6 +43,7 @@ class Phase:
     searcher: Callable[[int], Searcher]  # given how many trials run at a time
     scheduler: TrialScheduler
     listed: Collection[str] | None = None  # ids of a confirmation's trials; None for the search
+    most_at_once: int | None = None  # trials, where fewer than there is room for learn more from each other
 
 
 class Team:
@@ -86,7 +87,7 @@ class Team:
 
     def run(self, phase: Phase, resume: bool) -> bool:
         """Runs a phase, or what is left of it. Returns whether it came to its end; Ctrl-C cuts it off."""
-        fleet, at_once = self._start(phase.trials)
+        fleet, at_once = self._start(min(phase.trials, phase.most_at_once or phase.trials))
         trainable = self._trainable(fleet)
         tuner = self._restored(phase, trainable) if resume else None
         if tuner is None:

@@ -24,6 +24,7 @@ SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
 PREFIX = {SEARCHED: "t", BASELINE: "b"}  # begins the ids that a searcher gives; read back by `trains_alone`
 EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train as long as a distilled student took
 CONFIRMING = (CONFIRMED, EQUAL_COST)  # phases after the search
+STUDY = "study.json"  # in the work dir: the sweep file and the config
 RECORD = "trial.json"
 PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -18,9 +19,10 @@ from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.models.shapes import Shape, pair_problem, sensible_pairs
-from rdistill.schemas.mappings import ConfigValues
+from rdistill.schemas.mappings import ConfigValues, Params
 from rdistill.searchers import SEARCHERS
 from rdistill.searchers.registry import SearchSize
+from rdistill.sweeps.study.search_space import SearchSpace
 from rdistill.sweeps.study.spec import (
     MOST_TRIALS,
     Choice,
@@ -40,13 +42,82 @@ def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> 
     features = feature_counts(distill)
     space: dict[str, BaseDistribution] = {}
     for key, dimension in dimensions.items():
-        if isinstance(dimension, (Uniform, LogUniform)):
-            space[key] = FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
+        if isinstance(dimension, Uniform):
+            space[key] = FloatDistribution(dimension.low, dimension.high, step=dimension.step)
+        elif isinstance(dimension, LogUniform):
+            space[key] = FloatDistribution(dimension.low, dimension.high, log=True)
         elif isinstance(dimension, Integer):
-            space[key] = IntDistribution(dimension.low, dimension.high)
+            space[key] = IntDistribution(dimension.low, dimension.high, step=dimension.step, log=dimension.log)
         else:
-            space[key] = CategoricalDistribution([_encode(value) for value in choices(dimension, features)])
+            space[key] = CategoricalDistribution([encode(value) for value in choices(dimension, features)])
     return space
+
+
+def search_space(
+    dimensions: Mapping[str, Dimension], run: LoadedConfig, distill: DistillSpec | None = None
+) -> SearchSpace:
+    """A space with what each key depends on.
+
+    Args:
+        dimensions: config key -> what it may be.
+        run: the config that they change: the distilled student's, or the student's alone.
+        distill: whose features pairs point into; the config's own by default.
+
+    Raises:
+        UserError: a key that has a meaning with none of the values of the choice above it.
+    """
+    distill = distill or run.distill or DistillSpec.model_construct()
+    conditions: dict[str, dict[str, frozenset[str]]] = {}
+    problems = []
+    for key, dimension in dimensions.items():
+        own = {parent: frozenset(map(encode, values)) for parent, values in dimension.when.items()}
+        for parent, above in dimensions.items():
+            if key.lstrip("+").startswith(f"{parent.lstrip('+')}.") and isinstance(above, Choice):
+                taking = [value for value in above.values if _takes(run, parent, value, key, dimension, distill)]
+                if not taking:
+                    problems.append(f"{key}: none of the values of {parent} takes it; leave it out")
+                values = frozenset(map(encode, taking))
+                own[parent] = own.get(parent, values) & values
+        if own:
+            conditions[key] = own
+    space = SearchSpace(distributions(dimensions, distill), conditions)
+    if space.cycle():
+        problems.append(f"{space.cycle()}: has a meaning only with some values of itself; mend its `when`")
+    if problems:
+        raise UserError(*problems)
+    return space
+
+
+def _takes(run: LoadedConfig, parent: str, value: Any, key: str, dimension: Dimension, distill: DistillSpec) -> bool:
+    """Whether a key can be set beside a choice: a loss that is left out has no weight, and not every loss has a tau."""
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        for end in islice(extremes(dimension, distill), 2):
+            run.with_overrides({parent: value, key: end})
+    except UserError:
+        return False
+    return True
+
+
+def beside(key: str, dimensions: Mapping[str, Dimension], space: SearchSpace) -> ConfigValues:
+    """Values of the other keys with which a key has a meaning: to try it out by itself."""
+    params: Params = {}
+    for child in reversed(space.in_order()):
+        if child in (key, *params):
+            for parent, values in space.conditions.get(child, {}).items():
+                choices_there = space.distributions[parent].choices  # type: ignore[attr-defined]
+                params.setdefault(parent, next(value for value in choices_there if value in values))
+    return decode({name: params[name] for name in dimensions if name in params}, dimensions)
+
+
+def is_possible(params: Mapping[str, Any], run: LoadedConfig, dimensions: Mapping[str, Dimension]) -> bool:
+    """Whether a config takes a configuration, as Optuna has it, as a whole."""
+    try:
+        run.with_overrides(decode(params, dimensions))
+    except UserError:
+        return False
+    return True
 
 
 def feature_counts(distill: DistillSpec) -> tuple[int, int]:
@@ -109,6 +180,11 @@ def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> Conf
     }
 
 
+def encoded_values(values: Mapping[str, Any], space: Mapping[str, Dimension]) -> Params:
+    """The reverse of :func:`decode`."""
+    return {key: encode(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in values.items()}
+
+
 def sampler(
     kind: str,
     seed: int,
@@ -139,10 +215,16 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
         ("space", base, spec.space),
         ("baseline.search", base.without_distillation(), spec.baseline.search),
     ):
+        try:
+            conditional = search_space(space, run, distill)
+        except UserError as error:
+            problems += [f"{path}: {where}.{problem}" for problem in error.problems]
+            continue
         for key, dimension in space.items():
+            others = beside(key, space, conditional)
             for value in extremes(dimension, distill):
                 try:
-                    run.with_overrides({key: value})
+                    run.with_overrides({**others, key: value})
                 except UserError as error:
                     problems += [f"{path}: {where}.{key}: {problem}" for problem in error.problems]
     if problems:
@@ -180,5 +262,6 @@ def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
         yield from choices(dimension, feature_counts(distill))
 
 
-def _encode(value: Any) -> str:
+def encode(value: Any) -> str:
+    """A value of a choice as Optuna has it."""
     return json.dumps(value)

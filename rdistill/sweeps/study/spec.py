@@ -9,12 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer
+from pydantic import BeforeValidator, Field, ValidationError, create_model, field_serializer
 
 from rdistill.config.tracking import parse_tracking
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
 from rdistill.distributed.shares import LEAST_SHARE, share_problems
@@ -40,15 +40,27 @@ Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
 IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # the student's, the teacher's
 
 
-class Uniform(Section):
-    """A real number between two bounds."""
+class _Dimension(Section):
+    """What a config key may be.
+
+    ``when``: other keys of the space -> the values of theirs with which this key has a meaning; it is left out of the
+    other trials. A key below another of the space, as a loss's weight is, needs none: it is left out of the trials
+    whose choice does not take it.
+    """
+
+    when: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
+
+
+class Uniform(_Dimension):
+    """A real number between two bounds; with ``step``, the lower one plus a multiple of it."""
 
     type: Literal["uniform"]
     low: Bound
     high: Bound
+    step: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None
 
 
-class LogUniform(Section):
+class LogUniform(_Dimension):
     """A positive real number whose logarithm is uniform between those of two bounds."""
 
     type: Literal["loguniform"]
@@ -56,22 +68,24 @@ class LogUniform(Section):
     high: Bound
 
 
-class Integer(Section):
-    """A whole number between two bounds, both included."""
+class Integer(_Dimension):
+    """A whole number between two bounds, both included; with ``step``, the lower one plus a multiple of it."""
 
     type: Literal["int"]
     low: WholeBound
     high: WholeBound
+    step: Annotated[Whole, Field(ge=1, le=LARGEST_WHOLE)] = 1
+    log: bool = False  # its logarithm is uniform
 
 
-class Choice(Section):
+class Choice(_Dimension):
     """One of a list of values."""
 
     type: Literal["choice"]
     values: list[Any] = Field(min_length=1, max_length=MOST_VALUES)
 
 
-class Pairs(Section):
+class Pairs(_Dimension):
     """A feature pair of one loss: (student index, teacher index).
 
     Out of a list, of every combination, or of those that make sense ('auto': same stride, or else the nearest).
@@ -84,6 +98,12 @@ class Pairs(Section):
     )
 
 
+FROM = "from"
+DEFAULTS, BEST_BASELINE = "defaults", "baseline"
+Start = Annotated[
+    Literal["defaults", "baseline"] | ConfigValues,
+    Field(description="defaults, baseline, or a mapping of config keys to values"),
+]
 Objective = Literal["mIoU", "params", "flops", "latency"]
 Dimension = Annotated[
     Uniform | LogUniform | Integer | Choice | Pairs,
@@ -91,12 +111,36 @@ Dimension = Annotated[
 ]
 
 
-class Search(SearcherSection):
-    """How configurations are chosen. The same seed chooses the same ones again."""
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
-    type: str = Field(default="optuna", description=A_SEARCHER)  # a name in rdistill.searchers; optuna: TPE
+
+if TYPE_CHECKING:
+    _WithFrom = SearcherSection
+else:  # a word of Python's, which a class cannot spell as a field; with an alias its record would have another key
+    _WithFrom = create_model(
+        "_WithFrom", __base__=SearcherSection, **{FROM: (Annotated[list[str], BeforeValidator(_as_list)], [])}
+    )
+
+
+class Search(_WithFrom):
+    """How configurations are chosen. The same seed chooses the same ones again.
+
+    ``from`` has the work dirs of finished sweeps over the same keys, whose trials are learnt from and not tried again.
+    """
+
+    type: str = Field(default="auto", description=A_SEARCHER)  # a name in rdistill.searchers
     num_trials: Trials | None = None  # the baseline comes on top; a grid's default: all of it
     seed: Seed = 0
+    # Tried first: config key -> value, the config as it stands, or what the baseline's search has come to.
+    start: Annotated[list[Start], Field(max_length=MOST_VALUES)] = Field(default=[])
+    from_differs: bool = False  # whether those may have had another teacher, other data or another schedule
+    storage: str | None = None  # where Optuna's tools can watch the search, such as sqlite:///search.db
+
+    @property
+    def earlier(self) -> list[str]:
+        """Work dirs of the sweeps that ``from`` names."""
+        return list(getattr(self, FROM))
 
 
 class Scheduler(SchedulerSection):
@@ -127,7 +171,7 @@ class BaselineSpec(SearcherSection):
     search: dict[str, Dimension] = Field(
         default={}, max_length=MOST_DIMENSIONS
     )  # like `space`, but for the student's own config
-    type: str = Field(default="optuna", description=A_SEARCHER)
+    type: str = Field(default="auto", description=A_SEARCHER)
     num_trials: Trials | None = None  # how many beside the one as configured; default: as many as the search
     seed: Seed | None = None  # seeds the baseline's search; default: the search's
     # What a distilled student is compared with in the confirmation: the student alone of as many iterations, the
@@ -135,10 +179,6 @@ class BaselineSpec(SearcherSection):
     cost: Annotated[Literal["iterations", "seconds", "both"], Word] = "both"
     # Which seconds: as it really was, with teacher and data shared and outputs remembered, or as each would be alone.
     seconds: Annotated[Literal["real", "alone"], Word] = "real"
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _none_for_auto(value: Any) -> Any:
@@ -191,6 +231,14 @@ class HeadroomSpec(Section):
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=MOST_HEADROOM_SEEDS)] | None = None
 
 
+class BudgetSpec(Section):
+    """What a whole sweep may cost, in one of three ways: the search ends in time for its confirmation."""
+
+    hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # on the wall, from the sweep's start
+    gpu_hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # of all GPUs that it works on together
+    trials: Trials | None = None  # trainings in all: the search, its baselines and the confirmation
+
+
 class SweepSpec(Section):
     """A study: one base config, what varies, and who chooses."""
 
@@ -203,6 +251,7 @@ class SweepSpec(Section):
     cohort: CohortSpec = CohortSpec()
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec | None = None
+    budget: BudgetSpec | None = None
     # auto: if it costs at most a tenth of the sweep; on, or how: in any case
     headroom: Annotated[Literal["auto", "on", "off"], Word] | HeadroomSpec = Field(
         "auto", description="auto, on, off, or a mapping with the keys iters, seeds"
@@ -215,7 +264,19 @@ class SweepSpec(Section):
 
     def num_trials(self, features: tuple[int, int]) -> int:
         """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
-        return self.search.num_trials or grid_size(self.space, features)
+        wanted = self.search.num_trials
+        if self.budget is not None and self.budget.trials is not None:
+            wanted = min(wanted or MOST_TRIALS, self._affordable_trials(self.budget.trials))
+        elif self.budget is not None and wanted is None and not self.search.visits_a_grid:
+            wanted = MOST_TRIALS  # until it is planned by what a step takes
+        return _num_trials(wanted, self.space, features)
+
+    def _affordable_trials(self, trainings: int) -> int:
+        """Trials of the search where the sweep is to have a number of trainings in all; 0 or less: none."""
+        left = trainings - 1 - (self.num_confirming * self.confirm.last if self.confirm else 0)
+        if not self.baseline.search:
+            return left
+        return left // 2 if self.baseline.num_trials is None else left - self.baseline.num_trials
 
     def num_baselines(self, features: tuple[int, int]) -> int:
         """Students alone: the one as configured, and those that are searched."""
@@ -224,7 +285,7 @@ class SweepSpec(Section):
             return 1
         if baseline.visits_a_grid:
             return 1 + (baseline.num_trials or grid_size(baseline.search, features))
-        return 1 + (baseline.num_trials or self.num_trials(features))
+        return 1 + _num_trials(baseline.num_trials or self.num_trials(features), baseline.search, features)
 
     def num_students(self, features: tuple[int, int]) -> int:
         """All that are trained, confirmation included; the most that it may take."""
@@ -250,7 +311,8 @@ class SweepSpec(Section):
         problems += not_plain(self.set, "set")
         problems += _space_problems("space", self.space, "search", self.search.visits_a_grid)
         problems += _space_problems("baseline.search", self.baseline.search, "baseline", self.baseline.visits_a_grid)
-        if not self.search.visits_a_grid and self.search.num_trials is None:
+        problems += _budget_problems(self)
+        if not self.search.visits_a_grid and self.search.num_trials is None and self.budget is None:
             problems.append(f"search.num_trials: is required for {self.search.type} search")
         for key in self.baseline.search:
             if key.lstrip("+").split(".")[0] == "distill":
@@ -258,6 +320,8 @@ class SweepSpec(Section):
         problems += share_problems(self.trial.cpus_per_worker, self.trial.gpus_per_worker, "trial.")
         if not self.baseline.search and self.baseline.num_trials is not None:
             problems.append("baseline.num_trials: has no baseline.search to choose from; add one, or leave it out")
+        problems += _start_problems(self)
+        problems += _when_problems("space", self.space) + _when_problems("baseline.search", self.baseline.search)
         problems += _confirm_problems(self.confirm)
         seeds = (self.confirm.seeds if self.confirm else None) or []
         if self.seed in seeds:
@@ -279,9 +343,69 @@ class SweepSpec(Section):
         return problems
 
 
+def _num_trials(wanted: int | None, space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
+    """As many as are wanted, but no configuration twice: of a space without ranges there is a last one."""
+    if any(count(dimension, features) is None for dimension in space.values()):
+        assert wanted is not None, "without a number of trials only a grid is searched"
+        return wanted
+    points = grid_size(space, features)
+    return points if wanted is None else min(wanted, points)
+
+
 def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
     """Points of a grid; ``features`` as for :func:`choices`."""
-    return math.prod(count(dimension, features) for dimension in space.values())
+    return math.prod(count(dimension, features) or 1 for dimension in space.values())
+
+
+def _budget_problems(spec: SweepSpec) -> list[str]:
+    if spec.budget is None:
+        return []
+    ways = {name: value for name, value in spec.budget.model_dump().items() if value is not None}
+    if len(ways) != 1:
+        return [f"budget: must have one of hours, gpu_hours and trials, got {', '.join(ways) or 'none'}"]
+    if spec.budget.trials is not None and (left := spec._affordable_trials(spec.budget.trials)) < 1:
+        needed = spec.budget.trials + 1 - left
+        return [
+            f"budget.trials: {spec.budget.trials} leave no trial beside the baselines and the confirmation; raise it "
+            f"to {needed} or more"
+        ]
+    alone = spec.baseline
+    if spec.budget.trials is None and alone.search and not alone.visits_a_grid and alone.num_trials is None:
+        return ["baseline.num_trials: is required with a budget of hours: what is left of it is the search's"]
+    return []
+
+
+def _start_problems(spec: SweepSpec) -> list[str]:
+    problems = []
+    for index, start in enumerate(spec.search.start):
+        where = f"search.start[{index}]"
+        if isinstance(start, dict):
+            unknown = [key for key in start if key not in spec.space]
+            problems += [f"{where}: {key} is no key of the space{did_you_mean(key, spec.space)}" for key in unknown]
+            problems += not_plain(start, where)
+        elif start == BEST_BASELINE and not set(spec.baseline.search) & set(spec.space):
+            problems.append(f"{where}: baseline needs a baseline.search with a key of the space, and there is none")
+    if spec.search.from_differs and not spec.search.earlier:
+        problems.append("search.from_differs: there is no search.from that could differ; leave it out")
+    if spec.search.start and spec.search.visits_a_grid:
+        problems.append("search.start: a grid tries every point, in an order of its own; leave it out")
+    return problems
+
+
+def _when_problems(where: str, space: Mapping[str, Dimension]) -> list[str]:
+    problems = []
+    for key, dimension in space.items():
+        for name, values in dimension.when.items():
+            place, parent = f"{where}.{key}.when", space.get(name)
+            if not isinstance(parent, (Choice, Pairs)) or name == key:
+                got = "is no other key of the space" if parent is None or name == key else f"is of type {parent.type}"
+                problems.append(f"{place}: {name} {got}; name a key of type choice or pairs")
+            elif isinstance(parent, Choice):
+                absent = [value for value in values if value not in parent.values]
+                problems += [f"{place}: {short(value)} is no value of {name}" for value in absent]
+            if parent is not None and key in parent.when:
+                problems.append(f"{place}: {name} has a meaning only with some values of {key} itself")
+    return problems
 
 
 def _confirm_problems(confirm: ConfirmSpec | None) -> list[str]:
@@ -305,17 +429,36 @@ def _space_problems(where: str, space: Mapping[str, Dimension], section: str, gr
             problems += _repeated(f"{where}.{key}", dimension)
         if isinstance(dimension, (Uniform, LogUniform, Integer)) and dimension.low >= dimension.high:
             problems.append(f"{where}.{key}.low must be below high, got {dimension.low:g} and {dimension.high:g}")
-        if isinstance(dimension, LogUniform) and dimension.low <= 0:
-            problems.append(
-                f"{where}.{key}.low must be > 0 on a log scale, got {dimension.low:g}; raise it or use uniform"
-            )
-        if grid and isinstance(dimension, (Uniform, LogUniform)):
+        problems += _step_problems(f"{where}.{key}", dimension)
+        if _is_log(dimension) and (low := getattr(dimension, "low", 1)) <= 0:
+            fix = "raise it or use uniform" if dimension.type == "loguniform" else "raise it or leave log out"
+            problems.append(f"{where}.{key}.low must be > 0 on a log scale, got {low:g}; {fix}")
+        if grid and count(dimension, (1, 1)) is None:
             problems.append(
                 f"{where}.{key}: a grid needs values, got {dimension.type}; use choice, or another {section}.type"
             )
         if isinstance(dimension, Pairs) and not key.endswith(".pair"):
             problems.append(f"{where}.{key}: type pairs is for a loss's `pair`, such as distill.losses.NAME.pair")
     return problems
+
+
+def _is_log(dimension: Any) -> bool:
+    return isinstance(dimension, LogUniform) or (isinstance(dimension, Integer) and dimension.log)
+
+
+def _step_problems(where: str, dimension: Any) -> list[str]:
+    if not isinstance(dimension, (Uniform, Integer)) or dimension.step in (None, 1) or dimension.low >= dimension.high:
+        return []
+    if _is_log(dimension):
+        return [f"{where}.step: is for an even scale, got {dimension.step} with log: true; leave one of them out"]
+    steps = (dimension.high - dimension.low) / dimension.step
+    if steps < 1 or abs(steps - round(steps)) > 1e-6:
+        most = dimension.low + dimension.step * max(1, math.floor(steps))
+        return [
+            f"{where}.high: must be low plus a multiple of step, got {dimension.high:g} from {dimension.low:g} in "
+            f"steps of {dimension.step:g}; {most:g} is one"
+        ]
+    return []
 
 
 def _repeated(where: str, dimension: Choice | Pairs) -> list[str]:
@@ -366,10 +509,13 @@ def parse_sweep(content: Any, where: str) -> SweepSpec:
     return spec
 
 
-def count(dimension: Any, features: tuple[int, int]) -> int:
-    """How many values :func:`choices` gives, without making them."""
+def count(dimension: Any, features: tuple[int, int]) -> int | None:
+    """How many values :func:`choices` gives, without making them; None of a range without steps."""
     if isinstance(dimension, Integer):
-        return dimension.high - dimension.low + 1
+        return (dimension.high - dimension.low) // dimension.step + 1
+    if isinstance(dimension, (Uniform, LogUniform)):
+        step = getattr(dimension, "step", None)
+        return None if step is None else round((dimension.high - dimension.low) / step) + 1
     if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
         return features[0] * features[1]
     return len(choices(dimension, features))
@@ -386,7 +532,10 @@ def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
     if isinstance(dimension, Choice):
         return list(dimension.values)
     if isinstance(dimension, Integer):
-        return list(range(dimension.low, dimension.high + 1))
+        return list(range(dimension.low, dimension.high + 1, dimension.step))
+    if isinstance(dimension, Uniform) and dimension.step is not None:
+        steps = round((dimension.high - dimension.low) / dimension.step)
+        return [min(dimension.high, dimension.low + dimension.step * index) for index in range(steps + 1)]
     if isinstance(dimension, Pairs):
         if not isinstance(dimension.pairs, str):
             return [list(pair) for pair in dimension.pairs]

@@ -20,6 +20,8 @@ from rdistill.core.files import write_whole
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.registration.user_modules import import_user_modules
+from rdistill.schedulers import SCHEDULERS
+from rdistill.schemas.mappings import TuneResult
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
@@ -49,6 +51,7 @@ class Study:
     step: StepProfile | None = None  # what one student takes; known once it was measured
     teacher_lines: tuple[str, ...] = ()  # how teachers are computed, for the user
     notes: tuple[str, ...] = ()  # worth knowing of the data, for the user
+    grown: int = 0  # how often its search was given more to do
     free_bytes: int = 0  # a GPU's free memory before anything is on it; 0 without GPUs
 
 
@@ -172,6 +175,7 @@ def _options(study: Study, record: TrialRecord, lane: Lane | None) -> RunOptions
         swept=record.values,
         lane=lane,
         check=False,  # the sweep has, before its first trial
+        by_image=record.searched and SCHEDULERS[study.spec.scheduler.type].by_image,
     )
 
 
@@ -201,7 +205,7 @@ def _complexity(study: Study, run: LoadedConfig) -> dict[str, float]:
     return complexity
 
 
-def score(record: TrialRecord) -> dict[str, float]:
+def score(record: TrialRecord) -> TuneResult:
     """What Tune gets of a trial's last validation."""
     last = record.history[-1]
     return {"iter": last["iter"], "mIoU": last["mIoU"], "best_mIoU": record.best["mIoU"], **record.objectives}
@@ -269,13 +273,16 @@ class _Recorder(Silent):
 
     def validated(self, iteration: int, metrics: Scores) -> None:
         seconds = round(time.monotonic() - self._since, 2)
-        self.record.history.append({"iter": iteration, "seconds": seconds, **metrics})
+        images = metrics.get("by_image")  # for the scheduler alone: the record would grow by them with each validation
+        scores: Scores = {**metrics}
+        scores.pop("by_image", None)
+        self.record.history.append({"iter": iteration, "seconds": seconds, **scores})
         self.validations += 1
         self.count()
         self.record.save(self.folder)
         self.here.push()
         if self.report is not None:
-            self.report(score(self.record))
+            self.report(score(self.record) | ({} if images is None else {"by_image": images}))
 
     def catch_up(self, metrics: RunMetrics) -> None:
         """Adds the last validation, as the run remembers it, where a kill came before it was recorded."""

@@ -12,7 +12,9 @@ from rdistill.schedulers import SCHEDULERS
 
 def test_what_they_are() -> None:
     own = {name: info for name, info in SCHEDULERS.registered().items() if SCHEDULERS.is_own(name)}
-    assert {name: info.stops for name, info in own.items()} == {"fifo": False, "asha": True}
+    assert {name: (info.stops, info.by_image) for name, info in own.items()} == {
+        "fifo": (False, False), "asha": (True, False), "paired": (True, True),
+    }  # fmt: skip
     assert type(SCHEDULERS["fifo"].build({}, iterations=9, val_interval=3)) is FIFOScheduler
 
 

@@ -30,7 +30,7 @@ def suggested(name: str, space: dict[str, BaseDistribution], count: int, seed: i
 def test_what_they_are() -> None:
     own = {name: info for name, info in SEARCHERS.registered().items() if SEARCHERS.is_own(name)}
     assert {name: (info.grid, info.learns) for name, info in own.items()} == {
-        "optuna": (False, True), "random": (False, False), "grid": (True, False),
+        "auto": (False, True), "optuna": (False, True), "random": (False, False), "grid": (True, False),
     }  # fmt: skip
 
 

@@ -14,7 +14,14 @@ from mmseg.evaluation.metrics import IoUMetric
 
 from rdistill.core.errors import UserError
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.evaluation import ClassIoUMetric, beside_trivial, evaluate, tidy_metrics, use_class_iou
+from rdistill.training.evaluation import (
+    ClassIoUMetric,
+    beside_trivial,
+    evaluate,
+    image_scores,
+    tidy_metrics,
+    use_class_iou,
+)
 
 # Two images of 2 x 3 pixels; 255 is ignored. Class 3 neither occurs nor is predicted.
 LABELS = [[[0, 0, 1], [1, 2, 255]], [[0, 0, 0], [2, 2, 1]]]
@@ -57,6 +64,13 @@ def test_beside_calling_every_pixel_the_same_class() -> None:
 def test_same_figures_as_mmsegs_own_metric() -> None:
     actual, expected = scored(ClassIoUMetric(iou_metrics=["mIoU"])), scored(IoUMetric(iou_metrics=["mIoU"]))
     assert {key: round(actual[key], 2) for key in expected} == pytest.approx(expected)
+
+
+def test_the_score_of_each_image_by_itself() -> None:
+    """Over the classes that are on it or predicted on it; truth by row."""
+    half = np.array([[4, 0, 0], [2, 2, 0], [0, 0, 0]])  # IoU 4/6 and 2/4; the third class is nowhere
+    nothing = np.zeros((3, 3), dtype=int)  # all of it is ignored
+    assert image_scores([half, nothing]) == [pytest.approx(100 * (4 / 6 + 2 / 4) / 2), 0.0]
 
 
 def test_tidy_metrics() -> None:

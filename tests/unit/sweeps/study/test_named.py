@@ -81,11 +81,14 @@ def test_parameters_with_their_defaults() -> None:
             dict(scheduler={"type": "Median", "reduction_factor": 3}),
             "scheduler.reduction_factor: does nothing with type Median; use type asha, or leave it out",
         ),
-        (dict(scheduler={"type": "Media"}), "must be 'fifo', 'asha' or 'Median', got 'Media'; did you mean 'Median'?"),
+        (
+            dict(scheduler={"type": "Media"}),
+            "must be 'fifo', 'asha', 'paired' or 'Median', got 'Media'; did you mean 'Median'?",
+        ),
         (
             dict(scheduler={"type": "xyz"}),
-            "scheduler.type: must be 'fifo', 'asha' or 'Median', got 'xyz'; one of your own must be in a module that "
-            "custom_imports names, or of an installed package",
+            "scheduler.type: must be 'fifo', 'asha', 'paired' or 'Median', got 'xyz'; one of your own must be in a "
+            "module that custom_imports names, or of an installed package",
         ),
         (dict(scheduler={"type": 3}), "scheduler.type: must be the name of a scheduler, got 3"),
         (dict(scheduler=3), "scheduler: must be a mapping with the keys type, got 3"),
@@ -120,6 +123,8 @@ def test_what_is_recorded_of_a_sweep_is_as_it_was() -> None:
     """A sweep that was begun before schedulers could be registered goes on."""
     spec = sweep(scheduler={"type": "asha", "reduction_factor": 2.0})
     assert spec.model_dump(mode="json")["scheduler"] == {"type": "asha", "grace_period": None, "reduction_factor": 2.0}
-    assert spec.model_dump(mode="json")["search"] == {"type": "optuna", "num_trials": 2, "seed": 0}
+    assert spec.model_dump(mode="json")["search"] == {
+        "type": "auto", "num_trials": 2, "seed": 0, "start": [], "from": [], "from_differs": False, "storage": None,
+    }  # fmt: skip
     recorded = {"scheduler": {"type": "fifo", "grace_period": None, "reduction_factor": 3.0}}
     assert without_idle_parameters(recorded) == {"scheduler": {"type": "fifo"}}

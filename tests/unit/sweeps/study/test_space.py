@@ -243,13 +243,13 @@ def test_a_list_of_trials() -> None:
 
 
 @pytest.mark.parametrize("objectives", [["mIoU"], ["mIoU", "params"]])
-def test_search_state_survives(distill: DistillSpec, tmp_path: Path, objectives: list[str]) -> None:
+def test_search_state_survives(base: Config, tmp_path: Path, objectives: list[str]) -> None:
     """As Tune saves and restores it around a killed driver: the next suggestion is the one that would have come."""
     rate = {"optim_wrapper.optimizer.lr": {"type": "loguniform", "low": 0.01, "high": 0.1}}
     spec = study(kind="optuna").model_copy(
         update={"baseline": BaselineSpec.model_validate({"search": rate, "seed": 3}), "objectives": objectives}
     )
-    original, restored = of_search(spec, distill, 4), of_search(spec, distill, 4)
+    original, restored = (of_search(spec, LoadedConfig.of(base), 4) for _ in range(2))
     assert [original.suggest(name)["id"] for name in "abcd"] == [BASELINE, "t0001", "b0001", "t0002"]
     for name in "abcd":
         original.on_trial_complete(name, {SCORE: 50.0, "params": 7.0})
@@ -261,13 +261,13 @@ def test_search_state_survives(distill: DistillSpec, tmp_path: Path, objectives:
     assert 0.01 <= expected[0]["values"]["optim_wrapper.optimizer.lr"] <= 0.1
 
 
-def test_the_same_seed_suggests_the_same_baselines(distill: DistillSpec) -> None:
+def test_the_same_seed_suggests_the_same_baselines(base: Config) -> None:
     """Whatever is searched beside them."""
     rate = {"optim_wrapper.optimizer.lr": {"type": "loguniform", "low": 0.01, "high": 0.1}}
     baseline = BaselineSpec.model_validate({"search": rate, "seed": 3})
 
     def baselines(spec: SweepSpec) -> list[Any]:
-        searcher = of_search(spec.model_copy(update={"baseline": baseline}), distill, 9)
+        searcher = of_search(spec.model_copy(update={"baseline": baseline}), LoadedConfig.of(base), 9)
         suggested = [searcher.suggest(name) for name in "abcdefg"]
         return [suggestion["values"] for suggestion in suggested if suggestion["id"].startswith("b0")]
 

@@ -90,7 +90,7 @@ def test_defaults(tmp_path: Path) -> None:
         ),
         (
             with_space("k: {type: int, low: 1, high: 2}", search="{}"),
-            "search.num_trials: is required for optuna search",
+            "search.num_trials: is required for auto search",
         ),
         (
             with_space("k: {type: int, low: 1, high: 2}", search="{type: random}"),
@@ -172,7 +172,7 @@ def test_defaults(tmp_path: Path) -> None:
             "trial: must be a mapping with the keys workers, cpus_per_worker, gpus_per_worker, max_c",
         ),
         (with_space("k: 3"), "space.k: must be a mapping with a `type` (uniform, loguniform, int, choice, pairs)"),
-        (with_space("k: {type: int, low: 1, high: 9, step: 0}"), "unknown key space.k.step; known: type, low, high"),
+        (with_space("k: {type: int, low: 1, high: 9, step: 0}"), "space.k.step: must be a whole number from 1 to"),
         (with_space("k: {type: uniform, low: .nan, high: 1}"), "space.k.low: must be a finite number, got nan"),
         (with_space("k: {type: uniform, low: 1, high: .inf}"), "space.k.high: must be a finite number, got inf"),
         (
@@ -293,7 +293,7 @@ def test_how_many_are_trained() -> None:
         (spec.num_trials((0, 0)), spec.num_baselines((0, 0)), spec.num_students((0, 0)))
         for more in (
             {},
-            {"baseline": {"search": rate}},  # as many as the search
+            {"baseline": {"search": rate}},  # as many as the search, but none of three values twice
             # On each seed the baseline, two configurations, and a baseline of equal cost for each of these.
             {"baseline": {"search": rate, "type": "grid"}, "confirm": {"top": 2, "seeds": [1, 2]}},
             {
@@ -305,4 +305,4 @@ def test_how_many_are_trained() -> None:
         )
         for spec in [SweepSpec.model_validate({**content, **more})]
     ]
-    assert counts == [(8, 1, 9), (8, 9, 17), (8, 4, 22), (8, 4, 18), (8, 1, 27), (8, 3, 11)]
+    assert counts == [(8, 1, 9), (8, 4, 12), (8, 4, 22), (8, 4, 18), (8, 1, 27), (8, 3, 11)]

@@ -1,0 +1,129 @@
+"""A sweep's search as a study in a storage of Optuna's, where optuna-dashboard and other tools can watch it.
+
+The search itself reads nothing there: what it suggests depends on its own state alone, and a storage that stops to
+answer ends nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from rdistill.core.errors import UserError, one_line
+from rdistill.core.redaction import redacted
+from rdistill.schemas.mappings import Params
+from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.study.earlier import scores_of
+from rdistill.sweeps.study.records import SEARCHED, TrialRecord, gains, load_records
+from rdistill.sweeps.study.space import encoded_values
+from rdistill.sweeps.study.spec import SweepSpec
+
+NAME = "optuna storage"  # of the tracker, in warnings
+ID = "id"  # attribute of a trial: its id in the sweep
+UPWARD = "mIoU"
+
+
+def require_storage(url: str, name: str, *, may_exist: bool) -> None:
+    """Makes sure that a storage answers, and that the study there is this sweep's.
+
+    Raises:
+        UserError: it does not, or it holds another study of that name.
+    """
+    where = f"search.storage: {redacted(url)}"
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        names = optuna.get_all_study_names(url)
+    except Exception as error:  # of SQLAlchemy, a driver that is not installed, or the database itself
+        raise UserError(f"{where}: does not answer: {redacted(one_line(error))[:300]}") from None
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    if name in names and not may_exist:
+        raise UserError(f"{where}: holds a study {name!r} already; use another storage, or another --work-dir")
+
+
+class StudyStorage:
+    """A :class:`rdistill.sweeps.monitor.trackers.TrialTracker` that keeps each trial of the search in a study.
+
+    Args:
+        url: of the storage.
+        name: of the study.
+        spec: of the sweep.
+        distributions: of its space.
+        work_dir: of the sweep.
+    """
+
+    def __init__(
+        self, url: str, name: str, spec: SweepSpec, distributions: Mapping[str, BaseDistribution], work_dir: Path
+    ) -> None:
+        self.spec, self.distributions, self.work_dir = spec, distributions, work_dir
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.study = optuna.create_study(
+            storage=url, study_name=name, load_if_exists=True, sampler=optuna.samplers.RandomSampler(seed=0),
+            directions=["maximize" if objective == UPWARD else "minimize" for objective in spec.objectives],
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(list(spec.objectives))
+        self.open: dict[str, optuna.Trial] = {}
+
+    def open_run(self, trial: TrialSeen) -> None:
+        if trial.phase != SEARCHED or trial.id in self.open:
+            return
+        before = [each for each in self.study.get_trials(deepcopy=False) if each.user_attrs.get(ID) == trial.id]
+        if any(each.state == TrialState.COMPLETE for each in before):
+            return
+        for each in before:  # of an earlier start of the sweep: Optuna lets nobody go on with it
+            if not each.state.is_finished():
+                self.study.tell(each.number, state=TrialState.FAIL)
+        params = encoded_values(trial.values, self.spec.space)
+        self.study.enqueue_trial(params, user_attrs={ID: trial.id, "seed": trial.seed})
+        self.open[trial.id] = self.study.ask({key: self.distributions[key] for key in params})
+
+    def log_validation(
+        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+    ) -> None:
+        if (drawn := self.open.get(trial.id)) is None:
+            return
+        if len(self.spec.objectives) == 1 and UPWARD in metrics:
+            drawn.report(float(metrics[UPWARD]), int(metrics["iter"]))
+        for name, value in self._attributes(record).items():
+            drawn.set_user_attr(name, value)
+
+    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+        drawn = self.open.pop(trial.id, None)
+        if drawn is None:
+            return
+        attributes = {} if record is None else self._attributes(record)
+        for name, value in {**attributes, "status": status}.items():
+            drawn.set_user_attr(name, value)
+        scores = None if record is None or status == "failed" else scores_of(record, self.spec.objectives)
+        if scores is None:
+            self.study.tell(drawn, state=TrialState.FAIL)
+        else:
+            self.study.tell(drawn, scores)
+
+    def close(self) -> None:
+        """Trials that were interrupted stay as running ones: a resume opens them again."""
+
+    def _attributes(self, record: TrialRecord) -> Params:
+        """What the report says of a trial."""
+        best = record.best
+        values = {
+            "status": record.status,
+            "reason": record.reason or None,
+            "mIoU": best.get("mIoU"),
+            "gain": gains(load_records(self.work_dir)).get(record.id) if best else None,
+            **{f"IoU {name}": value for name, value in (best.get("IoU") or {}).items()},
+            "best_iter": best.get("iter"),
+            "iterations": record.history[-1]["iter"] if record.history else 0,
+            "seconds": record.history[-1]["seconds"] if record.history else None,
+            "teacher_mIoU": record.teacher_mIoU,
+            **{f"effective {key}": value for key, value in record.effective.items()},
+        }
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,79 @@
+"""What of a sweep may grow when it is resumed: more trials, more seeds, wider ranges, more to begin with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rdistill.schemas.mappings import PlainConfig
+
+Sweep = PlainConfig  # a sweep file's keys, as its record has them
+GROWN = "grown"  # in the record of a study: how often its search has grown
+
+
+def grown(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:
+    """What was begun, with what has only grown as it is wanted now.
+
+    Args:
+        begun: the sweep's keys as they were recorded.
+        wanted: as they are now.
+
+    Returns:
+        The keys, to be compared with those that are wanted; and whether the search has more to do.
+    """
+    result = copy.deepcopy(begun)
+    searches = [
+        _take(result, wanted, ("search", "num_trials"), _is_more),
+        _take(result, wanted, ("search", "start"), _holds_all),
+        _take(result, wanted, ("baseline", "num_trials"), _is_more),
+        *(_take(result, wanted, ("space", key), _is_wider) for key in begun["space"]),
+        *(_take(result, wanted, ("baseline", "search", key), _is_wider) for key in begun["baseline"]["search"]),
+    ]
+    if begun.get("confirm") is not None and wanted.get("confirm") is not None:
+        _take(result, wanted, ("confirm", "seeds"), _is_longer)
+    return result, any(searches)
+
+
+def _take(begun: Sweep, wanted: Sweep, path: tuple[str, ...], grows: Callable[[Any, Any], bool]) -> bool:
+    """Sets a key to what is wanted where it grows so; whether it does."""
+    *parents, last = path
+    for parent in parents:
+        begun, wanted = begun.get(parent) or {}, wanted.get(parent) or {}
+    if last not in begun or last not in wanted or begun[last] == wanted[last]:
+        return False
+    if not grows(begun[last], wanted[last]):
+        return False
+    begun[last] = copy.deepcopy(wanted[last])
+    return True
+
+
+def _is_more(before: Any, now: Any) -> bool:
+    return isinstance(before, int) and isinstance(now, int) and now > before
+
+
+def _is_longer(before: Any, now: Any) -> bool:
+    """Of lists of seeds; a confirmation whose end depends on what was seen was planned for its own last look."""
+    return isinstance(before, list) and isinstance(now, list) and _holds_all(before, now)
+
+
+def _holds_all(before: list[Any], now: list[Any]) -> bool:
+    return all(value in now for value in before)
+
+
+def _is_wider(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a dimension holds all that it held."""
+    grow = {"low", "high", "values", "pairs"}
+    if {key: value for key, value in before.items() if key not in grow} != {
+        key: value for key, value in now.items() if key not in grow
+    }:
+        return False
+    if "values" in before:
+        return _holds_all(before["values"], now["values"])
+    if "pairs" in before:
+        lists = isinstance(before["pairs"], list) and isinstance(now["pairs"], list)
+        return now["pairs"] == "all" or (lists and _holds_all(before["pairs"], now["pairs"]))
+    if now["low"] > before["low"] or now["high"] < before["high"]:
+        return False
+    steps = (before["low"] - now["low"]) / (before.get("step") or 1)
+    return before.get("step") in (None, 1) or abs(steps - round(steps)) < 1e-6

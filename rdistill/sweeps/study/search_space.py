@@ -1,0 +1,110 @@
+"""A search space as Optuna has it: distributions, and which keys only some choices have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from rdistill.schemas.mappings import Params
+
+MOST_POINTS = 10_000  # of a small space, that are listed when the sampler repeats itself
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A trial of an earlier sweep."""
+
+    params: Mapping[str, Any]  # as Optuna has them
+    values: tuple[float, ...]  # of the objectives, in their order
+    id: str  # for the reader: its sweep and its own
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a search chooses from.
+
+    Attributes:
+        distributions: config key -> distribution; a list of values is one of JSON texts.
+        conditions: key -> other key -> its values, as texts, with which the first has a meaning: all must hold.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    conditions: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+
+    def in_order(self) -> list[str]:
+        """The keys, each after those that it depends on."""
+        placed: list[str] = []
+        while len(placed) < len(self.distributions):
+            ready = [key for key in self.distributions if key not in placed and self.parents(key) <= set(placed)]
+            if not ready:
+                break
+            placed.append(ready[0])
+        return placed
+
+    def cycle(self) -> str:
+        """A key that depends on itself, through others; empty where there is none."""
+        return next(iter(self.distributions.keys() - set(self.in_order())), "")
+
+    def parents(self, key: str) -> set[str]:
+        return set(self.conditions.get(key, ()))
+
+    def holds(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Whether a key has a meaning beside the parameters that are chosen already."""
+        return all(params.get(parent) in values for parent, values in self.conditions.get(key, {}).items())
+
+    def ask(self, trial: optuna.Trial) -> Params:
+        """The parameters that Optuna suggests for a trial; a key after those that it depends on."""
+        params: Params = {}
+        for key in self.in_order():
+            if self.holds(key, params):
+                params[key] = _suggested(trial, key, self.distributions[key])
+        return params
+
+    def points(self) -> Iterator[Params]:
+        """Every configuration of a space without ranges, but not more than are worth listing."""
+        keys = self.in_order()
+        values = [values_of(self.distributions[key]) for key in keys]
+        if any(listed is None for listed in values):
+            return
+        seen = set()
+        for point in itertools.islice(itertools.product(*(listed or [] for listed in values)), MOST_POINTS):
+            params: Params = {}
+            for key, value in zip(keys, point, strict=True):
+                if self.holds(key, params):
+                    params[key] = value
+            if (name := tuple(params.items())) not in seen:
+                seen.add(name)
+                yield params
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether every key is a number that every configuration has."""
+        numeric = (FloatDistribution, IntDistribution)
+        return not self.conditions and all(isinstance(each, numeric) for each in self.distributions.values())
+
+
+def values_of(distribution: BaseDistribution) -> list[Any] | None:
+    """All values of a distribution; None of a range without steps."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    assert isinstance(distribution, FloatDistribution)
+    if distribution.step is None:
+        return None
+    number = round((distribution.high - distribution.low) / distribution.step) + 1
+    return [min(distribution.high, distribution.low + distribution.step * index) for index in range(number)]
+
+
+def _suggested(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    suggest = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    step = {} if distribution.log else {"step": distribution.step}
+    return suggest(key, distribution.low, distribution.high, log=distribution.log, **step)  # type: ignore[operator]
