@@ -76,9 +76,10 @@ def select_again(work_dir: Path, times: int) -> None:
     recorded = read_json(work_dir / STUDY)
     if recorded.get(GROWN, 0) == times:
         return
-    for name, nothing in ((SELECTION, None), (EQUAL_COST_FILE, {}), (LOOKS_FILE, {"looks": []})):
+    nothing: dict[str, dict[str, list[int]]] = {SELECTION: {}, EQUAL_COST_FILE: {}, LOOKS_FILE: {"looks": []}}
+    for name, content in nothing.items():
         if (work_dir / name).is_file():
-            write_json(work_dir / name, nothing)
+            write_json(work_dir / name, content)
 
 
 def without_idle_parameters(sweep: SweepFile) -> SweepFile:

@@ -121,7 +121,7 @@ def test_a_searcher_and_a_scheduler_of_a_package(place: Place, tiny: Tiny, small
     for command in (["check", file], ["sweep", file, "--work-dir", work_dir, "--resume"]):
         problems = place.run(*command, *small, status=2).stderr.splitlines()
         assert [line.partition(".yaml: ")[2].partition(", got")[0] for line in problems] == [
-            "search.type: must be 'auto', 'optuna', 'random' or 'grid'",
+            "search.type: must be 'optuna', 'auto', 'random' or 'grid'",
             "scheduler.type: must be 'fifo', 'asha' or 'paired'",
         ]  # fmt: skip
 
