@@ -104,7 +104,7 @@ class StudySearch(Searcher):
             drawn = self.study.ask()
             params = self.space.ask(drawn)
         if _name(params) in self.tried or (self.possible is not None and not self.possible(params)):
-            self.study.tell(drawn, state=TrialState.FAIL)
+            self._tell(drawn, None)
             return None
         self.tried.add(_name(params))
         self.running[trial_id] = drawn
@@ -125,10 +125,17 @@ class StudySearch(Searcher):
             return
         values = [(result or {}).get(metric) for metric in self.metrics]
         scored = not error and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-        if scored:
-            self.study.tell(ended, values)  # type: ignore[arg-type]
-        else:
-            self.study.tell(ended, state=TrialState.FAIL)
+        self._tell(ended, [float(value) for value in values if value is not None] if scored else None)
+
+    def _tell(self, trial: optuna.Trial, values: Sequence[float] | None) -> None:
+        """Ends a trial with its scores, or as failed."""
+        try:
+            self.study.tell(trial, values, state=None if values is not None else TrialState.FAIL)
+        except RuntimeError:
+            # A sampler that has nothing left to try (GridSampler, BruteForceSampler) stops the study, for which Optuna
+            # has an error outside of its own `optimize`. The trial has ended all the same, and Tune counts the trials.
+            if not self.study.trials[trial.number].state.is_finished():
+                raise
 
     def save(self, checkpoint_path: str) -> None:
         write_whole(Path(checkpoint_path), pickle.dumps((self.study, self.running, self.tried)))

@@ -98,3 +98,16 @@ def test_its_state_survives(tmp_path: Path) -> None:
     assert restored.suggest("next") == original.suggest("next")
     restored.on_trial_complete("runs", {SCORE: 1.0})
     assert len(restored.study.get_trials(states=[TrialState.COMPLETE])) == 13
+
+
+@pytest.mark.parametrize("name", ["grid", "brute force"])
+def test_a_sampler_that_has_tried_everything_ends_no_search(name: str) -> None:
+    """Optuna's own samplers of finite spaces stop a study at its last point, for which `tell` raises."""
+    points = {"a": [1, 2], "b": ["x", "y", "z"]}
+    samplers = {"grid": optuna.samplers.GridSampler(points, seed=0), "brute force": optuna.samplers.BruteForceSampler()}
+    tried = search(sampler=samplers[name])
+    for trial in names(6):
+        assert isinstance(tried.suggest(trial), dict)
+        tried.on_trial_complete(trial, {SCORE: 50.0})
+    assert [trial.value for trial in tried.study.trials if trial.state == TrialState.COMPLETE] == [50.0] * 6
+    assert tried.suggest("more") == Searcher.FINISHED
