@@ -77,8 +77,8 @@ def hcl(student: Tensor, teacher: Tensor, *, levels: int = 3) -> Tensor:
 
     Paper: Chen et al., CVPR 2021, arXiv 2104.09044.
     """
-    value, total = (student - teacher).square().mean(), 1.0
     difference = student - teacher  # pooling is linear
+    value, total = difference.square().mean(), 1.0
     for k in range(1, levels + 1):
         cells = 2 ** (levels - k)
         if cells < min(student.shape[-2:]):

@@ -151,10 +151,7 @@ def register(
         if problems:
             raise UserError(*(f"{where}: {problem}" for problem in problems))
         parts = [function, function.forward] if isinstance(function, type) else [function]  # type: ignore[attr-defined]
-        try:
-            parameters = declared(parts, params or {}, NOT_PARAMETERS)
-        except UserError as error:
-            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
+        parameters = declared(parts, params, NOT_PARAMETERS, where=where)
         is_class = isinstance(function, type)
         wrapped = function if is_class else compared(function, same_channels=channels != "any", layers=layers)
         info = LossInfo(

@@ -150,7 +150,13 @@ def of_default(default: Any) -> Parameter:
 
 
 def declared(
-    functions: Iterable[Callable[..., Any]], params: Mapping[str, Parameter], apart: Iterable[str] = ()
+    functions: Iterable[Callable[..., Any]],
+    params: Mapping[str, Parameter] | None,
+    apart: Iterable[str] = (),
+    *,
+    where: str = "",
+    taken: Iterable[str] = (),
+    taken_by: str = "the sweep file already",
 ) -> dict[str, Parameter]:
     """The parameters of some functions: as declared, with the defaults of their signatures.
 
@@ -158,10 +164,13 @@ def declared(
         functions: whose keyword-only parameters they are; a class's are those of its constructor.
         params: name -> declaration, for as many as have bounds.
         apart: names that are no parameters of the user's, such as ``mask``.
+        where: begins the lines about mistakes, such as ``loss 'Huber' of my_losses``.
+        taken: keys that stand beside the parameters in a config or a sweep file; ``taken_by`` says whose they are.
 
     Raises:
-        UserError: a declaration and a signature that contradict each other.
+        UserError: a declaration and a signature that contradict each other, or a parameter called like a ``taken`` key.
     """
+    params, begin = params or {}, f"{where}: " if where else ""
     defaults: dict[str, Any] = {}
     for function in functions:
         for parameter in inspect.signature(function).parameters.values():
@@ -178,7 +187,7 @@ def declared(
         if name not in defaults and declaration.default is REQUIRED
     ]
     if problems:
-        raise UserError(*problems)
+        raise UserError(*(f"{begin}{problem}" for problem in problems))
     complete = {
         name: dataclasses.replace(declaration, default=defaults.get(name, declaration.default))
         for name, declaration in params.items()
@@ -186,6 +195,8 @@ def declared(
     for name, default in defaults.items():
         if name not in complete:
             complete[name] = Parameter() if default is REQUIRED else of_default(default)
+    if clashes := [name for name in complete if name in taken]:
+        raise UserError(f"{begin}{clashes[0]} is a key of {taken_by}; call the parameter otherwise")
     return complete
 
 

@@ -98,12 +98,7 @@ def register(
 
     def decorate(function: Function) -> Function:
         where = f"scheduler {name!r} of {function.__module__}"
-        try:
-            parameters = declared([function], params or {}, NOT_PARAMETERS)
-        except UserError as error:
-            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
-        if taken := [parameter for parameter in parameters if parameter in TAKEN]:
-            raise UserError(f"{where}: {taken[0]} is a key of the sweep file already; call the parameter otherwise")
+        parameters = declared([function], params, NOT_PARAMETERS, where=where, taken=TAKEN)
         SCHEDULERS.add(name, SchedulerInfo(name, function, parameters, stops, by_image), function)
         return function
 

@@ -103,12 +103,7 @@ def register(
         takes = inspect.signature(function).parameters
         if "seed" not in takes or not takes or next(iter(takes)) in NOT_PARAMETERS:
             raise UserError(f"{where}: must take the space and, by name, a seed, as in `def searcher(space, *, seed)`")
-        try:
-            parameters = declared([function], params or {}, NOT_PARAMETERS)
-        except UserError as error:
-            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
-        if taken := [parameter for parameter in parameters if parameter in TAKEN]:
-            raise UserError(f"{where}: {taken[0]} is a key of the sweep file already; call the parameter otherwise")
+        parameters = declared([function], params, NOT_PARAMETERS, where=where, taken=TAKEN)
         SEARCHERS.add(name, SearcherInfo(name, function, parameters, grid, learns), function)
         return function
 

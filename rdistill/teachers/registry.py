@@ -94,12 +94,9 @@ def register(
 
     def decorate(function: Function) -> Function:
         where = f"teacher kind {name!r} of {function.__module__}"
-        try:
-            parameters = declared([function], params or {}, NOT_PARAMETERS)
-        except UserError as error:
-            raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
-        if taken := [parameter for parameter in parameters if parameter in OF_EVERY_TEACHER]:
-            raise UserError(f"{where}: {taken[0]} is a key of every teacher; call the parameter otherwise")
+        parameters = declared(
+            [function], params, NOT_PARAMETERS, where=where, taken=OF_EVERY_TEACHER, taken_by="every teacher"
+        )
         TEACHERS.add(name, TeacherInfo(name, function, parameters, fusible), function)
         return function
 

@@ -20,6 +20,7 @@ from rdistill.schemas.mappings import Params
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.study.earlier import scores_of
 from rdistill.sweeps.study.records import SEARCHED, TrialRecord, gains, load_records
+from rdistill.sweeps.study.search_space import quiet_optuna
 from rdistill.sweeps.study.space import encoded_values
 from rdistill.sweeps.study.spec import SweepSpec
 
@@ -35,14 +36,11 @@ def require_storage(url: str, name: str, *, may_exist: bool) -> None:
         UserError: it does not, or it holds another study of that name.
     """
     where = f"search.storage: {redacted(url)}"
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        names = optuna.get_all_study_names(url)
+        with quiet_optuna():
+            names = optuna.get_all_study_names(url)
     except Exception as error:  # of SQLAlchemy, a driver that is not installed, or the database itself
         raise UserError(f"{where}: does not answer: {redacted(one_line(error))[:300]}") from None
-    finally:
-        optuna.logging.set_verbosity(verbosity)
     if name in names and not may_exist:
         raise UserError(f"{where}: holds a study {name!r} already; use another storage, or another --work-dir")
 

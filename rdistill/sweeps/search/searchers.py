@@ -31,7 +31,7 @@ from rdistill.sweeps.search.budget import Clock
 from rdistill.sweeps.search.study_search import StudySearch
 from rdistill.sweeps.study.earlier import earlier_trials, scores_of
 from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, TrialRecord, trial
-from rdistill.sweeps.study.search_space import Evaluated
+from rdistill.sweeps.study.search_space import Evaluated, quiet_optuna
 from rdistill.sweeps.study.space import (
     decode,
     encoded_values,
@@ -419,17 +419,14 @@ def require_buildable(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
         UserError: naming the section of the sweep file.
     """
     problems = []
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        arms = of_search(spec, base, at_once=1).searcher.arms
-        for section, arm in zip((spec.search, spec.baseline), arms, strict=False):
-            with blaming_user_code(f"searcher {section.type!r}"):
-                arm.searcher.suggest("the first")
+        with quiet_optuna(optuna.logging.WARNING):
+            arms = of_search(spec, base, at_once=1).searcher.arms
+            for section, arm in zip((spec.search, spec.baseline), arms, strict=False):
+                with blaming_user_code(f"searcher {section.type!r}"):
+                    arm.searcher.suggest("the first")
     except UserError as error:
         problems += [f"{path}: {problem}" for problem in error.problems]
-    finally:
-        optuna.logging.set_verbosity(verbosity)
     try:
         built = scheduler(spec, base.cfg, iterations_of(base.cfg))
         if not built.set_search_properties(SCORE, "max"):

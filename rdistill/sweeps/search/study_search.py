@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ray.tune.search import Searcher
 from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
 from rdistill.schemas.mappings import Params, TuneResult
-from rdistill.sweeps.study.search_space import Evaluated, SearchSpace
+from rdistill.sweeps.study.search_space import Evaluated, SearchSpace, quiet_optuna
 
 ATTEMPTS = 100  # at a configuration that is new and possible, before all of a small space are listed
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
@@ -50,7 +49,7 @@ class StudySearch(Searcher):
     ) -> None:
         super().__init__(metric=list(metrics), mode=list(modes))
         self.space, self.metrics, self.possible = space, list(metrics), possible
-        with _quiet():
+        with quiet_optuna():
             self.study = optuna.create_study(sampler=sampler, directions=[DIRECTIONS[mode] for mode in modes])
         self.running: dict[str, optuna.Trial] = {}  # Tune's id of a trial that runs -> Optuna's trial
         self.tried: set[str] = set()
@@ -62,7 +61,7 @@ class StudySearch(Searcher):
     def take(self, trial_id: str, params: Mapping[str, Any]) -> None:
         """Takes up a trial again that was suggested before: it is neither new nor chosen by the sampler."""
         self.study.enqueue_trial(dict(params))
-        with _quiet():
+        with quiet_optuna():
             self.running[trial_id] = self.study.ask()
             self.space.ask(self.running[trial_id])
         self.tried.add(_name(params))
@@ -100,7 +99,7 @@ class StudySearch(Searcher):
 
     def _ask(self, trial_id: str) -> Params | None:
         """The parameters of a new trial; None where they are not to be tried."""
-        with _quiet():
+        with quiet_optuna():
             drawn = self.study.ask()
             params = self.space.ask(drawn)
         if _name(params) in self.tried or (self.possible is not None and not self.possible(params)):
@@ -147,14 +146,3 @@ class StudySearch(Searcher):
 
 def _name(params: Mapping[str, Any]) -> str:
     return repr(sorted(params.items()))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna says at each study that it has been made, and which sampler a key goes to."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from rdistill.schemas.mappings import Params
 
 MOST_POINTS = 10_000  # of a small space, that are listed when the sampler repeats itself
+
+
+@contextmanager
+def quiet_optuna(level: int = optuna.logging.ERROR) -> Iterator[None]:
+    """Optuna says at each study that it has been made, and which sampler a key goes to: nothing below ``level``."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(level)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 @dataclass(frozen=True)
