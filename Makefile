@@ -33,8 +33,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Two at a time, on a thread each: those that start whole commands, tests/e2e/test_*.py, need the machine for
-# themselves.
-TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# themselves. Compiled tests are kept, whatever the environment says: to compile them takes each process 20 seconds.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 test: lint test-unit
 	$(TWO_AT_A_TIME) tests/e2e/*/ -m "not slow"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,20 +315,6 @@ def test_parameters_without_a_gradient(built: tuple[Config, Distiller]) -> None:
     assert check_run(cfg, distiller=distiller, workers=2).problems == []
     cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=False)  # the one it looks at
     assert "spare.weight" in one(check_run(cfg, distiller=distiller, workers=2))
-
-
-def test_an_optimizer_with_options_of_single_parameters_is_checked_quietly(tiny: Tiny) -> None:
-    """mmengine's logger would say a line for each parameter; in a process of its own, as the command runs."""
-    code = f"""
-from rdistill.config.load import Shortcuts, load_config
-from rdistill.checks.run import check_optimizer
-from rdistill.distill.distiller import build_distiller
-cfg = load_config({str(tiny.folder / "student.py")!r}, {{"+optim_wrapper.paramwise_cfg": {{"norm_decay_mult": 0.5}}}},
-                  Shortcuts(data_root={str(tiny.data_root)!r}))
-assert check_optimizer(build_distiller(cfg, seed=0), cfg) == []
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout + done.stderr).strip() == ""
 
 
 def test_disk(built: tuple[Config, Distiller], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ tests/e2e/test_trust.py looks at the sockets of a cluster that was started so.
 from __future__ import annotations
 
 import inspect
-import socket
 from types import SimpleNamespace
 
 import pytest
@@ -50,14 +49,9 @@ def test_ray_takes_the_options_and_refuses_unknown_ones() -> None:
     assert not ray.is_initialized()
 
 
-def test_a_cluster_that_is_not_there() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    assert compat.bootstrap_address(address).endswith(address.partition(":")[2])
-    with pytest.raises(Exception) as caught:
-        compat.ask_cluster(address, 0.5)
-    assert not isinstance(caught.value, LibraryChangedError)
+def test_an_address_is_taken_as_it_stands() -> None:
+    """Whether a cluster answers there, tests/e2e/distributed/test_cluster.py asks: Ray tries for 40 seconds."""
+    assert compat.bootstrap_address("127.0.0.1:6390").endswith(":6390")
 
 
 def test_the_clusters_own_books() -> None:
