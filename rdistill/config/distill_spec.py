@@ -86,8 +86,8 @@ def forward_from_config(value: Any) -> Any:
 class TeacherSpec(Section):
     """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
 
-    type: str = Field(default=MMSEG, description="the name of a teacher kind")  # in rdistill.teachers
-    params: PlainConfig = Field(default={})  # of another kind than mmseg's; a config has them beside `type`
+    type: str = Field(default=MMSEG, description="the name of a teacher kind")  # one that is registered
+    params: PlainConfig = Field(default={})  # those of another kind than mmseg's; a config has them beside `type`
     config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
     checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
     model: PlainConfig | None = None  # the model itself, as load_config copies it in
@@ -188,7 +188,7 @@ class ShareSpec(Section):
     """
 
     value: Annotated[Number, Field(gt=0)]  # length of the loss's gradient, divided by that of the task loss's
-    batches: Annotated[Whole, Field(ge=1)] = SHARE_BATCHES  # over which both are measured: the first ones of training
+    batches: Annotated[Whole, Field(ge=1)] = SHARE_BATCHES  # both are measured over the first ones of training
     every: Annotated[Whole, Field(ge=1)] | None = None  # iterations between two measurements; None: only one
 
     @model_validator(mode="before")

@@ -146,7 +146,7 @@ def load_run(
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + apply_overrides(cfg, overrides or {})
     for _, teacher in _remade_teachers(cfg, overrides or {}):
-        teacher.pop("model")  # of what it was made from before; it is made again
+        teacher.pop("model")  # what it was made into before is made again
     problems += (misshapen := _shape_after(cfg))
     if not with_teachers:
         cfg.pop("distill", None)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from rdistill.config.walk import kind_of, one_or_more
 
-SHARE_BATCHES = 8  # over which a loss's weight is measured that follows from a share, where the config has no number
+SHARE_BATCHES = 8  # batches that measure a loss's weight that follows from a share, where the config has no number
 ENDLESS = 10**9  # mmengine's own number for an `end` that is not given
 # mmengine's linear and constant factors are taken back in the last iteration of their phase: with a single one, the
 # learning rate would keep the first factor, such as 1e-6, to the end of training.

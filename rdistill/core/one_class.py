@@ -19,7 +19,7 @@ Name = TypeVar("Name", bound=Hashable)
 ONE_CLASS_IOU = 1.0  # percent; a class below it is as good as never predicted
 FEW_PIXELS = 5.0  # percent of the pixels of other classes; who predicts fewer has not left one class
 NEAR = 0.1  # share of the usual distance to the trivial score, below which a run is at it, where that varies less
-HALF = 0.5  # of that distance: nearer to it than to the trivial score has trained, however much that varies
+HALF = 0.5  # half of that distance: nearer to it than to the trivial score has trained, however much that varies
 
 
 def is_one_class(scores: IoUScores) -> bool:

@@ -42,7 +42,7 @@ class MeasuredLossWeight:
         self._settled = False  # the first measurement is complete
         self._warned = False  # there was a line that it cannot be measured
         self._seen = 0  # batches of the measurement that is going on
-        self._lengths: list[list[float]] = []  # of the task's gradient and this loss's, of those that count
+        self._lengths: list[list[float]] = []  # the task's gradient's and this loss's, where both count
 
     def measures(self, iteration: int) -> bool:
         """Whether the batch of an iteration, counted from 0, is to be measured."""

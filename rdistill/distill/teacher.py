@@ -157,7 +157,7 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
         model_cfg["backbone"].pop("init_cfg", None)
     model = revert_sync_batchnorm(build_segmentor(model_cfg, what=spec.label, trust_checkpoint=trust_checkpoint))
     if spec.checkpoint is not None:  # the others bring their weights with them
-        network = getattr(model.backbone, "network", model)  # of the user's own module, without what is around it
+        network = getattr(model.backbone, "network", model)  # the user's own module, without what is around it
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     return model
 

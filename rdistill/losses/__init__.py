@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rdistill.losses.registry import LOSSES, LossInfo, check_params, register
 from rdistill.registration.parameters import Choice, Number, Switch, Whole
 
-# In the order of docs/losses.md; what they declare is in LOSSES from here on.
+# The order is that of docs/losses.md; what they declare is in LOSSES from here on.
 from . import distributions, relations, attention, elements, moments, boundaries, contrast  # isort: skip  # noqa: F401
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def wkdf(student: Tensor, teacher: Tensor, *, grid: int = 4, mean_weight: float 
 def _cell_moments(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel in each cell, N x C x cells x cells each."""
     size = grid_size(x, grid)
-    # Around the channel's own mean: the difference of two large squares would lose the digits.
+    # Squares are taken around the channel's own mean: the difference of two large ones would lose the digits.
     centre = x.detach().mean(dim=(2, 3), keepdim=True)
     mean = F.adaptive_avg_pool2d(x - centre, size)
     variance = F.adaptive_avg_pool2d((x - centre).square(), size) - mean.square()

@@ -43,7 +43,7 @@ def asha(
 @register(
     "paired",
     params={
-        "p_threshold": Number(above=0, at_most=0.5),  # of the test that a trial's images score no lower than the best's
+        "p_threshold": Number(above=0, at_most=0.5),  # the test is that a trial's images score no lower than the best's
         "least": Whole(at_least=2),  # validations before a trial may be stopped
     },
     by_image=True,

@@ -16,7 +16,7 @@ from scipy import stats
 
 from rdistill.schemas.mappings import TuneResult
 
-BY_IMAGE = "by_image"  # of a trial's report: the score of each validation image, in order
+BY_IMAGE = "by_image"  # key of a trial's report: the score of each validation image, in order
 Scores = Mapping[int, np.ndarray]  # iteration -> score of each image
 
 
@@ -60,7 +60,7 @@ class PairedScheduler(FIFOScheduler):
     def __init__(self, last: int, p_threshold: float, least: int) -> None:
         super().__init__()
         self.last, self.p_threshold, self.least = last, p_threshold, least
-        self.scores: dict[str, dict[int, np.ndarray]] = {}  # of each trial
+        self.scores: dict[str, dict[int, np.ndarray]] = {}  # a row for each trial's validation
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True

@@ -26,8 +26,8 @@ class ArmScores(TypedDict):
 
     words: str  # what it is, for a table
     iterations: int
-    scores: dict[str, float]  # by seed
-    mean: float | None  # of the seeds on which it trained
+    scores: dict[str, float]  # keys are seeds
+    mean: float | None  # mean over the seeds on which it trained
     sd: float | None
     one_class_seeds: list[int]
 
@@ -80,13 +80,13 @@ class SeedsNeeded(TypedDict):
 class PlannedCost(TypedDict):
     """What a sweep will take."""
 
-    iterations: int  # of a trial
+    iterations: int  # how long a trial trains
     seconds_alone: float
     seconds_distilled: float
     trials: int
     baselines: int
     cohort: int  # students that share a teacher
-    cohorts: int  # at a time
+    cohorts: int  # how many work at a time
     sweep_hours: float
     of: str  # which sweep, in words
 
@@ -100,7 +100,7 @@ class HeadroomAnswer(TypedDict):
     effects: Effects
     binds: Binds | None  # None: unknown
     spread: SpreadFigures | None
-    seeds_needed: dict[str, SeedsNeeded] | None  # by the effect, such as '+2'
+    seeds_needed: dict[str, SeedsNeeded] | None  # keys are effects, such as '+2'
     recommendation: str
 
 
@@ -113,7 +113,7 @@ class FailedTraining(TypedDict):
 
 
 class _Measured(HeadroomAnswer):
-    iterations: int  # of the short trainings
+    iterations: int  # how long each short training is
     seeds: list[int]
     failed: list[FailedTraining]
     rates: dict[str, float]  # seconds; fields of rdistill.sweeps.headroom.cost.Rates

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class _Scored(TypedDict):
-    name: str  # of the file
+    name: str  # the file's
 
 
 class ImageScores(_Scored, total=False):
@@ -23,7 +23,7 @@ class ChosenImage(TypedDict):
     which: str  # 'worst', 'median' or 'best'
     name: str
     files: dict[str, str]  # part of the strip -> PNG file beside pictures.json
-    IoU: dict[str, float | None]  # by model
+    IoU: dict[str, float | None]  # keys are models
 
 
 class Pictures(TypedDict, total=False):
@@ -32,8 +32,8 @@ class Pictures(TypedDict, total=False):
     reason: str  # why there are none
     best: str  # id of a trial
     baseline: str | None
-    images: int  # of the validation data
-    scored: int  # of them
+    images: int  # how many the validation data has
+    scored: int  # how many of them have a score
     classes: list[str]
     palette: list[list[int]]
     chosen: list[ChosenImage]

@@ -40,7 +40,7 @@ class GradientFigures(TypedDict, total=False):
     gradient_distill: float | None
     gradient_ratio: float | None
     gradient_cosine: float | None
-    terms: dict[str, TermFigures]  # by the loss's name
+    terms: dict[str, TermFigures]  # keys are names of losses
 
 
 class Diagnosis(ValidationFigures, GradientFigures, total=False):
@@ -55,7 +55,7 @@ class Measurement(TypedDict):
     """A loss's weight that was measured, because the config gives it as a share."""
 
     iter: int  # the last iteration of those that were measured, counted from 1
-    batches: int  # of them that count: those in which both gradients had a length
+    batches: int  # how many of them count: those in which both gradients had a length
     weight: float
     task: float  # mean length of the task loss's gradient
     loss: float  # and of this loss's, before its weight
@@ -67,14 +67,14 @@ class LossWeightState(TypedDict):
     weight: float
     settled: bool  # the first measurement is complete
     seen: int  # batches of the measurement that is going on
-    lengths: list[list[float]]  # of the task's gradient and the loss's, in those of them that count
+    lengths: list[list[float]]  # the task's gradient's and the loss's, in those batches that count
     measured: list[Measurement]
 
 
 class Trivial(TypedDict, total=False):
     """How far an evaluation is from calling every pixel the same class, in percent."""
 
-    mIoU: float  # of calling every pixel the class that is most frequent
+    mIoU: float  # the score of calling every pixel the class that is most frequent
     left: float | None  # pixels predicted to be of another class than most, of those that are; None: none are
 
 
@@ -82,8 +82,8 @@ class IoUScores(TypedDict, total=False):
     """What one evaluation says of the classes, in percent."""
 
     mIoU: float
-    IoU: dict[str, float | None]  # by class name; None for a class that occurs nowhere
-    trivial: Trivial  # beside what it scores; from IoUMetric alone, and not in the oldest files
+    IoU: dict[str, float | None]  # keys are class names; None for a class that occurs nowhere
+    trivial: Trivial  # what the model's scores are compared with; IoUMetric alone has it, and the oldest files have not
 
 
 class Scores(IoUScores, total=False):
@@ -91,8 +91,8 @@ class Scores(IoUScores, total=False):
 
     aAcc: float
     mAcc: float
-    diagnosis: Diagnosis  # of a diagnosed run's validation
-    weights: dict[str, float]  # of the losses whose weight is measured, at this time; by name
+    diagnosis: Diagnosis  # a diagnosed run's validation has it
+    weights: dict[str, float]  # those measured up to this time; keys are names of losses
     by_image: list[float]  # mIoU of each image, in order, where it was requested
 
 
@@ -109,7 +109,7 @@ class CheckpointMeta(TypedDict, total=False):
     iter: int
     epoch: int
     seed: int
-    mIoU: float | None  # of the validation that a student is from
+    mIoU: float | None  # the score of the validation that a student is from
     dataset_meta: DatasetMeta
     best: Validation
     last: Validation
@@ -119,11 +119,11 @@ class RunCheckpoint(TypedDict, total=False):
     """What ``last.pth`` and ``best.pth`` hold, beside what mmengine's Runner puts there for itself."""
 
     meta: CheckpointMeta
-    state_dict: Weights  # of the Distiller, the student's under ``student.``
+    state_dict: Weights  # the Distiller's, the student's under ``student.``
     message_hub: dict[str, dict[str, Any]]  # mmengine's; emptied
-    workers: list[Any]  # of each: rdistill.training.run_state.WorkerState
+    workers: list[Any]  # each is a rdistill.training.run_state.WorkerState
     ema_teachers: list[Weights]
-    loss_weights: dict[str, LossWeightState]  # by the loss's name; of those that are measured
+    loss_weights: dict[str, LossWeightState]  # keys are names of losses, those whose weight is measured
     tracked_best: float | None  # mIoU
 
 
@@ -141,13 +141,13 @@ class RunMetrics(Scores, total=False):
 
     iter: int  # the last
     best_iter: int
-    last: Scores | None  # of the last validation
+    last: Scores | None  # those of the last validation
     seed: int
     seconds: float
     teacher_mIoU: float | None
-    teachers_mIoU: list[float | None]  # of each, where there are several
+    teachers_mIoU: list[float | None]  # one for each, where there are several
     teacher_cache: CacheUse
-    weights_measured: dict[str, list[Measurement]]  # by the loss's name
+    weights_measured: dict[str, list[Measurement]]  # keys are names of losses
 
 
 class Clock(Protocol):
@@ -164,6 +164,6 @@ class RunFacts(TypedDict, total=False):
     teacher_lines: tuple[str, ...]  # how teachers are computed, for the user
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]
-    best_mIoU: float | None  # of a run that is resumed
-    clock: Clock  # of a run in this process, outside of cohorts
+    best_mIoU: float | None  # a run that is resumed has it
+    clock: Clock  # a run in this process has it, outside of cohorts
     student_start: str  # what the student starts from, if not from scratch

@@ -28,23 +28,23 @@ class PairedDifference(TypedDict, total=False):
 
     n: int  # pairs
     mean: float
-    low: float  # of the 95 % interval
+    low: float  # lower end of the 95 % interval
     high: float
-    p: float  # of no difference, two-sided
+    p: float  # p value of no difference, two-sided
     above_zero: bool  # whether the whole interval is
 
 
 class Difference(PairedDifference, total=False):
     """One that is decided by; ``low``, ``high`` and ``p`` then are over seeds and images, where images are counted."""
 
-    images: int  # over which the interval is, too; 0: over seeds alone
+    images: int  # how many the interval is over, beside seeds; 0: over seeds alone
     sign_flip_p: float | None  # exact; None for too few pairs
-    low_seeds: float  # of the interval over seeds alone
+    low_seeds: float  # lower end of the interval over seeds alone
     high_seeds: float
-    margin: float  # by which it has to be better
+    margin: float  # how much better it has to be
     binds: str  # 'seeds' or 'images': of which more would help more
     half_by_images: float  # half of the interval that more seeds would not make narrower
-    p_adjusted: float  # for all questions together
+    p_adjusted: float  # adjusted for all questions together
     answer: Answer
     settled: bool  # whether a look before has answered it
 
@@ -58,20 +58,20 @@ class ClassScores(Spread, total=False):
 class Arm(Spread, total=False):
     """A configuration, or the student alone, over all its seeds."""
 
-    id: str  # of the trial whose configuration it is
+    id: str  # the trial whose configuration it is
     label: str
     values: ConfigValues
-    scores: dict[str, float]  # by seed
+    scores: dict[str, float]  # keys are seeds
     runs: dict[str, str]  # seed -> trial id
     one_class_runs: int
     never_trained: list[int]  # seeds on which it never left one class
-    mean_trained: float | None  # without those
+    mean_trained: float | None  # mean without those
     sd_trained: float | None
     IoU: dict[str, ClassScores]
     share_of_teacher: float | None  # percent
     seconds: dict[str, float | None]  # kind ('real', 'alone') -> of a run's training steps, the mean
-    difference: Difference | None  # to the student alone of equal iterations; of a configuration
-    equal_cost: EqualCostArm  # of a configuration that has one beside it
+    difference: Difference | None  # a configuration's to the student alone of equal iterations
+    equal_cost: EqualCostArm  # where a configuration has one beside it
 
 
 class EqualCostArm(Arm, total=False):
@@ -79,7 +79,7 @@ class EqualCostArm(Arm, total=False):
 
     iterations: int
     distilled: dict[str, float]  # kind of seconds -> of a distilled run
-    student_alone: dict[str, float]  # of a run of equal iterations
+    student_alone: dict[str, float]  # kind of seconds -> what a run of equal iterations took
 
 
 class LookDifference(TypedDict):
@@ -95,7 +95,7 @@ class LookRecord(TypedDict):
     """One look, as ``looks.json`` has it; see :class:`rdistill.sweeps.findings.looks.Look`."""
 
     seeds: int
-    answers: dict[str, Answer]  # by question
+    answers: dict[str, Answer]  # keys are questions
     differences: dict[str, LookDifference]
     over: bool
 
@@ -151,9 +151,9 @@ class Searched(TypedDict, total=False):
 class Cost(TypedDict, total=False):
     """What the sweep took; iterations are of students."""
 
-    wall_seconds: float  # of all starts together
+    wall_seconds: float  # all starts together
     trial_seconds: float
-    processes: int  # at a time
+    processes: int  # how many work at a time
     iterations: int
     iterations_saved_by_stopping: int
     share_saved_by_stopping: float  # 0 to 1
@@ -188,7 +188,7 @@ class Seeds(TypedDict, total=False):
 class Environment(TypedDict, total=False):
     """What is needed to do it again."""
 
-    versions: dict[str, str]  # by package
+    versions: dict[str, str]  # keys are packages
     machine: Machine
     command: str
     seeds: Seeds
@@ -205,7 +205,7 @@ class BestTrial(TypedDict):
     mIoU: float | None
     gain: float | None
     IoU: dict[str, float | None] | None
-    values: ConfigValues  # as they were in force
+    values: ConfigValues  # those that were in force
     config: str  # best.py
     checkpoint: str  # best.pth
 
@@ -226,7 +226,7 @@ class SweepOutcome(TypedDict):
     best: BestTrial
     baseline: BaselineTrial | None
     teacher_mIoU: float | None
-    trials: dict[str, int]  # by status
+    trials: dict[str, int]  # keys are statuses
     results: str  # results.csv
 
 
@@ -241,7 +241,7 @@ class Summary(TypedDict, total=False):
     confirmed: Confirmed | None
     test: Tested | None
     headroom: Headroom | None
-    why: dict[str, Why]  # by configuration
+    why: dict[str, Why]  # keys are configurations
     pareto: list[str] | None  # ids of trials, with several objectives
     objectives: list[str]
     cost: Cost

@@ -12,7 +12,7 @@ class TrialEntry(Scores, total=False):
     """One validation in a trial's record."""
 
     iter: int
-    seconds: float  # of training since the trial began, over all attempts
+    seconds: float  # time spent in training since the trial began, over all attempts
 
 
 class TrialFile(TypedDict, total=False):
@@ -51,20 +51,20 @@ class TrialReport(TypedDict, total=False):
 
     iter: int
     mIoU: float  # percent, as is the next
-    best_mIoU: float  # up to here
+    best_mIoU: float  # the best so far
     by_image: list[float]  # mIoU of each image, for a scheduler that compares them
 
 
 class _TrialConfig(TypedDict):
     id: str
     phase: str
-    of: str  # of a confirmation run: the id of the trial whose configuration it repeats
+    of: str  # the id of the trial whose configuration a confirmation run repeats
     seed: int
-    values: ConfigValues  # as the searcher chose
+    values: ConfigValues  # those that the searcher chose
 
 
 class TrialConfig(_TrialConfig, total=False):
     """One trial as Ray Tune has it in its config."""
 
-    iterations: int  # of its training, where it has another length than the config
-    rival: str  # of a baseline of equal cost: the id of the trial whose configuration cost as much
+    iterations: int  # how long its training is, where that is not the config's length
+    rival: str  # the id of the trial whose configuration cost as much as this baseline

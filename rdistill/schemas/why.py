@@ -25,7 +25,11 @@ class LossFigures(TypedDict):
 
 
 class WhyFigures(TypedDict):
-    """Means over the runs of a configuration; the first eight as in :class:`rdistill.schemas.run.ValidationFigures`."""
+    """Means over the runs of a configuration.
+
+    The first eight have the names of :class:`rdistill.schemas.run.ValidationFigures` and are written out again: there
+    each may be missing, where two tell other classes apart, here none may; and a mean over no run is None.
+    """
 
     agreement: float | None
     student_error: float | None
@@ -34,7 +38,7 @@ class WhyFigures(TypedDict):
     errors_to_learn: float | None
     teacher_confidence: float | None
     teacher_calibration_error: float | None
-    teacher_entropy: dict[str, float | None]  # by temperature
+    teacher_entropy: dict[str, float | None]  # keys are temperatures
     gradient_ratio: OverTraining
     gradient_cosine: OverTraining
     losses: dict[str, LossFigures]

@@ -17,7 +17,7 @@ else:
     lazily(globals(), optuna="optuna")
 
 
-MOST_NUMERIC_KEYS = 8  # up to which a Gaussian process is taken
+MOST_NUMERIC_KEYS = 8  # a Gaussian process is taken for no more than these
 LEAST_FIRST, MOST_FIRST = 3, 8  # trials before a search learns
 
 
@@ -40,7 +40,7 @@ def auto(
         learner = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna warns of `group`
             learner = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True
             )  # fmt: skip

@@ -13,7 +13,7 @@ from scipy.stats import qmc
 
 from rdistill.schemas.mappings import Params
 
-MOST_POINTS = 2**14  # of the start: a sequence is computed from its beginning
+MOST_POINTS = 2**14  # the start has no more: a sequence is computed from its beginning
 
 
 class SpreadThenLearn(BaseSampler):
@@ -81,7 +81,7 @@ def at(distribution: BaseDistribution, place: float) -> Any:
         number = round((high - low) / step) + 1
         value = low + step * min(int(place * number), number - 1)
         return int(value) if whole else min(value, high)
-    if whole:  # on a logarithmic scale each whole number has half a step on either side
+    if whole:  # each whole number has half a step on either side of it on a logarithmic scale
         low, high = low - 0.5, high + 0.5
     value = low * (high / low) ** place if distribution.log else low + (high - low) * place
     return min(max(round(value), distribution.low), distribution.high) if whole else float(min(max(value, low), high))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from rdistill.core.causes import cause_of
 from rdistill.core.differences import differences
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
@@ -128,7 +129,7 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
     try:
         prepared, left_out = ray.get(task.remote(study, slots, beside))
     except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+        cause = cause_of(error)
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     except ray.exceptions.OutOfMemoryError as error:
         raise RunError(f"before the first trial: {killed_for_memory(error)}; lower --batch-size or --size") from None

@@ -8,7 +8,7 @@ from typing import Any
 from rdistill.registration.parameters import Parameter, Switch, Text, Whole
 from rdistill.teachers.registry import Files, TeacherModel, register
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of red, green and blue
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # red, green and blue
 WRAPPER = "rdistill.models.module_network"  # registers ModuleNetwork and ModuleHead; stands above this folder
 
 
@@ -32,7 +32,10 @@ def module(
     rgb: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> TeacherModel:
-    """Any network of PyTorch, built by a function of the user's."""
+    """Any network of PyTorch, built by a function of the user's.
+
+    A kind's parameters are keyword-only; :func:`module_model` is what other kinds call, and takes the first by place.
+    """
     return module_model(build, num_classes, logits=logits, mean=mean, std=std, rgb=rgb, arguments=arguments)
 
 

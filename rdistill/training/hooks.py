@@ -408,7 +408,7 @@ class ReportHook(Hook):
         metrics: Scores = self._metrics
         if self.diagnosis is not None and self.diagnosis.latest is not None:
             metrics = {**metrics, "diagnosis": self.diagnosis.latest}
-        if self.by_image:  # of all workers, in an order that is the same at each validation
+        if self.by_image:  # all workers', in an order that is the same at each validation
             shares = collectives.gather_objects(image_scores(self._counts))
             metrics = {**metrics, "by_image": [score for share in shares for score in share]}
         if measured := unwrap(runner).measured:

@@ -267,7 +267,7 @@ class Lockstep:
                 lane.take_turn()
         self.lanes = [lane for lane in self.lanes if not lane.ended]
         if not self.lanes:
-            self._streams.clear()  # with their data workers; who joins later may see other data. Teachers stay
+            self._streams.clear()  # their data workers go with them; who joins later may see other data. Teachers stay
             return False
         # The run furthest behind first: one that joined late, or resumed from an earlier checkpoint, catches up with
         # the others and shares with them from there. All see the same data in the same order.

@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from rdistill.config.load import import_custom_modules
 from rdistill.config.walk import first_leaf
+from rdistill.core.causes import cause_of
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr
@@ -65,8 +66,7 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
             write_json(index, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
             return ""
         except Exception as error:  # whatever it is: the sweep itself is done
-            cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
-            reason = reason_of(cause)
+            reason = reason_of(cause_of(error))
     write_json(index, {"reason": reason})
     return reason
 

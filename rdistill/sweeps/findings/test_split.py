@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import import_custom_modules
+from rdistill.core.causes import cause_of
 from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import join, open_work_dir
@@ -22,7 +23,7 @@ from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
-RETRIES = 3  # of a call in a cohort that dies, as Ray has for a task
+RETRIES = 3  # a call is tried again in a cohort that dies, as often as Ray tries a task
 TEACHER = "test.json"  # the teacher's scores on the test split
 
 
@@ -80,8 +81,7 @@ def count_on_validation(study: Study, resources: Resources, work_dir: Path, coho
         try:
             _, counts, images = ray.get(scored)
         except Exception as error:  # whatever it is: the seeds' interval is known without
-            cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
-            reason = reason or f"{run.id}: {reason_of(cause)}"
+            reason = reason or f"{run.id}: {reason_of(cause_of(error))}"
             continue
         if counts is None:
             reason = reason or "val_evaluator has no IoUMetric, which counts each image's pixels"

@@ -15,8 +15,8 @@ from scipy import stats
 
 from rdistill.schemas.headroom import SeedsNeeded, SpreadFigures
 
-ALPHA, POWER = 0.05, 0.8  # of the two-sided paired t test; the chance to show a difference that is there
-MOST_SEEDS = 1000  # beyond which no number is shown
+ALPHA, POWER = 0.05, 0.8  # the two-sided paired t test's; the chance to show a difference that is there
+MOST_SEEDS = 1000  # no larger number is shown
 CONFIDENCE = 0.8  # the interval of a spread: two or three seeds tell it within a factor of two or three
 
 

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from rdistill.checks.run import check_run
 from rdistill.config.distill_spec import DistillSpec, distill_spec
 from rdistill.config.load import LoadedConfig, import_custom_modules
+from rdistill.core.causes import cause_of
 from rdistill.core.errors import RunError, UserError, message_line
 from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
 from rdistill.core.stopping import StopRequest
@@ -278,7 +279,7 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
             say(line)
         return headroom  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+        cause = cause_of(error)
         if isinstance(cause, StorageError):
             raise cause from None
         if isinstance(cause, UserError):

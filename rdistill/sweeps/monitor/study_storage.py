@@ -24,7 +24,7 @@ from rdistill.sweeps.study.search_space import quiet_optuna
 from rdistill.sweeps.study.space import encoded_values
 from rdistill.sweeps.study.spec import SweepSpec
 
-NAME = "optuna storage"  # of the tracker, in warnings
+NAME = "optuna storage"  # the tracker's, in warnings
 ID = "id"  # attribute of a trial: its id in the sweep
 UPWARD = "mIoU"
 
@@ -39,7 +39,7 @@ def require_storage(url: str, name: str, *, may_exist: bool) -> None:
     try:
         with quiet_optuna():
             names = optuna.get_all_study_names(url)
-    except Exception as error:  # of SQLAlchemy, a driver that is not installed, or the database itself
+    except Exception as error:  # SQLAlchemy's, a missing driver's, or the database's own
         raise UserError(f"{where}: does not answer: {redacted(one_line(error))[:300]}") from None
     if name in names and not may_exist:
         raise UserError(f"{where}: holds a study {name!r} already; use another storage, or another --work-dir")
@@ -76,7 +76,7 @@ class StudyStorage:
         before = [each for each in self.study.get_trials(deepcopy=False) if each.user_attrs.get(ID) == trial.id]
         if any(each.state == TrialState.COMPLETE for each in before):
             return
-        for each in before:  # of an earlier start of the sweep: Optuna lets nobody go on with it
+        for each in before:  # left by an earlier start of the sweep: Optuna lets nobody go on with it
             if not each.state.is_finished():
                 self.study.tell(each.number, state=TrialState.FAIL)
         params = encoded_values(trial.values, self.spec.space)

@@ -45,11 +45,11 @@ class Comparison:
     mean: float
     sd: float  # the standard deviation of the differences over seeds
     errors: Errors
-    low: float  # of the 95 % interval over seeds and images, valid at every look
+    low: float  # lower end of the 95 % interval over seeds and images, valid at every look
     high: float
-    low_seeds: float  # of the 95 % interval over seeds alone, valid at every look
+    low_seeds: float  # lower end of the 95 % interval over seeds alone, valid at every look
     high_seeds: float
-    chance: float  # to be shown better at the last look, by what is known now
+    chance: float  # how likely it is shown better at the last look, by what is known now
 
 
 def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Looks) -> Comparison:
@@ -153,7 +153,7 @@ def p_value(comparison: Comparison, looks: Looks) -> float:
     """
     distance = abs(comparison.mean - looks.margin)
     low, high = 0.0, 1.0
-    for _ in range(13):  # to 0.0001
+    for _ in range(13):  # exact to 0.0001
         alpha = round((low + high) / 2, 5)
         if half_width(comparison.errors, comparison.images, comparison.pairs, looks, alpha) < distance:
             high = alpha

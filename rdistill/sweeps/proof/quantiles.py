@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special
 
-STEPS = 20_000  # of a distribution that is averaged over: a chance of 0.001 is right to a twentieth
+STEPS = 20_000  # averages over a distribution are of this many points: a chance of 0.001 is right to a twentieth
 
 
 def level_of(statistic: float, freedom: float | None = None) -> float:

@@ -20,9 +20,9 @@ import numpy as np
 from scipy import special, stats
 
 PATHS = 2**18  # simulated studies for each design: the error spent is right to 0.0004 (one standard error)
-SEED = 20260715  # of the simulation: the same design has the same thresholds everywhere
+SEED = 20260715  # the simulation's: the same design has the same thresholds everywhere
 SPENDING_POWER = 1.5  # error spent by look n: alpha * (n / last) ** power; 3 is like O'Brien-Fleming, 1 like Pocock
-HOPELESS = 0.05  # with less chance than this to be shown better by the last seed, a comparison is futile
+HOPELESS = 0.05  # a comparison is futile with less chance than this to be shown better by the last seed
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Design:
     first: int
     last: int
     alpha: float
-    thresholds: tuple[float, ...]  # of |t| at each look
+    thresholds: tuple[float, ...]  # those of |t| at each look
     spent: tuple[float, ...]  # error spent up to and including each look
 
     def threshold(self, pairs: int) -> float:
@@ -109,5 +109,5 @@ def chance_of_success(design_: Design, pairs: int, mean: float, sd: float, image
     needed = margin + math.hypot(design_.threshold(design_.last) * sd / math.sqrt(design_.last), images_half)
     if left <= 0 or sd == 0:
         return float(mean > needed)
-    spread = sd * (left / design_.last) * math.sqrt(1 / left + 1 / pairs)  # of the final mean
+    spread = sd * (left / design_.last) * math.sqrt(1 / left + 1 / pairs)  # the final mean's
     return float(special.stdtr(pairs - 1, (mean - needed) / spread))

@@ -29,7 +29,7 @@ class Errors:
 
     seeds: float  # if the images were the whole population
     images: float  # if the seeds were
-    both: float  # at least the larger of the two
+    both: float  # never less than the larger of the two
     freedom: float  # degrees of freedom of `both`; at least those of the seeds, seeds - 1
 
     @property

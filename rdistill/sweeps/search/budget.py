@@ -12,7 +12,7 @@ from rdistill.sweeps.trial.step_profile import StepProfile
 
 # Validations, loading and set-up come on top of a step; nobody has measured them before the first trial.
 OVERHEAD = 1.3
-ROOM = 2  # as many trials as are planned may be tried, should they turn out to be quicker
+ROOM = 2  # twice as many trials as are planned may be tried, should they turn out to be quicker
 
 
 @dataclass

@@ -75,7 +75,7 @@ class Arms(Searcher):
         clock: says when no trial more is suggested.
     """
 
-    # Of sweeps that were begun before there were any.
+    # Sweeps that were begun before there were any have none.
     again: Sequence[tuple[int, TrialConfig]] = ()
     taken_up = 0
     scores_alone: Mapping[str, float] = {}
@@ -94,11 +94,11 @@ class Arms(Searcher):
         self.given, self.arms, self.seed, self.again = list(fixed), list(arms), seed, list(again)
         self.clock = clock
         self.begun = 0  # fixed trials that have begun
-        self.taken_up = 0  # of `again`
+        self.taken_up = 0  # how many `again` has given
         self.turn = 0
         self.arm_of: dict[str, int] = {}  # Tune's id of a trial -> index of its arm
         self.values_alone: dict[str, ConfigValues] = {}  # Tune's id of a baseline that has begun -> its values
-        self.scores_alone: dict[str, float] = {}  # of one that is over
+        self.scores_alone: dict[str, float] = {}  # those that are over
 
     def suggest(self, trial_id: str) -> TrialConfig | None:
         if self.begun < len(self.given):
@@ -150,7 +150,7 @@ class Arms(Searcher):
     def _ask(self, index: int, arm: Arm, trial_id: str) -> Any:
         values = arm.searcher.suggest(trial_id)
         if values == Searcher.FINISHED:
-            arm.trials = arm.suggested  # of a small space nothing is left
+            arm.trials = arm.suggested  # nothing is left of a small space
         if values is None or values == Searcher.FINISHED:
             return values
         arm.suggested += 1
@@ -398,7 +398,7 @@ def scheduler(spec: SweepSpec, base: Config, iterations: int) -> TrialScheduler:
     return EachPhase(built, iterations)
 
 
-ROUNDS = 4  # in which a search of `auto` learns at the least, where no worker would wait for it
+ROUNDS = 4  # a search of `auto` learns in no fewer, where no worker would wait for it
 
 
 def most_at_once(spec: SweepSpec, trials: int, processes: int) -> int | None:

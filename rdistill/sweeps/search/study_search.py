@@ -21,7 +21,7 @@ from rdistill.core.files import write_whole
 from rdistill.schemas.mappings import Params, TuneResult
 from rdistill.sweeps.study.search_space import Evaluated, SearchSpace, quiet_optuna
 
-ATTEMPTS = 100  # at a configuration that is new and possible, before all of a small space are listed
+ATTEMPTS = 100  # tries for a configuration that is new and possible, before all of a small space are listed
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rdistill.schemas.mappings import PlainConfig
 
 Sweep = PlainConfig  # a sweep file's keys, as its record has them
-GROWN = "grown"  # in the record of a study: how often its search has grown
+GROWN = "grown"  # key of a study's record: how often its search has grown
 
 
 def grown(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:

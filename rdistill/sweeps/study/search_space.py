@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from rdistill.schemas.mappings import Params
 
-MOST_POINTS = 10_000  # of a small space, that are listed when the sampler repeats itself
+MOST_POINTS = 10_000  # a space of no more is listed when the sampler repeats itself
 
 
 @contextmanager
@@ -31,9 +31,9 @@ def quiet_optuna(level: int = optuna.logging.ERROR) -> Iterator[None]:
 class Evaluated:
     """A trial of an earlier sweep."""
 
-    params: Mapping[str, Any]  # as Optuna has them
-    values: tuple[float, ...]  # of the objectives, in their order
-    id: str  # for the reader: its sweep and its own
+    params: Mapping[str, Any]  # those that Optuna has
+    values: tuple[float, ...]  # one for each objective, in their order
+    id: str  # what a reader sees: its sweep's name and its own
 
 
 @dataclass(frozen=True)

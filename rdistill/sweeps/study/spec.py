@@ -31,7 +31,7 @@ LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
 AUTO = "auto"
 A_SEARCHER, A_SCHEDULER = "the name of a searcher", "the name of a scheduler"
 FIRST_LOOK, LAST_LOOK = 4, 16  # seeds of a confirmation with `seeds: auto`
-MOST_SEEDS = 64  # of these: the thresholds of each look are simulated
+MOST_SEEDS = 64  # no more, for the thresholds of each look are simulated
 
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
@@ -170,7 +170,7 @@ class BaselineSpec(SearcherSection):
 
     search: dict[str, Dimension] = Field(
         default={}, max_length=MOST_DIMENSIONS
-    )  # like `space`, but for the student's own config
+    )  # a space as `space` is, but the student's own config's
     type: str = Field(default="auto", description=A_SEARCHER)
     num_trials: Trials | None = None  # how many beside the one as configured; default: as many as the search
     seed: Seed | None = None  # seeds the baseline's search; default: the search's
@@ -227,15 +227,15 @@ class HeadroomSpec(Section):
     iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = (
         None  # their length; default: a quarter of a trial's
     )
-    # of training, at least two: they say how much a difference varies; default: the sweep's own and the next
+    # training's, at least two: they say how much a difference varies; default: the sweep's own and the next
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=MOST_HEADROOM_SEEDS)] | None = None
 
 
 class BudgetSpec(Section):
     """What a whole sweep may cost, in one of three ways: the search ends in time for its confirmation."""
 
-    hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # on the wall, from the sweep's start
-    gpu_hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # of all GPUs that it works on together
+    hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # wall time, counted from the sweep's start
+    gpu_hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # all GPUs that it works on together
     trials: Trials | None = None  # trainings in all: the search, its baselines and the confirmation
 
 
@@ -268,7 +268,7 @@ class SweepSpec(Section):
         if self.budget is not None and self.budget.trials is not None:
             wanted = min(wanted or MOST_TRIALS, self._affordable_trials(self.budget.trials))
         elif self.budget is not None and wanted is None and not self.search.visits_a_grid:
-            wanted = MOST_TRIALS  # until it is planned by what a step takes
+            wanted = MOST_TRIALS  # a bound, until it is planned by what a step takes
         return _num_trials(wanted, self.space, features)
 
     def _affordable_trials(self, trainings: int) -> int:

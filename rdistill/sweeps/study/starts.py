@@ -104,7 +104,7 @@ def as_configured(spec: SweepSpec, base: LoadedConfig) -> ConfigValues:
     values: ConfigValues = {}
     for key in sorted(spec.space, key=len):  # a loss before what is below it
         if any(_below(key, above) and values[above] is None for above in values):
-            continue  # below a loss that the config leaves out
+            continue  # the key is below a loss that the config leaves out
         if (value := _configured(key, base)) is not NOWHERE:
             values[key] = value
     return values

@@ -273,7 +273,7 @@ class _Recorder(Silent):
 
     def validated(self, iteration: int, metrics: Scores) -> None:
         seconds = round(time.monotonic() - self._since, 2)
-        images = metrics.get("by_image")  # for the scheduler alone: the record would grow by them with each validation
+        images = metrics.get("by_image")  # only the scheduler gets them: the record would grow
         scores: Scores = {**metrics}
         scores.pop("by_image", None)
         self.record.history.append({"iter": iteration, "seconds": seconds, **scores})

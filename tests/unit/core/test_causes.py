@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rdistill.core.causes import causes_of
+from ray.exceptions import RayTaskError
+
+from rdistill.core.causes import cause_of, causes_of
 
 
 def test_every_cause_comes_once_and_the_error_itself_first() -> None:
@@ -12,3 +14,11 @@ def test_every_cause_comes_once_and_the_error_itself_first() -> None:
     first.__context__ = third  # in a circle
     assert causes_of(third, also_context=True) == [third, second, first]
     assert causes_of(third) == [third]  # raised while the second was handled, not from it
+
+
+def test_what_a_task_of_rays_failed_of() -> None:
+    """It is caught as its own kind, and what no task failed of stays what it is."""
+    own = ValueError("the user's")
+    cause = cause_of(RayTaskError("f", "a traceback", own))
+    assert isinstance(cause, ValueError) and cause.args == ("the user's",)
+    assert cause_of(own) is own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ STEP = StepProfile(0, 0, {1: (0.3, 0.1)})  # seconds of the teacher, and of the 
 RANGE = {"type": "uniform", "low": 0.0, "high": 1.0}
 
 
+Plan = Callable[..., tuple[Clock | None, int, str]]
+
+
 def sweep(**more: Any) -> SweepSpec:
     return SweepSpec.model_validate({"config": "a.py", "space": {"w": RANGE}, **more})
 
@@ -24,6 +28,13 @@ def sweep(**more: Any) -> SweepSpec:
 def clock(limit_s: float, *, after: int = 2, used_s: float = 0.0) -> Clock:
     """Of trainings of 10 iterations, planned at a second each."""
     return Clock(limit_s, 10, after, 1.0, used_s)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """`clock_of` of a sweep of single trials, ten iterations each, on no GPU, where nothing is said otherwise."""
+    usual: dict[str, Any] = dict(iterations=10, features=(0, 0), gpus=0.0, at_once=1, cohort=1, used_s=0.0)
+    return lambda spec, **changed: clock_of(spec, STEP, **{**usual, **changed})
 
 
 def test_a_trial_fits_with_what_comes_after_it() -> None:
@@ -62,78 +73,38 @@ def test_a_resume_goes_on_with_what_was_used() -> None:
     assert after.used() == pytest.approx(12.0, abs=1.0) and after.since <= time.monotonic()
 
 
-def test_what_is_planned() -> None:
+def test_what_is_planned(plan: Plan) -> None:
     spec = sweep(budget={"hours": 1.0}, confirm={"top": 1, "seeds": [1, 2]}, baseline={"cost": "iterations"})
-    planned, most, line = clock_of(
-        spec, STEP, iterations=1000, features=(0, 0), gpus=0.0, at_once=2, cohort=3, used_s=0.0
-    )
+    planned, most, line = plan(spec, iterations=1000, at_once=2, cohort=3)
     assert planned is not None and planned.iteration_s == pytest.approx(OVERHEAD * 0.2 / 2)
     # Of 27 trainings in an hour one is the baseline's, and four are the confirmation's.
     assert planned.runs_after == 4 and most == 2 * 22
     assert line.startswith("budget    1 hours: about 22 trials of 130 s each by the measured step, 1 before and 4 runs")
 
 
-def test_hours_of_gpus_are_divided_among_them() -> None:
-    one, _, _ = clock_of(
-        sweep(budget={"gpu_hours": 2.0}),
-        STEP,
-        iterations=10,
-        features=(0, 0),
-        gpus=4.0,
-        at_once=4,
-        cohort=1,
-        used_s=0.0,
-    )
-    assert one is not None and one.limit_s == 1800.0
+def test_hours_of_gpus_are_divided_among_them(plan: Plan) -> None:
+    spec = sweep(budget={"gpu_hours": 2.0})
+    planned, _, _ = plan(spec, gpus=4.0, at_once=4)
+    assert planned is not None and planned.limit_s == 1800.0
     with pytest.raises(UserError, match=r"budget.gpu_hours: the sweep works on no GPU; use budget.hours"):
-        clock_of(
-            sweep(budget={"gpu_hours": 2.0}),
-            STEP,
-            iterations=10,
-            features=(0, 0),
-            gpus=0.0,
-            at_once=4,
-            cohort=1,
-            used_s=0.0,
-        )
+        plan(spec, at_once=4)
 
 
-def test_a_budget_that_holds_no_trial() -> None:
+def test_a_budget_that_holds_no_trial(plan: Plan) -> None:
+    spec = sweep(budget={"hours": 0.001})
     with pytest.raises(UserError, match=r"budget.hours: 0.001 do not hold one trial, 1 baselines and 0 runs of the"):
-        clock_of(
-            sweep(budget={"hours": 0.001}),
-            STEP,
-            iterations=1000,
-            features=(0, 0),
-            gpus=0.0,
-            at_once=1,
-            cohort=1,
-            used_s=0.0,
-        )
-    resumed, most, _ = clock_of(
-        sweep(budget={"hours": 0.001}),
-        STEP,
-        iterations=1000,
-        features=(0, 0),
-        gpus=0.0,
-        at_once=1,
-        cohort=1,
-        used_s=9.0,
-    )
+        plan(spec, iterations=1000)
+    resumed, most, _ = plan(spec, iterations=1000, used_s=9.0)
     assert resumed is not None and not resumed.fits_another() and most >= 1
 
 
-def test_trainings_in_all() -> None:
+def test_trainings_in_all(plan: Plan) -> None:
     confirm = {"top": 2, "seeds": [1, 2, 3]}  # of each seed the baseline, two configurations and their equals in cost
     spec = sweep(budget={"trials": 30}, confirm=confirm)
     assert spec.problems() == [] and spec.num_trials((0, 0)) == 14 and spec.num_students((0, 0)) == 30
     spec = sweep(budget={"trials": 30}, confirm=confirm, baseline={"search": {"lr": RANGE}})
     assert (spec.num_trials((0, 0)), spec.num_baselines((0, 0)), spec.num_students((0, 0))) == (7, 8, 30)
-    assert clock_of(spec, STEP, iterations=10, features=(0, 0), gpus=0.0, at_once=1, cohort=1, used_s=0.0) == (
-        None,
-        7,
-        "",
-    )
+    assert plan(spec) == (None, 7, "")
 
 
 @pytest.mark.parametrize(
