@@ -20,5 +20,5 @@ def test_what_a_task_of_rays_failed_of() -> None:
     """It is caught as its own kind, and what no task failed of stays what it is."""
     own = ValueError("the user's")
     cause = cause_of(RayTaskError("f", "a traceback", own))
-    assert isinstance(cause, ValueError) and cause.args == ("the user's",)
+    assert isinstance(cause, ValueError) and cause.args == (own,)
     assert cause_of(own) is own
