@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["rdistill", "rdistill.*"]),
-    package_data={"rdistill": ["py.typed"], "rdistill.report": ["templates/*"]},
+    package_data={"rdistill": ["py.typed"], "rdistill.report": ["templates/*"], "rdistill.init": ["zoo.json"]},
     install_requires=[
         # A ceiling stands where rdistill uses what a package does not document (see rdistill/_compat): raise it once
         # tests/unit/compat passes with the new version.
@@ -60,6 +60,7 @@ setup(
             "mypy",
             "playwright",
             "pre-commit",
+            "pycocotools",
             "pytest",
             "pytest-cov",
             "pytest-xdist",
@@ -68,6 +69,7 @@ setup(
             "types-psutil",
             "types-PyYAML",
         ],
+        "coco": ["pycocotools"],  # `init` draws COCO's polygons
         "mlflow": ["mlflow-skinny"],
         "tiff": ["tifffile"],  # images of more than four bands, or of floats
         "onnx": ["onnx", "onnxruntime", "onnxscript"],

@@ -53,6 +53,8 @@ app = typer.Typer(
 
     rdistill data synthetic data/synthetic           # images to try it on
 
+    rdistill init --data DIR                         # or your own: writes the files of a study
+
     rdistill train configs/teacher/NAME.py           # a teacher, or a student
 
     rdistill train configs/distill/NAME.py           # a student under its teacher
@@ -115,6 +117,76 @@ WorkDir = Annotated[
         "file's name.",
     ),
 ]
+
+
+@app.command(cls=Command)
+def init(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of images and masks.")],
+    student: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model of `rdistill models`, or a config file.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME", help="The same for the teacher.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels of the images' shorter side; by default what the machine can do.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the files go; by default work_dirs/init/ and the folder's name."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names of the classes, in the order of their numbers.")
+    ] = None,
+    colors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Which colour of the masks is which class: a line `NAME R G B` each."),
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from the zoo's weights, which are downloaded once.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Look at a folder of images and masks, and write the files of a study: student, teacher, distillation, sweep.
+
+    Recognises lists, Cityscapes, Pascal VOC, ADE20K, COCO, and folders of images beside folders of masks. Prints what
+    it decided and why, and the three commands to run next. Nothing in DIR is changed or copied.
+    """
+    from rdistill.init.run import Wanted, start
+
+    names = tuple(name.strip() for name in classes.split(",")) if classes is not None else None
+    made = start(Wanted(data, student, teacher, size, out, names, colors, pretrained, force))
+    console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
+    for about, text in made.decisions:
+        console.print(f"{about:<9} {text}")
+    for note in made.notes:
+        console.print(f"note      {note}")
+    for file in made.files:
+        console.print(f"wrote     {file}")
+    console.print("run next")
+    for command in made.commands:
+        console.print(f"  {command}")
+
+
+@app.command(cls=Command)
+def models(
+    pattern: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Only names that hold this.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure now, with what is installed; minutes for all of them.")
+    ] = False,
+) -> None:
+    """List the models that `init` takes as student or teacher, the smallest first: parameters, FLOPs.
+
+    They are those of mmseg's installed configs, and two of rdistill's own.
+    """
+    from rdistill.init.list_models import as_plain, listed, shown
+
+    chosen = listed(pattern, measured_now=measure)
+    if as_json:
+        print(to_json(as_plain(chosen)))
+        return
+    console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
+    for line in shown(chosen, measured_now=measure):
+        console.print(line)
 
 
 @app.command(cls=Command)

@@ -41,6 +41,7 @@ FOLDERS = (
     "sweeps.findings",
     "sweeps.headroom",
     "sweeps",
+    "init",
     "report",
     "",  # rdistill itself: api, cli, __main__
 )
@@ -329,6 +330,12 @@ TESTED_IN = {
     "data.fundus": "unit/data/test_synthetic.py", "data.reading": "unit/data/test_images.py",
     "data.splits": "unit/data/test_layouts.py",
     "handover.inference": "unit/handover/test_predict.py",
+    # What is made of a folder, by the folder; and the models by their names.
+    "init.coco": "unit/init/test_data.py", "init.images": "unit/init/test_data.py",
+    "init.layouts": "unit/init/test_data.py", "init.masks": "unit/init/test_data.py",
+    "init.render": "unit/init/test_data.py", "init.list_models": "unit/init/test_zoo.py",
+    "init.models": "unit/init/test_zoo.py", "init.own_models": "unit/init/test_zoo.py",
+    "init.proposals": "unit/init/test_run.py", "init.write": "unit/init/test_run.py",
     # The pure losses by kind; one file holds the rules for all of them.
     "losses.attention": "unit/losses/test_functional.py", "losses.common": "unit/losses/test_functional.py",
     "losses.distributions": "unit/losses/test_functional.py", "losses.elements": "unit/losses/test_functional.py",

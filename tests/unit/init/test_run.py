@@ -1,0 +1,122 @@
+"""From a folder to the files of a study: what they say, that they load, and what is never overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from init_folders import bands, binary, many_sizes
+
+from rdistill.config.load import load_run
+from rdistill.core.errors import UserError
+from rdistill.init import proposals
+from rdistill.init.proposals import Machine, Measured
+from rdistill.init.run import Wanted, start
+from rdistill.sweeps.study.spec import read_sweep
+
+FILES = ["base.py", "student.py", "teacher.py", "distill.py", "sweep.yaml"]
+
+
+def test_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    binary(tmp_path / "mine")
+    made = start(Wanted(Path("mine"), teacher="fpn_r18-w12", size=32))
+    out = Path("work_dirs/init/mine")
+    assert made.files == [out / name for name in FILES] and made.notes == []
+    assert made.commands == [
+        f"rdistill train {out}/teacher.py --work-dir {out}/teacher",
+        f"rdistill sweep {out}/sweep.yaml --work-dir {out}/sweep",
+        f"rdistill report {out}/sweep",
+    ]
+    decided = dict(made.decisions)
+    assert decided["size"] == "32: as --size says"
+    assert decided["aspect"].startswith(
+        "kept: images of 48 x 36 reach the model as 43 x 32, in training as crops of 32"
+    )
+    assert "FLOP" not in decided["student"] and "the default" in decided["student"]
+    cfg = load_run(out / "student.py").cfg
+    assert cfg.model.decode_head.num_classes == 2 and cfg.train_dataloader.dataset.metainfo.classes[1] == "foreground"
+    assert [step["type"] for step in cfg.train_pipeline] == [
+        "LoadImageFromFile", "MapLabels", "LoadAnnotations", "RandomResize", "RandomCrop", "RandomFlip",
+        "PackSegInputs",
+    ]  # fmt: skip
+    assert cfg.test_dataloader.dataset.ann_file.endswith("mine/test.txt")  # the test images stay test images
+    assert read_sweep(out / "sweep.yaml").config == f"{out}/distill.py"
+    text = (out / "base.py").read_text()
+    assert all(f"# - {about}: {line}" in text for about, line in made.decisions)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path, command: Command) -> None:
+    binary(tmp_path / "mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/teacher.py").write_text("mine")
+    words = ["init", "--data", str(tmp_path / "mine"), "--out", str(tmp_path / "out"), "--size", "32"]
+    words += ["--student", "fpn_r18-w12", "--teacher", "fpn_r18-w12"]
+    refused = command(*words)
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err == (
+        f"error: {tmp_path}/out/teacher.py: is there already; pass --force to replace it, or another --out\n"
+    )
+    assert (tmp_path / "out/teacher.py").read_text() == "mine"
+    done = command(*words, "--force")
+    assert done.status == 0 and "The teacher" in (tmp_path / "out/teacher.py").read_text()
+    assert done.out.splitlines()[-4] == "run next"
+
+
+@pytest.mark.parametrize("words", [["--size", "8"], ["--student", "none"], ["--data", "nowhere"]])
+def test_mistakes_are_one_line(words: list[str], tmp_path: Path, command: Command) -> None:
+    binary(tmp_path / "mine")
+    refused = command("init", "--data", str(tmp_path / "mine"), "--out", str(tmp_path / "out"), *words)
+    assert refused.status == 2 and refused.err.startswith(f"error: {words[0]}") and len(refused.err.splitlines()) == 1
+
+
+def test_damaged_data_are_said_by_the_check(tmp_path: Path) -> None:
+    bands(tmp_path / "mine", 3, "uint8", ".png")
+    (tmp_path / "mine/images/val/0.png").write_bytes((tmp_path / "mine/images/val/0.png").read_bytes()[:-60])
+    with pytest.raises(UserError, match=r"val data: .*images/val/0.png: cannot be read"):
+        start(Wanted(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
+
+
+def test_images_of_many_sizes_keep_their_aspects(tmp_path: Path) -> None:
+    many_sizes(tmp_path / "mine")
+    start(Wanted(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
+    cfg = load_run(tmp_path / "out/teacher.py").cfg
+    assert cfg.val_dataloader.batch_size == 1 and cfg.test_pipeline[1].scale == (64, 32)  # 80 x 40 is the longest
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+GB = 10**9
+
+
+def test_size_and_batch_are_what_memory_holds() -> None:
+    """1 GB for 2 images of 128 pixels: at 256, 4 images take 8 GB; at 512, 32 GB."""
+    model = Measured(size=128, batch=2, held=0, passing=GB, seconds=0.1)
+    for free, size, batch in ((100, 512, 8), (45, 512, 4), (20, 352, 4), (11, 256, 4)):
+        machine = Machine("cuda", free * GB)
+        assert proposals.propose_size(600, [model], machine)[0] == size, free
+        assert proposals.propose_batch(size, 100, [model], machine)[0] == batch
+    assert proposals.propose_size(200, [model], Machine("cuda", 100 * GB))[0] == 192
+
+
+def test_on_a_cpu_time_counts_too() -> None:
+    model = Measured(size=128, batch=2, held=0, passing=10**6, seconds=0.5)  # 1 s for 4 images of 128 pixels
+    size, why = proposals.propose_size(600, [model], Machine("cpu", 100 * GB))
+    assert size == 160 and why == "a batch of 4 at 192 would take more than 50 GB (50 % of what is free) and 2 s"
+
+
+def test_length_and_scale() -> None:
+    machine = Machine("cpu", GB)
+    assert [proposals.propose_iters(images, 4, machine) for images in (10, 200, 10_000)] == [1000, 2000, 4000]
+    assert proposals.test_scale({(240, 180): 3}, 128) == (171, 128)
+    assert proposals.test_scale({(180, 240): 3}, 128) == (128, 171)
+    assert proposals.test_scale({(1000, 100): 3}, 128) == (384, 128)
+
+
+def test_weights_where_a_class_is_rare() -> None:
+    assert proposals.class_weights([96, 4]) is None
+    assert proposals.class_weights([98, 2]) == (1.0, 7.0)
+    assert proposals.class_weights([9998, 2]) == (1.0, 10.0)
+    assert proposals.class_weights([10] * 150) is None
+    assert proposals.class_weights([100, 0]) is None  # what is absent needs masks, not a weight
