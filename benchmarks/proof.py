@@ -196,7 +196,7 @@ def row_of(world: World, studies: int, seed: int = 0) -> dict[str, Any]:
 
 
 def print_tables(rows: Sequence[dict[str, Any]], command: str) -> None:
-    """In Markdown, as docs/proof.md has them."""
+    """In Markdown, as docs/proof.md and docs/proof-details.md have them."""
     studies = rows[0]["studies"]
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     print(f"`{command}`, {versions}: {studies:,} studies a line, percent (95 % interval)\n")

@@ -1,6 +1,6 @@
 """How many trials a search needs, replayed on a table of real trainings: regret after 8, 16 and 24 trials.
 
-python -m benchmarks search [--repeats 100] [--picture docs/images/search.png]
+python -m benchmarks.search [--table FILE] [--repeats 100] [--picture docs/images/search.png]
 
 The table is `search_table.csv` (see `benchmarks.search_table`). Between its rows the score is interpolated, by radial
 basis functions (linear, through every row) of the logarithms of the learning rate, the temperature and the two shares,
@@ -181,7 +181,7 @@ def tpe(space: Mapping[str, BaseDistribution], seed: int, trials: int) -> optuna
 
 def auto_of(space: Mapping[str, BaseDistribution], seed: int, trials: int) -> optuna.samplers.BaseSampler:
     """`search.type: auto`."""
-    return auto(space, seed=seed, num_trials=trials, num_objectives=1, conditional=False)
+    return auto(space, seed=seed, num_objectives=1, conditional=False)
 
 
 # --- the measurement ------------------------------------------------------------------------------------------------
@@ -245,6 +245,7 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=TABLE, help="what benchmarks.search_table has made")
     parser.add_argument("--repeats", type=int, default=100, help="searches of each kind, of different seeds")
     parser.add_argument(
         "--long-repeats", type=int, default=100, help="of `auto` with 16 and 24 trials, which take longer"
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    surface = Surface()
+    surface = Surface(options.table)
     print(
         f"{len(surface.rows)} rows, {min(row['score'] for row in surface.rows):.2f} to {surface.best:.2f} mIoU; a row "
         f"correlates with what the others say of it by {surface.fidelity():.2f}\n"

@@ -1,12 +1,14 @@
 """The table that `benchmarks.search` replays searches on: some hundred short trainings, in a CSV file beside it.
 
 python -m benchmarks.search_table --data-root ../shared/data/nuclei [--out benchmarks/search_table.csv] [--rows 208]
+python -m benchmarks.search_table --data-root ../shared/data/optic_disc --out benchmarks/search_table_optic_disc.csv
 
-Cell nuclei at 64 pixels; a teacher of twice the student's width, trained for 1,200 iterations. Each row is a student
-that has trained for 160 alone and is distilled for 32 more: KL on the logits and a loss on one feature pair, each with
-a weight, a temperature for the first, and the learning rate; spread evenly (Sobol) over logarithmic ranges. The ranges
-of the two weights are of their *share*: the length of the term's gradient over that of the task's at that start, over
-all of the student's weights. So a row has both, and a search can be replayed in weights and in shares.
+Cell nuclei (or optic discs, by the folder's name) at 64 pixels; a teacher of twice the student's width, trained for
+1,200 iterations. Each row is a student that has trained for 160 alone (600 on optic discs) and is distilled for 32
+more: KL on the logits and a loss on one feature pair, each with a weight, a temperature for the first, and the
+learning rate; spread evenly (Sobol) over logarithmic ranges. The ranges of the two weights are of their *share*: the
+length of the term's gradient over that of the task's at that start, over all of the student's weights. So a row has
+both, and a search can be replayed in weights and in shares.
 
 The students train in cohorts (`rdistill.training.lockstep`), about 2.5 seconds of one core each. A row that is there is
 not trained again, so the command goes on where it was stopped; its teacher and the runs stay under --work-dir.
@@ -45,9 +47,12 @@ from rdistill.training.runner import prepare_config
 
 TABLE = Path(__file__).parent / "search_table.csv"
 ITERATIONS, VALIDATIONS, VAL_IMAGES = 32, 4, 32
-TEACHER_ITERATIONS, TEACHER_LR, START_ITERATIONS, START_LR = 1200, 0.003, 160, 0.01
-STUDENT = "configs/student/fpn_r18-w6_nuclei-128.py"
-TEACHER = "configs/student/fpn_r18-w12_nuclei-128.py"
+TEACHER_ITERATIONS, TEACHER_LR, START_LR = 1200, 0.003, 0.01
+START_ITERATIONS = {"nuclei": 160, "optic_disc": 600}  # a disc is a fiftieth of the pixels: after 160 it is not found
+CONFIGS = {
+    "nuclei": ("configs/student/fpn_r18-w6_nuclei-128.py", "configs/student/fpn_r18-w12_nuclei-128.py"),
+    "optic_disc": ("configs/student/fpn_r18-w6_optic-disc-128.py", "configs/student/fpn_r18-w12_optic-disc-128.py"),
+}  # name of the data's folder -> student, teacher
 LOSSES = {"CWD": 50.0, "AT": 1.2, "PKD": 1.0}  # on a feature pair -> the published weight
 PAIRS = ("[0, 0]", "[1, 1]")
 # Of what is spread evenly: column -> lowest, highest, on a logarithmic scale.
@@ -75,15 +80,21 @@ def design(rows: int) -> list[dict[str, Any]]:
     return listed
 
 
+def few_images(data_root: Path) -> dict[str, Any]:
+    """An override: an even choice of the validation images."""
+    every = len(list((data_root / "img_dir" / "val").iterdir())) // VAL_IMAGES
+    return {"+val_dataloader.dataset.indices": [every * number for number in range(VAL_IMAGES)]}
+
+
 def two_classes(data_root: Path) -> dict[str, Any]:
     """Overrides: nucleus and its boundary as one class, and a few of the validation images."""
+    if data_root.name != "nuclei":
+        return few_images(data_root)
     names = {"classes": ("background", "nucleus"), "palette": [[0, 0, 0], [255, 215, 0]]}
-    every = len(list((data_root / "img_dir" / "val").iterdir())) // VAL_IMAGES
-    indices = [every * number for number in range(VAL_IMAGES)]
     return {
         "model.decode_head.num_classes": 2,
         "train_dataloader.dataset.metainfo": names, "val_dataloader.dataset.metainfo": names,
-        "test_dataloader.dataset.metainfo": names, "+val_dataloader.dataset.indices": indices,
+        "test_dataloader.dataset.metainfo": names, **few_images(data_root),
     }  # fmt: skip
 
 
@@ -91,7 +102,7 @@ def shortcuts_of(data_root: Path, iterations: int, validations: int) -> Shortcut
     """At 64 pixels, 8 images a step; a nucleus's boundary counts as nucleus."""
     return Shortcuts(
         data_root=str(data_root), size="64", iters=iterations, batch_size=8, val_interval=iterations // validations,
-        label_map={2: 1},
+        label_map={2: 1} if data_root.name == "nuclei" else None,
     )  # fmt: skip
 
 
@@ -107,7 +118,7 @@ def student_config(folder: Path, data_root: Path) -> LoadedConfig:
         "losses": {"logits": {"type": "KL", "on": "logits"}, "hidden": {"type": "CWD", "pair": [0, 0]}},
     }
     overrides = {**two_classes(data_root), "+distill": section, **CLASS_WEIGHT, **start}
-    return load_run(REPO / STUDENT, overrides, shortcuts)
+    return load_run(REPO / CONFIGS[data_root.name][0], overrides, shortcuts)
 
 
 def values_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,14 +201,15 @@ def train_together(rows: Sequence[dict[str, Any]], config: LoadedConfig, folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="cell nuclei, as shared/data/README.md has them")
+    parser.add_argument("--data-root", type=Path, required=True, help="nuclei or optic_disc of shared/data/README.md")
     parser.add_argument("--out", type=Path, default=TABLE)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/search_table"))
     parser.add_argument("--rows", type=int, default=208)
     args = parser.parse_args()
     data_root, folder = args.data_root.absolute(), args.work_dir.absolute()
-    train_alone(TEACHER, TEACHER_ITERATIONS, {LR: TEACHER_LR}, data_root, folder / "teacher")
-    train_alone(STUDENT, START_ITERATIONS, {LR: START_LR, **CLASS_WEIGHT}, data_root, folder / "start")
+    student, teacher = CONFIGS[data_root.name]
+    train_alone(teacher, TEACHER_ITERATIONS, {LR: TEACHER_LR}, data_root, folder / "teacher")
+    train_alone(student, START_ITERATIONS[data_root.name], {LR: START_LR, **CLASS_WEIGHT}, data_root, folder / "start")
     config = student_config(folder, data_root)
     done = read_rows(args.out) if args.out.exists() else []
     images = dict(np.load(args.out.with_suffix(".npz"))) if done else {}

@@ -264,7 +264,7 @@ class SweepResult:
 
     @property
     def summary(self) -> Summary:
-        """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof.md."""
+        """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof-details.md."""
         from rdistill.sweeps.findings.summary import SUMMARY, read_summary
 
         with open_work_dir(self.work_dir, SUMMARY) as here:

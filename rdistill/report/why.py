@@ -22,6 +22,9 @@ FIGURES = {
     "teacher_lead": "teacher's lead, mIoU",
     "late_rise": "late rise, mIoU",
 }
+OF_A_TEACHER = {
+    key: title for key, title in (FIGURES | {"teacher_error": "teacher's errors, %"}).items() if key != "late_rise"
+}
 OVER_TRAINING = ("gradient size", "gradient cosine")
 CURVES = {
     "gradient_ratio": ("Size of the distillation's gradient over the task's", "times the task's gradient"),
@@ -55,8 +58,9 @@ def why_section(sweep: Sweep) -> Section:
         section.intro = ""
         return section
     section.tables.append(_figures(reasons))
-    if len(sweep.summary.get("teachers") or []) > 1:
-        section.intro += " Of several teachers the first is compared with the student."
+    if (several := _teachers(reasons)).rows:
+        section.tables.append(several)
+        section.intro += " Each of several teachers is compared with the student."
     section.plots = [plot for key in CURVES if (plot := _over_training(sweep, list(reasons), key)) is not None]
     return section
 
@@ -97,6 +101,20 @@ def _mean_curve(runs: Sequence[TrialRecord], key: str) -> Curve:
             if value is not None:
                 values.setdefault(int(entry["iter"]), []).append(value)
     return [(iteration, fmean(group)) for iteration, group in sorted(values.items())]
+
+
+def _teachers(reasons: Mapping[str, Why]) -> Table:
+    """Each of several teachers beside the student; no rows where there is one."""
+    columns = [Column("configuration"), Column("teacher", True)]
+    columns += [Column(title, True) for title in OF_A_TEACHER.values()]
+    rows = []
+    for name, entry in reasons.items():
+        listed = mapping(mapping(entry).get("figures")).get("teachers")
+        for index, teacher in enumerate(listed if isinstance(listed, list) else [], start=1):
+            figures = mapping(teacher)
+            cells = [cell(number(figures.get(key)), ".2f") for key in OF_A_TEACHER]
+            rows.append([cell(str(name)), cell(str(index)), *cells])
+    return Table("Figures of each teacher", columns, rows)
 
 
 def _figures(reasons: Mapping[str, Why]) -> Table:

@@ -44,7 +44,9 @@ class GradientFigures(TypedDict, total=False):
 
 
 class Diagnosis(ValidationFigures, GradientFigures, total=False):
-    """One entry of ``diagnosis.json``: a validation of a diagnosed run."""
+    """One entry of ``diagnosis.json``: a validation of a diagnosed run. The figures are those of the first teacher."""
+
+    teachers: list[ValidationFigures]  # of each, where there are several
 
     iter: int
     seconds: float  # that measuring took

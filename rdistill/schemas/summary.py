@@ -1,4 +1,4 @@
-"""``summary.json``: a sweep's answer, how it was come by and what it cost. docs/proof.md explains it.
+"""``summary.json``: a sweep's answer, how it was come by and what it cost. docs/proof-details.md explains it.
 
 Keys may be absent where an older version wrote the file, or while a sweep runs. Scores are mIoU in percent.
 """

@@ -24,8 +24,8 @@ class LossFigures(TypedDict):
     cosine: float | None
 
 
-class WhyFigures(TypedDict):
-    """Means over the runs of a configuration.
+class TeacherFigures(TypedDict):
+    """Of student and one teacher, means over the runs.
 
     The first eight have the names of :class:`rdistill.schemas.run.ValidationFigures` and are written out again: there
     each may be missing, where two tell other classes apart, here none may; and a mean over no run is None.
@@ -39,11 +39,18 @@ class WhyFigures(TypedDict):
     teacher_confidence: float | None
     teacher_calibration_error: float | None
     teacher_entropy: dict[str, float | None]  # keys are temperatures
+    teacher_lead: float | None  # mIoU above the baseline
+
+
+class WhyFigures(TeacherFigures):
+    """Means over the runs of a configuration; what is of one teacher is of the first."""
+
+    teachers: list[TeacherFigures]  # of each, where there are several; else empty
     gradient_ratio: OverTraining
     gradient_cosine: OverTraining
     losses: dict[str, LossFigures]
     taus: dict[str, float]  # a loss's temperature, of those that have one
-    teacher_lead: float | None  # mIoU above the baseline
+    taught_by: dict[str, int]  # and the teacher of each of these, counted from 0; not of one that averages them
     late_rise: float | None  # mIoU, of the last quarter of training
 
 

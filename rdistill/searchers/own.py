@@ -18,7 +18,9 @@ else:
 
 
 MOST_NUMERIC_KEYS = 8  # a Gaussian process is taken for no more than these
-LEAST_FIRST, MOST_FIRST = 3, 8  # trials before a search learns
+FIRST = 3  # trials before a search learns, those that the user begins with included
+MOST_GOOD = 25  # Optuna's own
+FEW_GOOD = 8  # trials that TPE calls good, at most, until a tenth of all is more
 
 
 @register("optuna")
@@ -28,9 +30,7 @@ def tpe(space: Mapping[str, BaseDistribution], *, seed: int) -> BaseSampler:
 
 
 @register("auto")
-def auto(
-    space: Mapping[str, BaseDistribution], *, seed: int, num_trials: int, num_objectives: int, conditional: bool
-) -> BaseSampler:
+def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: int, conditional: bool) -> BaseSampler:
     """What learns most within few trials, by the measurement in docs/search.md."""
     from rdistill.searchers.spread import SpreadThenLearn
 
@@ -42,14 +42,16 @@ def auto(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna warns of `group`
             learner = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True
+                seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True,
+                gamma=good_trials,
             )  # fmt: skip
-    return SpreadThenLearn(space, learner, first_trials(num_trials), seed)
+    return SpreadThenLearn(space, learner, FIRST, seed)
 
 
-def first_trials(num_trials: int) -> int:
-    """How many of a search's trials are spread evenly before it learns."""
-    return min(MOST_FIRST, max(LEAST_FIRST, -(-num_trials // 4)))
+def good_trials(trials: int) -> int:
+    """How many of the trials TPE calls good: a third of few. Optuna's own tenth is one trial of ten, and
+    a single trial does not say which of its values made it good."""
+    return max(min(FEW_GOOD, -(-trials // 3)), min(MOST_GOOD, -(-trials // 10)))
 
 
 @register("random", learns=False)

@@ -100,10 +100,11 @@ class DiagnosisHook(Hook):
                 images = self.batches * int(runner.train_dataloader.batch_size)
                 self._val = validation_batches(runner.val_dataloader, images)
             taus = [float(loss.params["tau"]) for loss in self.spec.losses.values() if loss.params.get("tau")]
-            return {
-                **on_validation(distiller, self._val, taus),
-                **on_training(distiller, self._train),
-            }
+            each = on_validation(distiller, self._val, taus)
+            figures: Diagnosis = {**each[0], **on_training(distiller, self._train)}
+            if len(each) > 1:
+                figures["teachers"] = each
+            return figures
 
 
 @contextmanager
@@ -151,8 +152,8 @@ def validation_batches(loader: Any, images: int) -> list[Any]:
 
 
 @torch.no_grad()
-def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> ValidationFigures:
-    """What student and teacher make of validation images. The first teacher is meant.
+def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> list[ValidationFigures]:
+    """What the student and each teacher make of validation images.
 
     Args:
         distiller: in any mode.
@@ -160,34 +161,42 @@ def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[f
         taus: temperatures of the losses.
 
     Returns:
-        In percent of the labelled pixels: ``agreement`` of the two, ``student_error``, ``teacher_error``,
-        ``errors_repeated`` (of the teacher's errors, those where the student says the same), ``errors_to_learn`` (of
-        the student's errors, those where the teacher is right). Of the teacher: ``teacher_confidence`` and
-        ``teacher_calibration_error`` (percent), ``teacher_entropy`` (temperature -> share of the largest possible
-        entropy, 0 to 1). Nothing where the two tell other classes apart.
+        For each teacher, in percent of the labelled pixels: ``agreement`` of the two, ``student_error``,
+        ``teacher_error``, ``errors_repeated`` (of the teacher's errors, those where the student says the same),
+        ``errors_to_learn`` (of the student's errors, those where the teacher is right). Of the teacher:
+        ``teacher_confidence`` and ``teacher_calibration_error`` (percent), ``teacher_entropy`` (temperature -> share
+        of the largest possible entropy, 0 to 1). Nothing for a teacher that tells other classes apart than the
+        student.
     """
-    student, teacher = distiller.student, distiller.teachers[0].model
-    if num_classes(student) != num_classes(teacher):
-        return {}
+    student, teachers = distiller.student, [teacher.model for teacher in distiller.teachers]
+    comparable = [num_classes(teacher) == num_classes(student) for teacher in teachers]
+    counts = [_Counts(sorted({*TEMPERATURES, *taus})) for _ in teachers]
+    if not any(comparable):
+        return [{} for _ in teachers]
     student.eval()
-    device = next(student.parameters()).device
-    teacher.to(device)
-    ignore, counts = ignore_index(student), _Counts(sorted({*TEMPERATURES, *taus}))
+    for teacher in teachers:
+        teacher.to(next(student.parameters()).device)
     for batch in batches:
         student_results = student.val_step(copy.deepcopy(batch))  # type: ignore[operator]
-        teacher_results = teacher.val_step(copy.deepcopy(batch))  # type: ignore[operator]
-        for student_result, teacher_result in zip(student_results, teacher_results, strict=True):
-            label = student_result.gt_sem_seg.data.flatten()
-            step = max(1, label.numel() // PIXELS)
-            if label.numel() != student_result.pred_sem_seg.data.numel():
-                continue  # scored at another size, by a metric of its own
-            valid = (label[::step] != ignore).nonzero().flatten()
-            label = label[::step][valid].to(device)
-            student_class = student_result.pred_sem_seg.data.flatten()[::step][valid]
-            teacher_class = teacher_result.pred_sem_seg.data.flatten()[::step][valid]
-            logits = teacher_result.seg_logits.data.flatten(1)[:, ::step][:, valid].float()
-            counts.add(label, student_class, teacher_class, logits)
-    return counts.figures()
+        for teacher, own, same_classes in zip(teachers, counts, comparable, strict=True):
+            if same_classes:
+                teacher_results = teacher.val_step(copy.deepcopy(batch))  # type: ignore[operator]
+                _count(own, student_results, teacher_results, ignore_index(student))
+    return [own.figures() for own in counts]
+
+
+def _count(counts: _Counts, student_results: Sequence[Any], teacher_results: Sequence[Any], ignore: int) -> None:
+    """Adds the labelled pixels of a batch, of its images as mmseg's ``val_step`` returns them."""
+    for student_result, teacher_result in zip(student_results, teacher_results, strict=True):
+        label = student_result.gt_sem_seg.data.flatten()
+        step = max(1, label.numel() // PIXELS)
+        if label.numel() != student_result.pred_sem_seg.data.numel():
+            continue  # scored at another size, by a metric of its own
+        valid = (label[::step] != ignore).nonzero().flatten()
+        student_class = student_result.pred_sem_seg.data.flatten()[::step][valid]
+        teacher_class = teacher_result.pred_sem_seg.data.flatten()[::step][valid]
+        logits = teacher_result.seg_logits.data.flatten(1)[:, ::step][:, valid].float()
+        counts.add(label[::step][valid].to(student_class.device), student_class, teacher_class, logits)
 
 
 class _Counts:

@@ -16,6 +16,7 @@ import pytest
 from conftest import Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
+from e2e.processes import under, wait_until, wait_until_gone
 from rdistill.sweeps.proof.two_way import mean_iou
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # starts of Ray, and twenty small students
@@ -115,7 +116,7 @@ def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
     seeds = [look["seeds"] for look in each]
     assert seeds[0] == 2 and seeds == sorted(set(seeds)) and seeds[-1] <= 4
     assert [look["over"] for look in each] == [False] * (len(each) - 1) + [True]
-    assert len([line for line in done.stdout.splitlines() if line.startswith("look ")]) % max(1, len(each)) >= 0
+    assert done.stdout.count("look      after 2 seeds") == 0  # what was seen before the kill is not looked at again
     summary = summary_of(work_dir)
     assert summary["status"] == "finished" and summary["confirmed"]["looks"]["seeds"] == seeds[-1]
     assert summary["confirmed"]["seeds"] == list(range(1, seeds[-1] + 1))
@@ -124,3 +125,49 @@ def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
         assert difference["answer"] in ("better", "worse", "futile") and math.isfinite(difference["low"])
     again = place.run(*arguments, "--resume")  # nothing is left to do, and nothing is looked at
     assert json.loads(looks.read_text())["looks"] == each and "look      " not in again.stdout
+
+
+def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
+    place: Place, command: Callable[..., list[object]], rows: Rows
+) -> None:
+    """Each run is afterwards the one that it is alone, from its own config to its end, and each seed was seen once."""
+    work_dir = place.root / "amid"
+    arguments = command("amid", confirm={"top": 1, "seeds": "auto", "min": 2, "max": 3}, headroom="off")
+    arguments += ["--iters", 60, "--val-interval", 20]
+    trials, looks = work_dir / "trials", work_dir / "looks.json"
+
+    def status_of(folder: Path) -> str:
+        file = folder / "trial.json"
+        return str(json.loads(file.read_text())["status"]) if file.is_file() else ""
+
+    def longer() -> dict[str, str]:
+        return {folder.name: status_of(folder) for folder in trials.glob("baseline-as-*")}
+
+    with place.start(*arguments) as driver:
+        wait_until(lambda: "running" in longer().values(), driver)
+        started = under(driver.pid)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    wait_until_gone(started)
+    assert set(longer().values()) != {"finished"} and not looks.is_file()  # amid it, and before the first look
+    kept = json.loads((work_dir / "equal_cost.json").read_text())
+    done = place.run(*arguments, "--resume")
+
+    assert json.loads((work_dir / "equal_cost.json").read_text()) == kept  # the lengths are not measured again
+    seeds = [look["seeds"] for look in json.loads(looks.read_text())["looks"]]
+    assert seeds == sorted(set(seeds)) and seeds[0] == 2
+    assert all(done.stdout.count(f"look      after {count} seeds") == 2 for count in seeds)  # of two questions, once
+    table = {name: row for name, row in rows(work_dir).items() if row["phase"] in ("confirm", "equal-cost")}
+    assert {row["status"] for row in table.values()} == {"finished"} and len(table) == 3 * seeds[-1]
+    (iterations,) = {entry["iterations"] for entry in kept.values()}
+    for name, row in table.items():
+        if name.startswith("baseline"):  # those with a teacher compute it otherwise in a cohort
+            assert int(row["iterations"] or 60) == (iterations if "-as-" in name else 60)
+            alone = place.root / f"alone-{name}"
+            place.run("train", trials / name / "trial.py", "--seed", row["seed"], "--work-dir", alone)
+            assert json.loads((alone / "metrics.json").read_text())["mIoU"] == pytest.approx(
+                float(row["mIoU"]), abs=1e-4
+            )
+    again = place.run(*arguments, "--resume")
+    assert [look["seeds"] for look in json.loads(looks.read_text())["looks"]] == seeds
+    assert "look      after" not in again.stdout

@@ -1,6 +1,6 @@
 """What the confirmation runs prove: spread, and paired differences to the baselines of equal iterations and cost.
 
-Pure functions of records and numbers; needs neither torch nor ray. What they mean is in docs/proof.md.
+Pure functions of records and numbers; needs neither torch nor ray. What they mean is in docs/proof-details.md.
 """
 
 from __future__ import annotations

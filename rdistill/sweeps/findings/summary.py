@@ -70,7 +70,7 @@ class Facts:
 
 
 def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> Summary:
-    """Everything that ``summary.json`` holds; docs/proof.md explains it."""
+    """Everything that ``summary.json`` holds; docs/proof-details.md explains it."""
     spec = facts.spec
     confirmed, test, left = _confirmed(facts, records, work_dir)
     tuned = bool(spec.baseline.search)
@@ -84,7 +84,11 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
         "confirmed": confirmed,
         "test": test,
         "headroom": _headroom(work_dir),
-        "why": why(records, when_trained((confirmed or Confirmed()).get("baseline") or Arm())["mean"]),
+        "why": why(
+            records,
+            when_trained((confirmed or Confirmed()).get("baseline") or Arm())["mean"],
+            [teacher.get("mIoU") for teacher in facts.teachers],
+        ),
         "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),

@@ -1,20 +1,20 @@
 """Why a configuration gains, or does not: the figures of its confirmation runs, and a sentence about each.
 
 The figures are those of :mod:`rdistill.training.diagnosis` at the validations, of the losses as they were logged, and
-of the scores. What each means, and where its limits come from, is in docs/proof.md. Pure functions of records; needs
+of the scores. What each means, and where its limits come from, is in docs/why.md. Pure functions of records; needs
 neither torch nor ray.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rdistill.schemas.run import Diagnosis
-from rdistill.schemas.why import LossFigures, OverTraining, Reason, Why, WhyFigures
+from rdistill.schemas.run import Diagnosis, ValidationFigures
+from rdistill.schemas.why import LossFigures, OverTraining, Reason, TeacherFigures, Why, WhyFigures
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
 
 LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; below, it can show little
@@ -39,12 +39,15 @@ class Sentence:
         return {"about": self.about, "text": self.text, "warning": self.warning}
 
 
-def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Why]:
+def why(
+    records: Iterable[TrialRecord], baseline: float | None, teachers: Sequence[float | None] = ()
+) -> dict[str, Why]:
     """For each confirmed configuration that was diagnosed: its ``figures`` and ``sentences``.
 
     Args:
         records: of a sweep; finished confirmation runs under the teacher count.
         baseline: mean mIoU of the confirmed baseline, in percent.
+        teachers: mIoU of each teacher, in percent, where there are several.
     """
     by_configuration: dict[str, list[TrialRecord]] = {}
     for record in records:
@@ -53,7 +56,7 @@ def why(records: Iterable[TrialRecord], baseline: float | None) -> dict[str, Why
     reasons: dict[str, Why] = {}
     for name, runs in by_configuration.items():
         if any(entries_of(run) for run in runs):
-            figures = figures_of(runs, baseline)
+            figures = figures_of(runs, baseline, teachers)
             reasons[name] = {"figures": figures, "sentences": [sentence.as_json() for sentence in sentences(figures)]}
     return reasons
 
@@ -67,37 +70,53 @@ def entries_of(run: TrialRecord) -> list[Diagnosis]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def figures_of(runs: Sequence[TrialRecord], baseline: float | None) -> WhyFigures:
+def figures_of(
+    runs: Sequence[TrialRecord], baseline: float | None, teachers: Sequence[float | None] = ()
+) -> WhyFigures:
     """Means over the runs of a configuration.
 
     Returns:
         Those of the last validation as :func:`rdistill.training.diagnosis.on_validation` names them;
         ``gradient_ratio`` and ``gradient_cosine`` with ``first``, ``last`` and ``mean`` over training; ``losses``: name
         -> ``first``, ``middle`` and ``last`` raw value, ``state``, ``ratio`` and ``cosine``; ``taus``; ``teacher_lead``
-        (mIoU above the baseline) and ``late_rise`` (mIoU of the last quarter of training).
+        (mIoU above the baseline) and ``late_rise`` (mIoU of the last quarter of training). ``teachers`` has what is of
+        a teacher for each of several; beside it the first's.
     """
     last = [entries[-1] for run in runs if (entries := entries_of(run))]
-    temperatures = dict.fromkeys(tau for entry in last for tau in entry.get("teacher_entropy") or {})
-    teacher = _mean(run.teacher_mIoU for run in runs)
+    listed = [entry.get("teachers") or [] for entry in last]
+    scores = dict(enumerate(teachers))
     return {
-        "agreement": _mean(entry.get("agreement") for entry in last),
-        "student_error": _mean(entry.get("student_error") for entry in last),
-        "teacher_error": _mean(entry.get("teacher_error") for entry in last),
-        "errors_repeated": _mean(entry.get("errors_repeated") for entry in last),
-        "errors_to_learn": _mean(entry.get("errors_to_learn") for entry in last),
-        "teacher_confidence": _mean(entry.get("teacher_confidence") for entry in last),
-        "teacher_calibration_error": _mean(entry.get("teacher_calibration_error") for entry in last),
-        "teacher_entropy": {
-            tau: _mean((entry.get("teacher_entropy") or {}).get(tau) for entry in last) for tau in temperatures
-        },
+        **_of_teacher(last, _mean(run.teacher_mIoU for run in runs), baseline),
+        "teachers": [
+            _of_teacher([each[index] for each in listed if index < len(each)], scores.get(index), baseline)
+            for index in range(max(map(len, listed), default=0))
+        ],
         "gradient_ratio": _over_training([[entry.get("gradient_ratio") for entry in entries_of(run)] for run in runs]),
         "gradient_cosine": _over_training(
             [[entry.get("gradient_cosine") for entry in entries_of(run)] for run in runs]
         ),
         "losses": _losses(runs),
         "taus": _taus(runs),
-        "teacher_lead": None if teacher is None or baseline is None else teacher - baseline,
+        "taught_by": _taught_by(runs),
         "late_rise": _mean(_late_rise(run) for run in runs),
+    }
+
+
+def _of_teacher(entries: Sequence[ValidationFigures], score: float | None, baseline: float | None) -> TeacherFigures:
+    """Means over the runs' last validations. ``score``: the teacher's mIoU."""
+    temperatures = dict.fromkeys(tau for entry in entries for tau in entry.get("teacher_entropy") or {})
+    return {
+        "agreement": _mean(entry.get("agreement") for entry in entries),
+        "student_error": _mean(entry.get("student_error") for entry in entries),
+        "teacher_error": _mean(entry.get("teacher_error") for entry in entries),
+        "errors_repeated": _mean(entry.get("errors_repeated") for entry in entries),
+        "errors_to_learn": _mean(entry.get("errors_to_learn") for entry in entries),
+        "teacher_confidence": _mean(entry.get("teacher_confidence") for entry in entries),
+        "teacher_calibration_error": _mean(entry.get("teacher_calibration_error") for entry in entries),
+        "teacher_entropy": {
+            tau: _mean((entry.get("teacher_entropy") or {}).get(tau) for entry in entries) for tau in temperatures
+        },
+        "teacher_lead": None if score is None or baseline is None else score - baseline,
     }
 
 
@@ -162,6 +181,13 @@ def _taus(runs: Sequence[TrialRecord]) -> dict[str, float]:
     return temperatures
 
 
+def _taught_by(runs: Sequence[TrialRecord]) -> dict[str, int]:
+    """Loss -> its teacher, of those that have one teacher."""
+    effective = runs[0].effective if runs else {}
+    teachers = {name: effective.get(f"distill.losses.{name}.teacher", 0) for name in _taus(runs)}
+    return {name: teacher for name, teacher in teachers.items() if isinstance(teacher, int)}
+
+
 def _late_rise(run: TrialRecord) -> float | None:
     """What the last quarter of the validations brought above the best before; None with fewer than four."""
     scores = [float(entry["mIoU"]) for entry in run.history if entry.get("mIoU") is not None]
@@ -176,38 +202,52 @@ def _late_rise(run: TrialRecord) -> float | None:
 
 def sentences(figures: WhyFigures) -> list[Sentence]:
     """A sentence about each figure that is there."""
+    several = figures["teachers"]
+    teachers = dict(enumerate(several, 1)) if several else {None: figures}
     possible = [
-        _agreement(figures),
-        _errors(figures),
+        *(_agreement(each, number) for number, each in teachers.items()),
+        *(_errors(each, number) for number, each in teachers.items()),
         _size(figures["gradient_ratio"]),
         _direction(figures["gradient_cosine"]),
         *(_loss(name, loss) for name, loss in figures["losses"].items()),
-        _confidence(figures),
-        *(_temperature(name, tau, figures["teacher_entropy"]) for name, tau in figures["taus"].items()),
-        _lead(figures["teacher_lead"]),
+        *(_confidence(each, number) for number, each in teachers.items()),
+        *(
+            _temperature(name, figures["taus"][name], several[teacher] if several else figures)
+            for name, teacher in figures["taught_by"].items()
+        ),
+        *(_lead(each["teacher_lead"], number) for number, each in teachers.items()),
         _plateau(figures["late_rise"]),
     ]
     return [sentence for sentence in possible if sentence is not None]
 
 
-def _agreement(figures: WhyFigures) -> Sentence | None:
+def _numbered(about: str, number: int | None) -> str:
+    """``number``: of several teachers, from 1; None: there is one, and it needs none."""
+    return about if number is None else f"{about} {number}"
+
+
+def _agreement(figures: TeacherFigures, number: int | None) -> Sentence | None:
     if figures["agreement"] is None:
         return None
-    return Sentence(
-        "agreement", f"Student and teacher give {figures['agreement']:.1f} % of the pixels the same class.", False
-    )
+    text = f"give {figures['agreement']:.1f} % of the pixels the same class."
+    return Sentence(_numbered("agreement", number), f"Student and {_numbered('teacher', number)} {text}", False)
 
 
-def _errors(figures: WhyFigures) -> Sentence | None:
+def _errors(figures: TeacherFigures, number: int | None) -> Sentence | None:
     repeated, left = figures["errors_repeated"], figures["errors_to_learn"]
     if repeated is None or left is None:
         return None
+    teacher = _numbered("teacher", number)
     text = (
-        f"The student repeats {repeated:.0f} % of the teacher's errors; the teacher is right on {left:.0f} % of the "
+        f"The student repeats {repeated:.0f} % of the errors of {teacher}; that is right on {left:.0f} % of the "
         f"student's"
+        if number
+        else f"The student repeats {repeated:.0f} % of the teacher's errors; the teacher is right on {left:.0f} % of "
+        f"the student's"
     )
     little = left < LITTLE_TO_LEARN
-    return Sentence("errors", f"{text}{': it can show the student little' if little else ''}.", little)
+    warning = ": it can show the student little" if little else ""
+    return Sentence(_numbered("errors", number), f"{text}{warning}.", little)
 
 
 def _size(ratio: OverTraining) -> Sentence | None:
@@ -252,20 +292,25 @@ def _loss(name: str, loss: LossFigures) -> Sentence:
     return Sentence(f"loss {name}", text, warning)
 
 
-def _confidence(figures: WhyFigures) -> Sentence | None:
+def _confidence(figures: TeacherFigures, number: int | None) -> Sentence | None:
     sure, wrong, off = figures["teacher_confidence"], figures["teacher_error"], figures["teacher_calibration_error"]
     if sure is None or wrong is None or off is None:
         return None
     right = 100 - wrong
     text = (
-        f"The teacher is {sure:.1f} % sure on average and right on {right:.1f} % of the pixels (calibration error "
-        f"{off:.1f} %)"
+        f"{_the_teacher(number)} is {sure:.1f} % sure on average and right on {right:.1f} % of the pixels "
+        f"(calibration error {off:.1f} %)"
     )
     over = sure - right > TOO_SURE
-    return Sentence("confidence", f"{text}{': too sure of itself' if over else ''}.", over)
+    return Sentence(_numbered("confidence", number), f"{text}{': too sure of itself' if over else ''}.", over)
 
 
-def _temperature(name: str, tau: float, entropy: Mapping[str, float | None]) -> Sentence | None:
+def _the_teacher(number: int | None) -> str:
+    return "The teacher" if number is None else f"Teacher {number}"
+
+
+def _temperature(name: str, tau: float, teacher: TeacherFigures) -> Sentence | None:
+    entropy = teacher["teacher_entropy"]
     own = entropy.get(f"{tau:g}")
     if own is None:
         return None
@@ -278,13 +323,18 @@ def _temperature(name: str, tau: float, entropy: Mapping[str, float | None]) -> 
     return Sentence(f"temperature {name}", f"{text}.", own < ALL_BUT_HARD)
 
 
-def _lead(lead: float | None) -> Sentence | None:
+def _lead(lead: float | None, number: int | None) -> Sentence | None:
     if lead is None:
         return None
     if lead < HARDLY_BETTER:
-        text = f"The teacher is at {lead:+.2f} mIoU against the student alone: hardly better, there is little to gain."
-        return Sentence("teacher's lead", text, True)
-    return Sentence("teacher's lead", f"The teacher is {lead:.2f} mIoU above the student alone.", False)
+        against = f"at {lead:+.2f} mIoU against the student alone: hardly better, there is little to gain."
+        text = f"{_the_teacher(number)} is {against}"
+        return Sentence(_numbered("teacher's lead", number), text, True)
+    return Sentence(
+        _numbered("teacher's lead", number),
+        f"{_the_teacher(number)} is {lead:.2f} mIoU above the student alone.",
+        False,
+    )
 
 
 def _plateau(rise: float | None) -> Sentence | None:

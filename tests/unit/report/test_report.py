@@ -486,7 +486,7 @@ def test_png_without_a_browser_is_one_line(small: Path, tmp_path: Path, monkeypa
 
 
 def test_the_gradients_over_training_are_drawn_for_each_configuration() -> None:
-    """Means over two seeds, of the validations that were diagnosed; of several teachers the first is compared."""
+    """Means over two seeds, of the validations that were diagnosed; beside them a table of each of several teachers."""
 
     def run(seed: int, *figures: tuple[float | None, float | None]) -> TrialRecord:
         history = [
@@ -501,7 +501,8 @@ def test_the_gradients_over_training_are_drawn_for_each_configuration() -> None:
         return TrialRecord(f"t0001-s{seed}", {}, seed, phase="confirm", of="t0001", history=history)
 
     runs = [run(1, (2.0, 0.5), (0.5, 0.1)), run(2, (4.0, 0.3), (None, None))]
-    why = {"t0001": {"figures": {}, "sentences": [{"about": "errors", "text": "Few.", "warning": True}]}}
+    figures = {"teachers": [{"agreement": 90.0}, {"agreement": 80.0}]}
+    why = {"t0001": {"figures": figures, "sentences": [{"about": "errors", "text": "Few.", "warning": True}]}}
     summary = {"why": why, "teachers": [{"mIoU": 80.0}, {"mIoU": 81.0}]}
     section = why_section(Sweep(Path("s"), {}, [], runs, summary, {}))
     size, cosine = section.plots
@@ -509,5 +510,5 @@ def test_the_gradients_over_training_are_drawn_for_each_configuration() -> None:
     assert cosine.data[0]["y"] == pytest.approx([0.4, 0.1]) and size.layout["yaxis"]["type"] == "log"
     assert [item.text for item in size.table.rows[0]] == ["t0001", "3", "0.5"]
     assert size.summary.endswith("over 2 validations, mean over the runs: t0001 from 3 to 0.5.")
-    assert section.intro.endswith("Of several teachers the first is compared with the student.")
+    assert section.intro.endswith("Each of several teachers is compared with the student.")
     assert why_section(Sweep(Path("s"), {}, [], runs, {}, {})).empty

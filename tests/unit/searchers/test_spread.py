@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rdistill.searchers.own import auto, first_trials
+from rdistill.searchers.own import FIRST, auto, good_trials
 from rdistill.searchers.spread import SpreadThenLearn, at
 
 SPACE: dict[str, BaseDistribution] = {
@@ -75,10 +75,22 @@ def test_places_of_a_range(distribution: BaseDistribution, places: tuple[float, 
     assert [at(distribution, place) for place in places] == pytest.approx(values)
 
 
-def test_a_quarter_of_the_trials_but_from_three_to_eight() -> None:
-    assert [first_trials(number) for number in (1, 8, 16, 24, 100)] == [3, 3, 4, 6, 8]
+def test_a_third_of_few_trials_is_good_and_a_tenth_of_many() -> None:
+    assert [good_trials(number) for number in (1, 3, 4, 8, 24, 80, 100, 1000)] == [1, 1, 2, 3, 8, 8, 10, 25]
+
+
+def test_auto_learns_after_three_trials() -> None:
+    """Where only the weight counts, what follows lies above the middle of its range more often than by chance."""
+    later = []
+    for seed in range(8):
+        sampler = auto(SPACE, seed=seed, num_objectives=1, conditional=False)
+        values = suggested(sampler, 8, 1)
+        spread = SpreadThenLearn(SPACE, learner(), FIRST, seed)
+        assert values[:FIRST] == [spread.point(number) for number in range(FIRST)]
+        later += [each["weight"] for each in values[FIRST:]]
+    assert sum(weight > 1.0 for weight in later) > 0.75 * len(later)
 
 
 def test_auto_learns_where_keys_are_left_out_of_trials() -> None:
-    sampler = auto(SPACE, seed=0, num_trials=8, num_objectives=1, conditional=True)
+    sampler = auto(SPACE, seed=0, num_objectives=1, conditional=True)
     assert len({tuple(values.items()) for values in suggested(sampler, 8, 2)}) == 8

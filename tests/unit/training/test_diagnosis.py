@@ -32,7 +32,7 @@ def loaders_of(tiny: Tiny, tmp_path: Any) -> tuple[Any, Any]:
 def test_what_student_and_teacher_make_of_validation_images(tiny: Tiny, tmp_path: Any) -> None:
     distiller = distiller_of(tiny)
     batches = validation_batches(loaders_of(tiny, tmp_path)[1], images=3)
-    found = on_validation(distiller, batches, [3.0])
+    (found,) = on_validation(distiller, batches, [3.0])
     student, teacher = distiller.student.eval(), distiller.teachers[0].model
     labels, ours, theirs, logits = [], [], [], []
     for batch in batches:
@@ -66,8 +66,25 @@ def test_what_student_and_teacher_make_of_validation_images(tiny: Tiny, tmp_path
 def test_a_teacher_agrees_with_itself(tiny: Tiny, tmp_path: Any) -> None:
     distiller = distiller_of(tiny)
     distiller.teachers = (Teacher(distiller.student, ["decode_head"], distiller.student.data_preprocessor),)
-    found = on_validation(distiller, validation_batches(loaders_of(tiny, tmp_path)[1], images=2), [])
+    (found,) = on_validation(distiller, validation_batches(loaders_of(tiny, tmp_path)[1], images=2), [])
     assert found["agreement"] == 100.0 and found["errors_repeated"] == 100.0 and found["errors_to_learn"] == 0.0
+
+
+def test_each_of_several_teachers_is_compared_by_itself(tiny: Tiny, tmp_path: Any) -> None:
+    """The second is the student itself, the third tells other classes apart."""
+    distiller = distiller_of(tiny)
+    batches = validation_batches(loaders_of(tiny, tmp_path)[1], images=2)
+    (alone,) = on_validation(distiller, batches, [3.0])
+    itself = Teacher(distiller.student, ["decode_head"], distiller.student.data_preprocessor)
+    others = distiller_of(tiny).teachers[0]
+    others.model.decode_head.num_classes = others.model.decode_head.out_channels = 5
+    distiller.teachers = (*distiller.teachers, itself, others)
+    first, second, third = on_validation(distiller, batches, [3.0])
+    assert first == alone and first["agreement"] != 100.0
+    assert (
+        second["agreement"] == second["errors_repeated"] == 100.0 and second["teacher_error"] == first["student_error"]
+    )
+    assert third == {}
 
 
 def test_gradients_are_those_of_a_backward_pass(tiny: Tiny, tmp_path: Any) -> None:
@@ -136,4 +153,4 @@ def test_other_classes_have_no_agreement(tiny: Tiny, tmp_path: Any) -> None:
     distiller = distiller_of(tiny)
     teacher = distiller.teachers[0].model
     teacher.decode_head.num_classes = teacher.decode_head.out_channels = 5
-    assert on_validation(distiller, validation_batches(loaders_of(tiny, tmp_path)[1], images=2), []) == {}
+    assert on_validation(distiller, validation_batches(loaders_of(tiny, tmp_path)[1], images=2), []) == [{}]

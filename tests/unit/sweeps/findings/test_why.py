@@ -109,6 +109,32 @@ def test_what_may_be_why_there_is_no_gain(changed: dict[str, Any], about: str, s
     assert [name for name, (_, warning) in found.items() if warning] == [about]
 
 
+def test_each_of_several_teachers_has_its_sentences_by_its_number() -> None:
+    sure = {**FIGURES, "agreement": 70.0, "errors_to_learn": 10.0, "teacher_confidence": 99.9, "teacher_error": 20.0}
+    sure["teacher_entropy"] = {"1": 0.01}
+    other_classes: dict[str, Any] = {}
+    runs = [run(teachers=[FIGURES, sure, other_classes])]
+    runs[0].effective["distill.losses.logits.teacher"] = 1
+    reasons = why(runs, 55.0, [65.0, 55.5, 70.0])["t0001"]
+    figures, said = reasons["figures"], {each["about"]: each["text"] for each in reasons["sentences"]}
+    assert [each["agreement"] for each in figures["teachers"]] == [91.0, 70.0, None]
+    assert [each["teacher_lead"] for each in figures["teachers"]] == [10.0, 0.5, 15.0]
+    assert said["agreement 1"] == "Student and teacher 1 give 91.0 % of the pixels the same class."
+    assert said["errors 2"].startswith("The student repeats 60 % of the errors of teacher 2; that is right on 10 %")
+    assert said["confidence 2"].startswith("Teacher 2 is 99.9 % sure") and said["confidence 2"].endswith("itself.")
+    assert said["teacher's lead 2"].startswith("Teacher 2 is at +0.50 mIoU")
+    assert said["teacher's lead 3"] == "Teacher 3 is 15.00 mIoU above the student alone."
+    assert "1% of the largest possible entropy" in said["temperature logits"]  # of the teacher that the loss takes
+    assert not {"agreement 3", "errors 3", "confidence 3", "agreement", "confidence"} & set(said)
+    warnings = [each["about"] for each in reasons["sentences"] if each["warning"]]
+    assert warnings == ["errors 2", "confidence 2", "temperature logits", "teacher's lead 2"]
+    (table,) = [each for each in section_of({"t0001": reasons}).tables if each.caption == "Figures of each teacher"]
+    assert [[item.text for item in row][:3] for row in table.rows[:2]] == [
+        ["t0001", "1", "91.00"],
+        ["t0001", "2", "70.00"],
+    ]
+
+
 def test_means_are_over_runs_and_the_gradient_over_training() -> None:
     first = run(entries=[{**FIGURES, "gradient_ratio": ratio} for ratio in (2.0, 1.0, 1.0, 0.4)])
     second = run("t0001-s2", entries=[{**FIGURES, "gradient_ratio": ratio} for ratio in (4.0, 1.0, 1.0, 0.6)])

@@ -1,0 +1,80 @@
+"""Why the interval of a chosen configuration has no equal tails: how often both kinds hold the true difference.
+
+python -m benchmarks.proof_tails [--studies 2000]
+
+As `benchmarks.proof`, after five seeds and one look, where images bind; the 16 configurations may truly differ from
+each other. The interval of equal tails moves its upper end down by the luck that the best of 16 alike has. A minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+from scipy import optimize, special
+
+from benchmarks.proof import LISTED, TRIALS, Arms, Rate, World
+from rdistill.sweeps.proof.decision import ALPHA, Comparison, compare, image_share, two_way_half_width
+from rdistill.sweeps.proof.quantiles import level_of, normal_quantile, student_quantile
+from rdistill.sweeps.proof.sequential import design
+
+WORLDS = [World(0.0, 1.0, 10.0), World(0.0, 0.5, 20.0)]
+APART = (0.0, 1.0, 3.0)  # standard deviation of what the configurations are truly worth, in mIoU
+STEPS = (np.arange(1000) + 0.5) / 1000
+LARGEST = special.ndtri(STEPS ** (1 / TRIALS))  # of as many normal values
+
+
+def least_luck(share: float) -> float:
+    """What the luck with images of the best of all alike falls below with a chance of 2.5 %, in standard deviations."""
+    correlation = math.sqrt(share)
+    chosen, rest = correlation / math.sqrt(2), math.sqrt(1 - correlation**2 / 2)
+
+    def too_often(luck: float) -> float:
+        return float(special.ndtr((luck - chosen * LARGEST) / rest).mean()) - ALPHA / 2
+
+    return float(optimize.brentq(too_often, -12, 12))
+
+
+def upper_end(comparison: Comparison) -> float:
+    """Of the interval of equal tails, above the mean."""
+    errors, pairs = comparison.errors, LISTED.last
+    of_seeds = normal_quantile(level_of(design(pairs, pairs, ALPHA).threshold(pairs), pairs - 1)) * errors.seeds
+    of_images = least_luck(image_share(errors, pairs)) * errors.images_alone
+    if of_images > 0:  # below the mean
+        return of_seeds - of_images
+    level = level_of(math.hypot(of_seeds, of_images) / errors.both)
+    return student_quantile(level, errors.freedom) * errors.both
+
+
+def measured(world: World, apart: float, studies: int, random: np.random.Generator) -> tuple[Rate, Rate]:
+    """How often the verdict's interval and that of equal tails hold the true difference to a baseline."""
+    verdict, equal = [], []
+    for _ in range(studies):
+        worth = [0.0, *random.normal(0, apart, TRIALS)]
+        arms = Arms(world, worth, random)
+        best = 1 + int(arms.scores(1).mean((1, 2))[1:].argmax())
+        alone, chosen = arms.scores(LISTED.last, [0, best])
+        differences = chosen - alone
+        known = compare(differences.mean(1).tolist(), differences, LISTED)
+        below = two_way_half_width(known.errors, known.images, LISTED.last, LISTED, ALPHA)
+        verdict.append(known.low <= worth[best] <= known.high)
+        equal.append(known.mean - below <= worth[best] <= known.mean + upper_end(known))
+    return Rate.of(verdict), Rate.of(equal)
+
+
+def main() -> None:
+    """Simulates, and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=2000, help="of each line")
+    options = parser.parse_args()
+    random = np.random.default_rng(1)
+    print("| spread | images' sd | sd of the worth | verdict's interval | equal tails |\n|---|---|---|---|---|")
+    for world in WORLDS:
+        for apart in APART:
+            rates = measured(world, apart, options.studies, random)
+            print(f"| {world.spread:g} | {world.image_sd:g} | {apart:g} | {rates[0]} | {rates[1]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
