@@ -45,6 +45,33 @@ def check_batches(cfg: Config, sizes: Mapping[str, Mapping[str, Size]], *, worke
     return problems
 
 
+def squashed_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str | None:
+    """``images of 240 x 180 reach the model as 128 x 128``, where validation changes their aspect; else None.
+
+    Args:
+        cfg: of the run.
+        sizes: as for :func:`check_batches`; the first image is put through the pipeline.
+    """
+    file, (width, height) = next(iter(sizes.get("val", {}).items()), ("", (0, 0)))
+    if not file:
+        return None
+    try:
+        with warnings.catch_warnings(), random_state_of(SEED):
+            warnings.simplefilter("ignore")
+            items = _items(cfg[LOADERS["val"]].dataset, [file])
+    except Exception:  # a problem, which the check of batches or the run says
+        return None
+    for item in items.values():
+        new_height, new_width = map(int, item["inputs"].shape[-2:])
+        rounding = 1 / min(new_height, new_width) + 1 / min(height, width)  # of each side, to whole pixels
+        if abs(math.log(new_width * height / (new_height * width))) > rounding:
+            return (
+                f"images of {width} x {height} reach the model as {new_width} x {new_height}: their aspect changes; a "
+                f"Resize with keep_ratio=True keeps it, and so does --size HEIGHTxWIDTH of their aspect"
+            )
+    return None
+
+
 def most_different(files: Mapping[str, Size], count: int) -> list[str]:
     """Images whose sizes differ most, one of each size: extremes of the aspect first, then of the area.
 

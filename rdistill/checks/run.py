@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.checks.batches import check_batches
+from rdistill.checks.batches import check_batches, squashed_note
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
@@ -354,6 +354,8 @@ def add_data(
     data = look_at_data(splits, full=full)
     problems = data.problems or check_batches(cfg, data.sizes, workers=workers)
     report.notes += data.notes
+    if not problems and (note := squashed_note(cfg, data.sizes)):
+        report.notes.append(note)
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
 

@@ -105,7 +105,7 @@ def _split(name: str, cfg: ConfigDict) -> Split:
     if not entries:
         place = cfg.get("ann_file") or (cfg.get("data_prefix") or {}).get("img_path") or ""
         where = os.path.join(cfg.get("data_root") or "", place)
-        listed = "" if cfg.get("ann_file") else f" that end in {getattr(dataset, 'img_suffix', '')}"
+        listed = "" if cfg.get("ann_file") else f" that end in {getattr(dataset, 'img_suffix', '')} (img_suffix)"
         return Split(name, [], folders=folders, problem=f"is empty: {where} has no images{listed}")
     metainfo = dataset.metainfo
     classes = tuple(metainfo.get("classes") or ())

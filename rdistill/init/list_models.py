@@ -75,7 +75,7 @@ def measure(names: list[str] | None = None) -> Iterator[ZooModel]:
             yield ZooModel(name, config, parameters, flops)
         except Exception as error:  # a model of others may fail in any way; it is listed with the reason
             text = error.problems[0] if isinstance(error, UserError) else error_line(error)
-            yield ZooModel(name, config, problem=text.removeprefix(f"{name}: "))
+            yield ZooModel(name, config, problem=text.removeprefix(f"{name}: ").removeprefix(f"{config}: "))
 
 
 def _layers(model: nn.Module) -> list[Layer]:

@@ -22,6 +22,7 @@ DIVISOR = (
     32  # images are padded to a multiple of it for scoring: no model of the zoo halves its input more than 5 times
 )
 RGB = 3
+MOST_TRIED = 640  # pixels a side
 BOUNDARY_HEADS = ("STDCHead",)  # their classes are boundary and none, whatever the data have
 CLASSIFIED = ("CrossEntropyLoss", "OhemCrossEntropy")  # losses that take a weight for each class
 # Backbones that learn little from scratch at the rate that suits convolutions.
@@ -80,6 +81,25 @@ def fit(name: str, task: Task, flag: str) -> Fitted:
     if input_channels(model) != task.channels:
         raise UserError(f"{flag}: {_three_only(found_name, task.channels)}")
     return fitted
+
+
+def least_size(fitted: Fitted, size: int) -> int:
+    """The smallest size from ``size`` on, in steps of ``DIVISOR``, at which the model runs; LRASPP pools 49 cells.
+
+    Raises:
+        UserError: it runs at none up to ``MOST_TRIED``.
+    """
+    model, first = build(fitted).to("meta"), None
+    for side in range(size, MOST_TRIED + 1, DIVISOR):
+        try:
+            probe_features(model, ["decode_head:input"], (side, side))
+        except UserError as error:
+            first = first or error
+        except NotImplementedError:  # what looks at values, which the meta device does not have
+            return size
+        else:
+            return side
+    raise UserError(*(f"{fitted.name}: {problem}" for problem in (first.problems if first else ("does not run",))))
 
 
 def _three_only(name: str, channels: int) -> str:

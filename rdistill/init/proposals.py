@@ -73,19 +73,22 @@ def largest_size(shortest: int) -> int:
     return min(LARGEST, max(SMALLEST, shortest // MULTIPLE * MULTIPLE))
 
 
-def propose_size(shortest: int, models: Sequence[Measured], machine: Machine) -> tuple[int, str]:
+def propose_size(shortest: int, models: Sequence[Measured], machine: Machine, least: int = SMALLEST) -> tuple[int, str]:
     """Pixels of the shorter side, and why.
 
     Args:
         shortest: side of the median image.
         models: teacher and student, which do not train at the same time.
         machine: what trains them.
+        least: pixels that the models need.
     """
-    largest = largest_size(shortest)
-    for size in range(largest, SMALLEST - 1, -MULTIPLE):
+    largest = max(largest_size(shortest), least)
+    for size in range(largest, least - 1, -MULTIPLE):
         if fits(size, LEAST_BATCH, models, machine):
             break
-    if size < largest:
+    if size == least > SMALLEST:
+        why = "the models run on no smaller images"
+    elif size < largest:
         why = f"a batch of {LEAST_BATCH} at {size + MULTIPLE} would take more than {_limits(machine)}"
     elif largest < shortest // MULTIPLE * MULTIPLE:
         why = f"images have more, {shortest}; --size takes any"

@@ -18,7 +18,7 @@ from rdistill.distill.distiller import build_distiller
 from rdistill.init import proposals
 from rdistill.init.data import SEED, Data, read_data
 from rdistill.init.images import ImageSurvey
-from rdistill.init.models import Fitted, Task, build, features_of, fit
+from rdistill.init.models import Fitted, Task, build, features_of, fit, least_size
 from rdistill.init.own_models import STUDENT, TEACHER, has_imagenet
 from rdistill.init.write import FILES, Study, texts
 from rdistill.models.shapes import probe_features, sensible_pairs
@@ -73,13 +73,15 @@ def start(wanted: Wanted) -> Started:
     made.decisions += data.decisions
     size = wanted.size or proposals.probe_size(data.images.shortest)
     student, teacher = _models(wanted, _task(data, size, pretrained=wanted.pretrained), made)
+    least = _least_size(wanted, student, teacher, size)
+    size, student, teacher = max(size, least), _resized(student, max(size, least)), _resized(teacher, max(size, least))
     study = Study(
         out, _work(out), str(wanted.data), data.labels.classes, data.labels.palette, data.datasets, size,
         proposals.test_scale(data.images.sizes, size), data.images.loader, PROBE_BATCH, 1, PROBE_ITERS,
         student, teacher,
         data.absent, data.labels.label_map, data.labels.reduce_zero_label,
     )  # fmt: skip
-    study = _measured(study, wanted, data.images, data.train_images, made)
+    study = _measured(study, wanted, data.images, data.train_images, least, made)
     study = _with_features(study)
     study = replace(study, decisions=tuple(made.decisions))
     made.files = _write(study)
@@ -122,6 +124,20 @@ def _models(wanted: Wanted, task: Task, made: Started) -> tuple[Fitted, Fitted]:
     return student, teacher
 
 
+def _least_size(wanted: Wanted, student: Fitted, teacher: Fitted, size: int) -> int:
+    """Pixels that the models need. Raises UserError where ``--size`` says less."""
+    least = {}
+    for flag, fitted in (("--student", student), ("--teacher", teacher)):
+        try:
+            least[flag] = least_size(fitted, size if wanted.size is not None else proposals.SMALLEST)
+        except UserError as error:
+            raise UserError(*(f"{flag}: {problem}" for problem in error.problems)) from None
+        if wanted.size is not None and least[flag] > wanted.size:
+            text = f"{fitted.name} does not run on images of {wanted.size} pixels"
+            raise UserError(f"{flag}: {text}; pass --size {least[flag]}, or choose another model")
+    return max(least.values())
+
+
 def _resized(fitted: Fitted, size: int) -> Fitted:
     model = {**fitted.model, "data_preprocessor": {**fitted.model["data_preprocessor"], "size": (size, size)}}
     return replace(fitted, model=model)
@@ -143,13 +159,13 @@ def _with_features(study: Study) -> Study:
 # --- size, batch, length ----------------------------------------------------------------------------------------------
 
 
-def _measured(study: Study, wanted: Wanted, images: ImageSurvey, count: int, made: Started) -> Study:
+def _measured(study: Study, wanted: Wanted, images: ImageSurvey, count: int, least: int, made: Started) -> Study:
     """The study with the size, batch and length that the machine can do."""
     _write(study)
     machine = proposals.this_machine()
     measured = [_measure(study, name) for name in ("student", "teacher")]
     if wanted.size is None:
-        size, why = proposals.propose_size(images.shortest, measured, machine)
+        size, why = proposals.propose_size(images.shortest, measured, machine, least)
     else:
         size, why = wanted.size, "as --size says"
     batch, why_batch = proposals.propose_batch(size, count, measured, machine)

@@ -81,3 +81,18 @@ def test_a_subset_of_the_images_is_tried_as_far_as_it_goes(tiny_without_teacher:
     for seed in range(4):
         cfg.train_dataloader.dataset = dict(type="SubsetDataset", dataset=whole, share=0.5, seed=seed)
         assert problems(cfg) == []
+
+
+def test_a_changed_aspect_is_noted(tiny_without_teacher: Tiny, data_root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(data_root, tmp_path / "data"))
+    for image in (root / "img_dir/val").iterdir():
+        Image.open(image).resize((64, 48)).save(image)
+        mask = root / f"ann_dir/val/{image.stem}.png"
+        Image.open(mask).resize((64, 48), Image.Resampling.NEAREST).save(mask)
+    cfg = tiny_without_teacher.load("student", data_root=str(root))
+    (note,) = [note for note in check_run(cfg).notes if "aspect" in note]
+    assert note.startswith(
+        "images of 64 x 48 reach the model as 32 x 32: their aspect changes; a Resize with keep_ratio"
+    )
+    cfg = config(tiny_without_teacher, root, keep_ratio=True, loader="val_dataloader")
+    assert not [note for note in check_run(cfg).notes if "aspect" in note]

@@ -49,7 +49,7 @@ def test_empty_and_missing_splits(config: Callable[..., Config], root: Path) -> 
     shutil.rmtree(root / "img_dir/train")
     train, val = check_data(config())
     assert train.startswith("train data: cannot be listed") and "img_dir/train" in train
-    assert val.startswith("val data: is empty") and "no images that end in .jpg" in val
+    assert val.startswith("val data: is empty") and "no images that end in .jpg (img_suffix)" in val
 
 
 def test_image_without_mask(config: Callable[..., Config], root: Path) -> None:

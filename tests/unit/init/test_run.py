@@ -85,6 +85,14 @@ def test_images_of_many_sizes_keep_their_aspects(tmp_path: Path) -> None:
     assert cfg.val_dataloader.batch_size == 1 and cfg.test_pipeline[1].scale == (64, 32)  # 80 x 40 is the longest
 
 
+def test_a_model_that_needs_larger_images_says_so(tmp_path: Path) -> None:
+    binary(tmp_path / "mine")
+    line = r"^--student: mobilenet-v3-d8_lraspp does not run on images of 64 pixels; pass --size 416, or choose another"
+    with pytest.raises(UserError, match=line):
+        start(Wanted(tmp_path / "mine", "mobilenet-v3", "fpn_r18-w12", size=64, out=tmp_path / "out"))
+    assert not (tmp_path / "out/student.py").exists()
+
+
 # --- proposals --------------------------------------------------------------------------------------------------------
 
 GB = 10**9
