@@ -207,6 +207,9 @@ def train(
         _say(
             console, f"cache     {cache['hit_rate']:.0%} of the teacher's {cache['images']} images were known{gave_up}"
         )
+    if store := metrics.get("teacher_store"):
+        kept = store["images"] - store["computed"]
+        _say(console, f"store     {kept} of the teacher's {store['images']} images were kept already")
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
     for line in where_to_look(tracking, Path(work_dir)):

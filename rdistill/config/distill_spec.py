@@ -16,7 +16,7 @@ from pydantic import ConfigDict as ModelConfig
 
 from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
-from rdistill.core.validation import Number, Section, Whole, mistakes
+from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
 from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
@@ -72,6 +72,21 @@ class CacheSpec(BaseModel):
         return options if isinstance(value, (dict, str, bool)) else value
 
 
+class StoreSpec(Section):
+    """The store of views: few augmented versions of each image, and a teacher's outputs for them, kept.
+
+    See :mod:`rdistill.distill.teacher_store`.
+    """
+
+    views: Annotated[Whole, Field(ge=1, le=100_000)] = (
+        16  # of each image; a run shorter than as many passes takes fewer
+    )
+    keep: Literal["logits", "features", "nothing"] = "logits"  # 'features': logits too; 'nothing': the views alone
+    bits: Literal[32, 16, 8] = 16  # of each number; 32 keeps all of it
+    dir: str | None = None  # a folder; default: `.teacher_store` beside the work dir
+    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0  # of the views; runs of all seeds share them
+
+
 def forward_from_config(value: Any) -> Any:
     """What a config may say in short: 'auto' (None) and 'plain'. For pydantic to check the rest."""
     if value is None or value == "auto":
@@ -97,6 +112,7 @@ class TeacherSpec(Section):
     features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
     forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
     cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
+    store: StoreSpec | None = None  # filled in: it is `distill.store`, for all teachers
 
     @field_validator("forward", mode="before")
     @classmethod
@@ -283,13 +299,20 @@ class DistillSpec(Section):
     cache: CacheSpec = (
         CacheSpec()
     )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
+    store: StoreSpec | None = None  # few views of each image, for which teachers' outputs are kept; None: off
     custom_imports: tuple[str, ...] = ()  # modules that only training needs; `student.py` does not have them
     diagnose: DiagnoseSpec | None = None  # None: off, but for the confirmation runs of a sweep
 
     def teacher(self, index: int) -> TeacherSpec:
         """A teacher with what it shares with the others filled in."""
         own = self.teachers[index]
-        return own.model_copy(update={"features": self.teacher_features(index), "cache": own.cache or self.cache})
+        cache = own.cache or self.cache
+        if self.store is not None:  # which remembers more of the same
+            cache = cache.model_copy(update={"mode": "off"})
+        # One that follows the student changes with every step: nothing of it can be kept.
+        store = None if own.follows_student else self.store
+        features = self.teacher_features(index)
+        return own.model_copy(update={"features": features, "cache": cache, "store": store})
 
     def teacher_features(self, teacher: int) -> tuple[str, ...]:
         """The feature names of one teacher."""
@@ -316,6 +339,9 @@ class DistillSpec(Section):
             ]
         for index, own in enumerate(self.teachers):
             problems += [f"distill.teachers[{index}].{problem}" for problem in own.problems()]
+            if own.store is not None:
+                problems.append(f"distill.teachers[{index}].store: is one for all teachers; set distill.store")
+        problems += self._store_problems()
         for name, loss in self.losses.items():
             where = f"distill.losses.{name}"
             try:
@@ -352,6 +378,32 @@ class DistillSpec(Section):
                         )
         return problems
 
+    def _store_problems(self) -> list[str]:
+        """What of the store cannot be in this section."""
+        store = self.store
+        if store is None:
+            return []
+        problems = []
+        if store.dir is not None and "://" in store.dir:
+            problems.append(f"distill.store.dir: must be a folder, got {store.dir!r}; a URI cannot be used yet")
+        if self.cache.mode == "on" or any(own.cache is not None and own.cache.mode == "on" for own in self.teachers):
+            problems.append("distill.store: keeps what distill.cache would remember; leave cache out, or the store")
+        if all(own.follows_student for own in self.teachers):
+            problems.append("distill.store: needs a teacher with a checkpoint, and these follow the student")
+        named = [name for name, loss in self.losses.items() if loss.pair is not None]
+        if store.keep == "logits" and named:
+            problems.append(
+                f"distill.store.keep: 'logits' leaves out the features that distill.losses.{named[0]} compares, and "
+                f"the teacher would run for them; set keep='features'"
+            )
+        return problems
+
+
+def store_of_views(cfg: Mapping[str, Any]) -> StoreSpec | None:
+    """``distill.store`` of a config that was checked before."""
+    section = (cfg.get("distill") or {}).get("store")
+    return None if section is None else StoreSpec.model_validate(dict(section))
+
 
 def distill_spec(cfg: Config) -> DistillSpec | None:
     """The checked ``distill`` section, or None for a plain config.
@@ -369,10 +421,21 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
         raise UserError(*mistakes(error, DistillSpec, section, "distill")) from None
-    problems = spec.problems() + _sharing_problems(cfg, spec)
+    problems = spec.problems() + _sharing_problems(cfg, spec) + _view_problems(cfg, spec)
     if problems:
         raise UserError(*problems)
     return spec
+
+
+def _view_problems(cfg: Config, spec: DistillSpec) -> list[str]:
+    """What changes images after their view is made: the view would not say what a teacher is given."""
+    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
+    if spec.store is None or not preprocessor.get("batch_augments"):
+        return []
+    return [
+        "model.data_preprocessor.batch_augments: makes new images of each view, whose teacher outputs could not be "
+        "kept; leave it or distill.store out"
+    ]
 
 
 def _sharing_problems(cfg: Config, spec: DistillSpec) -> list[str]:

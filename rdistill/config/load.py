@@ -26,7 +26,7 @@ from rdistill.config.sections import key_problems, shape_problems
 from rdistill.config.shortcuts import Shortcuts, apply_shortcuts
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
-from rdistill.config.walk import dataloaders, leaf_datasets
+from rdistill.config.walk import dataloaders, leaf_datasets, without_stream
 from rdistill.core.errors import UserError
 from rdistill.layouts import SPLITS, find_keys
 from rdistill.models.packages import absent_behind
@@ -95,9 +95,14 @@ class LoadedConfig:
         return LoadedConfig(cfg, self.distill.model_copy(update={"custom_imports": custom_imports}))
 
     def without_distillation(self) -> LoadedConfig:
-        """Trains the student alone: the baseline."""
+        """Trains the student alone, on the same views if it has any: the baseline."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop("distill", None)
+        if self.distill is not None and (store := self.distill.store) is not None:
+            dataset = without_stream(cfg.train_dataloader.dataset)
+            cfg.train_dataloader.dataset = dict(
+                type="StreamDataset", dataset=dataset, views=store.views, view_seed=store.seed
+            )
         return LoadedConfig(cfg, None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from rdistill.config.label_map import parse_label_map
@@ -21,6 +23,7 @@ from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 from rdistill.schemas.data import DatasetMeta
 from rdistill.schemas.mappings import DataInfo
 
+VIEW = "view"  # key of a sample's metainfo: the digest of the view that it is
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
 
 
@@ -178,14 +181,20 @@ class StreamSampler(Sampler):
 class StreamDataset(Dataset):
     """Wraps the training dataset: each draw is augmented from a random state of its own.
 
+    With ``views``, each image has so few augmented versions: draw ``i`` of the stream takes view ``v(i)`` of its
+    image, and the view, not the draw, seeds the augmentation (dataset reinforcement; Faghri et al., ICCV 2023). Pass
+    ``p`` over the data takes view ``p`` modulo ``views``: each view comes once before any comes again, for every seed.
+
     Args:
         dataset: an mmseg dataset, or the config of one.
         seed: of the stream; the same as the sampler's.
+        views: of each image; None for a new one at each draw.
+        view_seed: of the views; with the same one, every stream has the same.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int = 0, views: int | None = None, view_seed: int = 0) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.seed = seed
+        self.seed, self.views, self.view_seed = seed, views, view_seed
 
     @property
     def metainfo(self) -> DatasetMeta:
@@ -199,8 +208,26 @@ class StreamDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         draw, index = key
+        if self.views is not None:
+            return self.view(index, draw // len(self.dataset) % self.views)
         with random_state_of(self.seed, draw):
             return self.dataset[index]
+
+    def view(self, index: int, view: int) -> Any:
+        """An augmented version of an image, with the digest of its pixels among what its sample says of itself."""
+        with random_state_of(self.view_seed, index, view):
+            item = self.dataset[index]
+        sample = item.get("data_samples") if isinstance(item, dict) else None
+        if sample is not None and hasattr(sample, "set_metainfo") and isinstance(item.get("inputs"), Tensor):
+            sample.set_metainfo({VIEW: pixel_digest(item["inputs"])})
+        return item
+
+
+def pixel_digest(image_chw: Tensor) -> str:
+    """What tells an augmented image from every other, whatever made it: 128 bits of its pixels, as hexadecimal text."""
+    described = f"{image_chw.dtype} {tuple(image_chw.shape)}".encode()
+    pixels = image_chw.contiguous().numpy().data
+    return hashlib.blake2b(pixels, key=hashlib.sha256(described).digest(), digest_size=16).hexdigest()
 
 
 @DATASETS.register_module()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
+from rdistill.data.datasets import VIEW
 from rdistill.distill.gradients import lengths_at_last_shared, task_loss
 from rdistill.distill.loss_weights import MeasuredLossWeight
 from rdistill.distill.routes import (
@@ -135,7 +136,7 @@ class Distiller(BaseModel):
             inputs_nchw: normalised images.
             data_samples: mmseg's, with ground truth.
         """
-        teacher_outputs = [teacher(inputs_nchw) for teacher in self.teachers]
+        teacher_outputs = self._outputs_of_teachers(inputs_nchw, data_samples)
         if self.labels_by:
             logits = [output[head] for output, head in zip(teacher_outputs, self.labels_by, strict=True)]
             data_samples = labelled_by(
@@ -167,6 +168,13 @@ class Distiller(BaseModel):
             if name in self.measured:
                 losses[WEIGHT_PREFIX + name] = torch.full_like(value.detach(), weights[name])
         return losses
+
+    def _outputs_of_teachers(self, inputs_nchw: Tensor, data_samples: Any) -> list[dict[str, Tensor]]:
+        """Of each; where their outputs are kept, by the views that the images are."""
+        if all(getattr(teacher, "store", None) is None for teacher in self.teachers):
+            return [teacher(inputs_nchw) for teacher in self.teachers]
+        views = [sample.metainfo.get(VIEW) for sample in data_samples]
+        return [teacher(inputs_nchw, views) for teacher in self.teachers]
 
     def _measured_weights(self, losses: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, float]:
         """The weights that are measured, from this step's own graph where it is their turn."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rdistill.config.distill_spec import PLAIN, ForwardSpec, TeacherSpec
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.distill.teacher_forward import computed_as, prepare_model
+from rdistill.distill.teacher_store import TeacherStore, note_weights
 from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
 from rdistill.models.features import FeatureCapture, as_maps
@@ -21,6 +22,7 @@ from rdistill.models.segmentor import build_segmentor, input_channels, logit_nam
 from rdistill.schemas.mappings import PlainConfig
 
 CACHE_FOLDER = ".teacher_cache"
+STORE_FOLDER = ".teacher_store"
 
 
 class Teacher:
@@ -39,6 +41,7 @@ class Teacher:
 
     Attributes:
         cache: of its outputs, if it has one.
+        store: of its outputs for the views of training images, if it has one.
     """
 
     def __init__(
@@ -55,12 +58,23 @@ class Teacher:
         self.weight = weight
         self.forward, self.listed = forward, tuple(listed)
         self.cache: TeacherCache | None = None
+        self.store: TeacherStore | None = None
         self.capture = FeatureCapture(model, feature_names)
         self._rescale = _rescaling(student_preprocessor, model)
 
+    def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> dict[str, Tensor]:
+        """Feature name -> tensor, for one batch as the student's preprocessor normalised it.
+
+        ``views``: which view each image is, in training; the store is for these alone.
+        """
+        if self.store is not None and views is not None:
+            with torch.no_grad():
+                return self.store(inputs_nchw, views, self.capture.names, self._prepared)
+        return self._prepared(inputs_nchw)
+
     @torch.no_grad()
-    def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        """Feature name -> tensor, for one batch as the student's preprocessor normalised it."""
+    def _prepared(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        """As a call, of a teacher that computes every image."""
         # Not torch.inference_mode: the losses save these tensors for the student's backward pass.
         assert not self.model.training
         if next(self.model.parameters()).device != inputs_nchw.device:
@@ -73,7 +87,7 @@ class Teacher:
     def aside(self) -> Teacher:
         """The same teacher without its cache: it runs beside the training and leaves nothing that training may find."""
         teacher = copy.copy(self)
-        teacher.cache = None
+        teacher.cache = teacher.store = None
         return teacher
 
     def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
@@ -144,6 +158,22 @@ def cache_of(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patienc
     return TeacherCache(lambda: fingerprint(model, described), spec.cache, folder, patience)
 
 
+def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: nn.Module) -> TeacherStore:
+    """The store of a teacher's outputs, as its spec has it.
+
+    Args:
+        work_dir: of the run: files are kept beside it, where the spec names no folder.
+        preprocessor: the student's, by which images are normalised.
+    """
+    assert spec.store is not None
+    mean, std = image_statistics(preprocessor)
+    seen = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.tolist(), std.tolist()]
+    seen += [getattr(preprocessor, "pad_val", None), getattr(preprocessor, "size_divisor", None)]
+    described = f"{spec.model_dump_json(include={'model', 'forward', 'features'})} {seen}"
+    folder = Path(spec.store.dir) if spec.store.dir else work_dir.absolute().parent / STORE_FOLDER
+    return TeacherStore(model, spec.store, described, folder)
+
+
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
     """Builds a teacher's model from its spec and loads its weights strictly.
 
@@ -159,6 +189,8 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
     if spec.checkpoint is not None:  # the others bring their weights with them
         network = getattr(model.backbone, "network", model)  # the user's own module, without what is around it
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
+    if spec.store is not None:
+        note_weights(model)
     return model
 
 

@@ -138,6 +138,15 @@ class CacheUse(TypedDict, total=False):
     gave_up: bool  # there only if so
 
 
+class StoreUse(TypedDict, total=False):
+    """How the stores of views of a run's teachers did; empty without stores."""
+
+    views: int  # of each image
+    images: int  # that the teachers were to compute
+    computed: int  # those of them that they ran on; the others were kept
+    damaged: int  # entries that could not be read
+
+
 class RunMetrics(Scores, total=False):
     """``metrics.json``: the scores of ``student.pth``, which is the best iteration's, and how the run went."""
 
@@ -149,6 +158,7 @@ class RunMetrics(Scores, total=False):
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]  # one for each, where there are several
     teacher_cache: CacheUse
+    teacher_store: StoreUse
     weights_measured: dict[str, list[Measurement]]  # keys are names of losses
 
 

@@ -111,6 +111,10 @@ class WeightShareHook(Hook):
         if is_main_process():
             for note in distiller.notes:
                 self.listener.noted(note)
+            for store in filter(None, (teacher.store for teacher in distiller.teachers)):
+                for note in store.notes:
+                    self.listener.noted(note)
+                store.notes.clear()
         distiller.notes.clear()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ from torch import Tensor, nn
 from rdistill._compat.mmengine import instances
 from rdistill.config.distill_spec import FUSED, TeacherSpec
 from rdistill.data.random_state import random_state, set_random_state
-from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model
+from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model, store_of
+from rdistill.distill.teacher_store import TeacherStore
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
 
@@ -321,7 +323,8 @@ class _SharedModel:
     """A teacher's model, and its outputs for the batch on hand."""
 
     def __init__(self, model: nn.Module, spec: TeacherSpec) -> None:
-        self.model, self.listed = model, spec.features or ()
+        self.model, self.listed, self.spec = model, spec.features or (), spec
+        self._stores: dict[str, TeacherStore] = {}  # the key is the preprocessing of the images
         # A sweep has decided both for all its trials; what nobody has is not measured here.
         self.forward = spec.forward or FUSED
         self.cache = cache_of(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
@@ -331,6 +334,16 @@ class _SharedModel:
         self._seconds: dict[str, tuple[float, float]] = {}  # that the outputs under each key took, and without a cache
         self._users: dict[str, list[Lane]] = {}  # the runs that needed them
         self._computing: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
+
+    def store(self, view: SharedTeacher) -> TeacherStore | None:
+        """The store that all runs share whose images are prepared alike."""
+        if self.spec.store is None:
+            return None
+        if view.preprocessing not in self._stores:
+            # A sweep has named the folder; without one its files go beside the working directory's own.
+            folder = Path("work_dirs", "store")
+            self._stores[view.preprocessing] = store_of(self.model, self.spec, folder, view.student_preprocessor)
+        return self._stores[view.preprocessing]
 
     def begin_batch(self, *, shared: bool) -> None:
         """``shared``: several runs will need the outputs for this batch."""
@@ -347,32 +360,37 @@ class _SharedModel:
         for table in (self._outputs, self._seconds, self._users):
             table.clear()
 
-    def answer(self, view: SharedTeacher, inputs_nchw: Tensor) -> dict[str, Tensor]:
+    def answer(self, view: SharedTeacher, inputs_nchw: Tensor, views: Sequence[str | None] | None) -> dict[str, Tensor]:
         """As ``Teacher.__call__``; everything that any run needs of a shared batch is computed at once."""
         if not self._shared:
-            outputs, (seconds, alone) = self._compute(view, view.names, inputs_nchw)
+            outputs, (seconds, alone) = self._compute(view, view.names, inputs_nchw, views)
             view.lane.timing.teacher += seconds
             view.lane.timing.teacher_alone += alone
             return outputs
         which = view.preprocessing
         if which not in self._outputs:
             union = tuple(sorted({name for view in self.views for name in view.names}))
-            self._outputs[which], self._seconds[which] = self._compute(view, union, inputs_nchw)
+            self._outputs[which], self._seconds[which] = self._compute(view, union, inputs_nchw, views)
             self._users[which] = []
         self._users[which].append(view.lane)
         return {name: self._outputs[which][name] for name in view.names}
 
     def _compute(
-        self, view: SharedTeacher, names: tuple[str, ...], inputs_nchw: Tensor
+        self,
+        view: SharedTeacher,
+        names: tuple[str, ...],
+        inputs_nchw: Tensor,
+        views: Sequence[str | None] | None,
     ) -> tuple[dict[str, Tensor], tuple[float, float]]:
         """Also the seconds that it took, which are not the run's own, and those it would take without a cache."""
         since = time.perf_counter()
         request = (view.preprocessing, names)
         if self._computing is None or self._computing[0] != request:
             teacher = Teacher(self.model, names, view.student_preprocessor, 1.0, self.forward, self.listed)
-            teacher.cache = self.cache
+            teacher.cache, teacher.store = self.cache, view.store
             self._computing = request, teacher
-        outputs = self._computing[1](inputs_nchw)
+        teacher = self._computing[1]
+        outputs = teacher(inputs_nchw) if views is None else teacher(inputs_nchw, views)
         seconds = time.perf_counter() - since
         view.lane.timing.own -= seconds
         view.lane.timing.steps -= seconds  # a teacher is run in training steps only
@@ -391,10 +409,11 @@ class SharedTeacher(Teacher):
         order = swaps_channels(student_preprocessor)
         self.preprocessing = repr([type(student_preprocessor).__name__, order, *image_statistics(student_preprocessor)])
         self.cache = shared.cache
+        self.store = shared.store(self)
         shared.views.add(self)
 
-    def __call__(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        return self._shared.answer(self, inputs_nchw)
+    def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> dict[str, Tensor]:
+        return self._shared.answer(self, inputs_nchw, views)
 
     def aside(self) -> Teacher:
         """A teacher of this run's own with the same model: it shares no batch, and nobody counts its seconds."""

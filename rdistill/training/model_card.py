@@ -224,6 +224,8 @@ def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Ite
         weights_of = f"{_code(teacher.checkpoint)} of {of}" if teacher.checkpoint else of
         where = "itself" if teacher.follows_student else weights_of
         yield f"- Teacher: {where}"
+    if spec.store is not None:
+        yield f"- {spec.store.views} augmented views of each image, the same for every seed"
     for name, loss in spec.losses.items():
         where = "logits" if loss.pair is None else " and ".join(
             f"student {_code(spec.features.student[s])} with teacher "

@@ -58,7 +58,7 @@ from rdistill.training.resume import (
 from rdistill.training.run_state import RunStateHook, unwrap
 from rdistill.training.runner import build_runner, checkpoint_interval, prepare_config, release
 from rdistill.training.student_files import write_config, write_student
-from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, with_plan
+from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, store_facts, with_plan
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,12 @@ def _train(
                 facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
             runner.train()
-            cache = cache_facts(distiller)
+            cache, store = cache_facts(distiller), store_facts(distiller)
         finally:
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)
+    if store:
+        metrics["teacher_store"] = store
     if diagnosis is not None and diagnosis.entries:
         metrics["diagnosis"] = diagnosis.entries[-1]
     if distiller.measured:

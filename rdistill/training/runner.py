@@ -30,6 +30,7 @@ from rdistill._compat.mmengine import (
 )
 from rdistill._compat.torch import stop_data_workers
 from rdistill.checks.dry_run import finds_unused_parameters
+from rdistill.config.distill_spec import store_of_views
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.walk import kind_of
@@ -78,6 +79,8 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
     if kind_of(loader.dataset) != "StreamDataset":
         loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
     loader.dataset.seed = seed
+    if (store := store_of_views(cfg)) is not None:
+        loader.dataset.update(views=store.views, view_seed=store.seed)
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
     loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)

@@ -23,21 +23,21 @@ from torch import Tensor
 
 from rdistill._compat.torch import BatchNorm
 from rdistill.checks.run import in_bytes
-from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, TeacherSpec
+from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, StoreSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
 from rdistill.data.splits import data_splits
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.teacher import CACHE_FOLDER, EmaTeacher, Teacher, cache_of
+from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, Teacher, cache_of, store_of
 from rdistill.distill.teacher_cache import disk_budget, memory_budget
 from rdistill.distill.teacher_forward import CLOSE
 from rdistill.distributed.collectives import gather_objects
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import blank_image, input_channels, training_size
 from rdistill.schemas.mappings import PlainConfig
-from rdistill.schemas.run import CacheUse
+from rdistill.schemas.run import CacheUse, StoreUse
 
 RECORD = "teacher.json"  # a file in the work dir: what was decided
 SHORT_RUN = 500  # iterations below which measuring costs more than it can give
@@ -120,11 +120,15 @@ def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> L
     cache = spec.cache.model_copy(update=settled)
     written = cache.model_dump(exclude_none=True)
     cfg.distill.cache = written if len(written) > 1 else cache.mode
+    store = spec.store
+    if store is not None and store.dir is None and cache_dir is not None:
+        store = store.model_copy(update={"dir": str(cache_dir.parent / STORE_FOLDER)})
+        cfg.distill.store = store.model_dump(exclude_none=True)
     teachers = tuple(
         teacher if forward is None else teacher.model_copy(update={"forward": forward})
         for teacher, forward in zip(spec.teachers, plan.forwards, strict=True)
     )
-    return LoadedConfig(cfg, spec.model_copy(update={"teachers": teachers, "cache": cache}))
+    return LoadedConfig(cfg, spec.model_copy(update={"teachers": teachers, "cache": cache, "store": store}))
 
 
 def without_auto(run: LoadedConfig) -> LoadedConfig:
@@ -144,6 +148,27 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
             teacher.forward = own.forward
             if own.cache.mode == "on":
                 teacher.cache = cache_of(teacher.model, own, work_dir, patience)
+            if own.store is not None:
+                teacher.store = store_of(teacher.model, own, work_dir, distiller.student.data_preprocessor)
+
+
+def describe_store(store: StoreSpec) -> str:
+    """A line for the user."""
+    kept = {"logits": "logits", "features": "logits and features", "nothing": "nothing"}[store.keep]
+    return f"store: {store.views} views of each image; {kept} kept" + (
+        "" if store.keep == "nothing" else f" in {store.bits} bits"
+    )
+
+
+def store_facts(distiller: Distiller) -> StoreUse:
+    """How the stores did, over all workers. Empty without stores."""
+    stores = [teacher.store for teacher in distiller.teachers if teacher.store is not None]
+    counts = [sum(getattr(store, what) for store in stores) for what in ("images", "computed", "damaged")]
+    images, computed, damaged = (sum(column) for column in zip(*gather_objects(counts), strict=True))
+    if not images:
+        return {}
+    views = stores[0].spec.views if stores else 0
+    return {"views": views, "images": images, "computed": computed, "damaged": damaged}
 
 
 def cache_facts(distiller: Distiller) -> CacheUse:
@@ -192,7 +217,7 @@ def _decide(distiller: Distiller, run: LoadedConfig) -> Plan:
         forwards.append(forward)
         lines += [line] if line else []
     own = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
-    on, line = _decide_cache(own, cfg, spec.cache)
+    on, line = (False, describe_store(spec.store)) if spec.store else _decide_cache(own, cfg, spec.cache)
     patience = PATIENCE_PASSES * _images(cfg) if on else 0
     return Plan(tuple(forwards), on, patience, (*lines, line) if line else tuple(lines))
 

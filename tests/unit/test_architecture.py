@@ -386,7 +386,7 @@ def test_every_module_has_a_unit_test_of_its_name() -> None:
 WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
 # What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
 NOT_WHOLE = {
-    "core.files", "distill.teacher_cache",
+    "core.files", "distill.teacher_cache", "distill.teacher_store",
     "config.render", "models.pretrained",  # in a temporary folder
     "core.logs",  # copies of Ray's logs
     "core.storage",  # the file that it writes to is given by files.written_whole

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Config keys, or what they begin with, that change what a student sees or who teaches it. All else may be shared.
-NOT_SHARED = ("train_dataloader", "val_dataloader", "val_evaluator", "model.data_preprocessor", "distill.teachers")
+NOT_SHARED = (
+    "train_dataloader", "val_dataloader", "val_evaluator", "model.data_preprocessor", "distill.teachers",
+    "distill.store",
+)  # fmt: skip
 
 
 def sharing_key(trial: Mapping[str, Any]) -> str:

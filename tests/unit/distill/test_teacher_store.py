@@ -1,0 +1,176 @@
+"""What is kept of a teacher's outputs is what it computed: to the last bit with 32 bits, near it with fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Recorder, Tiny
+from torch import Tensor, nn
+
+from rdistill.config.distill_spec import StoreSpec
+from rdistill.config.load import LoadedConfig, with_overrides
+from rdistill.core.errors import UserError
+from rdistill.data.datasets import VIEW, StreamDataset
+from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked
+from rdistill.training.lockstep import Lane, Lockstep
+from rdistill.training.run import train
+from rdistill.training.runner import prepare_config
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+VIEWS = ["a", "b", "c", "d"]
+CROPS: dict[str, Any] = {"distill.losses.hidden": None, "distill.store": {"views": 2, "bits": 32}}
+
+
+def store_in(folder: Path, weight: float = 1.0, described: str = "", **spec: Any) -> TeacherStore:
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, weight)
+    nn.init.constant_(model.bias, 0)
+    note_weights(model)
+    return TeacherStore(model, StoreSpec(**{"bits": 32, **spec}), described, folder)
+
+
+class Doubles:
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        self.images += len(images)
+        return {"twice": images * 2}
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
+    compute = Doubles()
+    for _ in range(2):
+        store = store_in(tmp_path)
+        assert torch.equal(store(IMAGES, VIEWS, ["twice"], compute)["twice"], IMAGES * 2)
+    assert compute.images == 4 and (store.images, store.computed) == (4, 0) and len(files(tmp_path)) == 4
+    for another in (store_in(tmp_path, weight=2.0), store_in(tmp_path, described="x"), store_in(tmp_path, bits=16)):
+        another(IMAGES, VIEWS, ["twice"], compute)
+        assert another.computed == 4  # another teacher, another forward, other bits
+    store(IMAGES[:, :, :4], VIEWS, ["twice"], compute)
+    assert store.computed == 4  # padded otherwise
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(300), None])
+def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: bytes | None) -> None:
+    store_in(tmp_path)(IMAGES, VIEWS, ["twice"], Doubles())
+    file = files(tmp_path)[0]
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] if damage is None else damage)
+    store = store_in(tmp_path)
+    assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
+    assert (store.computed, store.damaged) == (1, 1) and "is damaged: it is computed again" in store.notes[0]
+    assert file.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = store_in(tmp_path / "file" / "store")
+    assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
+    assert len(store.notes) == 1 and "nothing more is kept" in store.notes[0]
+
+
+def test_a_sample_without_a_view(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"distill\.store: a training image came without its view"):
+        store_in(tmp_path)(IMAGES, ["a", None, "c", "d"], ["twice"], Doubles())
+
+
+def test_bits() -> None:
+    value = (
+        torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(1))
+        * torch.tensor([1.0, 10, 100])[:, None, None]
+    )
+    assert torch.equal(unpacked(packed(value, 32)), value)
+    assert torch.equal(unpacked(packed(value.bfloat16(), 32)), value.bfloat16())
+    torch.testing.assert_close(unpacked(packed(value, 16)), value, rtol=2**-11, atol=1e-7)
+    step = (value.amax((2, 3), keepdim=True) - value.amin((2, 3), keepdim=True)) / 255
+    assert bool(((unpacked(packed(value, 8)) - value).abs() <= step * 0.501).all())
+    constant = torch.full((1, 2, 3, 3), 0.7)
+    assert torch.equal(unpacked(packed(constant, 8)), constant)
+    broken = torch.tensor([[1.0, float("inf")]])
+    assert torch.equal(unpacked(packed(broken, 8)), broken)
+    assert len(packed(value, 8)) < len(packed(value, 16)) < len(packed(value, 32))
+
+
+@pytest.mark.parametrize(
+    ("store", "line"),
+    [
+        ({"views": 0}, "distill.store.views: must be"),
+        ({"bits": 7}, "distill.store.bits: must be"),
+        ({"kep": "logits"}, "unknown key distill.store.kep; did you mean 'keep'?"),
+        ({"dir": "s3://bucket/store"}, "distill.store.dir: must be a folder"),
+        ({}, "distill.store.keep: 'logits' leaves out the features that distill.losses.hidden compares"),
+    ],
+)
+def test_mistakes(tiny: Tiny, store: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_overrides(tiny.load("distill"), {"distill.store": store})
+    assert caught.value.problems[0].startswith(line), caught.value.problems
+
+
+def test_augmentation_of_a_whole_batch_is_refused(tiny: Tiny) -> None:
+    """It comes after the view, so that a view would not say what the teacher is given."""
+    with pytest.raises(UserError, match=r"model.data_preprocessor.batch_augments: .* leave it or distill.store out"):
+        with_overrides(tiny.load("distill", CROPS), {"+model.data_preprocessor.batch_augments": [dict(type="X")]})
+    assert with_overrides(tiny.load("distill"), {"distill.losses.hidden": None, "distill.store.views": 4}).distill.store
+
+
+def crops(tiny: Tiny, overrides: Mapping[str, Any] | None = None) -> Any:
+    """Random crops: without a store no image would ever come again."""
+    cfg = tiny.load("distill", {**CROPS, **(overrides or {})})
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps.insert(len(steps) - 1, dict(type="RandomCrop", crop_size=(32, 32)))
+    steps.insert(len(steps) - 1, dict(type="PhotoMetricDistortion"))
+    return cfg
+
+
+def test_views_depend_on_image_and_view_alone(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = crops(tiny)
+    streams = [StreamDataset(cfg.train_dataloader.dataset, seed=seed, views=2) for seed in (0, 1)]
+    size = len(streams[0])
+    digests = [[stream[(draw, 3)]["data_samples"].metainfo[VIEW] for draw in (0, size, 2 * size)] for stream in streams]
+    assert digests[0] == digests[1] and digests[0][0] == digests[0][2] != digests[0][1]
+    alone = LoadedConfig.of(cfg).without_distillation()
+    for run in (cfg, alone.cfg):  # the baseline sees the batches of the others
+        assert prepare_config(run, tmp_path, 5, None).train_dataloader.dataset.views == 2
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return torch.load(folder / "last.pth", weights_only=True)["state_dict"]
+
+
+def test_a_run_from_the_store_is_the_run_without(
+    tiny: Tiny, tmp_path: Path, state_equal: Callable[..., bool], recorder: Recorder
+) -> None:
+    """To the last bit; also in a cohort."""
+    options: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
+    folder = {"distill.store.dir": str(tmp_path / "kept")}
+    without = train(crops(tiny, {"distill.store.keep": "nothing"}), tmp_path / "without", **options)
+    assert without["teacher_store"] == {"views": 2, "images": 12, "computed": 12, "damaged": 0}
+    filling = train(crops(tiny, folder), tmp_path / "filling", listener=recorder, **options)
+    assert filling["teacher_store"]["computed"] == 12  # 6 images, 2 passes
+    assert "store: 2 views of each image; logits kept in 32 bits" in recorder.starts[0][2]["teacher_lines"]
+    warm = train(crops(tiny, folder), tmp_path / "warm", seed=0, **options)
+    assert warm["teacher_store"]["computed"] == 0
+    other = train(crops(tiny, folder), tmp_path / "other", seed=1, **options)
+    assert other["teacher_store"]["computed"] == 0  # the views are those of every seed
+    lockstep = Lockstep()
+
+    def run(lane: Lane) -> None:
+        train(crops(tiny, folder), tmp_path / "cohort", lane=lane, **options)
+
+    lockstep.join("cohort", run)
+    while lockstep.step():
+        pass
+    expected = weights(tmp_path / "without")
+    for name in ("filling", "warm", "cohort"):
+        assert state_equal(expected, weights(tmp_path / name)), name
+    assert not state_equal(expected, weights(tmp_path / "other"))
