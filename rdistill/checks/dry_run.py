@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
 from rdistill.config.distill_spec import DistillSpec
-from rdistill.config.walk import leaves, without_stream
+from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError, error_line
 from rdistill.data.random_state import random_state_of
+from rdistill.data.unlabeled import training_data, without_label
+from rdistill.distill.batch_labels import batch_labels
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.routes import build_term, make_route, single_or_list
 from rdistill.distill.teacher import Teacher
@@ -24,30 +26,43 @@ from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.packages import absent_behind, absent_packages
 from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
-from rdistill.models.segmentor import input_channels, labels_of, logit_names, run_heads
+from rdistill.models.segmentor import ignore_index, input_channels, labels_of, logit_names, run_heads
 from rdistill.models.shapes import probe_features
-from rdistill.schemas.data import Batch
+from rdistill.schemas.data import Batch, Packed
 
 NAMED = 3  # parameters named in one problem
 
 
 def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
-    """The first few training images, through the training pipeline.
+    """The first few training images, through the training pipeline; then as many without masks as a run has for them.
+
+    Args:
+        cfg: of the run.
+        images: with masks.
+        seed: of their augmentation.
 
     Raises:
         UserError: the dataset or its pipeline fails.
     """
-    plain = without_stream(cfg.train_dataloader.dataset)
-    for _, leaf in leaves(plain):
+    data = training_data(cfg)
+    with random_state_of(seed, 0):
+        samples = _first_images(data.labeled, images, "train_dataloader.dataset")
+        if data.unlabeled is not None:
+            count = data.part_of(images, int(cfg.train_dataloader.batch_size))
+            samples += map(without_label, _first_images(data.unlabeled, count, "distill.unlabeled"))
+    batch: Batch = pseudo_collate(samples)
+    return batch
+
+
+def _first_images(section: ConfigDict, count: int, where: str) -> list[Packed]:
+    for _, leaf in leaves(section):
         leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage
     try:
-        with random_state_of(seed, 0):
-            dataset = DATASETS.build(plain)
-            batch: Batch = pseudo_collate([dataset[index % len(dataset)] for index in range(images)])
-            return batch
+        dataset = DATASETS.build(section)
+        return [dataset[index % len(dataset)] for index in range(count)]
     except Exception as error:  # a dataset's and its pipeline's own code
-        why = absent_packages(plain) or f"the pipeline fails: {error_line(error)}"
-        raise UserError(f"train_dataloader.dataset: {why}") from error
+        why = absent_packages(section) or f"the pipeline fails: {error_line(error)}"
+        raise UserError(f"{where}: {why}") from error
 
 
 def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int = 1) -> list[str]:
@@ -146,8 +161,8 @@ def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Batch) -> Capt
     for index, teacher in enumerate(distiller.teachers):
         names = [*teacher.heads, *_that_run(teacher.model, spec.teacher_features(index), size)]
         teacher_features.append(Teacher(teacher.model, names, student.data_preprocessor)(inputs))
-    label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data["data_samples"]])
-    return Captured(student_features, teacher_features, label_nhw)
+    labels = batch_labels(data["data_samples"], ignore_index(student), on_ignored=distiller.on_ignored)
+    return Captured(student_features, teacher_features, labels.label_nhw)
 
 
 def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Captured) -> list[str]:

@@ -288,6 +288,32 @@ class DiagnoseSpec(Section):
     batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # training images, and as many validation images; 0: off
 
 
+class UnlabeledSpec(Section):
+    """Images without masks, from which the student learns what the teacher says of them. See docs/unlabeled.md."""
+
+    img_dir: str  # the folder, and those within it; from the working directory, or else from the data root of training
+    img_suffix: str | None = None  # what the names of its images end in; None: as those of the training images
+    per_batch: Annotated[Whole, Field(ge=1)] | None = None  # images added to each batch, over all workers together; or
+    share: Annotated[Number, Field(gt=0, lt=1)] | None = None  # as many that this share of the whole batch are such
+    weight: Number = Field(default=1.0, ge=0)  # factor on what each distillation loss is on them
+    # where the teacher's largest probability is below, losses on logits leave the pixel out; None: all pixels count
+    min_confidence: Annotated[Number, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_count(self) -> UnlabeledSpec:
+        if (self.per_batch is None) == (self.share is None):
+            got = "got neither" if self.share is None else "got both"
+            raise ValueError(f"needs either `per_batch`, a number of images, or `share`, a part of the batch; {got}")
+        return self
+
+    def count(self, labeled: int) -> int:
+        """How many of its images are added to a batch of ``labeled`` ones."""
+        if self.per_batch is not None:
+            return self.per_batch
+        assert self.share is not None
+        return max(1, round(labeled * self.share / (1 - self.share)))
+
+
 class DistillSpec(Section):
     """The ``distill`` section: total loss = task_weight x the student's own + sum of weight x loss."""
 
@@ -296,6 +322,8 @@ class DistillSpec(Section):
     losses: dict[str, LossSpec]  # one is needed, unless `labels` are the teacher's
     labels: Literal["data", "teacher"] = "data"  # 'teacher': its class of each pixel in place of the mask's
     task_weight: Number = Field(default=1.0, ge=0)
+    unlabeled: UnlabeledSpec | None = None  # images without masks beside the training images
+    on_ignored: bool = False  # losses on logits also see the pixels that the masks ignore (label 255)
     cache: CacheSpec = (
         CacheSpec()
     )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)

@@ -26,7 +26,7 @@ from rdistill.config.sections import key_problems, shape_problems
 from rdistill.config.shortcuts import Shortcuts, apply_shortcuts
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
-from rdistill.config.walk import dataloaders, leaf_datasets, without_stream
+from rdistill.config.walk import dataloaders, first_leaf, leaf_datasets, without_stream
 from rdistill.core.errors import UserError
 from rdistill.layouts import SPLITS, find_keys
 from rdistill.models.packages import absent_behind
@@ -316,9 +316,26 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
                     f"{where}.checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"
                 )
         resolved[index] = TeacherSpec.model_validate(entry.to_dict())
+    updates: dict[str, Any] = {"teachers": tuple(resolved)}
+    if spec.unlabeled is not None:
+        folder = find_images(spec.unlabeled.img_dir, cfg)
+        cfg.distill.unlabeled.img_dir = str(folder)
+        updates["unlabeled"] = spec.unlabeled.model_copy(update={"img_dir": str(folder)})
+        if with_checkpoints and not folder.is_dir():
+            problems.append(
+                f"{path}: distill.unlabeled.img_dir: no such folder {spec.unlabeled.img_dir}, neither from here nor "
+                f"from the data root; give a folder of images"
+            )
     if problems:
         raise UserError(*problems)
-    return spec.model_copy(update={"teachers": tuple(resolved)})
+    return spec.model_copy(update=updates)
+
+
+def find_images(name: str, cfg: Config) -> Path:
+    """A folder of images: absolute, from the working directory, or from the data root of the training images."""
+    here = Path(name).expanduser().absolute()
+    root = first_leaf(cfg.train_dataloader.dataset).get("data_root")
+    return Path(root, name).absolute() if root and not here.is_dir() and Path(root, name).is_dir() else here
 
 
 class _FilesBeside:

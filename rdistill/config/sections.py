@@ -254,6 +254,8 @@ _TABLE: dict[str, Kind] = {
     "distill.teachers": LIST_OF_SECTIONS,
     "distill.features": SECTION,
     "distill.losses": SECTIONS_OR_NONE,
+    "distill.unlabeled": SECTION,
+    "distill.on_ignored": YES_NO,
     "distill.losses.*.schedule": SECTION,
 }
 REQUIRED = {  # what has no default, where its section is there

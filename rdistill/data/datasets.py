@@ -19,11 +19,13 @@ from torch.utils.data import Dataset, Sampler
 from rdistill.config.label_map import parse_label_map
 from rdistill.core.errors import UserError
 from rdistill.data.random_state import random_state_of
+from rdistill.data.unlabeled import without_label
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 from rdistill.schemas.data import DatasetMeta
 from rdistill.schemas.mappings import DataInfo
 
 VIEW = "view"  # key of a sample's metainfo: the digest of the view that it is
+WITHOUT_LABEL = 1  # beside (seed, draw), makes a draw of an image without labels another than one with
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
 
 
@@ -124,6 +126,30 @@ class MapLabels(BaseTransform):
         return results
 
 
+class _Passes:
+    """The endless order of a data set's samples: a permutation for each pass.
+
+    Args:
+        size: samples of the data set.
+        shuffle: False keeps to the data set's own order.
+        entropy: what is added to (seed, number of the pass).
+    """
+
+    def __init__(self, size: int, seed: int, shuffle: bool, *entropy: int) -> None:
+        self._size, self._seed, self._shuffle, self._entropy = size, seed, shuffle, entropy
+        self._pass, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def index(self, draw: int) -> int:
+        """Which sample a draw is of; cheap when draws come in order."""
+        number, place = divmod(draw, self._size)
+        if not self._shuffle:
+            return place
+        if number != self._pass:
+            entropy = np.random.SeedSequence([self._seed, number, *self._entropy])
+            self._pass, self._order = number, np.random.default_rng(entropy).permutation(self._size)
+        return int(self._order[place])
+
+
 @DATA_SAMPLERS.register_module()
 class StreamSampler(Sampler):
     """Yields ``(draw, index)``: the run's endless order of samples, a permutation for each pass.
@@ -131,50 +157,66 @@ class StreamSampler(Sampler):
     All training workers share one stream: step ``k`` of a run takes draws ``k * B`` to
     ``(k + 1) * B - 1``, whatever the number of workers that split the global batch of ``B``.
 
+    Images without labels have draws of their own, counted alike: they change no draw of the labelled ones.
+
     Args:
-        dataset: what is drawn from.
+        dataset: what is drawn from: a :class:`StreamDataset` where there are images without labels.
         seed: of the stream.
         shuffle: False draws in the dataset's own order.
-        epochs: True ends after each pass, for loops that train by epochs.
+        epochs: True ends after each pass over the labelled images, for loops that train by epochs.
+        labeled: images with labels in a batch of one worker; counts only with ``unlabeled``.
+        unlabeled: images without labels behind them.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, shuffle: bool = True, epochs: bool = False, start: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: int,
+        shuffle: bool = True,
+        epochs: bool = False,
+        labeled: int = 1,
+        unlabeled: int = 0,
+    ) -> None:
         self.size = len(dataset)  # type: ignore[arg-type]
         self.seed, self.shuffle, self.epochs = seed, shuffle, epochs
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.without_labels: int = dataset.without_labels if unlabeled else 0  # type: ignore[attr-defined]
         self.rank, self.world_size = get_dist_info()
-        self._skipped = 0  # draws of this worker that a resumed run has had already
+        self._skipped = 0  # samples of this worker that a resumed run has had already
         self._epoch = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self.epochs:
-            first = self._epoch * len(self) * self.world_size
-            last: int | None = first + len(self) * self.world_size
-        else:
-            first, last = 0, None
-        draw = first + self.rank + self._skipped * self.world_size
-        order_of_pass, order = -1, np.empty(0, dtype=np.int64)
-        while last is None or draw < last:
-            if draw // self.size != order_of_pass:
-                order_of_pass = draw // self.size
-                order = self._order(order_of_pass)
-            yield draw, int(order[draw % self.size])
-            draw += self.world_size
+        labeled = _Passes(self.size, self.seed, self.shuffle)
+        unlabeled = _Passes(self.without_labels, self.seed, self.shuffle, WITHOUT_LABEL)
+        own = self._own
+        first, batches = (self._epoch * own, self._epoch * -(-own // self.labeled)) if self.epochs else (0, 0)
+        last = first + own if self.epochs else None
+        batch = self._skipped // (self.labeled + self.unlabeled)
+        while last is None or first + batch * self.labeled < last:
+            start = first + batch * self.labeled
+            for number in range(start, start + self.labeled if last is None else min(start + self.labeled, last)):
+                draw = number * self.world_size + self.rank
+                yield draw, labeled.index(draw)
+            for number in range((batches + batch) * self.unlabeled, (batches + batch + 1) * self.unlabeled):
+                draw = number * self.world_size + self.rank
+                yield draw, self.size + unlabeled.index(draw)
+            batch += 1
 
     def __len__(self) -> int:
-        """Draws of this worker in one pass."""
+        """Samples of this worker in one pass over the labelled images."""
+        return self._own + -(-self._own // self.labeled) * self.unlabeled
+
+    @property
+    def _own(self) -> int:
+        """Labelled images of this worker in one pass."""
         return -(-self.size // self.world_size)
 
     def skip(self, num_samples: int) -> None:
-        """Starts after this many draws of this worker: mmengine's contract for a cheap resume."""
+        """Starts after this many samples of this worker, whole batches: mmengine's contract for a cheap resume."""
         self._skipped = num_samples
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-
-    def _order(self, pass_number: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.size)
-        return np.random.default_rng(np.random.SeedSequence([self.seed, pass_number])).permutation(self.size)
 
 
 @DATASETS.register_module()
@@ -190,15 +232,25 @@ class StreamDataset(Dataset):
         seed: of the stream; the same as the sampler's.
         views: of each image; None for a new one at each draw.
         view_seed: of the views; with the same one, every stream has the same.
+        unlabeled: as ``dataset``, of images without labels. Their indices follow those of ``dataset``, which alone are
+            counted by ``len``; their samples have :data:`rdistill.data.unlabeled.MARK` in the metainfo.
     """
 
-    def __init__(self, dataset: Any, seed: int = 0, views: int | None = None, view_seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Any, seed: int = 0, views: int | None = None, view_seed: int = 0, unlabeled: Any = None
+    ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.unlabeled = DATASETS.build(unlabeled) if isinstance(unlabeled, dict) else unlabeled
         self.seed, self.views, self.view_seed = seed, views, view_seed
 
     @property
     def metainfo(self) -> DatasetMeta:
         return self.dataset.metainfo
+
+    @property
+    def without_labels(self) -> int:
+        """Images without labels."""
+        return 0 if self.unlabeled is None else len(self.unlabeled)
 
     def full_init(self) -> None:
         self.dataset.full_init()
@@ -209,14 +261,21 @@ class StreamDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         draw, index = key
         if self.views is not None:
-            return self.view(index, draw // len(self.dataset) % self.views)
-        with random_state_of(self.seed, draw):
+            size = len(self.dataset) if index < len(self.dataset) else self.without_labels
+            return self.view(index, draw // size % self.views)
+        entropy = () if index < len(self.dataset) else (WITHOUT_LABEL,)
+        with random_state_of(self.seed, draw, *entropy):
+            return self._item(index)
+
+    def _item(self, index: int) -> Any:
+        if index < len(self.dataset):
             return self.dataset[index]
+        return without_label(self.unlabeled[index - len(self.dataset)])
 
     def view(self, index: int, view: int) -> Any:
         """An augmented version of an image, with the digest of its pixels among what its sample says of itself."""
         with random_state_of(self.view_seed, index, view):
-            item = self.dataset[index]
+            item = self._item(index)
         sample = item.get("data_samples") if isinstance(item, dict) else None
         if sample is not None and hasattr(sample, "set_metainfo") and isinstance(item.get("inputs"), Tensor):
             sample.set_metainfo({VIEW: pixel_digest(item["inputs"])})

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from rdistill.config.distill_spec import DistillSpec, TeacherSpec
+from rdistill.config.distill_spec import DistillSpec, TeacherSpec, UnlabeledSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW
+from rdistill.distill.batch_labels import BatchLabels, batch_labels, confident, rows_of, with_labels
 from rdistill.distill.gradients import lengths_at_last_shared, task_loss
 from rdistill.distill.loss_weights import MeasuredLossWeight
 from rdistill.distill.routes import (
@@ -44,7 +44,7 @@ from rdistill.models.segmentor import (
     training_size,
 )
 from rdistill.models.task_accuracy import drop_left_out, without_accuracy
-from rdistill.models.task_loss import allow_wholly_ignored, zero_without_labels
+from rdistill.models.task_loss import allow_wholly_ignored, of_first_images, zero_without_labels
 from rdistill.schemas.mappings import ConfigValues
 
 RAW_PREFIX = "raw/"  # logs name a distillation loss before its weight so
@@ -74,6 +74,8 @@ class Distiller(BaseModel):
         task_weight: factor on the student's own losses.
         trust_checkpoint: lets files that the student's ``init_cfg`` names run code when they are loaded.
         labels_by: each teacher's main head, where their class of each pixel takes the place of the mask's label.
+        unlabeled: how images without masks count, which come last in a batch; their number is the data stream's.
+        on_ignored: whether losses on logits also look at the pixels that masks ignore.
 
     Attributes:
         factors: name -> the schedule's factor on that term's weight at this iteration.
@@ -94,6 +96,9 @@ class Distiller(BaseModel):
         task_weight: float = 1.0,
         trust_checkpoint: bool = False,
         labels_by: Sequence[str] = (),
+        *,
+        unlabeled: UnlabeledSpec | None = None,
+        on_ignored: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
@@ -113,6 +118,7 @@ class Distiller(BaseModel):
         self.trust_checkpoint = trust_checkpoint
         self.measure_accuracy = True
         self.labels_by = tuple(labels_by)
+        self.unlabeled, self.on_ignored = unlabeled, on_ignored
         self.start: checkpoint.MatchingWeights | None = None
         self.capture = FeatureCapture(student, unique_names(route.student_features for route in self.routes.values()))
 
@@ -134,21 +140,26 @@ class Distiller(BaseModel):
 
         Args:
             inputs_nchw: normalised images.
-            data_samples: mmseg's, with ground truth.
+            data_samples: mmseg's, with ground truth; those without (see :mod:`rdistill.data.unlabeled`) come last. All
+                images go through the student at once, so that a BatchNorm sees them all.
         """
         teacher_outputs = self._outputs_of_teachers(inputs_nchw, data_samples)
+        labels = batch_labels(data_samples, ignore_index(self.student), on_ignored=self.on_ignored)
+        samples = labels.samples
         if self.labels_by:
             logits = [output[head] for output, head in zip(teacher_outputs, self.labels_by, strict=True)]
-            data_samples = labelled_by(
+            samples = labelled_by(
                 mean_logits(logits, [teacher.weight for teacher in self.teachers]),
-                data_samples,
+                samples,
                 ignore_index(self.student),
                 align_corners=bool(getattr(self.student, "align_corners", False)),
             )
-        with nullcontext() if self.measure_accuracy else without_accuracy():
-            of_task = drop_left_out(self.student.loss(inputs_nchw, data_samples))
-        label_nhw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
-        of_task = zero_without_labels(of_task, label_nhw, ignore_index(self.student))
+        with (
+            nullcontext() if self.measure_accuracy else without_accuracy(),
+            of_first_images(self.student, labels.labeled, len(samples)),
+        ):
+            of_task = drop_left_out(self.student.loss(inputs_nchw, samples))
+        of_task = zero_without_labels(of_task, labels.label_nhw[: labels.labeled], ignore_index(self.student))
         losses = {
             key: value if "loss" not in key else _scaled(value, self.task_weight) for key, value in of_task.items()
         }
@@ -159,7 +170,7 @@ class Distiller(BaseModel):
         for name, term in self.terms.items():
             route = self.routes[name]
             features = [as_maps(self.capture[feature], size) for feature in route.student_features]
-            raw[name] = term(single_or_list(features), self._teachers_side(route, teacher_outputs), label_nhw)
+            raw[name] = self._raw(term, single_or_list(features), self._teachers_side(route, teacher_outputs), labels)
         weights = {name: route.weight for name, route in self.routes.items() if route.weight is not None}
         weights |= self._measured_weights(losses, raw)
         for name, value in raw.items():
@@ -175,6 +186,26 @@ class Distiller(BaseModel):
             return [teacher(inputs_nchw) for teacher in self.teachers]
         views = [sample.metainfo.get(VIEW) for sample in data_samples]
         return [teacher(inputs_nchw, views) for teacher in self.teachers]
+
+    def _raw(self, term: Term, student: Any, teacher: Any, labels: BatchLabels) -> Tensor:
+        """A loss on the images with masks, and ``unlabeled.weight`` times the same loss on those without."""
+        images, labeled = len(labels.samples), labels.labeled
+        if labeled == images:
+            return term(student, teacher, labels.label_nhw, labels.seen_nhw)  # type: ignore[no-any-return]
+        assert self.unlabeled is not None and labels.seen_nhw is not None
+
+        def of(rows: slice, seen_nhw: Tensor) -> Tensor:
+            of_rows = (rows_of(value, rows, images) for value in (student, teacher))
+            return term(*of_rows, labels.label_nhw[rows], seen_nhw)  # type: ignore[no-any-return]
+
+        value = of(slice(0, labeled), labels.seen_nhw[:labeled])
+        if term.info.label:  # has nothing to say without labels
+            return value
+        without, seen_nhw = slice(labeled, images), labels.seen_nhw[labeled:]
+        if term.on_logits and self.unlabeled.min_confidence is not None:
+            least = self.unlabeled.min_confidence
+            seen_nhw = seen_nhw & confident(teacher[without], seen_nhw.shape[1:], least)
+        return value + self.unlabeled.weight * of(without, seen_nhw)
 
     def _measured_weights(self, losses: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, float]:
         """The weights that are measured, from this step's own graph where it is their turn."""
@@ -209,6 +240,11 @@ class Distiller(BaseModel):
         values: ConfigValues = {"distill.task_weight": self.task_weight} if self.terms else {}
         if self.labels_by:
             values["distill.labels"] = "teacher"
+        if self.on_ignored:
+            values["distill.on_ignored"] = True
+        if self.unlabeled is not None:
+            values["distill.unlabeled.weight"] = self.unlabeled.weight
+            values["distill.unlabeled.min_confidence"] = self.unlabeled.min_confidence
         for name, term in self.terms.items():
             key, route = f"distill.losses.{name}", self.routes[name]
             values[f"{key}.type"] = term.loss_type
@@ -283,7 +319,17 @@ def build_distiller(
         torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
         terms = build_terms(spec, channels, student)
     labels_by = [logit_names(model, training=False)[0] for model in models] if by_teacher else []
-    return Distiller(student, teachers, terms, routes, spec.task_weight, trust_checkpoint, labels_by)
+    return Distiller(
+        student,
+        teachers,
+        terms,
+        routes,
+        spec.task_weight,
+        trust_checkpoint,
+        labels_by,
+        unlabeled=spec.unlabeled,
+        on_ignored=spec.on_ignored,
+    )
 
 
 def _build_student(cfg: Config, trust_checkpoint: bool) -> nn.Module:
@@ -369,17 +415,15 @@ def labelled_by(logits_nchw: Tensor, data_samples: Any, ignore: int, *, align_co
         align_corners: as in the resizing of a prediction.
     """
     logits_nchw = with_logit_channels(logits_nchw.float(), max(2, logits_nchw.shape[1]))
-    labelled = []
+    labels = []
     for logits, sample in zip(logits_nchw, data_samples, strict=True):
         truth = sample.gt_sem_seg.data  # 1 x H x W
         resized = nn.functional.interpolate(
             logits[None], truth.shape[-2:], mode="bilinear", align_corners=align_corners
         )
         label = resized.argmax(dim=1).to(truth.dtype)
-        copied = sample.new()
-        copied.gt_sem_seg = PixelData(data=torch.where(truth == ignore, truth, label))
-        labelled.append(copied)
-    return labelled
+        labels.append(torch.where(truth == ignore, truth, label).squeeze(0))
+    return with_labels(data_samples, torch.stack(labels))
 
 
 def _scaled(value: Any, factor: float) -> Any:

@@ -302,12 +302,15 @@ class Term(nn.Module):
         student: Tensor | Sequence[Tensor],
         teacher: Tensor | Sequence[Tensor],
         label_nhw: Tensor | None = None,
+        seen_nhw: Tensor | None = None,
     ) -> Tensor:
         """The raw loss, unweighted, a float32 scalar.
 
         Args:
             student, teacher: N x C x H x W each; for DSD also equally long sequences of layers.
             label_nhw: N x H x W long; may be left out where ``needs_label`` is false.
+            seen_nhw: N x H x W bool: where a loss on logits looks that is not about the label; None: where there is a
+                label.
 
         Errors: ``ValueError`` for a missing or misshapen label, or tensors that do not fit together.
         """
@@ -321,9 +324,11 @@ class Term(nn.Module):
             assert label_nhw is not None
             size = _last(teacher).shape[-2:] if arguments.pop("at") == "logits" else label_nhw.shape[-2:]
             label_nhw = functional.resize_nearest(label_nhw, size)
+            if seen_nhw is None or self.info.label:
+                seen_nhw = label_nhw != self.ignore_index
             student, teacher = (self._as_compared(logits, size) for logits in (student, teacher))
             if self._takes_mask:
-                arguments["mask"] = label_nhw != self.ignore_index
+                arguments["mask"] = functional.resize_nearest(seen_nhw, size)
         else:
             self._check_positions(_last(teacher))
         if not self.on_logits and self.module is None:

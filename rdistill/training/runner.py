@@ -33,9 +33,9 @@ from rdistill.checks.dry_run import finds_unused_parameters
 from rdistill.config.distill_spec import store_of_views
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
-from rdistill.config.walk import kind_of
 from rdistill.core.errors import UserError, blaming
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
+from rdistill.data.unlabeled import training_data
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
@@ -75,15 +75,23 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
         raise UserError(
             f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
         )
-    loader.batch_size //= world_size
-    if kind_of(loader.dataset) != "StreamDataset":
-        loader.dataset = dict(type="StreamDataset", dataset=loader.dataset)
-    loader.dataset.seed = seed
+    data = training_data(cfg)
+    if data.per_batch % world_size:
+        raise UserError(
+            f"distill.unlabeled: {data.per_batch} images a batch do not divide among {world_size} workers; set "
+            f"per_batch to a multiple of {world_size}"
+        )
+    labeled, unlabeled = loader.batch_size // world_size, data.per_batch // world_size
+    loader.batch_size = labeled + unlabeled
+    loader.dataset = dict(type="StreamDataset", dataset=data.labeled, seed=seed)
     if (store := store_of_views(cfg)) is not None:
         loader.dataset.update(views=store.views, view_seed=store.seed)
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
     loader.sampler = dict(type="StreamSampler", seed=seed, shuffle=shuffle, epochs=by_epoch)
+    if unlabeled:
+        loader.dataset.unlabeled = data.unlabeled
+        loader.sampler.update(labeled=labeled, unlabeled=unlabeled)
     use_class_iou(cfg)
     if names := cfg.get("efficient_conv_bn_eval"):  # mmengine's, by layer name
         cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]

@@ -1,0 +1,76 @@
+"""What a batch says of its pixels: which have a label, and at which the losses on logits look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from rdistill.data.unlabeled import MARK, NO_LABEL
+from rdistill.losses.functional import with_logit_channels
+
+
+@dataclass(frozen=True)
+class BatchLabels:
+    """The labels of N images of height H and width W, those with a mask first."""
+
+    samples: list[Any]  # mmseg's, with the ignored label wherever there is none
+    label_nhw: Tensor  # the same, as one tensor
+    seen_nhw: Tensor | None  # where losses on logits look, bool; None: where there is a label
+    labeled: int  # images with a mask
+
+
+def batch_labels(data_samples: Sequence[Any], ignore: int, *, on_ignored: bool = False) -> BatchLabels:
+    """Reads the masks of a batch. Without images of no mask, and without ``on_ignored``, they stay as they are.
+
+    Args:
+        data_samples: mmseg's, preprocessed; left as they are.
+        ignore: the label that counts nowhere.
+        on_ignored: ``MarkIgnored`` has told ignored pixels of the image from those of padding.
+    """
+    labeled = sum(not sample.get(MARK) for sample in data_samples)
+    assert not any(sample.get(MARK) for sample in data_samples[:labeled])
+    raw = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
+    if labeled == len(data_samples) and not on_ignored:
+        return BatchLabels(list(data_samples), raw, None, labeled)
+    with_mask, without = raw[:labeled], raw[labeled:]
+    label = torch.where(with_mask == NO_LABEL, ignore, with_mask) if on_ignored else with_mask
+    label_nhw = torch.cat([label, torch.full_like(without, ignore)])
+    seen_nhw = torch.cat([with_mask != ignore, without == NO_LABEL])
+    return BatchLabels(with_labels(data_samples, label_nhw), label_nhw, seen_nhw, labeled)
+
+
+def with_labels(data_samples: Sequence[Any], label_nhw: Tensor) -> list[Any]:
+    """Copies of mmseg's samples with other labels."""
+    copies = []
+    for sample, label in zip(data_samples, label_nhw, strict=True):
+        copied = sample.new()
+        copied.gt_sem_seg = PixelData(data=label[None])
+        copies.append(copied)
+    return copies
+
+
+def rows_of(value: Any, rows: slice, images: int) -> Any:
+    """Those of some images, of tensors that have one entry for each of ``images``, or of lists of such tensors.
+
+    What has not, such as a parameter of a model, is the same for all images.
+    """
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and len(value) == images else value
+    return [rows_of(item, rows, images) for item in value]
+
+
+def confident(logits_nchw: Tensor, size: Sequence[int], least: float) -> Tensor:
+    """Where the largest probability is at least ``least``: N x H x W bool.
+
+    Args:
+        logits_nchw: of any resolution; one channel is a sigmoid's of two classes.
+        size: H and W, to which the logits are resized.
+    """
+    logits_nchw = with_logit_channels(logits_nchw.float(), max(2, logits_nchw.shape[1]))
+    resized = nn.functional.interpolate(logits_nchw, tuple(size), mode="bilinear", align_corners=False)
+    return resized.softmax(dim=1).amax(dim=1) >= least
