@@ -22,6 +22,7 @@ from rdistill.checks.batches import check_batches, squashed_note
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
+from rdistill.checks.unlabeled import look_at_unlabeled
 from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
@@ -358,6 +359,10 @@ def add_data(
         report.notes.append(note)
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
+    if "train" in names:
+        problems, summary = look_at_unlabeled(cfg)
+        if problems or summary:
+            report.add("unlabeled", problems, summary)
 
 
 def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:

@@ -316,11 +316,11 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
                     f"{where}.checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"
                 )
         resolved[index] = TeacherSpec.model_validate(entry.to_dict())
-    updates: dict[str, Any] = {"teachers": tuple(resolved)}
+    unlabeled = spec.unlabeled
     if spec.unlabeled is not None:
         folder = find_images(spec.unlabeled.img_dir, cfg)
         cfg.distill.unlabeled.img_dir = str(folder)
-        updates["unlabeled"] = spec.unlabeled.model_copy(update={"img_dir": str(folder)})
+        unlabeled = spec.unlabeled.model_copy(update={"img_dir": str(folder)})
         if with_checkpoints and not folder.is_dir():
             problems.append(
                 f"{path}: distill.unlabeled.img_dir: no such folder {spec.unlabeled.img_dir}, neither from here nor "
@@ -328,7 +328,7 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
             )
     if problems:
         raise UserError(*problems)
-    return spec.model_copy(update=updates)
+    return spec.model_copy(update={"teachers": tuple(resolved), "unlabeled": unlabeled})
 
 
 def find_images(name: str, cfg: Config) -> Path:

@@ -1,7 +1,7 @@
 """Images without masks in the data stream: the data set that reads them, and the steps that say where no label is.
 
 Such an image goes through the pipeline of the training images, with a mask in which every pixel is :data:`NO_LABEL`.
-Whatever the pipeline pads has the label that it gives to padding (255 as a rule), so that the two can be told apart. No
+Whatever the pipeline pads has the label that it gives to padding (255 as a rule), so that the two differ. No
 class has that number: a loss on labels that was given such a mask by mistake raises, and learns nothing wrong.
 """
 
@@ -149,7 +149,7 @@ def _without_label(step: Any) -> Any:
 
 
 def _on_ignored(dataset: ConfigDict, cfg: Config, spec: DistillSpec) -> ConfigDict:
-    """The training images so that their ignored pixels can be told from padding, where distillation sees them."""
+    """The training images so that their ignored pixels differ from padding, where distillation sees them."""
     if not spec.on_ignored:
         return dataset
     head = cfg.model.decode_head

@@ -30,7 +30,7 @@ def batch_labels(data_samples: Sequence[Any], ignore: int, *, on_ignored: bool =
     Args:
         data_samples: mmseg's, preprocessed; left as they are.
         ignore: the label that counts nowhere.
-        on_ignored: ``MarkIgnored`` has told ignored pixels of the image from those of padding.
+        on_ignored: ``MarkIgnored`` has marked the ignored pixels that are no padding.
     """
     labeled = sum(not sample.get(MARK) for sample in data_samples)
     assert not any(sample.get(MARK) for sample in data_samples[:labeled])

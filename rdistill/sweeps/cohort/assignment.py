@@ -10,7 +10,8 @@ from typing import Any
 # Config keys, or what they begin with, that change what a student sees or who teaches it. All else may be shared.
 NOT_SHARED = (
     "train_dataloader", "val_dataloader", "val_evaluator", "model.data_preprocessor", "distill.teachers",
-    "distill.store",
+    "distill.store", "distill.unlabeled.img_dir", "distill.unlabeled.img_suffix", "distill.unlabeled.per_batch",
+    "distill.unlabeled.share", "distill.on_ignored",
 )  # fmt: skip
 
 

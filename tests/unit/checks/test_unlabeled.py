@@ -1,0 +1,56 @@
+"""The folder of images without masks: what is wrong with it is one line, before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+
+from rdistill.checks.unlabeled import look_at_unlabeled
+from rdistill.core.errors import UserError
+
+
+def looked_at(tiny: Tiny, **unlabeled: Any) -> tuple[list[str], str]:
+    return look_at_unlabeled(tiny.load("distill", {"+distill.unlabeled": {"per_batch": 2, **unlabeled}}))
+
+
+def test_what_is_there_is_counted(tiny: Tiny) -> None:
+    assert looked_at(tiny, img_dir="img_dir/train") == (
+        [],
+        "6 images without masks, 2 beside 2 labelled ones in each batch",
+    )
+    assert look_at_unlabeled(tiny.load("distill")) == ([], "")
+
+
+def test_no_images_of_the_suffix(tiny: Tiny, tmp_path: Path) -> None:
+    (problem,), _ = looked_at(tiny, img_dir=str(tmp_path))
+    assert problem.endswith("got no file at all; set img_suffix, or give another folder")
+    (tmp_path / "a.png").touch()
+    (problem,), _ = looked_at(tiny, img_dir=str(tmp_path))
+    assert "no images that end in .jpg" in problem and "1 .png" in problem
+
+
+def test_validation_images_are_refused(tiny: Tiny) -> None:
+    (problem,), _ = looked_at(tiny, img_dir="img_dir/val")
+    assert "3 of its 3 images are validation or test images" in problem
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"per_batch": 0},
+        {"per_batch": None, "share": 1.0},
+        {"per_batch": None, "share": 0.0},
+        {"share": 0.5},
+        {"per_batch": None},
+        {"min_confidence": 1.0},
+        {"weight": -1.0},
+        {"img_dir": "nowhere"},
+    ],
+)
+def test_mistakes_are_one_line(tiny: Tiny, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"distill\.unlabeled") as error:
+        looked_at(tiny, **{"img_dir": "img_dir/train", **wrong})
+    assert len(error.value.problems) == 1
