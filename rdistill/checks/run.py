@@ -39,11 +39,13 @@ from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import (
     build_segmentor,
     decode_heads,
+    gives_logits,
     labels_of,
     logit_channels,
     logit_names,
     num_classes,
     training_size,
+    why_unscored,
 )
 from rdistill.models.shapes import pair_problem
 
@@ -176,6 +178,7 @@ def check_run(
             check_pairs(run.distill, distiller.student, models, training_size(cfg)),
             counted(paired, "feature pair"),
         )
+        report.notes += teacher_notes(distiller)
         if run.distill.shares:
             report.add("weights", [], describe_shares(run.distill.shares))
             report.notes += _share_notes(run)
@@ -185,6 +188,19 @@ def check_run(
     if work_dir is not None:
         report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
     return report
+
+
+def teacher_notes(distiller: Distiller) -> list[str]:
+    """What a teacher left out when it was loaded, and which teachers have no score before training."""
+    notes = []
+    for index, teacher in enumerate(distiller.teachers):
+        if isinstance(teacher, EmaTeacher):
+            continue
+        where = f"distill.teachers[{index}]"
+        notes += [f"{where}: {note}" for note in getattr(getattr(teacher.model, "backbone", None), "notes", ())]
+        if why := why_unscored(teacher.model, distiller.student):
+            notes.append(f"{where}: {why}")
+    return notes
 
 
 def check_classes(cfg: Config, student: nn.Module) -> list[str]:
@@ -455,7 +471,10 @@ def counted(count: int, thing: str) -> str:
 
 def _describe_classes(distiller: Distiller) -> str:
     student = num_classes(distiller.student)
-    teachers = ", ".join(str(num_classes(teacher.model)) for teacher in distiller.teachers)
+    teachers = ", ".join(
+        str(num_classes(teacher.model)) if gives_logits(teacher.model) else "none (features alone)"
+        for teacher in distiller.teachers
+    )
     return f"{student} of the student" + (f", {teachers} of the teachers" if teachers else "")
 
 

@@ -350,6 +350,9 @@ class _FilesBeside:
             raise UserError(f"no such file {name}")
         return file
 
+    def find_folder(self, name: str) -> Path | None:
+        return next((folder for folder in _places_of(name, self.config_file) if folder.is_dir()), None)
+
     def read_teacher(self, name: str) -> TeacherModel:
         file = find_beside(name, self.config_file)
         if file is None:
@@ -391,8 +394,11 @@ def find_beside(name: str, config_file: Path) -> Path | None:
     """
     if PACKAGE in name:
         return find_config(Path(name))
+    return next((file for file in _places_of(name, config_file) if file.is_file()), None)
+
+
+def _places_of(name: str, config_file: Path) -> Iterator[Path]:
+    """Where a name in a config may lie: absolute, from the working directory, or from a folder above the config."""
     path = Path(name).expanduser()
     for folder in (Path.cwd(), *config_file.absolute().parents):
-        if (folder / path).is_file():
-            return (folder / path).absolute()
-    return None
+        yield (folder / path).absolute()

@@ -37,6 +37,7 @@ from rdistill.models.features import FeatureCapture, as_maps, parse_feature
 from rdistill.models.pretrained import weights_alone
 from rdistill.models.segmentor import (
     build_segmentor,
+    gives_logits,
     ignore_index,
     input_channels,
     logit_names,
@@ -312,6 +313,7 @@ def build_distiller(
         _require_equal(student, models, input_channels, OTHER_CHANNELS)
         _check_feature_names(spec, student, models)
         if by_teacher := spec.labels == "teacher":
+            _require_logits(models)
             _require_equal(student, models, num_classes, OTHER_CLASSES)
         routes = make_routes(spec, student, models)
         teachers = _make_teachers(spec, student, models, routes, source)
@@ -381,6 +383,14 @@ def _require_equal(
     ]
     if problems:
         raise UserError(*problems)
+
+
+def _require_logits(teachers: Sequence[nn.Module]) -> None:
+    """Refuses teachers that tell no class of a pixel, where their classes are to be the labels."""
+    if without := [index for index, model in enumerate(teachers) if not gives_logits(model)]:
+        raise UserError(
+            f"distill.labels: teachers[{without[0]}] gives features alone, and no class of a pixel; set labels='data'"
+        )
 
 
 def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> None:

@@ -59,6 +59,12 @@ def make_route(
         return Route(student_names, teacher_names, teacher, weight, loss.pair, loss.schedule, loss.share)
     compared = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
     for side, heads in (("student", student_heads), *(("teacher", heads) for heads in compared)):
+        if not heads:
+            which = "" if len(teacher_heads) == 1 else f"s[{teacher}]" if teacher is not None else "s"
+            raise UserError(
+                f"distill.losses.{name}.on: {loss.on!r}, but the teacher{which} gives features alone, and no logits; "
+                f"give the loss a feature `pair`"
+            )
         if loss.output >= len(heads):
             raise UserError(
                 f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"

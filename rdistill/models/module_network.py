@@ -80,6 +80,23 @@ class ModuleHead(BaseDecodeHead):
         return logits
 
 
+@MODELS.register_module()
+class FeatureHead(nn.Module):
+    """In the decode head's place of an encoder that gives features alone, and no class of a pixel."""
+
+    gives_logits = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes = self.out_channels = 0
+        self.align_corners = False
+
+    def forward(self, features: Any) -> Tensor:
+        """The last of the features."""
+        last: Tensor = features[-1] if isinstance(features, (list, tuple)) else features
+        return last
+
+
 def _function(build: str) -> Callable[..., Any]:
     module, _, name = build.partition(":")
     try:

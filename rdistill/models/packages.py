@@ -42,6 +42,7 @@ MMDET = _python("mmdet", "pip install onedl-mmdetection", "mmdetection")
 MMPRETRAIN = _python("mmpretrain", "pip install onedl-mmpretrain")
 GDAL = _python("osgeo", "install GDAL with the system's package manager, then pip install gdal", "gdal")
 TIFFFILE = _python("tifffile")
+TRANSFORMERS = _python("transformers", "pip install 'rdistill[teachers]'")
 TURBOJPEG = _python("turbojpeg", "pip install PyTurboJPEG", "PyTurboJPEG")
 
 # Types of mmseg's registries. mmdet itself does not import without the compiled operators.
@@ -52,6 +53,7 @@ OF_TYPE = {
     "PointHead": (OPERATORS,),
     "CCHead": (OPERATORS,),
     "PSAHead": (OPERATORS,),
+    "TransformersNetwork": (TRANSFORMERS,),
     "TIMMBackbone": (_python("timm"),),
     "VPD": (_python("ldm", "pip install the packages of mmseg's requirements/optional.txt", "latent-diffusion"),),
     "Albu": (_python("albumentations"),),

@@ -63,6 +63,11 @@ def weights_alone(*, trust: bool = False) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def is_trusted() -> bool:
+    """Whether what is being built may run code that it loads, see :func:`weights_alone`."""
+    return _trusted.get()
+
+
 def pretrained_files(section: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Config key -> what names a file of weights: a dict with ``checkpoint``, and ``prefix`` where there is one.
 

@@ -45,6 +45,8 @@ def decode_heads(model: nn.Module) -> list[str]:
     names = []
     for name in ("decode_head", "auxiliary_head"):
         head = getattr(model, name, None)
+        if not getattr(head, "gives_logits", True):
+            continue
         if isinstance(head, nn.ModuleList):
             # The last stage of a cascade is its result; auxiliary heads all count.
             indices = [_result_stage(head)] if name == "decode_head" else range(len(head))
@@ -54,11 +56,17 @@ def decode_heads(model: nn.Module) -> list[str]:
     return names
 
 
+def gives_logits(model: nn.Module) -> bool:
+    """Whether a model tells classes apart. An encoder alone gives features, and no class of a pixel."""
+    return bool(decode_heads(model))
+
+
 def logit_names(model: nn.Module, *, training: bool) -> list[str]:
     """Feature names of the outputs that a loss ``on='logits[k]'`` means, by k.
 
-    First the main head's logits that ``predict`` uses, then those of the auxiliary heads, then what heads give
-    beside: DDRNet's and PIDNet's other branches, DANet's two attentions, K-Net's earlier stages.
+    None for a model that gives features alone. First the main head's logits that ``predict`` uses, then those of the
+    auxiliary heads, then what heads give beside: DDRNet's and PIDNet's other branches, DANet's two attentions,
+    K-Net's earlier stages.
 
     Args:
         model: an mmseg segmentor.
@@ -171,6 +179,14 @@ def num_classes(model: nn.Module, head: str = "") -> int:
     One channel tells two apart, whether mmseg's config says ``num_classes=2, out_channels=1`` or ``num_classes=1``.
     """
     return max(2, logit_channels(model, head))
+
+
+def why_unscored(teacher: nn.Module, student: nn.Module) -> str:
+    """Why a teacher has no score on the student's data; empty where it can be scored."""
+    if not gives_logits(teacher):
+        return "gives features alone, so it has no score"
+    have, wanted = num_classes(teacher), num_classes(student)
+    return "" if have == wanted else f"tells {have} classes apart and the student {wanted}, so it has no score"
 
 
 def ignore_index(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from rdistill.registration.parameters import Choice, Number, Parameter, Switch, Text, Whole
 from rdistill.teachers.registry import TEACHERS, Files, TeacherInfo, TeacherModel, register
 
-from . import own  # isort: skip  # noqa: F401
+from . import libraries, own  # isort: skip  # noqa: F401
 from .own import module_model  # isort: skip
 
 __all__ = [

@@ -29,6 +29,7 @@ class TeacherModel:
     model: Mapping[str, Any]  # the `model` section of a segmentor of mmseg
     custom_imports: tuple[str, ...] | Mapping[str, Any] = ()  # modules that register what the model is made of
     config: str | None = None  # the config file that it is of, absolute
+    classes: tuple[str, ...] = ()  # names of what it tells apart, in order; empty where they are not known
 
 
 class Files(Protocol):
@@ -36,6 +37,9 @@ class Files(Protocol):
 
     def find(self, name: str) -> Path:
         """The file of that name. Raises UserError where there is none."""
+
+    def find_folder(self, name: str) -> Path | None:
+        """The folder of that name, absolute; None where there is none."""
 
     def read_teacher(self, name: str) -> TeacherModel:
         """The model of an mmseg config file. Raises UserError: every problem of it."""

@@ -29,7 +29,7 @@ from rdistill.data.random_state import random_state, seed_everything, set_random
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.gradients import gradients, task_loss
 from rdistill.distributed import collectives
-from rdistill.models.segmentor import ignore_index, num_classes
+from rdistill.models.segmentor import ignore_index, why_unscored
 from rdistill.schemas.run import Diagnosis, GradientFigures, ValidationFigures
 from rdistill.training.run_state import unwrap
 
@@ -169,7 +169,7 @@ def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[f
         student.
     """
     student, teachers = distiller.student, [teacher.model for teacher in distiller.teachers]
-    comparable = [num_classes(teacher) == num_classes(student) for teacher in teachers]
+    comparable = [not why_unscored(teacher, student) for teacher in teachers]
     counts = [_Counts(sorted({*TEMPERATURES, *taus})) for _ in teachers]
     if not any(comparable):
         return [{} for _ in teachers]

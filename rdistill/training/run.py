@@ -36,7 +36,7 @@ from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
 from rdistill.models import checkpoint
 from rdistill.models.pretrained import start_weights
-from rdistill.models.segmentor import build_segmentor
+from rdistill.models.segmentor import build_segmentor, why_unscored
 from rdistill.models.task_loss import average_over_workers
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.run import CacheUse, RunFacts, RunMetrics, Scores
@@ -269,8 +269,12 @@ def evaluate_model(
 
 
 def score_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
-    """Scores each teacher on the student's validation data; nothing for one that follows the student."""
-    return [{} if isinstance(teacher, EmaTeacher) else evaluate(teacher.model, cfg) for teacher in distiller.teachers]
+    """Scores each teacher on the student's validation data; nothing for one that cannot be scored there."""
+    return [
+        {} if isinstance(teacher, EmaTeacher) or why_unscored(teacher.model, distiller.student)
+        else evaluate(teacher.model, cfg)
+        for teacher in distiller.teachers
+    ]  # fmt: skip
 
 
 def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:

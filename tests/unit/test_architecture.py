@@ -26,6 +26,7 @@ FOLDERS = (
     "distributed",
     "losses",
     "models",
+    "networks",
     "config",
     "data",
     "distill",

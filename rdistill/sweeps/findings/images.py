@@ -220,11 +220,14 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
 def _models(study: Study, best: str, baseline: str | None) -> dict[str, nn.Module]:
     """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
     from rdistill.distill.teacher import load_teacher_model
+    from rdistill.models.segmentor import gives_logits
 
     models: dict[str, nn.Module] = {}
     first = study.base.distillation.teachers[0]
     if not first.follows_student and first.model is not None:
-        models["teacher"] = _ready(load_teacher_model(first, trust_checkpoint=study.trust_checkpoint))
+        teacher = load_teacher_model(first, trust_checkpoint=study.trust_checkpoint)
+        if gives_logits(teacher):
+            models["teacher"] = _ready(teacher)
     for kind, name in (("baseline", baseline), ("best", best)):
         if name is not None:
             with open_work_dir(join(study.work_dir, TRIALS, name), "trial.py", "best.pth") as here:

@@ -136,9 +136,13 @@ def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.
 def _score_teacher(study: Study) -> Scores:
     """By the student's config with the teacher's model in it: the same images, scored alike."""
     from rdistill.distill.teacher import load_teacher_model
+    from rdistill.models.segmentor import build_segmentor, why_unscored
     from rdistill.training.run import evaluate_model
 
     base, teacher = study.base.cfg, study.base.distillation.teachers[0]
     import_custom_modules(base)
     cfg = Config({**config_dict(base).to_dict(), "model": teacher.model})
-    return evaluate_model(load_teacher_model(teacher, trust_checkpoint=study.trust_checkpoint), cfg, split="test")
+    model = load_teacher_model(teacher, trust_checkpoint=study.trust_checkpoint)
+    if why_unscored(model, build_segmentor(base.model, trust_checkpoint=study.trust_checkpoint)):
+        return {}
+    return evaluate_model(model, cfg, split="test")

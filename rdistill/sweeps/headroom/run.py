@@ -131,6 +131,16 @@ def require_teacher(cfg: Config) -> DistillSpec:
     return spec
 
 
+def _require_scores(teachers: Sequence[Scores]) -> None:
+    """Raises UserError where a teacher has no score: one that gives features alone, or tells other classes apart."""
+    unscored = [index for index, scores in enumerate(teachers) if scores.get("mIoU") is None]
+    if unscored:
+        raise UserError(
+            f"distill.teachers[{unscored[0]}]: headroom compares with the teachers' scores, and this one has none: it "
+            f"gives features alone, or tells other classes apart"
+        )
+
+
 def _checked(cfg: Config, iterations: int | None, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
     """Length and seeds as they are used. Raises UserError for numbers that cannot be."""
     problems = []
@@ -155,6 +165,7 @@ def _prepared(cfg: Config, here: WorkDir, trust_checkpoint: bool, say: Say) -> t
     for note in report.notes:
         say(f"note      {note}")
     teachers = evaluate_teachers(distiller, cfg)
+    _require_scores(teachers)
     for index, scores in enumerate(teachers):
         say(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
     plan = choose_plan(distiller, run, here.folder)
@@ -201,6 +212,7 @@ def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, 
         return None
     try:
         require_teacher(study.base.cfg)
+        _require_scores(study.teacher_metrics)
         features = feature_counts(study.base.distillation)
         fleet = _fleet(study, resources, slots)
         request = _request(study, setting, fleet, sum(students_of(study.spec, features)), say)

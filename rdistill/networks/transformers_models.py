@@ -1,0 +1,199 @@
+"""Models of Hugging Face transformers: segmentation models by each pixel's class, vision encoders by their maps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdistill.core.errors import UserError, error_line
+from rdistill.models.pretrained import is_trusted
+from rdistill.models.quiet_mmseg import MODELS
+from rdistill.networks.patches import fitted, folded, in_proportion, resized, without_padding
+
+LEAST = 1e-6  # probability: below it a class of a mask model's is as good as none
+TASK = "the task is semantic"  # OneFormer is told in words what to do
+# Layers that neither maps nor logits come from; checkpoints of other tasks lack them.
+UNUSED = ("pooler", "vision_model.head.", "head.", "criterion")
+SQUARE = ("dpt",)  # models whose head takes square images alone
+NAMED = 5  # weights named in one line
+
+
+@MODELS.register_module()
+class TransformersNetwork(nn.Module):
+    """In a backbone's place; its layers are ``backbone.network.LAYER``.
+
+    A segmentation model gives logits; an encoder a list of maps, ``backbone[0]`` to ``backbone[-1]``: of its embeddings
+    and of each of its layers (or stages), and last what it returns, which it has normalised.
+
+    Args:
+        folder: as ``save_pretrained`` leaves it; nothing is fetched, and only files of weights alone are read.
+        architecture: the class that it is saved of.
+        gives: ``logits``, ``masks`` with a class each, or ``features``.
+        fit: how images get a size that the patches divide; see :func:`rdistill.networks.patches.fitted`.
+
+    Raises:
+        UserError: transformers is not installed, does not know the model, or the weights do not fit it.
+    """
+
+    def __init__(self, folder: str, architecture: str, gives: str, fit: str = "resize") -> None:
+        super().__init__()
+        self.gives, self.fit, self.notes = gives, fit, list[str]()
+        if not Path(folder).is_dir():
+            raise UserError(f"no such folder {folder}: the model of transformers must lie there on every node")
+        import transformers  # build_segmentor says how to install what is absent
+
+        with quiet(transformers):
+            network = _load(transformers, folder, architecture, gives, self.notes)
+            task = _task_of(transformers, folder, network) if "OneFormer" in architecture else None
+        # Of a model of images and text, only what sees images.
+        self.network: nn.Module = getattr(network, "vision_model", network) if gives == "features" else network
+        self.register_buffer("task", task, persistent=False)
+        config = self.network.config
+        self.patch, self.fixed = _patch_of(config), _fixed_size_of(config)
+        self.square = config.model_type in SQUARE
+        takes = inspect.signature(self.network.forward).parameters
+        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+
+    def forward(self, images_nchw: Tensor) -> Any:
+        """Logits, N x classes x h x w; or of an encoder the list of its maps, N x C x h x w each."""
+        size = images_nchw.shape[-2:]
+        one_size = self.fixed or ((max(size),) * 2 if self.square and size[0] != size[1] else None)
+        inputs = images_nchw if one_size is None else resized(images_nchw, one_size)
+        before = inputs.shape[-2:]
+        inputs = fitted(inputs, self.patch, self.fit)
+        padded = inputs.shape[-2:] if self.fit == "pad" else before
+        maps = self._maps(inputs) if self.gives == "features" else [self._logits(inputs)]
+        maps = [without_padding(each, before, padded) for each in maps]
+        maps = maps if one_size is None else [in_proportion(each, size) for each in maps]
+        return maps if self.gives == "features" else maps[0]
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        options: dict[str, Any] = dict(self._options)
+        if self.task is not None:
+            options["task_inputs"] = self.task.expand(len(inputs), -1)
+        outputs = self.network(pixel_values=inputs, **options)
+        logits: Tensor = outputs.logits if self.gives == "logits" else class_posterior(outputs)
+        return logits
+
+    def _maps(self, inputs: Tensor) -> list[Tensor]:
+        outputs = self.network(pixel_values=inputs, output_hidden_states=True, **self._options)
+        grid = inputs.shape[-2] // self.patch, inputs.shape[-1] // self.patch
+        states = getattr(outputs, "reshaped_hidden_states", None) or outputs.hidden_states or ()
+        return [each if each.ndim == 4 else folded(each, grid) for each in (*states, _last(outputs, states))]
+
+
+def class_posterior(outputs: Any) -> Tensor:
+    """Of masks with a class each: the logarithm of each pixel's class probabilities, N x classes x h x w.
+
+    As in Cheng et al., MaskFormer, NeurIPS 2021: the sum over masks of softmax class probability times sigmoid mask,
+    "no object" left out; then normalised over the classes.
+    """
+    classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
+    masks = outputs.masks_queries_logits.float().sigmoid()
+    mass = torch.einsum("nqc,nqhw->nchw", classes, masks)
+    return (mass / mass.sum(dim=1, keepdim=True).clamp_min(LEAST)).clamp_min(LEAST).log()
+
+
+def _last(outputs: Any, states: Any) -> Tensor:
+    last: Tensor = outputs.last_hidden_state
+    if last.ndim == 3 and states and states[-1].ndim == 4 and last.shape[1] == states[-1][0, 0].numel():
+        return folded(last, (states[-1].shape[-2], states[-1].shape[-1]))  # stages that merge patches
+    return last
+
+
+def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: list[str]) -> Any:
+    trust = is_trusted()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+        kind = transformers.AutoModel if gives == "features" else getattr(transformers, architecture, None)
+        if kind is None:
+            raise UserError(f"{folder}: this transformers ({transformers.__version__}) has no {architecture}")
+        if gives == "features" and hasattr(config, "vision_config"):
+            kind = getattr(transformers, type(config).__name__.replace("Config", "VisionModel"), kind)
+        own_code = {"trust_remote_code": trust} if kind is transformers.AutoModel else {}
+        network, info = kind.from_pretrained(
+            folder, local_files_only=True, weights_only=not trust, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True, **own_code,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises anything from OSError to KeyError
+        text = error_line(error)
+        if "trust_remote_code" in text or "execute" in text:
+            text = "needs the Python code that its folder or the hub holds; if you trust it, pass --trust-checkpoint"
+        raise UserError(f"{folder}: transformers cannot load it: {text}") from error
+    _require_fitting(folder, type(network).__name__, info, notes, strict=gives != "features")
+    return network
+
+
+def _require_fitting(folder: str, model: str, info: Any, notes: list[str], *, strict: bool) -> None:
+    """Raises UserError where a weight that counts is not in the files; notes weights that the model has no place for.
+
+    An encoder's file may hold what stood on it: that is left out, and said.
+    """
+    missing = sorted(name for name in info["missing_keys"] if not _is_unused(name))
+    misshapen = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
+    unexpected = sorted(name for name in info["unexpected_keys"] if not _is_unused(name))
+    problems = {"missing": missing, "misshapen": misshapen, "unexpected": unexpected if strict else []}
+    if any(problems.values()):
+        parts = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+        raise UserError(f"{folder}: its weights do not fit {model}: {'; '.join(parts)}")
+    if unexpected:
+        notes.append(f"{len(unexpected)} weights of {folder} are not {model}'s, and left out: {_some(unexpected)}")
+
+
+def _is_unused(name: str) -> bool:
+    return any(part in f".{name}" if not part.endswith(".") else name.startswith(part) for part in UNUSED)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _task_of(transformers: Any, folder: str, network: Any) -> Tensor:
+    """The words of OneFormer's task as its tokenizer numbers them, 1 x length."""
+    length = int(network.config.task_seq_len)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokens = tokenizer([TASK], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    except Exception as error:
+        raise UserError(f"{folder}: has no tokenizer, which OneFormer's task needs: {error_line(error)}") from error
+    return tokens["input_ids"] * tokens["attention_mask"]  # type: ignore[no-any-return]
+
+
+def _patch_of(config: Any) -> int:
+    """What the sides of an image must be multiples of, in pixels."""
+    for section in (config, getattr(config, "backbone_config", None)):
+        patch = getattr(section, "patch_size", None)
+        if patch is not None:
+            return int(patch) if isinstance(patch, int) else int(max(patch))
+    return 1
+
+
+def _fixed_size_of(config: Any) -> tuple[int, int] | None:
+    """Height and width in pixels of a model whose positions are those of one size; None for the others."""
+    if config.model_type != "eomt":
+        return None
+    size = config.image_size
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """Without what transformers prints while it loads: bars, and tables of weights of which this module tells."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,162 @@
+"""Folders as Hugging Face and timm keep models in: found on this machine or fetched from the hub, and what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdistill.core.errors import UserError, message_line, user_path
+from rdistill.teachers.registry import Files
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FETCHED = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.py")  # tokenizers are text; code runs if trusted
+CACHE = "work_dirs/.huggingface"  # where nobody has set HF_HOME: nothing is written to the home directory
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+TIMEOUT_S = 10  # seconds until the hub must have answered
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network's images are normalised with, on a scale of 0 to 255, three numbers each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rgb: bool = True
+
+
+def model_folder(path: str, files: Files, revision: str | None = None) -> Path:
+    """The folder of a model: of that name on this machine, or the hub's of that id.
+
+    What was fetched before is taken from the cache without asking the hub again.
+
+    Args:
+        path: a folder, or an id such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
+        files: finds folders.
+        revision: branch, tag or commit of the hub's.
+
+    Raises:
+        UserError: there is no such folder, or the hub does not have it or cannot be reached.
+    """
+    folder = files.find_folder(path)
+    if folder is not None:
+        return folder
+    if not HUB_ID.fullmatch(path):
+        raise UserError(f"path: no such folder {path}, and it is no id of the hub, which is OWNER/NAME")
+    return _fetched(path, revision)
+
+
+def read_settings(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a model's folder.
+
+    Raises:
+        UserError: it is not there, or no JSON object.
+    """
+    file = folder / name
+    if not file.is_file():
+        raise UserError(f"path: {folder} has no {name}: it is no folder that `save_pretrained` wrote")
+    try:
+        with user_path(file):
+            content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"path: {file}: is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"path: {file}: must be a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def class_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of a model's ``config.json``; transformers leaves them out where they are its default, two."""
+    labels = settings.get("id2label")
+    if not isinstance(labels, Mapping) or not labels:
+        return tuple(f"LABEL_{index}" for index in range(int(settings.get("num_labels") or 2)))
+    try:
+        return tuple(str(labels[key]) for key in sorted(labels, key=int))
+    except ValueError:
+        raise UserError(f"path: id2label must have numbers as its keys, got {next(iter(labels))!r}") from None
+
+
+def normalisation_of(folder: Path) -> Normalisation | None:
+    """What a folder's image processor does to an image's values; None where the folder has none."""
+    file = next((name for name in PROCESSORS if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    settings = read_settings(folder, file)
+    settings = settings.get("image_processor", settings)
+    if "image_mean" not in settings and "do_normalize" not in settings and "do_rescale" not in settings:
+        return None  # of a tokenizer alone
+    scale = float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
+    normalises = bool(settings.get("do_normalize", True))
+    mean, std = (settings.get(key) if normalises else None for key in ("image_mean", "image_std"))
+    if normalises and (not _three(mean) or not _three(std)):
+        raise UserError(f"path: {folder / file}: image_mean and image_std must be three numbers each, got {mean!r}")
+    return Normalisation(
+        tuple(float(value) / scale for value in mean or (0.0, 0.0, 0.0)),
+        tuple(float(value) / scale for value in std or (1.0, 1.0, 1.0)),
+        rgb=not settings.get("do_flip_channel_order", False),
+    )
+
+
+def _three(values: Any) -> bool:
+    return isinstance(values, Sequence) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
+
+
+def _fetched(path: str, revision: str | None) -> Path:
+    try:
+        with _cache_in_work_dirs():
+            from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(f"path: no such folder {path}, and for the hub: pip install 'rdistill[teachers]'") from None
+    where = dict(repo_id=path, revision=revision, allow_patterns=list(FETCHED), etag_timeout=TIMEOUT_S)
+    cache = None if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE") else Path(CACHE, "hub").absolute()
+    try:
+        try:
+            return Path(snapshot_download(**where, cache_dir=cache, local_files_only=True))  # type: ignore[arg-type]
+        except Exception:  # not fetched yet
+            with _quiet():
+                return Path(snapshot_download(**where, cache_dir=cache))  # type: ignore[arg-type]
+    except Exception as error:  # the client's own errors, and those of three libraries below it
+        raise UserError(
+            f"path: no such folder {path}, and the hub does not give it ({type(error).__name__}: "
+            f"{message_line(_first_cause(error))}); check the id and the connection, or name a folder that "
+            f"`save_pretrained` wrote"
+        ) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error is of in the end: of the client's own words the connection's are the shorter."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _cache_in_work_dirs() -> Iterator[None]:
+    """While the client is imported, which reads these once: where it keeps whatever it writes."""
+    if os.environ.get("HF_HOME"):
+        yield
+        return
+    os.environ["HF_HOME"] = str(Path(CACHE).absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_HOME", None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the client's bars, which would stand between the lines of a command."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
