@@ -15,6 +15,7 @@ from rdistill.core.errors import UserError, error_line
 from rdistill.models.pretrained import is_trusted
 from rdistill.models.quiet_mmseg import MODELS
 from rdistill.networks.patches import fitted, folded, in_proportion, resized, without_padding
+from rdistill.schemas.mappings import PlainConfig
 
 LEAST = 1e-6  # probability: below it a class of a mask model's is as good as none
 TASK = "the task is semantic"  # OneFormer is told in words what to do
@@ -74,7 +75,7 @@ class TransformersNetwork(nn.Module):
         return maps if self.gives == "features" else maps[0]
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        options: dict[str, Any] = dict(self._options)
+        options: PlainConfig = dict(self._options)
         if self.task is not None:
             options["task_inputs"] = self.task.expand(len(inputs), -1)
         outputs = self.network(pixel_values=inputs, **options)

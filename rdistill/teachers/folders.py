@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rdistill.core.errors import UserError, message_line, user_path
+from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.registry import Files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -51,7 +53,7 @@ def model_folder(path: str, files: Files, revision: str | None = None) -> Path:
     return _fetched(path, revision)
 
 
-def read_settings(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def read_settings(folder: Path, name: str = "config.json") -> PlainConfig:
     """A JSON file of a model's folder.
 
     Raises:
@@ -112,14 +114,16 @@ def _fetched(path: str, revision: str | None) -> Path:
             from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(f"path: no such folder {path}, and for the hub: pip install 'rdistill[teachers]'") from None
-    where = dict(repo_id=path, revision=revision, allow_patterns=list(FETCHED), etag_timeout=TIMEOUT_S)
+    fetch = partial(
+        snapshot_download, path, revision=revision, allow_patterns=list(FETCHED), etag_timeout=TIMEOUT_S
+    )  # fmt: skip
     cache = None if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE") else Path(CACHE, "hub").absolute()
     try:
         try:
-            return Path(snapshot_download(**where, cache_dir=cache, local_files_only=True))  # type: ignore[arg-type]
+            return Path(fetch(cache_dir=cache, local_files_only=True))
         except Exception:  # not fetched yet
             with _quiet():
-                return Path(snapshot_download(**where, cache_dir=cache))  # type: ignore[arg-type]
+                return Path(fetch(cache_dir=cache))
     except Exception as error:  # the client's own errors, and those of three libraries below it
         raise UserError(
             f"path: no such folder {path}, and the hub does not give it ({type(error).__name__}: "

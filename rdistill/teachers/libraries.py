@@ -7,6 +7,7 @@ from typing import Any
 
 from rdistill.core.errors import UserError
 from rdistill.registration.parameters import Choice, Parameter, Switch, Text
+from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import Normalisation, class_names, model_folder, normalisation_of, read_settings
 from rdistill.teachers.registry import Files, TeacherModel, register
 
@@ -77,7 +78,7 @@ def _normalisation(
     )
 
 
-def _segmentor(network: dict[str, Any], num_classes: int, normalisation: Normalisation) -> dict[str, Any]:
+def _segmentor(network: PlainConfig, num_classes: int, normalisation: Normalisation) -> PlainConfig:
     """The ``model`` section of a segmentor around a network; ``num_classes`` is 0 where it gives features alone."""
     for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
         if len(values) != 3 or not all(isinstance(value, (int, float)) for value in values):
