@@ -18,7 +18,7 @@ from rdistill.networks.patches import fitted, folded, in_proportion, resized, wi
 from rdistill.schemas.mappings import PlainConfig
 
 LEAST = 1e-6  # probability: below it a class of a mask model's is as good as none
-TASK = "the task is semantic"  # OneFormer is told in words what to do
+TASK = "the task is semantic"  # OneFormer takes in words what to do
 # Layers that neither maps nor logits come from; checkpoints of other tasks lack them.
 UNUSED = ("pooler", "vision_model.head.", "head.", "criterion")
 SQUARE = ("dpt",)  # models whose head takes square images alone
@@ -136,7 +136,7 @@ def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: 
 def _require_fitting(folder: str, model: str, info: Any, notes: list[str], *, strict: bool) -> None:
     """Raises UserError where a weight that counts is not in the files; notes weights that the model has no place for.
 
-    An encoder's file may hold what stood on it: that is left out, and said.
+    An encoder's file may hold what stood on it: that is left out, with a note.
     """
     missing = sorted(name for name in info["missing_keys"] if not _is_unused(name))
     misshapen = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])

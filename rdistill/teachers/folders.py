@@ -35,7 +35,7 @@ class Normalisation:
 def model_folder(path: str, files: Files, revision: str | None = None) -> Path:
     """The folder of a model: of that name on this machine, or the hub's of that id.
 
-    What was fetched before is taken from the cache without asking the hub again.
+    What was fetched before is taken from the cache, without a request to the hub.
 
     Args:
         path: a folder, or an id such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
