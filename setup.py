@@ -34,7 +34,7 @@ setup(
         "jinja2>=3.1",
         "numpy>=2,<3",
         "opencv-python>=4.10",  # what mmcv asks for: another opencv beside it would share its folder
-        "optuna>=5.0",
+        "optuna>=5.0,<6",  # `gamma` of its TPE, which 6 takes away
         "pandas>=2.2",
         "pillow>=10.3",
         "plotly>=6",

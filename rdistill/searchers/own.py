@@ -41,6 +41,8 @@ def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: in
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna warns of `group`
+            # ... and of `gamma`, which Optuna 6 will take away: hence the ceiling in setup.py.
+            warnings.simplefilter("ignore", FutureWarning)
             learner = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True,
                 gamma=good_trials,

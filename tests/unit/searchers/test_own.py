@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import optuna
@@ -43,6 +44,14 @@ def test_the_seed_decides(name: str) -> None:
 def test_a_grid_visits_every_point_once() -> None:
     points = {(point["a"], point["b"]) for point in suggested("grid", SPACE, 6)}
     assert points == {(a, b) for a in (1, 2, 3) for b in ("x", "y")}
+
+
+@pytest.mark.parametrize("name", ["auto", "optuna", "random", "grid"])
+def test_nothing_of_optuna_s_own_warnings_reaches_the_console(name: str) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        suggested(name, SPACE, 6)
+    assert [str(each.message) for each in seen] == []
 
 
 def test_declarations_are_read_without_optuna() -> None:
