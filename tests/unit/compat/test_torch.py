@@ -1,11 +1,7 @@
-"""What rdistill uses of PyTorch and numpy that they do not document is there, and does what it is used for."""
+"""What rdistill uses of PyTorch that it does not document is there, and does what it is used for."""
 
 from __future__ import annotations
 
-import pickle
-import pickletools
-
-import numpy as np
 import pytest
 import torch
 from mmengine.model.utils import _BatchNormXd
@@ -15,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from rdistill._compat import torch as compat
 from rdistill._compat.changed import LibraryChangedError
-from rdistill._compat.numpy import pickled_functions
 
 
 def test_a_write_in_place_raises_the_version() -> None:
@@ -59,11 +54,3 @@ def test_data_workers_end_at_once() -> None:
     compat.stop_data_workers(iterator)
     assert not workers[0].is_alive()
     compat.stop_data_workers(iter(DataLoader([1])))  # has none
-
-
-def test_numpys_functions_are_those_of_its_pickles() -> None:
-    named = {name: function for function, name in pickled_functions()}
-    assert len(named) == 4 and all(map(callable, named.values()))
-    for value in (np.float64(1.5), np.arange(3)):
-        texts = [argument for _, argument, _ in pickletools.genops(pickle.dumps(value, 2)) if isinstance(argument, str)]
-        assert any(text.replace(" ", ".") in named for text in texts), texts

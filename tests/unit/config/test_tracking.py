@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from conftest import Recorder, Tiny
-from tracked import ALL, WEIGHT, play, record_of
+from tracked import ALL, WEIGHT
 
 from rdistill.config.tracking import Tracking, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
-from rdistill.sweeps.monitor.trackers import metrics_at, trackers
 from rdistill.sweeps.study.spec import parse_sweep
 from rdistill.training.run import train
 
@@ -91,19 +90,3 @@ def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------
 # A sweep's trials
-
-
-def test_a_sweep_goes_on_without_a_tracker(tmp_path: Path) -> None:
-    messages: list[str] = []
-    (tmp_path / "tensorboard").write_text("a file where its folder should be")
-    (tracker,) = trackers(parse_tracking("tensorboard"), "coef", tmp_path, messages.append)
-    with tracker:
-        play(tmp_path, [tracker], [50.0, 60.0])
-    assert len(messages) == 2 and messages[0].startswith("tensorboard failed: ")
-    assert messages[1].endswith("; the sweep goes on without it")
-
-
-def test_metrics_of_a_validation() -> None:
-    assert metrics_at(record_of("t0001", [50.0, 60.0]), 10) == {
-        "iter": 10.0, "seconds": 1.0, "mIoU": 50.0, "IoU/disc": 50.0, "loss": 2.0, "distill.loss_logits": 0.5,
-    }  # fmt: skip

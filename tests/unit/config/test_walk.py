@@ -1,4 +1,4 @@
-"""How the parts of a config hang together: names in place of classes, data sets under wrappers, shapes, schedules."""
+"""How the parts of a config hang together: data sets under wrappers, shapes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from mmengine.config import Config
 
 from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.config.render import config_source
-from rdistill.config.schedules import schedule_notes, stretch_schedules
-from rdistill.config.types import replace_types_by_names
+from rdistill.config.schedules import stretch_schedules
 from rdistill.config.walk import dataset_steps, kind_of, leaf_datasets
 from rdistill.core.errors import UserError
 
@@ -40,26 +39,6 @@ def problems(file: Path | str, overrides: dict[str, Any] | None = None, **shortc
 
 # ---------------------------------------------------------------------------------------------------------
 # type
-
-
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        ("mmseg.IoUMetric", "IoUMetric"),
-        ("mmseg::IoUMetric", "IoUMetric"),
-        ("mmseg.evaluation.IoUMetric", "IoUMetric"),
-        ("mmcv.LoadImageFromFile", "LoadImageFromFile"),
-        ("mmcv.transforms.LoadImageFromFile", "LoadImageFromFile"),
-        ("mmcv.Resize", "mmengine.Resize"),  # another class than mmseg's own
-        ("mmengine.dataset.ConcatDataset", "ConcatDataset"),
-        ("mmdet.SomeHead", "mmdet.SomeHead"),
-        ("mmseg.Nonsense", "mmseg.Nonsense"),
-    ],
-)
-def test_a_type_has_one_name(written: str, name: str) -> None:
-    section = {"a": [{"type": written}]}
-    replace_types_by_names(section)
-    assert section["a"][0]["type"] == name and kind_of(section["a"][0]) == name.rpartition(".")[2]
 
 
 def test_scopes_change_nothing(write: Write) -> None:
@@ -268,25 +247,3 @@ def _segformer(iterations: int) -> Config:
 def test_every_phase_keeps_its_iterations(iterations: int, warm_up: int) -> None:
     first, second = _segformer(iterations).param_scheduler
     assert (first.begin, first.end, second.begin, second.end) == (0, warm_up, warm_up, iterations)
-
-
-def test_too_few_iterations_for_the_phases() -> None:
-    cfg = _segformer(160000)
-    (problem,) = stretch_schedules(cfg, 2)
-    assert problem.startswith("--iters: 2 are too few for the 2 schedules") and "at least 3 are needed" in problem
-    assert cfg.train_cfg.max_iters == 160000
-
-
-def test_milestones_stay_apart() -> None:
-    steps = dict(type="MultiStepLR", by_epoch=False, milestones=[100, 200, 300])
-    cfg = Config(dict(train_cfg=dict(max_iters=1000), param_scheduler=steps))
-    assert stretch_schedules(cfg, 3) == [] and cfg.param_scheduler.milestones == [1, 2, 3]
-
-
-def test_what_does_not_go_together_is_said() -> None:
-    epochs = dict(type="PolyLR", begin=0, end=100)
-    cfg = dict(train_cfg=dict(max_iters=50), param_scheduler=[epochs])
-    assert "counts epochs" in schedule_notes(cfg)[0]
-    cfg = dict(train_cfg=dict(max_iters=50), param_scheduler=[{**epochs, "by_epoch": False}])
-    assert schedule_notes(cfg)[0].startswith("param_scheduler goes on to 100, but training ends at 50")
-    assert schedule_notes(_segformer(50)) == []

@@ -1,4 +1,4 @@
-"""Ray's own folder in a work dir: closed to other users, cleared of what a killed start left, and its logs copied."""
+"""Ray's own folder in a work dir: closed to other users, cleared of what a killed start left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 import ray
 
 from rdistill.core.errors import UserError
-from rdistill.core.logs import LOGS, keep_worker_logs
 from rdistill.distributed.ray_folder import ELSEWHERE, clear, folder_for_ray
 
 
@@ -81,21 +80,3 @@ def test_processes_of_this_folder_alone_are_ended(short: Path) -> None:
         for process in (left, neighbour, editor):
             process.kill()
             process.wait()
-
-
-def test_no_link_is_followed_when_logs_are_copied(tmp_path: Path) -> None:
-    logs = tmp_path / "ray" / "t" / "session_2026" / "logs"
-    logs.mkdir(parents=True)
-    (tmp_path / LOGS).mkdir()
-    (tmp_path / "secret").write_text("private")
-    (logs / "worker-1.out").write_text("said")
-    (logs / "worker-2.out").symlink_to(tmp_path / "secret")
-    os.link(tmp_path / "secret", logs / "worker-3.out")
-    os.mkfifo(logs / "worker-4.out")
-    (tmp_path / LOGS / "worker-1.out").symlink_to(tmp_path / "secret")
-    keep_worker_logs(tmp_path / "ray" / "t", tmp_path)
-    assert [(file.name, file.read_text()) for file in (tmp_path / LOGS).iterdir()] == [("worker-1.out", "said")]
-    assert (tmp_path / "secret").read_text() == "private" and not (tmp_path / LOGS / "worker-1.out").is_symlink()
-    (tmp_path / "ray" / "t" / "session_2027").symlink_to(tmp_path)
-    keep_worker_logs(tmp_path / "ray" / "t", tmp_path)
-    assert [file.name for file in (tmp_path / LOGS).iterdir()] == ["worker-1.out"]

@@ -1,24 +1,13 @@
-"""What a run and a sweep look like, on a terminal of 80 columns and piped."""
+"""What a run looks like, on a terminal of 80 columns and piped."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from rdistill.sweeps.monitor import console
-from rdistill.sweeps.monitor.console import LINES_OF_A_SWEEP, ROWS_SHOWN, SweepConsole
-from rdistill.sweeps.monitor.events import TrialSeen
-from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord
 from rdistill.training.console import RunConsole
-
-WEIGHT, PAIR = "distill.losses.logits.weight", "distill.losses.hidden.pair"
-
-
-def on_terminal() -> Console:
-    return Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system="standard")
 
 
 def piped() -> Console:
@@ -28,169 +17,6 @@ def piped() -> Console:
 def text(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
-
-
-def drawn(shown: SweepConsole) -> list[str]:
-    """The live table as plain lines."""
-    console = Console(file=io.StringIO(), width=80)
-    console.print(shown.draw())
-    return text(console).splitlines()
-
-
-def seen(name: str, phase: str = "search") -> TrialSeen:
-    number = int(name[1:]) if name[1:].isdigit() else 0
-    return TrialSeen(name, phase, {WEIGHT: 1.5 + number, PAIR: [0, number % 3]} if number else {})
-
-
-def play(shown: SweepConsole, trials: int, iterations: int = 300) -> None:
-    """A baseline of 50, then trials of 50.5 and up: even ones stopped at a third, the last still running."""
-    baseline = seen("baseline", "baseline")
-    shown.trial_started(baseline)
-    shown.trial_validated(baseline, {"iter": iterations, "mIoU": 49.0, "best_mIoU": 50.0})
-    shown.trial_ended(baseline, {"iter": iterations, "best_mIoU": 50.0}, False)
-    for number in range(1, trials + 1):
-        trial, best = seen(f"t{number:04d}"), 50.0 + number / 2
-        shown.trial_started(trial)
-        shown.trial_validated(trial, {"iter": iterations // 3, "mIoU": best - 1, "best_mIoU": best})
-        if number < trials:
-            reached = iterations if number % 2 else iterations // 3
-            shown.trial_ended(trial, {"iter": reached, "best_mIoU": best}, False)
-
-
-@pytest.fixture
-def shown(tmp_path: Path) -> SweepConsole:
-    shown = SweepConsole(piped(), tmp_path, 300, "coef")
-    shown.expect("baseline", 1)
-    shown.expect("search", 4)
-    return shown
-
-
-def test_the_table_has_a_line_a_trial(shown: SweepConsole) -> None:
-    play(shown, 4)
-    lines = drawn(shown)
-    assert lines[0] == "coef  baseline 1/1  search 3/4  1 running  3 done  1 stopped  0 failed"
-    heads = lines[1].split()
-    assert heads == ["trial", "phase", "pair", "weight", "iteration", "mIoU", "best", "gain", "status"]
-    rows = [line.split() for line in lines[3:8]]
-    assert rows[0] == ["t0004", "search", "[0,", "1]", "5.5", "100/300", "51.00", "52.00", "+2.00", "running"]
-    assert rows[2] == ["t0002", "search", "[0,", "2]", "3.5", "100/300", "50.00", "51.00", "+1.00", "stopped"]
-    assert rows[4] == ["baseline", "baseline", "300/300", "49.00", "50.00", "done"]
-    assert lines[8].startswith("best t0004 52.00 (+2.00)")
-    assert len(lines) == 9 and max(map(len, lines)) <= 80
-
-
-def test_of_many_trials_it_shows_the_running_and_the_best(shown: SweepConsole) -> None:
-    shown.expect("search", 200)
-    play(shown, 60)
-    lines = drawn(shown)
-    names = [line.split()[0] for line in lines[3:-2]]
-    assert len(names) <= ROWS_SHOWN and max(map(len, lines)) <= 80
-    assert names[0] == "t0060" and "baseline" in names and "t0059" in names and "t0001" not in names
-    hidden = 61 - len(names)
-    words = lines[-2].removeprefix("not shown: ").split(", ")
-    assert sum(int(word.split()[0]) for word in words) == hidden
-
-
-def test_values_that_do_not_fit_are_named(shown: SweepConsole) -> None:
-    values = {f"distill.losses.logits.key{number}": number for number in range(5)}
-    shown.trial_started(TrialSeen("t0001", "search", values))
-    lines = drawn(shown)
-    assert "not shown: the values of key2, key3, key4" in lines and max(map(len, lines)) <= 80
-
-
-def test_between_validations_a_trial_says_how_far_it_is(shown: SweepConsole, tmp_path: Path) -> None:
-    shown.trial_started(seen("t0001"))
-    folder = tmp_path / TRIALS / "t0001"
-    folder.mkdir(parents=True)
-    (folder / PROGRESS).write_text("70")
-    assert " 70/300 " in drawn(shown)[3]
-
-
-def test_phases_may_come_later(shown: SweepConsole) -> None:
-    play(shown, 4)
-    assert shown.total == 5
-    shown.expect("confirm", 6)
-    shown.trial_started(seen("t0004s1", "confirm"))
-    assert shown.total == 11 and "confirm 0/6" in drawn(shown)[0]
-
-
-def test_eta_counts_what_is_left(shown: SweepConsole, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    assert shown.eta() == "unknown"
-    trial = seen("t0001")
-    shown.trial_started(trial)
-    for second in range(1, 4):
-        clock[0] = float(second)
-        shown.trial_validated(trial, {"iter": 100 * second, "mIoU": 50.0, "best_mIoU": 50.0})
-        shown.eta()
-    assert shown.rate() == pytest.approx(100.0)
-    shown.trial_ended(trial, {"iter": 300, "best_mIoU": 50.0}, False)
-    assert shown.eta() == "0:00:12"  # four more of 300
-
-
-def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [console.time.monotonic()]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    short, long = seen("t0001"), seen("t0002")
-    with shown:
-        for trial in (short, long):
-            shown.trial_started(trial)
-        shown.trial_validated(short, {"iter": 100, "mIoU": 49.0, "best_mIoU": 50.0})
-        shown.trial_ended(short, {"iter": 100, "best_mIoU": 50.0}, False)
-        for _ in range(2):
-            clock[0] += 50
-            shown.trial_validated(long, {"iter": 200, "mIoU": 51.0, "best_mIoU": 51.0})
-    trial_ended, so_far = text(shown.console).splitlines()
-    assert trial_ended.startswith("t0001     mIoU 50.00  stopped at 100  (1/5, ")
-    assert so_far.startswith("so far    1/5 over, 1 running  best t0002 51.00  ")
-    # 200 iterations in 100 seconds; left: three trials of a hundred, and the rest of the one that was not stopped.
-    assert so_far.endswith(" trial-iter/s  0:01:40 so far  eta 0:03:20")
-
-
-def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> None:
-    with shown:
-        play(shown, 4)
-        TrialRecord("t0004", {}, 0, status="failed", reason="iteration 7: loss is not finite").save(
-            tmp_path / TRIALS / "t0004"
-        )
-        shown.trial_ended(seen("t0004"), {}, True)
-    lines = text(shown.console).splitlines()
-    assert [line.split()[0] for line in lines] == ["baseline", "t0001", "t0002", "t0003", "t0004"]
-    assert lines[2].startswith("t0002     mIoU 51.00  gain +1.00  stopped at 100  (3/5, eta ")
-    assert lines[4].startswith("t0004     failed: iteration 7: loss is not finite  (5/5, ")
-    assert "\x1b" not in text(shown.console)
-
-
-def test_no_gain_over_a_baseline_that_has_trained_less(shown: SweepConsole) -> None:
-    """Else every trial that is quicker than the baseline would shine."""
-    baseline, trial = seen("baseline", "baseline"), seen("t0001")
-    for each, reached in ((baseline, 100), (trial, 200)):
-        shown.trial_started(each)
-        shown.trial_validated(each, {"iter": reached, "mIoU": 50.0, "best_mIoU": 50.0})
-    assert shown.gain(shown.rows["t0001"]) is None
-    shown.trial_validated(baseline, {"iter": 200, "mIoU": 48.0, "best_mIoU": 50.0})
-    assert shown.gain(shown.rows["t0001"]) == 0.0
-
-
-def test_piped_a_large_sweep_says_little(shown: SweepConsole) -> None:
-    shown.expect("search", 1000)
-    baseline = seen("baseline", "baseline")
-    shown.trial_ended(baseline, {"iter": 300, "best_mIoU": 90.0}, False)
-    for number in range(1, 1001):
-        shown.trial_ended(seen(f"t{number:04d}"), {"iter": 300, "best_mIoU": 80.0 - number / 100}, False)
-    lines = text(shown.console).splitlines()
-    assert LINES_OF_A_SWEEP / 2 < len(lines) <= LINES_OF_A_SWEEP + 3
-    assert lines[-1].startswith("t1000 ")
-
-
-def test_on_a_terminal_the_table_goes_and_failures_stay(tmp_path: Path) -> None:
-    shown = SweepConsole(on_terminal(), tmp_path, 300)
-    with shown:
-        shown.trial_started(seen("t0001"))
-        TrialRecord("t0001", {}, 0, status="failed", reason="out of memory").save(tmp_path / TRIALS / "t0001")
-        shown.trial_ended(seen("t0001"), {}, True)
-    assert "t0001     failed: out of memory" in text(shown.console) and "\x1b[" in text(shown.console)
 
 
 def run(console: Console) -> None:
