@@ -33,6 +33,7 @@ from rdistill.checks.dry_run import finds_unused_parameters
 from rdistill.config.distill_spec import store_of_views
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
+from rdistill.config.walk import kind_of
 from rdistill.core.errors import UserError, blaming
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
 from rdistill.data.unlabeled import training_data
@@ -83,7 +84,9 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
         )
     labeled, unlabeled = loader.batch_size // world_size, data.per_batch // world_size
     loader.batch_size = labeled + unlabeled
-    loader.dataset = dict(type="StreamDataset", dataset=data.labeled, seed=seed)
+    if kind_of(loader.dataset) != "StreamDataset":  # a baseline beside a store has one already, with its views
+        loader.dataset = dict(type="StreamDataset")
+    loader.dataset.update(dataset=data.labeled, seed=seed)
     if (store := store_of_views(cfg)) is not None:
         loader.dataset.update(views=store.views, view_seed=store.seed)
     by_epoch = cfg.train_cfg.get("max_iters") is None

@@ -1,0 +1,41 @@
+"""A sweep over how images without masks count: its students in a cohort have the numbers that each has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Tiny
+
+from e2e.conftest import Place
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_cohort_has_the_numbers_of_trials_alone(place: Place, tiny: Tiny, rows: Callable[..., dict]) -> None:
+    config = tiny.folder / "unlabeled.py"
+    section = "distill = dict(unlabeled=dict(img_dir='img_dir/train', per_batch=2))\n"
+    config.write_text(f"_base_ = ['distill.py']\n{section}")
+    weights = {}
+    for size in (2, "off"):
+        study = {
+            "config": str(config),
+            "space": {"distill.unlabeled.weight": {"type": "choice", "values": [0.5, 2.0]}},
+            "search": {"type": "grid", "seed": 1},
+            "cohort": {"size": size},
+        }
+        work_dir = place.root / f"unlabeled-{size}"
+        short = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
+        place.run("sweep", place.sweep_file(f"unlabeled-{size}", study), "--work-dir", work_dir, *short)
+        finished = [name for name, row in rows(work_dir).items() if row["status"] == "finished"]
+        assert len(finished) == 3  # two trials and the student alone
+        weights[size] = {name: _weights(work_dir / "trials" / name) for name in finished}
+    for name, state in weights[2].items():
+        assert all(torch.equal(value, weights["off"][name][key]) for key, value in state.items()), name
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "last.pth", weights_only=True)["state_dict"]
+    return state
