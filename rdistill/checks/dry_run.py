@@ -13,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
 from rdistill.config.distill_spec import DistillSpec
+from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError, error_line
 from rdistill.data.random_state import random_state_of
@@ -33,22 +34,23 @@ from rdistill.schemas.data import Batch, Packed
 NAMED = 3  # parameters named in one problem
 
 
-def tiny_batch(cfg: Config, images: int, seed: int) -> Batch:
+def tiny_batch(config: Config | LoadedConfig, images: int, seed: int) -> Batch:
     """The first few training images, through the training pipeline; then as many without masks as a run has for them.
 
     Args:
-        cfg: of the run.
+        config: of the run.
         images: with masks.
         seed: of their augmentation.
 
     Raises:
         UserError: the dataset or its pipeline fails.
     """
-    data = training_data(cfg)
+    run = LoadedConfig.of(config)
+    data = training_data(run)
     with random_state_of(seed, 0):
         samples = _first_images(data.labeled, images, "train_dataloader.dataset")
         if data.unlabeled is not None:
-            count = data.part_of(images, int(cfg.train_dataloader.batch_size))
+            count = data.part_of(images, int(run.cfg.train_dataloader.batch_size))
             samples += map(without_label, _first_images(data.unlabeled, count, "distill.unlabeled"))
     batch: Batch = pseudo_collate(samples)
     return batch

@@ -157,7 +157,7 @@ def check_run(
         report.add("config", error.problems, "")
     report.notes += schedule_notes(cfg)  # the shapes of what it reads were checked when the config was loaded
     if with_data:
-        add_data(report, cfg, full=full_data, workers=workers)
+        add_data(report, run, full=full_data, workers=workers)
     if distiller is None:
         distiller = build_reporting(run, report, seed=seed, trust_checkpoint=trust_checkpoint)
     if distiller is None:
@@ -184,7 +184,7 @@ def check_run(
             report.notes += _share_notes(run)
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
-        report.add(*_try_batch(distiller, cfg, workers, seed))
+        report.add(*_try_batch(distiller, run, workers, seed))
     if work_dir is not None:
         report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
     return report
@@ -343,7 +343,7 @@ def in_bytes(count: float) -> str:
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
     """What can be checked of a config that does not load as a whole."""
     if loaded.for_data is not None:
-        add_data(report, loaded.for_data.cfg, full=True)
+        add_data(report, loaded.for_data, full=True)
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
@@ -356,17 +356,18 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
 
 
 def add_data(
-    report: Report, cfg: Config, *, full: bool, workers: int = 1, names: Sequence[str] = READ_BY_TRAINING
+    report: Report, run: LoadedConfig, *, full: bool, workers: int = 1, names: Sequence[str] = READ_BY_TRAINING
 ) -> None:
     """Looks at the files of some splits of a config, and whether they make batches; adds to the report.
 
     Args:
         report: what is found is added to.
-        cfg: from :func:`rdistill.config.load.load_config`.
+        run: from :func:`rdistill.config.load.load_config`.
         full: decode every file; see :func:`rdistill.checks.data.look_at_data`.
         workers: among which a training batch is divided.
         names: of the splits: 'train', 'val', 'test'.
     """
+    cfg = run.cfg
     splits = data_splits(cfg, names)
     data = look_at_data(splits, full=full)
     problems = data.problems or check_batches(cfg, data.sizes, workers=workers)
@@ -376,7 +377,7 @@ def add_data(
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
     if "train" in names:
-        problems, summary = look_at_unlabeled(cfg)
+        problems, summary = look_at_unlabeled(run)
         if problems or summary:
             report.add("unlabeled", problems, summary)
 
@@ -487,17 +488,17 @@ def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
     return []
 
 
-def _try_batch(distiller: Distiller, cfg: Config, workers: int, seed: int) -> tuple[str, list[str], str]:
-    total = int(cfg.train_dataloader.batch_size)
+def _try_batch(distiller: Distiller, run: LoadedConfig, workers: int, seed: int) -> tuple[str, list[str], str]:
+    total = int(run.cfg.train_dataloader.batch_size)
     if total % workers:
         text = f"train_dataloader.batch_size: {total} images do not divide among {workers} workers; set --batch-size"
         return "step", [text], ""
     images = max(1, min(IMAGES, total // workers))
     try:
-        batch = tiny_batch(cfg, images, seed)
+        batch = tiny_batch(run, images, seed)
     except UserError as error:
         return "step", list(error.problems), ""
-    problems = check_batch(distiller, cfg, batch, workers=workers)
+    problems = check_batch(distiller, run.cfg, batch, workers=workers)
     return "step", problems, f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
 
 

@@ -8,30 +8,31 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from rdistill.config.distill_spec import distill_spec
+from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.data.splits import data_splits
-from rdistill.data.unlabeled import training_data
+from rdistill.data.unlabeled import describe_unlabeled, training_data, unlabeled_images
 
 SHOWN = 3  # suffixes named in a line
 
 
-def look_at_unlabeled(cfg: Config) -> tuple[list[str], str]:
+def look_at_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
     """What is wrong with the images of ``distill.unlabeled``, one line each; and how many there are, in words.
 
     Problems: no image of the suffix, or an image that validation or test reads too.
     """
-    spec = distill_spec(cfg)
+    run = LoadedConfig.of(config)
+    spec = run.distill
     if spec is None or spec.unlabeled is None:
         return [], ""
-    data = training_data(cfg)
+    data = training_data(run)
     assert data.unlabeled is not None
     folder, suffix = Path(spec.unlabeled.img_dir), next(leaf.img_suffix for _, leaf in leaves(data.unlabeled))
     if not folder.is_dir():
         return [f"distill.unlabeled.img_dir: no such folder {folder}; give a folder of images"], ""
-    files = [Path(where, name) for where, _, names in os.walk(folder) for name in names]
-    images = [file for file in files if file.name.endswith(suffix)]
+    images = unlabeled_images(run)
     if not images:
+        files = (Path(name) for _, _, names in os.walk(folder) for name in names)
         counts = Counter(file.suffix or "without a suffix" for file in files).most_common(SHOWN)
         there = ", ".join(f"{count} {kind}" for kind, count in counts) or "no file at all"
         return [
@@ -39,7 +40,9 @@ def look_at_unlabeled(cfg: Config) -> tuple[list[str], str]:
             f"give another folder"
         ], ""
     scored = {
-        os.path.realpath(entry["img_path"]) for split in data_splits(cfg, ("val", "test")) for entry in split.entries
+        os.path.realpath(entry["img_path"])
+        for split in data_splits(run.cfg, ("val", "test"))
+        for entry in split.entries
     }
     leaked = [image for image in images if os.path.realpath(image) in scored]
     if leaked:
@@ -47,5 +50,4 @@ def look_at_unlabeled(cfg: Config) -> tuple[list[str], str]:
             f"distill.unlabeled.img_dir: {len(leaked)} of its {len(images)} images are validation or test images, such "
             f"as {leaked[0]}: the scores would be of images that were trained on; give a folder without them"
         ], ""
-    batch = int(cfg.train_dataloader.batch_size)
-    return [], f"{len(images)} images without masks, {data.per_batch} beside {batch} labelled ones in each batch"
+    return [], describe_unlabeled(run)

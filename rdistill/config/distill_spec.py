@@ -320,7 +320,9 @@ class DistillSpec(Section):
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
     losses: dict[str, LossSpec]  # one is needed, unless `labels` are the teacher's
-    labels: Literal["data", "teacher"] = "data"  # 'teacher': its class of each pixel in place of the mask's
+    labels: Literal["data", "teacher"] = (
+        "data"  # 'teacher': its class of each pixel in place of the mask's, also without a mask
+    )
     task_weight: Number = Field(default=1.0, ge=0)
     unlabeled: UnlabeledSpec | None = None  # images without masks beside the training images
     on_ignored: bool = False  # losses on logits also see the pixels that the masks ignore (label 255)
@@ -357,6 +359,10 @@ class DistillSpec(Section):
         problems = []
         if not self.losses and self.labels == "data":
             problems.append("distill.losses: must have at least 1 entry, got 0")
+        if not self.losses and self.unlabeled is not None and self.unlabeled.weight != 1:
+            problems.append(
+                "distill.unlabeled.weight: is a factor on distillation losses, and there are none; leave it out"
+            )
         if self.labels == "teacher" and any(teacher.ema_decay is not None for teacher in self.teachers):
             problems.append("distill.labels: 'teacher' needs teachers with a checkpoint, and one follows the student")
         if self.task_weight == 0:
@@ -425,12 +431,6 @@ class DistillSpec(Section):
                 f"the teacher would run for them; set keep='features'"
             )
         return problems
-
-
-def store_of_views(cfg: Mapping[str, Any]) -> StoreSpec | None:
-    """``distill.store`` of a config that was checked before."""
-    section = (cfg.get("distill") or {}).get("store")
-    return None if section is None else StoreSpec.model_validate(dict(section))
 
 
 def distill_spec(cfg: Config) -> DistillSpec | None:

@@ -8,15 +8,18 @@ class has that number: a loss on labels that was given such a mask by mistake ra
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
 
-from rdistill.config.distill_spec import DistillSpec, UnlabeledSpec, distill_spec
-from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of, without_stream
+from rdistill.config.distill_spec import DistillSpec, UnlabeledSpec
+from rdistill.config.load import LoadedConfig
+from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of, leaves, without_stream
 from rdistill.core.errors import UserError
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS
 from rdistill.schemas.data import Packed
@@ -94,16 +97,38 @@ class TrainingData(NamedTuple):
         return -(-self.per_batch * images // batch_size)
 
 
-def training_data(cfg: Config) -> TrainingData:
+def training_data(config: Config | LoadedConfig) -> TrainingData:
     """What a config's training draws from, without the stream around it."""
+    run = LoadedConfig.of(config)
+    cfg, spec = run.cfg, run.distill
     dataset = without_stream(cfg.train_dataloader.dataset)
-    spec = distill_spec(cfg)
     if spec is None:
         return TrainingData(dataset, None, 0)
     if spec.unlabeled is None:
         return TrainingData(_on_ignored(dataset, cfg, spec), None, 0)
     count = spec.unlabeled.count(int(cfg.train_dataloader.batch_size))
     return TrainingData(_on_ignored(dataset, cfg, spec), unlabeled_dataset(dataset, spec.unlabeled), count)
+
+
+def unlabeled_images(config: Config | LoadedConfig) -> list[Path]:
+    """The files that ``distill.unlabeled`` adds, as the data set of them finds them; none without the section."""
+    data = training_data(config)
+    if data.unlabeled is None:
+        return []
+    (leaf,) = (leaf for _, leaf in leaves(data.unlabeled))
+    folder = str(leaf.data_prefix.img_path)
+    files = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
+    return sorted(file for file in files if file.name.endswith(leaf.img_suffix))
+
+
+def describe_unlabeled(config: Config | LoadedConfig) -> str:
+    """How many images without masks there are, and how many of them a batch has; empty without the section."""
+    run = LoadedConfig.of(config)
+    images = unlabeled_images(run)
+    if not images:
+        return ""
+    batch, per_batch = int(run.cfg.train_dataloader.batch_size), training_data(run).per_batch
+    return f"{len(images)} images without masks, {per_batch} beside {batch} labelled ones in each batch"
 
 
 def unlabeled_dataset(training: Mapping[str, Any], spec: UnlabeledSpec) -> ConfigDict:

@@ -146,21 +146,16 @@ class Distiller(BaseModel):
         """
         teacher_outputs = self._outputs_of_teachers(inputs_nchw, data_samples)
         labels = batch_labels(data_samples, ignore_index(self.student), on_ignored=self.on_ignored)
-        samples = labels.samples
-        if self.labels_by:
-            logits = [output[head] for output, head in zip(teacher_outputs, self.labels_by, strict=True)]
-            samples = labelled_by(
-                mean_logits(logits, [teacher.weight for teacher in self.teachers]),
-                samples,
-                ignore_index(self.student),
-                align_corners=bool(getattr(self.student, "align_corners", False)),
-            )
+        samples, label_nhw = labels.samples, labels.label_nhw[: labels.labeled]
+        if self.labels_by:  # which then also have those without a mask
+            label_nhw = self._labels_of_teachers(teacher_outputs, labels)
+            samples = with_labels(samples, label_nhw)
         with (
             nullcontext() if self.measure_accuracy else without_accuracy(),
-            of_first_images(self.student, labels.labeled, len(samples)),
+            of_first_images(self.student, len(label_nhw), len(samples)),
         ):
             of_task = drop_left_out(self.student.loss(inputs_nchw, samples))
-        of_task = zero_without_labels(of_task, labels.label_nhw[: labels.labeled], ignore_index(self.student))
+        of_task = zero_without_labels(of_task, label_nhw, ignore_index(self.student))
         losses = {
             key: value if "loss" not in key else _scaled(value, self.task_weight) for key, value in of_task.items()
         }
@@ -180,6 +175,22 @@ class Distiller(BaseModel):
             if name in self.measured:
                 losses[WEIGHT_PREFIX + name] = torch.full_like(value.detach(), weights[name])
         return losses
+
+    def _labels_of_teachers(self, teacher_outputs: Sequence[Mapping[str, Tensor]], labels: BatchLabels) -> Tensor:
+        """The teachers' class where the mask has a label, and on images without masks wherever they are sure enough."""
+        ignore, labeled = ignore_index(self.student), labels.labeled
+        logits = [output[head] for output, head in zip(teacher_outputs, self.labels_by, strict=True)]
+        mean_nchw = mean_logits(logits, [teacher.weight for teacher in self.teachers])
+        seen_nhw = labels.label_nhw != ignore
+        if labeled < len(labels.samples):
+            assert self.unlabeled is not None and labels.seen_nhw is not None
+            without = labels.seen_nhw[labeled:]
+            if self.unlabeled.min_confidence is not None:
+                without = without & confident(mean_nchw[labeled:], without.shape[1:], self.unlabeled.min_confidence)
+            seen_nhw = torch.cat([seen_nhw[:labeled], without])
+        align_corners = bool(getattr(self.student, "align_corners", False))
+        classes = classes_of(mean_nchw, labels.label_nhw, align_corners=align_corners)
+        return torch.where(seen_nhw, classes, ignore)
 
     def _outputs_of_teachers(self, inputs_nchw: Tensor, data_samples: Any) -> list[dict[str, Tensor]]:
         """Of each; where their outputs are kept, by the views that the images are."""
@@ -415,25 +426,22 @@ def _check_feature_names(spec: DistillSpec, student: nn.Module, teachers: Sequen
 
 
 @torch.no_grad()
-def labelled_by(logits_nchw: Tensor, data_samples: Any, ignore: int, *, align_corners: bool) -> list[Any]:
-    """Copies of mmseg's samples whose label of each pixel is the class of some logits, where the mask has a label.
+def classes_of(logits_nchw: Tensor, like_nhw: Tensor, *, align_corners: bool) -> Tensor:
+    """The class of each pixel by some logits, N x H x W, of the size and type of ``like_nhw``.
 
     Args:
         logits_nchw: of any resolution; one channel is a sigmoid's of two classes.
-        data_samples: as they were preprocessed; left as they are.
-        ignore: the label that counts nowhere: such pixels, as those of the padding, keep it.
+        like_nhw: labels.
         align_corners: as in the resizing of a prediction.
     """
     logits_nchw = with_logit_channels(logits_nchw.float(), max(2, logits_nchw.shape[1]))
-    labels = []
-    for logits, sample in zip(logits_nchw, data_samples, strict=True):
-        truth = sample.gt_sem_seg.data  # 1 x H x W
+    of_images = []
+    for logits in logits_nchw:  # one by one: at the labels' size all of a batch would be the peak of a step
         resized = nn.functional.interpolate(
-            logits[None], truth.shape[-2:], mode="bilinear", align_corners=align_corners
+            logits[None], like_nhw.shape[-2:], mode="bilinear", align_corners=align_corners
         )
-        label = resized.argmax(dim=1).to(truth.dtype)
-        labels.append(torch.where(truth == ignore, truth, label).squeeze(0))
-    return with_labels(data_samples, torch.stack(labels))
+        of_images.append(resized.argmax(dim=1).to(like_nhw.dtype))
+    return torch.cat(of_images)
 
 
 def _scaled(value: Any, factor: float) -> Any:

@@ -66,6 +66,8 @@ def environment(sweep: Sweep) -> Table:
         ("scheduler", show(scheduler.get("type"))),
         ("iterations of a trial", show(sweep.iterations)),
         ("images a step", show(loader.get("batch_size"))),
+        ("training data", data_of(config, "train")),
+        *_without_masks(config),
         ("validation data", data_of(config)),
         ("teacher's weights", ", ".join(teacher_files(config)) or MISSING),
     ]
@@ -86,6 +88,15 @@ def data_of(config: Mapping[str, Any], split: str = "val") -> str:
     dataset = mapping(mapping(config.get(f"{split}_dataloader")).get("dataset"))
     parts = [str(dataset[key]) for key in ("type", "data_root", "ann_file") if dataset.get(key)]
     return " ".join(parts) or MISSING
+
+
+def _without_masks(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the images without masks are and how many go with each batch, if there are any."""
+    section = mapping(mapping(config.get("distill")).get("unlabeled"))
+    if not section:
+        return []
+    many = f"{section['per_batch']} images" if section.get("per_batch") else f"share {show(section.get('share'))}"
+    return [("images without masks", f"{section.get('img_dir')}, {many} of each batch")]
 
 
 def teacher_files(config: Mapping[str, Any]) -> list[str]:

@@ -173,6 +173,7 @@ class RunFacts(TypedDict, total=False):
     """What is known of a run before its first iteration; see ``RunListener.started``."""
 
     effective: ConfigValues  # read back from what was built
+    unlabeled: str  # how many images without masks there are, for the user; empty without any
     teacher_lines: tuple[str, ...]  # how teachers are computed, for the user
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]

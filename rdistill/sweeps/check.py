@@ -211,7 +211,7 @@ def _structures(
     problems: list[str] = []
     tried = 0
     distill = base.distillation
-    batch = tiny_batch(base.cfg, min(IMAGES, int(base.cfg.train_dataloader.batch_size)), spec.seed)
+    batch = tiny_batch(base, min(IMAGES, int(base.cfg.train_dataloader.batch_size)), spec.seed)
     space = search_space(spec.space, base)
     with untouched(distiller):
         captured = capture_batch(distiller, distill, batch)
@@ -249,7 +249,7 @@ def _structure(
             problems, _ = pretrained_fit(distiller.student, cfg.model, trust=trust_checkpoint)
             if problems:
                 return problems
-        batch = tiny_batch(cfg, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
+        batch = tiny_batch(changed, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
     except UserError as error:
         return list(error.problems)
     except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words

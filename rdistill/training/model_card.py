@@ -20,6 +20,7 @@ from rdistill.config.walk import leaves
 from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.data.unlabeled import describe_unlabeled
 from rdistill.schemas.run import RunMetrics
 from rdistill.schemas.summary import Arm, Confirmed, Environment, Summary
 from rdistill.schemas.trial import TrialEntry, TrialFile
@@ -158,7 +159,7 @@ def _card(
         *evidence,
         "",
         "## Data",
-        *_data(run.cfg),
+        *_data(run),
         "",
         "## Training",
         *_training(run, seed, weights),
@@ -186,7 +187,8 @@ def _card(
     ]
 
 
-def _data(cfg: Config) -> Iterator[str]:
+def _data(run: LoadedConfig) -> Iterator[str]:
+    cfg = run.cfg
     for what in ("train", "val", "test"):
         loader = cfg.get(f"{what}_dataloader")
         if loader is None or (what == "test" and loader == cfg.get("val_dataloader")):
@@ -195,6 +197,8 @@ def _data(cfg: Config) -> Iterator[str]:
         for _, dataset in leaves(loader.dataset):
             images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
             yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
+    if added := describe_unlabeled(run):
+        yield f"- Without masks, for distillation alone: {_code(Path(cfg.distill.unlabeled.img_dir))}, {added}"
     classes = (dataset.get("metainfo") or {}).get("classes")
     if classes:
         yield f"- {len(classes)} classes: {', '.join(map(_text, classes))}"

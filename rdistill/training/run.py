@@ -31,6 +31,7 @@ from rdistill.core.files import write_json
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
+from rdistill.data.unlabeled import describe_unlabeled
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
@@ -132,7 +133,7 @@ def _train(
     for note in earlier.notes:
         listener.noted(note)
     start_from = run.cfg.get("load_from")
-    cfg = prepare_config(run.cfg, work_dir, seed, earlier.last)
+    cfg = prepare_config(run, work_dir, seed, earlier.last)
     with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
         distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
@@ -161,7 +162,7 @@ def _train(
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
         checkpoint_hook = CheckpointHook(checkpoint_interval(cfg), best)
-        facts: RunFacts = {"teacher_lines": plan.lines if plan else ()}
+        facts: RunFacts = {"teacher_lines": plan.lines if plan else (), "unlabeled": describe_unlabeled(run)}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
         # A lane measures its run by itself; in a group the listener is in another process.
@@ -235,7 +236,7 @@ def check_evaluation(cfg: Config, split: str) -> list[str]:
     if cfg.get(LOADERS[split]) is None:
         raise UserError(f"{cfg.filename}: has no {LOADERS[split]} to score on")
     report = Report()
-    add_data(report, cfg, full=False, names=(split,))
+    add_data(report, LoadedConfig.of(cfg), full=False, names=(split,))
     report.raise_problems()
     return report.notes
 

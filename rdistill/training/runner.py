@@ -30,7 +30,7 @@ from rdistill._compat.mmengine import (
 )
 from rdistill._compat.torch import stop_data_workers
 from rdistill.checks.dry_run import finds_unused_parameters
-from rdistill.config.distill_spec import store_of_views
+from rdistill.config.load import LoadedConfig
 from rdistill.config.render import literal
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.walk import kind_of
@@ -64,19 +64,20 @@ class Lane(Protocol):
         """What takes the place of the training and the validation loader."""
 
 
-def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) -> Config:
+def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, last: Path | None) -> Config:
     """The config as the Runner takes it: one data stream, our metric and the world's share of the batch.
 
     ``last``: the checkpoint to go on from.
     """
-    cfg = copy.deepcopy(cfg)
+    run = LoadedConfig.of(config)
+    cfg = copy.deepcopy(run.cfg)
     world_size = get_world_size()
     loader = cfg.train_dataloader
     if loader.batch_size % world_size:
         raise UserError(
             f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
         )
-    data = training_data(cfg)
+    data = training_data(LoadedConfig(cfg, run.distill))
     if data.per_batch % world_size:
         raise UserError(
             f"distill.unlabeled: {data.per_batch} images a batch do not divide among {world_size} workers; set "
@@ -87,7 +88,7 @@ def prepare_config(cfg: Config, work_dir: Path, seed: int, last: Path | None) ->
     if kind_of(loader.dataset) != "StreamDataset":  # a baseline beside a store has one already, with its views
         loader.dataset = dict(type="StreamDataset")
     loader.dataset.update(dataset=data.labeled, seed=seed)
-    if (store := store_of_views(cfg)) is not None:
+    if run.distill is not None and (store := run.distill.store) is not None:
         loader.dataset.update(views=store.views, view_seed=store.seed)
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True

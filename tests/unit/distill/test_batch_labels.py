@@ -6,11 +6,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import Tiny
 from mmengine.runner import Runner
 from torch import Tensor
 
+from rdistill.core.errors import UserError
 from rdistill.data.unlabeled import NO_LABEL
 from rdistill.distill.batch_labels import confident
 from rdistill.distill.distiller import Distiller, build_distiller
@@ -63,6 +65,39 @@ def test_the_weight_is_on_what_a_loss_is_on_them(tiny: Tiny, tmp_path: Path) -> 
 def test_confidence() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.1]]).view(1, 2, 1, 2)
     assert confident(logits, (1, 2), 0.8).tolist() == [[[True, False]]]
+
+
+@pytest.mark.parametrize("where_sure", [False, True])
+def test_the_teachers_classes_as_labels_of_all_images(tiny: Tiny, tmp_path: Path, where_sure: bool) -> None:
+    """On those without a mask too: on the image, and where the teacher is sure enough."""
+    overrides = {"+distill.unlabeled": UNLABELED, "distill.labels": "teacher", "distill.losses": {}}
+    run = tiny.load("distill", overrides)
+    distiller = build_distiller(run, seed=0).eval()
+    loader = prepare_config(run, tmp_path, 0, None).train_dataloader
+    data = distiller.data_preprocessor(next(iter(Runner.build_dataloader(loader, seed=0))), training=True)
+    data["data_samples"][4].gt_sem_seg.data[:, :9] = 255  # padding
+    logits = distiller.teachers[0](data["inputs"])["decode_head"]
+    resized = torch.nn.functional.interpolate(logits, data["inputs"].shape[-2:], mode="bilinear")
+    largest = resized.softmax(dim=1).amax(dim=1)
+    label = resized.argmax(dim=1)
+    label[4, :9] = 255
+    if where_sure:
+        least = float(largest[2:].median())
+        assert distiller.unlabeled is not None
+        distiller.unlabeled = distiller.unlabeled.model_copy(update={"min_confidence": least})
+        label[2:][largest[2:] < least] = 255
+    actual = distiller.loss(data["inputs"], data["data_samples"])["decode.loss_ce"]
+    for sample, own in zip(data["data_samples"], label, strict=True):
+        sample.gt_sem_seg.data = own[None]
+    torch.testing.assert_close(actual, distiller.student.loss(data["inputs"], data["data_samples"])["decode.loss_ce"])
+
+
+def test_a_weight_without_a_loss_is_refused(tiny: Tiny) -> None:
+    overrides = {"+distill.unlabeled": {**UNLABELED, "weight": 2.0}, "distill.labels": "teacher", "distill.losses": {}}
+    with pytest.raises(
+        UserError, match=r"distill\.unlabeled\.weight: is a factor on distillation losses, and there are"
+    ):
+        tiny.load("distill", overrides)
 
 
 def test_ignored_pixels_are_seen_where_that_is_asked(tiny: Tiny, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_a_run_that_is_piped() -> None:
     assert "\x1b" not in text(console)
 
 
+def test_images_without_masks_are_counted_first() -> None:
+    console = piped()
+    with RunConsole(console) as shown:
+        shown.training_started(first_iteration=0, last_iteration=1, facts={"unlabeled": "6 images without masks"})
+    assert text(console) == "data      6 images without masks\n"
+
+
 @pytest.mark.parametrize("variable", ["TERM", "NO_COLOR"])
 def test_what_the_terminal_cannot_or_should_not(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -58,6 +58,14 @@ def test_card_of_a_run(distilled_run: Run, tiny: Tiny) -> None:
     assert f"rdistill train {distilled_run.folder}/config.py" in card and "torch " in card
 
 
+def test_a_card_counts_the_images_without_masks(distilled_run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.load("distill", {"+distill.unlabeled": {"img_dir": "img_dir/train", "per_batch": 2}})
+    write_run_card(LoadedConfig.of(run), tmp_path, distilled_run.metrics)
+    card = " ".join((tmp_path / CARD).read_text().split())
+    assert "- Without masks, for distillation alone: `" in card
+    assert "img_dir/train`, 6 images without masks, 2 beside 2 labelled ones in each batch" in card
+
+
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_card_and_config_of_a_sweep(distilled_run: Run, tmp_path: Path, confirmed: bool) -> None:
     winner = tmp_path / "trials" / "t0001"
