@@ -22,7 +22,7 @@ from rdistill.checks.batches import check_batches, squashed_note
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.checks.unlabeled import look_at_unlabeled
+from rdistill.checks.unlabeled import look_at_unlabeled, without_part
 from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
@@ -380,6 +380,7 @@ def add_data(
         problems, summary = look_at_unlabeled(run)
         if problems or summary:
             report.add("unlabeled", problems, summary)
+        report.notes += without_part(run)
 
 
 def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:

@@ -12,8 +12,20 @@ from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.data.splits import data_splits
 from rdistill.data.unlabeled import describe_unlabeled, training_data, unlabeled_images
+from rdistill.losses import LOSSES
 
 SHOWN = 3  # suffixes named in a line
+
+
+def without_part(run: LoadedConfig) -> list[str]:
+    """A line for each loss to which images without masks say nothing."""
+    if run.distill is None or run.distill.unlabeled is None:
+        return []
+    return [
+        f"distill.losses.{name}: {loss.type} compares by the labels, so that images without masks have no part in it"
+        for name, loss in run.distill.losses.items()
+        if LOSSES[loss.type].label
+    ]
 
 
 def look_at_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from rdistill.checks.unlabeled import look_at_unlabeled
+from rdistill.checks.unlabeled import look_at_unlabeled, without_part
+from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 
 
@@ -22,6 +23,17 @@ def test_what_is_there_is_counted(tiny: Tiny) -> None:
         "6 images without masks, 2 beside 2 labelled ones in each batch",
     )
     assert look_at_unlabeled(tiny.load("distill")) == ([], "")
+
+
+def test_a_loss_that_needs_labels_is_named(tiny: Tiny) -> None:
+    overrides = {
+        "+distill.unlabeled": {"img_dir": "img_dir/train", "per_batch": 2},
+        "distill.losses.kd": {"type": "IFVD", "pair": [1, 1]},
+    }
+    assert without_part(LoadedConfig.of(tiny.load("distill", overrides))) == [
+        "distill.losses.kd: IFVD compares by the labels, so that images without masks have no part in it"
+    ]
+    assert without_part(LoadedConfig.of(tiny.load("distill"))) == []
 
 
 def test_no_images_of_the_suffix(tiny: Tiny, tmp_path: Path) -> None:
