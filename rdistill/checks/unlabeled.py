@@ -62,4 +62,4 @@ def look_at_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
             f"distill.unlabeled.img_dir: {len(leaked)} of its {len(images)} images are validation or test images, such "
             f"as {leaked[0]}: the scores would be of images that were trained on; give a folder without them"
         ], ""
-    return [], describe_unlabeled(run)
+    return [], describe_unlabeled(run, images)

@@ -78,9 +78,8 @@ class StoreSpec(Section):
     See :mod:`rdistill.distill.teacher_store`.
     """
 
-    views: Annotated[Whole, Field(ge=1, le=100_000)] = (
-        16  # of each image; a run shorter than as many passes takes fewer
-    )
+    # of each image; a run shorter than as many passes takes fewer
+    views: Annotated[Whole, Field(ge=1, le=100_000)] = 16
     keep: Literal["logits", "features", "nothing"] = "logits"  # 'features': logits too; 'nothing': the views alone
     bits: Literal[32, 16, 8] = 16  # of each number; 32 keeps all of it
     dir: str | None = None  # a folder; default: `.teacher_store` beside the work dir
@@ -320,9 +319,8 @@ class DistillSpec(Section):
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
     losses: dict[str, LossSpec]  # one is needed, unless `labels` are the teacher's
-    labels: Literal["data", "teacher"] = (
-        "data"  # 'teacher': its class of each pixel in place of the mask's, also without a mask
-    )
+    # 'teacher': its class of each pixel in place of the mask's, also where there is no mask
+    labels: Literal["data", "teacher"] = "data"
     task_weight: Number = Field(default=1.0, ge=0)
     unlabeled: UnlabeledSpec | None = None  # images without masks beside the training images
     on_ignored: bool = False  # losses on logits also see the pixels that the masks ignore (label 255)

@@ -121,13 +121,16 @@ def unlabeled_images(config: Config | LoadedConfig) -> list[Path]:
     return sorted(file for file in files if file.name.endswith(leaf.img_suffix))
 
 
-def describe_unlabeled(config: Config | LoadedConfig) -> str:
-    """How many images without masks there are, and how many of them a batch has; empty without the section."""
-    run = LoadedConfig.of(config)
-    images = unlabeled_images(run)
-    if not images:
+def describe_unlabeled(run: LoadedConfig, images: Sequence[Path] | None = None) -> str:
+    """How many images without masks there are, and how many of them a batch has; empty without the section.
+
+    ``images``: those of :func:`unlabeled_images`, where they are known: the folder may be large, and far away.
+    """
+    if run.distill is None or run.distill.unlabeled is None:
         return ""
-    batch, per_batch = int(run.cfg.train_dataloader.batch_size), training_data(run).per_batch
+    images = unlabeled_images(run) if images is None else images
+    batch = int(run.cfg.train_dataloader.batch_size)
+    per_batch = run.distill.unlabeled.count(batch)
     return f"{len(images)} images without masks, {per_batch} beside {batch} labelled ones in each batch"
 
 

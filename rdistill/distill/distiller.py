@@ -183,11 +183,7 @@ class Distiller(BaseModel):
         mean_nchw = mean_logits(logits, [teacher.weight for teacher in self.teachers])
         seen_nhw = labels.label_nhw != ignore
         if labeled < len(labels.samples):
-            assert self.unlabeled is not None and labels.seen_nhw is not None
-            without = labels.seen_nhw[labeled:]
-            if self.unlabeled.min_confidence is not None:
-                without = without & confident(mean_nchw[labeled:], without.shape[1:], self.unlabeled.min_confidence)
-            seen_nhw = torch.cat([seen_nhw[:labeled], without])
+            seen_nhw = torch.cat([seen_nhw[:labeled], self._seen_without_masks(labels, mean_nchw)])
         align_corners = bool(getattr(self.student, "align_corners", False))
         classes = classes_of(mean_nchw, labels.label_nhw, align_corners=align_corners)
         return torch.where(seen_nhw, classes, ignore)
@@ -213,11 +209,17 @@ class Distiller(BaseModel):
         value = of(slice(0, labeled), labels.seen_nhw[:labeled])
         if term.info.label:  # has nothing to say without labels
             return value
-        without, seen_nhw = slice(labeled, images), labels.seen_nhw[labeled:]
-        if term.on_logits and self.unlabeled.min_confidence is not None:
-            least = self.unlabeled.min_confidence
-            seen_nhw = seen_nhw & confident(teacher[without], seen_nhw.shape[1:], least)
-        return value + self.unlabeled.weight * of(without, seen_nhw)
+        seen_nhw = self._seen_without_masks(labels, teacher if term.on_logits else None)
+        return value + self.unlabeled.weight * of(slice(labeled, images), seen_nhw)
+
+    def _seen_without_masks(self, labels: BatchLabels, logits_nchw: Tensor | None) -> Tensor:
+        """The pixels that count of the images without masks, bool: on the image, and where a teacher's logits of all
+        images, if there are any, are sure enough."""
+        assert self.unlabeled is not None and labels.seen_nhw is not None
+        seen_nhw, least = labels.seen_nhw[labels.labeled :], self.unlabeled.min_confidence
+        if logits_nchw is None or least is None:
+            return seen_nhw
+        return seen_nhw & confident(logits_nchw[labels.labeled :], seen_nhw.shape[1:], least)
 
     def _measured_weights(self, losses: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, float]:
         """The weights that are measured, from this step's own graph where it is their turn."""
