@@ -26,8 +26,8 @@ from scipy import stats
 
 from rdistill.sweeps.proof.decision import ALPHA, Comparison, Looks, compare, decide, two_way_half_width
 
-TRIALS, BASELINES, TOP = 16, 4, 2  # of the search, and how many are confirmed
-LOOKS = Looks(4, 16, chosen_from=TRIALS)  # of `seeds: auto`
+TRIALS, BASELINES, TOP = 16, 4, 2  # trials of the search, and how many are confirmed
+LOOKS = Looks(4, 16, chosen_from=TRIALS)  # the looks of `seeds: auto`
 LISTED = Looks(5, 5, chosen_from=TRIALS)  # a confirmation without looks
 CLAIMS = ("better", "worse")
 INTERVALS = ("seeds", "two-way", "verdict")  # the verdict's is the wider of the two
@@ -37,11 +37,11 @@ INTERVALS = ("seeds", "two-way", "verdict")  # the verdict's is the wider of the
 class World:
     """Where scores come from; standard deviations in mIoU, each of the difference of two configurations."""
 
-    effect: float  # of every distilled configuration over every baseline
-    spread: float  # by the seed
-    image_sd: float  # by the image, whatever the seed
+    effect: float  # gain of every distilled configuration over every baseline
+    spread: float  # what differs by the seed
+    image_sd: float  # what differs by the image, whatever the seed
     images: int = 100
-    both_sd: float = 5.0  # of one image on one seed
+    both_sd: float = 5.0  # what differs by one image on one seed
 
 
 WORLDS = [
@@ -91,7 +91,7 @@ class Study:
 
     gain: float  # best of the search minus the best baseline there, on the one seed
     three: list[float]  # differences of the same two on three fresh seeds
-    better: bool  # at least one claim of a gain
+    better: bool  # there is a claim of a gain
     worse: bool
     seeds: int  # when it ended
     images_bind: bool
@@ -108,7 +108,7 @@ def simulated(world: World, random: np.random.Generator) -> Study:
     baseline = int(found[:BASELINES].argmax())
     order = BASELINES + np.argsort(-found[BASELINES : BASELINES + TRIALS])
     chosen = [int(arm) for arm in order[:TOP]]
-    # As a sweep does: every configuration against the baseline, and against the baseline that costs as much.
+    # A sweep compares so: every configuration against the baseline, and against the baseline that costs as much.
     alone, *rest = arms.scores(LOOKS.last, [baseline, *chosen, *longer])
     distilled, as_long = rest[:TOP], rest[TOP:]
     questions = [ours - alone for ours in distilled]

@@ -22,7 +22,7 @@ from rdistill.sweeps.proof.sequential import design
 WORLDS = [World(0.0, 1.0, 10.0), World(0.0, 0.5, 20.0)]
 APART = (0.0, 1.0, 3.0)  # standard deviation of what the configurations are truly worth, in mIoU
 STEPS = (np.arange(1000) + 0.5) / 1000
-LARGEST = special.ndtri(STEPS ** (1 / TRIALS))  # of as many normal values
+LARGEST = special.ndtri(STEPS ** (1 / TRIALS))  # quantiles of the largest of TRIALS normal values
 
 
 def least_luck(share: float) -> float:
@@ -41,7 +41,7 @@ def upper_end(comparison: Comparison) -> float:
     errors, pairs = comparison.errors, LISTED.last
     of_seeds = normal_quantile(level_of(design(pairs, pairs, ALPHA).threshold(pairs), pairs - 1)) * errors.seeds
     of_images = least_luck(image_share(errors, pairs)) * errors.images_alone
-    if of_images > 0:  # below the mean
+    if of_images > 0:  # the bound is below the mean
         return of_seeds - of_images
     level = level_of(math.hypot(of_seeds, of_images) / errors.both)
     return student_quantile(level, errors.freedom) * errors.both

@@ -49,7 +49,7 @@ from rdistill.training.hooks import RunListener
 from rdistill.training.ray_train import Resources
 from rdistill.training.run import RunOptions
 
-NODES, CPUS = 4, 2  # of the simulated cluster, and of each of its nodes
+NODES, CPUS = 4, 2  # nodes of the simulated cluster, and CPUs of each
 VALIDATIONS, ITERATIONS = 5, 1000
 PLACES = ("machine", "cluster")
 SPACE = {

@@ -32,9 +32,9 @@ from benchmarks.search_table import COLUMNS, LOSSES, PAIRS, RANGES, TABLE, VALID
 from rdistill.searchers.own import auto
 
 BUDGETS = (8, 16, 24)
-ASIDE = 0.2  # of another loss or pair, where a whole range is 1: the table's rows are then best told from each other
+ASIDE = 0.2  # distance to another loss or pair, where a range is 1: the table's rows are then told apart best
 WEIGHTS = {"logits_weight": "logits_share", "hidden_weight": "hidden_share"}
-BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # of the config, and published
+BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # the config's, and published
 Values = Mapping[str, Any]
 
 
@@ -149,7 +149,7 @@ def spaces(surface: Surface) -> dict[str, Space]:
 # --- searches -------------------------------------------------------------------------------------------------------
 
 
-Sampler = Callable[[Mapping[str, BaseDistribution], int, int], optuna.samplers.BaseSampler]  # of space, seed, trials
+Sampler = Callable[[Mapping[str, BaseDistribution], int, int], optuna.samplers.BaseSampler]  # (space, seed, trials)
 
 
 def replay(space: Space, sampler: Sampler, trials: int, seed: int, starts: bool, at_once: int) -> list[float]:

@@ -53,9 +53,9 @@ CONFIGS = {
     "nuclei": ("configs/student/fpn_r18-w6_nuclei-128.py", "configs/student/fpn_r18-w12_nuclei-128.py"),
     "optic_disc": ("configs/student/fpn_r18-w6_optic-disc-128.py", "configs/student/fpn_r18-w12_optic-disc-128.py"),
 }  # name of the data's folder -> student, teacher
-LOSSES = {"CWD": 50.0, "AT": 1.2, "PKD": 1.0}  # on a feature pair -> the published weight
+LOSSES = {"CWD": 50.0, "AT": 1.2, "PKD": 1.0}  # loss on a feature pair -> the published weight
 PAIRS = ("[0, 0]", "[1, 1]")
-# Of what is spread evenly: column -> lowest, highest, on a logarithmic scale.
+# What is spread evenly: column -> lowest, highest, on a logarithmic scale.
 RANGES = {"lr": (1e-4, 3e-2), "tau": (1.0, 8.0), "logits_share": (0.03, 10.0), "hidden_share": (0.03, 10.0)}
 COLUMNS = [
     "row", "lr", "hidden", "pair", "tau", "logits_share", "hidden_share", "logits_weight", "hidden_weight",

@@ -1,7 +1,8 @@
 """rdistill: which way of distilling this teacher into this student works best, and by how much?
 
 The Python API: :func:`train`, :func:`evaluate`, :func:`sweep`, :func:`headroom`, :func:`load_config`,
-:func:`load_results`; see docs/api.md.
+:func:`load_results`; see docs/api.md. What lives in which folder is in docs/architecture.md. Begin with
+:mod:`rdistill.cli` (what each command calls), then :mod:`rdistill.training.run` (``train``).
 """
 
 from importlib import import_module

@@ -188,7 +188,7 @@ def tiny_without_teacher(tmp_path_factory: pytest.TempPathFactory, data_root: Pa
     ):
         cfg = read_config_file(REPO / "configs" / base)
         head = dict(zip(("in_channels", "c1_in_channels", "channels"), channels, strict=True))
-        # With weighted classes and quick BatchNorm statistics a student of six iterations predicts both classes, so
+        # Weighted classes and quick BatchNorm statistics let a student of six iterations predict both classes, so
         # that its scores say something.
         norm = dict(momentum=0.5)
         head.update(c1_channels=4, norm_cfg=norm, loss_decode=dict(class_weight=[0.5, 30.0]))
@@ -345,7 +345,7 @@ def snapshot() -> Callable[[nn.Module], dict[str, Tensor]]:
 
 
 def _worker(rank: int, count: int, function: Callable[[int], Any], folder: str) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))  # as Ray Train sets them
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))  # Ray Train sets these
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
     torch.save(function(rank), f"{folder}/{rank}.pth")
     torch.distributed.destroy_process_group()

@@ -13,7 +13,7 @@ import transformers
 from rdistill.networks.transformers_models import quiet
 
 CLASSES = ("rest", "disc")
-MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)  # of red, green and blue, on a scale of 0 to 1
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)  # red, green and blue, on a scale of 0 to 1
 SMALL_VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 SMALL_SWIN = dict(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, image_size=32)
 

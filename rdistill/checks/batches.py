@@ -63,7 +63,7 @@ def squashed_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str |
         return None
     for item in items.values():
         new_height, new_width = map(int, item["inputs"].shape[-2:])
-        rounding = 1 / min(new_height, new_width) + 1 / min(height, width)  # of each side, to whole pixels
+        rounding = 1 / min(new_height, new_width) + 1 / min(height, width)  # each side is rounded to whole pixels
         if abs(math.log(new_width * height / (new_height * width))) > rounding:
             return (
                 f"images of {width} x {height} reach the model as {new_width} x {new_height}: their aspect changes; a "

@@ -1,5 +1,5 @@
 """A run's config: read, overridden, checked and written; the ``distill`` section as a typed value.
 
-Imports :mod:`rdistill.losses` (their names and parameters, without torch) and the folders below it. Begin with
+Imports :mod:`rdistill.losses` (their names and parameters, without torch) and folders before it. Begin with
 :mod:`rdistill.config.load`, whose ``load_config`` is the one door.
 """

@@ -78,12 +78,12 @@ class StoreSpec(Section):
     See :mod:`rdistill.distill.teacher_store`.
     """
 
-    # of each image; a run shorter than as many passes takes fewer
+    # views of each image; a run shorter than as many passes takes fewer
     views: Annotated[Whole, Field(ge=1, le=100_000)] = 16
     keep: Literal["logits", "features", "nothing"] = "logits"  # 'features': logits too; 'nothing': the views alone
-    bits: Literal[32, 16, 8] = 16  # of each number; 32 keeps all of it
+    bits: Literal[32, 16, 8] = 16  # bits of each number; 32 keeps all of it
     dir: str | None = None  # a folder; default: `.teacher_store` beside the work dir
-    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0  # of the views; runs of all seeds share them
+    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0  # the views' own; runs of all seeds share them
 
 
 def forward_from_config(value: Any) -> Any:
@@ -293,7 +293,7 @@ class UnlabeledSpec(Section):
     img_dir: str  # the folder, and those within it; from the working directory, or else from the data root of training
     img_suffix: str | None = None  # what the names of its images end in; None: as those of the training images
     per_batch: Annotated[Whole, Field(ge=1)] | None = None  # images added to each batch, over all workers together; or
-    share: Annotated[Number, Field(gt=0, lt=1)] | None = None  # as many that this share of the whole batch are such
+    share: Annotated[Number, Field(gt=0, lt=1)] | None = None  # enough for this share of the whole batch to be such
     weight: Number = Field(default=1.0, ge=0)  # factor on what each distillation loss is on them
     # where the teacher's largest probability is below, losses on logits leave the pixel out; None: all pixels count
     min_confidence: Annotated[Number, Field(gt=0, lt=1)] | None = None

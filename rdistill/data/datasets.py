@@ -25,7 +25,7 @@ from rdistill.schemas.data import DatasetMeta
 from rdistill.schemas.mappings import DataInfo
 
 VIEW = "view"  # key of a sample's metainfo: the digest of the view that it is
-WITHOUT_LABEL = 1  # beside (seed, draw), makes a draw of an image without labels another than one with
+WITHOUT_LABEL = 1  # makes a draw of an image without labels another than one with, for the same (seed, draw)
 SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
 
 

@@ -25,8 +25,8 @@ from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS
 from rdistill.schemas.data import Packed
 from rdistill.schemas.mappings import DataInfo
 
-NO_LABEL = 254  # of a pixel that is part of the image
-MARK = "unlabeled"  # in the metainfo of a sample without a mask
+NO_LABEL = 254  # a pixel that is part of the image
+MARK = "unlabeled"  # key in the metainfo of a sample without a mask
 ON_IMAGE = "gt_on_image"  # a field of a sample on its way: 0 on the image, another value where a step has padded
 
 

@@ -24,9 +24,9 @@ from rdistill.config.distill_spec import StoreSpec
 from rdistill.core.errors import UserError
 from rdistill.core.files import to_json
 
-FORMAT = 1  # of files and keys; another makes the old ones unknown
+FORMAT = 1  # version of files and keys; another makes the old ones unknown
 DIGEST = 16  # bytes
-LEVELS = 255  # of 8 bits
+LEVELS = 255  # steps that 8 bits have
 
 Compute = Callable[[Tensor], dict[str, Tensor]]
 _WEIGHTS: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()

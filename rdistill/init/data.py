@@ -30,7 +30,7 @@ class Data:
     images: ImageSurvey
     train_images: int
     datasets: dict[str, PlainConfig]  # 'train', 'val', 'test' -> keys of the dataset
-    pixels: list[int]  # of each class in the training masks that were read
+    pixels: list[int]  # each class's, in the training masks that were read
     decisions: Decisions = field(default_factory=list)
 
     @property
@@ -85,7 +85,7 @@ def _read_masks(folder: Folder, classes: Sequence[str] | None, color_file: Path 
         palette = tuple(masks.class_color(index) for index in range(len(names or ())))
         return seen, Labels(tuple(names or ()), palette, table, folder.label_map, render=not seen.plain)
     if not seen.in_color and color_file is None:
-        colors = None  # of images for people, beside masks of class numbers
+        colors = None  # the table is for images that people look at, beside masks of class numbers
     if names is not None and classes is None and not seen.in_color:
         largest = max((color[0] for color in seen.pixels if color[0] != IGNORED), default=0)
         if len(names) <= largest - (1 if folder.reduce_zero_label else 0):

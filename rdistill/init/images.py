@@ -35,9 +35,9 @@ class ImageSurvey:
 
     sizes: Counter[tuple[int, int]]  # width, height -> images
     channels: int  # that a model gets
-    bits: int  # of a value; 32 for floats
+    bits: int  # bits of a value; 32 for floats
     loader: PlainConfig  # the pipeline's step that reads them
-    mean: tuple[float, ...] | None = None  # of each channel, or of all as one; None: the model's own
+    mean: tuple[float, ...] | None = None  # each channel's, or one for all; None: the model's own
     std: tuple[float, ...] | None = None
     reasons: tuple[str, ...] = ()
 

@@ -28,7 +28,7 @@ MOST_PIECES = 3  # numbers, names in a message
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_VALUES = 34
 VOC_VALUES, ADE_VALUES = 21, 151
-MOST_VAL_SHARE = 0.2  # of the images, where a folder has no validation images
+MOST_VAL_SHARE = 0.2  # share of the images, where a folder has no validation images
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Folder:
     """What was recognised in a folder."""
 
     root: Path
-    layout: str  # in words
+    layout: str  # its name in words
     splits: dict[str, list[Pair]]  # 'train', 'val', 'test' -> pairs
     keys: dict[str, PlainConfig] = field(default_factory=dict)  # split -> what a dataset reads; {}: it needs lists
-    names: tuple[str, ...] | None = None  # of the classes
+    names: tuple[str, ...] | None = None  # the classes' names
     colors: dict[tuple[int, int, int], str] | None = None
     reduce_zero_label: bool = False
     label_map: dict[int, int] | None = None  # value -> class, where the layout says it

@@ -23,7 +23,7 @@ IGNORED = 255
 MOST_COLORS = 256  # different colours or values of masks; more are those of a photograph
 LOSSY = ("JPEG", "MPO", "WEBP")
 NEAR = 32  # values of a mask that was saved with losses are so near to what they were
-BINARY_SHARE = 0.97  # of the pixels of such masks that must be near 0 or 255
+BINARY_SHARE = 0.97  # share of such masks' pixels that must be near 0 or 255
 
 Color = tuple[int, ...]  # (value,) or (red, green, blue)
 
@@ -71,7 +71,7 @@ class Labels:
     render: bool  # the masks are written again, once, as class numbers
     reduce_zero_label: bool = False
     reasons: tuple[str, ...] = ()
-    lossy: bool = False  # of pixels that are in no table the nearest colour is meant
+    lossy: bool = False  # a pixel's colour that is in no table stands for the nearest one
 
 
 def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

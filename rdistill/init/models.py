@@ -37,7 +37,7 @@ class Task:
     size: tuple[int, int]  # height and width that it trains on
     channels: int = RGB
     class_weight: tuple[float, ...] | None = None
-    # Of each channel, in the images' own values; None keeps the model's own, which are for RGB of 8 bits.
+    # Each channel's, in the images' own values; None keeps the model's own, which are for RGB of 8 bits.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     pretrained: bool = False  # start from the weights that the zoo's config names, which are downloaded once
@@ -163,7 +163,7 @@ def _fit_head(node: Any, task: Task) -> None:
 def _fit_loss(loss: PlainConfig, task: Task) -> None:
     if loss.get("type") not in CLASSIFIED:
         return
-    loss.pop("class_weight", None)  # of the zoo's data
+    loss.pop("class_weight", None)  # the weights are for the zoo's data
     if loss["type"] == "CrossEntropyLoss":
         loss["use_sigmoid"] = False  # classes exclude each other, and teacher and student have the same logits
     if task.class_weight is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rdistill.models.efficientnet_lite import PACKAGE
 
-OWN_SOURCE = "rdistill"  # in place of a config's path
+OWN_SOURCE = "rdistill"  # stands in place of a config's path
 STUDENT, TEACHER = "fpn_r18-w12", "fpn_efficientnet-lite0"
 IMPORTS = {"imports": ["rdistill.models.efficientnet_lite"]}
 

@@ -98,9 +98,9 @@ SPLIT_WORDS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "valset": "val",
     "test": "test", "testing": "test", "ts": "test", "testset": "test",
 }  # fmt: skip
-LEAST_SHARE = 0.5  # of a folder's images that must have a mask in another one, for the two to belong together
+LEAST_SHARE = 0.5  # share of a folder's images that must have a mask in another one, for the two to belong together
 TRIED = 12  # names of a folder from which it is guessed how masks are named
-MOST_FOLDERS = 40  # without any word for masks in their names: each is compared with each
+MOST_FOLDERS = 40  # folders without any word for masks in their names: each is compared with each
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Files:
     pairs: list[Pair] = field(default_factory=list)
     alone: dict[Path, int] = field(default_factory=dict)  # folder -> its images that have no mask
     count: int = 0  # images and masks in all
-    folders: list[str] = field(default_factory=list)  # in which they are, relative
+    folders: list[str] = field(default_factory=list)  # the folders in which they are, relative
 
 
 @dataclass(frozen=True)

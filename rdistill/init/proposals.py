@@ -13,12 +13,12 @@ MULTIPLE = 32  # pixels: what the strides of most models divide
 LARGEST, SMALLEST = 512, 32  # pixels that are proposed; more by --size
 BATCHES = (16, 8, 4, 2)
 LEAST_BATCH = 4  # images: a size is given up rather than this many
-MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of what is free
+MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # share of what is free
 STEP_S = 2.0  # seconds of a step on a CPU, where time runs out before memory does
-PASSES = 40  # over the training images
+PASSES = 40  # passes over the training images
 ITERS = {"cpu": (1_000, 4_000), "cuda": (1_000, 20_000)}
 VALIDATIONS = 10
-RARE = 0.03  # of the pixels: a class below gets a weight
+RARE = 0.03  # share of the pixels: a class below gets a weight
 MOST_WEIGHT = 10.0
 ELONGATED = 3.0  # long side over short side; of longer images the short side becomes smaller
 

@@ -26,7 +26,7 @@ from rdistill.sweeps.trial.step_profile import measure_step
 
 WORK = Path("work_dirs")
 TEACHER_OF_ANY_CHANNELS, STUDENT_OF_ANY_CHANNELS = "deeplabv3plus_r50", STUDENT
-PROBE_BATCH, PROBE_ITERS = 2, 100  # until they are proposed
+PROBE_BATCH, PROBE_ITERS = 2, 100  # they hold until others are proposed
 MOST_VAL_BATCH = 8
 
 
@@ -36,7 +36,7 @@ class Started:
 
     files: list[Path] = field(default_factory=list)
     decisions: list[tuple[str, str]] = field(default_factory=list)  # (about, what and why)
-    commands: list[str] = field(default_factory=list)  # to run next
+    commands: list[str] = field(default_factory=list)  # those to run next
     notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
 
 

@@ -36,7 +36,7 @@ class Study:
     absent: tuple[str, ...] = ()  # classes that no training mask holds
     label_map: Mapping[int, int] = field(default_factory=dict)
     reduce_zero_label: bool = False
-    features: tuple[Sequence[str], Sequence[str]] = ((), ())  # of student, teacher
+    features: tuple[Sequence[str], Sequence[str]] = ((), ())  # (student's, teacher's)
     pairs: Sequence[tuple[int, int]] = ()
     decisions: Sequence[tuple[str, str]] = ()  # (about, what and why)
 

@@ -22,7 +22,7 @@ from rdistill.init.own_models import OWN, OWN_SOURCE
 from rdistill.models.packages import absent_packages
 
 FIGURES = Path(__file__).with_name("zoo.json")
-SIZE, CLASSES = 512, 19  # of the image and the model that the figures are of
+SIZE, CLASSES = 512, 19  # the figures are of an image of this size and a model of 19 classes
 # Folders of configs that are no semantic segmentors of one image, or of other registries' models throughout.
 LEFT_OUT = ("_base_", "dsdl", "san", "vpd", "mask2former", "maskformer")
 SCHEDULE = re.compile(r"_(\d+xb?\d+[-_].*|\d+x\d+.*)$")  # GPUs x batch, length and data: no part of the model
@@ -45,7 +45,7 @@ class ZooModel:
     name: str
     config: str  # 'mmseg::FOLDER/FILE.py', or OWN_SOURCE
     parameters: int | None = None
-    flops: int | None = None  # of an image of SIZE x SIZE pixels: 2 for each multiply-add
+    flops: int | None = None  # 2 for each multiply-add, for an image of SIZE x SIZE pixels
     problem: str | None = None  # why it was not measured
 
 

@@ -52,7 +52,7 @@ class TransformersNetwork(nn.Module):
         with quiet(transformers):
             network = _load(transformers, folder, architecture, gives, self.notes)
             task = _task_of(transformers, folder, network) if "OneFormer" in architecture else None
-        # Of a model of images and text, only what sees images.
+        # A model of images and text is kept only as far as it sees images.
         self.network: nn.Module = getattr(network, "vision_model", network) if gives == "features" else network
         self.register_buffer("task", task, persistent=False)
         config = self.network.config

@@ -46,7 +46,7 @@ class GradientFigures(TypedDict, total=False):
 class Diagnosis(ValidationFigures, GradientFigures, total=False):
     """One entry of ``diagnosis.json``: a validation of a diagnosed run. The figures are those of the first teacher."""
 
-    teachers: list[ValidationFigures]  # of each, where there are several
+    teachers: list[ValidationFigures]  # each one's, where there are several
 
     iter: int
     seconds: float  # that measuring took
@@ -141,7 +141,7 @@ class CacheUse(TypedDict, total=False):
 class StoreUse(TypedDict, total=False):
     """How the stores of views of a run's teachers did; empty without stores."""
 
-    views: int  # of each image
+    views: int  # views of each image
     images: int  # that the teachers were to compute
     computed: int  # those of them that they ran on; the others were kept
     damaged: int  # entries that could not be read

@@ -45,7 +45,7 @@ class TeacherFigures(TypedDict):
 class WhyFigures(TeacherFigures):
     """Means over the runs of a configuration; what is of one teacher is of the first."""
 
-    teachers: list[TeacherFigures]  # of each, where there are several; else empty
+    teachers: list[TeacherFigures]  # each one's, where there are several; else empty
     gradient_ratio: OverTraining
     gradient_cosine: OverTraining
     losses: dict[str, LossFigures]

@@ -91,7 +91,7 @@ def normalisation_of(folder: Path) -> Normalisation | None:
     settings = read_settings(folder, file)
     settings = settings.get("image_processor", settings)
     if "image_mean" not in settings and "do_normalize" not in settings and "do_rescale" not in settings:
-        return None  # of a tokenizer alone
+        return None  # the file is a tokenizer's alone
     scale = float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
     normalises = bool(settings.get("do_normalize", True))
     mean, std = (settings.get(key) if normalises else None for key in ("image_mean", "image_std"))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-TIMEOUT_S = 300  # of one command; it takes seconds, but the machine may be busy
+TIMEOUT_S = 300  # the most that one command may take: seconds, but the machine may be busy
 
 
 @dataclass(frozen=True)

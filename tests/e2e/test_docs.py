@@ -31,11 +31,11 @@ from rdistill.sweeps.study.spec import read_sweep
 pytestmark = pytest.mark.e2e
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").rglob("*.md")])
-QUICK = ("handover.md",)  # in `make test`; the others are for `make test-all`
+QUICK = ("handover.md",)  # pages that `make test` runs; the others are for `make test-all`
 FENCE = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-TIMEOUT_S = 900  # of a page
+TIMEOUT_S = 900  # the most that a page may take
 SMALL = "--size 32 --iters 2 --val-interval 2 --batch-size 2"
-# In front of `python -m rdistill`: appends what makes a command short; the last of two equal options counts.
+# Stands in front of `python -m rdistill` and appends what makes a command short; the last of two equal options counts.
 SHIM = f"""#!{sys.executable}
 import os, sys
 words, command = sys.argv[1:], " ".join(sys.argv[1:])
@@ -48,7 +48,7 @@ if "--help" not in words and "--version" not in words:
     words += small.get(words[0] if words else "", "").split()
 os.execv(sys.executable, [sys.executable, "-m", "rdistill", *words])
 """
-# Before a page's Python: the same for its functions.
+# Stands before a page's Python: the same for its functions.
 PRELUDE = """import rdistill
 small = dict(size=32, iters=2, val_interval=2, batch_size=2)
 for name in ("train", "sweep"):

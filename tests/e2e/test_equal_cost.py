@@ -59,7 +59,7 @@ def test_both_baselines_of_a_list_of_seeds(place: Place, command: Callable[..., 
     again = {key for key, row in found.items() if row["phase"] in ("confirm", "equal-cost")}
     assert again == {f"{arm}-s{seed}" for arm in (name, "baseline", f"baseline-as-{name}") for seed in (1, 2)}
 
-    # As long as the seconds say, on the same seeds, with as many validations.
+    # They are as long as the seconds say, on the same seeds, with as many validations.
     distilled = [found[f"{name}-s{seed}"] for seed in (1, 2)]
     alone = [found[f"baseline-s{seed}"] for seed in (1, 2)]
     expected = sum(float(row["seconds_real"]) for row in distilled) / sum(float(row["seconds_real"]) for row in alone)
@@ -149,14 +149,14 @@ def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
     wait_until_gone(started)
-    assert set(longer().values()) != {"finished"} and not looks.is_file()  # amid it, and before the first look
+    assert set(longer().values()) != {"finished"} and not looks.is_file()  # ended amid them, before the first look
     kept = json.loads((work_dir / "equal_cost.json").read_text())
     done = place.run(*arguments, "--resume")
 
     assert json.loads((work_dir / "equal_cost.json").read_text()) == kept  # the lengths are not measured again
     seeds = [look["seeds"] for look in json.loads(looks.read_text())["looks"]]
     assert seeds == sorted(set(seeds)) and seeds[0] == 2
-    assert all(done.stdout.count(f"look      after {count} seeds") == 2 for count in seeds)  # of two questions, once
+    assert all(done.stdout.count(f"look      after {count} seeds") == 2 for count in seeds)  # a line a question
     table = {name: row for name, row in rows(work_dir).items() if row["phase"] in ("confirm", "equal-cost")}
     assert {row["status"] for row in table.values()} == {"finished"} and len(table) == 3 * seeds[-1]
     (iterations,) = {entry["iterations"] for entry in kept.values()}

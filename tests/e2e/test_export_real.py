@@ -20,7 +20,7 @@ BASES = {
 }
 
 
-# Within so few iterations this one's BatchNorm statistics would not follow its weights.
+# This one's BatchNorm statistics would not follow its weights within so few iterations.
 QUICK = {
     "deeplabv3plus_r50-d8_optic-disc": [
         "--set", "+model.backbone.norm_cfg.momentum=0.5", "--set", "+model.decode_head.norm_cfg.momentum=0.5",

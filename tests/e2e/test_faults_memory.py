@@ -97,7 +97,7 @@ def test_a_trial_that_fails_of_its_own(
 @pytest.fixture
 def little_memory() -> dict[str, str]:
     """For a cluster that kills who takes much, as a whole machine's does when little is left."""
-    total, used = get_system_memory(), get_used_memory()  # as Ray counts them: of a container, where it is in one
+    total, used = get_system_memory(), get_used_memory()  # what Ray counts: the container's, where it is in one
     if total - used < GREED + ROOM:
         pytest.skip(f"{(total - used) / 2**30:.0f} GiB of memory are free; this test takes {GREED / 2**30:.0f}")
     return {"RAY_memory_usage_threshold": str((used + ROOM) / total)}

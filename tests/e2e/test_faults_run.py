@@ -54,7 +54,7 @@ def weights(folder: Path, name: str = "last.pth") -> dict[str, Any]:
 
 def same_run(folder: Path, second: Path, equal: Equal) -> bool:
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (folder, second)]
-    own = {"seconds": 0, "teacher_cache": {}}  # of a start, not of a run
+    own = {"seconds": 0, "teacher_cache": {}}  # these belong to a start, not to a run
     assert {**metrics[0], **own} == {**metrics[1], **own}
     return all(equal(weights(folder, name), weights(second, name)) for name in ("last.pth", "best.pth", "student.pth"))
 

@@ -149,7 +149,7 @@ def test_the_driver_and_rays_own_server(
     for name in ("step.json", "summary.json", "teacher.json"):
         assert f"the damaged file is kept as {name}.damaged" in resumed.stdout
     assert_same(work_dir, whole, rows, state_equal)
-    # Of temporary files only what this test has Ray put there.
+    # The only temporary files left are those that this test has Ray put there.
     assert not (work_dir / "ray").exists() and not list(work_dir.glob(".tmp/*"))
     assert {file.name for file in (place.root / "t").glob("[!.]*")} <= {"_ray_lockfiles"}
 

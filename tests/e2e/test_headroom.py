@@ -144,7 +144,7 @@ def test_a_tiny_sweep_is_not_held_up_and_says_so(tiny: Tiny, place: Place) -> No
     data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 2)
     done = place.run("sweep", place.sweep_file("tiny", sweep), *data, "--work-dir", place.root / "tiny")
     assert "headroom  not measured: within a tenth of this sweep's time" in done.stdout
-    off = {**sweep, "headroom": False}  # as YAML reads `off`
+    off = {**sweep, "headroom": False}  # YAML reads `off` so
     done = place.run("sweep", place.sweep_file("off", off), *data, "--work-dir", place.root / "off")
     assert "headroom" not in done.stdout
     wrong = {**sweep, "headroom": {"iters": 20, "seed": [1, 2]}}

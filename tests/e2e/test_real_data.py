@@ -59,7 +59,7 @@ for config, checkpoint in zip(sys.argv[2::2], sys.argv[3::2]):
 
 @pytest.fixture(scope="module")
 def optic_disc() -> list[object]:
-    # With weighted classes and quick BatchNorm statistics some of the discs are found within these few iterations.
+    # Weighted classes and quick BatchNorm statistics let some of the discs be found within these few iterations.
     return [
         "--data-root", DATA / "optic_disc", "--size", 64, "--batch-size", 4, "--iters", 20, "--val-interval", 10,
         "--set", "+model.decode_head.loss_decode.class_weight=[0.5,30.0]",

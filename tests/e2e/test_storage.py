@@ -120,7 +120,7 @@ def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny
         waited_until = time.monotonic() + TIMEOUT_S
         finished = 0
         while not finished:
-            # As text: one that is replaced while it is fetched may come in part.
+            # They are read as text: one that is replaced while it is fetched may come in part.
             with at(sweep, "trials/*/trial.json") as here:
                 records = [file.read_text() for file in here.folder.glob("trials/*/trial.json")]
                 finished = sum('"status": "finished"' in record for record in records)

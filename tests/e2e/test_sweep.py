@@ -88,7 +88,7 @@ def test_the_table_and_the_winner(random_sweep: Path, rows: Rows) -> None:
     assert {(row["iterations"], row["seed"]) for row in table.values()} == {("12", "2")}
     scores = [float(row["mIoU"]) for row in table.values()]
     assert scores == sorted(scores, reverse=True)
-    stuck = {name for name, row in table.items() if "one class" in row["note"]}  # of which no gain is made
+    stuck = {name for name, row in table.items() if "one class" in row["note"]}  # no gain is computed for these
     for name, row in table.items():
         gain = row["gain"]
         assert gain == "" if name == "baseline" or stuck & {name, "baseline"} else abs(
@@ -127,7 +127,7 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
     written = [str(file.relative_to(place.home)) for file in place.home.rglob("*") if file.is_file()]
     assert written == []
     assert sorted(file.name for file in random_sweep.iterdir()) == [
-        ".lock",  # of a start at work; its file stays
+        ".lock",  # held by a start at work; its file stays
         "best.pth",
         "best.py",
         "cost.json",

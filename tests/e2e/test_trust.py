@@ -18,8 +18,8 @@ from e2e.conftest import Place
 
 pytestmark = pytest.mark.e2e
 
-KEY = "feedface" * 5  # as long as wandb's
-LISTENING = "0A"  # in /proc/net/tcp
+KEY = "feedface" * 5  # wandb's keys are so long
+LISTENING = "0A"  # the state's number in /proc/net/tcp
 A_CLUSTER_OF_OURS = """
 import os, sys
 import ray

@@ -154,7 +154,7 @@ def test_results_have_types(tmp_path: Path) -> None:
     ]
     for record in records:
         record.save(tmp_path / TRIALS / record.id)
-    frame = rdistill.load_results(tmp_path)  # of a sweep that runs: there is no results.csv yet
+    frame = rdistill.load_results(tmp_path)  # the sweep still runs: there is no results.csv yet
     assert not (tmp_path / "results.csv").exists()
     assert list(frame["id"]) == ["t0001", "baseline", "t0002"]
     first, baseline, failed = (frame.iloc[number] for number in range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -12,8 +13,8 @@ import pytest
 from conftest import REPO, modules_after
 
 PACKAGE = REPO / "rdistill"
-# From the bottom up. A module imports from its own folder and from folders above its own in this list only. `config`
-# comes after `losses` because it checks their names and parameters, against a table without torch.
+# The lowest comes first. A module imports from its own folder and from folders before its own in this list only.
+# `config` comes after `losses` because it checks their names and parameters, against a table without torch.
 FOLDERS = (
     "schemas",
     "_compat",
@@ -124,7 +125,57 @@ def test_every_folder_of_the_list_exists_and_says_what_it_is_for() -> None:
     for folder in FOLDERS:
         own = PACKAGE.joinpath(*folder.split(".")) / "__init__.py"
         text = ast.get_docstring(tree_of(own))
-        assert text and (folder in ("", "losses", "report") or "Begin with" in text), own
+        assert text and "Begin with" in text, own
+
+
+def test_the_page_has_every_folder_in_its_order_and_what_it_names_is_there() -> None:
+    page = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    folders = [name for row in rows for name in re.findall(r"`(.*?)`", row[0])]
+    assert [folder.replace("/", ".") for folder in folders] == [*FOLDERS[:-1], "rdistill."]
+    for row, folder in zip(rows, [re.findall(r"`(.*?)`", row[0])[0] for row in rows], strict=True):
+        for file, name in re.findall(r"`(\w+\.py)`(?: \(`([\w.]+)`)?", row[2]):
+            defines(PACKAGE / folder.removeprefix("rdistill/") / file, name)
+    shortcuts = re.findall(r"\| `(\w+/[\w/]+\.py)` \(`([\w.]+)`\) \|", page)
+    assert len(shortcuts) == 6
+    for file, name in shortcuts:
+        defines(PACKAGE / file, name)
+
+
+def defines(file: Path, name: str) -> None:
+    defined = {getattr(node, "name", "") for node in ast.walk(tree_of(file))}
+    assert set(name.split(".")) <= defined | {""}, f"{file} defines no {name}"
+
+
+def test_what_a_docstring_refers_to_is_there() -> None:
+    """``:mod:`rdistill.x``` and ``:mod:`.x``` in any docstring: what has moved is renamed there too."""
+    gone = []
+    for module, path in MODULES.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for name in re.findall(r":mod:`~?((?:rdistill)?\.[\w.]+)`", path.read_text(encoding="utf-8")):
+            whole = name.removeprefix("rdistill.") if name.startswith("rdistill") else f"{package}{name}".lstrip(".")
+            if whole not in MODULES:
+                gone.append(f"{module}: {name}")
+    assert not gone
+
+
+def test_a_folder_imports_alone_what_its_docstring_says() -> None:
+    """Where it says "alone" or "only": also `schemas` and `_compat`, which are types and others' privates."""
+    checked = 0
+    for folder in FOLDERS:
+        text = ast.get_docstring(tree_of(PACKAGE.joinpath(*folder.split("."), "__init__.py"))) or ""
+        for claim in re.findall(r"Imports (?:from )?([^.;]*(?:`rdistill\.[\w.]+`[^.;]*)+?) (?:alone|only)\b", text):
+            named = {name.removeprefix("rdistill.") for name in re.findall(r"rdistill\.[\w.]+", claim)}
+            found = {
+                folder_of(source)
+                for module, path in MODULES.items()
+                if folder_of(module) == folder
+                for source, _ in imports_of(path)
+                if source
+            }
+            assert found - {folder, "schemas", "_compat"} <= named, folder
+            checked += 1
+    assert checked >= 7
 
 
 def test_no_folder_is_a_heap() -> None:
@@ -349,7 +400,7 @@ TESTED_IN = {
     "sweeps.search.searchers": "unit/sweeps/study/test_space.py",
     "sweeps.cohort.group": "e2e/test_cohort.py", "sweeps.cohort.news": "unit/sweeps/cohort/test_worker.py",
     "sweeps.cohort.proxy": "unit/sweeps/cohort/test_worker.py", "sweeps.cohort.rank": "e2e/test_workers.py",
-    # Of one summary and its verdict.
+    # These make one summary and its verdict.
     "sweeps.findings.confirm": "unit/sweeps/findings/test_statistics.py",
     "sweeps.findings.print_why": "unit/sweeps/findings/test_why.py",
     "sweeps.findings.summary": "unit/sweeps/findings/test_statistics.py",
@@ -382,7 +433,7 @@ WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
 # What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
 NOT_WHOLE = {
     "core.files", "distill.teacher_cache", "distill.teacher_store",
-    "config.render", "models.pretrained",  # in a temporary folder
+    "config.render", "models.pretrained",  # these write to a temporary folder
     "core.logs",  # copies of Ray's logs
     "core.storage",  # the file that it writes to is given by files.written_whole
     "sweeps.monitor.trackers",  # appends a line
@@ -407,7 +458,7 @@ def test_files_are_written_whole_by_one_module() -> None:
 
 def test_json_is_written_without_nan() -> None:
     """json.dumps writes NaN, which is no JSON: what goes to a file or the screen is made by files.to_json."""
-    # For keys and comparisons in memory; the page's is strict.
+    # These make keys and comparisons in memory; the page's is strict.
     inner = {"core.files", "report.page", "report.study", "sweeps.study.space", "sweeps.cohort.assignment",
              "sweeps.trial.complexity", "sweeps.findings.confirm", "sweeps.study.records", "sweeps.study.spec",
              "training.lockstep"}  # fmt: skip

@@ -88,6 +88,6 @@ def test_a_mistake_is_a_few_lines_and_status_2(
     lines = result.err.splitlines()
     assert result.status == 2 and said in result.err, result
     assert 1 <= len(lines) <= MOST_ERRORS and all(text.startswith("error: ") for text in lines), result
-    # At most empty folders are made, to see that they can be, and the lock of a work dir.
+    # Nothing is made but empty folders, to see that they can be, and the lock of a work dir.
     made = {path.name for path in tmp_path.rglob("*") if path.is_file()} - FILES.keys()
     assert all("lock" in name for name in made), made

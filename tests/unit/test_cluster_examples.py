@@ -12,7 +12,7 @@ import pytest
 import ray
 import yaml
 
-FIELDS = {  # of the RayJob that KubeRay documents (ray.io/v1), as far as the example uses them
+FIELDS = {  # fields of the RayJob that KubeRay documents (ray.io/v1), as far as the example uses them
     "": {"apiVersion", "kind", "metadata", "spec"},
     "spec": {
         "entrypoint", "runtimeEnvYAML", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit",

@@ -49,7 +49,7 @@ SHORTCUTS = (
     Shortcuts(data_root="/a", label_map="255=1", teacher_checkpoint="a.pth"),
     Shortcuts(batch_size=3, val_interval=2, num_data_workers=1),
 )
-LONGEST_LINE = LONGEST + 20  # with what stands before it
+LONGEST_LINE = LONGEST + 20  # includes what stands before it
 EXAMPLES = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 ODD_TEXTS = [
     "",

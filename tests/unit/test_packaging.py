@@ -98,7 +98,7 @@ def test_the_lock_holds_together() -> None:
     for name in versions:
         try:
             lines = requires(name) or []
-        except PackageNotFoundError:  # of another platform
+        except PackageNotFoundError:  # it is for another platform
             continue
         for requirement in map(Requirement, lines):
             if requirement.name == "setuptools":  # which pip freeze leaves out, and every environment has

@@ -188,7 +188,7 @@ def _trials(kind: str, space: Any, count: int) -> list[dict[str, Any]]:
     for _ in range(count):
         trial = study.ask(space)
         trials.append(trial.params)
-        with suppress(RuntimeError):  # at its last point a grid stops the loop that Tune runs in place of Optuna's
+        with suppress(RuntimeError):  # a grid stops at its last point the loop that Tune runs in place of Optuna's
             study.tell(trial, 0.0)
     return trials
 

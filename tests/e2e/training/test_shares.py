@@ -146,7 +146,7 @@ def test_two_workers_measure_together(tiny: Tiny, tmp_path: Path, in_workers: In
     expected = run("one")
     for metrics in (both := in_workers(2, lambda rank: run("two"))):
         assert metrics["weights"] == pytest.approx(expected["weights"], rel=1e-4)
-    assert both[0]["weights"] == both[1]["weights"]  # to the last bit
+    assert both[0]["weights"] == both[1]["weights"]  # equal to the last bit
     assert both[0]["weights_measured"] == both[1]["weights_measured"]
 
 

@@ -304,7 +304,7 @@ def test_orientation_of_every_format(
     seen = LoadImageFromFile()(dict(img_path=str(images(root)[0])))["img_shape"]
     right = seen == ((48, 32) if turned else (32, 48))
     assert (check_data(cfg) == []) == right
-    monkeypatch.setattr(check, "ALL_BELOW", 0)  # by the header alone
+    monkeypatch.setattr(check, "ALL_BELOW", 0)  # now the header alone is read
     assert any("pixels" in line for line in check_data(cfg)) != right
 
 
@@ -393,7 +393,7 @@ def test_masks_without_an_image(config: Callable[..., Config], root: Path) -> No
     extra = root / "ann_dir/train/nobody.png"
     shutil.copy(mask_of(images(root)[0]), extra)
     assert notes(config()) == [f"train data: 1 mask has no image that is used, such as {extra}"]
-    assert notes(config(**{"+train_dataloader.dataset.indices": 3})) == []  # of which some are left out by design
+    assert notes(config(**{"+train_dataloader.dataset.indices": 3})) == []  # a subset leaves some out by design
 
 
 def test_masks_beside_their_images(config: Callable[..., Config], root: Path) -> None:

@@ -330,7 +330,7 @@ def test_estimate_of_checkpoints(tiny: Tiny, distilled_run: Run) -> None:
     left = sum((distilled_run.folder / name).stat().st_size for name in ("best.pth", "last.pth", "student.pth"))
     cfg = tiny.load("distill")
     estimate = run_bytes(build_distiller(cfg, seed=0), cfg)
-    # Beside them there are, while it runs, the last.pth before and one being written. Files hold names too.
+    # While it runs there are also the last.pth before and one being written. Files hold names too.
     assert 0.75 * left < estimate < 2.5 * left
 
 

@@ -147,7 +147,7 @@ def test_amid_accumulation() -> None:
         wrapper.update_params(layer(torch.ones(1)).sum())
         seen.append(compat.amid_accumulation(wrapper))
     assert seen == [True, False, True, False]
-    assert not compat.amid_accumulation(SimpleNamespace())  # of a user's own kind
+    assert not compat.amid_accumulation(SimpleNamespace())  # a user's own kind of wrapper
 
 
 class Numbers(BaseDataset):

@@ -104,7 +104,7 @@ def test_the_end_of_asha() -> None:
 
 def test_runs_of_mlflow() -> None:
     logger = MLflowLoggerCallback("file:///tmp/nowhere")
-    logger._trial_runs = {}  # as `setup` does, which makes an experiment in a store
+    logger._trial_runs = {}  # `setup` does so, which also makes an experiment in a store
     assert compat.run_of_trial(logger) is logger._trial_runs
     assert "self._trial_runs" in inspect.getsource(MLflowLoggerCallback.setup)
     assert "self._trial_runs[trial]" in inspect.getsource(MLflowLoggerCallback.log_trial_start)

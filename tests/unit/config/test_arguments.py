@@ -163,7 +163,7 @@ def test_where_keywords_lead() -> None:
     assert arguments(Keeps) is None and arguments(Alters) is None and arguments(dict) is None
     scheduler, metric = arguments(LinearLR), arguments(IoUMetric)
     assert scheduler is not None and {"start_factor", "by_epoch", "begin", "end"} <= set(scheduler.names)
-    assert metric is not None and metric.swallows  # of what it ignores only near misses are named
+    assert metric is not None and metric.swallows  # a name that it ignores is a mistake only if it is a near miss
 
 
 def test_a_hook_of_the_users_own(tiny_without_teacher: Tiny) -> None:

@@ -127,7 +127,7 @@ def test_what_is_no_weight_is_still_refused(tiny: Tiny) -> None:
 def test_another_length_measures_as_often(tiny: Tiny) -> None:
     """As the schedule of a weight keeps its place; what is no number is left to its own line."""
     share = {"value": 0.5, "batches": 4, "every": 100}
-    iterations = tiny.load("distill").train_cfg.max_iters  # after the fixture's own stretching
+    iterations = tiny.load("distill").train_cfg.max_iters  # the length that the fixture has stretched it to
     for length, every in ((10 * iterations, 1000), (iterations, 100), (1, 17)):
         cfg = tiny.load("distill", {KEY: {"share": dict(share)}})
         cfg.train_cfg.max_iters = iterations

@@ -86,7 +86,7 @@ def test_recipe_models(
     assert (tuple(head.dilations), head.channels, head.num_classes) == ((1, 12, 24, 36), 256, 2)
     assert (head.in_channels, head.c1_in_channels) == (in_channels, c1_in_channels)
     assert model_cfg.get("auxiliary_head") is None and model_cfg.get("pretrained") is None
-    with torch.device("meta"):  # as built, without the time to draw the weights
+    with torch.device("meta"):  # it is built without the time to draw the weights
         model = build_segmentor(model_cfg)
     # mmseg dilates the first of a basic block's two convolutions, and a bottleneck's middle one.
     convolution = "conv1" if depth == 18 else "conv2"
@@ -137,7 +137,7 @@ def test_slim_pair_builds_with_its_channels(data_root: Path, teacher_run: Run) -
 
 
 def test_mmseg_alias_finds_the_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(mmengine_config_utils.MODULE2PACKAGE, "mmseg", "mmsegmentation")  # as mmengine ships it
+    monkeypatch.setitem(mmengine_config_utils.MODULE2PACKAGE, "mmseg", "mmsegmentation")  # mmengine ships it so
     file = tmp_path / "a.py"
     file.write_text("_base_ = ['mmseg::_base_/models/deeplabv3plus_r50-d8.py']\n")
     assert read_config_file(file).model.decode_head.type == "DepthwiseSeparableASPPHead"
@@ -294,7 +294,7 @@ def test_a_date_is_text(tiny: Tiny, tmp_path: Path) -> None:
     write_config(cfg, tmp_path / "config.py", 0)
     read = read_config_file(tmp_path / "config.py")
     assert read.note == "2026-11-26" and read.notes == {"2026-11-26": ["2026-11-26"]}
-    (problem,) = problems_of(tiny, {"+note": datetime.date(2026, 11, 26)})  # of a caller in Python
+    (problem,) = problems_of(tiny, {"+note": datetime.date(2026, 11, 26)})  # only a caller in Python can give a date
     assert "date" in problem and problem.startswith("+note")
 
 

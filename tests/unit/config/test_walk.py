@@ -64,7 +64,7 @@ def test_a_pure_python_config(tiny_without_teacher: Tiny, tmp_path: Path) -> Non
     assert cfg.val_evaluator.type == "IoUMetric"
     step = cfg.train_dataloader.dataset.pipeline[2]
     assert step == dict(type="mmengine.Resize", scale=(40, 24))
-    (tmp_path / "config.py").write_text(config_source(cfg))  # as a run writes it, to resume from
+    (tmp_path / "config.py").write_text(config_source(cfg))  # a run writes it so, to resume from
     assert load_config(tmp_path / "config.py").to_dict() == cfg.to_dict()
 
 

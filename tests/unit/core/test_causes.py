@@ -11,7 +11,7 @@ def test_every_cause_comes_once_and_the_error_itself_first() -> None:
     first, second, third = ValueError("first"), OSError("second"), KeyError("third")
     second.__cause__ = first
     third.__context__ = second
-    first.__context__ = third  # in a circle
+    first.__context__ = third  # now they form a circle
     assert causes_of(third, also_context=True) == [third, second, first]
     assert causes_of(third) == [third]  # raised while the second was handled, not from it
 

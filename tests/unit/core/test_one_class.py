@@ -51,7 +51,7 @@ def test_a_run_just_off_the_plateau_has_not_trained(trivial: float | None) -> No
         "d": scores(PLATEAU, 0.0, 0.0, trivial=trivial),
         "e": scores(60.0, trivial=trivial),
     }
-    assert never_left_one_class(runs) == {"c", "d"}  # of older files, by the score of the run of one class
+    assert never_left_one_class(runs) == {"c", "d"}  # older files are judged by the score of the run of one class
     del runs["d"]
     assert never_left_one_class(runs) == ({"c"} if trivial else frozenset())
 

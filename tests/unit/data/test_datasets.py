@@ -261,7 +261,7 @@ def test_a_subset_is_a_part_by_chance_and_the_same_again(cfg: Config) -> None:
     assert subset.indices == SubsetDataset(dict(whole), 0.5, seed=1).indices
     assert set(subset.indices) < set(SubsetDataset(dict(whole), 0.9, seed=1).indices)
     chosen = {tuple(SubsetDataset(dict(whole), 0.5, seed=seed).indices) for seed in range(20)}
-    assert len(chosen) > 5  # of 20 there are
+    assert len(chosen) > 5  # 20 were drawn
     paths = [subset.get_data_info(index)["img_path"] for index in range(len(subset))]
     assert paths == [subset.dataset.get_data_info(index)["img_path"] for index in subset.indices]
     with random_state_of(0):

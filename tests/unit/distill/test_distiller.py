@@ -528,7 +528,7 @@ def test_the_teachers_class_of_each_pixel_as_its_label(tiny: Tiny, batch: dict[s
     for sample in batch["data_samples"]:
         sample.gt_sem_seg.data[..., :5] = 255
     distiller = build_distiller(tiny.load("distill", {"distill.losses": {}, "distill.labels": "teacher"}), seed=0)
-    torch.manual_seed(0)  # of the dropout
+    torch.manual_seed(0)  # the dropout draws from it
     losses = losses_of(distiller, copy.deepcopy(batch))
     assert set(losses) == {CROSS_ENTROPY, "decode.acc_seg"}
     data = distiller.data_preprocessor(copy.deepcopy(batch), training=True)

@@ -30,7 +30,7 @@ def test_the_first_batches_have_the_mean_so_far_and_then_it_stays() -> None:
     assert weight.weight == 0 and weight.measures(0)
     assert run(weight, [(2.0, 4.0)]) == [] and weight.weight == 0.25
     notes = run(weight, [(4.0, 8.0)], first=1)
-    assert weight.weight == 0.5 * 3 / 6  # of the means, not the mean of the quotients
+    assert weight.weight == 0.5 * 3 / 6  # the quotient of the means, not the mean of the quotients
     assert notes == ["distill.losses.kd: weight 0.25, 0.5 of the task's gradient, measured in iterations 1 to 2"]
     assert weight.measured == [{"iter": 2, "batches": 2, "weight": 0.25, "task": 3.0, "loss": 6.0}]
     assert not any(weight.measures(iteration) for iteration in range(2, 1000))

@@ -47,7 +47,7 @@ def on_meta(distiller: Distiller) -> Distiller:
     distiller.to("meta")
     for teacher in distiller.teachers:
         teacher.model.to("meta")
-    distiller.measure_accuracy = False  # as in an iteration that is not logged
+    distiller.measure_accuracy = False  # an iteration that is not logged does not measure it
     return distiller.train()
 
 

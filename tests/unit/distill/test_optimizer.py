@@ -35,6 +35,6 @@ def test_an_adapter_moves_in_a_step(tiny: Tiny, stream_batches) -> None:
 
 def test_an_unknown_optimizer_is_named(tiny: Tiny) -> None:
     cfg = tiny.load("student")
-    cfg.optim_wrapper.optimizer.type = "SGDD"  # as a script may, after the config is checked
+    cfg.optim_wrapper.optimizer.type = "SGDD"  # a script may set it after the config is checked
     with pytest.raises(UserError, match=r"optim_wrapper.optimizer.type: no optimizer 'SGDD'; did you mean 'SGD'\?"):
         build_optimizer(cfg, build_distiller(cfg, seed=0))

@@ -11,7 +11,7 @@ from rdistill.core.errors import UserError
 from rdistill.distill.routes import Route, features_of, make_route, unique_names
 
 STUDENT_HEADS = ["decode_head", "auxiliary_head"]
-TEACHER_HEADS = [["decode_head.1", "decode_head.0"], ["decode_head"]]  # of the first teacher, a cascade; of the second
+TEACHER_HEADS = [["decode_head.1", "decode_head.0"], ["decode_head"]]  # the first teacher's, a cascade; the second's
 
 
 def spec(loss: dict[str, Any], **more: Any) -> DistillSpec:

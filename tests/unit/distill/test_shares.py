@@ -57,7 +57,7 @@ def test_every_loss_comes_out_with_its_share(tiny: Tiny, stream_batches: Batches
     with distiller.capture:
         losses = losses_at(distiller, stream_batches(cfg, 1)[0])
         came_out = shares(distiller, losses)
-    # Of two classes DIST and DKD on logits are nearly constant at first, and hold the share all the same.
+    # DIST and DKD on logits of two classes are nearly constant at first, and hold the share all the same.
     assert came_out == pytest.approx(dict.fromkeys(terms, SHARE), rel=1e-4)
     for name in terms:
         weight = distiller.measured[name].weight

@@ -146,7 +146,7 @@ def test_iters_stretches_the_schedule(tiny: Tiny) -> None:
     text = (tiny.folder / "distill.py").read_text()
     file = tiny.folder / "scheduled.py"
     file.write_text(text + "distill['losses']['logits']['schedule'] = dict(warmup=100, stop=500)\n")
-    spec = distill_spec(tiny.load("scheduled", iters=10))  # of 1000
+    spec = distill_spec(tiny.load("scheduled", iters=10))  # the schedule was written for 1000
     assert spec is not None and spec.losses["logits"].schedule == ScheduleSpec(warmup=1, stop=5)
 
 

@@ -15,7 +15,7 @@ from rdistill.core.errors import UserError
 from rdistill.distill.teacher_cache import TeacherCache
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-BYTES = 4 * 3 * 8 * 8  # of one image, and of what Counted says of it
+BYTES = 4 * 3 * 8 * 8  # one image's, and those of what Counted says of it
 
 
 def test_only_what_is_missing_is_computed() -> None:
@@ -47,7 +47,7 @@ def test_files_outlive_the_process(tmp_path: Path) -> None:
     assert compute.images == 0 and later.on_disk == 4
     second = Counted()
     cache_of(tmp_path, b"two")(IMAGES, ["twice"], second)
-    assert second.images == 4  # of another teacher nothing is known
+    assert second.images == 4  # nothing is known of another teacher
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "another"])

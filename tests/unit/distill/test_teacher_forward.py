@@ -113,7 +113,7 @@ class Odd(nn.Module):
         self.conv, self.bn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn_before(self.act(self.conv_first(x)))  # in place: the very tensor that the convolution gave
+        x = self.bn_before(self.act(self.conv_first(x)))  # changes in place the very tensor that the convolution gave
         x = self.bn_twice(self.conv_twice(self.bn_twice(self.conv_twice(x))))
         return self.bn(self.conv(x))
 

@@ -38,7 +38,7 @@ def test_where_the_path_is_too_long_it_is_elsewhere_and_found_again(short: Path)
         assert folder.parent == Path(tempfile.gettempdir()) and folder.stat().st_mode & 0o777 == 0o700
         note = (work_dir / ELSEWHERE).read_text()
     assert not folder.exists() and not (work_dir / ELSEWHERE).exists()
-    folder.mkdir()  # as after a kill
+    folder.mkdir()  # a kill leaves it so
     (work_dir / ELSEWHERE).write_text(note)
     with folder_for_ray(work_dir, print):
         assert not folder.exists()
@@ -61,7 +61,7 @@ def test_what_is_not_rays_is_left_alone(short: Path) -> None:
 
 
 def test_processes_of_this_folder_alone_are_ended(short: Path) -> None:
-    agent = f"{Path(ray.__file__).parent}/dashboard/agent.py"  # as Ray's agents are called
+    agent = f"{Path(ray.__file__).parent}/dashboard/agent.py"  # Ray's agents are called so
     (short / "ray" / "t").mkdir(parents=True)
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     left, neighbour, editor = (

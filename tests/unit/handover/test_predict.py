@@ -63,7 +63,7 @@ def test_a_model_of_one_channel(
     result = command("predict", *files, *images, "--out", "out", "--json")
     assert (result.status, result.err) == (0, "")
     plain = init_model(*map(str, files), device="cpu")
-    areas = np.zeros((2, 2))  # of each class: intersection and union
+    areas = np.zeros((2, 2))  # each class's intersection and union
     for entry in json.loads(result.out):
         mask = np.asarray(Image.open(entry["mask"]))
         data = inference_model(plain, entry["image"])

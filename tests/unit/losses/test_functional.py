@@ -349,7 +349,7 @@ def test_kl_of_two_known_distributions() -> None:
     student = torch.zeros(1, 2, 2, 2)
     assert L.kl(student, teacher).item() == pytest.approx(expected, rel=1e-6)
     assert L.kl(student, teacher, per_class=True).item() == pytest.approx(expected / 2, rel=1e-6)
-    # At T the gradient for small differences hardly changes, which T^2 is for.
+    # The factor T^2 is there so that the gradient for small differences hardly changes with T.
     assert L.kl(student, 4 * teacher, tau=4.0).item() == pytest.approx(16 * expected, rel=1e-6)
 
 
@@ -769,7 +769,7 @@ def test_a_direction_fades_without_a_step() -> None:
     shares = torch.logspace(-5, -3, 201, dtype=torch.float64)
     lengths = []
     for share in shares:
-        x = torch.ones(1, 1, 10_000, dtype=torch.float64)  # of which one more hardly changes what is usual
+        x = torch.ones(1, 1, 10_000, dtype=torch.float64)  # so many that one more hardly changes what is usual
         x[0, 0, 0] = share
         lengths.append(L.unit(x, dim=1)[0, 0, 0])
     stacked = torch.stack(lengths)

@@ -317,7 +317,7 @@ def test_a_file_without_checksums(student: nn.Module, tmp_path: Path) -> None:
         ("float8 NaN", "holds NaN"),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # of torch's, when they are made
+@pytest.mark.filterwarnings("ignore")  # torch warns when they are made
 def test_tensors_that_are_no_weights(student: nn.Module, tmp_path: Path, kind: str, says: str) -> None:
     name = "decode_head.conv_seg.weight"
     weights = dict(student.state_dict())

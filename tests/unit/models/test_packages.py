@@ -23,7 +23,7 @@ COMPILED = "needs mmcv's compiled operators (install torch first, then MMCV_WITH
 PRETRAIN = "needs mmpretrain (pip install onedl-mmpretrain), not installed here"
 NEEDS = {
     "mask2former/mask2former_swin-t_8xb2-90k_cityscapes-512x1024.py": DETECTION,
-    "mask2former/mask2former_r101_8xb2-160k_ade20k-512x512.py": DETECTION,  # by its custom_imports
+    "mask2former/mask2former_r101_8xb2-160k_ade20k-512x512.py": DETECTION,  # its custom_imports need it
     "maskformer/maskformer_r101-d32_8xb2-160k_ade20k-512x512.py": DETECTION,  # mmseg's own: a TypeError
     "san/san-vit-b16_coco-stuff164k-640x640.py": COMPILED,
     "ccnet/ccnet_r50-d8_4xb2-40k_cityscapes-512x1024.py": COMPILED,

@@ -78,7 +78,7 @@ def test_a_run_does_not_run_it(
     tiny_without_teacher: Tiny, harmful: Path, ran: Path, tmp_path: Path, place: str
 ) -> None:
     cfg = tiny_without_teacher.load("student", in_each_place(harmful)[place], iters=2)
-    for check in (True, False):  # as a run, and as a trial of a sweep
+    for check in (True, False):  # a run, then a trial of a sweep
         with pytest.raises(UserError) as caught:
             train(cfg, tmp_path / f"run{check}", check=check)
         (problem,) = caught.value.problems

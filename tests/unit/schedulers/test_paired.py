@@ -57,7 +57,7 @@ def report(scheduler: PairedScheduler, name: str, iteration: int, scores: np.nda
 
 
 def test_the_scheduler_compares_with_the_best_that_has_come_as_far() -> None:
-    scheduler = cloudpickle.loads(cloudpickle.dumps(paired(iterations=10)))  # as Tune saves it
+    scheduler = cloudpickle.loads(cloudpickle.dumps(paired(iterations=10)))  # Tune saves it so
     worse, middle = behind(5.0, 5.0, 5.0), behind(1.0, 0.5, 0.0)
     for iteration in (2, 4, 6):
         assert report(scheduler, "best", iteration, BEST[iteration]) == TrialScheduler.CONTINUE

@@ -23,7 +23,7 @@ def suggested(name: str, space: dict[str, BaseDistribution], count: int, seed: i
     for number in range(count):
         trial = study.ask(space)
         points.append(trial.params)
-        if number < count - 1:  # at its last point a grid stops the loop that Tune runs in place of Optuna's
+        if number < count - 1:  # a grid stops at its last point the loop that Tune runs in place of Optuna's
             study.tell(trial, float(number))
     return points
 

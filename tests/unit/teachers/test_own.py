@@ -63,7 +63,7 @@ def test_a_network_teaches(config: Path, tiny_without_teacher: Tiny) -> None:
     distiller = build_distiller(run, seed=0)
     (teacher,) = distiller.teachers
     student, network = distiller.student.data_preprocessor, teacher.model.backbone.network
-    inputs = torch.randn(2, 3, 32, 32)  # as the student's preprocessor normalises
+    inputs = torch.randn(2, 3, 32, 32)  # what the student's preprocessor gives
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     own = (inputs * student.std + student.mean - mean) / std
     outputs = teacher(inputs)

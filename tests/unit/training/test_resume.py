@@ -176,7 +176,7 @@ def test_sigterm_does_what_ctrl_c_does() -> None:
             signal.raise_signal(signal.SIGTERM)
         assert request.signum == signal.SIGTERM
         with sigterm_kept():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init puts its own there
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ray.init puts its own there
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before

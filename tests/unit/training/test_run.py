@@ -63,7 +63,7 @@ def test_files_and_metrics(distilled_run: Run, teacher_run: Run) -> None:
     )
     assert metrics["teacher_mIoU"] == teacher_run.metrics["mIoU"]
     assert "teacher_mIoU" not in teacher_run.metrics
-    for run in (teacher_run, distilled_run):  # in one process, yet each has its own log and curves
+    for run in (teacher_run, distilled_run):  # both ran in one process, yet each has its own log and curves
         assert len(list(run.folder.glob("*/*.log"))) == len(list(run.folder.glob("*/vis_data/scalars.json"))) == 1
 
 

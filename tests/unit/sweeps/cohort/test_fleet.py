@@ -40,7 +40,7 @@ def test_an_equal_share(wanted: int | str, trials: int, slots: int, plan: Plan) 
         # 9 are 5 and 4, and the second core has nothing to do while the fifth trains.
         (8, step(0.10, 0.15, both=(0.06, 0.065)), 2),
         (9, step(0.10, 0.15, both=(0.06, 0.065)), 1),
-        (9, step(0.078, 0.105, both=(0.028, 0.057)), 2),  # in one cohort a round took 0.76 s, not the 0.54 of this
+        (9, step(0.078, 0.105, both=(0.028, 0.057)), 2),  # one cohort's round took 0.76 s, not the 0.54 of this
     ],
 )
 def test_one_cohort_with_all_cores_where_it_is_quicker(trials: int, profile: StepProfile, cohorts: int) -> None:

@@ -72,7 +72,7 @@ def test_the_paired_interval_is_students() -> None:
     half = 2.776445 * math.sqrt(0.5)
     assert (actual["n"], actual["mean"]) == (5, 3.0) and actual["above_zero"]
     assert (actual["low"], actual["high"]) == pytest.approx((3.0 - half, 3.0 + half), abs=1e-5)
-    assert actual["p"] == pytest.approx(0.013236, abs=1e-5)  # of t = 3 / sqrt(0.5) = 4.2426 with 4 degrees
+    assert actual["p"] == pytest.approx(0.013236, abs=1e-5)  # t = 3 / sqrt(0.5) = 4.2426 with 4 degrees
 
 
 def test_an_interval_around_zero() -> None:
@@ -259,7 +259,7 @@ def test_images_widen_a_difference() -> None:
     assert actual["binds"] == expected.errors.binds == "images"
     assert actual["half_by_images"] == images_half_width(expected.errors, 6, 3, Looks(3, 3), ALPHA) > 0
     assert actual["low_seeds"] > actual["low"] and actual["high_seeds"] < actual["high"]
-    chosen = Known(by_image=lambda run: values[run.id], chosen_from=16)  # by these very images, so lucky with them
+    chosen = Known(by_image=lambda run: values[run.id], chosen_from=16)  # lucky with the images that chose it
     lucky = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=chosen)["configurations"][0]["difference"]
     assert lucky["half_by_images"] > actual["half_by_images"] and lucky["low"] < actual["low"]
     gone, five = {"t0001-s2": None}, {"t0001-s2": np.zeros(5)}
@@ -305,7 +305,7 @@ def test_each_question_has_its_own_answer() -> None:
     assert arms["baseline"]["seconds"] == {"real": 2.0, "alone": 2.0}
 
 
-# In words ------------------------------------------------------------------------------------------------------------
+# The words ------------------------------------------------------------------------------------------------------------
 
 
 def test_describe() -> None:

@@ -124,7 +124,7 @@ def test_each_of_several_teachers_has_its_sentences_by_its_number() -> None:
     assert said["confidence 2"].startswith("Teacher 2 is 99.9 % sure") and said["confidence 2"].endswith("itself.")
     assert said["teacher's lead 2"].startswith("Teacher 2 is at +0.50 mIoU")
     assert said["teacher's lead 3"] == "Teacher 3 is 15.00 mIoU above the student alone."
-    assert "1% of the largest possible entropy" in said["temperature logits"]  # of the teacher that the loss takes
+    assert "1% of the largest possible entropy" in said["temperature logits"]  # that of the loss's own teacher
     assert not {"agreement 3", "errors 3", "confidence 3", "agreement", "confidence"} & set(said)
     warnings = [each["about"] for each in reasons["sentences"] if each["warning"]]
     assert warnings == ["errors 2", "confidence 2", "temperature logits", "teacher's lead 2"]

@@ -57,7 +57,7 @@ def test_students_of_a_sweep_by_kind() -> None:
         "search": {"num_trials": 10},
         "confirm": {"top": 2, "seeds": [1, 2, 3]},
     }
-    # Beside each configuration a baseline of equal cost.
+    # Each configuration has a baseline of equal cost beside it.
     assert students_of(parse_sweep(sweep, "test"), (0, 0)) == (10 + 2 * 3, 1 + 3 + 2 * 3)
     iterations = {**sweep, "baseline": {"cost": "iterations"}}
     assert students_of(parse_sweep(iterations, "test"), (0, 0)) == (10 + 2 * 3, 1 + 3)

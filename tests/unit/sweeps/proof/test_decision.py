@@ -78,7 +78,7 @@ def test_each_claim_makes_the_next_one_easier() -> None:
     comparisons = {"full": compared(full), "third": compared(third), "half": compared([-value for value in half])}
     answers = decide(comparisons, LOOKS)
     assert answers == {"full": "better", "third": "better", "half": "worse"} and list(answers) == list(comparisons)
-    # Without the strongest, the next is at a half and claims; of two that need all of 5 % neither does.
+    # The next is at a half without the strongest, and claims; neither of two that need all of 5 % does.
     assert decide({"full": compared(full), "half": compared(half)}, LOOKS) == {"full": "better", "half": "better"}
     assert decide({"a": compared(full), "b": compared(full)}, LOOKS) == {"a": "open", "b": "open"}
 

@@ -110,5 +110,5 @@ def test_the_chance_of_success_by_hand() -> None:
     """
     plan = Design(4, 9, 0.05, (9.0, 9.0, 9.0, 9.0, 9.0, 2.0), (0.0,) * 6)
     assert chance_of_success(plan, 4, 2.0, 3.0, 1.5, 0.5) == pytest.approx(stats.t.sf(1 / 1.118034, 3), abs=1e-6)
-    # Without a spread it is sure: above margin and images' part, or not.
+    # The outcome is sure where there is no spread: above margin and images' part, or not.
     assert [chance_of_success(plan, 4, mean, 0.0, 1.5, 0.5) for mean in (1.9, 2.0, 2.1)] == [0.0, 0.0, 1.0]

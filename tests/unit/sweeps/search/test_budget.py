@@ -77,7 +77,7 @@ def test_what_is_planned(plan: Plan) -> None:
     spec = sweep(budget={"hours": 1.0}, confirm={"top": 1, "seeds": [1, 2]}, baseline={"cost": "iterations"})
     planned, most, line = plan(spec, iterations=1000, at_once=2, cohort=3)
     assert planned is not None and planned.iteration_s == pytest.approx(OVERHEAD * 0.2 / 2)
-    # Of 27 trainings in an hour one is the baseline's, and four are the confirmation's.
+    # An hour has 27 trainings: one is the baseline's, and four are the confirmation's.
     assert planned.runs_after == 4 and most == 2 * 22
     assert line.startswith("budget    1 hours: about 22 trials of 130 s each by the measured step, 1 before and 4 runs")
 
@@ -99,7 +99,7 @@ def test_a_budget_that_holds_no_trial(plan: Plan) -> None:
 
 
 def test_trainings_in_all(plan: Plan) -> None:
-    confirm = {"top": 2, "seeds": [1, 2, 3]}  # of each seed the baseline, two configurations and their equals in cost
+    confirm = {"top": 2, "seeds": [1, 2, 3]}  # each seed has the baseline, two configurations and their equals in cost
     spec = sweep(budget={"trials": 30}, confirm=confirm)
     assert spec.problems() == [] and spec.num_trials((0, 0)) == 14 and spec.num_students((0, 0)) == 30
     spec = sweep(budget={"trials": 30}, confirm=confirm, baseline={"search": {"lr": RANGE}})

@@ -73,7 +73,7 @@ def test_keys_that_the_file_ties_together(base: LoadedConfig) -> None:
     assert all(
         (f"{LOGITS}.weight" in params) == (params["distill.task_weight"] == "1.0") for params in drawn(space, 20)
     )
-    # In the other half the config's own weight stays.
+    # The config's own weight stays in the other half.
     assert len(list(SearchSpace({**space.distributions}, space.conditions).points())) == 101
 
 

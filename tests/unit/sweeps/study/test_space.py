@@ -358,7 +358,7 @@ def test_any_scheduler_spares_the_baseline_and_who_is_at_the_end(rule: str) -> N
     assert report("t3", 1, 40.0) == TrialScheduler.STOP
     assert report("baseline", 2, 0.0) == report("t4", 9, 1.0) == TrialScheduler.CONTINUE
     both.on_trial_complete(waiting, trials["baseline"], {"iter": 9, SCORE: 0.0})
-    assert cloudpickle.loads(cloudpickle.dumps(both)).iterations == 9  # as Tune saves it
+    assert cloudpickle.loads(cloudpickle.dumps(both)).iterations == 9  # Tune saves it so
 
 
 def test_what_tune_saves_can_be_pickled() -> None:

@@ -293,8 +293,8 @@ def test_how_many_are_trained() -> None:
         (spec.num_trials((0, 0)), spec.num_baselines((0, 0)), spec.num_students((0, 0)))
         for more in (
             {},
-            {"baseline": {"search": rate}},  # as many as the search, but none of three values twice
-            # On each seed the baseline, two configurations, and a baseline of equal cost for each of these.
+            {"baseline": {"search": rate}},  # there would be as many as in the search, but none of three values twice
+            # Each seed has the baseline, two configurations, and a baseline of equal cost for each of these.
             {"baseline": {"search": rate, "type": "grid"}, "confirm": {"top": 2, "seeds": [1, 2]}},
             {
                 "baseline": {"search": rate, "type": "grid", "cost": "iterations"},
