@@ -69,6 +69,7 @@ setup(
             "types-psutil",
             "types-PyYAML",
         ],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],  # `make docs`
         "coco": ["pycocotools"],  # `init` draws COCO's polygons
         "mlflow": ["mlflow-skinny"],
         "tiff": ["tifffile"],  # images of more than four bands, or of floats

@@ -1,4 +1,4 @@
-"""The pages: every command in them runs, every file in them loads, every link leads somewhere.
+"""The pages: every command in them runs, every file in them loads. Their links: tests/unit/test_links.py.
 
 Commands run in a scratch copy of configs/ and sweeps/, page by page, with ``rdistill`` being this package. To keep it
 short, each `train`, `sweep` and `check` gets a few iterations on small images appended, and drawn data are few. A block
@@ -131,25 +131,6 @@ def test_every_sweep_is_one(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"{index}.yaml"
         file.write_text(yaml.safe_dump(content))
         read_sweep(file)
-
-
-def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=of_a_page)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"\w+:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        file = (page.parent / name).resolve() if name else page
-        assert file.exists(), f"{page.name}: {target}"
-        assert not anchor or file.suffix != ".md" or anchor in anchors(file), f"{page.name}: {target}"
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -142,6 +142,14 @@ def test_the_page_has_every_folder_in_its_order_and_what_it_names_is_there() -> 
         defines(PACKAGE / file, name)
 
 
+def test_the_picture_of_a_sweeps_step_names_what_is_there() -> None:
+    picture = (REPO / "docs" / "images" / "sweep-step.svg").read_text(encoding="utf-8")
+    named = re.findall(r'data-file="([^"]+)" data-name="([^"]+)"', picture)
+    assert len(named) == 11
+    for file, name in named:
+        defines(PACKAGE / file, name)
+
+
 def defines(file: Path, name: str) -> None:
     defined = {getattr(node, "name", "") for node in ast.walk(tree_of(file))}
     assert set(name.split(".")) <= defined | {""}, f"{file} defines no {name}"
