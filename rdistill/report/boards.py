@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
-from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, plural, short, signed
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, plural, short, signed
 from rdistill.sweeps.study.records import measured_names, notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
@@ -18,28 +18,28 @@ def leaderboard(sweep: Sweep) -> Table:
     twin_of = {second: first for first, second in twins(sweep.records)}
     measured = measured_names(sweep.records)
     columns = [
-        Column("rank", True),
-        Column("trial"),
-        Column("status"),
-        Column("mIoU", True),
-        Column("gain", True, "difference to the best student alone"),
-        *[Column(short(key, [*keys, *extra]), True, key) for key in [*keys, *extra]],
-        *[Column(f"{name} weight", True, "measured, so that its share comes out") for name in measured],
-        *[Column(name, True, f"IoU of {name}") for name in classes],
-        Column("iterations", True),
-        Column("time", True),
-        Column("note"),
+        Column("trial", rank=0),
+        Column("status", rank=4),
+        Column("mIoU", True, rank=0),
+        Column("gain", True, "difference to the best student alone", rank=0),
+        *[
+            Column(short(key, [*keys, *extra]), _are_numbers(sweep, key), key, rank=1 if key in keys else 2)
+            for key in [*keys, *extra]
+        ],
+        *[Column(f"{name} weight", True, "measured, so that its share comes out", rank=3) for name in measured],
+        *[Column(name, True, f"IoU of {name}", rank=3) for name in classes],
+        Column("iterations", True, rank=4),
+        Column("time", True, rank=5),
     ]
     rows, marks = [], []
-    for rank, record in enumerate(ranked(sweep.records), start=1):
+    for record in ranked(sweep.records):
         best = record.best
         gap = None if is_baseline(record) else sweep.difference(record, sweep.baseline)
         seconds = number(record.history[-1].get("seconds")) if record.history else None
         values = {**record.values, **{key: record.effective[key] for key in record.values if key in record.effective}}
         rows.append(
             [
-                cell(rank) if miou(record) is not None else cell(None),
-                cell(record.id),
+                Cell(record.id, record.id, note="; ".join(notes_of(record, twin_of, sweep.never_trained))),
                 Cell(record.status, record.status, record.status),
                 cell(miou(record), ".2f"),
                 Cell(signed(gap), gap),
@@ -48,19 +48,22 @@ def leaderboard(sweep: Sweep) -> Table:
                 *[cell(iou(best).get(name), ".2f") for name in classes],
                 cell(record.history[-1].get("iter") if record.history else 0),
                 Cell(MISSING if seconds is None else duration(seconds), seconds),
-                Cell("; ".join(notes_of(record, twin_of, sweep.never_trained))),
             ]
         )
         marks.append(
             "is-best"
-            if record is sweep.best
+            if record is sweep.chosen
             else "is-baseline"
             if record is sweep.baseline
             else "is-alone"
             if is_baseline(record)
             else ""
         )
-    return Table("Searched: the best validation of each trial, one seed each", columns, rows, marks)
+    return condensed(Table("Searched: the best validation of each trial, one seed each", columns, rows, marks))
+
+
+def _are_numbers(sweep: Sweep, key: str) -> bool:
+    return all(number(record.values[key]) is not None for record in sweep.records if key in record.values)
 
 
 def confirmed_table(sweep: Sweep) -> Table | None:
@@ -73,27 +76,27 @@ def confirmed_table(sweep: Sweep) -> Table | None:
     keys = list(dict.fromkeys(key for arm in arms for key in mapping(arm.get("values"))))
     seeds = confirmed.get("seeds") or []
     columns = [
-        Column("configuration"),
-        Column("mean mIoU", True),
-        Column("sd", True),
-        Column("runs", True),
-        Column("difference", True),
-        Column("95 % interval", True),
-        Column("p", True, "paired, adjusted for several configurations where it was"),
-        Column("of teacher", True),
-        *[Column(short(key, keys), True, key) for key in keys],
-        *[Column(f"seed {seed}", True) for seed in seeds],
-        Column("note"),
+        Column("configuration", rank=0),
+        Column("mean mIoU", True, rank=0),
+        Column("sd", True, rank=2),
+        Column("runs", True, rank=3),
+        Column("difference", True, rank=0),
+        Column("95 % interval", True, rank=1),
+        Column("p", True, "paired, adjusted for several configurations where it was", rank=2),
+        Column("of teacher", True, rank=2),
+        *[Column(short(key, keys), True, key, rank=3) for key in keys],
+        *[Column(f"seed {seed}", True, rank=4) for seed in seeds],
     ]
     rows, marks = [], []
     for arm in arms:
         gap, values, scores = mapping(arm.get("difference")), mapping(arm.get("values")), mapping(arm.get("scores"))
         p = number(gap.get("p_adjusted")) if gap.get("p_adjusted") is not None else number(gap.get("p"))
-        stuck = arm.get("one_class_runs")
+        stuck = int(number(arm.get("one_class_runs")) or 0)
         alone, trained = arm is base, when_trained(arm)
+        name = str(arm.get("id", MISSING)) + (" (student alone)" if alone else "")
         rows.append(
             [
-                cell(str(arm.get("id", MISSING)) + (" (student alone)" if alone else "")),
+                Cell(name, name, note=f"{plural(stuck, 'run')} never left one class" if stuck else ""),
                 cell(number(trained["mean"]), ".2f"),
                 cell(number(trained["sd"]), ".2f"),
                 cell(trained_of(arm)),
@@ -103,13 +106,11 @@ def confirmed_table(sweep: Sweep) -> Table | None:
                 cell(share(arm), ".1%"),
                 *[cell(values.get(key)) for key in keys],
                 *[cell(number(scores.get(str(seed))), ".2f") for seed in seeds],
-                Cell(f"{plural(stuck, 'run')} never left one class" if isinstance(stuck, int) and stuck else ""),
             ]
         )
         marks.append("is-baseline" if alone else "is-best" if gap.get("above_zero") else "")
-    return Table(
-        f"Confirmed: fresh seeds {', '.join(map(str, seeds))}, paired with the baseline's", columns, rows, marks
-    )
+    caption = f"Confirmed: fresh seeds {', '.join(map(str, seeds))}, paired with the baseline's"
+    return condensed(Table(caption, columns, rows, marks))
 
 
 def test_split_table(sweep: Sweep) -> Table | None:
@@ -133,6 +134,7 @@ def test_split_table(sweep: Sweep) -> Table | None:
     teacher = number(mapping(test.get("teacher")).get("mIoU"))
     if teacher is not None:
         rows.append([cell("teacher"), cell(teacher, ".2f"), *[cell(None)] * 5])
-    columns = [Column("model"), *[Column(name, True) for name in ("mean mIoU", "sd", "runs", "difference")]]
-    columns += [Column("95 % interval", True), Column("of teacher", True)]
+    columns = [Column("model"), Column("mean mIoU", True, rank=0), Column("sd", True, rank=2)]
+    columns += [Column("runs", True, rank=3), Column("difference", True, rank=0)]
+    columns += [Column("95 % interval", True), Column("of teacher", True, rank=2)]
     return Table("On the test split, scored once at the end", columns, rows) if rows else None

@@ -9,15 +9,17 @@ import yaml
 
 from rdistill.core.errors import UserError
 from rdistill.report import boards, curves, equal_cost, facts, losses, pairs, parameters, pareto, repeat, scores, study
+from rdistill.report.card import verdict_card
 from rdistill.report.facts import Fact
 from rdistill.report.headroom import headroom_page, headroom_section
 from rdistill.report.load import IMAGES_FOLDER, Run, Sweep, load, mapping, number
+from rdistill.report.models import models_table
 from rdistill.report.page import Page, Panel, Section, Strip, image_uri
 from rdistill.report.plot import Plot
+from rdistill.report.standing import next_steps, standing
 from rdistill.report.text import Column, Table, cell, duration, points, show
 from rdistill.report.why import why_section
 from rdistill.schemas.pictures import ChosenImage
-from rdistill.schemas.summary import Difference
 
 PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the parts of a strip, in order
 
@@ -36,8 +38,9 @@ def page_of(folder: Path) -> Page:
 
 def sweep_page(sweep: Sweep) -> Page:
     """The report of a sweep, of one that runs too."""
-    weight = study.importance(study.study_of(sweep))
-    confirmed = boards.confirmed_table(sweep)
+    as_study = study.study_of(sweep)
+    weight = study.importance(as_study)
+    confirmed, differences = boards.confirmed_table(sweep), scores.difference_rows(sweep)
     searched = Section(
         "searched",
         "Leaderboard",
@@ -49,6 +52,10 @@ def sweep_page(sweep: Sweep) -> Page:
     )
     searched.tables = [boards.leaderboard(sweep)] if sweep.records else []
     searched.plots = pareto.fronts(sweep)
+    if sweep.chosen is not sweep.best and sweep.chosen is not None and sweep.best is not None:
+        searched.notes.append(
+            f"{sweep.best.id} was highest here; on fresh seeds it was {sweep.chosen.id}, the best of this page."
+        )
     confirm = Section(
         "confirmed",
         "Confirmed",
@@ -66,7 +73,7 @@ def sweep_page(sweep: Sweep) -> Page:
     )
     confirm.tables = [table for table in tables if table is not None]
     confirm.notes = equal_cost.looks_note(sweep)
-    confirm.plots = _some(scores.forest(_differences(sweep)))
+    confirm.plots = _some(scores.forest(differences))
     sections = [
         confirm,
         headroom_section(mapping(sweep.summary.get("headroom"))),
@@ -75,7 +82,7 @@ def sweep_page(sweep: Sweep) -> Page:
         Section(
             "search",
             "What mattered",
-            plots=_some(parameters.parallel(sweep), weight),
+            plots=_some(study.history(sweep, as_study), parameters.parallel(sweep), weight),
             small_plots=parameters.slices(sweep),
             small_title="Each parameter alone",
             small_intro=(
@@ -98,7 +105,19 @@ def sweep_page(sweep: Sweep) -> Page:
         ),
     ]
     warnings = [str(line) for line in sweep.summary.get("warnings") or [] if line]
-    return Page(sweep.name, "Distillation sweep", facts.verdict(sweep), facts.headline(sweep), sections, warnings)
+    verdict, models = facts.verdict(sweep), models_table(sweep)
+    return Page(
+        sweep.name,
+        "Distillation sweep",
+        verdict,
+        facts.headline(sweep),
+        sections,
+        warnings,
+        standing=standing(sweep),
+        steps=next_steps(sweep),
+        models=models,
+        card=verdict_card(sweep, verdict, differences, models),
+    )
 
 
 def run_page(run: Run) -> Page:
@@ -175,17 +194,6 @@ def _panel(folder: Path, kind: str, chosen: ChosenImage, ids: dict[str, str]) ->
     except OSError:
         return None
     return Panel(label, f"{label} of {chosen.get('name')}" + (f", {note}" if note else ""), source, note)
-
-
-def _differences(sweep: Sweep) -> list[tuple[str, Difference]]:
-    """Of every configuration, to the baseline of equal iterations and, where there is one, of equal cost."""
-    rows: list[tuple[str, Difference]] = []
-    for arm in sweep.confirmed.get("configurations", []):
-        name, cost = str(arm.get("id")), mapping(arm.get("equal_cost"))
-        rows.append((name, mapping(arm.get("difference"))))
-        if cost:
-            rows.append((f"{name}, equal cost", mapping(cost.get("difference"))))
-    return rows
 
 
 def _yaml(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,30 @@ from rdistill.report.load import Sweep, load_sweep, mapping, miou, number
 from rdistill.report.page import Page, Section
 from rdistill.report.plot import Plot, Trace
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, points, show, signed
-from rdistill.report.theme import layout
+from rdistill.report.theme import layout, percent_range
+from rdistill.schemas.mappings import PlainConfig
 
-# What two sweeps must share for their scores to be about the same thing.
+# What two sweeps must share for their scores to be about the same thing, by the names that people use.
 TERMS: dict[str, Callable[[Sweep], Any]] = {
     "validation data": lambda sweep: repeat.data_of(sweep.config),
     "training data": lambda sweep: repeat.data_of(sweep.config, "train"),
+    "classes": lambda sweep: sweep.classes,
+    "image size in training": lambda sweep: _sizes(sweep.config, "train"),
+    "image size in validation": lambda sweep: _sizes(sweep.config, "val"),
     "teacher's weights": lambda sweep: ", ".join(repeat.teacher_files(sweep.config)),
+    "teacher's mIoU": lambda sweep: points(sweep.teacher_mIoU),
     "seed": lambda sweep: sweep.spec.get("seed"),
     "seeds of the confirmation": lambda sweep: mapping(sweep.spec.get("confirm")).get("seeds"),
     "iterations of a trial": lambda sweep: sweep.iterations,
     "images a step": lambda sweep: mapping(sweep.config.get("train_dataloader")).get("batch_size"),
 }
+# Parts of a config that stand in a term above, or have no part in a score.
+NO_TERM = (
+    "work_dir", "default_hooks", "log_level", "visualizer", "vis_backends", "log_processor", "env_cfg", "launcher",
+    "default_scope", "resume", "load_from",
+)  # fmt: skip
+COMPARED = ("distill", "sweep")  # what sweeps are there to vary: named, but no reason not to compare them
+SHOWN = 12  # differences of the configs in a warning; the table has all of them
 
 
 def compare_page(folders: Sequence[Path]) -> Page:
@@ -48,13 +60,11 @@ def compare_page(folders: Sequence[Path]) -> Page:
     names = _names(sweeps)
     verdicts = Table(
         "What each sweep says",
-        [Column("sweep"), Column("verdict")],
+        [Column("sweep"), Column("verdict", rank=0)],
         [[cell(name), Cell(facts.verdict(sweep))] for name, sweep in zip(names, sweeps, strict=True)],
     )
     confirmed = [
-        (f"{name}: {mapping(arm).get('id')}", mapping(mapping(arm).get("difference")))
-        for name, sweep in zip(names, sweeps, strict=True)
-        for arm in sweep.confirmed.get("configurations", [])
+        row for name, sweep in zip(names, sweeps, strict=True) for row in scores.difference_rows(sweep, f"{name}: ")
     ]
     notes = [f"{name}: {note}" for name, sweep in zip(names, sweeps, strict=True) for note in sweep.notes]
     forest = scores.forest(confirmed)
@@ -69,14 +79,65 @@ def compare_page(folders: Sequence[Path]) -> Page:
 
 
 def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
-    """A warning for each term in which the sweeps are not alike."""
+    """A warning for each term in which the sweeps are not alike, and one for everything else that differs."""
     notes = []
     for term, read in TERMS.items():
         values = [show(read(sweep)) for sweep in sweeps]
         if len(set(values)) > 1:
             listed = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
             notes.append(f"The sweeps differ in {term} ({listed}): their scores are not about the same thing.")
+    rest = differences(sweeps)
+    for compared, says in ((False, "Their configs differ too in"), (True, "What they try differs in")):
+        keys = [key for key in rest if key.startswith(COMPARED) is compared]
+        if keys:
+            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+            notes.append(f"{says} {', '.join(keys[:SHOWN])}{more}; the table On equal terms? has the values.")
     return notes
+
+
+def differences(sweeps: Sequence[Sweep]) -> dict[str, list[str]]:
+    """Key -> its value in each sweep, of all of the configs and sweep files that is not alike and is no term."""
+    flat = [
+        {**_flat(sweep.config), **{f"sweep.{key}": value for key, value in _flat(sweep.spec).items()}}
+        for sweep in sweeps
+    ]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    rows = {key: [values.get(key, MISSING) for values in flat] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1 and not _is_a_term(key)}
+
+
+def _flat(value: Any, where: str = "") -> dict[str, str]:
+    """Dotted key -> text of each leaf; a list of plain values is one."""
+    if isinstance(value, Mapping) and value:
+        parts = [_flat(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+        parts = [_flat(item, f"{where}.{index}") for index, item in enumerate(value)]
+    else:
+        return {where: show(value)}
+    return {key: text for part in parts for key, text in part.items()}
+
+
+def _is_a_term(key: str) -> bool:
+    """Whether a difference is in one of the terms, or has no part in a score."""
+    in_a_term = (
+        "sweep.seed", "sweep.confirm.seeds", "sweep.config", "train_cfg.max_iters", "train_cfg.max_epochs",
+        "train_dataloader.batch_size",
+    )  # fmt: skip
+    ends = (".data_root", ".ann_file", ".checkpoint")
+    return key.split(".")[0] in NO_TERM or key in in_a_term or key.endswith(ends)
+
+
+def _sizes(config: PlainConfig, split: str) -> str:
+    """The sizes in pixels that a split's pipeline makes of its images, in order, such as ``Resize 128 x 128``."""
+    dataset = mapping(mapping(config.get(f"{split}_dataloader")).get("dataset"))
+    while isinstance(dataset.get("dataset"), Mapping) and "pipeline" not in dataset:
+        dataset = mapping(dataset["dataset"])
+    made = []
+    for step in dataset.get("pipeline") or []:
+        size = next((step[key] for key in ("scale", "crop_size", "size") if isinstance(step.get(key), Sequence)), None)
+        if size is not None:
+            made.append(f"{step.get('type')} {' x '.join(map(show, size))}")
+    return ", ".join(made)
 
 
 def _names(sweeps: Sequence[Sweep]) -> list[str]:
@@ -104,6 +165,11 @@ def _verdict(names: Sequence[str], sweeps: Sequence[Sweep]) -> str:
     second = ranked[1]
     gap = "" if second[1][0] is None else f", {points(best - second[1][0])} points above {second[0]}"
     end = "" if all(entry[1][3] for entry in ranked) else "; confirm them on the same seeds before you choose"
+    if any(len({show(read(sweep)) for sweep in sweeps}) > 1 for read in TERMS.values()):
+        return (
+            f"These sweeps cannot be ranked: they were not run on equal terms (see the warnings). {name} has the "
+            f"highest score, {ident} with {points(best)} mIoU ({what}){end}."
+        )
     return f"{name} is ahead: {ident} with {points(best)} mIoU ({what}){gap}{end}."
 
 
@@ -118,9 +184,10 @@ def _leaders(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[Fact]:
 
 def _table(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
     columns = [
-        Column("sweep"), Column("best"), Column("mIoU", True), Column("baseline", True), Column("difference", True),
-        Column("95 % interval", True), Column("teacher", True), Column("of teacher", True), Column("trials", True),
-        Column("trial time", True), Column("numbers are"),
+        Column("sweep"), Column("best", rank=2), Column("mIoU", True, rank=0), Column("baseline", True),
+        Column("difference", True, rank=0), Column("95 % interval", True), Column("teacher", True, rank=2),
+        Column("of teacher", True, rank=3), Column("trials", True, rank=4), Column("trial time", True, rank=4),
+        Column("numbers are"),
     ]  # fmt: skip
     rows = []
     for name, sweep in zip(names, sweeps, strict=True):
@@ -157,7 +224,7 @@ def _dots(names: Sequence[str], sweeps: Sequence[Sweep]) -> Plot:
             )
         )  # fmt: skip
     figure = layout(
-        xaxis=dict(title="mIoU, %"),
+        xaxis=dict(title="mIoU, %", range=percent_range([value for trace in data for value in trace["x"]])),
         yaxis=dict(range=[len(names) - 0.4, -0.6], type="category", showline=False, ticks="", griddash="dot"),
     )
     table = Table(
@@ -171,4 +238,7 @@ def _dots(names: Sequence[str], sweeps: Sequence[Sweep]) -> Plot:
 
 def _terms(names: Sequence[str], sweeps: Sequence[Sweep]) -> Table:
     rows = [[cell(term), *[Cell(show(read(sweep))) for sweep in sweeps]] for term, read in TERMS.items()]
-    return Table("What each sweep was run with", [Column("term"), *[Column(name) for name in names]], rows)
+    rows += [[cell(key), *[Cell(text) for text in texts]] for key, texts in differences(sweeps).items()]
+    marks = ["is-different" if len({item.text for item in row[1:]}) > 1 else "" for row in rows]
+    columns = [Column("term"), *[Column(name, rank=0) for name in names]]
+    return Table("What each sweep was run with; where they differ, in colour", columns, rows, marks)

@@ -8,7 +8,7 @@ from typing import Any
 from rdistill.report.load import Run, Sweep, miou, number
 from rdistill.report.plot import Plot, Trace, curve, line, thinned
 from rdistill.report.text import Column, Table, cell, plural, points
-from rdistill.report.theme import layout
+from rdistill.report.theme import layout, percent_range
 from rdistill.sweeps.study.records import TrialRecord
 
 VALIDATIONS_SHOWN = 8  # columns of the table
@@ -19,7 +19,7 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     scored = [record for record in sweep.records if curve(record)]
     if not scored:
         return None
-    best, baseline = sweep.best, sweep.baseline
+    best, baseline = sweep.chosen, sweep.baseline
     special = {record.id for record in (best, baseline) if record is not None}
     others = [record for record in scored if record.id not in special]
     alone = {record.id for record in sweep.baselines}
@@ -53,13 +53,18 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     stopped = sum(record.status == "stopped" for record in scored)
     summary = f"{plural(len(scored), 'trial')} with a score"
     if best is not None:
-        summary += f"; the best, {best.id}, reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
+        who = f"{best.id}, which the verdict names," if sweep.winner else f"the best, {best.id},"
+        summary += f"; {who} reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
     if baseline is not None:
         summary += f", the baseline {points(miou(baseline))}"
     summary += (
         f"; {stopped} {'was' if stopped == 1 else 'were'} stopped early." if stopped else "; none was stopped early."
     )
-    figure = layout(xaxis=dict(title="iteration", rangemode="tozero"), yaxis=dict(title="validation mIoU, %"))
+    reached = [*(score for record in scored for _, score in curve(record)), sweep.teacher_mIoU]
+    figure = layout(
+        xaxis=dict(title="iteration", rangemode="tozero"),
+        yaxis=dict(title="validation mIoU, %", range=percent_range(reached)),
+    )
     return Plot("curves", "Learning curves", summary, data + shapes, figure, _curve_table(scored), height=420)
 
 
@@ -127,7 +132,10 @@ def run_curves(run: Run) -> list[Plot]:
             [Column("iteration", True), Column("mIoU", True)],
             [[cell(a), cell(b, ".2f")] for a, b in scores],
         )
-        figure = layout(xaxis=dict(title="iteration", rangemode="tozero"), yaxis=dict(title="validation mIoU, %"))
+        figure = layout(
+            xaxis=dict(title="iteration", rangemode="tozero"),
+            yaxis=dict(title="validation mIoU, %", range=percent_range([value for _, value in scores])),
+        )
         summary = (
             f"Validation mIoU over {plural(len(scores), 'validation')}; highest {points(top[1])} at iteration {top[0]}."
         )

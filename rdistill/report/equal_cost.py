@@ -7,7 +7,7 @@ from typing import Any
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.facts import between, interval
 from rdistill.report.load import Sweep, mapping, number
-from rdistill.report.text import MISSING, Cell, Column, Table, cell, plural, signed
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, plural, signed
 from rdistill.schemas.summary import Arm
 
 ALONE = "student alone"
@@ -24,7 +24,10 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
         stuck, alone = cost.get("never_trained") or [], when_trained(cost)
         rows.append(
             [
-                cell(str(arm.get("id", MISSING))),
+                Cell(
+                    str(arm.get("id", MISSING)),
+                    note=f"{plural(len(stuck), 'run')} alone never left one class" if stuck else "",
+                ),
                 cell(cost.get("iterations")),
                 cell(number(when_trained(arm)["mean"]), ".2f"),
                 cell(number(alone["mean"]), ".2f"),
@@ -33,24 +36,22 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
                 Cell(interval(gap) or MISSING),
                 cell(number(gap.get("p_adjusted")), ".3g"),
-                Cell(f"{plural(len(stuck), 'run')} never left one class" if stuck else ""),
             ]
         )
         marks.append("is-best" if gap.get("above_zero") else "")
     columns = [
-        Column("configuration"),
+        Column("configuration", rank=0),
         Column("iterations alone", True, "of the student alone, in the seconds of a distilled run"),
-        Column("mean mIoU", True),
+        Column("mean mIoU", True, rank=0),
         Column("alone, mean mIoU", True),
-        Column("sd", True),
-        Column("runs", True),
-        Column("difference", True),
+        Column("sd", True, rank=3),
+        Column("runs", True, rank=3),
+        Column("difference", True, rank=0),
         Column("95 % interval", True),
-        Column("p", True, "paired, adjusted for all comparisons of the study"),
-        Column("note"),
+        Column("p", True, "paired, adjusted for all comparisons of the study", rank=2),
     ]
     title = "At equal cost: against the student alone, trained for as long as the distilled student"
-    return Table(title, columns, rows, marks) if rows else None
+    return condensed(Table(title, columns, rows, marks)) if rows else None
 
 
 def seconds_table(sweep: Sweep) -> Table | None:
@@ -97,11 +98,12 @@ def uncertainty_table(sweep: Sweep) -> Table | None:
                 ]
             )  # fmt: skip
     columns = [
-        Column("configuration"), Column("at equal"), Column("difference", True), Column("pairs", True),
-        Column("95 % over seeds", True), Column("images", True), Column("95 % over seeds and images", True),
-        Column("wider by"), Column("sign-flip p", True, "exact; from six pairs on"), Column("answer"),
+        Column("configuration"), Column("at equal", rank=0), Column("difference", True, rank=0),
+        Column("pairs", True, rank=3), Column("95 % over seeds", True), Column("images", True, rank=3),
+        Column("95 % over seeds and images", True), Column("wider by", rank=2),
+        Column("sign-flip p", True, "exact; from six pairs on", rank=4), Column("answer"),
     ]  # fmt: skip
-    return Table("Two sources of chance: other seeds, and other images", columns, rows) if rows else None
+    return condensed(Table("Two sources of chance: other seeds, and other images", columns, rows)) if rows else None
 
 
 def looks_note(sweep: Sweep) -> list[str]:

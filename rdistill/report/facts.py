@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.load import Sweep, mapping, miou, number, share
+from rdistill.report.standing import MUTED, colour_of, decided
 from rdistill.report.text import plural, points, signed
 from rdistill.schemas.summary import Arm, PairedDifference
 from rdistill.sweeps.findings.verdict import lead
 from rdistill.sweeps.study.records import TrialRecord
+
+_LABELS = {  # of the confirmed difference: as what it shows
+    "better": "better by",
+    "worse": "worse by",
+    "open": "difference, not decided",
+    None: "nothing to compare",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ def verdict(sweep: Sweep) -> str:
     if not sweep.records:
         return "No trial has written a record yet."
     begin = "Searched only, not confirmed: "
+    if sweep.summary.get("status") == "interrupted":
+        begin = f"Interrupted ({_progress(sweep)}); searched only, not confirmed: "
     if sweep.running:
         begin = f"Still running ({_progress(sweep)}); searched only, not confirmed: "
     reason = next((record.reason for record in sweep.trials if record.reason), "")
@@ -46,7 +56,7 @@ def headline(sweep: Sweep) -> list[Fact]:
         gap = mapping(first.get("difference"))
         base = sweep.confirmed_baseline
         facts += [
-            Fact("confirmed difference", signed(number(gap.get("mean"))), interval(gap), "best"),
+            Fact(_LABELS[decided(gap)], signed(number(gap.get("mean"))), interval(gap), colour_of(gap)),
             *_at_equal_cost(first),
             Fact(f"confirmed, {first.get('id')}", points(number(when_trained(first)["mean"])), spread(first), "best"),
             Fact("confirmed baseline", points(number(when_trained(base)["mean"])), spread(base), "baseline"),
@@ -62,7 +72,7 @@ def headline(sweep: Sweep) -> list[Fact]:
             else "no score yet"
         )
         facts += [
-            Fact("difference, searched", signed(sweep.difference(best, baseline)), "not confirmed", "best"),
+            Fact("difference on one seed", signed(sweep.difference(best, baseline)), "not confirmed", MUTED),
             Fact("best mIoU, searched", points(miou(best)), note, "best"),
             Fact("student alone", points(miou(baseline)), alone, "baseline"),
         ]
@@ -82,7 +92,7 @@ def headline(sweep: Sweep) -> list[Fact]:
 
 def _at_equal_cost(arm: Arm) -> list[Fact]:
     gap = mapping(mapping(arm.get("equal_cost")).get("difference"))
-    return [Fact("at equal cost", signed(number(gap.get("mean"))), interval(gap), "best")] if gap else []
+    return [Fact("at equal cost", signed(number(gap.get("mean"))), interval(gap), colour_of(gap))] if gap else []
 
 
 def counts(records: Iterable[TrialRecord]) -> str:

@@ -8,7 +8,7 @@ from rdistill.core.files import DamagedFileError, read_json
 from rdistill.report.facts import Fact
 from rdistill.report.load import mapping, number
 from rdistill.report.page import Page, Section
-from rdistill.report.text import Cell, Column, Table, cell, points, signed
+from rdistill.report.text import Cell, Column, Table, cell, condensed, points, signed
 from rdistill.schemas.headroom import Headroom
 from rdistill.sweeps.headroom.show import BRINGS, lines_of
 
@@ -54,10 +54,13 @@ def headroom_page(folder: Path) -> Page | None:
 def _table(headroom: Headroom) -> Table:
     columns = [
         Column("trained"),
-        *[Column(name, True) for name in ("iterations", "runs", "mean mIoU", "sd", "brings")],
+        Column("iterations", True, rank=2),
+        Column("runs", True, rank=2),
+        Column("mean mIoU", True, rank=0),
+        Column("sd", True, rank=2),
+        Column("brings", True, rank=0),
         Column("compared with"),
-        *[Column(f"seed {seed}", True) for seed in headroom["seeds"]],
-        Column("note"),
+        *[Column(f"seed {seed}", True, rank=3) for seed in headroom["seeds"]],
     ]
     rows = []
     for arm, run in headroom["arms"].items():
@@ -67,7 +70,10 @@ def _table(headroom: Headroom) -> Table:
         stuck = run["one_class_seeds"]
         rows.append(
             [
-                cell(run["words"]),
+                Cell(
+                    run["words"],
+                    note=f"one class only on seed {', '.join(map(str, stuck))}" if stuck else "",
+                ),
                 cell(run["iterations"]),
                 cell(len(run["scores"]) - len(stuck)),
                 cell(number(run["mean"]), ".2f"),
@@ -75,7 +81,6 @@ def _table(headroom: Headroom) -> Table:
                 Cell(signed(mean), mean),
                 cell(over),
                 *[cell(number(run["scores"].get(str(seed))), ".2f") for seed in headroom["seeds"]],
-                Cell(f"one class only on seed {', '.join(map(str, stuck))}" if stuck else ""),
             ]
         )
-    return Table("Short trainings before the search", columns, rows)
+    return condensed(Table("Short trainings before the search", columns, rows))

@@ -71,6 +71,12 @@ class Sweep:
         return _first_scored(self.trials)
 
     @cached_property
+    def chosen(self) -> TrialRecord | None:
+        """The one trial that the page calls the best: the verdict's where something is confirmed, else :attr:`best`."""
+        name = self.winner.get("id")
+        return next((record for record in self.trials if record.id == name and miou(record) is not None), self.best)
+
+    @cached_property
     def baseline(self) -> TrialRecord | None:
         """The best student alone: what the others are held against."""
         return _first_scored(self.baselines)
@@ -110,13 +116,22 @@ class Sweep:
 
     @property
     def winner(self) -> Arm:
-        """The confirmed configuration with the highest mean; empty where nothing was confirmed."""
-        return next(
-            (arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None), Arm()
-        )
+        """The configuration that the verdict is about: the highest mean; empty where nothing was confirmed.
+
+        Of those that have a difference to the student alone, where one has.
+        """
+        scored = [arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None]
+        compared = [arm for arm in scored if number(mapping(arm.get("difference")).get("mean")) is not None]
+        return next(iter(compared or scored), Arm())
 
     @property
     def running(self) -> bool:
+        if self.summary.get("status") in (
+            "finished",
+            "interrupted",
+            "failed",
+        ):  # what it left amid a trial goes on later
+            return False
         return any(record.status == "running" for record in (*self.records, *self.confirming))
 
     @cached_property

@@ -23,7 +23,7 @@ def loss_sizes(sweep: Sweep) -> Plot | None:
     records = [record for record in (*sweep.trials, *sweep.baselines) if record.losses]
     if not records:
         return None
-    records.sort(key=lambda record: (is_baseline(record), -(miou(record) or 0)))
+    records.sort(key=lambda record: (record is not sweep.chosen, is_baseline(record), -(miou(record) or 0)))
     names = list(dict.fromkeys(name for record in records for name in _names(record.losses)))
     colours = {name: f"$series{index % SERIES}" for index, name in enumerate(names)}
     variants = {_label(record): _traces(record, colours) for record in records}

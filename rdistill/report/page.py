@@ -7,6 +7,7 @@ import functools
 import gzip
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
 from rdistill.report.facts import Fact
 from rdistill.report.plot import Plot
+from rdistill.report.standing import Standing, Step
 from rdistill.report.text import Table
 from rdistill.report.theme import DARK, FONT, LIGHT, Layout, Trace, as_text
 
@@ -80,10 +82,19 @@ class Page:
     facts: Sequence[Fact]
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
+    standing: Standing | None = None  # the verdict in a few words
+    steps: Sequence[Step] = ()  # what to do next
+    models: Table | None = None  # teacher and students: what they reach and what they cost
+    card: Plot | None = None  # the verdict as one image for a slide
 
     @property
     def plots(self) -> list[Plot]:
         return [plot for section in self.sections for plot in (*section.plots, *section.small_plots)]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdict, a sentence each; the first is the answer."""
+        return re.split(r"(?<=[^.][.!?]) (?=[A-Z])", self.verdict.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def write(page: Page, file: Path) -> Path:
@@ -115,6 +126,7 @@ def render(page: Page) -> str:
     loader, plots = environment.loader, page.plots
     assert loader is not None
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "page.js"))
+    plots += [page.card] if page.card is not None else []
     figures = {plot.id: as_drawn(plot) for plot in plots}
     return environment.get_template("page.html.j2").render(
         page=page,
@@ -162,6 +174,7 @@ def image_uri(file: Path) -> str:
 class _Figure(TypedDict):
     data: list[Trace]
     layout: Layout
+    width: int  # pixels that it needs; 0: as many as there are
 
 
 class Figure(_Figure, total=False):
@@ -175,6 +188,7 @@ def as_drawn(plot: Plot) -> Figure:
     drawn: Figure = {
         "data": escaped(plot.data, _OF_DATA),
         "layout": {**escaped(plot.layout, _OF_A_LAYOUT), "height": plot.height},
+        "width": plot.min_width,
     }
     if plot.variants:
         drawn["variants"] = {name: escaped(data, _OF_DATA) for name, data in plot.variants.items()}

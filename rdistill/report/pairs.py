@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from rdistill.report.load import Sweep, mapping, miou
 from rdistill.report.plot import Plot
@@ -23,17 +22,21 @@ def heat_maps(sweep: Sweep) -> list[Plot]:
 
 def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     cells: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+    collapsed: Counter[tuple[int, int]] = Counter()  # trials that never left one class: no score of a pair
     for record in scored(sweep):
         pair = record.values.get(key)
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(index, int) for index in pair):
-            cells[pair[0], pair[1]].append(miou(record) or 0.0)
+            if record.id in sweep.never_trained:
+                collapsed[pair[0], pair[1]] += 1
+            else:
+                cells[pair[0], pair[1]].append(miou(record) or 0.0)
     if not cells:
         return None
-    students, teachers = _feature_names(sweep, key, cells)
+    students, teachers = _feature_names(sweep, key, [*cells, *collapsed])
     means = [
         [mean(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
     ]
-    marks = [[_mark(cells.get((s, t))) for t in range(len(teachers))] for s in range(len(students))]
+    marks = [[_mark(cells.get((s, t)), collapsed[s, t]) for t in range(len(teachers))] for s in range(len(students))]
     bests = [
         [max(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
     ]
@@ -57,7 +60,13 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     values = [value for row in means for value in row if value is not None]
     low, high = min(values), max(values)
     notes = [
-        dict(x=t, y=s, text=marks[s][t], showarrow=False, font=dict(size=12, color=_on_scale(means[s][t], low, high)))
+        dict(
+            x=t,
+            y=s,
+            text=marks[s][t],
+            showarrow=False,
+            font=dict(size=12, color=_on_scale(means[s][t], low, high)),
+        )
         for s in range(len(students))
         for t in range(len(teachers))
         if marks[s][t]
@@ -74,25 +83,33 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     top = max(cells, key=lambda pair: mean(cells[pair]))
     summary = (
         f"{students[top[0]]} (student) with {teachers[top[1]]} (teacher) has the highest mean, "
-        f"{points(mean(cells[top]))} mIoU over {plural(len(cells[top]), 'trial')}."
+        f"{points(mean(cells[top]))} mIoU over {plural(len(cells[top]), 'trial')}, of "
+        f"{sum(map(len, cells.values()))} over {plural(len(cells), 'pair')}."
     )
+    if collapsed:
+        summary += f" {plural(collapsed.total(), 'more trial')} never left one class and are in no mean."
+    order = sorted({*cells, *collapsed}, key=lambda pair: -mean(cells[pair]) if pair in cells else 0.0)
     rows = [
         [
             cell(f"{s} {students[s]}"),
             cell(f"{t} {teachers[t]}"),
-            cell(mean(scores), ".2f"),
-            cell(max(scores), ".2f"),
-            cell(len(scores)),
+            cell(mean(cells[s, t]) if (s, t) in cells else None, ".2f"),
+            cell(max(cells[s, t]) if (s, t) in cells else None, ".2f"),
+            cell(len(cells.get((s, t), []))),
+            cell(collapsed[s, t]),
         ]
-        for (s, t), scores in sorted(cells.items(), key=lambda item: -mean(item[1]))
+        for s, t in order
     ]
     columns = [
         Column("student feature"),
         Column("teacher feature"),
-        *[Column(text, True) for text in ("mean mIoU", "best", "trials")],
+        *[Column(text, True) for text in ("mean mIoU", "best", "trials", "never left one class")],
     ]
     table = Table(f"Feature pairs of {name}, best mean first", columns, rows)
-    note = "In each cell the mean over its trials, the best of them, and how many there are. Other parameters vary too."
+    note = (
+        "In each cell the mean over its trials, the best of them, and how many there are. Other parameters vary too: "
+        "pairs of one or two trials cannot be compared."
+    )
     height = 150 + 64 * len(students)
     width = 90 + round(7.5 * max(map(len, students))) + 150 * len(teachers)
     return Plot(
@@ -108,7 +125,7 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     )
 
 
-def _feature_names(sweep: Sweep, key: str, cells: Mapping[tuple[int, int], Any]) -> tuple[list[str], list[str]]:
+def _feature_names(sweep: Sweep, key: str, pairs: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
     """Names of both sides by index; bare indices where the config does not say."""
     distill = mapping(sweep.config.get("distill"))
     features = mapping(distill.get("features"))
@@ -120,7 +137,7 @@ def _feature_names(sweep: Sweep, key: str, cells: Mapping[tuple[int, int], Any])
     sides = []
     for side, listed in ((0, features.get("student")), (1, own or features.get("teacher"))):
         names = [str(name) for name in listed] if isinstance(listed, (list, tuple)) else []
-        size = max([len(names), *[pair[side] + 1 for pair in cells]])
+        size = max([len(names), *[pair[side] + 1 for pair in pairs]])
         sides.append([names[index] if index < len(names) else f"feature {index}" for index in range(size)])
     return sides[0], sides[1]
 
@@ -130,12 +147,13 @@ def _axis(names: Sequence[str]) -> list[str]:
     return [f"{index} {name}" for index, name in enumerate(names)]
 
 
-def _mark(scores: list[float] | None) -> str:
+def _mark(scores: list[float] | None, collapsed: int) -> str:
+    """What a cell says: mean, best, number of trials, and how many more never left one class."""
+    stuck = f"{collapsed} never left one class" if collapsed else ""
     if not scores:
-        return ""
-    if len(scores) == 1:
-        return f"<b>{scores[0]:.2f}</b><br>n = 1"
-    return f"<b>{mean(scores):.2f}</b><br>best {max(scores):.2f}, n = {len(scores)}"
+        return stuck
+    many = f"n = {len(scores)}" if len(scores) == 1 else f"best {max(scores):.2f}, n = {len(scores)}"
+    return "<br>".join(filter(None, (f"<b>{mean(scores):.2f}</b>", many, stuck)))
 
 
 def _on_scale(value: float | None, low: float, high: float) -> str:

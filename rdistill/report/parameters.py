@@ -15,8 +15,11 @@ from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Layout, Plot, Trace, plain
 from rdistill.report.study import TARGET, categories_of, distribution_of, scored
 from rdistill.report.text import Column, Table, cell, plural, points, short, show
-from rdistill.report.theme import as_text, layout, log_ticks
+from rdistill.report.theme import as_text, layout, log_ticks, percent_range, round_ticks
 from rdistill.sweeps.study.records import TrialRecord
+
+LONG = 12  # letters of a choice, beyond which they would be written aslant
+WIDE = 560  # pixels of a figure with such choices
 
 
 def parallel(sweep: Sweep) -> Plot | None:
@@ -26,14 +29,15 @@ def parallel(sweep: Sweep) -> Plot | None:
     if len(records) < 2 or not axes:
         return None
     scores = [miou(record) or 0.0 for record in records]
-    axes.append(_scale(TARGET, "", min(scores), max(scores), False))
-    top = records[-max(1, len(records) // 4) :]
+    low, high = percent_range(scores)
+    axes.append(_scale(TARGET, "", low, high, False))
+    top, best = records[-max(1, len(records) // 4) :], sweep.chosen
     data = []
     for record in records:
         values = [*(record.values.get(axis.key) for axis in axes[:-1]), miou(record)]
-        first = record is records[-1]
+        first = record is best
         colour, width, opacity = (
-            ("$best", 3.5 if first else 1.3, 1 if first else 0.7) if record in top else ("$other", 1, 0.35)
+            ("$best", 3.5 if first else 1.3, 1 if first else 0.7) if first or record in top else ("$other", 1, 0.35)
         )
         data.append(
             dict(
@@ -81,14 +85,14 @@ def parallel(sweep: Sweep) -> Plot | None:
         yaxis=dict(range=[-0.04, 1.04], visible=False),
         annotations=ticks,
         shapes=shapes,
-        margin=dict(l=24, r=16, t=36, b=8),
+        margin=dict(l=max(24, 7 * max((len(text) for _, text in axes[0].ticks), default=0) - 30), r=16, t=36, b=8),
     )
     rows = [
         [cell(record.id), cell(miou(record), ".2f"), *[cell(record.values.get(axis.key)) for axis in axes[:-1]]]
         for record in records[::-1]
     ]
     columns = [Column("trial"), Column(TARGET, True), *[Column(axis.name, True, axis.key) for axis in axes[:-1]]]
-    best = records[-1]
+    best = best if best in records else records[-1]
     chosen = ", ".join(f"{axis.name} {show(best.values.get(axis.key))}" for axis in axes[:-1])
     summary = (
         f"Each line is a trial, the best quarter in colour; the thick one is {best.id}, "
@@ -122,7 +126,7 @@ def _axis_of(sweep: Sweep, key: str) -> _Axis | None:
 
 
 def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
-    """An axis of numbers, with five ticks; on a logarithmic one at the powers of ten and the ends."""
+    """An axis of numbers, with ticks at round ones; on a logarithmic one at the powers of ten and the ends."""
 
     def place(value: Any) -> float | None:
         if number(value) is None:
@@ -135,7 +139,7 @@ def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
         powers = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
         at = sorted({low, high, *(power for power in powers if min(power / low, high / power) > 1.3)})
     else:
-        at = [low + (high - low) * quarter / 4 for quarter in range(5)] if high > low else [low]
+        at = round_ticks(low, high)
     return _Axis(name, key, place, [(place(tick) or 0.0, show(float(f"{tick:.3g}"))) for tick in at])
 
 
@@ -151,7 +155,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     if not records or distribution is None:
         return None
     categories = isinstance(distribution, CategoricalDistribution)
-    best = sweep.best
+    best = sweep.chosen
     data = []
     for label, symbol, chosen in (
         (
@@ -190,19 +194,32 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
                 hoveron="points",
             )
         else:
-            trace.update(type="scatter", mode="markers")
+            trace.update(type="scatter", mode="markers", cliponaxis=False)
         data.append(trace)
+    names = categories_of(sweep, key, distribution) if isinstance(distribution, CategoricalDistribution) else []
+    long = max(map(len, names), default=0) > LONG
+    if long:  # written across, with a line each
+        data = [_lying(trace) for trace in data]
     axis: Layout = dict(title=name)
+    reach = percent_range([miou(record) for record in scored(sweep)])  # of all: figures side by side compare
     if isinstance(distribution, CategoricalDistribution):
         axis.update(
             type="category",
             categoryorder="array",
-            categoryarray=categories_of(sweep, key, distribution),
+            categoryarray=names,
             showgrid=False,
         )
-    elif distribution.log:  # type: ignore[attr-defined]
-        axis.update(type="log", title=f"{name}, log scale", **log_ticks(distribution.low, distribution.high))  # type: ignore[attr-defined]
-    figure = layout(xaxis=axis, yaxis=dict(title="best mIoU, %"), margin=dict(t=12, r=12))
+    elif isinstance(distribution, (FloatDistribution, IntDistribution)) and distribution.high > distribution.low:
+        ends = [float(distribution.low), float(distribution.high)]  # what the search may choose, and no more
+        if distribution.log:
+            axis.update(type="log", title=f"{name}, log scale", **log_ticks(*ends))
+            ends = [math.log10(end) for end in ends]
+        axis["range"] = ends
+    scores = dict(title="best mIoU, %", range=reach)
+    if long:
+        figure = layout(xaxis=scores, yaxis={**axis, "title": ""}, margin=dict(t=12, r=12))
+    else:
+        figure = layout(xaxis=axis, yaxis=scores, margin=dict(t=12, r=12))
     ordered = sorted(records, key=lambda record: -(miou(record) or 0))
     rows = [
         [cell(record.id), cell(record.values[key]), cell(miou(record), ".2f"), cell(record.status)]
@@ -215,9 +232,15 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         Column("status"),
     ]
     summary = _what_is_good(ordered, key, categories)
-    return Plot(
-        f"slice-{name}", name, summary, data, figure, Table(f"Trials by {name}, best first", columns, rows), height=280
-    )
+    table = Table(f"Trials by {name}, best first", columns, rows)
+    size = dict(height=90 + 26 * len(names), min_width=WIDE) if long else dict(height=280)
+    return Plot(f"slice-{name}", name, summary, data, figure, table, **size)
+
+
+def _lying(trace: Trace) -> Trace:
+    """A trace with its axes exchanged."""
+    turned = {**trace, "x": trace["y"], "y": trace["x"], "hovertemplate": "%{text}: %{y}, %{x:.2f}<extra></extra>"}
+    return {**turned, "orientation": "h"} if trace["type"] == "box" else turned
 
 
 def _what_is_good(ordered: Sequence[TrialRecord], key: str, categories: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Plot, plain
 from rdistill.report.text import Column, Table, cell, plural, points
-from rdistill.report.theme import Trace, layout
+from rdistill.report.theme import Trace, layout, percent_range
 from rdistill.sweeps.study.records import TrialRecord
 
 TITLES = {"flops": "FLOPs of one image", "params": "parameters", "latency": "latency of one image, ms"}
@@ -51,7 +51,10 @@ def _front(sweep: Sweep, name: str) -> Plot | None:
         [cell(record.id), cell(cost, ".4g"), cell(points(score)), cell(record.id in best)]
         for record, cost, score in measured
     ]
-    figure = layout(xaxis=dict(title=title), yaxis=dict(title="mIoU, %"))
+    figure = layout(
+        xaxis=dict(title=title, rangemode="nonnegative"),
+        yaxis=dict(title="mIoU, %", range=percent_range([score for _, _, score in measured])),
+    )
     table = Table(f"mIoU and {title} of each trial", columns, rows)
     return Plot(
         f"pareto-{name}", f"mIoU against {title}", summary, [trace for trace in data if trace["x"]], figure, table

@@ -61,8 +61,10 @@ def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, 
     )
 
 
-def vertical(x: float) -> Layout:
-    return dict(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", line=dict(color="$muted", width=1.5, dash="dot"))
+def zero_line(low: float, high: float, yref: str = "paper") -> Layout:
+    """A line over the height of a figure at no difference; of no width where that is not on the axis."""
+    width = 1.5 if low <= 0 <= high else 0
+    return dict(type="line", x0=0, x1=0, y0=0, y1=1, yref=yref, line=dict(color="$muted", width=width, dash="dot"))
 
 
 def plain(name: str) -> str:

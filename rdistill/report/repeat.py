@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rdistill.report.load import Sweep, mapping, miou, number
+from rdistill.report.standing import command_of
 from rdistill.report.text import MISSING, Cell, Column, Table, duration, show
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, ranked
 
@@ -46,7 +47,9 @@ def cost(sweep: Sweep) -> Table:
     if not any("cohort" in name for name, _ in rows):
         rows.append(("share saved by cohorts", _saved_by_cohorts(every)))
     return Table(
-        "What it took", [Column("what"), Column("how much", True)], [[Cell(name), Cell(value)] for name, value in rows]
+        "What it took",
+        [Column("what"), Column("how much", True, rank=0)],
+        [[Cell(name), Cell(value)] for name, value in rows],
     )
 
 
@@ -73,7 +76,7 @@ def environment(sweep: Sweep) -> Table:
     ]
     return Table(
         "Environment, seeds and data",
-        [Column("what"), Column("value")],
+        [Column("what"), Column("value", rank=0)],
         [[Cell(name), Cell(value)] for name, value in rows],
     )
 
@@ -108,13 +111,11 @@ def teacher_files(config: Mapping[str, Any]) -> list[str]:
 def commands(sweep: Sweep) -> list[tuple[str, str]]:
     """(what it does, command) to repeat the sweep and its winners."""
     folder = sweep.folder
-    command = mapping(sweep.summary.get("environment")).get("command") or sweep.summary.get("command")
-    if isinstance(command, list):
-        command = shlex.join(map(str, command))
+    command = command_of(sweep)
     lines = [
         (
             "the whole sweep",
-            str(command) if command else f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
+            command or f"rdistill sweep SWEEP.yaml --work-dir {shlex.quote(f'{folder}-again')}",
         )
     ]
     confirmed = sweep.confirmed.get("configurations", [])
@@ -174,7 +175,7 @@ def _quantity(key: str, value: Any) -> str:
         return show(value)
     if "share" in key or "saved" in key:
         return f"{quantity:.0%}" if abs(quantity) <= 1 else show(value)
-    return duration(quantity) if "seconds" in key else show(quantity)
+    return duration(quantity) if "seconds" in key else show(value)
 
 
 def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, str]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 from rdistill.report.load import Sweep, iou, mapping, number
-from rdistill.report.plot import Plot, Trace, plain, vertical
+from rdistill.report.plot import Plot, Trace, plain, zero_line
+from rdistill.report.standing import colour_of, decided
 from rdistill.report.text import Column, Table, cell, plural, points, signed
-from rdistill.report.theme import layout
+from rdistill.report.theme import layout, percent_range, round_range, round_step
 from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.summary import Arm, Difference
+
+MOST = 100.0  # points that two scores in percent can differ by
+SHOWS = {"better": "better", "worse": "worse", "open": "not decided", None: ""}
 
 
 def per_class(sweep: Sweep) -> Plot | None:
@@ -28,7 +33,7 @@ def per_class(sweep: Sweep) -> Plot | None:
     else:
         for record, name, colour, symbol in (
             (sweep.baseline, "baseline", "$baseline", "square"),
-            (sweep.best, "best", "$best", "circle"),
+            (sweep.chosen, "best", "$best", "circle"),
         ):
             if record is not None and iou(record.best):
                 label = name if record.id == name else f"{name}, {record.id}"
@@ -48,8 +53,10 @@ def per_class(sweep: Sweep) -> Plot | None:
             hovertemplate="%{y}: %{x:.2f}<extra>" + plain(name) + "</extra>",
         )
         if any(spread.values()):
-            deviations = [spread.get(class_name) or 0 for class_name in classes]
-            trace["error_x"] = dict(type="data", array=deviations, color=colour, thickness=1.5)
+            above, below = _within_percent(values, spread, classes)
+            trace["error_x"] = dict(
+                type="data", symmetric=False, array=above, arrayminus=below, color=colour, thickness=1.5
+            )
         data.append(trace)
     columns = [Column("class"), *[Column(entry[0], numeric=True) for entry in series]]
     rows = [[cell(name), *[cell(entry[3].get(name), ".2f") for entry in series]] for name in classes]
@@ -68,81 +75,176 @@ def per_class(sweep: Sweep) -> Plot | None:
         if gains:
             most = max(gains, key=lambda class_name: abs(gains[class_name]))
             summary += f" The largest difference to {series[-2][0]} is in {most}: {signed(gains[most])}."
+    ends = [
+        value + sign * (spread.get(name) or 0.0)
+        for _, _, _, values, spread in series
+        for name, value in values.items()
+        if value is not None
+        for sign in (-1, 1)
+    ]
     figure = layout(
-        xaxis=dict(title="IoU, %"),
+        xaxis=dict(title="IoU, %", range=percent_range(ends)),
         yaxis=dict(range=[len(classes) - 0.4, -0.6], type="category", showline=False, ticks="", griddash="dot"),
     )
     height = 130 + 34 * len(classes)
     return Plot("classes", "IoU of each class", summary, data, figure, Table(summary, columns, rows), height=height)
 
 
-def forest(rows: Sequence[tuple[str, Difference]], *, ident: str = "confirmed") -> Plot | None:
-    """Confirmed differences to the baseline with their 95 % intervals.
+@dataclass(frozen=True)
+class DifferenceRow:
+    """A confirmed difference to the student alone."""
 
-    Args:
-        rows: label and ``difference`` (mean, low, high) of each configuration.
-    """
-    with_mean = [(label, gap) for label, gap in rows if number(gap.get("mean")) is not None]
-    if not with_mean:
-        return None
-    labels = [label for label, _ in with_mean]
-    means = [number(gap.get("mean")) or 0.0 for _, gap in with_mean]
-    lows = [
-        mean - low if (low := number(gap.get("low"))) is not None else 0
-        for mean, (_, gap) in zip(means, with_mean, strict=True)
-    ]
-    highs = [
-        high - mean if (high := number(gap.get("high"))) is not None else 0
-        for mean, (_, gap) in zip(means, with_mean, strict=True)
-    ]
-    above = sum(bool(gap.get("above_zero")) for _, gap in with_mean)
-    colours = ["$best" if gap.get("above_zero") else "$other" for _, gap in with_mean]
-    data = [
-        dict(
-            type="scatter",
-            mode="markers",
-            x=[value],
-            y=[label],
-            showlegend=False,
-            error_x=dict(
-                type="data", symmetric=False, array=[high], arrayminus=[low], color=colour, thickness=2, width=6
-            ),
-            marker=dict(symbol="square", size=10, color=colour),
-            hovertemplate="%{y}: %{x:+.2f}<extra></extra>",
+    label: str
+    gap: Difference
+    by_seed: Mapping[str, float] = field(default_factory=dict)  # seed -> difference of its two runs
+    of: str = ""  # the configuration's id
+    kind: str = ""  # 'equal iterations' or 'equal cost'
+
+    def named(self, label: str) -> DifferenceRow:
+        return replace(self, label=label)
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """Low, mean and high; without an interval all three are the mean."""
+        mean = number(self.gap.get("mean")) or 0.0
+        low, high = number(self.gap.get("low")), number(self.gap.get("high"))
+        return (mean if low is None else max(low, -MOST)), mean, (mean if high is None else min(high, MOST))
+
+
+def difference_rows(sweep: Sweep, prefix: str = "") -> list[DifferenceRow]:
+    """Of every configuration, to the baseline of equal iterations and, where there is one, of equal cost."""
+    rows: list[DifferenceRow] = []
+    for arm in sweep.confirmed.get("configurations", []):
+        name, cost = str(arm.get("id")), mapping(arm.get("equal_cost"))
+        for kind, alone, gap in (
+            ("equal iterations", sweep.confirmed_baseline, mapping(arm.get("difference"))),
+            ("equal cost", cost, mapping(cost.get("difference"))),
+        ):
+            if number(gap.get("mean")) is not None:
+                label = prefix + name + (", equal cost" if kind == "equal cost" else "")
+                rows.append(DifferenceRow(label, gap, _by_seed(arm, alone), name, kind))
+    return rows
+
+
+def _by_seed(arm: Arm, alone: Arm) -> dict[str, float]:
+    """Seed -> difference, of those on which both sides left one class."""
+    stuck = {str(seed) for side in (arm, alone) for seed in side.get("never_trained") or []}
+    scores, others = mapping(arm.get("scores")), mapping(alone.get("scores"))
+    pairs = {seed: (number(scores[seed]), number(others.get(seed))) for seed in scores if seed not in stuck}
+    return {seed: score - base for seed, (score, base) in pairs.items() if score is not None and base is not None}
+
+
+def difference_range(rows: Sequence[DifferenceRow]) -> list[float]:
+    """The ends of an axis that holds the differences, their intervals, their seeds and zero."""
+    return round_range([0.0, *(value for row in rows for value in (*row.ends, *row.by_seed.values()))], -MOST, MOST)
+
+
+def difference_traces(rows: Sequence[DifferenceRow]) -> list[Trace]:
+    """A square with its interval for each difference, in the colour of what it shows; a ring for each seed's."""
+    data: list[Trace] = []
+    for row in rows:
+        low, mean, high = row.ends
+        colour = f"${colour_of(row.gap)}"
+        data.append(
+            dict(
+                type="scatter",
+                mode="markers",
+                x=[mean],
+                y=[row.label],
+                showlegend=False,
+                error_x=dict(
+                    type="data",
+                    symmetric=False,
+                    array=[high - mean],
+                    arrayminus=[mean - low],
+                    color=colour,
+                    thickness=2,
+                    width=6,
+                ),
+                marker=dict(symbol="square", size=10, color=colour),
+                hovertemplate="%{y}: %{x:+.2f}<extra></extra>",
+            )
         )
-        for value, label, low, high, colour in zip(means, labels, lows, highs, colours, strict=True)
-    ]
+    seeds = [(row.label, seed, gap) for row in rows for seed, gap in row.by_seed.items()]
+    if seeds:
+        data.append(
+            dict(
+                type="scatter",
+                mode="markers",
+                name="a seed",
+                showlegend=False,
+                x=[gap for _, _, gap in seeds],
+                y=[label for label, _, _ in seeds],
+                text=[f"seed {seed}" for _, seed, _ in seeds],
+                marker=dict(symbol="circle-open", size=7, color="$ink", line=dict(width=1.2), opacity=0.8),
+                hovertemplate="%{y}, %{text}: %{x:+.2f}<extra></extra>",
+            )
+        )
+    return data
+
+
+def forest(rows: Sequence[DifferenceRow], *, ident: str = "confirmed") -> Plot | None:
+    """Confirmed differences to the baseline with their 95 % intervals and, as rings, each seed's."""
+    if not rows:
+        return None
+    low, high = difference_range(rows)
     figure = layout(
-        xaxis=dict(title="difference in mIoU, points"),
-        yaxis=dict(range=[len(with_mean) - 0.4, -0.6], type="category", showline=False, ticks=""),
-        shapes=[vertical(0)],
+        xaxis=dict(title="difference in mIoU, points", range=[low, high]),
+        yaxis=dict(range=[len(rows) - 0.4, -0.6], type="category", showline=False, ticks=""),
+        shapes=[zero_line(low, high)],
         margin=dict(t=16),
     )
+    seeds = list(dict.fromkeys(seed for row in rows for seed in row.by_seed))
     columns = [
         Column("configuration"),
-        *[Column(name, True) for name in ("difference", "from", "to", "p", "p adjusted")],
-        Column("above zero"),
+        Column("difference", True, rank=0),
+        *[Column(name, True) for name in ("from", "to")],
+        Column("p", True, rank=2),
+        Column("p adjusted", True),
+        Column("shows"),
+        *[Column(f"seed {seed}", True, rank=3) for seed in seeds],
     ]
     table = Table(
-        "Differences to the baseline, with 95 % intervals",
+        "Differences to the baseline, with 95 % intervals and by seed",
         columns,
         [
             [
-                cell(label),
-                *[cell(signed(number(gap.get(key)))) for key in ("mean", "low", "high")],
-                *[cell(number(gap.get(key)), ".3g") for key in ("p", "p_adjusted")],
-                cell(bool(gap.get("above_zero"))),
+                cell(row.label),
+                *[cell(signed(number(row.gap.get(key)))) for key in ("mean", "low", "high")],
+                *[cell(number(row.gap.get(key)), ".3g") for key in ("p", "p_adjusted")],
+                cell(SHOWS[decided(row.gap)]),
+                *[cell(signed(row.by_seed.get(seed))) for seed in seeds],
             ]
-            for label, gap in with_mean
+            for row in rows
         ],
     )
+    better = sum(decided(row.gap) == "better" for row in rows)
+    first = rows[0]
     summary = (
-        f"{above} of {plural(len(with_mean), 'confirmed configuration')} {'lies' if above == 1 else 'lie'} "
-        f"above the baseline with the whole 95 % interval; {labels[0]} differs by {signed(means[0])} points."
+        f"{better} of {plural(len(rows), 'difference')} {'is' if better == 1 else 'are'} shown to be above zero; "
+        f"{first.label} differs by {signed(first.ends[1])} points"
     )
+    if first.by_seed:
+        above = sum(gap > 0 for gap in first.by_seed.values())
+        summary += f", and is above zero on {above} of {plural(len(first.by_seed), 'seed')}"
+    note = "Square: the mean, with its 95 % interval. Ring: one seed, both of its runs." if seeds else ""
+    title = "Confirmed differences to the baseline"
+    height = 120 + 40 * len(rows)
     return Plot(
-        ident, "Confirmed differences to the baseline", summary, data, figure, table, height=120 + 40 * len(with_mean)
+        ident, title, f"{summary}.", data=difference_traces(rows), layout=figure, table=table, height=height, note=note
     )
+
+
+def _within_percent(
+    values: Mapping[str, float | None], spread: Mapping[str, float | None], names: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    """Lengths of bars above and below some values, which end at 0 and 100 %."""
+    above, below = [], []
+    for name in names:
+        value, deviation = values.get(name) or 0.0, spread.get(name) or 0.0
+        above.append(min(deviation, 100.0 - value))
+        below.append(min(deviation, value))
+    return above, below
 
 
 def per_image(images: Pictures) -> Plot | None:
@@ -158,7 +260,8 @@ def per_image(images: Pictures) -> Plot | None:
     if len(both) < 2:
         return None
     better = sum(best > alone for best, alone in zip(y, x, strict=True))
-    low, high = min(*x, *y), max(*x, *y)
+    ends = percent_range([*x, *y])
+    low, high = ends
     data = [
         dict(
             type="scatter",
@@ -181,7 +284,14 @@ def per_image(images: Pictures) -> Plot | None:
         ),
     ]
     ids = [str(images.get(key) or key) for key in ("baseline", "best")]
-    figure = layout(xaxis=dict(title=f"mIoU of the image, {ids[0]}"), yaxis=dict(title=f"mIoU of the image, {ids[1]}"))
+    # As long across as up, so that what is equal lies at 45 degrees; on a wide page the figure is a square.
+    step = round_step(low, high, 5)
+    figure = layout(
+        xaxis=dict(title=f"mIoU of the image, {ids[0]}, %", range=ends, dtick=step, constrain="domain"),
+        yaxis=dict(
+            title=f"mIoU of the image, {ids[1]}, %", range=ends, dtick=step, scaleanchor="x", constrain="domain"
+        ),
+    )
     summary = (
         f"{ids[1]} is better than {ids[0]} on {better} of {len(both)} validation images; "
         f"the median image has {points(median(y))}."

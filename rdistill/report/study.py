@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -13,10 +15,12 @@ from optuna.trial import TrialState, create_trial
 from rdistill.report.load import Sweep, mapping, miou
 from rdistill.report.plot import Plot
 from rdistill.report.text import Column, Table, cell, short, show
-from rdistill.report.theme import layout
+from rdistill.report.theme import Trace, layout, percent_range, round_step
 from rdistill.sweeps.study.records import TrialRecord
 
-ENOUGH = 8  # trials with a score, below which an importance would be noise
+ENOUGH = 16  # trials with a score, below which an importance would be noise
+RESAMPLES = 40  # of the trials, with replacement: how far an importance hangs on which trials there happened to be
+MIDDLE = (0.1, 0.9)  # of the resamples: the range that is drawn
 TARGET = "mIoU"
 
 
@@ -64,9 +68,8 @@ def importance(study: optuna.Study) -> Plot | str | None:
     if len({trial.value for trial in trials}) == 1:
         return "All trials have the same score: nothing separates them."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shares = optuna.importance.get_param_importances(study, params=varied)
+        shares = _shares(study, varied)
+        ranges = _ranges(study, varied)
     except (ValueError, RuntimeError) as error:
         return f"Optuna cannot tell the importance of these trials: {error}"
     names = list(shares)[::-1]
@@ -77,26 +80,38 @@ def importance(study: optuna.Study) -> Plot | str | None:
             x=[round(shares[name], 4) for name in names],
             y=names,
             marker=dict(color="$best"),
-            text=[f"{shares[name]:.0%}" if shares[name] >= 0.005 else "under 1%" for name in names],
-            textposition="outside",
-            cliponaxis=False,
+            error_x=dict(
+                type="data",
+                symmetric=False,
+                array=[max(ranges[name][1] - shares[name], 0.0) for name in names],
+                arrayminus=[max(shares[name] - ranges[name][0], 0.0) for name in names],
+                color="$muted",
+                thickness=1.5,
+            ),
             hovertemplate="%{y}: %{x:.1%}<extra></extra>",
             width=0.6,
         )
     ]
     figure = layout(
-        xaxis=dict(title="share", tickformat=".0%", range=[0, max(shares.values()) * 1.15 or 1]),
+        xaxis=dict(title="share, with its range over resamples of the trials", tickformat=".0%", range=[0, 1]),
         yaxis=dict(type="category", showgrid=False, ticks=""),
         margin=dict(t=16),
     )
     first = names[-1]
     table = Table(
         "Importance of each parameter",
-        [Column("parameter"), Column("importance", numeric=True)],
-        [[cell(name), cell(value, ".3f")] for name, value in shares.items()],
+        [Column("parameter"), *[Column(name, numeric=True) for name in ("importance", "from", "to")]],
+        [[cell(name), *[cell(share, ".3f") for share in (shares[name], *ranges[name])]] for name in shares],
     )
-    summary = f"{first} matters most for {TARGET}, with a share of {shares[first]:.0%}, over {len(trials)} trials."
-    note = "Optuna's PED-ANOVA: what separates the better trials from all. A hint, not a measurement: trials are few."
+    low, high = ranges[first]
+    summary = (
+        f"A hint from {len(trials)} trials, not a measurement: {first} separates the better trials most, with a share "
+        f"of {shares[first]:.0%}, which other trials would have put between {low:.0%} and {high:.0%}."
+    )
+    note = (
+        f"Optuna's PED-ANOVA: what separates the better trials from all. Bars: the middle 80 % of {RESAMPLES} "
+        "resamples of the trials."
+    )
     return Plot(
         "importance",
         "Importance of each parameter",
@@ -107,6 +122,102 @@ def importance(study: optuna.Study) -> Plot | str | None:
         height=110 + 40 * len(names),
         note=note,
     )
+
+
+def _shares(study: optuna.Study, names: Sequence[str]) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.importance.get_param_importances(study, params=list(names))
+
+
+def _ranges(study: optuna.Study, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """How far each importance varies over resamples of the trials; the same ones each time the page is written."""
+    rng, trials = random.Random(0), study.get_trials(deepcopy=False)
+    drawn: list[dict[str, float]] = []
+    for _ in range(RESAMPLES):
+        again = optuna.create_study(direction="maximize")
+        again.add_trials(rng.choices(trials, k=len(trials)))
+        try:
+            drawn.append(_shares(again, names))
+        except (ValueError, RuntimeError):  # such as one value of a parameter alone
+            continue
+    if not drawn:
+        raise ValueError("no resample of them can be told apart")
+    ends = {}
+    for name in names:
+        ordered = sorted(shares.get(name, 0.0) for shares in drawn)
+        low, high = (ordered[round(share * (len(ordered) - 1))] for share in MIDDLE)
+        ends[name] = (low, high)
+    return ends
+
+
+def history(sweep: Sweep, study: optuna.Study) -> Plot | None:
+    """The score of each trial in the order in which they began, and the best so far: Optuna's own figure."""
+    trials = study.get_trials(deepcopy=False)
+    if len(trials) < 2:
+        return None
+    drawn = optuna.visualization.plot_optimization_history(study, target_name=TARGET).to_plotly_json()
+    ids = [str(trial.user_attrs["id"]) for trial in trials]
+    by_name = {trace["name"]: [float(value) for value in trace["y"]] for trace in drawn["data"]}
+    scores, so_far = by_name[TARGET], by_name["Best Value"]
+    numbers = list(range(1, len(trials) + 1))
+    data: list[Trace] = [
+        dict(
+            type="scatter",
+            mode="markers",
+            name="a trial",
+            x=numbers,
+            y=scores,
+            text=ids,
+            marker=dict(color="$other", size=7),
+            hovertemplate="%{text}: %{y:.2f}<extra></extra>",
+        ),
+        dict(
+            type="scatter",
+            mode="lines",
+            name="best so far",
+            x=numbers,
+            y=so_far,
+            line=dict(color="$best", width=2.5, shape="hv"),
+            hovertemplate="best after %{x}: %{y:.2f}<extra></extra>",
+        ),
+    ]
+    alone = miou(sweep.baseline)
+    if alone is not None:
+        data.append(
+            dict(
+                type="scatter",
+                mode="lines",
+                name="student alone, best",
+                x=[1, len(trials)],
+                y=[alone, alone],
+                line=dict(color="$baseline", width=1.5, dash="dash"),
+                hovertemplate="student alone %{y:.2f}<extra></extra>",
+            )
+        )
+    top = max(range(len(trials)), key=lambda index: scores[index])
+    summary = (
+        f"The best of {len(trials)} trials, {ids[top]} with {scores[top]:.2f} mIoU on one seed, was number {top + 1}; "
+        f"{_at_the_end(so_far)}"
+    )
+    figure = layout(
+        xaxis=dict(
+            title="trial, in order", range=[0.5, len(trials) + 0.5], dtick=max(1, round(round_step(0, len(trials), 10)))
+        ),
+        yaxis=dict(title="best mIoU, %", range=percent_range([*scores, alone])),
+    )
+    rows = [
+        [cell(number), cell(name), cell(score, ".2f"), cell(best, ".2f")]
+        for number, name, score, best in zip(numbers, ids, scores, so_far, strict=True)
+    ]
+    columns = [Column("number", True), Column("trial"), Column("mIoU", True, rank=0), Column("best so far", True)]
+    return Plot("history", "Best so far", summary, data, figure, Table("Trials in order", columns, rows), height=340)
+
+
+def _at_the_end(so_far: Sequence[float]) -> str:
+    """Whether the search still climbed when it ended."""
+    gained = so_far[-1] - so_far[len(so_far) // 2]
+    return f"the second half of the trials brought {f'{gained:.2f} points' if gained else 'nothing more'}."
 
 
 def distribution_of(sweep: Sweep, key: str) -> BaseDistribution | None:

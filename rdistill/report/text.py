@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MISSING = "\N{EN DASH}"
@@ -18,13 +18,17 @@ class Cell:
     text: str
     sort: float | str | None = None
     flag: str = ""  # a CSS class: how it is marked
+    note: str = ""  # what to know of the row, in small letters below the text
 
 
 @dataclass(frozen=True)
 class Column:
+    """A heading, and how long its column stays where not all fit."""
+
     name: str
     numeric: bool = False
     title: str = ""  # the whole name where `name` is a short form
+    rank: int = 1  # the highest leaves a narrow page first; 0, as the first column of all, never does
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,34 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     marks: Sequence[str] = field(default=())  # a CSS class for each row, or none at all
+    same: str = ""  # which columns were left out, for they have the same text in every row
 
     def mark(self, row: int) -> str:
         return self.marks[row] if self.marks else ""
+
+
+def condensed(table: Table) -> Table:
+    """A table without the columns that say the same in every row, which are named instead; those of rank 0 stay."""
+    if len(table.rows) < 2:
+        return table
+    texts = [{row[index].text for row in table.rows} for index in range(len(table.columns))]
+    left_out = [
+        index for index, column in enumerate(table.columns) if index and column.rank > 0 and len(texts[index]) == 1
+    ]
+    if not left_out:
+        return table
+    kept = [index for index in range(len(table.columns)) if index not in left_out]
+    named = [(table.columns[index].name, *texts[index]) for index in left_out]
+    empty = [name for name, text in named if text in ("", MISSING)]
+    shared = [f"{name} {text}" for name, text in named if name not in empty]
+    parts = [f"The same in every row: {', '.join(shared)}."] if shared else []
+    parts += [f"Empty: {', '.join(empty)}."] if empty else []
+    return replace(
+        table,
+        columns=[table.columns[index] for index in kept],
+        rows=[[row[index] for index in kept] for row in table.rows],
+        same=" ".join(parts),
+    )
 
 
 def cell(value: Any, form: str = ".4g", flag: str = "") -> Cell:

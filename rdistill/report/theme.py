@@ -6,6 +6,7 @@ The hues are Okabe and Ito's, which the colour-blind distinguish, darkened or li
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif'
@@ -93,6 +94,46 @@ def log_ticks(low: float, high: float) -> Layout:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = [step * 10.0**power for power in powers for step in steps]
     return dict(tickvals=values, ticktext=[f"{value:.3g}" for value in values])
+
+
+def round_step(low: float, high: float, count: int = 5) -> float:
+    """The distance of about ``count`` ticks from ``low`` to ``high``: 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(step * power for step in (1, 2, 5, 10) if rough <= step * power * 1.0001)
+
+
+def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, both at most."""
+    if not high > low:
+        return [low]
+    step = round_step(low, high, count)
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+
+
+def round_range(values: Iterable[float | None], least: float = -math.inf, most: float = math.inf) -> list[float]:
+    """The ends of an axis that holds some values: at round numbers, and never beyond what is possible.
+
+    Args:
+        values: None is left out.
+        least, most: of what is possible, such as 0 and 100 %.
+    """
+    finite = [value for value in values if value is not None]
+    if not finite:
+        return [max(least, 0.0), min(most, 1.0)]
+    low, high = max(min(finite), least), min(max(finite), most)
+    if not high > low:
+        low, high = max(low - 1, least), min(high + 1, most)
+    step = round_step(low, high, 10)
+    # Half a step of room, so that no mark lies on the border; but not beyond the possible.
+    ends = (math.floor(low / step - 0.25) * step, math.ceil(high / step + 0.25) * step)
+    return [max(float(f"{ends[0]:.10g}"), least), min(float(f"{ends[1]:.10g}"), most)]
+
+
+def percent_range(values: Iterable[float | None]) -> list[float]:
+    """:func:`round_range` within 0 to 100 %."""
+    return round_range(values, 0.0, 100.0)
 
 
 def as_text(text: str) -> str:

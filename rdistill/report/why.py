@@ -47,13 +47,12 @@ def why_section(sweep: Sweep) -> Section:
         rows = [
             [
                 cell(str(sentence.get("about", ""))),
-                cell(str(sentence.get("text", ""))),
-                Cell("may be why" if sentence.get("warning") else ""),
+                Cell(str(sentence.get("text", "")), note="may be why" if sentence.get("warning") else ""),
             ]
             for sentence in sentences
         ]
         if rows:
-            section.tables.append(Table(str(name), [Column("about"), Column("finding"), Column("note")], rows))
+            section.tables.append(Table(str(name), [Column("about"), Column("finding", rank=0)], rows))
     if not section.tables:
         section.intro = ""
         return section

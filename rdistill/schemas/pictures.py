@@ -26,8 +26,16 @@ class ChosenImage(TypedDict):
     IoU: dict[str, float | None]  # keys are models
 
 
+class ModelSize(TypedDict, total=False):
+    """What a model costs, as far as it can be measured."""
+
+    params: float
+    flops: float  # of one image at validation size
+    latency_ms: float  # of one image alone, median
+
+
 class Pictures(TypedDict, total=False):
-    """Either ``reason`` or all the others."""
+    """Either ``reason`` or all the others; a file of an older version lacks the last three."""
 
     reason: str  # why there are none
     best: str  # id of a trial
@@ -38,3 +46,6 @@ class Pictures(TypedDict, total=False):
     palette: list[list[int]]
     chosen: list[ChosenImage]
     per_image: list[ImageScores]
+    models: dict[str, ModelSize]  # keys are 'teacher', 'baseline' and 'best'
+    size: list[int]  # height and width of the image that these are of
+    device: str  # that the latency was measured on

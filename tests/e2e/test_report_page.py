@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from rdistill.report.png import BROWSERS
 pytestmark = pytest.mark.e2e
 
 BROWSER = os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chrome or Chromium")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chrome or Chromium on the PATH, or BROWSER_PATH")
+PAPER = 700  # CSS pixels between the margins of A4, as in page.js
 QUIET = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
 
 
@@ -91,12 +93,110 @@ def test_on_a_phone_and_by_keyboard(browser: Any, page_file: Path) -> None:
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
-    names = page.locator("#searched tbody tr td:nth-child(2)").all_inner_texts()
+    names = page.locator("#searched tbody tr td:nth-child(1)").all_text_contents()
     assert names == sorted(names) and len(names) == 41
     unnamed = page.evaluate(
         "[...document.querySelectorAll('.plot')].filter((plot) => !plot.getAttribute('aria-label')).length"
     )
     assert unnamed == 0 and complaints == []
+    page.context.close()
+
+
+OVERFLOWS = """() => [...document.querySelectorAll('main *, header *')].filter((part) =>
+    !part.closest('svg, .plot, pre, .visually-hidden, details:not([open])') && part.getClientRects().length &&
+    part.getBoundingClientRect().right > LIMIT + 1).map((part) => part.outerHTML.slice(0, 120))"""
+SCROLLS = """() => [...document.querySelectorAll('.table .scroll')].filter((box) =>
+    box.clientWidth && box.scrollWidth > box.clientWidth + 1).map((box) => box.getAttribute('aria-label'))"""
+
+# Of each table: the headings that it has, and those that can be seen in one of its parts.
+HEADS = """() => [...document.querySelectorAll('main .table')].filter((box) => !box.closest('details')).map((box) => [
+    [...box.querySelectorAll(':scope > .scroll th')].map((head) => head.textContent),
+    [...box.querySelectorAll('th')].filter((head) => head.offsetWidth).map((head) => head.textContent)])"""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_nothing_is_wider_than_the_window(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    """No table scrolls inside its box either: what does not fit is a column of a high rank, and a button brings it."""
+    page, complaints = opened(browser, page_file, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(SCROLLS) == []
+    board = page.locator("#searched .table").first
+    more = board.locator("button.columns")
+    hidden = board.locator("th:not(:visible)").all_text_contents()
+    assert more.inner_text() == f"Show {len(hidden)} more columns" and "trial" not in hidden and "gain" not in hidden
+    more.click()
+    assert board.locator("th:not(:visible)").count() == 0
+    more.click()
+    assert board.locator("th:not(:visible)").all_text_contents() == hidden and complaints == []
+    page.context.close()
+
+
+@needs_browser
+def test_paper_has_all_of_it(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    """A4, in light colours: every column of every table, each row, no figure cut; and the page is itself again."""
+    page, complaints = opened(browser, page_file, viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    before = page.evaluate("document.body.innerText")
+    page.set_viewport_size({"width": PAPER, "height": 1000})
+    page.emulate_media(media="print")
+    page.wait_for_function("document.documentElement.classList.contains('printing')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+    assert page.evaluate(OVERFLOWS.replace("LIMIT", str(PAPER))) == []
+    shown = page.evaluate(HEADS)
+    assert shown and all(set(heads) == set(visible) for heads, visible in shown), shown
+    assert page.locator("#searched tbody tr:visible").count() >= 41
+    wide = page.evaluate("""() => [...document.querySelectorAll('.plot')].map((plot) => [plot.dataset.figure,
+        plot.querySelector('.main-svg').getBoundingClientRect().right])""")
+    assert len(wide) >= 9 and [name for name, right in wide if right > PAPER + 1] == []
+    grounds = "[...document.querySelectorAll('.plot .main-svg')].map((svg) => getComputedStyle(svg).backgroundColor)"
+    assert not any("21, 24, 29" in ground for ground in page.evaluate(grounds))
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_function("(text) => document.body.innerText === text", arg=before)
+    file = tmp_path / "report.pdf"
+    page.pdf(path=str(file), format="A4")
+    assert file.read_bytes().count(b"/Type /Page\n") > 3 and complaints == []
+    page.context.close()
+
+
+@needs_browser
+def test_tables_and_figures_are_taken_along(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    page, complaints = opened(browser, page_file, viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    table = page.locator("#confirmed .table").first
+    copied = {}
+    for form in ("Markdown", "LaTeX", "CSV"):
+        table.get_by_role("button", name=form).click()
+        page.wait_for_function("(form) => [...document.querySelectorAll('#confirmed .tools button')].some((button) => "
+                               "button.textContent === 'Copied')", arg=form)  # fmt: skip
+        copied[form] = page.evaluate("navigator.clipboard.readText()")
+        page.wait_for_function("![...document.querySelectorAll('button')].some((one) => one.textContent === 'Copied')")
+    head, rule, first = copied["Markdown"].splitlines()[:3]
+    assert head.startswith("| configuration | mean mIoU | difference | 95 % interval |") and rule.startswith(
+        "|---|---:|"
+    )
+    assert first.startswith("| t0001 | 77.10 | +4.10 | +2.20 to +6.00 |") and first.count("|") == head.count("|")
+    assert "\\begin{tabular}{lrrr" in copied["LaTeX"] and "95 \\% interval & p" in copied["LaTeX"]
+    assert "t0002 & 73.50 & +0.50 & $-$1.00 to +2.00" in copied["LaTeX"]
+    rows = list(csv.DictReader(copied["CSV"].splitlines()))
+    assert [row["configuration"] for row in rows] == ["t0001", "t0002", "baseline (student alone)"]
+    assert rows[0]["mean mIoU"] == "77.1" and rows[2]["difference"] == "" and rows[0]["seed 3"] == "78.1"
+    page.click("details.card > summary")
+    page.wait_for_function("document.querySelector('.card img').naturalWidth === 1280")
+    for place, name, begins in ((".card", "verdict-card.svg", b"<svg"), ("#figure-curves", "curves.svg", b"<svg"),
+                                ("#figure-curves", "curves.png", b"\x89PNG")):  # fmt: skip
+        with page.expect_download() as waiting:
+            page.locator(f"{place} .tools button", has_text=name[-3:].upper()).click()
+        waiting.value.save_as(tmp_path / name)
+        assert waiting.value.suggested_filename == name and (tmp_path / name).read_bytes().startswith(begins)
+    card = (tmp_path / "verdict-card.svg").read_text()
+    assert (
+        "Better than the student alone" in card
+        and "What next: " in card
+        and "http" not in card.replace("http://www.w3.org", "")
+    )
+    assert complaints == []
     page.context.close()
 
 

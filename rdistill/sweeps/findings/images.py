@@ -174,6 +174,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
 
     from rdistill.models.quiet_mmseg import DATASETS
     from rdistill.models.segmentor import ignore_index
+    from rdistill.sweeps.trial.complexity import device_name, sizes_of, test_size
 
     base = study.base.cfg
     import_custom_modules(base)
@@ -214,6 +215,9 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
         "palette": palette.tolist(),
         "chosen": chosen,
         "per_image": [row.as_json() for row in rows],
+        "models": sizes_of(models, test_size(base)),
+        "size": list(test_size(base)),
+        "device": device_name(),
     }
 
 

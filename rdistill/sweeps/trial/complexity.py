@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +19,7 @@ from rdistill.config.walk import first_leaf, kind_of, steps
 from rdistill.core.files import read_json, write_json
 from rdistill.models.segmentor import blank_image, build_segmentor, training_size
 from rdistill.models.shapes import describe
+from rdistill.schemas.pictures import ModelSize
 
 WARM_UP, REPEATS = 3, 15  # passes
 COMPLEXITY = "costs"  # folder of a sweep: what was measured, by model
@@ -32,7 +34,7 @@ def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str
     names = [name for name in names if name != "mIoU"]
     if not names:
         return {}
-    size = _test_size(cfg)
+    size = test_size(cfg)
     model_cfg = cfg.model.to_dict()
     digest = hashlib.sha256(json.dumps([model_cfg, size], sort_keys=True, default=str).encode()).hexdigest()[:16]
     file = folder / f"{digest}.json"
@@ -52,6 +54,34 @@ def _measure(model: nn.Module, names: Collection[str], size: tuple[int, int]) ->
     return figures
 
 
+def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str, ModelSize]:
+    """What each of some models costs, name -> figures; models that are alike share theirs, so that no noise differs.
+
+    A figure that cannot be measured is left out: a teacher of one's own may not run on a blank image.
+
+    Args:
+        size: height and width of the blank image.
+    """
+    sizes: dict[str, ModelSize] = {}
+    alike: dict[str, ModelSize] = {}
+    for name, model in models.items():
+        layers = str(model)
+        if layers not in alike:
+            figures: ModelSize = {"params": sum(weight.numel() for weight in model.parameters())}
+            with suppress(Exception):
+                figures["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
+            with suppress(Exception):
+                figures["latency_ms"] = latency_ms(model, size)
+            alike[layers] = figures
+        sizes[name] = alike[layers]
+    return sizes
+
+
+def device_name() -> str:
+    """Of what :func:`latency_ms` measures on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+
+
 @torch.no_grad()
 def latency_ms(model: nn.Module, size: tuple[int, int]) -> float:
     """Median milliseconds of a forward pass of one image, height x width ``size``, without its preprocessing."""
@@ -68,7 +98,7 @@ def latency_ms(model: nn.Module, size: tuple[int, int]) -> float:
     return 1000.0 * median(times[WARM_UP:])
 
 
-def _test_size(cfg: Config) -> tuple[int, int]:
+def test_size(cfg: Config) -> tuple[int, int]:
     """Height and width that validation resizes to; those of training where it does not."""
     for _, step in steps(first_leaf(cfg.val_dataloader.dataset).get("pipeline")):
         if kind_of(step) == "Resize" and step.get("scale") is not None:

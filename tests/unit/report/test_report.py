@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from rdistill.report.compare import compare_page
 from rdistill.report.curves import learning_curves
 from rdistill.report.load import Run, Sweep, load, load_sweep
 from rdistill.report.losses import loss_sizes, raw, weighted
+from rdistill.report.models import models_table
 from rdistill.report.page import Page, escaped, packed, render, write
-from rdistill.report.text import MISSING, duration, plural, short, show, signed
-from rdistill.report.theme import DARK, LIGHT, coloured
+from rdistill.report.scores import DifferenceRow
+from rdistill.report.standing import next_steps, standing
+from rdistill.report.text import MISSING, Column, Table, cell, condensed, duration, plural, short, show, signed
+from rdistill.report.theme import DARK, LIGHT, coloured, percent_range, round_range, round_ticks
 from rdistill.report.why import why_section
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -64,8 +68,9 @@ def embedded(text: str, name: str) -> str:
 def test_every_section_of_a_finished_sweep(confirmed: Path) -> None:
     text = render(page_of(confirmed))
     headings = re.findall(r'<h2 id="heading-([a-z]+)"', text)
-    assert headings == ["confirmed", "searched", "learning", "search", "features", "losses", "images", "cost", "repeat"]
-    assert re.findall(r'<a href="#([a-z]+)">', text) == headings
+    sections = ["confirmed", "searched", "learning", "search", "features", "losses", "images", "cost", "repeat"]
+    assert headings == ["next", *sections]
+    assert re.findall(r'<a href="#([a-z]+)">', text) == sections
     assert 'lang="en"' in text and "<main" in text and 'class="skip"' in text
     assert "t0001 is better than the student alone: +4.10 mIoU (95\xa0% interval" in text
     assert "the search ended at the border of distill.losses.logits.weight" in text
@@ -80,7 +85,9 @@ def test_nothing_is_fetched(small: Path) -> None:
 
 
 def test_every_plot_is_valid_and_has_words_and_a_table(confirmed: Path) -> None:
-    plots = page_of(confirmed).plots
+    page = page_of(confirmed)
+    assert page.card is not None
+    plots = [*page.plots, page.card]
     assert len({plot.id for plot in plots}) == len(plots) >= 9
     for plot in plots:
         figure = go.Figure(coloured({"data": plot.data, "layout": plot.layout}, LIGHT))  # raises for unknown properties
@@ -108,12 +115,18 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
         record.save(folder / "trials" / name)
     (folder / "summary.json").write_text(json.dumps({"verdict": evil, "environment": {evil: evil}, "warnings": [evil]}))
     text = render(page_of(folder))
-    assert "<img" not in text and html.escape(evil, quote=False) in html.unescape(text).replace(
+    assert "<img src=x" not in text and html.escape(evil, quote=False) in html.unescape(text).replace(
         evil, html.escape(evil, quote=False)
     )
     assert len(re.findall("<script", text)) == 3
     figures = embedded(text, "figures")
     assert "onerror" in figures and "<img" not in figures
+
+
+def column_of(table: Table, name: str) -> list[str]:
+    """The texts of a column."""
+    (place,) = (index for index, column in enumerate(table.columns) if column.name == name)
+    return [row[place].text for row in table.rows]
 
 
 def test_a_written_page_is_whole_or_not_there(small: Path, tmp_path: Path) -> None:
@@ -249,15 +262,16 @@ def test_the_best_of_several_baselines_counts() -> None:
     sweep = of(scored("b0001", 71.0, phase="baseline"), scored("baseline", 70.0), scored("t0001", 72.0))
     assert sweep.baseline is not None and sweep.baseline.id == "b0001"
     assert "1.00 points above the student alone (71.00)" in facts.verdict(sweep)
-    rows = {row[1].text: row for row in boards.leaderboard(sweep).rows}
-    assert [rows[name][4].text for name in ("t0001", "b0001", "baseline")] == [signed(1.0), show(None), show(None)]
+    table = boards.leaderboard(sweep)
+    gains = dict(zip(column_of(table, "trial"), column_of(table, "gain"), strict=True))
+    assert gains == {"t0001": signed(1.0), "b0001": show(None), "baseline": show(None)}
 
 
 def test_the_sweeps_own_verdict_comes_first(confirmed: Path) -> None:
     sweep = load_sweep(confirmed)
     assert facts.verdict(sweep).startswith("t0001 is better than the student alone")
     values = {fact.label: (fact.value, fact.note) for fact in facts.headline(sweep)}
-    assert values["confirmed difference"] == ("+4.10", "+2.20 to +6.00")
+    assert values["better by"] == ("+4.10", "+2.20 to +6.00")
     assert values["teacher"] == ("84.10", "91.7% of it reached")
 
 
@@ -266,21 +280,227 @@ def test_searched_and_confirmed_are_apart(confirmed: Path) -> None:
     table = boards.confirmed_table(sweep)
     assert table is not None and table.caption.startswith("Confirmed: fresh seeds 1, 2, 3")
     assert [row[0].text for row in table.rows] == ["t0001", "t0002", "baseline (student alone)"]
-    assert [row[4].text for row in table.rows[:2]] == ["+4.10", "+0.50"]
+    assert column_of(table, "difference")[:2] == ["+4.10", "+0.50"]
     assert boards.leaderboard(sweep).caption.startswith("Searched")
     assert boards.confirmed_table(of(scored("t0001", 70.0))) is None
 
 
-def test_the_forest_marks_what_is_above_zero(confirmed: Path) -> None:
+def test_the_forest_shows_what_is_decided_and_each_seed(confirmed: Path) -> None:
     rows = [
-        ("x", {"mean": 1.0, "low": 0.5, "high": 1.5, "above_zero": True}),
-        ("y", {"mean": -1.0, "low": -3.0, "high": 1.0}),
+        DifferenceRow("x", {"mean": 1.0, "low": 0.5, "high": 1.5, "p_adjusted": 0.01}, {"1": 0.75, "2": 1.25}),
+        DifferenceRow("y", {"mean": -1.0, "low": -3.0, "high": 1.0, "p_adjusted": 0.4}),
+        DifferenceRow("z", {"mean": -2.0, "low": -3.0, "high": -1.0, "p_adjusted": 0.01}),
+        DifferenceRow("wide", {"mean": 50.0, "low": -5.0, "high": 105.0, "p_adjusted": 0.4}),
     ]
     plot = scores.forest(rows)
-    assert plot is not None and [trace["marker"]["color"] for trace in plot.data] == ["$best", "$other"]
-    assert plot.data[1]["error_x"]["array"] == [2.0] and plot.data[1]["error_x"]["arrayminus"] == [2.0]
-    assert plot.summary.startswith("1 of 2 confirmed configurations lies above")
-    assert scores.forest([("z", {"mean": None})]) is None
+    assert plot is not None
+    *means, seeds = plot.data
+    assert [trace["marker"]["color"] for trace in means] == ["$best", "$muted", "$bad", "$muted"]
+    assert means[1]["error_x"]["array"] == [2.0] and means[1]["error_x"]["arrayminus"] == [2.0]
+    assert means[3]["error_x"]["array"] == [50.0] and max(plot.layout["xaxis"]["range"]) == 100  # points; no more
+    assert (seeds["x"], seeds["text"]) == ([0.75, 1.25], ["seed 1", "seed 2"])
+    assert plot.summary.startswith("1 of 4 differences is shown to be above zero; x differs by +1.00 points, and is")
+    assert column_of(plot.table, "shows") == ["better", "not decided", "worse", "not decided"]
+    assert column_of(plot.table, "seed 1") == ["+0.75", MISSING, MISSING, MISSING]
+    assert scores.forest([]) is None
+    sweep = load_sweep(confirmed)
+    assert scores.difference_rows(sweep)[0].by_seed == pytest.approx({"1": 4.1, "2": 4.1, "3": 4.1})
+    sweep.confirmed_baseline["never_trained"] = [2]
+    assert set(scores.difference_rows(sweep)[0].by_seed) == {"1", "3"}
+
+
+def a_difference(low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"mean": (low + high) / 2, "low": low, "high": high, "p_adjusted": 0.01, "n": 3, **more}
+
+
+@pytest.mark.parametrize(
+    ("at_iterations", "at_cost", "word", "colour", "step"),
+    [
+        ((1, 3), None, "Better than the student alone", "best", "Score it once on a test split"),
+        ((1, 3), (-1, 2), "Better at equal iterations, not decided at equal cost", "best", "Confirm on more seeds"),
+        ((1, 3), (-3, -1), "Better at equal iterations, worse at equal cost", "bad", "Train the student alone for"),
+        ((-3, -1), None, "Worse than the student alone", "bad", "Use the student alone, or another teacher"),
+        ((-1, 2), None, "Not decided", "muted", "Confirm on more seeds"),
+    ],
+)
+def test_word_colour_and_next_step_follow_the_verdict(
+    at_iterations: tuple[float, float], at_cost: tuple[float, float] | None, word: str, colour: str, step: str
+) -> None:
+    arm: dict[str, Any] = {"id": "t0001", "mean": 77.0, "n": 3, "difference": a_difference(*at_iterations)}
+    if at_cost:
+        arm["equal_cost"] = {"id": "baseline", "mean": 76.0, "n": 3, "difference": a_difference(*at_cost)}
+    summary = {"confirmed": {"seeds": [1, 2, 3], "configurations": [arm], "baseline": {"id": "baseline", "mean": 75.0}}}
+    sweep = of(scored("baseline", 75.0), scored("t0001", 77.0), summary=summary)
+    assert (standing(sweep).word, standing(sweep).colour) == (word, colour)
+    assert next_steps(sweep)[0].text.startswith(step)
+    shown = {fact.value: fact.colour for fact in facts.headline(sweep)}
+    assert (
+        shown[signed(sum(at_iterations) / 2)]
+        == {"best": "best", "bad": "bad", "muted": "muted"}[
+            "best" if at_iterations[0] > 0 else "bad" if at_iterations[1] < 0 else "muted"
+        ]
+    )
+    card = page_card(sweep)
+    assert f"<b>{word}</b>" in card and "What next: " + step in card
+
+
+def page_card(sweep: Sweep) -> str:
+    """All texts of the card."""
+    card = sweep_page(sweep).card
+    assert card is not None
+    return "\n".join(note["text"] for note in card.layout["annotations"])
+
+
+def test_more_images_where_seeds_would_not_decide() -> None:
+    gap = a_difference(-1, 2, images=20, binds="images", half_by_images=1.4)
+    arm = {"id": "t0001", "mean": 77.0, "n": 3, "difference": gap}
+    sweep = of(scored("baseline", 75.0), scored("t0001", 77.0), summary={"confirmed": {"configurations": [arm]}})
+    assert next_steps(sweep)[0].text.startswith("Validate on more images: with 20 of them")
+
+
+def test_a_search_alone_is_not_in_the_colour_of_a_gain() -> None:
+    sweep = of(scored("baseline", 60.0), scored("t0001", 76.89, values={WEIGHT: 99.0}))
+    assert standing(sweep).word == "Searched, not confirmed" and standing(sweep).colour == "muted"
+    (gain,) = (fact for fact in facts.headline(sweep) if fact.value == "+16.89")
+    assert (gain.label, gain.colour) == ("difference on one seed", "muted")
+    confirm, widen = next_steps(sweep)
+    assert "confirm: {top: 2, seeds: auto}" in confirm.text and confirm.command.endswith("--resume")
+    assert widen.text.startswith("Widen logits.weight and search on")
+
+
+def test_an_interrupted_sweep_does_not_run() -> None:
+    """Though its trials are still called running: they go on with --resume."""
+    records = [scored("baseline", 70.0), scored("t0001", 71.0, status="running")]
+    sweep = of(*records, summary={"status": "interrupted", "environment": {"command": "rdistill sweep a.yaml"}})
+    assert not sweep.running and standing(sweep).word == "Interrupted"
+    assert facts.verdict(sweep).startswith("Interrupted (1 of 4 trials done); searched only, not confirmed: ")
+    assert [step.command for step in next_steps(sweep)] == ["rdistill sweep a.yaml --resume"]
+    assert of(*records).running and standing(of(*records)).word == "Still running"
+
+
+def test_choices_with_long_names_lie_below_each_other() -> None:
+    names = ["a loss with a long name", "another loss with a long name"]
+    sweep = of(*[scored(f"t000{index}", 70.0 + index, values={KIND: names[index % 2]}) for index in range(1, 5)])
+    (plot,) = parameters.slices(sweep)
+    go.Figure(coloured({"data": plot.data, "layout": plot.layout}, LIGHT))  # raises for unknown properties
+    assert plot.layout["yaxis"]["type"] == "category" and plot.min_width > 0
+    (star,) = (trace for trace in plot.data if trace["name"] == "best")
+    assert (star["x"], star["y"]) == ([74.0], names[:1])
+
+
+def test_one_best_on_the_whole_page() -> None:
+    """The verdict's configuration, not the search's: curves, leaderboard, parameters and losses highlight the same."""
+    losses = [{"iter": 1, "loss": 1.0, "decode.loss_ce": 1.0}]
+    records = [
+        scored("baseline", 70.0),
+        scored("t0001", 75.0, 76.0, values={WEIGHT: 2.0}, losses=losses),
+        scored("t0002", 79.0, 80.0, values={WEIGHT: 5.0}, losses=losses),
+    ]
+    arms = [{"id": "t0001", "mean": 77.0, "difference": {"mean": 1.0}}, {"id": "t0002", "mean": 74.0, "difference": {}}]
+    sweep = of(*records, summary={"confirmed": {"configurations": arms, "baseline": {"id": "baseline", "mean": 70.0}}})
+    board, curves = boards.leaderboard(sweep), learning_curves(sweep)
+    assert [board.mark(index) for index in range(3)] == ["", "is-best", "is-baseline"]  # t0002 leads the search
+    assert curves is not None and "best, t0001" in [trace["name"] for trace in curves.data]
+    assert "t0001, which the verdict names," in curves.summary
+    wide, sizes = parameters.parallel(sweep), loss_sizes(sweep)
+    assert wide is not None and "the thick one is t0001" in wide.summary
+    assert sizes is not None and next(iter(sizes.variants)).startswith("t0001")
+    (star,) = (trace for trace in parameters.slices(sweep)[0].data if trace["name"] == "best")
+    assert star["text"] == ["t0001"]
+    assert "t0002 was highest here; on fresh seeds it was t0001" in render(sweep_page(sweep))
+
+
+def test_what_is_the_same_in_every_row_is_one_line() -> None:
+    columns = [Column("trial"), Column("status"), Column("mIoU", True, rank=0), Column("p"), Column("time")]
+    rows = [
+        [cell("a"), cell("finished"), cell(7), cell(None), cell(1)],
+        [cell("b"), cell("finished"), cell(7), cell(None), cell(2)],
+    ]
+    table = condensed(Table("t", columns, rows))
+    assert [column.name for column in table.columns] == ["trial", "mIoU", "time"]  # of rank 0: it stays
+    assert table.same == "The same in every row: status finished. Empty: p."
+    assert condensed(Table("t", columns, rows[:1])).same == ""
+
+
+def test_a_note_stands_beside_its_trial() -> None:
+    stuck = scored("t0002", 49.0, b=0.0)
+    board = boards.leaderboard(of(scored("baseline", 70.0), scored("t0001", 72.0), stuck))
+    assert column_names(board)[0] == "trial" and "note" not in column_names(board)
+    assert {row[0].text: row[0].note for row in board.rows}["t0002"] == "never left one class"
+
+
+def column_names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def test_axes_end_at_round_numbers_within_what_is_possible() -> None:
+    assert percent_range([2.0, 98.7]) == [0.0, 100.0] and percent_range([-12.0, 105.0]) == [0.0, 100.0]
+    assert percent_range([70.1, 74.9]) == [69.5, 75.5] and percent_range([]) == [0.0, 1.0]
+    low, high = percent_range([100.0, 100.0])
+    assert low < 100 and high == 100
+    assert round_range([-0.3, 4.2]) == [-0.5, 4.5]
+    assert round_ticks(0.13, 0.97) == [0.2, 0.4, 0.6, 0.8] and round_ticks(3.0, 3.0) == [3.0]
+
+
+def test_bars_of_a_class_end_where_percent_end() -> None:
+    arms = [
+        {"id": name, "mean": 50.0, "IoU": {"disc": {"mean": mean, "sd": 14.0}}, "difference": {"mean": 1.0}}
+        for name, mean in (("t0001", 95.0), ("baseline", 2.0))
+    ]
+    confirmed = {"configurations": arms[:1], "baseline": arms[1]}
+    sweep = of(scored("baseline", 50.0), scored("t0001", 50.0), summary={"confirmed": confirmed})
+    plot = scores.per_class(sweep)
+    assert plot is not None and plot.layout["xaxis"]["range"] == [0.0, 100.0]
+    bars = [(trace["error_x"]["arrayminus"], trace["error_x"]["array"]) for trace in plot.data]
+    assert bars == [([2.0], [14.0]), ([14.0], [5.0])]
+
+
+def test_equal_scores_lie_at_45_degrees() -> None:
+    entries = [{"name": f"{index}.jpg", "baseline": 40.0 + index, "best": 70.0 - index} for index in range(3)]
+    plot = scores.per_image({"best": "t0001", "baseline": "baseline", "per_image": entries})  # type: ignore[typeddict-item]
+    assert plot is not None
+    across, up = plot.layout["xaxis"], plot.layout["yaxis"]
+    assert across["range"] == up["range"] == [35.0, 75.0] and across["dtick"] == up["dtick"]
+    assert up["scaleanchor"] == "x" and plot.data[0]["x"] == plot.data[0]["y"] == [35.0, 75.0]
+
+
+def test_the_best_so_far_is_optunas(small: Path) -> None:
+    sweep = load_sweep(small)
+    plot = study.history(sweep, study.study_of(sweep))
+    assert plot is not None
+    points, so_far = plot.data[:2]
+    assert points["y"] == [record.best["mIoU"] for record in sweep.trials]
+    assert so_far["y"] == [max(points["y"][: index + 1]) for index in range(12)]
+
+
+def test_what_the_models_cost_stands_at_the_top(confirmed: Path) -> None:
+    sweep = load_sweep(confirmed)
+    sizes = {"params": 3.4e6, "flops": 1.25e9, "latency_ms": 23.45}
+    small_sizes = {"params": 512e3, "flops": 91e6, "latency_ms": 4.1}
+    models = {"teacher": sizes, "baseline": small_sizes, "best": small_sizes}
+    images = {"models": models, "size": [96, 128], "device": "2 CPU threads"}
+    table = models_table(replace(sweep, images=images))  # type: ignore[arg-type]
+    assert table is not None and "an image of 128 x 96, on 2 CPU threads" in table.caption
+    assert [[item.text for item in row] for row in table.rows] == [
+        ["teacher", "84.10", "3.4 M", "1.25 G", "23.4"],
+        ["student alone", "73.00", "512 k", "91 M", "4.1"],
+        ["student distilled, t0001", "77.10", "512 k", "91 M", "4.1"],
+    ]
+    without = models_table(sweep)  # of an older version: nothing was measured
+    assert without is not None and column_names(without) == ["model", "mIoU"]
+    assert without.caption.endswith("parameters, FLOPs and latency are measured when a sweep ends")
+    text = render(page_of(confirmed))
+    assert text.index("student distilled, t0001") < text.index('id="heading-next"') < text.index('id="main"')
+
+
+def test_columns_have_their_rank_and_figures_their_width(confirmed: Path) -> None:
+    """What page.js fits tables and pictures by."""
+    text = render(page_of(confirmed))
+    assert '<th scope="col" data-rank="0">configuration</th>' in text
+    assert re.search(r'<th scope="col" data-rank="4" class="n">seed 1</th>', text)
+    widths = {name: figure["width"] for name, figure in json.loads(embedded(text, "figures"))["figures"].items()}
+    assert widths["verdict-card"] == 1280 and widths["confirmed"] == 0
+    assert '<details class="card" data-figure="verdict-card">' in text and "@page{size:A4" in text
 
 
 def test_the_pareto_front() -> None:
@@ -310,12 +530,15 @@ def test_stopped_trials_are_marked_where_they_stopped() -> None:
     assert "1 were stopped early" not in plot.summary and "1 was stopped early" in plot.summary
 
 
-def test_importance_needs_trials(small: Path) -> None:
+def test_importance_needs_trials_and_says_how_far_it_may_be_off() -> None:
     few = study.importance(study.study_of(of(*[a_record(f"t000{number}") for number in range(1, 5)])))
-    assert few == "Importance needs 8 trials with a score; there are 4."
-    plot = study.importance(study.study_of(load_sweep(small)))
+    assert few == "Importance needs 16 trials with a score; there are 4."
+    plot = study.importance(study.study_of(of(*[a_record(f"t{number:04d}") for number in range(1, 19)])))
     assert not isinstance(plot, str) and plot is not None
     assert sum(row[1].sort for row in plot.table.rows) == pytest.approx(1.0)  # type: ignore[misc]
+    assert all(0 <= row[2].sort < row[3].sort <= 1 for row in plot.table.rows)  # type: ignore[operator]
+    assert plot.summary.startswith("A hint from 18 trials, not a measurement: ")
+    assert plot.layout["xaxis"]["range"] == [0, 1] and "text" not in plot.data[0]
 
 
 def test_importance_finds_what_matters() -> None:
@@ -328,7 +551,8 @@ def test_importance_finds_what_matters() -> None:
         for index in range(1, 41)
     ]
     plot = study.importance(study.study_of(of(*records)))
-    assert plot is not None and not isinstance(plot, str) and plot.summary.startswith("logits.weight matters most")
+    assert plot is not None and not isinstance(plot, str)
+    assert "logits.weight separates the better trials most" in plot.summary
 
 
 def test_the_study_has_the_trials_as_they_were(small: Path) -> None:
@@ -355,11 +579,25 @@ def test_the_heat_map_has_means_bests_and_counts() -> None:
     assert plot.data[0]["z"] == [[None, 75.0, None], [None] * 3, [60.0, None, None]]
     assert plot.data[0]["x"] == ["0 backbone.layer3", "1 backbone.layer4", "2 decode_head.bottleneck"]
     assert plot.data[0]["customdata"][0][1] == [80.0, 2]
-    assert (
-        plot.summary
-        == "backbone.layer3 (student) with backbone.layer4 (teacher) has the highest mean, 75.00 mIoU over 2 trials."
+    assert plot.summary == (
+        "backbone.layer3 (student) with backbone.layer4 (teacher) has the highest mean, 75.00 mIoU over 2 trials, "
+        "of 3 over 2 pairs."
     )
-    assert [cell.text for cell in plot.table.rows[0]][2:] == ["75.00", "80.00", "2"]
+    assert [cell.text for cell in plot.table.rows[0]][2:] == ["75.00", "80.00", "2", "0"]
+
+
+def test_the_heat_map_counts_the_collapsed_apart() -> None:
+    sweep = of(
+        scored("t0001", 70.0, values={PAIR: [0, 1]}), scored("t0002", 49.0, b=0.0, values={PAIR: [0, 1]}),
+        scored("t0003", 49.0, b=0.0, values={PAIR: [2, 0]}),
+    )  # fmt: skip
+    (plot,) = pairs.heat_maps(sweep)
+    assert plot.data[0]["z"] == [[None, 70.0, None], [None] * 3, [None] * 3]
+    assert [note["text"] for note in plot.layout["annotations"]] == [
+        "<b>70.00</b><br>n = 1<br>1 never left one class", "1 never left one class",
+    ]  # fmt: skip
+    assert plot.summary.endswith("2 more trials never left one class and are in no mean.")
+    assert column_of(plot.table, "never left one class") == ["1", "1"]
 
 
 def test_a_measured_weight_has_a_column() -> None:
@@ -458,14 +696,40 @@ def test_escaping_leaves_templates_alone() -> None:
 def test_compare(confirmed: Path, small: Path) -> None:
     page = compare_page([confirmed, small])
     assert page.verdict.startswith(("confirmed is ahead", "small is ahead")) and "confirm them" in page.verdict
-    assert page.warnings == [] and [plot.id for plot in page.plots] == ["sweeps", "confirmed"]
+    assert page.warnings == [
+        "What they try differs in sweep.search.num_trials; the table On equal terms? has the values."
+    ]
+    assert [plot.id for plot in page.plots] == ["sweeps", "confirmed"]
     assert "t0001 is better than the student alone" in render(page)
 
 
 def test_compare_warns_of_unequal_terms(small: Path, tmp_path: Path) -> None:
     second = a_sweep(tmp_path / "other", 2, spec={"seed": 7})
-    (warning,) = compare_page([small, second]).warnings
-    assert warning == "The sweeps differ in seed (small: 0; other: 7): their scores are not about the same thing."
+    page = compare_page([small, second])
+    assert page.warnings[0] == (
+        "The sweeps differ in seed (small: 0; other: 7): their scores are not about the same thing."
+    )
+    assert page.verdict.startswith("These sweeps cannot be ranked: they were not run on equal terms")
+
+
+def test_compare_sees_whatever_differs(small: Path, tmp_path: Path) -> None:
+    """The size of the images too, and what no term names."""
+    folder = a_sweep(tmp_path / "wide", 12)
+    for name, side, depth in (("narrow", 64, 18), ("wide", 96, 50)):
+        folder = a_sweep(tmp_path / name, 2)
+        content = json.loads((folder / "study.json").read_text())
+        pipeline = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": [side, side]}]
+        content["config"]["train_dataloader"]["dataset"] = {"dataset": {"pipeline": pipeline}}
+        content["config"]["model"] = {"backbone": {"depth": depth}}
+        (folder / "study.json").write_text(json.dumps(content))
+    page = compare_page([tmp_path / "narrow", tmp_path / "wide"])
+    assert page.warnings[0].startswith(
+        "The sweeps differ in image size in training (narrow: Resize 64 x 64; wide: Resize 96 x 96)"
+    )
+    assert page.warnings[1].startswith("Their configs differ too in ") and "model.backbone.depth" in page.warnings[1]
+    (table,) = page.sections[-1].tables
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert rows["model.backbone.depth"] == ["18", "50"]
 
 
 def test_compare_names_every_folder_that_is_no_sweep(small: Path, tmp_path: Path) -> None:

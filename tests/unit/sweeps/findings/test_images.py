@@ -12,8 +12,10 @@ import pytest
 from conftest import NUM_VAL, Run, Tiny
 from mmengine.config import Config
 from PIL import Image
+from typed_files import unlike
 
 from rdistill.config.load import LoadedConfig
+from rdistill.schemas.pictures import Pictures
 from rdistill.sweeps.findings.images import (
     BOTH,
     ONLY_BASELINE,
@@ -96,6 +98,10 @@ def check_images(cfg: Config, trained: Run, tmp_path: Path) -> None:
     spec = SweepSpec.model_validate({"config": "c.py", "space": {"a": {"type": "choice", "values": [1]}}})
     index = _draw(Study(LoadedConfig.of(cfg), spec, str(tmp_path), [], False), "t0001", "baseline")
     json.dumps(index)
+    assert unlike(index, Pictures) == []
+    sizes = index["models"]
+    assert set(sizes) == {"teacher", "baseline", "best"} and sizes["best"] == sizes["baseline"] != sizes["teacher"]
+    assert all(value > 0 for figures in sizes.values() for value in figures.values()) and "CPU" in index["device"]
     assert (index["images"], index["scored"]) == (NUM_VAL, NUM_VAL) and len(index["per_image"]) == NUM_VAL
     assert [entry["which"] for entry in index["chosen"]] == ["worst", "median", "best"]
     scores = [entry["IoU"]["best"] for entry in index["chosen"]]
