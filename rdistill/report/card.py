@@ -15,7 +15,7 @@ from rdistill.report.text import Table
 from rdistill.report.theme import Layout, as_text, layout
 
 WIDTH, HEIGHT = 1280, 720  # pixels
-LETTERS = 74  # of a line of the answer
+LETTERS = 74  # a line of the answer has no more
 MOST_LINES = 4
 EDGE = 64  # pixels between the text and the border
 

@@ -13,7 +13,7 @@ from rdistill.schemas.summary import Arm, PairedDifference
 from rdistill.sweeps.findings.verdict import lead
 from rdistill.sweeps.study.records import TrialRecord
 
-_LABELS = {  # of the confirmed difference: as what it shows
+_LABELS = {  # what a confirmed difference is called, by what it shows
     "better": "better by",
     "worse": "worse by",
     "open": "difference, not decided",

@@ -201,7 +201,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     if long:  # written across, with a line each
         data = [_lying(trace) for trace in data]
     axis: Layout = dict(title=name)
-    reach = percent_range([miou(record) for record in scored(sweep)])  # of all: figures side by side compare
+    reach = percent_range([miou(record) for record in scored(sweep)])  # the same for all parameters
     if isinstance(distribution, CategoricalDistribution):
         axis.update(
             type="category",
@@ -233,8 +233,8 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     ]
     summary = _what_is_good(ordered, key, categories)
     table = Table(f"Trials by {name}, best first", columns, rows)
-    size = dict(height=90 + 26 * len(names), min_width=WIDE) if long else dict(height=280)
-    return Plot(f"slice-{name}", name, summary, data, figure, table, **size)
+    height, width = (90 + 26 * len(names), WIDE) if long else (280, 0)
+    return Plot(f"slice-{name}", name, summary, data, figure, table, height=height, min_width=width)
 
 
 def _lying(trace: Trace) -> Trace:

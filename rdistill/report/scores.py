@@ -284,7 +284,7 @@ def per_image(images: Pictures) -> Plot | None:
         ),
     ]
     ids = [str(images.get(key) or key) for key in ("baseline", "best")]
-    # As long across as up, so that what is equal lies at 45 degrees; on a wide page the figure is a square.
+    # A step is as long across as up, so that what is equal lies at 45 degrees.
     step = round_step(low, high, 5)
     figure = layout(
         xaxis=dict(title=f"mIoU of the image, {ids[0]}, %", range=ends, dtick=step, constrain="domain"),

@@ -14,7 +14,7 @@ from rdistill.schemas.summary import Arm, Difference
 from rdistill.sweeps.findings.verdict import is_better, is_worse
 
 Decided = Literal["better", "worse", "open"]
-COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # of what is decided; all else is muted
+COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # what is decided has a colour; all else is muted
 MUTED = "muted"
 EDGE = 0.05  # share of a range
 

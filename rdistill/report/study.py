@@ -19,8 +19,8 @@ from rdistill.report.theme import Trace, layout, percent_range, round_step
 from rdistill.sweeps.study.records import TrialRecord
 
 ENOUGH = 16  # trials with a score, below which an importance would be noise
-RESAMPLES = 40  # of the trials, with replacement: how far an importance hangs on which trials there happened to be
-MIDDLE = (0.1, 0.9)  # of the resamples: the range that is drawn
+RESAMPLES = 40  # drawn from the trials with replacement: how far an importance hangs on which trials there are
+MIDDLE = (0.1, 0.9)  # the range of the resamples that is drawn
 TARGET = "mIoU"
 
 

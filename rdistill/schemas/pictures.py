@@ -30,8 +30,8 @@ class ModelSize(TypedDict, total=False):
     """What a model costs, as far as it can be measured."""
 
     params: float
-    flops: float  # of one image at validation size
-    latency_ms: float  # of one image alone, median
+    flops: float  # operations for one image at validation size
+    latency_ms: float  # median of one image alone
 
 
 class Pictures(TypedDict, total=False):

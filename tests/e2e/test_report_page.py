@@ -108,7 +108,7 @@ OVERFLOWS = """() => [...document.querySelectorAll('main *, header *')].filter((
 SCROLLS = """() => [...document.querySelectorAll('.table .scroll')].filter((box) =>
     box.clientWidth && box.scrollWidth > box.clientWidth + 1).map((box) => box.getAttribute('aria-label'))"""
 
-# Of each table: the headings that it has, and those that can be seen in one of its parts.
+# The headings that each table has, and those that can be seen in one of its parts.
 HEADS = """() => [...document.querySelectorAll('main .table')].filter((box) => !box.closest('details')).map((box) => [
     [...box.querySelectorAll(':scope > .scroll th')].map((head) => head.textContent),
     [...box.querySelectorAll('th')].filter((head) => head.offsetWidth).map((head) => head.textContent)])"""

@@ -417,7 +417,7 @@ def test_what_is_the_same_in_every_row_is_one_line() -> None:
         [cell("b"), cell("finished"), cell(7), cell(None), cell(2)],
     ]
     table = condensed(Table("t", columns, rows))
-    assert [column.name for column in table.columns] == ["trial", "mIoU", "time"]  # of rank 0: it stays
+    assert [column.name for column in table.columns] == ["trial", "mIoU", "time"]  # the column of rank 0 stays
     assert table.same == "The same in every row: status finished. Empty: p."
     assert condensed(Table("t", columns, rows[:1])).same == ""
 
@@ -486,7 +486,7 @@ def test_what_the_models_cost_stands_at_the_top(confirmed: Path) -> None:
         ["student alone", "73.00", "512 k", "91 M", "4.1"],
         ["student distilled, t0001", "77.10", "512 k", "91 M", "4.1"],
     ]
-    without = models_table(sweep)  # of an older version: nothing was measured
+    without = models_table(sweep)  # an older version measured nothing
     assert without is not None and column_names(without) == ["model", "mIoU"]
     assert without.caption.endswith("parameters, FLOPs and latency are measured when a sweep ends")
     text = render(page_of(confirmed))
