@@ -381,31 +381,18 @@ TESTED_IN = {
     "schemas.pictures": "unit/sweeps/findings/test_images.py", "schemas.run": "unit/training/test_run.py",
     "schemas.why": "unit/schemas/test_summary.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py",
-    "checks.dry_run": "unit/checks/test_run.py", "checks.unused_files": "unit/checks/test_data.py",
-    # Parts of loading a config, which are tested by what a config file may say.
-    "config.read": "unit/config/test_load.py",
-    "config.sections": "unit/config/test_walk.py",
-    "config.shortcuts": "unit/config/test_load.py",
     "data.reading": "unit/data/test_images.py",
-    "data.splits": "unit/data/test_layouts.py",
     "handover.inference": "unit/handover/test_predict.py",
     # What is made of a folder, by the folder; and the models by their names.
     "init.coco": "unit/init/test_data.py", "init.images": "unit/init/test_data.py",
     "init.layouts": "unit/init/test_data.py", "init.masks": "unit/init/test_data.py",
-    "init.render": "unit/init/test_data.py", "init.list_models": "unit/init/test_zoo.py",
-    "init.models": "unit/init/test_zoo.py", "init.own_models": "unit/init/test_zoo.py",
-    "init.proposals": "unit/init/test_run.py", "init.write": "unit/init/test_run.py",
-    # The pure losses by kind; one file holds the rules for all of them.
-    "losses.attention": "unit/losses/test_functional.py", "losses.common": "unit/losses/test_functional.py",
-    "losses.distributions": "unit/losses/test_functional.py", "losses.elements": "unit/losses/test_functional.py",
-    "losses.relations": "unit/losses/test_functional.py", "losses.moments": "unit/losses/test_functional.py",
-    "losses.boundaries": "unit/losses/test_functional.py", "losses.contrast": "unit/losses/test_functional.py",
+    "init.render": "unit/init/test_data.py",
+    "init.own_models": "unit/init/test_zoo.py",
+    "init.write": "unit/init/test_run.py",
     "models.quiet_mmseg": "unit/models/test_task_accuracy.py",
-    "sweeps.check": "unit/sweeps/study/test_pairs.py",
     # Whole sweeps on Ray.
     "sweeps.confirmation": "e2e/test_equal_cost.py", "sweeps.run": "e2e/test_sweep.py",
     "sweeps.search.tune": "e2e/test_sweep.py",
-    "sweeps.search.searchers": "unit/sweeps/study/test_space.py",
     "sweeps.cohort.group": "e2e/test_cohort.py", "sweeps.cohort.news": "unit/sweeps/cohort/test_worker.py",
     "sweeps.cohort.proxy": "unit/sweeps/cohort/test_worker.py", "sweeps.cohort.rank": "e2e/test_workers.py",
     # These make one summary and its verdict.
@@ -418,7 +405,6 @@ TESTED_IN = {
     "sweeps.monitor.events": "unit/sweeps/monitor/test_console.py",
     "sweeps.study.dataframe": "unit/sweeps/study/test_records.py",
     "training.ray_train": "e2e/test_workers.py",
-    "training.student_files": "unit/training/test_run.py", "training.tracked_run": "unit/config/test_tracking.py",
     "usage": "unit/test_cli.py",
 }  # fmt: skip
 

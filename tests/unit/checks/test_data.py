@@ -19,17 +19,6 @@ from rdistill.checks import data as check
 from rdistill.checks.data import check_data, data_splits, look_at_data
 
 
-@pytest.fixture
-def root(data_root: Path, tmp_path: Path) -> Path:
-    """A copy of the data, to be broken."""
-    return Path(shutil.copytree(data_root, tmp_path / "data"))
-
-
-@pytest.fixture
-def config(tiny_without_teacher: Tiny, root: Path) -> Callable[..., Config]:
-    return lambda **overrides: tiny_without_teacher.load("student", overrides, data_root=str(root))
-
-
 def images(root: Path, split: str = "train") -> list[Path]:
     return sorted((root / "img_dir" / split).iterdir())
 
@@ -349,59 +338,3 @@ def test_loops_of_links(config: Callable[..., Config], root: Path, loop: str) ->
     link.symlink_to("loop.jpg" if loop == "itself" else "../train")
     lines = [line for line in check_data(config()) if str(link) in line or "loop" in line]
     assert lines and all("\n" not in line for line in lines)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Files that are not used
-
-
-def notes(cfg: Config) -> list[str]:
-    return look_at_data(data_splits(cfg)).notes
-
-
-def test_images_of_other_suffixes(config: Callable[..., Config], root: Path) -> None:
-    for image, suffix in zip(images(root), (".JPG", ".jpeg", ".png"), strict=False):
-        image.rename(image.with_suffix(suffix))
-    mask_of(images(root)[0]).unlink()
-    cfg = config()
-    assert check_data(cfg) == []
-    (note,) = notes(cfg)
-    assert note.startswith("train data: 3 images are not used (1 .")
-    assert "; 2 have a mask), since img_suffix is '.jpg'; train_dataloader.dataset.img_suffix='." in note
-
-
-def test_no_image_of_the_suffix(config: Callable[..., Config], root: Path) -> None:
-    for image in images(root):
-        image.rename(image.with_suffix(".png"))
-    report = look_at_data(data_splits(config()))
-    assert "train data: is empty" in report.problems[0]
-    assert report.notes == [
-        "train data: 6 images are not used (6 .png; 6 have a mask), since img_suffix is '.jpg'; "
-        "train_dataloader.dataset.img_suffix='.png' takes 6 of them"
-    ]
-
-
-def test_each_suffix_a_data_set(config: Callable[..., Config], root: Path) -> None:
-    images(root)[0].rename(images(root)[0].with_suffix(".png"))
-    cfg = config()
-    leaf = cfg.train_dataloader.dataset
-    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, {**leaf, "img_suffix": ".png"}])
-    assert check_data(cfg) == [] and notes(cfg) == []
-
-
-def test_masks_without_an_image(config: Callable[..., Config], root: Path) -> None:
-    extra = root / "ann_dir/train/nobody.png"
-    shutil.copy(mask_of(images(root)[0]), extra)
-    assert notes(config()) == [f"train data: 1 mask has no image that is used, such as {extra}"]
-    assert notes(config(**{"+train_dataloader.dataset.indices": 3})) == []  # a subset leaves some out by design
-
-
-def test_masks_beside_their_images(config: Callable[..., Config], root: Path) -> None:
-    for split in ("train", "val"):
-        for image in images(root, split):
-            mask_of(image).rename(image.with_name(f"{image.stem}_mask.png"))
-    cfg = config()
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.data_prefix.seg_map_path = loader.dataset.data_prefix.img_path
-        loader.dataset.seg_map_suffix = "_mask.png"
-    assert check_data(cfg) == [] and notes(cfg) == []

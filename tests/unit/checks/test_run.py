@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import NUM_TRAIN, NUM_VAL, Run, Tiny
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -18,41 +17,19 @@ from typer.testing import CliRunner
 
 from rdistill.checks.run import Report, check_classes, check_config, check_resources, check_run, in_bytes, run_bytes
 from rdistill.cli import app
-from rdistill.config.load import Shortcuts, load_run
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.models.segmentor import build_segmentor
-from rdistill.sweeps.check import _scheduler_notes, check_sweep_file
-from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.training.run import train
 from rdistill.training.run_state import plain_random_state
 
 Check = Callable[..., Report]
 
 
-@pytest.fixture
-def shortcuts(tiny: Tiny) -> dict[str, Any]:
-    return dict(data_root=str(tiny.data_root), size="32", iters=6, batch_size=2, val_interval=2)
-
-
-@pytest.fixture
-def check(tiny: Tiny, shortcuts: dict[str, Any]) -> Check:
-    """Checks ``distill.py`` with some keys and shortcuts changed."""
-
-    def run(overrides: Mapping[str, Any] | None = None, name: str = "distill", **changed: Any) -> Report:
-        return check_config(tiny.folder / f"{name}.py", overrides, Shortcuts(**{**shortcuts, **changed}))
-
-    return run
-
-
 def one(report: Report) -> str:
     """The only problem."""
     assert len(report.problems) == 1, report.problems
     return report.problems[0]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# A run
 
 
 def test_a_sound_run(check: Check) -> None:
@@ -224,13 +201,6 @@ def test_auxiliary_output_that_is_not_there(check: Check) -> None:
     assert "distill.losses.logits.on: 'logits[1]'" in one(check({"distill.losses.logits.on": "logits[1]"}))
 
 
-def test_optimizer(check: Check) -> None:
-    problem = one(check({"optim_wrapper.optimizer.lr": -0.1}))
-    assert problem.startswith("optim_wrapper: cannot be built") and "-0.1" in problem
-    problem = one(check({"+optim_wrapper.optimizer.lrr": 0.1}))
-    assert "unknown key optim_wrapper.optimizer.lrr: SGD has no such argument; did you mean 'lr'?" in problem
-
-
 def test_a_schedule_that_goes_on_after_training(check: Check) -> None:
     warm_up = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=2)
     poly = dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=2, end=100)
@@ -261,60 +231,9 @@ def test_what_will_be_measured(check: Check) -> None:
     assert "weights" not in dict(check().passed)
 
 
-def test_pipeline(check: Check) -> None:
-    cropped = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="RandomFlip", probe=0.5)]
-    assert "RandomFlip has no such argument; did you mean 'prob'?" in one(
-        check({"train_dataloader.dataset.pipeline": cropped})
-    )
-    cropped[2] = dict(type="RandomFlip", prob=5.0)
-    assert "the pipeline fails" in one(check({"train_dataloader.dataset.pipeline": cropped}))
-
-
-def test_one_image_a_worker(check: Check) -> None:
-    """BatchNorm of a pooled branch has one value a channel: PyTorch refuses it, at once instead of in training."""
-    problem = one(check(batch_size=1))
-    assert problem.startswith("one step of training on ") and "more than 1 value per channel" in problem
-
-
 def test_batch_that_does_not_divide(tiny: Tiny) -> None:
     problem = one(check_run(tiny.load("distill", batch_size=3), workers=2))
     assert problem.startswith("train_dataloader.batch_size: 3 images do not divide among 2 workers")
-
-
-@pytest.fixture
-def built(tiny: Tiny) -> tuple[Config, Distiller]:
-    cfg = tiny.load("distill")
-    return cfg, build_distiller(cfg, seed=0)
-
-
-def test_loss_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
-    cfg, distiller = built
-    nn.init.constant_(distiller.terms["hidden"].adapter.project.weight, float("nan"))
-    problem = one(check_run(cfg, distiller=distiller))
-    assert "distill.loss_hidden, raw/hidden is not finite" in problem and ".jpg" in problem
-
-
-def test_gradient_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
-    cfg, distiller = built
-    distiller.student.decode_head.conv_seg.bias.register_hook(lambda gradient: gradient * float("inf"))
-    assert "gradients that are not finite: student.decode_head.conv_seg.bias" in one(
-        check_run(cfg, distiller=distiller)
-    )
-
-
-def test_parameters_without_a_gradient(built: tuple[Config, Distiller]) -> None:
-    """Several workers hang on them; one does not mind."""
-    cfg, distiller = built
-    distiller.student.backbone.spare = nn.Linear(2, 2)
-    assert check_run(cfg, distiller=distiller).problems == []
-    cfg.train_dataloader.batch_size = 4
-    problem = one(check_run(cfg, distiller=distiller, workers=2))
-    assert "student.backbone.spare.weight, student.backbone.spare.bias" in problem
-    assert "or set find_unused_parameters=True" in problem
-    cfg.find_unused_parameters = True  # mmengine's keys
-    assert check_run(cfg, distiller=distiller, workers=2).problems == []
-    cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=False)  # the one it looks at
-    assert "spare.weight" in one(check_run(cfg, distiller=distiller, workers=2))
 
 
 def test_disk(built: tuple[Config, Distiller], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,107 +276,6 @@ def test_report() -> None:
 
 def test_in_bytes() -> None:
     assert [in_bytes(count) for count in (12, 1500, 2.5e9, 3e12)] == ["12 B", "1.5 kB", "2.5 GB", "3 TB"]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# A sweep
-
-
-@pytest.fixture
-def check_sweep(tiny: Tiny, shortcuts: dict[str, Any], tmp_path: Path) -> Check:
-    """Checks a sweep of ``distill.py`` with a space."""
-
-    def run(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None, **changed: Any) -> Report:
-        search = dict(type="optuna", num_trials=4)
-        content = dict(config=str(tiny.folder / "distill.py"), space=space, search=search, trial=trial or {})
-        file = tmp_path / "sweep.yaml"
-        file.write_text(yaml.safe_dump(content))
-        return check_sweep_file(file, {}, Shortcuts(**{**shortcuts, **changed}), work_dir=tmp_path / "work")
-
-    return run
-
-
-def choice(*values: Any) -> dict[str, Any]:
-    return dict(type="choice", values=list(values))
-
-
-def test_a_sound_sweep(check_sweep: Check) -> None:
-    space = {
-        "distill.losses.hidden.pair": dict(type="pairs", pairs="auto"),
-        "distill.losses.logits.tau": dict(type="uniform", low=1.0, high=4.0),
-        "distill.losses.logits.weight": dict(type="loguniform", low=1.0, high=100.0),
-        "optim_wrapper.optimizer.lr": choice(0.01, 0.02),
-        "model.backbone.contract_dilation": choice(True, False),
-    }
-    report = check_sweep(space)
-    assert report.problems == []
-    passed = dict(report.passed)
-    assert passed["space"].startswith("15 structures tried")  # 9 pairs, 2 ends of tau, 2 rates, 2 models
-    assert passed["disk"].startswith("5 trials") and passed["resources"].startswith("one trial takes 1 CPU")
-
-
-@pytest.mark.parametrize(("grace", "noted"), [(5, False), (6, True), (200, True)])
-def test_a_grace_period_as_long_as_a_trial(tiny: Tiny, shortcuts: dict[str, Any], grace: int, noted: bool) -> None:
-    base = load_run(tiny.folder / "distill.py", None, Shortcuts(**{**shortcuts, "iters": 6}))
-    spec = SweepSpec.model_validate(
-        dict(config="a.py", space=dict(a=choice(1)), scheduler=dict(type="asha", grace_period=grace))
-    )
-    line = f"scheduler.grace_period: is {grace}, and a trial ends at 6: no trial is stopped early"
-    assert _scheduler_notes(base, spec) == ([line] if noted else [])
-
-
-def test_every_wrong_choice_is_named(check_sweep: Check) -> None:
-    kl, mgd = dict(type="KL", pair=[1, 1]), dict(type="MGD", pair=[0, 0])
-    report = check_sweep(
-        {
-            "distill.losses.hidden": choice(kl, mgd, dict(type="DKD", pair=[1, 1])),
-            "distill.losses.logits.tau": choice(1.0, -1.0),
-        }
-    )
-    assert "DKD does not apply to features" in report.problems[0] and "must be > 0" in report.problems[-1]
-    assert all("space.distill.losses." in problem for problem in report.problems)
-
-
-def test_structures_that_only_fail_when_they_run(check_sweep: Check) -> None:
-    report = check_sweep(
-        {
-            "distill.losses.hidden": choice(
-                dict(type="CIRKDMemory", pair=[1, 1], pixel_queue_size=4),  # cannot take a batch's pixels
-                dict(type="CWD", pair=[1, 1]),
-            ),
-            "model.decode_head.c1_in_channels": choice(4, 7),  # layer1 gives 4
-            "model.backbone.depth": choice(18, 34),  # multi_grid is that of 18
-            "optim_wrapper.optimizer.momentum": choice(0.9, -3.0),
-        }
-    )
-    assert len(report.problems) == 4, report.problems
-    memory, depth, channels, momentum = report.problems
-    assert memory.startswith("space.distill.losses.hidden = ") and "a queue of 4 cannot take" in memory
-    assert channels.startswith("space.model.decode_head.c1_in_channels = 7: ") and "channels" in channels
-    assert depth.startswith("space.model.backbone.depth = 34: model: cannot be built")
-    assert momentum.startswith("space.optim_wrapper.optimizer.momentum = -3.0: ")
-
-
-def test_swept_features(check_sweep: Check) -> None:
-    space = {
-        "distill.features": choice(
-            dict(student=["backbone.layer3", "backbone.layer4"], teacher=["backbone.layer3", "backbone.nothing"])
-        )
-    }
-    assert "backbone.nothing" in one(check_sweep(space))
-
-
-def test_broken_sweep_and_config(check_sweep: Check, tmp_path: Path) -> None:
-    space = {"distill.losses.hidden.pair": dict(type="pairs", pairs="all")}
-    report = check_sweep(space, trial=dict(cpus_per_worker=5000), data_root="/nowhere")
-    assert any("no such directory" in problem for problem in report.problems)
-    assert any("one trial takes 5000 CPU, but there are" in problem for problem in report.problems)
-    with pytest.raises(UserError, match="must be a kind of search dimension"):
-        check_sweep({"distill.losses.hidden.pair": dict(type="pair")})
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The command
 
 
 def test_command(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

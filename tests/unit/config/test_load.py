@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from config_problems import problems_of
 from conftest import NUM_TRAIN, NUM_VAL, REPO, Run, Tiny
 from mmengine.config import Config
-from mmengine.config import utils as mmengine_config_utils
 from mmengine.registry import DefaultScope
 
 from rdistill.checks.batches import check_batches
@@ -35,17 +35,6 @@ from rdistill.training.student_files import write_config
 
 FILES = sorted(path for kind in ("teacher", "student", "distill") for path in (REPO / "configs" / kind).glob("*.py"))
 RECIPE = REPO / "configs/distill/deeplabv3plus_r50-r18_optic-disc.py"
-
-
-def problems_of(
-    tiny: Tiny, overrides: dict[str, Any] | None = None, name: str = "distill", **shortcuts: Any
-) -> list[str]:
-    """What loading a config complains of, without the file's name in front."""
-    with pytest.raises(UserError) as caught:
-        tiny.load(name, overrides, **shortcuts)
-    prefix = f"{tiny.folder / name}.py: "
-    assert all(problem.startswith(prefix) for problem in caught.value.problems), caught.value.problems
-    return [problem.removeprefix(prefix) for problem in caught.value.problems]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -136,37 +125,8 @@ def test_slim_pair_builds_with_its_channels(data_root: Path, teacher_run: Run) -
         assert model.decode_head.c1_bottleneck.conv.out_channels == 12
 
 
-def test_mmseg_alias_finds_the_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(mmengine_config_utils.MODULE2PACKAGE, "mmseg", "mmsegmentation")  # mmengine ships it so
-    file = tmp_path / "a.py"
-    file.write_text("_base_ = ['mmseg::_base_/models/deeplabv3plus_r50-d8.py']\n")
-    assert read_config_file(file).model.decode_head.type == "DepthwiseSeparableASPPHead"
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Mistakes
-
-
-def test_wrong_path_names_the_nearest() -> None:
-    with pytest.raises(UserError) as caught:
-        load_config(RECIPE.with_name("deeplabv3plus_r50-r18_optic-disk.py"))
-    (problem,) = caught.value.problems
-    assert "no such config file" in problem and f"did you mean {RECIPE}?" in problem
-
-
-def test_a_config_that_raises_is_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "broken.py"
-    file.write_text("model = dict(\n\n1 / 0\n")
-    with pytest.raises(UserError, match=r"broken\.py: cannot be read: ") as caught:
-        load_config(file)
-    assert "\n" not in caught.value.problems[0]
-
-
-def test_an_incomplete_config_says_what_is_missing(tmp_path: Path) -> None:
-    file = tmp_path / "model_only.py"
-    file.write_text("_base_ = ['mmseg::_base_/models/deeplabv3plus_r50-d8.py']\n")
-    with pytest.raises(UserError, match=r"train_dataloader, val_dataloader, .*train_cfg missing"):
-        load_config(file)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +200,7 @@ def test_problems_are_reported_together(tiny: Tiny, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Overrides and shortcuts
+# Overrides
 
 
 def test_overrides_change_what_they_name(tiny: Tiny) -> None:
@@ -315,78 +275,6 @@ def test_assignments_that_cannot_be_read() -> None:
     with pytest.raises(UserError) as caught:
         parse_assignments(["a", "=3", "ok=1", "b=[1,"])
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["--set a", "--set =3", "--set b=[1,"]
-
-
-def test_size(tiny: Tiny) -> None:
-    cfg = tiny.load("student", size="24x40")
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        (resize,) = (step for step in loader.dataset.pipeline if step.type == "Resize")
-        assert tuple(resize.scale) == (40, 24)  # mmcv's order: width, height
-    assert tuple(cfg.model.data_preprocessor.size) == (24, 40)
-    camvid = REPO / "configs/student/deeplabv3plus_r18-slim_camvid.py"
-    cfg = load_config(camvid, shortcuts=Shortcuts(data_root=str(tiny.data_root), size="64"))
-    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
-    assert steps["RandomResize"].scale == steps["RandomCrop"].crop_size == cfg.model.data_preprocessor.size == (64, 64)
-    for wrong in ("0", "-3", "1x2x3", "large", "64x"):
-        assert problems_of(tiny, size=wrong)[0].startswith("--size: must be pixels such as 128")
-
-
-def test_iterations_stretch_the_schedule(tiny: Tiny) -> None:
-    cfg = tiny.load("student", iters=50, val_interval=None)
-    assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == 50
-    assert cfg.train_cfg.val_interval == 50  # 200 in the file: once, at the end
-    file = tiny.folder / "milestones.py"
-    file.write_text(
-        "_base_ = ['student.py']\nparam_scheduler = [dict(type='LinearLR', begin=0, end=100, by_epoch=False),"
-        " dict(type='MultiStepLR', begin=100, milestones=[500, 800], by_epoch=False)]\n"
-    )
-    cfg = tiny.load("milestones", iters=200)
-    assert [cfg.param_scheduler[0].end, cfg.param_scheduler[1].begin] == [20, 20]
-    assert cfg.param_scheduler[1].milestones == [100, 160]
-    assert problems_of(tiny, iters=0) == ["--iters: must be at least 1, got 0"]
-    file.write_text(
-        "_base_ = ['student.py']\ntrain_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3)\n"
-    )
-    (problem,) = problems_of(tiny, name="milestones", val_interval=None)
-    assert problem.startswith("--iters: the config trains by epochs")
-
-
-def test_batch_size_interval_and_data_workers(tiny: Tiny) -> None:
-    cfg = tiny.load("student", batch_size=3, val_interval=4, num_data_workers=2)
-    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.val_interval) == (3, 4)
-    assert [cfg[f"{split}_dataloader"].num_workers for split in ("train", "val", "test")] == [2, 2, 2]
-    file = tiny.folder / "persistent.py"
-    file.write_text("_base_ = ['student.py']\ntrain_dataloader = dict(num_workers=2, persistent_workers=True)\n")
-    assert "persistent_workers" not in tiny.load("persistent", num_data_workers=0).train_dataloader
-    problems = problems_of(tiny, batch_size=0, val_interval=0, num_data_workers=-1)
-    assert [problem.split(":")[0] for problem in problems] == ["--batch-size", "--val-interval", "--num-data-workers"]
-
-
-def test_data_root(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tiny.data_root.parent)
-    cfg = tiny.load("student", data_root=tiny.data_root.name)
-    roots = {cfg[f"{split}_dataloader"].dataset.data_root for split in ("train", "val", "test")}
-    assert roots == {str(tiny.data_root)}
-    (problem,) = problems_of(tiny, data_root=str(tmp_path / "none"))
-    assert problem.startswith(f"data_root: no such directory {tmp_path / 'none'}; pass --data-root DIR")
-
-
-def test_data_root_under_a_wrapper(tiny: Tiny) -> None:
-    file = tiny.folder / "repeated.py"
-    file.write_text(
-        "_base_ = ['student.py']\ntrain_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2,"
-        " dataset={{_base_.train_dataloader.dataset}}))\n"
-    )
-    cfg = tiny.load("repeated")
-    assert cfg.train_dataloader.dataset.type == "RepeatDataset"
-    assert cfg.train_dataloader.dataset.dataset.data_root == str(tiny.data_root)
-
-
-def test_teacher_checkpoint(tiny: Tiny, teacher_run: Run) -> None:
-    cfg = tiny.load("distill", teacher_checkpoint=str(teacher_run.folder / "student.pth"))
-    assert cfg.distill.teachers[0].checkpoint == str(teacher_run.folder / "student.pth")
-    (problem,) = problems_of(tiny, name="student", teacher_checkpoint="x.pth")
-    assert problem == "--teacher-checkpoint: the config has 0 teachers; it sets the only one"
 
 
 # ---------------------------------------------------------------------------------------------------------

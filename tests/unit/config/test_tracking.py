@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Recorder, Tiny
 from tracked import ALL, WEIGHT
 
 from rdistill.config.tracking import Tracking, parse_tracking, require_trackers, where_to_look
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.spec import parse_sweep
-from rdistill.training.run import train
-
-# ---------------------------------------------------------------------------------------------------------
-# What is asked for
 
 
 @pytest.mark.parametrize("setting", ["wandb,mlflow", ["wandb", "mlflow"], {"wandb": None, "mlflow": True}])
@@ -69,24 +64,3 @@ def test_where_to_look_says_how(tmp_path: Path) -> None:
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in lines[0]
     assert f"sqlite:///{tmp_path}/mlflow.db" in lines[2]
     assert where_to_look(parse_tracking({"wandb": {"mode": "disabled"}}), tmp_path) == []
-
-
-def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    messages: list[str] = []
-
-    class Listener(Recorder):
-        def warned(self, message: str) -> None:
-            messages.append(message)
-
-    (tmp_path / "wandb").write_text("a file where its folder should be")
-    (tmp_path / "tensorboard").write_text("likewise")
-    cfg = tiny.load("student", iters=2)
-    cfg.tracking = {"tensorboard": {}}
-    metrics = train(cfg, tmp_path, listener=Listener([], [], []))
-    assert metrics["iter"] == 2
-    (line,) = messages
-    assert line.startswith("tensorboard failed: ") and line.endswith("; the run goes on without it")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# A sweep's trials

@@ -11,11 +11,10 @@ import torch
 from conftest import Recorder, Run, Tiny
 from torch import Tensor
 
-from rdistill.config.load import load_config, read_config_file
+from rdistill.config.load import read_config_file
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.evaluation import evaluate, use_class_iou
 from rdistill.training.hooks import DivergedError
 from rdistill.training.run import evaluate_checkpoint, evaluate_teachers, train
 
@@ -67,20 +66,6 @@ def test_files_and_metrics(distilled_run: Run, teacher_run: Run) -> None:
         assert len(list(run.folder.glob("*/*.log"))) == len(list(run.folder.glob("*/vis_data/scalars.json"))) == 1
 
 
-def test_student_files_are_plain_mmseg(distilled_run: Run, tiny: Tiny, state_equal: Equal) -> None:
-    saved = torch.load(distilled_run.folder / "student.pth", weights_only=True)
-    best = torch.load(distilled_run.folder / "best.pth", weights_only=True)
-    assert saved["state_dict"].keys() == build_segmentor(tiny.load("student").model).state_dict().keys()
-    of_student = {f"student.{key}": value for key, value in saved["state_dict"].items()}
-    assert state_equal(of_student, {key: best["state_dict"][key] for key in of_student})
-    assert any(key.startswith("terms.hidden.") for key in best["state_dict"])
-    assert saved["meta"]["iter"] == best["meta"]["iter"] == distilled_run.metrics["best_iter"]
-    assert saved["meta"]["dataset_meta"]["palette"] == [[0, 0, 0], [255, 215, 0]]
-    lines = (distilled_run.folder / "student.py").read_text().splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("#"))  # comments say where it comes from
-    assert not any(word in text for word in ("distill", "Stream", "ClassIoU", "work_dir"))
-
-
 def test_evaluation_of_the_files_gives_the_scores_of_the_run(distilled_run: Run, tiny: Tiny, teacher_run: Run) -> None:
     cfg = tiny.load("student")
     scores = {key: distilled_run.metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU", "trivial")}
@@ -92,14 +77,6 @@ def test_evaluation_of_the_files_gives_the_scores_of_the_run(distilled_run: Run,
     cfg = tiny.load("distill")
     (teacher,) = evaluate_teachers(build_distiller(cfg, seed=0), cfg)
     assert teacher["mIoU"] == teacher_run.metrics["mIoU"]
-
-
-def test_student_config_alone_scores_the_same(distilled_run: Run) -> None:
-    cfg = load_config(distilled_run.folder / "student.py")
-    use_class_iou(cfg)
-    model = build_segmentor(cfg.model)
-    model.load_state_dict(torch.load(distilled_run.folder / "student.pth", weights_only=True)["state_dict"])
-    assert evaluate(model, cfg)["mIoU"] == distilled_run.metrics["mIoU"]
 
 
 def test_a_run_prints_nothing(

@@ -6,13 +6,33 @@ import numpy as np
 import pytest
 
 from rdistill.sweeps.proof.decision import Looks, compare
-from rdistill.sweeps.proof.two_way import mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
+from rdistill.sweeps.proof.two_way import Errors, mean_iou, pigeonhole_errors, pseudo_values, two_way_errors
 
 
 def test_mean_iou_of_counts() -> None:
     """Class 0: 6 hits of a union of 6 + 2 + 1; class 1: 3 of 3 + 2 + 1; class 2 occurs nowhere."""
     counts = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
     assert mean_iou(counts) == pytest.approx(100 * (6 / 9 + 3 / 6) / 2)
+
+
+def test_mean_iou_of_several_counts_at_once() -> None:
+    """Two confusions of two classes: 1 / 3 and 2 / 4 of the first, 1 and 1 of the second; nothing counted is 0."""
+    counts = np.array([[[1, 0], [2, 2]], [[5, 0], [0, 7]], [[0, 0], [0, 0]]])
+    assert mean_iou(counts).tolist() == pytest.approx([100 * (1 / 3 + 2 / 4) / 2, 100.0, 0.0])
+    assert mean_iou(counts * 0.25).tolist() == pytest.approx(mean_iou(counts).tolist())  # parts of a pixel
+
+
+def test_mean_iou_of_many_pixels_in_small_numbers() -> None:
+    """Counts of 8 bits, whose sum of 300 has no room there: 200 of 300 and nothing of 100."""
+    assert mean_iou(np.array([[200, 100], [0, 0]], dtype=np.uint8)) == pytest.approx(100 * (200 / 300) / 2)
+
+
+def test_pseudo_values_of_one_and_of_two_images() -> None:
+    images = np.array([[[8, 0], [0, 2]], [[6, 2], [1, 1]]])
+    whole, values = pseudo_values(images[:1])
+    assert values.tolist() == [whole] == [100.0]
+    whole, values = pseudo_values(images)
+    assert values.tolist() == pytest.approx([2 * whole - float(mean_iou(image)) for image in (images[1], images[0])])
 
 
 def test_pseudo_values_by_hand() -> None:
@@ -76,6 +96,44 @@ def test_the_interval_covers_as_often_as_it_says(of_seeds: float, of_images: flo
 def test_without_images_the_error_is_the_seeds() -> None:
     errors = two_way_errors(np.array([1.0, 3.0]), np.zeros((2, 0)))
     assert errors.both == errors.seeds == pytest.approx(1.0) and errors.images == 0
+
+
+def test_a_single_image_or_seed() -> None:
+    """One image says nothing of others; one seed has no spread."""
+    errors = two_way_errors(np.array([1.0, 3.0, 5.0]), np.array([[1.0], [3.0], [5.0]]))
+    assert errors == Errors(pytest.approx(2 / 3**0.5), 0.0, pytest.approx(2 / 3**0.5), 2)
+    alone = two_way_errors(np.array([1.0]), np.array([[0.0, 2.0]]))
+    assert np.isnan([alone.seeds, alone.both]).all() and (alone.images, alone.freedom) == (0.0, 0)
+    assert two_way_errors(np.array([1.0, 3.0]), np.zeros(2)).images == 0.0  # no images at all, by any shape
+
+
+def test_the_interaction_takes_nothing_from_the_images() -> None:
+    """Rows [1, 3, 2] and [-1, 5, 2]: by seed 0; by image 4 / 3 with 2 degrees; the interaction would take some off."""
+    by_image = np.array([[1.0, 3.0, 2.0], [-1.0, 5.0, 2.0]])
+    errors = two_way_errors(by_image.mean(1), by_image)
+    assert errors == Errors(0.0, pytest.approx((4 / 3) ** 0.5), pytest.approx((4 / 3) ** 0.5), 2)
+
+
+def test_two_seeds_and_two_images_are_enough_for_both_parts() -> None:
+    """Rows of means 0 and 4, columns of means 1 and 3: 8 / 2 and 2 / 2, without an interaction."""
+    by_image = np.array([[-1.0, 1.0], [3.0, 5.0]])
+    errors = two_way_errors(by_image.mean(1), by_image)
+    assert (errors.seeds, errors.images, errors.both**2) == (2.0, 1.0, pytest.approx(5.0))
+    assert errors.freedom == pytest.approx(5**2 / (4**2 + 1**2))
+
+
+def test_what_binds_and_what_is_left_of_the_images() -> None:
+    assert [Errors(1.0, images, 2.0, 3).binds for images in (0.9, 1.0, 1.1)] == ["seeds", "seeds", "images"]
+    assert Errors(3.0, 4.0, 5.0, 3).images_alone == 4.0
+    assert Errors(1.0, 0.0, 1.0 - 1e-12, 3).images_alone == 0.0  # rounding makes no root of less than nothing
+
+
+def test_owens_bootstrap_draws_seeds_and_images_again() -> None:
+    """The same drawing by hand: the mean over the drawn rows and columns, three times."""
+    by_image, random = np.arange(12.0).reshape(3, 4) ** 2, np.random.default_rng(1)
+    means = [by_image[random.integers(3, size=3)][:, random.integers(4, size=4)].mean() for _ in range(3)]
+    assert pigeonhole_errors(by_image, 3, seed=1) == pytest.approx(np.std(means, ddof=1))
+    assert pigeonhole_errors(by_image) == pigeonhole_errors(by_image, 2000, 0)
 
 
 def test_owens_bootstrap_agrees() -> None:

@@ -1,0 +1,83 @@
+"""AT and DSD: values by hand, and layers of several sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from loss_cases import LAYER_SCALES, ByHand, batch, cases_in, softmax, values
+from torch import Tensor
+
+from rdistill.losses import functional as L
+
+
+def attention_by_hand(f: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    energy = np.where(valid, (f**2).mean(axis=0), 0).ravel()
+    return energy / np.linalg.norm(energy)
+
+
+def at_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    everywhere = np.ones(s.shape[2:], dtype=bool)
+    return float(
+        np.mean([np.sum((attention_by_hand(a, everywhere) - attention_by_hand(b, everywhere)) ** 2)
+                 for a, b in zip(s, t, strict=True)])
+    )  # fmt: skip
+
+
+def gram_error_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
+    def gram(f: np.ndarray, n: int) -> np.ndarray:
+        p = softmax(f[n][:, label[n] != 255] / 4)
+        return p.shape[1] * p @ p.T
+
+    return float(np.mean([(gram(s, n) - gram(t, n)) ** 2 for n in range(2)]))
+
+
+def dsd_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray, *, layers: bool) -> float:
+    def maps(f: np.ndarray, n: int) -> list[np.ndarray]:
+        stack = [f[n] * scale[:, None, None] for scale in LAYER_SCALES.numpy()] if layers else [f[n]]
+        attention = [attention_by_hand(layer, label[n] != 255) for layer in stack]
+        if not layers:
+            return attention
+        residuals = [attention[j] - attention[i] for i, j in ((0, 1), (0, 2), (1, 2))]
+        return [r / np.linalg.norm(r) for r in residuals]
+
+    each = [np.sum((a - b) ** 2) for n in range(2) for a, b in zip(maps(s, n), maps(t, n), strict=True)]
+    return float(np.mean(each)) + gram_error_by_hand(s, t, label)
+
+
+BY_HAND: dict[str, ByHand] = {
+    "at": lambda s, t, label: at_by_hand(s, t),
+    "dsd": lambda s, t, label: dsd_by_hand(s, t, label, layers=False),
+    "dsd_layers": lambda s, t, label: dsd_by_hand(s, t, label, layers=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cases_in("attention"))
+def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
+    by_hand, double, single = values(name, BY_HAND[name])
+    assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_dsd_brings_layers_to_the_size_of_the_last() -> None:
+    """Attention of a coarser layer is masked at its own size, interpolated, and masked again."""
+    student, teacher, label = batch(dtype=torch.float64)
+    coarse_s, coarse_t = (x[:, :, ::2, ::3] + 0.5 for x in (student, teacher))
+    valid = (label != 255).unsqueeze(1)
+    coarse_valid = L.resize_nearest(valid, (2, 2))
+
+    def residuals(coarse: Tensor, last: Tensor) -> Tensor:
+        energy = torch.where(coarse_valid, coarse, 0).square().mean(dim=1, keepdim=True)
+        energy = F.interpolate(energy, size=(4, 6), mode="bilinear", align_corners=False)
+        last = torch.where(valid, last, 0).square().mean(dim=1, keepdim=True)
+        first, second = (F.normalize((x * valid).flatten(1), dim=1) for x in (energy, last))
+        return F.normalize(second - first, dim=1)
+
+    expected = (residuals(coarse_s, student) - residuals(coarse_t, teacher)).square().sum(dim=1).mean()
+    actual = L.dsd(
+        [coarse_s, student], [coarse_t, teacher], mask=valid.squeeze(1), pixel_weight=2.0, category_weight=0.0
+    )
+    torch.testing.assert_close(actual, 2 * expected)
+    category = L.dsd([student], [teacher], mask=valid.squeeze(1), pixel_weight=0.0, category_weight=3.0)
+    by_hand = gram_error_by_hand(student.numpy(), teacher.numpy(), label.numpy())
+    assert category.item() == pytest.approx(3 * by_hand)

@@ -1,0 +1,58 @@
+"""WKD-F, HCL and Theia: values by hand, and the levels that count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from loss_cases import ByHand, at_pixels, cases_in, cells_of, cosine_of, values
+
+from rdistill.losses import functional as L
+
+
+def wkdf_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    s, t = cells_of(s), cells_of(t)
+    squares = 3 * (s.mean(3) - t.mean(3)) ** 2 + (s.std(3) - t.std(3)) ** 2
+    return float(squares.sum(axis=1).mean())
+
+
+def hcl_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    difference = s - t
+    levels = [difference**2, cells_of(difference).mean(3) ** 2, difference.mean(axis=(2, 3)) ** 2]
+    return float(sum(weight * level.mean() for weight, level in zip((1, 0.5, 0.25), levels, strict=True)) / 1.75)
+
+
+def theia_by_hand(s: np.ndarray, t: np.ndarray) -> float:
+    everywhere = np.zeros((2, 4, 6))
+    angles = [1 - cosine_of(a, b) for a, b in zip(at_pixels(s, everywhere), at_pixels(t, everywhere), strict=True)]
+    difference = np.abs(s - t)
+    return float(0.9 * np.mean(angles) + 0.1 * np.where(difference < 1, difference**2 / 2, difference - 0.5).mean())
+
+
+BY_HAND: dict[str, ByHand] = {
+    "wkdf": lambda s, t, label: wkdf_by_hand(s, t),
+    "hcl": lambda s, t, label: hcl_by_hand(s, t),
+    "theia": lambda s, t, label: theia_by_hand(s, t),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cases_in("moments"))
+def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
+    by_hand, double, single = values(name, BY_HAND[name])
+    assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize(("size", "counted"), [((4, 4), 2), ((8, 6), 3), ((2, 9), 1)])
+def test_hcl_leaves_out_levels_that_are_not_coarser(size: tuple[int, int], counted: int) -> None:
+    """A constant difference of 3 is 9 at every level, so the value is 9 however many count."""
+    teacher = torch.randn(1, 2, *size)
+    assert L.hcl(teacher + 3, teacher).item() == pytest.approx(9, rel=1e-5)
+    spike = torch.zeros(1, 1, *size)
+    spike[0, 0, 0, 0] = 1
+    pooled = [F.adaptive_avg_pool2d(spike, cells).square().mean().item() for cells in (4, 2, 1) if cells < min(size)]
+    assert len(pooled) == counted
+    weights = {4: 0.5, 2: 0.25, 1: 0.125}
+    used = [weights[cells] for cells in (4, 2, 1) if cells < min(size)]
+    expected = (spike.square().mean().item() + sum(w * p for w, p in zip(used, pooled, strict=True))) / (1 + sum(used))
+    assert L.hcl(spike, torch.zeros_like(spike)).item() == pytest.approx(expected)
