@@ -404,7 +404,7 @@ TESTED_IN = {
     "sweeps.headroom.measure": "e2e/test_headroom.py", "sweeps.headroom.run": "e2e/test_headroom.py",
     "sweeps.monitor.events": "unit/sweeps/monitor/test_console.py",
     "sweeps.study.dataframe": "unit/sweeps/study/test_records.py",
-    "training.ray_train": "e2e/test_workers.py",
+    "training.ray_train": "e2e/test_workers.py", "training.tracked_run": "e2e/training/test_tracked_run.py",
     "usage": "unit/test_cli.py",
 }  # fmt: skip
 

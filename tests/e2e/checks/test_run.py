@@ -1,12 +1,21 @@
-"""A check in a process of its own says nothing but what it found."""
+"""A check in a process of its own says nothing but what it found, and a checked run is the same run."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Tiny
+from conftest import Run, Tiny
+from mmengine.config import Config
+from torch import Tensor
+
+from rdistill.checks.run import check_run
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.training.run import train
 
 
 @pytest.mark.e2e
@@ -22,3 +31,21 @@ assert check_optimizer(build_distiller(cfg, seed=0), cfg) == []
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout + done.stderr).strip() == ""
+
+
+@pytest.mark.e2e
+def test_a_checked_run_is_the_same_run(
+    tiny: Tiny,
+    distilled_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
+) -> None:
+    def build_and_check(cfg: Config, **options: Any) -> Distiller:
+        distiller = build_distiller(cfg, **options)
+        check_run(cfg, distiller=distiller, work_dir=tmp_path).raise_problems()
+        return distiller
+
+    monkeypatch.setattr("rdistill.training.run.build_distiller", build_and_check)
+    train(tiny.load("distill"), tmp_path / "run")
+    assert state_equal(Run(tmp_path / "run", {}).weights(), distilled_run.weights())

@@ -1,8 +1,9 @@
-"""Whole runs are repeated and resumed to the last bit; plain mmseg predicts the same masks."""
+"""Whole runs: repeated and resumed to the last bit, silent, with what was swept; plain mmseg predicts the same masks."""
 
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,8 +16,9 @@ import torch
 from conftest import Recorder, Run, Tiny
 from torch import Tensor
 
-from rdistill.config.load import load_config
+from rdistill.config.load import load_config, read_config_file
 from rdistill.distill.distiller import build_distiller
+from rdistill.models.segmentor import build_segmentor
 from rdistill.training.hooks import Silent
 from rdistill.training.run import train
 
@@ -147,3 +149,74 @@ def test_killed_and_resumed(tiny: Tiny, distilled_run: Run, tmp_path: Path, stat
     assert {**metrics, "seconds": 0} == {**distilled_run.metrics, "seconds": 0}
     # What the resumed run wrote as its config is again a whole run's, not one that starts from last.pth.
     assert (tmp_path / "run" / "config.py").read_text() == (distilled_run.folder / "config.py").read_text()
+
+
+@pytest.mark.e2e
+def test_a_run_prints_nothing(
+    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str], recorder: Recorder
+) -> None:
+    metrics = train(tiny.load("distill", iters=3, val_interval=2), tmp_path / "run", listener=recorder)
+    assert tuple(capfd.readouterr()) == ("", "")
+    ((first, last, facts),) = recorder.starts
+    assert (first, last) == (0, 3) and facts["teacher_mIoU"] == metrics["teacher_mIoU"]
+    assert facts["effective"]["distill.losses.hidden.pair"] == (1, 1)
+    assert [iteration for iteration, _ in recorder.validations] == [2, 3]
+    assert recorder.validations[-1][1] == metrics["last"]
+    ((iteration, values),) = recorder.steps
+    assert iteration == 3 and 0 <= values["lr"] < 0.03
+    assert {"loss", "decode.loss_ce", "distill.loss_logits", "raw/logits", "distill.loss_hidden", "raw/hidden"} < set(
+        values
+    )
+
+
+@pytest.mark.e2e
+def test_resuming_what_is_finished_or_not_begun(
+    tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal
+) -> None:
+    shutil.copytree(distilled_run.folder, tmp_path / "run")
+    metrics = train(tiny.load("distill"), tmp_path / "run", resume=True)
+    assert {**metrics, "seconds": 0} == {**distilled_run.metrics, "seconds": 0}
+    assert train(tiny.load("student", iters=1), tmp_path / "new", resume=True)["iter"] == 1
+
+
+@pytest.mark.e2e
+def test_a_student_that_starts_from_a_checkpoint(
+    tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal
+) -> None:
+    start = distilled_run.folder / "student.pth"
+    cfg = tiny.load("student", {"load_from": str(start), "optim_wrapper.optimizer.lr": 0.0}, iters=1)
+    names = {f"student.{name}" for name, _ in build_segmentor(cfg.model).named_parameters()}
+    run = Run(tmp_path / "run", train(cfg, tmp_path / "run"))
+    expected = {f"student.{key}": value for key, value in torch.load(start, weights_only=True)["state_dict"].items()}
+    actual = run.weights("last.pth")
+    assert state_equal({key: actual[key] for key in names}, {key: expected[key] for key in names})
+
+
+@pytest.mark.e2e
+def test_swept_values_are_read_back(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
+    swept = {
+        "distill.losses.logits.weight": 3,
+        "distill.losses.logits.tau": 1.0,
+        "distill.losses.hidden.pair": [1, 1],
+        "distill.task_weight": 1.0,
+        "model.decode_head.dropout_ratio": 0.1,
+        "model.backbone.depth": 18,
+        "optim_wrapper.optimizer.lr": 0.03,
+        "+train_dataloader.batch_size": 2,
+    }
+    train(tiny.load("distill", iters=1), tmp_path / "run", swept=swept, teacher_metrics=[], listener=recorder)
+    effective = recorder.starts[0][2]["effective"]
+    assert {key: effective[key] for key in swept if key != "distill.losses.hidden.pair"} == {
+        key: value for key, value in swept.items() if key != "distill.losses.hidden.pair"
+    }
+    assert effective["distill.losses.hidden.pair"] == (1, 1) and effective["distill.losses.hidden.weight"] == 50.0
+
+
+@pytest.mark.e2e
+def test_the_callers_config_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny.load("student", iters=1)
+    before = cfg.to_dict()
+    train(cfg, tmp_path / "run")
+    assert cfg.to_dict() == before
+    written = read_config_file(tmp_path / "run" / "config.py")
+    assert (written.train_dataloader.batch_size, written.train_cfg.max_iters) == (2, 1)

@@ -20,7 +20,6 @@ from rdistill.cli import app
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.run import train
 from rdistill.training.run_state import plain_random_state
 
 Check = Callable[..., Report]
@@ -65,23 +64,6 @@ def test_nothing_is_left_behind(
     assert str(after["numpy"]) == str(random["numpy"])
     assert not (tmp_path / "not").exists()
     assert "forward" not in vars(distiller.student.backbone.layer4)
-
-
-def test_a_checked_run_is_the_same_run(
-    tiny: Tiny,
-    distilled_run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
-) -> None:
-    def build_and_check(cfg: Config, **options: Any) -> Distiller:
-        distiller = build_distiller(cfg, **options)
-        check_run(cfg, distiller=distiller, work_dir=tmp_path).raise_problems()
-        return distiller
-
-    monkeypatch.setattr("rdistill.training.run.build_distiller", build_and_check)
-    train(tiny.load("distill"), tmp_path / "run")
-    assert state_equal(Run(tmp_path / "run", {}).weights(), distilled_run.weights())
 
 
 def test_several_problems_in_one_list(check: Check, tiny: Tiny) -> None:

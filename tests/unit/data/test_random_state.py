@@ -34,3 +34,11 @@ def test_the_states_of_a_draw_depend_on_its_integers_alone_and_are_gone_after_it
         assert numbers() == first
     seed_everything(3, 4)
     assert numbers() == first
+
+
+def test_seed_everything() -> None:
+    drawn = []
+    for entropy in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        seed_everything(*entropy)
+        drawn.append(numbers())
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 3

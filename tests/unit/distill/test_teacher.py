@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Recorder, Tiny
+from conftest import Tiny
 from torch import Tensor
 
 from rdistill.config.distill_spec import ScheduleSpec, distill_spec
@@ -18,7 +17,6 @@ from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import EmaTeacher, mean_logits
 from rdistill.losses import functional
 from rdistill.models.features import as_maps
-from rdistill.training.run import train
 
 Batches = Callable[..., list[dict[str, Any]]]
 
@@ -76,12 +74,6 @@ def test_equal_teachers_have_themselves_as_mean(tiny: Tiny, stream_batches: Batc
     torch.testing.assert_close(values["raw/mean"], values["raw/one"])
 
 
-def test_each_teacher_is_scored(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
-    cfg = tiny.load("distill", two_teachers(tiny), iters=1, val_interval=1)
-    metrics = train(cfg, tmp_path / "run", listener=recorder)
-    assert len(metrics["teachers_mIoU"]) == 2 and metrics["teacher_mIoU"] == metrics["teachers_mIoU"][0]
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -129,17 +121,6 @@ def test_ema_teacher_is_the_average(tiny: Tiny) -> None:
 
 
 # --- weights that change --------------------------------------------------------------------------------------------
-
-
-def test_schedule_in_training(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
-    """The weighted value is the raw one times weight times factor, at each iteration."""
-    schedule = {"distill.losses.logits.schedule": {"warmup": 2, "stop": 4}, "distill.losses.logits.weight": 10.0}
-    cfg = tiny.load("distill", schedule)
-    train(cfg, tmp_path / "run", teacher_metrics=[{}], listener=recorder)
-    assert [iteration for iteration, _ in recorder.steps] == [6]
-    assert recorder.steps[0][1]["distill.loss_logits"] == 0.0 and recorder.steps[0][1]["raw/logits"] > 0
-    effective = recorder.starts[0][2]["effective"]
-    assert effective["distill.losses.logits.schedule.stop"] == 4
 
 
 def test_iters_stretches_the_schedule(tiny: Tiny) -> None:

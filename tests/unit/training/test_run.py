@@ -1,20 +1,17 @@
-"""Whole runs: what they write, that they can be repeated to the last bit, and how they fail."""
+"""What a run leaves behind and how it fails; more of whole runs is in tests/e2e/training/test_run.py."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Recorder, Run, Tiny
+from conftest import Run, Tiny
 from torch import Tensor
 
-from rdistill.config.load import read_config_file
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
-from rdistill.models.segmentor import build_segmentor
 from rdistill.training.hooks import DivergedError
 from rdistill.training.run import evaluate_checkpoint, evaluate_teachers, train
 
@@ -79,34 +76,8 @@ def test_evaluation_of_the_files_gives_the_scores_of_the_run(distilled_run: Run,
     assert teacher["mIoU"] == teacher_run.metrics["mIoU"]
 
 
-def test_a_run_prints_nothing(
-    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str], recorder: Recorder
-) -> None:
-    metrics = train(tiny.load("distill", iters=3, val_interval=2), tmp_path / "run", listener=recorder)
-    assert tuple(capfd.readouterr()) == ("", "")
-    ((first, last, facts),) = recorder.starts
-    assert (first, last) == (0, 3) and facts["teacher_mIoU"] == metrics["teacher_mIoU"]
-    assert facts["effective"]["distill.losses.hidden.pair"] == (1, 1)
-    assert [iteration for iteration, _ in recorder.validations] == [2, 3]
-    assert recorder.validations[-1][1] == metrics["last"]
-    ((iteration, values),) = recorder.steps
-    assert iteration == 3 and 0 <= values["lr"] < 0.03
-    assert {"loss", "decode.loss_ce", "distill.loss_logits", "raw/logits", "distill.loss_hidden", "raw/hidden"} < set(
-        values
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------
 # The same again
-
-
-def test_resuming_what_is_finished_or_not_begun(
-    tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal
-) -> None:
-    shutil.copytree(distilled_run.folder, tmp_path / "run")
-    metrics = train(tiny.load("distill"), tmp_path / "run", resume=True)
-    assert {**metrics, "seconds": 0} == {**distilled_run.metrics, "seconds": 0}
-    assert train(tiny.load("student", iters=1), tmp_path / "new", resume=True)["iter"] == 1
 
 
 def test_a_finished_run_is_not_written_over(tiny: Tiny, distilled_run: Run) -> None:
@@ -114,18 +85,6 @@ def test_a_finished_run_is_not_written_over(tiny: Tiny, distilled_run: Run) -> N
     with pytest.raises(UserError, match=f"{distilled_run.folder}: holds a run already; pass --resume to continue it"):
         train(tiny.load("distill"), distilled_run.folder)
     assert {path: path.stat().st_mtime_ns for path in distilled_run.folder.rglob("*")} == before
-
-
-def test_a_student_that_starts_from_a_checkpoint(
-    tiny: Tiny, distilled_run: Run, tmp_path: Path, state_equal: Equal
-) -> None:
-    start = distilled_run.folder / "student.pth"
-    cfg = tiny.load("student", {"load_from": str(start), "optim_wrapper.optimizer.lr": 0.0}, iters=1)
-    names = {f"student.{name}" for name, _ in build_segmentor(cfg.model).named_parameters()}
-    run = Run(tmp_path / "run", train(cfg, tmp_path / "run"))
-    expected = {f"student.{key}": value for key, value in torch.load(start, weights_only=True)["state_dict"].items()}
-    actual = run.weights("last.pth")
-    assert state_equal({key: actual[key] for key in names}, {key: expected[key] for key in names})
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -143,25 +102,6 @@ def test_divergence_names_losses_and_images(tiny: Tiny, tmp_path: Path) -> None:
     names = {path.name for path in (tiny.data_root / "img_dir" / "train").iterdir()}
     assert len(images) == 2 and set(images) <= names
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_swept_values_are_read_back(tiny: Tiny, tmp_path: Path, recorder: Recorder) -> None:
-    swept = {
-        "distill.losses.logits.weight": 3,
-        "distill.losses.logits.tau": 1.0,
-        "distill.losses.hidden.pair": [1, 1],
-        "distill.task_weight": 1.0,
-        "model.decode_head.dropout_ratio": 0.1,
-        "model.backbone.depth": 18,
-        "optim_wrapper.optimizer.lr": 0.03,
-        "+train_dataloader.batch_size": 2,
-    }
-    train(tiny.load("distill", iters=1), tmp_path / "run", swept=swept, teacher_metrics=[], listener=recorder)
-    effective = recorder.starts[0][2]["effective"]
-    assert {key: effective[key] for key in swept if key != "distill.losses.hidden.pair"} == {
-        key: value for key, value in swept.items() if key != "distill.losses.hidden.pair"
-    }
-    assert effective["distill.losses.hidden.pair"] == (1, 1) and effective["distill.losses.hidden.weight"] == 50.0
 
 
 def test_swept_values_that_do_not_arrive(tiny: Tiny, tmp_path: Path) -> None:
@@ -183,12 +123,3 @@ def test_an_untrusted_teacher(tiny: Tiny, tmp_path: Path, distilled_run: Run) ->
     cfg = tiny.load("distill", teacher_checkpoint=str(tmp_path / "teacher.pth"))
     with pytest.raises(UserError, match=r"teacher\.pth: .*--trust-checkpoint"):
         train(cfg, tmp_path / "run")
-
-
-def test_the_callers_config_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
-    cfg = tiny.load("student", iters=1)
-    before = cfg.to_dict()
-    train(cfg, tmp_path / "run")
-    assert cfg.to_dict() == before
-    written = read_config_file(tmp_path / "run" / "config.py")
-    assert (written.train_dataloader.batch_size, written.train_cfg.max_iters) == (2, 1)

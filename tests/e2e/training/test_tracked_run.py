@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from conftest import Recorder, Tiny
 
 from rdistill.training.run import train
 
 
+@pytest.mark.e2e
 def test_a_tracker_that_fails_stops_nothing(tiny: Tiny, tmp_path: Path) -> None:
     messages: list[str] = []
 
