@@ -1,4 +1,4 @@
-"""Whole runs: repeated and resumed to the last bit, silent, with what was swept; plain mmseg predicts the same masks."""
+"""Whole runs: repeated and resumed to the last bit, silent, with what was swept; plain mmseg predicts the same."""
 
 from __future__ import annotations
 
