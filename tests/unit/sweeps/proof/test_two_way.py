@@ -23,8 +23,10 @@ def test_mean_iou_of_several_counts_at_once() -> None:
 
 
 def test_mean_iou_of_many_pixels_in_small_numbers() -> None:
-    """Counts of 8 bits, whose sum of 300 has no room there: 200 of 300 and nothing of 100."""
+    """Sums that have no room in the counts' own numbers: 300 in 8 bits, 2^24 + 1 in a float of 32 bits."""
     assert mean_iou(np.array([[200, 100], [0, 0]], dtype=np.uint8)) == pytest.approx(100 * (200 / 300) / 2)
+    many = np.array([[2**24, 1], [1, 0]], dtype=np.float32)
+    assert mean_iou(many) == pytest.approx(100 * (2**24 / (2**24 + 2)) / 2, rel=1e-9)
 
 
 def test_pseudo_values_of_one_and_of_two_images() -> None:
