@@ -26,7 +26,6 @@ from rdistill.core.work_dir import require_work_dir
 from rdistill.flags import (
     BatchFlags,
     DataFlags,
-    ImageFlags,
     LoadFlags,
     ModelFlags,
     RunFlags,
@@ -40,6 +39,10 @@ from rdistill.usage import Command, usage_line
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from rdistill.schemas.exported import ExportRecord
+    from rdistill.schemas.mappings import Arguments
+    from rdistill.schemas.run import Scores
 
 MOST_ERRORS = 10  # lines
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
@@ -227,8 +230,17 @@ def train(
 @app.command(name="eval", cls=Command)
 @with_flags
 def evaluate(
-    config: Config_,
-    checkpoint: Checkpoint,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG|OUT.onnx", help="An mmseg config file; or a file of `export` by itself.")
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT|OUT.onnx",
+            help="student.pth, best.pth, any mmseg checkpoint of the config's model, or a file of `export`.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -237,18 +249,68 @@ def evaluate(
 ) -> None:
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent.
 
-    The files of the split are looked at first, as `check` does.
+    The files of the split are looked at first, as `check` does. An ONNX file is scored itself, by onnxruntime, beside
+    the student that it was exported from: OUT.onnx.json, which lies beside it, says with which config and checkpoint.
     """
     from rdistill import api
-    from rdistill.config.walk import leaf_datasets
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
+    if (checkpoint or config).suffix == ".onnx":
+        _evaluate_file(
+            None if checkpoint is None else config, checkpoint or config, split, as_json, loading, trust_checkpoint
+        )
+        return
+    if checkpoint is None:
+        raise UserError("CHECKPOINT: is required; see `rdistill eval --help`")
     cfg = _load(config, loading, with_teachers=False)
     metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint, noted=_note)
     if as_json:
         print(to_json(metrics))
         return
+    _print_scores(metrics, cfg, split)
+
+
+def _evaluate_file(
+    config: Path | None, file: Path, split: str, as_json: bool, flags: DataFlags, trust_checkpoint: bool
+) -> None:
+    """`rdistill eval` of an exported file."""
+    from rdistill.config.load import load_config
+    from rdistill.config.shortcuts import Shortcuts
+    from rdistill.handover.onnx_file import read_record, require_packages
+    from rdistill.handover.score import as_plain, lines, score_file
+    from rdistill.training.run import check_evaluation
+
+    require_packages(("onnxruntime",), "eval of an ONNX file")
+    record = read_record(file)
+    if config is None and record is None:
+        raise UserError(f"{file}: no {file.name}.json beside it says what it was made of; pass CONFIG before it")
+    made_with = record or {"overrides": {}, "shortcuts": {}}
+    given = {name: value for name, value in flags.given().items() if value is not None}
+    cfg = load_config(
+        config or made_with["config"],
+        {**made_with["overrides"], **flags.overrides()},
+        Shortcuts(**{**made_with["shortcuts"], **given}),
+        with_teachers=False,
+    )
+    for note in check_evaluation(cfg, split):
+        _note(note)
+    checkpoint = None if record is None else record["checkpoint"]
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        _note(f"{checkpoint}: is not there any more, so the student in PyTorch is not scored beside the file")
+        checkpoint = None
+    scored = score_file(cfg, file, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+    if as_json:
+        print(to_json(as_plain(scored)))
+        return
+    _print_scores(scored.scores, cfg, split)
+    for word, line in lines(scored):
+        print(f"{word:<9} {line}")
+
+
+def _print_scores(metrics: Scores, cfg: Config, split: str) -> None:
+    from rdistill.config.walk import leaf_datasets
+
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     data_root = ", ".join(
         dict.fromkeys(str(leaf.get("data_root")) for leaf in leaf_datasets(cfg, f"{split}_dataloader"))
@@ -563,35 +625,70 @@ def export(
         list[str] | None,
         typer.Option(help="Images to check on, a folder or a pattern; by default the validation set. Repeatable."),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise to 8 bits, calibrated on images of the config's training set.")
+    ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Keep weights in float16, for runtimes that compute in it.")
+    ] = False,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Points of validation mIoU that --int8 or --fp16 may lose to float32.")
+    ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    loading: ImageFlags,
+    loading: DataFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Write a model as ONNX, of any batch and image size, checked against PyTorch on real images.
 
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
-    file's metadata say how an image is prepared and what the classes are. Needs pip install 'rdistill[onnx]'.
+    file's metadata say how an image is prepared and what the classes are; `rdistill eval OUT.onnx` scores it. With
+    --int8 or --fp16 the float32 file must pass, and the smaller one lose at most --max-drop on the validation images.
+    Needs pip install 'rdistill[onnx]'.
     """
     from rdistill.config.shortcuts import parse_size
-    from rdistill.handover.export import as_plain, export_onnx, require_packages, require_writable, summary
+    from rdistill.handover import export as in_float32
+    from rdistill.handover import reduce
     from rdistill.handover.inference import image_files, load_predictor, validation_images
+    from rdistill.handover.onnx_file import require_packages, write_record
+    from rdistill.training.run import check_evaluation
 
     require_packages()
+    if int8 and fp16:
+        raise UserError("--int8, --fp16: a file has one of them; export twice for both")
+    precision = "int8" if int8 else "fp16" if fp16 else "float32"
+    if images and precision != "float32":
+        raise UserError(f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave it out")
     if output not in ("mask", "logits"):
         raise UserError(f"--output: must be mask or logits, got {output!r}")
     fixed = parse_size(fixed_size, "--fixed-size") if fixed_size else None
-    require_writable(out)
+    in_float32.require_writable(out)
     wanted = image_files(images) if images else None
     for line in wanted.left_out if wanted is not None else ():
         print(f"left out  {line}", file=sys.stderr)
     cfg = _load(config, loading, with_teachers=False, with_data=not images)
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
-    files = validation_images(cfg) if wanted is None else wanted.files
-    exported = export_onnx(predictor, out, files, output=output, fixed_size=fixed, opset=opset)
+    how: Arguments = {"output": output, "fixed_size": fixed, "opset": opset}
+    record: ExportRecord = {
+        "config": str(config), "checkpoint": str(checkpoint), "overrides": loading.overrides(),
+        "shortcuts": loading.given(), "precision": precision,
+    }  # fmt: skip
+    if precision == "float32":
+        files = validation_images(cfg) if wanted is None else wanted.files
+        exported = in_float32.export_onnx(predictor, out, files, **how)
+        plain, lines = in_float32.as_plain(exported), in_float32.summary(exported)
+    else:
+        for split in ("train", "val") if int8 else ("val",):
+            for note in check_evaluation(cfg, split):
+                _note(note)
+        reduced = reduce.export_reduced(predictor, cfg, out, precision, max_drop=max_drop, **how)
+        plain, lines = reduce.as_plain(reduced), reduce.summary(reduced)
+        if reduced.quantization is not None:
+            record["quantization"] = reduced.quantization
+    write_record(out, record)
     if as_json:
-        print(to_json(as_plain(exported)))
+        print(to_json(plain))
         return
-    for word, line in summary(exported):
+    for word, line in lines:
         print(f"{word:<9} {line}")
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib.util
-import io
-import logging
 import os
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,15 +19,13 @@ from rdistill.core.errors import RunError, UserError, error_line
 from rdistill.core.files import to_json
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
+from rdistill.handover.onnx_file import INPUT, TIMED, interleaved_ms, open_file, quietly, require_packages
 from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
 OPSET = 18
 MOST_IMAGES = 16  # images that are checked at most; the others are like them
-TIMED, WARM_UP = 20, 3  # runs a latency
 STRIDE = 32  # pixels; of which the other sizes are multiples that are checked where the size is free
-INPUT = "image"
-_EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
 class ExportError(RunError):
@@ -53,7 +44,7 @@ class Exported:
     images: int  # that were checked
     agreement: float  # share of equal pixels in the masks of all images and sizes, 0 to 1
     sizes: list[tuple[int, int, int]]  # batch, height, width of what was checked
-    latency_ms: dict[str, float]  # 'PyTorch' and 'onnxruntime': median, batch 1, at `timed_size`
+    latency_ms: dict[str, float]  # 'PyTorch' and 'onnxruntime': medians, in turns, batch 1, at `timed_size`
     timed_size: tuple[int, int]
     threads: int
 
@@ -90,15 +81,15 @@ def export_onnx(
     samples = [read_sample(predictor, image) for image in images]
     checks = _checks(predictor, samples, fixed_size)
     facts = metadata(predictor, output, fixed_size, samples[0].pixels.dtype)
-    network = _Network(predictor.model, output).eval()
+    network = Network(predictor.model, output).eval()
     partial = _partial(out)
     failures = []
     try:
         for name, exporter in (("trace", _trace), ("torch.export", _torch_export)):
             try:
-                with torch.no_grad(), _silence():
+                with torch.no_grad(), quietly():
                     exporter(_exportable(network), checks[0].float(), partial, output, fixed_size is None, opset)
-                _describe(partial, facts)
+                describe(partial, facts)
                 agreement = _agreement(network, partial, checks)
             except OSError as error:  # no exporter can help it
                 raise ExportError(f"{out}: cannot be written: {error_line(error)}") from error
@@ -112,13 +103,6 @@ def export_onnx(
         partial.unlink(missing_ok=True)
     way_out = "" if fixed_size else "; --fixed-size HxW asks less of the model"
     raise ExportError(f"{out}: not written: {'; '.join(failures)}{way_out}")
-
-
-def require_packages() -> None:
-    """Raises UserError where the ``onnx`` extra is not installed."""
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"export needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
 
 
 def require_writable(out: Path) -> None:
@@ -139,7 +123,7 @@ def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
-class _Network(nn.Module):
+class Network(nn.Module):
     """Normalised images -> logits or mask at their own size, as mmseg's whole-image test mode has them."""
 
     def __init__(self, model: nn.Module, output: str) -> None:
@@ -236,9 +220,9 @@ def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return x if tuple(x.shape[2:]) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def _agreement(network: _Network, file: Path, checks: Sequence[Tensor]) -> float:
+def _agreement(network: Network, file: Path, checks: Sequence[Tensor]) -> float:
     """Share of the pixels whose class is the same in PyTorch and in onnxruntime."""
-    run = _session(file)
+    run = open_file(file).run
     equal = pixels = 0
     with torch.no_grad():
         for x in checks:
@@ -251,18 +235,14 @@ def _agreement(network: _Network, file: Path, checks: Sequence[Tensor]) -> float
     return equal / pixels
 
 
-def _session(file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """An ONNX file as a function, on the CPU with as many threads as torch has."""
-    import onnxruntime
+def facts_of(file: Path) -> dict[str, str]:
+    """What :func:`describe` wrote into a file."""
+    import onnx
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised too
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {INPUT: x})[0]  # type: ignore[no-any-return]
+    return {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
 
 
-def _describe(file: Path, facts: dict[str, str]) -> None:
+def describe(file: Path, facts: dict[str, str]) -> None:
     """Writes into the file what its user must know: metadata of text, by name."""
     import onnx
 
@@ -347,14 +327,14 @@ def _range(pixels: np.dtype[Any] | None) -> str:
 
 
 def _finish(
-    partial: Path, out: Path, network: _Network, exporter: str, agreement: float, checks: Sequence[Tensor], images: int
+    partial: Path, out: Path, network: Network, exporter: str, agreement: float, checks: Sequence[Tensor], images: int
 ) -> Exported:
     import onnx
 
     alone = checks[1]
-    run, array = _session(partial), alone.numpy()
+    run, array = open_file(partial).run, alone.numpy()
     with torch.no_grad():
-        latency = {"PyTorch": _median_ms(lambda: network(alone)), "onnxruntime": _median_ms(lambda: run(array))}
+        latency = interleaved_ms({"PyTorch": lambda: network(alone), "onnxruntime": lambda: run(array)})
     opset = next(entry.version for entry in onnx.load(str(partial)).opset_import if not entry.domain)
     os.replace(partial, out)
     return Exported(
@@ -372,16 +352,6 @@ def _finish(
     )
 
 
-def _median_ms(call: Callable[[], Any]) -> float:
-    seconds = []
-    for index in range(WARM_UP + TIMED):
-        started = time.perf_counter()
-        call()
-        if index >= WARM_UP:
-            seconds.append(time.perf_counter() - started)
-    return 1000 * median(seconds)
-
-
 def summary(exported: Exported) -> Iterator[tuple[str, str]]:
     """What the command prints: a word and a line each."""
     height, width = exported.timed_size
@@ -394,24 +364,10 @@ def summary(exported: Exported) -> Iterator[tuple[str, str]]:
     )
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in exported.latency_ms.items())
     threads = "1 thread" if exported.threads == 1 else f"{exported.threads} threads"
-    yield "latency", f"{times} (median of {TIMED}, batch 1, {height} x {width}, CPU, {threads})"
+    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
     yield "file", f"{exported.file}: {exported.megabytes:.2f} MB, opset {exported.opset}, by {exported.exporter}"
 
 
 def as_plain(exported: Exported) -> Mapping[str, Any]:
     """The same as plain data, for ``--json``."""
     return {**exported.__dict__, "file": str(exported.file), "sizes": [list(size) for size in exported.sizes]}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """torch's exporters warn, log and print; what counts is the check."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

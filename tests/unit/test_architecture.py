@@ -383,6 +383,7 @@ TESTED_IN = {
     "_compat.mmcv": "unit/compat/test_mmengine.py",
     "data.reading": "unit/data/test_images.py",
     "handover.inference": "unit/handover/test_predict.py",
+    "handover.reduce": "e2e/handover/test_reduce.py",  # whole commands
     # What is made of a folder, by the folder; and the models by their names.
     "init.coco": "unit/init/test_data.py", "init.images": "unit/init/test_data.py",
     "init.layouts": "unit/init/test_data.py", "init.masks": "unit/init/test_data.py",

@@ -1,0 +1,189 @@
+"""`rdistill export --int8` and `--fp16`: a file of fewer bits, kept where it loses no more than the user accepts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from rdistill.handover.export import ExportError, Network, describe, export_onnx, facts_of
+from rdistill.handover.inference import Predictor, network_input, validation_images
+from rdistill.handover.onnx_file import TIMED, OnnxSegmentor, interleaved_ms, open_file, quietly
+from rdistill.handover.quantize import Judge, examples_of, ignored_label, quantize
+from rdistill.schemas.exported import Quantization
+from rdistill.training.run import evaluate_model
+
+MAX_DROP = 1.0  # mIoU, in points
+SHOWN_LAYERS = 3
+# Layers are kept in float from this share of the accepted loss on: training images are easier than those to come.
+SHARE_ON_HELD_OUT = 0.25
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What was written, and how it compares with the float32 file of the same model."""
+
+    file: Path
+    precision: str  # 'int8' or 'fp16'
+    output: str  # 'mask' or 'logits'
+    opset: int
+    exporter: str  # 'trace' or 'torch.export'
+    mIoU: dict[str, float]  # percent on the validation images: 'float32' and the file's own precision
+    max_drop: float  # points of mIoU that were accepted
+    megabytes: dict[str, float]  # by precision
+    latency_ms: dict[str, float]  # 'PyTorch' and each precision: medians, in turns, batch 1
+    timed_size: tuple[int, int]
+    threads: int
+    quantization: Quantization | None  # of int8
+
+
+def export_reduced(
+    predictor: Predictor,
+    cfg: Config,
+    out: Path,
+    precision: str,
+    *,
+    max_drop: float = MAX_DROP,
+    output: str = "mask",
+    fixed_size: tuple[int, int] | None = None,
+    opset: int = 18,
+) -> Reduced:
+    """As :func:`rdistill.handover.export.export_onnx`, in INT8 or in float16.
+
+    The float32 file is written and checked first, in a temporary folder beside ``out``.
+
+    Args:
+        predictor: the model, on the CPU.
+        cfg: of the same model, loaded, with its data.
+        out, output, fixed_size, opset: as there.
+        precision: ``int8`` or ``fp16``.
+        max_drop: points of mIoU on the validation images by which the file may be below the float32 file.
+
+    Raises:
+        UserError: as there; or there are too few training images.
+        ExportError: as there; or more is lost than ``max_drop``, and nothing is written.
+    """
+    images = validation_images(cfg)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        files = {"float32": Path(folder) / "float32.onnx", precision: Path(folder) / f"{precision}.onnx"}
+        exported = export_onnx(predictor, files["float32"], images, output=output, fixed_size=fixed_size, opset=opset)
+        quantization = None
+        if precision == "int8":
+            calibration, held_out = examples_of(cfg, predictor.model)
+            judge = Judge(predictor.model, held_out, len(predictor.classes), ignored_label(cfg))
+            quantization = quantize(
+                files["float32"], files["int8"], judge, calibration, tolerance=SHARE_ON_HELD_OUT * max_drop
+            )
+        else:
+            write_fp16(files["float32"], files["fp16"])
+        describe(files[precision], {**facts_of(files["float32"]), "precision": precision})
+        scores = {
+            name: evaluate_model(OnnxSegmentor(open_file(file), predictor.model), cfg, split="val")["mIoU"]
+            for name, file in files.items()
+        }
+        predictor.model.cpu()
+        if scores["float32"] - scores[precision] > max_drop:
+            raise ExportError(_refusal(out, precision, scores, max_drop, quantization))
+        latency, size = _latency(predictor, output, files, images, fixed_size)
+        megabytes = {name: file.stat().st_size / 1e6 for name, file in files.items()}
+        os.replace(files[precision], out)
+    return Reduced(
+        file=out,
+        precision=precision,
+        output=output,
+        opset=exported.opset,
+        exporter=exported.exporter,
+        mIoU=scores,
+        max_drop=max_drop,
+        megabytes=megabytes,
+        latency_ms=latency,
+        timed_size=size,
+        threads=torch.get_num_threads(),
+        quantization=quantization,
+    )
+
+
+def write_fp16(float_file: Path, out: Path) -> None:
+    """Writes a float32 file's weights and sums in float16; its input and output stay as they are.
+
+    A runtime without such kernels computes in float32: onnxruntime on most CPUs, where only the file gets smaller.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    with quietly():
+        model = OnnxModel(convert_float_to_float16(onnx.load(str(float_file)), keep_io_types=True))
+        model.topological_sort()  # the casts of the input are appended at the end
+    onnx.save(model.model, str(out))
+
+
+def _refusal(
+    out: Path, precision: str, scores: Mapping[str, float], max_drop: float, quantization: Quantization | None
+) -> str:
+    lost = scores["float32"] - scores[precision]
+    how = ""
+    if quantization is not None:
+        kept = len(quantization["kept_in_float"])
+        how = f", calibrated by {quantization['method']} and with {kept} of {quantization['layers']} layers in float"
+    return (
+        f"{out}: not written: {precision}{how} scores {scores[precision]:.2f} mIoU on the validation images, float32 "
+        f"{scores['float32']:.2f}: {lost:.2f} lost, at most {max_drop:g} accepted by --max-drop"
+    )
+
+
+def _latency(
+    predictor: Predictor, output: str, files: Mapping[str, Path], images: Sequence[Path], fixed_size: Any
+) -> tuple[dict[str, float], tuple[int, int]]:
+    image = network_input(predictor, images[0])
+    if fixed_size is not None:
+        image = torch.nn.functional.interpolate(image, size=fixed_size, mode="bilinear", align_corners=False)
+    network, array = Network(predictor.model, output).eval(), image.numpy()
+    runs = {name: open_file(file).run for name, file in files.items()}
+    with torch.no_grad():
+        times = interleaved_ms(
+            {"PyTorch": lambda: network(image), **{name: lambda run=run: run(array) for name, run in runs.items()}}  # type: ignore[misc]
+        )
+    return times, (int(image.shape[2]), int(image.shape[3]))
+
+
+def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
+    """What the command prints: a word and a line each."""
+    if (made := reduced.quantization) is not None:
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in made["held_out_mIoU"].items())
+        yield (
+            "calibrate",
+            f"on {made['calibrated']} training images; mIoU of {made['held_out']} held-out ones: {scores}: "
+            f"{made['method']} is taken",
+        )
+        if kept := made["kept_in_float"]:
+            more = f" and {len(kept) - SHOWN_LAYERS} more" if len(kept) > SHOWN_LAYERS else ""
+            yield "float32", f"{len(kept)} of {made['layers']} layers: {', '.join(kept[:SHOWN_LAYERS])}{more}"
+        else:
+            yield "float32", f"none of {made['layers']} layers has to stay in it"
+    before, after = reduced.mIoU["float32"], reduced.mIoU[reduced.precision]
+    yield (
+        "mIoU",
+        f"{reduced.precision} {after:.2f}, float32 {before:.2f} on the validation images: {after - before:+.2f}, "
+        f"at most {reduced.max_drop:g} may be lost",
+    )
+    height, width = reduced.timed_size
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in reduced.latency_ms.items())
+    threads = "1 thread" if reduced.threads == 1 else f"{reduced.threads} threads"
+    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
+    yield (
+        "file",
+        f"{reduced.file}: {reduced.megabytes[reduced.precision]:.2f} MB, float32 has "
+        f"{reduced.megabytes['float32']:.2f} MB; opset {reduced.opset}, by {reduced.exporter}",
+    )
+
+
+def as_plain(reduced: Reduced) -> Mapping[str, Any]:
+    """The same as plain data, for ``--json``."""
+    return {**reduced.__dict__, "file": str(reduced.file), "timed_size": list(reduced.timed_size)}

@@ -1,0 +1,121 @@
+"""`rdistill eval OUT.onnx`: the exported file itself on the config's data, beside the student in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+
+from rdistill.handover.export import Network
+from rdistill.handover.inference import load_predictor
+from rdistill.handover.onnx_file import TIMED, OnnxSegmentor, interleaved_ms, open_file
+from rdistill.models.segmentor import build_segmentor
+from rdistill.schemas.run import Scores
+from rdistill.training.run import evaluate_model
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """What an exported file scores, and, where there is a checkpoint, what the student in PyTorch does."""
+
+    file: Path
+    scores: Scores
+    megabytes: float
+    checkpoint: Path | None
+    pytorch: Scores | None
+    latency_ms: dict[str, float]  # 'PyTorch' (where there is a checkpoint) and 'onnxruntime', in turns, batch 1
+    timed_size: tuple[int, int]  # height and width of what the network is given
+    threads: int
+    notes: list[str] = field(default_factory=list)  # what the comparison rests on
+
+
+def score_file(
+    cfg: Config, file: Path, checkpoint: str | Path | None, *, split: str = "val", trust_checkpoint: bool = False
+) -> ScoredFile:
+    """Scores an ONNX file on a config's ``val`` or ``test`` split, by the config's own pipeline and metric.
+
+    Args:
+        cfg: of the student, loaded, with its data.
+        file: one of `rdistill export`.
+        checkpoint: the student's, to be scored and timed beside the file; None leaves that out.
+        split, trust_checkpoint: as for :func:`rdistill.training.run.evaluate_checkpoint`.
+
+    Raises:
+        UserError: onnxruntime cannot open the file, the checkpoint does not fit, the split cannot be scored.
+    """
+    onnx_file = open_file(file)
+    pytorch = None
+    if checkpoint is None:
+        model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint)).eval()
+    else:
+        model = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint).model
+        pytorch = evaluate_model(model, cfg, split=split)
+    segmentor = OnnxSegmentor(onnx_file, model)
+    scores = evaluate_model(segmentor, cfg, split=split)
+    image = segmentor.first
+    assert image is not None, "a split without images is refused before"
+    network, array = Network(model.cpu(), onnx_file.output).eval(), image.numpy()
+    calls: dict[str, Callable[[], Any]] = {"PyTorch": lambda: network(image)} if checkpoint is not None else {}
+    with torch.no_grad():
+        latency = interleaved_ms({**calls, "onnxruntime": lambda: onnx_file.run(array)})
+    return ScoredFile(
+        file=file,
+        scores=scores,
+        megabytes=file.stat().st_size / 1e6,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        pytorch=pytorch,
+        latency_ms=latency,
+        timed_size=(int(image.shape[2]), int(image.shape[3])),
+        threads=torch.get_num_threads(),
+        notes=list(_notes(cfg, segmentor)),
+    )
+
+
+def _notes(cfg: Config, segmentor: OnnxSegmentor) -> Iterator[str]:
+    """What makes the two scores differ besides the numbers in the file."""
+    if (cfg.model.get("test_cfg") or {}).get("mode") == "slide":
+        yield "the config tests by sliding windows, in PyTorch alone: the file is given whole images"
+    if segmentor.resized is not None:
+        inside, image = (" x ".join(map(str, size)) for size in segmentor.resized)
+        yield (
+            f"the file's masks of {inside} become the image's {image} by the nearest pixel; PyTorch resizes logits, "
+            "and so does a file of `export --output logits`"
+        )
+
+
+def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
+    """What the command prints below the scores: a word and a line each."""
+    if scored.pytorch is not None:
+        difference = scored.scores["mIoU"] - scored.pytorch["mIoU"]
+        yield (
+            "PyTorch",
+            f"mIoU {scored.pytorch['mIoU']:.2f}  aAcc {scored.pytorch['aAcc']:.2f}  ({scored.checkpoint}): "
+            f"the file's mIoU is {difference:+.2f} from it",
+        )
+    height, width = scored.timed_size
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in scored.latency_ms.items())
+    threads = "1 thread" if scored.threads == 1 else f"{scored.threads} threads"
+    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
+    yield "file", f"{scored.file}: {scored.megabytes:.2f} MB"
+    for note in scored.notes:
+        yield "note", note
+
+
+def as_plain(scored: ScoredFile) -> Mapping[str, Any]:
+    """Scores as `rdistill eval` gives them for a checkpoint, and the rest beside them, for ``--json``."""
+    return {
+        **scored.scores,
+        "file": str(scored.file),
+        "megabytes": scored.megabytes,
+        "checkpoint": None if scored.checkpoint is None else str(scored.checkpoint),
+        "pytorch": scored.pytorch,
+        "latency_ms": scored.latency_ms,
+        "timed_size": list(scored.timed_size),
+        "threads": scored.threads,
+        "notes": scored.notes,
+    }
