@@ -286,11 +286,11 @@ def _evaluate_file(
     if config is None and record is None:
         raise UserError(f"{file}: no {file.name}.json beside it says what it was made of; pass CONFIG before it")
     made_with = record or {"overrides": {}, "shortcuts": {}}
-    given = {name: value for name, value in flags.given().items() if value is not None}
+    changed = {name: value for name, value in flags.given().items() if value is not None}
     cfg = load_config(
         config or made_with["config"],
         {**made_with["overrides"], **flags.overrides()},
-        Shortcuts(**{**made_with["shortcuts"], **given}),
+        Shortcuts(**{**made_with["shortcuts"], **changed}),
         with_teachers=False,
     )
     for note in check_evaluation(cfg, split):

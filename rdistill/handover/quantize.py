@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -26,16 +26,20 @@ from rdistill.handover.onnx_file import INPUT, OnnxSegmentor, open_file, quietly
 from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.schemas.data import Batch
 from rdistill.schemas.exported import Quantization
+from rdistill.schemas.mappings import Arguments
 from rdistill.training.evaluation import confusion
 
+if TYPE_CHECKING:
+    from onnxruntime.quantization.calibrate import TensorsData
+
 # How the range of a tensor's values is found: the name of onnxruntime's method, and its options.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, Arguments]] = {
     "min-max": ("MinMax", {}),
     "entropy": ("Entropy", {"symmetric": False}),
     "percentile": ("Percentile", {"symmetric": False, "percentile": 99.99}),
 }
-MOST_EXAMPLES = 64  # of each half
-MOST_PIXELS = 2**25  # of each half, together: what a few GB hold with all the layers' outputs
+MOST_EXAMPLES = 64  # images in each half
+MOST_PIXELS = 2**25  # all images of a half together: a few GB hold these with every layer's outputs
 MOST_COMPARED = 8  # held-out images by which the layers are ordered
 # What is computed in 8 bits. The others, such as softmax, layer norms and argmax, cost accuracy and hardly any time.
 OPERATORS = (
@@ -215,7 +219,7 @@ class _Maker:
         self.size, self.calibration = size, calibration
         nodes = onnx.load(str(self.prepared)).graph.node
         self.layers = [node.name for node in nodes if node.op_type in LAYERS]
-        self.ranges: dict[str, Any] = {}
+        self.ranges: dict[str, TensorsData] = {}
 
     def write(self, out: Path, method: str, kept: Sequence[str] = (), *, only: str | None = None) -> None:
         """Writes a file with these layers in float, or with one layer alone in INT8."""
@@ -239,7 +243,7 @@ class _Maker:
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(out), False)
 
-    def _measured(self, method: str) -> Any:
+    def _measured(self, method: str) -> TensorsData:
         """onnxruntime's ranges of all tensors. Images go in singly: together, every layer's outputs would be kept."""
         from onnxruntime.quantization import CalibrationMethod, create_calibrator
 

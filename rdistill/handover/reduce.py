@@ -36,11 +36,11 @@ class Reduced:
     exporter: str  # 'trace' or 'torch.export'
     mIoU: dict[str, float]  # percent on the validation images: 'float32' and the file's own precision
     max_drop: float  # points of mIoU that were accepted
-    megabytes: dict[str, float]  # by precision
+    megabytes: dict[str, float]  # float32 and the file's own precision
     latency_ms: dict[str, float]  # 'PyTorch' and each precision: medians, in turns, batch 1
     timed_size: tuple[int, int]
     threads: int
-    quantization: Quantization | None  # of int8
+    quantization: Quantization | None  # INT8 has it
 
 
 def export_reduced(

@@ -10,7 +10,7 @@ from rdistill.schemas.mappings import Arguments, ConfigValues
 class Quantization(TypedDict):
     """How an INT8 model was made."""
 
-    method: str  # of calibration: 'min-max', 'entropy' or 'percentile'
+    method: str  # how ranges were measured: 'min-max', 'entropy' or 'percentile'
     held_out_mIoU: dict[str, float]  # percent, on held-out training images: 'float32', and each method's
     calibrated: int  # training images that the ranges were measured on
     held_out: int  # training images, others, that chose the method and the layers
@@ -26,4 +26,4 @@ class ExportRecord(TypedDict, total=False):
     overrides: ConfigValues  # what `--set` set
     shortcuts: Arguments  # such as `size` and `data_root`: None where the config's own value counts
     precision: str  # 'float32', 'fp16' or 'int8'
-    quantization: Quantization  # of int8
+    quantization: Quantization  # INT8 has it

@@ -19,7 +19,6 @@ from rdistill.flags import (
     BatchFlags,
     DataFlags,
     Flags,
-    ImageFlags,
     LoadFlags,
     ModelFlags,
     RunFlags,
@@ -75,7 +74,7 @@ def test_an_argument_of_another_function_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "group"),
     [
-        ("layers", ModelFlags), ("predict", ModelFlags), ("export", ImageFlags), ("eval", DataFlags),
+        ("layers", ModelFlags), ("predict", ModelFlags), ("export", DataFlags), ("eval", DataFlags),
         ("headroom", BatchFlags), ("train", LoadFlags), ("sweep", LoadFlags), ("check", LoadFlags),
     ],
 )  # fmt: skip
