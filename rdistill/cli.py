@@ -30,6 +30,7 @@ from rdistill.flags import (
     ModelFlags,
     RunFlags,
     SweepFlags,
+    TaskFlags,
     TrustCheckpoint,
     WorkerFlags,
     with_flags,
@@ -69,6 +70,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
 app.add_typer(data_app, name="data")
+store_app = typer.Typer(no_args_is_help=True, help="Teachers' outputs for views of images: fill, look at, prune.")
+app.add_typer(store_app, name="store")
 
 
 @contextmanager
@@ -690,6 +693,125 @@ def export(
         return
     for word, line in lines:
         print(f"{word:<9} {line}")
+
+
+Store = Annotated[str, typer.Argument(metavar="DIR|URI", help="The store: what distill.store.dir names.")]
+
+
+@store_app.command(name="build", cls=Command)
+@with_flags
+def store_build(
+    config: Config_,
+    *,
+    run: TaskFlags,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    loading: BatchFlags,
+    trust_checkpoint: TrustCheckpoint = False,
+) -> None:
+    """Compute a teacher's outputs for all views of the training images, before any training.
+
+    CONFIG has distill.store with a `dir`, where every run with the same section then finds them. The work goes over the
+    Ray cluster as tasks. What is there is not computed again: the same command goes on where it was stopped.
+    """
+    from rdistill.config.load import load_run
+    from rdistill.config.shortcuts import Shortcuts
+    from rdistill.store.build import build_store
+
+    loaded = load_run(config, loading.overrides(), Shortcuts(**loading.given()))
+    scratch = Path("work_dirs", "store", config.stem)
+    console = Console(quiet=True) if quiet or as_json else OneLineConsole(highlight=False, soft_wrap=True, markup=False)
+    with terminated_like_ctrl_c() as stop:
+        try:
+            done = build_store(
+                loaded,
+                scratch,
+                trust_checkpoint=trust_checkpoint,
+                console=console,
+                **run.given(),
+            )
+        except KeyboardInterrupt:
+            _print_line("interrupted; the same command goes on with what is missing")
+            raise SystemExit(128 + (stop.signum or signal.SIGINT)) from None
+    if as_json:
+        print(to_json(done))
+    elif quiet:
+        print(f"{done['views']} views, {done['computed']} computed")
+
+
+@store_app.command(name="info", cls=Command)
+def store_info(
+    where: Store, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+) -> None:
+    """Show whose outputs a store holds, how many and how large."""
+    from rdistill.core.files import in_bytes
+    from rdistill.distill.store_files import store_files
+    from rdistill.store.contents import ID_CHARACTERS, contents, totals, used, whose
+
+    held = contents(store_files(where))
+    if as_json:
+        print(to_json(held))
+        return
+    console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
+    for of_teacher in held:
+        about = of_teacher["about"]
+        size = f"{of_teacher['entries']} entries, {in_bytes(of_teacher['bytes'])}"
+        console.print(f"{of_teacher['id'][:ID_CHARACTERS]}  {whose(about)}: {size}, used {used(about)}")
+    whole = totals(held)
+    console.print(
+        f"{where}: {len(held)} teacher{'s' * (len(held) != 1)}, {whole['entries']} entries, {in_bytes(whole['bytes'])}"
+    )
+
+
+@store_app.command(name="verify", cls=Command)
+def store_verify(
+    where: Store,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what is damaged.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Read every entry of a store and compare it with its checksum; status 1 where one is damaged.
+
+    A run computes a damaged entry again by itself.
+    """
+    from rdistill.core.files import in_bytes
+    from rdistill.distill.store_files import store_files
+    from rdistill.store.contents import verify
+
+    verified = verify(store_files(where), remove=remove, say=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print(to_json(verified))
+    else:
+        size = in_bytes(verified["bytes"])
+        print(f"{where}: {verified['entries']} entries, {size}, {verified['damaged']} damaged")
+    if verified["damaged"]:
+        raise typer.Exit(1)
+
+
+@store_app.command(name="prune", cls=Command)
+def store_prune(
+    where: Store,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="ID", help="Remove this teacher: the beginning of its id in `store info`.")
+    ] = None,
+    unused_days: Annotated[
+        float | None, typer.Option(min=0, help="Remove teachers that no run has begun to use for so many days.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Remove teachers, longest unused first, until the rest fits, such as 10GiB."),
+    ] = None,
+) -> None:
+    """Remove teachers from a store; without an option, only what killed processes have left of files.
+
+    While a run uses the store nothing is lost but time: what it misses it computes again.
+    """
+    from rdistill.core.files import in_bytes
+    from rdistill.distill.store_files import store_files
+    from rdistill.store.contents import parse_bytes, prune
+
+    most = None if max_size is None else parse_bytes(max_size, "--max-size")
+    removed = prune(store_files(where), teacher=teacher, unused_days=unused_days, max_bytes=most, say=print)
+    print(f"{where}: {in_bytes(removed)} removed")
 
 
 @data_app.command(cls=Command)

@@ -123,6 +123,17 @@ class WorkerFlags(Flags):
 
 
 @dataclass(frozen=True)
+class TaskFlags(Flags):
+    """What one task of many takes, and where they run."""
+
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="GPUs a task; by default 1 where there are GPUs.")
+    ] = None
+    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a task.")] = 1
+    address: Address = None
+
+
+@dataclass(frozen=True)
 class RunFlags(WorkerFlags):
     """How one run is trained."""
 

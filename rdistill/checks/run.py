@@ -22,12 +22,14 @@ from rdistill.checks.batches import check_batches, squashed_note
 from rdistill.checks.data import look_at_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
+from rdistill.checks.store import describe_store, look_at_store
 from rdistill.checks.unlabeled import look_at_unlabeled, without_part
 from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError, error_line
+from rdistill.core.files import in_bytes
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
@@ -179,6 +181,10 @@ def check_run(
             counted(paired, "feature pair"),
         )
         report.notes += teacher_notes(distiller)
+        problems, notes = look_at_store(run, distiller)
+        report.notes += notes
+        if run.distill.store is not None:
+            report.add("store", problems, describe_store(run.distill.store))
         if run.distill.shares:
             report.add("weights", [], describe_shares(run.distill.shares))
             report.notes += _share_notes(run)
@@ -329,15 +335,6 @@ def check_resources(
 def local_resources() -> dict[str, float]:
     """What a cluster on this machine alone would have."""
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-
-
-def in_bytes(count: float) -> str:
-    """``123456789`` -> ``123 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:

@@ -16,6 +16,7 @@ from pydantic import ConfigDict as ModelConfig
 
 from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
+from rdistill.core.storage import is_uri
 from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
 from rdistill.registration.parameters import problems_of
@@ -82,7 +83,10 @@ class StoreSpec(Section):
     views: Annotated[Whole, Field(ge=1, le=100_000)] = 16
     keep: Literal["logits", "features", "nothing"] = "logits"  # 'features': logits too; 'nothing': the views alone
     bits: Literal[32, 16, 8] = 16  # bits of each number; 32 keeps all of it
-    dir: str | None = None  # a folder; default: `.teacher_store` beside the work dir
+    # logits keep the likeliest classes of each pixel, and what all others have together; None: every class
+    top_k: Annotated[Whole, Field(ge=1)] | None = None
+    dir: str | None = None  # a folder or a URI; default: `.teacher_store` beside the work dir
+    local: str | None = None  # the folder where entries at a URI are kept too; default: as that of `dir`
     seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0  # the views' own; runs of all seeds share them
 
 
@@ -416,8 +420,8 @@ class DistillSpec(Section):
         if store is None:
             return []
         problems = []
-        if store.dir is not None and "://" in store.dir:
-            problems.append(f"distill.store.dir: must be a folder, got {store.dir!r}; a URI cannot be used yet")
+        if store.local is not None and (is_uri(store.local) or store.dir is None or not is_uri(store.dir)):
+            problems.append("distill.store.local: is the folder that entries of a URI are kept in too, and needs one")
         if self.cache.mode == "on" or any(own.cache is not None and own.cache.mode == "on" for own in self.teachers):
             problems.append("distill.store: keeps what distill.cache would remember; leave cache out, or the store")
         if all(own.follows_student for own in self.teachers):

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rdistill.core.errors import RunError, UserError, message_line
 from rdistill.core.files import written_whole
@@ -40,8 +40,12 @@ def join(where: str | Path, *parts: str) -> str | Path:
     return "/".join((str(where).rstrip("/"), *parts)) if is_uri(where) else Path(where, *parts)
 
 
-def filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
+def filesystem(uri: str, what: str = "--work-dir") -> tuple[arrow.FileSystem, str]:
     """The file system of a URI, and the path within it. Credentials come from the environment.
+
+    Args:
+        uri: of a folder.
+        what: a message calls it.
 
     Raises:
         UserError: nobody knows this kind of URI.
@@ -59,10 +63,27 @@ def filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise UserError(
-            f"--work-dir {uri}: neither pyarrow nor fsspec knows this storage: {message_line(error)}"
-        ) from None
+        raise UserError(f"{what} {uri}: neither pyarrow nor fsspec knows this storage: {message_line(error)}") from None
     return arrow.PyFileSystem(arrow.FSSpecHandler(file_system)), path
+
+
+def put_whole(file_system: arrow.FileSystem, target: str, source: BinaryIO, by: str = "") -> None:
+    """Writes a file of a storage whole or not at all; its folder is made where it is missing.
+
+    Args:
+        target: the path of the file; may exist.
+        source: is read to its end.
+        by: who writes it, where several may write the same file at a time.
+    """
+    whole_at_once = file_system.type_name in OBJECT_STORES
+    path = PurePosixPath(target)
+    written = target if whole_at_once else str(path.with_name(f".{path.name}{by}.partial"))
+    if not whole_at_once:
+        file_system.create_dir(str(path.parent), recursive=True)
+    with file_system.open_output_stream(written) as out:
+        shutil.copyfileobj(source, out, 2**20)
+    if not whole_at_once:
+        file_system.move(written, target)
 
 
 def ray_storage(where: str | Path) -> Arguments:
@@ -150,15 +171,8 @@ class WorkDir:
     def _send(self, file: Path, name: str) -> None:
         assert self._remote is not None
         file_system, root = self._remote
-        target = f"{root}/{name}"
-        whole_at_once = file_system.type_name in OBJECT_STORES
-        written = target if whole_at_once else str(PurePosixPath(target).with_name(f".{file.name}.partial"))
-        if not whole_at_once:
-            file_system.create_dir(str(PurePosixPath(target).parent), recursive=True)
-        with open(file, "rb") as source, file_system.open_output_stream(written) as out:
-            shutil.copyfileobj(source, out, 2**20)
-        if not whole_at_once:
-            file_system.move(written, target)
+        with open(file, "rb") as source:
+            put_whole(file_system, f"{root}/{name}", source)
 
     def _files(self) -> Iterator[Path]:
         for file in self.folder.rglob("*"):

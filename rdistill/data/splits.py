@@ -67,6 +67,11 @@ def data_splits(cfg: Config, names: Sequence[str] = READ_BY_TRAINING) -> list[Sp
     return splits
 
 
+def training_images(cfg: Config) -> int:
+    """Training images on the disk; at least 1."""
+    return max(1, sum(len(split.entries) for split in data_splits(cfg, ("train",))))
+
+
 def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
     """The class names of each dataset of a split ('train' or 'val') that has any."""
     classes = []

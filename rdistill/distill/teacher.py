@@ -11,15 +11,18 @@ import torch
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.config.distill_spec import PLAIN, ForwardSpec, TeacherSpec
+from rdistill.config.distill_spec import PLAIN, ForwardSpec, StoreSpec, TeacherSpec
+from rdistill.core.storage import is_uri
+from rdistill.distill.store_files import StoreFiles, store_files
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
 from rdistill.distill.teacher_forward import computed_as, prepare_model
-from rdistill.distill.teacher_store import TeacherStore, note_weights
+from rdistill.distill.teacher_store import TeacherStore, note_weights, weights_digest
 from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
 from rdistill.schemas.mappings import PlainConfig
+from rdistill.schemas.store import StoreAbout
 
 CACHE_FOLDER = ".teacher_cache"
 STORE_FOLDER = ".teacher_store"
@@ -88,6 +91,12 @@ class Teacher:
         """The same teacher without its cache: it runs beside the training and leaves nothing that training may find."""
         teacher = copy.copy(self)
         teacher.cache = teacher.store = None
+        return teacher
+
+    def giving(self, feature_names: Sequence[str]) -> Teacher:
+        """The same teacher, its store included, that gives these features."""
+        teacher = copy.copy(self)
+        teacher.capture = FeatureCapture(self.model, feature_names)
         return teacher
 
     def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
@@ -167,11 +176,28 @@ def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: 
     """
     assert spec.store is not None
     mean, std = image_statistics(preprocessor)
-    seen = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.tolist(), std.tolist()]
+    seen = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.flatten().tolist(), std.flatten().tolist()]
     seen += [getattr(preprocessor, "pad_val", None), getattr(preprocessor, "size_divisor", None)]
-    described = f"{spec.model_dump_json(include={'model', 'forward', 'features'})} {seen}"
-    folder = Path(spec.store.dir) if spec.store.dir else work_dir.absolute().parent / STORE_FOLDER
-    return TeacherStore(model, spec.store, described, folder)
+    about: StoreAbout = {
+        "teacher": spec.config or spec.type,
+        "checkpoint": spec.checkpoint,
+        "weights": weights_digest(model),
+        "forward": str(spec.forward or PLAIN),
+        "bits": spec.store.bits,
+        "top_k": spec.store.top_k,
+        "images": " ".join(map(str, seen)),
+        "setting": f"{spec.model_dump_json(include={'model', 'forward', 'features'})} {seen}",
+    }
+    heads = logit_names(model, training=False)
+    return TeacherStore(spec.store, about, store_places(spec.store, work_dir), heads)
+
+
+def store_places(spec: StoreSpec, work_dir: Path) -> list[StoreFiles]:
+    """Where entries are looked for, the nearest first: those at a URI are also kept beside the work dir."""
+    beside = work_dir.absolute().parent / STORE_FOLDER
+    if spec.dir is not None and is_uri(spec.dir):
+        return [store_files(spec.local or beside), store_files(spec.dir)]
+    return [store_files(spec.dir or beside)]
 
 
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:

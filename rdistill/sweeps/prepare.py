@@ -156,8 +156,9 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     from rdistill.checks.run import Report, build_reporting
     from rdistill.config.load import import_custom_modules
     from rdistill.distill.teacher import CACHE_FOLDER
+    from rdistill.store.warm import look_into_store
     from rdistill.sweeps.check import check_sweep, choose_pairs
-    from rdistill.sweeps.trial.step_profile import STEP, load_step, measure_step
+    from rdistill.sweeps.trial.step_profile import STEP, StoreForecast, load_step, measure_step
     from rdistill.training.run import check_evaluation, evaluate_teachers
     from rdistill.training.teacher_plan import RECORD as PLAN
     from rdistill.training.teacher_plan import choose_plan, with_plan
@@ -178,13 +179,18 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
         notes += check_evaluation(cfg, "test")
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     scores = evaluate_teachers(distiller, cfg)
+    lines: list[str] = []
     with open_work_dir(study.work_dir, PLAN, STEP) as here:
         plan = choose_plan(distiller, base, here.folder)  # once for all trials, which are to be the same alone
+        base = with_plan(base, plan, beside / CACHE_FOLDER)
         step = load_step(here.folder / STEP, slots)
+        stored = look_into_store(base, distiller)
+        if stored is not None:
+            lines.append(stored.line)
         if step is None:
-            step = measure_step(distiller, cfg, workers=spec.trial.workers, slots=slots)  # last: it trains
+            forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
+            step = measure_step(distiller, cfg, workers=spec.trial.workers, slots=slots, forecast=forecast)  # it trains
             step.save(here.folder / STEP)
         here.push()
-    base = with_plan(base, plan, beside / CACHE_FOLDER)
-    study = dataclasses.replace(study, base=base, teacher_lines=plan.lines, notes=tuple(notes))
+    study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

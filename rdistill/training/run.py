@@ -24,7 +24,7 @@ from torch import nn
 from rdistill._compat.mmengine import config_dict
 from rdistill.checks.run import Report, add_data, check_run
 from rdistill.config.load import LoadedConfig
-from rdistill.config.overrides import INIT_SEED, lookup
+from rdistill.config.overrides import INIT_SEED, VIEWS, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
@@ -304,7 +304,8 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> C
         UserError: a value that did not arrive where it takes effect.
     """
     distiller = unwrap(runner)
-    effective = {**distiller.effective_values(), **_optimizer_values(runner), **_init_seed(runner)}
+    own = {**distiller.effective_values(), **_views(cfg)}
+    effective = {**own, **_optimizer_values(runner), **_init_seed(runner)}
     read: ConfigValues = {}
     lost = []
     for key, wanted in _leaves(swept).items():
@@ -313,7 +314,13 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> C
             lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
     if lost:
         raise UserError(*lost)
-    return {**distiller.effective_values(), **read}
+    return {**own, **read}
+
+
+def _views(cfg: Config) -> dict[str, int]:
+    """Of each image, where they are few; the student alone trains on them too."""
+    views = cfg.train_dataloader.dataset.get("views")
+    return {} if views is None else {VIEWS: int(views)}
 
 
 def _leaves(values: Mapping[str, Any]) -> ConfigValues:

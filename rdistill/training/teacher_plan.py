@@ -22,13 +22,14 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor
 
 from rdistill._compat.torch import BatchNorm
-from rdistill.checks.run import in_bytes
-from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, StoreSpec, TeacherSpec
+from rdistill.checks.store import describe_store
+from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
-from rdistill.core.files import read_json, write_json
-from rdistill.data.splits import data_splits
+from rdistill.core.files import in_bytes, read_json, write_json
+from rdistill.core.storage import is_uri
+from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, Teacher, cache_of, store_of
 from rdistill.distill.teacher_cache import disk_budget, memory_budget
@@ -121,9 +122,11 @@ def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> L
     written = cache.model_dump(exclude_none=True)
     cfg.distill.cache = written if len(written) > 1 else cache.mode
     store = spec.store
-    if store is not None and store.dir is None and cache_dir is not None:
-        store = store.model_copy(update={"dir": str(cache_dir.parent / STORE_FOLDER)})
-        cfg.distill.store = store.model_dump(exclude_none=True)
+    if store is not None and cache_dir is not None:
+        own = "dir" if store.dir is None else "local" if is_uri(store.dir) and store.local is None else None
+        if own is not None:
+            store = store.model_copy(update={own: str(cache_dir.parent / STORE_FOLDER)})
+            cfg.distill.store = store.model_dump(exclude_none=True)
     teachers = tuple(
         teacher if forward is None else teacher.model_copy(update={"forward": forward})
         for teacher, forward in zip(spec.teachers, plan.forwards, strict=True)
@@ -150,14 +153,6 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
                 teacher.cache = cache_of(teacher.model, own, work_dir, patience)
             if own.store is not None:
                 teacher.store = store_of(teacher.model, own, work_dir, distiller.student.data_preprocessor)
-
-
-def describe_store(store: StoreSpec) -> str:
-    """A line for the user."""
-    kept = {"logits": "logits", "features": "logits and features", "nothing": "nothing"}[store.keep]
-    return f"store: {store.views} views of each image; {kept} kept" + (
-        "" if store.keep == "nothing" else f" in {store.bits} bits"
-    )
 
 
 def store_facts(distiller: Distiller) -> StoreUse:
@@ -212,13 +207,15 @@ def _decide(distiller: Distiller, run: LoadedConfig) -> Plan:
             forwards.append(None)
             continue
         forward, line = spec.teachers[index].forward, None
-        if forward is None:
+        if forward is None and spec.store is not None:
+            forward = FUSED  # entries of one forward are none of another's: every run must choose the same
+        elif forward is None:
             forward, line = choose_forward(teacher, cfg, spec.teacher(index))
         forwards.append(forward)
         lines += [line] if line else []
     own = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
-    on, line = (False, describe_store(spec.store)) if spec.store else _decide_cache(own, cfg, spec.cache)
-    patience = PATIENCE_PASSES * _images(cfg) if on else 0
+    on, line = (False, f"store: {describe_store(spec.store)}") if spec.store else _decide_cache(own, cfg, spec.cache)
+    patience = PATIENCE_PASSES * training_images(cfg) if on else 0
     return Plan(tuple(forwards), on, patience, (*lines, line) if line else tuple(lines))
 
 
@@ -342,7 +339,7 @@ def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) ->
     variants = training_variants(cfg)
     if isinstance(variants, str):
         return False, f"cache off: {variants}"
-    images = _images(cfg)
+    images = training_images(cfg)
     passes = _iterations(cfg) * cfg.train_dataloader.batch_size / images
     share = expected_hits(variants, passes)
     if share < WORTH_A_CACHE:
@@ -386,9 +383,4 @@ def _flips(step: Mapping[str, Any]) -> list[float]:
 def _iterations(cfg: Config) -> int:
     if cfg.train_cfg.get("max_iters"):
         return int(cfg.train_cfg.max_iters)
-    return math.ceil(cfg.train_cfg.max_epochs * _images(cfg) / cfg.train_dataloader.batch_size)
-
-
-def _images(cfg: Config) -> int:
-    """Training images on the disk."""
-    return max(1, sum(len(split.entries) for split in data_splits(cfg) if split.name == "train"))
+    return math.ceil(cfg.train_cfg.max_epochs * training_images(cfg) / cfg.train_dataloader.batch_size)

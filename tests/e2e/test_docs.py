@@ -40,12 +40,13 @@ SHIM = f"""#!{sys.executable}
 import os, sys
 words, command = sys.argv[1:], " ".join(sys.argv[1:])
 small = {{"train": "{SMALL}", "sweep": "{SMALL}", "check": "{SMALL}", "layers": "--size 64", "eval": "--size 32",
-          "headroom": "--size 32 --iters 20 --batch-size 2", "data": "--num-train 4 --num-val 3 --size 48"}}
+          "headroom": "--size 32 --iters 20 --batch-size 2", "data": "--num-train 4 --num-val 3 --size 48",
+          "store build": "--size 32 --batch-size 2"}}
 if "work_dirs/init" in command:  # its schedules have two phases, which want an iteration more
     longer = "--iters 3 --val-interval 3"
     small = {{name: line.replace("--iters 2 --val-interval 2", longer) for name, line in small.items()}}
 if "--help" not in words and "--version" not in words:
-    words += small.get(words[0] if words else "", "").split()
+    words += small.get(" ".join(words[:2]), small.get(words[0] if words else "", "")).split()
 os.execv(sys.executable, [sys.executable, "-m", "rdistill", *words])
 """
 # Stands before a page's Python: the same for its functions.

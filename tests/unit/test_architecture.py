@@ -33,6 +33,7 @@ FOLDERS = (
     "distill",
     "checks",
     "training",
+    "store",
     "handover",
     "sweeps.study",
     "sweeps.proof",
@@ -379,6 +380,7 @@ TESTED_IN = {
     # Nothing but types; whether the files are so.
     "schemas.data": "unit/training/test_evaluation.py", "schemas.mappings": "unit/training/test_run.py",
     "schemas.pictures": "unit/sweeps/findings/test_images.py", "schemas.run": "unit/training/test_run.py",
+    "schemas.store": "unit/store/test_contents.py",
     "schemas.why": "unit/schemas/test_summary.py",
     "_compat.mmcv": "unit/compat/test_mmengine.py",
     "data.reading": "unit/data/test_images.py",
@@ -427,7 +429,7 @@ def test_every_module_has_a_unit_test_of_its_name() -> None:
 WRITERS = {"write_text", "write_bytes", "savefig", "imwrite", "to_csv"}
 # What may be lost or cut off: a log that is appended to, and a cache that checks its sums.
 NOT_WHOLE = {
-    "core.files", "distill.teacher_cache", "distill.teacher_store",
+    "core.files", "distill.teacher_cache", "distill.store_files",
     "config.render", "models.pretrained",  # these write to a temporary folder
     "core.logs",  # copies of Ray's logs
     "core.storage",  # the file that it writes to is given by files.written_whole

@@ -140,7 +140,7 @@ def test_no_command_takes_an_empty_value(command: Command) -> None:
                 result = command(*path, *([param.opts[0], ""] if param.opts[0].startswith("-") else [""]))
                 assert result.status == 2 and ": is empty; " in result.err and result.err.count("\n") == 1, param.name
                 refused.append((*path, param.name))
-    assert len({path[0] for path in refused}) == 13 and ("data", "synthetic", "out") in refused
+    assert len({path[0] for path in refused}) == 14 and ("data", "synthetic", "out") in refused
 
 
 def test_a_group_without_a_command_shows_its_help(command: Command) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rdistill.config.overrides import VIEWS
 from rdistill.core.files import read_json, to_json, write_whole
 from rdistill.core.one_class import never_left_one_class
 from rdistill.schemas.mappings import ConfigValues
@@ -234,6 +235,8 @@ def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
 def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     """Writes ``results.csv``: a row a trial, best first."""
     keys = sorted({key for record in records for key in record.values})
+    if VIEWS not in keys and any(VIEWS in record.effective for record in records):
+        keys.append(VIEWS)  # what a student has seen, also where nobody searched it
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
     weights = measured_names(records)
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from rdistill.checks.dry_run import tiny_batch
 from rdistill.core.files import read_json, write_json
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
+from rdistill.distill.store_files import store_files
+from rdistill.distill.teacher import Teacher
+from rdistill.distill.teacher_store import TeacherStore
 
 STEP = "step.json"  # a file in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
@@ -49,7 +53,27 @@ class StepProfile:
         return teacher / max(teacher + student, 1e-9)
 
 
-def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: Sequence[int] = (1,)) -> StepProfile:
+@dataclass(frozen=True)
+class StoreForecast:
+    """What a store will give a sweep's students.
+
+    Attributes:
+        stores: one for each teacher, as training will have it; None for one whose outputs are not kept.
+        computed: share of the images of a training that the teachers will run on; 0 to 1.
+    """
+
+    stores: Sequence[TeacherStore | None]
+    computed: float
+
+
+def measure_step(
+    distiller: Distiller,
+    cfg: Config,
+    *,
+    workers: int = 1,
+    slots: Sequence[int] = (1,),
+    forecast: StoreForecast | None = None,
+) -> StepProfile:
     """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
 
     Args:
@@ -58,14 +82,27 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
         workers: among which a batch is divided.
         slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
             This process has one slot's threads.
+        forecast: of the store of views, where there is one: then a teacher's seconds are those of the mean step.
     """
+    with TemporaryDirectory() as folder:
+        stored = [None] * len(distiller.teachers) if forecast is None else forecast.stores
+        clocks = [
+            _Clocked(teacher) if store is None or forecast is None
+            else _ClockedStore(teacher, store, Path(folder, str(index)), forecast.computed)
+            for index, (teacher, store) in enumerate(zip(distiller.teachers, stored, strict=True))
+        ]  # fmt: skip
+        distiller.teachers = tuple(clocks)  # type: ignore[arg-type]
+        return _measured(distiller, cfg, clocks, workers, slots)
+
+
+def _measured(
+    distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], workers: int, slots: Sequence[int]
+) -> StepProfile:
+    """As :func:`measure_step`, of a distiller whose teachers say what they take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distiller.to(device).train()
     wrapper = build_optimizer(cfg, distiller)
     batch = tiny_batch(cfg, int(cfg.train_dataloader.batch_size) // workers, 0)
-
-    clocks = [_Clocked(teacher) for teacher in distiller.teachers]
-    distiller.teachers = tuple(clocks)  # type: ignore[arg-type]
 
     def step() -> None:
         with distiller.capture:
@@ -73,8 +110,7 @@ def measure_step(distiller: Distiller, cfg: Config, *, workers: int = 1, slots: 
 
     def timed_step() -> tuple[float, float]:
         whole = _seconds(step)
-        teacher = sum(clock.seconds for clock in clocks)
-        return teacher, whole - teacher
+        return sum(clock.seconds for clock in clocks), whole - sum(clock.spent for clock in clocks)
 
     distiller.iteration = 0  # the first step of a run is meant: weights that are shares are measured in it alone
     passing = _peak(step, device)
@@ -103,21 +139,54 @@ def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
 
 
 class _Clocked:
-    """A teacher that says how long it took the last time."""
+    """A teacher that says how long it took the last time.
+
+    Attributes:
+        seconds: that a step of the sweep will take for it.
+        spent: that the last step took for it.
+    """
 
     def __init__(self, teacher: Any) -> None:
-        self._teacher, self.seconds = teacher, 0.0
+        self._teacher, self.seconds, self.spent = teacher, 0.0, 0.0
 
     def __call__(self, inputs_nchw: Tensor) -> Any:
         answer: list[Any] = []
-        self.seconds = _seconds(lambda: answer.append(self._teacher(inputs_nchw)))
+        self.seconds = self.spent = _seconds(lambda: answer.append(self._teacher(inputs_nchw)))
         return answer[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._teacher, name)
 
 
-def _seconds(work: Callable[[], None]) -> float:
+class _ClockedStore(_Clocked):
+    """The same of a teacher with a store: computed image by image, as a miss is, and read from a folder.
+
+    Args:
+        store: as training will have it; left as it is.
+        folder: of a store for the measurement.
+        computed: share of the images that will be computed.
+    """
+
+    def __init__(self, teacher: Teacher, store: TeacherStore, folder: Path, computed: float) -> None:
+        nothing = store.spec.model_copy(update={"keep": "nothing"})
+        cold, warm = copy.copy(teacher), copy.copy(teacher)
+        cold.store = TeacherStore(nothing, store.about, [])
+        warm.store = TeacherStore(store.spec, store.about, [store_files(folder)])
+        super().__init__(cold)
+        self._warm, self._computed = warm, computed
+
+    def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> Any:
+        names = [f"image {number}" for number in range(len(inputs_nchw))]
+        answer: list[Any] = []
+        cold_s = _seconds(lambda: answer.append(self._teacher(inputs_nchw, names)))
+        filling_s = _seconds(lambda: self._warm(inputs_nchw, names))  # at the first step; reading after that
+        warm_s = _seconds(lambda: self._warm(inputs_nchw, names))
+        self.seconds = self._computed * cold_s + (1 - self._computed) * warm_s
+        self.spent = cold_s + filling_s + warm_s
+        return answer[0]
+
+
+def _seconds(work: Callable[[], object]) -> float:
     since = time.perf_counter()
     work()
     if torch.cuda.is_available():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from rdistill.config.distill_spec import StoreSpec
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW, StreamDataset
-from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked
+from rdistill.distill.store_files import ABOUT, store_files, teachers_in
+from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked, weights_digest
+from rdistill.schemas.store import StoreAbout
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 from rdistill.training.runner import prepare_config
@@ -25,12 +27,18 @@ VIEWS = ["a", "b", "c", "d"]
 CROPS: dict[str, Any] = {"distill.losses.hidden": None, "distill.store": {"views": 2, "bits": 32}}
 
 
-def store_in(folder: Path, weight: float = 1.0, described: str = "", **spec: Any) -> TeacherStore:
+def store_in(
+    folder: Path, weight: float = 1.0, described: str = "", further: Sequence[str] = (), **spec: Any
+) -> TeacherStore:
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, weight)
     nn.init.constant_(model.bias, 0)
     note_weights(model)
-    return TeacherStore(model, StoreSpec(**{"bits": 32, **spec}), described, folder)
+    store_spec = StoreSpec(**{"bits": 32, **spec})
+    about: StoreAbout = {
+        "teacher": "teacher.py", "weights": weights_digest(model), "setting": described, "bits": store_spec.bits
+    }  # fmt: skip
+    return TeacherStore(store_spec, about, [store_files(folder), *map(store_files, further)])
 
 
 class Doubles:
@@ -43,7 +51,8 @@ class Doubles:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """Of entries."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ABOUT)
 
 
 def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
@@ -78,6 +87,26 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert len(store.notes) == 1 and "nothing more is kept" in store.notes[0]
 
 
+def test_entries_at_a_uri(tmp_path: Path) -> None:
+    """They are kept here too; each place mends the other."""
+    uri = f"memory://{tmp_path.name}/store"
+    store_in(tmp_path / "one", further=[uri])(IMAGES, VIEWS, ["twice"], Doubles())
+    another = store_in(tmp_path / "two", further=[uri])
+    assert torch.equal(another(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2) and another.computed == 0
+    assert len(files(tmp_path / "two")) == 4  # read from here the next time
+    remote = store_files(uri)
+    (folder,) = teachers_in(remote)
+    assert len([file for file in remote.listed(folder) if not file.name.endswith(ABOUT)]) == 4
+    damaged = files(tmp_path / "two")[0]
+    damaged.write_bytes(b"")
+    store = store_in(tmp_path / "two", further=[uri])
+    store(IMAGES, VIEWS, ["twice"], Doubles())
+    assert (store.computed, store.damaged) == (0, 1) and damaged.stat().st_size
+    remote.remove_folder(folder)
+    store(IMAGES, VIEWS, ["twice"], Doubles())
+    assert store.computed == 0
+
+
 def test_a_sample_without_a_view(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"distill\.store: a training image came without its view"):
         store_in(tmp_path)(IMAGES, ["a", None, "c", "d"], ["twice"], Doubles())
@@ -100,13 +129,29 @@ def test_bits() -> None:
     assert len(packed(value, 8)) < len(packed(value, 16)) < len(packed(value, 32))
 
 
+@pytest.mark.parametrize("bits", [32, 16, 8])
+def test_top_k(bits: int) -> None:
+    """The likeliest classes keep their logits; the others share what probability they had together."""
+    logits = torch.randn(1, 7, 4, 5, generator=torch.Generator().manual_seed(2)) * 3
+    actual = unpacked(packed(logits, bits, top_k=2))
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(2, dim=1).indices, True)
+    tolerance = {32: 1e-6, 16: 2e-3, 8: 0.06}[bits]
+    torch.testing.assert_close(actual[kept], logits[kept], rtol=0, atol=tolerance * 3)
+    rest = [values.softmax(1).masked_fill(kept, 0).sum(1) for values in (actual, logits)]
+    torch.testing.assert_close(*rest, rtol=0, atol=tolerance)
+    others = actual.masked_fill(kept, torch.inf).amin(1), actual.masked_fill(kept, -torch.inf).amax(1)
+    assert torch.equal(*others)  # equal parts
+    assert len(packed(logits.repeat(1, 3, 9, 9), bits, top_k=2)) < len(packed(logits.repeat(1, 3, 9, 9), bits)) / 2
+    assert torch.equal(unpacked(packed(logits, 32, top_k=7)), logits)  # nothing is left out
+
+
 @pytest.mark.parametrize(
     ("store", "line"),
     [
         ({"views": 0}, "distill.store.views: must be"),
         ({"bits": 7}, "distill.store.bits: must be"),
         ({"kep": "logits"}, "unknown key distill.store.kep; did you mean 'keep'?"),
-        ({"dir": "s3://bucket/store"}, "distill.store.dir: must be a folder"),
+        ({"local": "here"}, "distill.store.local: is the folder that entries of a URI are kept in too, and needs one"),
         ({}, "distill.store.keep: 'logits' leaves out the features that distill.losses.hidden compares"),
     ],
 )

@@ -1,0 +1,222 @@
+"""Where the entries of a store lie: a folder, or a URI of any storage that pyarrow or fsspec knows.
+
+A store's folder has a folder for each teacher that it has outputs of, and in it ``about.json``, which says whose they
+are, and an entry for each output: a checksum, and behind it the content. An entry is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from rdistill.core.errors import UserError
+from rdistill.core.files import to_json
+from rdistill.core.storage import filesystem, is_uri, put_whole
+from rdistill.schemas.store import StoreAbout
+
+if TYPE_CHECKING:
+    from pyarrow import fs as arrow
+
+DIGEST = 16  # bytes of a checksum
+ABOUT = "about.json"  # in a teacher's folder: whose outputs are there
+PARTIAL = ".partial"  # what the name of a file ends in that is being written
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store."""
+
+    name: str  # path within the store, such as TEACHER/ab/abcdef
+    size: int  # bytes
+    written: float  # seconds since 1970; now, where the place does not say
+
+
+class StoreFiles(Protocol):
+    """The files of a store, at one place; names are paths within it."""
+
+    where: str  # as a user knows it
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where there is none. Raises OSError where the place does not answer."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file whole or not at all. Raises OSError."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder with all that is in it."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the top; none where the store is not there."""
+
+    def listed(self, folder: str) -> Iterator[StoredFile]:
+        """Every file below a folder."""
+
+
+class LocalFiles:
+    """The files of a store in a folder, which is made at the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.where = folder, str(folder)
+        self._number = itertools.count()
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        file = self.folder / name
+        partial = file.with_name(f".{file.name}-{os.getpid()}-{next(self._number)}{PARTIAL}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, file)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        import shutil
+
+        shutil.rmtree(self.folder / name)
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
+
+    def listed(self, folder: str) -> Iterator[StoredFile]:
+        for path in sorted((self.folder / folder).rglob("*")):
+            with suppress(FileNotFoundError):  # another process writes and removes
+                if path.is_file():
+                    stat = path.stat()
+                    yield StoredFile(path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime)
+
+
+class RemoteFiles:
+    """The files of a store at a URI.
+
+    Raises:
+        UserError: nobody knows this kind of URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.where = uri.rstrip("/")
+        self._system, self._root = filesystem(self.where, "distill.store.dir")
+        self._number = itertools.count()
+
+    def __reduce__(self) -> tuple[type[RemoteFiles], tuple[str]]:
+        return RemoteFiles, (self.where,)  # a connection stays in its process
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with self._system.open_input_stream(f"{self._root}/{name}") as stream:
+                return stream.read()  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        by = f"-{os.uname().nodename}-{os.getpid()}-{next(self._number)}"
+        put_whole(self._system, f"{self._root}/{name}", io.BytesIO(content), by)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._system.delete_file(f"{self._root}/{name}")
+
+    def remove_folder(self, name: str) -> None:
+        self._system.delete_dir(f"{self._root}/{name}")
+
+    def folders(self) -> list[str]:
+        from pyarrow import fs as arrow
+
+        infos = self._infos(self._root, recursive=False)
+        return sorted(PurePosixPath(info.path).name for info in infos if info.type == arrow.FileType.Directory)
+
+    def listed(self, folder: str) -> Iterator[StoredFile]:
+        from pyarrow import fs as arrow
+
+        infos = self._infos(f"{self._root}/{folder}", recursive=True)
+        for info in sorted(infos, key=lambda info: str(info.path)):
+            if info.type == arrow.FileType.File:
+                name = PurePosixPath(info.path).relative_to(PurePosixPath(self._root)).as_posix()
+                written = time.time() if info.mtime_ns is None else info.mtime_ns / 1e9
+                yield StoredFile(name, info.size, written)
+
+    def _infos(self, path: str, *, recursive: bool) -> Sequence[arrow.FileInfo]:
+        from pyarrow import fs as arrow
+
+        selector = arrow.FileSelector(path, recursive=recursive, allow_not_found=True)
+        return self._system.get_file_info(selector)  # type: ignore[no-any-return]
+
+
+def store_files(where: str | Path) -> StoreFiles:
+    """The files of a store by its folder or URI. Raises UserError for a kind of URI that nobody knows."""
+    return RemoteFiles(str(where)) if is_uri(where) else LocalFiles(Path(where).absolute())
+
+
+def sealed(content: bytes) -> bytes:
+    """An entry's file: the checksum of its content before the content."""
+    return checksum(content) + content
+
+
+def is_whole(file: bytes) -> bool:
+    """Whether an entry's file is as :func:`sealed` made it."""
+    return checksum(file[DIGEST:]) == file[:DIGEST]
+
+
+def checksum(content: bytes) -> bytes:
+    """128 bits that tell a content from every other."""
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
+def write_about(files: StoreFiles, teacher: str, about: StoreAbout) -> None:
+    """Says whose outputs a teacher's folder holds, and that they were used now. Raises OSError."""
+    files.write(f"{teacher}/{ABOUT}", (to_json({**about, "used": time.time()}, indent=2) + "\n").encode())
+
+
+def read_about(files: StoreFiles, teacher: str) -> StoreAbout | None:
+    """What :func:`write_about` wrote of a teacher's folder; None where nothing readable says it."""
+    content = files.read(f"{teacher}/{ABOUT}")
+    if content is None:
+        return None
+    try:
+        about: StoreAbout = json.loads(content)
+    except ValueError:
+        return None
+    return about if isinstance(about, dict) and about.get("teacher") is not None else None
+
+
+def teachers_in(files: StoreFiles) -> dict[str, StoreAbout]:
+    """Whose outputs a store has, by the names of their folders."""
+    abouts = {name: read_about(files, name) for name in files.folders()}
+    return {name: about for name, about in abouts.items() if about is not None}
+
+
+def require_store(files: StoreFiles) -> dict[str, StoreAbout]:
+    """As :func:`teachers_in`.
+
+    Raises:
+        UserError: there is no store.
+    """
+    teachers = teachers_in(files)
+    if not teachers:
+        raise UserError(
+            f"{files.where}: holds no store of views; name the folder that distill.store.dir names, or fill it with "
+            f"`rdistill store build CONFIG`"
+        )
+    return teachers

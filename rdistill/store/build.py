@@ -1,0 +1,379 @@
+"""`rdistill store build`: fills a store before training, by Ray tasks over the cluster.
+
+Each task augments some views of some images, looks them up and computes what is missing. So a build that was stopped
+goes on where it ended, and one takes over what runs have computed.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from mmengine.dataset import pseudo_collate
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
+
+from rdistill.checks.run import Report, build_reporting, check_run
+from rdistill.config.load import LoadedConfig, import_custom_modules
+from rdistill.core.causes import cause_of
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import in_bytes
+from rdistill.core.storage import is_uri
+from rdistill.data.datasets import VIEW
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.teacher import Teacher
+from rdistill.distill.teacher_store import packed
+from rdistill.distributed.cluster import connected, killed_for_memory, require_resources, visible_wait
+from rdistill.models.precision import autocast
+from rdistill.models.quiet_mmseg import DATASETS
+from rdistill.schemas.store import StorePlan, ViewsDone
+from rdistill.store.contents import whose
+from rdistill.training.console import duration, updates_in_place
+from rdistill.training.ray_train import Resources
+from rdistill.training.runner import prepare_config
+from rdistill.training.teacher_plan import apply_plan, without_auto
+
+MOST_VIEWS = 128  # in a task: it is what a kill loses of progress at most, and where a line of progress comes from
+TASKS_A_SLOT = 4  # at least, so that no node ends long before the others
+LINES = 10  # of progress where none can be drawn over
+TRIES = 3  # of a task whose process was lost
+
+
+def build_store(
+    run: LoadedConfig,
+    scratch: Path,
+    *,
+    cpus_per_worker: float = 1.0,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
+    trust_checkpoint: bool = False,
+    console: Console,
+) -> ViewsDone:
+    """Computes what a store lacks of all views of a config's training images.
+
+    Args:
+        run: with ``distill.store``, whose ``dir`` must be named.
+        scratch: a folder for Ray's own files and logs.
+        cpus_per_worker, gpus_per_worker: of one task; one GPU by default where there are GPUs.
+        address: of a Ray cluster; by default the one it runs in, or a new one on this machine.
+        trust_checkpoint: as for a run.
+        console: where sizes and progress are shown.
+
+    Raises:
+        UserError: a mistake in the config, the data or the resources, or too little room; nothing is computed then.
+        RunError: a task failed; what is kept already stays.
+    """
+    run = _with_named_place(run)
+    resources = Resources(1, cpus_per_worker, gpus_per_worker)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with connected(address, scratch, say=say):
+        need = resources.per_worker()
+        slots = require_resources(need, "a task of the build")
+        options: dict[str, Any] = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+        shared = ray.put((run, trust_checkpoint))
+        look = ray.remote(_plan).options(**options, max_retries=0)
+        began = time.perf_counter()
+        with visible_wait(need, "one task", say):
+            plan: StorePlan = _result(look.remote([shared]))
+            for line in _describe(plan, run):
+                say(line)
+            _require_room(plan, run)
+            total = plan["images"] * plan["views"]
+            chunks = list(_chunks(plan, slots))
+            say(f"building  {len(chunks)} tasks, {min(slots, len(chunks))} at a time on {need['CPU']:g} CPU each")
+            task = ray.remote(_build).options(**options, max_retries=TRIES)
+            done = ViewsDone(views=0, computed=0, written=0, damaged=0, notes=[])
+            noted: set[str] = set()
+            for part in _show(_results(task, shared, chunks, slots), total, console, done):
+                for note in part["notes"]:
+                    if note not in noted:
+                        say(f"note      {note}")
+                        noted.add(note)
+        seconds = time.perf_counter() - began
+    kept = done["views"] - done["computed"]
+    say(
+        f"done      {done['views']} views: {done['computed']} computed, {kept} were there; "
+        f"{in_bytes(done['written'])} written, {duration(seconds)}"
+    )
+    return done
+
+
+def _with_named_place(run: LoadedConfig) -> LoadedConfig:
+    """The config with the store's folder as every node is to see it. Raises UserError where there is none to fill."""
+    store = None if run.distill is None else run.distill.store
+    if store is None:
+        raise UserError("distill.store: is not set, so no run would read what is built; set distill.store.dir=FOLDER")
+    if store.keep == "nothing":
+        raise UserError("distill.store.keep: 'nothing' keeps nothing that could be built; set 'logits' or 'features'")
+    if store.dir is None:
+        raise UserError(
+            "distill.store.dir: is not set; name the folder or URI where later runs are to find what is built"
+        )
+    if is_uri(store.dir):
+        return run
+    cfg = copy.deepcopy(run.cfg)
+    cfg.distill.store.dir = str(Path(store.dir).absolute())
+    assert run.distill is not None
+    update = {"store": store.model_copy(update={"dir": cfg.distill.store.dir})}
+    return LoadedConfig(cfg, run.distill.model_copy(update=update))
+
+
+def _describe(plan: StorePlan, run: LoadedConfig) -> Iterator[str]:
+    assert run.distill is not None and run.distill.store is not None and run.distill.store.dir is not None
+    for about in plan["teachers"]:
+        yield f"teacher   {whose(about)}"
+    total = plan["images"] * plan["views"]
+    yield f"views     {plan['views']} of each of {plan['images']} images: {total}"
+    yield f"kept      {', '.join(plan['outputs'])}"
+    yield f"size      {in_bytes(plan['bytes_a_view'])} a view, {in_bytes(total * plan['bytes_a_view'])} in all"
+    yield f"store     {run.distill.store.dir}"
+    for note in plan["notes"]:
+        yield f"note      {note}"
+
+
+def _require_room(plan: StorePlan, run: LoadedConfig) -> None:
+    """Raises UserError where what is there already and what is free is less than the whole."""
+    assert run.distill is not None and run.distill.store is not None and run.distill.store.dir is not None
+    if is_uri(run.distill.store.dir):
+        return
+    folder = Path(run.distill.store.dir)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    needed, free = plan["images"] * plan["views"] * plan["bytes_a_view"], shutil.disk_usage(there).free
+    if needed > free + kept:
+        raise UserError(
+            f"distill.store.dir: the store takes {in_bytes(needed)}, and {in_bytes(free)} are free at {there}; set "
+            f"fewer distill.store.views or bits, or another folder"
+        )
+
+
+def _chunks(plan: StorePlan, slots: int) -> Iterator[list[tuple[int, int]]]:
+    """Parts of (image, view): the first view of all images first, as training takes them."""
+    pairs = [(image, view) for view in range(plan["views"]) for image in range(plan["images"])]
+    size = max(plan["batch"], min(MOST_VIEWS, -(-len(pairs) // (TASKS_A_SLOT * slots))))
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
+
+
+def _results(task: Any, shared: Any, chunks: Sequence[list[tuple[int, int]]], slots: int) -> Iterator[ViewsDone]:
+    """What tasks have done, as they end; a few more than there is room for wait at Ray's."""
+    waiting = list(reversed(chunks))
+    running: list[Any] = []
+    while waiting or running:
+        while waiting and len(running) < 2 * slots:
+            running.append(task.remote([shared], waiting.pop()))
+        ended, running = ray.wait(running)
+        for reference in ended:
+            yield _result(reference)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = cause_of(error)
+        raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
+    except ray.exceptions.OutOfMemoryError as error:
+        raise RunError(f"{killed_for_memory(error)}; lower --batch-size; the same command goes on") from None
+    except ray.exceptions.WorkerCrashedError:
+        raise RunError(f"a task's process was lost {TRIES + 1} times; the same command goes on") from None
+
+
+def _show(parts: Iterator[ViewsDone], total: int, console: Console, done: ViewsDone) -> Iterator[ViewsDone]:
+    """Adds the parts to ``done``, and says how far the build is and what time is left: a bar, or ten lines."""
+    began = time.perf_counter()
+
+    def add(part: ViewsDone) -> None:
+        for what in ("views", "computed", "written", "damaged"):
+            done[what] += part[what]  # type: ignore[literal-required]
+
+    if updates_in_place(console):
+        with Progress(TextColumn("build"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                      console=console, transient=True) as bar:  # fmt: skip
+            shown = bar.add_task("build", total=total)
+            for part in parts:
+                add(part)
+                bar.advance(shown, part["views"])
+                yield part
+        return
+    line = 0
+    for part in parts:
+        add(part)
+        if done["views"] * LINES // total > line and done["views"] < total:
+            line = done["views"] * LINES // total
+            left = (time.perf_counter() - began) / done["views"] * (total - done["views"])
+            console.print(
+                f"built     {done['views']} of {total} views, {done['computed']} computed; {duration(left)} left",
+                highlight=False,
+            )
+        yield part
+
+
+# --- in a task ------------------------------------------------------------------------------------------------------
+
+
+class _Builder:
+    """What a process needs to compute views: the training images and the teachers, loaded once."""
+
+    def __init__(self, run: LoadedConfig, distiller: Distiller) -> None:
+        self.distiller = distiller
+        self.run = without_auto(run)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.distiller.to(device).eval()
+        apply_plan(self.distiller, self.run.distillation, Path("work_dirs", "store"), 0)
+        self.cfg = prepare_config(self.run, Path("work_dirs", "store"), 0, None)
+        self.dataset = DATASETS.build(copy.deepcopy(self.cfg.train_dataloader.dataset))
+        self.teachers = [_of_all_features(teacher) for teacher in self.distiller.teachers if teacher.store is not None]
+
+    @property
+    def images(self) -> int:
+        return len(self.dataset) + int(self.dataset.without_labels)
+
+    def build(self, pairs: Sequence[tuple[int, int]]) -> ViewsDone:
+        """Computes what is missing of some (image, view)."""
+        stores = [teacher.store for teacher in self.teachers if teacher.store is not None]
+        for store in stores:
+            store.computed = store.written = store.damaged = 0
+            store.notes.clear()
+        loader = DataLoader(
+            _Views(self.dataset, pairs), batch_size=int(self.cfg.train_dataloader.batch_size),
+            collate_fn=pseudo_collate, num_workers=self._loaders(),
+        )  # fmt: skip
+        shapes: set[tuple[int, ...]] = set()
+        for batch in loader:
+            shapes.update(tuple(image.shape[-2:]) for image in batch["inputs"])
+            self._require_one_size(shapes)
+            self._compute(self.distiller, batch)
+        return ViewsDone(
+            views=len(pairs),
+            computed=max(store.computed for store in stores),
+            written=sum(store.written for store in stores),
+            damaged=sum(store.damaged for store in stores),
+            notes=[note for store in stores for note in store.notes],
+        )
+
+    @torch.no_grad()
+    def _compute(self, distiller: Distiller, batch: Any) -> None:
+        data = distiller.data_preprocessor(batch, True)
+        inputs = data["inputs"]
+        views = [sample.metainfo.get(VIEW) for sample in data["data_samples"]]
+        with autocast(self.cfg.optim_wrapper, inputs.device.type):
+            for teacher in self.teachers:
+                teacher(inputs, views)
+
+    def _loaders(self) -> int:
+        """Processes that augment: where a GPU computes, its CPUs have nothing else to do."""
+        return int(self.cfg.train_dataloader.get("num_workers") or 0) if torch.cuda.is_available() else 0
+
+    def _require_one_size(self, shapes: set[tuple[int, ...]]) -> None:
+        """Raises UserError where a batch of training pads an image by what else is in it."""
+        if len(shapes) > 1 and getattr(self.distiller.data_preprocessor, "size", None) is None:
+            sizes = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes)[:2])
+            raise UserError(
+                f"distill.store: training images have several sizes ({sizes}), so what a teacher is given depends on "
+                f"the others of a batch; set model.data_preprocessor.size to the training size"
+            )
+
+    def plan(self) -> StorePlan:
+        """What is to be done, once it is seen on one image."""
+        (batch,) = DataLoader(_Views(self.dataset, [(0, 0)]), batch_size=1, collate_fn=pseudo_collate)
+        inputs = self.distiller.data_preprocessor(batch, True)["inputs"]
+        outputs, size = [], 0
+        spec = self.run.distillation.store
+        assert spec is not None
+        with autocast(self.cfg.optim_wrapper, inputs.device.type):
+            for teacher in self.teachers:
+                for name, value in teacher(inputs).items():
+                    outputs.append(f"{name} {'x'.join(map(str, value.shape[1:]))}")
+                    of_logits = teacher.store is not None and name in teacher.store.logits
+                    size += len(packed(value, spec.bits, spec.top_k if of_logits else None))
+        return StorePlan(
+            images=self.images,
+            views=spec.views,
+            teachers=[teacher.store.about for teacher in self.teachers if teacher.store is not None],
+            outputs=outputs,
+            bytes_a_view=size,
+            batch=int(self.cfg.train_dataloader.batch_size),
+            notes=[],
+        )
+
+
+def _of_all_features(teacher: Teacher) -> Teacher:
+    """A teacher that also gives the features that a config lists, where they are kept: a sweep compares any of them."""
+    assert teacher.store is not None
+    if teacher.store.spec.keep != "features":
+        return teacher
+    names = dict.fromkeys([*teacher.capture.names, *teacher.listed])
+    return teacher.giving(tuple(names))
+
+
+class _Views(Dataset[Any]):
+    """Some (image, view) of a :class:`rdistill.data.datasets.StreamDataset`."""
+
+    def __init__(self, dataset: Any, pairs: Sequence[tuple[int, int]]) -> None:
+        self._dataset, self._pairs = dataset, pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._dataset.view(*self._pairs[number])
+
+
+@cache
+def _builders() -> dict[str, _Builder]:
+    """Those of this process: Ray gives it one task after the other."""
+    return {}
+
+
+def _builder(shared: Any) -> _Builder:
+    if shared.hex() not in _builders():
+        run, trust_checkpoint = ray.get(shared)
+        import_custom_modules(run.cfg)
+        _keep(shared, _Builder(run, build_distiller(run, seed=0, trust_checkpoint=trust_checkpoint)))
+    return _builders()[shared.hex()]
+
+
+def _keep(shared: Any, builder: _Builder) -> None:
+    _builders().clear()
+    _builders()[shared.hex()] = builder
+
+
+def _plan(shared: list[Any]) -> StorePlan:
+    """Checks everything where the tasks will run, and looks at one image. ``shared``: a reference, in a list."""
+    run, trust_checkpoint = ray.get(shared[0])
+    import_custom_modules(run.cfg)
+    report = Report()
+    distiller = build_reporting(run, report, seed=0, trust_checkpoint=trust_checkpoint)
+    report.raise_problems()
+    assert distiller is not None
+    checked = check_run(_of_any_store(run), distiller=distiller, trust_checkpoint=trust_checkpoint)
+    checked.raise_problems()
+    builder = _Builder(run, distiller)
+    _keep(shared[0], builder)
+    plan = builder.plan()
+    plan["notes"] += checked.notes
+    return plan
+
+
+def _of_any_store(run: LoadedConfig) -> LoadedConfig:
+    """For the checks: a run is refused a store that lacks its teacher, to which a build adds it."""
+    store = run.distillation.store
+    assert store is not None
+    without_place = store.model_copy(update={"dir": None, "local": None})
+    return LoadedConfig(run.cfg, run.distillation.model_copy(update={"store": without_place}))
+
+
+def _build(shared: list[Any], pairs: list[tuple[int, int]]) -> ViewsDone:
+    return _builder(shared[0]).build(pairs)

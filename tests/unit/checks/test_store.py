@@ -1,0 +1,75 @@
+"""A store of another teacher is refused before training; what is worth knowing of one's own is noted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command, Tiny
+
+from rdistill.checks.store import look_at_store, passes_of, stores_of
+from rdistill.config.load import LoadedConfig
+from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.store_files import ABOUT, store_files, write_about
+
+
+def run_of(tiny: Tiny, **store: Any) -> tuple[LoadedConfig, Distiller]:
+    run = LoadedConfig.of(
+        tiny.load("distill", {"distill.losses.hidden": None, "distill.store": {"views": 2, "bits": 32, **store}})
+    )
+    return run, build_distiller(run, seed=0)
+
+
+def test_whose_store(tiny: Tiny, tmp_path: Path) -> None:
+    folder = str(tmp_path / "store")
+    run, distiller = run_of(tiny, dir=folder)
+    assert look_at_store(run, distiller) == ([], [])  # it will be filled
+    (own,) = stores_of(run, distiller)
+    files = store_files(folder)
+    write_about(files, "another", {**own.about, "teacher": "theirs.py", "checkpoint": "theirs.pth", "weights": "0"})
+    ((problem,), notes) = look_at_store(run, distiller)
+    assert problem.startswith(f"distill.store.dir: {folder} holds the outputs of theirs.py (theirs.pth) alone")
+    assert "best.pth; set that teacher, another folder, or add this teacher's outputs with" in problem and not notes
+    assert look_at_store(*run_of(tiny)) == ([], [])  # no folder is named: that of all studies there
+    write_about(files, "16 bits", {**own.about, "bits": 16})
+    (problems, (note,)) = look_at_store(run, distiller)
+    assert not problems
+    assert note.endswith("with other bits (16 instead of 32): they cannot be used, and are computed")
+    write_about(files, own.folder, own.about)
+    assert look_at_store(run, distiller) == ([], [])
+
+
+def test_the_refusal_is_one_line(tiny: Tiny, command: Command, small: list[object], tmp_path: Path) -> None:
+    """Of `train` and of `check`; a build adds the teacher."""
+    file = tmp_path / "store" / "another" / ABOUT
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"teacher": "theirs.py", "weights": "0"}))
+    store = f"distill.store={{'dir': '{tmp_path / 'store'}', 'views': 2}}"
+    options = ["--set", "distill.losses.hidden=None", "--set", store, *small]
+    for name in ("train", "check"):
+        result = command(name, tiny.folder / "distill.py", *options)
+        assert result.status == 2 and result.err.count("\n") == 1, result
+        assert "holds the outputs of theirs.py (its own weights) alone, and none of" in result.err
+    assert not (tmp_path / "work_dirs" / "distill" / "last.pth").exists()
+
+
+def test_more_views_than_passes(tiny: Tiny) -> None:
+    run, distiller = run_of(tiny, views=5)
+    assert passes_of(run.cfg) == 2
+    assert look_at_store(run, distiller)[1] == [
+        "distill.store.views: 5, but the run has 2 passes over its images: it takes 2 of them, each once, and only "
+        "another run reads again what is kept"
+    ]
+
+
+@pytest.mark.parametrize(("top_k", "problems"), [(1, 0), (2, 1)])
+def test_top_k_of_two_classes(tiny: Tiny, top_k: int, problems: int) -> None:
+    found, _ = look_at_store(*run_of(tiny, top_k=top_k))
+    assert len(found) == problems and all("leaves none out" in problem for problem in found)
+
+
+def test_a_uri_that_nobody_knows(tiny: Tiny) -> None:
+    ((problem,), _) = look_at_store(*run_of(tiny, dir="nothing://a"))
+    assert problem.startswith("distill.store.dir nothing://a: neither pyarrow nor fsspec knows this storage")
