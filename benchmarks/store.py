@@ -1,6 +1,6 @@
 """What the store of views saves and what it costs, by the sums over steps that take turns.
 
-python -m benchmarks.store step [--pair r50-r18|r50-fast-scnn|slim] [--pairs 10]
+python -m benchmarks.store step [--pair r50-r18|r50-fast-scnn|slim] [--pairs 10] [--steps 1]
 python -m benchmarks.store fill [--pair r50-r18] [--pairs 5]
 python -m benchmarks.store confirm [--pair r50-fast-scnn] [--passes 4]
 
@@ -52,14 +52,16 @@ def crop_config(pair: str, folder: Path, **store: Any) -> Config:
     return cfg
 
 
-def steps(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, float]]:
-    """Seconds of distilled and of plain steps, in turn, once all views are there."""
+def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[tuple[float, float]]:
+    """Seconds of ``count`` distilled and plain steps, in turn, once all views are there."""
     distilled_cfg = crop_config(pair, folder)
     plain_cfg = LoadedConfig.of(distilled_cfg).without_distillation().cfg
     distilled, plain = SteppedRun(distilled_cfg, folder / "distilled"), SteppedRun(plain_cfg, folder / "plain")
     distilled.step(IMAGES * VIEWS // 4 + 1)
     plain.step(2)
-    return in_turn(lambda: timed(distilled.step, clock), lambda: timed(plain.step, clock), pairs)
+    return in_turn(
+        lambda: timed(lambda: distilled.step(count), clock), lambda: timed(lambda: plain.step(count), clock), pairs
+    )
 
 
 def fill(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, float]]:
@@ -126,12 +128,14 @@ def main() -> None:
     """Times, and prints a table."""
     parser = parser_of(__doc__, "r50-r18", pairs=5)
     parser.add_argument("what", choices=("step", "fill", "confirm"))
+    parser.add_argument("--steps", type=int, default=1, help="of `step` in one timing; the clock counts 0.01 s")
     parser.add_argument("--passes", type=int, default=4, help="of each run of `confirm` over its images")
     args = parser.parse_args()
     facts = dict(pair=args.pair, clock=args.clock)
     with workbench() as folder:
         if args.what == "step":
-            timings = steps(args.pair, folder, args.pairs, args.clock)
+            timings = steps(args.pair, folder, args.pairs, args.steps, args.clock)
+            facts["steps"] = args.steps
             print_table("step from a warm store / the student's own", ("stored", "alone"), timings, **facts)
         elif args.what == "fill":
             timings = fill(args.pair, folder, args.pairs, args.clock)

@@ -18,7 +18,6 @@ from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.schemas.mappings import ConfigValues
 
-VIEWS = "distill.store.views"
 INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
 
 

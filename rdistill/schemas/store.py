@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+VIEWS = "distill.store.views"  # the config key; records and tables have the number of views under it
+
 
 class StoreAbout(TypedDict, total=False):
     """``about.json``: whose outputs a folder of a store holds, and what they depend on beside the images."""

@@ -34,6 +34,7 @@ from rdistill.distill.teacher_store import packed
 from rdistill.distributed.cluster import connected, killed_for_memory, require_resources, visible_wait
 from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
+from rdistill.schemas.mappings import Arguments
 from rdistill.schemas.store import StorePlan, ViewsDone
 from rdistill.store.contents import whose
 from rdistill.training.console import duration, updates_in_place
@@ -80,7 +81,7 @@ def build_store(
     with connected(address, scratch, say=say):
         need = resources.per_worker()
         slots = require_resources(need, "a task of the build")
-        options: dict[str, Any] = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
+        options: Arguments = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
         shared = ray.put((run, trust_checkpoint))
         look = ray.remote(_plan).options(**options, max_retries=0)
         began = time.perf_counter()

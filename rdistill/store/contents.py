@@ -30,11 +30,11 @@ def contents(files: StoreFiles) -> list[StoreContents]:
     Raises:
         UserError: there is no store.
     """
-    found = []
+    held = []
     for folder, about in require_store(files).items():
         sizes = [file.size for file in files.listed(folder) if _is_entry(file.name)]
-        found.append(StoreContents(id=folder, about=about, entries=len(sizes), bytes=sum(sizes)))
-    return sorted(found, key=lambda of_teacher: -of_teacher["about"].get("used", 0.0))
+        held.append(StoreContents(id=folder, about=about, entries=len(sizes), bytes=sum(sizes)))
+    return sorted(held, key=lambda of_teacher: -of_teacher["about"].get("used", 0.0))
 
 
 def whose(about: StoreAbout) -> str:

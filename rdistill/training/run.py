@@ -24,7 +24,7 @@ from torch import nn
 from rdistill._compat.mmengine import config_dict
 from rdistill.checks.run import Report, add_data, check_run
 from rdistill.config.load import LoadedConfig
-from rdistill.config.overrides import INIT_SEED, VIEWS, lookup
+from rdistill.config.overrides import INIT_SEED, lookup
 from rdistill.core.errors import UserError
 from rdistill.core.failures import explained
 from rdistill.core.files import write_json
@@ -41,6 +41,7 @@ from rdistill.models.segmentor import build_segmentor, why_unscored
 from rdistill.models.task_loss import average_over_workers
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.run import CacheUse, RunFacts, RunMetrics, Scores
+from rdistill.schemas.store import VIEWS
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import evaluate, use_class_iou
 from rdistill.training.hooks import CheckpointHook, ReportHook, RunListener, Silent, StepClock, StopHook

@@ -19,6 +19,8 @@ SHORT = {
     "proof": ["--studies", "2"],
     "scale": ["--trials", "3", "--places", "machine"],
     "startup": ["--pairs", "1"],
+    "store": ["confirm", "--pair", "slim", "--passes", "2"],
+    "store_errors": ["--iters", "2", "--teacher-iters", "2", "--seeds", "1"],
     "step": ["--pair", "slim", "--iterations", "1", "--pairs", "1"],
     "sweep": ["--trials", "2", "--iterations", "2", "--pairs", "1"],
     "sweep_profile": ["--trials", "2", "--iterations", "2"],

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdistill.config.overrides import VIEWS
 from rdistill.core.files import read_json, to_json, write_whole
 from rdistill.core.one_class import never_left_one_class
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.run import Scores
+from rdistill.schemas.store import VIEWS
 from rdistill.schemas.trial import TrialConfig, TrialEntry
 from rdistill.sweeps.study.seconds import SECONDS, training_seconds
 
