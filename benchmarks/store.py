@@ -6,7 +6,7 @@ python -m benchmarks.store confirm [--pair r50-fast-scnn] [--passes 4]
 
 Images of 128 pixels in random crops, 4 a step, logits in 16 bits.
 step: a distilled step whose teacher outputs are all there, against a step of the student alone on the same views.
-fill: a teacher's outputs computed and kept, against computed alone, image by image as training does without a store.
+fill: a teacher that fills a store, which it does image by image, against the same one without, a batch at once.
 confirm: two configurations and the student alone, each on five seeds, trained seed by seed in cohorts that share the
 teacher, as a sweep's confirmation trains them: from an empty store, against no store. Loading and building is left out.
 What fewer bits and classes do to losses and to a student is in `benchmarks.store_errors`.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,11 @@ from benchmarks.turns import FOR_EVER, SteppedRun, endless_run, in_turn, parser_
 from rdistill.config.distill_spec import FUSED
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.data.synthetic import generate
-from rdistill.distill.store_files import store_files
 from rdistill.distill.teacher import Teacher, load_teacher_model, store_of
-from rdistill.distill.teacher_store import TeacherStore
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
-IMAGES, VIEWS, SEEDS = 8, 2, 5
+IMAGES, VIEWS, SEEDS, BATCH = 8, 2, 5, 4
 FILL_IMAGES = 8  # that one timing of `fill` computes
 
 
@@ -57,7 +54,7 @@ def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[t
     distilled_cfg = crop_config(pair, folder)
     plain_cfg = LoadedConfig.of(distilled_cfg).without_distillation().cfg
     distilled, plain = SteppedRun(distilled_cfg, folder / "distilled"), SteppedRun(plain_cfg, folder / "plain")
-    distilled.step(IMAGES * VIEWS // 4 + 1)
+    distilled.step(IMAGES * VIEWS // BATCH + 1)
     plain.step(2)
     return in_turn(
         lambda: timed(lambda: distilled.step(count), clock), lambda: timed(lambda: plain.step(count), clock), pairs
@@ -65,25 +62,26 @@ def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[t
 
 
 def fill(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, float]]:
-    """Seconds of computing and keeping, and of computing alone."""
+    """Seconds of a teacher that fills a store, and of the same one without a store, which takes a batch at once."""
     spec = LoadedConfig.of(crop_config(pair, folder)).distillation.teacher(0)
     spec = spec.model_copy(update={"forward": FUSED})
     model = load_teacher_model(spec)
-    teacher = Teacher(model, ["decode_head"], model.data_preprocessor, 1.0, FUSED, spec.features or ())
-    keeping = store_of(model, spec, folder / "run", model.data_preprocessor)
-    assert spec.store is not None
-    nothing = TeacherStore(spec.store.model_copy(update={"keep": "nothing"}), keeping.about, [])
-    images = torch.randn(FILL_IMAGES, 3, 128, 128)
-    teacher(images[:1])
+    without = Teacher(model, ["decode_head"], model.data_preprocessor, 1.0, FUSED, spec.features or ())
+    filling = copy.copy(without)
+    filling.store = store_of(model, spec, folder / "run", model.data_preprocessor)
+    batches = torch.randn(FILL_IMAGES, 3, 128, 128).split(BATCH)
+    without(batches[0])
     names = (f"view {number}" for number in range(FOR_EVER))
 
-    def computed_by(store: TeacherStore) -> Callable[[], float]:
-        used = copy.copy(teacher)
-        used.store = store
-        return lambda: timed(lambda: used(images, [next(names) for _ in images]), clock)
+    def fills() -> None:
+        for batch in batches:
+            filling(batch, [next(names) for _ in batch])
 
-    keeping.places = (store_files(folder / "filled"),)
-    return in_turn(computed_by(keeping), computed_by(nothing), pairs)
+    def computes() -> None:
+        for batch in batches:
+            without(batch)
+
+    return in_turn(lambda: timed(fills, clock), lambda: timed(computes, clock), pairs)
 
 
 def confirmation(pair: str, folder: Path, passes: int, clock: str) -> tuple[float, float]:
@@ -94,7 +92,7 @@ def confirmation(pair: str, folder: Path, passes: int, clock: str) -> tuple[floa
     for seed in range(SEEDS):
         for which in (0, 1) if seed % 2 else (1, 0):
             cfg = (stored, without)[which]
-            spent[which] += one_seed(cfg, folder / f"{which}-{seed}", seed, passes * IMAGES // 4, clock)
+            spent[which] += one_seed(cfg, folder / f"{which}-{seed}", seed, passes * IMAGES // BATCH, clock)
     return spent[0], spent[1]
 
 
@@ -139,7 +137,7 @@ def main() -> None:
             print_table("step from a warm store / the student's own", ("stored", "alone"), timings, **facts)
         elif args.what == "fill":
             timings = fill(args.pair, folder, args.pairs, args.clock)
-            print_table(f"{FILL_IMAGES} images computed and kept / computed", ("kept", "computed"), timings, **facts)
+            print_table(f"{FILL_IMAGES} images filled / without a store", ("filling", "without"), timings, **facts)
         else:
             timings = [confirmation(args.pair, folder, args.passes, args.clock)]
             facts["passes"] = args.passes

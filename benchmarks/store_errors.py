@@ -35,7 +35,7 @@ from rdistill.training.run import train
 
 CONFIG = "configs/distill/fpn_efficientnet-lite0-r18-w6_camvid-128.py"
 TEACHER = "configs/student/fpn_r18-w12_camvid-128.py"
-FEATURES = ["backbone.layer3"]  # of both sides; losses on features are tried on it
+FEATURES = ["backbone.layer3"]  # a layer of both sides; losses on features are tried on it
 
 
 @dataclass(frozen=True)

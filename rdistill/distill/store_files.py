@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyarrow import fs as arrow
 
 DIGEST = 16  # bytes of a checksum
-ABOUT = "about.json"  # in a teacher's folder: whose outputs are there
+ABOUT = "about.json"  # a file in a teacher's folder: whose outputs are there
 PARTIAL = ".partial"  # what the name of a file ends in that is being written
 
 
@@ -43,7 +43,7 @@ class StoredFile:
 class StoreFiles(Protocol):
     """The files of a store, at one place; names are paths within it."""
 
-    where: str  # as a user knows it
+    where: str  # the folder or URI, as a user knows it
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where there is none. Raises OSError where the place does not answer."""

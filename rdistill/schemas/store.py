@@ -10,7 +10,7 @@ VIEWS = "distill.store.views"  # the config key; records and tables have the num
 class StoreAbout(TypedDict, total=False):
     """``about.json``: whose outputs a folder of a store holds, and what they depend on beside the images."""
 
-    teacher: str  # as its config names it
+    teacher: str  # the name that its config has
     checkpoint: str | None
     weights: str  # digest of them, as hexadecimal text
     forward: str
@@ -52,9 +52,9 @@ class StorePlan(TypedDict):
     """What `rdistill store build` is about to do."""
 
     images: int
-    views: int  # of each image
+    views: int  # how many each image has
     teachers: list[StoreAbout]
     outputs: list[str]  # what is kept of each view: shapes, without the batch
-    bytes_a_view: int  # of all teachers
+    bytes_a_view: int  # what all teachers take together
     batch: int  # images that a teacher sees at once
     notes: list[str]

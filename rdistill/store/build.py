@@ -42,10 +42,10 @@ from rdistill.training.ray_train import Resources
 from rdistill.training.runner import prepare_config
 from rdistill.training.teacher_plan import apply_plan, without_auto
 
-MOST_VIEWS = 128  # in a task: it is what a kill loses of progress at most, and where a line of progress comes from
-TASKS_A_SLOT = 4  # at least, so that no node ends long before the others
-LINES = 10  # of progress where none can be drawn over
-TRIES = 3  # of a task whose process was lost
+MOST_VIEWS = 128  # the most in a task: a kill loses no more
+TASKS_A_SLOT = 4  # at least as many, so that no node ends long before the others
+LINES = 10  # how many say the progress, where none can be drawn over
+TRIES = 3  # how often a task starts again whose process was lost
 
 
 def build_store(

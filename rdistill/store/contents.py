@@ -20,7 +20,7 @@ from rdistill.distill.store_files import (
 from rdistill.schemas.store import StoreAbout, StoreContents, StoreVerified
 
 DAY_S = 24 * 3600
-ID_CHARACTERS = 12  # of a teacher's folder, where a message names it
+ID_CHARACTERS = 12  # the beginning of a folder's name, by which a message names a teacher
 LEFT_OVER_S = 3600  # a file that is being written for longer is what a killed process left
 
 

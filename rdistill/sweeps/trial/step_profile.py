@@ -179,7 +179,7 @@ class _ClockedStore(_Clocked):
         names = [f"image {number}" for number in range(len(inputs_nchw))]
         answer: list[Any] = []
         cold_s = _seconds(lambda: answer.append(self._teacher(inputs_nchw, names)))
-        filling_s = _seconds(lambda: self._warm(inputs_nchw, names))  # at the first step; reading after that
+        filling_s = _seconds(lambda: self._warm(inputs_nchw, names))  # the first step fills, later ones read
         warm_s = _seconds(lambda: self._warm(inputs_nchw, names))
         self.seconds = self._computed * cold_s + (1 - self._computed) * warm_s
         self.spent = cold_s + filling_s + warm_s

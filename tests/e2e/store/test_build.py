@@ -16,7 +16,7 @@ from e2e.conftest import Place
 from e2e.processes import wait_until
 
 pytestmark = pytest.mark.e2e
-VIEWS = 40  # of each of 6 images
+VIEWS = 40  # each of the 6 images has as many
 # No two views are alike.
 PIPELINE = (
     "[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'Resize', 'scale': [32, 32]}, "
@@ -49,7 +49,7 @@ def test_a_killed_build_goes_on_and_a_run_reads_it(
     assert lines["views"].endswith(f"{VIEWS} of each of 6 images: {6 * VIEWS}") and "best.pth" in lines["teacher"]
     done = re.search(rf"{6 * VIEWS} views: (\d+) computed, (\d+) were there", lines["done"])
     assert done is not None and int(done[2]) >= there and int(done[1]) > 0
-    assert list(lines).index("size") < list(lines).index("building")  # before anything is computed
+    assert list(lines).index("size") < list(lines).index("building")  # sizes stand before anything is computed
     verified = json.loads(place.run("store", "verify", folder, "--json").stdout)
     assert verified["damaged"] == 0 and verified["entries"] == entries(folder)
 
