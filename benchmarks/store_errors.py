@@ -85,7 +85,7 @@ def loss_errors(cfg: Config, student_file: Path) -> tuple[dict[str, list[tuple[f
     rows: dict[str, list[tuple[float, float]]] = {}
     for name, info in LOSSES.registered().items():
         for side in info.on:
-            loss = LossSpec(type=name, **({} if side == "logits" else {"pair": (0, 0)}))
+            loss = LossSpec(type=name, pair=None if side == "logits" else (0, 0))
             student, teacher = sides[side]
             settings = [setting for setting in SETTINGS if side == "logits" or setting.top_k is None]
             kept = [teacher, *(_kept(teacher, setting) for setting in settings)]

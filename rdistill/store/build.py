@@ -43,7 +43,7 @@ from rdistill.training.runner import prepare_config
 from rdistill.training.teacher_plan import apply_plan, without_auto
 
 MOST_VIEWS = 128  # the most in a task: a kill loses no more
-TASKS_A_SLOT = 4  # at least as many, so that no node ends long before the others
+TASKS_A_SLOT = 4  # the fewest for each slot, so that no node ends long before the others
 LINES = 10  # how many say the progress, where none can be drawn over
 TRIES = 3  # how often a task starts again whose process was lost
 
