@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := work_dirs/demo
 
-.PHONY: setup demo test test-unit test-all test-lowest coverage mutants lint docs bench clean
+.PHONY: setup demo study test test-unit test-all test-lowest coverage mutants lint docs bench clean
 
 setup: $(READY)
 
@@ -26,6 +26,11 @@ demo: $(READY)
 	$(BIN)/rdistill sweep sweeps/demo.yaml --data-root $(DEMO)/hurried --size 96 --iters 240 --val-interval 120 --batch-size 8 --teacher-checkpoint $(DEMO)/teacher/best.pth --work-dir $(DEMO)/sweep
 	$(BIN)/rdistill eval $(DEMO)/sweep/best.py $(DEMO)/sweep/best.pth
 	$(BIN)/rdistill report $(DEMO)/sweep
+
+# The study on real images, hours on two cores; stopped anywhere, the same command goes on. See studies/README.md.
+DATA ?= ../shared/data
+study: $(READY)
+	$(MAKE) -f studies/study.mk study DATA=$(DATA)
 
 lint: $(READY)
 	$(BIN)/ruff check rdistill tests benchmarks examples docs setup.py

@@ -11,7 +11,7 @@ from typing import Literal
 from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.text import short
 from rdistill.schemas.summary import Arm, Difference
-from rdistill.sweeps.findings.verdict import is_better, is_worse
+from rdistill.sweeps.findings.verdict import images_leave_open, is_better, is_worse
 
 Decided = Literal["better", "worse", "open"]
 COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # what is decided has a colour; all else is muted
@@ -126,8 +126,8 @@ def _after_confirmation(sweep: Sweep) -> list[Step]:
 
 def _to_decide(sweep: Sweep, gap: Difference) -> Step:
     """What would decide an open difference: seeds, or images where more seeds would not help."""
-    images, half, mean = gap.get("images"), number(gap.get("half_by_images")), number(gap.get("mean")) or 0.0
-    if images and half is not None and half >= abs(mean - (gap.get("margin") or 0.0)):
+    images = gap.get("images")
+    if images_leave_open(gap):
         return Step(f"Validate on more images: with {images} of them more seeds would not decide it.")
     if images and gap.get("binds") == "images":
         return Step("More validation images would narrow the interval most; then more seeds.", _resumed(sweep))

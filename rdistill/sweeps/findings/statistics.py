@@ -322,11 +322,19 @@ def describe(record: TrialRecord) -> str:
         if isinstance(share, (int, float)):
             measured = None if record.of else record.weights.get(loss.rpartition(".")[2])
             words.append(f"at share {share:.3g}" + ("" if measured is None else f" (weight {measured:.3g})"))
-        parts.append(" ".join([*words, *([f"on ({_list(pair)})"] if pair else [])]))
+        parts.append(" ".join([*words, *_parameters(record, loss), *([f"on ({_list(pair)})"] if pair else [])]))
     ends = ("", ".type", ".weight", ".weight.share", ".weight.share.value", ".pair")
-    described = {f"{loss}{end}" for loss in losses for end in ends}
+    described = {f"{loss}{end}" for loss in losses for end in ends} | {"distill.losses"}
     rest = [f"{key.split('.')[-1]} {_value(used[key])}" for key in record.values if key.lstrip("+") not in described]
     return ", ".join([*([" + ".join(parts)] if parts else []), *rest]) or "as configured"
+
+
+def _parameters(record: TrialRecord, loss: str) -> list[str]:
+    """``tau 4``: what a loss that was chosen as a whole sets besides its type, weight and layers."""
+    chosen = record.values.get(loss) or (record.values.get("distill.losses") or {}).get(loss.rpartition(".")[2])
+    if not isinstance(chosen, Mapping):
+        return []
+    return [f"{key} {_value(value)}" for key, value in chosen.items() if key not in ("type", "weight", "pair", "on")]
 
 
 def _value(value: Any) -> str:

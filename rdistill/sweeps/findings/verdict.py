@@ -129,12 +129,23 @@ def _answer(begin: str, who: str, whom: str, difference: Difference, questions: 
     return " ".join([f"{text}.", *_what_binds(difference)])
 
 
+def images_leave_open(difference: Difference) -> bool:
+    """Whether no number of seeds would decide: the images alone leave it open, and their part is the larger one.
+
+    Where the seeds' part is larger, the mean itself is not known well enough to say so.
+    """
+    half, images = difference.get("half_by_images"), difference.get("images")
+    if not images or half is None or difference.get("binds") != "images":
+        return False
+    return bool(half >= abs(difference["mean"] - difference.get("margin", 0.0)))
+
+
 def _what_binds(difference: Difference) -> list[str]:
     """Of an answer that is open: whether seeds or images would help."""
     images = difference.get("images")
     if not images:
         return []
-    if difference["half_by_images"] >= abs(difference["mean"] - difference.get("margin", 0.0)):
+    if images_leave_open(difference):
         return [f"More seeds would not help: {images} images are too few."]
     more, than = ("images", "seeds") if difference["binds"] == "images" else ("seeds", "images")
     return [f"More {more} would help more than more {than}."]

@@ -330,6 +330,21 @@ def test_describe() -> None:
     assert describe(shared) == "KL at share 0.5 (weight 17.2), lr 0.02"
     shared.of = "t0001"  # an arm is several runs, each with a weight of its own
     assert describe(shared) == "KL at share 0.5, lr 0.02"
+
+
+def test_describe_losses_that_were_chosen_as_a_whole() -> None:
+    """The verdict on studies/optic_disc/final.yaml named the mapping a second time, and no temperature."""
+    losses = {"kd": {"type": "KL", "on": "logits", "tau": 4.0, "weight": {"share": 3.0}}}
+    trial = record("t0001", 1.0, values={"distill.losses": losses})
+    trial.effective = {"distill.losses.kd.type": "KL", "distill.losses.kd.weight.share": 3.0}
+    assert describe(trial) == "KL at share 3 tau 4"
+    trial = record("t0001", 1.0, values={"distill.losses.kd": {"type": "CWD", "pair": [1, 1], "weight": 50.0}})
+    trial.effective = {
+        "distill.losses.kd.type": "CWD",
+        "distill.losses.kd.weight": 50.0,
+        "distill.losses.kd.pair": [1, 1],
+    }
+    assert describe(trial) == "CWD 50 on (1, 1)"
     weights = "+model.decode_head.loss_decode.class_weight"
     alone = record("b0001", 1.0, values={RATE: 0.0312345, weights: [1.0, 5.0]})
     assert describe(alone) == "lr 0.0312, class_weight [1.0, 5.0]"

@@ -70,6 +70,20 @@ def test_too_few_images_are_what_binds() -> None:
     assert "is better" not in text
 
 
+def test_seeds_that_differ_more_than_the_images_are_not_futile() -> None:
+    """Five pairs of +2 to +4 and one of -8: the mean itself is unknown, so the images' smaller part decides nothing."""
+    images = np.array([-3.0, 5.0] * 38)
+
+    def by_image(run: TrialRecord) -> np.ndarray:
+        return 50 + (images if run.of == "t0001" else 0 * images)
+
+    found = confirmed([74.0, 72.0, 74.5, 62.0], [70.0, 70.0, 70.0, 70.0], [70.0, 70.0, 70.0, 70.0], by_image)
+    difference = found["configurations"][0]["difference"]
+    assert difference["binds"] == "seeds" and difference["half_by_images"] > abs(difference["mean"])
+    text = verdict(found, 1, tuned=True)
+    assert "More seeds would help more than more images." in text and "would not help" not in text
+
+
 def test_a_difference_of_collapsed_runs_is_no_headline() -> None:
     """Of the demo's three pairs only one has a baseline that trained."""
     stuck = ("baseline-s1", "baseline-s2", "baseline-as-t0001-s1", "baseline-as-t0001-s2")

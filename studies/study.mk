@@ -1,0 +1,33 @@
+# All of the study, hours on two cores. Stopped anywhere, the same command goes on; what is finished is not trained again.
+#   make study DATA=../shared/data        DATA holds the folders optic_disc, camvid and nuclei
+DATA ?= ../shared/data
+RDISTILL ?= .venv/bin/rdistill
+S := work_dirs/study
+export OMP_NUM_THREADS := 1
+export WANDB_MODE := offline
+
+# $(call train,SET,FOLDER,CONFIG,FLAGS) and $(call sweep,SET,FOLDER,FILE,FLAGS): begun runs go on. A run that is finished
+# leaves a file .done, since a sweep that goes on looks at each of its trials first.
+train = @test -e $(S)/$(2)/.done || { $(RDISTILL) train $(3) --data-root $(DATA)/$(1) --work-dir $(S)/$(2) \
+	$(if $(wildcard $(S)/$(2)/last.pth),--resume) $(4) && touch $(S)/$(2)/.done; }
+sweep = @test -e $(S)/$(2)/.done || { $(RDISTILL) sweep $(3) --data-root $(DATA)/$(1) --work-dir $(S)/$(2) \
+	$(if $(wildcard $(S)/$(2)/study.json),--resume) $(4) && touch $(S)/$(2)/.done; }
+report = $(RDISTILL) report $(S)/$(1)
+
+.PHONY: study optic-disc-few camvid-few
+study: optic-disc-few camvid-few
+
+OPTIC_27 := --set +train_dataloader.dataset.indices=27
+optic-disc-few:
+	$(call train,optic_disc,optic_disc/few/teacher,studies/optic_disc/teacher.py,$(OPTIC_27) --iters 600 --seed 0)
+	$(call train,optic_disc,optic_disc/few/teacher-1,studies/optic_disc/teacher.py,$(OPTIC_27) --iters 600 --seed 1)
+	$(call train,optic_disc,optic_disc/few/teacher-2,studies/optic_disc/teacher.py,$(OPTIC_27) --iters 600 --seed 2)
+	$(call sweep,optic_disc,optic_disc/few/league,studies/optic_disc/league.yaml,--iters 500 --val-interval 100)
+	$(call sweep,optic_disc,optic_disc/few/final,studies/optic_disc/final.yaml,--iters 1000 --val-interval 100)
+	$(call report,optic_disc/few/final)
+
+CAMVID_36 := --set '+train_dataloader.dataset.indices=[0,1,2,3,4,5,6,7,8,9,10,11,62,63,64,65,66,67,68,69,70,71,72,73,163,164,165,166,167,168,169,170,171,172,173,174]'
+camvid-few:
+	$(call train,camvid,camvid/few/teacher,studies/camvid/teacher.py,$(CAMVID_36) --iters 800 --seed 0)
+	$(call sweep,camvid,camvid/few/final,studies/camvid/final.yaml,--iters 1000 --val-interval 100)
+	$(call report,camvid/few/final)
