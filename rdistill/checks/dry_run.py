@@ -18,9 +18,9 @@ from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError, error_line
 from rdistill.data.random_state import random_state_of
 from rdistill.data.unlabeled import training_data, without_label
-from rdistill.distill.batch_labels import batch_labels
+from rdistill.distill.batch_labels import BatchLabels, batch_labels
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.routes import build_term, make_route, single_or_list
+from rdistill.distill.routes import build_term, make_route, single_or_list, with_class_maps
 from rdistill.distill.teacher import Teacher
 from rdistill.distributed import collectives as training_workers
 from rdistill.models.features import FeatureCapture, as_maps
@@ -173,14 +173,17 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
     heads = [teacher.heads for teacher in distiller.teachers]
     try:
         route = make_route(name, spec.losses[name], spec, logit_names(distiller.student, training=True), heads)
+        route = with_class_maps(name, route, [teacher.model for teacher in distiller.teachers])
         missing = [feature for feature in route.student_features if feature not in captured.student]
         if missing:
             return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
         features = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
-        teacher_side = distiller._teachers_side(route, captured.teachers)
-        last = teacher_side if isinstance(teacher_side, Tensor) else teacher_side[-1]
-        term = build_term(name, spec.losses[name], (features[-1].shape[1], last.shape[1]), labels_of(distiller.student))
-        raw = term.to(features[0].device)(single_or_list(features), teacher_side, captured.label_nhw)
+        labels = BatchLabels([], captured.label_nhw, None, len(captured.label_nhw))
+        sides = distiller.compared(route, single_or_list(features), captured.teachers, labels)
+        channels = [(side if isinstance(side, Tensor) else side[-1]).shape[1] for side in sides[:2]]
+        labels_spec = labels_of(distiller.student)
+        term = build_term(name, spec.losses[name], (channels[0], channels[1]), labels_spec, route.classes)
+        raw = term.to(features[0].device)(*sides[:2], sides[2].label_nhw, sides[2].seen_nhw)
         if not torch.isfinite(raw):
             return [f"{where}: is not finite on the first training images"]
         gradients = torch.autograd.grad(raw, features, allow_unused=True) if raw.requires_grad else [None]

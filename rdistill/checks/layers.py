@@ -14,6 +14,7 @@ from torch import nn
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
+from rdistill.distill.teacher import give_classes
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
 from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
@@ -86,7 +87,9 @@ def overview(config: Config | LoadedConfig) -> Overview:
 def build_teacher(spec: TeacherSpec) -> nn.Module:
     """A teacher's model with weights of no meaning, for its shapes."""
     assert spec.model is not None
-    return revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
+    model = revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
+    give_classes(model, spec)
+    return model
 
 
 def as_json(seen: Overview) -> dict[str, object]:

@@ -33,7 +33,7 @@ from rdistill.core.files import in_bytes
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
-from rdistill.distill.routes import build_term, channels_of_logits, make_route
+from rdistill.distill.routes import build_term, channels_of_logits, make_route, with_class_maps
 from rdistill.distill.teacher import EmaTeacher, load_teacher_model
 from rdistill.distributed.shares import share_problems
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems, start_weights
@@ -50,6 +50,7 @@ from rdistill.models.segmentor import (
     why_unscored,
 )
 from rdistill.models.shapes import pair_problem
+from rdistill.teachers.classes import describe_classes
 
 NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
 IMAGES = 2  # images in the batch that is tried
@@ -185,6 +186,8 @@ def check_run(
         report.notes += notes
         if run.distill.store is not None:
             report.add("store", problems, describe_store(run.distill.store))
+        for where, text in describe_class_maps(run.distill):
+            report.add(where, [], text)
         if run.distill.shares:
             report.add("weights", [], describe_shares(run.distill.shares))
             report.notes += _share_notes(run)
@@ -207,6 +210,16 @@ def teacher_notes(distiller: Distiller) -> list[str]:
         if why := why_unscored(teacher.model, distiller.student):
             notes.append(f"{where}: {why}")
     return notes
+
+
+def describe_class_maps(spec: DistillSpec) -> list[tuple[str, str]]:
+    """Of each teacher with a class map: what to call it, and which of its classes is which of the student's."""
+    several = len(spec.teachers) > 1
+    return [
+        (f"class map {index}" if several else "class map", describe_classes(mapped.to, mapped.teacher, mapped.student))
+        for index, teacher in enumerate(spec.teachers)
+        if (mapped := teacher.class_map) is not None
+    ]
 
 
 def check_classes(cfg: Config, student: nn.Module) -> list[str]:
@@ -456,8 +469,8 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
         if loss.pair is not None:
             continue  # the layers' own problems are those of check_pairs; channels are adapted
         try:
-            route = make_route(name, loss, spec, student_heads, teacher_heads)
-            build_term(name, loss, channels_of_logits(name, route, student, teachers), labels)
+            route = with_class_maps(name, make_route(name, loss, spec, student_heads, teacher_heads), teachers)
+            build_term(name, loss, channels_of_logits(name, route, student, teachers), labels, route.classes)
         except UserError as error:
             problems += error.problems
     return problems

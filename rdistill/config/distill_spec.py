@@ -101,6 +101,14 @@ def forward_from_config(value: Any) -> Any:
     raise ValueError("must be 'auto', 'plain', or dict(fuse=..., channels_last=..., autocast=..., compile=...)")
 
 
+class ClassMapSpec(Section):
+    """What a teacher's ``classes`` mean, by numbers; filled in when the config is loaded."""
+
+    to: tuple[Whole | None, ...]  # for each class of the teacher the student's; None: it has none
+    teacher: tuple[str, ...]  # names of the teacher's classes; empty where they are not known
+    student: tuple[str, ...]  # names of the student's classes
+
+
 class TeacherSpec(Section):
     """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
 
@@ -116,6 +124,14 @@ class TeacherSpec(Section):
     forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
     cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
     store: StoreSpec | None = None  # filled in: it is `distill.store`, for all teachers
+    # class of the teacher -> class of the student, or None; by name, or by number from 0. None: both have the same
+    classes: dict[str | Whole, str | Whole | None] | None = Field(
+        default=None, description="a mapping from the teacher's classes to the student's (or None), by name or number"
+    )
+    # pixels that the teacher gives more than half to classes without a student's: 'mask' leaves them out of losses on
+    # logits; 'renormalise' divides what the others have
+    unmapped: Literal["mask", "renormalise"] = "mask"
+    class_map: ClassMapSpec | None = None  # filled in, of `classes`
 
     @field_validator("forward", mode="before")
     @classmethod
@@ -170,6 +186,8 @@ class TeacherSpec(Section):
             raise ValueError("needs `checkpoint`, the teacher's weights")
         if self.ema_decay is not None and (self.config or self.checkpoint or self.model):
             raise ValueError("`ema_decay` makes the student its own teacher: no config or checkpoint beside it")
+        if self.ema_decay is not None and self.classes is not None:
+            raise ValueError("`ema_decay` makes the student its own teacher: it has the same classes")
         return self
 
 

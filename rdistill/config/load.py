@@ -26,12 +26,13 @@ from rdistill.config.sections import key_problems, shape_problems
 from rdistill.config.shortcuts import Shortcuts, apply_shortcuts
 from rdistill.config.tracking import parse_tracking
 from rdistill.config.types import as_names, replace_types_by_names
-from rdistill.config.walk import dataloaders, first_leaf, leaf_datasets, without_stream
+from rdistill.config.walk import class_names, dataloaders, first_leaf, leaf_datasets, without_stream
 from rdistill.core.errors import UserError
 from rdistill.layouts import SPLITS, find_keys
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
 from rdistill.teachers import TEACHERS, TeacherModel
+from rdistill.teachers.classes import student_classes
 from rdistill.teachers.registry import OF_EVERY_TEACHER
 
 OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
@@ -152,6 +153,7 @@ def load_run(
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + apply_overrides(cfg, overrides or {})
     for _, teacher in _remade_teachers(cfg, overrides or {}):
         teacher.pop("model")  # what it was made into before is made again
+        teacher.pop("class_map", None)
     problems += (misshapen := _shape_after(cfg))
     if not with_teachers:
         cfg.pop("distill", None)
@@ -201,10 +203,12 @@ def _remade_teachers(cfg: Config, overrides: Mapping[str, Any]) -> Iterator[tupl
         if prefix or not name or not isinstance(teachers, (list, tuple)) or not index.isdecimal():
             continue
         teacher = teachers[int(index)] if int(index) < len(teachers) else None
-        made_of = ("config", "type") if isinstance(teacher, dict) and teacher.get("type", MMSEG) == MMSEG else ()
+        made_of = (
+            ("config", "type", "classes") if isinstance(teacher, dict) and teacher.get("type", MMSEG) == MMSEG else ()
+        )
         if isinstance(teacher, dict) and teacher.get("model") is not None:
             part = name.partition(".")[0]
-            if part in made_of or (not made_of and (part == "type" or part not in OF_EVERY_TEACHER)):
+            if part in made_of or (not made_of and (part in ("type", "classes") or part not in OF_EVERY_TEACHER)):
                 yield key, teacher
 
 
@@ -299,6 +303,7 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
         where = f"{path}: distill.teachers[{index}]"
         if teacher.ema_decay is not None:
             continue
+        names, source = tuple[str, ...](), None
         if teacher.model is None:
             try:
                 built = TEACHERS[teacher.type].build(teacher.kind_params, _FilesBeside(path))
@@ -307,6 +312,15 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
                 problems += [f"{where}.{key}: {problem}" for problem in error.problems]
                 continue
             _fill_in(entry, built, fusible=TEACHERS[teacher.type].fusible)
+            names, source = built.classes, built.config
+        if teacher.classes is not None and teacher.class_map is None:
+            try:
+                if not names and source is not None:
+                    names = _class_names(read_config_file(Path(source)))
+                entry.class_map = _class_map(teacher.classes, names, cfg)
+            except UserError as error:
+                problems += [f"{where}.{problem}" for problem in error.problems]
+                continue
         if teacher.checkpoint is not None:
             checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
             entry.checkpoint = str(checkpoint)
@@ -329,6 +343,25 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
     if problems:
         raise UserError(*problems)
     return spec.model_copy(update={"teachers": tuple(resolved), "unlabeled": unlabeled})
+
+
+def _class_map(
+    wanted: Mapping[str | int, str | int | None], teacher: tuple[str, ...], cfg: Config
+) -> dict[str, list[Any]]:
+    """What a teacher's ``classes`` mean, as its entry keeps it."""
+    student = _class_names(cfg)
+    to = student_classes(wanted, teacher, student)
+    return dict(to=list(to), teacher=list(teacher), student=list(student))
+
+
+def _class_names(cfg: Config) -> tuple[str, ...]:
+    """Those of a config's training data; empty where there are none, or no such data set is known here."""
+    init_default_scope("mmseg")
+    import_module(OWN_DATA)
+    try:
+        return class_names(first_leaf(cfg.train_dataloader.dataset))
+    except Exception:  # a data set's own code; of a teacher's config nothing but the model need be right
+        return ()
 
 
 def find_images(name: str, cfg: Config) -> Path:

@@ -99,6 +99,16 @@ def first_leaf(dataset: Any) -> Any:
     return next(leaf for _, leaf in leaves(dataset))
 
 
+def class_names(dataset: Any) -> tuple[str, ...]:
+    """The names of the classes of a data set that reads files, which are not looked for; empty where it has none.
+
+    Errors: whatever building the data set raises.
+    """
+    plain = ConfigDict(copy.deepcopy(dict(dataset)))
+    plain.update(lazy_init=True, pipeline=[])
+    return tuple(DATASETS.build(plain).metainfo.get("classes") or ())
+
+
 def without_stream(dataset: ConfigDict) -> ConfigDict:
     """A copy of a training data set's section, without the stream that :mod:`rdistill.training.runner` puts around it.
 

@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from rdistill._compat.mmengine import wanted_entries
-from rdistill.config.walk import kind_of, leaf_datasets
+from rdistill.config.walk import class_names, kind_of, leaf_datasets
 from rdistill.core.errors import error_line
 from rdistill.data.reading import Loaders
 from rdistill.layouts import describe_folder
@@ -77,8 +77,8 @@ def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
     classes = []
     for dataset in leaf_datasets(cfg, LOADERS[split]):
         with suppress(Exception):  # a dataset that does not build is data_splits' to report
-            classes.append(_without_files(dataset).metainfo.get("classes"))
-    return [tuple(names) for names in classes if names]
+            classes.append(class_names(dataset))
+    return [names for names in classes if names]
 
 
 def describe_data(splits: Sequence[Split]) -> str:

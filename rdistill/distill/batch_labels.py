@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from rdistill.data.unlabeled import MARK, NO_LABEL
 from rdistill.losses.functional import with_logit_channels
+from rdistill.models.class_map import mapped_share
+
+MAPPED = 0.5  # probability that classes with one of the student's must have for a pixel to count
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,36 @@ def batch_labels(data_samples: Sequence[Any], ignore: int, *, on_ignored: bool =
     label_nhw = torch.cat([label, torch.full_like(without, ignore)])
     seen_nhw = torch.cat([with_mask != ignore, without == NO_LABEL])
     return BatchLabels(with_labels(data_samples, label_nhw), label_nhw, seen_nhw, labeled)
+
+
+def of_classes(labels: BatchLabels, classes: Sequence[int], ignore: int) -> BatchLabels:
+    """The labels of a batch by some classes alone, numbered anew in that order; no loss sees pixels of the others."""
+    label_nhw = labels.label_nhw
+    numbers = label_nhw.new_full((max(classes) + 1,), ignore)
+    numbers[list(classes)] = torch.arange(len(classes), dtype=numbers.dtype, device=numbers.device)
+    inside = (label_nhw >= 0) & (label_nhw < len(numbers)) & (label_nhw != ignore)
+    renumbered = torch.where(inside, numbers[torch.where(inside, label_nhw, 0).long()], ignore)
+    seen_nhw = labels.seen_nhw
+    if seen_nhw is not None:
+        seen_nhw = seen_nhw & ((label_nhw == ignore) | (renumbered != ignore))
+    return replace(labels, label_nhw=renumbered, seen_nhw=seen_nhw)
+
+
+def seen_by(labels: BatchLabels, mapped_nhw: Tensor, ignore: int) -> BatchLabels:
+    """The labels of a batch where a loss on logits also leaves out what is false in ``mapped_nhw``, N x H x W."""
+    seen_nhw = labels.label_nhw != ignore if labels.seen_nhw is None else labels.seen_nhw
+    return replace(labels, seen_nhw=seen_nhw & mapped_nhw)
+
+
+def mapped_enough(logits_nchw: Tensor, size: Sequence[int]) -> Tensor:
+    """Where a teacher with a class map gives half or more to classes that have one of the student's: N x H x W bool.
+
+    Args:
+        logits_nchw: the teacher's, mapped, of any resolution.
+        size: H and W, to which they are resized.
+    """
+    share = mapped_share(logits_nchw)[:, None]
+    return nn.functional.interpolate(share, tuple(size), mode="bilinear", align_corners=False)[:, 0] >= MAPPED
 
 
 def with_labels(data_samples: Sequence[Any], label_nhw: Tensor) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,16 @@ from rdistill.config.distill_spec import DistillSpec, TeacherSpec, UnlabeledSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW
-from rdistill.distill.batch_labels import BatchLabels, batch_labels, confident, rows_of, with_labels
+from rdistill.distill.batch_labels import (
+    BatchLabels,
+    batch_labels,
+    confident,
+    mapped_enough,
+    of_classes,
+    rows_of,
+    seen_by,
+    with_labels,
+)
 from rdistill.distill.gradients import lengths_at_last_shared, task_loss
 from rdistill.distill.loss_weights import MeasuredLossWeight
 from rdistill.distill.routes import (
@@ -33,6 +43,7 @@ from rdistill.losses.functional import with_logit_channels
 from rdistill.losses.modules import Term
 from rdistill.models import checkpoint
 from rdistill.models.activation_checkpointing import checkpoint_activations
+from rdistill.models.class_map import known_classes, masking
 from rdistill.models.features import FeatureCapture, as_maps, parse_feature
 from rdistill.models.pretrained import weights_alone
 from rdistill.models.segmentor import (
@@ -166,7 +177,7 @@ class Distiller(BaseModel):
         for name, term in self.terms.items():
             route = self.routes[name]
             features = [as_maps(self.capture[feature], size) for feature in route.student_features]
-            raw[name] = self._raw(term, single_or_list(features), self._teachers_side(route, teacher_outputs), labels)
+            raw[name] = self._raw(term, *self.compared(route, single_or_list(features), teacher_outputs, labels))
         weights = {name: route.weight for name, route in self.routes.items() if route.weight is not None}
         weights |= self._measured_weights(losses, raw)
         for name, value in raw.items():
@@ -185,8 +196,15 @@ class Distiller(BaseModel):
         if labeled < len(labels.samples):
             seen_nhw = torch.cat([seen_nhw[:labeled], self._seen_without_masks(labels, mean_nchw)])
         align_corners = bool(getattr(self.student, "align_corners", False))
-        classes = classes_of(mean_nchw, labels.label_nhw, align_corners=align_corners)
-        return torch.where(seen_nhw, classes, ignore)
+        models = [teacher.model for teacher in self.teachers]
+        if (classes := known_classes(models)) is not None:  # a class that the teachers do not know stays the mask's
+            of_known = of_classes(labels, classes, ignore)
+            seen_nhw &= (of_known.label_nhw != ignore) | (labels.label_nhw == ignore)
+        labels = self._mapped(replace(labels, seen_nhw=seen_nhw), teacher_outputs, masking(models), self.labels_by)
+        assert labels.seen_nhw is not None
+        by_teacher = classes_of(mean_nchw, labels.label_nhw, align_corners=align_corners)
+        # Elsewhere the mask's: of an image without one that is the ignored label.
+        return torch.where(labels.seen_nhw, by_teacher, labels.label_nhw)
 
     def _outputs_of_teachers(self, inputs_nchw: Tensor, data_samples: Any) -> list[dict[str, Tensor]]:
         """Of each; where their outputs are kept, by the views that the images are."""
@@ -194,6 +212,34 @@ class Distiller(BaseModel):
             return [teacher(inputs_nchw) for teacher in self.teachers]
         views = [sample.metainfo.get(VIEW) for sample in data_samples]
         return [teacher(inputs_nchw, views) for teacher in self.teachers]
+
+    def compared(
+        self, route: Route, student: Any, teacher_outputs: Sequence[Mapping[str, Tensor]], labels: BatchLabels
+    ) -> tuple[Any, Any, BatchLabels]:
+        """The two sides of a loss and the labels it gets: of the classes, and where, teachers have something to say."""
+        teacher = self._teachers_side(route, teacher_outputs)
+        labels = self._mapped(labels, teacher_outputs, route.masked_by, route.teacher_features)
+        if route.classes is None:
+            return student, teacher, labels
+        chosen = list(route.classes)
+        return student[:, chosen], teacher[:, chosen], of_classes(labels, chosen, ignore_index(self.student))
+
+    def _mapped(
+        self,
+        labels: BatchLabels,
+        teacher_outputs: Sequence[Mapping[str, Tensor]],
+        masked_by: Sequence[int],
+        heads: Sequence[str],
+    ) -> BatchLabels:
+        """The labels without the pixels where one of some teachers sees a class that the student does not have.
+
+        ``heads``: each teacher's, or that of the only one.
+        """
+        for index in masked_by:
+            logits_nchw = teacher_outputs[index][heads[index] if len(heads) > 1 else heads[0]]
+            mapped_nhw = mapped_enough(logits_nchw, labels.label_nhw.shape[1:])
+            labels = seen_by(labels, mapped_nhw, ignore_index(self.student))
+        return labels
 
     def _raw(self, term: Term, student: Any, teacher: Any, labels: BatchLabels) -> Tensor:
         """A loss on the images with masks, and ``unlabeled.weight`` times the same loss on those without."""
@@ -332,7 +378,7 @@ def build_distiller(
         teachers = _make_teachers(spec, student, models, routes, source)
         channels = probe_channels(student, teachers, routes, training_size(run.cfg))
         torch.manual_seed(seed)  # adapters are drawn next: not to depend on which teachers were built here
-        terms = build_terms(spec, channels, student)
+        terms = build_terms(spec, channels, routes, student)
     labels_by = [logit_names(model, training=False)[0] for model in models] if by_teacher else []
     return Distiller(
         student,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from rdistill.config.distill_spec import DistillSpec, LossSpec, ScheduleSpec, Sh
 from rdistill.core.errors import UserError, blaming
 from rdistill.distill.teacher import Teacher
 from rdistill.losses.modules import Term
+from rdistill.models.class_map import known_classes, masking
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import (
     Labels,
@@ -23,6 +24,7 @@ from rdistill.models.segmentor import (
     run_heads,
     training_outputs,
 )
+from rdistill.teachers.classes import FEWEST
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,35 @@ class Route:
     pair: Any  # what the config says
     schedule: ScheduleSpec
     share: ShareSpec | None = None
+    # on logits: the student's classes that the teachers know, which alone are compared; None: all
+    classes: tuple[int, ...] | None = None
+    masked_by: tuple[int, ...] = ()  # teachers whose classes without one of the student's take pixels out of it
 
 
 def make_routes(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> dict[str, Route]:
     """The route of each loss, by the loss's name, between those models."""
     student_heads = logit_names(student, training=True)
     teacher_heads = [logit_names(teacher, training=False) for teacher in teachers]
-    return {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
+    routes = {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
+    return {name: with_class_maps(name, route, teachers) for name, route in routes.items()}
+
+
+def with_class_maps(name: str, route: Route, teachers: Sequence[nn.Module]) -> Route:
+    """A route with what the class maps of its teachers' models change; one between features as it is.
+
+    Raises:
+        UserError: the teachers of a mean have fewer than two of the student's classes in common.
+    """
+    if route.pair is not None:
+        return route
+    compared = range(len(teachers)) if route.teacher is None else [route.teacher]
+    classes = known_classes(teachers[index] for index in compared)
+    if classes is not None and len(classes) < FEWEST:
+        raise UserError(
+            f"distill.losses.{name}.teacher: the teachers know {len(classes)} of the student's classes in common, and "
+            f"a loss on logits compares two or more; give each teacher a loss of its own, with teacher=0 and so on"
+        )
+    return replace(route, classes=classes, masked_by=tuple(set(masking(teachers)) & set(compared)))
 
 
 def make_route(
@@ -93,7 +117,10 @@ def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Se
             f"distill.losses.{name}.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
             f"{', '.join(map(str, channels))}; give each teacher a loss of its own, with teacher=0 and so on"
         )
-    return logit_channels(student, route.student_features[0]), min(channels)
+    student_channels, teacher_channels = logit_channels(student, route.student_features[0]), min(channels)
+    if route.classes is not None and student_channels == teacher_channels:
+        return len(route.classes), len(route.classes)
+    return student_channels, teacher_channels
 
 
 @torch.no_grad()
@@ -138,19 +165,26 @@ def single_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def build_terms(spec: DistillSpec, channels: Mapping[str, tuple[int, int]], student: nn.Module) -> dict[str, Term]:
+def build_terms(
+    spec: DistillSpec, channels: Mapping[str, tuple[int, int]], routes: Mapping[str, Route], student: nn.Module
+) -> dict[str, Term]:
     """The term of each loss, by the loss's name; ``channels`` as :func:`probe_channels` gives them."""
     labels = labels_of(student)
-    return {name: build_term(name, loss, channels[name], labels) for name, loss in spec.losses.items()}
+    return {
+        name: build_term(name, loss, channels[name], labels, routes[name].classes) for name, loss in spec.losses.items()
+    }
 
 
-def build_term(name: str, loss: LossSpec, channels: tuple[int, int], labels: Labels) -> Term:
+def build_term(
+    name: str, loss: LossSpec, channels: tuple[int, int], labels: Labels, classes: Sequence[int] | None = None
+) -> Term:
+    """The term of one loss; ``classes``: of the student's those that are compared, None for all."""
     try:
         return Term(
             loss.type,
             student_channels=channels[0],
             teacher_channels=channels[1],
-            num_classes=labels.num_classes,
+            num_classes=labels.num_classes if classes is None else len(classes),
             ignore_index=labels.ignore_index,
             on_logits=loss.pair is None,
             params=loss.params,

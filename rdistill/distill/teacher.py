@@ -12,6 +12,7 @@ from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from rdistill.config.distill_spec import PLAIN, ForwardSpec, StoreSpec, TeacherSpec
+from rdistill.core.errors import UserError
 from rdistill.core.storage import is_uri
 from rdistill.distill.store_files import StoreFiles, store_files
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
@@ -19,6 +20,7 @@ from rdistill.distill.teacher_forward import computed_as, prepare_model
 from rdistill.distill.teacher_store import TeacherStore, note_weights, weights_digest
 from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
+from rdistill.models.class_map import map_classes
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
 from rdistill.schemas.mappings import PlainConfig
@@ -161,7 +163,7 @@ def cache_of(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patienc
         patience: see :class:`rdistill.distill.teacher_cache.TeacherCache`.
     """
     assert spec.cache is not None
-    described = spec.model_dump_json(include={"model", "forward", "features"})
+    described = _described(spec)
     beside = None if work_dir is None else work_dir.absolute().parent / CACHE_FOLDER
     folder = Path(spec.cache.dir) if spec.cache.dir else beside
     return TeacherCache(lambda: fingerprint(model, described), spec.cache, folder, patience)
@@ -186,7 +188,7 @@ def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: 
         "bits": spec.store.bits,
         "top_k": spec.store.top_k,
         "images": " ".join(map(str, seen)),
-        "setting": f"{spec.model_dump_json(include={'model', 'forward', 'features'})} {seen}",
+        "setting": f"{_described(spec)} {seen}",
     }
     heads = logit_names(model, training=False)
     return TeacherStore(spec.store, about, store_places(spec.store, work_dir), heads)
@@ -198,6 +200,12 @@ def store_places(spec: StoreSpec, work_dir: Path) -> list[StoreFiles]:
     if spec.dir is not None and is_uri(spec.dir):
         return [store_files(spec.local or beside), store_files(spec.dir)]
     return [store_files(spec.dir or beside)]
+
+
+def _described(spec: TeacherSpec) -> str:
+    """What of a spec a teacher's outputs depend on, beside its weights."""
+    described = spec.model_dump_json(include={"model", "forward", "features"})
+    return described if spec.class_map is None else f"{described} {spec.class_map.to}"
 
 
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
@@ -217,7 +225,22 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     if spec.store is not None:
         note_weights(model)
+    give_classes(model, spec)
     return model
+
+
+def give_classes(model: nn.Module, spec: TeacherSpec) -> None:
+    """Lets a teacher's model give the student's classes, where its spec says which they are.
+
+    Raises:
+        UserError: the model does not tell those classes apart that the spec names.
+    """
+    if spec.class_map is None:
+        return
+    try:
+        map_classes(model, spec.class_map.to, len(spec.class_map.student), masks=spec.unmapped == "mask")
+    except UserError as error:
+        raise UserError(*(f"{spec.label}: {problem}" for problem in error.problems)) from None
 
 
 def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -1,0 +1,137 @@
+"""A segmentor that tells another's classes apart, as one of the student's: its heads give probabilities of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdistill.core.errors import UserError
+from rdistill.losses.functional import with_logit_channels
+from rdistill.models.quiet_mmseg import PointHead
+from rdistill.models.segmentor import decode_heads, logit_channels
+
+NONE = -30.0  # logarithm of the probability of a class that the model does not know; finite, also in float16
+
+
+class ClassMap(nn.Module):
+    """Logits of a model's classes -> logarithms of the probabilities of a student's classes.
+
+    The probabilities of all classes that become one are added up. What classes without one have is missing from the
+    sum over the student's, which :func:`mapped_share` reads; a softmax divides it among the others.
+
+    Args:
+        to: for each class of the model the student's; None where it has none.
+        num_classes: of the student.
+        masks: whether losses leave out the pixels that are mostly of classes without one of the student's.
+
+    Attributes:
+        known: the student's classes that the model tells apart, in order.
+        masks: as given; False where each class of the model has one of the student's.
+    """
+
+    def __init__(self, to: Sequence[int | None], num_classes: int, *, masks: bool = True) -> None:
+        super().__init__()
+        self.to_classes, self.num_classes = tuple(to), num_classes
+        self.known = tuple(sorted({target for target in to if target is not None}))
+        self.masks = masks and None in self.to_classes
+
+    def forward(self, logits_nchw: Tensor) -> Tensor:
+        """N x classes of the model x h x w -> N x ``num_classes`` x h x w, in float32 at least."""
+        channels = len(self.to_classes)
+        precise = logits_nchw.to(torch.promote_types(logits_nchw.dtype, torch.float32))
+        logarithm = with_logit_channels(precise, channels).log_softmax(dim=1)
+        columns = []
+        for index in range(self.num_classes):
+            sources = [number for number, target in enumerate(self.to_classes) if target == index]
+            if not sources:
+                columns.append(torch.full_like(logarithm[:, 0], NONE))
+            elif len(sources) == 1:
+                columns.append(logarithm[:, sources[0]])
+            else:
+                columns.append(torch.stack([logarithm[:, number] for number in sources], dim=1).logsumexp(dim=1))
+        return torch.stack(columns, dim=1).clamp_min(NONE)
+
+    def extra_repr(self) -> str:
+        return f"{list(self.to_classes)}, num_classes={self.num_classes}"
+
+
+def mapped_share(logits_nchw: Tensor) -> Tensor:
+    """Of what a :class:`ClassMap` gives: the probability of all classes that have one of the student's, N x h x w."""
+    return logits_nchw.logsumexp(dim=1).exp()
+
+
+def map_classes(model: nn.Module, to: Sequence[int | None], num_classes: int, *, masks: bool = True) -> None:
+    """Lets a segmentor give the student's classes, in losses and in predictions. Its weights keep their names.
+
+    Args:
+        model: with its weights; changed in place.
+        to, num_classes, masks: see :class:`ClassMap`.
+
+    Raises:
+        UserError: the model tells fewer or more classes apart, or refines single points.
+    """
+    names = decode_heads(model)
+    if not names:
+        raise UserError("classes: the teacher gives features alone, and no classes; leave classes out")
+    if any(isinstance(module, PointHead) for module in model.modules()):
+        raise UserError("classes: a model that refines single points (PointRend) cannot have a class map")
+    channels = logit_channels(model)
+    have = max(2, channels)
+    if len(to) > have:
+        raise UserError(f"classes: names the teacher's class {len(to) - 1}, and its model tells {have} apart, from 0")
+    class_map = ClassMap((*to, *([None] * (have - len(to)))), num_classes, masks=masks)
+    heads = [model.get_submodule(name) for name in names if logit_channels(model, name) == channels]
+    for head in heads:
+        _map_head(head, class_map, channels)
+    model.class_map = class_map
+    for changed in (model, *heads):
+        changed.num_classes = changed.out_channels = num_classes  # type: ignore[assignment]
+
+
+def class_map_of(model: nn.Module) -> ClassMap | None:
+    """The class map of a model that has one."""
+    class_map = getattr(model, "class_map", None)
+    return class_map if isinstance(class_map, ClassMap) else None
+
+
+def known_classes(models: Iterable[nn.Module]) -> tuple[int, ...] | None:
+    """The student's classes that all of some teachers' models know, in order; None: they know all of them."""
+    maps = [class_map for class_map in map(class_map_of, models) if class_map is not None]
+    if not maps:
+        return None
+    common = set(range(maps[0].num_classes)).intersection(*(class_map.known for class_map in maps))
+    return None if len(common) == maps[0].num_classes else tuple(sorted(common))
+
+
+def masking(models: Sequence[nn.Module]) -> tuple[int, ...]:
+    """Which of some teachers' models take pixels out of losses on logits, see :class:`ClassMap`."""
+    maps = [class_map_of(model) for model in models]
+    return tuple(index for index, class_map in enumerate(maps) if class_map is not None and class_map.masks)
+
+
+class _MapsClasses:
+    """Stands before a head's own class: its forward pass, and then the class map of the logits in what it gave."""
+
+    class_map: ClassMap
+    channels_before: int
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
+        return self._mapped(outputs)
+
+    def _mapped(self, outputs: Any) -> Any:
+        if isinstance(outputs, (list, tuple)):
+            return type(outputs)(self._mapped(output) for output in outputs)
+        is_map = isinstance(outputs, Tensor) and outputs.ndim == 4 and outputs.shape[1] == self.channels_before
+        return self.class_map(outputs) if is_map else outputs
+
+
+def _map_head(head: nn.Module, class_map: ClassMap, channels: int) -> None:
+    # A class of its own rather than another `forward` in the object: a copy of the head then maps what the copy gives,
+    # and whatever calls `forward` itself, as mmseg's `predict` does, gets what was mapped.
+    kind = type(head)
+    head.__class__ = type(kind.__name__, (_MapsClasses, kind), {})
+    head.class_map, head.channels_before = class_map, channels  # type: ignore[assignment]
