@@ -14,7 +14,7 @@ from torch import nn
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
-from rdistill.distill.teacher import give_classes
+from rdistill.distill.teacher import fit_to_student
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
 from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
@@ -88,7 +88,7 @@ def build_teacher(spec: TeacherSpec) -> nn.Module:
     """A teacher's model with weights of no meaning, for its shapes."""
     assert spec.model is not None
     model = revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
-    give_classes(model, spec)
+    fit_to_student(model, spec)
     return model
 
 

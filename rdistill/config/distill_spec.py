@@ -101,10 +101,13 @@ def forward_from_config(value: Any) -> Any:
     raise ValueError("must be 'auto', 'plain', or dict(fuse=..., channels_last=..., autocast=..., compile=...)")
 
 
+Side = Annotated[Whole, Field(ge=1, le=16_384)]  # pixels
+
+
 class ClassMapSpec(Section):
     """What a teacher's ``classes`` mean, by numbers; filled in when the config is loaded."""
 
-    to: tuple[Whole | None, ...]  # for each class of the teacher the student's; None: it has none
+    to: tuple[Whole | None, ...]  # the student's class of each class of the teacher; None: it has none
     teacher: tuple[str, ...]  # names of the teacher's classes; empty where they are not known
     student: tuple[str, ...]  # names of the student's classes
 
@@ -132,11 +135,21 @@ class TeacherSpec(Section):
     # logits; 'renormalise' divides what the others have
     unmapped: Literal["mask", "renormalise"] = "mask"
     class_map: ClassMapSpec | None = None  # filled in, of `classes`
+    # height and width in pixels at which it sees an image of training size, and others in proportion; None: their own
+    input_size: tuple[Side, Side] | None = Field(
+        default=None, description="height and width in pixels, or one for both"
+    )
+    input_scale: tuple[Number, Number] | None = None  # filled in: `input_size` over the training size
 
     @field_validator("forward", mode="before")
     @classmethod
     def _forward_in_short(cls, value: Any) -> Any:
         return forward_from_config(value)
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +201,8 @@ class TeacherSpec(Section):
             raise ValueError("`ema_decay` makes the student its own teacher: no config or checkpoint beside it")
         if self.ema_decay is not None and self.classes is not None:
             raise ValueError("`ema_decay` makes the student its own teacher: it has the same classes")
+        if self.ema_decay is not None and self.input_size is not None:
+            raise ValueError("`ema_decay` makes the student its own teacher: it sees what the student sees")
         return self
 
 

@@ -36,6 +36,7 @@ from rdistill.teachers.classes import student_classes
 from rdistill.teachers.registry import OF_EVERY_TEACHER
 
 OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
+MADE_OF = ("type", "classes", "input_size")  # keys of any teacher by which its model is made or fitted to the student
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 
 
@@ -154,6 +155,7 @@ def load_run(
     for _, teacher in _remade_teachers(cfg, overrides or {}):
         teacher.pop("model")  # what it was made into before is made again
         teacher.pop("class_map", None)
+        teacher.pop("input_scale", None)
     problems += (misshapen := _shape_after(cfg))
     if not with_teachers:
         cfg.pop("distill", None)
@@ -203,12 +205,10 @@ def _remade_teachers(cfg: Config, overrides: Mapping[str, Any]) -> Iterator[tupl
         if prefix or not name or not isinstance(teachers, (list, tuple)) or not index.isdecimal():
             continue
         teacher = teachers[int(index)] if int(index) < len(teachers) else None
-        made_of = (
-            ("config", "type", "classes") if isinstance(teacher, dict) and teacher.get("type", MMSEG) == MMSEG else ()
-        )
         if isinstance(teacher, dict) and teacher.get("model") is not None:
             part = name.partition(".")[0]
-            if part in made_of or (not made_of and (part in ("type", "classes") or part not in OF_EVERY_TEACHER)):
+            of_kind = part == "config" if teacher.get("type", MMSEG) == MMSEG else part not in OF_EVERY_TEACHER
+            if of_kind or part in MADE_OF:
                 yield key, teacher
 
 
@@ -321,6 +321,11 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
             except UserError as error:
                 problems += [f"{where}.{problem}" for problem in error.problems]
                 continue
+        if teacher.input_size is not None and teacher.input_scale is None:
+            from rdistill.models.segmentor import training_size  # brings mmseg, which most configs' loading can spare
+
+            size = training_size(cfg)
+            entry.input_scale = [own / side for own, side in zip(teacher.input_size, size, strict=True)]
         if teacher.checkpoint is not None:
             checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
             entry.checkpoint = str(checkpoint)

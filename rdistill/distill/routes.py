@@ -38,7 +38,7 @@ class Route:
     pair: Any  # what the config says
     schedule: ScheduleSpec
     share: ShareSpec | None = None
-    # on logits: the student's classes that the teachers know, which alone are compared; None: all
+    # the student's classes that the teachers know: a loss on logits compares these alone; None: all
     classes: tuple[int, ...] | None = None
     masked_by: tuple[int, ...] = ()  # teachers whose classes without one of the student's take pixels out of it
 

@@ -22,7 +22,15 @@ from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
 from rdistill.models.class_map import map_classes
 from rdistill.models.features import FeatureCapture, as_maps
-from rdistill.models.segmentor import build_segmentor, input_channels, logit_names, run_heads, swaps_channels
+from rdistill.models.segmentor import (
+    build_segmentor,
+    input_channels,
+    logit_names,
+    run_heads,
+    scale_inputs,
+    seen_size,
+    swaps_channels,
+)
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.store import StoreAbout
 
@@ -102,7 +110,7 @@ class Teacher:
         return teacher
 
     def _compute(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        size, forward = (inputs_nchw.shape[2], inputs_nchw.shape[3]), self.forward or PLAIN
+        size, forward = seen_size(self.model, inputs_nchw.shape[-2:]), self.forward or PLAIN
         if forward.channels_last:
             inputs_nchw = inputs_nchw.contiguous(memory_format=torch.channels_last)
         try:
@@ -205,7 +213,8 @@ def store_places(spec: StoreSpec, work_dir: Path) -> list[StoreFiles]:
 def _described(spec: TeacherSpec) -> str:
     """What of a spec a teacher's outputs depend on, beside its weights."""
     described = spec.model_dump_json(include={"model", "forward", "features"})
-    return described if spec.class_map is None else f"{described} {spec.class_map.to}"
+    fitted = [value for value in (spec.class_map and spec.class_map.to, spec.input_scale) if value is not None]
+    return " ".join([described, *map(str, fitted)])
 
 
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
@@ -225,16 +234,18 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     if spec.store is not None:
         note_weights(model)
-    give_classes(model, spec)
+    fit_to_student(model, spec)
     return model
 
 
-def give_classes(model: nn.Module, spec: TeacherSpec) -> None:
-    """Lets a teacher's model give the student's classes, where its spec says which they are.
+def fit_to_student(model: nn.Module, spec: TeacherSpec) -> None:
+    """Lets a teacher's model give the student's classes, and see images at its own size, where its spec has those.
 
     Raises:
         UserError: the model does not tell those classes apart that the spec names.
     """
+    if spec.input_scale is not None:
+        scale_inputs(model, spec.input_scale)
     if spec.class_map is None:
         return
     try:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
-from rdistill.losses.functional import with_logit_channels
 from rdistill.models.quiet_mmseg import PointHead
 from rdistill.models.segmentor import decode_heads, logit_channels
 
@@ -40,9 +39,10 @@ class ClassMap(nn.Module):
 
     def forward(self, logits_nchw: Tensor) -> Tensor:
         """N x classes of the model x h x w -> N x ``num_classes`` x h x w, in float32 at least."""
-        channels = len(self.to_classes)
         precise = logits_nchw.to(torch.promote_types(logits_nchw.dtype, torch.float32))
-        logarithm = with_logit_channels(precise, channels).log_softmax(dim=1)
+        if precise.shape[1] == 1:  # sigmoid(z) is softmax((0, z))[1]
+            precise = torch.cat([torch.zeros_like(precise), precise], dim=1)
+        logarithm = precise.log_softmax(dim=1)
         columns = []
         for index in range(self.num_classes):
             sources = [number for number, target in enumerate(self.to_classes) if target == index]
@@ -87,8 +87,8 @@ def map_classes(model: nn.Module, to: Sequence[int | None], num_classes: int, *,
     for head in heads:
         _map_head(head, class_map, channels)
     model.class_map = class_map
-    for changed in (model, *heads):
-        changed.num_classes = changed.out_channels = num_classes  # type: ignore[assignment]
+    # A head may read its own number of classes in its forward pass: that stays. The model's is of what it predicts.
+    model.out_channels = num_classes  # type: ignore[assignment]
 
 
 def class_map_of(model: nn.Module) -> ClassMap | None:

@@ -109,10 +109,12 @@ def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
 def logit_channels(model: nn.Module, output: str = "") -> int:
     """Channels of one of the outputs, by its name of :func:`logit_names`; of the main one by default.
 
-    Two classes may have one, with a sigmoid.
+    Two classes may have one, with a sigmoid. A head with a class map has the student's.
     """
     name, _, element = (output or decode_heads(model)[0]).partition("[")
     head = model.get_submodule(name)
+    if (class_map := getattr(head, "class_map", None)) is not None:
+        return int(class_map.num_classes)
     if isinstance(head, PIDHead) and element == "2]":
         return int(head.d_cls_seg.out_channels)  # where the classes' borders are
     return int(getattr(head, "out_channels", None) or head.num_classes)
@@ -208,8 +210,13 @@ def labels_of(model: nn.Module) -> Labels:
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a segmentor takes: those of its first convolution; 3 where it has none."""
+    """Channels of the images that a segmentor takes: those of its first convolution; 3 where it has none.
+
+    A backbone whose layers are not torch's says it by an attribute ``input_channels``.
+    """
     encoder = getattr(model, "backbone", None) or getattr(model, "image_encoder", None) or model
+    if isinstance(channels := getattr(encoder, "input_channels", None), int):
+        return channels
     first = next((layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)), None)
     return 3 if first is None else int(first.in_channels)
 
@@ -218,6 +225,38 @@ def blank_image(model: nn.Module, height_width: tuple[int, int]) -> Tensor:
     """Zeros for a segmentor to run on: 1 x its channels x height x width, on its device."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.zeros(1, input_channels(model), *height_width, device=device)
+
+
+def scale_inputs(model: nn.Module, scale: tuple[float, float]) -> None:
+    """Lets a teacher's model see images larger or smaller than they are, in training and in predictions.
+
+    What it predicts keeps the image's own size, as mmseg resizes it.
+
+    Args:
+        model: changed in place.
+        scale: factors on height and width.
+    """
+    # A class of its own rather than another method in the object: a copy then scales what the copy is given.
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (_ScalesInputs, kind), {})
+    model.input_scale = scale  # type: ignore[assignment]
+
+
+def seen_size(model: nn.Module, height_width: Sequence[int]) -> tuple[int, int]:
+    """The height and width at which a model sees images: their own, but for a teacher with an ``input_size``."""
+    scale: Any = getattr(model, "input_scale", (1.0, 1.0))
+    height, width = (max(1, round(side * factor)) for side, factor in zip(height_width, scale, strict=True))
+    return height, width
+
+
+class _ScalesInputs:
+    """Stands before a segmentor's own class."""
+
+    def extract_feat(self, inputs: Tensor) -> Any:
+        size = seen_size(self, inputs.shape[-2:])  # type: ignore[arg-type]
+        if size != tuple(inputs.shape[-2:]):
+            inputs = nn.functional.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
+        return super().extract_feat(inputs)  # type: ignore[misc]
 
 
 def require_numbers(samples: Sequence[Any]) -> None:

@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdistill.core.errors import UserError, error_line
 from rdistill.models.features import FeatureCapture, as_maps
-from rdistill.models.segmentor import blank_image, decode_heads, run_heads, training_outputs
+from rdistill.models.segmentor import blank_image, decode_heads, run_heads, seen_size, training_outputs
 
 Shape = tuple[int, ...]
+Size = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def describe(model: nn.Module, height_width: tuple[int, int]) -> list[Layer]:
     layers: list[Layer] = []
     for name, module in model.named_modules():
         if name in recorder.outputs:
-            layers += _entries(name, module, recorder.outputs[name], recorder.flops[name], height_width)
+            sizes = seen_size(model, height_width), height_width
+            layers += _entries(name, module, recorder.outputs[name], recorder.flops[name], sizes)
     return layers
 
 
@@ -80,7 +82,7 @@ def probe_features(
         _run_blank(model, height_width, capture.names, training=training)
         for name in capture.names:
             try:
-                shapes[name] = tuple(as_maps(capture[name], height_width).shape)
+                shapes[name] = tuple(as_maps(capture[name], seen_size(model, height_width)).shape)
             except UserError as error:
                 shapes[name] = str(error)
     return shapes
@@ -209,23 +211,26 @@ def _shapes(output: Any) -> Shape | list[Shape | None] | None:
     return None
 
 
-def _entries(name: str, module: nn.Module, output: Any, flops: int, height_width: tuple[int, int]) -> Iterator[Layer]:
+def _entries(name: str, module: nn.Module, output: Any, flops: int, sizes: tuple[Size, Size]) -> Iterator[Layer]:
     kind = type(module).__name__
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if isinstance(output, tuple):
-        yield Layer(name, kind, output, *_as_map(output, height_width), parameters, flops)
+        yield Layer(name, kind, output, *_as_map(output, *sizes), parameters, flops)
         return
     yield Layer(name, kind, (), None, None, None, parameters, flops)
     for index, shape in enumerate(output or ()):
         if shape is not None:
-            yield Layer(f"{name}[{index}]", kind, shape, *_as_map(shape, height_width), None, None)
+            yield Layer(f"{name}[{index}]", kind, shape, *_as_map(shape, *sizes), None, None)
 
 
-def _as_map(shape: Shape, height_width: tuple[int, int]) -> tuple[Shape | None, float | None, int | None]:
-    """The map that a shape is or folds into, with its stride and its channels."""
-    folded = tuple(as_maps(torch.empty(shape, device="meta"), height_width).shape)
+def _as_map(shape: Shape, seen: Size, image: Size) -> tuple[Shape | None, float | None, int | None]:
+    """The map that a shape is or folds into, with its stride and its channels.
+
+    ``seen``, ``image``: height and width at which the model sees the image, and of the image itself.
+    """
+    folded = tuple(as_maps(torch.empty(shape, device="meta"), seen).shape)
     if len(folded) == 4 and folded[2] > 0:
-        return folded, stride_of(folded, height_width), folded[1]
+        return folded, stride_of(folded, image), folded[1]
     channels = shape[-1] if len(shape) == 3 else shape[1] if len(shape) > 1 else None
     return None, None, channels
 

@@ -1,4 +1,4 @@
-"""Kinds of teachers that other libraries built: transformers' models so far."""
+"""Kinds of teachers that other libraries made: transformers' and timm's models, and files of ONNX."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rdistill.core.errors import UserError
-from rdistill.registration.parameters import Choice, Parameter, Switch, Text
+from rdistill.registration.parameters import Choice, Parameter, Switch, Text, Whole
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import Normalisation, class_names, model_folder, normalisation_of, read_settings
+from rdistill.teachers.onnx_files import OnnxFile, describe_file, file_digest
 from rdistill.teachers.registry import Files, TeacherModel, register
 
 NETWORKS = "rdistill.networks"  # the folder registers what these teachers are made of; it stands above this one
@@ -53,6 +54,121 @@ def hf(
     return TeacherModel(
         _segmentor(network, len(classes), _normalisation(folder, mean, std, rgb)), (NETWORKS,), classes=classes
     )
+
+
+@register("timm", params={
+    "path": Text(), "revision": Text(), "mean": Parameter(), "std": Parameter(), "rgb": Switch(),
+    "fit": Choice(values=("resize", "pad")),
+})  # fmt: skip
+def timm(
+    *,
+    path: str,
+    files: Files,
+    revision: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rgb: bool = True,
+    fit: str = "resize",
+) -> TeacherModel:
+    """An image encoder of timm, for its features.
+
+    Args:
+        path: a folder that ``timm.models.save_for_hf`` wrote, or an id of the hub such as ``timm/resnet18.a1_in1k``.
+        files: finds folders.
+        revision: branch, tag or commit of the hub's.
+        mean, std, rgb: what its images are normalised with, on a scale of 0 to 255, instead of what the folder says.
+        fit: how images get a size that the patches divide: resized, or padded with zeros at the right and below.
+    """
+    folder = model_folder(path, files, revision)
+    settings = read_settings(folder)
+    if not settings.get("architecture"):
+        raise UserError(
+            f"path: {folder / 'config.json'} names no `architecture`: it is no model of timm's; see type='hf'"
+        )
+    says = settings.get("pretrained_cfg") or settings
+    scaled = {name: [255 * value for value in says.get(name) or ()] for name in ("mean", "std")}
+    mean, std = mean or scaled["mean"], std or scaled["std"]
+    if not mean or not std:
+        raise UserError(
+            f"path: {folder / 'config.json'} does not say what its images are normalised with; set mean and std, three "
+            f"numbers each on a scale of 0 to 255"
+        )
+    network = dict(type="TimmNetwork", folder=str(folder), fit=fit)
+    return TeacherModel(_segmentor(network, 0, Normalisation(tuple(mean), tuple(std), rgb)), (NETWORKS,))
+
+
+@register("onnx", params={
+    "path": Text(), "logits": Text(), "num_classes": Whole(at_least=0), "mean": Parameter(), "std": Parameter(),
+    "rgb": Switch(),
+})  # fmt: skip
+def onnx(
+    *,
+    path: str,
+    files: Files,
+    logits: str | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rgb: bool | None = None,
+) -> TeacherModel:
+    """A network in an ONNX file, run by onnxruntime; what `rdistill export` wrote says all of it by itself.
+
+    Args:
+        path: of the file.
+        files: finds files.
+        logits: the name of the output that is the logits, N x classes x h x w; None: the only one, or "logits".
+        num_classes: channels of the logits, where the file does not say it; 0: its outputs are features alone.
+        mean, std, rgb: what its images are normalised with, on a scale of 0 to 255, instead of what its metadata say.
+    """
+    file = files.find(path)
+    described = describe_file(file)
+    index = _output(file, described, logits, num_classes)
+    names = described.facts.get("classes") or []
+    classes = 0 if index is None else num_classes or _channels(described, index, names)
+    if classes is None:
+        raise UserError(f"num_classes: {file} does not say how many channels its logits have; set it")
+    network = dict(type="OnnxNetwork", file=str(file), digest=file_digest(file))
+    model = _segmentor(network, classes, _onnx_normalisation(file, described, mean, std, rgb))
+    if index is not None and len(described.outputs) > 1:
+        model["decode_head"]["logits"] = index
+    if not isinstance(names, list) or len(names) != max(2, classes):
+        names = []
+    return TeacherModel(model, (NETWORKS,), classes=tuple(map(str, names)))
+
+
+def _channels(described: OnnxFile, index: int, names: Sequence[str]) -> int | None:
+    """Of the logits: by the output's shape, or by what `rdistill export` wrote; None where neither says it."""
+    by_shape = list(described.outputs.values())[index]
+    by_name = 1 if str(described.facts.get("output", "")).startswith("N x 1 x") else len(names)
+    return by_shape or by_name or None
+
+
+def _output(file: Any, described: OnnxFile, logits: str | None, num_classes: int | None) -> int | None:
+    """Which of a file's outputs is the logits; None where it gives features alone."""
+    names = list(described.outputs)
+    if num_classes == 0:
+        return None
+    if logits is None:
+        logits = names[0] if len(names) == 1 else "logits"
+    if logits not in names:
+        raise UserError(f"logits: {file} has no output {logits!r}, but {', '.join(names)}; name the one that is logits")
+    if logits == "mask" and described.facts.get("made_by") == "rdistill export":
+        raise UserError(f"path: {file} gives a mask, of which nothing can be learnt; export it with --output logits")
+    return names.index(logits)
+
+
+def _onnx_normalisation(
+    file: Any, described: OnnxFile, mean: Sequence[float] | None, std: Sequence[float] | None, rgb: bool | None
+) -> Normalisation:
+    facts = described.facts
+    mean, std = (facts.get(name) if values is None else values for name, values in (("mean", mean), ("std", std)))
+    if mean is None or std is None:
+        raise UserError(
+            f"path: {file} does not say what its images are normalised with; set mean and std, three numbers each on a "
+            f"scale of 0 to 255 (0 and 1 where the network does it itself)"
+        )
+    order = str(facts.get("channel_order", "RGB"))
+    return Normalisation(tuple(mean), tuple(std), order in ("RGB", "file reversed") if rgb is None else rgb)
 
 
 def _normalisation(

@@ -19,7 +19,7 @@ NOT_PARAMETERS = ("files",)  # that a kind gets by itself, as far as it takes th
 # Keys that every teacher has: no parameter of another kind may be called like one of them.
 OF_EVERY_TEACHER = (
     "type", "params", "model", "custom_imports", "checkpoint", "ema_decay", "weight", "features", "forward", "cache",
-    "store", "classes", "unmapped", "class_map",
+    "store", "classes", "unmapped", "class_map", "input_size", "input_scale",
 )  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import library_models as made
 import pytest
 import torch
-from conftest import Tiny
+from conftest import REPO, Tiny
 from torch import Tensor
 
 from rdistill.checks.run import describe_class_maps
@@ -17,8 +19,11 @@ from rdistill.core.errors import UserError
 from rdistill.distill.batch_labels import BatchLabels, mapped_enough, of_classes, seen_by
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.losses import functional
+from rdistill.models.quiet_mmseg import DATASETS
+from rdistill.models.segmentor import why_unscored
 
 Batches = Callable[..., list[dict[str, Any]]]
+EXAMPLE = REPO / "examples" / "teachers" / "segformer-b0-cityscapes_fpn-r18-w12_camvid-128.py"
 CLASSES = "+distill.teachers.0.classes"
 KL = {"distill.losses": {"logits": {"type": "KL", "at": "logits"}}}
 # A student that tells one class more apart than its teacher, which is called as the data's second.
@@ -129,3 +134,20 @@ def test_the_map_stays_with_the_config(tiny: Tiny, tmp_path: Any) -> None:
         with_overrides(cfg, {"distill.teachers.0.classes": {0: 0, 1: 1}})
     again = tiny.load("distill", {CLASSES: {1: 1, 0: 0}})
     assert distill_spec(again).teachers[0].class_map.to == (0, 1)  # type: ignore[union-attr]
+
+
+def test_the_example_of_a_cityscapes_teacher(tmp_path: Path) -> None:
+    """All of CamVid's classes are taught, by names as the hub's model has them."""
+    cityscapes = DATASETS.get("CityscapesDataset").METAINFO["classes"]
+    path = str(made.save(made.segformer, tmp_path / "segformer", cityscapes))
+    cfg = load_config(EXAMPLE, {"distill.teachers.0.path": path}, with_data=False)
+    spec = distill_spec(cfg)
+    assert spec is not None and spec.teachers[0].class_map is not None
+    assert set(spec.teachers[0].class_map.to) == {*range(11), None} and spec.teachers[0].input_scale == (4.0, 4.0)
+    distiller = build_distiller(cfg, seed=0)
+    assert distiller.routes["logits"].classes is None and distiller.routes["logits"].masked_by == (0,)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        (output,) = (teacher(images) for teacher in distiller.teachers)
+    assert output["decode_head"].shape == (1, 11, 32, 32)  # a quarter of 128, at which it sees them
+    assert not why_unscored(distiller.teachers[0].model, distiller.student)

@@ -43,7 +43,7 @@ def test_mistakes(wanted: dict[Any, Any], message: str) -> None:
 def test_names_that_are_not_known() -> None:
     with pytest.raises(UserError, match="the names of the teacher's classes are not known, got 'road'; use numbers"):
         student_classes({"road": 0, 1: 1}, (), STUDENT)
-    with pytest.raises(UserError, match="the student's classes have no names; set metainfo.classes"):
+    with pytest.raises(UserError, match=r"the student's classes have no names; set metainfo.classes"):
         student_classes({0: 0, 1: 1}, TEACHER, ())
 
 
