@@ -14,7 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 REPO = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "studies/README.md")
 FOLDERS = ("docs", "examples")
 OF_THE_SITE = PurePosixPath("docs/site")
 LEFT_OUT = ("__pycache__", ".egg-info")
