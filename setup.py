@@ -33,7 +33,8 @@ setup(
         "greenlet>=3.1",
         "jinja2>=3.1",
         "numpy>=2,<3",
-        "opencv-python>=4.10",  # what mmcv asks for: another opencv beside it would share its folder
+        # What mmcv asks for: another opencv beside it would share its folder. 4.10.0.82 was built for numpy 1.
+        "opencv-python>=4.10.0.84",
         "optuna>=5.0,<6",  # `gamma` of its TPE, which 6 takes away
         "pandas>=2.2",
         "pillow>=10.3",

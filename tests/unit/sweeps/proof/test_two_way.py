@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ def test_mean_iou_of_several_counts_at_once() -> None:
     counts = np.array([[[1, 0], [2, 2]], [[5, 0], [0, 7]], [[0, 0], [0, 0]]])
     assert mean_iou(counts).tolist() == pytest.approx([100 * (1 / 3 + 2 / 4) / 2, 100.0, 0.0])
     assert mean_iou(counts * 0.25).tolist() == pytest.approx(mean_iou(counts).tolist())  # parts of a pixel
+    assert mean_iou(np.array([[5, 0], [0, 0]])) == 100.0  # the mean is over the one class that occurs
 
 
 def test_mean_iou_of_many_pixels_in_small_numbers() -> None:
@@ -104,7 +107,9 @@ def test_a_single_image_or_seed() -> None:
     """One image says nothing of others; one seed has no spread."""
     errors = two_way_errors(np.array([1.0, 3.0, 5.0]), np.array([[1.0], [3.0], [5.0]]))
     assert errors == Errors(pytest.approx(2 / 3**0.5), 0.0, pytest.approx(2 / 3**0.5), 2)
-    alone = two_way_errors(np.array([1.0]), np.array([[0.0, 2.0]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy's, about no degrees of freedom
+        alone = two_way_errors(np.array([1.0]), np.array([[0.0, 2.0]]))
     assert np.isnan([alone.seeds, alone.both]).all() and (alone.images, alone.freedom) == (0.0, 0)
     assert two_way_errors(np.array([1.0, 3.0]), np.zeros(2)).images == 0.0  # no images at all, by any shape
 
@@ -122,6 +127,13 @@ def test_two_seeds_and_two_images_are_enough_for_both_parts() -> None:
     errors = two_way_errors(by_image.mean(1), by_image)
     assert (errors.seeds, errors.images, errors.both**2) == (2.0, 1.0, pytest.approx(5.0))
     assert errors.freedom == pytest.approx(5**2 / (4**2 + 1**2))
+
+
+def test_errors_are_computed_in_64_bits() -> None:
+    by_image = np.random.default_rng(2).normal(50, 3, (5, 7)).astype(np.float32)
+    differences = by_image.mean(1)
+    expected = two_way_errors(differences.astype(np.float64), by_image.astype(np.float64))
+    assert two_way_errors(differences, by_image) == expected
 
 
 def test_what_binds_and_what_is_left_of_the_images() -> None:
