@@ -121,6 +121,13 @@ def test_the_interaction_takes_nothing_from_the_images() -> None:
     assert errors == Errors(0.0, pytest.approx((4 / 3) ** 0.5), pytest.approx((4 / 3) ** 0.5), 2)
 
 
+def test_the_interaction_takes_nothing_from_the_seeds() -> None:
+    """The same with the roles exchanged: columns of equal means, and rows of means 0, 4 and 2."""
+    by_image = np.array([[1.0, -1.0], [3.0, 5.0], [2.0, 2.0]])
+    errors = two_way_errors(by_image.mean(1), by_image)
+    assert errors == Errors(pytest.approx((4 / 3) ** 0.5), 0.0, pytest.approx((4 / 3) ** 0.5), 2)
+
+
 def test_two_seeds_and_two_images_are_enough_for_both_parts() -> None:
     """Rows of means 0 and 4, columns of means 1 and 3: 8 / 2 and 2 / 2, without an interaction."""
     by_image = np.array([[-1.0, 1.0], [3.0, 5.0]])
