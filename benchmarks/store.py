@@ -6,7 +6,7 @@ python -m benchmarks.store confirm [--pair r50-fast-scnn] [--passes 4]
 
 Images of 128 pixels in random crops, 4 a step, logits in 16 bits.
 step: a distilled step whose teacher outputs are all there, against a step of the student alone on the same views.
-fill: a teacher that fills a store, which it does image by image, against the same one without, a batch at once.
+fill: a teacher that fills a store, against the same one without.
 confirm: two configurations and the student alone, each on five seeds, trained seed by seed in cohorts that share the
 teacher, as a sweep's confirmation trains them: from an empty store, against no store. Loading and building is left out.
 What fewer bits and classes do to losses and to a student is in `benchmarks.store_errors`.
@@ -62,7 +62,7 @@ def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[t
 
 
 def fill(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, float]]:
-    """Seconds of a teacher that fills a store, and of the same one without a store, which takes a batch at once."""
+    """Seconds of a teacher that fills a store, and of the same one without."""
     spec = LoadedConfig.of(crop_config(pair, folder)).distillation.teacher(0)
     spec = spec.model_copy(update={"forward": FUSED})
     model = load_teacher_model(spec)

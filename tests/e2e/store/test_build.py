@@ -16,7 +16,7 @@ from e2e.conftest import Place
 from e2e.processes import wait_until
 
 pytestmark = pytest.mark.e2e
-VIEWS = 40  # each of the 6 images has as many
+VIEWS = 150  # each of the 6 images has as many
 # No two views are alike.
 PIPELINE = (
     "[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'Resize', 'scale': [32, 32]}, "

@@ -44,9 +44,11 @@ def store_in(
 class Doubles:
     def __init__(self) -> None:
         self.images = 0
+        self.calls: list[int] = []
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         self.images += len(images)
+        self.calls.append(len(images))
         return {"twice": images * 2}
 
 
@@ -66,6 +68,16 @@ def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
         assert another.computed == 4  # another teacher, another forward, other bits
     store(IMAGES[:, :, :4], VIEWS, ["twice"], compute)
     assert store.computed == 4  # padded otherwise
+
+
+@pytest.mark.parametrize(("bits", "calls"), [(32, [1, 1, 1]), (16, [3])])
+def test_how_the_teacher_sees_what_is_missing(tmp_path: Path, bits: int, calls: list[int]) -> None:
+    """Singly where the last bit is promised, else at once; what was there comes back in its place."""
+    store_in(tmp_path, bits=bits)(IMAGES[1:2], ["b"], ["twice"], Doubles())
+    compute = Doubles()
+    outputs = store_in(tmp_path, bits=bits)(IMAGES, VIEWS, ["twice"], compute)["twice"]
+    torch.testing.assert_close(outputs, IMAGES * 2, rtol=1e-3, atol=1e-4)
+    assert compute.calls == calls
 
 
 @pytest.mark.parametrize("damage", [b"", bytes(300), None])

@@ -37,7 +37,7 @@ def test_a_store_is_cold_and_then_warm(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
     """The teacher computes image by image, as a miss does, and is read from a store of the measurement's own."""
-    store = {"views": 2, "dir": str(tmp_path / "store")}
+    store = {"views": 2, "bits": 32, "dir": str(tmp_path / "store")}
     run = LoadedConfig.of(tiny.load("distill", {"distill.losses.hidden": None, "distill.store": store}))
     distiller = build_distiller(run, seed=0)
     stored = look_into_store(run, distiller)
