@@ -342,7 +342,8 @@ class _SharedModel:
         if view.preprocessing not in self._stores:
             # A sweep has named the folder; without one its files go beside the working directory's own.
             folder = Path("work_dirs", "store")
-            self._stores[view.preprocessing] = store_of(self.model, self.spec, folder, view.student_preprocessor)
+            spec = self.spec.model_copy(update={"forward": self.forward})  # an entry belongs to one forward
+            self._stores[view.preprocessing] = store_of(self.model, spec, folder, view.student_preprocessor)
         return self._stores[view.preprocessing]
 
     def begin_batch(self, *, shared: bool) -> None:
