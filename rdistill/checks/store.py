@@ -119,4 +119,4 @@ def _difference(held: StoreAbout, wanted: StoreAbout) -> str:
     for what in ("bits", "top_k", "forward", "images"):
         if held.get(what) != wanted.get(what):
             return f"{what} ({held.get(what)} instead of {wanted.get(what)})"
-    return "features listed, or another model around the same weights"
+    return "features listed, classes or input size, or another model around the same weights"

@@ -189,7 +189,7 @@ def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: 
     seen = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.flatten().tolist(), std.flatten().tolist()]
     seen += [getattr(preprocessor, "pad_val", None), getattr(preprocessor, "size_divisor", None)]
     about: StoreAbout = {
-        "teacher": spec.config or spec.type,
+        "teacher": spec.config or " ".join(map(str, [spec.type, *spec.kind_params.values()])),
         "checkpoint": spec.checkpoint,
         "weights": weights_digest(model),
         "forward": str(spec.forward or PLAIN),
