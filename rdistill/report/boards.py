@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, plural, short, signed
-from rdistill.sweeps.study.records import measured_names, notes_of, ranked, twins
+from rdistill.schemas.summary import Arm
+from rdistill.sweeps.study.records import TrialRecord, measured_names, notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
 
@@ -23,7 +26,7 @@ def leaderboard(sweep: Sweep) -> Table:
         Column("mIoU", True, rank=0),
         Column("gain", True, "difference to the best student alone", rank=0),
         *[
-            Column(short(key, [*keys, *extra]), _are_numbers(sweep, key), key, rank=1 if key in keys else 2)
+            Column(short(key, [*keys, *extra]), _are_numbers(sweep.records, key), key, rank=1 if key in keys else 2)
             for key in [*keys, *extra]
         ],
         *[Column(f"{name} weight", True, "measured, so that its share comes out", rank=3) for name in measured],
@@ -62,8 +65,10 @@ def leaderboard(sweep: Sweep) -> Table:
     return condensed(Table("Searched: the best validation of each trial, one seed each", columns, rows, marks))
 
 
-def _are_numbers(sweep: Sweep, key: str) -> bool:
-    return all(number(record.values[key]) is not None for record in sweep.records if key in record.values)
+def _are_numbers(rows: Sequence[TrialRecord | Arm], key: str) -> bool:
+    """Whether all that have a value for a key have a number: else its column is one of texts."""
+    values = [mapping(row.values if isinstance(row, TrialRecord) else row.get("values")) for row in rows]
+    return all(number(each[key]) is not None for each in values if key in each)
 
 
 def confirmed_table(sweep: Sweep) -> Table | None:
@@ -84,7 +89,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         Column("95 % interval", True, rank=1),
         Column("p", True, "paired, adjusted for several configurations where it was", rank=2),
         Column("of teacher", True, rank=2),
-        *[Column(short(key, keys), True, key, rank=3) for key in keys],
+        *[Column(short(key, keys), _are_numbers(arms, key), key, rank=3) for key in keys],
         *[Column(f"seed {seed}", True, rank=4) for seed in seeds],
     ]
     rows, marks = [], []

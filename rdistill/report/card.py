@@ -41,9 +41,7 @@ def verdict_card(sweep: Sweep, verdict: str, rows: Sequence[DifferenceRow], mode
     ]
     top = HEIGHT - 200 - 34 * len(lines)  # pixels from below
     if own:
-        texts.append(
-            _text("Difference to the student alone, mIoU: mean, 95 % interval, seeds", 0, top - 22, 18, "$muted")
-        )
+        texts.append(_text("Difference to the student alone, mIoU, with 95 % interval", 0, top - 22, 18, "$muted"))
     else:
         shown = [fact for fact in facts.headline(sweep) if fact.colour]
         for index, fact in enumerate(shown[:3]):

@@ -97,13 +97,17 @@ def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
 
 def differences(sweeps: Sequence[Sweep]) -> dict[str, list[str]]:
     """Key -> its value in each sweep, of all of the configs and sweep files that is not alike and is no term."""
-    flat = [
-        {**_flat(sweep.config), **{f"sweep.{key}": value for key, value in _flat(sweep.spec).items()}}
-        for sweep in sweeps
-    ]
+    flat = [_flat(sweep.config) | _flat_spec(sweep) for sweep in sweeps]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     rows = {key: [values.get(key, MISSING) for values in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1 and not _is_a_term(key)}
+
+
+def _flat_spec(sweep: Sweep) -> dict[str, str]:
+    """The sweep file likewise; what each key may be is one text."""
+    space = {f"sweep.space.{key}": show(dimension) for key, dimension in mapping(sweep.spec.get("space")).items()}
+    rest = {key: value for key, value in sweep.spec.items() if key != "space"}
+    return space | {f"sweep.{key}": text for key, text in _flat(rest).items()}
 
 
 def _flat(value: Any, where: str = "") -> dict[str, str]:

@@ -53,7 +53,7 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     stopped = sum(record.status == "stopped" for record in scored)
     summary = f"{plural(len(scored), 'trial')} with a score"
     if best is not None:
-        who = f"{best.id}, which the verdict names," if sweep.winner else f"the best, {best.id},"
+        who = f"{best.id}, the best on fresh seeds," if sweep.winner else f"the best, {best.id},"
         summary += f"; {who} reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
     if baseline is not None:
         summary += f", the baseline {points(miou(baseline))}"

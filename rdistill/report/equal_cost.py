@@ -18,7 +18,7 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
     rows, marks = [], []
     for arm in sweep.confirmed.get("configurations", []):
         cost = mapping(arm.get("equal_cost"))
-        if not cost:
+        if not cost.get("n"):  # its runs are still to come
             continue
         gap = mapping(cost.get("difference"))
         stuck, alone = cost.get("never_trained") or [], when_trained(cost)
@@ -112,6 +112,8 @@ def looks_note(sweep: Sweep) -> list[str]:
     if not looks:
         return []
     each = [mapping(look) for look in looks.get("each") or []]
+    if not each:
+        return [f"Seeds are added until the answer is decided, up to {looks.get('most')}; none was looked at yet."]
     seen = ", ".join(str(look.get("seeds")) for look in each)
     state = "It has ended." if looks.get("over") else "It goes on."
     return [

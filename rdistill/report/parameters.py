@@ -19,7 +19,8 @@ from rdistill.report.theme import as_text, layout, log_ticks, percent_range, rou
 from rdistill.sweeps.study.records import TrialRecord
 
 LONG = 12  # letters of a choice, beyond which they would be written aslant
-WIDE = 560  # pixels of a figure with such choices
+WIDE = 360  # pixels of a figure beside such choices
+LETTER = 7  # pixels of a letter
 
 
 def parallel(sweep: Sweep) -> Plot | None:
@@ -72,6 +73,7 @@ def parallel(sweep: Sweep) -> Plot | None:
         dict(type="line", x0=index, x1=index, y0=0, y1=1, line=dict(color="$line", width=1))
         for index in range(len(axes))
     ]
+    left = max(24, LETTER * max((len(text) for _, text in axes[0].ticks), default=0) - 30)
     figure = layout(
         xaxis=dict(
             tickvals=list(range(len(axes))),
@@ -85,7 +87,7 @@ def parallel(sweep: Sweep) -> Plot | None:
         yaxis=dict(range=[-0.04, 1.04], visible=False),
         annotations=ticks,
         shapes=shapes,
-        margin=dict(l=max(24, 7 * max((len(text) for _, text in axes[0].ticks), default=0) - 30), r=16, t=36, b=8),
+        margin=dict(l=left, r=16, t=36, b=8),
     )
     rows = [
         [cell(record.id), cell(miou(record), ".2f"), *[cell(record.values.get(axis.key)) for axis in axes[:-1]]]
@@ -100,7 +102,7 @@ def parallel(sweep: Sweep) -> Plot | None:
     )
     table = Table("Values and score of every trial, best first", columns, rows)
     return Plot(
-        "parallel", "All parameters at once", summary, data, figure, table, height=440, min_width=150 * len(axes)
+        "parallel", "All parameters at once", summary, data, figure, table, height=440, min_width=150 * len(axes) + left
     )
 
 
@@ -233,7 +235,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     ]
     summary = _what_is_good(ordered, key, categories)
     table = Table(f"Trials by {name}, best first", columns, rows)
-    height, width = (90 + 26 * len(names), WIDE) if long else (280, 0)
+    height, width = (90 + 26 * len(names), WIDE + LETTER * max(map(len, names))) if long else (280, 0)
     return Plot(f"slice-{name}", name, summary, data, figure, table, height=height, min_width=width)
 
 

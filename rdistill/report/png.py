@@ -64,7 +64,7 @@ def _no_traces_at_home() -> Iterator[None]:
 def figures(page: Page) -> Sequence[tuple[str, Figure, dict[str, int]]]:
     """(file name, figure, its size) of each plot, in light colours and with letters to be read in print."""
     drawings = []
-    for plot in page.plots:
+    for plot in [*page.plots, *([page.card] if page.card is not None else [])]:
         drawn = as_drawn(plot)
         figure = coloured({"data": drawn["data"], "layout": drawn["layout"]}, LIGHT)
         figure["layout"]["font"] = {

@@ -220,10 +220,8 @@ def forest(rows: Sequence[DifferenceRow], *, ident: str = "confirmed") -> Plot |
     )
     better = sum(decided(row.gap) == "better" for row in rows)
     first = rows[0]
-    summary = (
-        f"{better} of {plural(len(rows), 'difference')} {'is' if better == 1 else 'are'} shown to be above zero; "
-        f"{first.label} differs by {signed(first.ends[1])} points"
-    )
+    count = f"{better or 'None'} of {plural(len(rows), 'difference')} {'are' if better > 1 else 'is'}"
+    summary = f"{count} shown to be above zero; {first.label} differs by {signed(first.ends[1])} points"
     if first.by_seed:
         above = sum(gap > 0 for gap in first.by_seed.values())
         summary += f", and is above zero on {above} of {plural(len(first.by_seed), 'seed')}"

@@ -129,6 +129,10 @@ def _to_decide(sweep: Sweep, gap: Difference) -> Step:
     images = gap.get("images")
     if images_leave_open(gap):
         return Step(f"Validate on more images: with {images} of them more seeds would not decide it.")
+    looks = mapping(sweep.confirmed.get("looks"))
+    if gap.get("answer") == "futile" and looks:
+        reason = f"that a gain would be shown by seed {looks.get('most')} had become unlikely, so no more were added"
+        return Step(f"Use the student alone, or change the teacher or the losses: {reason}.")
     if images and gap.get("binds") == "images":
         return Step("More validation images would narrow the interval most; then more seeds.", _resumed(sweep))
     return Step(

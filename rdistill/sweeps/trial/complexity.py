@@ -79,7 +79,9 @@ def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str
 
 def device_name() -> str:
     """Of what :func:`latency_ms` measures on."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    threads = torch.get_num_threads()
+    cpu = f"{threads} CPU thread{'s' * (threads > 1)}"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from rdistill.report import boards, facts, pairs, parameters, pareto, repeat, sc
 from rdistill.report.build import page_of, sweep_page
 from rdistill.report.compare import compare_page
 from rdistill.report.curves import learning_curves
+from rdistill.report.equal_cost import looks_note
 from rdistill.report.load import Run, Sweep, load, load_sweep
 from rdistill.report.losses import loss_sizes, raw, weighted
 from rdistill.report.models import models_table
@@ -358,6 +359,19 @@ def test_more_images_where_seeds_would_not_decide() -> None:
     assert next_steps(sweep)[0].text.startswith("Validate on more images: with 20 of them")
 
 
+def test_no_more_seeds_where_looks_have_given_up() -> None:
+    arm = {"id": "t0001", "mean": 77.0, "n": 3, "difference": a_difference(-1, 2, answer="futile")}
+    confirmed: dict[str, Any] = {"configurations": [arm]}
+    records = (scored("baseline", 75.0), scored("t0001", 77.0))
+    assert next_steps(of(*records, summary={"confirmed": confirmed}))[0].text.startswith("Confirm on more seeds")
+    confirmed["looks"] = {"each": [], "most": 10}
+    sweep = of(*records, summary={"confirmed": confirmed})
+    assert next_steps(sweep)[0].text.endswith(
+        "that a gain would be shown by seed 10 had become unlikely, so no more were added."
+    )
+    assert looks_note(sweep) == ["Seeds are added until the answer is decided, up to 10; none was looked at yet."]
+
+
 def test_a_search_alone_is_not_in_the_colour_of_a_gain() -> None:
     sweep = of(scored("baseline", 60.0), scored("t0001", 76.89, values={WEIGHT: 99.0}))
     assert standing(sweep).word == "Searched, not confirmed" and standing(sweep).colour == "muted"
@@ -401,7 +415,7 @@ def test_one_best_on_the_whole_page() -> None:
     board, curves = boards.leaderboard(sweep), learning_curves(sweep)
     assert [board.mark(index) for index in range(3)] == ["", "is-best", "is-baseline"]  # t0002 leads the search
     assert curves is not None and "best, t0001" in [trace["name"] for trace in curves.data]
-    assert "t0001, which the verdict names," in curves.summary
+    assert "t0001, the best on fresh seeds," in curves.summary
     wide, sizes = parameters.parallel(sweep), loss_sizes(sweep)
     assert wide is not None and "the thick one is t0001" in wide.summary
     assert sizes is not None and next(iter(sizes.variants)).startswith("t0001")
