@@ -48,7 +48,7 @@ setup(
         "scipy>=1.12",
         "tensorboard>=2.16",
         "tensorboardX>=2.6",
-        "typer>=0.16,<1",
+        "typer>=0.29,<1",  # the first that says which type a wrong argument should have had
         "typing-extensions>=4.8",
         "wandb>=0.18,<1",
     ],
