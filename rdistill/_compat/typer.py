@@ -1,4 +1,4 @@
-"""The classes of Typer's errors, which it exports a part of. Tried with Typer 0.29.0 and 0.29.2, which keep Click within.
+"""The classes of Typer's errors, which it exports a part of. Tried with Typer 0.29.0 and 0.29.2; Click is within it.
 
 The module of ``typer.BadParameter``, which is exported, has them all. Before 0.29 Typer does not say which type a wrong
 argument should have had; 0.16 beside a Click of today takes a missing argument for none.
