@@ -13,6 +13,7 @@ NAMES = {
     "cohort-fast-scnn": ("cohort", ["--pair", "r50-fast-scnn", "--iterations", "3"]),
     "cohort-r101": ("cohort", ["--pair", "r101-r18"]),
     "cohort-slim": ("cohort", ["--pair", "slim", "--iterations", "10"]),
+    "losses": ("losses", []),
     "step": ("step", []),
     "step-slim": ("step", ["--pair", "slim", "--iterations", "20"]),
     "teacher": ("teacher_forward", []),

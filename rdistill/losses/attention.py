@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rdistill.losses.common import (
     TAU,
+    checked_mask,
+    count_images,
     divided_by_length,
-    full_mask,
-    log_softmax_where,
-    mean_where,
-    rescaled,
+    image_scales,
     resize_nearest,
     unit,
+    where_valid,
 )
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-lazily(globals(), torch="torch", F="torch.nn.functional")
+    from rdistill.losses import chunked
+
+lazily(globals(), torch="torch", F="torch.nn.functional", chunked="rdistill.losses.chunked")
 
 
 @register(
@@ -48,7 +51,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928.
     """
-    attention_student, attention_teacher = (unit(_energy(x).flatten(1), dim=1) for x in (student, teacher))
+    attention_student, attention_teacher = (unit(_energy(x, None).flatten(1), dim=1) for x in (student, teacher))
     return (attention_student - attention_teacher).square().sum(dim=1).mean()
 
 
@@ -92,27 +95,23 @@ def dsd(
 
     Paper: Feng et al., TIP 2021, arXiv 2107.08591.
     """
-    valid = full_mask(mask, students[-1])
-    pixel = mean_where(
-        (_residuals(students, valid) - _residuals(teachers, valid)).square().sum(dim=2),
-        valid.flatten(1).any(dim=1, keepdim=True),
-    )
-    category = mean_where(
-        (_category_gram(students[-1], valid, tau) - _category_gram(teachers[-1], valid, tau)).square(),
-        valid.flatten(1).any(dim=1).view(-1, 1, 1),
-    )
-    return pixel_weight * pixel + category_weight * category
+    valid = checked_mask(mask, students[-1])
+    # An image without a valid position has no attention and no overlaps, on both sides.
+    residual = (_residuals(students, valid) - _residuals(teachers, valid)).square()
+    gram = (_category_gram(students[-1], valid, tau) - _category_gram(teachers[-1], valid, tau)).square()
+    images = count_images(valid, students[-1])
+    pixel, category = residual.sum() / residual.shape[1], gram.sum() / gram.shape[1] ** 2
+    return (pixel_weight * pixel + category_weight * category) / images
 
 
-def _residuals(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
+def _residuals(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
     """Attention residuals of every two layers, N x pairs x HW; of one layer its attention, N x 1 x HW."""
     maps = []
     for layer in layers:
-        layer = torch.where(resize_nearest(valid, layer.shape[-2:]), layer, 0.0)
-        attention = _energy(layer)
-        if attention.shape[-2:] != valid.shape[-2:]:
-            attention = F.interpolate(attention, size=valid.shape[-2:], mode="bilinear", align_corners=False)
-        maps.append(unit(torch.where(valid, attention, 0.0).flatten(2), dim=2))
+        attention = _energy(layer, None if valid is None else resize_nearest(valid, layer.shape[-2:]))
+        if attention.shape[-2:] != layers[-1].shape[-2:]:
+            attention = F.interpolate(attention, size=layers[-1].shape[-2:], mode="bilinear", align_corners=False)
+        maps.append(unit(where_valid(attention, valid).flatten(2), dim=2))
     if len(maps) == 1:
         return maps[0]
     pairs = [maps[j] - maps[i] for i in range(len(maps)) for j in range(i + 1, len(maps))]
@@ -122,14 +121,66 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor) -> Tensor:
     return divided_by_length(residuals, squared, torch.ones_like(squared))
 
 
-def _category_gram(x: Tensor, valid: Tensor, tau: float) -> Tensor:
+def _category_gram(x: Tensor, valid: Tensor | None, tau: float) -> Tensor:
     """N x C x C: HW times the overlaps of the channels' spatial distributions (1 for uniform ones)."""
-    valid = valid.flatten(2)
-    log_p = log_softmax_where(x.flatten(2) / tau, valid, dim=2)
-    p = torch.where(valid, log_p.exp(), 0.0)
-    return valid.sum(dim=2, keepdim=True) * (p @ p.transpose(1, 2))
+    n, channels, height, width = x.shape
+    highest = chunked.maxima(_highest, x.detach(), valid, over=(0, 2), shape=(n, channels, 1, 1))
+    sums = chunked.sums(
+        partial(_overlaps, tau), x, valid, highest, over=(0, 2), shape=(n, channels**2 + channels, 1, 1),
+        gradient=partial(_overlaps_gradient, tau),
+    ).flatten(1)  # fmt: skip
+    overlaps, total = sums[:, : channels**2].view(n, channels, channels), sums[:, channels**2 :]
+    total = total.clamp(min=1)  # which the highest position alone comes to, if any is valid
+    positions = height * width if valid is None else valid.flatten(1).sum(dim=1).view(-1, 1, 1)
+    return positions * overlaps / (total.unsqueeze(1) * total.unsqueeze(2))
 
 
-def _energy(x: Tensor) -> Tensor:
+def _highest(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Of each channel the highest valid value."""
+    return _low_where_invalid(x, valid).amax(dim=(2, 3), keepdim=True)
+
+
+def _low_where_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
+    # Half the smallest float: another value can be subtracted from it.
+    return x if valid is None else torch.where(valid, x, torch.finfo(x.dtype).min / 2)
+
+
+def _exponentials(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
+    """exp((x - highest) / tau) as N x C x HW, zero where not ``valid``."""
+    exponentials = (_low_where_invalid(x, valid) - highest).div_(tau).exp_()
+    return (exponentials if valid is None else exponentials.masked_fill_(~valid, 0.0)).flatten(2)
+
+
+def _overlaps(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
+    """Products of every two channels' exponentials and the exponentials, summed over the positions:
+    N x (C^2 + C) x 1 x 1."""
+    exponentials = _exponentials(tau, x, valid, highest)
+    products = exponentials @ exponentials.transpose(1, 2)
+    return torch.cat([products.flatten(1), exponentials.sum(dim=2)], dim=1)[..., None, None]
+
+
+def _overlaps_gradient(tau: float, upstream: Tensor, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
+    n, channels = x.shape[:2]
+    exponentials = _exponentials(tau, x, valid, highest)
+    products = upstream[:, : channels**2].reshape(n, channels, channels)
+    gradient = (products + products.transpose(1, 2)) @ exponentials
+    gradient.add_(upstream[:, channels**2 :].reshape(n, channels, 1))
+    return gradient.mul_(exponentials).div_(tau).view(x.shape)
+
+
+def _energy(x: Tensor, valid: Tensor | None) -> Tensor:
     """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each image's own."""
-    return rescaled(x).square().mean(dim=1, keepdim=True)
+    n, _, height, width = x.shape
+    largest, _ = image_scales(x, valid)
+    return chunked.sums(
+        _mean_square, x, valid, largest, over=(0, 2), shape=(n, 1, height, width), gradient=_mean_square_gradient
+    )
+
+
+def _mean_square(x: Tensor, valid: Tensor | None, largest: Tensor) -> Tensor:
+    x = where_valid(x, valid) / largest
+    return x.mul_(x).mean(dim=1, keepdim=True)
+
+
+def _mean_square_gradient(upstream: Tensor, x: Tensor, valid: Tensor | None, largest: Tensor) -> Tensor:
+    return (where_valid(x, valid) / largest).mul_(2 * upstream / (x.shape[1] * largest))

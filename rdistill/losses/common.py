@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rdistill.distributed import collectives
+    from rdistill.losses import chunked
 
-lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives")
+lazily(
+    globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives",
+    chunked="rdistill.losses.chunked",
+)  # fmt: skip
 
 # A vector counts as zero below this share of the length that is usual around it. Generous on purpose: the
 # gradient of a direction grows as its vector shrinks, and after a ReLU many positions are exactly zero.
@@ -78,11 +82,36 @@ def _check_shapes(name: str, student: Tensor, teacher: Tensor, *, same_channels:
 def full_mask(mask: Tensor | None, like: Tensor) -> Tensor:
     """``mask`` as N x 1 x H x W bool, all True when there is none."""
     n, _, height, width = like.shape
+    valid = checked_mask(mask, like)
+    return torch.ones((n, 1, height, width), dtype=torch.bool, device=like.device) if valid is None else valid
+
+
+def checked_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """``mask`` as N x 1 x H x W bool; None when there is none."""
+    n, _, height, width = like.shape
     if mask is None:
-        return torch.ones((n, 1, height, width), dtype=torch.bool, device=like.device)
+        return None
     if mask.shape != (n, height, width):
         raise ValueError(f"mask must be {(n, height, width)} like the tensors, got {tuple(mask.shape)}")
     return mask.bool().unsqueeze(1)
+
+
+def where_valid(x: Tensor, valid: Tensor | None) -> Tensor:
+    """``x`` with zeros where it is not ``valid``; ``x`` itself without a mask."""
+    return x if valid is None else torch.where(valid, x, 0.0)
+
+
+def count_positions(valid: Tensor | None, like: Tensor) -> Tensor:
+    """How many positions of the batch are ``valid`` (N x 1 x H x W), or that it has; mean over workers, not zero."""
+    n, _, height, width = like.shape
+    own = torch.full((), n * height * width, device=like.device) if valid is None else valid.sum()
+    return count_over_workers(own)
+
+
+def count_images(valid: Tensor | None, like: Tensor) -> Tensor:
+    """How many images of the batch have a ``valid`` position: the mean over workers, not zero."""
+    own = torch.full((), len(like), device=like.device) if valid is None else valid.flatten(1).any(dim=1).sum()
+    return count_over_workers(own)
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
@@ -112,6 +141,32 @@ def unit(x: Tensor, *, dim: int) -> Tensor:
     squared = x.square().sum(dim=dim, keepdim=True)
     usual = squared.detach().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
     return divided_by_length(x, squared, usual)
+
+
+def image_scales(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of each image of N x C x H x W what :func:`unit` over the channels measures by, N x 1 x 1 x 1 each.
+
+    The largest magnitude, and in units of it the mean squared length of a position; without a gradient.
+    """
+    x = x.detach()
+    shape, everywhere = (len(x), 1, 1, 1), (1, 2, 3)
+
+    def magnitude(x: Tensor, valid: Tensor | None) -> Tensor:
+        return torch.linalg.vector_norm(where_valid(x, valid), torch.inf, dim=everywhere, keepdim=True)
+
+    def squares(x: Tensor, valid: Tensor | None, largest: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(where_valid(x, valid) / largest, dim=everywhere, keepdim=True).square()
+
+    largest = chunked.maxima(magnitude, x, valid, over=(0, 2, 1), shape=shape)
+    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
+    total = chunked.sums(squares, x, valid, largest, over=(0, 2, 1), shape=shape)
+    return largest, total / (x.shape[2] * x.shape[3])
+
+
+def direction(x: Tensor, largest: Tensor, usual: Tensor) -> Tensor:
+    """:func:`unit` over the channels of a chunk of images, given their :func:`image_scales`."""
+    x = x / largest
+    return divided_by_length(x, x.square().sum(dim=1, keepdim=True), usual)
 
 
 def rescaled(x: Tensor) -> Tensor:

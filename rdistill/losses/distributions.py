@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rdistill.losses.common import (
     NEARLY_ZERO,
     TAU,
-    count_over_workers,
-    full_mask,
+    checked_mask,
+    count_images,
+    count_positions,
     log_softmax_where,
-    mean_where,
     resize_nearest,
     unit,
     valid_labels,
+    where_valid,
 )
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rdistill.distributed import collectives
+    from rdistill.losses import chunked
 
-lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives")
+lazily(
+    globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives",
+    chunked="rdistill.losses.chunked",
+)  # fmt: skip
 
 
 @register(
@@ -64,15 +70,37 @@ def kl(
 
     Paper: Hinton et al., 2015, arXiv 1503.02531; per pixel in Liu et al., CVPR 2019, arXiv 1903.04197.
     """
-    valid = full_mask(mask, student)
-    student, teacher = (torch.where(valid, logits, 0.0) for logits in (student, teacher))
-    if standardize:
-        student, teacher = standardised(student), standardised(teacher)
-    log_p_student = F.log_softmax(student / tau, dim=1)
-    log_p_teacher = F.log_softmax(teacher / tau, dim=1)
-    per_pixel = (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(dim=1, keepdim=True)
-    value = tau**2 * mean_where(per_pixel, valid)
+    valid = checked_mask(mask, student)
+    shape = (len(student), 1, 1, 1)
+    if standardize:  # by what is usual in the whole image
+        total = chunked.sums(partial(_standardised_divergence, tau), student, teacher, valid, over=(0,), shape=shape)
+    else:
+        total = chunked.sums(
+            partial(_divergence, tau), student, teacher, valid, over=(0, 2), shape=shape,
+            gradient=partial(_divergence_gradient, tau),
+        )  # fmt: skip
+    value = tau**2 * total.sum() / count_positions(valid, student)
     return value / student.shape[1] if per_class else value
+
+
+def _divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+    """KL over the classes, summed over the positions of each image; where not ``valid``, both are uniform."""
+    log_p_student = F.log_softmax(where_valid(student, valid) / tau, dim=1)
+    log_p_teacher = F.log_softmax(where_valid(teacher, valid) / tau, dim=1)
+    return torch.sub(log_p_teacher, log_p_student).mul_(log_p_teacher.exp_()).sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _divergence_gradient(
+    tau: float, upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None
+) -> Tensor:
+    p_student = F.softmax(where_valid(student, valid) / tau, dim=1)
+    p_teacher = F.softmax(where_valid(teacher, valid) / tau, dim=1)
+    return p_student.sub_(p_teacher).mul_(upstream / tau)
+
+
+def _standardised_divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+    student, teacher = (standardised(where_valid(logits, valid)) for logits in (student, teacher))
+    return _divergence(tau, student, teacher, None)
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -104,11 +132,30 @@ def cwd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, tau: fl
 
     Paper: Shu et al., ICCV 2021, arXiv 2011.13256. Authors: T 4, weight 3 on logits and 50 on features.
     """
-    valid = full_mask(mask, student).flatten(2)  # N x 1 x HW
-    log_p_student = log_softmax_where(student.flatten(2) / tau, valid, dim=2)
-    log_p_teacher = log_softmax_where(teacher.flatten(2) / tau, valid, dim=2)
-    terms = torch.where(valid, log_p_teacher.exp() * (log_p_teacher - log_p_student), 0.0)
-    return tau**2 * mean_where(terms.sum(dim=2, keepdim=True), valid.any(dim=2, keepdim=True))
+
+    def values(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        log_p_student, log_p_teacher = (F.log_softmax(_plane(x, valid, tau), dim=2) for x in (student, teacher))
+        divergence = torch.sub(log_p_teacher, log_p_student).mul_(log_p_teacher.exp_())
+        return divergence.sum(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        p_student, p_teacher = (F.softmax(_plane(x, valid, tau), dim=2) for x in (student, teacher))
+        return p_student.sub_(p_teacher).view(student.shape).mul_(upstream / tau)
+
+    valid = checked_mask(mask, student)
+    total = chunked.sums(
+        values, student, teacher, valid, over=(0, 1), shape=(len(student), 1, 1, 1), gradient=gradient
+    ).sum()  # fmt: skip
+    return tau**2 * total / (count_images(valid, student) * student.shape[1])
+
+
+def _plane(x: Tensor, valid: Tensor | None, tau: float) -> Tensor:
+    """``x`` / ``tau`` as N x C x HW, so low where not ``valid`` that a softmax over HW leaves nothing there.
+
+    Without any valid position all of it is that low, and the softmax is uniform on both sides.
+    """
+    x = (x / tau).flatten(2)
+    return x if valid is None else x.masked_fill_(~valid.flatten(2), torch.finfo(x.dtype).min / 2)
 
 
 @register(
@@ -145,38 +192,55 @@ def dist(
 
     Paper: Huang et al., NeurIPS 2022, arXiv 2205.10536.
     """
-    valid = full_mask(mask, student)
-    p_student = F.softmax(torch.where(valid, student, 0.0) / tau, dim=1)
-    p_teacher = F.softmax(torch.where(valid, teacher, 0.0) / tau, dim=1)
-    everywhere = torch.ones_like(p_student, dtype=torch.bool)
-    inter = mean_where(1 - _pearson(p_student, p_teacher, everywhere, dims=(1,)), valid)
-    per_class = 1 - _pearson(p_student, p_teacher, valid.expand_as(p_student), dims=(0, 2, 3))
-    intra = per_class.mean() * (collectives.mean(valid.sum()) > 0)
+    classes = student.shape[1]
+    valid = checked_mask(mask, student)
+    count = count_positions(valid, student)
+    (mean_s, centre_s), (mean_t, centre_t) = (_class_means(x, valid, tau, count) for x in (student, teacher))
+    sums = chunked.sums(
+        partial(_correlation_sums, tau), student, teacher, valid, mean_s, centre_s, mean_t, centre_t, over=(0, 2),
+        shape=(len(student), 1 + 3 * classes, 1, 1),
+    ).sum(dim=0)  # fmt: skip
+    inter = sums[0].sum() / count
+    variance_s, variance_t, covariance = (collectives.mean(sums[1:]) / count).split(classes)
+    per_class = 1 - _pearson(variance_s, variance_t, covariance)
+    intra = per_class.mean() if valid is None else per_class.mean() * (collectives.mean(valid.sum()) > 0)
     return tau**2 * (beta * inter + gamma * intra)
 
 
-def _pearson(x: Tensor, y: Tensor, valid: Tensor, *, dims: tuple[int, ...]) -> Tensor:
-    """Pearson correlation of two positive tensors over ``dims`` (kept) among ``valid``; 0 where either is constant.
+def _class_means(x: Tensor, valid: Tensor | None, tau: float, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class the mean probability over ``count`` positions, to divide by, and what is then the mean, 1.
 
-    Over the images (dimension 0) of all workers.
+    1 x C x 1 x 1 each, without a gradient: a constant that is subtracted leaves that of a sum of squares as it is. A
+    class without any probability has a mean of 0.
     """
-    shared = 0 in dims
-    count = valid.sum(dim=dims, keepdim=True)
-    count = count_over_workers(count) if shared else count.clamp(min=1)
 
-    def mean(values: Tensor) -> Tensor:
-        total = torch.where(valid, values, 0.0).sum(dim=dims, keepdim=True)
-        return (collectives.mean(total) if shared else total) / count
+    def probabilities(x: Tensor, valid: Tensor | None) -> Tensor:
+        return where_valid(F.softmax(where_valid(x, valid) / tau, dim=1), valid).sum(dim=(2, 3), keepdim=True)
 
-    def deviations(values: Tensor) -> tuple[Tensor, Tensor]:
-        """From the mean, in units of it, since probabilities of 1e-12 vary too; and their standard deviation."""
-        values = values / mean(values).detach().clamp(min=torch.finfo(values.dtype).tiny)
-        values = torch.where(valid, values - mean(values), 0.0)
-        # What varies by less than this share of itself is constant; a floor, since 0 cannot be divided by 0.
-        return values, mean(values.square()).clamp(min=NEARLY_ZERO**2).sqrt()
+    sums = chunked.sums(probabilities, x.detach(), valid, over=(0, 2), shape=(*x.shape[:2], 1, 1))
+    mean = collectives.mean(sums.sum(dim=0, keepdim=True)) / count
+    divisor = mean.clamp(min=torch.finfo(x.dtype).tiny)
+    return divisor, mean / divisor
 
-    (x, std_x), (y, std_y) = deviations(x), deviations(y)
-    return mean(x * y) / (std_x * std_y)
+
+def _correlation_sums(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None, *means: Tensor) -> Tensor:
+    """1 - Pearson over the classes, summed over the positions; and of each class the sums of the squares of student and
+    teacher and of their products, in units of their means: N x (1 + 3 C) x 1 x 1."""
+    p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
+    # Over the classes the mean is 1 / C. A constant that is subtracted has no gradient behind a softmax.
+    x, y = (p * p.shape[1] - 1 for p in (p_student, p_teacher))
+    variance_x, variance_y, covariance = ((a * b).mean(dim=1, keepdim=True) for a, b in ((x, x), (y, y), (x, y)))
+    distance = where_valid(1 - _pearson(variance_x, variance_y, covariance), valid)
+    x = where_valid(p_student / means[0] - means[1], valid)
+    y = where_valid(p_teacher / means[2] - means[3], valid)
+    products = [(a * b).sum(dim=(2, 3), keepdim=True) for a, b in ((x, x), (y, y), (x, y))]
+    return torch.cat([distance.sum(dim=(2, 3), keepdim=True), *products], dim=1)
+
+
+def _pearson(variance_x: Tensor, variance_y: Tensor, covariance: Tensor) -> Tensor:
+    """Pearson correlation of values in units of their mean; 0 where either is constant."""
+    # What varies by less than this share of itself is constant; a floor, since 0 cannot be divided by 0.
+    return covariance / (variance_x.clamp(min=NEARLY_ZERO**2).sqrt() * variance_y.clamp(min=NEARLY_ZERO**2).sqrt())
 
 
 @register(
@@ -227,10 +291,22 @@ def dkd(
     label = resize_nearest(label, student.shape[-2:])
     valid = valid_labels(label, classes, ignore_index).unsqueeze(1)
     target = torch.where(valid, label.unsqueeze(1), 0)
+    total = chunked.sums(
+        partial(_decoupled, tau, alpha, beta, standardize), student, teacher, target, valid,
+        over=(0,) if standardize else (0, 2), shape=(len(student), 1, 1, 1),
+    ).sum()  # fmt: skip
+    return tau**2 * total / count_positions(valid, student)
+
+
+def _decoupled(
+    tau: float, alpha: float, beta: float, standardize: bool,
+    student: Tensor, teacher: Tensor, target: Tensor, valid: Tensor,
+) -> Tensor:  # fmt: skip
+    """Both parts of :func:`dkd`, summed over the valid positions of each image."""
     others = torch.ones_like(student, dtype=torch.bool).scatter(1, target, False)
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = torch.where(valid, logits, 0.0)
+        logits = where_valid(logits, valid)
         logits = (standardised(logits) if standardize else logits) / tau
         log_p = F.log_softmax(logits, dim=1)
         # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher.
@@ -241,4 +317,4 @@ def dkd(
     target_t, rest_t, others_t = parts(teacher)
     target_kl = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
     others_kl = torch.where(others, others_t.exp() * (others_t - others_s), 0.0).sum(dim=1, keepdim=True)
-    return tau**2 * mean_where(alpha * target_kl + beta * others_kl, valid)
+    return where_valid(alpha * target_kl + beta * others_kl, valid).sum(dim=(1, 2, 3), keepdim=True)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rdistill.losses.common import divided_by_length, full_mask, mean_where, unit
+from rdistill.losses.common import (
+    checked_mask,
+    count_positions,
+    direction,
+    divided_by_length,
+    image_scales,
+    where_valid,
+)
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
 from rdistill.registration.parameters import Number
@@ -14,8 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rdistill.distributed import collectives
+    from rdistill.losses import chunked
 
-lazily(globals(), torch="torch", collectives="rdistill.distributed.collectives")
+lazily(
+    globals(), torch="torch", collectives="rdistill.distributed.collectives", chunked="rdistill.losses.chunked"
+)  # fmt: skip
 
 
 @register(
@@ -34,7 +45,34 @@ def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Romero et al., ICLR 2015, arXiv 1412.6550.
     """
-    return (student - teacher).square().mean()
+    return _squared_error(student, teacher, None) / student.numel()
+
+
+def _squared_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+    """Sum of (s - t)^2 over valid n, c, h, w."""
+
+    def values(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        difference = _difference(student, teacher, valid)
+        return difference.mul_(difference).sum(dim=(1, 2, 3), keepdim=True)
+
+    def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        return _difference(student, teacher, valid).mul_(2 * upstream)
+
+    return _added_up(values, gradient, student, teacher, valid)
+
+
+def _difference(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+    """A new tensor with zeros where not ``valid``, whatever stands there."""
+    difference = student - teacher
+    return difference if valid is None else difference.masked_fill_(~valid, 0.0)
+
+
+def _added_up(
+    values: Callable[..., Tensor], gradient: Callable[..., Tensor], student: Tensor, *others: Tensor | None
+) -> Tensor:
+    """The sum of what is computed of each element by itself."""
+    shape = (len(student), 1, 1, 1)
+    return chunked.sums(values, student, *others, over=(0, 1, 2), shape=shape, gradient=gradient).sum()
 
 
 @register(
@@ -55,7 +93,7 @@ def mgd(student: Tensor, teacher: Tensor) -> Tensor:
 
     Paper: Yang et al., ECCV 2022, arXiv 2205.01529.
     """
-    return (student - teacher).square().sum(dim=1).mean()
+    return _squared_error(student, teacher, None) * student.shape[1] / student.numel()
 
 
 @register(
@@ -76,14 +114,55 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
     Paper: Cao et al., NeurIPS 2022, arXiv 2207.02039.
     """
 
-    def standardise(x: Tensor) -> Tensor:
-        largest = collectives.mean(x.detach().abs().amax())
-        x = x / largest.clamp(min=torch.finfo(x.dtype).tiny)
-        usual = collectives.mean(x.detach().square().mean())
-        x = x - collectives.mean(x.mean(dim=(0, 2, 3), keepdim=True))
-        return divided_by_length(x, collectives.mean(x.square().mean(dim=(0, 2, 3), keepdim=True)), usual)
+    channels = student.shape[1]
 
-    return (standardise(student) - standardise(teacher)).square().mean() / 2
+    def moments(student: Tensor, teacher: Tensor, *scales: Tensor) -> Tensor:
+        student, teacher = (
+            (x / largest).sub_(mean) for x, largest, mean in ((student, *scales[:2]), (teacher, *scales[2:]))
+        )
+        products = (student * student, teacher * teacher, student.mul_(teacher))
+        return torch.cat([product.sum(dim=(2, 3), keepdim=True) for product in products], dim=1)
+
+    def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, *scales: Tensor) -> Tensor:
+        own, _, shared = upstream.split(channels, dim=1)
+        student, teacher = (
+            (x / largest).sub_(mean) for x, largest, mean in ((student, *scales[:2]), (teacher, *scales[2:]))
+        )
+        return student.mul_(2 * own).add_(teacher.mul_(shared)).div_(scales[0])
+
+    # A mean may count as a constant: what is subtracted leaves the gradient of the sums of squares as it is.
+    (largest_s, usual_s, mean_s), (largest_t, usual_t, mean_t) = (_batch_scales(x) for x in (student, teacher))
+    sums = chunked.sums(
+        moments, student, teacher, largest_s, mean_s, largest_t, mean_t, over=(0, 2),
+        shape=(len(student), 3 * channels, 1, 1), gradient=gradient,
+    )  # fmt: skip
+    positions = student.numel() / channels
+    variance_s, variance_t, covariance = (collectives.mean(sums.sum(dim=0)) / positions).split(channels)
+    factor_s = divided_by_length(torch.ones_like(variance_s), variance_s, usual_s)
+    factor_t = divided_by_length(torch.ones_like(variance_t), variance_t, usual_t)
+    squares = factor_s.square() * variance_s + factor_t.square() * variance_t
+    return (squares / 2 - factor_s * factor_t * covariance).mean()
+
+
+def _batch_scales(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a batch the largest magnitude (1 x 1 x 1 x 1), and in units of it the mean of the squares and of each channel
+    the mean (1 x C x 1 x 1); over all workers, without a gradient."""
+    x = x.detach()
+    channels = x.shape[1]
+
+    def magnitude(x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x, torch.inf, dim=(0, 1, 2, 3), keepdim=True)
+
+    def moments(x: Tensor, largest: Tensor) -> Tensor:
+        x = x / largest
+        mean = x.sum(dim=(2, 3), keepdim=True)
+        return torch.cat([mean, x.mul_(x).sum(dim=(2, 3), keepdim=True)], dim=1)
+
+    largest = collectives.mean(chunked.maxima(magnitude, x, over=(0, 2, 1), shape=(1, 1, 1, 1)))
+    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
+    sums = chunked.sums(moments, x, largest, over=(0, 2), shape=(len(x), 2 * channels, 1, 1))
+    means = collectives.mean(sums.sum(dim=0, keepdim=True)) * channels / x.numel()
+    return largest, means[:, channels:].mean(), means[:, :channels]
 
 
 @register(
@@ -97,8 +176,16 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
 )
 def l1(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean absolute error over valid positions and channels."""
-    valid = full_mask(mask, student)
-    return mean_where((torch.where(valid, student, 0.0) - torch.where(valid, teacher, 0.0)).abs(), valid)
+
+    def values(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        return _difference(student, teacher, valid).abs_().sum(dim=(1, 2, 3), keepdim=True)
+
+    def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        return _difference(student, teacher, valid).sign_().mul_(upstream)
+
+    valid = checked_mask(mask, student)
+    total = _added_up(values, gradient, student, teacher, valid)
+    return total / (count_positions(valid, student) * student.shape[1])
 
 
 @register(
@@ -112,8 +199,8 @@ def l1(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tenso
 )
 def l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean squared error over valid positions and channels. Ba and Caruana, NeurIPS 2014, arXiv 1312.6184."""
-    valid = full_mask(mask, student)
-    return mean_where((torch.where(valid, student, 0.0) - torch.where(valid, teacher, 0.0)).square(), valid)
+    valid = checked_mask(mask, student)
+    return _squared_error(student, teacher, valid) / (count_positions(valid, student) * student.shape[1])
 
 
 @register(
@@ -132,6 +219,15 @@ def cosine(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
     Computed as half the squared distance of the two directions, the same for non-zero vectors, and 0 rather
     than 1 where both are zero (as after a ReLU), so that identical inputs always give 0.
     """
-    valid = full_mask(mask, student)
-    direction_s, direction_t = (unit(torch.where(valid, x, 0.0), dim=1) for x in (student, teacher))
-    return mean_where((direction_s - direction_t).square().sum(dim=1, keepdim=True) / 2, valid)
+
+    def values(student: Tensor, teacher: Tensor, valid: Tensor | None, *scales: Tensor) -> Tensor:
+        direction_s = direction(where_valid(student, valid), *scales[:2])
+        direction_t = direction(where_valid(teacher, valid), *scales[2:])
+        return (direction_s - direction_t).square().sum(dim=(1, 2, 3), keepdim=True) / 2
+
+    valid = checked_mask(mask, student)
+    scales = (*image_scales(student, valid), *image_scales(teacher, valid))
+    total = chunked.sums(
+        values, student, teacher, valid, *scales, over=(0, 2), shape=(len(student), 1, 1, 1)
+    ).sum()  # fmt: skip
+    return total / count_positions(valid, student)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rdistill.losses.common import NEARLY_ZERO, grid_size, unit
+from rdistill.losses.common import NEARLY_ZERO, direction, grid_size, image_scales
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
 from rdistill.registration.parameters import Number, Whole
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-lazily(globals(), torch="torch", F="torch.nn.functional")
+    from rdistill.losses import chunked
+
+lazily(globals(), torch="torch", F="torch.nn.functional", chunked="rdistill.losses.chunked")
 
 
 @register(
@@ -47,14 +49,20 @@ def wkdf(student: Tensor, teacher: Tensor, *, grid: int = 4, mean_weight: float 
 
 def _cell_moments(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel in each cell, N x C x cells x cells each."""
-    size = grid_size(x, grid)
-    # Squares are taken around the channel's own mean: the difference of two large ones would lose the digits.
-    centre = x.detach().mean(dim=(2, 3), keepdim=True)
-    mean = F.adaptive_avg_pool2d(x - centre, size)
-    variance = F.adaptive_avg_pool2d((x - centre).square(), size) - mean.square()
+    (rows, columns), (n, channels) = grid_size(x, grid), x.shape[:2]
+
+    def moments(x: Tensor) -> Tensor:
+        # Squares are taken around the channel's own mean: the difference of two large ones would lose the digits.
+        centre = x.detach().mean(dim=(2, 3), keepdim=True)
+        x = x - centre
+        mean = F.adaptive_avg_pool2d(x, (rows, columns))
+        variance = F.adaptive_avg_pool2d(x.square(), (rows, columns)) - mean.square()
+        return torch.cat([mean + centre, variance], dim=2)
+
+    mean, variance = chunked.sums(moments, x, over=(0, 1), shape=(n, channels, 2 * rows, columns)).split(rows, dim=2)
     usual = variance.detach().mean(dim=(1, 2, 3), keepdim=True)
     floor = (NEARLY_ZERO**2 * usual).clamp(min=torch.finfo(x.dtype).tiny)
-    return mean + centre, variance.clamp(min=floor).sqrt()
+    return mean, variance.clamp(min=floor).sqrt()
 
 
 @register(
@@ -77,14 +85,19 @@ def hcl(student: Tensor, teacher: Tensor, *, levels: int = 3) -> Tensor:
 
     Paper: Chen et al., CVPR 2021, arXiv 2104.09044.
     """
-    difference = student - teacher  # pooling is linear
-    value, total = difference.square().mean(), 1.0
-    for k in range(1, levels + 1):
-        cells = 2 ** (levels - k)
-        if cells < min(student.shape[-2:]):
-            value = value + F.adaptive_avg_pool2d(difference, (cells, cells)).square().mean() / 2**k
-            total += 1 / 2**k
-    return value / total
+    coarser = [(k, 2 ** (levels - k)) for k in range(1, levels + 1) if 2 ** (levels - k) < min(student.shape[-2:])]
+
+    def values(student: Tensor, teacher: Tensor) -> Tensor:
+        difference = student - teacher  # pooling is linear
+        value = difference.square().mean(dim=(2, 3), keepdim=True)
+        for k, cells in coarser:
+            pooled = F.adaptive_avg_pool2d(difference, (cells, cells))
+            value = value + pooled.square().mean(dim=(2, 3), keepdim=True) / 2**k
+        return value.sum(dim=1, keepdim=True)
+
+    n, channels = student.shape[:2]
+    value = chunked.sums(values, student, teacher, over=(0, 1), shape=(n, 1, 1, 1)).sum() / (n * channels)
+    return value / (1 + sum(1 / 2**k for k, _ in coarser))
 
 
 @register(
@@ -106,5 +119,12 @@ def theia(student: Tensor, target: Tensor) -> Tensor:
 
     Paper: Shang et al., CoRL 2024, arXiv 2407.20179 (the reduction and the weights 0.9 and 0.1 are the authors').
     """
-    directions = (unit(student, dim=1) - unit(target, dim=1)).square().sum(dim=1) / 2
-    return 0.9 * directions.mean() + 0.1 * F.smooth_l1_loss(student, target)
+
+    def values(student: Tensor, target: Tensor, *scales: Tensor) -> Tensor:
+        directions = (direction(student, *scales[:2]) - direction(target, *scales[2:])).square().sum(dim=1) / 2
+        smooth = F.smooth_l1_loss(student, target, reduction="none").mean(dim=1)
+        return (0.9 * directions + 0.1 * smooth).sum(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    scales = (*image_scales(student), *image_scales(target))
+    total = chunked.sums(values, student, target, *scales, over=(0, 2), shape=(len(student), 1, 1, 1)).sum()
+    return total * student.shape[1] / student.numel()

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPO = Path(__file__).parents[2]
 SHORT = {
     "cohort": ["--pair", "slim", "--iterations", "1", "--students", "2", "--pairs", "1"],
+    "losses": ["--shrink", "8", "--pairs", "1"],
     "proof": ["--studies", "2"],
     "scale": ["--trials", "3", "--places", "machine"],
     "startup": ["--pairs", "1"],

@@ -1,0 +1,98 @@
+"""Sums by chunks: what is cut, what is put together, and what they leave in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from loss_cases import CASES, Case, batch
+from loss_terms import peak_bytes
+from torch import Tensor
+
+from rdistill.losses import chunked
+from rdistill.losses import functional as L
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("over", [(0, 2), (0, 1, 2), (1, 3), (0,), ()])
+@pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
+def test_chunks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...], limit: int) -> None:
+    monkeypatch.setattr(chunked, "BYTES_A_THREAD", limit)
+    x = torch.zeros(3, 2, 5, 7)
+    for chunk in chunked.chunks(x, over):
+        part = chunked.part(x, chunk)
+        assert all(part.shape[dim] == x.shape[dim] for dim in range(4) if dim not in over)
+        least = 4 * x.numel() // max(1, torch.tensor([x.shape[dim] for dim in over]).prod().item())
+        assert part.nbytes <= max(limit, least)
+        part += 1
+    assert torch.equal(x, torch.ones_like(x))
+
+
+def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 1)
+    x = torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(1, 2, 1, 1, dtype=torch.float64)
+
+    def values(x: Tensor, weight: Tensor) -> Tensor:
+        return (x.square() * weight).sum(dim=(2, 3), keepdim=True)
+
+    total = chunked.sums(values, x, weight, over=(0, 1, 2), shape=(3, 2, 1, 1))
+    torch.testing.assert_close(total, values(x, weight))
+    upstream = torch.randn_like(total)
+    (gradient,) = torch.autograd.grad(total, x, upstream)
+    torch.testing.assert_close(gradient, 2 * x.detach() * weight * upstream)
+    highest = chunked.maxima(lambda x: x.amax(dim=(1, 3), keepdim=True), x.detach(), over=(0, 2), shape=(3, 1, 5, 1))
+    assert torch.equal(highest, x.detach().amax(dim=(1, 3), keepdim=True))
+
+
+def test_the_graph_may_be_used_again() -> None:
+    """Shares of weights ask for the gradient of a loss before its backward pass."""
+    student, teacher = (torch.randn(2, 3, 4, 6) for _ in range(2))
+    student.requires_grad_()
+    loss = L.kl(student, teacher) + L.l2(student, teacher)
+    first, second = (torch.autograd.grad(loss, student, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second) and first.data_ptr() != second.data_ptr()
+
+
+@pytest.mark.parametrize("function", [L.dsd, L.dist, L.cosine])
+def test_autocast_around_the_backward_pass_changes_nothing(function: Callable[..., Tensor]) -> None:
+    gradients = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        student, teacher = (torch.randn(2, 3, 4, 6) for _ in range(2))
+        student.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            gradients += torch.autograd.grad(function(student, teacher), student)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [L.kl, L.cwd, L.dist, L.l1, L.l2, L.cosine, L.at, L.fitnet, L.mgd, L.pkd, L.wkdf, L.hcl, L.theia],
+    ids=lambda function: function.__name__,
+)
+def test_only_the_gradient_is_of_full_size(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor]) -> None:
+    """Written in whole tensors each of them takes four or more times the student's size."""
+    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 4096)
+    student, teacher = (torch.randn(4, 8, 64, 64) for _ in range(2))
+    student.requires_grad_()
+    assert student.nbytes <= peak_bytes(lambda: function(student, teacher).backward()) < 1.3 * student.nbytes
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_many_chunks_come_to_the_same_as_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, label = batch(seed=2, dtype=torch.float64)
+    student.requires_grad_()
+    values, gradients = [], []
+    for limit in (chunked.BYTES_A_THREAD, 1, 100):
+        monkeypatch.setattr(chunked, "BYTES_A_THREAD", limit)
+        values.append(case(student, teacher, label))
+        gradients += torch.autograd.grad(values[-1], student)
+    for value, gradient in zip(values, gradients, strict=True):
+        torch.testing.assert_close(value, values[0], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-10, atol=1e-14)
