@@ -11,7 +11,7 @@ from rdistill.losses.common import (
     checked_mask,
     count_images,
     divided_by_length,
-    image_scales,
+    largest_magnitudes,
     resize_nearest,
     unit,
     where_valid,
@@ -146,9 +146,8 @@ def _low_where_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _exponentials(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
-    """exp((x - highest) / tau) as N x C x HW, zero where not ``valid``."""
-    exponentials = (_low_where_invalid(x, valid) - highest).div_(tau).exp_()
-    return (exponentials if valid is None else exponentials.masked_fill_(~valid, 0.0)).flatten(2)
+    """exp((x - highest) / tau) as N x C x HW, zero where not ``valid``; 1 in an image of which nothing is."""
+    return (_low_where_invalid(x, valid) - highest).div_(tau).exp_().flatten(2)
 
 
 def _overlaps(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
@@ -171,7 +170,7 @@ def _overlaps_gradient(tau: float, upstream: Tensor, x: Tensor, valid: Tensor | 
 def _energy(x: Tensor, valid: Tensor | None) -> Tensor:
     """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each image's own."""
     n, _, height, width = x.shape
-    largest, _ = image_scales(x, valid)
+    largest = largest_magnitudes(x, valid)
     return chunked.sums(
         _mean_square, x, valid, largest, over=(0, 2), shape=(n, 1, height, width), gradient=_mean_square_gradient
     )

@@ -148,19 +148,23 @@ def image_scales(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor
 
     The largest magnitude, and in units of it the mean squared length of a position; without a gradient.
     """
-    x = x.detach()
-    shape, everywhere = (len(x), 1, 1, 1), (1, 2, 3)
-
-    def magnitude(x: Tensor, valid: Tensor | None) -> Tensor:
-        return torch.linalg.vector_norm(where_valid(x, valid), torch.inf, dim=everywhere, keepdim=True)
 
     def squares(x: Tensor, valid: Tensor | None, largest: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(where_valid(x, valid) / largest, dim=everywhere, keepdim=True).square()
+        return (where_valid(x, valid) / largest).square_().sum(dim=(1, 2, 3), keepdim=True)
 
-    largest = chunked.maxima(magnitude, x, valid, over=(0, 2, 1), shape=shape)
-    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
-    total = chunked.sums(squares, x, valid, largest, over=(0, 2, 1), shape=shape)
+    largest = largest_magnitudes(x, valid)
+    total = chunked.sums(squares, x.detach(), valid, largest, over=(0, 2, 1), shape=(len(x), 1, 1, 1))
     return largest, total / (x.shape[2] * x.shape[3])
+
+
+def largest_magnitudes(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The largest magnitude in each image, N x 1 x 1 x 1, to divide by: not zero; without a gradient."""
+
+    def magnitude(x: Tensor, valid: Tensor | None) -> Tensor:
+        return where_valid(x, valid).abs().amax(dim=(1, 2, 3), keepdim=True)
+
+    largest = chunked.maxima(magnitude, x.detach(), valid, over=(0, 2, 1), shape=(len(x), 1, 1, 1))
+    return largest.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def direction(x: Tensor, largest: Tensor, usual: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from rdistill.losses.common import (
     checked_mask,
     count_images,
     count_positions,
-    log_softmax_where,
     resize_nearest,
     unit,
     valid_labels,
@@ -71,16 +71,52 @@ def kl(
     Paper: Hinton et al., 2015, arXiv 1503.02531; per pixel in Liu et al., CVPR 2019, arXiv 1903.04197.
     """
     valid = checked_mask(mask, student)
-    shape = (len(student), 1, 1, 1)
-    if standardize:  # by what is usual in the whole image
-        total = chunked.sums(partial(_standardised_divergence, tau), student, teacher, valid, over=(0,), shape=shape)
-    else:
-        total = chunked.sums(
-            partial(_divergence, tau), student, teacher, valid, over=(0, 2), shape=shape,
-            gradient=partial(_divergence_gradient, tau),
-        )  # fmt: skip
-    value = tau**2 * total.sum() / count_positions(valid, student)
+    values, gradient = partial(_divergence, tau), partial(_divergence_gradient, tau)
+    total = _over_pixels(values, gradient, student, teacher, valid, standardize=standardize)
+    value = tau**2 * total / count_positions(valid, student)
     return value / student.shape[1] if per_class else value
+
+
+def _over_pixels(
+    values: Callable[..., Tensor],
+    gradient: Callable[..., Tensor],
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None,
+    *others: Tensor,
+    standardize: bool,
+) -> Tensor:
+    """What logits of each pixel come to, summed over all; of standardised ones, image by image.
+
+    The scale of an image counts in a standardisation, so that an image is not cut there.
+    """
+    over: tuple[int, ...] = (0, 2)
+    if standardize:
+        over = (0,)
+        values, gradient = _standardised_values(values), _standardised_gradient(gradient)
+    shape = (len(student), 1, 1, 1)
+    return chunked.sums(values, student, teacher, valid, *others, over=over, shape=shape, gradient=gradient).sum()
+
+
+def _standardised_values(values: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def of_standardised(student: Tensor, teacher: Tensor, valid: Tensor | None, *others: Tensor) -> Tensor:
+        student, teacher = (standardised(where_valid(logits, valid)) for logits in (student, teacher))
+        return values(student, teacher, valid, *others)
+
+    return of_standardised
+
+
+def _standardised_gradient(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def of_standardised(
+        upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None, *others: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            student = student.detach().requires_grad_()
+            inner = standardised(where_valid(student, valid))
+        teacher = standardised(where_valid(teacher, valid))
+        return torch.autograd.grad(inner, student, gradient(upstream, inner.detach(), teacher, valid, *others))[0]
+
+    return of_standardised
 
 
 def _divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
@@ -96,11 +132,6 @@ def _divergence_gradient(
     p_student = F.softmax(where_valid(student, valid) / tau, dim=1)
     p_teacher = F.softmax(where_valid(teacher, valid) / tau, dim=1)
     return p_student.sub_(p_teacher).mul_(upstream / tau)
-
-
-def _standardised_divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
-    student, teacher = (standardised(where_valid(logits, valid)) for logits in (student, teacher))
-    return _divergence(tau, student, teacher, None)
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -198,7 +229,7 @@ def dist(
     (mean_s, centre_s), (mean_t, centre_t) = (_class_means(x, valid, tau, count) for x in (student, teacher))
     sums = chunked.sums(
         partial(_correlation_sums, tau), student, teacher, valid, mean_s, centre_s, mean_t, centre_t, over=(0, 2),
-        shape=(len(student), 1 + 3 * classes, 1, 1),
+        shape=(len(student), 1 + 3 * classes, 1, 1), gradient=partial(_correlation_gradient, tau),
     ).sum(dim=0)  # fmt: skip
     inter = sums[0].sum() / count
     variance_s, variance_t, covariance = (collectives.mean(sums[1:]) / count).split(classes)
@@ -215,7 +246,7 @@ def _class_means(x: Tensor, valid: Tensor | None, tau: float, count: Tensor) -> 
     """
 
     def probabilities(x: Tensor, valid: Tensor | None) -> Tensor:
-        return where_valid(F.softmax(where_valid(x, valid) / tau, dim=1), valid).sum(dim=(2, 3), keepdim=True)
+        return _times(F.softmax(where_valid(x, valid) / tau, dim=1), valid).sum(dim=(2, 3), keepdim=True)
 
     sums = chunked.sums(probabilities, x.detach(), valid, over=(0, 2), shape=(*x.shape[:2], 1, 1))
     mean = collectives.mean(sums.sum(dim=0, keepdim=True)) / count
@@ -227,14 +258,54 @@ def _correlation_sums(tau: float, student: Tensor, teacher: Tensor, valid: Tenso
     """1 - Pearson over the classes, summed over the positions; and of each class the sums of the squares of student and
     teacher and of their products, in units of their means: N x (1 + 3 C) x 1 x 1."""
     p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
-    # Over the classes the mean is 1 / C. A constant that is subtracted has no gradient behind a softmax.
-    x, y = (p * p.shape[1] - 1 for p in (p_student, p_teacher))
-    variance_x, variance_y, covariance = ((a * b).mean(dim=1, keepdim=True) for a, b in ((x, x), (y, y), (x, y)))
-    distance = where_valid(1 - _pearson(variance_x, variance_y, covariance), valid)
-    x = where_valid(p_student / means[0] - means[1], valid)
-    y = where_valid(p_teacher / means[2] - means[3], valid)
+    distance = 1 - _pearson(*_moments(*_over_classes(p_student, p_teacher)))
+    x, y = _within_classes(p_student, p_teacher, valid, means)
     products = [(a * b).sum(dim=(2, 3), keepdim=True) for a, b in ((x, x), (y, y), (x, y))]
-    return torch.cat([distance.sum(dim=(2, 3), keepdim=True), *products], dim=1)
+    return torch.cat([_times(distance, valid).sum(dim=(2, 3), keepdim=True), *products], dim=1)
+
+
+def _correlation_gradient(
+    tau: float, upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None, *means: Tensor
+) -> Tensor:
+    p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
+    of_pixel, of_class = upstream[:, :1], upstream[:, 1:]
+    own, _, shared = of_class.chunk(3, dim=1)
+    x, y = _over_classes(p_student, p_teacher)
+    variance_x, variance_y, covariance = _moments(x, y)
+    lengths = variance_x.clamp(min=NEARLY_ZERO**2).sqrt() * variance_y.clamp(min=NEARLY_ZERO**2).sqrt()
+    along_y = _times(of_pixel / lengths, valid)
+    along_x = along_y * covariance / variance_x.clamp(min=NEARLY_ZERO**2) * (variance_x >= NEARLY_ZERO**2)
+    gradient = x.mul_(along_x).sub_(y.mul_(along_y))
+    x, y = _within_classes(p_student, p_teacher, valid, means)
+    # Divided last: of a class without any probability the deviation is 0, and the mean nearly so.
+    gradient.add_(x.mul_(2 * own).add_(y.mul_(shared)).div_(means[0]))
+    # Behind a softmax.
+    return gradient.sub_((gradient * p_student).sum(dim=1, keepdim=True)).mul_(p_student).div_(tau)
+
+
+def _over_classes(p_student: Tensor, p_teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations from the mean over the classes, 1 / C, in units of it."""
+    classes = p_student.shape[1]
+    return p_student.mul(classes).sub_(1), p_teacher.mul(classes).sub_(1)
+
+
+def _within_classes(
+    p_student: Tensor, p_teacher: Tensor, valid: Tensor | None, means: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Deviations from each class's mean, in units of it; zero where not ``valid``."""
+    x, y = p_student.div(means[0]).sub_(means[1]), p_teacher.div(means[2]).sub_(means[3])
+    return _times(x, valid), _times(y, valid)
+
+
+def _times(x: Tensor, valid: Tensor | None) -> Tensor:
+    """:func:`where_valid` for what is finite: quicker."""
+    return x if valid is None else x * valid
+
+
+def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances of both and their covariance over the classes, given the deviations."""
+    variance_x, variance_y, covariance = ((a * b).mean(dim=1, keepdim=True) for a, b in ((x, x), (y, y), (x, y)))
+    return variance_x, variance_y, covariance
 
 
 def _pearson(variance_x: Tensor, variance_y: Tensor, covariance: Tensor) -> Tensor:
@@ -291,30 +362,55 @@ def dkd(
     label = resize_nearest(label, student.shape[-2:])
     valid = valid_labels(label, classes, ignore_index).unsqueeze(1)
     target = torch.where(valid, label.unsqueeze(1), 0)
-    total = chunked.sums(
-        partial(_decoupled, tau, alpha, beta, standardize), student, teacher, target, valid,
-        over=(0,) if standardize else (0, 2), shape=(len(student), 1, 1, 1),
-    ).sum()  # fmt: skip
+    weights = (tau, alpha, beta)
+    values, gradient = partial(_decoupled, weights), partial(_decoupled_gradient, weights)
+    total = _over_pixels(values, gradient, student, teacher, valid, target, standardize=standardize)
     return tau**2 * total / count_positions(valid, student)
 
 
 def _decoupled(
-    tau: float, alpha: float, beta: float, standardize: bool,
-    student: Tensor, teacher: Tensor, target: Tensor, valid: Tensor,
-) -> Tensor:  # fmt: skip
+    weights: tuple[float, float, float], student: Tensor, teacher: Tensor, valid: Tensor, target: Tensor
+) -> Tensor:
     """Both parts of :func:`dkd`, summed over the valid positions of each image."""
-    others = torch.ones_like(student, dtype=torch.bool).scatter(1, target, False)
+    tau, alpha, beta = weights
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = where_valid(logits, valid)
-        logits = (standardised(logits) if standardize else logits) / tau
-        log_p = F.log_softmax(logits, dim=1)
-        # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher.
-        rest = torch.logsumexp(torch.where(others, log_p, torch.finfo(log_p.dtype).min / 2), dim=1, keepdim=True)
-        return log_p.gather(1, target), rest, log_softmax_where(logits, others, dim=1)
+        """Log-probability of the target, of the others together, and of each among the others."""
+        logits = where_valid(logits, valid) / tau
+        log_p, others = F.log_softmax(logits, dim=1), F.log_softmax(_without(logits, target), dim=1)
+        # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher. The two
+        # softmaxes differ by it in each class, and by the fewest digits in the highest.
+        rest = _without(log_p, target).amax(dim=1, keepdim=True) - others.amax(dim=1, keepdim=True)
+        return log_p.gather(1, target), rest, others
 
     target_s, rest_s, others_s = parts(student)
     target_t, rest_t, others_t = parts(teacher)
     target_kl = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
-    others_kl = torch.where(others, others_t.exp() * (others_t - others_s), 0.0).sum(dim=1, keepdim=True)
-    return where_valid(alpha * target_kl + beta * others_kl, valid).sum(dim=(1, 2, 3), keepdim=True)
+    others_kl = torch.sub(others_t, others_s).mul_(others_t.exp_()).sum(dim=1, keepdim=True)
+    return _times(alpha * target_kl + beta * others_kl, valid).sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _decoupled_gradient(
+    weights: tuple[float, float, float],
+    upstream: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor,
+    target: Tensor,
+) -> Tensor:
+    """alpha * (p_s - p_t of the target, there - (1 - p_t of the target) * q_s) + beta * (q_s - q_t), q = p among the
+    others."""
+    tau, alpha, beta = weights
+    student, teacher = (where_valid(logits, valid) / tau for logits in (student, teacher))
+    others_s, others_t = (F.softmax(_without(logits, target), dim=1) for logits in (student, teacher))
+    p_teacher = F.softmax(teacher, dim=1)
+    target_t = p_teacher.gather(1, target)
+    rest_t = p_teacher.scatter_(1, target, 0.0).sum(dim=1, keepdim=True)
+    gradient = F.softmax(student, dim=1).scatter_add_(1, target, -target_t).mul_(alpha)
+    gradient.sub_(others_t.mul_(beta)).add_(others_s.mul_(beta - alpha * rest_t))
+    return gradient.mul_(_times(upstream / tau, valid))
+
+
+def _without(x: Tensor, target: Tensor) -> Tensor:
+    """``x`` with so low a value in the target's place that a softmax leaves nothing there."""
+    return x.scatter(1, target, torch.finfo(x.dtype).min / 2)

@@ -151,7 +151,7 @@ def _batch_scales(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     channels = x.shape[1]
 
     def magnitude(x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, torch.inf, dim=(0, 1, 2, 3), keepdim=True)
+        return x.abs().amax(dim=(0, 1, 2, 3), keepdim=True)
 
     def moments(x: Tensor, largest: Tensor) -> Tensor:
         x = x / largest
