@@ -84,12 +84,13 @@ def check_sweep(
     report.notes += _scheduler_notes(base, spec)
     if shares := _searched_shares(base, spec):
         report.add("weights", [], shares)
-    problems, tried = _structures(base, spec, distiller, trust_checkpoint)
+    problems, tried, pairs = _structures(base, spec, distiller, trust_checkpoint)
     if spec.baseline.search:
         alone = spec.model_copy(update={"space": spec.baseline.search})
-        more, also = _structures(base, alone, distiller, trust_checkpoint)
+        more, also, _ = _structures(base, alone, distiller, trust_checkpoint)
         problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
-    report.add("space", problems, f"{counted(tried, 'structure')} tried: finite losses and gradients")
+    among = f", among them {counted(pairs, 'feature pair')}" if pairs else ""
+    report.add("space", problems, f"{counted(tried, 'structure')} tried{among}: finite losses and gradients")
     return report
 
 
@@ -206,10 +207,15 @@ def _joined(first: Report, second: Report) -> Report:
 
 def _structures(
     base: LoadedConfig, spec: SweepSpec, distiller: Distiller, trust_checkpoint: bool
-) -> tuple[list[str], int]:
-    """Tries each choice, and both ends of each range, by itself. Returns the problems and how many were tried."""
+) -> tuple[list[str], int, int]:
+    """Tries each choice, and both ends of each range, by itself.
+
+    Returns:
+        The problems, how many were tried, and how many feature pairs there are in them: in values of
+        type ``pairs``, and in those of a choice, of pairs or of whole losses.
+    """
     problems: list[str] = []
-    tried = 0
+    tried, pairs = 0, set[tuple[str, int, int]]()
     distill = base.distillation
     batch = tiny_batch(base, min(IMAGES, int(base.cfg.train_dataloader.batch_size)), spec.seed)
     space = search_space(spec.space, base)
@@ -222,14 +228,24 @@ def _structures(
                 reasons = _structure(changed, key, spec, distiller, captured, trust_checkpoint)
                 if reasons is not None:
                     tried += 1
+                    pairs |= _pairs_of(changed, key)
                     problems += [f"space.{key} = {value}: {problem}" for problem in reasons]
-    return problems, tried
+    return problems, tried, len(pairs)
+
+
+def _pairs_of(changed: LoadedConfig, key: str) -> set[tuple[str, int, int]]:
+    """The feature pairs of the loss that a key is about, each with the loss's name."""
+    parts, distill = key.lstrip("+").split("."), changed.distill
+    if parts[:2] != ["distill", "losses"] or distill is None or parts[2] not in distill.losses:
+        return set()
+    return {(parts[2], student, teacher) for student, teacher in distill.losses[parts[2]].pairs}
 
 
 def _structure(
     changed: LoadedConfig, key: str, spec: SweepSpec, distiller: Distiller, captured: Captured, trust_checkpoint: bool
 ) -> list[str] | None:
     """The problems of one value of one key; None where the key changes no structure."""
+    key = key.lstrip("+")
     cfg, parts = changed.cfg, key.split(".")
     if key.startswith("distill.losses.") and len(parts) > 2:
         distill = changed.distill

@@ -21,6 +21,7 @@ from rdistill.sweeps.study.cohort_savings import COST, sweep_cost
 from rdistill.sweeps.study.records import (
     TRIALS,
     TrialRecord,
+    error_to_read,
     gains,
     load_records,
     ranked,
@@ -31,6 +32,14 @@ from rdistill.training.model_card import hand_over_sweep
 
 class SweepFailedError(RunError):
     """No trial of a sweep came to a score."""
+
+
+def _first_reason(work_dir: Path, records: Sequence[TrialRecord]) -> str:
+    """Why the first trial that failed did, which one it was, and where more is written."""
+    failed = next((record for record in records if record.reason), None)
+    if failed is None:
+        return "none was scored"
+    return f"{failed.reason} ({failed.id}{error_to_read(work_dir / TRIALS / failed.id)})"
 
 
 def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRecord]:
@@ -44,8 +53,7 @@ def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRec
     searched = [record for record in order if record.searched]
     print_leaderboard(console, searched, gains(records))
     if not order or not order[0].best:
-        reasons = next((record.reason for record in records if record.reason), "none was scored")
-        raise SweepFailedError(f"no trial has a score: {reasons}")
+        raise SweepFailedError(f"no trial has a score: {_first_reason(work_dir, records)}")
     best = winner(records, summary["confirmed"])
     here.pull(f"{TRIALS}/{best.id}/*")
     _write_best(work_dir, best)

@@ -19,7 +19,7 @@ from rich.text import Text
 from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.monitor.leaderboard import short_key, text_of
-from rdistill.sweeps.study.records import BASELINE, EQUAL_COST, PROGRESS, TRIALS, load_record
+from rdistill.sweeps.study.records import BASELINE, EQUAL_COST, PROGRESS, TRIALS, error_to_read, load_record
 from rdistill.training.console import SILENCE_S, duration, updates_in_place
 
 BEST_SHOWN = 5  # trials that have ended in the table, besides the baseline
@@ -111,7 +111,7 @@ class SweepConsole:
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
             self._may_lead(row)
             self._becomes(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
-            row.reason = record.reason if record else ""
+            row.reason = record.reason + error_to_read(self.work_dir / TRIALS / trial.id) if record else ""
         if self._live is None:
             self._print_end(row)
         elif failed:

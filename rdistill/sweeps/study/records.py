@@ -27,6 +27,7 @@ EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train 
 CONFIRMING = (CONFIRMED, EQUAL_COST)  # phases after the search
 STUDY = "study.json"  # a file of the work dir: the sweep file and the config
 RECORD = "trial.json"
+ERROR = "error.txt"  # a file in a failed trial's folder: the error and where it was raised, line by line
 PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
 TRIALS = "trials"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
@@ -122,6 +123,12 @@ def trains_alone(trial_id: str, phase: str, of: str) -> bool:
     if phase in (BASELINE, SEARCHED):
         return phase == BASELINE
     return re.fullmatch(rf"{BASELINE}|{PREFIX[BASELINE]}\d+", of or trial_id) is not None
+
+
+def error_to_read(folder: Path) -> str:
+    """``'; see FOLDER/error.txt'`` of a trial whose error was written down, else nothing."""
+    file = folder / ERROR
+    return f"; see {file}" if file.is_file() else ""
 
 
 def load_record(folder: Path) -> TrialRecord | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rdistill.config.render import checked_source
 from rdistill.config.schedules import stretch_schedules
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import write_whole
+from rdistill.core.redaction import redacted
 from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.registration.user_modules import import_user_modules
@@ -24,7 +26,7 @@ from rdistill.schedulers import SCHEDULERS
 from rdistill.schemas.mappings import TuneResult
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.schemas.trial import TrialConfig
-from rdistill.sweeps.study.records import CONFIRMED, PROGRESS, TRIALS, TrialRecord, load_record
+from rdistill.sweeps.study.records import CONFIRMED, ERROR, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
 from rdistill.sweeps.trial.step_profile import StepProfile
@@ -122,6 +124,7 @@ def _run_trial_at(
         return
     give_up_again(record)
     record.status, record.reason, record.cause = "running", "", ""
+    (folder / ERROR).unlink(missing_ok=True)  # an earlier attempt's
     record.attempts += 1
     record.teacher_mIoU = study.teacher_metrics[0].get("mIoU")
     record.save(folder)
@@ -146,6 +149,7 @@ def _run_trial_at(
         record.status, record.reason, record.cause = "failed", reason_of(error), cause_of(error, folder)
         record.save(folder)
         if record.cause != STORAGE:
+            write_whole(folder / ERROR, redacted("".join(traceback.format_exception(error))))
             here.push()
         raise
     here.push()

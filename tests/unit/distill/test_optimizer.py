@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import Tiny
+from mmengine.logging import MMLogger
 
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
@@ -38,3 +41,17 @@ def test_an_unknown_optimizer_is_named(tiny: Tiny) -> None:
     cfg.optim_wrapper.optimizer.type = "SGDD"  # a script may set it after the config is checked
     with pytest.raises(UserError, match=r"optim_wrapper.optimizer.type: no optimizer 'SGDD'; did you mean 'SGD'\?"):
         build_optimizer(cfg, build_distiller(cfg, seed=0))
+
+
+def test_what_mmengine_says_of_each_parameter_goes_to_the_log_file_alone(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny.load("student")
+    cfg.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.0)
+    distiller = build_distiller(cfg, seed=0)
+    logger = MMLogger.get_instance("options", log_file=str(tmp_path / "run.log"))
+    build_optimizer(cfg, distiller)
+    logger.info("afterwards")
+    written = capsys.readouterr()
+    assert "paramwise_options" not in written.out + written.err and "afterwards" in written.out + written.err
+    assert "paramwise_options" in (tmp_path / "run.log").read_text()

@@ -59,8 +59,19 @@ def test_a_sound_sweep(check_sweep: Check) -> None:
     report = check_sweep(space)
     assert report.problems == []
     passed = dict(report.passed)
-    assert passed["space"].startswith("15 structures tried")  # 9 pairs, 2 ends of tau, 2 rates, 2 models
+    # 9 pairs, 2 ends of tau, 2 rates, 2 models
+    assert passed["space"] == "15 structures tried, among them 9 feature pairs: finite losses and gradients"
     assert passed["disk"].startswith("5 trials") and passed["resources"].startswith("one trial takes 1 CPU")
+
+
+def test_pairs_inside_a_choice_are_counted(check_sweep: Check) -> None:
+    space = {
+        "distill.losses.hidden.pair": choice([0, 0], [1, 1]),
+        "+distill.losses.more": choice(dict(type="CWD", pair=[0, 1]), dict(type="AT", pair=[0, 1]), None),
+    }
+    report = check_sweep(space)
+    assert report.problems == []
+    assert dict(report.passed)["space"].startswith("4 structures tried, among them 3 feature pairs")
 
 
 @pytest.mark.parametrize(("grace", "noted"), [(5, False), (6, True), (200, True)])

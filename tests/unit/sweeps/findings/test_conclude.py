@@ -86,7 +86,9 @@ def test_a_sweep_without_any_score_says_why_and_leaves_its_table(tmp_path: Path)
         record("t0001", None, status="failed", reason="out of memory"),
     ):
         each.save(tmp_path / TRIALS / each.id)
-    with open_work_dir(tmp_path) as here, pytest.raises(SweepFailedError, match=r"^no trial has a score: loss is not"):
+    (tmp_path / TRIALS / "baseline" / "error.txt").write_text("Traceback")
+    last_words = rf"^no trial has a score: loss is not finite \(baseline; see {tmp_path}/trials/baseline/error.txt\)$"
+    with open_work_dir(tmp_path) as here, pytest.raises(SweepFailedError, match=last_words):
         conclude(here, {"confirmed": None, "verdict": "", "warnings": []}, Console(file=io.StringIO()))
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [(row["id"], row["status"], row["note"]) for row in rows] == [

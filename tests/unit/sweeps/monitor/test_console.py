@@ -188,5 +188,9 @@ def test_on_a_terminal_the_table_goes_and_failures_stay(tmp_path: Path) -> None:
     with shown:
         shown.trial_started(seen("t0001"))
         TrialRecord("t0001", {}, 0, status="failed", reason="out of memory").save(tmp_path / TRIALS / "t0001")
+        (tmp_path / TRIALS / "t0001" / "error.txt").write_text("Traceback")
         shown.trial_ended(seen("t0001"), {}, True)
-    assert "t0001     failed: out of memory" in text(shown.console) and "\x1b[" in text(shown.console)
+    lines = text(shown.console).replace("\n", "")
+    assert f"t0001     failed: out of memory; see {tmp_path}/trials/t0001/error.txt" in lines and "\x1b[" in text(
+        shown.console
+    )

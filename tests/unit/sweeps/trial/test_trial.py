@@ -12,8 +12,9 @@ from conftest import Tiny
 
 from rdistill.config.load import LoadedConfig, load_config
 from rdistill.core.errors import UserError
-from rdistill.sweeps.study.records import TrialRecord, load_record
+from rdistill.sweeps.study.records import TrialRecord, error_to_read, load_record
 from rdistill.sweeps.study.spec import parse_sweep
+from rdistill.sweeps.trial.faults import forgive
 from rdistill.sweeps.trial.trial import Study, reason_of, run_trial, score, trial_config
 from rdistill.training.hooks import RunListener
 
@@ -109,6 +110,13 @@ def test_a_failure_is_recorded_and_raised(study: Study) -> None:
         run_trial(study, TRIAL, lambda result: None, train=train)
     content = json.loads((Path(study.work_dir) / "trials" / "t0001" / "trial.json").read_text())
     assert (content["status"], content["reason"]) == ("failed", "first problem second problem")
+    folder = Path(study.work_dir) / "trials" / "t0001"
+    assert error_to_read(folder) == f"; see {folder / 'error.txt'}"
+    written = (folder / "error.txt").read_text()
+    assert written.startswith("Traceback") and "first problem\nsecond problem" in written and "in train" in written
+    forgive(Path(study.work_dir), confirmed=False)  # a resume
+    run_trial(study, TRIAL, lambda result: None, train=training(0, {3: 5.0}))
+    assert not error_to_read(folder)
 
 
 def test_a_reason_is_one_line() -> None:
