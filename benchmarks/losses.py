@@ -304,7 +304,8 @@ def main() -> None:
         compare(name, case, batch)
         ways = (case.rdistill, case.plain)
         clock = time.perf_counter if args.wall else time.process_time
-        timings = in_turn(*(partial(seconds_of, clock, way, *batch) for way in ways), args.pairs)
+        rdistill, plain = (partial(seconds_of, clock, way, *batch) for way in ways)
+        timings = in_turn(rdistill, plain, args.pairs)
         seconds = [f"{statistics.median(column):.3f}" for column in zip(*timings, strict=True)]
         ratios = sorted(left / right for left, right in timings)
         peaks = [peak_bytes(way, *batch) / batch[0].nbytes for way in ways]

@@ -279,7 +279,7 @@ def _correlation_gradient(
     x, y = _within_classes(p_student, p_teacher, valid, means)
     # Divided last: of a class without any probability the deviation is 0, and the mean nearly so.
     gradient.add_(x.mul_(2 * own).add_(y.mul_(shared)).div_(means[0]))
-    # Behind a softmax.
+    # The softmax's own derivative turns this into the gradient of the logits.
     return gradient.sub_((gradient * p_student).sum(dim=1, keepdim=True)).mul_(p_student).div_(tau)
 
 

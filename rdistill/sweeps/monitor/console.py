@@ -115,7 +115,8 @@ class SweepConsole:
         if self._live is None:
             self._print_end(row)
         elif failed:
-            self.console.print(f"{trial.id:<9} failed: {row.reason}", markup=False)
+            line = f"{trial.id:<9} failed: {row.reason}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def warned(self, message: str) -> None:
         """Shows a line that stays."""
