@@ -36,6 +36,7 @@ from rdistill.distill.optimizer import build_optimizer
 from rdistill.distill.routes import build_term, channels_of_logits, make_route, with_class_maps
 from rdistill.distill.teacher import EmaTeacher, load_teacher_model
 from rdistill.distributed.shares import share_problems
+from rdistill.models.class_map import class_map_of
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems, start_weights
 from rdistill.models.quiet_mmseg import CrossEntropyLoss
 from rdistill.models.segmentor import (
@@ -53,6 +54,7 @@ from rdistill.models.shapes import pair_problem
 from rdistill.teachers.classes import describe_classes
 
 NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
+UNNAMED = "LABEL_"  # how transformers calls classes to which nobody has given a name
 IMAGES = 2  # images in the batch that is tried
 SPARE = 1.1  # factor on the estimate of disk space: logs, tables, records
 
@@ -181,7 +183,7 @@ def check_run(
             check_pairs(run.distill, distiller.student, models, training_size(cfg)),
             counted(paired, "feature pair"),
         )
-        report.notes += teacher_notes(distiller)
+        report.notes += teacher_notes(distiller) + class_name_notes(cfg, distiller)
         problems, notes = look_at_store(run, distiller)
         report.notes += notes
         if run.distill.store is not None:
@@ -209,6 +211,26 @@ def teacher_notes(distiller: Distiller) -> list[str]:
         notes += [f"{where}: {note}" for note in getattr(getattr(teacher.model, "backbone", None), "notes", ())]
         if why := why_unscored(teacher.model, distiller.student):
             notes.append(f"{where}: {why}")
+    return notes
+
+
+def class_name_notes(cfg: Config, distiller: Distiller) -> list[str]:
+    """Of teachers without a class map that name as many classes as the data, but others or in another order.
+
+    They are compared by their numbers: with other classes behind those nothing fails, and the student learns nonsense.
+    """
+    notes = []
+    of_data = next(iter(data_classes(cfg, "train")), ())
+    for index, teacher in enumerate(distiller.teachers):
+        names = tuple(getattr(getattr(teacher.model, "backbone", None), "class_names", ()))
+        if class_map_of(teacher.model) is not None or len(names) != len(of_data):
+            continue
+        apart = [pair for pair in zip(names, of_data, strict=True) if pair[0].casefold() != pair[1].casefold()]
+        if apart and not names[0].startswith(UNNAMED):
+            notes.append(
+                f"distill.teachers[{index}]: its class {apart[0][0]!r} is compared with the student's {apart[0][1]!r}; "
+                f"if these are not the same, say by `classes` which is which"
+            )
     return notes
 
 

@@ -44,6 +44,7 @@ class OnnxNetwork(nn.Module):
         described = describe_file(Path(file))
         self.name, self.input_channels = described.input, described.channels
         self.dtype: torch.dtype = getattr(torch, described.dtype)
+        self.class_names: tuple[str, ...] = tuple(map(str, described.facts.get("classes") or ()))
         self.size, self.one_by_one = described.size, described.batch == 1
 
     def __getstate__(self) -> PlainConfig:

@@ -16,6 +16,7 @@ from rdistill.models.pretrained import is_trusted
 from rdistill.models.quiet_mmseg import MODELS
 from rdistill.networks.patches import fitted, folded, in_proportion, resized, without_padding
 from rdistill.schemas.mappings import PlainConfig
+from rdistill.teachers.folders import class_names
 
 LEAST = 1e-6  # probability: below it a class of a mask model's is as good as none
 TASK = "the task is semantic"  # OneFormer takes in words what to do
@@ -52,6 +53,7 @@ class TransformersNetwork(nn.Module):
         with quiet(transformers):
             network = _load(transformers, folder, architecture, gives, self.notes)
             task = _task_of(transformers, folder, network) if "OneFormer" in architecture else None
+        self.class_names = class_names(network.config.to_dict()) if gives != "features" else ()
         # A model of images and text is kept only as far as it sees images.
         self.network: nn.Module = getattr(network, "vision_model", network) if gives == "features" else network
         self.register_buffer("task", task, persistent=False)

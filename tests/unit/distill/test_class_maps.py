@@ -12,7 +12,7 @@ import torch
 from conftest import REPO, Tiny
 from torch import Tensor
 
-from rdistill.checks.run import describe_class_maps
+from rdistill.checks.run import class_name_notes, describe_class_maps
 from rdistill.config.distill_spec import distill_spec
 from rdistill.config.load import load_config, with_overrides
 from rdistill.core.errors import UserError
@@ -92,6 +92,21 @@ def test_the_teacher_s_labels_leave_a_class_that_it_does_not_know(tiny: Tiny, st
     size = labels.shape[1:]
     by_teacher = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(dim=1)
     assert torch.equal(actual[labels != 1], by_teacher[labels != 1])
+
+
+def test_a_teacher_that_names_its_classes_otherwise(tiny: Tiny, tmp_path: Path) -> None:
+    """As many classes in another order are compared by number: nothing fails, and the check says it."""
+
+    def notes(*classes: str, **more: Any) -> list[str]:
+        folder = made.save(made.segformer, tmp_path / classes[0], classes)
+        section = {"distill.teachers": [dict(type="hf", path=str(folder), **more)], "distill.features.teacher": []}
+        cfg = tiny.load("distill", {**section, **KL})
+        return class_name_notes(cfg, build_distiller(cfg, seed=0))
+
+    (note,) = notes("optic disc", "background")
+    assert note.startswith("distill.teachers[0]: its class 'optic disc' is compared with the student's 'background'")
+    assert notes("Background", "Optic Disc") == [] and notes("LABEL_0", "LABEL_1") == []
+    assert notes("disc", "rest", classes={"disc": "optic disc", "rest": "background"}) == []
 
 
 def test_labels_of_some_classes() -> None:
