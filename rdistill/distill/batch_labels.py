@@ -61,9 +61,13 @@ def of_classes(labels: BatchLabels, classes: Sequence[int], ignore: int) -> Batc
 
 
 def seen_by(labels: BatchLabels, mapped_nhw: Tensor, ignore: int) -> BatchLabels:
-    """The labels of a batch where a loss on logits also leaves out what is false in ``mapped_nhw``, N x H x W."""
+    """The labels of a batch where no loss on logits sees what is false in ``mapped_nhw``, N x H x W.
+
+    Those that are about the labels look where there is one: there is none in these pixels then.
+    """
     seen_nhw = labels.label_nhw != ignore if labels.seen_nhw is None else labels.seen_nhw
-    return replace(labels, seen_nhw=seen_nhw & mapped_nhw)
+    label_nhw = torch.where(mapped_nhw, labels.label_nhw, ignore)
+    return replace(labels, label_nhw=label_nhw, seen_nhw=seen_nhw & mapped_nhw)
 
 
 def mapped_enough(logits_nchw: Tensor, size: Sequence[int]) -> Tensor:

@@ -200,11 +200,11 @@ class Distiller(BaseModel):
         if (classes := known_classes(models)) is not None:  # a class that the teachers do not know stays the mask's
             of_known = of_classes(labels, classes, ignore)
             seen_nhw &= (of_known.label_nhw != ignore) | (labels.label_nhw == ignore)
-        labels = self._mapped(replace(labels, seen_nhw=seen_nhw), teacher_outputs, masking(models), self.labels_by)
-        assert labels.seen_nhw is not None
+        mapped = self._mapped(replace(labels, seen_nhw=seen_nhw), teacher_outputs, masking(models), self.labels_by)
+        assert mapped.seen_nhw is not None
         by_teacher = classes_of(mean_nchw, labels.label_nhw, align_corners=align_corners)
         # Elsewhere the mask's: of an image without one that is the ignored label.
-        return torch.where(labels.seen_nhw, by_teacher, labels.label_nhw)
+        return torch.where(mapped.seen_nhw, by_teacher, labels.label_nhw)
 
     def _outputs_of_teachers(self, inputs_nchw: Tensor, data_samples: Any) -> list[dict[str, Tensor]]:
         """Of each; where their outputs are kept, by the views that the images are."""

@@ -122,6 +122,7 @@ def test_pixels_of_classes_that_the_student_does_not_have() -> None:
     enough = mapped_enough(logits, (1, 2))
     assert enough.tolist() == [[[True, False]]]
     labels = seen_by(BatchLabels([], torch.tensor([[[255, 0]]]), None, 1), enough, 255)
+    assert labels.label_nhw.tolist() == [[[255, 255]]]  # a loss about labels, such as DKD, looks at these alone
     assert labels.seen_nhw is not None and labels.seen_nhw.tolist() == [[[False, False]]]
 
 
