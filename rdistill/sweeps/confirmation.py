@@ -15,11 +15,12 @@ from ray.tune.schedulers import FIFOScheduler
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select, with_more_seeds
 from rdistill.sweeps.findings.equal_cost import EqualCost, equal_costs, load_equal_costs, save_equal_costs
-from rdistill.sweeps.findings.looks import LooksSoFar, add_look, load_looks, look_at
+from rdistill.sweeps.findings.looks import CLAIMS, LooksSoFar, add_look, load_looks, look_at
 from rdistill.sweeps.findings.statistics import evidence
 from rdistill.sweeps.findings.summary import what_is_known
 from rdistill.sweeps.findings.test_split import count_on_validation, has_test_split, score_on_test
 from rdistill.sweeps.monitor.console import SweepConsole
+from rdistill.sweeps.proof.decision import ALPHA
 from rdistill.sweeps.search.searchers import of_list
 from rdistill.sweeps.search.tune import Phase, Team
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TRIALS, load_record, load_records
@@ -43,10 +44,8 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
             return True  # nothing was scored: the sweep has failed, and says so
         save_selection(work_dir, selection)
         team.here.push()
-    elif (longer := with_more_seeds(selection, spec.confirm)) is not selection:
-        selection = longer
-        save_selection(work_dir, selection)
-        team.here.push()
+    else:
+        selection = _grown(team, shown, selection)
     looks = load_looks(work_dir)
     while not looks.over:
         seeds = _next_seeds(selection, looks, team.processes)
@@ -62,6 +61,28 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
     if has_test_split(team.study.base.cfg):
         score_on_test(team.study, team.resources, work_dir, team.cohorts)
     return True
+
+
+def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
+    """What was chosen, on the seeds that the sweep file has now."""
+    spec, work_dir = team.study.spec, team.here.folder
+    assert spec.confirm is not None
+    looks = load_looks(work_dir)
+    longer = with_more_seeds(selection, spec.confirm, spec.seed, looks.seeds)
+    if longer is selection:
+        return selection
+    if looks.over and set(looks.settled.values()) <= set(CLAIMS):
+        shown.warned("every question is decided: the seeds that the sweep file has got since are not trained")
+        return selection
+    save_selection(work_dir, longer)
+    team.here.push()
+    if longer.replanned != selection.replanned:
+        spent, most = longer.looks.design().until(looks.seeds), len(longer.seeds)
+        team.say(
+            f"look      up to {most} seeds from now on: {100 * spent:.1f} of the {100 * ALPHA:g} % of error are spent, "
+            f"the rest is for the looks after {looks.seeds} seeds"
+        )
+    return longer
 
 
 def _next_seeds(selection: Selection, looks: LooksSoFar, processes: int) -> list[int]:

@@ -21,9 +21,9 @@ from rdistill.schedulers import SCHEDULERS
 from rdistill.schemas.mappings import SweepFile
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.cohort.fleet import ways_to_join
-from rdistill.sweeps.findings.confirm import SELECTION
+from rdistill.sweeps.findings.confirm import SELECTION, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
-from rdistill.sweeps.findings.looks import LOOKS_FILE
+from rdistill.sweeps.findings.looks import CLAIMS, LOOKS_FILE, load_looks
 from rdistill.sweeps.findings.summary import SUMMARY
 from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, require_test_split
 from rdistill.sweeps.study.growth import GROWN, grown
@@ -66,7 +66,23 @@ def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) ->
             *(f"{where}: --resume: {what}" for what in changed[:10]),
             f"{where}: is another study's; use another --work-dir, or what it was started with",
         )
+    if not has_grown:  # else what is confirmed is chosen again
+        _require_looks_left(work_dir, SweepSpec.model_validate(study["sweep"]), where)
     return int(times) + has_grown
+
+
+def _require_looks_left(work_dir: Path, spec: SweepSpec, where: str | Path) -> None:
+    """Raises UserError where a confirmation gets more seeds after its last look, and a question was left undecided."""
+    selection, looks = load_selection(work_dir), load_looks(work_dir)
+    if selection is None or spec.confirm is None or not selection.first or not looks.over:
+        return
+    planned, undecided = len(selection.seeds), set(looks.settled.values()) - set(CLAIMS)
+    if spec.confirm.last > planned and looks.seeds >= planned and undecided:
+        changed = f"{where}: --resume: sweep.confirm.max was {planned}, is {spec.confirm.last}"
+        raise UserError(
+            f"{changed}: the last look, after {planned} seeds, has spent all of the error that the looks may make "
+            f"together; use another --work-dir"
+        )
 
 
 def select_again(work_dir: Path, times: int) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rdistill.core.files import read_json, write_json
 from rdistill.schemas.trial import TrialConfig
+from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import (
     BASELINE,
     CONFIRMED,
@@ -43,6 +44,8 @@ class Selection:
     margin: float = 0.0  # mIoU by which a configuration has to be better
     chosen_from: int = 1  # different configurations that were scored; 1 also where all of them are confirmed
     grown: int = 0  # how often it was given more seeds
+    # With looks: of each time that it was given more, the seeds of the last look before, and how many there were then.
+    replanned: list[list[int]] = field(default_factory=list)
 
     @property
     def at_equal_iterations(self) -> bool:
@@ -51,6 +54,12 @@ class Selection:
     @property
     def at_equal_cost(self) -> bool:
         return self.baseline is not None and self.cost != "iterations"
+
+    @property
+    def looks(self) -> Looks:
+        """At its results, where it adds seeds until it is decided."""
+        replanned = tuple((at, planned) for at, planned in self.replanned)
+        return Looks(self.first, len(self.seeds), self.margin, self.chosen_from, replanned)
 
     @property
     def questions(self) -> int:
@@ -134,12 +143,24 @@ def load_selection(work_dir: Path) -> Selection | None:
     return Selection(**content) if content else None  # emptied where the search has grown since
 
 
-def with_more_seeds(selection: Selection, confirm: ConfirmSpec) -> Selection:
-    """A selection that is confirmed on the seeds that its sweep was given since it was chosen."""
-    new = [seed for seed in confirm.seeds or [] if seed not in selection.seeds]
-    if selection.first or not new:
+def with_more_seeds(
+    selection: Selection, confirm: ConfirmSpec, searched_seed: int = 0, looked_at: int = 0
+) -> Selection:
+    """A selection that is confirmed on the seeds that its sweep was given since it was chosen.
+
+    Args:
+        selection: as it was chosen.
+        confirm: of the sweep.
+        searched_seed: of the search, which is no seed of the confirmation.
+        looked_at: seeds of the last look at its results; 0 before the first.
+    """
+    new = [seed for seed in confirm.fresh_seeds(searched_seed) if seed not in selection.seeds]
+    if not new:
         return selection
-    return replace(selection, seeds=[*selection.seeds, *new], grown=selection.grown + 1)
+    longer = replace(selection, seeds=[*selection.seeds, *new], grown=selection.grown + 1)
+    if selection.first and looked_at:
+        longer = replace(longer, replanned=[*selection.replanned, [looked_at, len(selection.seeds)]])
+    return longer
 
 
 def save_selection(work_dir: Path, selection: Selection) -> None:

@@ -23,7 +23,7 @@ from rdistill.schemas.summary import (
     LookRecord,
     LooksRecord,
 )
-from rdistill.sweeps.findings.confirm import Selection
+from rdistill.sweeps.findings.confirm import Selection, load_selection
 from rdistill.sweeps.findings.statistics import question
 
 LOOKS_FILE = "looks.json"  # stands in the work dir
@@ -51,9 +51,14 @@ class Look:
 
 @dataclass(frozen=True)
 class LooksSoFar:
-    """All looks, in order."""
+    """All looks, in order.
+
+    Attributes:
+        reopened_at: seeds of the look after which the confirmation was last given more of them; 0: it was not.
+    """
 
     looks: tuple[Look, ...] = field(default=())
+    reopened_at: int = 0
 
     @property
     def seeds(self) -> int:
@@ -62,7 +67,12 @@ class LooksSoFar:
 
     @property
     def over(self) -> bool:
-        return bool(self.looks) and self.looks[-1].over
+        return bool(self.looks) and self._ends(self.looks[-1])
+
+    def _ends(self, look: Look) -> bool:
+        """Whether it was the last look: one that left nothing but the futile is not, once there are more seeds."""
+        decided = all(answer in CLAIMS for answer in look.answers.values())
+        return look.over and (decided or look.seeds > self.reopened_at)
 
     @property
     def settled(self) -> dict[str, Answer]:
@@ -70,7 +80,7 @@ class LooksSoFar:
         answers: dict[str, Answer] = {}
         for look in self.looks:
             for name, answer in look.answers.items():
-                if answer in CLAIMS or look.over:
+                if answer in CLAIMS or self._ends(look):
                     answers.setdefault(name, answer)
         return answers
 
@@ -80,6 +90,7 @@ class LooksSoFar:
             "seeds": self.seeds,
             "first": selection.first,
             "most": len(selection.seeds),
+            "replanned": selection.replanned,
             "margin": selection.margin,
             "over": self.over,
             "each": [look.as_json() for look in self.looks],
@@ -87,8 +98,11 @@ class LooksSoFar:
 
 
 def load_looks(work_dir: Path) -> LooksSoFar:
-    file = work_dir / LOOKS_FILE
-    return LooksSoFar(tuple(Look(**look) for look in read_json(file)["looks"])) if file.is_file() else LooksSoFar()
+    file, selection = work_dir / LOOKS_FILE, load_selection(work_dir)
+    if not file.is_file():
+        return LooksSoFar()
+    replanned = selection.replanned if selection is not None else []
+    return LooksSoFar(tuple(Look(**look) for look in read_json(file)["looks"]), replanned[-1][0] if replanned else 0)
 
 
 def add_look(work_dir: Path, look: Look) -> LooksSoFar:
@@ -96,7 +110,7 @@ def add_look(work_dir: Path, look: Look) -> LooksSoFar:
     before = load_looks(work_dir)
     if look.seeds <= before.seeds:
         raise AssertionError(f"a look at {look.seeds} seeds after one at {before.seeds}")
-    looks = LooksSoFar((*before.looks, look))
+    looks = LooksSoFar((*before.looks, look), before.reopened_at)
     write_json(work_dir / LOOKS_FILE, {"looks": [each.as_json() for each in looks.looks]})
     return looks
 

@@ -33,7 +33,6 @@ from rdistill.sweeps.findings.statistics import Known, describe, evidence
 from rdistill.sweeps.findings.verdict import lead, verdict
 from rdistill.sweeps.findings.why import why
 from rdistill.sweeps.proof.counts import CountsOf
-from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import (
     BASELINE,
     SEARCHED,
@@ -225,11 +224,7 @@ def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialReco
     """What a confirmation's files say beside its runs, of the validation data."""
     finished = [run for run in runs if run.status == "finished"]
     return Known(
-        (
-            Looks(selection.first, len(selection.seeds), selection.margin, selection.chosen_from)
-            if selection.first
-            else None
-        ),
+        selection.looks if selection.first else None,
         load_looks(work_dir).settled,
         load_equal_costs(work_dir) if selection.at_equal_cost else {},
         never_trained(finished),

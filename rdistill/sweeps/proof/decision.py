@@ -19,7 +19,7 @@ from scipy import stats
 
 from rdistill.schemas.summary import Answer
 from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
-from rdistill.sweeps.proof.sequential import HOPELESS, chance_of_success, design
+from rdistill.sweeps.proof.sequential import HOPELESS, Design, Replanned, chance_of_success, design
 from rdistill.sweeps.proof.two_way import Errors, two_way_errors
 
 ALPHA = 0.05
@@ -34,6 +34,11 @@ class Looks:
     last: int
     margin: float = 0.0  # mIoU: "better" means better by more than this
     chosen_from: int = 1  # configurations that the same images chose the compared one from
+    replanned: Replanned = ()  # how often the last look was put off
+
+    def design(self, alpha: float = ALPHA) -> Design:
+        """Its thresholds, with an error of ``alpha`` over all looks."""
+        return design(self.first, self.last, alpha, self.replanned)
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,7 @@ def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Lo
     wide = half_width(errors, images, pairs, looks, ALPHA)
     narrow = half_width(errors, 0, pairs, looks, ALPHA)
     at_the_end = images_half_width(errors, images, pairs, looks, ALPHA)
-    plan = design(looks.first, looks.last, ALPHA)
-    chance = chance_of_success(plan, pairs, mean, sd, at_the_end, looks.margin)
+    chance = chance_of_success(looks.design(), pairs, mean, sd, at_the_end, looks.margin)
     return Comparison(pairs, images, mean, sd, errors, mean - wide, mean + wide, mean - narrow, mean + narrow, chance)
 
 
@@ -81,7 +85,7 @@ def half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: flo
 
 def seeds_half_width(errors: Errors, pairs: int, looks: Looks, alpha: float) -> float:
     """Of the interval over seeds alone: the design's threshold of Student's t at this look."""
-    return design(looks.first, looks.last, alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
+    return looks.design(alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
 
 
 def two_way_half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
@@ -91,7 +95,7 @@ def two_way_half_width(errors: Errors, images: int, pairs: int, looks: Looks, al
     and takes ``alpha``. The two add up as squares. The sum becomes Student's t with the degrees of freedom that the
     whole variance has.
     """
-    threshold = design(looks.first, looks.last, alpha).threshold(pairs)
+    threshold = looks.design(alpha).threshold(pairs)
     if images < 2 or not errors.both or math.isinf(threshold):
         return seeds_half_width(errors, pairs, looks, alpha)
     of_seeds = normal_quantile(level_of(threshold, pairs - 1)) * errors.seeds

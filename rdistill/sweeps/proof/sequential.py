@@ -7,6 +7,10 @@ known variance. With four to sixteen seeds it is not known, so the thresholds ar
 themselves: without an effect, the whole sequence of t statistics of normal differences has a distribution that
 depends on nothing unknown, and is simulated once for each design, always with the same random numbers.
 
+A study that is given more pairs than were planned keeps to what its looks have spent, and spends the rest of the error
+over the looks that are left (Lan and DeMets, Biometrics 1989). That is exact where the decision did not rest on what
+the looks had shown; docs/proof-details.md has what it may cost otherwise.
+
 Pure functions of numbers; needs neither torch nor ray.
 """
 
@@ -39,19 +43,27 @@ class Design:
         """What |t| has to exceed after this number of pairs, of ``first`` to ``last``."""
         return self.thresholds[self._look(pairs)]
 
+    def until(self, pairs: int) -> float:
+        """The error spent up to and including the look after this number of pairs."""
+        return self.spent[self._look(pairs)]
+
     def _look(self, pairs: int) -> int:
         if not self.first <= pairs <= self.last:
             raise ValueError(f"the design looks after {self.first} to {self.last} pairs, got {pairs}")
         return pairs - self.first
 
 
+Replanned = tuple[tuple[int, int], ...]  # of each growth: pairs of the last look before it, and the last then planned
+
+
 @lru_cache(maxsize=64)
-def design(first: int, last: int, alpha: float = 0.05) -> Design:
+def design(first: int, last: int, alpha: float = 0.05, replanned: Replanned = ()) -> Design:
     """The thresholds of a two-sided test.
 
     Args:
         first, last: pairs at the first and at the last look; 2 <= first <= last. Equal numbers give Student's t test.
         alpha: the chance to claim a difference where there is none, over all looks together.
+        replanned: how often, when and from what the last look was put off; the earliest first.
 
     Raises:
         ValueError: impossible numbers.
@@ -60,12 +72,14 @@ def design(first: int, last: int, alpha: float = 0.05) -> Design:
         raise ValueError(f"the first look needs at least 2 pairs and the last not fewer, got {first} and {last}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    if any(not 0 <= at < planned < last for at, planned in replanned):
+        raise ValueError(f"a last look is put off before it is taken, to a later one; got {replanned} and {last}")
     if first == last:
         return Design(first, last, alpha, (float(stats.t.ppf(1 - alpha / 2, first - 1)),), (alpha,))
     looks = _simulated(first, last)
     thresholds, spent, open_paths, before = [], [], np.arange(looks.shape[1]), 0
     for pairs, t in zip(range(first, last + 1), looks, strict=True):
-        until = alpha * (pairs / last) ** SPENDING_POWER
+        until = spent_until(pairs, last, alpha, replanned)
         crossing = min(len(open_paths), round(until * PATHS) - before)
         values = t[open_paths]
         threshold = float(np.partition(values, -crossing)[-crossing]) if crossing else math.inf
@@ -74,6 +88,17 @@ def design(first: int, last: int, alpha: float = 0.05) -> Design:
         open_paths = open_paths[values < threshold]
         before += crossing
     return Design(first, last, alpha, tuple(thresholds), tuple(spent))
+
+
+def spent_until(pairs: int, last: int, alpha: float, replanned: Replanned = ()) -> float:
+    """The error that may be spent up to and including the look after ``pairs``; arguments as for :func:`design`."""
+    spent, since = 0.0, 0
+    for at, planned in (*replanned, (last, last)):
+        until = spent + (alpha - spent) * ((min(pairs, at) - since) / (planned - since)) ** SPENDING_POWER
+        if pairs <= at:
+            return until
+        spent, since = until, at
+    return alpha
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rdistill.schemas.mappings import PlainConfig
+from rdistill.sweeps.study.spec import AUTO, LAST_LOOK
 
 Sweep = PlainConfig  # a sweep file's keys, as its record has them
 GROWN = "grown"  # key of a study's record: how often its search has grown
@@ -32,6 +33,9 @@ def grown(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:
     ]
     if begun.get("confirm") is not None and wanted.get("confirm") is not None:
         _take(result, wanted, ("confirm", "seeds"), _is_longer)
+        if begun["confirm"]["seeds"] == wanted["confirm"]["seeds"] == AUTO:
+            _take(result, wanted, ("confirm", "max"), _has_more_looks)
+        _take(result, wanted, ("confirm", "hours"), lambda before, now: True)  # it refuses, and changes nothing
     return result, any(searches)
 
 
@@ -53,8 +57,13 @@ def _is_more(before: Any, now: Any) -> bool:
 
 
 def _is_longer(before: Any, now: Any) -> bool:
-    """Of lists of seeds; a confirmation whose end depends on what was seen was planned for its own last look."""
+    """Of lists of seeds."""
     return isinstance(before, list) and isinstance(now, list) and _holds_all(before, now)
+
+
+def _has_more_looks(before: Any, now: Any) -> bool:
+    """Of the most seeds that a confirmation adds; nothing is the most that there are by themselves."""
+    return (LAST_LOOK if now is None else int(now)) >= (LAST_LOOK if before is None else int(before))
 
 
 def _holds_all(before: list[Any], now: list[Any]) -> bool:

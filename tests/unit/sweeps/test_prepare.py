@@ -11,7 +11,8 @@ import pytest
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json, write_json
 from rdistill.schemas.trial import StudyRecord
-from rdistill.sweeps.findings.confirm import SELECTION
+from rdistill.sweeps.findings.confirm import SELECTION, Selection, save_selection
+from rdistill.sweeps.findings.looks import Look, add_look
 from rdistill.sweeps.findings.summary import SUMMARY
 from rdistill.sweeps.prepare import NOT_THE_STUDY, STUDY, repair, require_same_study
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
@@ -65,6 +66,21 @@ def test_a_confirmation_may_not_be_taken_away_or_changed(tmp_path: Path) -> None
     begun(tmp_path, study(confirm={"top": 1, "seeds": [1, 2]}))
     assert "confirm" in refused(tmp_path, study())[0]
     assert "confirm.seeds" in refused(tmp_path, study(confirm={"top": 1, "seeds": [1, 3]}))[0]
+
+
+def test_a_confirmation_gets_more_seeds_before_its_last_look_alone(tmp_path: Path) -> None:
+    before, more = ({"seeds": "auto", "min": 2, "max": most} for most in (4, 8))
+    begun(tmp_path, study(confirm=before))
+    require_same_study(tmp_path, study(confirm=more), tmp_path)
+    save_selection(tmp_path, Selection("baseline", ["t0001"], [1, 2, 3, 4], first=2))
+    add_look(tmp_path, Look(3, {"a": "futile"}, {}, True))
+    require_same_study(tmp_path, study(confirm=more), tmp_path)
+    add_look(tmp_path, Look(4, {"a": "futile"}, {}, True))
+    (problem,) = refused(tmp_path, study(confirm=more))
+    assert problem.startswith(
+        "work_dirs/sweeps/a: --resume: sweep.confirm.max was 4, is 8: the last look, after 4 seeds"
+    )
+    assert "confirm.max was 4, is 3" in refused(tmp_path, study(confirm={**before, "max": 3}))[0]
 
 
 def test_what_has_changed_is_named_with_the_folder_as_the_user_wrote_it(tmp_path: Path) -> None:

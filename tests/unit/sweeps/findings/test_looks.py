@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from rdistill.sweeps.findings.confirm import Selection
+from rdistill.sweeps.findings.confirm import Selection, save_selection, with_more_seeds
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.looks import LOOKS_FILE, Look, add_look, load_looks, look_at
 from rdistill.sweeps.findings.statistics import Known, evidence
 from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
+from rdistill.sweeps.study.spec import ConfirmSpec
 
 SELECTION = Selection("baseline", ["t0001"], list(range(1, 13)), "both", "real", 4)
 LOOKS = Looks(4, 12)
@@ -70,6 +71,23 @@ def test_without_baselines_of_equal_iterations_nobody_asks_about_them() -> None:
     found = evidence(records([5.0] * 4, [1.0, 1.1, 0.9, 1.0]), "baseline", ["t0001"], None, facts=known)
     seconds = Selection("baseline", ["t0001"], list(range(1, 13)), "seconds", "real", 4)
     assert set(look_at(found, 4, seconds, {}).answers) == {COST}
+
+
+def test_more_seeds_open_again_what_was_futile_before_the_last_look(tmp_path: Path) -> None:
+    """A claim stays; the error that was spent stays spent; seeds after a last look have none."""
+    confirm = ConfirmSpec.model_validate({"seeds": "auto", "min": 4, "max": 16})
+    save_selection(tmp_path, SELECTION)
+    add_look(tmp_path, Look(6, {"a": "better", "b": "futile"}, {}, True))
+    assert load_looks(tmp_path).over
+    longer = with_more_seeds(SELECTION, confirm, 0, 6)
+    assert longer.seeds == list(range(1, 17)) and longer.looks == Looks(4, 16, replanned=((6, 12),))
+    save_selection(tmp_path, longer)
+    looks = load_looks(tmp_path)
+    assert not looks.over and looks.settled == {"a": "better"}
+    assert add_look(tmp_path, Look(7, {"a": "better", "b": "futile"}, {}, True)).over
+    assert load_looks(tmp_path).settled == {"a": "better", "b": "futile"}
+    before_any_look = with_more_seeds(SELECTION, confirm, 0, 0)
+    assert (before_any_look.seeds, before_any_look.replanned) == (longer.seeds, [])
 
 
 def test_looks_are_recorded_and_none_is_taken_twice(tmp_path: Path) -> None:

@@ -54,6 +54,28 @@ def test_the_error_is_spent_a_little_at_each_look() -> None:
         assert 1 - is_open.mean() == pytest.approx(until, abs=4 * math.sqrt(until * (1 / studies + 1 / PATHS)))
 
 
+def test_more_looks_spend_what_is_left_of_the_error() -> None:
+    """What was spent until the last look was put off stays spent, twice; over all looks it is what was promised."""
+    before, once, grown = design(4, 8), design(4, 12, 0.05, ((6, 8),)), design(4, 15, 0.05, ((6, 8), (9, 12)))
+    assert grown.thresholds[:3] == once.thresholds[:3] == before.thresholds[:3]
+    assert grown.thresholds[3:6] == once.thresholds[3:6] != before.thresholds[3:5]
+    assert once.until(6) == before.until(6) < once.until(7) < before.until(7)
+    assert list(grown.spent) == sorted(grown.spent) and grown.until(15) == pytest.approx(0.05)
+    studies = 40_000
+    drawn = np.random.default_rng(11).standard_normal((studies, 15))
+    claimed = np.zeros(studies, dtype=bool)
+    for pairs in range(4, 16):
+        seen = drawn[:, :pairs]
+        claimed |= np.abs(seen.mean(1) / (seen.std(1, ddof=1) / math.sqrt(pairs))) >= grown.threshold(pairs)
+    assert claimed.mean() == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 * (1 / studies + 1 / PATHS)))
+
+
+@pytest.mark.parametrize("replanned", [((8, 8),), ((6, 12),), ((9, 8),)])
+def test_a_last_look_that_was_taken_is_not_put_off(replanned: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="a last look is put off before it is taken, to a later one"):
+        design(4, 12, 0.05, replanned)
+
+
 def test_an_error_too_small_to_be_spent_yet_claims_nothing() -> None:
     """At the first look a third of one simulated study might claim, at the last the third of them does."""
     plan = design(2, 8, 1e-5)

@@ -73,6 +73,25 @@ def test_anything_else_is_another_study(wanted: dict[str, Any]) -> None:
     assert before == BEGUN and not searches
 
 
+def automatic(**more: Any) -> dict[str, Any]:
+    return SweepSpec.model_validate({**CONTENT, "confirm": {"seeds": "auto", **more}}).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({}, {"max": 20}), ({"max": 8}, {}), ({"max": 8}, {"max": 9, "hours": 3.0}), ({"hours": 2.0}, {})],
+)
+def test_a_confirmation_that_adds_seeds_may_add_more(before: dict[str, Any], now: dict[str, Any]) -> None:
+    assert grown(automatic(**before), automatic(**now)) == (automatic(**now), False)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [({}, {"max": 8}), ({"max": 8}, {"max": 7}), ({"min": 4}, {"min": 5}), ({}, {"margin": 0.5})]
+)
+def test_its_other_limits_stay(before: dict[str, Any], now: dict[str, Any]) -> None:
+    assert grown(automatic(**before), automatic(**now)) == (automatic(**before), False)
+
+
 def test_a_key_more_is_another_study_though_the_rest_has_grown() -> None:
     wanted = sweep("search", num_trials=9)
     wanted["space"]["more"] = {**wanted["space"]["w"]}
