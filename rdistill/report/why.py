@@ -109,7 +109,7 @@ def _teachers(reasons: Mapping[str, Why]) -> Table:
     rows = []
     for name, entry in reasons.items():
         listed = mapping(mapping(entry).get("figures")).get("teachers")
-        for index, teacher in enumerate(listed if isinstance(listed, list) else [], start=1):
+        for index, teacher in enumerate(listed if isinstance(listed, list) else []):
             figures = mapping(teacher)
             cells = [cell(number(figures.get(key)), ".2f") for key in OF_A_TEACHER]
             rows.append([cell(str(name)), cell(str(index)), *cells])

@@ -173,6 +173,8 @@ def _reservations(confirmed: Confirmed, best: Arm, tuned: bool) -> Sequence[str]
     looks = confirmed.get("looks")
     if looks:
         sentences.append(f"Stopped after {looks['seeds']} of up to {looks['most']} seeds.")
+        for looked_at, planned in looks.get("replanned") or []:
+            sentences.append(f"It was given more than {planned} after a look at {looked_at}.")
     stuck = [
         _how_often(whose, arm, run)
         for whose, arm, run in (

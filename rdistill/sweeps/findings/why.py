@@ -203,7 +203,7 @@ def _late_rise(run: TrialRecord) -> float | None:
 def sentences(figures: WhyFigures) -> list[Sentence]:
     """A sentence about each figure that is there."""
     several = figures["teachers"]
-    teachers = dict(enumerate(several, 1)) if several else {None: figures}
+    teachers = dict(enumerate(several)) if several else {None: figures}
     possible = [
         *(_agreement(each, number) for number, each in teachers.items()),
         *(_errors(each, number) for number, each in teachers.items()),
@@ -222,7 +222,7 @@ def sentences(figures: WhyFigures) -> list[Sentence]:
 
 
 def _numbered(about: str, number: int | None) -> str:
-    """``number``: of several teachers, from 1; None: there is one, and it needs none."""
+    """``number``: of several teachers, from 0 as in the config; None: there is one, and it needs none."""
     return about if number is None else f"{about} {number}"
 
 
@@ -241,7 +241,7 @@ def _errors(figures: TeacherFigures, number: int | None) -> Sentence | None:
     text = (
         f"The student repeats {repeated:.0f} % of the errors of {teacher}; that is right on {left:.0f} % of the "
         f"student's"
-        if number
+        if number is not None
         else f"The student repeats {repeated:.0f} % of the teacher's errors; the teacher is right on {left:.0f} % of "
         f"the student's"
     )

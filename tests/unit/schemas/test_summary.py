@@ -79,7 +79,7 @@ def test_a_summary_with_everything_in_it(work_dir: Path) -> None:
 
 def test_the_looks_as_they_stand_on_disk(work_dir: Path) -> None:
     (look,) = read_json(work_dir / "looks.json")["looks"]
-    whole = {"seeds": 3, "first": 2, "most": 3, "margin": 0.5, "over": True, "each": [look]}
+    whole = {"seeds": 3, "first": 2, "most": 3, "replanned": [], "margin": 0.5, "over": True, "each": [look]}
     assert unlike(whole, LooksRecord) == []
 
 
@@ -94,7 +94,10 @@ def test_the_looks_as_they_stand_on_disk(work_dir: Path) -> None:
          ".baseline.IoU.disc.difference.p: 'small' instead of float"),
         ({"difference": {"answer": "perhaps"}}, Arm,
          ".difference.answer: 'perhaps' is none of ('better', 'worse', 'futile', 'open')"),
-        ({"seeds": 1, "first": 1, "most": 2, "margin": 0.0, "over": False}, LooksRecord, ".each: is absent"),
+        (
+            {"seeds": 1, "first": 1, "most": 2, "replanned": [[1, 2]], "margin": 0.0, "over": False}, LooksRecord,
+            ".each: is absent",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_otherwise_is_seen(value: Any, kind: Any, line: str) -> None:

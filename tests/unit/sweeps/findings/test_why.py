@@ -119,19 +119,19 @@ def test_each_of_several_teachers_has_its_sentences_by_its_number() -> None:
     figures, said = reasons["figures"], {each["about"]: each["text"] for each in reasons["sentences"]}
     assert [each["agreement"] for each in figures["teachers"]] == [91.0, 70.0, None]
     assert [each["teacher_lead"] for each in figures["teachers"]] == [10.0, 0.5, 15.0]
-    assert said["agreement 1"] == "Student and teacher 1 give 91.0 % of the pixels the same class."
-    assert said["errors 2"].startswith("The student repeats 60 % of the errors of teacher 2; that is right on 10 %")
-    assert said["confidence 2"].startswith("Teacher 2 is 99.9 % sure") and said["confidence 2"].endswith("itself.")
-    assert said["teacher's lead 2"].startswith("Teacher 2 is at +0.50 mIoU")
-    assert said["teacher's lead 3"] == "Teacher 3 is 15.00 mIoU above the student alone."
+    assert said["agreement 0"] == "Student and teacher 0 give 91.0 % of the pixels the same class."
+    assert said["errors 1"].startswith("The student repeats 60 % of the errors of teacher 1; that is right on 10 %")
+    assert said["confidence 1"].startswith("Teacher 1 is 99.9 % sure") and said["confidence 1"].endswith("itself.")
+    assert said["teacher's lead 1"].startswith("Teacher 1 is at +0.50 mIoU")
+    assert said["teacher's lead 2"] == "Teacher 2 is 15.00 mIoU above the student alone."
     assert "1% of the largest possible entropy" in said["temperature logits"]  # that of the loss's own teacher
-    assert not {"agreement 3", "errors 3", "confidence 3", "agreement", "confidence"} & set(said)
+    assert not {"agreement 2", "errors 2", "confidence 2", "agreement", "confidence"} & set(said)
     warnings = [each["about"] for each in reasons["sentences"] if each["warning"]]
-    assert warnings == ["errors 2", "confidence 2", "temperature logits", "teacher's lead 2"]
+    assert warnings == ["errors 1", "confidence 1", "temperature logits", "teacher's lead 1"]
     (table,) = [each for each in section_of({"t0001": reasons}).tables if each.caption == "Figures of each teacher"]
     assert [[item.text for item in row][:3] for row in table.rows[:2]] == [
-        ["t0001", "1", "91.00"],
-        ["t0001", "2", "70.00"],
+        ["t0001", "0", "91.00"],
+        ["t0001", "1", "70.00"],
     ]
 
 
