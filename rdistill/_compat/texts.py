@@ -36,7 +36,11 @@ def _text(package: str, pattern: str, meaning: str) -> Text:
     return Text(package, re.compile(pattern), meaning)
 
 
-RAY_STARTS_SLOWLY = _text("ray", r"timed out during startup", "the machine is too busy: ray.init is tried again")
+RAY_STARTS_SLOWLY = _text(
+    "ray",
+    r"timed out during startup|it contains the error message from the dashboard",
+    "the machine is too busy, for a node or for its dashboard: ray.init is tried again",
+)
 RAY_MEMORY = _text(
     "ray", r"Memory on the node.*?\) was (.+?/.+?) \(", "how much memory the node had when a process was killed"
 )

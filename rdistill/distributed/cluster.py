@@ -103,7 +103,7 @@ def connected(
 
 
 def _start(**options: Any) -> None:
-    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, always.
+    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, its dashboard 60 s.
 
     Raises:
         RunError: it did not start the second time either.
@@ -118,7 +118,7 @@ def _start(**options: Any) -> None:
             if not texts.RAY_STARTS_SLOWLY.is_in(error):
                 raise
             if attempt == STARTS - 1:
-                raise RunError("Ray did not start within 30 s, twice: the machine is too busy; try again") from None
+                raise RunError("Ray did not start within its time, twice: the machine is too busy; try again") from None
 
 
 def _require_answer(address: str) -> None:

@@ -48,12 +48,13 @@ def test_every_row_is_provoked() -> None:
 
 
 def test_rays_own_words_for_a_slow_start() -> None:
-    """It gives its node 30 s, which no test can wait for: the words are those of its source."""
+    """It gives its node 30 s and its dashboard 60 s, which no test can wait for: the words are those of its source."""
     import inspect
 
-    from ray._private import node
+    from ray._private import node, services
 
     assert texts.RAY_STARTS_SLOWLY.is_in(inspect.getsource(node))
+    assert texts.RAY_STARTS_SLOWLY.is_in(inspect.getsource(services.start_api_server))  # the dashboard's
 
 
 def test_no_memory_on_the_cpu() -> None:
