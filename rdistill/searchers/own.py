@@ -32,7 +32,7 @@ def tpe(space: Mapping[str, BaseDistribution], *, seed: int) -> BaseSampler:
 @register("auto")
 def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: int, conditional: bool) -> BaseSampler:
     """What learns most within few trials, by the measurement in docs/search.md."""
-    from rdistill.searchers.spread import SpreadThenLearn
+    from rdistill.searchers.spread import SpreadThenLearn, StepsThenLearn
 
     numeric = not any(isinstance(each, optuna.distributions.CategoricalDistribution) for each in space.values())
     learner: BaseSampler
@@ -47,6 +47,9 @@ def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: in
                 seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True,
                 gamma=good_trials,
             )  # fmt: skip
+        if num_objectives == 1:  # of several there is no best trial to step from
+            learner = StepsThenLearn(space, learner, FIRST + len(space), seed)
+            return SpreadThenLearn(space, learner, FIRST, seed, from_the_middle=True)
     return SpreadThenLearn(space, learner, FIRST, seed)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rdistill.searchers.own import FIRST, auto, good_trials
-from rdistill.searchers.spread import SpreadThenLearn, at
+from rdistill.searchers.spread import SpreadThenLearn, at, middle, stepped
 
 SPACE: dict[str, BaseDistribution] = {
     "weight": FloatDistribution(0.01, 100.0, log=True),
@@ -79,16 +80,64 @@ def test_a_third_of_few_trials_is_good_and_a_tenth_of_many() -> None:
     assert [good_trials(number) for number in (1, 3, 4, 8, 24, 80, 100, 1000)] == [1, 1, 2, 3, 8, 8, 10, 25]
 
 
-def test_auto_learns_after_three_trials() -> None:
-    """Where only the weight counts, what follows lies above the middle of its range more often than by chance."""
-    later = []
-    for seed in range(8):
-        sampler = auto(SPACE, seed=seed, num_objectives=1, conditional=False)
-        values = suggested(sampler, 8, 1)
+def test_auto_begins_in_the_middle_and_steps_from_the_best() -> None:
+    """Three trials, then one for each key that changes this key of the best so far alone, then what has been learnt."""
+    for seed in range(4):
+        values = suggested(auto(SPACE, seed=seed, num_objectives=1, conditional=False), 12, 1)
         spread = SpreadThenLearn(SPACE, learner(), FIRST, seed)
-        assert values[:FIRST] == [spread.point(number) for number in range(FIRST)]
-        later += [each["weight"] for each in values[FIRST:]]
-    assert sum(weight > 1.0 for weight in later) > 0.75 * len(later)
+        assert values[:FIRST] == [middle(SPACE), spread.point(1), spread.point(2)]
+        assert middle(SPACE) == {"weight": pytest.approx(1.0), "kind": "a", "count": 3}
+        changed = []
+        for number in range(FIRST, FIRST + len(SPACE)):
+            best = max(values[:number], key=lambda each: each["weight"])
+            changed += [key for key in SPACE if values[number][key] != best[key]]
+        assert sorted(changed) == sorted(SPACE)
+        assert all(each["weight"] > 0.1 for each in values[FIRST + len(SPACE) :])  # where only the weight counts
+
+
+def test_what_the_user_begins_with_comes_before_the_middle() -> None:
+    """Keys that a start leaves out are in their middle too; a start is where the steps begin, if it is the best."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=auto(SPACE, seed=1, num_objectives=1, conditional=False))
+    study.enqueue_trial({"weight": 90.0, "kind": "b"})
+    values = []
+    for _ in range(5):
+        trial = study.ask(SPACE)
+        values.append(trial.params)
+        study.tell(trial, trial.params["weight"])
+    assert values[0] == {"weight": 90.0, "kind": "b", "count": 3} and values[1] == middle(SPACE)
+    assert sum(values[3][key] != values[0][key] for key in SPACE) == 1
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value", "expected"),
+    [
+        (CategoricalDistribution(["a", "b"]), "a", {"b"}),
+        (CategoricalDistribution(["a"]), "a", {"a"}),
+        (FloatDistribution(1.0, 16.0, log=True), 4.0, {2.0, 8.0}),
+        (FloatDistribution(1.0, 16.0, log=True), 1.0, {2.0}),
+        (FloatDistribution(0.0, 8.0), 7.0, {5.0}),
+        (FloatDistribution(0.0, 1.0, step=0.25), 0.5, {0.25, 0.75}),
+        (IntDistribution(0, 8), 4, {2, 6}),
+        (IntDistribution(1, 4), 4, {3}),
+        (IntDistribution(1, 64, log=True), 8, {2, 27}),
+        (FloatDistribution(2.0, 2.0), 2.0, {2.0}),
+    ],
+)
+def test_a_step_is_a_quarter_of_the_range_within_it(
+    distribution: BaseDistribution, value: Any, expected: set[Any]
+) -> None:
+    steps = {stepped(distribution, value, np.random.default_rng(seed)) for seed in range(20)}
+    assert sorted(steps) == pytest.approx(sorted(expected))
+
+
+def test_several_objectives_have_no_best_trial_to_step_from() -> None:
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=auto(SPACE, seed=0, num_objectives=2, conditional=False)
+    )
+    for number in range(5):
+        study.tell(study.ask(SPACE), [number, number])
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 5
 
 
 def test_auto_learns_where_keys_are_left_out_of_trials() -> None:
