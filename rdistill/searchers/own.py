@@ -19,6 +19,7 @@ else:
 
 MOST_NUMERIC_KEYS = 8  # a Gaussian process is taken for no more than these
 FIRST = 3  # trials before a search learns, those that the user begins with included
+BEFORE_STEPS = 2  # trials before a search steps from the best, those included too
 MOST_GOOD = 25  # Optuna's own
 FEW_GOOD = 8  # trials that TPE calls good, at most, until a tenth of all is more
 
@@ -48,8 +49,8 @@ def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: in
                 gamma=good_trials,
             )  # fmt: skip
         if num_objectives == 1:  # of several there is no best trial to step from
-            learner = StepsThenLearn(space, learner, FIRST + len(space), seed)
-            return SpreadThenLearn(space, learner, FIRST, seed, from_the_middle=True)
+            learner = StepsThenLearn(space, learner, BEFORE_STEPS, seed)
+            return SpreadThenLearn(space, learner, BEFORE_STEPS, seed, from_the_middle=True)
     return SpreadThenLearn(space, learner, FIRST, seed)
 
 

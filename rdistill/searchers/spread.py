@@ -73,7 +73,8 @@ class SpreadThenLearn(_Before):
         learner: chooses once ``first`` trials have begun and one has a score.
         first: trials of the start, those that the user begins with included.
         seed: of the start.
-        from_the_middle: whether the first trial that the user has not written out is the middle of every range.
+        from_the_middle: whether the first trial that the user has not written out is the middle of every range, with
+            the choices of the first that is.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class SpreadThenLearn(_Before):
     def _chosen(self, study: Study, trial: FrozenTrial) -> Params:
         others = [each for each in _begun(study) if each.number != trial.number]
         if self._from_the_middle and all(FIXED in each.system_attrs for each in others):
-            return middle(self._space)
+            return middle(self._space, others[0].params if others else {})
         return self.point(trial.number)
 
     def point(self, number: int) -> Params:
@@ -111,7 +112,7 @@ class SpreadThenLearn(_Before):
 
 
 class StepsThenLearn(_Before):
-    """Single steps from the best trial so far, one key after the other; then what another sampler chooses.
+    """Single steps from the best trial so far, one key after the other, choices before ranges; then another sampler.
 
     A few trials do not show a model what is good in six ranges at a time. Near a configuration that is good already,
     one step in five is better still: direct search (Hooke and Jeeves, J. ACM 1961), from a start that is known, as in
@@ -119,25 +120,27 @@ class StepsThenLearn(_Before):
 
     Args:
         space: config key -> distribution; with what not every trial has.
-        learner: chooses once ``until`` trials have begun.
-        until: trials until then, those before the first step included.
+        learner: chooses once each key has had its step.
+        first: trials before the first step.
         seed: of the order of the keys, and of the directions.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution], learner: BaseSampler, until: int, seed: int) -> None:
+    def __init__(self, space: Mapping[str, BaseDistribution], learner: BaseSampler, first: int, seed: int) -> None:
         super().__init__(space, learner, seed)
-        self._until = until
-        self._order = [str(key) for key in np.random.default_rng(seed).permutation(list(self._space))]
+        self._first = first
+        order = [str(key) for key in np.random.default_rng(seed).permutation(list(self._space))]
+        # Where in its range a number is good depends on the choices, such as the loss whose weight it is.
+        self._order = sorted(order, key=lambda key: not isinstance(self._space[key], CategoricalDistribution))
 
     def _chooses(self, study: Study) -> bool:
-        return len(_begun(study)) - 1 < self._until
+        return len(_begun(study)) - 1 < self._first + len(self._order)
 
     def _chosen(self, study: Study, trial: FrozenTrial) -> Params:
         params = {
             **middle(self._space),
             **study.best_trial.params,
         }  # a key that the best one lacks begins in the middle
-        key = self._order[trial.number % len(self._order)]
+        key = self._order[(trial.number - self._first) % len(self._order)]
         random = np.random.default_rng([self._seed, trial.number])
         params[key] = stepped(self._space[key], params[key], random)
         return params
@@ -148,10 +151,12 @@ def _begun(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
 
 
-def middle(space: Mapping[str, BaseDistribution]) -> Params:
-    """The middle of every range, and the first of every choice."""
+def middle(space: Mapping[str, BaseDistribution], like: Params | None = None) -> Params:
+    """The middle of every range, and of every choice the one that ``like`` has, or else the first."""
     return {
-        key: distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else at(distribution, 0.5)
+        key: (like or {}).get(key, distribution.choices[0])
+        if isinstance(distribution, CategoricalDistribution)
+        else at(distribution, 0.5)
         for key, distribution in space.items()
     }
 

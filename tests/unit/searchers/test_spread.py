@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rdistill.searchers.own import FIRST, auto, good_trials
+from rdistill.searchers.own import BEFORE_STEPS, auto, good_trials
 from rdistill.searchers.spread import SpreadThenLearn, at, middle, stepped
 
 SPACE: dict[str, BaseDistribution] = {
@@ -81,18 +81,17 @@ def test_a_third_of_few_trials_is_good_and_a_tenth_of_many() -> None:
 
 
 def test_auto_begins_in_the_middle_and_steps_from_the_best() -> None:
-    """Three trials, then one for each key that changes this key of the best so far alone, then what has been learnt."""
+    """Two trials, then one for each key that changes this key of the best so far alone, choices first; then a model."""
     for seed in range(4):
         values = suggested(auto(SPACE, seed=seed, num_objectives=1, conditional=False), 12, 1)
-        spread = SpreadThenLearn(SPACE, learner(), FIRST, seed)
-        assert values[:FIRST] == [middle(SPACE), spread.point(1), spread.point(2)]
+        assert values[:BEFORE_STEPS] == [middle(SPACE), SpreadThenLearn(SPACE, learner(), 2, seed).point(1)]
         assert middle(SPACE) == {"weight": pytest.approx(1.0), "kind": "a", "count": 3}
         changed = []
-        for number in range(FIRST, FIRST + len(SPACE)):
+        for number in range(BEFORE_STEPS, BEFORE_STEPS + len(SPACE)):
             best = max(values[:number], key=lambda each: each["weight"])
             changed += [key for key in SPACE if values[number][key] != best[key]]
-        assert sorted(changed) == sorted(SPACE)
-        assert all(each["weight"] > 0.1 for each in values[FIRST + len(SPACE) :])  # where only the weight counts
+        assert changed[0] == "kind" and sorted(changed) == sorted(SPACE)
+        assert all(each["weight"] > 0.1 for each in values[BEFORE_STEPS + len(SPACE) :])  # the weight alone counts
 
 
 def test_what_the_user_begins_with_comes_before_the_middle() -> None:
@@ -105,7 +104,7 @@ def test_what_the_user_begins_with_comes_before_the_middle() -> None:
         trial = study.ask(SPACE)
         values.append(trial.params)
         study.tell(trial, trial.params["weight"])
-    assert values[0] == {"weight": 90.0, "kind": "b", "count": 3} and values[1] == middle(SPACE)
+    assert values[0] == {"weight": 90.0, "kind": "b", "count": 3} and values[1] == {**middle(SPACE), "kind": "b"}
     assert sum(values[3][key] != values[0][key] for key in SPACE) == 1
 
 
