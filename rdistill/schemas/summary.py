@@ -106,7 +106,7 @@ class LooksRecord(TypedDict):
     seeds: int  # that were looked at
     first: int
     most: int
-    replanned: list[list[int]]  # of each time that it was given more: seeds that were looked at, and the most then
+    replanned: list[list[int]]  # each time that it was given more: seeds that were looked at, and the most then
     margin: float
     over: bool
     each: list[LookRecord]

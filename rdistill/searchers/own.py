@@ -48,7 +48,7 @@ def auto(space: Mapping[str, BaseDistribution], *, seed: int, num_objectives: in
                 seed=seed, n_startup_trials=1, multivariate=True, group=conditional, constant_liar=True,
                 gamma=good_trials,
             )  # fmt: skip
-        if num_objectives == 1:  # of several there is no best trial to step from
+        if num_objectives == 1:  # several have no best trial to step from
             learner = StepsThenLearn(space, learner, BEFORE_STEPS, seed)
             return SpreadThenLearn(space, learner, BEFORE_STEPS, seed, from_the_middle=True)
     return SpreadThenLearn(space, learner, FIRST, seed)

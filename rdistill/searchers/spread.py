@@ -16,7 +16,7 @@ from scipy.stats import qmc
 from rdistill.schemas.mappings import Params
 
 MOST_POINTS = 2**14  # the start has no more: a sequence is computed from its beginning
-STEP = 0.25  # of a range; from a fifth to a third of it the searches of docs/search.md come to the same
+STEP = 0.25  # part of a range; a fifth to a third of it come to the same in the searches of docs/search.md
 FIXED = "fixed_params"  # Optuna's own mark of a trial whose values, or some of them, were written out
 
 

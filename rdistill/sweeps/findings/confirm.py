@@ -44,7 +44,7 @@ class Selection:
     margin: float = 0.0  # mIoU by which a configuration has to be better
     chosen_from: int = 1  # different configurations that were scored; 1 also where all of them are confirmed
     grown: int = 0  # how often it was given more seeds
-    # With looks: of each time that it was given more, the seeds of the last look before, and how many there were then.
+    # Each time that a confirmation with looks was given more: seeds of the last look before, and how many there were.
     replanned: list[list[int]] = field(default_factory=list)
 
     @property

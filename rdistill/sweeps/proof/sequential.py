@@ -53,7 +53,7 @@ class Design:
         return pairs - self.first
 
 
-Replanned = tuple[tuple[int, int], ...]  # of each growth: pairs of the last look before it, and the last then planned
+Replanned = tuple[tuple[int, int], ...]  # a pair for each growth: the last look before it, the last planned
 
 
 @lru_cache(maxsize=64)
