@@ -55,6 +55,8 @@ def problem(page: Path, target: str) -> str | None:
         return "leaves the repository"
     if not place.exists():
         return "there is no such file"
+    if place.is_dir():
+        return "is a folder, which the site cannot show: link its README.md or a file of it"
     if anchor and place.suffix == ".md" and anchor not in anchors(place.read_text(encoding="utf-8")):
         return f"there is no such heading in {place.relative_to(REPO)}"
     return None
@@ -74,10 +76,10 @@ def test_the_pages_are_seen() -> None:
 
 def test_a_link_that_leads_nowhere_is_seen() -> None:
     page = REPO / "docs" / "README.md"
-    text = "[a](gone.md) ![b](images/gone.png) [c](api.md#gone) [d](/docs/api.md) [e](../../x.md)\n[f]: gone.md\n"
+    text = "[a](gone.md) ![b](images/gone.png) [c](api.md#gone) [d](/docs/api.md) [e](../../x.md)\n[f]: gone.md\n[g](cluster)"
     text += '<img src="gone.svg"> `[code](gone.md)` [there](api.md#what-is-stable) [out](https://example.org)\n'
     targets = list(links(text))
-    assert len(targets) == 8 and [target for target in targets if not problem(page, target)] == [
+    assert len(targets) == 9 and [target for target in targets if not problem(page, target)] == [
         "api.md#what-is-stable"
     ]
     assert anchors("# A `b`, c\n## A\n## A\n```\n# no heading\n```\n") == {"a-b-c", "a", "a-1"}
