@@ -76,8 +76,8 @@ def test_the_pages_are_seen() -> None:
 
 def test_a_link_that_leads_nowhere_is_seen() -> None:
     page = REPO / "docs" / "README.md"
-    text = "[a](gone.md) ![b](images/gone.png) [c](api.md#gone) [d](/docs/api.md) [e](../../x.md)\n[f]: gone.md\n[g](cluster)"
-    text += '<img src="gone.svg"> `[code](gone.md)` [there](api.md#what-is-stable) [out](https://example.org)\n'
+    text = "[a](gone.md) ![b](images/gone.png) [c](api.md#gone) [d](/docs/api.md) [e](../../x.md)\n[f]: gone.md\n"
+    text += '[g](cluster) <img src="gone.svg"> `[code](gone.md)` [there](api.md#what-is-stable) [out](https://example.org)\n'
     targets = list(links(text))
     assert len(targets) == 9 and [target for target in targets if not problem(page, target)] == [
         "api.md#what-is-stable"
