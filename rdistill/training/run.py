@@ -60,7 +60,7 @@ from rdistill.training.resume import (
 from rdistill.training.run_state import RunStateHook, unwrap
 from rdistill.training.runner import build_runner, checkpoint_interval, prepare_config, release
 from rdistill.training.student_files import write_config, write_student
-from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, store_facts, with_plan
+from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, store_counts, store_facts, with_plan
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,9 @@ def _train(
             if len(teacher_metrics) > 1:
                 facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
+            kept_before = store_counts(distiller)
             runner.train()
-            cache, store = cache_facts(distiller), store_facts(distiller)
+            cache, store = cache_facts(distiller), store_facts(distiller, kept_before)
         finally:
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)

@@ -155,14 +155,23 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
                 teacher.store = store_of(teacher.model, own, work_dir, distiller.student.data_preprocessor)
 
 
-def store_facts(distiller: Distiller) -> StoreUse:
-    """How the stores did, over all workers. Empty without stores."""
+def store_counts(distiller: Distiller) -> list[int]:
+    """Images, computed images and damaged entries of all stores by now. A cohort's stores count for all of its runs."""
     stores = [teacher.store for teacher in distiller.teachers if teacher.store is not None]
-    counts = [sum(getattr(store, what) for store in stores) for what in ("images", "computed", "damaged")]
+    return [sum(getattr(store, what) for store in stores) for what in ("images", "computed", "damaged")]
+
+
+def store_facts(distiller: Distiller, before: Sequence[int] = (0, 0, 0)) -> StoreUse:
+    """How the stores did, over all workers. Empty without stores.
+
+    Args:
+        before: what :func:`store_counts` gave when the run began.
+    """
+    counts = [now - then for now, then in zip(store_counts(distiller), before, strict=True)]
     images, computed, damaged = (sum(column) for column in zip(*gather_objects(counts), strict=True))
     if not images:
         return {}
-    views = stores[0].spec.views if stores else 0
+    views = next((teacher.store.spec.views for teacher in distiller.teachers if teacher.store is not None), 0)
     return {"views": views, "images": images, "computed": computed, "damaged": damaged}
 
 
