@@ -20,6 +20,7 @@ from rdistill.core.files import to_json
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
 from rdistill.handover.onnx_file import INPUT, TIMED, interleaved_ms, open_file, quietly, require_packages
+from rdistill.models.quiet_mmseg import Upsample
 from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
 
 AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
@@ -166,8 +167,19 @@ class _AnySizePool(nn.Module):
         return inside.to(x.dtype) / (end - start)[:, None].to(x.dtype)
 
 
+class _AnySizeUpsample(nn.Module):
+    """mmseg's ``Upsample`` by its factor: tracing would keep the example's size, which mmseg computes as an ``int``."""
+
+    def __init__(self, factor: float, mode: str, align_corners: bool | None) -> None:
+        super().__init__()
+        self.factor, self.mode, self.align_corners = factor, mode, align_corners
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        return F.interpolate(x_nchw, scale_factor=self.factor, mode=self.mode, align_corners=self.align_corners)
+
+
 def _exportable(network: nn.Module) -> nn.Module:
-    """A copy whose adaptive pools follow the size."""
+    """A copy whose adaptive pools and upsampling by a whole factor follow the size."""
     network = copy.deepcopy(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -175,6 +187,10 @@ def _exportable(network: nn.Module) -> nn.Module:
                 size = child.output_size if isinstance(child.output_size, tuple) else (child.output_size,) * 2
                 if None not in size and size != (1, 1):
                     setattr(parent, name, _AnySizePool(size))
+            elif isinstance(child, Upsample) and not child.size:
+                factor = child.scale_factor
+                if isinstance(factor, float) and factor.is_integer():
+                    setattr(parent, name, _AnySizeUpsample(factor, child.mode, child.align_corners))
     return network
 
 

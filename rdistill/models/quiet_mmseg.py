@@ -21,6 +21,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models.backbones import MSCAN, MixVisionTransformer
     from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
     from mmseg.models.losses import CrossEntropyLoss
+    from mmseg.models.utils import Upsample
     from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 MMLogger.get_instance("mmengine", log_level=logging.WARNING)
@@ -28,5 +29,5 @@ MMLogger.get_instance("mmengine", log_level=logging.WARNING)
 __all__ = [
     "DATASETS", "METRICS", "MODELS", "MSCAN", "TRANSFORMS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead",
     "EncHead", "IoUMetric", "IterativeDecodeHead", "LoadAnnotations", "MixVisionTransformer", "PIDHead", "PointHead",
-    "decode_heads", "losses", "mmseg",
+    "Upsample", "decode_heads", "losses", "mmseg",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from rdistill.core.errors import UserError
 from rdistill.handover import export, onnx_file
 from rdistill.handover.export import ExportError, _AnySizePool, export_onnx, metadata
 from rdistill.handover.inference import Predictor, load_predictor, network_input, predict_mask, read_sample
+from rdistill.models.quiet_mmseg import Upsample
 from rdistill.models.segmentor import build_segmentor
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -135,6 +136,16 @@ def test_any_size_pool_is_torchs(size: tuple[int, int]) -> None:
     for shape in ((1, 2, 7, 11), (2, 3, 4, 5), (1, 1, 3, 2)):
         x = torch.randn(shape, dtype=torch.float64)
         torch.testing.assert_close(_AnySizePool(size)(x), nn.functional.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_upsampling_follows_the_size() -> None:
+    """mmseg's own keeps the size of the image that it was traced with, and what comes after it hides that."""
+    network = nn.Sequential(Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    small, large = torch.randn(1, 2, 3, 4), torch.randn(2, 2, 5, 8)
+    assert torch.jit.trace(network, small)(large).shape != network(large).shape  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(export._exportable(network), small)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(traced(large), network(large))
 
 
 NARROW = {
