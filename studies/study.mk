@@ -25,6 +25,10 @@ optic-disc-few:
 	$(call sweep,optic_disc,optic_disc/few/league,studies/optic_disc/league.yaml,--iters 500 --val-interval 100)
 	$(call sweep,optic_disc,optic_disc/few/final,studies/optic_disc/final.yaml,--iters 1000 --val-interval 100)
 	$(call report,optic_disc/few/final)
+	$(call train,optic_disc,optic_disc/all/teacher,studies/optic_disc/teacher.py,--iters 800 --seed 0)
+	$(call sweep,optic_disc,optic_disc/few/strong,studies/optic_disc/strong_teacher.yaml,--iters 1000 --val-interval 100 \
+		--teacher-checkpoint $(S)/optic_disc/all/teacher/best.pth)
+	$(call report,optic_disc/few/strong)
 
 CAMVID_36 := --set '+train_dataloader.dataset.indices=[0,1,2,3,4,5,6,7,8,9,10,11,62,63,64,65,66,67,68,69,70,71,72,73,163,164,165,166,167,168,169,170,171,172,173,174]'
 camvid-few:
