@@ -19,6 +19,8 @@ SHORT = {
     "losses": ["--shrink", "8", "--pairs", "1"],
     "proof": ["--studies", "2"],
     "scale": ["--trials", "3", "--places", "machine"],
+    "search": ["--repeats", "1"],
+    "share": ["--iterations", "1", "--pairs", "1"],
     "startup": ["--pairs", "1"],
     "store": ["confirm", "--pair", "slim", "--passes", "2"],
     "store_errors": ["--iters", "2", "--teacher-iters", "2", "--seeds", "1"],

@@ -97,9 +97,8 @@ def test_the_report_has_it() -> None:
         "over alone",
         "52.98",
         "53.02",
-        "",
     ]
-    assert rows[2][-1] == "one class only on seed 1"
+    assert section.tables[0].rows[2][0].note == "one class only on seed 1"
     assert headroom_section({}).empty
     assert headroom_section({"recommendation": "of another version"}).notes == [
         "headroom.json is of another version and is left out."
