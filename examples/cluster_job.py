@@ -1,8 +1,8 @@
 """A sweep as a job of a Ray cluster: submitted, followed to its end, its table read.
 
-Run it: python examples/cluster_job.py DASHBOARD WORK_DIR [OPTIONS OF rdistill sweep ...]
+Run it: python examples/cluster_job.py DASHBOARD SWEEP WORK_DIR [OPTIONS OF rdistill sweep ...]
 
-such as: python examples/cluster_job.py http://127.0.0.1:8265 /shared/coef --data-root /shared/optic_disc
+such as: python examples/cluster_job.py http://127.0.0.1:8265 sweeps/coef.yaml /shared/coef --data-root /shared/eyes
 
 DASHBOARD is the address that `ray start --head` prints; a cluster with a token wants RAY_AUTH_MODE=token and
 RAY_AUTH_TOKEN here too. This folder is sent along, without what .gitignore names: so data and teacher lie on a disk
@@ -25,14 +25,14 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
         print(text, end="")
 
 
-if len(sys.argv) < 3:
+if len(sys.argv) < 4:
     sys.exit(__doc__)
-address, work_dir, *options = sys.argv[1:]
+address, sweep, work_dir, *options = sys.argv[1:]
 try:
     client = JobSubmissionClient(address)
 except ConnectionError:
     sys.exit(f"{address}: no Ray dashboard answers; start one by `ray start --head`, or give another address")
-words = ["python", "-m", "rdistill", "sweep", "sweeps/coef.yaml", "--work-dir", work_dir, *options]
+words = ["python", "-m", "rdistill", "sweep", sweep, "--work-dir", work_dir, *options]
 job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": "."})
 asyncio.run(follow(client, job))
 if client.get_job_status(job) != JobStatus.SUCCEEDED:

@@ -118,7 +118,7 @@ def test_first_student(place: Place, folder: Path) -> None:
 
 def test_cluster_job_without_a_cluster(place: Place, folder: Path) -> None:
     (port,) = free_ports(1)
-    (line,) = run(place, folder, "cluster_job.py", f"http://127.0.0.1:{port}", "x", status=1).splitlines()
+    (line,) = run(place, folder, "cluster_job.py", f"http://127.0.0.1:{port}", "x.yaml", "x", status=1).splitlines()
     assert "no Ray dashboard answers" in line
 
 
@@ -134,7 +134,14 @@ def test_cluster_job(place: Place, folder: Path, head: tuple[Client, int]) -> No
     small = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     options = [f"--data-root={made / 'data'}", f"--teacher-checkpoint={made / 'teacher' / 'best.pth'}", *small]
     printed = run(
-        place, folder, "cluster_job.py", client.address, place.root / "job", *options, variables=client.environment
+        place,
+        folder,
+        "cluster_job.py",
+        client.address,
+        "examples/configs/weights.yaml",
+        place.root / "job",
+        *options,
+        variables=client.environment,
     )
     assert f"{place.root / 'job'}/best.pth" in printed
     assert [line.split()[:2] for line in printed.splitlines() if line.split()[:1] == ["baseline"]][-1:] == [
