@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from rdistill.sweeps.proof.decision import Comparison, Looks, compare, decide, p_value, sign_flip_p
+from rdistill.sweeps.proof.decision import (
+    Comparison,
+    Looks,
+    compare,
+    decide,
+    image_share,
+    images_half_width,
+    p_value,
+    seeds_half_width,
+    sign_flip_p,
+    two_way_half_width,
+)
+from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
 from rdistill.sweeps.proof.sequential import chance_of_success, design
+from rdistill.sweeps.proof.two_way import Errors
 
 LOOKS = Looks(4, 12)
 
@@ -117,6 +132,35 @@ def test_a_p_value_is_of_the_distance_to_the_margin() -> None:
     assert p_value(compared([1.0, 2.0, 3.0, 4.0, 5.0], looks), looks) == pytest.approx(0.047421, abs=1e-4)
     assert p_value(compared([1.0] * 5, looks), looks) == 1.0
     assert p_value(compared([0.0] * 5, Looks(5, 5)), Looks(5, 5)) == 1.0
+
+
+def test_the_images_share_of_the_luck_on_one_seed() -> None:
+    """Seeds 3, both 5: the images' own part is 4; of two pairs 16 / (16 + 2 x 9). No spread is no luck."""
+    assert image_share(Errors(3.0, 4.0, 5.0, 3), 2) == pytest.approx(16 / 34)
+    assert image_share(Errors(0.0, 0.0, 0.0, 3), 2) == 0.0
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_half_widths_of_two_images(alpha: float) -> None:
+    """The fewest that say something of others, put together as the docstrings have it."""
+    errors, pairs = Errors(3.0, 4.0, 5.0, 2.5), 5
+    luck = luck_quantile(16 / (16 + 5 * 9), 1, alpha)
+    images = images_half_width(errors, 2, pairs, LOOKS, alpha)
+    assert images == pytest.approx(4 * student_quantile(level_of(luck), 1))
+    seeds = 3 * normal_quantile(level_of(design(4, 12, alpha).threshold(pairs), 4))
+    both = two_way_half_width(errors, 2, pairs, LOOKS, alpha)
+    assert both == pytest.approx(5 * student_quantile(level_of(math.hypot(seeds, 4 * luck) / 5), 2.5))
+
+
+def test_no_spread_has_no_width_however_strict() -> None:
+    still = Errors(0.0, 0.0, 0.0, 3)
+    assert two_way_half_width(still, 5, 6, LOOKS, 0.05) == 0.0
+    assert design(2, 8, 1e-5).threshold(2) == math.inf and seeds_half_width(still, 2, Looks(2, 8), 1e-5) == 0.0
+
+
+def test_a_difference_of_just_the_margin_is_no_claim() -> None:
+    looks = Looks(4, 12, margin=2.0)
+    assert decide({"a": compared([1.9, 2.1, 2.0, 1.95, 2.05], looks)}, looks)["a"] in ("open", "futile")
 
 
 def test_images_widen_the_interval_by_their_own_student() -> None:
