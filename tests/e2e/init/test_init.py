@@ -1,7 +1,8 @@
-"""What `init` writes passes `check` and trains: a teacher, then its student, a few iterations each."""
+"""What `init` writes passes `check` and trains: a teacher, then its student, a few iterations each; and it ships."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,32 @@ def test_layouts(layout: str, tmp_path: Path, command: Command) -> None:
     LAYOUTS[layout](tmp_path / "data")
     teacher = "deeplabv3plus_r18" if layout in ("four_16", "six_floats", "grey_16") else "fpn_efficientnet-lite0"
     to_a_student(command, tmp_path / "data", tmp_path / "out", "--teacher", teacher)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["colors", "grey_16", *(pytest.param(name, marks=SLOW) for name in LAYOUTS if name not in ("colors", "grey_16"))],
+)
+def test_from_a_folder_to_an_int8_file(layout: str, tmp_path: Path, command: Command) -> None:
+    """After so few iterations a score says nothing; but the file is quantised, and scored on these images."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "data").mkdir()
+    LAYOUTS[layout](tmp_path / "data")
+    models = ("--student", "fpn_r18-w12", "--teacher", "fpn_r18-w12", "--size", "32", "--out", "out")
+    weights = ("out/student.py", "run/student.pth")
+    for line in (
+        ("init", "--data", "data", *models),
+        ("train", "out/student.py", "--work-dir", "run", *SHORT),
+        ("export", *weights, "int8.onnx", "--int8", "--max-drop", "100"),
+    ):
+        done = command(*line)
+        assert done.status == 0, (line, done.err)
+    model = onnx.load(str(tmp_path / "int8.onnx"))
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in model.graph.initializer) > 20
+    scored = json.loads(command("eval", "int8.onnx", "--json").out)
+    assert f"mIoU      int8 {scored['mIoU']:.2f}, float32 " in done.out
+    assert scored["pytorch"]["IoU"].keys() == scored["IoU"].keys()
 
 
 def test_the_sweep_that_is_written_passes_the_check(tmp_path: Path, command: Command) -> None:
