@@ -92,6 +92,8 @@ def test_at_equal_cost_alone(confirm: Confirm) -> None:
 
 def test_without_cohorts(confirm: Confirm) -> None:
     work_dir, records, lines = confirm("off", cohort={"size": "off"})
+    again = ids(records, CONFIRMED) | ids(records, EQUAL_COST)
+    assert all((work_dir / "trials" / name / "confusion_val.npz").is_file() for name in again)
     assert len(ids(records, CONFIRMED)) == 4 and len(ids(records, EQUAL_COST)) == 2
     _, entry = entry_of(work_dir)
     assert set(entry["seconds"]) == {"real", "alone"} and all(entry["seconds"].values())

@@ -124,6 +124,7 @@ def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.
     from rdistill.training.evaluation import counts_images
     from rdistill.training.run import evaluate_checkpoint
 
+    import_custom_modules(study.base.cfg)  # a task outside of cohorts has loaded no config before
     with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
