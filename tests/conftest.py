@@ -77,6 +77,21 @@ class Run:
         return json.loads((self.folder / "metrics.json").read_text())
 
 
+class Killed(Exception):
+    """Ends a run from outside, as a signal would."""
+
+
+class KillAt(Silent):
+    """Stands for a process that dies right after the validation of one iteration and its checkpoint."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        if iteration == self.iteration:
+            raise Killed
+
+
 @dataclass
 class Recorder(Silent):
     """A listener that keeps what it is told."""

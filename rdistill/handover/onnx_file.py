@@ -131,6 +131,14 @@ def _resized(masks: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(masks[:, None].float(), size=tuple(size), mode="nearest-exact").long().squeeze(1)
 
 
+def latency_line(latency_ms: Mapping[str, float], size: tuple[int, int], threads: int) -> tuple[str, str]:
+    """What a command prints of :func:`interleaved_ms`: its word and its line, for images of this height and width."""
+    height, width = size
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in latency_ms.items())
+    on = "1 thread" if threads == 1 else f"{threads} threads"
+    return "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {on})"
+
+
 def interleaved_ms(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """Median milliseconds of each call, in turns: what slows the machine for a while slows all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from rdistill.handover.export import ExportError, Network, describe, export_onnx, facts_of
 from rdistill.handover.inference import Predictor, network_input, validation_images
-from rdistill.handover.onnx_file import TIMED, OnnxSegmentor, interleaved_ms, open_file, quietly
+from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file, quietly
 from rdistill.handover.quantize import Judge, examples_of, ignored_label, quantize
 from rdistill.schemas.exported import Quantization
 from rdistill.training.run import evaluate_model
@@ -173,10 +173,7 @@ def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
         f"{reduced.precision} {after:.2f}, float32 {before:.2f} on the validation images: {after - before:+.2f}, "
         f"at most {reduced.max_drop:g} may be lost",
     )
-    height, width = reduced.timed_size
-    times = ", ".join(f"{name} {value:.1f} ms" for name, value in reduced.latency_ms.items())
-    threads = "1 thread" if reduced.threads == 1 else f"{reduced.threads} threads"
-    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
+    yield latency_line(reduced.latency_ms, reduced.timed_size, reduced.threads)
     yield (
         "file",
         f"{reduced.file}: {reduced.megabytes[reduced.precision]:.2f} MB, float32 has "

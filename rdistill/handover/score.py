@@ -13,7 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 
 from rdistill.handover.export import Network
 from rdistill.handover.inference import load_predictor
-from rdistill.handover.onnx_file import TIMED, OnnxSegmentor, interleaved_ms, open_file
+from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file
 from rdistill.models.segmentor import build_segmentor
 from rdistill.schemas.run import Scores
 from rdistill.training.run import evaluate_model
@@ -97,10 +97,7 @@ def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
             f"mIoU {scored.pytorch['mIoU']:.2f}  aAcc {scored.pytorch['aAcc']:.2f}  ({scored.checkpoint}): "
             f"the file's mIoU is {difference:+.2f} from it",
         )
-    height, width = scored.timed_size
-    times = ", ".join(f"{name} {value:.1f} ms" for name, value in scored.latency_ms.items())
-    threads = "1 thread" if scored.threads == 1 else f"{scored.threads} threads"
-    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
+    yield latency_line(scored.latency_ms, scored.timed_size, scored.threads)
     yield "file", f"{scored.file}: {scored.megabytes:.2f} MB"
     for note in scored.notes:
         yield "note", note

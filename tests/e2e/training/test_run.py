@@ -13,31 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Recorder, Run, Tiny
+from conftest import KillAt, Killed, Recorder, Run, Tiny
 from torch import Tensor
 
 from rdistill.config.load import load_config, read_config_file
 from rdistill.distill.distiller import build_distiller
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.hooks import Silent
 from rdistill.training.run import train
 
 Equal = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
-
-
-class Killed(Exception):
-    """Ends a run from outside, as a signal would."""
-
-
-class KillAt(Silent):
-    """Ends a run right after the validation of one iteration."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        if iteration == self.iteration:
-            raise Killed
 
 
 @pytest.fixture

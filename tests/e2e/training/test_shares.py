@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Recorder, Tiny
+from conftest import KillAt, Killed, Recorder, Tiny
 from mmengine.config import Config
 from torch import Tensor
 
-from rdistill.training.hooks import Silent
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
@@ -66,21 +65,6 @@ def test_a_run_is_that_with_the_weights_that_came_out(tiny: Tiny, tmp_path: Path
     assert all(equal(left[part], right[part]) for part in PARTS)
     assert measured["IoU"] == plain["IoU"] and "weights" not in plain and "loss_weights" not in right
     assert {name: len(entries) for name, entries in measured["weights_measured"].items()} == dict.fromkeys(LOSSES, 1)
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(Silent):
-    """Stands for a process that dies right after a validation and its checkpoint."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        if iteration == self.iteration:
-            raise Killed
 
 
 @pytest.mark.parametrize("share", [{"batches": 5}, {"batches": 2, "every": 3}], ids=["first", "again"])

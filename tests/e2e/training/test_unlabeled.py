@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Recorder, Tiny
+from conftest import KillAt, Killed, Recorder, Tiny
 from mmengine.config import Config
 from torch import Tensor
 
-from rdistill.training.hooks import Silent
 from rdistill.training.run import train
 
 pytestmark = pytest.mark.e2e
@@ -27,21 +26,6 @@ WITHOUT_BATCH_STATISTICS = {
     "model.backbone.norm_cfg": GROUP_NORM, "model.decode_head.norm_cfg": GROUP_NORM,
     "model.decode_head.dropout_ratio": 0.0, "default_hooks.logger.interval": 1,
 }  # fmt: skip
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(Silent):
-    """Stands for a process that dies right after a validation and its checkpoint."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def validated(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        if iteration == self.iteration:
-            raise Killed
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
