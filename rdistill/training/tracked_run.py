@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import VISBACKENDS
+from mmengine.structures import PixelData
 from mmengine.visualization.vis_backend import BaseVisBackend
 
 from rdistill._compat.mmengine import visual_backends
@@ -281,7 +282,7 @@ def _smaller(image: Any, sample: Any) -> tuple[Any, Any]:
         if name in small:
             mask = small.get(name).data
             rows, columns = (_nearest(mask.shape[-2 + axis], image.shape[axis]) for axis in (0, 1))
-            small.get(name).data = mask[..., rows, :][..., columns]
+            setattr(small, name, PixelData(data=mask[..., rows, :][..., columns]))  # the old one keeps its own shape
     return image, small
 
 
