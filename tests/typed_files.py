@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 
@@ -25,8 +26,8 @@ def unlike(value: Any, kind: Any, where: str = "") -> list[str]:
         return [] if [] in each else min(each, key=len)
     if origin is Literal:
         return [] if value in args else [f"{where}: {value!r} is none of {args}"]
-    if origin is list:
-        if not isinstance(value, list):
+    if origin in (list, Sequence):
+        if not isinstance(value, origin) or isinstance(value, str):
             return [f"{where}: {value!r} instead of a list"]
         return [line for index, item in enumerate(value) for line in unlike(item, args[0], f"{where}.{index}")]
     if origin is dict:

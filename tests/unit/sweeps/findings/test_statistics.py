@@ -1,17 +1,15 @@
-"""The statistics of a confirmation against values worked out by hand, the verdict, and the summary around them."""
+"""The statistics of a confirmation against values worked out by hand, and the verdict."""
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from confirmed_runs import RATE, WEIGHT, record, runs
 
-from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import (
     Known,
@@ -22,35 +20,9 @@ from rdistill.sweeps.findings.statistics import (
     share_of_teacher,
     spread,
 )
-from rdistill.sweeps.findings.summary import (
-    FINISHED,
-    INTERRUPTED,
-    RUNNING,
-    Facts,
-    read_summary,
-    warnings_of,
-    write_summary,
-)
 from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.proof.decision import ALPHA, Looks, compare, images_half_width, p_value
-from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, gain, pareto
-from rdistill.sweeps.study.spec import ConfirmSpec, SweepSpec
-
-WEIGHT, RATE = "distill.losses.logits.weight", "optim_wrapper.optimizer.lr"
-
-
-def record(name: str, score: float | None, *, disc: float = 30.0, seed: int = 0, **more: Any) -> TrialRecord:
-    """A finished trial that was validated once; confirmation runs say of what they are by their name."""
-    of = name.rpartition("-s")[0]
-    history = [{"iter": 10, "seconds": 2.0, "mIoU": score, "IoU": {"background": 98.0, "disc": disc}}]
-    phase = CONFIRMED if of else ""
-    options = {"values": {}, "status": "finished", "history": history if score is not None else [], **more}
-    return TrialRecord(name, seed=seed, phase=phase, of=of, **options)
-
-
-def runs(name: str, scores: dict[int, float], **more: Any) -> list[TrialRecord]:
-    return [record(f"{name}-s{seed}", score, seed=seed, **more) for seed, score in scores.items()]
-
+from rdistill.sweeps.study.records import TrialRecord
 
 # Statistics ----------------------------------------------------------------------------------------------------------
 
@@ -402,129 +374,3 @@ def test_a_verdict_says_what_it_cannot_say(confirmed: dict[str, Any]) -> None:
     for arm in confirmed["configurations"]:
         arm["difference"] = None
     assert verdict(confirmed, 1, tuned=True).startswith("Not confirmed: fewer than two seeds")
-
-
-# Selection -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_best_of_the_search_and_the_best_baseline_are_confirmed(tmp_path: Path) -> None:
-    searched = [
-        record("baseline", 60.0),
-        record("b0001", 65.0, values={RATE: 0.1}),
-        record("t0001", 70.0, values={WEIGHT: 1.0}),
-        record("t0002", 72.0, values={WEIGHT: 2.0}),
-        record("t0003", 72.5, values={WEIGHT: 2.0}),  # the same again
-        record("t0004", None, values={WEIGHT: 4.0}, status="failed"),
-        record("t0005", 80.0, values={WEIGHT: 5.0}, status="stopped"),
-    ]
-    selection = select(searched, ConfirmSpec(top=3, seeds=[7, 8]), ["mIoU"])
-    assert selection == Selection("b0001", ["t0005", "t0003", "t0001"], [7, 8])
-    for each in searched:
-        each.save(tmp_path / TRIALS / each.id)
-    planned = selection.runs(tmp_path)
-    assert [run["id"] for run in planned] == [
-        "b0001-s7", "t0005-s7", "t0003-s7", "t0001-s7", "b0001-s8", "t0005-s8", "t0003-s8", "t0001-s8",
-    ]  # fmt: skip
-    assert planned[1] == {"id": "t0005-s7", "phase": "confirm", "of": "t0005", "seed": 7, "values": {WEIGHT: 5.0}}
-    assert load_selection(tmp_path) is None
-    save_selection(tmp_path, selection)
-    assert load_selection(tmp_path) == selection
-
-
-def test_of_several_objectives_the_pareto_front_comes_first() -> None:
-    sizes = {
-        "t0001": (70.0, 9.0),
-        "t0002": (60.0, 3.0),
-        "t0003": (65.0, 9.0),
-        "t0004": (50.0, 3.0),
-        "t0005": (40.0, 1.0),
-    }
-    trials = [
-        record(name, score, values={"k": name}, objectives={"params": size}) for name, (score, size) in sizes.items()
-    ]
-    assert pareto(trials, ["mIoU", "params"]) == ["t0001", "t0002", "t0005"]
-    chosen = select(trials, ConfirmSpec(top=4, seeds=[1, 2]), ["mIoU", "params"])
-    assert chosen.configurations == ["t0001", "t0002", "t0005", "t0003"] and chosen.baseline is None
-
-
-def test_gain_is_over_the_best_baseline_and_of_a_confirmation_over_the_same_seeds() -> None:
-    searched = [record("baseline", 60.0), record("b0001", 65.0), record("t0001", 70.0)]
-    again = [*runs("b0001", {1: 66.0, 2: 50.0}), *runs("t0001", {1: 69.0, 2: 70.0})]
-    records = [*searched, *again]
-    assert [gain(each, records) for each in records] == [None, None, 5.0, None, None, 3.0, 20.0]
-
-
-# The summary ---------------------------------------------------------------------------------------------------------
-
-
-def facts(**more: Any) -> Facts:
-    content = {
-        "config": "a.py",
-        "space": {WEIGHT: {"type": "uniform", "low": 1, "high": 9}},
-        "search": {"num_trials": 2},
-        **more,
-    }
-    return Facts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
-
-
-def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
-    stopped = record("t0002", 62.0, values={WEIGHT: 2.0}, status="stopped")
-    stopped.history[0]["iter"] = 4
-    for each in (record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0}), stopped):
-        each.save(tmp_path / TRIALS / each.id)
-    write_summary(facts(), tmp_path, RUNNING)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["status"] == "running" and summary["environment"]["ended"] is None
-    assert summary["verdict"] == (
-        "Searched only, not confirmed: t0001 is best with 70.00 mIoU, 10.00 points above the student alone (60.00), "
-        "each on one seed: a lead, not a result."
-    )
-    assert (summary["confirmed"], summary["test"], summary["pareto"]) == (None, None, None)
-    searched = summary["searched"]
-    assert (searched["trials"], searched["best"], searched["baseline"], searched["gain"]) == (
-        2,
-        "t0001",
-        "baseline",
-        10.0,
-    )
-    assert searched["status"] == {"finished": 2, "stopped": 1}
-    assert summary["cost"]["iterations_saved_by_stopping"] == 6
-    assert summary["cost"]["share_saved_by_stopping"] == 0.2
-    assert summary["environment"]["seeds"]["confirm"] == [] and summary["environment"]["versions"]["torch"]
-
-
-def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
-    confirm = {"confirm": {"top": 1, "seeds": [1, 2]}}
-    searched = [record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0})]
-    again = [*runs("baseline", {1: 60.0, 2: 62.0}), *runs("t0001", {1: 70.0, 2: 72.1})]
-    for each in (*searched, *again[:-1]):
-        each.save(tmp_path / TRIALS / each.id)
-    save_selection(tmp_path, Selection("baseline", ["t0001"], [1, 2]))
-    first = facts(**confirm)
-    assert (
-        write_summary(first, tmp_path, INTERRUPTED)["verdict"]
-        == "Not confirmed yet: 1 more run on fresh seeds to come."
-    )
-    again[-1].save(tmp_path / TRIALS / again[-1].id)
-    later = facts(**confirm)
-    later.started = "2030-01-01T00:00:00+00:00"
-    write_summary(later, tmp_path, FINISHED)
-    summary = read_summary(tmp_path)
-    assert summary["confirmed"]["seeds"] == [1, 2]
-    assert summary["confirmed"]["configurations"][0]["difference"]["mean"] == pytest.approx(10.05)
-    assert [each["started"] for each in summary["environment"]["sessions"]] == [first.started, later.started]
-    assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
-
-
-def test_warnings() -> None:
-    spec = facts(space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}).spec
-    stuck, failed = record("baseline", 49.0, disc=0.0), record("t0001-s1", None, seed=1, status="failed", reason="NaN")
-    rate, one_class, left_out = warnings_of(spec, [stuck, failed])
-    assert rate.startswith(f"the baseline was not tuned, though {RATE} was searched")
-    assert one_class == "baselines that never left one class: baseline"
-    assert left_out == "t0001-s1 failed and is left out of its pairs: NaN"
-    tuned = facts(
-        space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}},
-        baseline={"search": {RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}},
-    ).spec
-    assert warnings_of(tuned, []) == [] and warnings_of(facts().spec, []) == []

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import confirmed_runs
 import pytest
 
 from rdistill.core.files import DamagedFileError
-from rdistill.sweeps.study.dataframe import results_frame
 from rdistill.sweeps.study.records import (
     BASELINE,
     DIAGNOSED,
@@ -286,18 +286,9 @@ def test_results_need_neither_torch_nor_ray() -> None:
 def test_a_spreadsheet_takes_no_text_for_a_formula(tmp_path: Path) -> None:
     values = {"a": "=cmd|' /C calc'!A0", "+b": -1.5, "c": "-1.5", "d": "@SUM(A1)", "e": [math.nan, -1], "f": "plain"}
     failed = record("t0001", 50.0, values=values, status="failed", reason="-> it broke")
-    failed.save(tmp_path / "trials" / "t0001")
-    (row,) = table_of(tmp_path, failed)
+    (row,) = table(tmp_path, failed)
     assert row["a"] == "'=cmd|' /C calc'!A0" and row["d"] == "'@SUM(A1)" and row["note"].startswith("'-> it broke")
     assert row["'+b"] == "-1.5" and row["c"] == "-1.5" and row["e"] == "[null, -1]" and row["f"] == "plain"
-    frame = results_frame(tmp_path)
-    assert frame["a"][0] == values["a"] and frame["d"][0] == values["d"] and frame["+b"][0] == -1.5
-    assert frame["note"][0].startswith("-> it broke")
-
-
-def table_of(work_dir: Path, *records: TrialRecord) -> list[dict[str, str]]:
-    with open(write_table(work_dir, list(records)), newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("content", ["", '{"id": "t0001", "val', "[]"])
@@ -309,3 +300,14 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path: Path, content: str
     ) as caught:
         load_records(tmp_path)
     assert len(caught.value.problems) == 1
+
+
+def test_gain_is_over_the_best_baseline_and_of_a_confirmation_over_the_same_seeds() -> None:
+    searched = [
+        confirmed_runs.record("baseline", 60.0),
+        confirmed_runs.record("b0001", 65.0),
+        confirmed_runs.record("t0001", 70.0),
+    ]
+    again = [*confirmed_runs.runs("b0001", {1: 66.0, 2: 50.0}), *confirmed_runs.runs("t0001", {1: 69.0, 2: 70.0})]
+    records = [*searched, *again]
+    assert [gain(each, records) for each in records] == [None, None, 5.0, None, None, 3.0, 20.0]

@@ -1,0 +1,96 @@
+"""What summary.json says of a search, of its confirmation, and what it warns of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confirmed_runs import RATE, WEIGHT, record, runs
+
+from rdistill.sweeps.findings.confirm import Selection, save_selection
+from rdistill.sweeps.findings.summary import (
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    Facts,
+    read_summary,
+    warnings_of,
+    write_summary,
+)
+from rdistill.sweeps.study.records import TRIALS
+from rdistill.sweeps.study.spec import SweepSpec
+
+
+def facts(**more: Any) -> Facts:
+    content = {
+        "config": "a.py",
+        "space": {WEIGHT: {"type": "uniform", "low": 1, "high": 9}},
+        "search": {"num_trials": 2},
+        **more,
+    }
+    return Facts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
+
+
+def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
+    stopped = record("t0002", 62.0, values={WEIGHT: 2.0}, status="stopped")
+    stopped.history[0]["iter"] = 4
+    for each in (record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0}), stopped):
+        each.save(tmp_path / TRIALS / each.id)
+    write_summary(facts(), tmp_path, RUNNING)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "running" and summary["environment"]["ended"] is None
+    assert summary["verdict"] == (
+        "Searched only, not confirmed: t0001 is best with 70.00 mIoU, 10.00 points above the student alone (60.00), "
+        "each on one seed: a lead, not a result."
+    )
+    assert (summary["confirmed"], summary["test"], summary["pareto"]) == (None, None, None)
+    searched = summary["searched"]
+    assert (searched["trials"], searched["best"], searched["baseline"], searched["gain"]) == (
+        2,
+        "t0001",
+        "baseline",
+        10.0,
+    )
+    assert searched["status"] == {"finished": 2, "stopped": 1}
+    assert summary["cost"]["iterations_saved_by_stopping"] == 6
+    assert summary["cost"]["share_saved_by_stopping"] == 0.2
+    assert summary["environment"]["seeds"]["confirm"] == [] and summary["environment"]["versions"]["torch"]
+
+
+def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
+    confirm = {"confirm": {"top": 1, "seeds": [1, 2]}}
+    searched = [record("baseline", 60.0), record("t0001", 70.0, values={WEIGHT: 1.0})]
+    again = [*runs("baseline", {1: 60.0, 2: 62.0}), *runs("t0001", {1: 70.0, 2: 72.1})]
+    for each in (*searched, *again[:-1]):
+        each.save(tmp_path / TRIALS / each.id)
+    save_selection(tmp_path, Selection("baseline", ["t0001"], [1, 2]))
+    first = facts(**confirm)
+    assert (
+        write_summary(first, tmp_path, INTERRUPTED)["verdict"]
+        == "Not confirmed yet: 1 more run on fresh seeds to come."
+    )
+    again[-1].save(tmp_path / TRIALS / again[-1].id)
+    later = facts(**confirm)
+    later.started = "2030-01-01T00:00:00+00:00"
+    write_summary(later, tmp_path, FINISHED)
+    summary = read_summary(tmp_path)
+    assert summary["confirmed"]["seeds"] == [1, 2]
+    assert summary["confirmed"]["configurations"][0]["difference"]["mean"] == pytest.approx(10.05)
+    assert [each["started"] for each in summary["environment"]["sessions"]] == [first.started, later.started]
+    assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
+
+
+def test_warnings() -> None:
+    spec = facts(space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}).spec
+    stuck, failed = record("baseline", 49.0, disc=0.0), record("t0001-s1", None, seed=1, status="failed", reason="NaN")
+    rate, one_class, left_out = warnings_of(spec, [stuck, failed])
+    assert rate.startswith(f"the baseline was not tuned, though {RATE} was searched")
+    assert one_class == "baselines that never left one class: baseline"
+    assert left_out == "t0001-s1 failed and is left out of its pairs: NaN"
+    tuned = facts(
+        space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}},
+        baseline={"search": {RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}},
+    ).spec
+    assert warnings_of(tuned, []) == [] and warnings_of(facts().spec, []) == []
