@@ -389,6 +389,10 @@ def headroom(
     seeds: Sequence[int] | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    workers: int = 1,
+    cpus_per_worker: float = 1,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
     stop: StopRequest | None = None,
     trust_checkpoint: bool = False,
     quiet: bool = False,
@@ -404,6 +408,7 @@ def headroom(
         iters: of the short trainings, and twice that of the longer ones; by default a quarter of the config's.
         seeds: of the trainings, at least two; by default 0 and 1.
         resume: continue what is in ``work_dir``.
+        workers, cpus_per_worker, gpus_per_worker, address: as for :func:`train`; each batch is divided among them.
         overrides, stop, trust_checkpoint, quiet, console: as for :func:`train`.
         size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint: as for :func:`load_config`.
 
@@ -416,7 +421,9 @@ def headroom(
     """
     from rdistill.sweeps.headroom.run import run_headroom
     from rdistill.sweeps.headroom.show import show_headroom
+    from rdistill.training.ray_train import Resources
 
+    resources = Resources(workers, cpus_per_worker, gpus_per_worker)
     console = _console(console, quiet)
     cfg = load_config(config, overrides, **shortcuts)
     name = _name(config, work_dir)
@@ -428,6 +435,8 @@ def headroom(
         work_dir,
         iterations=iters,
         seeds=seeds,
+        resources=resources,
+        address=address,
         resume=resume,
         trust_checkpoint=trust_checkpoint,
         stop=stop,

@@ -24,6 +24,7 @@ from rdistill.core.storage import is_uri
 from rdistill.core.validation import LARGEST_SEED
 from rdistill.core.work_dir import require_work_dir
 from rdistill.flags import (
+    Address,
     BatchFlags,
     DataFlags,
     LoadFlags,
@@ -385,6 +386,8 @@ def headroom(
         int | None, typer.Option(help="Iterations of the short trainings; by default a quarter of the config's.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --work-dir.")] = False,
+    group: WorkerFlags,
+    address: Address = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     loading: BatchFlags,
@@ -405,9 +408,11 @@ def headroom(
             seeds=_seed_list(seeds),
             overrides=loading.overrides(),
             resume=resume,
+            address=address,
             stop=stop,
             trust_checkpoint=trust_checkpoint,
             quiet=quiet or as_json,
+            **group.given(),
             **loading.given(),
         )
     if as_json:

@@ -163,9 +163,14 @@ def run_of_trial(logger: Any) -> dict[Any, str]:
     return private(PACKAGE, logger, "_trial_runs", "goes on with a trial's run of MLflow")
 
 
-def group_did_not_start() -> tuple[type[Exception], ...]:
-    """What Ray Train raises where a group of workers found no place."""
-    return _train_errors("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
+def group_found_no_place() -> tuple[type[Exception], ...]:
+    """What Ray Train raises where there is no room for a group of workers."""
+    return _train_errors("WorkerGroupStartupTimeoutError")
+
+
+def group_died_at_its_start() -> tuple[type[Exception], ...]:
+    """What Ray Train raises where a group had its room, and a worker's process died before it could begin."""
+    return _train_errors("WorkerGroupStartupFailedError")
 
 
 def health_check_failed() -> tuple[type[Exception], ...]:
@@ -194,6 +199,6 @@ def errors_within(error: BaseException) -> list[BaseException]:
 
 __all__ = [
     "LibraryChangedError", "ask_cluster", "autoscaler_limits", "bootstrap_address", "demands", "errors_within",
-    "failures_of_actors_as", "group_did_not_start", "health_check_failed", "is_at_its_end", "jobs_and_actors",
-    "on_loopback", "run_of_trial", "start_options", "trials_of",
+    "failures_of_actors_as", "group_died_at_its_start", "group_found_no_place", "health_check_failed", "is_at_its_end",
+    "jobs_and_actors", "on_loopback", "run_of_trial", "start_options", "trials_of",
 ]  # fmt: skip

@@ -60,13 +60,24 @@ def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where
     items = error.errors(include_url=False)
     # pydantic counts the entries that are right: a list whose only entry is wrong counts as empty too.
     short_by_others = [item for item in items if item["type"] == "too_short" and _is_long_enough(item, model, content)]
-    lines = [_line(item, model, content, where) for item in items if item not in short_by_others]
+    lines = [
+        _line(item, model, content, where)
+        for item in items
+        if item not in short_by_others and not _is_of_another_member(item, model, content)
+    ]
     return list(dict.fromkeys(lines))  # a value that fits no member of a union has an error for each of them
 
 
 def _is_long_enough(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
-    value = _value_at(content, _find(model, item["loc"])[0])
+    value = _value_at(content, _find(model, item["loc"], content).path)
     return isinstance(value, Sequence) and len(value) >= item["ctx"]["min_length"]
+
+
+def _is_of_another_member(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
+    """Whether a word was wanted, but a mapping is there, which the union's one section has errors of its own for."""
+    place = _find(model, item["loc"], content)
+    members = _members(place.field.annotation)
+    return place.in_union and _section_of(members, _value_at(content, place.path)) is not None
 
 
 def short(value: Any) -> str:
@@ -84,7 +95,7 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 
 
 def _line(item: ErrorDetails, model: type[BaseModel], content: Any, where: str) -> str:
-    path, field, parent, in_union = _find(model, item["loc"])
+    path, field, parent, in_union = _find(model, item["loc"], content)
     place = ".".join(filter(None, [where, *map(str, path)]))
     kind = "" if in_union else item["type"]
     if kind == "extra_forbidden":
@@ -136,7 +147,7 @@ class _Found(NamedTuple):
     in_union: bool  # some member of the field's union says that it does not fit
 
 
-def _find(model: type[BaseModel], loc: Sequence[str | int]) -> _Found:
+def _find(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Found:
     """The user's own path to an error, and the field there.
 
     pydantic's path also names the member of a union that it tried, which stands in nobody's file.
@@ -149,6 +160,9 @@ def _find(model: type[BaseModel], loc: Sequence[str | int]) -> _Found:
         parent = None
         if len(members) > 1:
             chosen = next((member for member in members if part in (*_tags(member), _own_tag(member))), None)
+            section = _section_of(members, _value_at(content, path))
+            if chosen is None and section is not None and part == section.__name__:
+                chosen = section
             if chosen is None:
                 # Each member has errors of its own; the union as a whole is what was wanted.
                 return _Found(path, field, None, in_union=True)
@@ -170,6 +184,12 @@ def _find(model: type[BaseModel], loc: Sequence[str | int]) -> _Found:
         else:
             break
     return _Found(path, _stripped(field), parent, in_union=False)
+
+
+def _section_of(members: Sequence[Any], value: Any) -> type[BaseModel] | None:
+    """The one section among a union's members, where a mapping is given: then it is what was meant."""
+    sections = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+    return sections[0] if len(sections) == 1 < len(members) and isinstance(value, Mapping) else None
 
 
 def _stripped(field: FieldInfo) -> FieldInfo:

@@ -96,6 +96,7 @@ class Scores(IoUScores, total=False):
     diagnosis: Diagnosis  # a diagnosed run's validation has it
     weights: dict[str, float]  # those measured up to this time; keys are names of losses
     by_image: list[float]  # mIoU of each image, in order, where it was requested
+    cost: dict[str, float]  # what the run's clock has measured by now, where the run is in another process
 
 
 class Validation(TypedDict, total=False):
@@ -178,5 +179,5 @@ class RunFacts(TypedDict, total=False):
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]
     best_mIoU: float | None  # a run that is resumed has it
-    clock: Clock  # a run in this process has it, outside of cohorts
+    clock: Clock  # a run in this process has it, outside of cohorts; one in another sends `cost` with its scores
     student_start: str  # what the student starts from, if not from scratch

@@ -140,7 +140,8 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
     beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
     if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
         with _threads_of(need["CPU"]):
-            return _prepare_here(study, slots, beside)
+            prepared, left_out = _prepare_here(study, slots, beside)
+        return _with_step(prepared, resources), left_out
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
         prepared, left_out = ray.get(task.remote(study, slots, beside))
@@ -149,7 +150,21 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     except ray.exceptions.OutOfMemoryError as error:
         raise RunError(f"before the first trial: {killed_for_memory(error)}; lower --batch-size or --size") from None
-    return prepared, left_out
+    return _with_step(prepared, resources), left_out
+
+
+def _with_step(study: Study, resources: Resources) -> Study:
+    """The study with what a step takes, where that is for a group of workers to say."""
+    from rdistill.sweeps.trial.group_step import measure_step_in_group
+    from rdistill.sweeps.trial.step_profile import STEP
+
+    if study.step is not None:
+        return study
+    step = measure_step_in_group(study, resources)
+    with open_work_dir(study.work_dir) as here:
+        step.save(here.folder / STEP)
+        here.push()
+    return dataclasses.replace(study, step=step)
 
 
 @contextmanager
@@ -203,9 +218,9 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
         stored = look_into_store(base, distiller)
         if stored is not None:
             lines.append(stored.line)
-        if step is None:
+        if step is None and spec.trial.workers == 1:  # several measure it together, elsewhere
             forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
-            step = measure_step(distiller, cfg, workers=spec.trial.workers, slots=slots, forecast=forecast)  # it trains
+            step = measure_step(distiller, cfg, slots=slots, forecast=forecast)  # it trains
             step.save(here.folder / STEP)
         here.push()
     study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))

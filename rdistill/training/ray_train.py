@@ -1,16 +1,20 @@
-"""One run on several workers: the same function as in one process, in a Ray Train worker group."""
+"""One run on several workers: the same function as in one process, in a Ray Train worker group.
+
+Begin with :func:`train_in_group`; :func:`work_in_group` is the group itself, for whatever else its workers shall do.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import ray
 import torch.distributed
@@ -28,7 +32,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from rdistill._compat import texts
-from rdistill._compat.ray import group_did_not_start, health_check_failed
+from rdistill._compat.ray import group_died_at_its_start, group_found_no_place, health_check_failed
 from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.causes import causes_of
 from rdistill.core.errors import RunError, UserError
@@ -45,7 +49,7 @@ from rdistill.distributed.cluster import (
 )
 from rdistill.distributed.shares import resource_problems
 from rdistill.schemas.mappings import Arguments
-from rdistill.schemas.run import RunMetrics, Scores
+from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.run import RunOptions, look_before, train_run
 
@@ -56,6 +60,7 @@ ORDERS_S = 0.5  # seconds between two looks of the first worker at what the driv
 DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
 PEERS = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
 PATIENCE_S = 20.0  # seconds that workers may take to start before a line says what they wait for
+Work = Callable[[RunListener, StopRequest], Any]  # what each worker of a group does
 
 
 @dataclass(frozen=True)
@@ -106,41 +111,82 @@ def train_in_group(
         RunError: as ``train_run``; also when workers were lost too often, or found no place any more.
     """
     run, options = LoadedConfig.of(config), options or RunOptions()
-    stop = options.stop
     work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
     with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as here:
         if done := look_before(here.folder, run.cfg, options.seed, options.resume, listener):
             return done
-    _check_shares(run.cfg, resources)
+    require_shares(run.cfg, resources)
     # What is there is this run's, also when the workers are started again; the driver passes on what stops it.
-    each = replace(options, resume=True, stop=None)
+    each = partial(_train, run, str(work_dir), replace(options, resume=True, stop=None))
     with connected(address, work_dir, say=listener.noted):
-        per_worker = resources.per_worker()
-        require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
-        wait_for_room(per_worker, resources.fewest, listener.noted)
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
-        # Ray's memory monitor kills the youngest processes of a node, whatever they have taken: these two as well.
-        light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
-        events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
-        relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
-        shared: _Shared = {"run": run, "work_dir": str(work_dir), "options": each, "events": events, "orders": orders}
-        relay.start()
-        starts = 1
-        try:
-            while True:
-                try:
-                    trainer = _trainer(shared, resources, [_OnLoss(events, resources.max_failures), *(callbacks or [])])
-                    outcome = _fit(trainer, stop, orders).return_value
-                    break
-                except Exception as error:
-                    told_to_stop = stop is not None and stop.signum is not None
-                    if told_to_stop or starts > resources.max_failures or not lost_rays_own(error):
-                        raise _explained(error, per_worker, resources) from None
-                    again = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
-                    listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {again}")
-                    starts += 1
-        finally:
-            relay.stop()
+        return work_in_group(  # type: ignore[no-any-return]
+            each, run.cfg, work_dir, resources, stop=options.stop, listener=listener, callbacks=callbacks
+        )
+
+
+def _train(
+    run: LoadedConfig, work_dir: str, options: RunOptions, listener: RunListener, stop: StopRequest
+) -> RunMetrics:
+    return train_run(run, work_dir, replace(options, stop=stop), _Reporting(listener))
+
+
+def work_in_group(
+    work: Work,
+    cfg: Config,
+    work_dir: str | Path,
+    resources: Resources,
+    *,
+    stop: StopRequest | None = None,
+    listener: RunListener | None = None,
+    callbacks: list[Any] | None = None,
+) -> Any:
+    """Calls a function in every process of a worker group, on the cluster that this process is connected to.
+
+    Args:
+        work: is called with a listener, whose events of the first worker come to ``listener`` here, and with a request
+            that is set in the first worker when ``stop`` is. It is called again when workers were lost.
+        cfg: of what is trained: its ``custom_imports`` are imported first.
+        work_dir: absolute, or a URI; Ray Train's own files go to ``ray_train`` there.
+        resources: how many workers, and what each takes.
+        stop: of the driver. What ``work`` raises as :class:`Stopped` is raised here.
+        listener: of the driver.
+        callbacks: Ray Train's own.
+
+    Returns:
+        What ``work`` returned in the first worker.
+
+    Raises:
+        UserError: of a worker; also when the cluster is too small.
+        RunError: of a worker; also when workers were lost too often, or found no place any more.
+    """
+    listener = listener or Silent()
+    per_worker = resources.per_worker()
+    require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
+    wait_for_room(per_worker, resources.fewest, listener.noted)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
+    # Ray's memory monitor kills the youngest processes of a node, whatever they have taken: these two as well.
+    light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
+    events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
+    relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
+    shared: _Shared = {"work": work, "cfg": cfg, "events": events, "orders": orders}
+    relay.start()
+    starts = 1
+    try:
+        while True:
+            try:
+                on_loss = _OnLoss(events, resources.max_failures)
+                trainer = _trainer(shared, work_dir, resources, [on_loss, *(callbacks or [])])
+                outcome = _fit(trainer, stop, orders).return_value
+                break
+            except Exception as error:
+                told_to_stop = stop is not None and stop.signum is not None
+                if told_to_stop or starts > resources.max_failures or not lost_rays_own(error):
+                    raise _explained(error, per_worker, resources) from None
+                again = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
+                listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {again}")
+                starts += 1
+    finally:
+        relay.stop()
     if isinstance(outcome, Stopped):
         raise outcome
     return outcome
@@ -149,19 +195,18 @@ def train_in_group(
 class _Shared(TypedDict):
     """What every worker of a group is given."""
 
-    run: LoadedConfig
-    work_dir: str
-    options: RunOptions
+    work: Work
+    cfg: Config
     events: Queue
     orders: Any  # the handle of the _Orders actor
 
 
-def _trainer(shared: _Shared, resources: Resources, callbacks: list[Any]) -> TorchTrainer:
+def _trainer(shared: _Shared, work_dir: str | Path, resources: Resources, callbacks: list[Any]) -> TorchTrainer:
     """A start of the workers, who go on from where the work dir says they are."""
-    per_worker, work_dir = resources.per_worker(), shared["work_dir"]
+    per_worker = resources.per_worker()
     elastic = resources.fewest < resources.workers
     return TorchTrainer(
-        _work,
+        _in_worker,
         train_loop_config=dict(shared),
         scaling_config=ScalingConfig(
             num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
@@ -180,7 +225,7 @@ def _trainer(shared: _Shared, resources: Resources, callbacks: list[Any]) -> Tor
     )
 
 
-def _check_shares(cfg: Config, resources: Resources) -> None:
+def require_shares(cfg: Config, resources: Resources) -> None:
     """Every worker has as many images a step, whatever the number of workers becomes.
 
     Raises:
@@ -233,18 +278,17 @@ class _Orders:
         return self._signum
 
 
-def _work(config: _Shared) -> RunMetrics | Stopped:
-    """What each worker runs. It has no console: its events go through the queue."""
+def _in_worker(config: _Shared) -> Any:
+    """What Ray Train calls in each worker. It has no console: its events go through the queue."""
     import ray.train
 
-    import_custom_modules(config["run"].cfg)
+    import_custom_modules(config["cfg"])
     rank = ray.train.get_context().get_world_rank()
-    listener = _WorkerListener(config["events"] if rank == 0 else None)
     stop = StopRequest()
     if rank == 0:
         threading.Thread(target=_heed, args=(config["orders"], stop), daemon=True).start()
     try:
-        return train_run(config["run"], config["work_dir"], replace(config["options"], stop=stop), listener)
+        return config["work"](_ToDriver(config["events"]) if rank == 0 else Silent(), stop)
     except Stopped as stopped:  # all workers, after the same iteration: an end, and no failure to start again from
         return stopped
 
@@ -256,10 +300,10 @@ def _heed(orders: Any, stop: StopRequest) -> None:
             stop.signum = ray.get(orders.stop_signal.remote())
 
 
-class _WorkerListener:
-    """Reports validations to Ray Train, which wants every worker to, and all events of rank 0 to the driver."""
+class _ToDriver:
+    """Sends all events to the driver."""
 
-    def __init__(self, events: Queue | None) -> None:
+    def __init__(self, events: Queue) -> None:
         self._events = events
 
     def training_started(self, **details: Any) -> None:
@@ -269,10 +313,7 @@ class _WorkerListener:
         self._send("stepped", (iteration, dict(values)), {})
 
     def validated(self, iteration: int, metrics: Scores) -> None:
-        import ray.train
-
         self._send("validated", (iteration, dict(metrics)), {})
-        ray.train.report({"iter": iteration, **metrics})
 
     def warned(self, message: str) -> None:
         self._send("warned", (message,), {})
@@ -281,8 +322,30 @@ class _WorkerListener:
         self._send("noted", (text,), {})
 
     def _send(self, event: str, args: tuple[Any, ...], details: Arguments) -> None:
-        if self._events is not None:
-            self._events.actor.put_nowait.remote((event, args, details))
+        self._events.actor.put_nowait.remote((event, args, details))
+
+
+class _Reporting:
+    """Passes on all events, and reports validations to Ray Train, which wants every worker to.
+
+    The run's clock stays here: what it has measured goes with each validation.
+    """
+
+    def __init__(self, listener: RunListener) -> None:
+        self._listener, self._clock = listener, cast("Clock | None", None)
+        self.stepped, self.warned, self.noted = listener.stepped, listener.warned, listener.noted
+
+    def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
+        others = facts.copy()
+        self._clock = others.pop("clock", None)
+        self._listener.training_started(first_iteration=first_iteration, last_iteration=last_iteration, facts=others)
+
+    def validated(self, iteration: int, metrics: Scores) -> None:
+        import ray.train
+
+        scores = metrics if self._clock is None else Scores(**metrics, cost=self._clock.seconds())
+        self._listener.validated(iteration, scores)
+        ray.train.report({"iter": iteration, **metrics})
 
 
 class _OnLoss(UserCallback):
@@ -305,7 +368,7 @@ class _Relay(threading.Thread):
     """Carries events from the queue to a listener in the driver, and says when workers are slow to start.
 
     Args:
-        events: as ``_WorkerListener`` sends them.
+        events: as ``_ToDriver`` sends them.
         listener: is notified of them.
         stop: is heeded once training has begun.
         waiting: what is waited for, with a ``{}`` for what the cluster has.
@@ -359,7 +422,9 @@ def _died(error: BaseException) -> bool:
 
 def lost_rays_own(error: BaseException) -> bool:
     """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
-    starting = any(isinstance(cause, group_did_not_start()) for cause in causes_of(error))
+    starting = any(
+        isinstance(cause, (*group_found_no_place(), *group_died_at_its_start())) for cause in causes_of(error)
+    )
     return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
@@ -384,7 +449,12 @@ def _explained(error: Exception, per_worker: Mapping[str, float], resources: Res
     if (own := _users_own(error)) is not None:
         return own
     causes = causes_of(error)
-    if any(isinstance(cause, group_did_not_start()) for cause in causes):
+    if any(isinstance(cause, group_died_at_its_start()) for cause in causes):  # it holds its own room still
+        return RunError(
+            f"a worker died before it began, {PLACEMENT_ATTEMPTS} times tried, last by: {_one_line(error)}; the node's "
+            f"memory may be short; continue with --resume"
+        )
+    if any(isinstance(cause, group_found_no_place()) for cause in causes):
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
         return RunError(
             f"no place for {resources.fewest} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "

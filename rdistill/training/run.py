@@ -166,8 +166,7 @@ def _train(
         facts: RunFacts = {"teacher_lines": plan.lines if plan else (), "unlabeled": describe_unlabeled(run)}
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        # A lane measures its run by itself; in a group the listener is in another process.
-        clock = StepClock() if lane is None and get_world_size() == 1 else None
+        clock = StepClock() if lane is None else None  # a lane measures its run by itself
         if clock is not None:
             facts["clock"] = clock
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)

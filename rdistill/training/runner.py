@@ -107,11 +107,11 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
     if world_size > 1:
         no_image_twice(cfg)
         cfg.launcher = "pytorch"
-        cfg.model_wrapper_cfg = _wrapper_config(cfg)
+        cfg.model_wrapper_cfg = wrapper_config(cfg)
     return cfg
 
 
-def _wrapper_config(cfg: Config) -> PlainConfig:
+def wrapper_config(cfg: Config) -> PlainConfig:
     """How several workers' model is wrapped: as mmengine would from the same keys, but also on CPUs."""
     options = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
     if "DistributedDataParallel" not in str(options.get("type", "MMDistributedDataParallel")):

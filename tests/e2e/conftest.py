@@ -55,12 +55,16 @@ class Place:
         )  # fmt: skip
 
     def run(
-        self, *arguments: object, status: int | None = 0, variables: Mapping[str, str] | None = None
+        self,
+        *arguments: object,
+        status: int | None = 0,
+        variables: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> subprocess.CompletedProcess[str]:
         """Runs ``rdistill ARGUMENTS`` to its end. ``status`` is the expected one, or None."""
         with self.start(*arguments, variables=variables) as process:
             try:
-                out, err = process.communicate(timeout=TIMEOUT_S)
+                out, err = process.communicate(timeout=timeout_s)
             except BaseException:
                 process.terminate()  # Ray then stops its own processes
                 raise

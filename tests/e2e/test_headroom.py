@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from typed_files import unlike
 
 from rdistill.core.files import read_json
 from rdistill.core.stopping import Stopped, StopRequest
+from rdistill.core.storage import open_work_dir
 from rdistill.schemas.headroom import ArmRecord, Headroom
 from rdistill.sweeps.headroom.arms import ARMS, arm_config
+from rdistill.sweeps.headroom.group import Saying
+from rdistill.sweeps.headroom.measure import INNER, Request, measure
 from rdistill.sweeps.headroom.run import run_headroom
 from rdistill.training.run import train
 
-from .conftest import Place
+from .conftest import TIMEOUT_S, Place
+from .processes import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -88,6 +93,82 @@ def test_a_headroom_that_was_stopped_goes_on(measured: tuple[Path, dict[str, Any
     assert again["arms"] == resumed["arms"] and "finished already" in lines[-1]
 
 
+# Nothing that looks across a worker's images, and nothing random: then two workers compute what one does.
+GROUP_NORM = {"type": "GN", "num_groups": 2}
+WITHOUT_BATCH_STATISTICS = {
+    "model.backbone.norm_cfg": GROUP_NORM, "model.decode_head.norm_cfg": GROUP_NORM,
+    "model.decode_head.dropout_ratio": 0, "model.decode_head.loss_decode.class_weight": None,
+}  # fmt: skip
+
+
+def test_an_arm_of_two_workers_is_the_training_that_it_would_be_alone(
+    tiny: Tiny, tmp_path: Path, in_workers: Callable[[int, Callable[[int], Any]], list[Any]]
+) -> None:
+    """To the last bit that of two workers, and nearly that of one; also what was stopped and went on."""
+    settled = {"distill.teachers.0.forward": {"fuse": True}, "distill.cache": "off"}
+    base = tiny.load("distill", {**WITHOUT_BATCH_STATISTICS, **settled}, iters=80, batch_size=4)
+
+    def headroom(rank: int, stops: bool) -> str | None:
+        stop = StopRequest()
+
+        def stop_the_longer_one(line: str) -> None:  # the others have ended by then
+            if stops and rank == 0 and line.startswith("trained   distilled-s0"):
+                stop.signum = signal.SIGTERM
+
+        with open_work_dir(tmp_path / "two", *INNER) as here:
+            try:
+                found = measure(
+                    here, base, Request(20, (0,)), [{"mIoU": 50.0}], stop=stop, listener=Saying(stop_the_longer_one)
+                )
+            except Stopped as stopped:
+                return str(stopped)
+        assert found["failed"] == [] and found["rates"]["teacher"] > 0
+        return None
+
+    stopped, same = in_workers(2, lambda rank: headroom(rank, stops=True))
+    assert stopped == same and stopped.startswith("stopped at iteration 2")
+    assert not (tmp_path / "two" / "headroom.json").exists()
+    times = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / "two").glob("*/arm.json")}
+    assert set(times) == {f"{arm}-s0" for arm in ARMS} - {"longer-s0"}
+    assert in_workers(2, lambda rank: headroom(rank, stops=False)) == [None, None]
+    assert (
+        times.items()
+        <= {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / "two").glob("*/arm.json")}.items()
+    )
+    for arm in ("longer", "distilled"):
+        cfg = arm_config(base, arm, 20, seed=0)
+        in_workers(2, lambda rank, cfg=cfg, arm=arm: bool(train(cfg, tmp_path / arm, seed=0)))
+        assert equal(weights(tmp_path / arm), weights(tmp_path / "two" / f"{arm}-s0")), arm
+    train(arm_config(base, "distilled", 20, seed=0), tmp_path / "one", seed=0)
+    ours, theirs = weights(tmp_path / "distilled"), weights(tmp_path / "one")
+    assert max((value.double() - theirs[key].double()).abs().max().item() for key, value in ours.items()) < 1e-5
+
+
+@pytest.mark.slow  # worker groups start three times
+def test_the_command_with_two_workers(tiny: Tiny, place: Place) -> None:
+    """Stopped by a signal in the second seed, it goes on where it was."""
+    data = ("--data-root", tiny.data_root, "--size", 32, "--batch-size", 4, "--set", "train_cfg.max_iters=80")
+    config, work_dir = tiny.folder / "distill.py", place.root / "two"
+    short = ("--iters", 20, "--work-dir", work_dir, "--cpus-per-worker", 0.5)
+    odd = place.run("headroom", config, *data, *short, "--workers", 3, status=2)
+    assert odd.stderr == (
+        "error: train_dataloader.batch_size: 4 images do not divide among 3 workers; set --batch-size\n"
+    )
+    with place.start("headroom", config, *data, *short, "--workers", 2) as process:
+        wait_until(lambda: list(work_dir.glob("*-s1/config.py")), process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM and "--resume" in err, (out, err)
+    before = {file.parent.name: file.read_text() for file in work_dir.glob("*/arm.json")}
+    assert {f"{arm}-s0" for arm in ARMS} <= before.keys() and not (work_dir / "headroom.json").exists()
+    done = place.run("headroom", config, *data, *short, "--workers", 2, "--resume")
+    assert done.stdout.splitlines()[-1].startswith("advice    ")
+    assert {name: (work_dir / name / "arm.json").read_text() for name in before} == before
+    found = json.loads((work_dir / "headroom.json").read_text())
+    assert {arm: list(one["scores"]) for arm, one in found["arms"].items()} == {arm: ["0", "1"] for arm in ARMS}
+    assert found["failed"] == [] and found["rates"]["teacher"] > 0 and found["plan"]["sweep_hours"] > 0
+
+
 @pytest.mark.slow  # six starts
 def test_the_command(tiny: Tiny, place: Place) -> None:
     data = ("--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--set", "train_cfg.max_iters=80")
@@ -132,6 +213,26 @@ def test_a_sweep_measures_it_first_where_its_file_says_so(tiny: Tiny, place: Pla
     assert "Headroom" in text and summary["headroom"]["recommendation"] in text
     resumed = place.run("sweep", place.sweep_file("headroom", sweep), *data, "--work-dir", work_dir, "--resume")
     assert "trained   " not in resumed.stdout
+
+
+@pytest.mark.slow  # three worker groups
+def test_a_sweep_of_two_workers_measures_it_in_a_group(tiny: Tiny, place: Place) -> None:
+    sweep = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0]}},
+        "search": {"type": "grid"},
+        "trial": {"workers": 2, "cpus_per_worker": 0.5},
+        "headroom": {"iters": 20, "seeds": [0, 1]},
+    }
+    data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 4)
+    work_dir = place.root / "group"
+    done = place.run("sweep", place.sweep_file("group", sweep), *data, "--work-dir", work_dir)
+    assert done.stdout.index("advice    ") < done.stdout.index("best      ")
+    found = json.loads((work_dir / "summary.json").read_text())["headroom"]
+    assert found["failed"] == [] and found["plan"]["of"] == "this sweep" and found["rates"]["teacher"] > 0
+    assert list((work_dir / "headroom" / "ray_train").iterdir())  # Ray Train's own folder of the group
+    step = json.loads((work_dir / "step.json").read_text())
+    assert list(step["seconds"]) == ["1"] and min(step["seconds"]["1"]) > 0
 
 
 @pytest.mark.slow  # Ray starts twice

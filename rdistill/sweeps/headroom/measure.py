@@ -1,15 +1,19 @@
-"""Trains the arms of a headroom in one process: those of a seed in lockstep, over one stream and under one teacher."""
+"""Trains the arms of a headroom: those of a seed in lockstep, over one stream and under one teacher.
+
+In one process, or in each worker of a group (:mod:`.group`), which all do the same and share the batches.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 
 from rdistill.core.errors import RunError, UserError, one_line
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
@@ -19,16 +23,18 @@ from rdistill.core.storage import StorageError, WorkDir
 from rdistill.schemas.headroom import ArmRecord, Headroom
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunFacts, Scores
+from rdistill.sweeps.cohort.rank import RAISED_BY_ALL
 from rdistill.sweeps.headroom.answer import answer
 from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
 from rdistill.sweeps.headroom.cost import Rates
-from rdistill.training.hooks import Silent
+from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
 HEADROOM = "headroom.json"  # the work dir's file of the answer, once it is there
 ARM = "arm.json"  # a training's own file: its score and what it took
 REQUEST = "request.json"  # the work dir's file of what was requested
+INNER = ("*", "*/*")  # files of a headroom's work dir
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,11 @@ def measure(
     *,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    listener: RunListener | None = None,
 ) -> Headroom:
     """Trains what is left to train, and writes and returns the answer.
+
+    In a worker group all workers call it, and the first one writes.
 
     Args:
         here: the work dir. A training that is finished there is not repeated; one that was cut off goes on from its
@@ -85,27 +93,33 @@ def measure(
         request: how long, and on which seeds.
         teachers: scores of each.
         stop: is looked at after each iteration.
-        say: is given a line when a training ends.
+        listener: is notified when a training begins or goes on, and of a line for the user when it ends.
 
     Raises:
         Stopped: ``stop`` was set.
         StorageError: the work dir cannot be written.
     """
     stop = stop or StopRequest()
-    shared = _Shared(here, base, request, teachers, trust_checkpoint, stop, say)
+    shared = _Shared(here, base, request, teachers, trust_checkpoint, stop, listener or Silent())
     records: list[ArmRecord] = []
     for seed in request.seeds:
         lockstep = Lockstep()
         lanes = [_Training(arm, seed, shared) for arm in ARMS]
-        for training in lanes:
-            lockstep.join(training.name, training.run)
+        finished_before = [[lane.finished_record() for lane in lanes] if is_main_process() else None]
+        broadcast_object_list(finished_before)  # no worker may train what another one does not
+        for training, record in zip(lanes, finished_before[0] or [], strict=True):
+            if record is None:
+                lockstep.join(training.name, training.run)
+            else:
+                training.end(record)
         with _quiet():
             while lockstep.step():
                 stop.heeded = True  # a training that ends takes it for the end of all
         stop.heeded = False
         if (stopped := next((lane.stopped for lane in lanes if lane.stopped is not None), None)) is not None:
             raise stopped
-        here.push()
+        if is_main_process():
+            here.push()
         records += [lane.record for lane in lanes]
     finished = {(record["arm"], record["seed"]): record for record in records if record["status"] == "finished"}
     one_class = never_left_one_class(finished)
@@ -127,8 +141,9 @@ def measure(
         ],
         "rates": Rates.of(records).as_dict(),
     }
-    write_json(here.folder / HEADROOM, headroom)
-    here.push()
+    if is_main_process():
+        write_json(here.folder / HEADROOM, headroom)
+        here.push()
     return headroom
 
 
@@ -142,7 +157,7 @@ class _Shared:
     teachers: Sequence[Scores]
     trust_checkpoint: bool
     stop: StopRequest
-    say: Callable[[str], None]
+    listener: RunListener
 
 
 class _Training:
@@ -158,22 +173,26 @@ class _Training:
         self.record: ArmRecord = {}
         self.stopped: Stopped | None = None
 
+    @property
+    def folder(self) -> Path:
+        return self.shared.here.folder / self.name
+
+    def finished_record(self) -> ArmRecord | None:
+        """The record of a training that has finished."""
+        file = self.folder / ARM
+        set_aside_if_damaged(file, "it is trained again", self.shared.listener.noted)
+        record: ArmRecord | None = read_json(file) if file.is_file() else None
+        return record if record is not None and record["status"] == "finished" else None
+
     def run(self, lane: Lane) -> None:
         shared = self.shared
-        folder = shared.here.folder / self.name
-        set_aside_if_damaged(folder / ARM, "it is trained again", shared.say)
-        if (folder / ARM).is_file():
-            self.record = read_json(folder / ARM)
-            if self.record["status"] == "finished":
-                self._tell()
-                return
-        clock = _Clock(lane)
+        clock = _Clock(lane, shared.listener)
         record: ArmRecord = {"arm": self.arm, "seed": self.seed}
         try:
             cfg = arm_config(shared.base, self.arm, shared.request.iterations, self.seed)
             metrics = train(
                 cfg,
-                folder,
+                self.folder,
                 seed=self.seed,
                 resume=True,
                 trust_checkpoint=shared.trust_checkpoint,
@@ -189,6 +208,8 @@ class _Training:
         except StorageError:
             raise
         except (UserError, RunError) as error:
+            if get_world_size() > 1 and not isinstance(error, RAISED_BY_ALL):
+                raise  # the others may be waiting for this one in an all-reduce
             record |= {"status": "failed", "reason": one_line(error)}
         else:
             record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
@@ -196,21 +217,28 @@ class _Training:
             if (trivial := metrics.get("trivial")) is not None:
                 record["trivial"] = trivial
             record["cost"] = clock.rates() if self.arm != HALF else {}
-        self.record = record
-        write_json(folder / ARM, record)
-        self._tell()
+        if is_main_process():
+            write_json(self.folder / ARM, record)
+        self.end(record)
 
-    def _tell(self) -> None:
-        outcome = f"mIoU {self.record['mIoU']:.2f}" if self.record["status"] == "finished" else self.record["reason"]
+    def end(self, record: ArmRecord) -> None:
+        """Keeps the record, and says so."""
+        self.record = record
+        outcome = f"mIoU {record['mIoU']:.2f}" if record["status"] == "finished" else record["reason"]
         total = self.shared.request.iterations * LENGTHS.get(self.arm, 1)
-        self.shared.say(f"trained   {self.name}, {total:,} iterations: {outcome}")
+        self.shared.listener.noted(f"trained   {self.name}, {total:,} iterations: {outcome}")
 
 
 class _Clock(Silent):
-    """Tells apart what a training's iterations, its validations and its start take, by the lane's own seconds."""
+    """Tells apart what a training's iterations, its validations and its start take, by the lane's own seconds.
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    Args:
+        lane: the training's.
+        listener: is notified when it begins.
+    """
+
+    def __init__(self, lane: Lane, listener: RunListener) -> None:
+        self.lane, self.listener = lane, listener
         self._setup = self._steps = self._validations = 0.0
         self._iterations = self._validated = 0
         self._last, self._first = 0.0, 0
@@ -221,6 +249,7 @@ class _Clock(Silent):
         self._started = self.lane.seconds()
         self._setup = self._last = self._started["own_seconds"]
         self._first = self._iterations = first_iteration
+        self.listener.training_started(first_iteration=first_iteration, last_iteration=last_iteration, facts={})
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
         now = self.lane.seconds()

@@ -22,7 +22,7 @@ from rdistill.core.stopping import StopRequest
 from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
-from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.distributed.cluster import alone_on_this_machine, connected, joins_a_cluster, killed_for_memory
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
 from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
@@ -36,18 +36,26 @@ from rdistill.sweeps.headroom.cost import (
     planned_cost,
     students_of,
 )
-from rdistill.sweeps.headroom.measure import HEADROOM, REQUEST, Request, finished_headroom, measure, require_same
+from rdistill.sweeps.headroom.group import Saying, measure_in_group
+from rdistill.sweeps.headroom.measure import (
+    HEADROOM,
+    INNER,
+    REQUEST,
+    Request,
+    finished_headroom,
+    measure,
+    require_same,
+)
 from rdistill.sweeps.study.space import feature_counts
 from rdistill.sweeps.study.spec import HeadroomSpec
 from rdistill.sweeps.trial.trial import Study
-from rdistill.training.ray_train import Resources
+from rdistill.training.ray_train import Resources, require_shares
 from rdistill.training.run import evaluate_teachers
 from rdistill.training.teacher_plan import choose_plan, with_plan
 
 FOLDER = "headroom"  # stands in a sweep's work dir
 SEEDS = (0, 1)
 MOST_AT_ONCE = 16  # trials that are taken to train at a time, for an estimate
-INNER = ("*", "*/*")  # files of a headroom's work dir
 Say = Callable[[str], None]
 
 
@@ -57,18 +65,22 @@ def run_headroom(
     *,
     iterations: int | None = None,
     seeds: Sequence[int] | None = None,
+    resources: Resources | None = None,
+    address: str | None = None,
     resume: bool = False,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
     say: Say = lambda line: None,
 ) -> Headroom:
-    """Measures what there is to gain from a config's teacher, in this process.
+    """Measures what there is to gain from a config's teacher: in this process, or in a group of several workers.
 
     Args:
         cfg: from :func:`rdistill.config.load.load_config`, with a ``distill`` section.
         work_dir: a folder, or a URI; written to: ``headroom.json``, and a folder for each training.
         iterations: of the short trainings; by default a quarter of the config's.
         seeds: of the trainings, at least two; by default 0 and 1.
+        resources: of the workers; by default one, which is this process unless there is a cluster to join.
+        address: of a Ray cluster; see :func:`rdistill.distributed.cluster.connected`.
         resume: continue what is in the work dir.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         stop: is looked at after each iteration.
@@ -83,6 +95,8 @@ def run_headroom(
     """
     spec = require_teacher(cfg)
     request = Request(*_checked(cfg, iterations, SEEDS if seeds is None else seeds))
+    resources = resources or Resources()
+    require_shares(cfg, resources)
     for arm in ARMS:
         arm_config(cfg, arm, request.iterations, request.seeds[0])  # raises what cannot be
     with open_work_dir(work_dir, *INNER) as here, lock_folder(here.folder, "run or sweep"):
@@ -96,7 +110,17 @@ def run_headroom(
             say(f"note      {here.where}: finished already: nothing is left to do")
             return headroom
         base, teachers = _prepared(cfg, here, trust_checkpoint, say)
-        headroom = measure(here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, say=say)
+        if resources.workers == 1 and not joins_a_cluster(address):
+            headroom = measure(
+                here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, listener=Saying(say)
+            )
+        else:
+            here.push()  # the workers read it
+            with connected(address, here.where, say=say):
+                headroom = measure_in_group(
+                    here.where, base, request, teachers, resources, trust_checkpoint=trust_checkpoint, stop=stop,
+                    say=say,
+                )  # fmt: skip
         trials, top, fresh = TYPICAL
         rates = Rates(**headroom["rates"])
         headroom["plan"] = planned_cost(
@@ -281,6 +305,8 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
     """The trainings, where the sweep's own will run; None, with a line, if the machine cannot do them."""
     need, joined = resources.per_worker(), max(ways_to_join(resources))
     try:
+        if resources.workers > 1:
+            return _measure_in_group(study, request, resources, say)
         if alone_on_this_machine() and not need.get("GPU"):
             return _measure_here(study, request, need["CPU"] * joined, say)
         task = ray.remote(_measure_there).options(
@@ -306,6 +332,14 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
     return None
 
 
+def _measure_in_group(study: Study, request: Request, resources: Resources, say: Say) -> Headroom:
+    where, base, trust = join(study.work_dir, FOLDER), study.base.cfg, study.trust_checkpoint
+    with open_work_dir(where, *INNER) as here:
+        require_same(here.folder, digest(base), request, here.where)
+        here.push()
+    return measure_in_group(where, base, request, study.teacher_metrics, resources, trust_checkpoint=trust, say=say)
+
+
 def _measure_there(study: Study, request: Request) -> tuple[Headroom, list[str]]:
     lines: list[str] = []
     import_custom_modules(study.base.cfg)
@@ -323,8 +357,9 @@ def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) 
         with open_work_dir(join(study.work_dir, FOLDER), *INNER) as here:
             require_same(here.folder, digest(study.base.cfg), request, here.where)
             return measure(
-                here, study.base.cfg, request, study.teacher_metrics, trust_checkpoint=study.trust_checkpoint, say=say
-            )
+                here, study.base.cfg, request, study.teacher_metrics, trust_checkpoint=study.trust_checkpoint,
+                listener=Saying(say),
+            )  # fmt: skip
     finally:
         torch.set_num_threads(before)
 

@@ -47,8 +47,8 @@ def training_seconds(record: Trained) -> Seconds | None:
     """What a trial's training took, of all its iterations; None before its first validation.
 
     What an attempt did again after a kill does not count: the seconds are those of the steps that were measured,
-    times the iterations of the trial. A record without measured steps (of an older version, or of a group of workers
-    outside of cohorts) has its time on the wall for both, validations included.
+    times the iterations of the trial; of several workers they are the first one's, who all keep step. A record without
+    measured steps, of an older version, has its time on the wall for both, validations included.
     """
     if not record.history:
         return None

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from mmengine.registry import MODEL_WRAPPERS
 from torch import Tensor
 
 from rdistill.checks.dry_run import tiny_batch
@@ -21,6 +23,9 @@ from rdistill.distill.optimizer import build_optimizer
 from rdistill.distill.store_files import store_files
 from rdistill.distill.teacher import Teacher
 from rdistill.distill.teacher_store import TeacherStore
+from rdistill.distributed.collectives import gather_objects
+from rdistill.models.task_loss import average_over_workers
+from rdistill.training.runner import wrapper_config
 
 STEP = "step.json"  # a file in the work dir: what was measured
 CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
@@ -70,16 +75,17 @@ def measure_step(
     distiller: Distiller,
     cfg: Config,
     *,
-    workers: int = 1,
     slots: Sequence[int] = (1,),
     forecast: StoreForecast | None = None,
 ) -> StepProfile:
     """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
 
+    In a worker group all workers call it: each trains on its share of the batch, and they average their gradients. The
+    profile is then that of the slowest and of the largest.
+
     Args:
         distiller: of the run; is done for afterwards.
         cfg: of the run.
-        workers: among which a batch is divided.
         slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
             This process has one slot's threads.
         forecast: of the store of views, where there is one: then a teacher's seconds are those of the mean step.
@@ -92,21 +98,23 @@ def measure_step(
             for index, (teacher, store) in enumerate(zip(distiller.teachers, stored, strict=True))
         ]  # fmt: skip
         distiller.teachers = tuple(clocks)  # type: ignore[arg-type]
-        return _measured(distiller, cfg, clocks, workers, slots)
+        return _measured(distiller, cfg, clocks, slots)
 
 
-def _measured(
-    distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], workers: int, slots: Sequence[int]
-) -> StepProfile:
+def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slots: Sequence[int]) -> StepProfile:
     """As :func:`measure_step`, of a distiller whose teachers say what they take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distiller.to(device).train()
-    wrapper = build_optimizer(cfg, distiller)
-    batch = tiny_batch(cfg, int(cfg.train_dataloader.batch_size) // workers, 0)
+    optimizer = build_optimizer(cfg, distiller)
+    batch = tiny_batch(cfg, int(cfg.train_dataloader.batch_size) // get_world_size(), get_rank())
+    model: Any = distiller
+    if get_world_size() > 1:
+        average_over_workers(distiller.student)
+        model = MODEL_WRAPPERS.build({"module": distiller, **wrapper_config(cfg)})
 
     def step() -> None:
         with distiller.capture:
-            distiller.train_step(copy.deepcopy(batch), wrapper)
+            model.train_step(copy.deepcopy(batch), optimizer)
 
     def timed_step() -> tuple[float, float]:
         whole = _seconds(step)
@@ -119,11 +127,13 @@ def _measured(
     for count in slots if device == "cpu" else [1]:
         torch.set_num_threads(before * count)
         since, steps = time.perf_counter(), [timed_step()]
-        while len(steps) < TIMED_STEPS and time.perf_counter() - since < TIMED_S:
+        # No worker may take a step that another one does not.
+        while len(steps) < TIMED_STEPS and max(gather_objects(time.perf_counter() - since)) < TIMED_S:
             steps.append(timed_step())
-        seconds[count] = min(steps, key=sum)
+        seconds[count] = max(gather_objects(min(steps, key=sum)), key=sum)
     torch.set_num_threads(before)
-    return StepProfile(_bytes([distiller.state_dict(), wrapper.optimizer.state_dict()]), passing, seconds)
+    held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
+    return StepProfile(max(gather_objects(held)), max(gather_objects(passing)), seconds)
 
 
 def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:

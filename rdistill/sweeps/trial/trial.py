@@ -252,6 +252,7 @@ class _Recorder(Silent):
     ) -> None:
         self.record, self.here, self.folder, self.report, self.lane = record, here, here.folder, report, lane
         self.clock: Clock | None = None
+        self.measured: dict[str, float] | None = None  # seconds up to the last validation, of a clock elsewhere
         self._cost_before = dict(record.cost)  # what earlier attempts took
         self.validations = 0  # only those of this attempt
 
@@ -280,6 +281,8 @@ class _Recorder(Silent):
         images = metrics.get("by_image")  # only the scheduler gets them: the record would grow
         scores: Scores = {**metrics}
         scores.pop("by_image", None)
+        if (measured := scores.pop("cost", None)) is not None:
+            self.measured = measured
         self.record.history.append({"iter": iteration, "seconds": seconds, **scores})
         self.validations += 1
         self.count()
@@ -299,6 +302,7 @@ class _Recorder(Silent):
     def count(self) -> None:
         """Writes down what the trial has cost, where it can be counted here."""
         clock = self.lane if self.lane is not None else self.clock
-        if clock is not None:
-            spent = clock.seconds().items()
+        measured = clock.seconds() if clock is not None else self.measured
+        if measured is not None:
+            spent = measured.items()
             self.record.cost = {name: round(self._cost_before.get(name, 0.0) + value, 4) for name, value in spent}

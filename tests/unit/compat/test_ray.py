@@ -111,11 +111,11 @@ def test_runs_of_mlflow() -> None:
 
 
 def test_errors_of_ray_train() -> None:
-    startup, health = compat.group_did_not_start(), compat.health_check_failed()
-    assert isinstance(train_exceptions.WorkerGroupStartupTimeoutError(2), startup)
-    assert isinstance(train_exceptions.WorkerGroupStartupFailedError("x"), startup)
+    place, start, health = compat.group_found_no_place(), compat.group_died_at_its_start(), compat.health_check_failed()
+    assert isinstance(train_exceptions.WorkerGroupStartupTimeoutError(2), place)
+    assert isinstance(train_exceptions.WorkerGroupStartupFailedError("x"), start)
     assert isinstance(train_exceptions.WorkerHealthCheckTimeoutError("x"), health)
-    assert not issubclass(train_exceptions.InsufficientClusterResourcesError, (*startup, *health))
+    assert not issubclass(train_exceptions.InsufficientClusterResourcesError, (*place, *start, *health))
 
 
 def test_what_ray_wraps_is_found() -> None:

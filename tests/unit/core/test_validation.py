@@ -88,6 +88,26 @@ def test_a_line_for_each_mistake(content: Any, expected: str) -> None:
     assert lines(content) == [expected]
 
 
+class WordOrSection(Section):
+    how: Annotated[Literal["auto", "off"], Word] | Inner = Field("auto", description="auto, off, or a mapping")
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"count": 0}, "how.count: must be a whole number of at least 1, got 0"),
+        ({"cuont": 1}, "unknown key how.cuont; did you mean 'count'?"),
+        ("of", "how: must be auto, off, or a mapping, got 'of'; did you mean 'off'?"),
+        ([1], "how: must be auto, off, or a mapping, got [1]"),
+    ],
+)
+def test_a_mapping_in_the_place_of_a_word_is_judged_as_the_section(how: Any, expected: str) -> None:
+    content = {"how": how}
+    with pytest.raises(ValidationError) as caught:
+        WordOrSection.model_validate(content)
+    assert mistakes(caught.value, WordOrSection, content) == [expected]
+
+
 def test_switches_and_numbers() -> None:
     assert Inner(switch=False).switch == "off" and Inner(switch=True).switch == "on" and Inner(switch=3).switch == 3
     assert Inner(count=3.0).count == 3

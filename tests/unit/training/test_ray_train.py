@@ -1,17 +1,29 @@
-"""What a run of several workers refuses before Ray starts, and what is made of errors of Ray's."""
+"""What a run of several workers refuses before Ray starts, what its driver gets, and what is made of Ray's errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Tiny
+import ray.train
+from conftest import Recorder, Tiny
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import RunError, UserError
+from rdistill.schemas.run import RunFacts
+from rdistill.training import ray_train
 from rdistill.training.hooks import DivergedError
-from rdistill.training.ray_train import Resources, _users_own, lost_rays_own, train_in_group
+from rdistill.training.ray_train import (
+    Resources,
+    _explained,
+    _Reporting,
+    _users_own,
+    lost_rays_own,
+    train_in_group,
+)
 
 
 def test_resources_of_a_run() -> None:
@@ -59,3 +71,46 @@ def test_a_workers_own_error_is_found_in_rays() -> None:
     wrapped.__cause__ = diverged
     assert _users_own(wrapped) is diverged
     assert _users_own(WorkerGroupError("text", {0: ValueError("other")})) is None
+
+
+class _Ticking:
+    """A clock that counts how often it was read."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def seconds(self) -> dict[str, float]:
+        self.steps += 1
+        return {"steps": self.steps}
+
+
+def test_a_clock_stays_and_what_it_measured_goes(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.train, "report", reported.append)
+    facts: RunFacts = {"effective": {"a": 1}, "clock": _Ticking()}
+    listener = _Reporting(recorder)
+    listener.training_started(first_iteration=0, last_iteration=4, facts=facts)
+    listener.stepped(1, {"loss": 0.5})
+    listener.validated(2, {"mIoU": 40.0})
+    listener.validated(4, {"mIoU": 50.0})
+    assert recorder.starts == [(0, 4, {"effective": {"a": 1}})] and "clock" in facts  # the run's own facts stay whole
+    assert recorder.steps == [(1, {"loss": 0.5})]
+    assert recorder.validations == [
+        (2, {"mIoU": 40.0, "cost": {"steps": 1}}), (4, {"mIoU": 50.0, "cost": {"steps": 2}})
+    ]  # fmt: skip
+    assert reported == [{"iter": 2, "mIoU": 40.0}, {"iter": 4, "mIoU": 50.0}]
+
+
+def test_a_group_that_found_no_place_is_told_from_one_that_died_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_train, "free_of", lambda kinds: "the cluster has 2 CPU, 0 are free")
+    nowhere = ControllerError(WorkerGroupStartupTimeoutError(2))
+    died = WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")
+    died.__cause__ = ActorDiedError()
+    lines = [str(_explained(error, {"CPU": 1.0}, Resources(2))) for error in (nowhere, ControllerError(died))]
+    assert lines[0] == (
+        "no place for 2 workers of 1 CPU, 3 times tried: the cluster has 2 CPU, 0 are free; "
+        "continue with --resume when there is room"
+    )
+    assert lines[1].startswith("a worker died before it began, 3 times tried, last by: ") and "\n" not in lines[1]
+    assert isinstance(_explained(nowhere, {"CPU": 1.0}, Resources(2)), RunError)
+    assert not lost_rays_own(nowhere) and not lost_rays_own(ControllerError(died))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import Tiny
@@ -45,3 +48,24 @@ def test_a_resumed_sweep_keeps_to_what_was_measured(tmp_path: Path) -> None:
     profile.save(file)
     assert load_step(file, [1, 2]) == profile
     assert load_step(file, [1, 2, 4]) is None  # another machine
+
+
+def test_workers_measure_their_shares_of_a_batch_together(
+    tiny: Tiny, in_workers: Callable[[int, Callable[[int], Any]], list[Any]]
+) -> None:
+    """They take as many steps, one waits for the other, and all come to the same profile."""
+    cfg = tiny.load("distill", batch_size=4)
+
+    def measured(rank: int) -> tuple[StepProfile, list[int], int]:
+        distiller = build_distiller(cfg, seed=0)
+        images: list[int] = []
+        distiller.student.backbone.register_forward_hook(lambda *call: images.append(len(call[1][0])))
+        if rank == 1:
+            distiller.student.backbone.register_forward_hook(lambda *_: time.sleep(0.2))
+        profile = measure_step(distiller, cfg)
+        return profile, images, int(sum(x.double().sum() * 1e6 for x in distiller.student.parameters()))
+
+    (left, left_images, left_sum), (right, right_images, right_sum) = in_workers(2, measured)
+    assert left == right and left.seconds[1][1] >= 0.2  # the slowest worker's
+    assert left_images == right_images and {*left_images} == {2}
+    assert left_sum == right_sum  # gradients are averaged

@@ -13,6 +13,7 @@ from conftest import Tiny
 from rdistill.config.load import LoadedConfig, load_config
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.records import TrialRecord, error_to_read, load_record
+from rdistill.sweeps.study.seconds import training_seconds
 from rdistill.sweeps.study.spec import parse_sweep
 from rdistill.sweeps.trial.faults import forgive
 from rdistill.sweeps.trial.trial import Study, reason_of, run_trial, score, trial_config
@@ -57,6 +58,32 @@ def test_a_trial_from_its_begin_to_its_end(study: Study) -> None:
     assert told[-1] == {"iter": 6, "mIoU": 30.0, "best_mIoU": 40.0} and len(told) == 3
     cfg = load_config(Path(study.work_dir) / "trials" / "t0001" / "trial.py")
     assert (cfg.optim_wrapper.optimizer.lr, cfg.randomness.seed) == (0.1, 3)
+
+
+def test_seconds_that_another_process_has_measured_are_the_trials(study: Study) -> None:
+    """Those of a worker group, outside of cohorts: they come with each validation, and count on after a kill."""
+
+    def train(cfg: Any, folder: Path, options: Any, listener: RunListener) -> dict[str, Any]:
+        first = 0 if not told else 4
+        listener.training_started(first_iteration=first, last_iteration=6, facts={"effective": {}})
+        for steps in (1, 2):
+            cost = {"steps": steps, "steps_seconds": 0.5 * steps}
+            listener.validated(first + 2 * steps, {"mIoU": 10.0, "cost": cost})
+            if first and steps == 1:
+                return {"iter": 6}
+        raise UserError("cut off")
+
+    told: list[dict[str, Any]] = []
+    with pytest.raises(UserError):
+        run_trial(study, TRIAL, told.append, train=train)
+    assert record_of(study).cost == {"steps": 2, "steps_seconds": 1.0}
+    assert all("cost" not in entry for entry in record_of(study).history) and all("cost" not in one for one in told)
+    forgive(Path(study.work_dir), confirmed=False)
+    run_trial(study, TRIAL, told.append, train=train)
+    record = record_of(study)
+    assert record.cost == {"steps": 3, "steps_seconds": 1.5}
+    seconds = training_seconds(record)
+    assert seconds is not None and (seconds.real, seconds.alone, seconds.steps) == (3.0, 3.0, 6)
 
 
 def test_what_came_after_the_checkpoint_is_recorded_once(study: Study) -> None:

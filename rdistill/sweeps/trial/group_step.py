@@ -1,0 +1,38 @@
+"""What a step takes where a trial has several workers: measured in a worker group like the trials' own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rdistill.config.load import LoadedConfig
+from rdistill.core.stopping import StopRequest
+from rdistill.distill.distiller import build_distiller
+from rdistill.store.warm import look_into_store
+from rdistill.sweeps.trial.step_profile import StepProfile, StoreForecast, measure_step
+from rdistill.sweeps.trial.trial import Study
+from rdistill.training.hooks import RunListener
+from rdistill.training.ray_train import Resources, work_in_group
+
+
+def measure_step_in_group(study: Study, resources: Resources) -> StepProfile:
+    """As :func:`rdistill.sweeps.trial.step_profile.measure_step`, by as many workers as a trial has.
+
+    Args:
+        study: its base's teachers are settled.
+        resources: of one trial.
+
+    Raises:
+        UserError, RunError: as :func:`rdistill.training.ray_train.work_in_group`.
+    """
+    work = partial(_measure, study.base, study.spec.seed, study.trust_checkpoint)
+    return work_in_group(work, study.base.cfg, study.work_dir, resources)  # type: ignore[no-any-return]
+
+
+def _measure(
+    run: LoadedConfig, seed: int, trust_checkpoint: bool, listener: RunListener, stop: StopRequest
+) -> StepProfile:
+    """What each worker does."""
+    distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
+    stored = look_into_store(run, distiller)
+    forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
+    return measure_step(distiller, run.cfg, forecast=forecast)
