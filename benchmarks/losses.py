@@ -22,8 +22,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory import peak_bytes
 from benchmarks.turns import in_turn, print_machine
 from rdistill.losses import functional as L
 
@@ -261,18 +261,10 @@ def seconds_of(clock: Callable[[], float], way: Plain, *batch: Tensor) -> float:
     return clock() - since
 
 
-def peak_bytes(way: Plain, student: Tensor, teacher: Tensor, label: Tensor) -> int:
+def peak_of_step(way: Plain, student: Tensor, teacher: Tensor, label: Tensor) -> int:
     """The most that was allocated at once during a step; see the module's docstring."""
     student.grad = None
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        way(student, teacher, label).backward()
-    assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
+    return peak_bytes(lambda: way(student, teacher, label).backward())
 
 
 def compare(name: str, case: Case, batch: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -308,7 +300,7 @@ def main() -> None:
         timings = in_turn(rdistill, plain, args.pairs)
         seconds = [f"{statistics.median(column):.3f}" for column in zip(*timings, strict=True)]
         ratios = sorted(left / right for left, right in timings)
-        peaks = [peak_bytes(way, *batch) / batch[0].nbytes for way in ways]
+        peaks = [peak_of_step(way, *batch) / batch[0].nbytes for way in ways]
         cells = [name, case.on, *seconds, *(f"{x:.2f}" for x in (statistics.median(ratios), ratios[0], ratios[-1]))]
         cells += [*(f"{x:.2f}" for x in (*peaks, peaks[0] / peaks[1])), str(len(timings))]
         print(f"| {' | '.join(cells)} |", flush=True)

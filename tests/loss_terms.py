@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from rdistill.losses import LOSSES, Term
 
@@ -43,16 +41,3 @@ def make_batch(on: str, *, student_size: int = 4, teacher_size: int = 8) -> tupl
     label[..., :8] = 1  # the inside of a class, beside pixels that all have neighbours of other classes
     label[:, :5] = 255
     return student, teacher, label
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that PyTorch's allocator held at once during some work, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak

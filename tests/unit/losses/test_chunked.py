@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from loss_cases import CASES, Case, batch
-from loss_terms import peak_bytes
 from torch import Tensor
 
+from benchmarks.memory import peak_bytes
 from rdistill.losses import chunked
 from rdistill.losses import functional as L
 
