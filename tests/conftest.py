@@ -17,6 +17,8 @@ from typing import Any
 import cv2
 import pytest
 import torch
+import typer.main
+import typer.testing
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -130,6 +132,20 @@ def modules_after(imports: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def of_each_version(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same function of a file, called once for each content that the file has had."""
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(file: str) -> Any:
+        state = os.stat(file)
+        key = (file, state.st_mtime_ns, state.st_size, state.st_ino)
+        if key not in known:
+            known[key] = function(file)
+        return known[key]
+
+    return remembered
+
+
 @pytest.fixture(autouse=True)
 def _scope_of_mmseg() -> Iterator[None]:
     """Every test begins in mmseg's scope, as a call of the library does, and no test sees the scope of an earlier one.
@@ -147,6 +163,13 @@ def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # mmengine looks for mmcv's compiled operators at each of a model's modules: a third of what building it takes
         patch.setattr("mmengine.model.utils.mmcv_full_available", cache(mmcv_full_available))
+        # A config that is written is laid out by yapf, a second each: what it says is the same without.
+        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, False))
+        # Each command line makes all commands anew; they hold nothing of the last one.
+        for module in ("typer.main.get_command", "typer.testing._get_command"):
+            patch.setattr(module, cache(typer.main.get_command))
+        # Whether a config is mmengine's lazy kind, by a tree of all of it, three times a load.
+        patch.setattr(Config, "_is_lazy_import", staticmethod(of_each_version(Config._is_lazy_import)))
         yield
 
 

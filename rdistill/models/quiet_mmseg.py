@@ -24,7 +24,8 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models.utils import Upsample
     from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
-MMLogger.get_instance("mmengine", log_level=logging.WARNING)
+# The level of the logger itself too: else each of a model's modules makes a record, which its handlers then drop.
+MMLogger.get_instance("mmengine", log_level=logging.WARNING).setLevel(logging.WARNING)
 
 __all__ = [
     "DATASETS", "METRICS", "MODELS", "MSCAN", "TRANSFORMS", "BaseSegDataset", "CrossEntropyLoss", "DAHead", "DDRHead",

@@ -78,9 +78,10 @@ def names_called(path: Path) -> frozenset[str]:
     return frozenset(ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+@cache
+def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
     """(module, name or '') of everything of rdistill that a file imports, also within functions."""
-    yield from imports_in(tree_of(path), path)
+    return tuple(imports_in(tree_of(path), path))
 
 
 def imports_in(tree: ast.AST, path: Path) -> Iterator[tuple[str, str]]:
@@ -355,7 +356,7 @@ def test_no_function_takes_a_long_row_of_positional_parameters() -> None:
     long_rows = [
         f"{module}:{node.lineno} {node.name}"
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and len(positional_of(node)) > MOST_POSITIONAL
         and not any("command(" in ast.unparse(decorator) for decorator in node.decorator_list)
