@@ -247,24 +247,35 @@ def evaluate(
     ] = None,
     *,
     split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="onnxruntime|openvino", help="What runs OUT.onnx; onnxruntime unless named, and always beside it."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     loading: DataFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent.
 
-    The files of the split are looked at first, as `check` does. An ONNX file is scored itself, by onnxruntime, beside
-    the student that it was exported from: OUT.onnx.json, which lies beside it, says with which config and checkpoint.
+    The files of the split are looked at first, as `check` does. An ONNX file is scored itself, by onnxruntime or, with
+    --runtime openvino, by both, beside the student that it was exported from: OUT.onnx.json, which lies beside it, says
+    with which config and checkpoint.
     """
     from rdistill import api
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
+    if runtime not in (None, "onnxruntime", "openvino"):
+        raise UserError(f"--runtime: must be onnxruntime or openvino, got {runtime!r}")
     if (checkpoint or config).suffix == ".onnx":
-        _evaluate_file(
-            None if checkpoint is None else config, checkpoint or config, split, as_json, loading, trust_checkpoint
-        )
+        own_config = None if checkpoint is None else config
+        how = {"split": split, "trust_checkpoint": trust_checkpoint, "runtime": runtime or "onnxruntime"}
+        _evaluate_file(own_config, checkpoint or config, how, as_json=as_json, flags=loading)
         return
+    if runtime is not None:
+        raise UserError(f"--runtime: is for a file of `export`, and {checkpoint or config} is none; leave it out")
     if checkpoint is None:
         raise UserError("CHECKPOINT: is required; see `rdistill eval --help`")
     cfg = _load(config, loading, with_teachers=False)
@@ -275,10 +286,8 @@ def evaluate(
     _print_scores(metrics, cfg, split)
 
 
-def _evaluate_file(
-    config: Path | None, file: Path, split: str, as_json: bool, flags: DataFlags, trust_checkpoint: bool
-) -> None:
-    """`rdistill eval` of an exported file."""
+def _evaluate_file(config: Path | None, file: Path, how: Arguments, *, as_json: bool, flags: DataFlags) -> None:
+    """`rdistill eval` of an exported file; ``how`` as for :func:`rdistill.handover.score.score_file`."""
     from rdistill.config.load import load_config
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.handover.onnx_file import read_record, require_packages
@@ -297,17 +306,17 @@ def _evaluate_file(
         Shortcuts(**{**made_with["shortcuts"], **changed}),
         with_teachers=False,
     )
-    for note in check_evaluation(cfg, split):
+    for note in check_evaluation(cfg, how["split"]):
         _note(note)
     checkpoint = None if record is None else record["checkpoint"]
     if checkpoint is not None and not Path(checkpoint).is_file():
         _note(f"{checkpoint}: is not there any more, so the student in PyTorch is not scored beside the file")
         checkpoint = None
-    scored = score_file(cfg, file, checkpoint, split=split, trust_checkpoint=trust_checkpoint)
+    scored = score_file(cfg, file, checkpoint, **how)
     if as_json:
         print(to_json(as_plain(scored)))
         return
-    _print_scores(scored.scores, cfg, split)
+    _print_scores(scored.scores, cfg, how["split"])
     for word, line in lines(scored):
         print(f"{word:<9} {line}")
 

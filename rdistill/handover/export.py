@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rdistill.core.errors import RunError, UserError, error_line
 from rdistill.core.files import to_json
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
-from rdistill.handover.onnx_file import INPUT, TIMED, interleaved_ms, open_file, quietly, require_packages
+from rdistill.handover.onnx_file import INPUT, interleaved_ms, latency_line, open_file, quietly, require_packages
 from rdistill.models.quiet_mmseg import Upsample
 from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
 
@@ -31,6 +32,10 @@ STRIDE = 32  # pixels; of which the other sizes are multiples that are checked w
 
 class ExportError(RunError):
     """The exported model does not do what the trained one does."""
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)  # of each exporter, where none manages
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ def export_onnx(
     output: str = "mask",
     fixed_size: tuple[int, int] | None = None,
     opset: int = OPSET,
+    least_equal: float = AGREEMENT,
 ) -> Exported:
     """A model as ONNX: ``image`` N x channels x H x W float32, normalised -> ``mask`` or ``logits`` of that size.
 
@@ -68,10 +74,11 @@ def export_onnx(
         output: ``mask`` (N x H x W, int64, class indices) or ``logits`` (N x channels x H x W, float32).
         fixed_size: height and width in pixels, instead of any. The batch stays free.
         opset: of ONNX.
+        least_equal: share of the pixels on which the masks must be equal.
 
     Raises:
         UserError: the extra packages are absent, the file cannot be written, an image cannot be read.
-        ExportError: no exporter manages the model, or the masks differ on more than 0.1 % of the pixels.
+        ExportError: no exporter manages the model, or the masks are equal on too few pixels.
     """
     require_packages()
     require_writable(out)
@@ -97,13 +104,27 @@ def export_onnx(
             except Exception as error:  # exporters and onnxruntime raise anything
                 failures.append(f"{name}: {error_line(error)}")
                 continue
-            if agreement >= AGREEMENT:
+            if agreement >= least_equal:
                 return _finish(partial, out, network, name, agreement, checks, len(images))
-            failures.append(f"{name}: masks equal on {100 * agreement:.3f} % of the pixels, {100 * AGREEMENT} % needed")
+            failures.append(
+                f"{name}: masks equal on {100 * agreement:.3f} % of the pixels, {100 * least_equal} % needed"
+            )
     finally:
         partial.unlink(missing_ok=True)
     way_out = "" if fixed_size else "; --fixed-size HxW asks less of the model"
-    raise ExportError(f"{out}: not written: {'; '.join(failures)}{way_out}")
+    raise ExportError(f"{out}: not written: {'; '.join(failures)}{way_out}", failures)
+
+
+def require_exportable(predictor: Predictor, images: Sequence[Path]) -> None:
+    """Raises UserError where no exporter manages a model, before it is trained: its masks mean nothing yet.
+
+    A minute for a transformer, as any export of one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export_onnx(predictor, Path(folder) / "untrained.onnx", images[:1], least_equal=0.0)
+        except ExportError as error:
+            raise UserError(f"the student cannot be exported: {'; '.join(error.reasons) or error}") from None
 
 
 def require_writable(out: Path) -> None:
@@ -370,7 +391,6 @@ def _finish(
 
 def summary(exported: Exported) -> Iterator[tuple[str, str]]:
     """What the command prints: a word and a line each."""
-    height, width = exported.timed_size
     yield (
         "masks",
         (
@@ -378,9 +398,7 @@ def summary(exported: Exported) -> Iterator[tuple[str, str]]:
             f"batch x height x width: {', '.join('x'.join(map(str, size)) for size in exported.sizes)}"
         ),
     )
-    times = ", ".join(f"{name} {value:.1f} ms" for name, value in exported.latency_ms.items())
-    threads = "1 thread" if exported.threads == 1 else f"{exported.threads} threads"
-    yield "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {threads})"
+    yield latency_line(exported.latency_ms, exported.timed_size, exported.threads)
     yield "file", f"{exported.file}: {exported.megabytes:.2f} MB, opset {exported.opset}, by {exported.exporter}"
 
 

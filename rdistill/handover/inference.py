@@ -57,7 +57,15 @@ def load_predictor(
         UserError: the checkpoint does not fit to the last key, or the config says nothing of its images.
     """
     model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
-    meta = load_weights(model, checkpoint, trust=trust_checkpoint)
+    return predictor_of(cfg, model, load_weights(model, checkpoint, trust=trust_checkpoint), device=device)
+
+
+def predictor_of(cfg: Config, model: nn.Module, meta: CheckpointMeta, *, device: str = "cpu") -> Predictor:
+    """As :func:`load_predictor`, of a model that has its weights; ``meta`` is that of the checkpoint they came from.
+
+    Raises:
+        UserError: the config says nothing of its images.
+    """
     pipeline = first_leaf(cfg.val_dataloader.dataset).get("pipeline")
     if not pipeline:
         raise UserError(f"{cfg.filename}: val_dataloader.dataset.pipeline: is needed to read images, but absent")

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,7 +137,17 @@ def latency_line(latency_ms: Mapping[str, float], size: tuple[int, int], threads
     height, width = size
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in latency_ms.items())
     on = "1 thread" if threads == 1 else f"{threads} threads"
-    return "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {on})"
+    busy = f"; {text}" if (text := busy_machine()) else ""
+    return "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {on}{busy})"
+
+
+def busy_machine() -> str:
+    """``the machine was busy: load 9.8 on 2 cores``, by the last minute's load average; nothing where it was not.
+
+    What is timed then waits for others now and then: ratios of what took turns hold, milliseconds are too long.
+    """
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    return f"the machine was busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}" if load > cores else ""
 
 
 def interleaved_ms(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

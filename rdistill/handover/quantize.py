@@ -68,20 +68,35 @@ def examples_of(cfg: Config, model: nn.Module) -> tuple[list[Example], list[Exam
     Raises:
         UserError: the training set has fewer than two images, or cannot be read.
     """
-    section = copy.deepcopy(first_leaf(cfg.train_dataloader.dataset))
-    section["pipeline"] = _pipeline(cfg)
     with blaming("train_dataloader.dataset"):
-        dataset = DATASETS.build(section)
+        dataset = require_examples(cfg)
         total = len(dataset)
-        if total < 2:
-            raise UserError(
-                f"--int8: needs two training images at least, one to calibrate on and one held out, got {total}"
-            )
         first = _example(dataset[0], model)
         most = min(MOST_EXAMPLES, max(2, MOST_PIXELS // (first.image.shape[2] * first.image.shape[3])))
         chosen = np.unique(np.linspace(0, total - 1, min(total, 2 * most)).round().astype(int))
         examples = [_example(dataset[int(index)], model) for index in chosen]
     return examples[::2], examples[1::2]
+
+
+def require_examples(cfg: Config, what: str = "--int8") -> Any:
+    """The training images as the validation's pipeline reads them: a data set of mmseg's.
+
+    Args:
+        cfg: loaded, with its data.
+        what: needs them; a message begins with it.
+
+    Raises:
+        UserError: there are fewer than two, or they cannot be read.
+    """
+    section = copy.deepcopy(first_leaf(cfg.train_dataloader.dataset))
+    section["pipeline"] = _pipeline(cfg)
+    with blaming("train_dataloader.dataset"):
+        dataset = DATASETS.build(section)
+    if len(dataset) < 2:
+        raise UserError(
+            f"{what}: needs two training images at least, one to calibrate on and one held out, got {len(dataset)}"
+        )
+    return dataset
 
 
 def _pipeline(cfg: Config) -> list[Any]:

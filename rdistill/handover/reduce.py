@@ -71,18 +71,9 @@ def export_reduced(
     """
     images = validation_images(cfg)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        files = {"float32": Path(folder) / "float32.onnx", precision: Path(folder) / f"{precision}.onnx"}
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("float32", precision)}
         exported = export_onnx(predictor, files["float32"], images, output=output, fixed_size=fixed_size, opset=opset)
-        quantization = None
-        if precision == "int8":
-            calibration, held_out = examples_of(cfg, predictor.model)
-            judge = Judge(predictor.model, held_out, len(predictor.classes), ignored_label(cfg))
-            quantization = quantize(
-                files["float32"], files["int8"], judge, calibration, tolerance=SHARE_ON_HELD_OUT * max_drop
-            )
-        else:
-            write_fp16(files["float32"], files["fp16"])
-        describe(files[precision], {**facts_of(files["float32"]), "precision": precision})
+        quantization = write_reduced(predictor, cfg, files["float32"], files[precision], precision, max_drop=max_drop)
         scores = {
             name: evaluate_model(OnnxSegmentor(open_file(file), predictor.model), cfg, split="val")["mIoU"]
             for name, file in files.items()
@@ -107,6 +98,45 @@ def export_reduced(
         threads=torch.get_num_threads(),
         quantization=quantization,
     )
+
+
+def write_reduced(
+    predictor: Predictor, cfg: Config, float_file: Path, out: Path, precision: str, *, max_drop: float = MAX_DROP
+) -> Quantization | None:
+    """Writes a float32 file's twin of fewer bits, whatever it scores; arguments as for :func:`export_reduced`.
+
+    Returns:
+        How it was quantised; None for ``fp16``.
+    """
+    quantization = None
+    if precision == "int8":
+        calibration, held_out = examples_of(cfg, predictor.model)
+        judge = Judge(predictor.model, held_out, len(predictor.classes), ignored_label(cfg))
+        quantization = quantize(float_file, out, judge, calibration, tolerance=SHARE_ON_HELD_OUT * max_drop)
+    else:
+        write_fp16(float_file, out)
+    describe(out, {**facts_of(float_file), "precision": precision})
+    return quantization
+
+
+def write_any(predictor: Predictor, cfg: Config, out: Path, precision: str) -> Quantization | None:
+    """Writes a model's file as `rdistill export` does, whatever it scores; arguments as for :func:`export_reduced`.
+
+    Args:
+        precision: ``float32``, ``fp16`` or ``int8``.
+
+    Raises:
+        UserError, ExportError: as there; none for what is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+        float_file, reduced = Path(name) / "float32.onnx", Path(name) / "reduced.onnx"
+        export_onnx(predictor, float_file, validation_images(cfg))
+        if precision == "float32":
+            os.replace(float_file, out)
+            return None
+        quantization = write_reduced(predictor, cfg, float_file, reduced, precision)
+        os.replace(reduced, out)
+    return quantization
 
 
 def write_fp16(float_file: Path, out: Path) -> None:

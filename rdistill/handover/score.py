@@ -13,7 +13,8 @@ from mmengine.model import revert_sync_batchnorm
 
 from rdistill.handover.export import Network
 from rdistill.handover.inference import load_predictor
-from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file
+from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line
+from rdistill.handover.openvino_file import open_in
 from rdistill.models.segmentor import build_segmentor
 from rdistill.schemas.run import Scores
 from rdistill.training.run import evaluate_model
@@ -28,14 +29,22 @@ class ScoredFile:
     megabytes: float
     checkpoint: Path | None
     pytorch: Scores | None
-    latency_ms: dict[str, float]  # 'PyTorch' (where there is a checkpoint) and 'onnxruntime', in turns, batch 1
+    runtime: str  # whose scores these are: 'onnxruntime' or 'openvino'
+    onnxruntime: Scores | None  # what the file scores there, beside those of another runtime
+    latency_ms: dict[str, float]  # 'PyTorch' (where there is a checkpoint) and each runtime, in turns, batch 1
     timed_size: tuple[int, int]  # height and width of what the network is given
     threads: int
     notes: list[str] = field(default_factory=list)  # what the comparison rests on
 
 
 def score_file(
-    cfg: Config, file: Path, checkpoint: str | Path | None, *, split: str = "val", trust_checkpoint: bool = False
+    cfg: Config,
+    file: Path,
+    checkpoint: str | Path | None,
+    *,
+    split: str = "val",
+    trust_checkpoint: bool = False,
+    runtime: str = "onnxruntime",
 ) -> ScoredFile:
     """Scores an ONNX file on a config's ``val`` or ``test`` split, by the config's own pipeline and metric.
 
@@ -44,31 +53,37 @@ def score_file(
         file: one of `rdistill export`.
         checkpoint: the student's, to be scored and timed beside the file; None leaves that out.
         split, trust_checkpoint: as for :func:`rdistill.training.run.evaluate_checkpoint`.
+        runtime: ``onnxruntime``, or ``openvino``: then the file is scored and timed in both.
 
     Raises:
-        UserError: onnxruntime cannot open the file, the checkpoint does not fit, the split cannot be scored.
+        UserError: a runtime cannot open the file, the checkpoint does not fit, the split cannot be scored.
     """
-    onnx_file = open_file(file)
+    files = {name: open_in(name, file) for name in dict.fromkeys(("onnxruntime", runtime))}
     pytorch = None
     if checkpoint is None:
         model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint)).eval()
     else:
         model = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint).model
         pytorch = evaluate_model(model, cfg, split=split)
-    segmentor = OnnxSegmentor(onnx_file, model)
-    scores = evaluate_model(segmentor, cfg, split=split)
+    scores: dict[str, Scores] = {}
+    for name, opened in files.items():
+        segmentor = OnnxSegmentor(opened, model)
+        scores[name] = evaluate_model(segmentor, cfg, split=split)
     image = segmentor.first
     assert image is not None, "a split without images is refused before"
-    network, array = Network(model.cpu(), onnx_file.output).eval(), image.numpy()
+    network, array = Network(model.cpu(), files[runtime].output).eval(), image.numpy()
     calls: dict[str, Callable[[], Any]] = {"PyTorch": lambda: network(image)} if checkpoint is not None else {}
     with torch.no_grad():
-        latency = interleaved_ms({**calls, "onnxruntime": lambda: onnx_file.run(array)})
+        runs = {name: lambda run=opened.run: run(array) for name, opened in files.items()}  # type: ignore[misc]
+        latency = interleaved_ms({**calls, **runs})
     return ScoredFile(
         file=file,
-        scores=scores,
+        scores=scores[runtime],
         megabytes=file.stat().st_size / 1e6,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         pytorch=pytorch,
+        runtime=runtime,
+        onnxruntime=scores["onnxruntime"] if runtime != "onnxruntime" else None,
         latency_ms=latency,
         timed_size=(int(image.shape[2]), int(image.shape[3])),
         threads=torch.get_num_threads(),
@@ -97,6 +112,13 @@ def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
             f"mIoU {scored.pytorch['mIoU']:.2f}  aAcc {scored.pytorch['aAcc']:.2f}  ({scored.checkpoint}): "
             f"the file's mIoU is {difference:+.2f} from it",
         )
+    if scored.onnxruntime is not None:
+        difference = scored.scores["mIoU"] - scored.onnxruntime["mIoU"]
+        yield (
+            "runtimes",
+            f"{scored.runtime} mIoU {scored.scores['mIoU']:.2f}, onnxruntime {scored.onnxruntime['mIoU']:.2f}: "
+            f"{difference:+.2f}",
+        )
     yield latency_line(scored.latency_ms, scored.timed_size, scored.threads)
     yield "file", f"{scored.file}: {scored.megabytes:.2f} MB"
     for note in scored.notes:
@@ -111,6 +133,8 @@ def as_plain(scored: ScoredFile) -> Mapping[str, Any]:
         "megabytes": scored.megabytes,
         "checkpoint": None if scored.checkpoint is None else str(scored.checkpoint),
         "pytorch": scored.pytorch,
+        "runtime": scored.runtime,
+        "onnxruntime": scored.onnxruntime,
         "latency_ms": scored.latency_ms,
         "timed_size": list(scored.timed_size),
         "threads": scored.threads,

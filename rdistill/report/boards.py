@@ -8,7 +8,8 @@ from rdistill.core.one_class import trained_of, when_trained
 from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, plural, short, signed
-from rdistill.schemas.summary import Arm
+from rdistill.schemas.summary import Arm, Confirmed
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH
 from rdistill.sweeps.study.records import TrialRecord, measured_names, notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
@@ -42,7 +43,9 @@ def leaderboard(sweep: Sweep) -> Table:
         values = {**record.values, **{key: record.effective[key] for key in record.values if key in record.effective}}
         rows.append(
             [
-                Cell(record.id, record.id, note="; ".join(notes_of(record, twin_of, sweep.never_trained))),
+                Cell(
+                    record.id, record.id, note="; ".join(notes_of(record, twin_of, sweep.never_trained, sweep.folder))
+                ),
                 Cell(record.status, record.status, record.status),
                 cell(miou(record), ".2f"),
                 Cell(signed(gap), gap),
@@ -80,9 +83,11 @@ def confirmed_table(sweep: Sweep) -> Table | None:
     arms = [*confirmed["configurations"], *([base] if base else [])]
     keys = list(dict.fromkeys(key for arm in arms for key in mapping(arm.get("values"))))
     seeds = confirmed.get("seeds") or []
+    files = _files(confirmed)
     columns = [
         Column("configuration", rank=0),
-        Column("mean mIoU", True, rank=0),
+        Column("mean mIoU", True, f"of the exported {files}" if files else "", rank=0),
+        *_pytorch_columns(files),
         Column("sd", True, rank=2),
         Column("runs", True, rank=3),
         Column("difference", True, rank=0),
@@ -103,6 +108,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
             [
                 Cell(name, name, note=f"{plural(stuck, 'run')} never left one class" if stuck else ""),
                 cell(number(trained["mean"]), ".2f"),
+                *_pytorch_cells(arm, files),
                 cell(number(trained["sd"]), ".2f"),
                 cell(trained_of(arm)),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
@@ -115,12 +121,38 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         )
         marks.append("is-baseline" if alone else "is-best" if gap.get("above_zero") else "")
     caption = f"Confirmed: fresh seeds {', '.join(map(str, seeds))}, paired with the baseline's"
+    caption += f"; scores are of the exported {files}" if files else ""
     return condensed(Table(caption, columns, rows, marks))
+
+
+def _files(confirmed: Confirmed) -> str:
+    """``INT8 files``, where exported files are what was confirmed; else nothing."""
+    of = str(confirmed.get("of") or PYTORCH)
+    return "" if of == PYTORCH else FILES.get(of, f"{of} files")
+
+
+def _pytorch_columns(files: str) -> list[Column]:
+    if not files:
+        return []
+    return [
+        Column("in PyTorch", True, "mean mIoU of the same runs before their export", rank=1),
+        Column("difference in PyTorch", True, "nothing is decided by it", rank=2),
+    ]
+
+
+def _pytorch_cells(arm: Arm, files: str) -> list[Cell]:
+    """The same runs in PyTorch, beside the scores of their files."""
+    if not files:
+        return []
+    own = mapping(arm.get("pytorch"))
+    gap = number(mapping(own.get("difference")).get("mean"))
+    return [cell(number(own.get("mean")), ".2f"), Cell(signed(gap), gap)]
 
 
 def test_split_table(sweep: Sweep) -> Table | None:
     """Scores of the confirmed ones on the test split, taken once; None where there are none."""
     test = mapping(sweep.summary.get("test"))
+    files = _files(sweep.confirmed)
     arms = [mapping(arm) for arm in (*(test.get("configurations") or []), test.get("baseline")) if arm]
     rows = []
     for arm in arms:
@@ -129,6 +161,7 @@ def test_split_table(sweep: Sweep) -> Table | None:
             [
                 cell(str(arm.get("id"))),
                 cell(number(trained["mean"]), ".2f"),
+                *_pytorch_cells(arm, files),
                 cell(number(trained["sd"]), ".2f"),
                 cell(trained_of(arm)),
                 Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))),
@@ -138,8 +171,9 @@ def test_split_table(sweep: Sweep) -> Table | None:
         )
     teacher = number(mapping(test.get("teacher")).get("mIoU"))
     if teacher is not None:
-        rows.append([cell("teacher"), cell(teacher, ".2f"), *[cell(None)] * 5])
-    columns = [Column("model"), Column("mean mIoU", True, rank=0), Column("sd", True, rank=2)]
+        rows.append([cell("teacher"), cell(teacher, ".2f"), *[cell(None)] * (5 + len(_pytorch_columns(files)))])
+    columns = [Column("model"), Column("mean mIoU", True, rank=0), *_pytorch_columns(files)]
+    columns += [Column("sd", True, rank=2)]
     columns += [Column("runs", True, rank=3), Column("difference", True, rank=0)]
     columns += [Column("95 % interval", True), Column("of teacher", True, rank=2)]
     return Table("On the test split, scored once at the end", columns, rows) if rows else None

@@ -6,6 +6,7 @@ from rdistill.core.one_class import when_trained
 from rdistill.report.load import Sweep, mapping, miou, number
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed
 from rdistill.schemas.pictures import ModelSize
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH
 from rdistill.sweeps.study.records import TrialRecord
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -30,7 +31,7 @@ def models_table(sweep: Sweep) -> Table | None:
         size = size_of(sweep, role)
         rows.append(
             [
-                cell(name),
+                Cell(name, name, note=_why_dashes(size, scored=score is not None)),
                 cell(score, ".2f"),
                 _quantity(size.get("params")),
                 _quantity(size.get("flops")),
@@ -42,6 +43,8 @@ def models_table(sweep: Sweep) -> Table | None:
     of = f"an image of {height_width[1]} x {height_width[0]}" if height_width else "an image"
     device = sweep.images.get("device")
     whose = "means over the confirmation's seeds" if first else "one seed"
+    if (of_files := str(sweep.confirmed.get("of") or PYTORCH)) != PYTORCH and first:
+        whose += f"; students as {FILES.get(of_files, of_files)}, all else in PyTorch"
     caption = f"What each model reaches on validation data ({whose})"
     if not any(size_of(sweep, role) for role in ("teacher", "baseline", "best")):
         caption += "; parameters, FLOPs and latency are measured when a sweep ends"
@@ -54,6 +57,8 @@ def models_table(sweep: Sweep) -> Table | None:
         Column("latency, ms", True, f"of {of} alone, median"),
     ]
     caption += f" and costs; FLOPs and latency of {of}" + (f", on {device}" if device else "")
+    if busy := sweep.images.get("busy"):
+        caption += f"; {busy}, so that latency is too long"
     return condensed(Table(caption, columns, rows, marks))
 
 
@@ -71,6 +76,18 @@ def size_of(sweep: Sweep, role: str) -> ModelSize:
     names = (("params", "params"), ("flops", "flops"), ("latency", "latency_ms"))
     figures = {key: objectives[name] for name, key in names if name in objectives}
     return ModelSize(**figures)  # type: ignore[typeddict-item]
+
+
+def _why_dashes(size: ModelSize, *, scored: bool) -> str:
+    """Why a figure of a model is a dash; empty where all are known."""
+    reasons = [] if scored else ["no mIoU: it was not scored on these images"]
+    missing = [word for key, word in (("flops", "FLOPs"), ("latency_ms", "latency")) if key not in size]
+    if not size:
+        reasons.append("no size: it is no network of its own, or was not measured")
+    elif missing:
+        reason = size.get("problem") or "not measured"
+        reasons.append(f"no {' and '.join(missing)}: {reason}")
+    return "; ".join(reasons)
 
 
 def _quantity(value: float | None) -> Cell:

@@ -25,7 +25,7 @@ class Plot:
     layout: Layout
     table: Table
     height: int = 380  # pixels
-    min_width: int = 0  # pixels; narrower screens scroll the figure alone
+    min_width: int = 0  # pixels; on narrower screens and paper the figure is made smaller
     note: str = ""  # how to read it
     variants: Mapping[str, list[Trace]] = field(default_factory=dict)  # name -> data in the place of `data`
     chooses: str = ""  # what a variant's name is

@@ -1,10 +1,12 @@
-"""What lies beside an exported model: ``OUT.onnx.json``, by which `rdistill eval OUT.onnx` knows how to score it."""
+"""What is known of exported models: ``OUT.onnx.json``, by which `rdistill eval OUT.onnx` knows how to score one, and
+what a trial's record says of its student's."""
 
 from __future__ import annotations
 
 from typing import TypedDict
 
 from rdistill.schemas.mappings import Arguments, ConfigValues
+from rdistill.schemas.run import Scores
 
 
 class Quantization(TypedDict):
@@ -16,6 +18,18 @@ class Quantization(TypedDict):
     held_out: int  # training images, others, that chose the method and the layers
     layers: int  # that could be quantised
     kept_in_float: list[str]  # names of those that are not, the most sensitive first
+
+
+class ExportedStudent(TypedDict, total=False):
+    """A confirmed run's student as a file, in its trial's record; scores are of the file itself."""
+
+    precision: str  # 'float32', 'fp16' or 'int8'
+    file: str  # its name in the trial's folder
+    megabytes: float
+    val: Scores
+    test: Scores  # where there is a test split; once, at the end
+    quantization: Quantization | None  # INT8 has it
+    problem: str  # why there is no file that counts: one line; there are no scores then
 
 
 class ExportRecord(TypedDict, total=False):

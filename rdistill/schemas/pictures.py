@@ -32,6 +32,7 @@ class ModelSize(TypedDict, total=False):
     params: float
     flops: float  # operations for one image at validation size
     latency_ms: float  # median of one image alone
+    problem: str  # why FLOPs or latency are absent; one line
 
 
 class Pictures(TypedDict, total=False):
@@ -49,3 +50,4 @@ class Pictures(TypedDict, total=False):
     models: dict[str, ModelSize]  # keys are 'teacher', 'baseline' and 'best'
     size: list[int]  # height and width of the image that these are of
     device: str  # that the latency was measured on
+    busy: str  # what else the machine did meanwhile, in words; empty for nothing

@@ -55,6 +55,12 @@ class ClassScores(Spread, total=False):
     difference: PairedDifference | None
 
 
+class InPyTorch(Spread, total=False):
+    """The same runs, scored in PyTorch, where an exported file is what is confirmed; nothing is decided by it."""
+
+    difference: PairedDifference | None  # over seeds alone
+
+
 class Arm(Spread, total=False):
     """A configuration, or the student alone, over all its seeds."""
 
@@ -71,6 +77,7 @@ class Arm(Spread, total=False):
     share_of_teacher: float | None  # percent
     seconds: dict[str, float | None]  # kind ('real', 'alone') -> of a run's training steps, the mean
     difference: Difference | None  # a configuration's to the student alone of equal iterations
+    pytorch: InPyTorch  # where an exported file is what is confirmed
     equal_cost: EqualCostArm  # where a configuration has one beside it
 
 
@@ -122,6 +129,7 @@ class Evidence(TypedDict, total=False):
 class Confirmed(Evidence, total=False):
     """On validation data."""
 
+    of: str  # what was scored: 'pytorch', or the exported file, 'onnx', 'fp16' or 'int8'
     seeds: list[int]
     seconds: str  # which count for equal cost: 'real' or 'alone'
     looks: LooksRecord

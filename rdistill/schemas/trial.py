@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from rdistill.schemas.exported import ExportedStudent
 from rdistill.schemas.mappings import ConfigValues, PlainConfig, SweepFile
 from rdistill.schemas.run import Scores
 
@@ -36,6 +37,7 @@ class TrialFile(TypedDict, total=False):
     rival: str
     objectives: dict[str, float]
     test: Scores | None
+    exported: ExportedStudent | None
 
 
 class StudyRecord(TypedDict, total=False):

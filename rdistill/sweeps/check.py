@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mmengine.model import revert_sync_batchnorm
 
 from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_loss, tiny_batch, untouched
 from rdistill.checks.layers import listed_shapes
@@ -25,6 +28,8 @@ from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems
 from rdistill.models.segmentor import training_size
+from rdistill.schemas.run import CheckpointMeta
+from rdistill.sweeps.findings.confirm import FILES, PRECISIONS, PYTORCH
 from rdistill.sweeps.search.searchers import require_buildable
 from rdistill.sweeps.study.space import (
     beside,
@@ -89,9 +94,30 @@ def check_sweep(
         alone = spec.model_copy(update={"space": spec.baseline.search})
         more, also, _ = _structures(base, alone, distiller, trust_checkpoint)
         problems, tried = [*problems, *(f"baseline.search: {problem}" for problem in more)], tried + also
+    if spec.confirm is not None and spec.confirm.of != PYTORCH:
+        report.add("export", *_exportable(base, spec.confirm.of, distiller))
     among = f", among them {counted(pairs, 'feature pair')}" if pairs else ""
     report.add("space", problems, f"{counted(tried, 'structure')} tried{among}: finite losses and gradients")
     return report
+
+
+def _exportable(base: LoadedConfig, of: str, distiller: Distiller) -> tuple[list[str], str]:
+    """What is wrong with exporting the student, as the confirmation will; and what is said where nothing is."""
+    from rdistill.handover.export import require_exportable
+    from rdistill.handover.inference import predictor_of, validation_images
+    from rdistill.handover.onnx_file import require_packages
+    from rdistill.handover.quantize import require_examples
+
+    where = f"confirm.of: {of}"
+    try:
+        require_packages(what=where)
+        if PRECISIONS[of] == "int8":
+            require_examples(base.cfg, where)
+        student = revert_sync_batchnorm(copy.deepcopy(distiller.student)).cpu().eval()
+        require_exportable(predictor_of(base.cfg, student, CheckpointMeta()), validation_images(base.cfg))
+    except UserError as error:
+        return [problem if problem.startswith(where) else f"{where}: {problem}" for problem in error.problems], ""
+    return [], f"the student becomes an ONNX file; the verdict will be about {FILES[of]}"
 
 
 def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
@@ -111,9 +137,9 @@ def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
 
 
 def _sets_weight(key: str) -> bool:
-    """Whether a key is a whole loss, or of its weight."""
+    """Whether a key is all losses, a whole loss, or of its weight."""
     parts = key.lstrip("+").split(".")
-    return parts[:2] == ["distill", "losses"] and (len(parts) == 3 or parts[3:4] == ["weight"])
+    return parts[:2] == ["distill", "losses"] and (len(parts) <= 3 or parts[3] == "weight")
 
 
 def _scheduler_notes(base: LoadedConfig, spec: SweepSpec) -> list[str]:
@@ -234,11 +260,12 @@ def _structures(
 
 
 def _pairs_of(changed: LoadedConfig, key: str) -> set[tuple[str, int, int]]:
-    """The feature pairs of the loss that a key is about, each with the loss's name."""
+    """The feature pairs of the losses that a key is about, each with its loss's name."""
     parts, distill = key.lstrip("+").split("."), changed.distill
-    if parts[:2] != ["distill", "losses"] or distill is None or parts[2] not in distill.losses:
+    if parts[:2] != ["distill", "losses"] or distill is None:
         return set()
-    return {(parts[2], student, teacher) for student, teacher in distill.losses[parts[2]].pairs}
+    losses = {name: loss for name, loss in distill.losses.items() if parts[2:3] in ([], [name])}
+    return {(name, student, teacher) for name, loss in losses.items() for student, teacher in loss.pairs}
 
 
 def _structure(
@@ -247,6 +274,10 @@ def _structure(
     """The problems of one value of one key; None where the key changes no structure."""
     key = key.lstrip("+")
     cfg, parts = changed.cfg, key.split(".")
+    if key == "distill.losses":
+        distill = changed.distill
+        losses = {} if distill is None else distill.losses
+        return [problem for name in losses for problem in check_loss(distiller, distill, name, captured)]
     if key.startswith("distill.losses.") and len(parts) > 2:
         distill = changed.distill
         if (len(parts) > 3 and parts[3] in NO_STRUCTURE) or distill is None or parts[2] not in distill.losses:

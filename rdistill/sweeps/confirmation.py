@@ -13,8 +13,18 @@ from pathlib import Path
 from ray.tune.schedulers import FIFOScheduler
 
 from rdistill.schemas.trial import TrialConfig
-from rdistill.sweeps.findings.confirm import Selection, load_selection, save_selection, select, with_more_seeds
+from rdistill.sweeps.findings.confirm import (
+    FILES,
+    PYTORCH,
+    Selection,
+    load_selection,
+    save_selection,
+    scores_of,
+    select,
+    with_more_seeds,
+)
 from rdistill.sweeps.findings.equal_cost import EqualCost, equal_costs, load_equal_costs, save_equal_costs
+from rdistill.sweeps.findings.exported import score_exported
 from rdistill.sweeps.findings.looks import CLAIMS, LooksSoFar, add_look, load_looks, look_at
 from rdistill.sweeps.findings.statistics import evidence
 from rdistill.sweeps.findings.summary import what_is_known
@@ -51,7 +61,9 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         seeds = _next_seeds(selection, looks, team.processes)
         if not _train(team, shown, selection, seeds, resume):
             return False
-        if reason := count_on_validation(team.study, team.resources, work_dir, team.cohorts):
+        if selection.of != PYTORCH:
+            _score_files(team, selection.of, "val")
+        elif reason := count_on_validation(team.study, team.resources, work_dir, team.cohorts):
             shown.warned(f"the interval is over seeds alone: {reason}")
         team.here.push()
         if not selection.first:
@@ -60,7 +72,17 @@ def confirm(team: Team, shown: SweepConsole, resume: bool) -> bool:
         team.here.push()
     if has_test_split(team.study.base.cfg):
         score_on_test(team.study, team.resources, work_dir, team.cohorts)
+        if selection.of != PYTORCH:
+            _score_files(team, selection.of, "test")
     return True
+
+
+def _score_files(team: Team, of: str, split: str) -> None:
+    """Scores the students' exported files, which the verdict is about, and says how many."""
+    scored = score_exported(team.study, team.resources, team.here.folder, of, team.cohorts, split=split)
+    if scored:
+        images = "validation images" if split == "val" else "test split"
+        team.say(f"export    {scored} student{'s' * (scored > 1)} as {FILES[of]}, scored on the {images}")
 
 
 def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
@@ -99,7 +121,8 @@ def _look(team: Team, selection: Selection, seeds: int) -> LooksSoFar:
     work_dir, before = team.here.folder, load_looks(team.here.folder)
     records = [record for record in load_records(work_dir) if not record.searched]
     facts = what_is_known(work_dir, selection, records)
-    differences = evidence(records, selection.baseline, selection.configurations, None, facts=facts)
+    arms = (selection.baseline, selection.configurations)
+    differences = evidence(records, *arms, None, scores_of(selection.of), facts)
     look = look_at(differences, seeds, selection, before.settled)
     looks = add_look(work_dir, look)
     for question, answer in look.answers.items():

@@ -26,7 +26,7 @@ from rdistill.schemas.summary import Summary
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
-from rdistill.sweeps.findings.confirm import SELECTION, load_selection
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH, SELECTION, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.images import draw_pictures
 from rdistill.sweeps.findings.looks import LOOKS_FILE
@@ -120,8 +120,8 @@ def run_sweep(
         UserError: a mistake in the file, the config or the resources, before the first trial.
         StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
-    counts = [f"{TRIALS}/*/{counts_file(split)}" for split in ("val", "test")]
-    files = (STUDY, SELECTION, EQUAL_COST_FILE, LOOKS_FILE, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}", *counts)
+    counts = f"{TRIALS}/*/{counts_file('*')}"  # of each split, in PyTorch and of exported files
+    files = (STUDY, SELECTION, EQUAL_COST_FILE, LOOKS_FILE, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}", counts)
     with open_work_dir(work_dir, *files) as here:
         loaded = _load(sweep, overrides or {}, shortcuts)
         return _run_sweep_at(here, *loaded, options, console or Console(quiet=True))
@@ -359,5 +359,6 @@ def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
     if spec.confirm is not None:
         first, last = spec.confirm.first, spec.confirm.last
         seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
-        again = f", then the best {spec.confirm.top} on {seeds} seeds more"
+        files = "" if spec.confirm.of == PYTORCH else f", as {FILES[spec.confirm.of]}"
+        again = f", then the best {spec.confirm.top} on {seeds} seeds more{files}"
     return f"{trials} trials and {alone}{again}"

@@ -106,6 +106,7 @@ def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_
     lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
     confirmed = summary.get("confirmed") or Confirmed()
     rows = []
+    of = confirmed.get("of", "pytorch")
     baseline_arm = confirmed.get("baseline")
     for arm in [*([baseline_arm] if baseline_arm else []), *(confirmed.get("configurations") or [])]:
         trained = when_trained(arm)
@@ -120,7 +121,7 @@ def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_
             "",
             "Trained again on fresh seeds (mean ± standard deviation; paired difference to the baseline with ",
         ]
-        lines[-1] += "its 95 % interval):"
+        lines[-1] += "its 95 % interval):" if of == "pytorch" else f"its 95 % interval; scores of the {of} files):"
         lines += ["", *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows)]
         if longer:
             lines += ["", "The same against the student alone at equal cost, trained for as many seconds:", ""]

@@ -15,9 +15,11 @@ from conftest import Tiny
 from rich.console import Console
 
 from rdistill.config.shortcuts import Shortcuts
+from rdistill.core.errors import UserError
 from rdistill.distributed.cluster import connected
+from rdistill.handover import onnx_file
 from rdistill.sweeps.run import SweepOptions, run_sweep
-from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
+from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord, load_record
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -41,10 +43,11 @@ def confirm(tiny: Tiny) -> Iterator[Confirm]:
         data_root=str(tiny.data_root), size="32", batch_size=4, iters=ITERATIONS, val_interval=ITERATIONS
     )
 
-    def run(name: str, **more: Any) -> tuple[Path, list[TrialRecord], list[str]]:
+    def run(name: str, *, resume: bool = False, **more: Any) -> tuple[Path, list[TrialRecord], list[str]]:
         text = io.StringIO()
         console = Console(file=text, width=200)
-        records = run_sweep({**study, **more}, root / name, SweepOptions(), shortcuts=shortcuts, console=console)
+        options = SweepOptions(resume=resume)
+        records = run_sweep({**study, **more}, root / name, options, shortcuts=shortcuts, console=console)
         return root / name, records, text.getvalue().splitlines()
 
     with connected(None, root / "ray"):
@@ -98,3 +101,44 @@ def test_without_cohorts(confirm: Confirm) -> None:
     _, entry = entry_of(work_dir)
     assert set(entry["seconds"]) == {"real", "alone"} and all(entry["seconds"].values())
     assert not any(line.startswith("cohorts   ") and "share a teacher" in line for line in lines)
+
+
+def test_of_the_exported_files(confirm: Confirm, tiny: Tiny) -> None:
+    """The verdict is about INT8 files; what a kill left unscored is scored when it is resumed, and nothing twice."""
+    pytest.importorskip("onnxruntime")
+    more = {"baseline": {"cost": "iterations"}, "confirm": {"top": 1, "seeds": [1, 2], "of": "int8"}}
+    work_dir, records, lines = confirm("int8", **more)
+    again = ids(records, CONFIRMED)
+    assert "export    4 students as INT8 files, scored on the validation images" in lines
+    assert any(line.startswith("exported  ") and "/best.int8.onnx" in line for line in lines)
+    folders = {name: work_dir / "trials" / name for name in again}
+    files = {name: folder / "student.int8.onnx" for name, folder in folders.items()}
+    assert all(file.is_file() for file in (*files.values(), work_dir / "best.int8.onnx"))
+    summary, entry = entry_of(work_dir)
+    own = {record.id: record.exported for record in records if record.phase == CONFIRMED}
+    means = [sum(own[f"{name}-s{seed}"]["val"]["mIoU"] for seed in (1, 2)) / 2 for name in ("t0001", "baseline")]
+    assert [entry["mean"], summary["confirmed"]["baseline"]["mean"]] == pytest.approx(means, abs=1e-3)
+    scores = {record.id: record.best["mIoU"] for record in records}
+    assert entry["pytorch"]["mean"] == pytest.approx((scores["t0001-s1"] + scores["t0001-s2"]) / 2, abs=1e-3)
+    assert summary["confirmed"]["of"] == "int8"
+    assert all((folder / "confusion_val_int8.npz").is_file() for folder in folders.values())
+
+    written = {name: file.stat().st_mtime_ns for name, file in files.items()}
+    killed = load_record(folders["t0001-s1"])
+    assert killed is not None
+    killed.exported = None  # as if the process had died before it was written down, and amid the file
+    killed.save(folders["t0001-s1"])
+    files["t0001-s1"].unlink()
+    (folders["t0001-s1"] / ".student.int8.onnx.cut-off").mkdir()
+    _, resumed, lines = confirm("int8", resume=True, **more)
+    assert "export    1 student as INT8 files, scored on the validation images" in lines
+    now = {name: file.stat().st_mtime_ns for name, file in files.items()}
+    assert [name for name in files if now[name] != written[name]] == ["t0001-s1"]
+    assert {record.id: record.exported for record in resumed if record.phase == CONFIRMED} == own
+    assert not list(folders["t0001-s1"].glob(".student*"))
+
+
+def test_what_cannot_be_exported_is_said_before_the_start(confirm: Confirm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^confirm.of: int8 needs onnx, onnxruntime, onnxscript, not installed here"):
+        confirm("none", confirm={"top": 1, "seeds": [1, 2], "of": "int8"})

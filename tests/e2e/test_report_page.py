@@ -108,6 +108,12 @@ OVERFLOWS = """() => [...document.querySelectorAll('main *, header *')].filter((
 SCROLLS = """() => [...document.querySelectorAll('.table .scroll')].filter((box) =>
     box.clientWidth && box.scrollWidth > box.clientWidth + 1).map((box) => box.getAttribute('aria-label'))"""
 
+# Each figure with its left and right end, and where the box ends that it is drawn in.
+FIGURES = """() => [...document.querySelectorAll('.plot')].map((plot) => {
+    const parts = [plot.querySelector('.main-svg'), plot.parentElement];
+    const [drawn, room] = parts.map((box) => box.getBoundingClientRect());
+    return [plot.dataset.figure, drawn.left, drawn.right, room.right]; })"""
+
 # The headings that each table has, and those that can be seen in one of its parts.
 HEADS = """() => [...document.querySelectorAll('main .table')].filter((box) => !box.closest('details')).map((box) => [
     [...box.querySelectorAll(':scope > .scroll th')].map((head) => head.textContent),
@@ -122,6 +128,12 @@ def test_nothing_is_wider_than_the_window(browser: Any, page_file: Path, width: 
     page, complaints = opened(browser, page_file, viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(SCROLLS) == []
+    shown = page.evaluate(FIGURES)
+    assert {"parallel"} < {name for name, *_ in shown} and any(name.startswith("pairs") for name, *_ in shown)
+    assert [name for name, left, right, room in shown if left < 0 or right > room + 1] == []
+    page.set_viewport_size({"width": width - 40, "height": 900})  # the same after the window has been narrowed
+    page.wait_for_function(f"({FIGURES})().every(([, left, right, room]) => right <= room + 1)")
+    page.set_viewport_size({"width": width, "height": 900})
     board = page.locator("#searched .table").first
     more = board.locator("button.columns")
     hidden = board.locator("th:not(:visible)").all_text_contents()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from rdistill.core.errors import RunError
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.logs import LOGS
 from rdistill.core.storage import WorkDir
+from rdistill.schemas.run import Scores
 from rdistill.schemas.summary import Arm, Confirmed, Summary
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH, scores_of
 from rdistill.sweeps.findings.print_verdict import print_verdict
 from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
@@ -58,6 +61,11 @@ def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRec
     here.pull(f"{TRIALS}/{best.id}/*")
     _write_best(work_dir, best)
     console.print(f"best      {best.id}: {at}/best.pth with {at}/best.py")
+    if (of := (summary["confirmed"] or Confirmed()).get("of", PYTORCH)) != PYTORCH:
+        from rdistill.sweeps.findings.exported import hand_over_file
+
+        if name := hand_over_file(work_dir, best, of):
+            console.print(f"exported  {best.id}: {at}/{name}, one of the {FILES[of]} that the verdict is about")
     console.print(
         f"all       {at}/{table.name}; each trial in {at}/{TRIALS}/ID, again with `rdistill train .../trial.py`"
     )
@@ -89,7 +97,9 @@ def winner(records: Sequence[TrialRecord], confirmed: Confirmed | None) -> Trial
     _, best = max(scored, key=lambda pair: pair[0])
     runs = set((best.get("runs") or {}).values())  # an older version's summary does not name them
     its_own = [record for record in records if record.id in runs or (not runs and record.of == best["id"])]
-    return ranked(record for record in its_own if record.status == "finished")[0]
+    finished = ranked(record for record in its_own if record.status == "finished")
+    scores = scores_of((confirmed or Confirmed()).get("of", PYTORCH))
+    return max(finished, key=lambda record: (scores(record) or Scores()).get("mIoU", -math.inf))
 
 
 def _write_best(work_dir: Path, best: TrialRecord) -> None:

@@ -6,11 +6,12 @@ Needs neither torch nor ray.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rdistill.core.files import read_json, write_json
+from rdistill.schemas.run import Scores
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import (
@@ -29,6 +30,31 @@ from rdistill.sweeps.study.seconds import REAL
 from rdistill.sweeps.study.spec import BaselineSpec, ConfirmSpec
 
 SELECTION = "confirm.json"
+PYTORCH = "pytorch"  # what is scored by default: the student itself
+PRECISIONS = {"onnx": "float32", "fp16": "fp16", "int8": "int8"}  # what else may be: the file of this precision
+FILES = {"onnx": "ONNX files", "fp16": "float16 files", "int8": "INT8 files"}  # what these are called
+
+
+def counts_of(of: str, split: str) -> str:
+    """The name of each image's counts: ``val``, or ``val_int8`` of the exported files."""
+    return split if of == PYTORCH else f"{split}_{of}"
+
+
+def scores_of(of: str, split: str = "val") -> Callable[[TrialRecord], Scores | None]:
+    """What is confirmed of a run: the scores of its best validation, of its exported file, or those on the test split.
+
+    Args:
+        of: ``pytorch``, ``onnx``, ``fp16`` or ``int8``.
+        split: ``val`` or ``test``.
+    """
+
+    def scores(run: TrialRecord) -> Scores | None:
+        if of == PYTORCH:
+            return run.best if split == "val" else run.test
+        exported = run.exported or {}
+        return exported.get("val") if split == "val" else exported.get("test")
+
+    return scores
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,7 @@ class Selection:
     grown: int = 0  # how often it was given more seeds
     # Each time that a confirmation with looks was given more: seeds of the last look before, and how many there were.
     replanned: list[list[int]] = field(default_factory=list)
+    of: str = PYTORCH  # what is scored: PYTORCH, or one of PRECISIONS
 
     @property
     def at_equal_iterations(self) -> bool:
@@ -133,6 +160,7 @@ def select(
         confirm.first if confirm.seeds is None else 0,
         confirm.margin or 0.0,
         len(different) if len(different) > confirm.top else 1,
+        of=confirm.of,
     )
 
 

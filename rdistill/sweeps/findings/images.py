@@ -172,6 +172,7 @@ class _Row:
 def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> Pictures:
     import torch
 
+    from rdistill.handover.onnx_file import busy_machine
     from rdistill.models.quiet_mmseg import DATASETS
     from rdistill.models.segmentor import ignore_index
     from rdistill.sweeps.trial.complexity import device_name, sizes_of, test_size
@@ -216,6 +217,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
         "chosen": chosen,
         "per_image": [row.as_json() for row in rows],
         "models": sizes_of(models, test_size(base)),
+        "busy": busy_machine(),
         "size": list(test_size(base)),
         "device": device_name(),
     }

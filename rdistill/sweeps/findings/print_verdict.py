@@ -8,6 +8,7 @@ from rich.table import Table
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.schemas.summary import Arm, Difference, Evidence, Summary
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH
 from rdistill.sweeps.findings.verdict import at_equal_cost
 
 
@@ -15,9 +16,11 @@ def print_verdict(console: Console, summary: Summary) -> None:
     """Prints the table of what was confirmed, if anything was, then the warnings and the verdict."""
     confirmed, test = summary["confirmed"], summary["test"]
     if confirmed is not None:
-        _print_table(console, confirmed, "validation", confirmed.get("seconds", "real"))
-    if test is not None:
-        _print_table(console, test, "test split, scored once", "real")
+        of = confirmed.get("of", PYTORCH)
+        files = "" if of == PYTORCH else f", {FILES[of]}"
+        _print_table(console, confirmed, f"validation{files}", confirmed.get("seconds", "real"))
+        if test is not None:
+            _print_table(console, test, f"test split, scored once{files}", "real")
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", markup=False)
     console.print(f"verdict   {summary['verdict']}", markup=False, style="bold")
@@ -28,7 +31,8 @@ def _print_table(console: Console, confirmed: Evidence, data: str, seconds: str)
     title = f"Confirmed on fresh seeds ({data}); differences are paired"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     headings = ("trial", "n", "mIoU", "sd", "difference", "95 % interval", "adj. p", "% teacher")
-    for name in headings:
+    both = any("pytorch" in arm for arm in configurations)
+    for name in (*headings, *(["in PyTorch"] if both else [])):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     for arm in ([] if baseline is None else [baseline]) + sorted(configurations, key=lambda arm: -(arm["mean"] or 0.0)):
         _add_row(table, arm["id"], arm, arm.get("difference"))
@@ -61,6 +65,7 @@ def _add_row(table: Table, name: str, arm: Arm, difference: Difference | None) -
         _text(trained["sd"], ".2f"),
         *shown,
         _text(arm.get("share_of_teacher"), ".1f"),
+        *([_text(arm["pytorch"]["mean"], ".2f")] if "pytorch" in arm else []),
     )
 
 

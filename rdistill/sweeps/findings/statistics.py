@@ -100,6 +100,7 @@ class Known:
         costs: configuration -> how long the student alone trains to cost as much.
         never_trained: ids of runs that never left one class; None: as the runs themselves say.
         by_image: of a run, each image's pseudo-value (images); None where its counts are not known.
+        in_pytorch: of a run, its scores in PyTorch, where an exported file's are what is decided by; else None.
         chosen_from: configurations of which those confirmed were the best, on the images that they are scored on.
     """
 
@@ -109,6 +110,7 @@ class Known:
     never_trained: Collection[str] | None = None
     by_image: Counts = lambda run: None
     chosen_from: int = 1
+    in_pytorch: ScoresOf | None = None
 
 
 def question(configuration: str, equal: str) -> str:
@@ -150,6 +152,7 @@ def evidence(
         entry["IoU"] = _classes(trained, alone, scores)
         entry["share_of_teacher"] = share_of_teacher(entry["mean_trained"], teacher_mIoU)
         entry["seconds"] = seconds_of(arms[name])
+        _add_pytorch(entry, trained, alone, facts)
         if (difference := _compare(trained, alone, scores, facts)) is not None:
             compared[question(name, "iterations")] = difference
             entry["difference"] = difference.shown
@@ -163,7 +166,20 @@ def evidence(
         base["IoU"] = _classes(_trained(baseline_runs, facts), None, scores)
         base["share_of_teacher"] = share_of_teacher(base["mean_trained"], teacher_mIoU)
         base["seconds"] = seconds_of(baseline_runs)
+        _add_pytorch(base, _trained(baseline_runs, facts), None, facts)
     return {"baseline": base, "configurations": entries}
+
+
+def _add_pytorch(
+    entry: Arm, runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord] | None, facts: Known
+) -> None:
+    """What the same runs score in PyTorch, beside the scores of their exported files."""
+    if facts.in_pytorch is None:
+        return
+    own = _by_seed(runs, facts.in_pytorch)
+    entry["pytorch"] = {**spread(list(own.values()))}
+    if rival_runs is not None:
+        entry["pytorch"]["difference"] = paired_difference(own, _by_seed(rival_runs, facts.in_pytorch))
 
 
 def _at_equal_cost(
@@ -180,7 +196,7 @@ def _at_equal_cost(
     if difference is not None:
         compared[question(name, "cost")] = difference
     cost = facts.costs[name]
-    return {
+    entry: EqualCostArm = {
         "iterations": cost.iterations,
         "distilled": cost.distilled,
         "student_alone": cost.student_alone,
@@ -188,6 +204,8 @@ def _at_equal_cost(
         "difference": None if difference is None else difference.shown,
         "seconds": seconds_of(runs),
     }
+    _add_pytorch(entry, _trained(runs, facts), None, facts)
+    return entry
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from rdistill.core.redaction import redacted
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
 from rdistill.schemas.summary import Arm, Confirmed, Cost, Environment, Searched, Session, Summary, Tested
-from rdistill.sweeps.findings.confirm import Selection, load_selection
+from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_of, load_selection, scores_of
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
 from rdistill.sweeps.findings.statistics import Known, describe, evidence
@@ -37,6 +37,7 @@ from rdistill.sweeps.study.records import (
     BASELINE,
     SEARCHED,
     TrialRecord,
+    error_within,
     gain,
     load_records,
     never_trained,
@@ -85,15 +86,21 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
         "headroom": _headroom(work_dir),
         "why": why(
             records,
-            when_trained((confirmed or Confirmed()).get("baseline") or Arm())["mean"],
+            _alone_in_pytorch(confirmed),
             [teacher.get("mIoU") for teacher in facts.teachers],
         ),
         "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),
         "environment": _environment(facts, earlier, status),
-        "warnings": warnings_of(spec, records),
+        "warnings": warnings_of(spec, records, work_dir),
     }
+
+
+def _alone_in_pytorch(confirmed: Confirmed | None) -> float | None:
+    """The mean of the confirmed student alone, as the teacher is scored: in PyTorch."""
+    arm = (confirmed or Confirmed()).get("baseline") or Arm()
+    return arm["pytorch"]["mean"] if "pytorch" in arm else when_trained(arm)["mean"]
 
 
 def read_summary(work_dir: Path) -> Summary:
@@ -130,8 +137,8 @@ def kept_up_to_date(facts: Facts, work_dir: Path) -> Iterator[None]:
         thread.join()
 
 
-def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
-    """What a reader of the results should know before trusting them, a line each."""
+def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord], work_dir: Path) -> list[str]:
+    """What a reader of the results should know before trusting them, a line each; ``work_dir`` is the sweep's."""
     warnings = []
     shared = [key for key in spec.space if key.lstrip("+").split(".")[0] != "distill"]
     if shared and not spec.baseline.search:
@@ -145,7 +152,11 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[str]:
         warnings.append(f"baselines that never left one class: {', '.join(alone)}")
     for record in records:
         if record.status == "failed" and not record.searched:
-            warnings.append(f"{record.id} failed and is left out of its pairs: {record.reason}")
+            where = error_within(work_dir, record.id)
+            warnings.append(f"{record.id} failed and is left out of its pairs: {record.reason}{where}")
+    for record in records:
+        if problem := (record.exported or {}).get("problem"):
+            warnings.append(f"{record.id} has no file and is left out of its pairs: {problem}")
     for first, second in twins(records):
         warnings.append(f"{first} and {second} have different values and the same losses: a value has no effect")
     return warnings
@@ -196,26 +207,31 @@ def _confirmed(
     known_facts = what_is_known(work_dir, selection, runs)
     looks = load_looks(work_dir)
     seeds = selection.seeds[: max(looks.seeds, selection.first)] if selection.first else selection.seeds
-    confirmed: Confirmed = {"seeds": list(seeds), "seconds": selection.seconds}
+    confirmed: Confirmed = {"of": selection.of, "seeds": list(seeds), "seconds": selection.seconds}
     if selection.first:
         confirmed["looks"] = looks.shown(selection)
-    confirmed.update(evidence(runs, *arms, teacher, facts=known_facts))
+    confirmed.update(evidence(runs, *arms, teacher, scores_of(selection.of), known_facts))
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
     if selection.at_equal_cost:  # counts those that were measured, once they are
         measured = (work_dir / EQUAL_COST_FILE).is_file()
         expected += len(seeds) * (len(known_facts.costs) if measured else len(selection.configurations))
-    left = expected - sum(run.status in ("finished", "failed") for run in runs)
+    left = expected - sum(
+        run.status == "failed" or (run.status == "finished" and (selection.of == PYTORCH or run.exported is not None))
+        for run in runs
+    )
     if selection.first and not looks.over:
         left = max(left, 1)
     test: Tested | None = None
-    if any(run.test for run in runs):
+    on_split = scores_of(selection.of, "test")
+    if any(on_split(run) for run in runs):
         on_test = facts.teacher_test
         on_images = dataclasses.replace(
-            known_facts, by_image=CountsOf(work_dir, "test").by_image, settled={}, looks=None, chosen_from=1
-        )
+            known_facts, by_image=CountsOf(work_dir, counts_of(selection.of, "test")).by_image, settled={}, looks=None,
+            chosen_from=1, in_pytorch=None if selection.of == PYTORCH else scores_of(PYTORCH, "test"),
+        )  # fmt: skip
         test = {
             "teacher": on_test or None,
-            **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, lambda run: run.test, on_images),
+            **evidence(runs, *arms, on_test.get("mIoU") if on_test else None, on_split, on_images),
         }
     return confirmed, test, left
 
@@ -228,8 +244,9 @@ def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialReco
         load_looks(work_dir).settled,
         load_equal_costs(work_dir) if selection.at_equal_cost else {},
         never_trained(finished),
-        CountsOf(work_dir, "val").by_image,
+        CountsOf(work_dir, counts_of(selection.of, "val")).by_image,
         selection.chosen_from,
+        None if selection.of == PYTORCH else scores_of(PYTORCH),
     )
 
 

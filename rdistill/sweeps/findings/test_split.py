@@ -54,8 +54,8 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path, cohorts: S
         work_dir: the sweep's folder on this machine, with the trials' records.
         cohorts: actors that are there already, and have the cluster's CPUs.
     """
-    calls = _Calls(study, resources, cohorts)
-    waiting = [run for run in _confirmed(work_dir) if run.test is None]
+    calls = Calls(study, resources, cohorts)
+    waiting = [run for run in confirmed_runs(work_dir) if run.test is None]
     teacher = study.base.distillation.teachers[0]
     if not teacher.follows_student and not (work_dir / TEACHER).is_file():
         write_json(work_dir / TEACHER, ray.get(calls.start(_score_teacher)))
@@ -75,8 +75,8 @@ def count_on_validation(study: Study, resources: Resources, work_dir: Path, coho
     Returns:
         Why a student has none, on one line; empty where all have. No sweep fails of it.
     """
-    waiting = [run for run in _confirmed(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
-    reason, calls = "", _Calls(study, resources, cohorts)
+    waiting = [run for run in confirmed_runs(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
+    reason, calls = "", Calls(study, resources, cohorts)
     for run, scored in [(run, calls.start(_score_student, run.id, "val")) for run in waiting]:
         try:
             _, counts, images = ray.get(scored)
@@ -90,11 +90,12 @@ def count_on_validation(study: Study, resources: Resources, work_dir: Path, coho
     return reason
 
 
-def _confirmed(work_dir: Path) -> list[TrialRecord]:
+def confirmed_runs(work_dir: Path) -> list[TrialRecord]:
+    """The runs of the confirmation that have finished, those of equal cost included."""
     return [run for run in load_records(work_dir) if not run.searched and run.status == "finished"]
 
 
-class _Calls:
+class Calls:
     """Where students are scored: in the cohorts by turns, or else in tasks, as many at a time as the cluster holds."""
 
     def __init__(self, study: Study, resources: Resources, cohorts: Sequence[Any]) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 
 from rdistill.core.one_class import when_trained
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
+AT_EQUAL_ITERATIONS = "At equal iterations"
 
 
 def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = "") -> str:
@@ -65,18 +67,35 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
     alone = "the student alone" if baselines == 1 else f"the best of {baselines} students alone"
     questions = len(first) + len(second)
     best, difference = max(first or second, key=_mean)
+    files = _as_files(confirmed)
     sentences = []
     if first:
-        sentences.append(_answer("At equal iterations", best["label"], alone, difference, questions))
+        sentences.append(_answer(f"{AT_EQUAL_ITERATIONS}{files}", best["label"], alone, difference, questions))
     if second:
         whom, gap = next((pair for pair in second if pair[0] is best), None) or max(second, key=_mean)
         cost = at_equal_cost(whom)
-        begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations"
+        begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations{files}"
         who = "it" if first and whom is best else whom["label"]
         sentences.append(_answer(begin, who, alone if who != "it" else "the student alone", gap, questions))
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
-    return " ".join([*sentences, *_reservations(confirmed, best, tuned)])
+    return " ".join([*sentences, *_in_pytorch(best), *_reservations(confirmed, best, tuned)])
+
+
+def _as_files(confirmed: Confirmed) -> str:
+    """``, both as INT8 files``, where the exported files are what was scored."""
+    of = confirmed.get("of", PYTORCH)
+    return "" if of == PYTORCH else f", both as {FILES[of]}"
+
+
+def _in_pytorch(arm: Arm) -> list[str]:
+    """What a configuration of which the files were scored reaches in PyTorch."""
+    own = arm.get("pytorch")
+    if own is None or own["mean"] is None:
+        return []
+    gap = own.get("difference")
+    difference = "" if gap is None else f", the difference {gap['mean']:+.2f}"
+    return [f"In PyTorch its mIoU is {own['mean']:.2f}{difference}."]
 
 
 def _mean(pair: tuple[Arm, Difference]) -> float:
@@ -119,7 +138,11 @@ def _answer(begin: str, who: str, whom: str, difference: Difference, questions: 
     if is_better(difference):
         return f"{begin}, {who} is better than {whom}{more}: {size}."
     if is_worse(difference):
-        advice = "the teacher does not pay" if begin == "At equal iterations" else "train the student alone for longer"
+        advice = (
+            "the teacher does not pay"
+            if begin.startswith(AT_EQUAL_ITERATIONS)
+            else "train the student alone for longer"
+        )
         return f"{begin}, {who} is worse than {whom}: {size}; {advice}."
     text = f"{begin}, {who} is not shown to be better than {whom}{more}: {size}"
     if difference["low"] > margin:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rdistill.core.files import read_json, to_json, write_whole
 from rdistill.core.one_class import never_left_one_class
+from rdistill.schemas.exported import ExportedStudent
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.run import Scores
 from rdistill.schemas.store import VIEWS
@@ -68,6 +69,7 @@ class TrialRecord:
     rival: str = ""  # a baseline of equal cost has the id of the trial whose configuration cost as much
     objectives: dict[str, float] = field(default_factory=dict)  # those known before training
     test: Scores | None = None  # scores on the test split; of confirmation runs, once
+    exported: ExportedStudent | None = None  # of confirmation runs, where the exported file is what is confirmed
 
     def __post_init__(self) -> None:
         self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)
@@ -123,6 +125,12 @@ def trains_alone(trial_id: str, phase: str, of: str) -> bool:
     if phase in (BASELINE, SEARCHED):
         return phase == BASELINE
     return re.fullmatch(rf"{BASELINE}|{PREFIX[BASELINE]}\d+", of or trial_id) is not None
+
+
+def error_within(work_dir: Path, trial_id: str) -> str:
+    """``'; see trials/t0001/error.txt'``, as from the sweep's folder: for files that are read elsewhere too."""
+    name = f"{TRIALS}/{trial_id}/{ERROR}"
+    return f"; see {name}" if (work_dir / name).is_file() else ""
 
 
 def error_to_read(folder: Path) -> str:
@@ -250,6 +258,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     twin_of = {second: first for first, second in twins(records)}
     stuck = never_trained(records)
     differences, at_equal_cost = gains(records), gains_at_equal_cost(records)
+    files = any(record.exported for record in records)
     spent = {record.id: training_seconds(record) for record in records}
     rows = []
     for record in ranked(records):
@@ -267,6 +276,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),
                 "gain_equal_cost": round(at_equal_cost[record.id], 4) if record.id in at_equal_cost else None,
+                **(_of_the_file(record) if files else {}),
                 **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
                 **{name: record.objectives.get(name) for name in costs},
                 "best_iter": best.get("iter"),
@@ -277,7 +287,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "attempts": record.attempts,
                 "teacher_mIoU": record.teacher_mIoU,
                 **{name: _last_diagnosis(record).get(name) for name in DIAGNOSED},
-                "note": "; ".join(notes_of(record, twin_of, stuck)),
+                "note": "; ".join(notes_of(record, twin_of, stuck, work_dir)),
             }
         )
     path = work_dir / "results.csv"
@@ -289,20 +299,27 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     return path
 
 
+def _of_the_file(record: TrialRecord) -> Mapping[str, Any]:
+    """Columns of a sweep that confirms the exported file: ``mIoU`` beside them is PyTorch's."""
+    exported = record.exported or {}
+    return {"exported_as": exported.get("precision"), "exported_mIoU": (exported.get("val") or {}).get("mIoU")}
+
+
 def measured_names(records: Iterable[TrialRecord]) -> list[str]:
     """The losses whose weight was measured in some trial, in the order of the trials."""
     return list(dict.fromkeys(name for record in records for name in record.weights))
 
 
-def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[str]) -> list[str]:
+def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[str], work_dir: Path) -> list[str]:
     """What a reader of a table should know of a trial.
 
     Args:
         record: of the trial.
         twin_of: see :func:`twins`, the second to the first.
         stuck: ids of those that never left one class.
+        work_dir: the sweep's; a failed trial's note names the file in it that has its error.
     """
-    notes = [record.reason] if record.reason else []
+    notes = [record.reason + error_within(work_dir, record.id)] if record.reason else []
     if record.id in stuck:
         notes.append("never left one class")
     if record.id in twin_of:

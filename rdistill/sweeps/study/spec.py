@@ -199,6 +199,8 @@ class ConfirmSpec(Section):
     max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the last look; default 16
     margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # `auto`: mIoU that "better" must exceed; default 0
     hours: Annotated[Number, Field(gt=0, le=10_000)] | None = None  # that all seeds may take, by the measured step
+    # What is scored, and so what the verdict is about: the student in PyTorch, or as an exported file of ONNX.
+    of: Annotated[Literal["pytorch", "onnx", "fp16", "int8"], Word] = "pytorch"
 
     @field_serializer("seeds")
     def _auto_for_none(self, seeds: list[int] | None) -> list[int] | str:

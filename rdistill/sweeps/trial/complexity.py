@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +15,14 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from rdistill.config.walk import first_leaf, kind_of, steps
+from rdistill.core.errors import error_line
 from rdistill.core.files import read_json, write_json
 from rdistill.models.segmentor import blank_image, build_segmentor, training_size
 from rdistill.models.shapes import describe
 from rdistill.schemas.pictures import ModelSize
 
 WARM_UP, REPEATS = 3, 15  # passes
+UNMEASURED = "it does not run on a blank image: {}"
 COMPLEXITY = "costs"  # folder of a sweep: what was measured, by model
 
 
@@ -57,7 +58,8 @@ def _measure(model: nn.Module, names: Collection[str], size: tuple[int, int]) ->
 def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str, ModelSize]:
     """What each of some models costs, name -> figures; models that are alike share theirs, so that no noise differs.
 
-    A figure that cannot be measured is left out: a teacher of one's own may not run on a blank image.
+    A figure that cannot be measured is left out, and ``problem`` says why: a teacher of one's own may not run on a
+    blank image.
 
     Args:
         size: height and width of the blank image.
@@ -68,10 +70,14 @@ def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str
         layers = str(model)
         if layers not in alike:
             figures: ModelSize = {"params": sum(weight.numel() for weight in model.parameters())}
-            with suppress(Exception):
+            try:
                 figures["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
-            with suppress(Exception):
+            except Exception as error:  # a model raises anything
+                figures["problem"] = UNMEASURED.format(error_line(error, 120))
+            try:
                 figures["latency_ms"] = latency_ms(model, size)
+            except Exception as error:
+                figures.setdefault("problem", UNMEASURED.format(error_line(error, 120)))
             alike[layers] = figures
         sizes[name] = alike[layers]
     return sizes

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from rdistill.handover.onnx_file import OnnxFile, OnnxSegmentor, interleaved_ms
+from rdistill.handover import onnx_file
+from rdistill.handover.onnx_file import OnnxFile, OnnxSegmentor, interleaved_ms, latency_line
 
 
 def test_padding_goes_and_the_nearest_pixel_comes() -> None:
@@ -44,3 +46,12 @@ def test_calls_take_turns() -> None:
     order: list[Any] = []
     times = interleaved_ms({name: lambda name=name: order.append(name) for name in "ab"})  # type: ignore[misc]
     assert list(times) == ["a", "b"] and order == ["a", "b"] * (len(order) // 2) and len(order) > 10
+
+
+def test_a_busy_machine_is_said_beside_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file.os, "sched_getaffinity", lambda _: {0, 1})
+    for load, said in ((1.9, ""), (9.84, "; the machine was busy: load 9.8 on 2 cores")):
+        monkeypatch.setattr(onnx_file.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert latency_line({"PyTorch": 4.26}, (32, 64), 1) == (
+            "latency", f"PyTorch 4.3 ms (medians of 20 in turns, batch 1, 32 x 64, CPU, 1 thread{said})",
+        )  # fmt: skip

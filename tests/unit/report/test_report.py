@@ -500,6 +500,15 @@ def test_what_the_models_cost_stands_at_the_top(confirmed: Path) -> None:
         ["student alone", "73.00", "512 k", "91 M", "4.1"],
         ["student distilled, t0001", "77.10", "512 k", "91 M", "4.1"],
     ]
+    assert not any(item.note for row in table.rows for item in row)
+    failed = {"params": 9.0, "problem": "it does not run on a blank image: ValueError: no image"}
+    busy = "the machine was busy: load 9.8 on 2 cores"
+    images = {**images, "models": {"teacher": failed, "best": small_sizes}, "busy": busy}
+    partly = models_table(replace(sweep, images=images))  # type: ignore[arg-type]
+    assert partly is not None and partly.caption.endswith(f"2 CPU threads; {busy}, so that latency is too long")
+    teacher, alone, _ = (row[0].note for row in partly.rows)
+    assert teacher == "no FLOPs and latency: it does not run on a blank image: ValueError: no image"
+    assert alone == "no size: it is no network of its own, or was not measured"
     without = models_table(sweep)  # an older version measured nothing
     assert without is not None and column_names(without) == ["model", "mIoU"]
     assert without.caption.endswith("parameters, FLOPs and latency are measured when a sweep ends")

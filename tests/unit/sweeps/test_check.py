@@ -13,6 +13,7 @@ from conftest import Tiny
 from rdistill.checks.run import Report
 from rdistill.config.load import Shortcuts, load_run
 from rdistill.core.errors import UserError
+from rdistill.handover import export, onnx_file
 from rdistill.sweeps.check import _scheduler_notes, check_sweep_file
 from rdistill.sweeps.study.spec import SweepSpec
 
@@ -34,9 +35,15 @@ def one(report: Report) -> str:
 def check_sweep(tiny: Tiny, shortcuts: dict[str, Any], tmp_path: Path) -> Check:
     """Checks a sweep of ``distill.py`` with a space."""
 
-    def run(space: Mapping[str, Any], trial: Mapping[str, Any] | None = None, **changed: Any) -> Report:
+    def run(
+        space: Mapping[str, Any],
+        trial: Mapping[str, Any] | None = None,
+        confirm: Mapping[str, Any] | None = None,
+        **changed: Any,
+    ) -> Report:
         search = dict(type="optuna", num_trials=4)
         content = dict(config=str(tiny.folder / "distill.py"), space=space, search=search, trial=trial or {})
+        content |= {} if confirm is None else dict(confirm=confirm)
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(content))
         return check_sweep_file(file, {}, Shortcuts(**{**shortcuts, **changed}), work_dir=tmp_path / "work")
@@ -132,3 +139,39 @@ def test_broken_sweep_and_config(check_sweep: Check, tmp_path: Path) -> None:
     assert any("one trial takes 5000 CPU, but there are" in problem for problem in report.problems)
     with pytest.raises(UserError, match="must be a kind of search dimension"):
         check_sweep({"distill.losses.hidden.pair": dict(type="pair")})
+
+
+def test_a_choice_of_all_losses_is_tried_and_its_pairs_are_counted(check_sweep: Check) -> None:
+    kl, here, there = dict(type="KL", on="logits"), dict(type="CWD", pair=[0, 0]), dict(type="CWD", pair=[1, 1])
+    report = check_sweep({"distill.losses": choice(dict(a=kl), dict(a=kl, b=here), dict(b=there, c=here))})
+    assert report.problems == []
+    assert dict(report.passed)["space"] == (
+        "3 structures tried, among them 3 feature pairs: finite losses and gradients"
+    )
+    report = check_sweep(
+        {"distill.losses": choice(dict(a=kl), dict(m=dict(type="CIRKDMemory", pair=[1, 1], pixel_queue_size=4)))}
+    )
+    assert one(report).startswith("space.distill.losses = {'m': ") and "a queue of 4 cannot take" in one(report)
+
+
+def test_a_confirmation_of_files_is_tried(check_sweep: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that becomes no ONNX file, and packages that are not there, are found before the start."""
+    pytest.importorskip("onnxruntime")
+    space, confirm = {"distill.losses.logits.tau": choice(1.0, 2.0)}, dict(seeds=[1, 2], of="int8")
+    report = check_sweep(space, confirm=confirm)
+    assert report.problems == []
+    assert dict(report.passed)["export"] == "the student becomes an ONNX file; the verdict will be about INT8 files"
+
+    def no_exporter(*_: Any, **__: Any) -> None:
+        raise ValueError("an operator that ONNX lacks")
+
+    monkeypatch.setattr(export, "_trace", no_exporter)
+    monkeypatch.setattr(export, "_torch_export", no_exporter)
+    assert one(check_sweep(space, confirm=confirm)) == (
+        "confirm.of: int8: the student cannot be exported: trace: ValueError: an operator that ONNX lacks; "
+        "torch.export: ValueError: an operator that ONNX lacks"
+    )
+    monkeypatch.setattr(onnx_file.require_packages, "__defaults__", (("no_such_package",), "export"))
+    assert one(check_sweep(space, confirm=confirm)) == (
+        "confirm.of: int8 needs no_such_package, not installed here: pip install 'rdistill[onnx]'"
+    )

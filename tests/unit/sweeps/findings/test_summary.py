@@ -19,7 +19,7 @@ from rdistill.sweeps.findings.summary import (
     warnings_of,
     write_summary,
 )
-from rdistill.sweeps.study.records import TRIALS
+from rdistill.sweeps.study.records import ERROR, TRIALS
 from rdistill.sweeps.study.spec import SweepSpec
 
 
@@ -82,15 +82,18 @@ def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
     assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
 
 
-def test_warnings() -> None:
+def test_warnings(tmp_path: Path) -> None:
     spec = facts(space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}).spec
     stuck, failed = record("baseline", 49.0, disc=0.0), record("t0001-s1", None, seed=1, status="failed", reason="NaN")
-    rate, one_class, left_out = warnings_of(spec, [stuck, failed])
+    rate, one_class, left_out = warnings_of(spec, [stuck, failed], tmp_path)
     assert rate.startswith(f"the baseline was not tuned, though {RATE} was searched")
     assert one_class == "baselines that never left one class: baseline"
     assert left_out == "t0001-s1 failed and is left out of its pairs: NaN"
+    (tmp_path / TRIALS / "t0001-s1").mkdir(parents=True)
+    (tmp_path / TRIALS / "t0001-s1" / ERROR).write_text("a traceback")
+    assert warnings_of(spec, [failed], tmp_path)[-1] == f"{left_out}; see trials/t0001-s1/error.txt"
     tuned = facts(
         space={RATE: {"type": "uniform", "low": 0.1, "high": 0.2}},
         baseline={"search": {RATE: {"type": "uniform", "low": 0.1, "high": 0.2}}},
     ).spec
-    assert warnings_of(tuned, []) == [] and warnings_of(facts().spec, []) == []
+    assert warnings_of(tuned, [], tmp_path) == [] and warnings_of(facts().spec, [], tmp_path) == []

@@ -1,0 +1,151 @@
+"""Confirmed students as exported files: written, scored on the validation images, and at the end on the test split.
+
+``confirm: {of: int8}`` (or ``fp16``, ``onnx``) makes the verdict one about the files that ship: each confirmed run's
+student is exported as `rdistill export` does, and the file itself is scored, by onnxruntime, with the counts of each
+image. What is done is in the run's record, and is not done again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from mmengine.config import Config
+
+from rdistill.config.load import import_custom_modules
+from rdistill.core.causes import cause_of
+from rdistill.core.errors import RunError, UserError
+from rdistill.core.files import written_whole
+from rdistill.core.storage import join, open_work_dir
+from rdistill.handover.export import ExportError
+from rdistill.schemas.exported import ExportedStudent
+from rdistill.schemas.run import Scores
+from rdistill.sweeps.findings.confirm import PRECISIONS, counts_of
+from rdistill.sweeps.findings.test_split import Calls, confirmed_runs
+from rdistill.sweeps.proof.counts import save_counts
+from rdistill.sweeps.study.records import TRIALS, TrialRecord
+from rdistill.sweeps.trial.trial import Study, reason_of
+from rdistill.training.ray_train import Resources
+
+Counted = tuple["np.ndarray | None", list[str]]  # images x classes x classes, and the images' names
+
+
+def student_file(of: str) -> str:
+    """In a trial's folder: its student as the file that ``confirm.of`` asks for."""
+    return f"student.{of}.onnx"
+
+
+def best_file(of: str) -> str:
+    """In the sweep's folder: that of the student which is handed over."""
+    return f"best.{of}.onnx"
+
+
+def score_exported(
+    study: Study, resources: Resources, work_dir: Path, of: str, cohorts: Sequence[Any] = (), *, split: str = "val"
+) -> int:
+    """Exports each confirmed student and scores its file; those that are not yet.
+
+    A student that cannot be exported has its reason written down, and no score; it is left out of the pairs.
+
+    Args:
+        study, resources, work_dir, cohorts: as for :func:`rdistill.sweeps.findings.test_split.score_on_test`.
+        of: what is confirmed: ``onnx``, ``fp16`` or ``int8``.
+        split: ``val`` or ``test``.
+
+    Returns:
+        How many files were scored now.
+
+    Raises:
+        RunError: the machine failed, not the student; `--resume` goes on with the runs that have no score.
+    """
+    waiting = [run for run in confirmed_runs(work_dir) if _waits(run.exported, split)]
+    calls, failures = Calls(study, resources, cohorts), []
+    started = [(run, calls.start(export_and_score, run.id, of, split, run.exported)) for run in waiting]
+    for run, scored in started:
+        folder = work_dir / TRIALS / run.id
+        try:
+            run.exported, (counts, images) = ray.get(scored)
+        except Exception as error:  # whatever ended the task
+            cause = cause_of(error)
+            if not isinstance(cause, (ExportError, UserError)):
+                failures.append(f"{run.id}: its {of} file was not scored: {reason_of(cause)}")
+                continue
+            run.exported = {"precision": PRECISIONS[of], "problem": reason_of(cause)}
+        else:
+            if counts is not None:
+                save_counts(folder, counts_of(of, split), counts, images)
+        run.save(folder)
+    if failures:
+        raise RunError(f"{failures[0]}; --resume goes on from here")
+    return len(waiting)
+
+
+def _waits(exported: ExportedStudent | None, split: str) -> bool:
+    return exported is None or ("problem" not in exported and split not in exported)
+
+
+def export_and_score(
+    study: Study, trial_id: str, of: str, split: str, earlier: ExportedStudent | None
+) -> tuple[ExportedStudent, Counted]:
+    """Writes a student's file into its trial's folder, unless it was before, and scores it. On any node.
+
+    Args:
+        study: of the sweep.
+        trial_id: of a run that has finished.
+        of, split: as for :func:`score_exported`.
+        earlier: what its record says of the file.
+    """
+    from rdistill.handover.inference import load_predictor
+    from rdistill.handover.onnx_file import OnnxSegmentor, open_file, write_record
+    from rdistill.handover.reduce import write_any
+    from rdistill.training.evaluation import counts_images
+    from rdistill.training.run import evaluate_model
+
+    import_custom_modules(study.base.cfg)  # a task outside of cohorts has loaded no config before
+    name = student_file(of)
+    with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth", name) as here:
+        cfg = Config.fromfile(str(here.folder / "trial.py"))
+        predictor = load_predictor(cfg, here.folder / "student.pth")
+        file = here.folder / name
+        known = ExportedStudent(**(earlier or {}))  # type: ignore[typeddict-item]
+        if not known or not file.is_file():
+            for leftover in here.folder.glob(f".{name}.*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            quantization = write_any(predictor, cfg, file, PRECISIONS[of])
+            size = file.stat().st_size / 1e6
+            known = {"precision": PRECISIONS[of], "file": name, "megabytes": size, "quantization": quantization}
+            where = {key: str(join(here.where, key)) for key in ("trial.py", "student.pth")}
+            write_record(file, {
+                "config": where["trial.py"], "checkpoint": where["student.pth"], "overrides": {}, "shortcuts": {},
+                "precision": PRECISIONS[of],
+            })  # fmt: skip
+            here.push()
+        by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
+        model = OnnxSegmentor(open_file(file), predictor.model)
+        scores: Scores = evaluate_model(model, cfg, split=split, by_image=by_image)
+    known[split] = scores  # type: ignore[literal-required]
+    if not by_image:
+        return known, (None, [])
+    return known, (np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image])
+
+
+def hand_over_file(work_dir: Path, best: TrialRecord, of: str) -> str:
+    """Copies the winner's file beside ``best.pth``; returns its name, or nothing where the winner has none."""
+    from rdistill.handover.onnx_file import write_record
+
+    source = work_dir / TRIALS / best.id / student_file(of)
+    if not best.exported or "problem" in best.exported or not source.is_file():
+        return ""
+    target = work_dir / best_file(of)
+    with written_whole(target) as partial:
+        shutil.copyfile(source, partial)
+    where = {name: str(work_dir / name) for name in ("best.py", "best.pth")}
+    write_record(target, {
+        "config": where["best.py"], "checkpoint": where["best.pth"], "overrides": {}, "shortcuts": {},
+        "precision": PRECISIONS[of],
+    })  # fmt: skip
+    return target.name
