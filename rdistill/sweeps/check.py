@@ -275,9 +275,8 @@ def _structure(
     key = key.lstrip("+")
     cfg, parts = changed.cfg, key.split(".")
     if key == "distill.losses":
-        distill = changed.distill
-        losses = {} if distill is None else distill.losses
-        return [problem for name in losses for problem in check_loss(distiller, distill, name, captured)]
+        chosen = changed.distillation
+        return [problem for name in chosen.losses for problem in check_loss(distiller, chosen, name, captured)]
     if key.startswith("distill.losses.") and len(parts) > 2:
         distill = changed.distill
         if (len(parts) > 3 and parts[3] in NO_STRUCTURE) or distill is None or parts[2] not in distill.losses:
