@@ -42,6 +42,7 @@ from rdistill.usage import Command, usage_line
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from rdistill.handover.reduce import FineTune
     from rdistill.schemas.exported import ExportRecord
     from rdistill.schemas.mappings import Arguments
     from rdistill.schemas.run import Scores
@@ -651,6 +652,12 @@ def export(
     max_drop: Annotated[
         float, typer.Option(min=0, help="Points of validation mIoU that --int8 or --fp16 may lose to float32.")
     ] = 1.0,
+    qat: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="ITERS", help="Train so long with 8-bit rounding where --int8 loses more than --max-drop."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     loading: DataFlags,
     trust_checkpoint: TrustCheckpoint = False,
@@ -660,6 +667,7 @@ def export(
     The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
     file's metadata say how an image is prepared and what the classes are; `rdistill eval OUT.onnx` scores it. With
     --int8 or --fp16 the float32 file must pass, and the smaller one lose at most --max-drop on the validation images.
+    --qat ITERS trains the student on where INT8 loses more, under the teachers of CONFIG, such as a run's config.py.
     Needs pip install 'rdistill[onnx]'.
     """
     from rdistill.config.shortcuts import parse_size
@@ -673,6 +681,8 @@ def export(
     if int8 and fp16:
         raise UserError("--int8, --fp16: a file has one of them; export twice for both")
     precision = "int8" if int8 else "fp16" if fp16 else "float32"
+    if qat is not None and not int8:
+        raise UserError("--qat: trains for INT8; add --int8, or leave it out")
     if images and precision != "float32":
         raise UserError(f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave it out")
     if output not in ("mask", "logits"):
@@ -697,7 +707,8 @@ def export(
         for split in ("train", "val") if int8 else ("val",):
             for note in check_evaluation(cfg, split):
                 _note(note)
-        reduced = reduce.export_reduced(predictor, cfg, out, precision, max_drop=max_drop, **how)
+        tune = None if qat is None else _fine_tuner(config, loading, checkpoint, qat, trust_checkpoint)
+        reduced = reduce.export_reduced(predictor, cfg, out, precision, max_drop=max_drop, fine_tune=tune, **how)
         plain, lines = reduce.as_plain(reduced), reduce.summary(reduced)
         if reduced.quantization is not None:
             record["quantization"] = reduced.quantization
@@ -707,6 +718,19 @@ def export(
         return
     for word, line in lines:
         print(f"{word:<9} {line}")
+
+
+def _fine_tuner(config: Path, flags: DataFlags, checkpoint: Path, iterations: int, trust_checkpoint: bool) -> FineTune:
+    """What trains a student on with rounding, as its config says."""
+    from rdistill.config.load import load_run
+    from rdistill.config.shortcuts import Shortcuts
+    from rdistill.handover.qat import fine_tuner
+    from rdistill.training.hooks import Silent
+
+    run = load_run(config, flags.overrides(), Shortcuts(**flags.given()))
+    if run.distill is None:
+        _note(f"--qat: {config} has no `distill` section, so the student would be trained on by its labels alone")
+    return fine_tuner(run, checkpoint, iterations, Silent(), trust=trust_checkpoint)
 
 
 Store = Annotated[str, typer.Argument(metavar="DIR|URI", help="The store: what distill.store.dir names.")]

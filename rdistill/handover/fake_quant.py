@@ -2,9 +2,9 @@
 
 Weights are rounded with a scale for each output channel, activations with a range for each tensor, and gradients pass
 straight through (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", CVPR 2018), by PyTorch's own fake quantisation. onnxruntime folds a BatchNorm into the convolution before it;
-a scale for each channel makes rounding before and after that the same, so nothing is folded here. The weights that come
-out are ordinary ones, which `rdistill export --int8` quantises as any others.
+Inference", CVPR 2018), by PyTorch's own fake quantisation. onnxruntime folds a BatchNorm into the convolution before
+it. A scale for each channel makes rounding before and after that the same, so nothing is folded here. The weights
+that come out are ordinary ones, which `rdistill export --int8` quantises as any others.
 """
 
 from __future__ import annotations

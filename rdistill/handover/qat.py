@@ -9,6 +9,8 @@ from rdistill.config.load import LoadedConfig
 from rdistill.config.schedules import stretch_schedules
 from rdistill.core.errors import UserError
 from rdistill.handover import fake_quant as _fake_quant  # noqa: F401  registers the hook
+from rdistill.handover.inference import Predictor, load_predictor
+from rdistill.handover.reduce import FineTune, FineTuned
 from rdistill.schemas.run import RunMetrics
 from rdistill.training.hooks import RunListener
 from rdistill.training.run import RunOptions, train_run
@@ -60,3 +62,21 @@ def train_rounded(
         seed=int((run.cfg.get("randomness") or {}).get("seed") or 0), resume=False, trust_checkpoint=trust
     )
     return train_run(rounding_run(run, checkpoint, iterations), work_dir, options, listener)
+
+
+def fine_tuner(
+    run: LoadedConfig, checkpoint: str | Path, iterations: int, listener: RunListener, *, trust: bool
+) -> FineTune:
+    """What :func:`rdistill.handover.reduce.export_reduced` calls where INT8 loses too much.
+
+    Arguments are those of :func:`train_rounded`.
+    """
+    rounding_run(run, checkpoint, iterations)  # its mistakes show before anything is exported
+
+    def fine_tune(folder: Path) -> tuple[Predictor, FineTuned]:
+        metrics = train_rounded(run, checkpoint, iterations, folder, listener, trust=trust)
+        predictor = load_predictor(run.cfg, folder / "student.pth", trust_checkpoint=trust)
+        teachers = 0 if run.distill is None else len(run.distill.teachers)
+        return predictor, FineTuned(iterations, teachers, lost_before=0.0, rounding=metrics["mIoU"])
+
+    return fine_tune

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
-from rdistill.handover.export import ExportError, Network, describe, export_onnx, facts_of
+from rdistill.handover.export import Exported, ExportError, Network, describe, export_onnx, facts_of
 from rdistill.handover.inference import Predictor, network_input, validation_images
 from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file, quietly
 from rdistill.handover.quantize import Judge, examples_of, ignored_label, quantize
 from rdistill.schemas.exported import Quantization
+from rdistill.schemas.mappings import Arguments
 from rdistill.training.run import evaluate_model
 
 MAX_DROP = 1.0  # mIoU, in points
 SHOWN_LAYERS = 3
 # Layers are kept in float from this share of the accepted loss on: training images are easier than those to come.
 SHARE_ON_HELD_OUT = 0.25
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How a student was trained on with 8-bit rounding; mIoU in percent on the validation images."""
+
+    iterations: int
+    teachers: int  # under which it was; 0: on the labels alone
+    lost_before: float  # points of mIoU that INT8 lost without it
+    rounding: float  # mIoU of the student that rounds, in PyTorch
+
+
+FineTune = Callable[[Path], tuple[Predictor, FineTuned]]  # given a folder to train in
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Reduced:
     timed_size: tuple[int, int]
     threads: int
     quantization: Quantization | None  # INT8 has it
+    fine_tuned: FineTuned | None = None  # where quantising alone lost too much
 
 
 def export_reduced(
@@ -53,6 +68,7 @@ def export_reduced(
     output: str = "mask",
     fixed_size: tuple[int, int] | None = None,
     opset: int = 18,
+    fine_tune: FineTune | None = None,
 ) -> Reduced:
     """As :func:`rdistill.handover.export.export_onnx`, in INT8 or in float16.
 
@@ -64,40 +80,69 @@ def export_reduced(
         out, output, fixed_size, opset: as there.
         precision: ``int8`` or ``fp16``.
         max_drop: points of mIoU on the validation images by which the file may be below the float32 file.
+        fine_tune: where INT8 is further below, this trains the model on with rounding; what comes out is exported and
+            quantised in its place, and held against the same float32 file.
 
     Raises:
         UserError: as there; or there are too few training images.
         ExportError: as there; or more is lost than ``max_drop``, and nothing is written.
     """
-    images = validation_images(cfg)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        files = {name: Path(folder) / f"{name}.onnx" for name in ("float32", precision)}
-        exported = export_onnx(predictor, files["float32"], images, output=output, fixed_size=fixed_size, opset=opset)
-        quantization = write_reduced(predictor, cfg, files["float32"], files[precision], precision, max_drop=max_drop)
-        scores = {
-            name: evaluate_model(OnnxSegmentor(open_file(file), predictor.model), cfg, split="val")["mIoU"]
-            for name, file in files.items()
-        }
-        predictor.model.cpu()
+    how: Arguments = {"output": output, "fixed_size": fixed_size, "opset": opset}
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+        folder, fine_tuned = Path(name), None
+        best = _attempt(predictor, cfg, folder / "as-it-is", precision, max_drop, how)
+        scores = dict(best.scores)
+        if scores["float32"] - scores[precision] > max_drop and fine_tune is not None:
+            predictor, tuned = fine_tune(folder / "training")
+            fine_tuned = replace(tuned, lost_before=scores["float32"] - scores[precision])
+            best = _attempt(predictor, cfg, folder / "fine-tuned", precision, max_drop, how)
+            scores[precision] = best.scores[precision]
         if scores["float32"] - scores[precision] > max_drop:
-            raise ExportError(_refusal(out, precision, scores, max_drop, quantization))
-        latency, size = _latency(predictor, output, files, images, fixed_size)
-        megabytes = {name: file.stat().st_size / 1e6 for name, file in files.items()}
-        os.replace(files[precision], out)
+            raise ExportError(_refusal(out, precision, scores, max_drop, best.quantization, fine_tuned))
+        latency, size = _latency(predictor, output, best.files, validation_images(cfg), fixed_size)
+        megabytes = {kind: file.stat().st_size / 1e6 for kind, file in best.files.items()}
+        os.replace(best.files[precision], out)
     return Reduced(
         file=out,
         precision=precision,
         output=output,
-        opset=exported.opset,
-        exporter=exported.exporter,
+        opset=best.exported.opset,
+        exporter=best.exported.exporter,
         mIoU=scores,
         max_drop=max_drop,
         megabytes=megabytes,
         latency_ms=latency,
         timed_size=size,
         threads=torch.get_num_threads(),
-        quantization=quantization,
+        quantization=best.quantization,
+        fine_tuned=fine_tuned,
     )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A float32 file and its twin of fewer bits, in a folder of their own."""
+
+    files: dict[str, Path]
+    exported: Exported
+    quantization: Quantization | None
+    scores: dict[str, float]  # mIoU on the validation images
+
+
+def _attempt(
+    predictor: Predictor, cfg: Config, folder: Path, precision: str, max_drop: float, how: Arguments
+) -> _Attempt:
+    """Writes both files and scores them; arguments as for :func:`export_reduced`."""
+    folder.mkdir()
+    files = {name: folder / f"{name}.onnx" for name in ("float32", precision)}
+    exported = export_onnx(predictor, files["float32"], validation_images(cfg), **how)
+    quantization = write_reduced(predictor, cfg, files["float32"], files[precision], precision, max_drop=max_drop)
+    scores = {
+        name: evaluate_model(OnnxSegmentor(open_file(file), predictor.model), cfg, split="val")["mIoU"]
+        for name, file in files.items()
+    }
+    predictor.model.cpu()
+    return _Attempt(files, exported, quantization, scores)
 
 
 def write_reduced(
@@ -155,16 +200,28 @@ def write_fp16(float_file: Path, out: Path) -> None:
 
 
 def _refusal(
-    out: Path, precision: str, scores: Mapping[str, float], max_drop: float, quantization: Quantization | None
+    out: Path,
+    precision: str,
+    scores: Mapping[str, float],
+    max_drop: float,
+    quantization: Quantization | None,
+    fine_tuned: FineTuned | None,
 ) -> str:
     lost = scores["float32"] - scores[precision]
     how = ""
     if quantization is not None:
         kept = len(quantization["kept_in_float"])
         how = f", calibrated by {quantization['method']} and with {kept} of {quantization['layers']} layers in float"
+    if fine_tuned is not None:
+        how += (
+            f", after {fine_tuned.iterations} iterations with rounding ({fine_tuned.lost_before:.2f} lost before them)"
+        )
+    next_step = (
+        "; --qat ITERS trains the student on with rounding" if precision == "int8" and fine_tuned is None else ""
+    )
     return (
         f"{out}: not written: {precision}{how} scores {scores[precision]:.2f} mIoU on the validation images, float32 "
-        f"{scores['float32']:.2f}: {lost:.2f} lost, at most {max_drop:g} accepted by --max-drop"
+        f"{scores['float32']:.2f}: {lost:.2f} lost, at most {max_drop:g} accepted by --max-drop{next_step}"
     )
 
 
@@ -185,6 +242,15 @@ def _latency(
 
 def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
     """What the command prints: a word and a line each."""
+    if (tuned := reduced.fine_tuned) is not None:
+        under = {0: "on the labels alone", 1: "under its teacher"}.get(
+            tuned.teachers, f"under {tuned.teachers} teachers"
+        )
+        yield (
+            "finetune",
+            f"{tuned.iterations} iterations with rounding, {under}, as INT8 lost {tuned.lost_before:.2f} mIoU without "
+            f"them; the student that rounds has {tuned.rounding:.2f} in PyTorch",
+        )
     if (made := reduced.quantization) is not None:
         scores = ", ".join(f"{name} {score:.2f}" for name, score in made["held_out_mIoU"].items())
         yield (
@@ -213,4 +279,6 @@ def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
 
 def as_plain(reduced: Reduced) -> Mapping[str, Any]:
     """The same as plain data, for ``--json``."""
-    return {**reduced.__dict__, "file": str(reduced.file), "timed_size": list(reduced.timed_size)}
+    fine_tuned = None if reduced.fine_tuned is None else asdict(reduced.fine_tuned)
+    plain = {"file": str(reduced.file), "timed_size": list(reduced.timed_size), "fine_tuned": fine_tuned}
+    return {**reduced.__dict__, **plain}

@@ -112,7 +112,7 @@ def propose_batch(size: int, images: int, models: Sequence[Measured], machine: M
     known_memory = any(model.passing for model in models)
     takes = f"about {memory / 1e9:.2g} GB" if known_memory else "memory that this system does not measure"
     seconds = max(model.seconds_at(size, batch) for model in models)
-    return batch, f"{takes} and {seconds:.2g} s a step of {_limits(machine)}"
+    return batch, f"a step takes {takes} and {seconds:.2g} s; the limit is {_limits(machine)}"
 
 
 def _limits(machine: Machine) -> str:

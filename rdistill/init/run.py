@@ -15,6 +15,7 @@ from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
 from rdistill.distill.distiller import build_distiller
+from rdistill.handover.onnx_file import busy_machine
 from rdistill.init import proposals
 from rdistill.init.data import SEED, Data, read_data
 from rdistill.init.images import ImageSurvey
@@ -174,9 +175,10 @@ def _measured(study: Study, wanted: Wanted, images: ImageSurvey, count: int, lea
     made.decisions += _about_sizes(images, size, scale, why)
     made.decisions.append(("batch", f"{batch} images: {why_batch}"))
     seconds = iters * sum(model.seconds_at(size, batch) for model in measured)
+    busy = f"; {text}, so that it may be less" if (text := busy_machine()) else ""
     made.decisions.append(
         ("length", f"{iters} iterations, {iters * batch / count:.0f} passes over the images; teacher and student alone "
-                   f"take about {_duration(seconds)} on this machine")
+                   f"take about {_duration(seconds)} on this machine{busy}")
     )  # fmt: skip
     same = len(images.sizes) == 1
     return replace(

@@ -56,7 +56,10 @@ class ClassScores(Spread, total=False):
 
 
 class InPyTorch(Spread, total=False):
-    """The same runs, scored in PyTorch, where an exported file is what is confirmed; nothing is decided by it."""
+    """The same runs in PyTorch, but those that never left one class, where an exported file is what is confirmed.
+
+    Nothing is decided by it.
+    """
 
     difference: PairedDifference | None  # over seeds alone
 

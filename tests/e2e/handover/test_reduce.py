@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 
 from rdistill.handover import reduce
 
@@ -77,3 +78,31 @@ def test_flags_that_do_not_go_together(command: Command) -> None:
     ):
         result = command("export", "no.py", "no.pth", "a.onnx", *words)
         assert (result.status, result.err) == (2, f"error: {line}\n")
+
+
+def test_what_loses_too_much_is_trained_on_with_rounding(
+    command: Command, distilled_run: Run, both_classes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first INT8 file is said to score 50 points less, so that the student trains on under its teacher."""
+    untouched, scored = reduce.evaluate_model, list[str]()
+
+    def evaluate(model: Any, cfg: Any, *, split: str) -> Any:
+        scores = untouched(model, cfg, split=split)
+        scored.append(split)
+        return {**scores, "mIoU": scores["mIoU"] - 50.0 * (len(scored) == 2)}
+
+    monkeypatch.setattr(reduce, "evaluate_model", evaluate)
+    words = (distilled_run.folder / "config.py", both_classes[1], "a.onnx", "--int8", "--max-drop", 40)
+    result = command("export", *words, "--qat", 2, "--json")
+    assert (result.status, result.err) == (0, "")
+    made = json.loads(result.out)
+    tuned = made["fine_tuned"]
+    assert (tuned["iterations"], tuned["teachers"], scored) == (2, 1, ["val"] * 4)
+    assert tuned["lost_before"] > 40 and 0 < tuned["rounding"] < 100
+    assert made["mIoU"]["float32"] - made["mIoU"]["int8"] <= 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json"]
+    scored.clear()
+    result = command("export", *words)
+    assert result.status == 1 and " lost, at most 40 accepted by --max-drop; --qat ITERS trains" in result.err
+    result = command("export", *both_classes, "b.onnx", "--qat", 2)
+    assert (result.status, result.err) == (2, "error: --qat: trains for INT8; add --int8, or leave it out\n")
