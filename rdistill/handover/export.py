@@ -35,7 +35,7 @@ class ExportError(RunError):
 
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.reasons = tuple(reasons)  # of each exporter, where none manages
+        self.reasons = tuple(reasons)  # why each exporter fails, where none manages
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from rdistill.training.run_state import unwrap
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 FOLLOW = 0.05  # how fast a range follows the batches' minimum and maximum
 WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 # What onnxruntime makes one operator with the one before it: a range is measured after these alone.
-FUSED = (_BatchNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU)
+FUSED = (*BATCH_NORMS, nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 
 
 class Range:
@@ -62,8 +62,8 @@ def rounded_weight(weight: Tensor, axis: int = 0) -> Tensor:
 class Places:
     """Where a network's activations are rounded, by the names of its modules."""
 
-    outputs: set[str]  # of these modules
-    inputs: set[str]  # of these, which are given what no module of `outputs` made: the image, a sum, a resized map
+    outputs: set[str]  # what these modules give
+    inputs: set[str]  # what these take, where no module of `outputs` made it: the image, a sum, a resized map
 
 
 def find_places(model: nn.Module, run: Callable[[], Any]) -> Places:
@@ -80,17 +80,17 @@ def find_places(model: nn.Module, run: Callable[[], Any]) -> Places:
     seen: list[tuple[str, str]] = []  # a weighted module, and what made its input
     outputs: set[str] = set()
 
-    def look(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-        if not isinstance(out, Tensor) or not given or not isinstance(given[0], Tensor):
+    def look(module: nn.Module, arguments: tuple[Any, ...], out: Any) -> None:
+        if not isinstance(out, Tensor) or not arguments or not isinstance(arguments[0], Tensor):
             return
-        name, before = names[module], made.get(id(given[0]), "")
+        name, before = names[module], made.get(id(arguments[0]), "")
         if isinstance(module, FUSED) and before:
             fused.add(before)
         if isinstance(module, WEIGHTED):
             seen.append((name, before))
         outputs.add(name)
         made[id(out)] = name
-        kept.extend((out, given[0]))
+        kept.extend((out, arguments[0]))
 
     kinds = (*WEIGHTED, *FUSED, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
     handles = [module.register_forward_hook(look) for module in names if isinstance(module, kinds)]
@@ -117,11 +117,11 @@ class Rounding:
         for name, module in model.named_modules():
             if name in places.outputs:
                 own = self.ranges[f"{name} output"] = Range()
-                self._handles.append(module.register_forward_hook(lambda _m, _given, out, own=own: own(out)))
+                self._handles.append(module.register_forward_hook(lambda _m, _arguments, out, own=own: own(out)))
             if name in places.inputs:
                 own = self.ranges[f"{name} input"] = Range()
                 self._handles.append(
-                    module.register_forward_pre_hook(lambda _m, given, own=own: (own(given[0]), *given[1:]))
+                    module.register_forward_pre_hook(lambda _m, arguments, own=own: (own(arguments[0]), *arguments[1:]))
                 )
             if isinstance(module, WEIGHTED):
                 self._round_weight(module)
@@ -130,12 +130,12 @@ class Rounding:
         """The module computes with a rounded copy of its weight; the optimizer has the weight itself."""
         forward, axis = module.forward, 1 if isinstance(module, nn.ConvTranspose2d) else 0
 
-        def rounded(*given: Any, **more: Any) -> Any:
+        def rounded(*arguments: Any, **more: Any) -> Any:
             weight = module._parameters["weight"]
             assert weight is not None
             module._parameters["weight"] = rounded_weight(weight, axis)  # type: ignore[assignment]
             try:
-                return forward(*given, **more)
+                return forward(*arguments, **more)
             finally:
                 module._parameters["weight"] = weight
 
@@ -174,7 +174,7 @@ class FakeQuantHook(Hook):
         assert self.rounding is not None
         self.rounding.learn(True)
         for module in unwrap(runner).student.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 module.eval()
 
     def before_val(self, runner: Any) -> None:

@@ -15,7 +15,7 @@ from rdistill.schemas.run import RunMetrics
 from rdistill.training.hooks import RunListener
 from rdistill.training.run import RunOptions, train_run
 
-RATE = 0.1  # of the config's learning rate: the student is trained already
+RATE = 0.1  # share of the config's learning rate: the student is trained already
 
 
 def rounding_run(run: LoadedConfig, checkpoint: str | Path, iterations: int) -> LoadedConfig:

@@ -31,7 +31,7 @@ class FineTuned:
     """How a student was trained on with 8-bit rounding; mIoU in percent on the validation images."""
 
     iterations: int
-    teachers: int  # under which it was; 0: on the labels alone
+    teachers: int  # how many it had; 0: it learned from the labels alone
     lost_before: float  # points of mIoU that INT8 lost without it
     rounding: float  # mIoU of the student that rounds, in PyTorch
 

@@ -12,6 +12,9 @@ from rdistill.report.study import scored
 from rdistill.report.text import Column, Table, cell, plural, points, short
 from rdistill.report.theme import COLORSCALE, layout
 
+CELL, WIDE_CELL = 96, 150  # pixels of a cell; and where it says how many trials never left one class
+LETTER = 7.5  # pixels of a letter
+
 
 def heat_maps(sweep: Sweep) -> list[Plot]:
     """For each swept feature pair: mean and best score of every student feature with every teacher feature."""
@@ -74,7 +77,11 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     name = short(key, sweep.keys)
     figure = layout(
         xaxis=dict(
-            title="teacher feature", showgrid=False, showline=False, ticks="", tickangle=-30 if len(teachers) > 3 else 0
+            title="teacher feature",
+            showgrid=False,
+            showline=False,
+            ticks="",
+            tickangle=-30 if LETTER * max(map(len, teachers)) > CELL else 0,
         ),
         yaxis=dict(title="student feature", showgrid=False, showline=False, ticks="", autorange="reversed"),
         annotations=notes,
@@ -111,7 +118,7 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
         "pairs of one or two trials cannot be compared."
     )
     height = 150 + 64 * len(students)
-    width = 90 + round(7.5 * max(map(len, students))) + 150 * len(teachers)
+    width = 90 + round(7.5 * max(map(len, students))) + (WIDE_CELL if collapsed else CELL) * len(teachers)
     return Plot(
         f"pairs-{name}",
         f"Feature pairs: {name}",
@@ -152,8 +159,8 @@ def _mark(scores: list[float] | None, collapsed: int) -> str:
     stuck = f"{collapsed} never left one class" if collapsed else ""
     if not scores:
         return stuck
-    many = f"n = {len(scores)}" if len(scores) == 1 else f"best {max(scores):.2f}, n = {len(scores)}"
-    return "<br>".join(filter(None, (f"<b>{mean(scores):.2f}</b>", many, stuck)))
+    best = f"best {max(scores):.2f}" if len(scores) > 1 else ""
+    return "<br>".join(filter(None, (f"<b>{mean(scores):.2f}</b>", best, f"n = {len(scores)}", stuck)))
 
 
 def _on_scale(value: float | None, low: float, high: float) -> str:

@@ -61,7 +61,7 @@ class InPyTorch(Spread, total=False):
     Nothing is decided by it.
     """
 
-    difference: PairedDifference | None  # over seeds alone
+    difference: PairedDifference | None  # its interval is over seeds alone
 
 
 class Arm(Spread, total=False):

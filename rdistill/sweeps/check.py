@@ -102,7 +102,7 @@ def check_sweep(
 
 
 def _exportable(base: LoadedConfig, of: str, distiller: Distiller) -> tuple[list[str], str]:
-    """What is wrong with exporting the student, as the confirmation will; and what is said where nothing is."""
+    """What is wrong with exporting the student, as the confirmation will; and the report's line where nothing is."""
     from rdistill.handover.export import require_exportable
     from rdistill.handover.inference import predictor_of, validation_images
     from rdistill.handover.onnx_file import require_packages

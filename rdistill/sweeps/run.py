@@ -120,7 +120,7 @@ def run_sweep(
         UserError: a mistake in the file, the config or the resources, before the first trial.
         StorageError: the work dir is full or does not answer; ``resume`` goes on from there.
     """
-    counts = f"{TRIALS}/*/{counts_file('*')}"  # of each split, in PyTorch and of exported files
+    counts = f"{TRIALS}/*/{counts_file('*')}"  # all splits, in PyTorch and of exported files
     files = (STUDY, SELECTION, EQUAL_COST_FILE, LOOKS_FILE, SUMMARY, TEACHER, f"{TRIALS}/*/{RECORD}", counts)
     with open_work_dir(work_dir, *files) as here:
         loaded = _load(sweep, overrides or {}, shortcuts)

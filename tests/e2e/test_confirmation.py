@@ -128,7 +128,7 @@ def test_of_the_exported_files(confirm: Confirm, tiny: Tiny) -> None:
     written = {name: file.stat().st_mtime_ns for name, file in files.items()}
     killed = load_record(folders["t0001-s1"])
     assert killed is not None
-    killed.exported = None  # as if the process had died before it was written down, and amid the file
+    killed.exported = None  # the process died before it was written down, and while it wrote the file
     killed.save(folders["t0001-s1"])
     files["t0001-s1"].unlink()
     (folders["t0001-s1"] / ".student.int8.onnx.cut-off").mkdir()

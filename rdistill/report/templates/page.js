@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-  const MORE = 1.3; // times as large are the letters of a figure that is made smaller on a screen
   const PAPER = 700; // CSS pixels between the margins of an A4 page, as in style.css
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 40rem)");
@@ -29,18 +28,14 @@
     return typeof value === "string" && value[0] === "$" ? theme[value.slice(1)] ?? value : value;
   }
 
-  // A figure as it is chosen now, in the colours of a theme, of a width where one is given, which is shown smaller.
-  function figureOf(name, theme, width, smaller = 1) {
+  // A figure as it is chosen now, in the colours of a theme, of a width where one is given.
+  function figureOf(name, theme, width) {
     const figure = packed.figures[name];
     const chosen = document.getElementById("choose-" + name);
     const data = chosen && figure.variants ? figure.variants[chosen.value] : figure.data;
     const layout = structuredClone(figure.layout);
     if (width) layout.width = width;
     else if (narrow.matches) layout.font.size = 12;
-    // Letters shrink less than the rest: there is room for so much.
-    const larger = Math.min(MORE, 1 / smaller);
-    for (const part of larger > 1 ? [layout, ...(layout.annotations ?? [])] : [])
-      if (part.font?.size) part.font.size *= larger;
     return { data: coloured(data, packed.themes[theme]), layout: coloured(layout, packed.themes[theme]) };
   }
 
@@ -53,7 +48,7 @@
     const needed = packed.figures[name].width;
     const width = printing ? Math.max(room, needed) : room && needed > room ? needed : 0;
     const smaller = width > room ? room / width : 1;
-    const figure = figureOf(name, !printing && dark.matches ? "dark" : "light", width, printing ? 1 : smaller);
+    const figure = figureOf(name, !printing && dark.matches ? "dark" : "light", width);
     div.style.zoom = smaller < 1 ? smaller : "";
     const config = { responsive: !printing, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     return Plotly.react(div, figure.data, figure.layout, config);

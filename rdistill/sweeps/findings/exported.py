@@ -35,7 +35,7 @@ Counted = tuple["np.ndarray | None", list[str]]  # images x classes x classes, a
 
 
 def student_file(of: str) -> str:
-    """In a trial's folder: its student as the file that ``confirm.of`` asks for."""
+    """In a trial's folder: its student as the file that ``confirm.of`` names."""
     return f"student.{of}.onnx"
 
 
@@ -111,13 +111,13 @@ def export_and_score(
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         predictor = load_predictor(cfg, here.folder / "student.pth")
         file = here.folder / name
-        known = ExportedStudent(**(earlier or {}))  # type: ignore[typeddict-item]
-        if not known or not file.is_file():
-            for leftover in here.folder.glob(f".{name}.*"):  # of a process that was killed
+        record = ExportedStudent(**(earlier or {}))  # type: ignore[typeddict-item]
+        if not record or not file.is_file():
+            for leftover in here.folder.glob(f".{name}.*"):  # a process that was killed left it
                 shutil.rmtree(leftover, ignore_errors=True)
             quantization = write_any(predictor, cfg, file, PRECISIONS[of])
             size = file.stat().st_size / 1e6
-            known = {"precision": PRECISIONS[of], "file": name, "megabytes": size, "quantization": quantization}
+            record = {"precision": PRECISIONS[of], "file": name, "megabytes": size, "quantization": quantization}
             where = {key: str(join(here.where, key)) for key in ("trial.py", "student.pth")}
             write_record(file, {
                 "config": where["trial.py"], "checkpoint": where["student.pth"], "overrides": {}, "shortcuts": {},
@@ -127,10 +127,10 @@ def export_and_score(
         by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
         model = OnnxSegmentor(open_file(file), predictor.model)
         scores: Scores = evaluate_model(model, cfg, split=split, by_image=by_image)
-    known[split] = scores  # type: ignore[literal-required]
+    record[split] = scores  # type: ignore[literal-required]
     if not by_image:
-        return known, (None, [])
-    return known, (np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image])
+        return record, (None, [])
+    return record, (np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image])
 
 
 def hand_over_file(work_dir: Path, best: TrialRecord, of: str) -> str:

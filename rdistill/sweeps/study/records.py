@@ -69,7 +69,7 @@ class TrialRecord:
     rival: str = ""  # a baseline of equal cost has the id of the trial whose configuration cost as much
     objectives: dict[str, float] = field(default_factory=dict)  # those known before training
     test: Scores | None = None  # scores on the test split; of confirmation runs, once
-    exported: ExportedStudent | None = None  # of confirmation runs, where the exported file is what is confirmed
+    exported: ExportedStudent | None = None  # a confirmation run has it where the exported file is what is confirmed
 
     def __post_init__(self) -> None:
         self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)

@@ -92,7 +92,7 @@ def test_a_sweep_without_any_score_says_why_and_leaves_its_table(tmp_path: Path)
         conclude(here, {"confirmed": None, "verdict": "", "warnings": []}, Console(file=io.StringIO()))
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [(row["id"], row["status"], row["note"]) for row in rows] == [
-        ("baseline", "failed", "loss is not finite"),
+        ("baseline", "failed", "loss is not finite; see trials/baseline/error.txt"),
         ("t0001", "failed", "out of memory"),
     ]
     assert not (tmp_path / "best.pth").exists()

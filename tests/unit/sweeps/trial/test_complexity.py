@@ -41,4 +41,4 @@ def test_models_that_are_alike_share_their_figures(tiny: Tiny) -> None:
     assert sizes["best"] == sizes["baseline"] and sizes["wide"]["params"] > sizes["best"]["params"]
     assert set(sizes["best"]) == {"params", "flops", "latency_ms"}
     assert sizes["own"]["params"] == 9 and set(sizes["own"]) == {"params", "problem"}
-    assert sizes["own"]["problem"].startswith("it does not run on a blank image: ")  # as a layer alone does not
+    assert sizes["own"]["problem"].startswith("it does not run on a blank image: ")  # a layer alone does not
