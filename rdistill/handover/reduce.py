@@ -205,7 +205,7 @@ def _refusal(
     scores: Mapping[str, float],
     max_drop: float,
     quantization: Quantization | None,
-    fine_tuned: FineTuned | None,
+    fine_tuned: FineTuned | None = None,
 ) -> str:
     lost = scores["float32"] - scores[precision]
     how = ""

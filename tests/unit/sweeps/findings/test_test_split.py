@@ -52,7 +52,7 @@ class Calls:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two confirmed runs of which one has a score, one that failed, and one of the search."""
     Calls.scored, Calls.counts = [], {}
-    monkeypatch.setattr(test_split, "_Calls", Calls)
+    monkeypatch.setattr(test_split, "Calls", Calls)
     monkeypatch.setattr(test_split.ray, "get", lambda reference: reference)
     first, second = runs("t0001", {1: 70.0, 2: 71.0})
     second.test = {"mIoU": 1.0}
