@@ -32,18 +32,17 @@ def sums(
     shape: Sequence[int],
     gradient: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """``values(student, *others)`` of each chunk, added up or put side by side; differentiable in ``student``.
+    """``values(student, *others)`` of each chunk, added up or put side by side; differentiable.
 
     Args:
         values: of the chunks of ``student`` and ``others``. Where a dimension that is cut has one entry in its result,
             the results are added up along it; otherwise they are put side by side.
         student: N x C x H x W.
-        others: of as many dimensions each, with the size of ``student`` or 1 where it is cut; no gradient reaches
-            them. None is passed on.
+        others: of as many dimensions each, with the size of ``student`` or 1 where it is cut. None is passed on.
         over: the dimensions that may be cut; the first ones are cut first.
         shape: of the result; with one entry in each dimension that is added up along.
-        gradient: ``gradient(upstream, student, *others)``, the chunk's gradient given that of its values; without, it
-            is that of autograd.
+        gradient: ``gradient(upstream, student, *others)``, the chunk's gradient given that of its values; none
+            reaches ``others`` then. Without, it is that of autograd, for ``student`` and the others that require it.
     """
     total: Tensor = _Sums.apply(values, gradient, tuple(over), tuple(shape), student, *others)  # type: ignore[no-untyped-call]
     return total
@@ -96,25 +95,38 @@ class _Sums(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        student = tensors[0]
-        total = torch.empty_like(student)
-        gradient = ctx.gradient or _gradient_of(ctx.values)
-        with without_autocast(student.device.type):
-            for chunk in chunks(student, ctx.over):
-                part(total, chunk).copy_(gradient(part(upstream, chunk), *_parts(tensors, chunk)))
-        return (None, None, None, None, total, *(None for _ in tensors[1:]))
+        needed = [0]  # the places of those that a gradient is for
+        if ctx.gradient is None:
+            needed += [place for place, needs in enumerate(ctx.needs_input_grad[4:]) if place and needs]
+        totals: list[Tensor | None] = [None] * len(tensors)
+        # Each of its elements is in one chunk; those of the others may be in several.
+        student_total = totals[0] = torch.empty_like(tensors[0])
+        for place in needed[1:]:
+            totals[place] = torch.zeros_like(tensors[place])
+        with without_autocast(student_total.device.type):
+            for chunk in chunks(student_total, ctx.over):
+                parts = _parts(tensors, chunk)
+                if ctx.gradient is None:
+                    of_student, *of_others = _gradients(ctx.values, needed, part(upstream, chunk), parts)
+                else:
+                    of_student, of_others = ctx.gradient(part(upstream, chunk), *parts), []
+                part(student_total, chunk).copy_(of_student)
+                for place, gradient in zip(needed[1:], of_others, strict=True):
+                    total = totals[place]
+                    assert total is not None
+                    part(total, chunk).add_(gradient)
+        return (None, None, None, None, *totals)
 
 
-def _gradient_of(values: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The gradient by autograd, from a second forward pass of the chunk."""
-
-    def gradient(upstream: Tensor, student: Tensor, *others: Tensor | None) -> Tensor:
-        with torch.enable_grad():
-            student = student.detach().requires_grad_()
-            computed = values(student, *others)
-        return torch.autograd.grad(computed, student, upstream)[0]
-
-    return gradient
+def _gradients(
+    values: Callable[..., Tensor], needed: Sequence[int], upstream: Tensor, parts: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """The gradients by autograd for the tensors at ``needed``, from a second forward pass of the chunk."""
+    with torch.enable_grad():
+        inputs = [None if x is None else x.detach() for x in parts]
+        sources = [x.requires_grad_() for place, x in enumerate(inputs) if place in needed and x is not None]
+        computed = values(*inputs)
+    return torch.autograd.grad(computed, sources, upstream)
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-lazily(globals(), torch="torch", F="torch.nn.functional")
+    from rdistill.losses import chunked
+
+lazily(globals(), torch="torch", F="torch.nn.functional", chunked="rdistill.losses.chunked")
 
 
 @register(
@@ -64,12 +66,26 @@ def omni_contrast(
     anchors, candidates = (
         _patches(F.adaptive_max_pool2d(x, grid_size(x, grid)), patch, count) for x in (student, teacher)
     )
-    similarity = -torch.cdist(anchors, candidates, p=1) / tau  # patches x (cells * groups) x (cells * groups)
-    group = torch.arange(similarity.shape[1], device=similarity.device) % count
-    same = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
-    compared = same | (group.unsqueeze(0) != group.unsqueeze(1))
-    positive = similarity.diagonal(dim1=1, dim2=2)
-    return (torch.where(compared, similarity, -torch.inf).logsumexp(dim=2) - positive).mean()
+    distances = torch.cdist(anchors, candidates, p=1)  # patches x (cells * groups) x (cells * groups)
+    patches, size = distances.shape[:2]
+    group = torch.arange(size, device=distances.device) % count
+    same = torch.eye(size, dtype=torch.bool, device=distances.device)
+    left_out = ~same & (group.unsqueeze(0) == group.unsqueeze(1))
+
+    def similarity(distances: Tensor) -> Tensor:
+        return (distances / -tau).masked_fill_(left_out, -torch.inf)
+
+    def contrast(distances: Tensor) -> Tensor:
+        positive = F.log_softmax(similarity(distances), dim=2).diagonal(dim1=1, dim2=2)
+        return -positive.sum(dim=1).view(-1, 1, 1)
+
+    def gradient(upstream: Tensor, distances: Tensor) -> Tensor:
+        p = F.softmax(similarity(distances), dim=2)
+        p.diagonal(dim1=1, dim2=2).sub_(1)
+        return p.mul_(upstream / -tau)
+
+    total = chunked.sums(contrast, distances, over=(0,), shape=(patches, 1, 1), gradient=gradient).sum()
+    return total / (patches * size)
 
 
 def groups_of(channels: int, groups: int) -> int:

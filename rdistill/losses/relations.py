@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from rdistill.losses.common import (
     TAU,
-    class_masks,
-    class_means,
+    cell_averages,
+    count_over_workers,
+    direction,
     full_mask,
     grid_size,
+    image_scales,
     log_softmax_where,
-    mean_where,
     resize_nearest,
     unit,
     valid_labels,
+    where_valid,
+    with_contiguous_gradient,
 )
 from rdistill.losses.registry import register
 from rdistill.registration.lazy import lazily
@@ -26,8 +29,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rdistill.distributed import collectives
+    from rdistill.losses import chunked
 
-lazily(globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives")
+lazily(
+    globals(), torch="torch", F="torch.nn.functional", collectives="rdistill.distributed.collectives",
+    chunked="rdistill.losses.chunked",
+)  # fmt: skip
 
 
 @register(
@@ -88,17 +95,57 @@ def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, i
 
     Paper: Wang et al., ECCV 2020.
     """
-    label = resize_nearest(label, student.shape[-2:])
+    label = resize_nearest(label, student.shape[-2:]).unsqueeze(1)  # N x 1 x H x W
     valid = valid_labels(label, num_classes, ignore_index)
-    masks = class_masks(label, num_classes, ignore_index)
-    own_class = torch.where(valid, label, 0).flatten(1).unsqueeze(2)  # N x HW x 1
+    own_class = torch.where(valid, label, 0)
+    positions = (own_class, valid)
+    of_student, of_teacher = (
+        (_class_centres(x, *positions, num_classes), *image_scales(x, valid)) for x in (student, teacher)
+    )
+    cosines = chunked.sums(
+        _cosines_to_centres, teacher, *positions, *of_teacher, over=(0, 2), shape=valid.shape
+    )  # fmt: skip
 
-    def similarity(x: Tensor) -> Tensor:
-        x = torch.where(valid.unsqueeze(1), x, 0.0).flatten(2)  # N x C x HW
-        centres = unit(class_means(x, masks), dim=2)  # N x classes x C
-        return (unit(x, dim=1).transpose(1, 2) @ centres.transpose(1, 2)).gather(2, own_class)
+    def squares(student: Tensor, cosines: Tensor, own_class: Tensor, valid: Tensor, *others: Tensor) -> Tensor:
+        difference = _cosines_to_centres(student, own_class, valid, *others) - cosines
+        return where_valid(difference, valid).square().sum(dim=(1, 2, 3), keepdim=True)
 
-    return mean_where((similarity(student) - similarity(teacher)).square(), valid.flatten(1).unsqueeze(2))
+    total = chunked.sums(
+        squares, student, cosines, *positions, *of_student, over=(0, 2), shape=(len(student), 1, 1, 1)
+    ).sum()  # fmt: skip
+    return total / count_over_workers(valid.sum())
+
+
+def _class_centres(x: Tensor, own_class: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """The direction of each class's mean feature in each image, N x C x 1 x classes; zero for an absent class."""
+
+    def masks(own_class: Tensor, valid: Tensor) -> Tensor:
+        """N x classes x HW, bool."""
+        classes = torch.arange(num_classes, device=own_class.device).view(1, -1, 1, 1)
+        return ((own_class == classes) & valid).flatten(2)
+
+    def counts(own_class: Tensor, valid: Tensor) -> Tensor:
+        return masks(own_class, valid).sum(dim=2)[:, None, None]
+
+    def sums(x: Tensor, own_class: Tensor, valid: Tensor) -> Tensor:
+        return (where_valid(x, valid).flatten(2) @ masks(own_class, valid).to(x.dtype).transpose(1, 2)).unsqueeze(2)
+
+    def gradient(upstream: Tensor, x: Tensor, own_class: Tensor, valid: Tensor) -> Tensor:
+        return (upstream.squeeze(2) @ masks(own_class, valid).to(x.dtype)).view(x.shape)
+
+    n, channels = x.shape[:2]
+    count = chunked.sums(counts, own_class, valid, over=(0, 2), shape=(n, 1, 1, num_classes))
+    total = chunked.sums(
+        sums, x, own_class, valid, over=(0, 2), shape=(n, channels, 1, num_classes), gradient=gradient
+    )  # fmt: skip
+    return unit(total / count.clamp(min=1), dim=1)
+
+
+def _cosines_to_centres(x: Tensor, own_class: Tensor, valid: Tensor, centres: Tensor, *scales: Tensor) -> Tensor:
+    """Of each position the cosine to the centre of its class, N x 1 x H x W; of an ignored one anything finite."""
+    directions = direction(where_valid(x, valid), *scales).flatten(2)
+    cosines = centres.squeeze(2).transpose(1, 2) @ directions  # N x classes x HW
+    return cosines.gather(1, own_class.flatten(2)).view(own_class.shape)
 
 
 @register(
@@ -118,26 +165,41 @@ def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int
 
     Average-pool to at most ``grid`` x ``grid``; for images i, j and each pixel of i a distribution over the
     pixels of j, softmax(cosines / tau); KL(teacher || student), mean over i, j and pixels. Channels may
-    differ. Memory: about five tensors of (N * grid^2)^2 floats (85 MB in all at 8 images and grid 16).
+    differ. Memory: three tensors of (N * grid^2)^2 floats (50 MB in all at 8 images and grid 16).
 
     Reduction: the authors' own (/ B^2, mean over rows, no tau^2), hence their weight of 1 holds. They compare
     every pixel of the feature (or half the resolution); the fixed grid keeps the cost off the resolution.
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
     """
-    log_p_student, log_p_teacher = (_log_relations(x, tau, grid) for x in (student, teacher))
-    return (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(dim=2).mean()
+    of_student, of_teacher = (_relations(x, tau, grid) for x in (student, teacher))
+    rows, images, _ = of_student.shape
+    total = chunked.sums(
+        _row_divergence, of_student, of_teacher, over=(0,), shape=(rows, 1, 1), gradient=_row_divergence_gradient
+    ).sum()  # fmt: skip
+    return total / (rows * images)
 
 
-def _log_relations(x: Tensor, tau: float, grid: int) -> Tensor:
-    """N x C x H x W -> (N * nodes) x all N x nodes: each node's log-distribution over each image's nodes.
+def _relations(x: Tensor, tau: float, grid: int) -> Tensor:
+    """N x C x H x W -> (N * nodes) x all N x nodes: each node's cosines to each image's nodes, over ``tau``.
 
     Rows are this worker's images, columns those of all workers.
     """
-    nodes = unit(F.adaptive_avg_pool2d(x, grid_size(x, grid)).flatten(2), dim=1).transpose(1, 2)
+    nodes = unit(cell_averages(x, grid).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
     others = collectives.gather(nodes).reshape(-1, channels)
-    return F.log_softmax((nodes.reshape(n * count, channels) @ others.T / tau).view(n * count, -1, count), dim=2)
+    return (nodes.reshape(n * count, channels) / tau @ others.T).view(n * count, -1, count)
+
+
+def _row_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL of the softmaxes over the last dimension, summed over the images: rows x 1 x 1."""
+    log_p_student, log_p_teacher = (F.log_softmax(x, dim=2) for x in (student, teacher))
+    divergence = torch.sub(log_p_teacher, log_p_student).mul_(log_p_teacher.exp_())
+    return divergence.sum(dim=(1, 2), keepdim=True)
+
+
+def _row_divergence_gradient(upstream: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
+    return F.softmax(student, dim=2).sub_(F.softmax(teacher, dim=2)).mul_(upstream)
 
 
 @register(
@@ -191,10 +253,25 @@ def cirkd_memory(
     filled = torch.ones(len(keys), dtype=torch.bool, device=keys.device) if key_mask is None else key_mask
     keys = keys.detach().to(student.dtype)
 
-    def log_relations(x: Tensor) -> Tensor:
-        anchors = unit(torch.where(valid, resize_nearest(x, size), 0.0), dim=1).flatten(2).transpose(1, 2)
-        return log_softmax_where(anchors @ keys.T / (tau * kd_tau), filled, dim=2)
+    def relations(x: Tensor) -> Tensor:
+        anchors = with_contiguous_gradient(torch.where(valid, resize_nearest(x, size), 0.0))
+        return unit(anchors, dim=1).flatten(2).transpose(1, 2) / (tau * kd_tau) @ keys.T
 
-    log_q_student, log_q_teacher = log_relations(student), log_relations(teacher)
-    terms = torch.where(filled, log_q_teacher.exp() * (log_q_teacher - log_q_student), 0.0)
-    return kd_tau**2 * mean_where(terms.sum(dim=2, keepdim=True), valid.flatten(2).transpose(1, 2))
+    def logs(student: Tensor, teacher: Tensor) -> list[Tensor]:
+        return [log_softmax_where(x, filled, dim=2) for x in (student, teacher)]
+
+    def divergence(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        log_q_student, log_q_teacher = logs(student, teacher)
+        terms = torch.sub(log_q_teacher, log_q_student).mul_(log_q_teacher.exp_())
+        return torch.where(valid & filled, terms, 0.0).sum(dim=(1, 2), keepdim=True)
+
+    def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        log_q_student, log_q_teacher = logs(student, teacher)
+        return torch.where(valid & filled, log_q_student.exp_().sub_(log_q_teacher.exp_()).mul_(upstream), 0.0)
+
+    anchors = valid.flatten(2).transpose(1, 2)  # N x anchors x 1
+    total = chunked.sums(
+        divergence, relations(student), relations(teacher), anchors, over=(0, 1), shape=(len(valid), 1, 1),
+        gradient=gradient,
+    ).sum()  # fmt: skip
+    return kd_tau**2 * total / count_over_workers(valid.sum())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from loss_cases import CASES, Case, batch
 from torch import Tensor
 
@@ -50,6 +51,22 @@ def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkey
     assert torch.equal(highest, x.detach().amax(dim=(1, 3), keepdim=True))
 
 
+def test_others_that_require_a_gradient_get_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 1)
+    x, beside = (torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)  # in every chunk
+    constant = torch.randn(3, 1, 1, 1, dtype=torch.float64)
+
+    def values(x: Tensor, beside: Tensor, none: None, weight: Tensor, constant: Tensor) -> Tensor:
+        return (x.square() * weight * constant + beside.pow(3) * weight).sum(dim=(2, 3), keepdim=True)
+
+    total = chunked.sums(values, x, beside, None, weight, constant, over=(0, 2), shape=(3, 2, 1, 1))
+    upstream = torch.randn_like(total)
+    sources = (x, beside, weight)
+    expected = torch.autograd.grad(values(x, beside, None, weight, constant), sources, upstream)
+    torch.testing.assert_close(torch.autograd.grad(total, sources, upstream), expected)
+
+
 def test_the_graph_may_be_used_again() -> None:
     """Shares of weights ask for the gradient of a loss before its backward pass."""
     student, teacher = (torch.randn(2, 3, 4, 6) for _ in range(2))
@@ -82,6 +99,28 @@ def test_only_the_gradient_is_of_full_size(monkeypatch: pytest.MonkeyPatch, func
     student, teacher = (torch.randn(4, 8, 64, 64) for _ in range(2))
     student.requires_grad_()
     assert student.nbytes <= peak_bytes(lambda: function(student, teacher).backward()) < 1.3 * student.nbytes
+
+
+@pytest.mark.parametrize(
+    ("function", "most"),
+    [
+        (lambda s, t: L.skd_pairwise(s, t, grid=4), 1.3),
+        (lambda s, t: L.cirkd_pairs(s, t, grid=4), 1.3),
+        (lambda s, t: L.cirkd_memory(s, t, F.normalize(torch.ones(8, 8)), grid=16), 1.7),
+        (lambda s, t: L.omni_contrast(s, t, grid=4, groups=4), 1.3),
+        # Its two parts have a gradient each for a moment: of the class centres and of the positions.
+        (lambda s, t: L.ifvd(s, t, torch.arange(64).expand(4, 64, 64) % 5, num_classes=5), 2.5),
+    ],
+    ids=["SKD", "CIRKD", "CIRKDMemory", "AfDCD", "IFVD"],
+)
+def test_relations_leave_little_beside_the_gradient(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor], most: float
+) -> None:
+    """A gradient in another order than the feature's would be of full size twice."""
+    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 4096)
+    student, teacher = (torch.randn(4, 8, 64, 64) for _ in range(2))
+    student.requires_grad_()
+    assert student.nbytes <= peak_bytes(lambda: function(student, teacher).backward()) < most * student.nbytes
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
