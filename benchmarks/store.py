@@ -1,12 +1,13 @@
 """What the store of views saves and what it costs, by the sums over steps that take turns.
 
 python -m benchmarks.store step [--pair r50-r18|r50-fast-scnn|slim] [--pairs 10] [--steps 1]
-python -m benchmarks.store fill [--pair r50-r18] [--pairs 5]
+python -m benchmarks.store fill [--pair r50-r18] [--pairs 5] [--bits 32]
 python -m benchmarks.store confirm [--pair r50-fast-scnn] [--passes 4]
 
 Images of 128 pixels in random crops, 4 a step, logits in 16 bits.
 step: a distilled step whose teacher outputs are all there, against a step of the student alone on the same views.
-fill: a teacher that fills a store, against the same one without.
+fill: a teacher that fills a store, against the same one without. With 32 bits the first few batches of a process, which
+are computed both singly and at once, are left out.
 confirm: two configurations and the student alone, each on five seeds, trained seed by seed in cohorts that share the
 teacher, as a sweep's confirmation trains them: from an empty store, against no store. Loading and building is left out.
 What fewer bits and classes do to losses and to a student is in `benchmarks.store_errors`.
@@ -27,6 +28,7 @@ from rdistill.config.distill_spec import FUSED
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.data.synthetic import generate
 from rdistill.distill.teacher import Teacher, load_teacher_model, store_of
+from rdistill.distill.teacher_store import ALIKE
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
@@ -61,9 +63,9 @@ def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[t
     )
 
 
-def fill(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, float]]:
+def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tuple[float, float]]:
     """Seconds of a teacher that fills a store, and of the same one without."""
-    spec = LoadedConfig.of(crop_config(pair, folder)).distillation.teacher(0)
+    spec = LoadedConfig.of(crop_config(pair, folder, bits=bits)).distillation.teacher(0)
     spec = spec.model_copy(update={"forward": FUSED})
     model = load_teacher_model(spec)
     without = Teacher(model, ["decode_head"], model.data_preprocessor, 1.0, FUSED, spec.features or ())
@@ -81,6 +83,8 @@ def fill(pair: str, folder: Path, pairs: int, clock: str) -> list[tuple[float, f
         for batch in batches:
             without(batch)
 
+    for _ in range(ALIKE):
+        fills()
     return in_turn(lambda: timed(fills, clock), lambda: timed(computes, clock), pairs)
 
 
@@ -127,6 +131,7 @@ def main() -> None:
     parser = parser_of(__doc__, "r50-r18", pairs=5)
     parser.add_argument("what", choices=("step", "fill", "confirm"))
     parser.add_argument("--steps", type=int, default=1, help="of `step` in one timing; the clock counts 0.01 s")
+    parser.add_argument("--bits", type=int, default=16, choices=(8, 16, 32), help="of `fill`, that a number is kept in")
     parser.add_argument("--passes", type=int, default=4, help="of each run of `confirm` over its images")
     args = parser.parse_args()
     facts = dict(pair=args.pair, clock=args.clock)
@@ -136,7 +141,8 @@ def main() -> None:
             facts["steps"] = args.steps
             print_table("step from a warm store / the student's own", ("stored", "alone"), timings, **facts)
         elif args.what == "fill":
-            timings = fill(args.pair, folder, args.pairs, args.clock)
+            timings = fill(args.pair, folder, args.pairs, args.clock, args.bits)
+            facts["bits"] = args.bits
             print_table(f"{FILL_IMAGES} images filled / without a store", ("filling", "without"), timings, **facts)
         else:
             timings = [confirmation(args.pair, folder, args.passes, args.clock)]

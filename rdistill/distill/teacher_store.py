@@ -27,6 +27,10 @@ from rdistill.schemas.store import StoreAbout
 FORMAT = 1  # version of files and keys; another makes the old ones unknown
 LEVELS = 255  # steps that 8 bits have
 
+ALIKE = 3  # batches that must come to the same as their images one by one before that is relied on
+UNLIKE = -1  # one did not
+
+BatchKind = tuple[tuple[int, ...], torch.dtype, tuple[str, ...], int]
 Compute = Callable[[Tensor], dict[str, Tensor]]
 _WEIGHTS: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 
@@ -48,9 +52,10 @@ def weights_digest(model: nn.Module) -> str:
 class TeacherStore:
     """The kept outputs of one teacher.
 
-    With 32 bits the teacher sees images one at a time on a CPU: so its output for one does not depend, not even in the
-    last bit, on which others were kept already. With fewer bits it sees all that are missing of a batch at once, which
-    is quicker.
+    With 32 bits an output on a CPU is that of the image by itself: so it does not depend, not even in the last bit, on
+    which others were kept already. Several missing ones are given to the teacher at once, which is quicker, where the
+    first few batches of that size came to the same bits either way, as they do on one thread; otherwise one at a time.
+    With fewer bits it sees all that are missing of a batch at once.
 
     Args:
         spec: what is kept, and in how many bits.
@@ -74,6 +79,7 @@ class TeacherStore:
         self.notes: list[str] = []
         self.folder = own_folder_name(about)
         self._begun = False
+        self._alike: dict[BatchKind, int] = {}  # batches that came to the same as their images one by one, or UNLIKE
         self._broken: set[str] = set()  # places that have failed, and are done without
 
     def __call__(
@@ -100,11 +106,11 @@ class TeacherStore:
         kept = [self._read(of_image) for of_image in keys]
         missing = [index for index, answer in enumerate(kept) if answer is None]
         self.computed += len(missing)
-        singly = self.spec.bits == 32 and not inputs_nchw.is_cuda
-        together = [[index] for index in missing] if singly else [missing]
-        for indices in filter(None, together):
+        if missing:
+            singly = self.spec.bits == 32 and not inputs_nchw.is_cuda
+            answers_of = self._answers_singly if singly else self._answers
             # What is kept is what is used, in the first pass as in every later one.
-            for index, answer in zip(indices, self._answers(inputs_nchw[indices], names, compute), strict=True):
+            for index, answer in zip(missing, answers_of(inputs_nchw[missing], names, compute), strict=True):
                 kept[index] = {name: self._write(name, keys[index][name], value) for name, value in answer.items()}
         answers = [answer for answer in kept if answer is not None]
         return {name: torch.cat([answer[name] for answer in answers]).to(inputs_nchw.device) for name in names}
@@ -112,6 +118,28 @@ class TeacherStore:
     def count_kept(self, inputs_nchw: Tensor, views: Sequence[str | None], names: Sequence[str]) -> int:
         """How many of these images the teacher need not run on; as a call, but nothing is computed or counted."""
         return sum(self._read(of_image) is not None for of_image in _keys(inputs_nchw, views, names))
+
+    def _answers_singly(self, images_nchw: Tensor, names: Sequence[str], compute: Compute) -> list[dict[str, Tensor]]:
+        """The answers to each image by itself, to the last bit.
+
+        In which order numbers are added up depends on sizes and threads, not on the numbers: where a batch has come to
+        the same a few times, it always does.
+        """
+        kind = (tuple(images_nchw.shape), images_nchw.dtype, tuple(names), torch.get_num_threads())
+        batches = self._alike.get(kind, 0)
+        if batches == ALIKE:
+            return self._answers(images_nchw, names, compute)
+        # Copies: a part of a batch may lie in memory as no batch of one does, and be computed in another order.
+        singly = [self._answers(image.clone(), names, compute)[0] for image in images_nchw.split(1)]
+        if len(singly) > 1 and batches != UNLIKE:
+            together = self._answers(images_nchw, names, compute)
+            alike = all(
+                _bytes(one[name]) == _bytes(other[name])
+                for one, other in zip(singly, together, strict=True)
+                for name in names
+            )
+            self._alike[kind] = batches + 1 if alike else UNLIKE
+        return singly
 
     def _answers(self, images_nchw: Tensor, names: Sequence[str], compute: Compute) -> list[dict[str, Tensor]]:
         outputs = compute(images_nchw)

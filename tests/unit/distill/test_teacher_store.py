@@ -62,7 +62,8 @@ def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
     for _ in range(2):
         store = store_in(tmp_path)
         assert torch.equal(store(IMAGES, VIEWS, ["twice"], compute)["twice"], IMAGES * 2)
-    assert compute.images == 4 and (store.images, store.computed) == (4, 0) and len(files(tmp_path)) == 4
+    # One by one, and once more together to see whether that comes to the same; nothing the second time.
+    assert compute.calls == [1, 1, 1, 1, 4] and (store.images, store.computed) == (4, 0) and len(files(tmp_path)) == 4
     for another in (store_in(tmp_path, weight=2.0), store_in(tmp_path, described="x"), store_in(tmp_path, bits=16)):
         another(IMAGES, VIEWS, ["twice"], compute)
         assert another.computed == 4  # another teacher, another forward, other bits
@@ -70,14 +71,49 @@ def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
     assert store.computed == 4  # padded otherwise
 
 
-@pytest.mark.parametrize(("bits", "calls"), [(32, [1, 1, 1]), (16, [3])])
+@pytest.mark.parametrize(("bits", "calls"), [(32, [1, 1, 1, 3]), (16, [3])])
 def test_how_the_teacher_sees_what_is_missing(tmp_path: Path, bits: int, calls: list[int]) -> None:
-    """Singly where the last bit is promised, else at once; what was there comes back in its place."""
+    """Singly (and for a while at once too) where the last bit is promised, else at once; what was there comes back in
+    its place."""
     store_in(tmp_path, bits=bits)(IMAGES[1:2], ["b"], ["twice"], Doubles())
     compute = Doubles()
     outputs = store_in(tmp_path, bits=bits)(IMAGES, VIEWS, ["twice"], compute)["twice"]
     torch.testing.assert_close(outputs, IMAGES * 2, rtol=1e-3, atol=1e-4)
     assert compute.calls == calls
+
+
+class Batchwise(Doubles):
+    """Several images at once come out otherwise, in the last bit, from the given call on."""
+
+    def __init__(self, since: int) -> None:
+        super().__init__()
+        self.since = since
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = super().__call__(images)["twice"]
+        if len(images) > 1 and len(self.calls) >= self.since:
+            outputs[-1, 0, 0, 0] = torch.nextafter(outputs[-1, 0, 0, 0], torch.tensor(9.0))
+        return {"twice": outputs}
+
+
+def test_batches_are_relied_on_once_they_have_been_alike_three_times(tmp_path: Path) -> None:
+    """Of each size by itself; with every batch, the outputs are those of single images."""
+    store, compute = store_in(tmp_path), Doubles()
+    for number in range(5):
+        views = [f"{view}{number}" for view in VIEWS]
+        assert torch.equal(store(IMAGES, views, ["twice"], compute)["twice"], IMAGES * 2)
+    assert compute.calls == [1, 1, 1, 1, 4] * 3 + [4] * 2
+    store(IMAGES[:2], ["y", "z"], ["twice"], compute)
+    assert compute.calls[-3:] == [1, 1, 2] and store.computed == 22
+
+
+@pytest.mark.parametrize(("since", "batches"), [(1, 1), (10, 2)])
+def test_a_batch_that_differs_in_the_last_bit_is_never_relied_on(tmp_path: Path, since: int, batches: int) -> None:
+    store, compute = store_in(tmp_path), Batchwise(since)
+    for number in range(5):
+        views = [f"{view}{number}" for view in VIEWS]
+        assert torch.equal(store(IMAGES, views, ["twice"], compute)["twice"], IMAGES * 2)
+    assert compute.calls == [1, 1, 1, 1, 4] * batches + [1] * 4 * (5 - batches)
 
 
 @pytest.mark.parametrize("damage", [b"", bytes(300), None])
