@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,7 +13,7 @@ from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError, message_line
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.store_files import store_files, teachers_in
+from rdistill.distill.store_files import StoreFiles, store_files, teachers_in
 from rdistill.distill.teacher import Teacher, store_of
 from rdistill.distill.teacher_store import TeacherStore
 from rdistill.models.segmentor import gives_logits, num_classes
@@ -29,6 +30,11 @@ def describe_store(store: StoreSpec) -> str:
         + ("" if store.keep == "nothing" else f" in {store.bits} bits")
         + ("" if store.keep == "nothing" or store.top_k is None else f", of the {store.top_k} likeliest classes")
     )
+
+
+def describe_places(places: Sequence[StoreFiles]) -> str:
+    """``kept in FOLDER``; of a URI also the folder where its entries are kept too."""
+    return f"kept in {' and '.join(files.where for files in places)}"
 
 
 def stores_of(run: LoadedConfig, distiller: Distiller) -> list[TeacherStore]:

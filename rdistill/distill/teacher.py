@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -36,6 +37,33 @@ from rdistill.schemas.store import StoreAbout
 
 CACHE_FOLDER = ".teacher_cache"
 STORE_FOLDER = ".teacher_store"
+
+
+@dataclass(frozen=True)
+class KeptCounts:
+    """What a teacher's store and cache did for the batches that it was given."""
+
+    # of the store: images, those that the teacher ran on, damaged entries
+    images_of_store: int = 0
+    computed: int = 0
+    damaged: int = 0
+    # of the cache: images, those that were known, those known from disk
+    images_of_cache: int = 0
+    hits: int = 0
+    on_disk: int = 0
+
+    def __add__(self, other: KeptCounts) -> KeptCounts:
+        return KeptCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: KeptCounts) -> KeptCounts:
+        return KeptCounts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def kept_counts(store: TeacherStore | None, cache: TeacherCache | None) -> KeptCounts:
+    """What both have counted by now."""
+    of_store = (0, 0, 0) if store is None else (store.images, store.computed, store.damaged)
+    of_cache = (0, 0, 0) if cache is None else (cache.images, cache.hits, cache.on_disk)
+    return KeptCounts(*of_store, *of_cache)
 
 
 class Teacher:
@@ -84,6 +112,10 @@ class Teacher:
             with torch.no_grad():
                 return self.store(inputs_nchw, views, self.capture.names, self._prepared)
         return self._prepared(inputs_nchw)
+
+    def kept_counts(self) -> KeptCounts:
+        """What its store and its cache did for it by now."""
+        return kept_counts(self.store, self.cache)
 
     @torch.no_grad()
     def _prepared(self, inputs_nchw: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import pseudo_collate
 
-from rdistill.checks.store import passes_of, stores_of
+from rdistill.checks.store import describe_places, passes_of, stores_of
 from rdistill.config.load import LoadedConfig
 from rdistill.data.datasets import VIEW
 from rdistill.distill.distiller import Distiller
@@ -40,7 +40,9 @@ class Stored:
     @property
     def line(self) -> str:
         """For the user."""
-        return f"store: about {self.kept:.0%} of the views are there; {self.computed:.0%} of a training are computed"
+        places = dict.fromkeys(describe_places(store.places) for store in self.stores if store is not None)
+        share = f"about {self.kept:.0%} of the views are there; {self.computed:.0%} of a training are computed"
+        return "; ".join([f"store: {share}", *places])
 
 
 def look_into_store(run: LoadedConfig, distiller: Distiller) -> Stored | None:

@@ -31,7 +31,15 @@ from torch import Tensor, nn
 from rdistill._compat.mmengine import instances
 from rdistill.config.distill_spec import FUSED, TeacherSpec
 from rdistill.data.random_state import random_state, set_random_state
-from rdistill.distill.teacher import Teacher, cache_of, image_statistics, load_teacher_model, store_of
+from rdistill.distill.teacher import (
+    KeptCounts,
+    Teacher,
+    cache_of,
+    image_statistics,
+    kept_counts,
+    load_teacher_model,
+    store_of,
+)
 from rdistill.distill.teacher_store import TeacherStore
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
@@ -333,6 +341,7 @@ class _SharedModel:
         self._outputs: dict[str, dict[str, Tensor]] = {}  # the key is the preprocessing of the images
         self._seconds: dict[str, tuple[float, float]] = {}  # that the outputs under each key took, and without a cache
         self._users: dict[str, list[Lane]] = {}  # the runs that needed them
+        self._counts: dict[str, KeptCounts] = {}  # what store and cache did for them
         self._computing: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
 
     def store(self, view: SharedTeacher) -> TeacherStore | None:
@@ -358,13 +367,15 @@ class _SharedModel:
             for lane in users:
                 lane.timing.teacher += seconds / len(users)
                 lane.timing.teacher_alone += alone
-        for table in (self._outputs, self._seconds, self._users):
+        for table in (self._outputs, self._seconds, self._users, self._counts):
             table.clear()
 
     def answer(self, view: SharedTeacher, inputs_nchw: Tensor, views: Sequence[str | None] | None) -> dict[str, Tensor]:
         """As ``Teacher.__call__``; everything that any run needs of a shared batch is computed at once."""
+        before = kept_counts(view.store, self.cache)
         if not self._shared:
             outputs, (seconds, alone) = self._compute(view, view.names, inputs_nchw, views)
+            view.counted += kept_counts(view.store, self.cache) - before
             view.lane.timing.teacher += seconds
             view.lane.timing.teacher_alone += alone
             return outputs
@@ -373,7 +384,9 @@ class _SharedModel:
             union = tuple(sorted({name for view in self.views for name in view.names}))
             self._outputs[which], self._seconds[which] = self._compute(view, union, inputs_nchw, views)
             self._users[which] = []
+            self._counts[which] = kept_counts(view.store, self.cache) - before
         self._users[which].append(view.lane)
+        view.counted += self._counts[which]  # as if it had asked alone
         return {name: self._outputs[which][name] for name in view.names}
 
     def _compute(
@@ -411,10 +424,15 @@ class SharedTeacher(Teacher):
         self.preprocessing = repr([type(student_preprocessor).__name__, order, *image_statistics(student_preprocessor)])
         self.cache = shared.cache
         self.store = shared.store(self)
+        self.counted = KeptCounts()
         shared.views.add(self)
 
     def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> dict[str, Tensor]:
         return self._shared.answer(self, inputs_nchw, views)
+
+    def kept_counts(self) -> KeptCounts:
+        """Of this run's own batches; another run's may be of other images, and one that joins later asks for fewer."""
+        return self.counted
 
     def aside(self) -> Teacher:
         """A teacher of this run's own with the same model: it shares no batch, and nobody counts its seconds."""

@@ -60,7 +60,15 @@ from rdistill.training.resume import (
 from rdistill.training.run_state import RunStateHook, unwrap
 from rdistill.training.runner import build_runner, checkpoint_interval, prepare_config, release
 from rdistill.training.student_files import write_config, write_student
-from rdistill.training.teacher_plan import apply_plan, cache_facts, choose_plan, store_counts, store_facts, with_plan
+from rdistill.training.teacher_plan import (
+    apply_plan,
+    cache_facts,
+    choose_plan,
+    kept_by_now,
+    store_facts,
+    store_lines,
+    with_plan,
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,10 @@ def _train(
             average_over_workers(distiller.student)
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
         checkpoint_hook = CheckpointHook(checkpoint_interval(cfg), best)
-        facts: RunFacts = {"teacher_lines": plan.lines if plan else (), "unlabeled": describe_unlabeled(run)}
+        facts: RunFacts = {
+            "teacher_lines": (*plan.lines, *store_lines(distiller)) if plan else (),
+            "unlabeled": describe_unlabeled(run),
+        }
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
         clock = StepClock() if lane is None else None  # a lane measures its run by itself
@@ -187,9 +198,9 @@ def _train(
             if len(teacher_metrics) > 1:
                 facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
-            kept_before = store_counts(distiller)
+            kept_before = kept_by_now(distiller)
             runner.train()
-            cache, store = cache_facts(distiller), store_facts(distiller, kept_before)
+            cache, store = cache_facts(distiller, kept_before), store_facts(distiller, kept_before)
         finally:
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)

@@ -22,7 +22,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor
 
 from rdistill._compat.torch import BatchNorm
-from rdistill.checks.store import describe_store
+from rdistill.checks.store import describe_places, describe_store
 from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
@@ -31,7 +31,7 @@ from rdistill.core.files import in_bytes, read_json, write_json
 from rdistill.core.storage import is_uri
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, Teacher, cache_of, store_of
+from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, KeptCounts, Teacher, cache_of, store_of
 from rdistill.distill.teacher_cache import disk_budget, memory_budget
 from rdistill.distill.teacher_forward import CLOSE
 from rdistill.distributed.collectives import gather_objects
@@ -155,37 +155,51 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
                 teacher.store = store_of(teacher.model, own, work_dir, distiller.student.data_preprocessor)
 
 
-def store_counts(distiller: Distiller) -> list[int]:
-    """Images, computed images and damaged entries of all stores by now. A cohort's stores count for all of its runs."""
-    stores = [teacher.store for teacher in distiller.teachers if teacher.store is not None]
-    return [sum(getattr(store, what) for store in stores) for what in ("images", "computed", "damaged")]
+def store_lines(distiller: Distiller) -> tuple[str, ...]:
+    """Says where the outputs of a run's teachers are looked for and kept."""
+    places = [teacher.store.places for teacher in distiller.teachers if teacher.store is not None]
+    return tuple(dict.fromkeys(f"store: {describe_places(found)}" for found in places))
 
 
-def store_facts(distiller: Distiller, before: Sequence[int] = (0, 0, 0)) -> StoreUse:
-    """How the stores did, over all workers. Empty without stores.
+def kept_by_now(distiller: Distiller) -> KeptCounts:
+    """What stores and caches did for all of a run's teachers by now."""
+    return sum((teacher.kept_counts() for teacher in distiller.teachers), KeptCounts())
+
+
+def store_facts(distiller: Distiller, before: KeptCounts) -> StoreUse:
+    """How the stores did in a run, over all workers. Empty without stores.
 
     Args:
-        before: what :func:`store_counts` gave when the run began.
+        before: what :func:`kept_by_now` gave when the run began.
     """
-    counts = [now - then for now, then in zip(store_counts(distiller), before, strict=True)]
-    images, computed, damaged = (sum(column) for column in zip(*gather_objects(counts), strict=True))
+    use = kept_by_now(distiller) - before
+    images, computed, damaged = _over_workers(use.images_of_store, use.computed, use.damaged)
     if not images:
         return {}
     views = next((teacher.store.spec.views for teacher in distiller.teachers if teacher.store is not None), 0)
     return {"views": views, "images": images, "computed": computed, "damaged": damaged}
 
 
-def cache_facts(distiller: Distiller) -> CacheUse:
-    """How the caches did, over all workers: images, and the share that was remembered. Empty without caches."""
+def cache_facts(distiller: Distiller, before: KeptCounts) -> CacheUse:
+    """How the caches did in a run, over all workers: images, and the share that was remembered. Empty without caches.
+
+    Args:
+        before: what :func:`kept_by_now` gave when the run began.
+    """
     caches = [teacher.cache for teacher in distiller.teachers if teacher.cache is not None]
-    counts = [sum(getattr(cache, what) for cache in caches) for what in ("images", "hits", "on_disk", "gave_up")]
-    images, hits, on_disk, gave_up = (sum(column) for column in zip(*gather_objects(counts), strict=True))
+    use = kept_by_now(distiller) - before
+    gave_up = sum(cache.gave_up for cache in caches)
+    images, hits, on_disk, gave_up = _over_workers(use.images_of_cache, use.hits, use.on_disk, gave_up)
     if not images:
         return {}
-    use: CacheUse = {"images": images, "hit_rate": round(hits / images, 4), "from_disk": on_disk}
+    facts: CacheUse = {"images": images, "hit_rate": round(hits / images, 4), "from_disk": on_disk}
     if gave_up:
-        use["gave_up"] = True
-    return use
+        facts["gave_up"] = True
+    return facts
+
+
+def _over_workers(*counts: int) -> list[int]:
+    return [sum(column) for column in zip(*gather_objects(counts), strict=True)]
 
 
 def _decide_or_read(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:

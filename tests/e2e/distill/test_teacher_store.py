@@ -114,6 +114,30 @@ def test_a_cohort_of_students_that_ask_for_other_features(tiny: Tiny, tmp_path: 
         assert state_equal(weights(tmp_path / name), weights(tmp_path / f"{name}-alone")), name
 
 
+def test_a_student_that_joins_a_cohort_later_counts_what_its_own_steps_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    """Of the store and of the cache; the other student has trained for two steps by then."""
+    store = {"views": 2, "bits": 32, "dir": str(tmp_path / "store")}
+    cache = {"mode": "on", "dir": str(tmp_path / "cache"), "disk": "0B"}
+    configs = {
+        "teacher_store": tiny.load("distill", {"distill.losses.hidden": None, "distill.store": store}, iters=4),
+        "teacher_cache": tiny.load("distill", {"distill.losses.hidden": None, "distill.cache": cache}, iters=4),
+    }
+    for kind, cfg in configs.items():
+        uses: dict[str, Any] = {}
+        lockstep = Lockstep()
+
+        def run(lane: Lane, name: str, kind: str = kind, cfg: Any = cfg, uses: dict[str, Any] = uses) -> None:
+            uses[name] = train(cfg, tmp_path / kind / name, lane=lane, **OPTIONS)[kind]
+
+        lockstep.join("first", lambda lane: run(lane, "first"))
+        for _ in range(2):
+            assert lockstep.step()
+        lockstep.join("later", lambda lane: run(lane, "later"))
+        while lockstep.step():
+            pass
+        assert {name: use["images"] for name, use in uses.items()} == {"first": 8, "later": 8}, kind
+
+
 @pytest.mark.slow
 def test_a_confirmation_over_a_store(tiny: Tiny) -> None:
     """All of its runs read what the search has computed; each row says how many views its student has seen."""

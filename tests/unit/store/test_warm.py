@@ -9,6 +9,7 @@ from conftest import Tiny
 
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.distill.distiller import build_distiller
+from rdistill.distill.teacher_store import ALIKE
 from rdistill.store.warm import look_into_store
 from rdistill.sweeps.trial.step_profile import StoreForecast, measure_step
 from rdistill.training.run import train
@@ -36,7 +37,10 @@ def test_a_store_is_cold_and_then_warm(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
-    """The teacher computes image by image, as a miss does, and is read from a store of the measurement's own."""
+    """The teacher computes as a miss does, and is read from a store of the measurement's own.
+
+    First it is found out whether its batches come to the same as single images; if so, two images are one pass.
+    """
     store = {"views": 2, "bits": 32, "dir": str(tmp_path / "store")}
     run = LoadedConfig.of(tiny.load("distill", {"distill.losses.hidden": None, "distill.store": store}))
     distiller = build_distiller(run, seed=0)
@@ -47,6 +51,11 @@ def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
     steps: list[int] = []
     distiller.student.backbone.register_forward_hook(lambda *_: steps.append(1))
     profile = measure_step(distiller, run.cfg, forecast=StoreForecast(stored.stores, computed=0.0))
-    assert set(passes) == {1} and len(passes) == 2 * (len(steps) + 1)  # 2 images a step, and once to fill
+    # Until that is known, a step's, and those that fill; whether they do depends on the processor and the network.
+    if alike := passes[5] == 2:
+        first = [1, 1, 2] * ALIKE + [2] + [1, 1, 2]
+    else:
+        first = [1, 1, 2] + [1, 1] * (ALIKE - 1) + [1, 1] + [1, 1, 2]
+    assert passes == first + ([2] if alike else [1, 1]) * (len(steps) - 1)
     assert 0 < profile.teacher_share < 1
     assert stored.stores[0] is not None and stored.stores[0].images == 0 and not (tmp_path / "store").exists()
