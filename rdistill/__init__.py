@@ -8,6 +8,7 @@ The Python API: :func:`train`, :func:`evaluate`, :func:`sweep`, :func:`headroom`
 from importlib import import_module
 from typing import Any
 
+from rdistill._compat import transformers
 from rdistill.api import SweepResult, evaluate, headroom, load_config, load_results, sweep, train
 from rdistill.core.errors import UserError
 
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 EXTENSIONS = ("layouts", "losses", "schedulers", "searchers", "teachers")  # folders with a `register` of their own
+
+
+transformers.import_at_its_use()
 
 
 def __getattr__(name: str) -> Any:
