@@ -45,6 +45,11 @@ RAY_MEMORY = _text(
     "ray", r"Memory on the node.*?\) was (.+?/.+?) \(", "how much memory the node had when a process was killed"
 )
 CPU_MEMORY = _text("torch", r"DefaultCPUAllocator", "a RuntimeError that stands for too little memory")
+NO_SUCH_OPERATOR = _text(
+    "torch",
+    r"operator torchvision::\w+ does not exist",
+    "torchvision's compiled operators do not fit this torch: they get names, and nothing computes them",
+)
 LOADER_DIED = _text(
     "torch", r"DataLoader worker|killed by signal", "a data worker was lost: the machine, worth another attempt"
 )

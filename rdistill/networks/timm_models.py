@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rdistill._compat.torchvision import import_torchvision
 from rdistill.core.errors import UserError, error_line
 from rdistill.models.checkpoint import load_file
 from rdistill.models.quiet_mmseg import MODELS
@@ -64,12 +65,11 @@ class TimmNetwork(nn.Module):
 
 def _built(folder: str, settings: Any) -> nn.Module:
     try:
+        import_torchvision()
         import timm
     except ImportError:
-        raise UserError(
-            "a teacher of timm needs it: pip install timm, beside a torchvision built for this torch"
-        ) from None
-    except Exception as error:  # a torchvision that was built for another torch raises RuntimeError
+        raise UserError("a teacher of timm needs it and torchvision: pip install timm torchvision") from None
+    except Exception as error:  # a torchvision that was built for another torch may raise anything
         raise UserError(
             f"timm does not load here ({error_line(error)}): its torchvision must be built for this torch; install "
             f"both from the same index"

@@ -57,6 +57,11 @@ def test_rays_own_words_for_a_slow_start() -> None:
     assert texts.RAY_STARTS_SLOWLY.is_in(inspect.getsource(services.start_api_server))  # the dashboard's
 
 
+def test_an_operator_that_a_library_did_not_bring() -> None:
+    describe = torch.library.register_fake("torchvision::no_such_operator")
+    assert texts.NO_SUCH_OPERATOR.is_in(raised(lambda: describe(lambda x: x)))
+
+
 def test_no_memory_on_the_cpu() -> None:
     error = raised(lambda: torch.empty(2**50))
     assert isinstance(error, RuntimeError) and texts.CPU_MEMORY.is_in(error)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from rdistill._compat.torchvision import import_torchvision
 from rdistill.core.errors import UserError
 from rdistill.models.features import FeatureCapture
 from rdistill.models.segmentor import build_segmentor, gives_logits, run_heads
@@ -45,6 +46,7 @@ def built(folder: Path, **options: Any) -> nn.Module:
 
 def library() -> Any:
     try:
+        import_torchvision()
         import timm
     except Exception as error:  # a torchvision of another torch raises RuntimeError
         pytest.skip(f"timm does not load here: {error}")
