@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Command, Tiny
 
 from e2e.conftest import TIMEOUT_S, Place
 from rdistill.core.storage import open_work_dir as at
+from rdistill.distill.store_files import ABOUT, store_files, teachers_in
+from rdistill.training.run import train
 
 pytestmark = pytest.mark.e2e
 
@@ -139,6 +141,48 @@ def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny
             assert [entry["iter"] for entry in record["history"]] == [2, 4]
             assert {"last.pth", "best.pth", "student.pth", "trial.py"} <= {file.name for file in folder.iterdir()}
         assert (here.folder / "best.pth").is_file() and (here.folder / "best.py").is_file()
+
+
+def test_a_store_of_views_is_there(bucket: str, tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    """Filled by one run, read whole by another node's, damaged, verified, mended, and pruned."""
+    where, options = f"{bucket}/views", dict(teacher_metrics=[{}], check=False)
+
+    def run(node: str) -> dict[str, int]:
+        """Of a node that has none of the entries itself."""
+        store = {"views": 2, "bits": 32, "dir": where, "local": str(tmp_path / node / "store")}
+        cfg = tiny.load("distill", {"distill.losses.hidden": None, "distill.store": store}, iters=4, val_interval=4)
+        return train(cfg, tmp_path / node / "run", **options)["teacher_store"]
+
+    filled, read = run("first"), run("second")
+    assert filled["computed"] > 0 and (read["images"], read["computed"], read["damaged"]) == (8, 0, 0)
+    assert torch.equal(
+        *(next(iter(weights(tmp_path / node / "run", "last.pth").values())) for node in ("first", "second"))
+    )
+    whole = json.loads(command("store", "verify", where, "--json").out)
+    assert (whole["damaged"], whole["entries"]) == (0, filled["computed"])
+
+    files = store_files(where)
+    (teacher,) = teachers_in(files)
+    entry = next(file.name for file in files.listed(teacher) if not file.name.endswith(ABOUT))
+    files.write(entry, (files.read(entry) or b"")[:-1])
+    found = command("store", "verify", where)
+    assert found.status == 1 and entry in found.out + found.err
+    mended = run("third")
+    assert (mended["computed"], mended["damaged"]) == (1, 1)
+    assert command("store", "verify", where).status == 0
+
+    assert command("store", "prune", where, "--teacher", teacher[:8]).status == 0
+    assert teachers_in(files) == {}
+    assert run("fourth")["computed"] == filled["computed"]
+
+
+@pytest.mark.slow
+def test_a_store_is_built_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
+    """By Ray's tasks, which open the bucket by themselves; a second build finds all of it."""
+    store = f"distill.store={{'views': 2, 'dir': '{bucket}/built', 'local': '{place.root / 'local'}'}}"
+    config = [tiny.folder / "distill.py", *small, "--set", "distill.losses.hidden=None", "--set", store]
+    assert "12 views: 12 computed, 0 were there" in place.run("store", "build", *config).stdout
+    assert "12 views: 0 computed, 12 were there" in place.run("store", "build", *config).stdout
 
 
 def test_storage_that_does_not_answer_is_one_line(place: Place, tiny: Tiny, small: list[object], bucket: str) -> None:

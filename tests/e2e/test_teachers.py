@@ -8,7 +8,9 @@ from pathlib import Path
 
 import library_models as made
 import pytest
+import torch
 from conftest import Tiny
+from torch import Tensor, nn
 
 from e2e.conftest import Place
 
@@ -22,12 +24,39 @@ def small(tiny_without_teacher: Tiny) -> list[object]:
     return ["--data-root", root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
 
 
-def config(place: Place, tiny: Tiny, name: str, path: str, rest: str) -> Path:
-    file = place.root / f"{name}.py"
-    file.write_text(
-        f"_base_ = ['{tiny.folder}/student.py']\ndistill = dict(teachers=[dict(type='hf', path={path!r})], {rest})\n"
-    )
+def config(place: Place, tiny: Tiny, name: str, path: str, rest: str, kind: str = "hf", **more: object) -> Path:
+    file, entry = place.root / f"{name}.py", {"type": kind, "path": path, **more}
+    file.write_text(f"_base_ = ['{tiny.folder}/student.py']\ndistill = dict(teachers=[{entry!r}], {rest})\n")
     return file
+
+
+class OfThreeClasses(nn.Module):
+    """Random weights; a map and logits of three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.stem(images).relu()
+        return maps, self.head(maps)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(place: Place) -> Path:
+    pytest.importorskip("onnxruntime")
+    file, names = place.root / "teacher.onnx", ["maps", "logits"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = OfThreeClasses().eval()
+    torch.onnx.export(
+        net, (torch.zeros(1, 3, 32, 32),), str(file), dynamo=False, input_names=["image"], output_names=names,
+        dynamic_axes={name: {0: "n", 2: "h", 3: "w"} for name in ("image", *names)},
+    )  # fmt: skip
+    return file
+
+
+OF_ONNX = dict(kind="onnx", logits="logits", mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4])
 
 
 def test_a_segformer_teaches_and_is_swept(
@@ -52,6 +81,56 @@ def test_a_segformer_teaches_and_is_swept(
     sweep = place.root / "swept-segformer"
     done = place.run("sweep", place.sweep_file("segformer", content), "--work-dir", sweep, *small)
     assert done.stderr == "" and {row["status"] for row in rows(sweep).values()} == {"finished"}
+
+
+def test_a_teacher_of_other_classes(place: Place, tiny_without_teacher: Tiny, small: list[object]) -> None:
+    """Of five classes, two of which are one of the student's, and one of which it does not have."""
+    folder = made.save(made.segformer, place.root / "segformer5", ("cup", "sky", "rim", "sand", "rest"))
+    classes = {"cup": "optic disc", "rim": "optic disc", "rest": "background", "sand": "background"}
+    losses = "losses=dict(logits=dict(type='KL'))"
+    file = config(place, tiny_without_teacher, "mapped", str(folder), losses, classes=classes, unmapped="renormalise")
+    checked = place.run("check", file, *small).stdout
+    assert "cup + rim" in checked and "sky" in checked
+    work_dir = place.root / "from-mapped"
+    done = place.run("train", file, "--work-dir", work_dir, *small)
+    assert done.stderr == "" and "teacher   mIoU" in done.stdout
+    assert json.loads((work_dir / "metrics.json").read_text())["teacher_mIoU"] > 0
+    nobody = config(place, tiny_without_teacher, "nobody", str(folder), losses, classes={"cap": "optic disc"})
+    (line,) = place.run("train", nobody, "--work-dir", place.root / "nobody", *small, status=2).stderr.splitlines()
+    assert "cap" in line and "distill.teachers[0].classes" in line and not (place.root / "nobody").exists()
+
+
+def test_an_onnx_file_teaches(place: Place, tiny_without_teacher: Tiny, small: list[object], onnx_file: Path) -> None:
+    """By its logits, three classes of which two are the student's, and by its maps."""
+    classes = {0: "background", 2: "optic disc"}
+    rest = (
+        "features=dict(student=['backbone.layer4'], teacher=['backbone[0]']), "
+        "losses=dict(logits=dict(type='KL'), hidden=dict(type='CWD', pair=(0, 0)))"
+    )
+    file = config(place, tiny_without_teacher, "onnx", str(onnx_file), rest, classes=classes, **OF_ONNX)
+    work_dir = place.root / "from-onnx"
+    done = place.run("train", file, "--work-dir", work_dir, *small)
+    assert done.stderr == "" and "teacher   mIoU" in done.stdout
+    assert json.loads((work_dir / "metrics.json").read_text())["teacher_mIoU"] > 0
+    assert "a teacher of kind onnx" in (work_dir / "model_card.md").read_text()
+
+
+def test_a_sweep_under_an_onnx_file_of_other_classes(
+    place: Place, tiny_without_teacher: Tiny, small: list[object], onnx_file: Path, rows: Rows
+) -> None:
+    classes = {0: "background", 1: "background", 2: "optic disc"}
+    losses = "losses=dict(logits=dict(type='KL'))"
+    file = config(place, tiny_without_teacher, "onnx_swept", str(onnx_file), losses, classes=classes, **OF_ONNX)
+    content = {
+        "config": str(file),
+        "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0, 9.0]}},
+        "search": {"type": "grid"},
+        "headroom": "off",
+    }
+    sweep = place.root / "swept-onnx"
+    done = place.run("sweep", place.sweep_file("onnx", content), "--work-dir", sweep, *small)
+    assert done.stderr == "" and {row["status"] for row in rows(sweep).values()} == {"finished"}
+    assert "share a teacher" in done.stdout  # a cohort computes it once for both
 
 
 def test_an_encoder_teaches_its_maps_and_has_no_score(

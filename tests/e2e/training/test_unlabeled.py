@@ -13,6 +13,7 @@ from conftest import KillAt, Killed, Recorder, Tiny
 from mmengine.config import Config
 from torch import Tensor
 
+from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
 pytestmark = pytest.mark.e2e
@@ -82,3 +83,31 @@ def test_the_cache_remembers_images_without_masks(tiny: Tiny, tmp_path: Path) ->
         assert metrics["teacher_cache"]["images"] == 4 * (2 + 2)
     assert metrics["teacher_cache"]["hit_rate"] == 1.0
     assert equal(weights_in(tmp_path / "first"), weights_in(tmp_path / "second"))
+
+
+def test_a_cohort_with_a_store_has_the_numbers_of_runs_alone_without_one(tiny: Tiny, tmp_path: Path) -> None:
+    """Views of both kinds of images, shared by two students; a third run finds all of them."""
+    store = {"+distill.store": {"views": 2, "bits": 32, "dir": str(tmp_path / "store")}}
+    half = {"distill.losses.logits.weight": 1.5}
+    shared = {**UNLABELED, "distill.losses.hidden": None}
+
+    def config(more: Mapping[str, Any], keep: str) -> Config:
+        kept = {"+distill.store": {**store["+distill.store"], "keep": keep}}
+        return tiny.load("distill", {**shared, **kept, **more}, iters=4, val_interval=4)
+
+    lockstep = Lockstep()
+    for name, more in (("a", {}), ("b", half)):
+
+        def run(lane: Lane, name: str = name, more: Mapping[str, Any] = more) -> None:
+            train(config(more, "logits"), tmp_path / name, teacher_metrics=KNOWN, check=False, lane=lane)
+
+        lockstep.join(name, run)
+    while lockstep.step():
+        pass
+    for name, more in (("a", {}), ("b", half)):
+        alone = tmp_path / f"{name}-alone"
+        train(config(more, "nothing"), alone, teacher_metrics=KNOWN, check=False)
+        assert equal(weights_in(tmp_path / name), weights_in(alone)), name
+    assert not equal(weights_in(tmp_path / "a"), weights_in(tmp_path / "b"))
+    again = train(config({}, "logits"), tmp_path / "again", teacher_metrics=KNOWN, check=False)["teacher_store"]
+    assert (again["images"], again["computed"]) == (4 * (2 + 2), 0)
