@@ -5,7 +5,9 @@ Tried with torchvision 0.29.1 of PyPI and timm 1.0.31, beside torch 2.13.0+cpu.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 
@@ -13,6 +15,13 @@ from rdistill._compat import texts
 
 OPERATORS = ("nms", "qnms")  # that it describes to torch also where it has none; they keep the best of many boxes
 _described: list[torch.library.Library] = []  # torch forgets what is defined with the object
+
+
+def import_for_timm() -> None:
+    """Imports torchvision where timm is installed: mmseg then imports timm, and would fail as a whole without this."""
+    if find_spec("timm") is not None:
+        with suppress(ImportError):  # mmseg does without timm, as it is without torchvision
+            import_torchvision()
 
 
 def import_torchvision() -> None:

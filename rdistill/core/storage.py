@@ -246,9 +246,21 @@ class Sending:
 
 
 @contextmanager
-def _reporting(where: str | Path) -> Iterator[None]:
+def errors_of_storage() -> Iterator[None]:
+    """Within this a storage's own errors are OSErrors: packages behind fsspec raise any, such as botocore's."""
     try:
         yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {message_line(error)}") from error
+
+
+@contextmanager
+def _reporting(where: str | Path) -> Iterator[None]:
+    try:
+        with errors_of_storage():
+            yield
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import to_json
-from rdistill.core.storage import filesystem, is_uri, put_whole
+from rdistill.core.storage import errors_of_storage, filesystem, is_uri, put_whole
 from rdistill.schemas.store import StoreAbout
 
 if TYPE_CHECKING:
@@ -125,21 +125,23 @@ class RemoteFiles:
 
     def read(self, name: str) -> bytes | None:
         try:
-            with self._system.open_input_stream(f"{self._root}/{name}") as stream:
+            with errors_of_storage(), self._system.open_input_stream(f"{self._root}/{name}") as stream:
                 return stream.read()  # type: ignore[no-any-return]
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
         by = f"-{os.uname().nodename}-{os.getpid()}-{next(self._number)}"
-        put_whole(self._system, f"{self._root}/{name}", io.BytesIO(content), by)
+        with errors_of_storage():
+            put_whole(self._system, f"{self._root}/{name}", io.BytesIO(content), by)
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), errors_of_storage():
             self._system.delete_file(f"{self._root}/{name}")
 
     def remove_folder(self, name: str) -> None:
-        self._system.delete_dir(f"{self._root}/{name}")
+        with errors_of_storage():
+            self._system.delete_dir(f"{self._root}/{name}")
 
     def folders(self) -> list[str]:
         from pyarrow import fs as arrow
@@ -161,7 +163,8 @@ class RemoteFiles:
         from pyarrow import fs as arrow
 
         selector = arrow.FileSelector(path, recursive=recursive, allow_not_found=True)
-        return self._system.get_file_info(selector)  # type: ignore[no-any-return]
+        with errors_of_storage():
+            return self._system.get_file_info(selector)  # type: ignore[no-any-return]
 
 
 def store_files(where: str | Path) -> StoreFiles:

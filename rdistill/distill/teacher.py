@@ -43,20 +43,18 @@ STORE_FOLDER = ".teacher_store"
 class KeptCounts:
     """What a teacher's store and cache did for the batches that it was given."""
 
-    # of the store: images, those that the teacher ran on, damaged entries
-    images_of_store: int = 0
-    computed: int = 0
-    damaged: int = 0
-    # of the cache: images, those that were known, those known from disk
-    images_of_cache: int = 0
-    hits: int = 0
-    on_disk: int = 0
+    images_of_store: int = 0  # that the store was given
+    computed: int = 0  # those of them that the teacher ran on
+    damaged: int = 0  # entries of the store
+    images_of_cache: int = 0  # that the cache was given
+    hits: int = 0  # those of them that were known
+    on_disk: int = 0  # those known from the disk
 
-    def __add__(self, other: KeptCounts) -> KeptCounts:
-        return KeptCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, more: KeptCounts) -> KeptCounts:
+        return KeptCounts(*(a + b for a, b in zip(astuple(self), astuple(more), strict=True)))
 
-    def __sub__(self, other: KeptCounts) -> KeptCounts:
-        return KeptCounts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __sub__(self, before: KeptCounts) -> KeptCounts:
+        return KeptCounts(*(a - b for a, b in zip(astuple(self), astuple(before), strict=True)))
 
 
 def kept_counts(store: TeacherStore | None, cache: TeacherCache | None) -> KeptCounts:

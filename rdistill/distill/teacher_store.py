@@ -134,8 +134,8 @@ class TeacherStore:
         if len(singly) > 1 and batches != UNLIKE:
             together = self._answers(images_nchw, names, compute)
             alike = all(
-                _bytes(one[name]) == _bytes(other[name])
-                for one, other in zip(singly, together, strict=True)
+                _bytes(alone[name]) == _bytes(in_batch[name])
+                for alone, in_batch in zip(singly, together, strict=True)
                 for name in names
             )
             self._alike[kind] = batches + 1 if alike else UNLIKE

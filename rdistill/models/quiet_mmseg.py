@@ -11,6 +11,9 @@ import warnings
 
 from mmengine.logging import MMLogger
 
+from rdistill._compat.torchvision import import_for_timm
+
+import_for_timm()
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mmseg.models  # registers the models

@@ -386,7 +386,7 @@ class _SharedModel:
             self._users[which] = []
             self._counts[which] = kept_counts(view.store, self.cache) - before
         self._users[which].append(view.lane)
-        view.counted += self._counts[which]  # as if it had asked alone
+        view.counted += self._counts[which]  # as if it were alone
         return {name: self._outputs[which][name] for name in view.names}
 
     def _compute(
@@ -431,7 +431,7 @@ class SharedTeacher(Teacher):
         return self._shared.answer(self, inputs_nchw, views)
 
     def kept_counts(self) -> KeptCounts:
-        """Of this run's own batches; another run's may be of other images, and one that joins later asks for fewer."""
+        """Of this run's own batches; another run's may be of other images, and one that joins later has had fewer."""
         return self.counted
 
     def aside(self) -> Teacher:

@@ -158,7 +158,7 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
 def store_lines(distiller: Distiller) -> tuple[str, ...]:
     """Says where the outputs of a run's teachers are looked for and kept."""
     places = [teacher.store.places for teacher in distiller.teachers if teacher.store is not None]
-    return tuple(dict.fromkeys(f"store: {describe_places(found)}" for found in places))
+    return tuple(dict.fromkeys(f"store: {describe_places(of_teacher)}" for of_teacher in places))
 
 
 def kept_by_now(distiller: Distiller) -> KeptCounts:

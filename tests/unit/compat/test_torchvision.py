@@ -35,9 +35,9 @@ except NotImplementedError as error:
 """
 
 
-def run(tmp_path: Path, content: str) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, content: str, imports: str = IMPORTS) -> subprocess.CompletedProcess[str]:
     (tmp_path / "torchvision.py").write_text(content)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{IMPORTS}"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{imports}"
     return subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
 
 
@@ -56,3 +56,11 @@ def test_operators_that_do_not_load(tmp_path: Path) -> None:
 def test_another_failure(tmp_path: Path, content: str, said: str) -> None:
     done = run(tmp_path, content)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize("content", [DESCRIBES, "raise ImportError('for another Python')"])
+def test_mmseg_is_imported_beside_timm_all_the_same(tmp_path: Path, content: str) -> None:
+    """mmseg imports timm where it is installed, and timm torchvision: of what that raises it expects ImportError."""
+    (tmp_path / "timm.py").write_text("import torchvision")
+    done = run(tmp_path, content, "import rdistill.models.quiet_mmseg\nprint('timm' in sys.modules)")
+    assert done.stdout.strip() == str(content == DESCRIBES), done.stderr

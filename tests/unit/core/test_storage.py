@@ -54,3 +54,17 @@ def test_what_is_replaced_meanwhile_is_fetched_again(changed: Callable[[int], st
 def test_what_never_rests(changed: Callable[[int], str]) -> None:
     with pytest.raises(StorageError, match=f"trial.json changed {FETCHES} times while it was fetched"):
         open_work_dir(changed(100), "trials/*.json").__enter__()
+
+
+def test_errors_of_a_storages_package_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages behind fsspec raise errors of their own, such as botocore's, which are no OSErrors."""
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("403: no such account")
+
+    fsspec.register_implementation("changing", Changing, clobber=True)
+    monkeypatch.setattr(Changing, "info", refuse)
+    monkeypatch.setattr(Changing, "find", refuse)
+    line = "cannot be used: RuntimeError: 403: no such account"
+    with pytest.raises(StorageError, match=line), open_work_dir(f"changing://{tmp_path}", "*"):
+        pass

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from rdistill.core.errors import UserError
 from rdistill.distill.store_files import (
@@ -43,6 +47,39 @@ def test_files(files: StoreFiles) -> None:
     assert files.read("t/aa/b") is None
     files.remove_folder("t")
     assert files.folders() == []
+
+
+class ClientError(Exception):
+    """As botocore has one: no OSError."""
+
+
+class Refusing(LocalFileSystem):
+    protocol = "refusing"
+    cachable = False
+
+    def refuse(self, *arguments: Any, **options: Any) -> Any:
+        raise ClientError("403: no such account")
+
+    def there(self, *arguments: Any, **options: Any) -> bool:
+        return True  # a question that fails is answered with no, and the file counts as missing
+
+    _open = info = ls = find = rm_file = rm = makedirs = refuse
+    isfile = isdir = exists = there
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda files: files.read("t/a"), lambda files: files.write("t/a", b""), lambda files: files.remove("t/a"),
+        lambda files: files.remove_folder("t"), lambda files: files.folders(), lambda files: list(files.listed("t")),
+    ],
+    ids=["read", "write", "remove", "remove_folder", "folders", "listed"],
+)  # fmt: skip
+def test_errors_of_any_storage_are_oserrors(act: Callable[[StoreFiles], object], tmp_path: Path) -> None:
+    """Training then goes on without the place."""
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(OSError, match="ClientError: 403: no such account"):
+        act(store_files(f"refusing://{tmp_path}/store"))
 
 
 def test_whose(files: StoreFiles) -> None:

@@ -100,6 +100,7 @@ def test_what_the_folder_must_say(tmp_path: Path) -> None:
 
 def test_a_timm_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     try:
+        import_torchvision()
         import timm  # noqa: F401
     except Exception:
         with pytest.raises(UserError, match=r"of timm needs it: pip install timm|timm does not load here") as caught:

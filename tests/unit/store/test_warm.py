@@ -51,7 +51,7 @@ def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
     steps: list[int] = []
     distiller.student.backbone.register_forward_hook(lambda *_: steps.append(1))
     profile = measure_step(distiller, run.cfg, forecast=StoreForecast(stored.stores, computed=0.0))
-    # Until that is known, a step's, and those that fill; whether they do depends on the processor and the network.
+    # Whether they do depends on the processor and the network. First it is found out, then a step, then one that fills.
     if alike := passes[5] == 2:
         first = [1, 1, 2] * ALIKE + [2] + [1, 1, 2]
     else:
