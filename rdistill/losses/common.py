@@ -50,7 +50,7 @@ def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     (height, width), (new_height, new_width) = x.shape[-2:], size
     if (height, width) == (new_height, new_width):
         return x
-    if height % new_height == 0 and width % new_width == 0:  # without a copy, whose gradient would be quite slow
+    if height % new_height == 0 and width % new_width == 0:  # slices: indices would copy, and their gradient is slow
         return x[..., :: height // new_height, :: width // new_width]
     rows = torch.arange(new_height, device=x.device) * height // new_height
     columns = torch.arange(new_width, device=x.device) * width // new_width

@@ -386,7 +386,7 @@ class _SharedModel:
             self._users[which] = []
             self._counts[which] = kept_counts(view.store, self.cache) - before
         self._users[which].append(view.lane)
-        view.counted += self._counts[which]  # as if it were alone
+        view.counted += self._counts[which]  # what a run alone would count
         return {name: self._outputs[which][name] for name in view.names}
 
     def _compute(

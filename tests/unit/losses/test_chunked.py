@@ -54,7 +54,7 @@ def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkey
 def test_others_that_require_a_gradient_get_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "BYTES_A_THREAD", 1)
     x, beside = (torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weight = torch.randn(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)  # in every chunk
+    weight = torch.randn(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)  # every chunk has all of it
     constant = torch.randn(3, 1, 1, 1, dtype=torch.float64)
 
     def values(x: Tensor, beside: Tensor, none: None, weight: Tensor, constant: Tensor) -> Tensor:
