@@ -242,9 +242,19 @@ def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
         # Two different trainings do not agree in every loss to the last digit.
         print_of_losses = json.dumps([_only_total(entry) for entry in record.losses[:3]])
         first = seen.setdefault(print_of_losses, record)
-        if first is not record and first.values != record.values:
+        if first is not record and _differ(first, record):
             pairs.append((first.id, record.id))
     return pairs
+
+
+def _differ(first: TrialRecord, second: TrialRecord) -> bool:
+    """Whether two trials were given different values.
+
+    What the config says already and a search sets once more is no difference: there, what was read back decides.
+    """
+    keys = first.values.keys() | second.values.keys()
+    used = [{**record.effective, **record.values} for record in (first, second)]
+    return any(_cell(used[0].get(key)) != _cell(used[1].get(key)) for key in keys)
 
 
 def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:

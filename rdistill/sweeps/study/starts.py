@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -101,8 +101,13 @@ def described(distribution: BaseDistribution) -> str:
 
 def as_configured(spec: SweepSpec, base: LoadedConfig) -> ConfigValues:
     """What the config has at the swept keys; where it says nothing of a loss, that loss's published default."""
+    return configured_values(spec.space, base)
+
+
+def configured_values(keys: Iterable[str], base: LoadedConfig) -> ConfigValues:
+    """What a config has at some keys; a key of which it says nothing is left out."""
     values: ConfigValues = {}
-    for key in sorted(spec.space, key=len):  # a loss before what is below it
+    for key in sorted(keys, key=len):  # a loss before what is below it
         if any(_below(key, above) and values[above] is None for above in values):
             continue  # the key is below a loss that the config leaves out
         if (value := _configured(key, base)) is not NOWHERE:

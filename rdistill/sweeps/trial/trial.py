@@ -23,11 +23,12 @@ from rdistill.core.storage import WorkDir, join, open_work_dir
 from rdistill.distributed.cluster import killed_for_memory
 from rdistill.registration.user_modules import import_user_modules
 from rdistill.schedulers import SCHEDULERS
-from rdistill.schemas.mappings import TuneResult
+from rdistill.schemas.mappings import ConfigValues, TuneResult
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.study.records import CONFIRMED, ERROR, PROGRESS, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
+from rdistill.sweeps.study.starts import configured_values
 from rdistill.sweeps.trial.faults import STORAGE, cause_of, give_up_again
 from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.training.hooks import RunListener, Silent
@@ -176,11 +177,22 @@ def _options(study: Study, record: TrialRecord, lane: Lane | None) -> RunOptions
         resume=True,
         trust_checkpoint=study.trust_checkpoint,
         teacher_metrics=study.teacher_metrics,
-        swept=record.values,
+        swept={**_values_of_a_baseline(study, record), **record.values},
         lane=lane,
         check=False,  # the sweep has, before its first trial
         by_image=record.searched and SCHEDULERS[study.spec.scheduler.type].by_image,
     )
+
+
+def _values_of_a_baseline(study: Study, record: TrialRecord) -> ConfigValues:
+    """What the student alone has at the keys of its search, also where no search set them.
+
+    So a table shows them in each row, and a searched baseline that is the configured one again is seen to be that.
+    """
+    if not record.is_baseline:
+        return {}
+    values = configured_values(study.spec.baseline.search, study.base)
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def begun(here: WorkDir, trial: TrialConfig) -> TrialRecord:

@@ -133,6 +133,15 @@ def test_twins() -> None:
     assert twins([first, same_values, third, twin, *silent]) == [("t0001", "t0004")]
 
 
+def test_the_configured_baseline_and_a_search_that_sets_its_values_again_are_no_twins() -> None:
+    rate = "optim_wrapper.optimizer.lr"
+    configured = record(BASELINE, losses=losses(0.9), effective={rate: 0.01})
+    again = record("b0001", values={rate: 0.01}, losses=losses(0.9), effective={rate: 0.01})
+    without_effect = record("b0002", values={rate: 0.02}, losses=losses(0.9), effective={rate: 0.02})
+    assert twins([configured, again]) == []
+    assert twins([configured, without_effect]) == [(BASELINE, "b0002")]
+
+
 def test_twins_show_in_the_table(tmp_path: Path) -> None:
     first = record("t0001", 50.0, values={WEIGHT: 1.0}, losses=losses(0.9))
     second = record("t0002", 50.0, values={WEIGHT: 2.0}, losses=losses(0.9))

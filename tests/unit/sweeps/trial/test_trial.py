@@ -157,6 +157,23 @@ def test_a_baseline_has_no_distillation(study: Study) -> None:
     assert distilled.distill is not None and distilled.randomness.seed == 5
 
 
+def test_a_baseline_reads_back_what_its_search_would_set(tiny: Tiny, tmp_path: Path) -> None:
+    search = {LR: {"type": "choice", "values": [0.1]}}
+    contents = {"config": "distill.py", "space": {"distill.task_weight": search[LR]}, "search": {"type": "grid"}}
+    spec = parse_sweep({**contents, "baseline": {"type": "grid", "search": search}}, "test")
+    study = Study(LoadedConfig.of(tiny.load("distill")), spec, str(tmp_path), [{"mIoU": 80.0}], False)
+    swept = []
+
+    def train(cfg: Any, folder: Path, options: Any, listener: RunListener) -> dict[str, Any]:
+        swept.append(options.swept)
+        return training(0, {6: 30.0})(cfg, folder, options, listener)
+
+    configured = study.base.cfg.optim_wrapper.optimizer.lr
+    for name, values in (("baseline", {}), ("b0001", {LR: 0.1}), ("t0001", {})):
+        run_trial(study, {"id": name, "values": values, "seed": 3}, lambda _: None, train=train)
+    assert swept == [{LR: configured}, {LR: 0.1}, {}] and configured != 0.1
+
+
 def test_objectives_go_with_a_score() -> None:
     entry = {"iter": 2, "mIoU": 5.0}
     assert score(TrialRecord("t1", {}, 0, history=[entry], objectives={"parameters": 7.0}))["parameters"] == 7.0
