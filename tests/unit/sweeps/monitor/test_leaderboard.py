@@ -58,6 +58,21 @@ def test_values_as_text() -> None:
         "",
         "0.1235",
         "[1, 2]",
-        "KL tau=2 weight=share=0.5",
+        "KL tau=2 share=0.5",
         "7",
     ]
+    whole = {"kd": {"type": "CWD", "on": "logits", "weight": {"share": 3.0}}, "hint": {"type": "PKD", "pair": [1, 1]}}
+    assert text_of(whole) == "CWD share=3 + PKD pair=[1, 1]"
+
+
+def test_scores_are_whole_where_values_are_long() -> None:
+    """A console of 80 characters, as a log file has."""
+    out = io.StringIO()
+    loss = {"type": "CWD", "on": "logits", "weight": {"share": 3.0}}
+    chosen = {"distill.losses": {"kd": loss, "level": {**loss, "type": "KL"}}, "optim_wrapper.optimizer.lr": 0.008}
+    chosen["model.decode_head.loss_decode.class_weight"] = [1.0, 2.0]
+    best = record("t0002", chosen, {"background": 99.0, "optic disc": 71.66})
+    best.history[0]["weights"] = {"kd": 1.232, "level": 2.139}
+    print_leaderboard(Console(file=out, width=80), [best], {"t0002": 18.11})
+    words = out.getvalue().split()
+    assert {"t0002", "85.33", "+18.11", "71.66", "CWD", "share=3"} <= set(words)
