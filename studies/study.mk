@@ -14,8 +14,8 @@ sweep = @test -e $(S)/$(2)/.done || { $(RDISTILL) sweep $(3) --data-root $(DATA)
 	$(if $(wildcard $(S)/$(2)/study.json),--resume) $(4) && touch $(S)/$(2)/.done; }
 report = $(RDISTILL) report $(S)/$(1)
 
-.PHONY: study optic-disc-few camvid-few
-study: optic-disc-few camvid-few
+.PHONY: study optic-disc-few optic-disc-strong camvid-strong nuclei-strong
+study: optic-disc-few optic-disc-strong camvid-strong nuclei-strong
 
 OPTIC_27 := --set +train_dataloader.dataset.indices=27
 optic-disc-few:
@@ -25,13 +25,21 @@ optic-disc-few:
 	$(call sweep,optic_disc,optic_disc/few/league,studies/optic_disc/league.yaml,--iters 500 --val-interval 100)
 	$(call sweep,optic_disc,optic_disc/few/final,studies/optic_disc/final.yaml,--iters 1000 --val-interval 100)
 	$(call report,optic_disc/few/final)
-	$(call train,optic_disc,optic_disc/all/teacher,studies/optic_disc/teacher.py,--iters 800 --seed 0)
-	$(call sweep,optic_disc,optic_disc/few/strong,studies/optic_disc/strong_teacher.yaml,--iters 1000 --val-interval 100 \
-		--teacher-checkpoint $(S)/optic_disc/all/teacher/best.pth)
-	$(call report,optic_disc/few/strong)
 
-CAMVID_36 := --set '+train_dataloader.dataset.indices=[0,1,2,3,4,5,6,7,8,9,10,11,62,63,64,65,66,67,68,69,70,71,72,73,163,164,165,166,167,168,169,170,171,172,173,174]'
-camvid-few:
-	$(call train,camvid,camvid/few/teacher,studies/camvid/teacher.py,$(CAMVID_36) --iters 800 --seed 0)
-	$(call sweep,camvid,camvid/few/final,studies/camvid/final.yaml,--iters 1000 --val-interval 100)
-	$(call report,camvid/few/final)
+OPTIC_ALL := --teacher-checkpoint $(S)/optic_disc/all/teacher/best.pth
+optic-disc-strong:
+	$(call train,optic_disc,optic_disc/all/teacher,studies/optic_disc/teacher.py,--iters 800 --seed 0)
+	$(call sweep,optic_disc,optic_disc/few/strong,studies/optic_disc/strong_teacher.yaml,$(OPTIC_ALL) --iters 1000 --val-interval 100)
+	$(call report,optic_disc/few/strong)
+	$(call sweep,optic_disc,optic_disc/few/levels,studies/optic_disc/levels.yaml,$(OPTIC_ALL) --iters 1500 --val-interval 150)
+	$(call report,optic_disc/few/levels)
+
+camvid-strong:
+	$(call train,camvid,camvid/all/teacher,studies/camvid/teacher.py,--iters 800 --seed 0)
+	$(call sweep,camvid,camvid/few/strong,studies/camvid/strong_teacher.yaml,--iters 1000 --val-interval 100)
+	$(call report,camvid/few/strong)
+
+nuclei-strong:
+	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --seed 0)
+	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 1000 --val-interval 100)
+	$(call report,nuclei/few/strong)
