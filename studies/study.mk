@@ -14,8 +14,8 @@ sweep = @test -e $(S)/$(2)/.done || { $(RDISTILL) sweep $(3) --data-root $(DATA)
 	$(if $(wildcard $(S)/$(2)/study.json),--resume) $(4) && touch $(S)/$(2)/.done; }
 report = $(RDISTILL) report $(S)/$(1)
 
-.PHONY: study optic-disc-few optic-disc-strong camvid-strong nuclei-strong
-study: optic-disc-few optic-disc-strong camvid-strong nuclei-strong
+.PHONY: study optic-disc-few optic-disc-strong optic-disc-wider camvid-strong nuclei-strong
+study: optic-disc-few optic-disc-strong optic-disc-wider camvid-strong nuclei-strong
 
 OPTIC_27 := --set +train_dataloader.dataset.indices=27
 optic-disc-few:
@@ -34,12 +34,16 @@ optic-disc-strong:
 	$(call sweep,optic_disc,optic_disc/few/levels,studies/optic_disc/levels.yaml,$(OPTIC_ALL) --iters 1500 --val-interval 150)
 	$(call report,optic_disc/few/levels)
 
+optic-disc-wider:
+	$(call sweep,optic_disc,optic_disc/few/wider,studies/optic_disc/wider_student.yaml,--iters 1000 --val-interval 100)
+	$(call report,optic_disc/few/wider)
+
 camvid-strong:
 	$(call train,camvid,camvid/all/teacher,studies/camvid/teacher.py,--iters 800 --seed 0)
-	$(call sweep,camvid,camvid/few/strong,studies/camvid/strong_teacher.yaml,--iters 1000 --val-interval 100)
+	$(call sweep,camvid,camvid/few/strong,studies/camvid/strong_teacher.yaml,--iters 800 --val-interval 100)
 	$(call report,camvid/few/strong)
 
 nuclei-strong:
 	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --seed 0)
-	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 1000 --val-interval 100)
+	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 800 --val-interval 100)
 	$(call report,nuclei/few/strong)
