@@ -28,7 +28,7 @@ def open_in(runtime: str, file: Path) -> OnnxFile:
         raise UserError("--runtime openvino: is not installed here: pip install 'rdistill[openvino]'")
     import openvino
 
-    # By default OpenVINO computes in bfloat16 where the processor can: the score would be that of the processor too.
+    # OpenVINO computes in bfloat16 by default where the processor can: the score would be that of the processor too.
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
         "EXECUTION_MODE_HINT": "ACCURACY",

@@ -41,5 +41,5 @@ def test_what_an_import_prints_and_warns_of_is_not_seen(tmp_path: Path) -> None:
         (folder / "__init__.py").write_text("".join([NOISY if "mmseg" in module else "", *lines]))
     code = f"import runpy; print(sorted(runpy.run_path({str(SOURCE)!r})['__all__'])[0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={"PYTHONPATH": str(tmp_path)})  # fmt: skip
+                          env={"PYTHONPATH": f"{tmp_path}:{REPO}"})  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "BaseSegDataset\n", "")

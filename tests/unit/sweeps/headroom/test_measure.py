@@ -10,6 +10,7 @@ import pytest
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
 from rdistill.sweeps.headroom.measure import HEADROOM, REQUEST, Request, _Clock, finished_headroom, require_same
+from rdistill.training.hooks import Silent
 
 BASE = {"model": {"type": "EncoderDecoder"}, "train_cfg": {"max_iters": 400}}
 
@@ -48,7 +49,7 @@ class Lane:
 def test_the_seconds_of_a_start_a_step_and_a_validation() -> None:
     """By hand: started after 3 s; steps of 1 s and 2 s, a validation of 0.5 s, a last step of 3 s."""
     lane: Any = Lane()
-    clock = _Clock(lane)
+    clock = _Clock(lane, Silent())
     facts: Any = {}
 
     def at(own: float, teacher: float, data: float) -> None:
@@ -68,7 +69,7 @@ def test_the_seconds_of_a_start_a_step_and_a_validation() -> None:
 
 def test_a_validation_with_steps_in_it_does_not_count() -> None:
     lane: Any = Lane()
-    clock = _Clock(lane)
+    clock = _Clock(lane, Silent())
     facts: Any = {}
     lane.now = {"own_seconds": 1.0}
     clock.training_started(first_iteration=0, last_iteration=4, facts=facts)
