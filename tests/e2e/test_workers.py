@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from conftest import Tiny
 from wandb_files import offline_runs
 
-from e2e.conftest import Place
+from e2e.conftest import TIMEOUT_S, Place
 
 pytestmark = pytest.mark.e2e
 
@@ -44,6 +46,24 @@ def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
             "--set", "default_hooks.logger.interval=1", "--track", "wandb",
         )  # fmt: skip
     return folders
+
+
+@pytest.fixture
+def another_ray(place: Place) -> Iterator[None]:
+    """A second Ray on the machine, as another user's: Ray's own search for "the" Ray then finds several."""
+    (folder := place.root / "r").mkdir()
+    code = (
+        "import ray, sys; ray.init(address='local', num_cpus=1, include_dashboard=False); print(1, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**place.environment(), "RAY_TMPDIR": str(folder)}, cwd=place.cwd, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        yield
+        process.stdin.close()
+        process.wait(timeout=TIMEOUT_S)
 
 
 def test_same_files_and_metrics(runs: list[Path]) -> None:
@@ -166,3 +186,29 @@ def test_a_sweep_of_two_worker_trials(
     place.run("train", trial / "trial.py", "--work-dir", alone, "--workers", 2, "--cpus-per-worker", 0.5)
     actual, expected = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (trial, alone))
     assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("another_ray")
+def test_a_sweep_of_two_worker_trials_is_confirmed_at_equal_cost(
+    place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
+) -> None:
+    """Each phase gives its CPUs back to the next, also where several Rays run on the machine."""
+    content: dict[str, Any] = {
+        "config": str(tiny.folder / "distill.py"),
+        "space": {WEIGHT: {"type": "choice", "values": [7.5]}},
+        "search": {"type": "grid"},
+        "trial": {"workers": 2, "cpus_per_worker": 1},
+        "confirm": {"top": 1, "seeds": [1, 2]},
+        "headroom": False,
+    }
+    work_dir = place.root / "confirmed"
+    done = place.run("sweep", place.sweep_file("confirmed", content), "--work-dir", work_dir, *small, "--iters", 6)
+    table = rows(work_dir)
+    names = {"baseline", "t0001", *(f"{name}-s{seed}" for name in ("t0001", "baseline") for seed in (1, 2))}
+    assert set(table) == names | {f"baseline-as-t0001-s{seed}" for seed in (1, 2)}
+    assert {row["status"] for row in table.values()} == {"finished"}
+    assert "verdict   " in done.stdout
+    arm = json.loads((work_dir / "summary.json").read_text())["confirmed"]["configurations"][0]
+    assert set(arm["scores"]) == set(arm["equal_cost"]["scores"]) == {"1", "2"} and arm["equal_cost"]["iterations"] >= 1
+    assert arm["seconds"]["real"] > 0

@@ -40,8 +40,9 @@ class CohortGroup:
         self._lock = threading.Lock()
         self._deaths_left = ATTEMPTS + 1  # starts of the group that no student is to blame for
         self._over = ""  # why no group will be started any more
+        self._ending, self._gone = False, threading.Event()
         mailbox = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._fit, args=(study, resources, mailbox), name="group", daemon=True).start()
+        threading.Thread(target=self._live, args=(study, resources, mailbox), name="group", daemon=True).start()
 
     # Called by the trials' processes ------------------------------------------------------------------------------
 
@@ -74,11 +75,22 @@ class CohortGroup:
                 self._news.append((STOP, trial_id))
                 student[1].put((FINISHED, "stopped"))
 
+    def end(self) -> None:
+        """Ends the group before its next batch, and returns when Ray Train has given back what it had reserved.
+
+        A killed group leaves that to an actor of Ray Train's, which dies where several Rays run on a machine.
+        """
+        with self._lock:
+            self._ending = True
+        self._gone.wait()
+
     # Called by the group's first rank -----------------------------------------------------------------------------
 
     def news(self, beginning: bool) -> News | None:
         """What to do before the next batch; of a group that begins, every student. None: end."""
         with self._lock:
+            if self._ending:
+                return None
             if beginning:
                 self._deaths_left -= 1
                 if self._deaths_left < 0:
@@ -97,6 +109,12 @@ class CohortGroup:
                 self._students.pop(trial_id, None)
         if student is not None:
             student[1].put(event)
+
+    def _live(self, study: Study, resources: Resources, mailbox: Any) -> None:
+        try:
+            self._fit(study, resources, mailbox)
+        finally:
+            self._gone.set()
 
     def _fit(self, study: Study, resources: Resources, mailbox: Any) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

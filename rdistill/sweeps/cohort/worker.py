@@ -70,6 +70,9 @@ class Cohort:
         if events is not None:
             events.put(event)
 
+    def end(self) -> None:
+        """Nothing is left to end in order; see :meth:`.group.CohortGroup.end`."""
+
     def ready(self) -> None:
         """Returns once the cohort is there."""
 

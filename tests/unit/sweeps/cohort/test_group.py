@@ -89,3 +89,20 @@ def test_a_student_that_takes_the_group_down_is_to_blame_once(cohort: NoWorkers)
         cohort.pass_on("t1", (FAILED, "ValueError: rank 1"), takes_the_group_down=True)
     assert cohort._deaths_left == left + 1 and followed.result() == [(FAILED, "ValueError: rank 1")]
     assert cohort.news(True) == [] and cohort._deaths_left == left
+
+
+def test_the_end_waits_until_the_group_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that is killed instead keeps its place in the cluster where Ray Train does not notice."""
+    context = SimpleNamespace(current_actor="the group's own handle")
+    monkeypatch.setattr(group.ray, "get_runtime_context", lambda: context)
+    answers: list[Any] = []
+
+    class OneRank(CohortGroup):
+        def _fit(self, study: Any, resources: Any, mailbox: Any) -> None:
+            answers.append(self.news(True))
+            while answers[-1] is not None:
+                answers.append(self.news(False))
+            answers.append("Ray Train has ended its workers")
+
+    OneRank(None, None).end()  # type: ignore[arg-type]
+    assert answers[-2:] == [None, "Ray Train has ended its workers"]
