@@ -342,7 +342,8 @@ def _search(team: Team, resume: bool, clock: Clock | None = None) -> bool:
     )
     searched = sum(record.phase == SEARCHED for record in load_records(team.here.folder))
     if complete and clock is not None and searched < _counts(study)[0]:
-        team.say(f"budget    the search ends after {searched} trials: another would not leave the time that is needed")
+        after = f"{searched} trial{'s' * (searched != 1)}"
+        team.say(f"budget    the search ends after {after}: another would not leave the time that is needed")
     return complete
 
 
@@ -361,4 +362,4 @@ def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
         seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
         files = "" if spec.confirm.of == PYTORCH else f", as {FILES[spec.confirm.of]}"
         again = f", then the best {spec.confirm.top} on {seeds} seeds more{files}"
-    return f"{trials} trials and {alone}{again}"
+    return f"{trials} trial{'s' * (trials != 1)} and {alone}{again}"

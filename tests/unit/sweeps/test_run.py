@@ -32,6 +32,7 @@ SWEEP: dict[str, Any] = {"config": "distill.py", "space": SPACE, "search": {"num
 def test_what_a_sweep_is_going_to_do(confirm: Any, baselines: int, line: str) -> None:
     spec = SweepSpec.model_validate({**SWEEP, **({"confirm": confirm} if confirm else {})})
     assert _plan(spec, 4, baselines) == line
+    assert _plan(spec, 1, baselines) == line.replace("4 trials", "1 trial")
 
 
 def test_a_study_is_called_as_its_work_dir() -> None:
