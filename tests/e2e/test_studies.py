@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from e2e.conftest import Place
-from e2e.test_real_data import DATA, REPO, needs_camvid, needs_optic_disc
+from e2e.test_real_data import DATA, REPO, needs, needs_camvid, needs_optic_disc
 from rdistill.config.read import find_config, read_config_file
 from rdistill.models.segmentor import build_segmentor
 
@@ -48,12 +48,16 @@ def _draw_ade20k(root: Path, rng: np.random.Generator) -> None:
 
 @needs_optic_disc
 @needs_camvid
-@pytest.mark.parametrize("name", ["optic_disc", "camvid"])
-def test_the_studies_on_real_images_pass_check(place: Place, name: str, tmp_path: Path) -> None:
+@needs("nuclei")
+@pytest.mark.parametrize(
+    ("name", "sweep"),
+    [("optic_disc", "final"), ("optic_disc", "levels"), ("camvid", "strong_teacher"), ("nuclei", "strong_teacher")],
+)
+def test_the_studies_on_real_images_pass_check(place: Place, name: str, sweep: str, tmp_path: Path) -> None:
     study, data = STUDIES / name, ["--data-root", DATA / name]
     short = ["--iters", 4, "--val-interval", 4, "--batch-size", 2]
     place.run("train", study / "teacher.py", *data, *short, "--work-dir", tmp_path)
-    checked = place.run("check", study / "final.yaml", *data, "--teacher-checkpoint", tmp_path / "best.pth").stdout
+    checked = place.run("check", study / f"{sweep}.yaml", *data, "--teacher-checkpoint", tmp_path / "best.pth").stdout
     assert re.search(r"structures tried.*: finite losses and gradients", checked)
     assert "images without masks, 8 beside 8 labelled ones in each batch" in checked
 
