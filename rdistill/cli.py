@@ -265,11 +265,12 @@ def evaluate(
     with which config and checkpoint.
     """
     from rdistill import api
+    from rdistill.schemas.exported import RUNTIMES
 
     if split not in ("val", "test"):
         raise UserError(f"--split: must be val or test, got {split!r}")
-    if runtime not in (None, "onnxruntime", "openvino"):
-        raise UserError(f"--runtime: must be onnxruntime or openvino, got {runtime!r}")
+    if runtime not in (None, *RUNTIMES):
+        raise UserError(f"--runtime: must be {' or '.join(RUNTIMES)}, got {runtime!r}")
     if (checkpoint or config).suffix == ".onnx":
         own_config = None if checkpoint is None else config
         how = {"split": split, "trust_checkpoint": trust_checkpoint, "runtime": runtime or "onnxruntime"}

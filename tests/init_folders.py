@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
+from rdistill.core.errors import UserError
+from rdistill.init.data import read_data
+
 WIDTH, HEIGHT = 48, 36
 COLORS = ((0, 0, 0), (128, 64, 128), (220, 20, 60))
+
+
+def assert_refused(root: Path, out: Path, line: str) -> None:
+    """`init` refuses the folder in one line, which holds the expression."""
+    with pytest.raises(UserError, match=line) as error:
+        read_data(root, out)
+    assert len(error.value.problems) == 1
 
 
 def labels_of(index: int, classes: int = 3, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:

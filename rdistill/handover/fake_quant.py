@@ -40,9 +40,8 @@ class Range:
         if self.learns or self.low is None:
             low, high = torch.aminmax(x.detach().float())
             low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # zero is one of the steps: padding is exact
-            rate = 1.0 if self.low is None else FOLLOW
-            self.low = low if self.low is None else torch.lerp(self.low, low, rate)
-            self.high = high if self.high is None else torch.lerp(self.high, high, rate)
+            self.low = low if self.low is None else torch.lerp(self.low, low, FOLLOW)
+            self.high = high if self.high is None else torch.lerp(self.high, high, FOLLOW)
         assert self.low is not None and self.high is not None
         scale = ((self.high - self.low) / 255).clamp(min=1e-8)
         zero = (-self.low / scale).round().clamp(0, 255).to(torch.int32)

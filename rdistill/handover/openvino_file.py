@@ -11,11 +11,9 @@ import torch
 from rdistill.core.errors import UserError, error_line
 from rdistill.handover.onnx_file import INPUT, OnnxFile, open_file, quietly
 
-RUNTIMES = ("onnxruntime", "openvino")
-
 
 def open_in(runtime: str, file: Path) -> OnnxFile:
-    """Loads a model into one of :data:`RUNTIMES`, with as many threads as torch has.
+    """Loads a model into one of :data:`rdistill.schemas.exported.RUNTIMES`, with as many threads as torch has.
 
     Raises:
         UserError: OpenVINO is not installed or cannot read the file; or as for

@@ -9,7 +9,7 @@ from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, plural, short, signed
 from rdistill.schemas.summary import Arm, Confirmed
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH
+from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.study.records import TrialRecord, measured_names, notes_of, ranked, twins
 
 CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
@@ -127,8 +127,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
 
 def _files(confirmed: Confirmed) -> str:
     """``INT8 files``, where exported files are what was confirmed; else nothing."""
-    of = str(confirmed.get("of") or PYTORCH)
-    return "" if of == PYTORCH else FILES.get(of, f"{of} files")
+    return files_called(str(confirmed.get("of") or PYTORCH))
 
 
 def _pytorch_columns(files: str) -> list[Column]:

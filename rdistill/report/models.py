@@ -6,7 +6,7 @@ from rdistill.core.one_class import when_trained
 from rdistill.report.load import Sweep, mapping, miou, number
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed
 from rdistill.schemas.pictures import ModelSize
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH
+from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.study.records import TrialRecord
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -43,8 +43,8 @@ def models_table(sweep: Sweep) -> Table | None:
     of = f"an image of {height_width[1]} x {height_width[0]}" if height_width else "an image"
     device = sweep.images.get("device")
     whose = "means over the confirmation's seeds" if first else "one seed"
-    if (of_files := str(sweep.confirmed.get("of") or PYTORCH)) != PYTORCH and first:
-        whose += f"; students as {FILES.get(of_files, of_files)}, all else in PyTorch"
+    if (files := files_called(str(sweep.confirmed.get("of") or PYTORCH))) and first:
+        whose += f"; students as {files}, all else in PyTorch"
     caption = f"What each model reaches on validation data ({whose})"
     if not any(size_of(sweep, role) for role in ("teacher", "baseline", "best")):
         caption += "; parameters, FLOPs and latency are measured when a sweep ends"

@@ -8,6 +8,8 @@ from typing import TypedDict
 from rdistill.schemas.mappings import Arguments, ConfigValues
 from rdistill.schemas.run import Scores
 
+RUNTIMES = ("onnxruntime", "openvino")  # what an exported file can be scored in
+
 
 class Quantization(TypedDict):
     """How an INT8 model was made."""

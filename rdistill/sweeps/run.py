@@ -26,7 +26,7 @@ from rdistill.schemas.summary import Summary
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.confirmation import confirm
 from rdistill.sweeps.findings.conclude import SweepFailedError, conclude
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH, SELECTION, load_selection
+from rdistill.sweeps.findings.confirm import SELECTION, files_called, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.images import draw_pictures
 from rdistill.sweeps.findings.looks import LOOKS_FILE
@@ -360,6 +360,6 @@ def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
     if spec.confirm is not None:
         first, last = spec.confirm.first, spec.confirm.last
         seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
-        files = "" if spec.confirm.of == PYTORCH else f", as {FILES[spec.confirm.of]}"
+        files = f", as {called}" if (called := files_called(spec.confirm.of)) else ""
         again = f", then the best {spec.confirm.top} on {seeds} seeds more{files}"
     return f"{trials} trial{'s' * (trials != 1)} and {alone}{again}"

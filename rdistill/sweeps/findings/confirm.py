@@ -35,6 +35,11 @@ PRECISIONS = {"onnx": "float32", "fp16": "fp16", "int8": "int8"}  # what else ma
 FILES = {"onnx": "ONNX files", "fp16": "float16 files", "int8": "INT8 files"}  # what these are called
 
 
+def files_called(of: str) -> str:
+    """``INT8 files``, where exported files are what is confirmed; else nothing."""
+    return "" if of == PYTORCH else FILES.get(of, f"{of} files")
+
+
 def counts_of(of: str, split: str) -> str:
     """The name of each image's counts: ``val``, or ``val_int8`` of the exported files."""
     return split if of == PYTORCH else f"{split}_{of}"

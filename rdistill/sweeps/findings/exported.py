@@ -22,11 +22,11 @@ from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.handover.export import ExportError
-from rdistill.schemas.exported import ExportedStudent
+from rdistill.schemas.exported import ExportedStudent, ExportRecord
 from rdistill.schemas.run import Scores
 from rdistill.sweeps.findings.confirm import PRECISIONS, counts_of
 from rdistill.sweeps.findings.test_split import Calls, confirmed_runs
-from rdistill.sweeps.proof.counts import save_counts
+from rdistill.sweeps.proof.counts import gathered, save_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
@@ -118,19 +118,13 @@ def export_and_score(
             quantization = write_any(predictor, cfg, file, PRECISIONS[of])
             size = file.stat().st_size / 1e6
             record = {"precision": PRECISIONS[of], "file": name, "megabytes": size, "quantization": quantization}
-            where = {key: str(join(here.where, key)) for key in ("trial.py", "student.pth")}
-            write_record(file, {
-                "config": where["trial.py"], "checkpoint": where["student.pth"], "overrides": {}, "shortcuts": {},
-                "precision": PRECISIONS[of],
-            })  # fmt: skip
+            write_record(file, _made_of(join(here.where, "trial.py"), join(here.where, "student.pth"), of))
             here.push()
         by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
         model = OnnxSegmentor(open_file(file), predictor.model)
         scores: Scores = evaluate_model(model, cfg, split=split, by_image=by_image)
     record[split] = scores  # type: ignore[literal-required]
-    if not by_image:
-        return record, (None, [])
-    return record, (np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image])
+    return record, gathered(by_image)
 
 
 def hand_over_file(work_dir: Path, best: TrialRecord, of: str) -> str:
@@ -143,9 +137,13 @@ def hand_over_file(work_dir: Path, best: TrialRecord, of: str) -> str:
     target = work_dir / best_file(of)
     with written_whole(target) as partial:
         shutil.copyfile(source, partial)
-    where = {name: str(work_dir / name) for name in ("best.py", "best.pth")}
-    write_record(target, {
-        "config": where["best.py"], "checkpoint": where["best.pth"], "overrides": {}, "shortcuts": {},
-        "precision": PRECISIONS[of],
-    })  # fmt: skip
+    write_record(target, _made_of(work_dir / "best.py", work_dir / "best.pth", of))
     return target.name
+
+
+def _made_of(config: str | Path, checkpoint: str | Path, of: str) -> ExportRecord:
+    """What `rdistill eval` reads beside the file."""
+    return {
+        "config": str(config), "checkpoint": str(checkpoint), "overrides": {}, "shortcuts": {},
+        "precision": PRECISIONS[of],
+    }  # fmt: skip

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.schemas.summary import Arm, Difference, Evidence, Summary
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH
+from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.findings.verdict import at_equal_cost
 
 
@@ -16,8 +16,7 @@ def print_verdict(console: Console, summary: Summary) -> None:
     """Prints the table of what was confirmed, if anything was, then the warnings and the verdict."""
     confirmed, test = summary["confirmed"], summary["test"]
     if confirmed is not None:
-        of = confirmed.get("of", PYTORCH)
-        files = "" if of == PYTORCH else f", {FILES[of]}"
+        files = f", {called}" if (called := files_called(confirmed.get("of", PYTORCH))) else ""
         _print_table(console, confirmed, f"validation{files}", confirmed.get("seconds", "real"))
         if test is not None:
             _print_table(console, test, f"test split, scored once{files}", "real")

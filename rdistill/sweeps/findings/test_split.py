@@ -18,7 +18,7 @@ from rdistill.core.errors import blaming
 from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import join, open_work_dir
 from rdistill.schemas.run import Scores
-from rdistill.sweeps.proof.counts import load_counts, save_counts
+from rdistill.sweeps.proof.counts import gathered, load_counts, save_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
@@ -130,9 +130,7 @@ def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
         scores = evaluate_checkpoint(cfg, here.folder / "student.pth", split=split, by_image=by_image)
-    if not by_image:
-        return scores, None, []
-    return scores, np.stack([counts for _, counts in by_image]), [Path(name).name for name, _ in by_image]
+    return scores, *gathered(by_image)
 
 
 def _score_teacher(study: Study) -> Scores:

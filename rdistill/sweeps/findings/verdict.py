@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 
 from rdistill.core.one_class import when_trained
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH
+from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
-AT_EQUAL_ITERATIONS = "At equal iterations"
 
 
 def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = "") -> str:
@@ -70,13 +69,16 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
     files = _as_files(confirmed)
     sentences = []
     if first:
-        sentences.append(_answer(f"{AT_EQUAL_ITERATIONS}{files}", best["label"], alone, difference, questions))
+        begin, if_worse = f"At equal iterations{files}", "the teacher does not pay"
+        sentences.append(_answer(begin, best["label"], alone, difference, questions, if_worse=if_worse))
     if second:
         whom, gap = next((pair for pair in second if pair[0] is best), None) or max(second, key=_mean)
         cost = at_equal_cost(whom)
+        if_worse = "train the student alone for longer"
         begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations{files}"
         who = "it" if first and whom is best else whom["label"]
-        sentences.append(_answer(begin, who, alone if who != "it" else "the student alone", gap, questions))
+        rival = alone if who != "it" else "the student alone"
+        sentences.append(_answer(begin, who, rival, gap, questions, if_worse=if_worse))
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
     return " ".join([*sentences, *_in_pytorch(best), *_reservations(confirmed, best, tuned)])
@@ -84,8 +86,8 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
 
 def _as_files(confirmed: Confirmed) -> str:
     """``, both as INT8 files``, where the exported files are what was scored."""
-    of = confirmed.get("of", PYTORCH)
-    return "" if of == PYTORCH else f", both as {FILES[of]}"
+    files = files_called(confirmed.get("of", PYTORCH))
+    return f", both as {files}" if files else ""
 
 
 def _in_pytorch(arm: Arm) -> list[str]:
@@ -131,19 +133,14 @@ def size_of(difference: Difference) -> str:
     )
 
 
-def _answer(begin: str, who: str, whom: str, difference: Difference, questions: int) -> str:
+def _answer(begin: str, who: str, whom: str, difference: Difference, questions: int, *, if_worse: str) -> str:
     """One question's answer in a sentence, and in a second one what would help where it is open."""
     size, margin = size_of(difference), difference.get("margin", 0.0)
     more = f" by more than {margin:g} mIoU" if margin else ""
     if is_better(difference):
         return f"{begin}, {who} is better than {whom}{more}: {size}."
     if is_worse(difference):
-        advice = (
-            "the teacher does not pay"
-            if begin.startswith(AT_EQUAL_ITERATIONS)
-            else "train the student alone for longer"
-        )
-        return f"{begin}, {who} is worse than {whom}: {size}; {advice}."
+        return f"{begin}, {who} is worse than {whom}: {size}; {if_worse}."
     text = f"{begin}, {who} is not shown to be better than {whom}{more}: {size}"
     if difference["low"] > margin:
         text += (

@@ -27,7 +27,7 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     )
     table.add_column("trial", no_wrap=True)
     for key in keys:
-        cells = [text_of(_used(record, key)) for record in order]
+        cells = [text_of(record.used(key)) for record in order]
         # The last part below the rest: a loss's name over its parameter.
         name = short_key(key, keys).replace(".", "\n")
         table.add_column(name, justify="right", overflow="fold", min_width=_longest_word(cells))
@@ -46,7 +46,7 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
         note = record.reason or ("1 class" if record.id in stuck else "")
         table.add_row(
             record.id,
-            *(text_of(_used(record, key)) for key in keys),
+            *(text_of(record.used(key)) for key in keys),
             *(text_of(record.weights.get(name)) for name in measured),
             text_of(best.get("mIoU"), ".2f"),
             "" if gain is None else f"{gain:+.2f}",
@@ -56,11 +56,6 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     console.print(table)
     if stuck:
         console.print("1 class   never left one class, or hardly: such a trial says little, and no gain is made of it")
-
-
-def _used(record: TrialRecord, key: str) -> Any:
-    """What the trial really used; what the searcher chose where it failed before that was known."""
-    return record.effective.get(key, record.values.get(key))
 
 
 def _longest_word(cells: Iterable[str]) -> int:

@@ -28,6 +28,16 @@ def counts_file(split: str) -> str:
     return f"confusion_{split}.npz"
 
 
+def gathered(by_image: Sequence[tuple[str, np.ndarray]] | None) -> tuple[np.ndarray | None, list[str]]:
+    """Of each image its file and classes x classes counts -> images x classes x classes, and the images' names.
+
+    None and no names where no image was counted.
+    """
+    if not by_image:
+        return None, []
+    return np.stack([counts for _, counts in by_image]), [Path(file).name for file, _ in by_image]
+
+
 def save_counts(folder: Path, split: str, counts: np.ndarray, images: Sequence[str]) -> None:
     """Writes images x classes x classes counts, and the images' names, whole or not at all."""
     content = io.BytesIO()

@@ -71,6 +71,10 @@ class TrialRecord:
     test: Scores | None = None  # scores on the test split; of confirmation runs, once
     exported: ExportedStudent | None = None  # a confirmation run has it where the exported file is what is confirmed
 
+    def used(self, key: str) -> Any:
+        """What it really used at a config key; what the searcher chose where it failed before that was known."""
+        return self.effective.get(key, self.values.get(key))
+
     def __post_init__(self) -> None:
         self.phase = self.phase or (BASELINE if self.is_baseline else SEARCHED)
 
@@ -280,8 +284,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "phase": record.phase,
                 "of": record.of,
                 "status": record.status,
-                # What the trial really used; what the searcher chose where it failed before that was known.
-                **{key: _cell(record.effective.get(key, record.values.get(key))) for key in keys},
+                **{key: _cell(record.used(key)) for key in keys},
                 **{WEIGHT + name: record.weights.get(name) for name in weights},
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),

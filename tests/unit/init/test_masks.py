@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from init_folders import binary, labels_of, mmseg, pixels_of, save
+from init_folders import assert_refused, binary, labels_of, mmseg, pixels_of, save
 from PIL import Image
 
-from rdistill.core.errors import UserError
 from rdistill.init.data import read_data
 
 
@@ -76,6 +75,4 @@ def _damaged(root: Path) -> None:
 def test_what_is_not_understood_is_one_line(fill: Any, line: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     fill(root)
-    with pytest.raises(UserError, match=line) as error:
-        read_data(root, tmp_path / "out")
-    assert len(error.value.problems) == 1
+    assert_refused(root, tmp_path / "out", line)
