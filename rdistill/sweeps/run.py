@@ -308,6 +308,7 @@ def run_phases(
             stack.enter_context(visible_wait(per_worker, "a trial", team.say))
             stack.enter_context(storage_watched(work_dir))
             stack.enter_context(kept_up_to_date(facts, work_dir))
+            shown.resume_from(load_records(work_dir))
             shown.expect(BASELINE, facts.baselines)
             shown.expect(SEARCHED, facts.trials)
             # Tune ends by itself on Ctrl-C, and keeps what it needs to go on.

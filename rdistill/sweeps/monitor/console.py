@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from rich.text import Text
 from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.monitor.leaderboard import short_key, text_of
-from rdistill.sweeps.study.records import BASELINE, EQUAL_COST, PROGRESS, TRIALS, error_to_read, load_record
+from rdistill.sweeps.study.records import (
+    BASELINE,
+    EQUAL_COST,
+    PROGRESS,
+    TRIALS,
+    TrialRecord,
+    error_to_read,
+    load_record,
+)
 from rdistill.training.console import SILENCE_S, duration, updates_in_place
 
 BEST_SHOWN = 5  # trials that have ended in the table, besides the baseline
@@ -29,6 +37,7 @@ RATE_OVER_S = 120.0  # throughput is that of the last seconds, this many
 VALUE_WIDTH = 9  # characters of a swept value
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
+ENDED = {"finished": DONE, "stopped": STOPPED, "failed": FAILED}  # a record's status -> the row's
 
 
 @dataclass
@@ -59,6 +68,7 @@ class SweepConsole:
         self.console, self.work_dir, self.iterations, self.name = console, work_dir, iterations, name
         self.rows: dict[str, Row] = {}
         self.expected: dict[str, int] = {}
+        self._begun: dict[str, Row] = {}  # trials that an earlier start left unfinished
         self._began = time.monotonic()
         self._rates: deque[tuple[float, int]] = deque()
         self._live: Live | None = None
@@ -83,6 +93,23 @@ class SweepConsole:
     def expect(self, phase: str, trials: int) -> None:
         """Sets how many trials a phase has. Phases may come, and change, while the sweep runs."""
         self.expected[phase] = trials
+
+    def resume_from(self, records: Iterable[TrialRecord]) -> None:
+        """Shows the trials of an earlier start, which Tune does not report again: ended ones are no work to come."""
+        with self._lock:
+            for record in records:
+                seen = TrialSeen(record.id, record.phase, record.values, record.seed, record.of, record.iterations)
+                row = Row(seen, {key: record.used(key) for key in record.values}, read_back=bool(record.effective))
+                if record.history:
+                    last = record.history[-1]
+                    row.iteration, row.now, row.best = last["iter"], last["mIoU"], record.best["mIoU"]
+                if record.status not in ENDED:
+                    self._begun[record.id] = row  # it is shown as running once a process works on it again
+                    continue
+                self.rows[record.id] = row
+                row.status = ENDED[record.status]
+                self._count[row.status] += 1
+                self._may_lead(row)
 
     # What happens ------------------------------------------------------------------------------------------------
 
@@ -124,7 +151,7 @@ class SweepConsole:
 
     def _row(self, trial: TrialSeen) -> Row:
         if trial.id not in self.rows:
-            self.rows[trial.id] = Row(trial, trial.values)
+            self.rows[trial.id] = self._begun.pop(trial.id, None) or Row(trial, trial.values)
             self._count[RUNNING] += 1
         return self.rows[trial.id]
 
@@ -138,7 +165,7 @@ class SweepConsole:
 
     def _may_lead(self, row: Row) -> None:
         leader = self._leader
-        if row.seen.phase != BASELINE and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
+        if not row.seen.is_baseline and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
             self._leader = row
 
     # What it comes to --------------------------------------------------------------------------------------------
@@ -175,7 +202,8 @@ class SweepConsole:
 
     def rate(self) -> float | None:
         """Trial-iterations a second, of the last two minutes; None before the first."""
-        now, done = time.monotonic(), sum(row.iteration for row in self.rows.values())
+        now = time.monotonic()
+        done = sum(row.iteration for row in (*self.rows.values(), *self._begun.values()))
         if not self._rates or done > self._rates[-1][1]:
             self._rates.append((now, done))
         while len(self._rates) > 2 and now - self._rates[1][0] > RATE_OVER_S:

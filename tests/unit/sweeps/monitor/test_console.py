@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rdistill.schemas.trial import TrialEntry
 from rdistill.sweeps.monitor import console
 from rdistill.sweeps.monitor.console import LINES_OF_A_SWEEP, ROWS_SHOWN, SweepConsole
 from rdistill.sweeps.monitor.events import TrialSeen
@@ -126,6 +127,41 @@ def test_eta_counts_what_is_left(shown: SweepConsole, monkeypatch: pytest.Monkey
     assert shown.rate() == pytest.approx(100.0)
     shown.trial_ended(trial, {"iter": 300, "best_mIoU": 50.0}, False)
     assert shown.eta() == "0:00:12"  # four more of 300
+
+
+def test_a_resumed_sweep_counts_what_an_earlier_start_has_done(
+    shown: SweepConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune does not report a trial again that has ended: neither the counts nor the time left may miss it."""
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    scores: list[TrialEntry] = [{"iter": 150, "mIoU": 52.0}, {"iter": 300, "mIoU": 51.0}]
+    ended = [
+        TrialRecord("baseline", {}, 0, status="finished", history=scores),
+        TrialRecord("t0001", {WEIGHT: 2.5}, 0, status="finished", history=scores),
+        TrialRecord("t0002", {WEIGHT: 3.5}, 0, status="failed", reason="out of memory"),
+    ]
+    shown.resume_from([*ended, TrialRecord("t0003", {WEIGHT: 4.5}, 0, history=scores[:1])])
+    assert drawn(shown)[0] == "coef  baseline 1/1  search 2/4  0 running  2 done  0 stopped  1 failed"
+    assert shown.eta() == "unknown"
+    trial = seen("t0003")
+    shown.trial_started(trial)
+    assert drawn(shown)[0] == "coef  baseline 1/1  search 2/4  1 running  2 done  0 stopped  1 failed"
+    shown.eta()
+    clock[0] = 1.0
+    shown.trial_validated(trial, {"iter": 200, "mIoU": 50.0, "best_mIoU": 52.0})
+    assert shown.eta() == "0:00:08"  # 50 iterations in a second; left: 100 of this trial, and one trial of 300
+    assert text(shown.console) == ""  # what has ended had its line then
+
+
+def test_no_student_alone_is_the_best(shown: SweepConsole) -> None:
+    """Those of the confirmation neither, whatever their seed and length."""
+    play(shown, 2)
+    for name, phase in (("baseline-s1", "confirm"), ("baseline-as-t0002-s1", "equal-cost")):
+        longest = TrialSeen(name, phase, {}, seed=1, of="baseline")
+        shown.trial_started(longest)
+        shown.trial_validated(longest, {"iter": 300, "mIoU": 90.0, "best_mIoU": 90.0})
+    assert drawn(shown)[-1].startswith("best t0002 51.00")
 
 
 def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.MonkeyPatch) -> None:
