@@ -44,6 +44,6 @@ camvid-strong:
 	$(call report,camvid/few/strong)
 
 nuclei-strong:
-	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --seed 0)
-	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 800 --val-interval 100)
+	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --val-interval 200 --seed 0)
+	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 800 --val-interval 200)
 	$(call report,nuclei/few/strong)
