@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from rdistill.core.files import to_json
+
+SHOWN = 10  # differences that a refusal names
+
+
+def refusals(where: str, changed: Iterable[str], fix: str) -> list[str]:
+    """``WHERE: KEY was 1, is 2; FIX``: a line for each difference, of many the first few and how many more there are.
+
+    Args:
+        where: a folder, and what looked at it.
+        changed: differences, as :func:`differences` words them.
+        fix: what the user can do; how many more there are goes before it.
+    """
+    lines = list(changed)
+    more = f" (the first of {len(lines)} differences)" if len(lines) > SHOWN else ""
+    return [f"{where}: {line}{more}; {fix}" for line in lines[:SHOWN]]
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from rdistill.core.causes import cause_of
-from rdistill.core.differences import differences
+from rdistill.core.differences import differences, refusals
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.storage import is_uri, open_work_dir
@@ -63,8 +63,7 @@ def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) ->
     changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": wanted}, into_lists=True).values())
     if changed:
         raise UserError(
-            *(f"{where}: --resume: {what}" for what in changed[:10]),
-            f"{where}: is another study's; use another --work-dir, or what it was started with",
+            *refusals(f"{where}: --resume", changed, "set it back, or use another --work-dir for this other study")
         )
     if not has_grown:  # else what is confirmed is chosen again
         _require_looks_left(work_dir, SweepSpec.model_validate(study["sweep"]), where)
@@ -192,7 +191,7 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     from rdistill.sweeps.trial.step_profile import STEP, StoreForecast, load_step, measure_step
     from rdistill.training.run import check_evaluation, evaluate_teachers
     from rdistill.training.teacher_plan import RECORD as PLAN
-    from rdistill.training.teacher_plan import choose_plan, with_plan
+    from rdistill.training.teacher_plan import choose_plan, expected_known, with_plan
 
     base, cfg, trust = study.base, study.base.cfg, study.trust_checkpoint
     import_custom_modules(cfg)
@@ -220,7 +219,8 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
             lines.append(stored.line)
         if step is None and spec.trial.workers == 1:  # several measure it together, elsewhere
             forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
-            step = measure_step(distiller, cfg, slots=slots, forecast=forecast)  # it trains
+            known = expected_known(base)
+            step = measure_step(distiller, cfg, slots=slots, forecast=forecast, known=known)  # it trains
             step.save(here.folder / STEP)
         here.push()
     study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))

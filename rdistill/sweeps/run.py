@@ -44,7 +44,7 @@ from rdistill.sweeps.findings.test_split import TEACHER, teacher_on_test
 from rdistill.sweeps.headroom.cost import TYPICAL_COHORT, confirming_in_time
 from rdistill.sweeps.headroom.measure import HEADROOM
 from rdistill.sweeps.headroom.run import FOLDER as HEADROOM_FOLDER
-from rdistill.sweeps.headroom.run import headroom_first
+from rdistill.sweeps.headroom.run import fleet_of, headroom_first
 from rdistill.sweeps.headroom.show import show_headroom
 from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.monitor.events import listening
@@ -170,7 +170,7 @@ def _run_sweep_at(
         team = Team(here, study, resources, processes, console.print)
         trials, baselines = _counts(study)
         console.print(f"{sweep_file} -> {here.where}: {_plan(study.spec, trials, baselines)}")
-        for line in (*study.notes, *_time_to_confirm(study, processes)):
+        for line in (*study.notes, *_time_to_confirm(study, resources, processes)):
             console.print(f"note      {line}", markup=False, highlight=False, soft_wrap=True)
         for line in [*(f"left out  {line}" for line in left_out), *notes]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -260,13 +260,13 @@ def _headroom(here: WorkDir, study: Study, resources: Resources, slots: int, con
     here.pull(f"{HEADROOM_FOLDER}/{HEADROOM}")  # the summary has it
 
 
-def _time_to_confirm(study: Study, processes: int) -> list[str]:
+def _time_to_confirm(study: Study, resources: Resources, slots: int) -> list[str]:
     """What the confirmation will take, in a line. Raises UserError where that is more than the sweep file allows."""
     iterations = study.base.cfg.train_cfg.get("max_iters")
     if study.spec.confirm is None or study.step is None or iterations is None:
         return []
-    seconds = study.step.seconds[min(study.step.seconds)]
-    return [f"confirm: {confirming_in_time(study.spec, int(iterations), seconds, processes)}"]
+    fleet = fleet_of(study, resources, slots)
+    return [f"confirm: {confirming_in_time(study.spec, int(iterations), fleet.step, fleet.at_once)}"]
 
 
 def _load(

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import read_config_file
-from rdistill.core.differences import differences, plain
+from rdistill.core.differences import differences, plain, refusals
 from rdistill.core.errors import UserError
 from rdistill.core.files import DamagedFileError, read_json, set_aside_if_damaged
 from rdistill.models import checkpoint
@@ -29,7 +29,6 @@ HARMLESS = (
     "distill.diagnose*",
 )  # fmt: skip
 MAX_ITERS = "train_cfg.max_iters"  # may grow, if nothing else changes: the learning rate's schedule is another key
-SHOWN = 10  # differences
 MADE_AGAIN = {
     "metrics.json": "the run is ended once more",
     "teacher.json": "what suits the teacher is decided again",
@@ -80,11 +79,11 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
     if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:
         return
     if changed:
-        raise UserError(
-            *(f"{work_dir}: --resume: {line}" for line in list(changed.values())[:SHOWN]),
-            f"{work_dir}: holds another run; use another --work-dir, or continue this one with "
-            f"`rdistill train {file} --work-dir {work_dir} --resume`",
+        fix = (
+            f"use another --work-dir for this other run, or continue with "
+            f"`rdistill train {file} --work-dir {work_dir} --resume`"
         )
+        raise UserError(*refusals(f"{work_dir}: --resume", changed.values(), fix))
 
 
 def _without_what_is_open(begun: PlainConfig, wanted: PlainConfig) -> tuple[PlainConfig, PlainConfig]:

@@ -350,6 +350,23 @@ def expected_hits(variants: Sequence[float], passes: float) -> float:
     return max(0.0, 1 - distinct / passes) if passes > 0 else 0.0
 
 
+def expected_known(run: LoadedConfig) -> float:
+    """The share of a training's images whose teacher outputs are expected to be remembered; 0 without a cache.
+
+    Args:
+        run: in which nothing is left open.
+    """
+    if run.distill is None or run.distill.cache.mode != "on" or run.distill.store is not None:
+        return 0.0
+    variants = training_variants(run.cfg)
+    return 0.0 if isinstance(variants, str) else expected_hits(variants, _passes(run.cfg))
+
+
+def _passes(cfg: Config) -> float:
+    """How often training goes through the data."""
+    return _iterations(cfg) * int(cfg.train_dataloader.batch_size) / training_images(cfg)
+
+
 def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) -> tuple[bool, str]:
     """Whether outputs are remembered, and a line that says why."""
     if not teachers or cache.mode == "off":
@@ -362,8 +379,7 @@ def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) ->
     variants = training_variants(cfg)
     if isinstance(variants, str):
         return False, f"cache off: {variants}"
-    images = training_images(cfg)
-    passes = _iterations(cfg) * cfg.train_dataloader.batch_size / images
+    images, passes = training_images(cfg), _passes(cfg)
     share = expected_hits(variants, passes)
     if share < WORTH_A_CACHE:
         return False, f"cache off: only {share:.0%} of the images are expected to be known"

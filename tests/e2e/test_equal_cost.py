@@ -127,6 +127,52 @@ def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
     assert json.loads(looks.read_text())["looks"] == each and "look      " not in again.stdout
 
 
+def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
+    place: Place, command: Callable[..., list[object]]
+) -> None:
+    """What was seen stays, no seed is looked at or trained twice, and the error that was spent stays spent."""
+    name, confirm = "more", {"top": 1, "seeds": "auto", "min": 2, "max": 3}
+    work_dir, arguments = place.root / name, command(name, confirm=confirm, headroom="off")
+    looks, trials = work_dir / "looks.json", work_dir / "trials"
+
+    def each_look() -> list[dict[str, Any]]:
+        return list(json.loads(looks.read_text())["looks"])
+
+    with place.start(*arguments) as driver:
+        wait_until(looks.is_file, driver)
+        started = under(driver.pid)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    wait_until_gone(started)
+    first = each_look()
+    assert [look["seeds"] for look in first] == [2] and not {"better", "worse"} & {*first[0]["answers"].values()}
+    written = {file: file.stat().st_mtime_ns for file in trials.glob("*-s[12]/student.pth")}
+    assert len(written) == 6  # both arms, and the student alone at equal cost
+
+    more = command(name, confirm={**confirm, "max": 5}, headroom="off")
+    done = place.run(*more, "--resume")
+    spent = [line for line in done.stdout.splitlines() if line.startswith("look      up to 5 seeds from now on: ")]
+    assert len(spent) == 1 and "of the 5 % of error are spent, the rest is for the looks after 2 seeds" in spent[0]
+    selection = json.loads((work_dir / "confirm.json").read_text())
+    assert selection["seeds"] == [1, 2, 3, 4, 5] and selection["replanned"] == [[2, 3]]
+    each = each_look()
+    seeds = [look["seeds"] for look in each]
+    assert each[0] == first[0] and seeds == sorted(set(seeds)) and 2 < seeds[-1] <= 5 and each[-1]["over"]
+    assert done.stdout.count("look      after 2 seeds") == 0
+    assert all(done.stdout.count(f"look      after {count} seeds") == 2 for count in seeds[1:])  # a line a question
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    shown = summary_of(work_dir)["confirmed"]["looks"]
+    assert (shown["most"], shown["replanned"], shown["seeds"]) == (5, [[2, 3]], seeds[-1])
+
+    again = place.run(*more, "--resume")
+    assert each_look() == each and "look      " not in again.stdout
+    refused = place.run(*arguments, "--resume", status=2)
+    assert refused.stderr == (
+        f"error: {work_dir}: --resume: sweep.confirm.max was 5, is 3; "
+        "set it back, or use another --work-dir for this other study\n"
+    )
+
+
 def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
     place: Place, command: Callable[..., list[object]], rows: Rows
 ) -> None:

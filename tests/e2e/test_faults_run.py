@@ -100,8 +100,10 @@ def test_told_to_stop(
 def test_another_config_is_refused(place: Place, arguments: list[object], whole: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*")}
     done = place.run(*arguments, "--work-dir", whole, "--resume", "--set", "optim_wrapper.optimizer.lr=0.5", status=2)
-    assert f"error: {whole}: --resume: optim_wrapper.optimizer.lr was 0.03, is 0.5\n" in done.stderr
-    assert f"rdistill train {whole}/config.py --work-dir {whole} --resume" in done.stderr
+    assert done.stderr == (
+        f"error: {whole}: --resume: optim_wrapper.optimizer.lr was 0.03, is 0.5; use another --work-dir for this other "
+        f"run, or continue with `rdistill train {whole}/config.py --work-dir {whole} --resume`\n"
+    )
     place.run(*arguments, "--work-dir", whole, "--resume", "--num-data-workers", 1)  # is no other run
     assert {file: file.stat().st_mtime_ns for file in whole.rglob("*")} == before
 

@@ -85,7 +85,10 @@ def test_it_grows_when_it_is_resumed(
     }
     lower = {**more, "search": {**more["search"], "num_trials": 1}}
     refused = place.run("sweep", place.sweep_file("l", lower), "--work-dir", begun, *small, "--resume", status=2)
-    assert f"{begun}: --resume: sweep.search.num_trials was 2, is 1" in refused.stderr
+    assert refused.stderr == (
+        f"error: {begun}: --resume: sweep.search.num_trials was 2, is 1; "
+        "set it back, or use another --work-dir for this other study\n"
+    )
     place.run("sweep", place.sweep_file("m", more), "--work-dir", begun, *small, "--resume")
     trials = values(begun, trial_json, "t")
     assert list(trials) == ["t0001", "t0002", "t0003", "t0004"]
@@ -106,6 +109,7 @@ def test_it_learns_from_a_finished_sweep_without_trying_it_again(
     longer = [*small[:-1], 6]
     refused = place.run("sweep", file, "--work-dir", place.root / "f", *longer, status=2)
     assert f"search.from: {begun}: train_cfg.max_iters was 4, is 6" in refused.stderr
+    assert refused.stderr.count("\n") == 1
     done = place.run("sweep", file, "--work-dir", place.root / "f", *small)
     assert f"from      {begun}: " in done.stdout and " trials are known already" in done.stdout
     (trial,) = values(place.root / "f", trial_json, "t").values()

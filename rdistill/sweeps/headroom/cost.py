@@ -107,25 +107,33 @@ def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
     return every - alone - confirmed_alone, alone + confirmed_alone
 
 
-def hours_of_a_seed(spec: SweepSpec, iterations: int, seconds: tuple[float, float], at_once: int) -> float:
+@dataclass(frozen=True)
+class StepSeconds:
+    """What a step takes where the trials of a sweep train."""
+
+    teacher: float  # its forward pass of a batch, in the mean: outputs that are remembered take no time
+    student: float  # the distilled student's own step
+    alone: float  # a step of the student alone
+
+
+def hours_of_a_seed(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> float:
     """What the confirmation takes for each seed: the configurations, and the baselines of equal iterations and cost.
 
     Args:
         spec: of a sweep with a confirmation.
         iterations: of a trial.
-        seconds: of a step: the teacher's forward pass, the student's own.
+        step: that was measured.
         at_once: students, or cohorts of them, that train at a time.
     """
     assert spec.confirm is not None
-    teacher, student = seconds
     top = spec.confirm.top
-    distilled = top * student + (teacher if spec.cohort.size != "off" else top * teacher)
-    alone = student if spec.baseline.cost != "seconds" else 0.0
+    distilled = top * step.student + (step.teacher if spec.cohort.size != "off" else top * step.teacher)
+    alone = step.alone if spec.baseline.cost != "seconds" else 0.0
     as_long = distilled if spec.baseline.cost != "iterations" else 0.0
     return iterations * (distilled + alone + as_long) / at_once / 3600
 
 
-def confirming_in_time(spec: SweepSpec, iterations: int, seconds: tuple[float, float], at_once: int) -> str:
+def confirming_in_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> str:
     """A line on how long the confirmation will take; arguments as for :func:`hours_of_a_seed`.
 
     Raises:
@@ -133,7 +141,7 @@ def confirming_in_time(spec: SweepSpec, iterations: int, seconds: tuple[float, f
     """
     assert spec.confirm is not None
     first, last, hours = spec.confirm.first, spec.confirm.last, spec.confirm.hours
-    each = hours_of_a_seed(spec, iterations, seconds, at_once)
+    each = hours_of_a_seed(spec, iterations, step, at_once)
     if hours is not None and last * each > hours:
         key = "seeds" if spec.confirm.seeds is not None else "max"
         raise UserError(
@@ -142,7 +150,7 @@ def confirming_in_time(spec: SweepSpec, iterations: int, seconds: tuple[float, f
         )
     shortest, longest = (duration(3600 * seeds * each) for seeds in (first, last))
     seeds, time = (f"{last}", longest) if first == last else (f"{first} to {last}", f"{shortest} to {longest}")
-    return f"{seeds} seeds take about {time}, by the measured step; validations come on top"
+    return f"{seeds} seeds take about {time}, by the measured step; loading and validations come on top"
 
 
 def affordable(

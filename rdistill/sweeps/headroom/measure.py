@@ -57,17 +57,15 @@ def require_same(folder: Path, base: PlainConfig, request: Request, where: str |
     Raises:
         UserError: it is another one.
     """
-    from rdistill.core.differences import differences, plain
+    from rdistill.core.differences import differences, plain, refusals
 
     requested = plain({"iterations": request.iterations, "seeds": list(request.seeds), "config": dict(base)})
     file = folder / REQUEST
     if file.is_file():
         changed = list(differences(read_json(file), requested).values())
         if changed:
-            raise UserError(
-                *(f"{where}: --resume: {what}" for what in changed[:10]),
-                f"{where}: holds another headroom; use another --work-dir, or what it was started with",
-            )
+            fix = "set it back, or use another --work-dir for this other headroom"
+            raise UserError(*refusals(f"{where}: --resume", changed, fix))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, requested)
 

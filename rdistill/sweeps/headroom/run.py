@@ -32,6 +32,7 @@ from rdistill.sweeps.headroom.cost import (
     LONGEST_SHARE,
     TYPICAL,
     Rates,
+    StepSeconds,
     affordable,
     planned_cost,
     students_of,
@@ -48,6 +49,7 @@ from rdistill.sweeps.headroom.measure import (
 )
 from rdistill.sweeps.study.space import feature_counts
 from rdistill.sweeps.study.spec import HeadroomSpec
+from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources, require_shares
 from rdistill.training.run import evaluate_teachers
@@ -208,7 +210,7 @@ class Fleet:
 
     cohort: int  # students that share a teacher
     at_once: int  # cohorts that work at a time
-    seconds: tuple[float, float]  # what a step takes: the teacher's forward pass, the student's own
+    step: StepSeconds
 
 
 def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False) -> Headroom | None:
@@ -238,7 +240,7 @@ def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, 
         require_teacher(study.base.cfg)
         _require_scores(study.teacher_metrics)
         features = feature_counts(study.base.distillation)
-        fleet = _fleet(study, resources, slots)
+        fleet = fleet_of(study, resources, slots)
         request = _request(study, setting, fleet, sum(students_of(study.spec, features)), say)
         if request is None:
             return None
@@ -280,7 +282,9 @@ def _request(study: Study, setting: Any, fleet: Fleet, students: int, say: Say) 
     total = _iterations(study.base.cfg)
     if setting != "auto":
         return Request(spec.iters or max(LEAST_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
-    length = affordable(total, len(seeds), fleet.seconds, students, fleet.cohort, fleet.at_once)
+    length = affordable(
+        total, len(seeds), (fleet.step.teacher, fleet.step.student), students, fleet.cohort, fleet.at_once
+    )
     if length is None:
         say(
             f"headroom  not measured: within a tenth of this sweep's time its trainings would have fewer than "
@@ -290,15 +294,20 @@ def _request(study: Study, setting: Any, fleet: Fleet, students: int, say: Say) 
     return Request(length, seeds)
 
 
-def _fleet(study: Study, resources: Resources, slots: int) -> Fleet:
+def fleet_of(study: Study, resources: Resources, slots: int) -> Fleet:
+    """How a sweep's trials will be divided; arguments as for :func:`headroom_first`."""
     spec, step = study.spec, study.step
     most = spec.trial.max_concurrent or MOST_AT_ONCE
     slots = min(slots, most)
     if spec.cohort.size == "off" or step is None:
-        return Fleet(1, slots, step.seconds[min(step.seconds)] if step is not None else (0.0, 1.0))
+        return Fleet(1, slots, _step_on(step, min(step.seconds)) if step is not None else StepSeconds(0.0, 1.0, 1.0))
     free = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
     plan = plan_cohorts(spec.cohort.size, min(most, MOST_AT_ONCE), slots, step, free)
-    return Fleet(plan.size, plan.cohorts, step.seconds[plan.slots])
+    return Fleet(plan.size, plan.cohorts, _step_on(step, plan.slots))
+
+
+def _step_on(step: StepProfile, slots: int) -> StepSeconds:
+    return StepSeconds(*step.seconds[slots], step.alone_on(slots))
 
 
 def _measured(study: Study, resources: Resources, request: Request, say: Say) -> Headroom | None:

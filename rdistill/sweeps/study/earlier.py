@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rdistill.core.differences import differences
+from rdistill.core.differences import differences, refusals
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json
 from rdistill.core.storage import open_work_dir
@@ -16,7 +16,6 @@ from rdistill.sweeps.study.records import RECORD, SEARCHED, STUDY, TRIALS, Trial
 from rdistill.sweeps.study.search_space import Evaluated, SearchSpace
 from rdistill.sweeps.study.starts import encoded
 
-SHOWN = 5  # differences of a study that are listed
 # Keys of a config in which two sweeps may differ although their scores can be compared.
 NO_TRAINING = ("work_dir", "tracking", "default_hooks", "log_processor", "visualizer", "vis_backends", "log_level")
 
@@ -74,9 +73,7 @@ def require_comparable(folders: Sequence[str], study: StudyRecord, may_differ: b
             problems.append(f"{where}: has swept other keys: {', '.join(alone)}; leave it out, or sweep the same")
         elif not may_differ:
             changed = _changes(recorded["config"], study["config"], own)
-            problems += [f"{where}: {line}" for line in changed[:SHOWN]]
-            if changed:
-                problems.append(f"{where}: is of another study; leave it out, or set search.from_differs: true")
+            problems += refusals(where, changed, "leave this other study out, or set search.from_differs: true")
     if problems:
         raise UserError(*problems)
 

@@ -192,23 +192,32 @@ def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
 
 
 def gains(records: Sequence[TrialRecord]) -> dict[str, float | None]:
-    """The :func:`gain` of each, by id; None also where one of the two never left one class."""
-    stuck = never_trained(records)
+    """The :func:`gain` of each, by id; None also where one of the two never left one class.
+
+    Of a confirmation both runs have to be finished: two that have come as far as a kill let them are no pair.
+    """
+    counted = [record for record in records if record.searched or record.status == "finished"]
+    stuck = never_trained(counted)
+    trained = [record for record in counted if record.best and record.id not in stuck]
     alone: dict[tuple[bool, int], float] = {}  # whether of the confirmation, seed -> mIoU of the best baseline
-    for record in records:
-        if record.is_baseline and record.best and record.phase != EQUAL_COST and record.id not in stuck:
+    for record in trained:
+        if record.is_baseline and record.phase != EQUAL_COST:
             of = (record.phase == CONFIRMED, record.seed)
             alone[of] = max(float(record.best["mIoU"]), alone.get(of, -math.inf))
-    gains_by_id: dict[str, float | None] = {}
-    for record in records:
+    gains_by_id: dict[str, float | None] = {record.id: None for record in records}
+    for record in trained:
         rival = alone.get((record.phase == CONFIRMED, record.seed))
-        scored = not record.is_baseline and record.best and record.id not in stuck
-        gains_by_id[record.id] = float(record.best["mIoU"]) - rival if scored and rival is not None else None
+        if not record.is_baseline and rival is not None:
+            gains_by_id[record.id] = float(record.best["mIoU"]) - rival
     return gains_by_id
 
 
 def gains_at_equal_cost(records: Sequence[TrialRecord]) -> dict[str, float]:
-    """mIoU of a confirmation run minus that of the student alone on the same seed that cost as much, by id."""
+    """mIoU of a confirmation run minus that of the student alone on the same seed that cost as much, by id.
+
+    Both have to be finished: a run that is not has cost less so far.
+    """
+    records = [record for record in records if record.status == "finished"]
     stuck = never_trained(records)
     trained = [record for record in records if record.best and record.id not in stuck]
     alone = {(record.rival, record.seed): float(record.best["mIoU"]) for record in trained if record.rival}

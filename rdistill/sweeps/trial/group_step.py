@@ -12,6 +12,7 @@ from rdistill.sweeps.trial.step_profile import StepProfile, StoreForecast, measu
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.hooks import RunListener
 from rdistill.training.ray_train import Resources, work_in_group
+from rdistill.training.teacher_plan import expected_known
 
 
 def measure_step_in_group(study: Study, resources: Resources) -> StepProfile:
@@ -35,4 +36,4 @@ def _measure(
     distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
     stored = look_into_store(run, distiller)
     forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
-    return measure_step(distiller, run.cfg, forecast=forecast)
+    return measure_step(distiller, run.cfg, forecast=forecast, known=expected_known(run))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,15 +41,22 @@ class StepProfile:
         held_bytes: what it keeps between its turns: weights, buffers, the optimizer's state.
         passing_bytes: what a step takes above that at its peak, teachers included: activations and gradients.
         seconds: slots -> seconds of the teachers' forward passes, and of the student's own step.
+        alone: slots -> seconds of a step of the student alone, which has no distillation losses; empty in the files of
+            older versions.
     """
 
     held_bytes: int
     passing_bytes: int
     seconds: dict[int, tuple[float, float]]
+    alone: dict[int, float] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(self))
+
+    def alone_on(self, slots: int) -> float:
+        """Seconds of a step of the student alone; where nobody has measured it, those of the distilled one's own."""
+        return self.alone.get(slots, self.seconds[slots][1])
 
     @property
     def teacher_share(self) -> float:
@@ -77,8 +84,9 @@ def measure_step(
     *,
     slots: Sequence[int] = (1,),
     forecast: StoreForecast | None = None,
+    known: float = 0.0,
 ) -> StepProfile:
-    """Trains a few steps on each number of slots, the quickest of which counts. The weights change.
+    """Trains a few steps, distilled and alone, on each number of slots; the quickest counts. The weights change.
 
     In a worker group all workers call it: each trains on its share of the batch, and they average their gradients. The
     profile is then that of the slowest and of the largest.
@@ -89,11 +97,13 @@ def measure_step(
         slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
             This process has one slot's threads.
         forecast: of the store of views, where there is one: then a teacher's seconds are those of the mean step.
+        known: share of the images of a training whose outputs a teacher will remember, see
+            :func:`rdistill.training.teacher_plan.expected_known`; what is remembered takes no time worth measuring.
     """
     with TemporaryDirectory() as folder:
         stored = [None] * len(distiller.teachers) if forecast is None else forecast.stores
         clocks = [
-            _Clocked(teacher) if store is None or forecast is None
+            _Clocked(teacher, 1 - known) if store is None or forecast is None
             else _ClockedStore(teacher, store, Path(folder, str(index)), forecast.computed)
             for index, (teacher, store) in enumerate(zip(distiller.teachers, stored, strict=True))
         ]  # fmt: skip
@@ -110,7 +120,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
     model: Any = distiller
     if get_world_size() > 1:
         average_over_workers(distiller.student)
-        model = MODEL_WRAPPERS.build({"module": distiller, **wrapper_config(cfg)})
+        model = _wrapped(distiller, cfg)
 
     def step() -> None:
         with distiller.capture:
@@ -123,17 +133,39 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
     distiller.iteration = 0  # the first step of a run is meant: weights that are shares are measured in it alone
     passing = _peak(step, device)
     distiller.iteration = None
-    before, seconds = torch.get_num_threads(), {}
-    for count in slots if device == "cpu" else [1]:
+    before, counts = torch.get_num_threads(), slots if device == "cpu" else [1]
+    seconds: dict[int, tuple[float, float]] = {}
+    for count in counts:
         torch.set_num_threads(before * count)
-        since, steps = time.perf_counter(), [timed_step()]
-        # No worker may take a step that another one does not.
-        while len(steps) < TIMED_STEPS and max(gather_objects(time.perf_counter() - since)) < TIMED_S:
-            steps.append(timed_step())
-        seconds[count] = max(gather_objects(min(steps, key=sum)), key=sum)
-    torch.set_num_threads(before)
+        seconds[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
     held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
-    return StepProfile(max(gather_objects(held)), max(gather_objects(passing)), seconds)
+    # After all that was distilled: a wrapper of the same student takes the place of the first.
+    model = Distiller(distiller.student)
+    if get_world_size() > 1:
+        model = _wrapped(model, cfg)
+
+    def timed_step_alone() -> tuple[float, float]:
+        return 0.0, _seconds(lambda: model.train_step(copy.deepcopy(batch), optimizer))
+
+    alone: dict[int, float] = {}
+    for count in counts:
+        torch.set_num_threads(before * count)
+        alone[count] = max(gather_objects(min(map(sum, _a_few(timed_step_alone)))))
+    torch.set_num_threads(before)
+    return StepProfile(max(gather_objects(held)), max(gather_objects(passing)), seconds, alone)
+
+
+def _wrapped(distiller: Distiller, cfg: Config) -> Any:
+    """A model that averages its gradients over the workers."""
+    return MODEL_WRAPPERS.build({"module": distiller, **wrapper_config(cfg)})
+
+
+def _a_few(timed_step: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
+    """What a few steps took. No worker takes one that another does not."""
+    since, steps = time.perf_counter(), [timed_step()]
+    while len(steps) < TIMED_STEPS and max(gather_objects(time.perf_counter() - since)) < TIMED_S:
+        steps.append(timed_step())
+    return steps
 
 
 def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
@@ -145,23 +177,29 @@ def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
         return None
     profile = read_json(file)
     profile["seconds"] = {int(count): tuple(both) for count, both in profile["seconds"].items()}
+    profile["alone"] = {int(count): seconds for count, seconds in profile.get("alone", {}).items()}
     return StepProfile(**profile) if list(profile["seconds"]) == list(slots) else None
 
 
 class _Clocked:
     """A teacher that says how long it took the last time.
 
+    Args:
+        teacher: that is asked.
+        computed: share of the images of a training that it will be run on.
+
     Attributes:
-        seconds: that a step of the sweep will take for it.
+        seconds: that a step of the sweep will take for it, in the mean.
         spent: that the last step took for it.
     """
 
-    def __init__(self, teacher: Any) -> None:
-        self._teacher, self.seconds, self.spent = teacher, 0.0, 0.0
+    def __init__(self, teacher: Any, computed: float = 1.0) -> None:
+        self._teacher, self._computed, self.seconds, self.spent = teacher, computed, 0.0, 0.0
 
     def __call__(self, inputs_nchw: Tensor) -> Any:
         answer: list[Any] = []
-        self.seconds = self.spent = _seconds(lambda: answer.append(self._teacher(inputs_nchw)))
+        self.spent = _seconds(lambda: answer.append(self._teacher(inputs_nchw)))
+        self.seconds = self._computed * self.spent
         return answer[0]
 
     def __getattr__(self, name: str) -> Any:
@@ -182,8 +220,8 @@ class _ClockedStore(_Clocked):
         cold, warm = copy.copy(teacher), copy.copy(teacher)
         cold.store = TeacherStore(nothing, store.about, [])
         warm.store = TeacherStore(store.spec, store.about, [store_files(folder)])
-        super().__init__(cold)
-        self._warm, self._computed = warm, computed
+        super().__init__(cold, computed)
+        self._warm = warm
         self._settled: set[int] = set()  # threads with which it is known whether a batch may be computed at once
 
     def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> Any:

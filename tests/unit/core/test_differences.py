@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rdistill.core.differences import differences, plain
+from rdistill.core.differences import differences, plain, refusals
 
 
 def test_each_key_that_differs_is_named() -> None:
@@ -23,6 +23,13 @@ def test_lists_are_compared_whole_or_by_element() -> None:
     assert differences(old, new) == {"a": "a was [{'x': 1}, 2], is [{'x': 3}, 2]"}
     assert differences(old, new, into_lists=True) == {"a[0].x": "a[0].x was 1, is 3"}
     assert differences({"a": [1]}, {"a": [1, 2]}, into_lists=True) == {"a": "a was [1], is [1, 2]"}
+
+
+def test_a_refusal_is_a_line_for_each_difference() -> None:
+    assert refusals("a: --resume", ["k was 1, is 2"], "set it back") == ["a: --resume: k was 1, is 2; set it back"]
+    assert refusals("a", [], "set it back") == []
+    lines = refusals("a", (f"k{number} was 1, is 2" for number in range(30)), "set it back")
+    assert len(lines) == 10 and lines[9] == "a: k9 was 1, is 2 (the first of 30 differences); set it back"
 
 
 def test_what_json_lacks_compares_equal_after_it_was_written() -> None:

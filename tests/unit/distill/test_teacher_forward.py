@@ -171,7 +171,7 @@ def test_a_resume_may_leave_open_what_was_decided(tiny: Tiny, tmp_path: Path) ->
     plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
     write_config(with_plan(LoadedConfig.of(cfg), plan).cfg, tmp_path / "config.py", 0)
     refuse_another(tmp_path, cfg, 0)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="--work-dir for this other run"):
         refuse_another(tmp_path, with_overrides(cfg, {"distill.teachers.0.forward": "plain"}), 0)
 
 

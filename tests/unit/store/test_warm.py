@@ -49,7 +49,7 @@ def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
     passes: list[int] = []
     distiller.teachers[0].model.backbone.register_forward_hook(lambda _, given, __: passes.append(len(given[0])))
     steps: list[int] = []
-    distiller.student.backbone.register_forward_hook(lambda *_: steps.append(1))
+    distiller.register_forward_hook(lambda *_: steps.append(1))
     profile = measure_step(distiller, run.cfg, forecast=StoreForecast(stored.stores, computed=0.0))
     # Whether they do depends on the processor and the network. First it is found out, then a step, then one that fills.
     if alike := passes[5] == 2:

@@ -87,10 +87,11 @@ def test_what_has_changed_is_named_with_the_folder_as_the_user_wrote_it(tmp_path
     begun(tmp_path, study(rate=0.01))
     wanted = study(rate=0.02, space={WEIGHT: {"type": "uniform", "low": 1, "high": 7}})  # a wider one is growth
     problems = refused(tmp_path, wanted)
-    assert len(problems) == 3 and all(problem.startswith("work_dirs/sweeps/a: ") for problem in problems)
-    assert problems[0].endswith("config.optim_wrapper.optimizer.lr was 0.01, is 0.02")
-    assert f"sweep.space.{WEIGHT}.high" in problems[1] and problems[1].endswith("was 9.0, is 7.0")
-    assert problems[2].endswith("is another study's; use another --work-dir, or what it was started with")
+    fix = "; set it back, or use another --work-dir for this other study"
+    assert list(problems) == [
+        f"work_dirs/sweeps/a: --resume: config.optim_wrapper.optimizer.lr was 0.01, is 0.02{fix}",
+        f"work_dirs/sweeps/a: --resume: sweep.space.{WEIGHT}.high was 9.0, is 7.0{fix}",
+    ]
 
 
 def test_a_damaged_study_is_not_taken_for_the_same(tmp_path: Path) -> None:

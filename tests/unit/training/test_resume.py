@@ -112,8 +112,12 @@ def test_another_run(tmp_path: Path, changes: dict[str, Any], seed: int, line: s
     write_config(config(), tmp_path / "config.py", 3)
     with pytest.raises(UserError) as caught:
         refuse_another(tmp_path, config(**changes), seed)
-    assert f"{tmp_path}: --resume: {line}" in caught.value.problems
-    assert f"rdistill train {tmp_path}/config.py --work-dir {tmp_path} --resume" in caught.value.problems[-1]
+    fix = (
+        "use another --work-dir for this other run, or continue with "
+        f"`rdistill train {tmp_path}/config.py --work-dir {tmp_path} --resume`"
+    )
+    assert f"{tmp_path}: --resume: {line}; {fix}" in caught.value.problems
+    assert len(caught.value.problems) == len(changes) + (seed != 3)
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rdistill.training.teacher_plan import (
     apply_plan,
     choose_plan,
     expected_hits,
+    expected_known,
     pipeline_variants,
     training_variants,
     with_plan,
@@ -55,21 +56,24 @@ def test_expected_hits_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "iters", "on", "line"),
+    ("overrides", "iters", "on", "line", "known"),
     [
-        ({}, 60, True, "cache on: 90% of the images are expected to be known, "),  # 20 passes, of which 2 are new
-        ({}, 3, False, "cache off: only 0% of the images are expected to be known"),
-        ({"distill.cache": False}, 60, False, ""),
-        ({"distill.cache": {"memory": 10, "disk": 10}}, 60, False, "cache off: 0% of the images"),
-        (ON, 3, True, "cache on"),
+        ({}, 60, True, "cache on: 90% of the images are expected to be known, ", 0.9),  # 20 passes, of which 2 are new
+        ({}, 3, False, "cache off: only 0% of the images are expected to be known", 0.0),
+        ({"distill.cache": False}, 60, False, "", 0.0),
+        ({"distill.cache": {"memory": 10, "disk": 10}}, 60, False, "cache off: 0% of the images", 0.0),
+        (ON, 6, True, "cache on", 0.25),  # two passes; the second is known with a probability of a half
     ],
 )
-def test_on_and_off(tiny: Tiny, tmp_path: Path, overrides: dict[str, Any], iters: int, on: bool, line: str) -> None:
+def test_on_and_off(
+    tiny: Tiny, tmp_path: Path, overrides: dict[str, Any], iters: int, on: bool, line: str, known: float
+) -> None:
     cfg = tiny.load("distill", {"distill.losses.hidden": None, **overrides}, iters=iters)
     plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
     assert plan.cache == on and ("".join(plan.lines[-1:])).startswith(line), plan.lines
     settled = with_plan(LoadedConfig.of(cfg), plan)
     assert settled.distill == distill_spec(settled.cfg) and settled.distillation.cache.mode == ("on" if on else "off")
+    assert expected_known(settled) == pytest.approx(known, abs=1e-3)
 
 
 def test_a_parameter_is_no_output_of_an_image(tiny: Tiny, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from rdistill.core.errors import UserError
 from rdistill.sweeps.headroom.arms import iterations_of_all
 from rdistill.sweeps.headroom.cost import (
     Rates,
+    StepSeconds,
     affordable,
     confirming_in_time,
     hours_of_a_seed,
@@ -18,6 +19,7 @@ from rdistill.sweeps.headroom.cost import (
 )
 from rdistill.sweeps.study.spec import SweepSpec, parse_sweep
 
+STEP = StepSeconds(teacher=0.4, student=0.2, alone=0.15)
 RATES = Rates(start=2.0, alone_step=0.1, distilled_step=0.15, validation=3.0, teacher=0.4, data=0.05)
 
 
@@ -72,21 +74,29 @@ def confirming(**confirm: Any) -> SweepSpec:
 
 def test_the_hours_of_a_confirmation() -> None:
     """A seed, of steps of 0.4 s for the teacher and 0.2 s for the student, two at a time: two distilled students with
-    one teacher 0.8, the baseline 0.2, and baselines of equal cost 0.8; 1,000 iterations."""
+    one teacher 0.8, the baseline, which has no distillation losses, 0.15, and baselines of equal cost 0.8; 1,000
+    iterations."""
     spec = confirming(seeds=[1, 2, 3])
-    assert hours_of_a_seed(spec, 1000, (0.4, 0.2), 2) == pytest.approx(1000 * 1.8 / 2 / 3600)
-    assert confirming_in_time(spec, 1000, (0.4, 0.2), 2).startswith("3 seeds take about 45 min, by the measured step")
+    assert hours_of_a_seed(spec, 1000, STEP, 2) == pytest.approx(1000 * 1.75 / 2 / 3600)
+    at_equal_cost_alone = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"cost": "seconds"})})
+    assert hours_of_a_seed(at_equal_cost_alone, 1000, STEP, 2) == pytest.approx(1000 * 1.6 / 2 / 3600)
+    without_cohorts = spec.model_copy(update={"cohort": spec.cohort.model_copy(update={"size": "off"})})
+    assert hours_of_a_seed(without_cohorts, 1000, STEP, 2) == pytest.approx(1000 * 2.55 / 2 / 3600)
+    assert confirming_in_time(spec, 1000, STEP, 2).startswith(
+        "3 seeds take about 44 min, by the measured step; loading"
+    )
     auto = confirming(seeds="auto", min=4, max=16)
-    assert confirming_in_time(auto, 1000, (0.4, 0.2), 2).startswith("4 to 16 seeds take about 60 min to 4.0 h, by")
+    assert confirming_in_time(auto, 1000, STEP, 2).startswith("4 to 16 seeds take about 58 min to 3.9 h, by")
 
 
 def test_more_seeds_than_there_is_time_for_are_refused() -> None:
     """A quarter of an hour each."""
+    step = StepSeconds(0.4, 0.2, 0.2)
     with pytest.raises(UserError, match=r"confirm.max: 16 seeds take about 4 hours .* confirm.hours, 3; 12 seeds fit"):
-        confirming_in_time(confirming(seeds="auto", hours=3), 1000, (0.4, 0.2), 2)
+        confirming_in_time(confirming(seeds="auto", hours=3), 1000, step, 2)
     with pytest.raises(UserError, match=r"confirm.seeds: 5 .* about 1.2 hours .* confirm.hours, 1; 4 seeds fit"):
-        confirming_in_time(confirming(seeds=[1, 2, 3, 4, 5], hours=1), 1000, (0.4, 0.2), 2)
-    assert confirming_in_time(confirming(seeds="auto", hours=4), 1000, (0.4, 0.2), 2)
+        confirming_in_time(confirming(seeds=[1, 2, 3, 4, 5], hours=1), 1000, step, 2)
+    assert confirming_in_time(confirming(seeds="auto", hours=4), 1000, step, 2)
 
 
 def test_iterations_of_all_arms() -> None:

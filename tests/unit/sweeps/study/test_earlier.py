@@ -72,8 +72,8 @@ def test_another_schedule_is_refused_unless_it_may_differ(base: LoadedConfig, fi
     with pytest.raises(UserError) as error:
         require_comparable([str(finished)], longer, False)
     assert list(error.value.problems) == [
-        f"search.from: {finished}: train_cfg.max_iters was 6, is 99",
-        f"search.from: {finished}: is of another study; leave it out, or set search.from_differs: true",
+        f"search.from: {finished}: train_cfg.max_iters was 6, is 99; leave this other study out, or set "
+        "search.from_differs: true"
     ]
     require_comparable([str(finished)], longer, True)
 

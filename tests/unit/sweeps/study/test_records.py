@@ -111,7 +111,8 @@ def test_no_gain_is_made_of_runs_that_never_left_one_class() -> None:
 
     def run(name: str, of: str, seed: int, score: float, disc: float = 50.0) -> TrialRecord:
         scores = {"mIoU": score, "IoU": {"background": 97.0, "disc": disc}, "trivial": {"mIoU": 48.87, "left": 90.0}}
-        return TrialRecord(name, {}, seed, phase="confirm", of=of, history=[{"iter": 1, "seconds": 1.0, **scores}])
+        history = [{"iter": 1, "seconds": 1.0, **scores}]
+        return TrialRecord(name, {}, seed, phase="confirm", of=of, status="finished", history=history)
 
     records = [
         *(run(f"t0001-s{seed}", "t0001", seed, score) for seed, score in enumerate((75.4, 75.6, 75.47), 1)),
@@ -121,6 +122,26 @@ def test_no_gain_is_made_of_runs_that_never_left_one_class() -> None:
     assert never_trained(records) == {"baseline-s1", "baseline-s2"}
     found = {name: gain for name, gain in gains(records).items() if name.startswith("t")}
     assert found == {"t0001-s1": None, "t0001-s2": None, "t0001-s3": pytest.approx(-0.01)}
+
+
+def test_no_gain_is_made_of_a_confirmation_run_that_has_not_finished(tmp_path: Path) -> None:
+    """Killed amid the runs of equal cost, and amid those of equal iterations; each run has validated twice."""
+    runs = [
+        record("t0001-s1", 60.0, 61.0, phase="confirm", of="t0001"),
+        record("baseline-s1", 55.0, 56.0, phase="confirm", of=BASELINE),
+        record("baseline-as-t0001-s1", 57.0, 58.0, phase="equal-cost", of=BASELINE, rival="t0001"),
+    ]
+
+    def shown(*unfinished: int) -> tuple[str, str]:
+        for index, run in enumerate(runs):
+            run.status = "running" if index in unfinished else "finished"
+        (row,) = (row for row in table(tmp_path, *runs) if row["id"] == "t0001-s1")
+        return row["gain"], row["gain_equal_cost"]
+
+    assert shown() == ("5.0", "3.0")
+    assert shown(2) == ("5.0", "")
+    assert shown(1) == ("", "3.0")
+    assert shown(0) == ("", "")
 
 
 def test_twins() -> None:

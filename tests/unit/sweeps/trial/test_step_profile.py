@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +25,21 @@ def test_a_step(tiny: Tiny) -> None:
     profile = measure_step(distiller, cfg, slots=[1, 2])
     assert list(profile.seconds) == [1, 2] and torch.get_num_threads() == threads
     # The teacher computes each time, though it was asked for the same images before.
-    assert passes == steps and {*steps} == {threads, 2 * threads}
+    distilled, alone = steps[: len(passes)], steps[len(passes) :]
+    assert passes == distilled and {*distilled} == {*alone} == {threads, 2 * threads}
     assert all(teacher > 0 and student > 0 for teacher, student in profile.seconds.values())
+    assert list(profile.alone) == [1, 2] and all(seconds > 0 for seconds in profile.alone.values())
     assert 0 < profile.teacher_share < 1
     student = sum(x.numel() * x.element_size() for x in distiller.student.state_dict().values())
     assert student < profile.held_bytes < 4 * student  # the momentum is as large as the weights
+
+
+def test_outputs_that_will_be_remembered_take_no_time(tiny: Tiny) -> None:
+    cfg = tiny.load("distill")
+    (remembered, _), (computed, _) = (
+        measure_step(build_distiller(cfg, seed=0), cfg, known=known).seconds[1] for known in (1.0, 0.0)
+    )
+    assert remembered == 0 < computed
 
 
 def test_a_step_in_mixed_precision(tiny: Tiny) -> None:
@@ -43,11 +54,16 @@ def test_a_step_in_mixed_precision(tiny: Tiny) -> None:
 
 def test_a_resumed_sweep_keeps_to_what_was_measured(tmp_path: Path) -> None:
     file = tmp_path / "new" / "step.json"
-    profile = StepProfile(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)})
+    profile = StepProfile(12, 34, {1: (0.1, 0.25), 2: (0.1 / 3, 0.2)}, {1: 0.15, 2: 0.1})
     assert load_step(file, [1, 2]) is None
     profile.save(file)
-    assert load_step(file, [1, 2]) == profile
+    assert load_step(file, [1, 2]) == profile and profile.alone_on(2) == 0.1
     assert load_step(file, [1, 2, 4]) is None  # another machine
+    content = json.loads(file.read_text())
+    del content["alone"]  # an older version's
+    file.write_text(json.dumps(content))
+    older = load_step(file, [1, 2])
+    assert older is not None and older.alone_on(2) == 0.2
 
 
 def test_workers_measure_their_shares_of_a_batch_together(
