@@ -219,8 +219,8 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
             lines.append(stored.line)
         if step is None and spec.trial.workers == 1:  # several measure it together, elsewhere
             forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
-            known = expected_known(base)
-            step = measure_step(distiller, cfg, slots=slots, forecast=forecast, known=known)  # it trains
+            remembered = expected_known(base)
+            step = measure_step(distiller, cfg, slots=slots, forecast=forecast, remembered=remembered)  # it trains
             step.save(here.folder / STEP)
         here.push()
     study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))

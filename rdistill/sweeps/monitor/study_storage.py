@@ -27,6 +27,7 @@ from rdistill.sweeps.study.spec import SweepSpec
 NAME = "optuna storage"  # the tracker's, in warnings
 ID = "id"  # attribute of a trial: its id in the sweep
 UPWARD = "mIoU"
+OVER = ("finished", "stopped")  # statuses of a trial that no resume takes up again
 
 
 def require_storage(url: str, name: str, *, may_exist: bool) -> None:
@@ -69,6 +70,38 @@ class StudyStorage:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(spec.objectives))
         self.open: dict[str, optuna.Trial] = {}
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Gives the study what an earlier start of the sweep could not: it was killed, or had another storage or none.
+
+        Optuna lets nobody go on with a trial that another process began: it is closed, and the sweep's trial has a new
+        one, here if it is over, or else when it is resumed.
+        """
+        complete = set()
+        for each in self.study.get_trials(deepcopy=False):
+            if not each.state.is_finished():
+                self.study.tell(each.number, state=TrialState.FAIL)
+            elif each.state == TrialState.COMPLETE:
+                complete.add(each.user_attrs.get(ID))
+        for record in load_records(self.work_dir):
+            scores = scores_of(record, self.spec.objectives)
+            if record.phase != SEARCHED or record.status not in OVER or record.id in complete or scores is None:
+                continue
+            params, on_the_way = encoded_values(record.values, self.spec.space), self._reported(record)
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    values=scores, params=params, distributions={key: self.distributions[key] for key in params},
+                    user_attrs={ID: record.id, "seed": record.seed, **self._attributes(record)},
+                    intermediate_values=on_the_way,
+                )
+            )  # fmt: skip
+
+    def _reported(self, record: TrialRecord) -> dict[int, float]:
+        """Iteration -> mIoU of each validation, where that is what is optimised."""
+        if len(self.spec.objectives) > 1:
+            return {}
+        return {int(entry["iter"]): float(entry["mIoU"]) for entry in record.history}
 
     def open_run(self, trial: TrialSeen) -> None:
         if trial.phase != SEARCHED or trial.id in self.open:
@@ -76,9 +109,6 @@ class StudyStorage:
         before = [each for each in self.study.get_trials(deepcopy=False) if each.user_attrs.get(ID) == trial.id]
         if any(each.state == TrialState.COMPLETE for each in before):
             return
-        for each in before:  # left by an earlier start of the sweep: Optuna lets nobody go on with it
-            if not each.state.is_finished():
-                self.study.tell(each.number, state=TrialState.FAIL)
         params = encoded_values(trial.values, self.spec.space)
         self.study.enqueue_trial(params, user_attrs={ID: trial.id, "seed": trial.seed})
         self.open[trial.id] = self.study.ask({key: self.distributions[key] for key in params})
@@ -107,7 +137,7 @@ class StudyStorage:
             self.study.tell(drawn, scores)
 
     def close(self) -> None:
-        """Trials that were interrupted stay as running ones: a resume opens them again."""
+        """Trials that were interrupted stay as running ones, until a resume."""
 
     def _attributes(self, record: TrialRecord) -> Params:
         """What the report says of a trial."""

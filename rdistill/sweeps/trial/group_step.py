@@ -36,4 +36,4 @@ def _measure(
     distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
     stored = look_into_store(run, distiller)
     forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
-    return measure_step(distiller, run.cfg, forecast=forecast, known=expected_known(run))
+    return measure_step(distiller, run.cfg, forecast=forecast, remembered=expected_known(run))

@@ -84,7 +84,7 @@ def measure_step(
     *,
     slots: Sequence[int] = (1,),
     forecast: StoreForecast | None = None,
-    known: float = 0.0,
+    remembered: float = 0.0,
 ) -> StepProfile:
     """Trains a few steps, distilled and alone, on each number of slots; the quickest counts. The weights change.
 
@@ -97,13 +97,13 @@ def measure_step(
         slots: trials' worth of CPUs that could be given to one worker; on a GPU they change nothing worth measuring.
             This process has one slot's threads.
         forecast: of the store of views, where there is one: then a teacher's seconds are those of the mean step.
-        known: share of the images of a training whose outputs a teacher will remember, see
+        remembered: share of the images of a training whose outputs a teacher will remember, see
             :func:`rdistill.training.teacher_plan.expected_known`; what is remembered takes no time worth measuring.
     """
     with TemporaryDirectory() as folder:
         stored = [None] * len(distiller.teachers) if forecast is None else forecast.stores
         clocks = [
-            _Clocked(teacher, 1 - known) if store is None or forecast is None
+            _Clocked(teacher, 1 - remembered) if store is None or forecast is None
             else _ClockedStore(teacher, store, Path(folder, str(index)), forecast.computed)
             for index, (teacher, store) in enumerate(zip(distiller.teachers, stored, strict=True))
         ]  # fmt: skip
@@ -139,7 +139,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
         torch.set_num_threads(before * count)
         seconds[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
     held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
-    # After all that was distilled: a wrapper of the same student takes the place of the first.
+  
     model = Distiller(distiller.student)
     if get_world_size() > 1:
         model = _wrapped(model, cfg)

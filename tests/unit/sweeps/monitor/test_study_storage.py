@@ -73,6 +73,31 @@ def test_a_failed_trial_and_one_that_a_resume_opens_again(url: str, tmp_path: Pa
     ]  # fmt: skip
 
 
+def test_what_a_killed_sweep_could_not_say_is_made_up_for(url: str, tmp_path: Path) -> None:
+    """One trial had finished and one was amid its training, and the storage of one did not answer."""
+    before = kept(url, tmp_path)
+    for name in ("t0001", "t0002"):
+        before.open_run(seen(name))
+    saved(tmp_path, "t0001", 50.0)
+    saved(tmp_path, "t0002", 55.0, "running")
+    saved(tmp_path, "t0003", 60.0, "stopped")
+    saved(tmp_path, BASELINE, 40.0)
+    kept(url, tmp_path)
+    trials = optuna.load_study(study_name="a", storage=url).trials
+    assert [(trial.user_attrs["id"], trial.state.name, trial.value) for trial in trials] == [
+        ("t0001", "FAIL", None), ("t0002", "FAIL", None), ("t0001", "COMPLETE", 50.0), ("t0003", "COMPLETE", 60.0),
+    ]  # fmt: skip
+    made_up = trials[2]
+    assert made_up.params == {"w": 2.0, "k": "[1, 2]"} and made_up.intermediate_values == {4: 50.0}
+    assert (made_up.user_attrs["status"], made_up.user_attrs["gain"], made_up.user_attrs["seed"]) == (
+        "finished",
+        10.0,
+        0,
+    )
+    kept(url, tmp_path)  # nothing twice
+    assert len(optuna.load_study(study_name="a", storage=url).trials) == 4
+
+
 def test_a_storage_that_does_not_answer_or_holds_another_study(url: str, tmp_path: Path) -> None:
     require_storage(url, "a", may_exist=False)
     kept(url, tmp_path)

@@ -37,7 +37,7 @@ def test_a_step(tiny: Tiny) -> None:
 def test_outputs_that_will_be_remembered_take_no_time(tiny: Tiny) -> None:
     cfg = tiny.load("distill")
     (remembered, _), (computed, _) = (
-        measure_step(build_distiller(cfg, seed=0), cfg, known=known).seconds[1] for known in (1.0, 0.0)
+        measure_step(build_distiller(cfg, seed=0), cfg, remembered=share).seconds[1] for share in (1.0, 0.0)
     )
     assert remembered == 0 < computed
 
