@@ -139,7 +139,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
         torch.set_num_threads(before * count)
         seconds[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
     held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
-  
+
     model = Distiller(distiller.student)
     if get_world_size() > 1:
         model = _wrapped(model, cfg)
@@ -185,7 +185,7 @@ class _Clocked:
     """A teacher that says how long it took the last time.
 
     Args:
-        teacher: that is asked.
+        teacher: a run's.
         computed: share of the images of a training that it will be run on.
 
     Attributes:
