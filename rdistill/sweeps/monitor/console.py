@@ -151,7 +151,8 @@ class SweepConsole:
 
     def _row(self, trial: TrialSeen) -> Row:
         if trial.id not in self.rows:
-            self.rows[trial.id] = self._begun.pop(trial.id, None) or Row(trial, trial.values)
+            begun = self._begun.pop(trial.id, None)
+            self.rows[trial.id] = begun or Row(trial, trial.values)
             self._count[RUNNING] += 1
         return self.rows[trial.id]
 

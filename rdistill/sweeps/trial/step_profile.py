@@ -140,7 +140,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
         seconds[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
     held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
 
-    model = Distiller(distiller.student)
+    model = Distiller(distiller.student)  # has another wrapper of the same student, as the distilled steps are done
     if get_world_size() > 1:
         model = _wrapped(model, cfg)
 
