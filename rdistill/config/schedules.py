@@ -63,12 +63,17 @@ def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
             )
         elif by_epoch is (iterations is None) and (scheduler.get("begin") or 0) >= length:
             notes.append(f"{where} begins at {scheduler['begin']}, but training ends at {length}: it changes nothing")
-    ends = [s.get("end") or ENDLESS for s in schedulers if s.get("by_epoch", True) is (iterations is None)]
-    last = max(ends, default=0)  # an open end is no place beyond the end of training: mmengine scales to none
+    ends = {
+        index: scheduler.get("end") or ENDLESS
+        for index, scheduler in enumerate(schedulers)
+        if scheduler.get("by_epoch", True) is (iterations is None)
+    }
+    last = max(ends.values(), default=0)  # an open end is no place beyond the end of training: mmengine scales to none
     if length < last < ENDLESS:
+        late = ", ".join(f"param_scheduler.{index}.end={length}" for index, end in ends.items() if end > length)
         notes.append(
             f"param_scheduler goes on to {last}, but training ends at {length}: the learning rate does not fall to its "
-            f"end; --iters shortens both"
+            f"end; set {late}, or train up to {last} (--iters would move both, and keep one behind the other)"
         )
     return notes
 

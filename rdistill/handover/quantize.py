@@ -47,6 +47,7 @@ OPERATORS = (
     "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze",
     "Unsqueeze", "Split", "Slice",
 )  # fmt: skip
+AT_LEAST = "at_least_1"  # what each size inside an INT8 file is held against
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat", "Resize", "Sigmoid")  # may stay in float
 
 
@@ -295,4 +296,33 @@ def _prepared(float_file: Path, folder: Path) -> Path:
         quant_pre_process(str(float_file), str(prepared), auto_merge=True)
     except Exception:  # symbolic shapes raise anything; onnx's own inference is what is left
         quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
+    _part_shapes(prepared)
     return prepared
+
+
+def _part_shapes(file: Path) -> None:
+    """Passes each size that is read inside the network through a maximum with 1, which changes no size.
+
+    OpenVINO (2026.4.1) knows that a convolution with its bias has the size of the convolution alone, and reads the size
+    there. The bias is then added apart from a convolution in 8 bits, and added wrongly: an EfficientNet-Lite0 predicted
+    the background alone. Past a maximum it does not see whose size it is.
+    """
+    import onnx
+
+    model = onnx.load(str(file))
+    nodes, inputs = list(model.graph.node), {value.name for value in model.graph.input}
+    inside = [node for node in nodes if node.op_type == "Shape" and node.input[0] not in inputs]
+    if not inside:
+        return
+    del model.graph.node[:]
+    for node in nodes:
+        size = node.output[0]
+        if node in inside:
+            node.output[0] = f"{size}_read"
+        model.graph.node.append(node)
+        if node in inside:
+            model.graph.node.append(
+                onnx.helper.make_node("Max", [node.output[0], AT_LEAST], [size], f"{node.name or size}/{AT_LEAST}")
+            )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.int64), AT_LEAST))
+    onnx.save(model, str(file))

@@ -15,6 +15,7 @@ from rdistill.handover.export import Network
 from rdistill.handover.inference import load_predictor
 from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line
 from rdistill.handover.openvino_file import open_in
+from rdistill.handover.reduce import MAX_DROP
 from rdistill.models.segmentor import build_segmentor
 from rdistill.schemas.run import Scores
 from rdistill.training.run import evaluate_model
@@ -119,6 +120,12 @@ def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
             f"{scored.runtime} mIoU {scored.scores['mIoU']:.2f}, onnxruntime {scored.onnxruntime['mIoU']:.2f}: "
             f"{difference:+.2f}",
         )
+        if abs(difference) > MAX_DROP:
+            yield (
+                "warning",
+                f"{scored.runtime} computes something else than onnxruntime, by which the file was checked: do not "
+                "ship it there; `export --fixed-size HxW` may do, as no size is read inside such a file",
+            )
     yield latency_line(scored.latency_ms, scored.timed_size, scored.threads)
     yield "file", f"{scored.file}: {scored.megabytes:.2f} MB"
     for note in scored.notes:

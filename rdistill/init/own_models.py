@@ -1,4 +1,7 @@
-"""Two models of rdistill's own that `init` offers beside mmseg's: both train well from few images on a CPU."""
+"""Models of rdistill's own that `init` offers beside mmseg's: small ones, which train from few images on a CPU.
+
+They have the names of the files under ``configs/student`` and ``configs/teacher`` that the studies use.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,36 @@ def _fpn(backbone: dict[str, Any], widths: list[int], channels: int, dropout: fl
     }  # fmt: skip
 
 
-def _student() -> dict[str, Any]:
-    backbone = {
-        "type": "ResNetV1c", "depth": 18, "base_channels": 12, "stem_channels": 12, "num_stages": 4,
-        "out_indices": [0, 1, 2, 3], "dilations": [1, 1, 1, 1], "strides": [1, 2, 2, 2], "norm_cfg": {"type": "BN"},
-        "norm_eval": False, "style": "pytorch", "contract_dilation": True,
+def _resnet(kind: str, depth: int, width: int, strides: list[int], dilations: list[int]) -> dict[str, Any]:
+    return {
+        "type": kind, "depth": depth, "base_channels": width, "stem_channels": width, "num_stages": 4,
+        "out_indices": [0, 1, 2, 3], "dilations": dilations, "strides": strides, "norm_cfg": {"type": "BN"},
+        "norm_eval": False, "style": "pytorch",
     }  # fmt: skip
-    return _fpn(backbone, [12, 24, 48, 96], 32, 0.0)
+
+
+def _student(width: int) -> dict[str, Any]:
+    backbone = {**_resnet("ResNetV1c", 18, width, [1, 2, 2, 2], [1, 1, 1, 1]), "contract_dilation": True}
+    return _fpn(backbone, [width, 2 * width, 4 * width, 8 * width], 8 * width // 3, 0.0)
+
+
+def _slim(depth: int, multi_grid: list[int]) -> dict[str, Any]:
+    """DeepLabV3+ of PaddleSeg's distillation recipe with a quarter of the channels."""
+    width, expansion = 16, 1 if depth == 18 else 4  # 4 of bottleneck blocks
+    backbone = _resnet("ResNetV1d", depth, width, [1, 2, 1, 1], [1, 1, 2, 4])
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor", "mean": [127.5] * 3, "std": [127.5] * 3, "bgr_to_rgb": True,
+        },
+        "backbone": {**backbone, "multi_grid": multi_grid, "contract_dilation": False},
+        "decode_head": {
+            "type": "DepthwiseSeparableASPPHead", "in_channels": 8 * width * expansion, "in_index": 3, "channels": 64,
+            "dilations": [1, 12, 24, 36], "c1_in_channels": width * expansion, "c1_channels": 12, "dropout_ratio": 0.1,
+            "num_classes": 2, "norm_cfg": {"type": "BN"}, "align_corners": False,
+            "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False},
+        },
+    }  # fmt: skip
 
 
 def _teacher() -> dict[str, Any]:
@@ -50,4 +76,10 @@ def has_imagenet() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-OWN: dict[str, Callable[[], dict[str, Any]]] = {STUDENT: _student, TEACHER: _teacher}
+OWN: dict[str, Callable[[], dict[str, Any]]] = {
+    STUDENT: lambda: _student(12),
+    "fpn_r18-w6": lambda: _student(6),
+    "deeplabv3plus_r18-slim": lambda: _slim(18, [4, 8]),
+    "deeplabv3plus_r50-slim": lambda: _slim(50, [4, 8, 16]),
+    TEACHER: _teacher,
+}

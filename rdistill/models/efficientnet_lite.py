@@ -43,12 +43,15 @@ RENAMED = {
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's "same" padding: with stride 2 it pads the right and the lower side by one more."""
+    """TensorFlow's "same" padding: with stride 2 it pads the right and the lower side by one more.
+
+    With stride 1 it does not depend on the size, and an exported file has a number in its place.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         padding = []
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            total = kernel - 1 if stride == 1 else max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding += [total // 2, total - total // 2]
         return super().forward(F.pad(x, padding) if any(padding) else x)
 

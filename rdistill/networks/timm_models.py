@@ -68,7 +68,7 @@ def _built(folder: str, settings: Any) -> nn.Module:
         import_torchvision()
         import timm
     except ImportError:
-        raise UserError("a teacher of timm needs it: pip install timm torchvision") from None
+        raise UserError("a teacher of timm needs it: pip install 'rdistill[teachers]'") from None
     except Exception as error:  # a torchvision that was built for another torch may raise anything
         raise UserError(
             f"timm does not load here ({error_line(error)}): its torchvision must be built for this torch; install "

@@ -16,7 +16,7 @@ from packaging.version import Version
 FILES = sorted((REPO / "rdistill").rglob("*.py"))
 LOADERS = ("import_module", "find_spec", "_can_be_found", "_python")  # calls that name a module in a text
 # Named to say that they are absent, and how they are installed: no part of rdistill works with them alone.
-OF_THE_USERS_CHOICE = {"mmdet", "mmpretrain", "osgeo", "turbojpeg", "timm", "torchvision", "ldm", "albumentations"}
+OF_THE_USERS_CHOICE = {"mmdet", "mmpretrain", "osgeo", "turbojpeg", "torchvision", "ldm", "albumentations"}
 PRIVATES_USED = ("ray", "torch", "numpy", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "typer", "wandb")
 
 
@@ -77,7 +77,7 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_the_tested_versions_are_allowed() -> None:
-    others = ("docs/requirements.lock", "requirements-openvino.lock")  # `make setup` installs neither
+    others = ("docs/requirements.lock", "requirements-openvino.lock", "requirements-timm.lock")  # not of `make setup`
     versions = {
         name: version for lock in (*others, "requirements.lock") for name, version in locked_versions(lock).items()
     }

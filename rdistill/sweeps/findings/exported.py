@@ -32,6 +32,7 @@ from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
 Counted = tuple["np.ndarray | None", list[str]]  # images x classes x classes, and the images' names
+SPLITS = ("val", "test")
 
 
 def student_file(of: str) -> str:
@@ -68,7 +69,7 @@ def score_exported(
     for run, scored in started:
         folder = work_dir / TRIALS / run.id
         try:
-            run.exported, (counts, images) = ray.get(scored)
+            run.exported, counted = ray.get(scored)
         except Exception as error:  # whatever ended the task
             cause = cause_of(error)
             if not isinstance(cause, (ExportError, UserError)):
@@ -76,8 +77,9 @@ def score_exported(
                 continue
             run.exported = {"precision": PRECISIONS[of], "problem": reason_of(cause)}
         else:
-            if counts is not None:
-                save_counts(folder, counts_of(of, split), counts, images)
+            for name, (counts, images) in counted.items():
+                if counts is not None:
+                    save_counts(folder, counts_of(of, name), counts, images)
         run.save(folder)
     if failures:
         raise RunError(f"{failures[0]}; --resume goes on from here")
@@ -90,14 +92,19 @@ def _waits(exported: ExportedStudent | None, split: str) -> bool:
 
 def export_and_score(
     study: Study, trial_id: str, of: str, split: str, earlier: ExportedStudent | None
-) -> tuple[ExportedStudent, Counted]:
-    """Writes a student's file into its trial's folder, unless it was before, and scores it. On any node.
+) -> tuple[ExportedStudent, dict[str, Counted]]:
+    """Writes a student's file into its trial's folder, unless it is there, and scores it. On any node.
+
+    A file that was lost is written again. It is another file: what the lost one scored before is scored again too.
 
     Args:
         study: of the sweep.
         trial_id: of a run that has finished.
         of, split: as for :func:`score_exported`.
         earlier: what its record says of the file.
+
+    Returns:
+        What its record is to say, and by split what was counted now.
     """
     from rdistill.handover.inference import load_predictor
     from rdistill.handover.onnx_file import OnnxSegmentor, open_file, write_record
@@ -106,25 +113,29 @@ def export_and_score(
     from rdistill.training.run import evaluate_model
 
     import_custom_modules(study.base.cfg)  # a task outside of cohorts has loaded no config before
-    name = student_file(of)
-    with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth", name) as here:
+    written = student_file(of)
+    with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth", written) as here:
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         predictor = load_predictor(cfg, here.folder / "student.pth")
-        file = here.folder / name
+        file = here.folder / written
         record = ExportedStudent(**(earlier or {}))  # type: ignore[typeddict-item]
+        splits = [split]
         if not record or not file.is_file():
-            for leftover in here.folder.glob(f".{name}.*"):  # a process that was killed left it
+            splits = [name for name in SPLITS if name == split or name in record]
+            for leftover in here.folder.glob(f".{written}.*"):  # a process that was killed left it
                 shutil.rmtree(leftover, ignore_errors=True)
             quantization = write_any(predictor, cfg, file, PRECISIONS[of])
             size = file.stat().st_size / 1e6
-            record = {"precision": PRECISIONS[of], "file": name, "megabytes": size, "quantization": quantization}
+            record = {"precision": PRECISIONS[of], "file": written, "megabytes": size, "quantization": quantization}
             write_record(file, _made_of(join(here.where, "trial.py"), join(here.where, "student.pth"), of))
             here.push()
-        by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
-        model = OnnxSegmentor(open_file(file), predictor.model)
-        scores: Scores = evaluate_model(model, cfg, split=split, by_image=by_image)
-    record[split] = scores  # type: ignore[literal-required]
-    return record, gathered(by_image)
+        model, counted = OnnxSegmentor(open_file(file), predictor.model), {}
+        for name in splits:
+            by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, name) else None
+            scores: Scores = evaluate_model(model, cfg, split=name, by_image=by_image)
+            record[name] = scores  # type: ignore[literal-required]
+            counted[name] = gathered(by_image)
+    return record, counted
 
 
 def hand_over_file(work_dir: Path, best: TrialRecord, of: str) -> str:

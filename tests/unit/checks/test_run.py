@@ -191,7 +191,7 @@ def test_a_schedule_that_goes_on_after_training(check: Check, tiny: Tiny) -> Non
     assert report.problems == []
     assert [note for note in report.notes if "param_scheduler" in note] == [
         "param_scheduler goes on to 100, but training ends at 6: the learning rate does not fall to its end; "
-        "--iters shortens both"
+        "set param_scheduler.1.end=6, or train up to 100 (--iters would move both, and keep one behind the other)"
     ]
     assert not [note for note in check().notes if "param_scheduler" in note]
     for end in (6, None, 10**9):  # None and 10**9: open, as mmengine's default is

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Tiny
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -92,6 +93,30 @@ def test_layers_that_cost_accuracy_stay_in_float(tmp_path: Path) -> None:
     assert score == pytest.approx(made["held_out_mIoU"][made["method"]], abs=1e-3) and score > max(others) + 10
     kept = next(node for node in nodes_of(tmp_path / "b.onnx") if node.name == made["kept_in_float"][0])
     assert kept.op_type in LAYERS and not any("DequantizeLinear" in name for name in kept.input[1:])
+
+
+class Padded(Net):
+    """Pads by what a size inside it wants, as EfficientNet-Lite0 does; the image's own size is read as well."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = F.relu6(self.first(F.pad(image, [0, image.shape[3] % 2])))
+        maps = F.pad(maps, [0, 2 - maps.shape[3] % 2, 0, 2 - maps.shape[2] % 2])
+        maps = self.third(self.second(maps).relu()).relu()
+        return F.interpolate(self.fourth(maps), size=image.shape[2:], mode="bilinear").argmax(1)
+
+
+def test_sizes_inside_the_network_pass_through_a_maximum(tmp_path: Path) -> None:
+    """Without it OpenVINO adds a bias wrongly: tests/unit/handover/test_openvino_file.py."""
+    net = Padded(outlier=False)
+    judge = Judge(net, examples(net, 3, 1), 3)
+    quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", judge, examples(net, 4, 0), tolerance=100.0)
+    assert judge.score(tmp_path / "a.onnx") == 100 and judge.score(tmp_path / "b.onnx") > 90
+    readers = {node.input[0]: node for node in nodes_of(tmp_path / "b.onnx") if node.op_type == "Max"}
+    inside, of_image = [], []
+    for node in nodes_of(tmp_path / "b.onnx"):
+        if node.op_type == "Shape":
+            (of_image if node.input[0].startswith("image") else inside).append(node.output[0])
+    assert inside and of_image and set(readers) == set(inside)
 
 
 def test_training_images_alone_have_a_part(tiny: Tiny) -> None:

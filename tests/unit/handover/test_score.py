@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import Run, Tiny
 
+from rdistill.handover.score import ScoredFile, lines
+
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 Command = Callable[..., Any]
@@ -107,3 +109,15 @@ def test_files_that_cannot_be_scored(command: Command, distilled_run: Run, tmp_p
     ):
         result = command("eval", *words)
         assert result.status == 2 and result.err.startswith(f"error: {line}") and result.err.count("\n") == 1, line
+
+
+@pytest.mark.parametrize(("theirs", "warned"), [(75.5, False), (49.1, True), (77.5, True)])
+def test_runtimes_that_compute_different_things(theirs: float, warned: bool) -> None:
+    here: Any = {"mIoU": 75.5, "aAcc": 90.0}
+    there: Any = {"mIoU": theirs, "aAcc": 90.0}
+    scored = ScoredFile(Path("a.onnx"), there, 1.0, None, None, "openvino", here, {"openvino": 1.0}, (32, 32), 1)
+    told = list(lines(scored))
+    assert ("runtimes", f"openvino mIoU {theirs:.2f}, onnxruntime 75.50: {theirs - 75.5:+.2f}") in told
+    assert [line.startswith("openvino computes something else") for word, line in told if word == "warning"] == (
+        [True] if warned else []
+    )

@@ -59,7 +59,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int
 
 
 def good(name: str, of: str, split: str, earlier: Any) -> Any:
-    return {**(earlier or {}), "precision": "int8", split: {"mIoU": 50.0}}, (COUNTS, ["a", "b", "c"])
+    return {**(earlier or {}), "precision": "int8", split: {"mIoU": 50.0}}, {split: (COUNTS, ["a", "b", "c"])}
 
 
 def test_what_is_scored_is_kept_and_not_scored_again(scored: Callable[..., int], tmp_path: Path) -> None:
