@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 from rdistill.models.efficientnet_lite import PACKAGE
+from rdistill.schemas.mappings import PlainConfig
 
 OWN_SOURCE = "rdistill"  # stands in place of a config's path
 STUDENT, TEACHER = "fpn_r18-w12", "fpn_efficientnet-lite0"
 IMPORTS = {"imports": ["rdistill.models.efficientnet_lite"]}
 
 
-def _fpn(backbone: dict[str, Any], widths: list[int], channels: int, dropout: float) -> dict[str, Any]:
+def _fpn(backbone: PlainConfig, widths: list[int], channels: int, dropout: float) -> PlainConfig:
     levels = [0, 1, 2, 3]
     return {
         "type": "EncoderDecoder",
@@ -33,7 +33,7 @@ def _fpn(backbone: dict[str, Any], widths: list[int], channels: int, dropout: fl
     }  # fmt: skip
 
 
-def _resnet(kind: str, depth: int, width: int, strides: list[int], dilations: list[int]) -> dict[str, Any]:
+def _resnet(kind: str, depth: int, width: int, strides: list[int], dilations: list[int]) -> PlainConfig:
     return {
         "type": kind, "depth": depth, "base_channels": width, "stem_channels": width, "num_stages": 4,
         "out_indices": [0, 1, 2, 3], "dilations": dilations, "strides": strides, "norm_cfg": {"type": "BN"},
@@ -41,12 +41,12 @@ def _resnet(kind: str, depth: int, width: int, strides: list[int], dilations: li
     }  # fmt: skip
 
 
-def _student(width: int) -> dict[str, Any]:
+def _student(width: int) -> PlainConfig:
     backbone = {**_resnet("ResNetV1c", 18, width, [1, 2, 2, 2], [1, 1, 1, 1]), "contract_dilation": True}
     return _fpn(backbone, [width, 2 * width, 4 * width, 8 * width], 8 * width // 3, 0.0)
 
 
-def _slim(depth: int, multi_grid: list[int]) -> dict[str, Any]:
+def _slim(depth: int, multi_grid: list[int]) -> PlainConfig:
     """DeepLabV3+ of PaddleSeg's distillation recipe with a quarter of the channels."""
     width, expansion = 16, 1 if depth == 18 else 4  # 4 of bottleneck blocks
     backbone = _resnet("ResNetV1d", depth, width, [1, 2, 1, 1], [1, 1, 2, 4])
@@ -65,7 +65,7 @@ def _slim(depth: int, multi_grid: list[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _teacher() -> dict[str, Any]:
+def _teacher() -> PlainConfig:
     # ImageNet's weights come with a package: no network is needed for them.
     section = _fpn({"type": "EfficientNetLite0", "imagenet": has_imagenet()}, [24, 40, 112, 320], 64, 0.1)
     return {**section, "custom_imports": IMPORTS}
@@ -76,7 +76,7 @@ def has_imagenet() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-OWN: dict[str, Callable[[], dict[str, Any]]] = {
+OWN: dict[str, Callable[[], PlainConfig]] = {
     STUDENT: lambda: _student(12),
     "fpn_r18-w6": lambda: _student(6),
     "deeplabv3plus_r18-slim": lambda: _slim(18, [4, 8]),

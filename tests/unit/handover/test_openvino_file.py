@@ -30,8 +30,9 @@ class Padded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 32, 3, stride=2), SameConv(32, 32, 3, 2, groups=32)
-        self.last = nn.Conv2d(32, 3, 1)
+        self.last = nn.Conv2d(32, 16, 1, bias=False)
         nn.init.uniform_(self.first.bias, -1.0, 3.0)
+        nn.init.normal_(self.second.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.last(F.relu6(self.second(F.relu6(self.first(image)))))
@@ -108,7 +109,7 @@ def test_a_file_that_openvino_cannot_compile(
 
 @needs_openvino
 def test_an_int8_file_that_pads_by_its_own_sizes(tmp_path: Path) -> None:
-    """As EfficientNet-Lite0 does, whose file predicted the background alone. Here 27 % of the pixels were equal."""
+    """As EfficientNet-Lite0 does, whose file predicted the background alone. Without the maximum 68 % are equal."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Padded().eval()
@@ -119,7 +120,7 @@ def test_an_int8_file_that_pads_by_its_own_sizes(tmp_path: Path) -> None:
     torch.onnx.export(net, (images[0],), str(float_file), dynamo=False, dynamic_axes=free, opset_version=18, **names)
     samples = [SegDataSample(metainfo=dict(ori_shape=(65, 64)), gt_sem_seg=PixelData(data=net(x))) for x in images]
     examples = [Example(image, sample) for image, sample in zip(images, samples, strict=True)]
-    quantize(float_file, file, Judge(net, examples[:1], 3), examples, tolerance=100.0)
+    quantize(float_file, file, Judge(net, examples[:1], 16), examples, tolerance=100.0)
     here, there = (open_in(name, file) for name in ("onnxruntime", "openvino"))
     equal = [np.mean(here.run(image.numpy()) == there.run(image.numpy())) for image in images]
     assert min(equal) > 0.99, equal
