@@ -78,11 +78,17 @@ def test_card_and_config_of_a_sweep(distilled_run: Run, tmp_path: Path, confirme
     shutil.copy(winner / "student.py", tmp_path / "best.py")
     if confirmed:
         difference = {"n": 3, "mean": 1.5, "low": 0.25, "high": 2.75, "p": 0.04, "above_zero": True}
+        longer = {"n": 3, "mean": 42.0, "sd": 1.0, "difference": {**difference, "mean": -0.5, "low": -2.0, "high": 1.0}}
+        own = {"id": "t0001", "n": 3, "mean": 41.5, "sd": None, "difference": difference}
         arms = {
             "baseline": {"id": "baseline", "n": 3, "mean": 40.0, "sd": 2.0},
-            "configurations": [{"id": "t0001", "n": 3, "mean": 41.5, "sd": None, "difference": difference}],
+            "configurations": [{**own, "equal_cost": {**longer, "iterations": 8}}],
         }
-        summary = {"verdict": "It is better.", "confirmed": arms, "environment": {"command": "rdistill sweep s.yaml"}}
+        summary = {
+            "verdict": "It is better. At equal cost it is not.",
+            "confirmed": arms,
+            "environment": {"command": "rdistill sweep s.yaml"},
+        }
         (tmp_path / "summary.json").write_text(json.dumps(summary))
     hand_over_sweep(tmp_path, winner)
     card, config = (tmp_path / CARD).read_text(), (tmp_path / "best.py").read_text()
@@ -90,7 +96,9 @@ def test_card_and_config_of_a_sweep(distilled_run: Run, tmp_path: Path, confirme
     assert "init_model('best.py', 'best.pth'" in config and "Trial t0001 of a sweep" in config and "seed 4" in config
     Config.fromfile(str(tmp_path / "best.py"))
     assert ("They are not confirmed" in card) is not confirmed
-    assert ("It is better." in card and "It is better." in config) is confirmed
+    verdict = "It is better. At equal cost it is not."
+    assert (verdict in card and verdict in config) is confirmed
+    assert ("| t0001 | 8 | 42.00 | -0.50 (-2.00 to +1.00) |" in card) is confirmed
     assert ("| t0001 | 3 | 41.50 | +1.50 (+0.25 to +2.75) |" in card) is confirmed
     assert ("| baseline | 3 | 40.00 ± 2.00 | - |" in card) is confirmed
     assert ("rdistill sweep s.yaml" in card) is confirmed
