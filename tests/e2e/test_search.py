@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from conftest import Tiny
 
@@ -25,7 +26,7 @@ def small(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def content(tiny: Tiny) -> dict[str, Any]:
+def content(tiny: Tiny, place: Place) -> dict[str, Any]:
     return {
         "config": str(tiny.folder / "distill.py"),
         "space": {
@@ -39,6 +40,7 @@ def content(tiny: Tiny) -> dict[str, Any]:
             "num_trials": 2,
             "seed": 5,
             "start": [{LOGITS: 7.0, HIDDEN: None, RATE: 0.02}, "baseline"],
+            "storage": f"sqlite:///{place.root}/watched.db",
         },
         "baseline": {"search": {RATE: {"type": "uniform", "low": 0.01, "high": 0.05, "step": 0.01}}, "num_trials": 1},
         "headroom": "off",
@@ -52,6 +54,15 @@ def begun(place: Place, content: dict[str, Any], small: list[object]) -> Path:
     done = place.run("sweep", place.sweep_file("a", content), "--work-dir", work_dir, *small)
     assert done.stderr == ""
     return work_dir
+
+
+def watched(place: Place, work_dir: Path) -> dict[str, optuna.trial.FrozenTrial]:
+    """The trials in the storage by id; all of them are over."""
+    trials = optuna.load_study(study_name=work_dir.name, storage=f"sqlite:///{place.root}/watched.db").trials
+    assert {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
+    by_id = {trial.user_attrs["id"]: trial for trial in trials}
+    assert len(by_id) == len(trials)
+    return by_id
 
 
 def values(work_dir: Path, trial_json: TrialJson, prefix: str) -> dict[str, dict[str, Any]]:
@@ -68,6 +79,18 @@ def test_a_search_begins_with_its_starts(begun: Path, trial_json: TrialJson) -> 
     if rate is not None:  # the baseline as configured has the config's own rate, which a step may leave out
         assert trials["t0002"][RATE] == rate
     assert all((f"{HIDDEN}.weight" in trial) == (trial[HIDDEN] is not None) for trial in trials.values())
+
+
+def test_others_can_read_a_search_in_its_storage(begun: Path, place: Place, trial_json: TrialJson) -> None:
+    found = watched(place, begun)
+    assert sorted(found) == ["t0001", "t0002"]
+    for name, trial in found.items():
+        record = trial_json(begun, name)
+        best = max(entry["mIoU"] for entry in record["history"])
+        assert trial.value == trial.user_attrs["mIoU"] == pytest.approx(best)
+        assert set(trial.intermediate_values) == {2, 4} and trial.params[RATE] == record["values"][RATE]
+        assert trial.user_attrs[f"effective {RATE}"] == record["values"][RATE]
+        assert trial.user_attrs["status"] == "finished" and trial.user_attrs["seconds"] > 0
 
 
 def test_it_grows_when_it_is_resumed(
@@ -98,6 +121,7 @@ def test_it_grows_when_it_is_resumed(
     confirmed = [row["seed"] for row in rows(begun).values() if row["phase"] == "confirm" and row["of"].startswith("t")]
     assert {"1", "2", "3"} <= set(confirmed)
     assert {row["status"] for row in rows(begun).values()} == {"finished"}
+    assert sorted(watched(place, begun)) == list(trials)
 
 
 def test_it_learns_from_a_finished_sweep_without_trying_it_again(
@@ -121,6 +145,7 @@ def test_it_learns_from_a_finished_sweep_without_trying_it_again(
     [
         ({"start": [{LOGITS: 0.5}]}, f"search.start[0]: {LOGITS} is 0.5, and the space has 1 to 100; widen the space"),
         ({"from": ["nowhere"]}, "search.from: nowhere: holds no sweep; name the work dir of one that has finished"),
+        ({"storage": "sqlite:////no/where.db"}, "search.storage: sqlite:////no/where.db: does not answer: "),
     ],
 )
 def test_a_mistake_is_one_line_before_any_trial(

@@ -6,12 +6,13 @@ answer ends nothing.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
 
 from rdistill.core.errors import UserError, one_line
@@ -51,7 +52,7 @@ class StudyStorage:
 
     Args:
         url: of the storage.
-        name: of the study.
+        name: of the study. A study with other choices stays as it is: Optuna lets no choice grow. Then it is NAME-2.
         spec: of the sweep.
         distributions: of its space.
         work_dir: of the sweep.
@@ -62,15 +63,27 @@ class StudyStorage:
     ) -> None:
         self.spec, self.distributions, self.work_dir = spec, distributions, work_dir
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.study = optuna.create_study(
-            storage=url, study_name=name, load_if_exists=True, sampler=optuna.samplers.RandomSampler(seed=0),
-            directions=["maximize" if objective == UPWARD else "minimize" for objective in spec.objectives],
-        )  # fmt: skip
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        studies = (self._study(url, each) for each in names)
+        self.study = next(study for study in studies if self._has_these_choices(study))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(spec.objectives))
         self.open: dict[str, optuna.Trial] = {}
         self._catch_up()
+
+    def _study(self, url: str, name: str) -> optuna.Study:
+        return optuna.create_study(
+            storage=url, study_name=name, load_if_exists=True, sampler=optuna.samplers.RandomSampler(seed=0),
+            directions=["maximize" if objective == UPWARD else "minimize" for objective in self.spec.objectives],
+        )  # fmt: skip
+
+    def _has_these_choices(self, study: optuna.Study) -> bool:
+        return all(
+            not isinstance(before, CategoricalDistribution) or before == self.distributions.get(key)
+            for trial in study.get_trials(deepcopy=False)
+            for key, before in trial.distributions.items()
+        )
 
     def _catch_up(self) -> None:
         """Gives the study what an earlier start of the sweep could not: it was killed, or had another storage or none.

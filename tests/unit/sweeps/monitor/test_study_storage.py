@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -15,7 +17,10 @@ from rdistill.sweeps.monitor.study_storage import StudyStorage, require_storage
 from rdistill.sweeps.study.records import BASELINE, TRIALS, TrialRecord
 from rdistill.sweeps.study.spec import SweepSpec
 
-SPACE = {"w": {"type": "uniform", "low": 0.0, "high": 9.0}, "k": {"type": "choice", "values": [None, [1, 2]]}}
+SPACE: dict[str, dict[str, Any]] = {
+    "w": {"type": "uniform", "low": 0.0, "high": 9.0},
+    "k": {"type": "choice", "values": [None, [1, 2]]},
+}
 DISTRIBUTIONS = {"w": FloatDistribution(0.0, 9.0), "k": CategoricalDistribution(["null", "[1, 2]"])}
 
 
@@ -24,9 +29,13 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/study.db"
 
 
-def kept(url: str, work_dir: Path) -> StudyStorage:
-    spec = SweepSpec.model_validate({"config": "a.py", "space": SPACE, "search": {"num_trials": 3}})
-    return StudyStorage(url, "a", spec, DISTRIBUTIONS, work_dir)
+def kept(url: str, work_dir: Path, *more: list[int]) -> StudyStorage:
+    """``more``: values that a choice has got since the sweep was begun."""
+    values = [*SPACE["k"]["values"], *more]
+    space = {"w": SPACE["w"], "k": {"type": "choice", "values": values}}
+    spec = SweepSpec.model_validate({"config": "a.py", "space": space, "search": {"num_trials": 3}})
+    choices = CategoricalDistribution([json.dumps(value) for value in values])
+    return StudyStorage(url, "a", spec, {**DISTRIBUTIONS, "k": choices}, work_dir)
 
 
 def seen(name: str, phase: str = "search") -> TrialSeen:
@@ -96,6 +105,24 @@ def test_what_a_killed_sweep_could_not_say_is_made_up_for(url: str, tmp_path: Pa
     )
     kept(url, tmp_path)  # nothing twice
     assert len(optuna.load_study(study_name="a", storage=url).trials) == 4
+
+
+def test_a_choice_that_has_grown_has_a_study_of_its_own(url: str, tmp_path: Path) -> None:
+    """Optuna's studies let no choice grow; what was trained is in the new one too."""
+    before = kept(url, tmp_path)
+    before.open_run(seen("t0001"))
+    before.close_run(seen("t0001"), "finished", saved(tmp_path, "t0001", 50.0))
+    for _ in range(2):  # resumed once more
+        after = kept(url, tmp_path, [3, 4])
+    grown = TrialSeen("t0002", "search", {"w": 5.0, "k": [3, 4]})
+    after.open_run(grown)
+    after.close_run(grown, "finished", saved(tmp_path, "t0002", 60.0))
+    first, second = (optuna.load_study(study_name=name, storage=url).trials for name in ("a", "a-2"))
+    assert [trial.user_attrs["id"] for trial in first] == ["t0001"]
+    assert [(trial.user_attrs["id"], trial.params["k"], trial.value) for trial in second] == [
+        ("t0001", "[1, 2]", 50.0), ("t0002", "[3, 4]", 60.0),
+    ]  # fmt: skip
+    assert optuna.get_all_study_names(url) == ["a", "a-2"]
 
 
 def test_a_storage_that_does_not_answer_or_holds_another_study(url: str, tmp_path: Path) -> None:
