@@ -27,8 +27,8 @@ from benchmarks.turns import FOR_EVER, SteppedRun, endless_run, in_turn, parser_
 from rdistill.config.distill_spec import FUSED
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.data.synthetic import generate
-from rdistill.distill.teacher import Teacher, load_teacher_model, store_of
-from rdistill.distill.teacher_store import ALIKE
+from rdistill.distill.teacher import Teacher, load_teacher_model, make_store
+from rdistill.distill.teacher_store import EQUAL_BATCHES_NEEDED
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
@@ -70,7 +70,7 @@ def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tup
     model = load_teacher_model(spec)
     without = Teacher(model, ["decode_head"], model.data_preprocessor, 1.0, FUSED, spec.features or ())
     filling = copy.copy(without)
-    filling.store = store_of(model, spec, folder / "run", model.data_preprocessor)
+    filling.store = make_store(model, spec, folder / "run", model.data_preprocessor)
     batches = torch.randn(FILL_IMAGES, 3, 128, 128).split(BATCH)
     without(batches[0])
     names = (f"view {number}" for number in range(FOR_EVER))
@@ -83,7 +83,7 @@ def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tup
         for batch in batches:
             without(batch)
 
-    for _ in range(ALIKE):
+    for _ in range(EQUAL_BATCHES_NEEDED):
         fills()
     return in_turn(lambda: timed(fills, clock), lambda: timed(computes, clock), pairs)
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.turns import endless_run, in_turn, parser_of, print_table, timed, workbench
 from rdistill.config.distill_spec import PLAIN, ForwardSpec, TeacherSpec
 from rdistill.distill.teacher import Teacher, load_teacher_model
-from rdistill.distill.teacher_forward import CLOSE
+from rdistill.distill.teacher_forward import LOGIT_TOLERANCE
 
 LOGITS = "decode_head"  # the feature's name
 WAYS = (
@@ -48,7 +48,7 @@ def main() -> None:
             teacher = teacher_of(spec, way)
             for _ in range(2):  # the first prepares
                 far = (teacher(images_nchw)[LOGITS] - expected).abs().max().item()
-            assert far <= CLOSE, (way, far)
+            assert far <= LOGIT_TOLERANCE, (way, far)
             timings = in_turn(partial(seconds, teacher), partial(seconds, plain), args.pairs)
             facts = dict(pair=args.pair, way=str(way), difference=f"{far:.0e}")
             print_table("teacher's forward / the plain one", ("this way", "plain"), timings, **facts)

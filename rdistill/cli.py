@@ -21,7 +21,7 @@ from rdistill.core.errors import RunError, UserError, printable, problem_of_path
 from rdistill.core.files import to_json
 from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
 from rdistill.core.storage import is_uri
-from rdistill.core.validation import LARGEST_SEED
+from rdistill.core.validation import MAX_SEED
 from rdistill.core.work_dir import require_work_dir
 from rdistill.flags import (
     Address,
@@ -437,8 +437,8 @@ def _seed_list(text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and int(part) <= LARGEST_SEED for part in parts):
-        raise UserError(f"--seeds: must be whole numbers from 0 to {LARGEST_SEED} with commas between, got {text!r}")
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and int(part) <= MAX_SEED for part in parts):
+        raise UserError(f"--seeds: must be whole numbers from 0 to {MAX_SEED} with commas between, got {text!r}")
     return [int(part) for part in parts]
 
 

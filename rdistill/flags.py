@@ -14,8 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from rdistill.core.validation import LARGEST_SEED
-from rdistill.distributed.shares import LEAST_SHARE
+from rdistill.core.validation import MAX_SEED
+from rdistill.distributed.shares import MIN_SHARE
 from rdistill.schemas.mappings import Arguments, ConfigValues
 
 TrustCheckpoint = Annotated[
@@ -119,7 +119,7 @@ class WorkerFlags(Flags):
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a worker.")] = 1
+    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores a worker.")] = 1
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TaskFlags(Flags):
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="GPUs a task; by default 1 where there are GPUs.")
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(min=LEAST_SHARE, help="CPU cores a task.")] = 1
+    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores a task.")] = 1
     address: Address = None
 
 
@@ -152,7 +152,7 @@ class RunFlags(WorkerFlags):
         int | None,
         typer.Option(
             min=0,
-            max=LARGEST_SEED,
+            max=MAX_SEED,
             help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0.",
         ),
     ] = None

@@ -25,7 +25,7 @@ class Counted:
         return {"twice": images * 2, "thrice": images * 3}
 
 
-def cache_of(folder: Path | None, teacher: bytes = b"one", **budgets: Any) -> TeacherCache:
+def make_cache(folder: Path | None, teacher: bytes = b"one", **budgets: Any) -> TeacherCache:
     return TeacherCache(lambda: teacher, CacheSpec(mode="on", **budgets), folder)
 
 

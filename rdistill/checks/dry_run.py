@@ -125,7 +125,7 @@ def untouched(distiller: Distiller) -> Iterator[None]:
     modes = [(module, module.training) for module in distiller.modules()]
     distiller.train()
     try:
-        with random_state_of(0), training_workers.alone():  # another worker may have stopped at a problem
+        with random_state_of(0), training_workers.local_only():  # another worker may have stopped at a problem
             yield
     finally:
         with torch.no_grad():
@@ -179,7 +179,7 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
             return [f"{where}: {missing[0]!r} does not run in a forward pass of the student"]
         features = [captured.student[feature].clone().requires_grad_() for feature in route.student_features]
         labels = BatchLabels([], captured.label_nhw, None, len(captured.label_nhw))
-        sides = distiller.compared(route, single_or_list(features), captured.teachers, labels)
+        sides = distiller.compared_tensors(route, single_or_list(features), captured.teachers, labels)
         channels = [(side if isinstance(side, Tensor) else side[-1]).shape[1] for side in sides[:2]]
         labels_spec = labels_of(distiller.student)
         term = build_term(name, spec.losses[name], (channels[0], channels[1]), labels_spec, route.classes)

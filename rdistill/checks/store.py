@@ -14,7 +14,7 @@ from rdistill.core.errors import UserError, message_line
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.store_files import StoreFiles, store_files, teachers_in
-from rdistill.distill.teacher import Teacher, store_of
+from rdistill.distill.teacher import Teacher, make_store
 from rdistill.distill.teacher_store import TeacherStore
 from rdistill.models.segmentor import gives_logits, num_classes
 from rdistill.schemas.store import StoreAbout
@@ -45,7 +45,7 @@ def stores_of(run: LoadedConfig, distiller: Distiller) -> list[TeacherStore]:
         if own.store is None or type(teacher) is not Teacher:
             continue
         own = own.model_copy(update={"forward": own.forward or FUSED})
-        stores.append(store_of(teacher.model, own, Path("work_dirs", "store"), distiller.student.data_preprocessor))
+        stores.append(make_store(teacher.model, own, Path("work_dirs", "store"), distiller.student.data_preprocessor))
     return stores
 
 

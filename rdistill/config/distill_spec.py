@@ -17,7 +17,7 @@ from pydantic import ConfigDict as ModelConfig
 from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
 from rdistill.core.storage import is_uri
-from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, mistakes
+from rdistill.core.validation import MAX_SEED, Number, Section, Whole, mistakes
 from rdistill.losses import LOSSES, check_params
 from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
@@ -87,7 +87,7 @@ class StoreSpec(Section):
     top_k: Annotated[Whole, Field(ge=1)] | None = None
     dir: str | None = None  # a folder or a URI; default: `.teacher_store` beside the work dir
     local: str | None = None  # the folder where entries at a URI are kept too; default: as that of `dir`
-    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0  # the views' own; runs of all seeds share them
+    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] = 0  # the views' own; runs of all seeds share them
 
 
 def forward_from_config(value: Any) -> Any:

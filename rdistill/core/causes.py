@@ -1,4 +1,4 @@
-"""The errors behind an error."""
+"""Finds the errors that caused an error, also those that Ray has wrapped."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from rdistill._compat.ray import errors_within
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What a task of Ray's failed of, as an instance of its own kind; an error of any other kind is its own cause."""
+    """The error that a Ray task raised, with its own class; an error that Ray has not wrapped is returned unchanged."""
     import ray
 
     return error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
 
 
 def causes_of(error: BaseException, *, also_context: bool = False) -> list[BaseException]:
-    """An error, and after it what it was raised from and what Ray has wrapped in it, the nearest first; each once.
+    """An error and all its causes, the nearest first, each once: those it was raised from, and those that Ray wrapped.
 
     Args:
-        error: any.
-        also_context: where an error was raised from none, what was being handled when it was raised.
+        error: any error.
+        also_context: whether an error without ``__cause__`` is followed to its ``__context__``, the error that was
+            being handled when it was raised.
     """
     causes: list[BaseException] = []
     waiting = [error]
@@ -27,6 +28,6 @@ def causes_of(error: BaseException, *, also_context: bool = False) -> list[BaseE
             continue
         causes.append(current)
         waiting += errors_within(current)
-        behind = current.__cause__ or (current.__context__ if also_context else None)
-        waiting += [behind] if behind is not None else []
+        cause = current.__cause__ or (current.__context__ if also_context else None)
+        waiting += [cause] if cause is not None else []
     return causes

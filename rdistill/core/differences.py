@@ -1,4 +1,4 @@
-"""What is different between two configs, in lines a user can read."""
+"""Describes the differences between two configs, one line for each key."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def refusals(where: str, changed: Iterable[str], fix: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: what a file says and what is in memory compare equal, also NaN, which is null there."""
+    """A value as it is after a round trip through JSON (NaN becomes None), so that it compares equal to a file's."""
     return json.loads(to_json(value, default=str))
 
 
 def differences(old: Any, new: Any, where: str = "", *, into_lists: bool = False) -> dict[str, str]:
     """Dotted key -> ``KEY was 1, is 2``, for every key in which two plain configs differ.
 
-    ``into_lists``: names the elements (``KEY[0]``) in which two lists of one length differ, not the lists.
+    With ``into_lists``, two lists of the same length are compared element by element (``KEY[0]``). ``where`` is the
+    dotted key of ``old`` and ``new`` themselves.
     """
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(old, dict) and isinstance(new, dict):

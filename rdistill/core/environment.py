@@ -1,4 +1,4 @@
-"""The environment variables that the libraries read when they are imported."""
+"""Sets environment variables that libraries read when they are imported."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from rdistill.core.files import own_folder
 
 
 def keep_to_the_work_dir() -> None:
-    """Nothing may look for a network or write to the home directory by itself: not wandb, matplotlib or yapf either.
+    """Keeps libraries such as wandb, matplotlib and yapf from using the network or writing to the home directory.
 
-    What the user has set stays.
+    Variables that the user has set stay.
     """
     os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault(
-        "TORCH_HOME", str(Path("~/.cache/torch").expanduser())
-    )  # weights that a user names belong there
+    # Pretrained weights that a user asks for stay in PyTorch's usual folder.
+    os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))
     if "XDG_CACHE_HOME" not in os.environ:
         os.environ["XDG_CACHE_HOME"] = str(_cache_folder())
     os.environ.setdefault("MPLCONFIGDIR", str(Path(os.environ["XDG_CACHE_HOME"], "matplotlib")))
 
 
 def _cache_folder() -> Path:
-    """One folder for all commands of a user, or one of this process alone where its name is another user's already.
+    """A cache folder that all commands of a user share, or a folder of this process if another user has that name.
 
-    wandb writes its log there, so no other user may look into it or have put a link there.
+    wandb writes its log there. So no other user may read the folder, or may have put a link in its place.
     """
     shared = Path(tempfile.gettempdir(), f".cache-rdistill-{os.getuid()}")
     try:
@@ -40,7 +39,7 @@ def _cache_folder() -> Path:
     made_by = os.getpid()
 
     def remove() -> None:
-        if os.getpid() == made_by:  # not at the end of a process that this one forked
+        if os.getpid() == made_by:  # not when a forked child process ends
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)

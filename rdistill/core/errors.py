@@ -1,4 +1,4 @@
-"""Errors a user can mend, and the spelling hints they carry."""
+"""Errors that a user can correct, with hints for misspelled names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from rdistill._compat import texts
 
-LONGEST = 1000  # characters of a line; of a longer one the middle is left out
+MAX_LINE_CHARS = 1000  # the middle of a longer line is left out
 
 
 class UserError(ValueError):
-    """One or more mistakes of the user's, found before time is spent.
+    """One or more mistakes of the user, found before the training starts.
 
-    Each problem is one line that says where, what, got and how to fix it:
+    Each problem is one line that says where it is, what is wrong, what was given and how to fix it:
     ``sweeps/a.yaml: space.tau.low must be > 0 on a log scale, got 0; raise it or use uniform``.
     The command line prints every problem and exits with status 2, without a traceback.
     """
@@ -28,56 +28,57 @@ class UserError(ValueError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
-        # Exceptions cross process borders in Ray; the default would rebuild it from one joined string.
+        # Ray pickles exceptions between processes; by default this one would be rebuilt from a single joined string.
         return (type(self), self.problems)
 
 
 class RunError(RuntimeError):
-    """What ends a run that had begun, in one line. The command line prints it and exits with status 1."""
+    """An error that ends a run after its start, in one line. The command line prints it and exits with status 1."""
 
 
 def printable(text: str) -> str:
-    """A text as one line: line breaks, control codes and what is no character are written as Python escapes.
+    """A text as one line: line breaks, control codes and invalid characters are written as Python escapes.
 
-    A file may be called ``a\\nb.py``, and must neither break a message in two nor steer the terminal.
+    So a file name such as ``a\\nb.py`` cannot break a message into two lines or send control codes to the terminal.
     """
     if not text.isprintable():
         text = "".join(
             char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
             for char in text
         )
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    half = MAX_LINE_CHARS // 2
+    return text if len(text) <= MAX_LINE_CHARS else f"{text[:half]} ... {text[-half:]}"
 
 
-def one_line(text: object, most: int | None = None) -> str:
-    """A text without line breaks, every run of white space as one space; at most ``most`` characters of it."""
-    return " ".join(str(text).split())[:most]
+def one_line(text: object, max_chars: int | None = None) -> str:
+    """The first ``max_chars`` characters of a text on one line; white space and line breaks become single spaces."""
+    return " ".join(str(text).split())[:max_chars]
 
 
-def error_line(error: BaseException, most: int = 300) -> str:
-    """``KeyError: what it says`` in one line; of a UserError, whose words are for the user, these alone."""
-    text = one_line(error, most)
+def error_line(error: BaseException, max_chars: int = 300) -> str:
+    """An error on one line, such as ``KeyError: 'name'``; for a UserError, its message alone."""
+    text = one_line(error, max_chars)
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def message_line(error: BaseException, most: int = 200) -> str:
-    """What an error says in one line, or its kind where it says nothing."""
-    return one_line(error, most) or type(error).__name__
+def message_line(error: BaseException, max_chars: int = 200) -> str:
+    """The message of an error on one line, or its class name if the message is empty."""
+    return one_line(error, max_chars) or type(error).__name__
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of ``names``, or an empty string when none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """``"; did you mean 'x'?"`` for the most similar of ``names``, or an empty string if none is similar."""
+    similar = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Turns whatever building a part of a config raises into a :class:`UserError` that names the part.
+    """Turns any exception from building a part of a config into a :class:`UserError` that names the part.
 
-    mmengine and mmseg raise anything from KeyError to AssertionError for a config that is wrong.
+    For a wrong config, mmengine and mmseg raise all kinds of exceptions, from KeyError to AssertionError.
     """
     try:
         yield
@@ -88,8 +89,8 @@ def blaming(what: str) -> Iterator[None]:
         raise UserError(f"{what}: cannot be built: {type(error).__name__}: {text[:300]}") from error
 
 
-# What is wrong with a path, and what to do. Anything else is the machine's affair, and no mistake of the user's.
-_OF_PATHS = {
+# Error numbers that a wrong path causes -> what is wrong. All others are failures of the machine, not user mistakes.
+_PATH_PROBLEMS = {
     errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
     errno.EISDIR: "is a folder, where a file is needed",
     errno.ENOTDIR: "lies below a file, where a folder is needed",
@@ -108,11 +109,11 @@ _OF_PATHS = {
 
 
 def problem_of_path(error: OSError | UnicodeError, where: str | os.PathLike[str] | None = None) -> str | None:
-    """An error of a user's path in one line; None for one that is not the user's, such as a lost connection.
+    """Describes an error of a path in one line; None if the path is not the cause, such as for a lost connection.
 
     Args:
-        error: raised by whatever opened, made or read it.
-        where: the path as the user knows it; by default the one that the error names.
+        error: the error from opening, making or reading the path.
+        where: the path as the user wrote it; by default the one that the error names.
     """
     if isinstance(error, UnicodeDecodeError):
         wrong = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
@@ -120,9 +121,9 @@ def problem_of_path(error: OSError | UnicodeError, where: str | os.PathLike[str]
     if isinstance(error, UnicodeError):
         return f"{where or 'a name'}: holds characters that cannot be written as text: {error}"
     kinds = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
-    if error.errno in _OF_PATHS:
+    if error.errno in _PATH_PROBLEMS:
         named = where or error.filename2 or error.filename
-        return f"{named}: {_OF_PATHS[error.errno]}" if named else str(error.strerror)
+        return f"{named}: {_PATH_PROBLEMS[error.errno]}" if named else str(error.strerror)
     if not isinstance(error, kinds):
         return None
     return f"{where}: {error}" if where else str(error)
@@ -130,11 +131,11 @@ def problem_of_path(error: OSError | UnicodeError, where: str | os.PathLike[str]
 
 @contextmanager
 def user_path(where: str | os.PathLike[str] | None = None, fix: str = "") -> Iterator[None]:
-    """Turns what a user's path raises within the context into a :class:`UserError` that names it.
+    """Within the context, errors that a wrong path causes become a :class:`UserError` that names the path.
 
     Args:
-        where: the path, or an option with it; by default the one that the error names.
-        fix: what to do.
+        where: the path, or an option with the path; by default the path that the error names.
+        fix: tells the user what to do.
     """
     try:
         yield

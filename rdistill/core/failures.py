@@ -1,4 +1,4 @@
-"""What ends a run although nobody made a mistake: a full disk, too little memory. One line each, exit status 1."""
+"""Failures of the machine that end a run, such as a full disk or too little memory: one line each, exit status 1."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rdistill._compat import texts
 from rdistill.core.errors import RunError
 from rdistill.core.storage import StorageError
 
-# Where a file cannot be written or read for a reason that lies outside of the run.
-STORAGE = {
+# Error numbers which say that a file cannot be read or written for a reason outside of the run.
+STORAGE_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EACCES, errno.EPERM,
     errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV,
 }  # fmt: skip
@@ -25,12 +25,12 @@ class OutOfMemoryError(RunError):
 
 
 @contextmanager
-def explained(work_dir: Path, batch_size: int) -> Iterator[None]:
-    """Turns what the machine cannot do into errors that say what to do.
+def readable_errors(work_dir: Path, batch_size: int) -> Iterator[None]:
+    """Within the context, errors of the disk and of the memory become errors that tell the user what to do.
 
     Args:
-        work_dir: of the run.
-        batch_size: of one worker.
+        work_dir: the run's work dir.
+        batch_size: images of one worker in a step.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def explained(work_dir: Path, batch_size: int) -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemoryError(_memory("memory", batch_size, error)) from error
     except OSError as error:
-        if error.errno not in STORAGE:
+        if error.errno not in STORAGE_ERRNOS:
             raise
         where = error.filename or work_dir
         raise StorageError(f"{where}: {error.strerror}; {last_good(work_dir)}") from error
@@ -50,7 +50,7 @@ def explained(work_dir: Path, batch_size: int) -> Iterator[None]:
 
 
 def last_good(work_dir: Path) -> str:
-    """Where the last good checkpoint is, and what to do with it."""
+    """Text for the user that says where the last good checkpoint is and how to continue from it."""
     checkpoints = [work_dir / name for name in ("last.pth", "last.pth.previous") if (work_dir / name).is_file()]
     if not checkpoints:
         return "there is no checkpoint yet"

@@ -1,5 +1,5 @@
-"""Files that a kill, a full disk or a power cut leaves as they were, or whole; JSON that every reader takes; folders of
-our own, and folders that one process at a time works in."""
+"""Atomic file writes, which a kill, a full disk or a power cut cannot leave half done; standard JSON; private folders;
+and locks, so that only one process works in a folder."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from filelock import FileLock, Timeout
 from rdistill.core.errors import UserError, user_path
 
 LOCK = ".lock"  # a file in a work dir, locked by the process that works in it
-DAMAGED = ".damaged"  # what the name of a file that could not be read ends in, once it has been set aside
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # file systems that cannot flush a folder
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
-_LONGEST_NAME = 200  # bytes of a name that the temporary one repeats: 255 are the most
+DAMAGED = ".damaged"  # suffix of a file that could not be read and was renamed
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # errors of file systems that cannot sync a folder
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # errors of file systems without locks
+_MAX_NAME_BYTES = 200  # a temporary name repeats so many bytes of the file's name; a name has at most 255
 
 
 class DamagedFileError(UserError):
-    """A file that rdistill once wrote cannot be read any more."""
+    """A file that rdistill wrote cannot be read any more."""
 
 
 @contextmanager
 def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
-    """Gives a name to write a file under, and puts it in its place once it is on the disk to its last byte.
+    """Writes a file atomically: yields a temporary path, and renames it to ``path`` after it is completely on the disk.
 
-    Whatever ends the process or the context before that leaves the file as it was. The folder is made where it is
-    missing.
+    If the process or the context ends before that, the old file stays. The folder is made if it is missing.
 
     Args:
-        path: of the file; may exist.
-        previous: a name that the file, as it was, is kept under.
+        path: the path of the file; it may exist.
+        previous: a path under which the old file is kept; None replaces it.
 
     Raises:
-        OSError: it cannot be written; nothing is left of the attempt.
+        OSError: the file cannot be written; the temporary file is removed.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    name = os.fsdecode(os.fsencode(path.name)[:_MAX_NAME_BYTES])
     partial = path.with_name(f".{name}.partial")
     try:
         yield partial
@@ -60,16 +59,17 @@ def written_whole(path: Path, *, previous: Path | None = None) -> Iterator[Path]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all; see :func:`written_whole`.
+    """Writes a file atomically, see :func:`written_whole`.
 
-    Text is UTF-8; what that has no bytes for, such as a part of a file name in another encoding, becomes ``\\udcff``.
+    Text is written as UTF-8. Characters that UTF-8 cannot encode, such as those of a file name in another encoding,
+    become escapes such as ``\\udcff``.
     """
     with written_whole(path) as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without it a power cut may still bring the old name back."""
+    """Flushes a folder to the disk: otherwise a renamed file may have its old name again after a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -81,7 +81,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def to_json(value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON as the standard has it: NaN and the infinities, which it lacks, become null."""
+    """A value as standard JSON: NaN and infinities, which JSON does not have, become null."""
     return json.dumps(_finite(value), indent=indent, default=default, allow_nan=False)
 
 
@@ -94,40 +94,43 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_whole(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(file: Path, fix: str = "copy it from where it is whole") -> Any:
-    """What a file of ours holds.
+    """Reads a JSON file that rdistill wrote.
 
     Args:
-        file: holds one JSON object.
-        fix: what to do where it is damaged.
+        file: a file that holds one JSON object.
+        fix: tells the user what to do if the file is damaged.
 
     Raises:
-        DamagedFileError: it is empty, cut off, or anything else than JSON: one line that names it.
-        OSError: it cannot be read at all.
+        DamagedFileError: the file is empty, cut off, or not a JSON object; one line that names it.
+        OSError: the file cannot be read at all.
     """
     content = file.read_bytes()
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        what = "it is empty" if not content.strip() else f"it is no JSON, or cut off after {len(content)} bytes"
-        what += f": {error}" if content.strip() and not isinstance(error, UnicodeDecodeError) else ""
-        raise DamagedFileError(f"{file}: is damaged ({what}); {fix}") from None
+        reason = "it is empty" if not content.strip() else f"it is no JSON, or cut off after {len(content)} bytes"
+        reason += f": {error}" if content.strip() and not isinstance(error, UnicodeDecodeError) else ""
+        raise DamagedFileError(f"{file}: is damaged ({reason}); {fix}") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{file}: is damaged (holds a {type(value).__name__} instead of an object); {fix}")
     return value
 
 
-def set_aside_if_damaged(file: Path, again: str, say: Callable[[str], None]) -> bool:
-    """Takes a damaged file of JSON out of the way, so that it is made again; returns whether it was.
+def set_aside_if_damaged(file: Path, consequence: str, notify: Callable[[str], None]) -> bool:
+    """Renames a JSON file that is damaged, so that it will be made again.
 
     Args:
-        file: need not exist.
-        again: what becomes of it, such as ``it is measured again``.
-        say: is given a line about it.
+        file: the file; it need not exist.
+        consequence: what happens now, for the message, such as ``it is measured again``.
+        notify: is called with a line about it.
+
+    Returns:
+        Whether the file was damaged.
     """
     if not file.is_file():
         return False
@@ -136,17 +139,17 @@ def set_aside_if_damaged(file: Path, again: str, say: Callable[[str], None]) -> 
     except DamagedFileError as error:
         kept = file.with_name(file.name + DAMAGED)
         os.replace(file, kept)
-        say(f"{str(error).rpartition('; ')[0]}: {again}; the damaged file is kept as {kept.name}")
+        notify(f"{str(error).rpartition('; ')[0]}: {consequence}; the damaged file is kept as {kept.name}")
         return True
     return False
 
 
 def read_text(file: Path) -> str:
-    """The text of a file.
+    """Reads a text file.
 
     Raises:
-        UserError: it is no text; one line that names it.
-        OSError: it cannot be read at all.
+        UserError: the file is not UTF-8 text; one line that names it.
+        OSError: the file cannot be read at all.
     """
     content = file.read_bytes()
     try:
@@ -157,9 +160,12 @@ def read_text(file: Path) -> str:
 
 
 def own_folder(folder: Path) -> bool:
-    """Makes a folder that no other user of the machine can look into; returns whether it is one now.
+    """Makes a folder that no other user of the machine can read.
 
-    A link, a file, or a folder of another user's is left alone.
+    A link, a file, or the folder of another user is not changed.
+
+    Returns:
+        Whether the folder is now private to this user.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
@@ -173,17 +179,17 @@ def own_folder(folder: Path) -> bool:
 
 @contextmanager
 def lock_folder(folder: Path, by: str) -> Iterator[None]:
-    """Keeps a folder to this process, as long as the context lasts or the process lives, by a lock on ``.lock``.
+    """Within the context, locks a folder for this process, by the file ``.lock`` in it.
 
-    The lock is the system's own, also over NFS: a process that is killed leaves none behind. A file system that has no
-    locks is used without.
+    The operating system holds the lock, also over NFS, so a killed process leaves no lock behind. On a file system
+    without locks nothing is locked.
 
     Args:
-        folder: is made where it is missing.
-        by: what works in it, for the message.
+        folder: the folder; it is made if it is missing.
+        by: what works in the folder, for the message, such as "run".
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has locked the folder.
     """
     lock = FileLock(folder / LOCK, blocking=False, fallback_to_soft=False)
     with user_path(folder, "use another --work-dir"):
@@ -196,7 +202,7 @@ def lock_folder(folder: Path, by: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Nothing was written but what rdistill keeps for itself and clears at its end: a mistake leaves nothing behind.
+        # If the folder holds nothing but rdistill's hidden files, a user's mistake must leave no lock file behind.
         if lock.is_locked and all(file.name.startswith(".") for file in folder.iterdir()):
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
@@ -204,10 +210,11 @@ def lock_folder(folder: Path, by: str) -> Iterator[None]:
 
 @contextmanager
 def lock_file(file: Path) -> Iterator[None]:
-    """Waits until no other process is within the same context, and keeps the others out.
+    """Within the context, locks a file for this process; waits until other processes have released it.
 
     Args:
-        file: whose lock it is: ``.NAME.lock`` beside it, which stays. A file system that has no locks is used without.
+        file: the file to lock. The lock is the file ``.NAME.lock`` beside it, which stays. On a file system without
+            locks nothing is locked.
     """
     lock = FileLock(file.with_name(f".{file.name}.lock"), fallback_to_soft=False)
     _acquire(lock)
@@ -226,7 +233,7 @@ def _acquire(lock: FileLock) -> None:
 
 
 def in_bytes(count: float) -> str:
-    """``123456789`` -> ``123 MB``."""
+    """A number of bytes as text: ``123456789`` -> ``123 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Where the noise goes: what Ray, mmengine and the like have to say, in files under the work dir."""
+"""Sends the log messages of Ray, mmengine and other libraries to files in the work dir."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 LOGS = "logs"
 DRIVER_LOG = "driver.log"
 NOISY = ("ray", "ray.tune", "ray.train", "ray.data", "optuna", "wandb", "mlflow", "alembic", "py.warnings")
-MOST_BYTES = 4 * 2**20  # only the end of a worker's output is kept: this many bytes
+MAX_BYTES = 4 * 2**20  # only this many bytes at the end of a worker's output are kept
 
 
 @contextmanager
 def driver_log(work_dir: Path) -> Iterator[Path]:
-    """Sends the libraries' messages, and Python's warnings, of this process to ``logs/driver.log``.
+    """Sends the libraries' log messages and Python's warnings of this process to ``logs/driver.log``.
 
-    Yields the folder, to which :func:`keep_worker_logs` adds.
+    Yields the ``logs`` folder, to which :func:`keep_worker_logs` adds files.
     """
     folder = work_dir / LOGS
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +44,9 @@ def driver_log(work_dir: Path) -> Iterator[Path]:
 
 
 def keep_worker_logs(ray_folder: Path, work_dir: Path) -> None:
-    """Copies what the workers of Ray's newest session wrote, as far as there is a ``logs`` folder to take it.
+    """Copies the output of the workers of Ray's newest session to the work dir's ``logs`` folder, if that exists.
 
-    No link is followed: it could lead to a file that nobody else may read.
+    Links are not followed, because they could lead to private files.
     """
     target = work_dir / LOGS
     sessions = sorted(entry for entry in _real_folders(ray_folder) if entry.name.startswith("session_2"))
@@ -55,22 +55,22 @@ def keep_worker_logs(ray_folder: Path, work_dir: Path) -> None:
         return
     for pattern in ("worker-*.out", "worker-*.err", "raylet.err", "gcs_server.err"):
         for file in logs.glob(pattern):
-            with suppress(OSError):  # a link, or gone meanwhile
+            with suppress(OSError):  # it is a link, or was removed meanwhile
                 _copy_end(file, target / file.name)
 
 
 def _real_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, without links to others."""
+    """The folders in a folder, without links."""
     if not folder.is_dir():
         return []
     return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
 
 
 def _copy_end(file: Path, target: Path) -> None:
-    """Copies the last bytes of a regular file of this user's to a file, in place of a link too.
+    """Copies the last bytes of a regular file of this user; a link at ``target`` is replaced.
 
     Raises:
-        OSError: it is a link, something else than a file, or cannot be read.
+        OSError: ``file`` is a link, is no regular file, or cannot be read.
     """
     with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
         status = os.fstat(source.fileno())
@@ -79,5 +79,5 @@ def _copy_end(file: Path, target: Path) -> None:
             return
         target.unlink(missing_ok=True)
         with open(target, "xb") as copy:
-            source.seek(max(0, status.st_size - MOST_BYTES))
+            source.seek(max(0, status.st_size - MAX_BYTES))
             shutil.copyfileobj(source, copy)

@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: found before they are written down with results, or sent to a tracker."""
+"""Finds keys, tokens and passwords, and hides them before results are written or sent to a tracker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 HIDDEN = "***"
-SHORTEST = 8  # characters of an environment variable's value that is looked for in texts
+MIN_SECRET_CHARS = 8  # values of environment variables shorter than this are not looked for in texts
 _NAME = r"(?:api_?key|access_?key|private_?key|token(?!s|iz|_dim)|passw|pwd|secret|credential)"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
-# NAME=VALUE or NAME: VALUE within a text, such as a tag or a part of a command line.
+# Matches NAME=VALUE or NAME: VALUE in a text, such as a tag or a part of a command line.
 _ASSIGNED = re.compile(
     rf"([\w.+-]*{_NAME}[\w.-]*\s*[=:]\s*)(?!(?:true|false|none|[-+\d.e]+)(?:$|[\s,;&]))([^\s,;&]+)",
     re.IGNORECASE,
@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 
 
 def secrets_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """The places of secrets in plain data: key, and ``name`` (the key names one) or ``text`` (a text holds one)."""
+    """Finds secrets in plain data; yields (key, ``name`` if the key names a secret, ``text`` if a text holds one)."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if _names_a_secret(key, item):
@@ -40,14 +40,14 @@ def secrets_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def redacted(value: Any) -> Any:
-    """The same plain data with ``***`` in place of every secret."""
+    """A copy of plain data with ``***`` in place of every secret."""
     if isinstance(value, Mapping):
         return {key: HIDDEN if _names_a_secret(key, item) else redacted(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(redacted(item) for item in value)
     if not isinstance(value, str):
         return value
-    for secret in _of_the_environment():
+    for secret in _environment_secrets():
         value = value.replace(secret, HIDDEN)
     value = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", value)
     return _TOKEN.sub(HIDDEN, _URL.sub(_without_password, value))
@@ -57,9 +57,10 @@ def _names_a_secret(key: Any, value: Any) -> bool:
     return isinstance(value, str) and value not in ("", HIDDEN) and bool(_SECRET_NAME.search(str(key)))
 
 
-def _of_the_environment() -> list[str]:
+def _environment_secrets() -> list[str]:
     candidates = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    secrets = [value for value in candidates if len(value) >= SHORTEST and "/" not in value]  # a path says nothing
+    # A value with a slash is taken for a path, which is no secret.
+    secrets = [value for value in candidates if len(value) >= MIN_SECRET_CHARS and "/" not in value]
     return sorted(secrets, key=len, reverse=True)
 
 

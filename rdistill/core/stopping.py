@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first signal lets a run stop in good order, the second ends it at once."""
+"""Handles Ctrl-C and SIGTERM: at the first signal a run stops gracefully, the second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from rdistill.schemas.run import Validation
 
 @dataclass
 class StopRequest:
-    """Whether a run is to stop.
+    """Whether a run has been asked to stop.
 
     Attributes:
-        signum: the signal that came; None before any has.
-        heeded: whether a run is where it can stop in good order; elsewhere a signal ends it at once.
+        signum: the signal that was received; None if there was none.
+        can_stop_gracefully: whether the run checks ``signum`` now and stops by itself; otherwise a signal ends the
+            process at once.
     """
 
     signum: int | None = None
-    heeded: bool = False
+    can_stop_gracefully: bool = False
 
 
 @dataclass
 class Stopped(Exception):
-    """A run stopped at a signal: after a whole iteration, with its checkpoint written."""
+    """A run stopped at a signal, after a complete iteration, with its checkpoint written."""
 
     signum: int
     iteration: int
     last_iteration: int
-    best: Validation = field(default_factory=lambda: Validation())  # empty before the first
+    best: Validation = field(default_factory=lambda: Validation())  # empty before the first validation
 
     def __post_init__(self) -> None:
-        super().__init__(self.signum, self.iteration, self.last_iteration, self.best)  # pickle makes it from these
+        super().__init__(self.signum, self.iteration, self.last_iteration, self.best)  # pickle rebuilds it from these
 
     def __str__(self) -> str:
         scored = f"mIoU {self.best['metrics']['mIoU']:.2f} at iteration {self.best['iter']}" if self.best else ""
@@ -46,21 +47,21 @@ class Stopped(Exception):
 
 @contextmanager
 def terminated_like_ctrl_c() -> Iterator[StopRequest]:
-    """Lets SIGTERM do what Ctrl-C does for as long as the context lasts, and yields which of them came.
+    """Within the context, SIGTERM does what Ctrl-C does. Yields the request, which notes a SIGTERM in ``signum``.
 
-    Ray Tune stops in good order at Ctrl-C alone; at SIGTERM Ray would end the process from within its own code. In the
-    main thread only.
+    Ray Tune stops gracefully at Ctrl-C only; at SIGTERM, Ray's own handler would end the process. For the main thread
+    only.
     """
     request = StopRequest()
 
-    def pass_on(signum: int, frame: Any) -> None:
+    def call_ctrl_c_handler(signum: int, frame: Any) -> None:
         request.signum = request.signum or signum
-        at_ctrl_c = signal.getsignal(signal.SIGINT)
-        if not callable(at_ctrl_c):
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
             raise KeyboardInterrupt
-        at_ctrl_c(signal.SIGINT, frame)
+        handler(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, call_ctrl_c_handler)
     try:
         yield request
     finally:
@@ -69,7 +70,7 @@ def terminated_like_ctrl_c() -> Iterator[StopRequest]:
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Puts the handler of SIGTERM back that was there before: `ray.init` replaces it by its own."""
+    """Restores the handler of SIGTERM at the end of the context: `ray.init` replaces it by its own."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -80,18 +81,18 @@ def sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def on_signals() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a request for as long as the context lasts. In the main thread only."""
+    """Within the context, SIGINT and SIGTERM set the yielded request. For the main thread only."""
     request = StopRequest()
 
-    def ask(signum: int, frame: Any) -> None:
-        if request.signum is None and request.heeded:
+    def set_request(signum: int, frame: Any) -> None:
+        if request.signum is None and request.can_stop_gracefully:
             request.signum = signum
         elif signum == signal.SIGINT:
             raise KeyboardInterrupt
         else:
             raise SystemExit(128 + signum)
 
-    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, set_request) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:

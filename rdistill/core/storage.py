@@ -1,7 +1,7 @@
-"""Work dirs anywhere: a folder, or a URI of any storage that pyarrow or fsspec knows (``s3://bucket/sweep``).
+"""Work dirs in a folder, or at a URI of any storage that pyarrow or fsspec supports (``s3://bucket/sweep``).
 
-Everything is written to a local folder first, whole or not at all; what has changed then goes to the URI. So training
-does not wait for a slow storage at every write, and what is there is enough to go on from, on any machine.
+Everything is written to a local folder first, atomically; changed files are then sent to the URI. So the training does
+not wait for a slow storage at every write, and a run can be resumed from the URI on any machine.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from rdistill.schemas.mappings import Arguments
 if TYPE_CHECKING:  # the command line needs `is_uri` alone, and does not wait for them
     from pyarrow import fs as arrow
 
-OBJECT_STORES = ("s3", "gcs", "abfs")  # an object appears there whole, or not at all
-LAST = ("metrics.json",)  # says that a run is done: after all else
-FIRST = (".json",)  # a record may be ahead of its checkpoint, which is trained again, but never behind
-FETCHES = 5  # attempts to fetch a file that is replaced each time
-NOT_SENT = (".tmp", "ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: it writes to the URI itself
+OBJECT_STORES = ("s3", "gcs", "abfs")  # writes to these are atomic
+SENT_LAST = ("metrics.json",)  # this file says that a run is finished, so it follows all others
+# Suffixes that are sent first: a record may be newer than its checkpoint (that part is trained again), but never older.
+SENT_FIRST = (".json",)
+FETCH_ATTEMPTS = 5  # attempts to fetch a file that is replaced meanwhile
+NOT_SENT = (".tmp", "ray", "tune", "tune-confirm", "ray_train")  # Ray's own folders: Ray writes to the URI itself
 
 
 class StorageError(RunError):
-    """Nothing can be written, or a file cannot be read any more. What was there before still is."""
+    """The storage cannot be written to, or a file cannot be read. Files written before stay as they are."""
 
 
 def is_uri(where: str | Path) -> bool:
@@ -36,7 +37,7 @@ def is_uri(where: str | Path) -> bool:
 
 
 def join(where: str | Path, *parts: str) -> str | Path:
-    """A folder within a folder, at a URI or here."""
+    """The path or URI of a folder within a folder or URI."""
     return "/".join((str(where).rstrip("/"), *parts)) if is_uri(where) else Path(where, *parts)
 
 
@@ -44,11 +45,12 @@ def filesystem(uri: str, what: str = "--work-dir") -> tuple[arrow.FileSystem, st
     """The file system of a URI, and the path within it. Credentials come from the environment.
 
     Args:
-        uri: of a folder.
-        what: a message calls it.
+        uri: the URI of a folder.
+        what: the option or key that holds the URI, for messages.
 
     Raises:
-        UserError: nobody knows this kind of URI.
+        UserError: neither pyarrow nor fsspec supports this kind of URI.
+        StorageError: the storage cannot be reached.
     """
     import fsspec
     import pyarrow
@@ -68,26 +70,27 @@ def filesystem(uri: str, what: str = "--work-dir") -> tuple[arrow.FileSystem, st
 
 
 def put_whole(file_system: arrow.FileSystem, target: str, source: BinaryIO, by: str = "") -> None:
-    """Writes a file of a storage whole or not at all; its folder is made where it is missing.
+    """Writes a file to a storage atomically; its folder is made if it is missing.
 
     Args:
-        target: the path of the file; may exist.
-        source: is read to its end.
-        by: who writes it, where several may write the same file at a time.
+        file_system: the storage.
+        target: the path of the file; it may exist.
+        source: the content; it is read to its end.
+        by: a text that identifies the writer, if several processes may write the same file at a time.
     """
-    whole_at_once = file_system.type_name in OBJECT_STORES
+    atomic = file_system.type_name in OBJECT_STORES
     path = PurePosixPath(target)
-    written = target if whole_at_once else str(path.with_name(f".{path.name}{by}.partial"))
-    if not whole_at_once:
+    written = target if atomic else str(path.with_name(f".{path.name}{by}.partial"))
+    if not atomic:
         file_system.create_dir(str(path.parent), recursive=True)
     with file_system.open_output_stream(written) as out:
         shutil.copyfileobj(source, out, 2**20)
-    if not whole_at_once:
+    if not atomic:
         file_system.move(written, target)
 
 
 def ray_storage(where: str | Path) -> Arguments:
-    """``storage_path`` and ``storage_filesystem`` as Ray Train and Tune take them."""
+    """The arguments ``storage_path`` and ``storage_filesystem`` for Ray Train and Ray Tune."""
     if not is_uri(where):
         return {"storage_path": str(where)}
     file_system, path = filesystem(str(where))
@@ -95,54 +98,54 @@ def ray_storage(where: str | Path) -> Arguments:
 
 
 class WorkDir:
-    """A work dir: its local folder and, where it is at a URI, what keeps the two alike.
+    """A work dir: its local folder and, if it is at a URI, the transfer of files between the two.
 
     Args:
         where: the folder or URI.
-        folder: the local one; ``where`` itself unless that is a URI.
+        folder: the local folder; equal to ``where`` unless that is a URI.
     """
 
     def __init__(self, where: str | Path, folder: Path) -> None:
         self.where, self.folder = where, folder
         self._remote = filesystem(str(where)) if is_uri(where) else None
-        self._known: dict[str, tuple[int, int]] = {}  # files that are alike: time and bytes
+        self._synced: dict[str, tuple[int, int]] = {}  # files that are equal at both places -> (time, bytes)
 
     def holds_something(self) -> bool:
-        """Whether anything was written to it before."""
+        """Whether the work dir has any files."""
         if self._remote is None:
             return self.folder.exists() and any(not file.name.startswith(".") for file in self.folder.iterdir())
         return bool(self._listed())
 
     def remove(self, *folder: str) -> None:
-        """Removes a folder within the work dir, or all of it, wherever that is."""
+        """Removes a folder within the work dir, or the whole work dir, locally and at the URI."""
         shutil.rmtree(self.folder.joinpath(*folder), ignore_errors=True)
         if self._remote is not None:
-            self._known.clear()
+            self._synced.clear()
             file_system, root = self._remote
             with suppress(FileNotFoundError), _reporting(self.where):
                 file_system.delete_dir("/".join((root, *folder)))
 
     def names(self) -> list[str]:
-        """Paths of all files at the URI, without leftovers of writes that were cut off."""
+        """The paths of all files at the URI, without the partial files of interrupted writes."""
         return [] if self._remote is None else self._listed()
 
     def pull(self, *patterns: str) -> None:
-        """Fetches the files whose path within the work dir fits a pattern, such as ``trials/*/trial.json``."""
+        """Fetches the files whose path within the work dir matches a pattern, such as ``trials/*/trial.json``."""
         if self._remote is None:
             return
         root = self._remote[1]
         for info in self._infos():
             relative = PurePosixPath(info.path).relative_to(root)
-            if any(_fits(relative, pattern) for pattern in patterns):
+            if any(_matches(relative, pattern) for pattern in patterns):
                 self._fetch(info, self.folder / relative)
-                self._known[str(relative)] = _stamp(self.folder / relative)
+                self._synced[str(relative)] = _stamp(self.folder / relative)
 
     def _fetch(self, info: Any, target: Path) -> None:
-        """Fetches a file as it is at one time. What is replaced meanwhile may come in part, and is fetched again."""
+        """Fetches a file; one that is replaced meanwhile is fetched again, because it may be a mix of both versions."""
         assert self._remote is not None
         file_system, _ = self._remote
         with written_whole(target) as partial:
-            for _ in range(FETCHES):
+            for _ in range(FETCH_ATTEMPTS):
                 opened = file_system.open_input_stream
                 with _reporting(self.where), opened(info.path) as source, open(partial, "wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
@@ -150,23 +153,25 @@ class WorkDir:
                     before, info = info, file_system.get_file_info(info.path)
                 if (before.mtime_ns, before.size) == (info.mtime_ns, info.size):
                     return
-            raise StorageError(f"{self.where}: {info.path} changed {FETCHES} times while it was fetched; try again")
+            raise StorageError(
+                f"{self.where}: {info.path} changed {FETCH_ATTEMPTS} times while it was fetched; try again"
+            )
 
     def push(self) -> None:
-        """Sends what is new or has changed since the last time.
+        """Sends the files that are new or have changed since the last call.
 
         Raises:
-            StorageError: it could not be sent. What is at the URI already stays as it is.
+            StorageError: a file could not be sent. Files at the URI stay as they are.
         """
         if self._remote is None:
             return
         for file in sorted(self._files(), key=_order):
             name, stamp = str(file.relative_to(self.folder)), _stamp(file)
-            if self._known.get(name) == stamp:
+            if self._synced.get(name) == stamp:
                 continue
             with _reporting(self.where):
                 self._send(file, name)
-            self._known[name] = stamp
+            self._synced[name] = stamp
 
     def _send(self, file: Path, name: str) -> None:
         assert self._remote is not None
@@ -196,11 +201,11 @@ class WorkDir:
 
 @contextmanager
 def open_work_dir(where: str | Path, *patterns: str) -> Iterator[WorkDir]:
-    """A work dir to write to; of one at a URI, the files that fit the patterns are here from the start.
+    """Opens a work dir for writing; from a URI, it first fetches the files that match the patterns.
 
     Raises:
-        UserError: no such kind of storage.
-        StorageError: it does not answer.
+        UserError: this kind of storage is not supported.
+        StorageError: the storage cannot be reached.
     """
     if not is_uri(where):
         yield WorkDir(Path(where).absolute(), Path(where).absolute())
@@ -215,11 +220,11 @@ def open_work_dir(where: str | Path, *patterns: str) -> Iterator[WorkDir]:
 
 
 class Sending:
-    """A :class:`rdistill.training.hooks.RunListener` that sends the work dir after each validation, for another one.
+    """A :class:`rdistill.training.hooks.RunListener` that sends the work dir after each validation.
 
     Args:
-        listener: receives everything that this one does; may not return.
-        here: what is sent.
+        listener: another listener, which gets all events after this one; it may raise to end the run.
+        here: the work dir to send.
     """
 
     def __init__(self, listener: Any, here: WorkDir) -> None:
@@ -247,7 +252,7 @@ class Sending:
 
 @contextmanager
 def errors_of_storage() -> Iterator[None]:
-    """Within this a storage's own errors are OSErrors: packages behind fsspec raise any, such as botocore's."""
+    """Within the context, all errors become OSErrors: the packages behind fsspec, such as botocore, raise their own."""
     try:
         yield
     except OSError:
@@ -269,7 +274,7 @@ def _reporting(where: str | Path) -> Iterator[None]:
         ) from None
 
 
-def _fits(path: PurePosixPath, pattern: str) -> bool:
+def _matches(path: PurePosixPath, pattern: str) -> bool:
     return len(path.parts) == pattern.count("/") + 1 and path.match(pattern)
 
 
@@ -279,4 +284,4 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _order(file: Path) -> int:
-    return 2 if file.name in LAST else 0 if file.suffix in FIRST else 1
+    return 2 if file.name in SENT_LAST else 0 if file.suffix in SENT_FIRST else 1

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a section that a user wrote, in plain words: one line for each place."""
+"""Turns pydantic's errors about a section that a user wrote into plain messages, one line for each key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rdistill.core.errors import did_you_mean
 
-LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
-LONGEST_VALUE = 120  # characters of a value in a message
-SCALARS: dict[Any, tuple[str, str]] = {  # singular and plural
+MAX_SEED = 2**32 - 1  # the largest seed of numpy
+MAX_VALUE_CHARS = 120  # characters of a value in a message
+SCALARS: dict[Any, tuple[str, str]] = {  # type -> its name in messages, singular and plural
     bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -28,13 +28,13 @@ SCALARS: dict[Any, tuple[str, str]] = {  # singular and plural
 
 
 class Section(BaseModel):
-    """A part of what a user writes: immutable, without room for a mistyped key, without NaN or infinite numbers."""
+    """The base of all sections that a user writes: immutable; refuses unknown keys, NaN and infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _not_a_switch(value: Any) -> Any:
-    if isinstance(value, bool):  # Python, and so pydantic, takes true for 1
+    if isinstance(value, bool):  # pydantic would accept true as 1
         raise PydanticCustomError("number_type", "must be a number")
     return value
 
@@ -49,23 +49,23 @@ Word = BeforeValidator(_switch_as_word)  # validates a Literal with 'on' or 'off
 
 
 def mistakes(error: ValidationError, model: type[BaseModel], content: Any, where: str = "") -> list[str]:
-    """pydantic's errors as lines that say where, what, got and, for a mistyped key, the nearest one.
+    """pydantic's errors as lines that name the key, the problem, the value and, for a mistyped key, the nearest one.
 
     Args:
-        error: what ``model.model_validate(content)`` raised.
-        model: the section's.
-        content: what the user wrote.
+        error: the error of ``model.model_validate(content)``.
+        model: the model of the section.
+        content: the section as the user wrote it.
         where: dotted key of the section itself; empty for a whole file.
     """
     items = error.errors(include_url=False)
-    # pydantic counts the entries that are right: a list whose only entry is wrong counts as empty too.
+    # pydantic counts valid entries only: it reports a list whose only entry is invalid as too short as well.
     short_by_others = [item for item in items if item["type"] == "too_short" and _is_long_enough(item, model, content)]
     lines = [
         _line(item, model, content, where)
         for item in items
-        if item not in short_by_others and not _is_of_another_member(item, model, content)
+        if item not in short_by_others and not _belongs_to_scalar_member(item, model, content)
     ]
-    return list(dict.fromkeys(lines))  # a value that fits no member of a union has an error for each of them
+    return list(dict.fromkeys(lines))  # a value that fits no member of a union has one error for each member
 
 
 def _is_long_enough(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
@@ -73,20 +73,23 @@ def _is_long_enough(item: ErrorDetails, model: type[BaseModel], content: Any) ->
     return isinstance(value, Sequence) and len(value) >= item["ctx"]["min_length"]
 
 
-def _is_of_another_member(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
-    """Whether a word was wanted, but a mapping is there, which the union's one section has errors of its own for."""
+def _belongs_to_scalar_member(item: ErrorDetails, model: type[BaseModel], content: Any) -> bool:
+    """Whether the error is about a scalar member of a union, while the user wrote a mapping.
+
+    The only section among the union's members then reports its own errors, which are the ones to show.
+    """
     place = _find(model, item["loc"], content)
     members = _members(place.field.annotation)
     return place.in_union and _section_of(members, _value_at(content, place.path)) is not None
 
 
 def short(value: Any) -> str:
-    """A value as Python writes it, but at most 120 characters of it."""
+    """The ``repr`` of a value, cut to 120 characters."""
     try:
         text = _SHORT.repr(value)
-    except (ValueError, RecursionError):  # a whole number of more than 4,300 digits
+    except (ValueError, RecursionError):  # such as an integer of more than 4,300 digits
         return f"a {type(value).__name__} too long to show"
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 3]}..."
 
 
 _SHORT = reprlib.Repr()
@@ -140,17 +143,19 @@ def _hint(field: FieldInfo, got: Any) -> str:
     return "; put it in quotes" if takes_text and isinstance(got, (bool, int, float)) else ""
 
 
-class _Found(NamedTuple):
+class _Place(NamedTuple):
+    """Where an error is in the user's section."""
+
     path: list[str | int]
     field: FieldInfo
-    parent: type[BaseModel] | None  # that the last part is a key of
-    in_union: bool  # some member of the field's union says that it does not fit
+    parent: type[BaseModel] | None  # the section that has the last part of the path as a key
+    in_union: bool  # whether a member of the field's union reports the error
 
 
-def _find(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Found:
-    """The user's own path to an error, and the field there.
+def _find(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Place:
+    """The path of an error in the user's section, and the field there.
 
-    pydantic's path also names the member of a union that it tried, which stands in nobody's file.
+    pydantic's path ``loc`` also names the member of a union that it tried, which is not in the user's file.
     """
     path: list[str | int] = []
     field, parent = FieldInfo.from_annotation(model), None
@@ -164,8 +169,8 @@ def _find(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Fo
             if chosen is None and section is not None and part == section.__name__:
                 chosen = section
             if chosen is None:
-                # Each member has errors of its own; the union as a whole is what was wanted.
-                return _Found(path, field, None, in_union=True)
+                # Each member reports its own error; the message is about the union as a whole.
+                return _Place(path, field, None, in_union=True)
             field = FieldInfo.from_annotation(chosen)
             continue
         if part == "[key]":
@@ -183,17 +188,17 @@ def _find(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Fo
             field = FieldInfo.from_annotation(inner[1] if get_origin(annotation) is dict else inner[int(index)])
         else:
             break
-    return _Found(path, _stripped(field), parent, in_union=False)
+    return _Place(path, _stripped(field), parent, in_union=False)
 
 
 def _section_of(members: Sequence[Any], value: Any) -> type[BaseModel] | None:
-    """The one section among a union's members, where a mapping is given: then it is what was meant."""
+    """The only section among a union's members, if the value is a mapping: the user then meant this section."""
     sections = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
     return sections[0] if len(sections) == 1 < len(members) and isinstance(value, Mapping) else None
 
 
 def _stripped(field: FieldInfo) -> FieldInfo:
-    """A field without ``| None``, and with what ``Annotated`` says within it."""
+    """The field without ``| None``, with the metadata of an inner ``Annotated``."""
     members = _members(field.annotation)
     if len(members) == 1 and members[0] is not field.annotation:
         inner = FieldInfo.from_annotation(members[0])
@@ -209,19 +214,19 @@ def _with(inner: FieldInfo, outer: FieldInfo) -> FieldInfo:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The members of a union, but None; of anything else, itself."""
+    """The members of a union without None; for any other type, the type itself."""
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for part in get_args(annotation) if part is not type(None) for member in _members(part)]
     return [annotation]
 
 
 def _own_tag(member: Any) -> str | None:
-    """The name that a union with a `Discriminator` gives a member; pydantic's path has it."""
+    """The tag of a member of a union with a `Discriminator`; pydantic's path contains it."""
     return next((entry.tag for entry in getattr(member, "__metadata__", ()) if isinstance(entry, Tag)), None)
 
 
 def _tags(annotation: Any) -> list[str]:
-    """The values of ``type`` that choose a model, or one out of a union of models."""
+    """The values of the key ``type`` that select one of the models of a union, or the only model."""
     tags: list[str] = []
     for member in _members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel) and "type" in member.model_fields:
@@ -240,7 +245,7 @@ def _literals(members: Iterable[Any]) -> list[Any]:
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
-    """What a type takes, in plain words: of a single value, and of several.
+    """Describes the values that a type accepts, for messages: (for a single value, for several values).
 
     >>> describe(list[Annotated[int, annotated_types.Ge(0)]])[0]
     'a list of whole numbers of at least 0'
@@ -255,7 +260,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
     if len(members) > 1:
         if tags := _tags(annotation):
             return (f"a mapping with a `type` ({', '.join(tags)}) and what that takes", "mappings with a `type`")
-        # A bound stands on the union as a whole where only one of its members can have it.
+        # A bound may be set for the union as a whole, although only one of its members can have it.
         described = [describe(member, metadata) for member in members]
         values = [repr(value) for value in _literals(members)]
         others = [pair for pair, member in zip(described, members, strict=True) if not _literals([member])]
@@ -280,12 +285,12 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, str]:
 
 
 def _either(texts: Sequence[str]) -> str:
-    """``a, b or c``."""
+    """Joins texts as ``a, b or c``."""
     return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 def _constraints(metadata: Sequence[Any]) -> dict[str, float]:
-    """Bounds by name: ge, gt, le, lt."""
+    """The bounds in a field's metadata by name: ge, gt, le, lt."""
     bounds: dict[str, float] = {}
     for entry in metadata:
         for name in ("ge", "gt", "le", "lt"):
@@ -305,7 +310,7 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def _value_at(content: Any, path: Sequence[str | int]) -> Any:
-    """What the user wrote at a path; as far as it leads."""
+    """The user's value at a path; where the path ends early, the value there."""
     for part in path:
         if isinstance(content, Mapping) and part in content:
             content = content[part]

@@ -1,4 +1,4 @@
-"""Whether a work dir can be written to, found out before time is spent. Leaves nothing there."""
+"""Checks, before the training, that a work dir can be written to. The check leaves no files behind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def require_work_dir(where: str | Path, flag: str = "--work-dir") -> None:
     """Makes sure that a work dir can be made and written to.
 
     Args:
-        where: a folder, or a URI; of the latter only whether somebody knows its kind of storage.
-        flag: what the user named it by, for errors.
+        where: a folder or a URI; for a URI, only its kind of storage is checked.
+        flag: the command-line option that named the work dir, for messages.
 
     Raises:
-        UserError: it is a file, below a file, not writable, too long, or of an unknown storage.
-        StorageError: a storage that is known does not answer.
+        UserError: it is a file, lies below a file, is not writable, is too long, or its storage is not supported.
+        StorageError: the storage cannot be reached.
     """
     text = str(where)
     if not text.strip():
@@ -48,11 +48,11 @@ def require_work_dir(where: str | Path, flag: str = "--work-dir") -> None:
 
 def _try_folder(folder: Path, name: str) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        os.lstat(folder)  # raises an error that says so where a part of the path is too long
+        os.lstat(folder)  # raises an OSError if a part of the path is too long
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        what = "is" if nearest == folder else f"lies below {nearest}, which is"
+        verb = "is" if nearest == folder else f"lies below {nearest}, which is"
         kind = "a link to nowhere" if nearest.is_symlink() and not nearest.exists() else "a file"
-        raise UserError(f"{name}: {what} {kind}; name a folder")
-    # The superuser may write anywhere but on some file systems: only an attempt shows it.
+        raise UserError(f"{name}: {verb} {kind}; name a folder")
+    # Permissions do not tell: root may write to any folder, except on some file systems. So try it.
     tempfile.TemporaryDirectory(prefix=".rdistill-", dir=nearest).cleanup()

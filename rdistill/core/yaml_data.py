@@ -1,6 +1,7 @@
-"""YAML as data: what a person writes in a sweep file or behind ``--set``, and nothing that surprises or harms.
+"""Reads YAML as plain data, as in sweep files and values of ``--set``, and refuses what is surprising or harmful.
 
-PyYAML's safe loader runs no code, but takes a key twice, nesting without end, and anchors that unfold to gigabytes.
+PyYAML's safe loader runs no code, but it accepts duplicate keys, unlimited nesting, and aliases that expand to
+gigabytes.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ import yaml
 from rdistill.core.errors import UserError
 from rdistill.core.validation import short
 
-DEEPEST = 32  # levels of lists and mappings within each other
-MOST_NODES = 50_000  # keys and values of a file, those that aliases stand for counted each time
-MOST_BYTES = 2**20
-TAKEN = ("map", "seq", "str", "int", "float", "bool", "null", "merge")  # YAML's tags that may be written out
+MAX_DEPTH = 32  # levels of nested lists and mappings
+MAX_NODES = 50_000  # keys and values of a file; those behind an alias count each time
+MAX_BYTES = 2**20
+ALLOWED_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "merge")
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: lists, dicts, texts, numbers, true, false and None.
+    """The content of a YAML file: lists, dicts, texts, numbers, booleans and None.
 
     Raises:
-        UserError: it cannot be read, is no text, or is not YAML of this kind; names the line.
+        UserError: the file cannot be read, is no text, or is not YAML of this kind; the message names the line.
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{path}: is larger than {MOST_BYTES // 2**20} MiB; is it the right file?")
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path}: is larger than {MAX_BYTES // 2**20} MiB; is it the right file?")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -48,12 +49,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """As :func:`read_yaml`, of a text. Raises yaml.YAMLError; see :func:`yaml_problem`."""
+    """Like :func:`read_yaml`, but for a text. Raises yaml.YAMLError; see :func:`yaml_problem`."""
     return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
-    """``:3: is not valid YAML: why``: the line, counted from 1, where it is known, and what is wrong there."""
+    """Describes an error as ``:3: is not valid YAML: REASON``; the line number, from 1, is given if it is known."""
     if isinstance(error, yaml.reader.ReaderError):
         return f": is not valid YAML: {chr(int(error.character))!r} may not stand in it"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -64,7 +65,7 @@ def yaml_problem(error: yaml.YAMLError) -> str:
     return f"{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {problem}"
 
 
-PLAIN_WORDS = {  # part of what PyYAML says -> what we say
+PLAIN_WORDS = {  # part of PyYAML's message -> rdistill's message
     r"found character '\t' that cannot start any token": "a tab cannot indent or begin a value; use spaces",
     "second occurrence": "an anchor (&name) is there twice",
     "but found another document": "a second document begins here (---); put each in a file of its own",
@@ -72,24 +73,24 @@ PLAIN_WORDS = {  # part of what PyYAML says -> what we say
 
 
 def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -> list[str]:
-    """What in a value is no plain data: one line each, with its place.
+    """Finds the parts of a value that are not plain data; returns one line for each, with its key.
 
-    Plain are None, true and false, texts that UTF-8 can write, numbers but NaN, and lists and dicts of them.
+    Plain data are None, booleans, texts that UTF-8 can encode, numbers except NaN, and lists and dicts of these.
 
     Args:
-        value: from a file, a command line, or a caller.
+        value: a value from a file, a command line, or a caller.
         where: dotted key of the value.
-        as_json: numbers must also be finite and keys texts, so that JSON gives back the same.
-        depth: of the value within that of the first call.
+        as_json: whether numbers must also be finite and keys must be texts, so that JSON returns the same value.
+        depth: nesting depth of the value; 0 in the first call.
     """
-    if depth > DEEPEST:
-        return [f"{where}: is nested more than {DEEPEST} deep"]
+    if depth > MAX_DEPTH:
+        return [f"{where}: is nested more than {MAX_DEPTH} deep"]
     if isinstance(value, Mapping):
-        takes = (str,) if as_json else (str, int)
+        key_types = (str,) if as_json else (str, int)
         lines = [
             f"{where}: a key must be text, got {short(key)}"
             for key in value
-            if not isinstance(key, takes) or (isinstance(key, str) and not is_text(key))
+            if not isinstance(key, key_types) or (isinstance(key, str) and not is_text(key))
         ]
         inner = [(f"{where}.{key}", entry) for key, entry in value.items()]
     elif isinstance(value, (list, tuple)):
@@ -103,13 +104,13 @@ def not_plain(value: Any, where: str, *, as_json: bool = True, depth: int = 0) -
     elif value is None or isinstance(value, (bool, int, float, str)):
         return []
     else:
-        takes_words = "text, a number, true, false, null, or a list or mapping of them"
-        return [f"{where}: must be {takes_words}, got {short(value)}"]
-    return lines + [line for at, entry in inner for line in not_plain(entry, at, as_json=as_json, depth=depth + 1)]
+        expected = "text, a number, true, false, null, or a list or mapping of them"
+        return [f"{where}: must be {expected}, got {short(value)}"]
+    return lines + [line for key, entry in inner for line in not_plain(entry, key, as_json=as_json, depth=depth + 1)]
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can write it: a lone surrogate, such as ``"\\ud83d"`` gives, is no character."""
+    """Whether UTF-8 can encode the text: a lone surrogate, such as ``"\\ud83d"``, is not a character."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -118,13 +119,13 @@ def is_text(value: str) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that come twice, unusual tags, and what would unfold without end. Knows 1e-3 as a number."""
+    """A SafeLoader that refuses duplicate keys, unusual tags and unlimited nesting, and reads 1e-3 as a number."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = self._nodes = 0
-        self._open: set[str] = set()  # anchors of nodes that have not come to their end
-        self._sizes: dict[str, int] = {}  # nodes that an alias of this anchor stands for
+        self._open: set[str] = set()  # anchors of nodes that are not complete yet
+        self._sizes: dict[str, int] = {}  # anchor -> number of nodes behind an alias of it
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -134,8 +135,8 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"*{anchor} stands within itself", mark)
             self._count(self._sizes.get(anchor, 0), mark)
             return super().compose_node(parent, index)
-        if self._depth >= DEEPEST:
-            raise yaml.composer.ComposerError(None, None, f"is nested more than {DEEPEST} deep", mark)
+        if self._depth >= MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"is nested more than {MAX_DEPTH} deep", mark)
         before = self._nodes
         self._count(1, mark)
         self._depth += 1
@@ -150,18 +151,18 @@ class _Loader(yaml.SafeLoader):
 
     def _count(self, nodes: int, mark: Any) -> None:
         self._nodes += nodes
-        if self._nodes > MOST_NODES:
-            text = f"has more than {MOST_NODES} values, with what its aliases (*name) stand for"
+        if self._nodes > MAX_NODES:
+            text = f"has more than {MAX_NODES} values, with what its aliases (*name) stand for"
             raise yaml.composer.ComposerError(None, None, text, mark)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         tag = node.tag.removeprefix("tag:yaml.org,2002:")
-        if tag not in TAKEN:
+        if tag not in ALLOWED_TAGS:
             text = f"the tag {'!!' + tag if tag != node.tag else tag} is not taken; write plain values"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError, LookupError):  # such as 0x_, !!bool maybe, or !!int alone
+        except (ValueError, OverflowError, LookupError):  # such as `0x_`, `!!bool maybe`, or `!!int` without a value
             text = f"{_excerpt(node)} is no value of type {tag}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
 
@@ -171,7 +172,7 @@ class _Loader(yaml.SafeLoader):
             for key_node, _ in node.value:
                 if key_node.tag.endswith(":merge"):
                     continue
-                if key_node.tag.endswith(":bool"):  # `on` and `no` are words where a key stands
+                if key_node.tag.endswith(":bool"):  # as keys, `on` and `no` are texts
                     key_node.tag = "tag:yaml.org,2002:str"
                 key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
                 if not isinstance(key, Hashable):
@@ -190,7 +191,7 @@ def _excerpt(node: Any) -> str:
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """Texts that stand for themselves in YAML 1.2 and not in 1.1: dates, and base 60 (1:30 is 90)."""
+    """The resolvers of YAML 1.2, where dates and base-60 numbers (in YAML 1.1, `1:30` is 90) are plain texts."""
     dropped = ("timestamp", "value")
     kept: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items():
@@ -199,7 +200,7 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 _INT = re.compile(r"[-+]?(0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
-_FLOAT = re.compile(  # a point, an exponent, or both
+_FLOAT = re.compile(  # numbers with a point, an exponent, or both
     r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
     r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )

@@ -1,13 +1,14 @@
-"""The weight of a loss that is given as a share: measured from gradients, in the first batches of training.
+"""The weight of a loss that is given as a share: it is measured from gradients in the first batches of training.
 
-At the last tensors that a loss and the task's share (:func:`rdistill.distill.gradients.last_shared`), the length of the
-loss's gradient, times the weight, is to be ``share`` times the length of the task loss's gradient. Both lengths are
-means over the measured batches:
+The weight is chosen so that the gradient of the weighted loss is ``share`` times as long as the gradient of the task
+loss. Both gradients are taken at the last tensors that the two losses both depend on
+(:func:`rdistill.distill.gradients.last_shared`), and their lengths are means over the measured batches:
 
     weight = share * mean |gradient of the task loss| / mean |gradient of the loss before its weight|
 
-Compare GradNorm (Chen et al., ICML 2018, arXiv 1711.02257), which trains weights at every step, and Dynamic Weight
-Average (Liu et al., CVPR 2019, arXiv 1803.10704), which looks at the losses' values alone: docs/losses.md.
+Related methods are GradNorm (Chen et al., ICML 2018, arXiv 1711.02257), which trains the weights at every step, and
+Dynamic Weight Average (Liu et al., CVPR 2019, arXiv 1803.10704), which uses the values of the losses alone. See
+docs/losses.md.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from rdistill.schemas.run import LossWeightState, Measurement
 
 
 class MeasuredLossWeight:
-    """The weight of one loss, as far as it is measured.
+    """Measures the weight of one loss.
 
-    During the first measurement it is that of the batches so far, the batch on hand included; while it is measured
-    again the one before stays until all batches are in. A measurement in which no batch counts is made again with the
-    next batches.
+    During the first measurement the weight follows from the batches so far, the current one included. During a later
+    measurement the previous weight stays until all batches are measured. A measurement without any batch that counts
+    (see :meth:`add`) is repeated with the next batches.
 
     Args:
-        name: of the loss.
-        spec: its share.
+        name: the name of the loss, for messages.
+        spec: the share, and how many batches to measure.
 
     Attributes:
-        weight: in force, before its schedule's factor; 0 before the first batch that counts.
-        measured: each measurement that is complete.
+        weight: the current weight, before its schedule's factor; 0 before the first batch that counts.
+        measured: all complete measurements.
     """
 
     def __init__(self, name: str, spec: ShareSpec) -> None:
@@ -40,26 +41,30 @@ class MeasuredLossWeight:
         self.weight = 0.0
         self.measured: list[Measurement] = []
         self._settled = False  # the first measurement is complete
-        self._warned = False  # there was a line that it cannot be measured
-        self._seen = 0  # batches of the measurement that is going on
-        self._lengths: list[list[float]] = []  # the task's gradient's and this loss's, where both count
+        self._warned = False  # the user was told that the weight cannot be measured
+        self._seen = 0  # batches of the current measurement
+        self._lengths: list[list[float]] = []  # gradient lengths of the task loss and of this loss, for each batch
 
     def measures(self, iteration: int) -> bool:
-        """Whether the batch of an iteration, counted from 0, is to be measured."""
+        """Whether the batch of this iteration, counted from 0, must be measured."""
         if not self._settled or self._seen:
             return True
         return self.spec.every is not None and iteration > 0 and iteration % self.spec.every == 0
 
-    def of_one_batch(self, task: float, loss: float) -> float:
-        """The weight that follows from one batch alone, which is not kept. The lengths are those of :meth:`add`."""
+    def weight_of_one_batch(self, task: float, loss: float) -> float:
+        """The weight from one batch alone, which is not kept. The arguments are the lengths as in :meth:`add`."""
         return self._weight_of([[task, loss]] if self._counts(task, loss) else [])
 
     def add(self, iteration: int, task: float, loss: float) -> str | None:
-        """Takes what was measured in an iteration; returns a line where there is something that a user should know.
+        """Adds the gradient lengths of one batch.
 
         Args:
             iteration: counted from 0.
-            task, loss: lengths of the two gradients. A batch in which one of them is 0 or not finite does not count.
+            task, loss: lengths of the gradients of the task loss and of this loss. A batch in which one of them is 0 or
+                not finite does not count.
+
+        Returns:
+            A message for the user, or None.
         """
         self._seen += 1
         if self._counts(task, loss):
@@ -92,14 +97,14 @@ class MeasuredLossWeight:
         return 0 < task < math.inf and 0 < loss < math.inf and 0 < self.spec.value * task / loss < math.inf
 
     def _weight_of(self, lengths: Sequence[Sequence[float]]) -> float:
-        """The weight that follows from lengths of batches that count; 0 from none."""
+        """The weight from the lengths of all batches that count; 0 if there is none."""
         if not lengths:
             return 0.0
         task, loss = _means(lengths)
         return self.spec.value * task / loss
 
     def state(self) -> LossWeightState:
-        """For a checkpoint."""
+        """The state that a checkpoint keeps."""
         return {
             "weight": self.weight,
             "settled": self._settled,
@@ -109,12 +114,12 @@ class MeasuredLossWeight:
         }
 
     def load_state(self, state: LossWeightState) -> None:
-        """Goes on where a checkpoint left off, to the last bit."""
+        """Restores what :meth:`state` returned."""
         self.weight, self._settled, self._seen = state["weight"], state["settled"], state["seen"]
         self._lengths, self.measured = list(state["lengths"]), list(state["measured"])
 
 
 def _means(lengths: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Of the task's lengths, and of the loss's."""
+    """The mean length for the task loss, and the mean length for the distillation loss."""
     count = len(lengths)
     return math.fsum(pair[0] for pair in lengths) / count, math.fsum(pair[1] for pair in lengths) / count

@@ -1,4 +1,4 @@
-"""The optimizer of a run, built in one place: for training, for the check and for the step that is measured."""
+"""Builds the optimizer of a run; training, the checks and the step profile all use this one function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from rdistill.models.precision import wrapper_config
 
 
 def build_optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
-    """The config's optimizer, made for the student as mmseg would; the losses' adapters join it as a group.
+    """Builds the config's optimizer for the student as mmseg would, and adds the losses' adapters as one more group.
 
-    A constructor that tells layers apart by name, such as layer-wise decay, so finds the names it knows.
+    The optimizer constructor is given the student alone, so that constructors which tell layers apart by name, such
+    as layer-wise decay, see the names they know.
 
     Raises:
-        UserError: an unknown type, a wrong argument, or mixed precision that this machine has not.
+        UserError: an unknown type, a wrong argument, or a mixed precision that this machine does not support.
     """
     kind = cfg.optim_wrapper.get("optimizer", {}).get("type")
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
@@ -40,7 +41,7 @@ def build_optimizer(cfg: Config, distiller: Distiller) -> OptimWrapper:
 
 @contextmanager
 def _without_console() -> Iterator[None]:
-    """mmengine says what options each parameter has, in hundreds of lines: for the log file of the run alone."""
+    """Sends mmengine's log to the run's log file only: it logs the options of each parameter, hundreds of lines."""
     logger = MMLogger.get_current_instance()
     handlers = logger.handlers
     logger.handlers = [handler for handler in handlers if isinstance(handler, logging.FileHandler)]

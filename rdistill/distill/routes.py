@@ -1,4 +1,4 @@
-"""Between which tensors each loss stands: from a loss's ``on`` or ``pair`` to feature names and numbers of channels."""
+"""Which tensors each loss compares: turns a loss's ``on`` or ``pair`` into feature names and numbers of channels."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ from rdistill.teachers.classes import FEWEST
 
 @dataclass(frozen=True)
 class Route:
-    """Between which tensors a loss stands, and how much it counts."""
+    """Which tensors a loss compares, and its weight."""
 
-    student_features: tuple[str, ...]  # one, but for a loss over several layers
-    teacher_features: tuple[str, ...]  # equally many; or each teacher's head, for the mean of teachers
-    teacher: int | None  # None: the weighted mean of all teachers' logits
-    weight: float | None  # None: it is measured, by its share
-    pair: Any  # what the config says
+    student_features: tuple[str, ...]  # one name; several for a loss over several layers
+    teacher_features: tuple[str, ...]  # as many names; for the mean of the teachers, the head of each teacher
+    teacher: int | None  # index of the teacher; None: the weighted mean of all teachers' logits
+    weight: float | None  # None: the weight is measured, see `share`
+    pair: Any  # as written in the config
     schedule: ScheduleSpec
     share: ShareSpec | None = None
-    # the student's classes that the teachers know: a loss on logits compares these alone; None: all
+    # The student's classes that the teachers know: a loss on logits compares only these. None: all classes.
     classes: tuple[int, ...] | None = None
-    masked_by: tuple[int, ...] = ()  # teachers whose classes without one of the student's take pixels out of it
+    # Indices of teachers with `unmapped="mask"`: a pixel where one of them predicts a class that the student lacks does
+    # not count.
+    masked_by: tuple[int, ...] = ()
 
 
 def make_routes(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> dict[str, Route]:
-    """The route of each loss, by the loss's name, between those models."""
+    """The route of each loss, by the name of the loss."""
     student_heads = logit_names(student, training=True)
     teacher_heads = [logit_names(teacher, training=False) for teacher in teachers]
     routes = {name: make_route(name, loss, spec, student_heads, teacher_heads) for name, loss in spec.losses.items()}
@@ -52,10 +54,10 @@ def make_routes(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Mod
 
 
 def with_class_maps(name: str, route: Route, teachers: Sequence[nn.Module]) -> Route:
-    """A route with what the class maps of its teachers' models change; one between features as it is.
+    """Adds the class maps of the teachers to a route on logits; returns a route between features unchanged.
 
     Raises:
-        UserError: the teachers of a mean have fewer than two of the student's classes in common.
+        UserError: the teachers that a loss averages have fewer than two of the student's classes in common.
     """
     if route.pair is not None:
         return route
@@ -72,7 +74,11 @@ def with_class_maps(name: str, route: Route, teachers: Sequence[nn.Module]) -> R
 def make_route(
     name: str, loss: LossSpec, spec: DistillSpec, student_heads: list[str], teacher_heads: Sequence[list[str]]
 ) -> Route:
-    """Turns a loss's ``on`` or ``pair`` into the feature names it compares."""
+    """Turns a loss's ``on`` or ``pair`` into the names of the features that it compares.
+
+    Raises:
+        UserError: a teacher without logits, or a head that does not exist.
+    """
     weight = loss.effective_weight
     teacher = None if loss.teacher == "mean" else loss.teacher
     if loss.pair is not None:
@@ -84,9 +90,9 @@ def make_route(
     compared = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
     for side, heads in (("student", student_heads), *(("teacher", heads) for heads in compared)):
         if not heads:
-            which = "" if len(teacher_heads) == 1 else f"s[{teacher}]" if teacher is not None else "s"
+            suffix = "" if len(teacher_heads) == 1 else f"s[{teacher}]" if teacher is not None else "s"
             raise UserError(
-                f"distill.losses.{name}.on: {loss.on!r}, but the teacher{which} gives features alone, and no logits; "
+                f"distill.losses.{name}.on: {loss.on!r}, but the teacher{suffix} gives features alone, and no logits; "
                 f"give the loss a feature `pair`"
             )
         if loss.output >= len(heads):
@@ -98,17 +104,17 @@ def make_route(
 
 
 def features_of(teacher: int, route: Route) -> tuple[str, ...]:
-    """The features that a route wants from one of the teachers."""
+    """The features of one teacher that a route compares; ``teacher`` is the index of the teacher."""
     if route.teacher is None:
         return (route.teacher_features[teacher],)
     return route.teacher_features if route.teacher == teacher else ()
 
 
 def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Sequence[nn.Module]) -> tuple[int, int]:
-    """Channels of the student's and of the teacher's logits that the loss of that name compares.
+    """The numbers of channels of the student's and of the teacher's logits that the loss ``name`` compares.
 
     Raises:
-        UserError: a mean of teachers of different classes. (One channel and two both tell two classes apart.)
+        UserError: the mean of teachers with different classes. (One channel and two channels are both two classes.)
     """
     compared = teachers if route.teacher is None else [teachers[route.teacher]]
     channels = [logit_channels(model, head) for model, head in zip(compared, route.teacher_features, strict=True)]
@@ -127,14 +133,17 @@ def channels_of_logits(name: str, route: Route, student: nn.Module, teachers: Se
 def probe_channels(
     student: nn.Module, teachers: Sequence[Teacher], routes: Mapping[str, Route], size: tuple[int, int]
 ) -> dict[str, tuple[int, int]]:
-    """Name of a loss -> channels of the two tensors it compares; for several layers, of the last."""
+    """Name of a loss -> numbers of channels (student, teacher) that it compares; of the last layer if it has several.
+
+    ``size`` is the height and width of the image on which the models are tried.
+    """
     models = [teacher.model for teacher in teachers]
     on_logits = {
         name: channels_of_logits(name, route, student, models) for name, route in routes.items() if route.pair is None
     }
     if len(on_logits) == len(routes):
         return on_logits
-    # Features say how many channels they have when they run: once, on a blank image.
+    # The number of channels of a feature is known only after a forward pass: run one on a blank image.
     inputs = blank_image(student, size)
     with blaming(f"model, on an image of {size[0]} x {size[1]}"):
         with (
@@ -156,19 +165,19 @@ def probe_channels(
 
 
 def unique_names(groups: Iterable[Iterable[str]]) -> list[str]:
-    """All names of several groups, each once, in a fixed order."""
+    """All names of several groups, each once, sorted."""
     return sorted({name for group in groups for name in group})
 
 
 def single_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    """A loss over one layer takes a tensor, one over several a list."""
+    """The only tensor, or the list of several: a loss over one layer takes a tensor, a loss over several a list."""
     return tensors[0] if len(tensors) == 1 else tensors
 
 
 def build_terms(
     spec: DistillSpec, channels: Mapping[str, tuple[int, int]], routes: Mapping[str, Route], student: nn.Module
 ) -> dict[str, Term]:
-    """The term of each loss, by the loss's name; ``channels`` as :func:`probe_channels` gives them."""
+    """The term of each loss, by the name of the loss; ``channels`` comes from :func:`probe_channels`."""
     labels = labels_of(student)
     return {
         name: build_term(name, loss, channels[name], labels, routes[name].classes) for name, loss in spec.losses.items()
@@ -178,7 +187,11 @@ def build_terms(
 def build_term(
     name: str, loss: LossSpec, channels: tuple[int, int], labels: Labels, classes: Sequence[int] | None = None
 ) -> Term:
-    """The term of one loss; ``classes``: of the student's those that are compared, None for all."""
+    """The term of one loss. ``classes`` are the student's classes that it compares; None means all.
+
+    Raises:
+        UserError: the loss's parameters or the numbers of channels do not fit.
+    """
     try:
         return Term(
             loss.type,

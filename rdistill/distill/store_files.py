@@ -1,7 +1,7 @@
-"""Where the entries of a store lie: a folder, or a URI of any storage that pyarrow or fsspec knows.
+"""The files of a store of views: in a folder, or at a URI of any storage that pyarrow or fsspec supports.
 
-A store's folder has a folder for each teacher that it has outputs of, and in it ``about.json``, which says whose they
-are, and an entry for each output: a checksum, and behind it the content. An entry is written whole or not at all.
+A store has one folder for each teacher. In it, ``about.json`` describes the teacher, and there is one file for each
+stored output: a checksum, followed by the content. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pyarrow import fs as arrow
 
 DIGEST = 16  # bytes of a checksum
-ABOUT = "about.json"  # a file in a teacher's folder: whose outputs are there
-PARTIAL = ".partial"  # what the name of a file ends in that is being written
+ABOUT = "about.json"  # the file in a teacher's folder that describes the teacher
+PARTIAL = ".partial"  # suffix of a file while it is being written
 
 
 @dataclass(frozen=True)
@@ -37,35 +37,35 @@ class StoredFile:
 
     name: str  # path within the store, such as TEACHER/ab/abcdef
     size: int  # bytes
-    written: float  # seconds since 1970; now, where the place does not say
+    written: float  # time of writing, in seconds since 1970; the current time if the storage does not know it
 
 
 class StoreFiles(Protocol):
-    """The files of a store, at one place; names are paths within it."""
+    """The files of a store at one place; names are paths within the store."""
 
-    where: str  # the folder or URI, as a user knows it
+    where: str  # the folder or URI, as the user wrote it
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None where there is none. Raises OSError where the place does not answer."""
+        """The content of a file; None if it does not exist. Raises OSError if the storage cannot be reached."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file whole or not at all. Raises OSError."""
+        """Writes a file atomically. Raises OSError."""
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file, if it exists."""
 
     def remove_folder(self, name: str) -> None:
-        """Removes a folder with all that is in it."""
+        """Removes a folder and its content."""
 
     def folders(self) -> list[str]:
-        """The names of the folders at the top; none where the store is not there."""
+        """The names of the folders at the top level; an empty list if the store does not exist."""
 
     def listed(self, folder: str) -> Iterator[StoredFile]:
-        """Every file below a folder."""
+        """All files below a folder."""
 
 
 class LocalFiles:
-    """The files of a store in a folder, which is made at the first write."""
+    """The files of a store in a local folder, which is created at the first write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.where = folder, str(folder)
@@ -112,7 +112,7 @@ class RemoteFiles:
     """The files of a store at a URI.
 
     Raises:
-        UserError: nobody knows this kind of URI.
+        UserError: neither pyarrow nor fsspec supports this kind of URI.
     """
 
     def __init__(self, uri: str) -> None:
@@ -121,7 +121,7 @@ class RemoteFiles:
         self._number = itertools.count()
 
     def __reduce__(self) -> tuple[type[RemoteFiles], tuple[str]]:
-        return RemoteFiles, (self.where,)  # a connection stays in its process
+        return RemoteFiles, (self.where,)  # a connection cannot be pickled: the other process opens its own
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -168,32 +168,32 @@ class RemoteFiles:
 
 
 def store_files(where: str | Path) -> StoreFiles:
-    """The files of a store by its folder or URI. Raises UserError for a kind of URI that nobody knows."""
+    """The files of the store at a folder or URI. Raises UserError for a kind of URI that is not supported."""
     return RemoteFiles(str(where)) if is_uri(where) else LocalFiles(Path(where).absolute())
 
 
 def sealed(content: bytes) -> bytes:
-    """An entry's file: the checksum of its content before the content."""
+    """The bytes of an entry's file: the checksum, followed by the content."""
     return checksum(content) + content
 
 
 def is_whole(file: bytes) -> bool:
-    """Whether an entry's file is as :func:`sealed` made it."""
+    """Whether the checksum of an entry's file fits its content, see :func:`sealed`."""
     return checksum(file[DIGEST:]) == file[:DIGEST]
 
 
 def checksum(content: bytes) -> bytes:
-    """128 bits that tell a content from every other."""
+    """A 128-bit checksum of the content."""
     return hashlib.blake2b(content, digest_size=DIGEST).digest()
 
 
 def write_about(files: StoreFiles, teacher: str, about: StoreAbout) -> None:
-    """Says whose outputs a teacher's folder holds, and that they were used now. Raises OSError."""
+    """Writes the description of a teacher to its folder, with the current time as the last use. Raises OSError."""
     files.write(f"{teacher}/{ABOUT}", (to_json({**about, "used": time.time()}, indent=2) + "\n").encode())
 
 
 def read_about(files: StoreFiles, teacher: str) -> StoreAbout | None:
-    """What :func:`write_about` wrote of a teacher's folder; None where nothing readable says it."""
+    """The description that :func:`write_about` wrote; None if it does not exist or cannot be read."""
     content = files.read(f"{teacher}/{ABOUT}")
     if content is None:
         return None
@@ -205,17 +205,13 @@ def read_about(files: StoreFiles, teacher: str) -> StoreAbout | None:
 
 
 def teachers_in(files: StoreFiles) -> dict[str, StoreAbout]:
-    """Whose outputs a store has, by the names of their folders."""
+    """Name of a folder -> description of its teacher, for all teachers in a store."""
     abouts = {name: read_about(files, name) for name in files.folders()}
     return {name: about for name, about in abouts.items() if about is not None}
 
 
 def require_store(files: StoreFiles) -> dict[str, StoreAbout]:
-    """As :func:`teachers_in`.
-
-    Raises:
-        UserError: there is no store.
-    """
+    """Like :func:`teachers_in`, but raises UserError if there is no store."""
     teachers = teachers_in(files)
     if not teachers:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Teachers: frozen models that give logits and features, kept out of everything that trains."""
+"""Teachers: frozen models that output logits and features, and that no part of the training can change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.storage import is_uri
 from rdistill.distill.store_files import StoreFiles, store_files
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
-from rdistill.distill.teacher_forward import computed_as, prepare_model
+from rdistill.distill.teacher_forward import autocast_context, prepare_model
 from rdistill.distill.teacher_store import TeacherStore, note_weights, weights_digest
 from rdistill.losses.functional import with_logit_channels
 from rdistill.models import checkpoint
@@ -41,14 +41,14 @@ STORE_FOLDER = ".teacher_store"
 
 @dataclass(frozen=True)
 class KeptCounts:
-    """What a teacher's store and cache did for the batches that it was given."""
+    """Counts of what a teacher's store and cache did for the batches so far."""
 
-    images_of_store: int = 0  # that the store was given
-    computed: int = 0  # those of them that the teacher ran on
-    damaged: int = 0  # entries of the store
-    images_of_cache: int = 0  # that the cache was given
-    hits: int = 0  # those of them that were known
-    on_disk: int = 0  # those known from the disk
+    images_of_store: int = 0  # images that the store was asked about
+    computed: int = 0  # those of them on which the teacher had to run
+    damaged: int = 0  # entries of the store that could not be read
+    images_of_cache: int = 0  # images that the cache was asked about
+    hits: int = 0  # those of them whose outputs were in the cache
+    on_disk: int = 0  # those hits that were read from the disk
 
     def __add__(self, more: KeptCounts) -> KeptCounts:
         return KeptCounts(*(a + b for a, b in zip(astuple(self), astuple(more), strict=True)))
@@ -58,29 +58,30 @@ class KeptCounts:
 
 
 def kept_counts(store: TeacherStore | None, cache: TeacherCache | None) -> KeptCounts:
-    """What both have counted by now."""
-    of_store = (0, 0, 0) if store is None else (store.images, store.computed, store.damaged)
-    of_cache = (0, 0, 0) if cache is None else (cache.images, cache.hits, cache.on_disk)
-    return KeptCounts(*of_store, *of_cache)
+    """The counts of a store and a cache so far."""
+    store_counts = (0, 0, 0) if store is None else (store.images, store.computed, store.damaged)
+    cache_counts = (0, 0, 0) if cache is None else (cache.images, cache.hits, cache.on_disk)
+    return KeptCounts(*store_counts, *cache_counts)
 
 
 class Teacher:
     """A model in evaluation mode, without gradients.
 
-    Deliberately no ``nn.Module``: so it is in no optimizer, in no checkpoint, outside DDP, and no
-    ``train()`` of its surroundings reaches its dropout or BatchNorm.
+    This class is deliberately not an ``nn.Module``. So a teacher is in no optimizer and no checkpoint, DDP does not
+    wrap it, and a ``train()`` call on the Distiller does not change its dropout or BatchNorm.
 
     Args:
         model: an mmseg segmentor with its weights.
-        feature_names: what it gives; see :mod:`rdistill.models.features`.
-        student_preprocessor: normalised the images that it will be given.
-        weight: its share where several teachers' logits are averaged.
-        forward: how it is computed; None takes the model as it is.
-        listed: feature names that others may want from this model: the forward is such that they mean the same.
+        feature_names: the features that it outputs; see :mod:`rdistill.models.features`.
+        student_preprocessor: the data preprocessor that has normalised the images which this teacher gets.
+        weight: the teacher's weight where the logits of several teachers are averaged.
+        forward: how the forward pass is computed; None takes the model as it is.
+        listed: names of further features that may be read from this model. Layers that they name are not fused, so
+            that these features keep their values.
 
     Attributes:
-        cache: of its outputs, if it has one.
-        store: of its outputs for the views of training images, if it has one.
+        cache: the cache of its outputs, or None.
+        store: the store of its outputs for the views of training images, or None.
     """
 
     def __init__(
@@ -102,22 +103,27 @@ class Teacher:
         self._rescale = _rescaling(student_preprocessor, model)
 
     def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> dict[str, Tensor]:
-        """Feature name -> tensor, for one batch as the student's preprocessor normalised it.
+        """Computes the features of one batch.
 
-        ``views``: which view each image is, in training; the store is for these alone.
+        Args:
+            inputs_nchw: images normalised by the student's preprocessor.
+            views: the view of each image, in training; without it the store is not used.
+
+        Returns:
+            Feature name -> tensor.
         """
         if self.store is not None and views is not None:
             with torch.no_grad():
-                return self.store(inputs_nchw, views, self.capture.names, self._prepared)
-        return self._prepared(inputs_nchw)
+                return self.store(inputs_nchw, views, self.capture.names, self._run)
+        return self._run(inputs_nchw)
 
     def kept_counts(self) -> KeptCounts:
-        """What its store and its cache did for it by now."""
+        """What its store and its cache have done for it so far."""
         return kept_counts(self.store, self.cache)
 
     @torch.no_grad()
-    def _prepared(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
-        """As a call, of a teacher that computes every image."""
+    def _run(self, inputs_nchw: Tensor) -> dict[str, Tensor]:
+        """The features of a batch without the store: from the cache, or computed."""
         # Not torch.inference_mode: the losses save these tensors for the student's backward pass.
         assert not self.model.training
         if next(self.model.parameters()).device != inputs_nchw.device:
@@ -127,14 +133,14 @@ class Teacher:
         inputs = self._normalise(inputs_nchw)
         return self._compute(inputs) if self.cache is None else self.cache(inputs, self.capture.names, self._compute)
 
-    def aside(self) -> Teacher:
-        """The same teacher without its cache: it runs beside the training and leaves nothing that training may find."""
+    def without_cache(self) -> Teacher:
+        """A copy without cache and store, for measurements that must leave no trace in the training."""
         teacher = copy.copy(self)
         teacher.cache = teacher.store = None
         return teacher
 
-    def giving(self, feature_names: Sequence[str]) -> Teacher:
-        """The same teacher, its store included, that gives these features."""
+    def with_features(self, feature_names: Sequence[str]) -> Teacher:
+        """A copy with the same model and store that outputs the features ``feature_names``."""
         teacher = copy.copy(self)
         teacher.capture = FeatureCapture(self.model, feature_names)
         return teacher
@@ -145,17 +151,17 @@ class Teacher:
             inputs_nchw = inputs_nchw.contiguous(memory_format=torch.channels_last)
         try:
             self.capture.attach()
-            with computed_as(forward, inputs_nchw.device):
+            with autocast_context(forward, inputs_nchw.device):
                 run_heads(self.model, self.model.extract_feat(inputs_nchw), self.capture.names)  # type: ignore[operator]
-            # Contiguous: a loss may look at a feature as it would at the plain forward's.
+            # Contiguous, so that a loss can use a feature exactly as it would that of the plain forward pass.
             return {name: as_maps(self.capture[name].detach(), size).contiguous() for name in self.capture.names}
         finally:
-            if not forward.compile:  # what was compiled has the capture in it
+            if not forward.compile:  # a compiled model contains the hooks of the capture
                 self.capture.detach()
             self.capture.clear()
 
     def _normalise(self, inputs_nchw: Tensor) -> Tensor:
-        """The same images as this teacher's own preprocessor would give them, where it differs from the student's."""
+        """Converts images from the student's normalisation to that of this teacher's own preprocessor."""
         if self._rescale is None:
             return inputs_nchw
         flip, scale, shift = self._rescale
@@ -164,11 +170,13 @@ class Teacher:
 
 
 class EmaTeacher(Teacher):
-    """The student's own exponential moving average as its teacher (Tarvainen and Valpola, NeurIPS 2017).
+    """A teacher that is the exponential moving average of the student (Tarvainen and Valpola, NeurIPS 2017).
 
     Args:
-        student: followed; BatchNorm's statistics are averaged as the weights are.
-        decay: share of itself that the teacher keeps at each step.
+        student: the model to average; BatchNorm's statistics are averaged like the weights.
+        feature_names: the features that it outputs; see :mod:`rdistill.models.features`.
+        decay: factor on the teacher's old weights at each step, 0 to 1.
+        weight: the teacher's weight where the logits of several teachers are averaged.
     """
 
     def __init__(self, student: nn.Module, feature_names: Sequence[str], decay: float, weight: float = 1.0) -> None:
@@ -176,13 +184,14 @@ class EmaTeacher(Teacher):
         super().__init__(self.average.module, feature_names, student.data_preprocessor, weight)
 
     def follow(self, student: nn.Module) -> None:
-        """Takes one step toward the student; the first time, becomes its copy."""
-        # Not `average` itself: mmengine looks at its count of steps each time, for which a GPU would be waited for.
+        """Updates the average with the student's current weights; the first call copies them."""
+        # Move the module alone and not `average`: mmengine reads its step counter on the host at each update, and a
+        # counter on a GPU would make the host wait for the device.
         device = next(student.parameters()).device
         self.average.module.to(device)
         if any(tensor.device != device for tensor in self.average.avg_parameters.values()):
-            # mmengine averages into the tensors that it noted when this was made, which are not those of a module that
-            # has moved since: the teacher would stay as it was.
+            # mmengine averages into the tensors that it saw when `average` was made. After the module has moved, these
+            # are no longer the module's tensors, and the teacher would never change.
             self.average.avg_parameters = self.average.module.state_dict()
         self.average.update_parameters(student)
 
@@ -193,31 +202,37 @@ class EmaTeacher(Teacher):
         self.average.load_state_dict(state)
 
 
-def cache_of(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patience: int = PATIENCE) -> TeacherCache:
-    """The cache of a teacher's outputs, as its spec has it.
+def make_cache(model: nn.Module, spec: TeacherSpec, work_dir: Path | None, patience: int = PATIENCE) -> TeacherCache:
+    """Makes the cache for a teacher's outputs that its spec describes.
 
     Args:
-        work_dir: of the run: files are kept beside it, where the spec names no folder; None keeps to memory.
+        model: the teacher's model.
+        spec: the teacher's spec, with a ``cache`` section.
+        work_dir: the run's work dir. If the spec names no folder, the files are kept beside the work dir; with None
+            the cache is in memory only.
         patience: see :class:`rdistill.distill.teacher_cache.TeacherCache`.
     """
     assert spec.cache is not None
-    described = _described(spec)
-    beside = None if work_dir is None else work_dir.absolute().parent / CACHE_FOLDER
-    folder = Path(spec.cache.dir) if spec.cache.dir else beside
-    return TeacherCache(lambda: fingerprint(model, described), spec.cache, folder, patience)
+    settings = _output_settings(spec)
+    default_folder = None if work_dir is None else work_dir.absolute().parent / CACHE_FOLDER
+    folder = Path(spec.cache.dir) if spec.cache.dir else default_folder
+    return TeacherCache(lambda: fingerprint(model, settings), spec.cache, folder, patience)
 
 
-def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: nn.Module) -> TeacherStore:
-    """The store of a teacher's outputs, as its spec has it.
+def make_store(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: nn.Module) -> TeacherStore:
+    """Makes the store for a teacher's outputs that its spec describes.
 
     Args:
-        work_dir: of the run: files are kept beside it, where the spec names no folder.
-        preprocessor: the student's, by which images are normalised.
+        model: the teacher's model; :func:`note_weights` has been called for it.
+        spec: the teacher's spec, with a ``store`` section.
+        work_dir: the run's work dir. If the spec names no folder, the files are kept beside the work dir.
+        preprocessor: the student's data preprocessor, which normalises the images.
     """
     assert spec.store is not None
     mean, std = image_statistics(preprocessor)
-    seen = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.flatten().tolist(), std.flatten().tolist()]
-    seen += [getattr(preprocessor, "pad_val", None), getattr(preprocessor, "size_divisor", None)]
+    images = [type(preprocessor).__name__, swaps_channels(preprocessor), mean.flatten().tolist()]
+    images += [std.flatten().tolist(), getattr(preprocessor, "pad_val", None)]
+    images += [getattr(preprocessor, "size_divisor", None)]
     about: StoreAbout = {
         "teacher": spec.config or " ".join(map(str, [spec.type, *spec.kind_params.values()])),
         "checkpoint": spec.checkpoint,
@@ -225,42 +240,42 @@ def store_of(model: nn.Module, spec: TeacherSpec, work_dir: Path, preprocessor: 
         "forward": str(spec.forward or PLAIN),
         "bits": spec.store.bits,
         "top_k": spec.store.top_k,
-        "images": " ".join(map(str, seen)),
-        "setting": f"{_described(spec)} {seen}",
+        "images": " ".join(map(str, images)),
+        "setting": f"{_output_settings(spec)} {images}",
     }
     heads = logit_names(model, training=False)
     return TeacherStore(spec.store, about, store_places(spec.store, work_dir), heads)
 
 
 def store_places(spec: StoreSpec, work_dir: Path) -> list[StoreFiles]:
-    """Where entries are looked for, the nearest first: those at a URI are also kept beside the work dir."""
-    beside = work_dir.absolute().parent / STORE_FOLDER
+    """The places where entries are looked for, the nearest first. A store at a URI has a local copy, too."""
+    default_folder = work_dir.absolute().parent / STORE_FOLDER
     if spec.dir is not None and is_uri(spec.dir):
-        return [store_files(spec.local or beside), store_files(spec.dir)]
-    return [store_files(spec.dir or beside)]
+        return [store_files(spec.local or default_folder), store_files(spec.dir)]
+    return [store_files(spec.dir or default_folder)]
 
 
-def _described(spec: TeacherSpec) -> str:
-    """What of a spec a teacher's outputs depend on, beside its weights."""
-    described = spec.model_dump_json(include={"model", "forward", "features"})
+def _output_settings(spec: TeacherSpec) -> str:
+    """The parts of a spec, as text, on which a teacher's outputs depend beside its weights."""
+    settings = spec.model_dump_json(include={"model", "forward", "features"})
     fitted = [value for value in (spec.class_map and spec.class_map.to, spec.input_scale) if value is not None]
-    return " ".join([described, *map(str, fitted)])
+    return " ".join([settings, *map(str, fitted)])
 
 
 def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> nn.Module:
     """Builds a teacher's model from its spec and loads its weights strictly.
 
     Raises:
-        UserError: it does not build, or the checkpoint is not its.
+        UserError: the model does not build, or the checkpoint belongs to another model.
     """
     assert spec.model is not None
     model_cfg: PlainConfig = copy.deepcopy(dict(spec.model))
-    model_cfg["pretrained"] = None  # its checkpoint holds everything: nothing else may be fetched
+    model_cfg["pretrained"] = None  # the checkpoint holds all weights, so nothing is downloaded
     if isinstance(model_cfg.get("backbone"), dict):
         model_cfg["backbone"].pop("init_cfg", None)
     model = revert_sync_batchnorm(build_segmentor(model_cfg, what=spec.label, trust_checkpoint=trust_checkpoint))
-    if spec.checkpoint is not None:  # the others bring their weights with them
-        network = getattr(model.backbone, "network", model)  # the user's own module, without what is around it
+    if spec.checkpoint is not None:  # the other kinds of teachers contain their weights
+        network = getattr(model.backbone, "network", model)  # the user's own module inside the segmentor, if any
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
     if spec.store is not None:
         note_weights(model)
@@ -269,10 +284,12 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
 
 
 def fit_to_student(model: nn.Module, spec: TeacherSpec) -> None:
-    """Lets a teacher's model give the student's classes, and see images at its own size, where its spec has those.
+    """Applies a spec's class map and input scale to a teacher's model.
+
+    After that the model predicts the student's classes, and resizes its input images by ``input_scale``.
 
     Raises:
-        UserError: the model does not tell those classes apart that the spec names.
+        UserError: the classes of the model are not those that the class map names.
     """
     if spec.input_scale is not None:
         scale_inputs(model, spec.input_scale)
@@ -287,7 +304,7 @@ def fit_to_student(model: nn.Module, spec: TeacherSpec) -> None:
 def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """The weighted average of several teachers' logits (N x C x h x w), at the largest of their resolutions.
 
-    Of two classes with one channel here and two there: as one channel.
+    For two classes, where some teachers have one channel and others two, the result has one channel.
     """
     channels = min(output.shape[1] for output in outputs)
     outputs = [with_logit_channels(output, channels) for output in outputs]
@@ -300,29 +317,30 @@ def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def _rescaling(student: nn.Module, model: nn.Module) -> tuple[bool, Tensor, Tensor] | None:
-    """From the student's preprocessing to a teacher model's: whether to swap RGB and BGR, a scale and a shift.
+    """How to convert images from the student's normalisation to a teacher's: (swap RGB and BGR, scale, shift).
 
-    None when they agree.
+    None if both normalise in the same way.
     """
     teacher = model.data_preprocessor
     flip = input_channels(model) == 3 and swaps_channels(student) != swaps_channels(teacher)
-    (our_mean, our_std), (their_mean, their_std) = (image_statistics(module) for module in (student, teacher))
+    student_mean, student_std = image_statistics(student)
+    teacher_mean, teacher_std = image_statistics(teacher)
     if flip:
-        our_mean, our_std = our_mean.flip(0), our_std.flip(0)
-    elif torch.allclose(our_mean, their_mean) and torch.allclose(our_std, their_std):
+        student_mean, student_std = student_mean.flip(0), student_std.flip(0)
+    elif torch.allclose(student_mean, teacher_mean) and torch.allclose(student_std, teacher_std):
         return None
-    return flip, our_std / their_std, (our_mean - their_mean) / their_std
+    return flip, student_std / teacher_std, (student_mean - teacher_mean) / teacher_std
 
 
-# The key is the preprocessor; the statistics are as they were when a model was built: on the CPU. A model that moved to
-# a GPU since need not be waited for, and its statistics can still be compared with those of a student on the CPU.
+# Preprocessor -> its statistics on the CPU, as they were when the model was built. So they can be read without waiting
+# for a GPU, and compared with those of a model on the CPU.
 _STATISTICS: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
 def image_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """What images are normalised with, on the CPU: shape (channels, 1, 1) or (1, 1, 1) each.
+    """The mean and the standard deviation by which images are normalised, on the CPU.
 
-    0 and 1 for a preprocessor that does not normalise.
+    Each has the shape (channels, 1, 1) or (1, 1, 1). They are 0 and 1 for a preprocessor that does not normalise.
     """
     if preprocessor not in _STATISTICS:
         mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)

@@ -1,7 +1,8 @@
-"""A teacher's outputs for an image, remembered under a hash of the image and of the teacher.
+"""A cache of a teacher's outputs; the key is a hash of the image and of the teacher.
 
-Entries are in this process's memory, and in files that all processes of a node share. With a cache a teacher sees
-images one at a time: so its answer for one does not depend, not even in the last bit, on which others were known.
+Entries are kept in the memory of this process, and in files that all processes of a node share. With a cache the
+teacher runs on one image at a time. So its output for an image does not depend, not even in the last bit, on which
+other images of the batch were in the cache.
 """
 
 from __future__ import annotations
@@ -24,36 +25,37 @@ from rdistill import __version__
 from rdistill.config.distill_spec import CacheSpec
 from rdistill.core.errors import UserError
 
-FORMAT = 2  # version of files, keys and what features mean; a change of any makes the old ones unknown
-DIGEST = 16  # bytes: two of 10^9 images collide with a probability below 10^-20
-SHARE = 0.1  # part of the free memory and disk that it may take, where the config sets no budget
-MOST_MEMORY, MOST_DISK = 2 * 2**30, 10 * 2**30  # bytes, likewise
-USELESS = 0.05  # share of hits below which nothing more is remembered
-PATIENCE = 2000  # images, where the size of the training data is not known
-RECOUNT = 256  # own writes after which the files of others are counted again
+FORMAT = 2  # version of files, keys and feature definitions; after a change, older entries are not found any more
+DIGEST = 16  # bytes of a key: two of 10^9 images collide with a probability below 10^-20
+SHARE = 0.1  # default budget: this share of the free memory and of the free disk space,
+MAX_MEMORY, MAX_DISK = 2 * 2**30, 10 * 2**30  # but at most so many bytes
+MIN_HIT_RATE = 0.05  # share of hits below which the cache stops adding entries
+PATIENCE = 2000  # images before the hit rate is judged, where the size of the training data is not known
+RECOUNT_WRITES = 256  # after so many writes of its own, a process measures the whole folder again
 
 Compute = Callable[[Tensor], dict[str, Tensor]]
 
 
 class TeacherCache:
-    """The outputs of one teacher.
+    """The cached outputs of one teacher.
 
-    Nothing in memory is dropped for something new: training goes round the data, where what was used longest ago is
-    needed next. On the disk, teachers that nobody has used for longest make room.
+    Entries in memory are never replaced: training repeats the data in passes, so the entry that was used longest ago
+    is the one that is needed next. On the disk, the folders of teachers that were not used for longest are deleted
+    first.
 
     Args:
-        teacher: gives what identifies it, see :func:`fingerprint`; called at the first image.
+        teacher: returns the teacher's fingerprint, see :func:`fingerprint`; it is called at the first image.
         spec: the budgets.
-        folder: of files; None keeps to memory. One that cannot be written to is done without.
-        patience: images after which a cache without hits remembers nothing more.
+        folder: where files are kept; None keeps entries in memory only. A folder that cannot be written to is not used.
+        patience: number of images after which a cache with hardly any hits stops adding entries.
     """
 
     def __init__(
         self, teacher: Callable[[], bytes], spec: CacheSpec, folder: Path | None, patience: int = PATIENCE
     ) -> None:
         self.spec, self.folder, self.patience = spec, folder, patience
-        self.images = self.in_memory = self.on_disk = 0  # images
-        self.computed, self.compute_seconds = 0, 0.0  # images that the teacher was run on, and what they took
+        self.images = self.in_memory = self.on_disk = 0  # all images, hits in memory, hits on the disk
+        self.computed, self.compute_seconds = 0, 0.0  # images that the teacher ran on, and seconds that this took
         self.gave_up = False
         self._kept: dict[bytes, Tensor] = {}
         self._memory_left = memory_budget(spec)
@@ -63,34 +65,36 @@ class TeacherCache:
 
     @property
     def hits(self) -> int:
-        """Images of which everything was known."""
+        """Number of images whose outputs were all in the cache."""
         return self.in_memory + self.on_disk
 
-    def without(self, seconds: float, images: int) -> float:
-        """Seconds that a batch would have taken without a cache.
+    def seconds_without_cache(self, seconds: float, images: int) -> float:
+        """Estimates the seconds that a batch would have taken without the cache.
 
         Args:
-            seconds: that it took.
-            images: in it. Each counts with the mean of those that were computed in this process; where none was, the
-                batch counts as it is.
+            seconds: seconds that the batch took.
+            images: number of images in the batch. Each is taken to need the mean time of the images that were computed
+                in this process. If none was computed yet, ``seconds`` is returned.
         """
         return max(seconds, images * self.compute_seconds / self.computed) if self.computed else seconds
 
     def __call__(self, inputs_nchw: Tensor, names: Sequence[str], compute: Compute) -> dict[str, Tensor]:
-        """As ``compute``, which is given one image at a time, and only those that are not known.
+        """Returns what ``compute`` returns for the batch; ``compute`` runs only on images that are not in the cache.
 
         Args:
-            inputs_nchw: what the teacher is given.
-            names: of the outputs that ``compute`` returns.
+            inputs_nchw: the teacher's input images.
+            names: names of the outputs that ``compute`` returns.
+            compute: computes the outputs by name; it gets one image at a time.
 
         Raises:
-            UserError: an output that is not one for each image.
+            UserError: an output does not have one entry for each image.
         """
         if self._teacher is None:
             self._teacher = self._identify()
             if self.folder is not None:
                 self._disk = _Disk(self.folder, self._teacher.hex(), disk_budget(self.spec, self.folder))
-        # Copies: a part of a batch may lie in memory as no batch of one does, and be computed in another order.
+        # Clone each image: a slice of a batch may have other strides than a batch of one, and kernels may then add up
+        # numbers in another order.
         answers = [self._answer(image.clone(), names, compute) for image in inputs_nchw.split(1)]
         return {name: torch.cat([answer[name].to(inputs_nchw.device) for answer in answers]) for name in names}
 
@@ -115,8 +119,8 @@ class TeacherCache:
             self._remember(key, answer[name])
             if self._disk is not None and remembered_values[name] is None:
                 self._disk.write(key, answer[name])
-        if self.images >= self.patience and self.hits < USELESS * self.images:
-            self.gave_up = True  # the answers stay what they were: one image at a time still
+        if self.images >= self.patience and self.hits < MIN_HIT_RATE * self.images:
+            self.gave_up = True  # the teacher still runs on one image at a time, so that its outputs stay the same
             self._kept.clear()
         return answer
 
@@ -146,7 +150,10 @@ class TeacherCache:
 
 
 class _Disk:
-    """The files of one teacher, in a folder with those of others. A file that fails in any way is not there."""
+    """The files of one teacher, in a folder that it shares with other teachers.
+
+    A file that cannot be read counts as missing.
+    """
 
     def __init__(self, folder: Path, teacher: str, budget: int) -> None:
         self._root, self._own, self._budget = folder, folder / teacher, budget
@@ -155,7 +162,7 @@ class _Disk:
         self._left = 0
         try:
             self._own.mkdir(parents=True, exist_ok=True)
-            os.utime(self._own)  # used now
+            os.utime(self._own)  # marks the folder as just used
             self._left = self._make_room()
         except OSError:
             pass
@@ -163,12 +170,12 @@ class _Disk:
     def read(self, key: bytes) -> Tensor | None:
         with suppress(OSError, pickle.UnpicklingError, RuntimeError, EOFError):
             content = self._file(key).read_bytes()
-            if _digest(content[DIGEST:]) == content[:DIGEST]:  # a power failure may leave zeros
+            if _digest(content[DIGEST:]) == content[:DIGEST]:  # a file may hold zeros after a power failure
                 return torch.load(io.BytesIO(content[DIGEST:]), weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
         return None
 
     def write(self, key: bytes, value: Tensor) -> None:
-        """Whole or not at all; nothing once the budget is used up or the disk is full."""
+        """Writes a file atomically; does nothing once the budget is used up or the disk is full."""
         if value.nbytes > self._left:
             return
         buffer = io.BytesIO()
@@ -181,7 +188,7 @@ class _Disk:
             os.replace(partial, self._file(key))
             self._left -= len(content) + DIGEST
             self._writes += 1
-            if self._writes % RECOUNT == 0:
+            if self._writes % RECOUNT_WRITES == 0:
                 self._left = self._budget - sum(map(_folder_bytes, self._teachers()))
         except OSError:
             self._left = 0
@@ -192,11 +199,11 @@ class _Disk:
         return self._own / key.hex()[:2] / key.hex()
 
     def _teachers(self) -> list[Path]:
-        """All teachers' folders, the one that was not used for longest first."""
+        """The folders of all teachers, sorted by their last use, the oldest first."""
         return sorted((path for path in self._root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
 
     def _make_room(self) -> int:
-        """Deletes what other teachers left while more than half of the budget is used; returns what is left."""
+        """Deletes other teachers' folders until at most half of the budget is used; returns the bytes that are left."""
         sizes = {path: _folder_bytes(path) for path in self._teachers()}
         for path in list(sizes):
             if sum(sizes.values()) > self._budget / 2 and path != self._own:
@@ -205,19 +212,19 @@ class _Disk:
         return self._budget - sum(sizes.values())
 
 
-def fingerprint(model: nn.Module, described: str) -> bytes:
-    """What an answer depends on beside the image: the teacher, and how this process computes.
+def fingerprint(model: nn.Module, settings: str) -> bytes:
+    """A hash of all that an output depends on beside the image: the teacher, and how this process computes.
+
+    The number of threads is part of it, because it changes results in the last bit.
 
     Args:
-        model: ready to be used, so fused where it will be: the weights and the structure count.
-        described: what they do not show, such as the config and the forward.
-
-    The number of threads counts too: it changes results in the last bit.
+        model: the model as it will run, so after fusing; its weights and its structure are hashed.
+        settings: what the model does not show, such as its config and the forward spec.
     """
     device = next(model.parameters()).device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     setting = (
-        FORMAT, __version__, torch.__version__, str(model), described, machine, device.type,
+        FORMAT, __version__, torch.__version__, str(model), settings, machine, device.type,
         torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32,
         torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
     )  # fmt: skip
@@ -229,19 +236,19 @@ def fingerprint(model: nn.Module, described: str) -> bytes:
 
 
 def memory_budget(spec: CacheSpec) -> int:
-    """Bytes of this process's memory."""
+    """Bytes of memory that the cache of this process may use."""
     if spec.memory is not None:
         return int(spec.memory)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(MOST_MEMORY, int(SHARE * free))
+    return min(MAX_MEMORY, int(SHARE * free))
 
 
 def disk_budget(spec: CacheSpec, folder: Path) -> int:
-    """Bytes of all files in a folder; it need not exist yet."""
+    """Bytes that all files of the cache in a folder may take; the folder need not exist yet."""
     if spec.disk is not None:
         return int(spec.disk)
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return min(MOST_DISK, int(SHARE * shutil.disk_usage(there).free) + _folder_bytes(folder))
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return min(MAX_DISK, int(SHARE * shutil.disk_usage(existing).free) + _folder_bytes(folder))
 
 
 def _image_key(image_1chw: Tensor) -> bytes:
@@ -250,9 +257,8 @@ def _image_key(image_1chw: Tensor) -> bytes:
 
 
 def _bytes(value: Tensor) -> memoryview:
-    flat = (
-        value.detach().cpu().contiguous().reshape(-1)
-    )  # bytes exist for any dtype, also those that numpy does not know
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    # Viewed as bytes, because numpy does not know every dtype of torch.
     return memoryview(flat.view(torch.uint8).numpy())
 
 

@@ -1,4 +1,4 @@
-"""A teacher's forward pass made cheap, with the same logits: convolutions fused with BatchNorm, channels-last, ..."""
+"""Makes a teacher's forward pass cheaper with the same logits: fuses convolutions with BatchNorm, channels-last, ..."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from rdistill.config.distill_spec import ForwardSpec
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import run_heads
 
-CLOSE = 1e-4  # logits may differ by so much from the plain forward's
-_PREPARED = "_rdistill_forward"  # attribute of a model: the spec it was prepared for
+LOGIT_TOLERANCE = 1e-4  # largest absolute difference from the logits of the plain forward pass
+_PREPARED = "_rdistill_forward"  # attribute of a model: the spec that it was prepared for
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution whose output goes to a BatchNorm, by their dotted names."""
+    """The dotted names of a convolution and of the BatchNorm that its output goes to."""
 
     conv: str
     norm: str
 
 
 def prepare_model(model: nn.Module, forward: ForwardSpec, feature_names: Collection[str], images: Tensor) -> None:
-    """Changes a frozen model in place for a forward spec; the second time does nothing.
+    """Changes a frozen model in place as a forward spec says; a second call does nothing.
 
     Args:
-        model: in evaluation mode, with its weights.
-        feature_names: layers that these name keep their meaning: they are not fused.
-        images: one batch, N x 3 x H x W: only its shape and device count.
+        model: a model in evaluation mode, with its weights.
+        forward: which changes to make.
+        feature_names: the layers of these features are not fused, so that their outputs stay the same.
+        images: one batch, N x 3 x H x W; only its shape and device are used.
     """
     if getattr(model, _PREPARED, None) == forward:
         return
@@ -53,27 +54,27 @@ def prepare_model(model: nn.Module, forward: ForwardSpec, feature_names: Collect
 def fuse(model: nn.Module, feature_names: Collection[str], images: Tensor) -> list[Pair]:
     """Folds each BatchNorm into the convolution before it, where nothing else depends on either.
 
-    Which convolution feeds which BatchNorm is seen in a forward pass rather than guessed from the order of layers.
-    If logits still differ by more than 1e-4, the model is left as it was.
+    A forward pass shows which convolution feeds which BatchNorm; the order of the layers is not relied on. If the
+    logits of the fused model differ by more than :data:`LOGIT_TOLERANCE`, the model is restored.
 
     Returns:
-        What was fused.
+        The pairs that were fused.
     """
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn((1, *images.shape[1:]), generator=generator).to(images)
-    touched = {parse_feature(name, model).layer for name in feature_names}
-    pairs = [pair for pair in _pairs(model, probe) if pair.conv not in touched and pair.norm not in touched]
+    protected = {parse_feature(name, model).layer for name in feature_names}
+    pairs = [pair for pair in _fusable_pairs(model, probe) if not {pair.conv, pair.norm} & protected]
     before = _logits(model, probe)
     undo = [_fold(model, pair) for pair in pairs]
-    if pairs and not torch.allclose(before, _logits(model, probe), rtol=0, atol=CLOSE):
+    if pairs and not torch.allclose(before, _logits(model, probe), rtol=0, atol=LOGIT_TOLERANCE):
         for restore in undo:
             restore()
         return []
     return pairs
 
 
-def computed_as(forward: ForwardSpec, device: torch.device) -> Any:
-    """The autocast context of a forward spec; without one, the surrounding precision stays."""
+def autocast_context(forward: ForwardSpec, device: torch.device) -> Any:
+    """The autocast context that a forward spec asks for; without one, the surrounding precision stays."""
     if forward.autocast is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, forward.autocast))
@@ -85,11 +86,15 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
         return run_heads(model, model.extract_feat(images), ())  # type: ignore[operator]
 
 
-def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
-    """Convolutions and BatchNorms that run once each, one on the very tensor that the other gave."""
-    shared = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    # id of an output -> which convolution's, and as of which version; kept, so that no other tensor takes its id
+def _fusable_pairs(model: nn.Module, images: Tensor) -> list[Pair]:
+    """Pairs of a convolution and a BatchNorm that each run once, the BatchNorm on the convolution's unchanged output.
+
+    Modules that occur at several places, or share their weights, are left out.
+    """
+    parameter_uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    module_uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    # id of an output -> the convolution's name, the output and its version; the output is kept alive, so that no other
+    # tensor gets the same id.
     conv_outputs: dict[int, tuple[str, Tensor, int]] = {}
     calls: Counter[str] = Counter()
     pairs: list[Pair] = []
@@ -105,16 +110,16 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
         def hook(module: nn.Module, args: Any) -> None:
             calls[name] += 1
             conv, _, version = conv_outputs.get(id(args[0]), ("", None, -1))
-            if version_of(args[0]) == version:  # else something, such as an in-place activation, came between
+            if version_of(args[0]) == version:  # otherwise an in-place operation has changed it in between
                 pairs.append(Pair(conv, name))
 
         return hook
 
     handles = []
     for name, module in model.named_modules():
-        if places[id(module)] > 1 or any(shared[id(parameter)] > 1 for parameter in module.parameters(False)):
-            pass
-        elif _is_plain_conv(module):
+        if module_uses[id(module)] > 1 or any(parameter_uses[id(weight)] > 1 for weight in module.parameters(False)):
+            continue
+        if _is_plain_conv(module):
             handles.append(module.register_forward_hook(after_conv(name)))
         elif isinstance(module, BatchNorm) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
@@ -127,13 +132,13 @@ def _pairs(model: nn.Module, images: Tensor) -> list[Pair]:
 
 
 def _is_plain_conv(module: nn.Module) -> bool:
-    """Not a subclass that does something else with its weights, nor one whose weights a hook computes."""
+    """Whether this is a convolution without a subclass or a hook that may change how its weights are used."""
     return type(module) in (nn.Conv2d, MmcvConv2d) and not has_pre_hooks(module)
 
 
 @torch.no_grad()
 def _fold(model: nn.Module, pair: Pair) -> Callable[[], None]:
-    """Fuses one pair; returns what undoes it."""
+    """Fuses one pair; returns a function that undoes it."""
     conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm)
     parent, _, child = pair.norm.rpartition(".")

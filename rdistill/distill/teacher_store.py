@@ -1,8 +1,8 @@
-"""The store of views: a teacher's outputs for few augmented versions of each image, kept for every later run.
+"""The store of views: a teacher's outputs for a few augmented versions of each image, kept for all later runs.
 
-Dataset reinforcement (Faghri et al., ICCV 2023). An entry is found by the teacher's weights, how it is computed, and
-the pixels that it is given, so that it cannot be mistaken for another's; a checksum stands before its content. Files
-are shared by all processes that see the folder.
+This is dataset reinforcement (Faghri et al., ICCV 2023). The key of an entry is a hash of the teacher's weights, of
+how the teacher is computed and of the pixels of its input, so that entries of different teachers or images are never
+confused. Each file begins with a checksum of its content. All processes that see the folder share the files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rdistill.core.files import to_json
 from rdistill.distill.store_files import DIGEST, StoreFiles, is_whole, sealed, write_about
 from rdistill.schemas.store import StoreAbout
 
-FORMAT = 1  # version of files and keys; another makes the old ones unknown
-LEVELS = 255  # steps that 8 bits have
+FORMAT = 1  # version of files and keys; after a change, older entries are not found any more
+LEVELS = 255  # the largest 8-bit level
 
-ALIKE = 3  # batches that must come to the same as their images one by one before that is relied on
-UNLIKE = -1  # one did not
+# Outputs of a batch are used in place of those of its images one by one after so many batches gave equal bits.
+EQUAL_BATCHES_NEEDED = 3
+UNEQUAL = -1  # marks a kind of batch whose outputs differed
 
 BatchKind = tuple[tuple[int, ...], torch.dtype, tuple[str, ...], int]
 Compute = Callable[[Tensor], dict[str, Tensor]]
@@ -36,7 +37,10 @@ _WEIGHTS: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 
 
 def note_weights(model: nn.Module) -> None:
-    """Remembers the digest of a model's weights as they are now: a forward pass made cheap folds them together."""
+    """Remembers the digest of a model's weights as they are now, before the forward pass is made cheaper.
+
+    Fusing changes the weights later.
+    """
     digest = hashlib.blake2b(digest_size=DIGEST)
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -45,30 +49,31 @@ def note_weights(model: nn.Module) -> None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """What :func:`note_weights` remembered, as hexadecimal text."""
+    """The digest that :func:`note_weights` remembered, as hexadecimal text."""
     return _WEIGHTS[model].hex()
 
 
 class TeacherStore:
-    """The kept outputs of one teacher.
+    """The stored outputs of one teacher.
 
-    With 32 bits an output on a CPU is that of the image by itself: so it does not depend, not even in the last bit, on
-    which others were kept already. Several missing ones are given to the teacher at once, which is quicker, where the
-    first few batches of that size came to the same bits either way, as they do on one thread; otherwise one at a time.
-    With fewer bits it sees all that are missing of a batch at once.
+    With 32 bits on a CPU, the output for an image is the one that the teacher computes for this image by itself. So it
+    does not depend, not even in the last bit, on which images of the batch were stored already. The missing images of
+    a batch are still given to the teacher together, which is faster, if the first few batches of that shape gave equal
+    bits either way, as they do on one thread; otherwise the teacher gets one image at a time. With fewer bits it always
+    gets all missing images of a batch together.
 
     Args:
-        spec: what is kept, and in how many bits.
-        about: whose outputs these are; `weights` and `setting` are what they depend on beside the pixels.
-        places: where entries are looked for, the nearest first; each gets what is computed.
-        logits: names of the outputs of which `top_k` classes are kept.
+        spec: what is kept, and with how many bits.
+        about: describes the teacher; `weights` and `setting` are all that its outputs depend on beside the pixels.
+        places: where entries are looked for, the nearest first; new entries are written to each of them.
+        logits: names of the outputs of which only the `top_k` classes are kept.
 
     Attributes:
-        images, computed, damaged: numbers of images seen, of those that the teacher ran on, of entries that could not
-            be read.
+        images, computed, damaged: number of images seen, of images that the teacher ran on, and of entries that could
+            not be read.
         written: bytes of the entries that were written.
-        notes: what a user should know, since they were last taken.
-        folder: the name of the teacher's own folder within each place.
+        notes: messages for the user; whoever reports them clears the list.
+        folder: the name of the teacher's folder within each place.
     """
 
     def __init__(
@@ -79,21 +84,23 @@ class TeacherStore:
         self.notes: list[str] = []
         self.folder = own_folder_name(about)
         self._begun = False
-        self._alike: dict[BatchKind, int] = {}  # batches that came to the same as their images one by one, or UNLIKE
-        self._broken: set[str] = set()  # places that have failed, and are done without
+        # Kind of batch -> number of batches that gave the same bits as their images one by one, or UNEQUAL.
+        self._equal_batches: dict[BatchKind, int] = {}
+        self._broken: set[str] = set()  # places that have failed and are not used any more
 
     def __call__(
         self, inputs_nchw: Tensor, views: Sequence[str | None], names: Sequence[str], compute: Compute
     ) -> dict[str, Tensor]:
-        """As ``compute``, which is given only what is not kept.
+        """Returns what ``compute`` returns for the batch; ``compute`` runs only on images that are not stored.
 
         Args:
             inputs_nchw: images as the student's preprocessor normalised them.
             views: the digest of each image's pixels, see :func:`rdistill.data.datasets.pixel_digest`.
-            names: of the outputs that ``compute`` returns.
+            names: names of the outputs that ``compute`` returns.
+            compute: computes the outputs of a batch by name.
 
         Raises:
-            UserError: a sample without a view, or an output that is not one for each image.
+            UserError: a sample has no view, or an output does not have one entry for each image.
         """
         if None in views:
             raise UserError(
@@ -109,36 +116,37 @@ class TeacherStore:
         if missing:
             singly = self.spec.bits == 32 and not inputs_nchw.is_cuda
             answers_of = self._answers_singly if singly else self._answers
-            # What is kept is what is used, in the first pass as in every later one.
+            # Use the value as it will be read back, so that the first pass trains on the same values as later ones.
             for index, answer in zip(missing, answers_of(inputs_nchw[missing], names, compute), strict=True):
                 kept[index] = {name: self._write(name, keys[index][name], value) for name, value in answer.items()}
         answers = [answer for answer in kept if answer is not None]
         return {name: torch.cat([answer[name] for answer in answers]).to(inputs_nchw.device) for name in names}
 
     def count_kept(self, inputs_nchw: Tensor, views: Sequence[str | None], names: Sequence[str]) -> int:
-        """How many of these images the teacher need not run on; as a call, but nothing is computed or counted."""
+        """How many of these images are stored with all outputs. Nothing is computed or counted."""
         return sum(self._read(of_image) is not None for of_image in _keys(inputs_nchw, views, names))
 
     def _answers_singly(self, images_nchw: Tensor, names: Sequence[str], compute: Compute) -> list[dict[str, Tensor]]:
-        """The answers to each image by itself, to the last bit.
+        """The outputs that the teacher computes for each image by itself, equal to the last bit.
 
-        In which order numbers are added up depends on sizes and threads, not on the numbers: where a batch has come to
-        the same a few times, it always does.
+        The order in which numbers are added up depends on shapes and threads, but not on the numbers. So if a few
+        batches of one kind gave the same bits as their images one by one, all later ones of that kind do.
         """
         kind = (tuple(images_nchw.shape), images_nchw.dtype, tuple(names), torch.get_num_threads())
-        batches = self._alike.get(kind, 0)
-        if batches == ALIKE:
+        equal_batches = self._equal_batches.get(kind, 0)
+        if equal_batches == EQUAL_BATCHES_NEEDED:
             return self._answers(images_nchw, names, compute)
-        # Copies: a part of a batch may lie in memory as no batch of one does, and be computed in another order.
+        # Clone each image: a slice of a batch may have other strides than a batch of one, and kernels may then add up
+        # numbers in another order.
         singly = [self._answers(image.clone(), names, compute)[0] for image in images_nchw.split(1)]
-        if len(singly) > 1 and batches != UNLIKE:
+        if len(singly) > 1 and equal_batches != UNEQUAL:
             together = self._answers(images_nchw, names, compute)
-            alike = all(
-                _bytes(alone[name]) == _bytes(in_batch[name])
-                for alone, in_batch in zip(singly, together, strict=True)
+            equal = all(
+                _bytes(single[name]) == _bytes(in_batch[name])
+                for single, in_batch in zip(singly, together, strict=True)
                 for name in names
             )
-            self._alike[kind] = batches + 1 if alike else UNLIKE
+            self._equal_batches[kind] = equal_batches + 1 if equal else UNEQUAL
         return singly
 
     def _answers(self, images_nchw: Tensor, names: Sequence[str], compute: Compute) -> list[dict[str, Tensor]]:
@@ -153,14 +161,14 @@ class TeacherStore:
         return [{name: split[name][index] for name in names} for index in range(len(images_nchw))]
 
     def _begin(self) -> None:
-        """Says at the first image whose outputs these are, and that they are used now."""
+        """At the first image, writes the description of the teacher and the time of use to each place."""
         if not self._begun and self.spec.keep != "nothing":
             for files in self.places:
                 self._attempt(files, partial(write_about, files, self.folder, self.about))
         self._begun = True
 
     def _read(self, keys: dict[str, str]) -> dict[str, Tensor] | None:
-        """All outputs for an image; None where one is missing."""
+        """All outputs for an image; None if one of them is missing."""
         if self.spec.keep == "nothing":
             return None
         answer = {}
@@ -172,7 +180,7 @@ class TeacherStore:
         return answer
 
     def _find(self, name: str) -> bytes | None:
-        """The content of an entry at the nearest place that has it whole; those before it get it too."""
+        """The content of an entry from the nearest place that has it undamaged; nearer places get a copy."""
         for number, files in enumerate(self.places):
             file = self._attempt(files, partial(files.read, name))
             if file is None:
@@ -187,7 +195,7 @@ class TeacherStore:
         return None
 
     def _write(self, name: str, key: str, value: Tensor) -> Tensor:
-        """Keeps an output, whole or not at all; returns it as it will be read."""
+        """Stores an output atomically; returns it as it will be read back."""
         if self.spec.keep == "nothing":
             return value
         content = packed(value, self.spec.bits, self.spec.top_k if name in self.logits else None)
@@ -201,7 +209,7 @@ class TeacherStore:
         self._attempt(files, partial(files.write, name, file))
 
     def _attempt(self, files: StoreFiles, action: Callable[[], bytes | None]) -> bytes | None:
-        """A place that fails is done without from then on: training goes on as if it were not there."""
+        """Reads or writes at a place. A place that fails is not used any more, and the training goes on."""
         if files.where in self._broken:
             return None
         try:
@@ -217,19 +225,22 @@ class TeacherStore:
 
 
 def own_folder_name(about: StoreAbout) -> str:
-    """Of one teacher's outputs in a store: 128 bits of all that they depend on beside the images."""
+    """The name of a teacher's folder in a store: a 128-bit hash of all that its outputs depend on beside the images."""
     described = f"{FORMAT} {about['weights']} {about['setting']} {about['bits']} {about.get('top_k')}"
     return hashlib.blake2b(described.encode(), digest_size=DIGEST).hexdigest()
 
 
 def packed(value: Tensor, bits: int, top_k: int | None = None) -> bytes:
-    """An output of one image (1 x C x ...) in so few bits a number; 32 keeps it as it is.
+    """Encodes an output of one image.
 
-    8 bits: 256 levels between the least and the largest number of each channel. What is not finite is kept as it is.
+    8 bits mean 256 levels between the smallest and the largest value of each channel. 32 bits, and values that are not
+    finite, are kept unchanged.
 
     Args:
-        top_k: of logits: the classes kept at each pixel, the likeliest; of the rest the probability of all together is
-            kept, which each is given an equal part of. None keeps all classes.
+        value: the output, 1 x C x ...
+        bits: bits for each value: 8, 16 or 32.
+        top_k: for logits: how many classes, the most probable ones, are kept at each pixel. The other classes share
+            their total probability equally. None keeps all classes.
     """
     finite = not value.is_floating_point() or bool(torch.isfinite(value).all())
     if top_k is not None and finite and value.ndim == 4 and value.shape[1] > top_k:
@@ -237,27 +248,27 @@ def packed(value: Tensor, bits: int, top_k: int | None = None) -> bytes:
     if bits == 32 or not value.is_floating_point() or not finite:
         header, parts = "as it is", [value]
     elif bits == 16:
-        most = torch.finfo(torch.float16).max
-        header, parts = "float16", [value.float().clamp(-most, most).half()]
+        limit = torch.finfo(torch.float16).max
+        header, parts = "float16", [value.float().clamp(-limit, limit).half()]
     else:
         flat = value.float().reshape(value.shape[1] if value.ndim > 1 else 1, -1)
-        least, most_of = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-        step = ((most_of - least) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
-        header, parts = "8 bits", [least, step, ((flat - least) / step).round().clamp(0, LEVELS).to(torch.uint8)]
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        step = ((high - low) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+        header, parts = "8 bits", [low, step, ((flat - low) / step).round().clamp(0, LEVELS).to(torch.uint8)]
     return _with_header([header, _kind(value), list(value.shape)], *(_bytes(part) for part in parts))
 
 
 def _packed_top_k(logits_1chw: Tensor, bits: int, top_k: int) -> bytes:
     values, classes = logits_1chw.topk(top_k, dim=1)
     rest = logits_1chw.float().scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
-    few = logits_1chw.shape[1] <= 256
+    index_dtype = torch.uint8 if logits_1chw.shape[1] <= 256 else torch.int16
     numbers = packed(torch.cat([values, rest.to(values)], dim=1), bits)
     header = ["top k", _kind(logits_1chw), list(logits_1chw.shape), top_k]
-    return _with_header(header, _bytes(classes.to(torch.uint8 if few else torch.int16)), numbers)
+    return _with_header(header, _bytes(classes.to(index_dtype)), numbers)
 
 
 def unpacked(content: bytes) -> Tensor:
-    """What :func:`packed` was given, as near as its bits allow."""
+    """Decodes what :func:`packed` encoded, as exactly as its bits allow."""
     end = content.index(b"\n")
     header, kind, shape, *more = json.loads(content[:end])
     dtype, numbers = getattr(torch, kind), bytearray(content[end + 1 :])
@@ -269,9 +280,9 @@ def unpacked(content: bytes) -> Tensor:
         return torch.frombuffer(numbers, dtype=torch.float16).to(dtype).reshape(shape)
     channels = shape[1] if len(shape) > 1 else 1
     scale = np.frombuffer(numbers, np.float32, 2 * channels).reshape(2, channels, 1).copy()
-    least, step = torch.from_numpy(scale)
+    low, step = torch.from_numpy(scale)
     levels = torch.frombuffer(numbers, dtype=torch.uint8, offset=8 * channels).reshape(channels, -1)
-    return (least + step * levels.float()).to(dtype).reshape(shape)
+    return (low + step * levels.float()).to(dtype).reshape(shape)
 
 
 def _unpacked_top_k(numbers: bytearray, shape: list[int], top_k: int) -> Tensor:
@@ -293,7 +304,7 @@ def _kind(value: Tensor) -> str:
 
 
 def _keys(inputs_nchw: Tensor, views: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str]]:
-    """For each image the key of each output."""
+    """For each image: output name -> key."""
     surroundings = f"{tuple(inputs_nchw.shape[1:])} {_precision(inputs_nchw.device.type)}"
     return [{name: _key(f"{view} {surroundings} {name}") for name in names} for view in views]
 
@@ -307,5 +318,5 @@ def _key(described: str) -> str:
 
 
 def _bytes(value: Tensor) -> memoryview:
-    # Bytes exist for any dtype, also those that numpy does not know.
+    # Viewed as bytes, because numpy does not know every dtype of torch.
     return memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine that leaves no trace outside the work dir."""
+"""Joins a Ray cluster, or starts one on this machine that writes to the work dir only."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from rdistill.core.logs import keep_worker_logs
 from rdistill.core.stopping import sigterm_kept
 from rdistill.distributed.ray_folder import folder_for_ray
 
-SAY_EVERY_S = 10.0  # what is waited for
-ANSWER_S = 20  # seconds that a cluster may take to answer; Ray itself tries again for minutes
-STARTS = 2  # attempts to start a cluster of our own
-PATIENCE_S = 10  # seconds that something may wait for room on the cluster before a line says so
+WAIT_NOTE_S = 10.0  # seconds between two lines that say what a group of workers waits for
+CONNECT_TIMEOUT_S = 20  # seconds that a cluster may take to answer; Ray itself would try for minutes
+START_ATTEMPTS = 2  # attempts to start a cluster on this machine
+PATIENCE_S = 10  # seconds that a request may wait for resources before a line says so
 REMIND_S = 60  # seconds between two lines about the same wait
 
 _log = logging.getLogger(__name__)
@@ -50,19 +50,24 @@ def _own_token() -> str:
 
 @contextmanager
 def connected(
-    address: str | None, scratch: str | Path, *, dashboard: bool = False, say: Callable[[str], None] | None = None
+    address: str | None, scratch: str | Path, *, dashboard: bool = False, notify: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Connects to a cluster for as long as the context lasts, and stops what it started.
+    """Within the context, connects to a Ray cluster; at its end, stops a cluster that it has started.
 
     Args:
-        address: a cluster's address, or 'auto' for one on this machine; by default that of ``RAY_ADDRESS``
-            (which Ray sets within a job), or else a new one-machine cluster bound to 127.0.0.1.
-        scratch: the work dir, which this process holds: the new cluster's own files go there; see
+        address: the address of a cluster, or 'auto' for a cluster on this machine. By default it is ``RAY_ADDRESS``
+            (which Ray sets within a job); without that, a new cluster on this machine is started, bound to 127.0.0.1.
+        scratch: the work dir, which this process has locked. The files of a new cluster go there, see
             :func:`rdistill.distributed.ray_folder.folder_for_ray`.
-        dashboard: start it too: Tune frees the workers of a stopped several-worker trial through it.
-        say: is given a line about what an earlier start left and this one has cleared.
+        dashboard: whether a new cluster starts its dashboard. Tune needs it to free the workers of a stopped trial
+            that has several.
+        notify: is called with a line if processes of an earlier, killed start were ended.
+
+    Raises:
+        UserError: no cluster answers at the address.
+        RunError: a new cluster did not start.
     """
-    if ray.is_initialized():  # the caller's own connection
+    if ray.is_initialized():  # the caller has connected already
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
@@ -82,12 +87,12 @@ def connected(
         finally:
             ray.shutdown()
         return
-    # Trials in a cohort are many thin processes: that is no mistake to be warned of.
+    # A cohort's trials are many small processes; this keeps Ray from warning about them.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-    # Ray requires a token by default: one of this cluster alone, so that it writes none to the home directory.
-    # The same in each call of a process: Ray reads it once.
+    # Ray requires a token by default, and would write one to the home directory. This token is the same in all calls
+    # within a process, because Ray reads it only once.
     os.environ.setdefault("RAY_AUTH_TOKEN", _own_token())
-    with folder_for_ray(scratch, say or _log.warning) as temp_dir:
+    with folder_for_ray(scratch, notify or _log.warning) as temp_dir:
         _start(
             address="local",
             **start_options(str(temp_dir)),
@@ -103,49 +108,49 @@ def connected(
 
 
 def _start(**options: Any) -> None:
-    """``ray.init``, once more where the machine was too busy: Ray gives its node 30 s to start, its dashboard 60 s.
+    """Calls ``ray.init``, a second time if Ray did not start in time (30 s for its node, 60 s for its dashboard).
 
     Raises:
-        RunError: it did not start the second time either.
+        RunError: Ray did not start at the second attempt either.
     """
-    for attempt in range(STARTS):
+    for attempt in range(START_ATTEMPTS):
         try:
             with on_loopback(), sigterm_kept():
                 ray.init(**options)
             return
-        except Exception as error:  # Ray raises plain ones for this
+        except Exception as error:  # Ray raises plain Exceptions for this
             ray.shutdown()
             if not texts.RAY_STARTS_SLOWLY.is_in(error):
                 raise
-            if attempt == STARTS - 1:
+            if attempt == START_ATTEMPTS - 1:
                 raise RunError("Ray did not start within its time, twice: the machine is too busy; try again") from None
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where no cluster answers, or one that does not let us in: Ray tries again for minutes."""
+    """Raises UserError if no cluster answers, or if it refuses the connection; Ray itself would try for minutes."""
     if "://" in address:
-        return  # a kind of address that only Ray can look up
+        return  # only Ray can look up this kind of address
     try:
         node = bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
     host, _, port = node.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise UserError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
     failure: list[BaseException | None] = []
 
     def connect() -> None:
         try:
-            ask_cluster(node, ANSWER_S)
+            ask_cluster(node, CONNECT_TIMEOUT_S)
             failure.append(None)
         except Exception as error:
             failure.append(error)
 
-    attempt = threading.Thread(target=connect, daemon=True)  # it cannot be stopped where nothing ever answers
+    attempt = threading.Thread(target=connect, daemon=True)  # a daemon: it cannot be stopped if nothing answers
     attempt.start()
-    attempt.join(ANSWER_S)
+    attempt.join(CONNECT_TIMEOUT_S)
     if failure and isinstance(failure[0], LibraryChangedError):
         raise failure[0]
     if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
@@ -158,12 +163,17 @@ def _require_answer(address: str) -> None:
 
 
 def require_resources(per_worker: Mapping[str, float], what: str, workers: int = 1) -> int:
-    """How many times the cluster holds ``workers`` workers, each of which must fit on one node.
+    """How many groups of ``workers`` workers fit into the cluster; each worker must fit on one node.
 
-    Where an autoscaler says how far it may grow, that counts.
+    If the cluster has an autoscaler, its limits count instead of the present nodes.
+
+    Args:
+        per_worker: kind of resource -> amount for one worker.
+        what: what needs the resources, for the message.
+        workers: number of workers in a group.
 
     Raises:
-        UserError: not even once; says what is missing.
+        UserError: not even one group fits; the message says what is missing.
     """
     needed = {kind: amount * workers for kind, amount in per_worker.items() if amount > 0}
     nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -177,7 +187,7 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
     ]
     if lacking:
         raise UserError(f"{what} takes {' and '.join(lacking)}; ask for less, or join a larger cluster with --address")
-    if limit != have:  # nodes that are not there yet: what they hold is the autoscaler's affair
+    if limit != have:  # the size of nodes that do not exist yet is not known
         return min(int(limit[kind] / amount + 1e-9) for kind, amount in needed.items())
     slots = sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in per_worker.items()) for node in nodes)
     if slots < workers:
@@ -185,52 +195,52 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
             nodes, key=lambda node: [node.get(kind, 0.0) for kind in sorted(needed, reverse=True)], default={}
         )
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
-        most = " and ".join(f"{largest.get(kind, 0):g} {kind}" for kind in per_worker)
+        largest_has = " and ".join(f"{largest.get(kind, 0):g} {kind}" for kind in per_worker)
         raise UserError(
             f"{what} takes {workers} x {needs}, each on one node, but the cluster has room for {slots} (its largest "
-            f"node has {most}); ask for less a worker, or join a cluster of larger nodes with --address"
+            f"node has {largest_has}); ask for less a worker, or join a cluster of larger nodes with --address"
         )
     return slots // workers
 
 
 @contextmanager
-def visible_wait(per_worker: Mapping[str, float], what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Says what is missing whenever, within the context, something of this size has found no room for a while.
+def visible_wait(per_worker: Mapping[str, float], what: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """Within the context, notifies the user if a request for these resources has waited for a while.
 
-    ``say`` is given a line such as ``waiting  one trial needs 1 CPU: 0 of 2 are free; held by 2 Cohort of
-    `rdistill sweep coef.yaml` `` from another thread, at most every ``REMIND_S`` seconds.
+    ``notify`` is called from another thread, at most every ``REMIND_S`` seconds, with a line such as ``waiting  one
+    trial needs 1 CPU: 0 of 2 are free; held by 2 Cohort of `rdistill sweep coef.yaml` ``.
     """
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(dict(per_worker), what, say, over), daemon=True)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(dict(per_worker), what, notify, ended), daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         watcher.join(timeout=5)
 
 
-def _watch(per_worker: dict[str, float], what: str, tell: Callable[[str], None], over: threading.Event) -> None:
-    waited_s, said_at_s, step_s = 0.0, -float(REMIND_S), PATIENCE_S / 4
-    while not over.wait(step_s):
+def _watch(per_worker: dict[str, float], what: str, notify: Callable[[str], None], ended: threading.Event) -> None:
+    waited_s, notified_at_s, step_s = 0.0, -float(REMIND_S), PATIENCE_S / 4
+    while not ended.wait(step_s):
         try:
-            waited_s = waited_s + step_s if _demanded(per_worker) else 0.0
+            waited_s = waited_s + step_s if _is_waiting(per_worker) else 0.0
             if waited_s < PATIENCE_S:
-                said_at_s = -float(REMIND_S)
-            elif waited_s - said_at_s >= REMIND_S:
-                said_at_s = waited_s
-                tell(f"waiting   {what} needs {shortage(per_worker)}")
-        except Exception as error:  # the cluster's own books could not be read: who waits for them must not fail too
+                notified_at_s = -float(REMIND_S)
+            elif waited_s - notified_at_s >= REMIND_S:
+                notified_at_s = waited_s
+                notify(f"waiting   {what} needs {shortage(per_worker)}")
+        except Exception as error:  # the state of the cluster could not be read; that must not end this thread
             _log.debug("cannot see who waits: %s", error)
 
 
-def _demanded(per_worker: Mapping[str, float]) -> bool:
-    """Whether the cluster has a request of this size, alone or in a group, that it has no room for."""
+def _is_waiting(per_worker: Mapping[str, float]) -> bool:
+    """Whether a request for these resources, by itself or in a placement group, waits in the cluster."""
     return any(all(bundle.get(kind) == amount for kind, amount in per_worker.items()) for bundle in demands())
 
 
 def shortage(per_worker: Mapping[str, float]) -> str:
-    """How much of each kind is free, and who holds the rest: ``1 CPU: 0 of 2 are free; held by ...``."""
+    """How much of each resource is free, and who uses the rest: ``1 CPU: 0 of 2 are free; held by ...``."""
     have, free = ray.cluster_resources(), ray.available_resources()
     parts = [
         f"{amount:g} {kind}: {free.get(kind, 0):g} of {have.get(kind, 0):g} are free"
@@ -241,7 +251,7 @@ def shortage(per_worker: Mapping[str, float]) -> str:
 
 
 def holders() -> list[str]:
-    """Who is at work on the cluster: ``2 Cohort of `rdistill sweep coef.yaml` ``, most numerous first."""
+    """The actors on the cluster, the most numerous first: ``2 Cohort of `rdistill sweep coef.yaml` ``."""
     jobs, actors = jobs_and_actors()
     programs = {job["JobID"]: job["Entrypoint"] for job in jobs}
     count = Counter((actor["ActorClassName"], actor["JobID"]) for actor in actors if actor["State"] == "ALIVE")
@@ -254,22 +264,22 @@ def _short(command: Any) -> str:
 
 
 def joins_a_cluster(address: str | None) -> bool:
-    """Whether there is a cluster to run in: one that was named, or that of the job this process is."""
+    """Whether a command runs in an existing cluster: one with an address, or that of the Ray job it runs in."""
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
-def wait_for_room(per_worker: Mapping[str, float], workers: int, say: Callable[[str], None]) -> None:
-    """Waits until a group of workers can be placed, and says every few seconds what is missing."""
+def wait_for_room(per_worker: Mapping[str, float], workers: int, notify: Callable[[str], None]) -> None:
+    """Waits until a group of workers can be placed; meanwhile notifies the user of what is missing."""
     group = placement_group([dict(per_worker)] * workers, strategy="PACK")
     try:
-        while not group.wait(timeout_seconds=SAY_EVERY_S):
-            say(f"waiting for {workers} x {_amounts(per_worker)}: {free_of(per_worker)}")
+        while not group.wait(timeout_seconds=WAIT_NOTE_S):
+            notify(f"waiting for {workers} x {_amounts(per_worker)}: {free_resources(per_worker)}")
     finally:
         remove_placement_group(group)
 
 
-def free_of(kinds: Iterable[str]) -> str:
-    """``the cluster has 2 CPU, 0.5 are free``."""
+def free_resources(kinds: Iterable[str]) -> str:
+    """The total and the free amount of some resources as text: ``the cluster has 2 CPU, 0.5 are free``."""
     have, free = ray.cluster_resources(), ray.available_resources()
     parts = [f"{have.get(kind, 0):g} {kind}, {free.get(kind, 0):g} are free" for kind in kinds]
     return f"the cluster has {' and '.join(parts)}"
@@ -279,14 +289,14 @@ def _amounts(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
 
 
-def alone_on_this_machine() -> bool:
-    """Whether the cluster has no other node than the one this process is on."""
+def is_single_node() -> bool:
+    """Whether the node of this process is the only one in the cluster."""
     alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     return alive == [ray.get_runtime_context().get_node_id()]
 
 
-def beside_this_process() -> NodeAffinitySchedulingStrategy:
-    """For an actor that this process cannot do without: on its own node, so that no other's loss takes it away."""
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Places an actor on the node of this process, so that the loss of another node cannot end it."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -295,6 +305,6 @@ def gpus_in_cluster() -> float:
 
 
 def killed_for_memory(error: ray.exceptions.OutOfMemoryError) -> str:
-    """What Ray's memory monitor did, in a line: its own text is a page, with the figures in front."""
+    """One line about a process that Ray's memory monitor killed; Ray's own text is a page."""
     used = texts.RAY_MEMORY.read(error)  # 6.41GB used / 23.54GB limit
     return f"out of memory: Ray killed the process, its node had {used or 'too little left'}"

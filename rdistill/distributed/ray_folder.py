@@ -1,6 +1,7 @@
-"""The folder of a Ray cluster of our own: closed to other users, and cleared of what a killed start left in it.
+"""The folder of a Ray cluster that rdistill starts: closed to other users, and cleared after a killed start.
 
-Ray lets every user of the machine write to its own folder, so there is one above it that none but this user enters.
+Every user of the machine may write to the folder that Ray makes. So it is put in a folder that only this user can
+enter.
 """
 
 from __future__ import annotations
@@ -19,45 +20,46 @@ import ray
 from rdistill.core.errors import UserError
 from rdistill.core.files import own_folder, write_whole
 
-NAME, RAYS_OWN = "ray", "t"  # the folder in the work dir, and Ray's within it
-ELSEWHERE = ".ray-folder"  # a file in the work dir that says where the folder is instead
-PREFIX = "rdistill-"  # the name of a folder elsewhere begins with it
-OTHERS = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")  # files in it
-LONGEST_TEMP_DIR = 40  # characters; Ray adds 65 for its sockets, and Unix allows 107
-PATIENCE_S = 5  # seconds until a killed process must be gone
+OUTER_FOLDER, RAY_SUBFOLDER = "ray", "t"  # the closed folder in the work dir, and Ray's folder in it
+LOCATION_FILE = ".ray-folder"  # a file in the work dir that names the closed folder if it is elsewhere
+PREFIX = "rdistill-"  # prefix of the name of such a folder
+# Prefixes of other files that Ray and its workers write to the closed folder.
+EXPECTED_FILES = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")
+MAX_PATH_CHARS = 40  # of Ray's folder: Ray adds 65 characters for its sockets, and Unix allows 107
+PATIENCE_S = 5  # seconds to wait for killed processes to end
 
 
 @contextmanager
-def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """Gives Ray's own folder, in a folder of mode 0700, for as long as the context lasts.
+def folder_for_ray(scratch: str | Path, notify: Callable[[str], None]) -> Iterator[Path]:
+    """Within the context, provides a folder for Ray inside a folder of mode 0700.
 
-    It is ``ray/t`` in the work dir; in the temporary folder where that path is too long for sockets, or the work dir
-    is a URI. The workers' temporary files go there too. Processes and files that an earlier start left, because it was
-    killed, are ended and removed first: whoever calls this holds the work dir, so nobody uses them.
+    It is ``ray/t`` in the work dir. If that path is too long for sockets, or the work dir is a URI, it is in the
+    temporary folder of the system. The workers' temporary files go there, too. Processes and files that an earlier,
+    killed start has left are ended and removed first. That is safe, because the caller has locked the work dir.
 
     Args:
         scratch: the work dir.
-        say: is given a line about processes that were ended.
+        notify: is called with a line if processes were ended.
 
     Raises:
-        UserError: something else stands in its place.
+        UserError: a file or another user's folder is in its place.
     """
     local = None if "://" in str(scratch) else Path(scratch).absolute()
-    folder = None if local is None else local / NAME
-    for old in filter(None, [folder, _elsewhere(local)]):
-        clear(old, say)
-    if local is None or len(str(local / NAME / RAYS_OWN)) > LONGEST_TEMP_DIR:
+    folder = None if local is None else local / OUTER_FOLDER
+    for old in filter(None, [folder, _recorded_location(local)]):
+        clear(old, notify)
+    if local is None or len(str(local / OUTER_FOLDER / RAY_SUBFOLDER)) > MAX_PATH_CHARS:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         if local is not None:
-            write_whole(local / ELSEWHERE, f"{folder}\n")
+            write_whole(local / LOCATION_FILE, f"{folder}\n")
     assert folder is not None
     if not own_folder(folder):
         raise UserError(f"{folder}: must be a folder of yours, for Ray; move it away, or use another --work-dir")
-    tempfile.gettempdir()  # remembers this process's own
+    tempfile.gettempdir()  # caches this process's own temporary folder before TMPDIR is changed
     before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)  # the workers inherit it: Ray's lock files, wandb's folders
+    os.environ["TMPDIR"] = str(folder)  # inherited by the workers, for Ray's lock files and wandb's folders
     try:
-        yield folder / RAYS_OWN
+        yield folder / RAY_SUBFOLDER
     finally:
         if before is None:
             del os.environ["TMPDIR"]
@@ -65,14 +67,14 @@ def folder_for_ray(scratch: str | Path, say: Callable[[str], None]) -> Iterator[
             os.environ["TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
         if local is not None:
-            (local / ELSEWHERE).unlink(missing_ok=True)
+            (local / LOCATION_FILE).unlink(missing_ok=True)
 
 
-def clear(folder: Path, say: Callable[[str], None]) -> None:
-    """Ends what still runs in a folder of Ray's, and removes the folder, unless it is a link or another user's.
+def clear(folder: Path, notify: Callable[[str], None]) -> None:
+    """Ends processes that still run in a folder of Ray, and removes the folder, unless it is a link or another user's.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the folder holds files that are not Ray's.
     """
     try:
         status = os.lstat(folder)
@@ -80,23 +82,24 @@ def clear(folder: Path, say: Callable[[str], None]) -> None:
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return
-    strange = [name for name in os.listdir(folder) if name != RAYS_OWN and not name.startswith(OTHERS)]
-    if strange:
-        raise UserError(f"{folder}: is where Ray's files go, but holds {strange[0]}; use another --work-dir")
-    left = processes_of(folder)
-    for process in left:
+    unexpected = [name for name in os.listdir(folder) if name != RAY_SUBFOLDER and not name.startswith(EXPECTED_FILES)]
+    if unexpected:
+        raise UserError(f"{folder}: is where Ray's files go, but holds {unexpected[0]}; use another --work-dir")
+    remaining = processes_of(folder)
+    for process in remaining:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=PATIENCE_S)
-    if left:
-        say(f"cleared   {len(left)} processes of Ray's that an earlier start of this work dir left when it was killed")
+    psutil.wait_procs(remaining, timeout=PATIENCE_S)
+    if remaining:
+        count = len(remaining)
+        notify(f"cleared   {count} processes of Ray's that an earlier start of this work dir left when it was killed")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """This user's processes of Ray whose command line, or of workers an open file, is in a folder.
+    """This user's Ray processes that use a folder.
 
-    Ray's workers write over their command line.
+    They are found by their command line; Ray's workers, which overwrite their command line, by their open files.
     """
     inside, package = f"{folder}/", f"{Path(ray.__file__).parent}/"
     processes = []
@@ -112,12 +115,12 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return processes
 
 
-def _elsewhere(work_dir: Path | None) -> Path | None:
-    """Where an earlier start of a work dir had its folder, if that was in the temporary folder."""
+def _recorded_location(work_dir: Path | None) -> Path | None:
+    """The closed folder of an earlier start, if it was in the temporary folder of the system."""
     if work_dir is None:
         return None
     try:
-        folder = Path((work_dir / ELSEWHERE).read_text().strip())
+        folder = Path((work_dir / LOCATION_FILE).read_text().strip())
     except (OSError, UnicodeDecodeError):
         return None
     made_by_rdistill = folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(PREFIX)

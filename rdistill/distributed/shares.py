@@ -1,28 +1,28 @@
-"""What a worker may take of CPUs and GPUs, and how many workers a run may have: known without Ray."""
+"""Checks the CPUs and GPUs of a worker and the number of workers of a run, without importing Ray."""
 
 from __future__ import annotations
 
 import math
 
-LEAST_SHARE = 0.01  # the least part of a CPU or GPU that a worker takes
+MIN_SHARE = 0.01  # the smallest part of a CPU or GPU that a worker can take
 
 
 def share_problems(cpus_per_worker: float, gpus_per_worker: float | None, where: str = "") -> list[str]:
-    """What Ray could not give.
+    """Checks the resources of one worker; returns one line for each amount that Ray cannot provide.
 
     Args:
-        cpus_per_worker: Ray gives any part of CPUs.
-        gpus_per_worker: Ray gives a part of one GPU, or whole ones; None takes what there is.
-        where: stands before the keys, such as ``trial.``.
+        cpus_per_worker: any number of CPUs from :data:`MIN_SHARE`; it may be fractional.
+        gpus_per_worker: 0, a part of one GPU, or a whole number of GPUs; None takes a GPU if the cluster has any.
+        where: prefix of the keys in the messages, such as ``trial.``.
     """
     problems, gpus = [], gpus_per_worker or 0.0
-    if not LEAST_SHARE <= cpus_per_worker < math.inf:
+    if not MIN_SHARE <= cpus_per_worker < math.inf:
         problems.append(
-            f"{where}cpus_per_worker: must be a finite number of at least {LEAST_SHARE}, got {cpus_per_worker}"
+            f"{where}cpus_per_worker: must be a finite number of at least {MIN_SHARE}, got {cpus_per_worker}"
         )
-    if gpus != 0 and not (LEAST_SHARE <= gpus < 1 or (1 <= gpus < math.inf and gpus % 1 == 0)):
+    if gpus != 0 and not (MIN_SHARE <= gpus < 1 or (1 <= gpus < math.inf and gpus % 1 == 0)):
         problems.append(
-            f"{where}gpus_per_worker: must be 0, a part of one GPU from {LEAST_SHARE}, or a whole number, got {gpus}"
+            f"{where}gpus_per_worker: must be 0, a part of one GPU from {MIN_SHARE}, or a whole number, got {gpus}"
         )
     return problems
 
@@ -30,7 +30,7 @@ def share_problems(cpus_per_worker: float, gpus_per_worker: float | None, where:
 def resource_problems(
     workers: int, cpus_per_worker: float, gpus_per_worker: float | None, min_workers: int | None, max_failures: int
 ) -> list[str]:
-    """As :func:`share_problems`, of all that says what one run takes."""
+    """Like :func:`share_problems`, but checks all resources of a run."""
     problems = [f"workers: must be at least 1, got {workers}"] if workers < 1 else []
     problems += share_problems(cpus_per_worker, gpus_per_worker)
     if min_workers is not None and not 1 <= min_workers <= workers:

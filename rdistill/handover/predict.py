@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
 from rdistill.handover.inference import Predictor, predict_mask, raise_some, read_sample
-from rdistill.training.console import LINES_A_RUN, updates_in_place
+from rdistill.training.console import LINES_PER_RUN, updates_in_place
 
 OPACITY = 0.5  # how much the colours cover of the image; black (usually the background) is not drawn
 CLASSES_IN_A_LINE = 6
@@ -94,7 +94,7 @@ def output_files(images: Sequence[Path], out: Path) -> list[dict[str, Path]]:
 
 def show_progress(results: Iterable[Prediction], total: int, console: Console) -> Iterator[Prediction]:
     """Passes results on and says how far they are: a line for each of a few images, a bar or ten lines for many."""
-    if total <= LINES_A_RUN:
+    if total <= LINES_PER_RUN:
         for result in results:
             text = f"{result['image']}  {shares_line(result['shares'])}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -106,7 +106,7 @@ def show_progress(results: Iterable[Prediction], total: int, console: Console) -
             yield from bar.track(results, total=total)
         return
     for count, result in enumerate(results, start=1):
-        if count % -(-total // LINES_A_RUN) == 0 and count < total:
+        if count % -(-total // LINES_PER_RUN) == 0 and count < total:
             console.print(f"{count} of {total} images", highlight=False)
         yield result
 

@@ -37,7 +37,7 @@ def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: 
 
 
 @contextmanager
-def of_first_images(student: nn.Module, count: int, images: int) -> Iterator[None]:
+def losses_of_first_images(student: nn.Module, count: int, images: int) -> Iterator[None]:
     """Within, the losses of a student's heads are those of the first ``count`` of ``images`` in its batch.
 
     Each head still computes its outputs for all of them. What it compares with labels is cut, not masked: mmseg's

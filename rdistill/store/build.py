@@ -78,7 +78,7 @@ def build_store(
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with connected(address, scratch, say=say):
+    with connected(address, scratch, notify=say):
         need = resources.per_worker()
         slots = require_resources(need, "a task of the build")
         options: Arguments = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
@@ -316,7 +316,7 @@ def _of_all_features(teacher: Teacher) -> Teacher:
     if teacher.store.spec.keep != "features":
         return teacher
     names = dict.fromkeys([*teacher.capture.names, *teacher.listed])
-    return teacher.giving(tuple(names))
+    return teacher.with_features(tuple(names))
 
 
 class _Views(Dataset[Any]):

@@ -16,7 +16,7 @@ from rdistill.core.differences import differences, refusals
 from rdistill.core.errors import RunError, UserError
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.storage import is_uri, open_work_dir
-from rdistill.distributed.cluster import alone_on_this_machine, killed_for_memory
+from rdistill.distributed.cluster import is_single_node, killed_for_memory
 from rdistill.schedulers import SCHEDULERS
 from rdistill.schemas.mappings import SweepFile
 from rdistill.schemas.trial import StudyRecord
@@ -137,7 +137,7 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
     need, slots = resources.per_worker(), ways_to_join(resources)
     # Where the teacher's outputs stay. Not a worker's own temporary folder, which ends with it.
     beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
-    if alone_on_this_machine() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
+    if is_single_node() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
         with _threads_of(need["CPU"]):
             prepared, left_out = _prepare_here(study, slots, beside)
         return _with_step(prepared, resources), left_out

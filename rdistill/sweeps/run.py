@@ -157,7 +157,7 @@ def _run_sweep_at(
             require_comparable(spec.search.earlier, record, spec.search.from_differs)
         import_wandb(work_dir)  # Ray Tune does, whether it is used or not
         dashboard = spec.trial.workers > 1
-        stack.enter_context(connected(options.address, here.where, dashboard=dashboard, say=console.print))
+        stack.enter_context(connected(options.address, here.where, dashboard=dashboard, notify=console.print))
         resources = Resources(spec.trial.workers, spec.trial.cpus_per_worker, spec.trial.gpus_per_worker)
         processes = require_resources(resources.per_worker(), f"{sweep_file}: one trial", resources.workers)
         with visible_wait(resources.per_worker(), "the check before the first trial", console.print):

@@ -1,4 +1,4 @@
-"""What a run looks like on the console: a progress bar on a terminal, a few plain lines elsewhere."""
+"""Shows a run on the console: a progress bar on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rich.table import Column
 from rdistill.core.errors import printable
 from rdistill.schemas.run import RunFacts, Scores
 
-LINES_A_RUN = 10  # progress lines of a run whose output is not a terminal
-SILENCE_S = 60.0  # seconds after which there is one more
+LINES_PER_RUN = 10  # progress lines of a run whose output is not a terminal
+SILENCE_S = 60.0  # a further line is printed after so many seconds without one
 CLASSES_SHOWN = 4  # a validation line shows mIoU alone where there are more classes
 
 
 class OneLineConsole(Console):
-    """Prints each text as one line, whatever names it holds; tables and live displays as they are."""
+    """A console that prints each text on one line, even if a name in it contains line breaks."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(text) if isinstance(text, str) else text for text in objects), **options)
 
 
 def updates_in_place(console: Console) -> bool:
-    """Whether a console can draw over what it has drawn: a terminal that knows control codes, or a notebook."""
+    """Whether a console can overwrite its output: a terminal that knows control codes, or a notebook."""
     return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
 
 
 def duration(seconds: float) -> str:
-    """``0:01:05``."""
+    """Seconds as text, such as ``0:01:05``."""
     return str(timedelta(seconds=round(seconds)))
 
 
@@ -41,7 +41,7 @@ class RunConsole:
     """A :class:`rdistill.training.hooks.RunListener` that shows one run.
 
     Args:
-        console: where to; a bar that updates in place needs a terminal.
+        console: the console to print on; the progress bar needs a terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -58,10 +58,10 @@ class RunConsole:
 
     def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
         self._first, self._last, self._since = first_iteration, last_iteration, time.monotonic()
-        self._line_every = max(1, (last_iteration - first_iteration) // LINES_A_RUN)
+        self._line_every = max(1, (last_iteration - first_iteration) // LINES_PER_RUN)
         self._next_line, self._overdue = first_iteration + self._line_every, time.monotonic() + SILENCE_S
         self._best = max(self._best, facts.get("best_mIoU") or float("-inf"))
-        if self._bar is not None:  # it began again, after a worker was lost
+        if self._bar is not None:  # the training was started again, after a worker was lost
             self._bar.stop()
         if facts.get("unlabeled"):
             self.console.print(f"data      {facts['unlabeled']}", highlight=False, soft_wrap=True)
@@ -80,7 +80,7 @@ class RunConsole:
                 MofNCompleteColumn(),
                 TextColumn("eta"),
                 TimeRemainingColumn(),
-                # Takes what is left of the line, and is cut where there are more losses than fit.
+                # This column takes the rest of the line; losses that do not fit are cut off.
                 TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             ]
             self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
@@ -110,7 +110,7 @@ class RunConsole:
 
 
 def scores(metrics: Scores) -> str:
-    """``mIoU 84.10  (background 98.91, optic disc 69.29)``; classes only where they are few."""
+    """Scores as text: ``mIoU 84.10  (background 98.91, optic disc 69.29)``; classes only if there are few."""
     text = f"mIoU {metrics.get('mIoU', float('nan')):.2f}"
     classes = metrics.get("IoU") or {}
     if len(classes) <= CLASSES_SHOWN:
@@ -122,11 +122,11 @@ def scores(metrics: Scores) -> str:
 
 
 def _short_names(values: Mapping[str, float]) -> dict[str, float]:
-    """The losses by names for the console: ``decode.loss_ce`` -> ``ce``, ``distill.loss_logits`` -> ``logits``.
+    """The losses by short names for the console: ``decode.loss_ce`` -> ``ce``, ``distill.loss_logits`` -> ``logits``.
 
-    Where several heads have a loss of that name, each keeps its head's: ``decode.ce``, ``aux_0.ce``.
+    If several heads have a loss of that name, the name of the head stays in it: ``decode.ce``, ``aux_0.ce``.
     """
-    losses = {key: _without_loss(key) for key in values if "loss" in key and "/" not in key}  # raw/NAME is none
+    losses = {key: _without_loss(key) for key in values if "loss" in key and "/" not in key}  # raw/NAME is no loss
     short = {key: (name.partition(".")[2] or name) if key != "loss" else key for key, name in losses.items()}
     count = Counter(short.values())
     return {short[key] if count[short[key]] == 1 else losses[key]: values[key] for key in losses}

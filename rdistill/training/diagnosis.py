@@ -1,9 +1,10 @@
-"""Why a distillation gains, or does not: measured on a few batches at each validation, without changing the training.
+"""Measures why a distillation gains or does not, on a few batches at each validation, without changing the training.
 
-Two questions. On validation images: how often do student and teacher agree, whose errors are they, and how sure is the
-teacher. On training images: how large is the gradient of the distillation beside that of the task, and do the two point
-the same way. Everything that a forward or backward pass may change is put back: random states, BatchNorm's statistics
-and other buffers, modes; gradients are computed aside, so those that wait for an update stay.
+On validation images it measures how often student and teacher agree, which of them is wrong where they differ, and how
+confident the teacher is. On training images it measures how large the gradient of the distillation is compared with
+that of the task, and the angle between the two. Everything that a forward or backward pass may change is restored:
+random states, buffers such as BatchNorm's statistics, and train/eval modes. Gradients are returned by autograd and not
+accumulated, so those that wait for an update stay as they are.
 """
 
 from __future__ import annotations
@@ -33,34 +34,35 @@ from rdistill.models.segmentor import ignore_index, why_unscored
 from rdistill.schemas.run import Diagnosis, GradientFigures, ValidationFigures
 from rdistill.training.run_state import unwrap
 
-DIAGNOSIS = "diagnosis.json"  # the work dir's file: one entry for each validation
-FIRST_DRAW = 2**62  # where the training images that are looked at begin: beyond what any run draws
-PIXELS = 65_536  # how many of an image are looked at, at most, evenly spread
+DIAGNOSIS = "diagnosis.json"  # the file in the work dir, with one entry for each validation
+FIRST_DRAW = 2**62  # number of the first draw of the training images used here: larger than any draw of a run
+MAX_PIXELS = 65_536  # at most so many pixels of an image are used, evenly spread
 BINS = 15  # bins of the confidence, for the calibration error (Guo et al., ICML 2017)
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # where the teacher's entropy is measured, besides the losses' own
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # temperatures for the teacher's entropy, in addition to those of the losses
 
 
-class Timed(Protocol):
-    """Who counts the seconds of a run: a :class:`rdistill.training.lockstep.Lane`."""
+class TurnTimer(Protocol):
+    """Counts the seconds of a run; a :class:`rdistill.training.lockstep.Lane` does."""
 
     def leave_out(self, seconds: float) -> None:
-        """Seconds of this turn that are not the run's own."""
+        """Subtracts seconds of this turn that do not belong to the training."""
 
 
 class DiagnosisHook(Hook):
-    """Measures at each validation and keeps the entries.
+    """Measures at each validation and writes the entries to ``diagnosis.json``.
 
     Args:
-        spec: the ``distill`` section, whose ``diagnose`` says on how many batches.
-        seed: of the run's data.
-        lane: counts the run's seconds, of which these are none.
+        spec: the ``distill`` section; its ``diagnose`` says on how many batches to measure.
+        seed: the seed of the run's data.
+        lane: the timer of a run in lockstep; the seconds of the diagnosis are subtracted from it.
 
     Attributes:
-        entries: one for each validation: ``iter`` and the figures of :func:`diagnose`, or ``problem``.
-        latest: the entry of this validation, for whoever reports it.
+        entries: one entry for each validation: ``iter``, with the figures of :func:`on_validation` and
+            :func:`on_training`, or with ``problem`` if they could not be measured.
+        latest: the entry of this validation; other hooks report it.
     """
 
-    def __init__(self, spec: DistillSpec, seed: int, lane: Timed | None = None) -> None:
+    def __init__(self, spec: DistillSpec, seed: int, lane: TurnTimer | None = None) -> None:
         assert spec.diagnose is not None
         self.spec, self.batches, self.seed, self.lane = spec, spec.diagnose.batches, seed, lane
         self.entries: list[Diagnosis] = []
@@ -71,7 +73,7 @@ class DiagnosisHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         file = Path(runner.work_dir, DIAGNOSIS)
-        if runner.iter and file.is_file():  # what came after the checkpoint is trained again
+        if runner.iter and file.is_file():  # entries after the checkpoint are dropped: that part is trained again
             self.entries = [entry for entry in read_json(file)["entries"] if entry["iter"] <= runner.iter]
 
     def after_val(self, runner: Any) -> None:
@@ -79,7 +81,7 @@ class DiagnosisHook(Hook):
         self.latest = {"iter": runner.iter}
         try:
             self.latest |= self._measured(runner)
-        except Exception as error:  # too little memory, a head of a kind of its own: no reason to end a training
+        except Exception as error:  # too little memory or an unusual head must not end the training
             self.latest["problem"] = error_line(error)
         seconds = time.perf_counter() - since
         self.latest["seconds"] = round(seconds, 3)
@@ -92,7 +94,7 @@ class DiagnosisHook(Hook):
     def _measured(self, runner: Any) -> Diagnosis:
         distiller = unwrap(runner)
         if self._teachers is None:
-            self._teachers = tuple(teacher.aside() for teacher in distiller.teachers)
+            self._teachers = tuple(teacher.without_cache() for teacher in distiller.teachers)
         with unchanged(distiller):
             distiller.teachers = self._teachers
             if self._train is None or self._val is None:
@@ -100,22 +102,25 @@ class DiagnosisHook(Hook):
                 images = self.batches * int(runner.train_dataloader.batch_size)
                 self._val = validation_batches(runner.val_dataloader, images)
             taus = [float(loss.params["tau"]) for loss in self.spec.losses.values() if loss.params.get("tau")]
-            each = on_validation(distiller, self._val, taus)
-            figures: Diagnosis = {**each[0], **on_training(distiller, self._train)}
-            if len(each) > 1:
-                figures["teachers"] = each
+            by_teacher = on_validation(distiller, self._val, taus)
+            figures: Diagnosis = {**by_teacher[0], **on_training(distiller, self._train)}
+            if len(by_teacher) > 1:
+                figures["teachers"] = by_teacher
             return figures
 
 
 @contextmanager
 def unchanged(distiller: Distiller) -> Iterator[None]:
-    """Puts back what passes through the models change. Several workers compute each for itself meanwhile."""
+    """Restores, at its end, all state that forward and backward passes change.
+
+    Within it, each of several workers computes its losses without the others.
+    """
     state = random_state()
     buffers = [(buffer, buffer.detach().clone()) for buffer in distiller.buffers()]
     modes = [(module, module.training) for module in distiller.modules()]
     teachers = distiller.teachers
     try:
-        with collectives.alone():
+        with collectives.local_only():
             seed_everything(0, 0)
             yield
     finally:
@@ -129,7 +134,7 @@ def unchanged(distiller: Distiller) -> Iterator[None]:
 
 
 def training_batches(loader: Any, count: int) -> list[Any]:
-    """Batches of training images, evenly spread over the data set; augmented, but as no draw of the run is."""
+    """Batches of training images, evenly spread over the dataset, with augmentations that the run never draws."""
     dataset, size = loader.dataset, int(loader.batch_size or 1)
     total = count * size
     indices = [number * len(dataset) // total for number in range(total)]
@@ -138,11 +143,11 @@ def training_batches(loader: Any, count: int) -> list[Any]:
 
 
 def validation_batches(loader: Any, images: int) -> list[Any]:
-    """Batches of validation images, evenly spread, each as the validation itself has it: its images fit together."""
+    """Batches of validation images, evenly spread; each is a batch of the validation, so its images have one shape."""
     dataset, size = loader.dataset, int(loader.batch_size or 1)
-    there = -(-len(dataset) // size)
-    count = min(there, -(-images // size))
-    starts = [number * there // count * size for number in range(count)]
+    total = -(-len(dataset) // size)
+    count = min(total, -(-images // size))
+    starts = [number * total // count * size for number in range(count)]
     return [
         pseudo_collate([dataset[index] for index in range(start, min(start + size, len(dataset)))]) for start in starts
     ]
@@ -153,20 +158,20 @@ def validation_batches(loader: Any, images: int) -> list[Any]:
 
 @torch.no_grad()
 def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[float]) -> list[ValidationFigures]:
-    """What the student and each teacher make of validation images.
+    """Compares the predictions of the student and of each teacher on validation images.
 
     Args:
-        distiller: in any mode.
-        batches: uncollated inputs and samples, as a loader gives them; left as they are.
+        distiller: the distiller, in train or eval mode.
+        batches: batches of inputs and data samples as a loader returns them; they are not modified.
         taus: temperatures of the losses.
 
     Returns:
-        For each teacher, in percent of the labelled pixels: ``agreement`` of the two, ``student_error``,
-        ``teacher_error``, ``errors_repeated`` (of the teacher's errors, those where the student says the same),
-        ``errors_to_learn`` (of the student's errors, those where the teacher is right). Of the teacher:
-        ``teacher_confidence`` and ``teacher_calibration_error`` (percent), ``teacher_entropy`` (temperature -> share
-        of the largest possible entropy, 0 to 1). Nothing for a teacher that tells other classes apart than the
-        student.
+        For each teacher, in percent of the labelled pixels: ``agreement`` (both predict the same class),
+        ``student_error`` and ``teacher_error``. In percent of the teacher's errors: ``errors_repeated``, where the
+        student predicts the same wrong class. In percent of the student's errors: ``errors_to_learn``, where the
+        teacher is right. For the teacher: ``teacher_confidence`` and ``teacher_calibration_error`` in percent, and
+        ``teacher_entropy`` (temperature -> share of the largest possible entropy, 0 to 1). The entry is empty for a
+        teacher whose classes are not the student's.
     """
     student, teachers = distiller.student, [teacher.model for teacher in distiller.teachers]
     comparable = [not why_unscored(teacher, student) for teacher in teachers]
@@ -186,12 +191,12 @@ def on_validation(distiller: Distiller, batches: Sequence[Any], taus: Sequence[f
 
 
 def _count(counts: _Counts, student_results: Sequence[Any], teacher_results: Sequence[Any], ignore: int) -> None:
-    """Adds the labelled pixels of a batch, of its images as mmseg's ``val_step`` returns them."""
+    """Adds the labelled pixels of a batch; the results are data samples as mmseg's ``val_step`` returns them."""
     for student_result, teacher_result in zip(student_results, teacher_results, strict=True):
         label = student_result.gt_sem_seg.data.flatten()
-        step = max(1, label.numel() // PIXELS)
+        step = max(1, label.numel() // MAX_PIXELS)
         if label.numel() != student_result.pred_sem_seg.data.numel():
-            continue  # scored at another size, by a metric of its own
+            continue  # the config scores predictions at another size than the mask's, with its own metric
         valid = (label[::step] != ignore).nonzero().flatten()
         student_class = student_result.pred_sem_seg.data.flatten()[::step][valid]
         teacher_class = teacher_result.pred_sem_seg.data.flatten()[::step][valid]
@@ -205,11 +210,14 @@ class _Counts:
     def __init__(self, temperatures: Sequence[float]) -> None:
         self.pixels = self.agree = self.student_wrong = self.teacher_wrong = self.repeated = self.to_learn = 0
         self.entropy = dict.fromkeys(temperatures, 0.0)
-        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # pixels, sum of confidence, right ones
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # rows: pixels, sum of confidence, correct pixels
         self.classes = 2
 
     def add(self, label: Tensor, student: Tensor, teacher: Tensor, logits_cn: Tensor) -> None:
-        """Pixels of one image. ``logits_cn``: the teacher's; of one channel: the probability of class 1."""
+        """Adds the pixels of one image.
+
+        ``logits_cn`` are the teacher's logits; a single channel is the probability of class 1.
+        """
         same, student_wrong, teacher_wrong = student == teacher, student != label, teacher != label
         self.pixels += label.numel()
         self.agree += int(same.sum())
@@ -217,7 +225,7 @@ class _Counts:
         self.teacher_wrong += int(teacher_wrong.sum())
         self.repeated += int((same & teacher_wrong).sum())
         self.to_learn += int((student_wrong & ~teacher_wrong).sum())
-        if len(logits_cn) == 1:  # mmseg has taken the sigmoid already
+        if len(logits_cn) == 1:  # mmseg has applied the sigmoid already
             z = logits_cn.double().clamp(1e-7, 1 - 1e-7).logit()
             logits_cn = torch.cat([torch.zeros_like(z), z])
         self.classes = len(logits_cn)
@@ -253,17 +261,17 @@ class _Counts:
 
 
 def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures:
-    """How the gradients of the task's and of the distillation's losses, as they are added up, stand to each other.
+    """Compares the gradients of the task loss and of the weighted distillation losses at the student's weights.
 
     Args:
-        distiller: in any mode.
-        batches: uncollated inputs and samples, as a loader gives them; left as they are.
+        distiller: the distiller, in train or eval mode.
+        batches: batches of inputs and data samples as a loader returns them; they are not modified.
 
     Returns:
-        Means over the batches, with respect to the student's weights: ``gradient_task`` (Euclidean length),
-        ``gradient_distill`` (of all terms together), ``gradient_ratio`` (the second over the first) and
-        ``gradient_cosine`` (-1 to 1), and ``terms``: name -> ``ratio`` and ``cosine`` to the task's, and ``raw``, the
-        loss before its weight.
+        Means over the batches: ``gradient_task`` and ``gradient_distill`` (Euclidean lengths; the second is that of all
+        distillation losses together), ``gradient_ratio`` (the second divided by the first), ``gradient_cosine`` (-1 to
+        1), and ``terms``: name of a loss -> its ``ratio`` and ``cosine`` to the task's gradient, and its ``raw`` value
+        before the weight.
     """
     distiller.train()
     weights = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
@@ -273,12 +281,12 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures
             data = distiller.data_preprocessor(copy.deepcopy(batch), True)
             losses = distiller.loss(data["inputs"], data["data_samples"])
             terms = {name: losses[f"distill.loss_{name}"] for name in distiller.terms}
-            own = _gradient(task_loss(losses), weights)
+            task = _gradient(task_loss(losses), weights)
             parts = {name: _gradient(loss, weights) for name, loss in terms.items()}
-        whole = sum(parts.values(), torch.zeros_like(own))
-        entry = {"task": float(own.norm()), "distill": float(whole.norm()), "cosine": _cosine(own, whole)}
+        distill = sum(parts.values(), torch.zeros_like(task))
+        entry = {"task": float(task.norm()), "distill": float(distill.norm()), "cosine": _cosine(task, distill)}
         for name, part in parts.items():
-            entry |= {f"length {name}": float(part.norm()), f"cosine {name}": _cosine(own, part)}
+            entry |= {f"length {name}": float(part.norm()), f"cosine {name}": _cosine(task, part)}
             entry[f"raw {name}"] = float(losses[f"raw/{name}"])
         entries.append(entry)
     mean = {key: _mean([entry[key] for entry in entries]) for key in (entries[0] if entries else ())}
@@ -302,7 +310,7 @@ def on_training(distiller: Distiller, batches: Sequence[Any]) -> GradientFigures
 
 
 def _gradient(loss: Tensor, weights: Sequence[nn.Parameter]) -> Tensor:
-    """Of a loss with respect to all weights, as one vector in float32; zero where it does not depend on them."""
+    """The gradient of a loss with respect to all weights, as one float32 vector; 0 for weights that it does not use."""
     return torch.cat(
         [
             (torch.zeros_like(weight) if gradient is None else gradient).flatten().float()
@@ -321,7 +329,7 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """Of those that are numbers."""
+    """The mean of the finite values; None if there is none."""
     numbers = [value for value in values if math.isfinite(value)]
     return float(f"{sum(numbers) / len(numbers):.6g}") if numbers else None
 

@@ -22,20 +22,20 @@ from rdistill.models.segmentor import require_numbers
 from rdistill.schemas.data import Batch, ScoredSample
 from rdistill.schemas.run import Scores
 
-TRIVIAL = "trivial."  # how the names of those figures begin, as ``IoU.`` those of the classes
+TRIVIAL = "trivial."  # prefix of the figures of :func:`trivial_scores`, as ``IoU.`` is the prefix of the classes
 
 
 @METRICS.register_module()
 class ClassIoUMetric(IoUMetric):
-    """mmseg's ``IoUMetric`` that also returns each class's IoU, and rounds nothing away.
+    """mmseg's ``IoUMetric``, which also returns the IoU of each class and does not round.
 
-    Percent throughout: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU.<class>``, and ``trivial.mIoU`` with ``trivial.left`` (see
-    :func:`beside_trivial`). A class that occurs neither in
-    ground truth nor in a prediction has no IoU: NaN, and left out of the mean.
+    All figures are in percent: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU.<class>``, and ``trivial.mIoU`` with
+    ``trivial.left`` (see :func:`trivial_scores`). A class that occurs neither in the ground truth nor in a prediction
+    has the IoU NaN and does not count for the mean.
 
     Attributes:
-        by_image: where it is a list, each image's confusion counts are added to it: classes x classes, ground truth by
-            row, with the pixels that have a class on either side.
+        by_image: if it is a list, the confusion matrix of each image is appended to it: classes x classes, one row for
+            each class of the ground truth. It counts the pixels that have a class both in ground truth and prediction.
     """
 
     default_prefix = ""  # None makes mmengine warn that there is no prefix
@@ -51,7 +51,7 @@ class ClassIoUMetric(IoUMetric):
                 self.by_image.append(confusion(predicted, truth, classes, self.ignore_index))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Each of several workers adds up its own images, which no two may share (see :func:`no_image_twice`)."""
+        """Sums over all workers; no two of them may score the same image (see :func:`split_validation_images`)."""
         if get_world_size() == 1 or self.format_only:
             return dict(super().evaluate(size))
         areas = torch.zeros(4, len(self.dataset_meta["classes"]), dtype=torch.float64)
@@ -64,7 +64,7 @@ class ClassIoUMetric(IoUMetric):
         return {f"{self.prefix}/{name}" if self.prefix else name: value for name, value in metrics.items()}
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        # Pixels are whole numbers: exact in float64 in whatever order, while float32 ends at 16 million.
+        # Sums of pixel counts are exact in float64, in any order; float32 is exact only up to 16 million.
         results = [tuple(area.double() for area in result) for result in results]
         metrics = dict(super().compute_metrics(results))  # writes mmseg's table to the log
         if self.format_only:
@@ -74,34 +74,36 @@ class ClassIoUMetric(IoUMetric):
             iou, accuracy = intersect / union * 100, intersect / label * 100
         metrics["aAcc"] = float(intersect.sum() / label.sum() * 100)
         metrics["mIoU"], metrics["mAcc"] = float(np.nanmean(iou)), float(np.nanmean(accuracy))
-        metrics |= {f"{TRIVIAL}{name}": value for name, value in beside_trivial(predicted, label).items()}
+        metrics |= {f"{TRIVIAL}{name}": value for name, value in trivial_scores(predicted, label).items()}
         metrics.update(
             {f"IoU.{name}": float(value) for name, value in zip(self.dataset_meta["classes"], iou, strict=True)}
         )
         return metrics
 
 
-def beside_trivial(predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """What calling every pixel the most frequent class scores, and how far predictions are from doing so.
+def trivial_scores(predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """The mIoU of a trivial model that predicts the most frequent class everywhere, and how far a model is from it.
 
     Args:
-        predicted, label: pixels by class, of all images.
+        predicted, label: number of pixels of each class in all predictions and in all masks.
 
     Returns:
-        As :class:`rdistill.schemas.run.Trivial`; NaN where there is no pixel, or none of another class.
+        The fields of :class:`rdistill.schemas.run.Trivial`; NaN if there is no pixel, or none of another class.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         score = 100 * label.max() / label.sum() / (label > 0).sum()
-        most = int(predicted.argmax())
-        left = 100 * (predicted.sum() - predicted[most]) / (label.sum() - label[most])
+        largest = int(predicted.argmax())
+        left = 100 * (predicted.sum() - predicted[largest]) / (label.sum() - label[largest])
     return {"mIoU": float(score), "left": float(left) if math.isfinite(left) else math.nan}
 
 
 def image_scores(counts: Sequence[np.ndarray]) -> list[float]:
-    """The mIoU of each image by itself, in percent: over the classes on it or predicted on it; 0 where there are none.
+    """The mIoU of each image by itself, in percent.
+
+    It is the mean over the classes that occur in the mask or in the prediction of that image; 0 if there is none.
 
     Args:
-        counts: as :attr:`ClassIoUMetric.by_image` has them.
+        counts: confusion matrices as in :attr:`ClassIoUMetric.by_image`.
     """
     scores = []
     for each in counts:
@@ -112,7 +114,11 @@ def image_scores(counts: Sequence[np.ndarray]) -> list[float]:
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> np.ndarray:
-    """Pixels by class: classes x classes, ground truth by row. Both masks are height x width; one may be of floats."""
+    """The confusion matrix of one image: classes x classes pixels, one row for each class of the ground truth.
+
+    Both masks have the shape height x width and any dtype. Pixels with ``ignore_index``, or with a value that is no
+    class, do not count.
+    """
     predicted, truth = predicted.long(), truth.long()
     counted = (truth != ignore_index) & (truth >= 0) & (truth < classes) & (predicted >= 0) & (predicted < classes)
     pairs = truth[counted] * classes + predicted[counted]
@@ -120,15 +126,15 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int)
 
 
 def use_class_iou(cfg: Config) -> None:
-    """Makes every IoUMetric of a config a :class:`ClassIoUMetric`."""
+    """Replaces every IoUMetric of a config by a :class:`ClassIoUMetric`."""
     for name in ("val_evaluator", "test_evaluator"):
         for metric in metrics_of(cfg.get(name)):
             if kind_of(metric) == "IoUMetric":
                 metric["type"] = "ClassIoUMetric"
 
 
-def no_image_twice(cfg: Config) -> None:
-    """Shares validation images out among workers. mmengine repeats some, so that all workers have equally many."""
+def split_validation_images(cfg: Config) -> None:
+    """Divides validation images among the workers without repeating any, as mmengine would to get equal parts."""
     for name in ("val", "test"):
         metrics = metrics_of(cfg.get(f"{name}_evaluator"))
         if metrics and all(kind_of(metric) == "ClassIoUMetric" for metric in metrics):
@@ -136,7 +142,7 @@ def no_image_twice(cfg: Config) -> None:
 
 
 def counts_images(cfg: Config, split: str) -> bool:
-    """Whether one of a split's metrics counts each image's pixels by class."""
+    """Whether one of a split's metrics can give the confusion matrix of each image."""
     return any(
         kind_of(metric) in ("IoUMetric", "ClassIoUMetric") for metric in metrics_of(cfg.get(f"{split}_evaluator"))
     )
@@ -146,13 +152,13 @@ def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
     """``{'mIoU': .., 'IoU.disc': ..}`` -> ``{'mIoU': .., 'IoU': {'disc': ..}}``; None for a class that never occurs.
 
     Raises:
-        UserError: the mIoU is NaN, since no class occurs at all.
+        UserError: the mIoU is NaN, because no class occurs at all.
     """
     flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float, np.generic))}
     classes = {key.removeprefix("IoU."): _number(value) for key, value in flat.items() if key.startswith("IoU.")}
     if math.isnan(flat.get("mIoU", 0.0)):
         raise UserError("mIoU: is NaN: the masks hold no pixel of any class, all are ignored; see --label-map")
-    tidy: Scores = {  # type: ignore[assignment]  # with a metric's own names, where a config has another
+    tidy: Scores = {  # type: ignore[assignment]  # it keeps the names of other metrics that a config has
         key: _number(value) for key, value in flat.items() if not key.startswith(("IoU.", TRIVIAL))
     }
     trivial = {key.removeprefix(TRIVIAL): _number(value) for key, value in flat.items() if key.startswith(TRIVIAL)}
@@ -164,7 +170,7 @@ def tidy_metrics(metrics: Mapping[str, Any]) -> Scores:
 
 
 def _number(value: float) -> float | None:
-    """Four digits; NaN is no JSON."""
+    """Rounds to four digits; None in place of NaN, which JSON does not have."""
     return None if math.isnan(value) else round(value, 4)
 
 
@@ -176,13 +182,13 @@ def evaluate(
 
     Args:
         model: the segmentor.
-        cfg: with the split's data loader and evaluator.
+        cfg: a config with the split's data loader and evaluator.
         split: ``val`` or ``test``.
-        by_image: is given each image's path and confusion counts, in order, by a :class:`ClassIoUMetric`, which there
-            must be.
+        by_image: a list to which the path and the confusion matrix of each image are appended, in order. The evaluator
+            must then have a :class:`ClassIoUMetric`.
 
     Returns:
-        Percent: ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name.
+        ``mIoU``, ``aAcc``, ``mAcc`` and ``IoU`` by class name, in percent.
 
     Raises:
         UserError: there is no such split, or the model's outputs are NaN.

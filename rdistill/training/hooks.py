@@ -1,4 +1,4 @@
-"""mmengine hooks of a run: feature capture, weight schedules, NaN guard, checkpoints, stops and reports."""
+"""The mmengine hooks of a run: feature capture, weight schedules, NaN guard, checkpoints, stopping and reports."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from rdistill.training.evaluation import ClassIoUMetric, image_scores, tidy_metr
 from rdistill.training.resume import BEST, LAST, PREVIOUS
 from rdistill.training.run_state import WorkerState, own_state, unwrap
 
-METRIC = "mIoU"  # what "best" means
-ACCURACY = "decode.acc_seg"  # the name in mmengine's log
+METRIC = "mIoU"  # the metric by which the best checkpoint is chosen
+ACCURACY = "decode.acc_seg"  # the name of the training accuracy in mmengine's log
 
 
 class RunListener(Protocol):
-    """Is notified of how one run goes: the console, Ray Tune or Ray Train stand behind it.
+    """Is notified of the progress of one run. Implementations pass it to the console, Ray Tune or Ray Train.
 
     :class:`rdistill.sweeps.monitor.events.SweepListener` is its counterpart for the trials of a sweep.
     """
 
     def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
-        """Training begins; ``facts`` holds ``teacher_mIoU`` and the ``effective`` values."""
+        """The training starts; ``facts`` holds ``teacher_mIoU``, the ``effective`` values and so on."""
 
     def stepped(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Some iterations are done; ``values`` are losses and the learning rate (``lr``)."""
+        """``iteration`` iterations are complete; ``values`` has the losses and the learning rate (``lr``)."""
 
     def validated(self, iteration: int, metrics: Scores) -> None:
-        """The student was scored: percent, as :func:`rdistill.training.evaluation.tidy_metrics` gives them."""
+        """The student was scored; see :func:`rdistill.training.evaluation.tidy_metrics` for the metrics."""
 
     def warned(self, message: str) -> None:
-        """Something beside the training, such as a tracker, does not work."""
+        """Something beside the training failed, such as a tracker."""
 
     def noted(self, text: str) -> None:
-        """Something a user should know: a damaged checkpoint, a lost worker, what is waited for."""
+        """A message for the user, such as a damaged checkpoint, a lost worker, or what the run waits for."""
 
 
 class Silent:
-    """The listener that does nothing."""
+    """A :class:`RunListener` that does nothing."""
 
     def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None: ...
 
@@ -72,7 +72,7 @@ class DivergedError(RunError):
 
 
 class FeatureCaptureHook(Hook):
-    """Captures the student's features during a training step, and lets go of them after it."""
+    """Captures the student's features during a training step, and frees them after it."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         unwrap(runner).capture.attach()
@@ -84,7 +84,7 @@ class FeatureCaptureHook(Hook):
 
 
 class WeightScheduleHook(Hook):
-    """Sets each loss's factor of the iteration, as its schedule says."""
+    """Sets the factor of each loss for the iteration, from the loss's schedule."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         distiller = unwrap(runner)
@@ -93,10 +93,10 @@ class WeightScheduleHook(Hook):
 
 
 class WeightShareHook(Hook):
-    """Lets weights that are given as shares be measured in training steps, and keeps them in checkpoints.
+    """Enables the measurement of loss weights that are given as shares, and keeps them in checkpoints.
 
     Args:
-        listener: is notified of what came out; on the main process only.
+        listener: is notified of the measured weights and of notes of teacher stores; on the main process only.
     """
 
     def __init__(self, listener: RunListener) -> None:
@@ -127,10 +127,10 @@ class WeightShareHook(Hook):
 
 
 class AccuracyHook(Hook):
-    """Lets the heads compute their ``acc_seg`` in the iterations that are logged or reported, and in no other.
+    """Lets the heads compute ``acc_seg`` only in iterations that are logged or reported, to save time in the others.
 
-    mmengine logs the last value, not a mean over several; where a config's log processor sets a mean of it, it is
-    computed in all iterations.
+    mmengine logs the last value of it. If the config's log processor asks for a mean over iterations, it is computed
+    in all of them.
 
     Args:
         report: the hook that reports losses to the run's listener.
@@ -154,15 +154,15 @@ class AccuracyHook(Hook):
 
 
 def logs_iteration(hook: LoggerHook, runner: Any, batch_idx: int) -> bool:
-    """Whether mmengine's hook will log the iteration that begins."""
+    """Whether mmengine's hook will log the iteration that starts now."""
     return hook.every_n_inner_iters(batch_idx, hook.interval) or hook.end_of_epoch(runner.train_dataloader, batch_idx)
 
 
 class EmaTeacherHook(Hook):
-    """Lets EMA teachers follow the student, and keeps them in checkpoints so that a resume continues them."""
+    """Updates EMA teachers after each iteration, and keeps them in checkpoints for a resumed run."""
 
     def before_train(self, runner: Any) -> None:
-        if runner.iter == 0:  # the student has its first weights only now
+        if runner.iter == 0:  # the student's weights are initialised only now
             self._follow(runner)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -187,20 +187,20 @@ def _ema_teachers(runner: Any) -> list[EmaTeacher]:
 
 
 class DivergenceHook(Hook):
-    """Stops at the iteration in which a loss is NaN or infinite, and names the loss and the batch."""
+    """Ends the run in the iteration in which a loss is NaN or infinite, and names the loss and the images."""
 
     priority = "VERY_HIGH"
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         values = {key: value for key, value in (outputs or {}).items() if isinstance(value, Tensor)}
-        # One transfer from the device a step, whatever the number of losses.
+        # Add up all losses on the device first: each step then needs a single transfer from it.
         if not values or torch.isfinite(torch.stack([value.detach().float().sum() for value in values.values()]).sum()):
             return
-        bad = [key for key, value in values.items() if not torch.isfinite(value).all()]
-        named = [key for key in bad if key != "loss"] or bad
-        # All workers are here: what they log is the mean over them.
-        own = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
-        files = [name for names in collectives.gather_objects(own) for name in names]
+        not_finite = [key for key, value in values.items() if not torch.isfinite(value).all()]
+        named = [key for key in not_finite if key != "loss"] or not_finite
+        # All workers get here together, because the logged values are the same mean on all of them.
+        local_files = [Path(sample.img_path).name for sample in (data_batch or {}).get("data_samples", [])]
+        files = [name for names in collectives.gather_objects(local_files) for name in names]
         raise DivergedError(
             f"iteration {runner.iter + 1}: {', '.join(named)} is not finite; images {', '.join(files)}; "
             f"lower the learning rate or that loss's weight; {_last_good(runner)}"
@@ -213,14 +213,14 @@ def _last_good(runner: Any) -> str:
 
 
 class CheckpointHook(Hook):
-    """Writes ``last.pth`` and ``best.pth``: whole or not at all, and loadable without running code.
+    """Writes ``last.pth`` and ``best.pth`` atomically; they can be loaded without running code.
 
-    The ``last.pth`` before stays as ``last.pth.previous`` until the run is finished.
+    The previous ``last.pth`` stays as ``last.pth.previous`` until the run is finished.
 
     Args:
-        interval: iterations between two writes of ``last.pth``; it is written after each validation
-            and at the end anyway.
-        best: the validation that ``best.pth`` holds, of a run that is resumed.
+        interval: iterations between two writes of ``last.pth``; None: it is written only after each validation, which
+            includes the last iteration.
+        best: in a resumed run, the validation that ``best.pth`` holds.
     """
 
     priority = "VERY_LOW"
@@ -229,19 +229,19 @@ class CheckpointHook(Hook):
         self.interval = interval
         self.best: Validation = best or {}
         self.last: Validation = {}
-        self.saved_at: int | None = None  # iteration
+        self.saved_at: int | None = None  # the iteration of the newest `last.pth`
         self._workers: list[WorkerState] = []
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        done = runner.iter + 1
-        if self.interval and done % self.interval == 0 and not validates_next(runner):
-            self.save(runner, LAST, done)
+        iteration = runner.iter + 1
+        if self.interval and iteration % self.interval == 0 and not validates_next(runner):
+            self.save(runner, LAST, iteration)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         self.last = {"iter": runner.iter, "metrics": tidy_metrics(metrics or {})}
 
     def after_val(self, runner: Any) -> None:
-        # Not in after_val_epoch: only now is the random state that of training again.
+        # Not in after_val_epoch: the random state of the training is restored only now.
         if not self.best or self.last["metrics"].get("mIoU", -math.inf) > self.best["metrics"].get("mIoU", -math.inf):
             self.best = self.last
             self.save(runner, BEST, runner.iter)
@@ -250,14 +250,14 @@ class CheckpointHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         checkpoint["meta"] = {**as_plain_data(checkpoint["meta"]), "best": self.best, "last": self.last}
         checkpoint["workers"] = self._workers
-        # mmengine's log histories are objects; without them the file loads with weights_only=True.
+        # mmengine's log histories are Python objects; without them the file loads with weights_only=True.
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: RunCheckpoint) -> None:
         self.last = checkpoint.get("meta", {}).get("last", {})
 
     def save(self, runner: Any, name: str, iteration: int) -> None:
-        """A kill while writing leaves the previous file as it was. To be called on all workers."""
+        """Writes a checkpoint atomically; all workers must call this together."""
         self._workers = collectives.gather_objects(own_state(runner))
         self.saved_at = iteration if name == LAST else self.saved_at
         if not is_main_process():
@@ -270,15 +270,15 @@ class CheckpointHook(Hook):
 
 
 def validates_next(runner: Any) -> bool:
-    """Whether the iteration that was just done is followed by a validation."""
-    done = runner.iter + 1
-    return runner.val_loop is not None and (done % runner.val_interval == 0 or done == runner.max_iters)
+    """Whether a validation follows the iteration that has just ended."""
+    iteration = runner.iter + 1
+    return runner.val_loop is not None and (iteration % runner.val_interval == 0 or iteration == runner.max_iters)
 
 
 class StopHook(Hook):
-    """Ends a run that has received a signal: after a whole iteration and its validation, with a checkpoint.
+    """Ends a run that has received a signal, after a complete iteration and its validation, with a checkpoint.
 
-    All workers stop at the same iteration: they exchange the signal with what they log.
+    All workers stop at the same iteration, because they exchange the signal together with the logged values.
     """
 
     priority = "LOWEST"
@@ -287,10 +287,10 @@ class StopHook(Hook):
         self.request, self.checkpoint_hook = request, checkpoint_hook
 
     def before_train(self, runner: Any) -> None:
-        self.request.heeded = True
+        self.request.can_stop_gracefully = True
 
     def after_train(self, runner: Any) -> None:
-        self.request.heeded = False
+        self.request.can_stop_gracefully = False
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         collectives.stop_signal = self.request.signum or 0
@@ -302,19 +302,20 @@ class StopHook(Hook):
     def after_val(self, runner: Any) -> None:
         self._stop_if_signalled(runner, runner.iter)
 
-    def _stop_if_signalled(self, runner: Any, done: int) -> None:
+    def _stop_if_signalled(self, runner: Any, iteration: int) -> None:
         signum = (self.request.signum or 0) if collectives.count() == 1 else collectives.agreed_to_stop()
-        if not signum or done >= runner.max_iters:
+        if not signum or iteration >= runner.max_iters:
             return
-        if self.checkpoint_hook.saved_at != done:
-            self.checkpoint_hook.save(runner, LAST, done)
-        raise Stopped(signum, done, runner.max_iters, self.checkpoint_hook.best)
+        if self.checkpoint_hook.saved_at != iteration:
+            self.checkpoint_hook.save(runner, LAST, iteration)
+        raise Stopped(signum, iteration, runner.max_iters, self.checkpoint_hook.best)
 
 
 class StepClock(Hook):
-    """Seconds of a run's training steps: without set-up, validations and checkpoints. Of a run with its own loaders.
+    """Measures the seconds of a run's training steps, without set-up, validations and checkpoints.
 
-    On a GPU a step may end after its call; what waits for it then counts, so the sum is right.
+    It is for runs with their own data loaders; a lane measures runs in lockstep. On a GPU, a step may still run when
+    its call returns. Its seconds are then counted where the next operation waits for it, so the sum is right.
     """
 
     priority = "LOWEST"
@@ -344,7 +345,7 @@ class StepClock(Hook):
         self._since = now
 
     def seconds(self) -> dict[str, float]:
-        """As :meth:`rdistill.training.lockstep.Lane.seconds`; the teacher's forward pass is part of the step."""
+        """Like :meth:`rdistill.training.lockstep.Lane.seconds`, but the teacher's forward pass is part of the step."""
         saved = sum(
             cache.compute_seconds * (cache.images / cache.computed - 1) for cache in self._caches if cache.computed
         )
@@ -358,14 +359,14 @@ class StepClock(Hook):
 
 
 class ReportHook(Hook):
-    """Notifies a :class:`RunListener` of how training goes.
+    """Notifies a :class:`RunListener` of the progress of the training.
 
     Args:
-        listener: is notified; on the main process only.
-        facts: what the listener gets before the first iteration.
+        listener: the listener.
+        facts: passed to the listener before the first iteration.
         interval: iterations between two reports of losses.
-        diagnosis: whose latest entry goes with the metrics of a validation.
-        by_image: whether the score of each image goes with them, too.
+        diagnosis: the hook whose latest entry is added to the metrics of a validation.
+        by_image: whether the score of each image is added to the metrics of a validation.
     """
 
     priority = "LOWEST"
@@ -385,7 +386,7 @@ class ReportHook(Hook):
         self.listener.training_started(first_iteration=runner.iter, last_iteration=runner.max_iters, facts=self.facts)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # read before the step: then it is the next step's
+        self._lr = runner.optim_wrapper.get_lr()["lr"][0]  # read here: after the step it is the next iteration's
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.reports(runner):
@@ -393,7 +394,7 @@ class ReportHook(Hook):
             self.listener.stepped(runner.iter + 1, {**values, "lr": self._lr})
 
     def reports(self, runner: Any) -> bool:
-        """Whether the losses of the iteration that runs are reported."""
+        """Whether the losses of the current iteration are reported."""
         iteration = runner.iter + 1
         return bool(iteration % self.interval == 0 or iteration == runner.max_iters)
 
@@ -412,7 +413,7 @@ class ReportHook(Hook):
         metrics: Scores = self._metrics
         if self.diagnosis is not None and self.diagnosis.latest is not None:
             metrics = {**metrics, "diagnosis": self.diagnosis.latest}
-        if self.by_image:  # all workers', in an order that is the same at each validation
+        if self.by_image:  # the images of all workers, in an order that is the same at each validation
             shares = collectives.gather_objects(image_scores(self._counts))
             metrics = {**metrics, "by_image": [score for share in shares for score in share]}
         if measured := unwrap(runner).measured:

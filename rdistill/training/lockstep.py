@@ -1,12 +1,12 @@
-"""Several runs in one process over one stream of batches, with one teacher for all of them.
+"""Trains several runs in one process, over one stream of batches and with one teacher for all of them.
 
-Each run is the very run that it would be alone: its own Runner, hooks, checkpoints and random stream, in a greenlet
-of its own. A run gives way where it needs its next batch; the batch is loaded once and handed to every run that
-waits for it, and the teacher's outputs for it are remembered meanwhile.
+Each run gives the same numbers as it would alone: it has its own Runner, hooks, checkpoints and random state, in its
+own greenlet. When a run needs its next batch, it switches to the lockstep's greenlet. The batch is loaded once and
+passed to every run that waits for it, and the teacher's outputs for it are kept until all of them have used it.
 
-Greenlets rather than threads that take turns: each thread that computes with OpenMP brings a pool of threads of its
-own, and with more of them than cores OpenMP puts them to sleep after each operation. With eight runs on two cores
-that made a step of a small student half as long again.
+Greenlets are used, and not threads that take turns, because each thread that computes with OpenMP gets its own pool of
+threads. With more of them than cores, OpenMP puts them to sleep after each operation. With eight runs on two cores,
+a step of a small student then took 1.5 times as long.
 """
 
 from __future__ import annotations
@@ -34,65 +34,66 @@ from rdistill.data.random_state import random_state, set_random_state
 from rdistill.distill.teacher import (
     KeptCounts,
     Teacher,
-    cache_of,
     image_statistics,
     kept_counts,
     load_teacher_model,
-    store_of,
+    make_cache,
+    make_store,
 )
 from rdistill.distill.teacher_store import TeacherStore
 from rdistill.distributed import collectives
 from rdistill.models.segmentor import logit_names, swaps_channels
 
-# Where a run stands: iterations done, 0 for validation or 1 for training, batch of the validation.
+# The position of a run: iterations done, phase (0 for validation, 1 for training), number of the validation batch.
 Position = tuple[int, int, int]
 VALIDATION, TRAINING = 0, 1
-NOTHING = "nothing"  # handed out in place of a batch that another worker has and this one has not
+NO_BATCH = "no batch"  # passed to a run in place of a batch that another worker has and this one has not
 
 
 class LaneStopped(BaseException):
-    """Ends a run from outside. Not an Exception: nothing on its way may take it for a failure."""
+    """Ends a run from outside. It is no Exception, so that no ``except Exception`` treats it as a failure."""
 
 
 @dataclass
 class LaneTiming:
-    """What a run has taken, in seconds on the wall while it, or somebody for it, had the processor.
+    """The wall-clock seconds of a run, counted while it runs or while something is computed for it.
 
-    On a GPU the teacher's forward pass and the student's run on after the call: the sum is right, not the shares.
+    On a GPU, the forward passes of teacher and student go on after the call returns. The sum is then right, but not how
+    it is divided.
     """
 
-    own: float = 0.0  # its turns, less what follows
-    teacher: float = 0.0  # its share of the teacher's forward passes
-    data: float = 0.0  # its share of loading
-    teacher_alone: float = 0.0  # what it would take with a teacher for itself, that computes every output
-    data_alone: float = 0.0
-    # What training steps took of these: without set-up, validations and files at the end.
+    own: float = 0.0  # the turns of this run, without the following two
+    teacher: float = 0.0  # its part of the teacher's forward passes
+    data: float = 0.0  # its part of loading batches
+    teacher_alone: float = 0.0  # what the teacher would take for this run alone, without a cache
+    data_alone: float = 0.0  # what loading would take for this run alone
+    # The part of these that training steps took, without set-up, validations and writing files.
     steps: float = 0.0
     steps_data: float = 0.0
     steps_data_alone: float = 0.0
 
     def as_seconds(self) -> dict[str, float]:
-        """``own_seconds``, ``teacher_seconds`` and so on."""
+        """The same as ``own_seconds``, ``teacher_seconds`` and so on."""
         return {f"{name}_seconds": seconds for name, seconds in asdict(self).items()}
 
 
 class Lane:
-    """One run's side: its loaders, its teachers, and its turn.
+    """One run in lockstep: its loaders, its teachers and its greenlet.
 
     Attributes:
-        timing: of its turns so far.
-        broken: what its run raised, if nothing else may go on in this process after it: the turn then raises it.
+        timing: the seconds of its turns so far.
+        broken: an error of the run after which no other run may go on in this process; its turn raises the error.
     """
 
     def __init__(self, lockstep: Lockstep, name: str, run: Callable[[Lane], None]) -> None:
         self.lockstep, self.name = lockstep, name
-        self.iterations = 0  # training batches that it has had
-        self.steps = 0  # training batches in this process, whose seconds are in `cost`
+        self.iterations = 0  # training batches that it has received, those before a resume included
+        self.steps = 0  # training batches in this process; their seconds are in `timing`
         self.stopped = False
         self.ended = False
         self.broken: BaseException | None = None
         self.timing = LaneTiming()
-        self._since: float | None = None  # when its turn began, in its turn
+        self._since: float | None = None  # start of the current turn; None outside of its turns
         self.waits_for: tuple[str, Position] | None = None
         self.handed: Any = None
         self.stream: _Stream | None = None
@@ -104,35 +105,35 @@ class Lane:
     # These run in the run's own greenlet ------------------------------------------------------------------------
 
     def loaders(self, cfg: Config) -> tuple[LaneLoader, LaneLoader]:
-        """Training and validation loaders that draw from the stream which this config's data makes."""
+        """The training and the validation loader, which take batches from the stream of this config's data."""
         self.stream = self.lockstep.stream_of(cfg)
         train, val, num_batches = self.stream.train, self.stream.val, self.stream.num_val_batches
         return LaneLoader(self, train, TRAINING, len(train)), LaneLoader(self, val, VALIDATION, num_batches)
 
     def load(self, spec: TeacherSpec, trust_checkpoint: bool) -> nn.Module:
-        """A teacher's model, of which there is one for all runs."""
+        """A teacher's model, which all runs share."""
         return self.lockstep.shared_model(spec, trust_checkpoint).model
 
     def make_teacher(
         self, model: nn.Module, spec: TeacherSpec, names: list[str], student_preprocessor: nn.Module
     ) -> Teacher:
-        """This run's view of that teacher."""
+        """This run's :class:`SharedTeacher` for that model."""
         return SharedTeacher(self, self.lockstep.shared_model(spec), names, student_preprocessor, spec.weight)
 
     def seconds(self) -> dict[str, float]:
-        """What it has taken up to now, its current turn included, and the training ``steps`` that this was for."""
+        """The seconds so far, the current turn included, and the number of training ``steps``."""
         timing = self.timing.as_seconds()
         timing["own_seconds"] += 0.0 if self._since is None else time.perf_counter() - self._since
         return {**timing, "steps": self.steps}
 
     def leave_out(self, seconds: float) -> None:
-        """Seconds of this turn that are not the run's own, such as those of a diagnosis."""
+        """Subtracts seconds of this turn that do not belong to the training, such as those of a diagnosis."""
         self.timing.own -= seconds
 
     def wait_for(self, position: Position) -> Any:
-        """Gives way until the batch of a position is there; raises what kept it from being loaded."""
+        """Lets other runs go on until the batch of a position is loaded; raises the error if loading failed."""
         assert self.stream is not None and self._greenlet is not None
-        # The thread's modes are those of all runs.
+        # All runs share the thread, and so these modes: a run must not switch within `no_grad` or `inference_mode`.
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         self.waits_for = (self.stream.key, position)
         self._greenlet.parent.switch()
@@ -156,11 +157,14 @@ class Lane:
     # This runs in the lockstep's greenlet -----------------------------------------------------------------------
 
     def take_turn(self, handed: Any = None) -> None:
-        """Lets the run go on until it waits again or ends. Everything global is its own meanwhile."""
+        """Lets the run go on until it waits again or ends, with the run's own random state and mmengine loggers.
+
+        ``handed`` is the batch that it waits for, or the error that loading raised.
+        """
         self.handed = handed
         set_random_state(self._random)
         for table, name in self._current:
-            if name in table:  # mmengine's current instance is the last of its table
+            if name in table:  # mmengine takes the last entry of the table as its current instance
                 table[name] = table.pop(name)
         if self._greenlet is None:
             self._greenlet = greenlet(self._main)
@@ -181,13 +185,13 @@ class Lane:
 
 
 class LaneLoader:
-    """What a run's loop takes for a DataLoader.
+    """Replaces the DataLoader of a run's loop.
 
     Args:
-        lane: whose.
-        loader: the stream's own loader.
+        lane: the run's lane.
+        loader: the loader of the stream.
         phase: ``TRAINING`` or ``VALIDATION``.
-        num_batches: of a validation.
+        num_batches: number of batches of a validation.
     """
 
     def __init__(self, lane: Lane, loader: Any, phase: int, num_batches: int) -> None:
@@ -203,7 +207,7 @@ class LaneLoader:
         if self.phase == VALIDATION:
             for number in range(self._num_batches):
                 batch = lane.wait_for((lane.iterations, VALIDATION, number))
-                if batch is not NOTHING:
+                if batch is not NO_BATCH:
                     yield batch
             return
         while True:
@@ -212,11 +216,11 @@ class LaneLoader:
             yield batch
 
     def skip(self, num_samples: int) -> None:
-        """As mmengine's samplers: a resumed run starts after ``num_samples``."""
+        """Part of the interface of mmengine's samplers: a resumed run starts after ``num_samples``."""
         self.lane.iterations = num_samples // self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """As mmengine's samplers; a stream has no epochs."""
+        """Part of the interface of mmengine's samplers; it does nothing, because a stream has no epochs."""
 
 
 @dataclass
@@ -226,18 +230,18 @@ class _Stream:
     key: str
     train: Any
     val: Any
-    num_val_batches: int  # batches of the worker that has most: all workers take as many steps
+    num_val_batches: int  # of the worker that has most batches: all workers take as many steps
     _iterator: Any = None
     _next: int = -1
     _val_iterator: Any = None
     _val_next: int = -1
 
     def load(self, position: Position) -> Any:
-        """The batch of a position; cheap when positions come in order."""
+        """Loads the batch of a position; fast if positions come in order."""
         done, phase, number = position
         if phase == VALIDATION:
             if number >= len(self.val):
-                return NOTHING
+                return NO_BATCH
             if number != self._val_next:
                 self._val_iterator, self._val_next = iter(self.val), 0
                 for _ in range(number):
@@ -253,7 +257,10 @@ class _Stream:
 
 
 class Lockstep:
-    """Runs lanes in turns. :meth:`join` and ``Lane.stopped`` are for any thread, all else for one."""
+    """Runs lanes in turns.
+
+    :meth:`join` may be called, and ``Lane.stopped`` may be set, from any thread; all else belongs to a single thread.
+    """
 
     def __init__(self) -> None:
         self.lanes: list[Lane] = []
@@ -268,7 +275,11 @@ class Lockstep:
         return lane
 
     def step(self) -> bool:
-        """Serves one batch to all that wait for it; False when no run is left."""
+        """Loads one batch and lets each run that waits for it take its step.
+
+        Returns:
+            False if no run is left.
+        """
         while not self._joining.empty():
             self.lanes.append(self._joining.get())
             self.lanes[-1].take_turn()
@@ -277,25 +288,26 @@ class Lockstep:
                 lane.take_turn()
         self.lanes = [lane for lane in self.lanes if not lane.ended]
         if not self.lanes:
-            self._streams.clear()  # their data workers go with them; who joins later may see other data. Teachers stay
+            # This ends the streams' data workers; a run that joins later may have other data. The teachers stay loaded.
+            self._streams.clear()
             return False
-        # The run furthest behind first: one that joined late, or resumed from an earlier checkpoint, catches up with
-        # the others and shares with them from there. All see the same data in the same order.
+        # The run that is furthest behind goes first. So a run that joined late, or resumed from an earlier checkpoint,
+        # catches up with the others and shares its batches with them from then on.
         position, key = min((lane.waits_for[1], lane.waits_for[0]) for lane in self.lanes if lane.waits_for is not None)
         waiting = [lane for lane in self.lanes if lane.waits_for == (key, position)]
         batch = self._load(key, position, waiting)
         for teacher in self._teachers.values():
             teacher.begin_batch(shared=position[1] == TRAINING and len(waiting) > 1)
         for lane in waiting:
-            if not lane.stopped:  # a report of a lane before it may have stopped it
-                # mmseg's preprocessing changes a batch in place.
+            if not lane.stopped:  # what an earlier lane reported may have stopped this one
+                # mmseg's preprocessing changes a batch in place, so each lane but the last gets a copy.
                 lane.take_turn(batch if lane is waiting[-1] else copy.deepcopy(batch))
         for teacher in self._teachers.values():
             teacher.end_batch()
         return True
 
     def _load(self, key: str, position: Position, waiting: list[Lane]) -> Any:
-        """The batch of a position, or what was raised instead: an image that does not open fails its readers."""
+        """The batch of a position, or the error that loading raised, such as for an image that cannot be opened."""
         since = time.perf_counter()
         try:
             batch = self._streams[key].load(position)
@@ -328,66 +340,67 @@ class Lockstep:
 
 
 class _SharedModel:
-    """A teacher's model, and its outputs for the batch on hand."""
+    """A teacher's model, and its outputs for the current batch."""
 
     def __init__(self, model: nn.Module, spec: TeacherSpec) -> None:
         self.model, self.listed, self.spec = model, spec.features or (), spec
-        self._stores: dict[str, TeacherStore] = {}  # the key is the preprocessing of the images
-        # A sweep has decided both for all its trials; what nobody has is not measured here.
+        self._stores: dict[str, TeacherStore] = {}  # key: how the images are preprocessed
+        # A sweep has chosen forward and cache for all its trials; nothing is measured here.
         self.forward = spec.forward or FUSED
-        self.cache = cache_of(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
+        self.cache = make_cache(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
-        self._outputs: dict[str, dict[str, Tensor]] = {}  # the key is the preprocessing of the images
-        self._seconds: dict[str, tuple[float, float]] = {}  # that the outputs under each key took, and without a cache
-        self._users: dict[str, list[Lane]] = {}  # the runs that needed them
-        self._counts: dict[str, KeptCounts] = {}  # what store and cache did for them
+        # For the current batch; the key of each is how the images are preprocessed.
+        self._outputs: dict[str, dict[str, Tensor]] = {}
+        self._seconds: dict[str, tuple[float, float]] = {}  # seconds that the outputs took, and without a cache
+        self._users: dict[str, list[Lane]] = {}  # the runs that have used them
+        self._counts: dict[str, KeptCounts] = {}  # counts of store and cache for them
         self._computing: tuple[tuple[str, tuple[str, ...]], Teacher] | None = None
 
     def store(self, view: SharedTeacher) -> TeacherStore | None:
-        """The store that all runs share whose images are prepared alike."""
+        """The store that all runs with the same preprocessing share."""
         if self.spec.store is None:
             return None
         if view.preprocessing not in self._stores:
-            # A sweep has named the folder; without one its files go beside the working directory's own.
+            # The config of a sweep's trial names the folder of the store; this work dir is only the default.
             folder = Path("work_dirs", "store")
             spec = self.spec.model_copy(update={"forward": self.forward})  # an entry belongs to one forward
-            self._stores[view.preprocessing] = store_of(self.model, spec, folder, view.student_preprocessor)
+            self._stores[view.preprocessing] = make_store(self.model, spec, folder, view.student_preprocessor)
         return self._stores[view.preprocessing]
 
     def begin_batch(self, *, shared: bool) -> None:
-        """``shared``: several runs will need the outputs for this batch."""
+        """Prepares for a batch; ``shared`` says that several runs will use its outputs."""
         self._shared = shared
 
     def end_batch(self) -> None:
-        """Forgets the batch, and divides the seconds that it took among the runs that used it."""
+        """Drops the outputs for the batch, and divides their seconds among the runs that used them."""
         self._shared = False
         for preprocessing, users in self._users.items():
-            seconds, alone = self._seconds[preprocessing]
+            seconds, seconds_uncached = self._seconds[preprocessing]
             for lane in users:
                 lane.timing.teacher += seconds / len(users)
-                lane.timing.teacher_alone += alone
+                lane.timing.teacher_alone += seconds_uncached
         for table in (self._outputs, self._seconds, self._users, self._counts):
             table.clear()
 
     def answer(self, view: SharedTeacher, inputs_nchw: Tensor, views: Sequence[str | None] | None) -> dict[str, Tensor]:
-        """As ``Teacher.__call__``; everything that any run needs of a shared batch is computed at once."""
+        """Does the work of ``Teacher.__call__``; for a shared batch, the outputs of all runs are computed together."""
         before = kept_counts(view.store, self.cache)
         if not self._shared:
-            outputs, (seconds, alone) = self._compute(view, view.names, inputs_nchw, views)
+            outputs, (seconds, seconds_uncached) = self._compute(view, view.names, inputs_nchw, views)
             view.counted += kept_counts(view.store, self.cache) - before
             view.lane.timing.teacher += seconds
-            view.lane.timing.teacher_alone += alone
+            view.lane.timing.teacher_alone += seconds_uncached
             return outputs
-        which = view.preprocessing
-        if which not in self._outputs:
+        key = view.preprocessing
+        if key not in self._outputs:
             union = tuple(sorted({name for view in self.views for name in view.names}))
-            self._outputs[which], self._seconds[which] = self._compute(view, union, inputs_nchw, views)
-            self._users[which] = []
-            self._counts[which] = kept_counts(view.store, self.cache) - before
-        self._users[which].append(view.lane)
-        view.counted += self._counts[which]  # what a run alone would count
-        return {name: self._outputs[which][name] for name in view.names}
+            self._outputs[key], self._seconds[key] = self._compute(view, union, inputs_nchw, views)
+            self._users[key] = []
+            self._counts[key] = kept_counts(view.store, self.cache) - before
+        self._users[key].append(view.lane)
+        view.counted += self._counts[key]  # the counts that this run would have alone
+        return {name: self._outputs[key][name] for name in view.names}
 
     def _compute(
         self,
@@ -396,7 +409,10 @@ class _SharedModel:
         inputs_nchw: Tensor,
         views: Sequence[str | None] | None,
     ) -> tuple[dict[str, Tensor], tuple[float, float]]:
-        """Also the seconds that it took, which are not the run's own, and those it would take without a cache."""
+        """The outputs, and (the seconds that they took, the seconds that they would take without a cache).
+
+        These seconds are subtracted from the run's own ones.
+        """
         since = time.perf_counter()
         request = (view.preprocessing, names)
         if self._computing is None or self._computing[0] != request:
@@ -407,12 +423,14 @@ class _SharedModel:
         outputs = teacher(inputs_nchw) if views is None else teacher(inputs_nchw, views)
         seconds = time.perf_counter() - since
         view.lane.timing.own -= seconds
-        view.lane.timing.steps -= seconds  # a teacher is run in training steps only
-        return outputs, (seconds, seconds if self.cache is None else self.cache.without(seconds, len(inputs_nchw)))
+        view.lane.timing.steps -= seconds  # teachers run in training steps only
+        if self.cache is None:
+            return outputs, (seconds, seconds)
+        return outputs, (seconds, self.cache.seconds_without_cache(seconds, len(inputs_nchw)))
 
 
 class SharedTeacher(Teacher):
-    """One run's view of a teacher that several runs share."""
+    """The teacher of one run, whose model and outputs several runs share."""
 
     def __init__(
         self, lane: Lane, shared: _SharedModel, names: Sequence[str], student_preprocessor: nn.Module, weight: float
@@ -431,10 +449,10 @@ class SharedTeacher(Teacher):
         return self._shared.answer(self, inputs_nchw, views)
 
     def kept_counts(self) -> KeptCounts:
-        """Of this run's own batches; another run's may be of other images, and one that joins later has had fewer."""
+        """The counts for this run's own batches: other runs may have other images, or may have joined later."""
         return self.counted
 
-    def aside(self) -> Teacher:
-        """A teacher of this run's own with the same model: it shares no batch, and nobody counts its seconds."""
+    def without_cache(self) -> Teacher:
+        """A teacher with the same model that shares no batch, and whose seconds are not counted."""
         shared = self._shared
         return Teacher(self.model, self.names, self.student_preprocessor, self.weight, shared.forward, shared.listed)

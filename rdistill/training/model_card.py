@@ -1,4 +1,4 @@
-"""``model_card.md``: what a student is, how good it is by which evidence, and how to make it again."""
+"""Writes ``model_card.md``: what a student is, how well it scores on which evidence, and how to train it again."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def write_run_card(run: LoadedConfig, work_dir: Path, metrics: RunMetrics) -> No
     """Writes the card of one run, beside its ``student.pth``.
 
     Args:
-        run: its config, the user's own.
-        work_dir: of the run.
-        metrics: what its ``metrics.json`` holds.
+        run: the user's config of the run.
+        work_dir: the run's work dir.
+        metrics: the content of its ``metrics.json``.
     """
     figures = [
         ["this student", _points(metrics.get("mIoU")), f"best validation, iteration {metrics.get('best_iter')}"],
@@ -67,7 +67,7 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
     """Writes the winner's card beside ``best.pth``, and its scores at the top of ``best.py``.
 
     Args:
-        work_dir: of the sweep, with ``best.py``, ``study.json`` and, where there is one, ``summary.json``.
+        work_dir: the sweep's work dir, with ``best.py``, ``study.json`` and, if there is one, ``summary.json``.
         winner: the folder of the winning trial, with ``trial.json`` and ``trial.py``.
     """
     record: TrialFile = _json(winner / "trial.json")
@@ -94,19 +94,19 @@ def hand_over_sweep(work_dir: Path, winner: Path) -> None:
 
 
 def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_dir: Path) -> list[str]:
-    """What the sweep says for its winner: searched, and confirmed where it was."""
+    """The evidence of a sweep for its winner: the scores of the search, and of the confirmation if there is one."""
     baseline: TrialFile = _json(work_dir / "trials" / "baseline" / "trial.json")
-    alone = max((entry["mIoU"] for entry in baseline.get("history") or []), default=None)
+    baseline_best = max((entry["mIoU"] for entry in baseline.get("history") or []), default=None)
     lines = [_text(summary["verdict"]), ""] if summary.get("verdict") else []
     figures = [
         ["this student", _points(best["mIoU"]), f"best validation of trial {record['id']}, iteration {best['iter']}"],
-        ["student alone, first baseline", _points(alone), "best validation of one seed"],
+        ["student alone, first baseline", _points(baseline_best), "best validation of one seed"],
         ["teacher", _points(record.get("teacher_mIoU")), "same images"],
     ]
     lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
     confirmed = summary.get("confirmed") or Confirmed()
     rows = []
-    of = confirmed.get("of", "pytorch")
+    scored_files = confirmed.get("of", "pytorch")
     baseline_arm = confirmed.get("baseline")
     for arm in [*([baseline_arm] if baseline_arm else []), *(confirmed.get("configurations") or [])]:
         trained = when_trained(arm)
@@ -121,7 +121,8 @@ def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_
             "",
             "Trained again on fresh seeds (mean ± standard deviation; paired difference to the baseline with ",
         ]
-        lines[-1] += "its 95 % interval):" if of == "pytorch" else f"its 95 % interval; scores of the {of} files):"
+        exported = "" if scored_files == "pytorch" else f"; scores of the {scored_files} files"
+        lines[-1] += f"its 95 % interval{exported}):"
         lines += ["", *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows)]
         if longer:
             lines += ["", "The same against the student alone at equal cost, trained for as many seconds:", ""]
@@ -148,7 +149,7 @@ def _card(
 ) -> list[str]:
     """The card as lines of Markdown.
 
-    ``name``: of the files, ``student`` or ``best``; ``weights``: those that were measured, by the loss's name.
+    ``name`` is the name of the files, ``student`` or ``best``; ``weights`` has the measured weights by the loss's name.
     """
     return [
         f"# Model card: {_text(run.cfg.model.type)}, {_text(_backbone(run.cfg.model))}",
@@ -190,11 +191,11 @@ def _card(
 
 def _data(run: LoadedConfig) -> Iterator[str]:
     cfg = run.cfg
-    for what in ("train", "val", "test"):
-        loader = cfg.get(f"{what}_dataloader")
-        if loader is None or (what == "test" and loader == cfg.get("val_dataloader")):
+    for split in ("train", "val", "test"):
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None or (split == "test" and loader == cfg.get("val_dataloader")):
             continue
-        word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[what]
+        word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[split]
         for _, dataset in leaves(loader.dataset):
             images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
             yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
@@ -225,31 +226,30 @@ def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Ite
         yield "- Alone, without a teacher."
         return
     for teacher in spec.teachers:
-        of = _code(teacher.config) if teacher.config else f"a teacher of kind {teacher.type}"
-        weights_of = f"{_code(teacher.checkpoint)} of {of}" if teacher.checkpoint else of
-        where = "itself" if teacher.follows_student else weights_of
-        yield f"- Teacher: {where}"
+        model = _code(teacher.config) if teacher.config else f"a teacher of kind {teacher.type}"
+        with_weights = f"{_code(teacher.checkpoint)} of {model}" if teacher.checkpoint else model
+        yield f"- Teacher: {'itself' if teacher.follows_student else with_weights}"
     if spec.store is not None:
         yield f"- {spec.store.views} augmented views of each image, the same for every seed"
     for name, loss in spec.losses.items():
-        where = "logits" if loss.pair is None else " and ".join(
+        compared = "logits" if loss.pair is None else " and ".join(
             f"student {_code(spec.features.student[s])} with teacher "
             f"{_code(spec.teacher_features(int(loss.teacher))[t])}"
             for s, t in loss.pairs
         )  # fmt: skip
         params = "".join(f", {_text(key)} {_text(value)}" for key, value in loss.params.items())
-        yield f"- Loss {_code(name)}: {loss.type} x {_weight(name, loss, weights)} on {where}{params}"
+        yield f"- Loss {_code(name)}: {loss.type} x {_weight(name, loss, weights)} on {compared}{params}"
     yield f"- The student's own losses x {spec.task_weight:g}"
 
 
 def _weight(name: str, loss: LossSpec, weights: Mapping[str, float]) -> str:
-    """``3``, or ``12.3 (measured: its gradient is 0.5 of the task's)``."""
+    """The weight of a loss as text: ``3``, or ``12.3 (so that its gradient is 0.5 of the task's, ...)``."""
     if loss.share is None:
         return f"{loss.effective_weight:g}"
     measured = f"{weights[name]:.4g}" if name in weights else "a weight that was not measured"
-    again = f", again every {loss.share.every} iterations" if loss.share.every else ""
+    repeated = f", again every {loss.share.every} iterations" if loss.share.every else ""
     batches = "first batch" if loss.share.batches == 1 else f"first {loss.share.batches} batches"
-    return f"{measured} (so that its gradient is {loss.share.value:g} of the task's, by the {batches}{again})"
+    return f"{measured} (so that its gradient is {loss.share.value:g} of the task's, by the {batches}{repeated})"
 
 
 def _backbone(model: Mapping[str, Any]) -> str:
@@ -274,20 +274,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A name as it is, whatever it holds: neither HTML nor Markdown, and on one line."""
+    """Escapes a name so that it is shown literally, on one line, and not taken for HTML or Markdown."""
     line = html.escape(one_line(value), quote=False)
     return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
 def _code(value: Any) -> str:
-    """A name between backticks, more of them than it holds itself."""
+    """A name as inline code, between more backticks than the name contains."""
     line = one_line(value)
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
 
 
 def _commands(lines: Sequence[str]) -> list[str]:
-    """A block of commands that no line in it can end."""
+    """A code block of commands, with a fence that is longer than any row of backticks in it."""
     lines = [" ".join(line.splitlines()) for line in lines]
     fence = "`" * max(3, 1 + max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0))
     return [f"{fence}bash", *lines, fence]
@@ -309,7 +309,7 @@ def _interval(arm: Arm) -> str:
 
 
 def _json(file: Path) -> Any:
-    """What a file holds; an empty mapping where there is none."""
+    """The content of a JSON file; an empty mapping if the file does not exist."""
     return read_json(file) if file.is_file() else {}
 
 

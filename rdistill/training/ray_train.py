@@ -1,6 +1,6 @@
-"""One run on several workers: the same function as in one process, in a Ray Train worker group.
+"""Trains one run on several workers: a Ray Train worker group calls the same function as a single process.
 
-Begin with :func:`train_in_group`; :func:`work_in_group` is the group itself, for whatever else its workers shall do.
+Begin with :func:`train_in_group`. :func:`work_in_group` runs any function in a worker group.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from rdistill.core.errors import RunError, UserError
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import is_uri, join, open_work_dir, ray_storage
 from rdistill.distributed.cluster import (
-    beside_this_process,
     connected,
-    free_of,
+    free_resources,
     gpus_in_cluster,
     killed_for_memory,
+    on_this_node,
     require_resources,
     wait_for_room,
 )
@@ -51,27 +51,29 @@ from rdistill.distributed.shares import resource_problems
 from rdistill.schemas.mappings import Arguments
 from rdistill.schemas.run import Clock, RunFacts, RunMetrics, Scores
 from rdistill.training.hooks import RunListener, Silent
-from rdistill.training.run import RunOptions, look_before, train_run
+from rdistill.training.run import RunOptions, check_work_dir, train_run
 
-PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's own default is no limit
-MAX_FAILURES = 3  # losses of workers before the run fails
-HEALTH_CHECK_S = 0.5  # seconds between two looks at the workers; each report takes Ray's own 2 s otherwise
-ORDERS_S = 0.5  # seconds between two looks of the first worker at what the driver wants
-DIED = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
-PEERS = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
+PLACEMENT_ATTEMPTS = 3  # attempts to place a worker group before the run fails; Ray's default is no limit
+MAX_FAILURES = 3  # the run fails when workers are lost more often than this
+HEALTH_CHECK_S = 0.5  # seconds between two polls of the workers; each report would take Ray's default of 2 s otherwise
+STOP_POLL_S = 0.5  # seconds between two looks of the first worker for a stop signal of the driver
+# Errors which say that the process or the node of an actor or a worker is lost.
+PROCESS_LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+# Errors of torch.distributed in a worker after another worker is lost.
+PEER_LOST = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
 PATIENCE_S = 20.0  # seconds that workers may take to start before a line says what they wait for
-Work = Callable[[RunListener, StopRequest], Any]  # what each worker of a group does
+Work = Callable[[RunListener, StopRequest], Any]  # the function that each worker of a group calls
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes."""
+    """The workers of one run and the resources that they take."""
 
     workers: int = 1
     cpus_per_worker: float = 1.0
-    gpus_per_worker: float | None = None  # None: one where the cluster has GPUs, else none
-    min_workers: int | None = None  # go on with as few; None: with all
-    max_failures: int = MAX_FAILURES  # times that the workers are started again when one is lost
+    gpus_per_worker: float | None = None  # None: one if the cluster has GPUs, otherwise none
+    min_workers: int | None = None  # the run may go on with so few workers; None: it always needs all of them
+    max_failures: int = MAX_FAILURES  # how often the workers are started again after one is lost
 
     def __post_init__(self) -> None:
         if problems := resource_problems(
@@ -87,7 +89,8 @@ class Resources:
         return {kind: amount * self.workers for kind, amount in self.per_worker().items()}
 
     @property
-    def fewest(self) -> int:
+    def min_group_size(self) -> int:
+        """The smallest number of workers with which the run goes on."""
         return self.min_workers or self.workers
 
 
@@ -101,33 +104,43 @@ def train_in_group(
     listener: RunListener | None = None,
     callbacks: list[Any] | None = None,
 ) -> RunMetrics:
-    """As :func:`rdistill.training.run.train_run`, with the batch divided among ``resources.workers`` processes.
+    """Like :func:`rdistill.training.run.train_run`, but divides each batch among ``resources.workers`` processes.
 
-    A worker that dies takes the others with it; all are started again, and go on from ``last.pth``. ``work_dir`` must
-    be on a disk that all nodes share, or a URI. ``callbacks`` are Ray Train's own.
+    If a worker dies, all workers are started again and go on from ``last.pth``.
+
+    Args:
+        config: the run's config.
+        work_dir: a folder on a disk that all nodes share, or a URI.
+        resources: how many workers, and what each takes.
+        options: seed, resume and so on.
+        address: the Ray cluster to join, see :func:`rdistill.distributed.cluster.connected`.
+        listener: is notified of the progress.
+        callbacks: callbacks of Ray Train.
 
     Raises:
-        UserError: as ``train_run``; also when the cluster is too small.
-        RunError: as ``train_run``; also when workers were lost too often, or found no place any more.
+        UserError: as for ``train_run``; or the cluster is too small.
+        RunError: as for ``train_run``; or workers were lost too often, or could not be placed again.
     """
     run, options = LoadedConfig.of(config), options or RunOptions()
     work_dir, listener = work_dir if is_uri(work_dir) else Path(work_dir).absolute(), listener or Silent()
-    with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as here:
-        if done := look_before(here.folder, run.cfg, options.seed, options.resume, listener):
-            return done
-    require_shares(run.cfg, resources)
-    # What is there is this run's, also when the workers are started again; the driver passes on what stops it.
-    each = partial(_train, run, str(work_dir), replace(options, resume=True, stop=None))
-    with connected(address, work_dir, say=listener.noted):
+    with open_work_dir(work_dir, "*.json", "*.pth", "config.py") as opened:
+        metrics = check_work_dir(opened.folder, run.cfg, options.seed, options.resume, listener)
+        if metrics is not None:
+            return metrics
+    require_divisible_batch(run.cfg, resources)
+    # Workers that are started again resume: after the check above, all that is in the work dir belongs to this run.
+    # They get their stop signal from the driver.
+    work = partial(_train, run, str(work_dir), replace(options, resume=True, stop=None))
+    with connected(address, work_dir, notify=listener.noted):
         return work_in_group(  # type: ignore[no-any-return]
-            each, run.cfg, work_dir, resources, stop=options.stop, listener=listener, callbacks=callbacks
+            work, run.cfg, work_dir, resources, stop=options.stop, listener=listener, callbacks=callbacks
         )
 
 
 def _train(
     run: LoadedConfig, work_dir: str, options: RunOptions, listener: RunListener, stop: StopRequest
 ) -> RunMetrics:
-    return train_run(run, work_dir, replace(options, stop=stop), _Reporting(listener))
+    return train_run(run, work_dir, replace(options, stop=stop), _RayTrainListener(listener))
 
 
 def work_in_group(
@@ -143,47 +156,50 @@ def work_in_group(
     """Calls a function in every process of a worker group, on the cluster that this process is connected to.
 
     Args:
-        work: is called with a listener, whose events of the first worker come to ``listener`` here, and with a request
-            that is set in the first worker when ``stop`` is. It is called again when workers were lost.
-        cfg: of what is trained: its ``custom_imports`` are imported first.
-        work_dir: absolute, or a URI; Ray Train's own files go to ``ray_train`` there.
+        work: the function. It gets a listener, whose events of the first worker are passed to ``listener`` here, and a
+            stop request, which is set in the first worker when ``stop`` is set here. It is called again after workers
+            were lost.
+        cfg: the config of the training; its ``custom_imports`` are imported first.
+        work_dir: an absolute path or a URI; Ray Train's own files go to ``ray_train`` in it.
         resources: how many workers, and what each takes.
-        stop: of the driver. What ``work`` raises as :class:`Stopped` is raised here.
-        listener: of the driver.
-        callbacks: Ray Train's own.
+        stop: the driver's stop request. If ``work`` raises :class:`Stopped`, it is raised here.
+        listener: the driver's listener.
+        callbacks: callbacks of Ray Train.
 
     Returns:
         What ``work`` returned in the first worker.
 
     Raises:
-        UserError: of a worker; also when the cluster is too small.
-        RunError: of a worker; also when workers were lost too often, or found no place any more.
+        UserError: a worker raised it; or the cluster is too small.
+        RunError: a worker raised it; or workers were lost too often, or could not be placed again.
     """
     listener = listener or Silent()
     per_worker = resources.per_worker()
-    require_resources(per_worker, f"a run of {resources.fewest} workers", resources.fewest)
-    wait_for_room(per_worker, resources.fewest, listener.noted)
+    require_resources(per_worker, f"a run of {resources.min_group_size} workers", resources.min_group_size)
+    wait_for_room(per_worker, resources.min_group_size, listener.noted)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
-    # Ray's memory monitor kills the youngest processes of a node, whatever they have taken: these two as well.
-    light = dict(num_cpus=0, scheduling_strategy=beside_this_process(), max_restarts=-1)
-    events, orders = Queue(actor_options=light), ray.remote(_Orders).options(**light).remote()
-    relay = _Relay(events, listener, stop, f"{resources.fewest} workers: {{}}", per_worker)
-    shared: _Shared = {"work": work, "cfg": cfg, "events": events, "orders": orders}
+    # Both helper actors can be restarted: Ray's memory monitor kills the youngest processes of a node, however little
+    # memory they use.
+    actor_options = dict(num_cpus=0, scheduling_strategy=on_this_node(), max_restarts=-1)
+    events = Queue(actor_options=actor_options)
+    stop_actor = ray.remote(_StopSignal).options(**actor_options).remote()
+    relay = _EventRelay(events, listener, stop, f"{resources.min_group_size} workers: {{}}", per_worker)
+    shared: _WorkerConfig = {"work": work, "cfg": cfg, "events": events, "stop_actor": stop_actor}
     relay.start()
     starts = 1
     try:
         while True:
             try:
-                on_loss = _OnLoss(events, resources.max_failures)
-                trainer = _trainer(shared, work_dir, resources, [on_loss, *(callbacks or [])])
-                outcome = _fit(trainer, stop, orders).return_value
+                loss_callback = _WorkerLossCallback(events, resources.max_failures)
+                trainer = _trainer(shared, work_dir, resources, [loss_callback, *(callbacks or [])])
+                outcome = _fit(trainer, stop, stop_actor).return_value
                 break
             except Exception as error:
-                told_to_stop = stop is not None and stop.signum is not None
-                if told_to_stop or starts > resources.max_failures or not lost_rays_own(error):
-                    raise _explained(error, per_worker, resources) from None
-                again = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
-                listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {again}")
+                stop_requested = stop is not None and stop.signum is not None
+                if stop_requested or starts > resources.max_failures or not controller_lost(error):
+                    raise _readable_error(error, per_worker, resources) from None
+                restart = f"starting again from the last checkpoint ({starts} of {resources.max_failures})"
+                listener.noted(f"Ray Train's own process was lost ({_one_line(error)}); {restart}")
                 starts += 1
     finally:
         relay.stop()
@@ -192,29 +208,29 @@ def work_in_group(
     return outcome
 
 
-class _Shared(TypedDict):
-    """What every worker of a group is given."""
+class _WorkerConfig(TypedDict):
+    """What every worker of a group gets from Ray Train (``train_loop_config``)."""
 
     work: Work
     cfg: Config
     events: Queue
-    orders: Any  # the handle of the _Orders actor
+    stop_actor: Any  # the handle of the _StopSignal actor
 
 
-def _trainer(shared: _Shared, work_dir: str | Path, resources: Resources, callbacks: list[Any]) -> TorchTrainer:
-    """A start of the workers, who go on from where the work dir says they are."""
+def _trainer(shared: _WorkerConfig, work_dir: str | Path, resources: Resources, callbacks: list[Any]) -> TorchTrainer:
+    """The trainer of one start of the workers; they resume from the checkpoint in the work dir."""
     per_worker = resources.per_worker()
-    elastic = resources.fewest < resources.workers
+    elastic = resources.min_group_size < resources.workers
     return TorchTrainer(
         _in_worker,
         train_loop_config=dict(shared),
         scaling_config=ScalingConfig(
-            num_workers=(resources.fewest, resources.workers) if elastic else resources.workers,
+            num_workers=(resources.min_group_size, resources.workers) if elastic else resources.workers,
             use_gpu="GPU" in per_worker,
             resources_per_worker=per_worker,
         ),
         run_config=RunConfig(
-            # A finished name run again continues it silently; every start of ours has its own.
+            # Ray Train silently continues a run whose name it knows, so each start gets a new name.
             name=f"{Path(work_dir).name}-{time.time_ns()}",
             **ray_storage(join(work_dir, "ray_train")),
             failure_config=FailureConfig(
@@ -225,24 +241,27 @@ def _trainer(shared: _Shared, work_dir: str | Path, resources: Resources, callba
     )
 
 
-def require_shares(cfg: Config, resources: Resources) -> None:
-    """Every worker has as many images a step, whatever the number of workers becomes.
+def require_divisible_batch(cfg: Config, resources: Resources) -> None:
+    """Makes sure that a batch divides among the workers, for each number of workers that the run may have.
 
     Raises:
-        UserError: the batch does not divide.
+        UserError: it does not.
     """
-    if resources.fewest > resources.workers:
-        raise UserError(f"--min-workers: must be at most --workers, {resources.workers}, got {resources.fewest}")
-    batch = cfg.train_dataloader.batch_size
-    odd = [count for count in range(resources.fewest, resources.workers + 1) if batch % count]
-    if odd:
+    if resources.min_group_size > resources.workers:
         raise UserError(
-            f"train_dataloader.batch_size: {batch} images do not divide among {odd[0]} workers; set --batch-size"
+            f"--min-workers: must be at most --workers, {resources.workers}, got {resources.min_group_size}"
+        )
+    batch = cfg.train_dataloader.batch_size
+    indivisible = [count for count in range(resources.min_group_size, resources.workers + 1) if batch % count]
+    if indivisible:
+        raise UserError(
+            f"train_dataloader.batch_size: {batch} images do not divide among {indivisible[0]} workers; set "
+            f"--batch-size"
         )
 
 
-def _fit(trainer: TorchTrainer, stop: StopRequest | None, orders: Any) -> Result:
-    """Runs the trainer to its end; with ``stop``, in a thread of its own: Ray would abort at the first Ctrl-C."""
+def _fit(trainer: TorchTrainer, stop: StopRequest | None, stop_actor: Any) -> Result:
+    """Runs the trainer to its end. With ``stop`` it runs in a thread, because Ray would abort at the first Ctrl-C."""
     if stop is None:
         return trainer.fit()
     outcome: list[Any] = []
@@ -257,51 +276,51 @@ def _fit(trainer: TorchTrainer, stop: StopRequest | None, orders: Any) -> Result
     thread.start()
     while thread.is_alive():
         thread.join(timeout=0.2)
-        if stop.signum is not None:  # again and again: the actor may have been restarted meanwhile
-            orders.stop.remote(stop.signum)
-    stop.heeded = False
+        if stop.signum is not None:  # sent repeatedly, because the actor forgets the signal if it is restarted
+            stop_actor.set.remote(stop.signum)
+    stop.can_stop_gracefully = False
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
 
 
-class _Orders:
-    """What the driver wants of the workers. A Ray actor."""
+class _StopSignal:
+    """A Ray actor that holds the stop signal of the driver for the workers."""
 
     def __init__(self) -> None:
         self._signum: int | None = None
 
-    def stop(self, signum: int) -> None:
+    def set(self, signum: int) -> None:
         self._signum = signum
 
-    def stop_signal(self) -> int | None:
+    def get(self) -> int | None:
         return self._signum
 
 
-def _in_worker(config: _Shared) -> Any:
-    """What Ray Train calls in each worker. It has no console: its events go through the queue."""
+def _in_worker(config: _WorkerConfig) -> Any:
+    """The function that Ray Train calls in each worker. A worker has no console: its events go through the queue."""
     import ray.train
 
     import_custom_modules(config["cfg"])
     rank = ray.train.get_context().get_world_rank()
     stop = StopRequest()
     if rank == 0:
-        threading.Thread(target=_heed, args=(config["orders"], stop), daemon=True).start()
+        threading.Thread(target=_poll_stop_signal, args=(config["stop_actor"], stop), daemon=True).start()
     try:
         return config["work"](_ToDriver(config["events"]) if rank == 0 else Silent(), stop)
-    except Stopped as stopped:  # all workers, after the same iteration: an end, and no failure to start again from
+    except Stopped as stopped:  # returned, because Ray Train would take an exception for a failure and start again
         return stopped
 
 
-def _heed(orders: Any, stop: StopRequest) -> None:
+def _poll_stop_signal(stop_actor: Any, stop: StopRequest) -> None:
     while stop.signum is None:
-        time.sleep(ORDERS_S)
-        with suppress(*DIED):  # and is restarted
-            stop.signum = ray.get(orders.stop_signal.remote())
+        time.sleep(STOP_POLL_S)
+        with suppress(*PROCESS_LOST):  # Ray restarts the actor
+            stop.signum = ray.get(stop_actor.get.remote())
 
 
 class _ToDriver:
-    """Sends all events to the driver."""
+    """A :class:`RunListener` that sends all events to the driver."""
 
     def __init__(self, events: Queue) -> None:
         self._events = events
@@ -325,10 +344,11 @@ class _ToDriver:
         self._events.actor.put_nowait.remote((event, args, details))
 
 
-class _Reporting:
-    """Passes on all events, and reports validations to Ray Train, which wants every worker to.
+class _RayTrainListener:
+    """A :class:`RunListener` that passes on all events, and reports validations to Ray Train.
 
-    The run's clock stays here: what it has measured goes with each validation.
+    Ray Train needs the report of every worker. The run's clock stays in the worker's process; its seconds are sent with
+    each validation.
     """
 
     def __init__(self, listener: RunListener) -> None:
@@ -336,9 +356,9 @@ class _Reporting:
         self.stepped, self.warned, self.noted = listener.stepped, listener.warned, listener.noted
 
     def training_started(self, *, first_iteration: int, last_iteration: int, facts: RunFacts) -> None:
-        others = facts.copy()
-        self._clock = others.pop("clock", None)
-        self._listener.training_started(first_iteration=first_iteration, last_iteration=last_iteration, facts=others)
+        facts = facts.copy()
+        self._clock = facts.pop("clock", None)
+        self._listener.training_started(first_iteration=first_iteration, last_iteration=last_iteration, facts=facts)
 
     def validated(self, iteration: int, metrics: Scores) -> None:
         import ray.train
@@ -348,31 +368,31 @@ class _Reporting:
         ray.train.report({"iter": iteration, **metrics})
 
 
-class _OnLoss(UserCallback):
-    """Runs in Ray's controller when a worker fails: the machine's failures are retried, all others end the run."""
+class _WorkerLossCallback(UserCallback):
+    """Runs in Ray's controller when workers fail: Ray Train retries lost workers; all other errors end the run."""
 
-    def __init__(self, events: Queue, most: int) -> None:
-        self._events, self._most, self._failures = events, most, 0
+    def __init__(self, events: Queue, max_failures: int) -> None:
+        self._events, self._max_failures, self._failures = events, max_failures, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if (fatal := _fatal(worker_exceptions)) is not None:
-            raise fatal  # what a callback raises is not retried
+        if (fatal := _fatal_error(worker_exceptions)) is not None:
+            raise fatal  # Ray Train does not retry after an exception of a callback
         self._failures += 1
-        lost = min(worker_exceptions, key=lambda rank: not _died(worker_exceptions[rank]))
-        again = "starting again from the last checkpoint" if self._failures <= self._most else "giving up"
-        text = f"worker {lost} was lost ({_one_line(worker_exceptions[lost])}); {again}"
-        self._events.actor.put_nowait.remote(("lost", (f"{text} ({self._failures} of {self._most})",), {}))
+        lost_rank = min(worker_exceptions, key=lambda rank: not _died(worker_exceptions[rank]))
+        action = "starting again from the last checkpoint" if self._failures <= self._max_failures else "giving up"
+        text = f"worker {lost_rank} was lost ({_one_line(worker_exceptions[lost_rank])}); {action}"
+        self._events.actor.put_nowait.remote(("lost", (f"{text} ({self._failures} of {self._max_failures})",), {}))
 
 
-class _Relay(threading.Thread):
-    """Carries events from the queue to a listener in the driver, and says when workers are slow to start.
+class _EventRelay(threading.Thread):
+    """Passes events from the queue to a listener in the driver, and notifies it if workers are slow to start.
 
     Args:
-        events: as ``_ToDriver`` sends them.
-        listener: is notified of them.
-        stop: is heeded once training has begun.
-        waiting: what is waited for, with a ``{}`` for what the cluster has.
-        kinds: of resources that they take.
+        events: the queue that ``_ToDriver`` writes to.
+        listener: is notified of the events.
+        stop: the driver's stop request; once training has started, the run can stop gracefully.
+        waiting: text that says what is waited for, with a ``{}`` for what the cluster has.
+        kinds: the kinds of resources that the workers take.
     """
 
     def __init__(
@@ -387,21 +407,21 @@ class _Relay(threading.Thread):
         while not (self._stopping.is_set() and self._is_empty()):
             try:
                 event, args, details = self._events.get(timeout=0.5)
-            except (Empty, *DIED):  # a queue that has died is restarted
+            except (Empty, *PROCESS_LOST):  # Ray restarts the actor of the queue
                 if not training and time.monotonic() > patience and not self._stopping.is_set():
                     patience = time.monotonic() + 2 * PATIENCE_S
-                    self._listener.noted("still starting " + self._waiting.format(free_of(self._kinds)))
+                    self._listener.noted("still starting " + self._waiting.format(free_resources(self._kinds)))
                 continue
             if event in ("training_started", "lost"):
                 training, patience = event == "training_started", time.monotonic() + PATIENCE_S
             if event == "training_started" and self._request is not None:
-                self._request.heeded = True
+                self._request.can_stop_gracefully = True
             getattr(self._listener, "noted" if event == "lost" else event)(*args, **details)
 
     def _is_empty(self) -> bool:
         try:
             return bool(self._events.empty())
-        except DIED:
+        except PROCESS_LOST:
             return True
 
     def stop(self) -> None:
@@ -410,46 +430,50 @@ class _Relay(threading.Thread):
         self._events.shutdown()
 
 
-def _users_own(error: BaseException) -> Exception | None:
-    """The UserError or RunError of a worker, from within what Ray wrapped around it."""
+def _user_error(error: BaseException) -> Exception | None:
+    """The UserError or RunError of a worker, if Ray's error wraps one."""
     return next((cause for cause in causes_of(error) if isinstance(cause, (UserError, RunError))), None)
 
 
 def _died(error: BaseException) -> bool:
-    """Whether a worker's process or node is gone, rather than that its code raised."""
-    return any(isinstance(cause, (*DIED, *health_check_failed())) for cause in causes_of(error))
+    """Whether a worker's process or node was lost; False if its code raised an exception."""
+    return any(isinstance(cause, (*PROCESS_LOST, *health_check_failed())) for cause in causes_of(error))
 
 
-def lost_rays_own(error: BaseException) -> bool:
-    """Whether ``fit`` ended for a process of Ray Train's that was lost; workers that are lost it replaces by itself."""
+def controller_lost(error: BaseException) -> bool:
+    """Whether ``fit`` ended because Ray Train's own process was lost. (Ray Train itself replaces lost workers.)"""
     starting = any(
         isinstance(cause, (*group_found_no_place(), *group_died_at_its_start())) for cause in causes_of(error)
     )
-    return _users_own(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
+    return _user_error(error) is None and not isinstance(error, WorkerGroupError) and not starting and _died(error)
 
 
-def lost_its_peers(error: BaseException) -> bool:
-    """Whether a worker only says that another one is gone. gloo does in many words, after the line of its source."""
-    return any(isinstance(cause, PEERS) or texts.PEER_GONE.is_in(cause) for cause in causes_of(error))
+def peer_lost(error: BaseException) -> bool:
+    """Whether a worker's error only says that another worker is lost.
+
+    gloo says so in the text of a plain RuntimeError.
+    """
+    return any(isinstance(cause, PEER_LOST) or texts.PEER_GONE.is_in(cause) for cause in causes_of(error))
 
 
-def _fatal(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
-    """What starting again would not mend: an error of a worker's own, while no worker has died."""
+def _fatal_error(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
+    """An error that a restart would not fix: one that a worker's code raised while no worker was lost."""
     for error in worker_exceptions.values():
-        if (own := _users_own(error)) is not None:
-            return own
+        if (user_error := _user_error(error)) is not None:
+            return user_error
     if any(_died(error) for error in worker_exceptions.values()):
         return None
-    own_errors = [error for error in worker_exceptions.values() if not lost_its_peers(error)]
-    return causes_of(own_errors[0])[-1] if own_errors else None  # type: ignore[return-value]
+    raised = [error for error in worker_exceptions.values() if not peer_lost(error)]
+    return causes_of(raised[0])[-1] if raised else None  # type: ignore[return-value]
 
 
-def _explained(error: Exception, per_worker: Mapping[str, float], resources: Resources) -> Exception:
-    """What ``fit`` raised, as the user is to read it."""
-    if (own := _users_own(error)) is not None:
-        return own
+def _readable_error(error: Exception, per_worker: Mapping[str, float], resources: Resources) -> Exception:
+    """The error for the user, made from what ``fit`` raised."""
+    if (user_error := _user_error(error)) is not None:
+        return user_error
     causes = causes_of(error)
-    if any(isinstance(cause, group_died_at_its_start()) for cause in causes):  # it holds its own room still
+    # Checked first, because the resources of a group that died at its start do not count as free yet.
+    if any(isinstance(cause, group_died_at_its_start()) for cause in causes):
         return RunError(
             f"a worker died before it began, {PLACEMENT_ATTEMPTS} times tried, last by: {_one_line(error)}; the node's "
             f"memory may be short; continue with --resume"
@@ -457,8 +481,8 @@ def _explained(error: Exception, per_worker: Mapping[str, float], resources: Res
     if any(isinstance(cause, group_found_no_place()) for cause in causes):
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
         return RunError(
-            f"no place for {resources.fewest} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "
-            f"{free_of(per_worker)}; continue with --resume when there is room"
+            f"no place for {resources.min_group_size} workers of {needs}, {PLACEMENT_ATTEMPTS} times tried: "
+            f"{free_resources(per_worker)}; continue with --resume when there is room"
         )
     if isinstance(error, ControllerError):
         return error.controller_failure

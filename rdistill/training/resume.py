@@ -1,4 +1,4 @@
-"""What a work dir holds of an earlier start: to be continued, finished already, or another run's."""
+"""Reads what an earlier start left in a work dir: a run to continue, a finished run, or a different run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunMetrics, Validation
 
 LAST, PREVIOUS, BEST = "last.pth", "last.pth.previous", "best.pth"
-# What may be another in a resumed run: what a student sees and learns does not depend on it.
-HARMLESS = (
+# Keys that may differ in a resumed run, because what the student sees and learns does not depend on them.
+MAY_DIFFER = (
     "*_dataloader.num_workers", "*_dataloader.persistent_workers", "*_dataloader.pin_memory",
     "*_dataloader.prefetch_factor", "val_dataloader.batch_size", "test_*", "train_cfg.val_interval",
     "default_hooks.logger*", "default_hooks.checkpoint*", "default_hooks.timer*", "default_hooks.visualization*",
     "visualizer*", "vis_backends*", "log_level", "log_processor*", "env_cfg*", "tracking*",
     "distill.diagnose*",
 )  # fmt: skip
-MAX_ITERS = "train_cfg.max_iters"  # may grow, if nothing else changes: the learning rate's schedule is another key
-MADE_AGAIN = {
+MAX_ITERS = "train_cfg.max_iters"  # may grow if nothing else changes (the learning rate's schedule is another key)
+# Files that a resumed run can write again if they are damaged -> what the user is told about it.
+REWRITTEN_FILES = {
     "metrics.json": "the run is ended once more",
     "teacher.json": "what suits the teacher is decided again",
     "tracking.json": "the trackers begin new runs",
@@ -37,46 +38,46 @@ MADE_AGAIN = {
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What an earlier start left that can be used."""
+class EarlierRun:
+    """The checkpoints of an earlier start that can be used."""
 
-    last: Path | None  # the checkpoint to go on from; None: from the beginning
-    best_is_sound: bool
-    notes: tuple[str, ...] = ()  # what is damaged
+    last: Path | None  # the checkpoint to resume from; None: start from the beginning
+    best_is_sound: bool  # whether `best.pth` exists and can be read
+    notes: tuple[str, ...] = ()  # messages about damaged files
 
 
 def refuse_overwriting(work_dir: Path, resume: bool) -> None:
-    """Raises UserError where a run's files would be written over."""
+    """Raises UserError if the files of a run would be overwritten."""
     if not resume and any((work_dir / name).exists() for name in (LAST, PREVIOUS, "metrics.json")):
         raise UserError(f"{work_dir}: holds a run already; pass --resume to continue it, or another --work-dir")
 
 
-def repair(work_dir: Path, say: Callable[[str], None]) -> None:
-    """Takes away what is damaged and is made again by a resumed run; ``say`` is given a line about each."""
-    for name, again in MADE_AGAIN.items():
-        set_aside_if_damaged(work_dir / name, again, say)
+def repair(work_dir: Path, notify: Callable[[str], None]) -> None:
+    """Renames damaged files that a resumed run writes again; ``notify`` gets a line about each of them."""
+    for name, consequence in REWRITTEN_FILES.items():
+        set_aside_if_damaged(work_dir / name, consequence, notify)
 
 
-def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
-    """Makes sure that a resumed run is the one that was begun.
+def refuse_different_run(work_dir: Path, cfg: Config, seed: int) -> None:
+    """Makes sure that a resumed run has the config of the run that was started in this work dir.
 
     Raises:
-        UserError: naming what has changed, but for what is harmless.
+        UserError: what has changed, one line each; keys of :data:`MAY_DIFFER` are not compared.
     """
     file = work_dir / "config.py"
     if not file.is_file():
         return
     fix = "whether this is the same run cannot be seen; remove it to go on with the config as it is now"
     try:
-        begun = read_config_file(file)
+        started = read_config_file(file)
     except UserError as error:
         raise DamagedFileError(f"{error}: is damaged; {fix}") from None
-    if "model" not in begun or "train_cfg" not in begun:
+    if "model" not in started or "train_cfg" not in started:
         raise DamagedFileError(f"{file}: is damaged (cut off after {file.stat().st_size} bytes); {fix}")
-    wanted = {**config_dict(cfg).to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
-    changes = differences(*_without_what_is_open(plain(config_dict(begun).to_dict()), plain(wanted)))
-    changed = {key: line for key, line in changes.items() if not any(fnmatch.fnmatch(key, name) for name in HARMLESS)}
-    if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > begun.train_cfg.max_iters:
+    current = {**config_dict(cfg).to_dict(), "randomness": {**(cfg.get("randomness") or {}), "seed": seed}}
+    changes = differences(*_without_auto_choices(plain(config_dict(started).to_dict()), plain(current)))
+    changed = {key: line for key, line in changes.items() if not any(fnmatch.fnmatch(key, name) for name in MAY_DIFFER)}
+    if set(changed) == {MAX_ITERS} and cfg.train_cfg.max_iters > started.train_cfg.max_iters:
         return
     if changed:
         fix = (
@@ -86,9 +87,12 @@ def refuse_another(work_dir: Path, cfg: Config, seed: int) -> None:
         raise UserError(*refusals(f"{work_dir}: --resume", changed.values(), fix))
 
 
-def _without_what_is_open(begun: PlainConfig, wanted: PlainConfig) -> tuple[PlainConfig, PlainConfig]:
-    """Two plain configs without what the second leaves to be decided of teachers: the first has what was decided."""
-    sections = [cfg.get("distill") or {} for cfg in (begun, wanted)]
+def _without_auto_choices(started: PlainConfig, current: PlainConfig) -> tuple[PlainConfig, PlainConfig]:
+    """Both configs without the teacher settings that ``current`` leaves at "auto".
+
+    ``started`` has the values that were chosen for them, which are no difference between the two.
+    """
+    sections = [cfg.get("distill") or {} for cfg in (started, current)]
     teachers = zip(*(section.get("teachers") or () for section in sections), strict=False)
     for pair in teachers:
         if pair[1].get("forward") in (None, "auto"):
@@ -98,35 +102,37 @@ def _without_what_is_open(begun: PlainConfig, wanted: PlainConfig) -> tuple[Plai
     if (cache.get("mode", "auto") if isinstance(cache, dict) else cache) in (None, "auto"):
         for section in sections:
             section.pop("cache", None)
-    return begun, wanted
+    return started, current
 
 
-def finished(work_dir: Path, cfg: Config) -> RunMetrics | None:
-    """The metrics of a run that has come to its end; None: there is something left to do."""
+def finished_metrics(work_dir: Path, cfg: Config) -> RunMetrics | None:
+    """The metrics of a finished run; None if the run has not reached its last iteration."""
     file = work_dir / "metrics.json"
     if not file.is_file():
         return None
     metrics: RunMetrics = read_json(file)
-    wanted = cfg.train_cfg.get("max_iters")
-    return metrics if wanted is None or metrics["iter"] >= wanted else None
+    max_iters = cfg.train_cfg.get("max_iters")
+    return metrics if max_iters is None or metrics["iter"] >= max_iters else None
 
 
-def find_earlier(work_dir: Path) -> Earlier:
-    """Looks for the newest checkpoint that is whole.
+def find_earlier_run(work_dir: Path) -> EarlierRun:
+    """Looks for the newest checkpoint that is not damaged.
 
     Raises:
-        UserError: there are checkpoints, and none is.
+        UserError: there are checkpoints, and all of them are damaged.
     """
     damage = {name: damaged(work_dir / name) for name in (LAST, PREVIOUS, BEST) if (work_dir / name).is_file()}
-    notes = [f"{work_dir / name} is damaged ({what})" for name, what in damage.items() if what and name != PREVIOUS]
+    notes = [
+        f"{work_dir / name} is damaged ({reason})" for name, reason in damage.items() if reason and name != PREVIOUS
+    ]
     candidates = [name for name in (LAST, PREVIOUS) if name in damage]
     sound = next((name for name in candidates if not damage[name]), None)
     if candidates and sound is None:
-        what = "; ".join(f"{name}: {damage[name]}" for name in candidates)
-        raise UserError(f"{work_dir}: no checkpoint is whole ({what}); start again in another --work-dir")
+        reasons = "; ".join(f"{name}: {damage[name]}" for name in candidates)
+        raise UserError(f"{work_dir}: no checkpoint is whole ({reasons}); start again in another --work-dir")
     if sound == PREVIOUS:
         notes.append(f"going on from the checkpoint before it, {work_dir / PREVIOUS}")
-    return Earlier(work_dir / sound if sound else None, not damage.get(BEST, "there is none"), tuple(notes))
+    return EarlierRun(work_dir / sound if sound else None, not damage.get(BEST, "there is none"), tuple(notes))
 
 
 def best_so_far(work_dir: Path) -> Validation:

@@ -1,4 +1,7 @@
-"""One run, from a loaded config to ``metrics.json`` and ``student.pth``: in this process, or in Ray Train workers."""
+"""Trains one run, from a loaded config to ``metrics.json`` and ``student.pth``.
+
+It runs in the current process; each worker of a Ray Train group calls it, too.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from rdistill.checks.run import Report, add_data, check_run
 from rdistill.config.load import LoadedConfig
 from rdistill.config.overrides import INIT_SEED, lookup
 from rdistill.core.errors import UserError
-from rdistill.core.failures import explained
+from rdistill.core.failures import readable_errors
 from rdistill.core.files import write_json
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
@@ -49,11 +52,11 @@ from rdistill.training.lockstep import Lane
 from rdistill.training.model_card import write_run_card
 from rdistill.training.resume import (
     PREVIOUS,
-    Earlier,
+    EarlierRun,
     best_so_far,
-    find_earlier,
-    finished,
-    refuse_another,
+    find_earlier_run,
+    finished_metrics,
+    refuse_different_run,
     refuse_overwriting,
     repair,
 )
@@ -64,53 +67,53 @@ from rdistill.training.teacher_plan import (
     apply_plan,
     cache_facts,
     choose_plan,
-    kept_by_now,
     store_facts,
     store_lines,
+    total_kept_counts,
     with_plan,
 )
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is trained, beside its config. Declared here alone: what trains hands it on whole."""
+    """How a run is trained, beside its config. Functions that train pass this object on unchanged."""
 
-    seed: int = 0  # draws weights (unless there is a `randomness.init_seed`), data order, augmentation and dropout
-    resume: bool = False  # continue from `last.pth` if there is one
+    seed: int = 0  # for weights (unless `randomness.init_seed` is set), data order, augmentation and dropout
+    resume: bool = False  # continue from `last.pth` if it exists
     trust_checkpoint: bool = False  # allow the teacher's checkpoint to run code when it is loaded
-    teacher_metrics: Sequence[Scores] | None = None  # each teacher's, if they are known already; measured otherwise
-    swept: Mapping[str, Any] = field(default_factory=dict)  # config key -> value that the built model must really use
-    lane: Lane | None = None  # this run's side among others in lockstep
-    check: bool = True  # False where it has been checked already, as in a sweep
-    stop: StopRequest | None = None  # is looked at after each iteration
-    by_image: bool = False  # whether the listener gets the score of each image with a validation
+    teacher_metrics: Sequence[Scores] | None = None  # the scores of each teacher; None: they are measured
+    swept: Mapping[str, Any] = field(default_factory=dict)  # config key -> value that the built model must use
+    lane: Lane | None = None  # this run's lane if several runs train in lockstep
+    check: bool = True  # False if the run has been checked already, as in a sweep
+    stop: StopRequest | None = None  # checked after each iteration
+    by_image: bool = False  # whether the listener gets the score of each image at a validation
 
 
 def train(
     config: Config | LoadedConfig, work_dir: str | Path, *, listener: RunListener | None = None, **options: Any
 ) -> RunMetrics:
-    """As :func:`train_run`; ``options`` are the fields of :class:`RunOptions`."""
+    """Like :func:`train_run`, but takes the fields of :class:`RunOptions` as keyword arguments."""
     return train_run(LoadedConfig.of(config), work_dir, RunOptions(**options), listener or Silent())
 
 
 def train_run(run: LoadedConfig, work_dir: str | Path, options: RunOptions, listener: RunListener) -> RunMetrics:
-    """Trains one student in this process (of one, or of a process group that exists already).
+    """Trains one student in this process, which may be one of an existing ``torch.distributed`` process group.
 
     Args:
         run: from :func:`rdistill.config.load.load_run`.
-        work_dir: a folder, or a URI (see :mod:`rdistill.core.storage`); written to: ``metrics.json``, ``student.pth``,
-            ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and mmengine's logs in a
-            folder of the start's time.
-        options: how it is trained.
-        listener: is notified of progress.
+        work_dir: a folder or a URI (see :mod:`rdistill.core.storage`). The files written there are ``metrics.json``,
+            ``student.pth``, ``student.py``, ``best.pth``, ``last.pth``, ``config.py``, ``model_card.md``, and
+            mmengine's logs in a folder named by the time of the start.
+        options: seed, resume and so on.
+        listener: is notified of the progress.
 
     Returns:
-        What ``metrics.json`` holds: the scores of ``student.pth``, which is the best iteration's.
+        The content of ``metrics.json``: the scores of ``student.pth``, which is the student of the best validation.
 
     Raises:
-        UserError: a mistake in the config, found before the first iteration; a work dir that holds another run.
-        DivergedError, StorageError, OutOfMemoryError: what ended the run; its last good checkpoint is there.
-        Stopped: at a signal, see ``stop``; ``student.pth`` is the best so far.
+        UserError: a mistake in the config, found before the first iteration; or the work dir holds another run.
+        DivergedError, StorageError, OutOfMemoryError: the training failed; the last good checkpoint remains.
+        Stopped: ``options.stop`` received a signal; ``student.pth`` is the best student so far.
     """
     if is_uri(work_dir):
         with open_work_dir(work_dir, "*") as here:
@@ -120,11 +123,13 @@ def train_run(run: LoadedConfig, work_dir: str | Path, options: RunOptions, list
                 if is_main_process():
                     here.push()
     work_dir = Path(work_dir).absolute()
-    if get_world_size() == 1 and (done := look_before(work_dir, run.cfg, options.seed, options.resume, listener)):
-        return done  # the driver of a group has looked before any worker could write
+    if get_world_size() == 1:  # for a group, the driver has done this before any worker could write
+        metrics = check_work_dir(work_dir, run.cfg, options.seed, options.resume, listener)
+        if metrics is not None:
+            return metrics
     try:
-        with explained(work_dir, run.cfg.train_dataloader.batch_size // get_world_size()):
-            earlier = find_earlier(work_dir) if options.resume else Earlier(None, False)
+        with readable_errors(work_dir, run.cfg.train_dataloader.batch_size // get_world_size()):
+            earlier = find_earlier_run(work_dir) if options.resume else EarlierRun(None, False)
             return _train(run, work_dir, earlier, options, listener)
     except Stopped as stopped:
         if is_main_process() and stopped.best:
@@ -133,9 +138,9 @@ def train_run(run: LoadedConfig, work_dir: str | Path, options: RunOptions, list
 
 
 def _train(
-    run: LoadedConfig, work_dir: Path, earlier: Earlier, options: RunOptions, listener: RunListener
+    run: LoadedConfig, work_dir: Path, earlier: EarlierRun, options: RunOptions, listener: RunListener
 ) -> RunMetrics:
-    """As :func:`train_run`, in a work dir that has been looked at."""
+    """Like :func:`train_run`, after :func:`check_work_dir`."""
     seed, trust_checkpoint, lane = options.seed, options.trust_checkpoint, options.lane
     teacher_metrics = options.teacher_metrics
     started = time.perf_counter()
@@ -143,7 +148,8 @@ def _train(
         listener.noted(note)
     start_from = run.cfg.get("load_from")
     cfg = prepare_config(run, work_dir, seed, earlier.last)
-    with _own_log(work_dir) if lane is None else nullcontext():  # where warnings go is the whole process's affair
+    # In lockstep, warnings stay as the process has them: where they go is a setting of the whole process.
+    with _warnings_to_file(work_dir) if lane is None else nullcontext():
         distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
             distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
@@ -161,7 +167,7 @@ def _train(
                 listener.noted(note)
             by_worker = collectives.gather_objects(report.problems)
             if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
-                raise UserError(*problems)  # raised on all workers, or those without would wait for the others
+                raise UserError(*problems)  # on all workers: one that went on would wait for the others
         plan = None
         if lane is None and distiller.teachers:
             plan = choose_plan(distiller, run, work_dir)
@@ -177,7 +183,7 @@ def _train(
         }
         if distiller.start is not None:
             facts["student_start"] = f"{distiller.start.report} from {start_from}"
-        clock = StepClock() if lane is None else None  # a lane measures its run by itself
+        clock = StepClock() if lane is None else None  # a lane measures the seconds of its run itself
         if clock is not None:
             facts["clock"] = clock
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
@@ -198,7 +204,7 @@ def _train(
             if len(teacher_metrics) > 1:
                 facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
-            kept_before = kept_by_now(distiller)
+            kept_before = total_kept_counts(distiller)
             runner.train()
             cache, store = cache_facts(distiller, kept_before), store_facts(distiller, kept_before)
         finally:
@@ -219,31 +225,34 @@ def _train(
     return metrics
 
 
-def look_before(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> RunMetrics | None:
-    """Looks at what is in a work dir before a run writes to it; returns the metrics of a run that is finished.
+def check_work_dir(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> RunMetrics | None:
+    """Checks the content of a work dir before a run writes to it.
+
+    Returns:
+        The metrics of a resumed run that is finished already; None if there is something to train.
 
     Raises:
-        UserError: it holds a run that would be written over, or another than this one.
+        UserError: the work dir holds a run that would be overwritten, or one that differs from this run.
     """
     refuse_overwriting(work_dir, resume)
     if not resume:
         return None
     repair(work_dir, listener.noted)
-    refuse_another(work_dir, cfg, seed)
-    metrics = finished(work_dir, cfg)
+    refuse_different_run(work_dir, cfg, seed)
+    metrics = finished_metrics(work_dir, cfg)
     if metrics is not None:
         listener.noted(f"{work_dir}: finished already, at iteration {metrics['iter']}: nothing is left to do")
     return metrics
 
 
 def check_evaluation(cfg: Config, split: str) -> list[str]:
-    """Looks at the files that scoring on a split reads, before the model is built.
+    """Checks the files that scoring on a split reads, before the model is built.
 
     Returns:
-        What is worth knowing of them, one line each.
+        Notes for the user, one line each.
 
     Raises:
-        UserError: what is wrong with them, one line each.
+        UserError: mistakes in the files or the config, one line each.
     """
     if cfg.get(LOADERS[split]) is None:
         raise UserError(f"{cfg.filename}: has no {LOADERS[split]} to score on")
@@ -263,7 +272,7 @@ def evaluate_checkpoint(
 ) -> Scores:
     """Scores a checkpoint (rdistill's or mmseg's) of a config's student on its ``val`` or ``test`` split.
 
-    ``by_image``: as for :func:`rdistill.training.evaluation.evaluate`.
+    ``by_image`` and the returned scores are those of :func:`rdistill.training.evaluation.evaluate`.
     """
     model = revert_sync_batchnorm(build_segmentor(cfg.model, trust_checkpoint=trust_checkpoint))
     checkpoint.load_weights(model, checkpoint_file, trust=trust_checkpoint)
@@ -273,7 +282,7 @@ def evaluate_checkpoint(
 def evaluate_model(
     model: nn.Module, cfg: Config, *, split: str, by_image: list[tuple[str, np.ndarray]] | None = None
 ) -> Scores:
-    """As :func:`evaluate_checkpoint`, of a model that has its weights."""
+    """Like :func:`evaluate_checkpoint`, but for a model that has its weights already."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -282,7 +291,7 @@ def evaluate_model(
 
 
 def score_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
-    """Scores each teacher on the student's validation data; nothing for one that cannot be scored there."""
+    """Scores each teacher on the student's validation data; an empty entry for a teacher that cannot be scored."""
     return [
         {} if isinstance(teacher, EmaTeacher) or why_unscored(teacher.model, distiller.student)
         else evaluate(teacher.model, cfg)
@@ -291,7 +300,7 @@ def score_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
 
 
 def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
-    """As :func:`score_teachers`, outside a run."""
+    """Like :func:`score_teachers`, but outside of a run."""
     cfg = copy.deepcopy(cfg)
     use_class_iou(cfg)
     with _quiet_evaluation():
@@ -302,7 +311,7 @@ def evaluate_teachers(distiller: Distiller, cfg: Config) -> list[Scores]:
 
 @contextmanager
 def _quiet_evaluation() -> Iterator[None]:
-    """Outside a run there is no log file to take what mmseg has to say."""
+    """Silences mmseg's log and warnings: outside of a run there is no log file for them."""
     MMLogger.get_instance(f"rdistill-eval-{time.time_ns()}", log_level="ERROR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -310,14 +319,17 @@ def _quiet_evaluation() -> Iterator[None]:
 
 
 def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> ConfigValues:
-    """Reads every swept value back from what was built.
+    """Reads every swept value back from the built model, optimizer and config.
+
+    Returns:
+        Config key -> value in use: of all distillation keys, and of the swept keys.
 
     Raises:
-        UserError: a value that did not arrive where it takes effect.
+        UserError: the built run does not use a swept value.
     """
     distiller = unwrap(runner)
-    own = {**distiller.effective_values(), **_views(cfg)}
-    effective = {**own, **_optimizer_values(runner), **_init_seed(runner)}
+    distill_values = {**distiller.effective_values(), **_views(cfg)}
+    effective = {**distill_values, **_optimizer_values(runner), **_init_seed(runner)}
     read: ConfigValues = {}
     lost = []
     for key, wanted in _leaves(swept).items():
@@ -326,17 +338,17 @@ def _check_effective(runner: Runner, cfg: Config, swept: Mapping[str, Any]) -> C
             lost.append(f"{key}: the sweep set {wanted!r}, but the built run uses {read[key]!r}")
     if lost:
         raise UserError(*lost)
-    return {**own, **read}
+    return {**distill_values, **read}
 
 
 def _views(cfg: Config) -> dict[str, int]:
-    """Of each image, where they are few; the student alone trains on them too."""
+    """The number of views of each image, if the data stream has a fixed number; a student alone may have it, too."""
     views = cfg.train_dataloader.dataset.get("views")
     return {} if views is None else {VIEWS: int(views)}
 
 
 def _leaves(values: Mapping[str, Any]) -> ConfigValues:
-    """A swept section, such as a whole loss, is its keys; one that was taken out is nothing."""
+    """Flattens swept sections, such as a whole loss, to dotted keys; a loss that was removed (None) has no key."""
     flat: ConfigValues = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -347,7 +359,7 @@ def _leaves(values: Mapping[str, Any]) -> ConfigValues:
 
 
 def _optimizer_values(runner: Runner) -> ConfigValues:
-    """What the built optimizer uses, such as ``lr``, under the config's keys."""
+    """The values that the built optimizer uses, such as ``lr``, by their config keys."""
     wrapper = runner.optim_wrapper
     values = {f"optim_wrapper.optimizer.{name}": value for name, value in wrapper.optimizer.defaults.items()}
     return {**values, "optim_wrapper.optimizer.type": type(wrapper.optimizer).__name__}
@@ -358,7 +370,7 @@ def _init_seed(runner: Runner) -> dict[str, int]:
 
 
 def _read_back(key: str, student: nn.Module, cfg: Config) -> Any:
-    """A value from the built student where it keeps it as an attribute; from the Runner's config otherwise."""
+    """The value of a key: an attribute of the built student if it has one, otherwise from the Runner's config."""
     if key.startswith("model."):
         node: Any = student
         for part in key.split(".")[1:]:
@@ -398,8 +410,8 @@ def _summary(
 
 
 @contextmanager
-def _own_log(work_dir: Path) -> Iterator[None]:
-    """Sends Python's warnings to a file: mmseg and mmengine have many, and none is for the user."""
+def _warnings_to_file(work_dir: Path) -> Iterator[None]:
+    """Sends Python warnings to ``warnings.log``: mmseg and mmengine raise many, and none of them is for the user."""
     work_dir.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(work_dir / "warnings.log", delay=True)
     logger = logging.getLogger("py.warnings")

@@ -1,6 +1,6 @@
-"""What a run is beside its weights: its random streams, and what each of several workers has of its own.
+"""The state of a run beside its weights: its random states, and what each of several workers has of its own.
 
-A checkpoint keeps it for every worker, so that a resumed run goes on to the last bit as it would have.
+A checkpoint keeps this state for every worker, so that a resumed run gives the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def unwrap(runner: Any) -> Distiller:
-    """The Distiller of a runner, from under DDP."""
+    """The Distiller of a runner, without a DDP wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 class PlainRandomState(TypedDict):
-    """A :class:`RandomState` as plain data and tensors, which a checkpoint can hold."""
+    """A :class:`RandomState` as plain data and tensors, which load from a checkpoint without running code."""
 
     python: list[Any]  # version, words, gauss
     numpy: Any
@@ -41,22 +41,22 @@ class PlainRandomState(TypedDict):
 
 
 class WorkerState(TypedDict):
-    """What one worker alone knows; a checkpoint holds that of each."""
+    """The state that differs between workers; a checkpoint holds one for each worker."""
 
     random: PlainRandomState
-    statistics: dict[str, Tensor]  # BatchNorm's buffers, where workers differ
-    gradients: dict[str, Tensor]  # gradients of batches that wait for the next update
+    statistics: dict[str, Tensor]  # BatchNorm's buffers; empty for a single worker
+    gradients: dict[str, Tensor]  # gradients that were accumulated since the last update
 
 
 class RunStateHook(Hook):
-    """Gives the weights, and training, random streams of their own, which nothing else disturbs.
+    """Seeds the initialisation of the weights and the training separately, so that nothing else changes their numbers.
 
-    Both start from a seed alone; training's goes on where the resumed checkpoint left it, with all else that a worker
-    had of its own then.
+    Each starts from its seed alone. In a resumed run, the training goes on from the random state and the other worker
+    state of the checkpoint.
 
     Args:
-        seed: of training: dropout and the like.
-        init_seed: of the first weights.
+        seed: seed of the training, such as of dropout.
+        init_seed: seed of the initial weights.
     """
 
     priority = "VERY_HIGH"
@@ -67,11 +67,11 @@ class RunStateHook(Hook):
         self._started = False
 
     def before_run(self, runner: Any) -> None:
-        # mmengine draws the student's weights next. What came before, such as scoring the teacher, has drawn too.
+        # mmengine initialises the student next. Earlier steps, such as scoring the teacher, have drawn numbers too.
         seed_everything(self.init_seed, 0)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        # Not before_train: mmengine makes the data iterator, which draws random numbers, after that.
+        # Not in before_train: mmengine makes the data iterator, which draws random numbers, after that.
         if self._started:
             return
         self._started = True
@@ -79,7 +79,7 @@ class RunStateHook(Hook):
             seed_everything(self.seed, runner.rank, 1)
         elif len(self._to_restore) == collectives.count():
             restore(runner, self._to_restore[runner.rank])
-        else:  # another number of workers: each begins a stream of its own
+        else:  # another number of workers than before: each starts a new random stream
             seed_everything(self.seed, runner.rank, 1, runner.iter)
             _set_gradients(runner, _mean_gradients([state["gradients"] for state in self._to_restore]))
 
@@ -95,7 +95,7 @@ class RunStateHook(Hook):
 
 
 def own_state(runner: Any) -> WorkerState:
-    """What this worker alone knows; of a single one, what no other part of a checkpoint holds."""
+    """The state of this worker, without what other parts of the checkpoint hold already."""
     state: WorkerState = {"random": plain_random_state(), "statistics": {}, "gradients": {}}
     if collectives.count() > 1:
         state["statistics"] = {name: buffer.cpu() for name, buffer in _statistics(runner).items()}
@@ -106,7 +106,7 @@ def own_state(runner: Any) -> WorkerState:
 
 
 def restore(runner: Any, state: WorkerState) -> None:
-    """Gives this worker back what :func:`own_state` found."""
+    """Restores what :func:`own_state` returned."""
     set_plain_random_state(state["random"])
     with torch.no_grad():
         for name, buffer in _statistics(runner).items():
@@ -116,7 +116,7 @@ def restore(runner: Any, state: WorkerState) -> None:
 
 
 def share_statistics(student: nn.Module) -> None:
-    """Lets all workers score one student: BatchNorm's statistics become the mean of what each has seen."""
+    """Averages BatchNorm's running statistics over all workers, so that all of them score the same student."""
     if collectives.count() > 1:
         buffers = [buffer for name, buffer in student.named_buffers() if name.endswith(("running_mean", "running_var"))]
         if buffers:
@@ -124,7 +124,7 @@ def share_statistics(student: nn.Module) -> None:
 
 
 def _statistics(runner: Any) -> dict[str, Tensor]:
-    """BatchNorm's buffers, which differ between workers: the student's, the losses' and an EMA teacher's."""
+    """BatchNorm's buffers of the student, the losses and the EMA teachers; they differ between workers."""
     distiller = unwrap(runner)
     buffers = {name: buffer for name, buffer in distiller.named_buffers() if name.endswith(STATISTICS)}
     for index, teacher in enumerate(distiller.teachers):
@@ -146,7 +146,7 @@ def _set_gradients(runner: Any, gradients: Mapping[str, Tensor]) -> None:
 
 
 def plain_random_state() -> PlainRandomState:
-    """The state of all generators in the form that a checkpoint holds."""
+    """The state of all random generators in the form that a checkpoint holds."""
     state = random_state()
     version, words, gauss = state.python
     return {

@@ -1,4 +1,4 @@
-"""mmengine's Runner as rdistill uses it: one data stream, our hooks, and a quiet console."""
+"""Builds mmengine's Runner for rdistill: one data stream, rdistill's hooks, and a quiet console."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.models.pretrained import SAFE_SCHEME
 from rdistill.schemas.mappings import PlainConfig
-from rdistill.training.evaluation import no_image_twice, use_class_iou
+from rdistill.training.evaluation import split_validation_images, use_class_iou
 from rdistill.training.hooks import (
     AccuracyHook,
     CheckpointHook,
@@ -58,16 +58,23 @@ from rdistill.training.tracked_run import TrackingHook, track
 
 
 class Lane(Protocol):
-    """A run's place among others in lockstep; see :mod:`rdistill.training.lockstep`."""
+    """One run among several that train in lockstep; see :mod:`rdistill.training.lockstep`."""
 
     def loaders(self, cfg: Config) -> tuple[Any, Any]:
-        """What takes the place of the training and the validation loader."""
+        """The loaders that replace the training and the validation loader."""
 
 
 def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, last: Path | None) -> Config:
-    """The config as the Runner takes it: one data stream, our metric and the world's share of the batch.
+    """The config for the Runner: with the data stream, rdistill's metric and one worker's part of the batch.
 
-    ``last``: the checkpoint to go on from.
+    Args:
+        config: the run's config.
+        work_dir: the run's work dir.
+        seed: the run's seed.
+        last: the checkpoint to resume from; None starts from the beginning.
+
+    Raises:
+        UserError: the images of a batch do not divide among the workers.
     """
     run = LoadedConfig.of(config)
     cfg = copy.deepcopy(run.cfg)
@@ -85,7 +92,7 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
         )
     labeled, unlabeled = loader.batch_size // world_size, data.per_batch // world_size
     loader.batch_size = labeled + unlabeled
-    if kind_of(loader.dataset) != "StreamDataset":  # a baseline beside a store has one already, with its views
+    if kind_of(loader.dataset) != "StreamDataset":  # the baseline of a sweep with a store has one already, with views
         loader.dataset = dict(type="StreamDataset")
     loader.dataset.update(dataset=data.labeled, seed=seed)
     if run.distill is not None and (store := run.distill.store) is not None:
@@ -100,34 +107,34 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
     if names := cfg.get("efficient_conv_bn_eval"):  # mmengine's, by layer name
         cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]
     cfg.resume = last is not None
-    # The Distiller loads a student's start itself: the Runner would look for its own names in it.
+    # The Distiller itself loads the weights that a student starts from: their names are not the Runner's.
     cfg.load_from = f"{SAFE_SCHEME}{last}" if cfg.resume else None
     cfg.work_dir = str(work_dir)
     cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
     if world_size > 1:
-        no_image_twice(cfg)
+        split_validation_images(cfg)
         cfg.launcher = "pytorch"
         cfg.model_wrapper_cfg = wrapper_config(cfg)
     return cfg
 
 
 def wrapper_config(cfg: Config) -> PlainConfig:
-    """How several workers' model is wrapped: as mmengine would from the same keys, but also on CPUs."""
+    """How the model of several workers is wrapped: as mmengine does from the same keys, but also on CPUs."""
     options = dict(cfg.get("model_wrapper_cfg") or {"find_unused_parameters": finds_unused_parameters(cfg)})
     if "DistributedDataParallel" not in str(options.get("type", "MMDistributedDataParallel")):
-        return options  # sharding and the like, with options of its own
+        return options  # another wrapper, such as FSDP, has other options
     wrapper = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, **options}
     return wrapper if torch.cuda.is_available() else {**wrapper, "device_ids": None}
 
 
 def checkpoint_interval(cfg: Config) -> int | None:
-    """The config's own CheckpointHook says how often; its place is then taken by ours."""
+    """The interval, in iterations, of the config's own CheckpointHook, which rdistill's hook replaces."""
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     return hook.get("interval") if not hook.get("by_epoch", False) else None
 
 
 class _QuickConfig(Config):
-    """A config that is written at once: mmengine's formatter takes 0.1 s, and a Runner calls it at every checkpoint."""
+    """A config that is fast to write: mmengine's formatter takes 0.1 s, and a Runner calls it at every checkpoint."""
 
     @property
     def pretty_text(self) -> str:
@@ -143,11 +150,11 @@ class _QuietRunner(Runner):
         return logger
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        with contextlib.redirect_stdout(io.StringIO()):  # mmengine prints here, which would end up in --json
+        with contextlib.redirect_stdout(io.StringIO()):  # mmengine prints here, which would spoil the output of --json
             return super().load_checkpoint(*args, **kwargs)
 
     def dump_config(self) -> None:
-        """Not what a Runner was made to do here, with a worker's share of the batch and so on: see ``write_config``."""
+        """Writes nothing: this Runner's config is that of one worker. ``write_config`` writes the user's config."""
 
 
 def build_runner(
@@ -161,9 +168,15 @@ def build_runner(
     lane: Lane | None = None,
     more: Sequence[Hook] = (),
 ) -> Runner:
-    """The Runner of one run.
+    """Builds the Runner of one run.
 
-    ``lane``: where its batches come from, if not from loaders of its own; ``more``: hooks that not every run has.
+    Args:
+        cfg: from :func:`prepare_config`.
+        distiller: the model.
+        seed: the run's seed.
+        checkpoint_hook, report, stop: hooks that the caller keeps.
+        lane: provides the batches for a run in lockstep; None builds loaders from the config.
+        more: further hooks of this run.
     """
     default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     hooks: list[Hook] = [
@@ -178,7 +191,7 @@ def build_runner(
     ]
     loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
     options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
-    # mmengine keeps loggers, visualizers and the like in process-wide tables by name: one of its own for each run.
+    # mmengine keeps loggers and visualizers in process-wide tables by name, so each run gets a name of its own.
     name = f"{Path(cfg.work_dir).name}-{time.time_ns()}"
     built = {option: copy.deepcopy(cfg.get(option)) for option in options}
     tracking = parse_tracking(cfg.get("tracking"))
@@ -205,15 +218,15 @@ def build_runner(
         default_scope=cfg.get("default_scope", "mmseg"),
         randomness=dict(seed=seed),
         experiment_name=name,
-        # Activations: the Distiller checkpoints them itself.
+        # The Distiller checkpoints activations itself, so the Runner must not.
         cfg=_QuickConfig({**config_dict(cfg).to_dict(), "activation_checkpointing": None}),
-        optim_wrapper=dict(type="OptimWrapper"),  # takes its place below
+        optim_wrapper=dict(type="OptimWrapper"),  # a placeholder, replaced below
         **built,
     )
     if lane is not None:
         with blaming("train_dataloader or val_dataloader"):
             set_loaders(runner, *lane.loaders(cfg))
-    # What Runner.train would build, built now: a mistake shows before the teacher is scored.
+    # Build now what Runner.train would build later, so that mistakes show before the teacher is scored.
     with blaming("train_cfg or train_dataloader"):
         build_train_loop(runner)
     with blaming("val_dataloader or val_evaluator"):
@@ -226,7 +239,7 @@ def build_runner(
 
 
 def release(runner: Runner) -> None:
-    """Stops the run's data workers, closes its log files and takes it out of mmengine's process-wide tables."""
+    """Stops the run's data workers, closes its log files and removes it from mmengine's process-wide tables."""
     for loop in loops_of(runner):
         for iterator in iterators_of(loop):
             stop_data_workers(iterator)

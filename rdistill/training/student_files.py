@@ -1,4 +1,4 @@
-"""What a run hands over: the student alone, with a config that plain mmseg reads, and figures as JSON."""
+"""The files that a run leaves for use elsewhere: the student alone, with a config that plain mmseg reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdistill.training.hooks import METRIC
 
 
 def write_student(cfg: Config, work_dir: Path) -> None:
-    """Writes ``student.pth`` and ``student.py``: the best student alone, as plain mmseg loads it."""
+    """Writes ``student.pth`` and ``student.py``: the best student alone, which plain mmseg can load."""
     best = checkpoint.load_file(work_dir / "best.pth")
     model = build_segmentor(cfg.model)
     model.load_state_dict(checkpoint.model_weights(best))
@@ -40,17 +40,17 @@ def write_student(cfg: Config, work_dir: Path) -> None:
         f"of seed {best['meta']['seed']}."
     ]
     scores += textwrap.wrap(f"IoU: {classes_iou}.", 98) if classes_iou else []
-    how = "config.py, or trial.py in a sweep," if cfg.get("distill") else "config.py"
-    repeat = [f"Trained by rdistill: `rdistill train` on {how} in the run's folder repeats it."]
+    config_name = "config.py, or trial.py in a sweep," if cfg.get("distill") else "config.py"
+    repeat = [f"Trained by rdistill: `rdistill train` on {config_name} in the run's folder repeats it."]
     lines = header("student.py", "student.pth", plain.model, scores, repeat)
     write_whole(work_dir / "student.py", config_text(plain, lines))
 
 
 def write_config(cfg: Config, path: Path, seed: int) -> None:
-    """Writes the user's config, so that a run of it is this run again, on any number of workers.
+    """Writes the user's config with the seed, so that training it repeats this run, on any number of workers.
 
     Raises:
-        UserError: mmengine would not read the same from it.
+        UserError: mmengine would not read the same values back from the file.
     """
     plain = config_dict(cfg).to_dict()
     cfg = Config({**plain, "randomness": {**(plain.get("randomness") or {}), "seed": seed}})

@@ -1,8 +1,8 @@
-"""How a run's teachers are computed, where the config leaves it open: decided once, and then part of the config.
+"""Chooses how a run's teachers are computed, where the config says "auto".
 
-The forward is chosen by a short measurement, the cache by how often the training pipeline repeats its inputs. Both
-may change results in the last bit: so what was decided is written down, and a resume, a trial of a sweep and its
-repetition do not decide again.
+The forward is chosen by a short measurement, and the cache by how often the training pipeline repeats its inputs. Both
+may change results in the last bit. So the choice is made once and written to a file; a resumed run, a trial of a sweep
+and its repetition use the same choice.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from rdistill.core.files import in_bytes, read_json, write_json
 from rdistill.core.storage import is_uri
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, KeptCounts, Teacher, cache_of, store_of
+from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, KeptCounts, Teacher, make_cache, make_store
 from rdistill.distill.teacher_cache import disk_budget, memory_budget
-from rdistill.distill.teacher_forward import CLOSE
+from rdistill.distill.teacher_forward import LOGIT_TOLERANCE
 from rdistill.distributed.collectives import gather_objects
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import blank_image, input_channels, training_size
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import CacheUse, StoreUse
 
-RECORD = "teacher.json"  # a file in the work dir: what was decided
-SHORT_RUN = 500  # iterations below which measuring costs more than it can give
-SHARE = 0.01  # measuring may take this part of the teacher's time in the run
-MOST_SECONDS = 10.0  # and no more than this
-ROUNDS = 2  # timings of each variant, after a warm-up; the best counts
-GAIN = 0.97  # a variant must stay below this part of the plain forward's time
-WORTH_A_CACHE = 1 / 3  # share of images that must be expected to be known
+RECORD = "teacher.json"  # the file in the work dir that holds the choice
+SHORT_RUN = 500  # in a run of fewer iterations, measuring costs more than it can save
+MEASURE_SHARE = 0.01  # measuring may take this share of the time that the teacher needs in the run,
+MAX_MEASURE_S = 10.0  # but at most so many seconds
+ROUNDS = 2  # timings of each variant, after a warm-up; the shortest one is used
+MAX_TIME_RATIO = 0.97  # a variant is chosen only if it takes at most this share of the plain forward's time
+MIN_EXPECTED_HITS = 1 / 3  # the cache is used if at least this share of the images is expected to be in it
 PATIENCE_PASSES = 3  # passes over the data before a cache without hits is given up
-# Transforms that do the same to an image each time. Any other but RandomFlip is taken to make new images.
-REPEATING = (
+# Transforms that change an image in the same way each time. All others except RandomFlip are taken to be random.
+DETERMINISTIC = (
     "LoadImageFromFile", "LoadAnnotations", "MapLabels", "Resize", "Pad", "Normalize", "PackSegInputs",
     "ResizeToMultiple", "ResizeShortestEdge", "CLAHE", "RGB2Gray", "Rerange", "AdjustGamma", "ConcatCDInput",
 )  # fmt: skip
@@ -67,50 +67,52 @@ class PlanRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided."""
+    """How the teachers of a run are computed."""
 
-    forwards: tuple[ForwardSpec | None, ...]  # one for each teacher; None if it follows the student
+    forwards: tuple[ForwardSpec | None, ...]  # one for each teacher; None for an EMA teacher
     cache: bool
-    patience: int  # images
-    lines: tuple[str, ...]  # what the user reads of it
+    patience: int  # images after which a cache with hardly any hits stops adding entries
+    lines: tuple[str, ...]  # the choice, for the user
 
     def as_json(self) -> PlanRecord:
-        """As the record of it holds it."""
+        """The plan as plain data, for ``teacher.json``."""
         forwards = [None if forward is None else forward.model_dump() for forward in self.forwards]
         return {"forwards": forwards, "cache": self.cache, "patience": self.patience, "lines": list(self.lines)}
 
     @classmethod
     def from_json(cls, plan: PlanRecord) -> Plan:
-        """What :meth:`as_json` gave."""
+        """The plan from what :meth:`as_json` returned."""
         forwards = tuple(None if forward is None else ForwardSpec(**forward) for forward in plan["forwards"])
         return cls(forwards, plan["cache"], plan["patience"], tuple(plan["lines"]))
 
 
 def choose_plan(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:
-    """Decides what the config leaves open, on the main process for all; or repeats what was decided in this folder.
+    """Chooses what the config leaves at "auto", or reads an earlier choice from the work dir.
+
+    The main process chooses and sends the plan to all workers.
 
     Args:
-        distiller: of that config; left as it is.
-        run: the user's, not a worker's share of it.
-        work_dir: of the run or the sweep.
+        distiller: the distiller of that config; it is not changed.
+        run: the user's config, not that of one worker.
+        work_dir: the work dir of the run or the sweep.
 
     Raises:
-        UserError: the cache is on, but a teacher's outputs are not one for each image.
+        UserError: the cache is on, but a teacher's outputs do not have one entry for each image.
     """
-    decided: list[Any] = [None]
+    message: list[Any] = [None]
     if is_main_process():
         try:
-            decided[0] = _decide_or_read(distiller, run, work_dir)
-        except UserError as error:  # the others wait for an answer
-            decided[0] = error
-    broadcast_object_list(decided)
-    if isinstance(decided[0], UserError):
-        raise decided[0]
-    return decided[0]  # type: ignore[no-any-return]
+            message[0] = _read_or_decide(distiller, run, work_dir)
+        except UserError as error:  # sent to the other workers, which would wait for ever otherwise
+            message[0] = error
+    broadcast_object_list(message)
+    if isinstance(message[0], UserError):
+        raise message[0]
+    return message[0]  # type: ignore[no-any-return]
 
 
 def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> LoadedConfig:
-    """A copy of a config in which nothing is left open. ``cache_dir``: unless it names one."""
+    """A copy of a config with the choices of a plan. ``cache_dir`` is used if the config names no cache folder."""
     cfg, spec = copy.deepcopy(run.cfg), run.distillation
     for entry, forward in zip(cfg.distill.teachers, plan.forwards, strict=True):
         if forward is not None:
@@ -123,9 +125,9 @@ def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> L
     cfg.distill.cache = written if len(written) > 1 else cache.mode
     store = spec.store
     if store is not None and cache_dir is not None:
-        own = "dir" if store.dir is None else "local" if is_uri(store.dir) and store.local is None else None
-        if own is not None:
-            store = store.model_copy(update={own: str(cache_dir.parent / STORE_FOLDER)})
+        unset = "dir" if store.dir is None else "local" if is_uri(store.dir) and store.local is None else None
+        if unset is not None:
+            store = store.model_copy(update={unset: str(cache_dir.parent / STORE_FOLDER)})
             cfg.distill.store = store.model_dump(exclude_none=True)
     teachers = tuple(
         teacher if forward is None else teacher.model_copy(update={"forward": forward})
@@ -135,7 +137,7 @@ def with_plan(run: LoadedConfig, plan: Plan, cache_dir: Path | None = None) -> L
 
 
 def without_auto(run: LoadedConfig) -> LoadedConfig:
-    """A copy of a config in which what is left open is what needs no measuring, such as a trial's own teachers."""
+    """A copy of a config in which every "auto" is replaced by a default that needs no measurement."""
     if run.distill is None:
         return run
     forwards = tuple(None if teacher.ema_decay else teacher.forward or FUSED for teacher in run.distill.teachers)
@@ -143,36 +145,37 @@ def without_auto(run: LoadedConfig) -> LoadedConfig:
 
 
 def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience: int) -> None:
-    """Gives a run's own teachers the forward and the cache of a config in which nothing is left open."""
+    """Sets the forward, the cache and the store of a run's own teachers, from a spec without "auto"."""
     for index, teacher in enumerate(distiller.teachers):
-        if type(teacher) is Teacher:  # one that follows the student changes, and a shared one is its owner's
+        if type(teacher) is Teacher:  # not an EMA teacher, which changes, nor one that a cohort shares
             own = spec.teacher(index)
             assert own.cache is not None
             teacher.forward = own.forward
             if own.cache.mode == "on":
-                teacher.cache = cache_of(teacher.model, own, work_dir, patience)
+                teacher.cache = make_cache(teacher.model, own, work_dir, patience)
             if own.store is not None:
-                teacher.store = store_of(teacher.model, own, work_dir, distiller.student.data_preprocessor)
+                teacher.store = make_store(teacher.model, own, work_dir, distiller.student.data_preprocessor)
 
 
 def store_lines(distiller: Distiller) -> tuple[str, ...]:
-    """Says where the outputs of a run's teachers are looked for and kept."""
-    places = [teacher.store.places for teacher in distiller.teachers if teacher.store is not None]
-    return tuple(dict.fromkeys(f"store: {describe_places(of_teacher)}" for of_teacher in places))
+    """Lines for the user that say where the outputs of a run's teachers are stored."""
+    all_places = [teacher.store.places for teacher in distiller.teachers if teacher.store is not None]
+    return tuple(dict.fromkeys(f"store: {describe_places(places)}" for places in all_places))
 
 
-def kept_by_now(distiller: Distiller) -> KeptCounts:
-    """What stores and caches did for all of a run's teachers by now."""
+def total_kept_counts(distiller: Distiller) -> KeptCounts:
+    """The counts of the stores and caches of all teachers of a run so far."""
     return sum((teacher.kept_counts() for teacher in distiller.teachers), KeptCounts())
 
 
 def store_facts(distiller: Distiller, before: KeptCounts) -> StoreUse:
-    """How the stores did in a run, over all workers. Empty without stores.
+    """How often the stores were used in a run, summed over all workers. Empty without stores.
 
     Args:
-        before: what :func:`kept_by_now` gave when the run began.
+        distiller: the distiller of the run.
+        before: what :func:`total_kept_counts` returned when the run started.
     """
-    use = kept_by_now(distiller) - before
+    use = total_kept_counts(distiller) - before
     images, computed, damaged = _over_workers(use.images_of_store, use.computed, use.damaged)
     if not images:
         return {}
@@ -181,13 +184,14 @@ def store_facts(distiller: Distiller, before: KeptCounts) -> StoreUse:
 
 
 def cache_facts(distiller: Distiller, before: KeptCounts) -> CacheUse:
-    """How the caches did in a run, over all workers: images, and the share that was remembered. Empty without caches.
+    """How often the caches were used in a run, summed over all workers. Empty without caches.
 
     Args:
-        before: what :func:`kept_by_now` gave when the run began.
+        distiller: the distiller of the run.
+        before: what :func:`total_kept_counts` returned when the run started.
     """
     caches = [teacher.cache for teacher in distiller.teachers if teacher.cache is not None]
-    use = kept_by_now(distiller) - before
+    use = total_kept_counts(distiller) - before
     gave_up = sum(cache.gave_up for cache in caches)
     images, hits, on_disk, gave_up = _over_workers(use.images_of_cache, use.hits, use.on_disk, gave_up)
     if not images:
@@ -202,7 +206,7 @@ def _over_workers(*counts: int) -> list[int]:
     return [sum(column) for column in zip(*gather_objects(counts), strict=True)]
 
 
-def _decide_or_read(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:
+def _read_or_decide(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan:
     spec = run.distillation
     request = spec.model_dump(mode="json", include={"teachers": {"__all__": {"config", "checkpoint", "forward"}}})
     request["cache"] = spec.cache.mode
@@ -215,7 +219,7 @@ def _decide_or_read(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> 
     if spec.cache.mode != "auto" and not any(
         teacher.forward is None and teacher.ema_decay is None for teacher in spec.teachers
     ):
-        return plan  # nothing was left open
+        return plan  # the config sets everything, so there is no choice to write down
     work_dir.mkdir(parents=True, exist_ok=True)
     write_json(file, {"asked": request, "plan": plan.as_json()})
     return plan
@@ -231,24 +235,27 @@ def _decide(distiller: Distiller, run: LoadedConfig) -> Plan:
             continue
         forward, line = spec.teachers[index].forward, None
         if forward is None and spec.store is not None:
-            forward = FUSED  # entries of one forward are none of another's: every run must choose the same
+            forward = FUSED  # stored entries belong to one forward, so every run must use the same
         elif forward is None:
             forward, line = choose_forward(teacher, cfg, spec.teacher(index))
         forwards.append(forward)
         lines += [line] if line else []
-    own = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
-    on, line = (False, f"store: {describe_store(spec.store)}") if spec.store else _decide_cache(own, cfg, spec.cache)
-    patience = PATIENCE_PASSES * training_images(cfg) if on else 0
-    return Plan(tuple(forwards), on, patience, (*lines, line) if line else tuple(lines))
+    frozen = [teacher for teacher in distiller.teachers if not isinstance(teacher, EmaTeacher)]
+    if spec.store:
+        use_cache, line = False, f"store: {describe_store(spec.store)}"
+    else:
+        use_cache, line = _decide_cache(frozen, cfg, spec.cache)
+    patience = PATIENCE_PASSES * training_images(cfg) if use_cache else 0
+    return Plan(tuple(forwards), use_cache, patience, (*lines, line) if line else tuple(lines))
 
 
 # --- the forward ----------------------------------------------------------------------------------------------------
 
 
 def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[ForwardSpec, str | None]:
-    """The quickest forward whose logits are within 1e-4 of the plain one's, and a line that says so.
+    """The fastest forward whose logits are within 1e-4 of those of the plain forward, and a line about it for the user.
 
-    A run too short to measure in takes the fused one, and says nothing.
+    In a run that is too short for a measurement it is the fused forward, without a line.
     """
     iterations, batch_size = _iterations(cfg), int(cfg.train_dataloader.batch_size)
     if iterations < SHORT_RUN:
@@ -262,15 +269,15 @@ def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[Fo
     plain(images[:1])
     seconds = _timed(plain, images[:1])
     variants = [FUSED, ForwardSpec(fuse=True, channels_last=True)]
-    if device == "cuda":  # seldom within 1e-4, but then it is much the quickest
+    if device == "cuda":  # float16 is seldom within 1e-4, but it is by far the fastest if it is
         variants += [variant.model_copy(update={"autocast": "float16"}) for variant in variants]
-    budget = min(MOST_SECONDS, SHARE * iterations * batch_size * seconds)
+    budget = min(MAX_MEASURE_S, MEASURE_SHARE * iterations * batch_size * seconds)
     count = min(batch_size, int(budget / seconds / (len(variants) + 1) / (ROUNDS + 1)))
     if count < 1:
         return FUSED, None
     timed = measure(teacher, spec, variants, images[:count])
     best = min(timed, key=lambda variant: timed[variant])
-    chosen = best if timed[best] <= GAIN * timed[PLAIN] else PLAIN
+    chosen = best if timed[best] <= MAX_TIME_RATIO * timed[PLAIN] else PLAIN
     unit = "a batch" if count == batch_size else f"for {count} of {batch_size} images"
     instead = f" instead of {timed[PLAIN]:.3g} s" if chosen != PLAIN else ", the quickest"
     return chosen, f"forward {chosen}: {timed[chosen]:.3g} s {unit}{instead}"
@@ -279,24 +286,32 @@ def choose_forward(teacher: Teacher, cfg: Config, spec: TeacherSpec) -> tuple[Fo
 def measure(
     teacher: Teacher, spec: TeacherSpec, variants: Sequence[ForwardSpec], images_nchw: Tensor
 ) -> dict[ForwardSpec, float]:
-    """Seconds of the plain forward and of each variant, timed in turn; without those whose logits are not close."""
+    """Seconds of the plain forward and of each variant, timed in turn; without variants whose logits are not close."""
     ready = {PLAIN: _variant(teacher, PLAIN, spec)}
     expected = ready[PLAIN](images_nchw)
     for variant in variants:
         candidate = _variant(teacher, variant, spec)
         try:
             outputs = candidate(images_nchw)
-        except RuntimeError:  # a layer that wants another memory format or precision
+        except RuntimeError:  # a layer that needs another memory format or precision
             continue
         logits = [name for name in expected if name in teacher.heads] or list(expected)
-        if all(torch.allclose(outputs[name].float(), expected[name].float(), rtol=0, atol=CLOSE) for name in logits):
+        if all(_is_close(outputs[name], expected[name]) for name in logits):
             ready[variant] = candidate
     rounds = [{variant: _timed(teacher, images_nchw) for variant, teacher in ready.items()} for _ in range(ROUNDS)]
     return {variant: min(seconds[variant] for seconds in rounds) for variant in ready}
 
 
+def _is_close(actual: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(actual.float(), expected.float(), rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def _is_close(actual: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(actual.float(), expected.float(), rtol=0, atol=LOGIT_TOLERANCE)
+
+
 def _variant(teacher: Teacher, forward: ForwardSpec, spec: TeacherSpec) -> Teacher:
-    """A copy of a teacher that is computed in another way, of images as its own preprocessor gives them."""
+    """A copy of a teacher with another forward, which takes images as its own preprocessor normalises them."""
     model = copy.deepcopy(teacher.model)
     return Teacher(model, teacher.capture.names, model.data_preprocessor, 1.0, forward, spec.features or ())
 
@@ -316,7 +331,10 @@ def _timed(teacher: Teacher, images_nchw: Tensor) -> float:
 
 
 def training_variants(cfg: Config) -> list[float] | str:
-    """The probabilities of the versions of one image that training may see; or what makes too many of them."""
+    """The probability of each version of an image that the training may see.
+
+    If an image has too many versions to count, it is a text that says which step makes them.
+    """
     if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
         return "data_preprocessor.batch_augments makes new images each time"
     by_dataset: list[list[float]] = []
@@ -333,19 +351,22 @@ def training_variants(cfg: Config) -> list[float] | str:
 
 
 def pipeline_variants(pipeline: Sequence[Mapping[str, Any]]) -> list[float] | str:
-    """As :func:`training_variants`, of one pipeline."""
+    """Like :func:`training_variants`, but for one pipeline."""
     choices: list[list[float]] = []
     for step in pipeline:
         kind = kind_of(step)
         if kind == "RandomFlip":
             choices.append(_flips(step))
-        elif kind not in REPEATING:
+        elif kind not in DETERMINISTIC:
             return f"{kind} makes new images each time"
     return [math.prod(probabilities) for probabilities in product(*choices)]
 
 
 def expected_hits(variants: Sequence[float], passes: float) -> float:
-    """The share of draws whose image was drawn before in the same version, over ``passes`` of the data."""
+    """The share of draws, over ``passes`` of the data, whose image was drawn before in the same version.
+
+    ``variants`` has the probability of each version.
+    """
     distinct = sum(1 - (1 - probability) ** passes for probability in variants)
     return max(0.0, 1 - distinct / passes) if passes > 0 else 0.0
 
@@ -368,11 +389,11 @@ def _passes(cfg: Config) -> float:
 
 
 def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) -> tuple[bool, str]:
-    """Whether outputs are remembered, and a line that says why."""
+    """Whether the cache is used, and a line for the user that says why."""
     if not teachers or cache.mode == "off":
         return False, ""
     if cache.mode == "on":
-        sizes = [_bytes_an_image(teacher, cfg) for teacher in teachers]
+        sizes = [_bytes_per_image(teacher, cfg) for teacher in teachers]
         if problem := next((size for size in sizes if isinstance(size, str)), None):
             raise UserError(f"distill.cache: {problem}; set distill.cache=off")
         return True, "cache on"
@@ -381,20 +402,20 @@ def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) ->
         return False, f"cache off: {variants}"
     images, passes = training_images(cfg), _passes(cfg)
     share = expected_hits(variants, passes)
-    if share < WORTH_A_CACHE:
+    if share < MIN_EXPECTED_HITS:
         return False, f"cache off: only {share:.0%} of the images are expected to be known"
-    sizes = [_bytes_an_image(teacher, cfg) for teacher in teachers]
+    sizes = [_bytes_per_image(teacher, cfg) for teacher in teachers]
     if problem := next((size for size in sizes if isinstance(size, str)), None):
         return False, f"cache off: {problem}"
     size, distinct = sum(map(int, sizes)), images * passes * (1 - share)
     room = memory_budget(cache) + disk_budget(cache, Path(cache.dir or CACHE_FOLDER).absolute())
     share *= min(1.0, room / max(1.0, distinct * size))
     text = f"{share:.0%} of the images are expected to be known, {in_bytes(size)} each"
-    return share >= WORTH_A_CACHE, f"cache {'on' if share >= WORTH_A_CACHE else 'off'}: {text}"
+    return share >= MIN_EXPECTED_HITS, f"cache {'on' if share >= MIN_EXPECTED_HITS else 'off'}: {text}"
 
 
-def _bytes_an_image(teacher: Teacher, cfg: Config) -> int | str:
-    """Bytes of a teacher's outputs for one image; or why they are not a function of each image alone."""
+def _bytes_per_image(teacher: Teacher, cfg: Config) -> int | str:
+    """Bytes of a teacher's outputs for one image; or a text that says why they depend on more than that image."""
     for name in teacher.capture.names:
         if parse_feature(name, teacher.model).kind == "parameter":
             return f"a teacher's feature {name!r} is a parameter"
@@ -409,7 +430,7 @@ def _bytes_an_image(teacher: Teacher, cfg: Config) -> int | str:
 
 
 def _flips(step: Mapping[str, Any]) -> list[float]:
-    """The probabilities of mmcv's RandomFlip: of no flip, and of each direction."""
+    """The probabilities that mmcv's RandomFlip does not flip, and that it flips in each direction; without zeros."""
     prob, direction = step.get("prob"), step.get("direction", "horizontal")
     if isinstance(prob, (list, tuple)):
         shares = [float(share) for share in prob]

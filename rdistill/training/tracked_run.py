@@ -1,4 +1,4 @@
-"""Tracking of one run, through mmengine's own visual backends. No failure of theirs reaches the run."""
+"""Tracks one run in wandb, TensorBoard or MLflow through mmengine's visual backends; their failures never end it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunCheckpoint
 from rdistill.training.hooks import METRIC, RunListener
 
-FAILURES_BORNE = 3  # failures in a row after which a tracker is let go
-LONGEST_SIDE = 512  # pixels of an image that is tracked
+MAX_FAILURES = 3  # a tracker that has failed so often in a row is not used any more
+MAX_SIDE = 512  # pixels; larger images are reduced before they are tracked
 QUIET_WANDB = dict(silent=True, console="off", disable_git=True, disable_code=True)
 
 
 def track(visualizer: PlainConfig | None, tracking: Tracking, work_dir: Path, resume: bool) -> PlainConfig:
-    """A visualizer's config with the trackers among its backends."""
+    """The config of a visualizer with the trackers added to its backends."""
     prepare_libraries()
     drawn = copy.deepcopy(visualizer) or dict(type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
     own = drawn.get("vis_backends") or []
@@ -59,15 +59,15 @@ def track(visualizer: PlainConfig | None, tracking: Tracking, work_dir: Path, re
 
 @VISBACKENDS.register_module()
 class TrackerBackend(BaseVisBackend):
-    """One of mmengine's backends, set up for its tracker, which may fail without anybody but a warning minding.
+    """Wraps mmengine's backend for one tracker; if the tracker fails, the user gets a warning and the run goes on.
 
-    It exists in every worker of a group, and works in the main one alone: two workers make one run.
+    Every worker of a group has one, but only the main worker's does something, so that they track a single run.
 
     Args:
         save_dir: the run's work dir.
         tracker: ``wandb``, ``tensorboard`` or ``mlflow``.
         tracking: see :class:`rdistill.config.tracking.Tracking`.
-        resume: go on with the run that the work dir knows of.
+        resume: continue the tracker's run whose id is in the work dir.
     """
 
     def __init__(self, save_dir: str, tracker: str, tracking: PlainConfig, resume: bool) -> None:
@@ -76,10 +76,10 @@ class TrackerBackend(BaseVisBackend):
         self.work_dir = Path(save_dir)
         self.ids = load_run_ids(self.work_dir) if resume else {}
         self.resumed = tracker in self.ids
-        self.problems: list[str] = []  # those that were not reported yet
+        self.problems: list[str] = []  # problems that were not reported yet
         self._inner: BaseVisBackend | None = None
         self._failures = 0
-        self._over = is_disabled(tracker, self.tracking)
+        self._disabled = is_disabled(tracker, self.tracking)
 
     def _init_env(self) -> None: ...
 
@@ -91,7 +91,7 @@ class TrackerBackend(BaseVisBackend):
         self._do(lambda inner: self._add_config(inner, config))
 
     def add_image(self, name: str, image: Any, step: int = 0, **kwargs: Any) -> None:
-        # MLflow has files: one for each iteration, with an ending.
+        # MLflow stores images as files: each iteration needs a file of its own, with a suffix.
         named = f"images/{name}/{step:06d}.png" if self.tracker == "mlflow" else name
         self._do(lambda inner: inner.add_image(named, image, step))
 
@@ -100,30 +100,30 @@ class TrackerBackend(BaseVisBackend):
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
         values = {key.replace("IoU.", "IoU/"): value for key, value in scalar_dict.items() if key != "step"}
-        if self.tracker == "wandb":  # counts its own steps; its axis is this
+        if self.tracker == "wandb":  # wandb counts its own steps; this value is the x axis of the charts
             values["iter"] = step
         self._do(lambda inner: inner.add_scalars(values, step))
 
     def close(self) -> None:
-        """Ends the tracker's run: as failed while an error is on its way."""
+        """Ends the tracker's run; it is marked as failed if an exception is being handled."""
         if self._inner is not None:
             failed = sys.exc_info()[0] is not None
             self._do(lambda inner: self._close(inner, failed))
-        self._over = True
+        self._disabled = True
 
-    def _do(self, what: Callable[[BaseVisBackend], None]) -> None:
-        if self._over or not is_main_process():
+    def _do(self, action: Callable[[BaseVisBackend], None]) -> None:
+        if self._disabled or not is_main_process():
             return
         try:
             if self._inner is None:
                 self._inner = self._start()
-            what(self._inner)
+            action(self._inner)
             self._failures = 0
         except Exception as error:
             self._failures += 1
-            self._over = self._inner is None or self._failures == FAILURES_BORNE
-            if self._failures == 1 or self._over:
-                end = "; the run goes on without it" if self._over else ""
+            self._disabled = self._inner is None or self._failures == MAX_FAILURES
+            if self._failures == 1 or self._disabled:
+                end = "; the run goes on without it" if self._disabled else ""
                 self.problems.append(f"{self.tracker} failed: {error_line(error)}{end}")
 
     def _start(self) -> BaseVisBackend:
@@ -139,7 +139,7 @@ class TrackerBackend(BaseVisBackend):
 
     def _start_tensorboard(self) -> BaseVisBackend:
         inner = VISBACKENDS.build(dict(type="TensorboardVisBackend", save_dir=str(self.work_dir / "tensorboard")))
-        assert inner.experiment is not None  # it starts at first sight
+        assert inner.experiment is not None  # reading this property starts the tracker
         return inner
 
     def _start_wandb(self, settings: Wandb) -> BaseVisBackend:
@@ -163,7 +163,7 @@ class TrackerBackend(BaseVisBackend):
         inner = VISBACKENDS.build(
             dict(type="WandbVisBackend", save_dir=str(self.work_dir), init_kwargs=kwargs, define_metric_cfg=axis)
         )
-        assert inner.experiment is not None  # it starts at first sight
+        assert inner.experiment is not None  # reading this property starts the tracker
         return inner
 
     def _start_mlflow(self, settings: Mlflow) -> BaseVisBackend:
@@ -189,7 +189,7 @@ class TrackerBackend(BaseVisBackend):
                 artifact_location=files,
             )
         )
-        assert inner.experiment is not None  # it starts at first sight
+        assert inner.experiment is not None  # reading this property starts the tracker
         run = mlflow.active_run()
         assert run is not None
         self.ids["mlflow"] = run.info.run_id
@@ -197,7 +197,7 @@ class TrackerBackend(BaseVisBackend):
 
     def _add_config(self, inner: BaseVisBackend, config: Any) -> None:
         config = Config(redacted(config.to_dict()))
-        if self.tracker == "wandb":  # mmengine's would add all Python files of the working directory
+        if self.tracker == "wandb":  # mmengine's method would also upload all Python files of the working directory
             inner.experiment.config.update(config.to_dict(), allow_val_change=True)
         elif self.tracker == "tensorboard" or not self.resumed:
             inner.add_config(config)
@@ -214,11 +214,11 @@ class TrackerBackend(BaseVisBackend):
 
 
 class TrackingHook(Hook):
-    """Adds to what mmengine logs: the best score so far and some validation images, truth beside prediction.
+    """Tracks more than mmengine logs: the best score so far, and some validation images with mask and prediction.
 
     Args:
-        images: how many at each validation.
-        listener: is notified of a tracker that failed.
+        images: number of images at each validation.
+        listener: is notified of trackers that failed.
     """
 
     priority = "VERY_LOW"
@@ -242,7 +242,7 @@ class TrackingHook(Hook):
             self._drawn += 1
             try:
                 self._draw(runner, sample)
-            except Exception as error:  # a dataset that is drawn otherwise; the run is none the worse
+            except Exception as error:  # for example a dataset whose samples mmseg's visualizer cannot draw
                 self._draws = False
                 self.listener.warned(f"validation images are not tracked: {type(error).__name__}: {error}")
 
@@ -263,7 +263,7 @@ class TrackingHook(Hook):
     def _draw(self, runner: Any, sample: Any) -> None:
         image = mmcv.imread(sample.img_path, channel_order="rgb")
         name = f"val_{Path(sample.img_path).stem}"
-        if max(image.shape[:2]) > LONGEST_SIDE:
+        if max(image.shape[:2]) > MAX_SIDE:
             image, sample = _smaller(image, sample)
         runner.visualizer.add_datasample(name, image, sample, step=runner.iter, with_labels=False)
 
@@ -275,19 +275,21 @@ class TrackingHook(Hook):
 
 
 def _smaller(image: Any, sample: Any) -> tuple[Any, Any]:
-    """An image and its masks with the longest side at most :data:`LONGEST_SIDE`."""
-    image = mmcv.imrescale(image, (LONGEST_SIDE, LONGEST_SIDE))
+    """The image and its masks, reduced so that no side is longer than :data:`MAX_SIDE` pixels."""
+    image = mmcv.imrescale(image, (MAX_SIDE, MAX_SIDE))
     small = copy.deepcopy(sample)
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in small:
             mask = small.get(name).data
             rows, columns = (_nearest(mask.shape[-2 + axis], image.shape[axis]) for axis in (0, 1))
-            setattr(small, name, PixelData(data=mask[..., rows, :][..., columns]))  # the old one keeps its own shape
+            # A new PixelData, because an existing one refuses data of another shape.
+            setattr(small, name, PixelData(data=mask[..., rows, :][..., columns]))
     return image, small
 
 
-def _nearest(have: int, want: int) -> list[int]:
-    return [min(have - 1, int((index + 0.5) * have / want)) for index in range(want)]
+def _nearest(size: int, new_size: int) -> list[int]:
+    """For each of ``new_size`` pixels, the index of the nearest of ``size`` pixels."""
+    return [min(size - 1, int((index + 0.5) * size / new_size)) for index in range(new_size)]
 
 
 def _trackers(runner: Any) -> list[TrackerBackend]:

@@ -29,7 +29,7 @@ from rdistill.config.load import LoadedConfig, load_config, with_overrides
 from rdistill.config.overrides import parse_assignments
 from rdistill.config.read import read_config_file
 from rdistill.config.shortcuts import Shortcuts
-from rdistill.core.errors import LONGEST, UserError
+from rdistill.core.errors import MAX_LINE_CHARS, UserError
 from rdistill.sweeps.study.space import check_space, distributions, sampler
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
@@ -49,7 +49,7 @@ SHORTCUTS = (
     Shortcuts(data_root="/a", label_map="255=1", teacher_checkpoint="a.pth"),
     Shortcuts(batch_size=3, val_interval=2, num_data_workers=1),
 )
-LONGEST_LINE = LONGEST + 20  # includes what stands before it
+LONGEST_LINE = MAX_LINE_CHARS + 20  # includes what stands before it
 EXAMPLES = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 ODD_TEXTS = [
     "",

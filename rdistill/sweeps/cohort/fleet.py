@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from rdistill.distributed.cluster import beside_this_process
+from rdistill.distributed.cluster import on_this_node
 from rdistill.sweeps.cohort.assignment import CohortAssigner
 from rdistill.sweeps.cohort.group import CohortGroup
 from rdistill.sweeps.cohort.worker import Cohort
@@ -89,9 +89,7 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     share = study.step.teacher_share if study.step is not None else 0.5
     # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
     always_restarted = dict(max_restarts=-1, max_task_retries=-1)
-    register = ray.remote(CohortAssigner).options(
-        num_cpus=0, scheduling_strategy=beside_this_process(), **always_restarted
-    )
+    register = ray.remote(CohortAssigner).options(num_cpus=0, scheduling_strategy=on_this_node(), **always_restarted)
     return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, names), plan)
 
 

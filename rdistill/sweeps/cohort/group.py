@@ -122,7 +122,7 @@ class CohortGroup:
 
         from rdistill.sweeps.cohort.rank import work
         from rdistill.sweeps.trial.trial import reason_of
-        from rdistill.training.ray_train import PLACEMENT_ATTEMPTS, lost_rays_own
+        from rdistill.training.ray_train import PLACEMENT_ATTEMPTS, controller_lost
 
         per_worker, reason = resources.per_worker(), ""
         while not reason:
@@ -142,7 +142,7 @@ class CohortGroup:
                 trainer.fit()
                 reason = "the cohort's workers ended"
             except Exception as error:
-                if not lost_rays_own(error) or self._over:  # each start is one of the deaths that are left
+                if not controller_lost(error) or self._over:  # each start is one of the deaths that are left
                     reason = reason_of(error)
         with self._lock:
             self._give_up(self._over or reason)

@@ -19,7 +19,7 @@ from rdistill.sweeps.trial.faults import GivenUpError, give_up_again
 from rdistill.sweeps.trial.trial import Study, begun, reason_of, run_trial, score, support_trial
 from rdistill.training.hooks import DivergedError
 from rdistill.training.lockstep import Lane, Lockstep
-from rdistill.training.ray_train import lost_its_peers
+from rdistill.training.ray_train import peer_lost
 
 IDLE_S = 0.1  # seconds between two looks for news; while there are students, no more often than that
 # Raised on every rank in the same step: by what is read from the config, and by losses averaged over the ranks.
@@ -103,7 +103,7 @@ def _student(study: Study, trial: TrialConfig, mailbox: Any, main: bool) -> Call
         except Exception as error:
             # The other ranks may be waiting for this one in the student's all-reduce: the group has to start again.
             # Where it is this rank that has waited for one that is gone, the student is not to blame, and goes on then.
-            if not lost_its_peers(error):
+            if not peer_lost(error):
                 ray.get(mailbox.pass_on.remote(trial["id"], (FAILED, reason_of(error)), takes_the_group_down=True))
             lane.broken = error
 

@@ -112,8 +112,8 @@ def measure(
                 training.end(record)
         with _quiet():
             while lockstep.step():
-                stop.heeded = True  # a training that ends takes it for the end of all
-        stop.heeded = False
+                stop.can_stop_gracefully = True  # a training that ends takes it for the end of all
+        stop.can_stop_gracefully = False
         if (stopped := next((lane.stopped for lane in lanes if lane.stopped is not None), None)) is not None:
             raise stopped
         if is_main_process():

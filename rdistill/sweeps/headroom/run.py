@@ -22,7 +22,7 @@ from rdistill.core.stopping import StopRequest
 from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
-from rdistill.distributed.cluster import alone_on_this_machine, connected, joins_a_cluster, killed_for_memory
+from rdistill.distributed.cluster import connected, is_single_node, joins_a_cluster, killed_for_memory
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
 from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
@@ -51,7 +51,7 @@ from rdistill.sweeps.study.space import feature_counts
 from rdistill.sweeps.study.spec import HeadroomSpec
 from rdistill.sweeps.trial.step_profile import StepProfile
 from rdistill.sweeps.trial.trial import Study
-from rdistill.training.ray_train import Resources, require_shares
+from rdistill.training.ray_train import Resources, require_divisible_batch
 from rdistill.training.run import evaluate_teachers
 from rdistill.training.teacher_plan import choose_plan, with_plan
 
@@ -98,7 +98,7 @@ def run_headroom(
     spec = require_teacher(cfg)
     request = Request(*_checked(cfg, iterations, SEEDS if seeds is None else seeds))
     resources = resources or Resources()
-    require_shares(cfg, resources)
+    require_divisible_batch(cfg, resources)
     for arm in ARMS:
         arm_config(cfg, arm, request.iterations, request.seeds[0])  # raises what cannot be
     with open_work_dir(work_dir, *INNER) as here, lock_folder(here.folder, "run or sweep"):
@@ -118,7 +118,7 @@ def run_headroom(
             )
         else:
             here.push()  # the workers read it
-            with connected(address, here.where, say=say):
+            with connected(address, here.where, notify=say):
                 headroom = measure_in_group(
                     here.where, base, request, teachers, resources, trust_checkpoint=trust_checkpoint, stop=stop,
                     say=say,
@@ -316,7 +316,7 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
     try:
         if resources.workers > 1:
             return _measure_in_group(study, request, resources, say)
-        if alone_on_this_machine() and not need.get("GPU"):
+        if is_single_node() and not need.get("GPU"):
             return _measure_here(study, request, need["CPU"] * joined, say)
         task = ray.remote(_measure_there).options(
             num_cpus=need["CPU"] * joined, num_gpus=need.get("GPU", 0), max_retries=0

@@ -34,7 +34,7 @@ from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
-from rdistill.training.tracked_run import FAILURES_BORNE, QUIET_WANDB
+from rdistill.training.tracked_run import MAX_FAILURES, QUIET_WANDB
 
 PATIENCE_S = 120.0  # seconds that a tracker may still write at the end of a sweep
 
@@ -114,16 +114,16 @@ class InBackground:
     def _work(self) -> None:
         tracker, failures = None, 0
         while (what := self._todo.get()) is not None:
-            if failures == FAILURES_BORNE:
+            if failures == MAX_FAILURES:
                 continue
             try:
                 tracker = tracker or self._make()
                 what(tracker)
                 failures = 0
             except Exception as error:
-                failures = FAILURES_BORNE if tracker is None else failures + 1
-                if failures in (1, FAILURES_BORNE):
-                    end = "; the sweep goes on without it" if failures == FAILURES_BORNE else ""
+                failures = MAX_FAILURES if tracker is None else failures + 1
+                if failures in (1, MAX_FAILURES):
+                    end = "; the sweep goes on without it" if failures == MAX_FAILURES else ""
                     self.warn(f"{self.name} failed: {error_line(error)}{end}")
 
 

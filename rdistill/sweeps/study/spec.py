@@ -15,9 +15,9 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model, fiel
 
 from rdistill.config.tracking import parse_tracking
 from rdistill.core.errors import UserError, did_you_mean
-from rdistill.core.validation import LARGEST_SEED, Number, Section, Whole, Word, mistakes, short
+from rdistill.core.validation import MAX_SEED, Number, Section, Whole, Word, mistakes, short
 from rdistill.core.yaml_data import not_plain, read_yaml
-from rdistill.distributed.shares import LEAST_SHARE, share_problems
+from rdistill.distributed.shares import MIN_SHARE, share_problems
 from rdistill.registration.user_modules import import_user_modules
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.sweeps.study.named import SchedulerSection, SearcherSection, name_problems
@@ -33,7 +33,7 @@ A_SEARCHER, A_SCHEDULER = "the name of a searcher", "the name of a scheduler"
 FIRST_LOOK, LAST_LOOK = 4, 16  # seeds of a confirmation with `seeds: auto`
 MOST_SEEDS = 64  # no more, for the thresholds of each look are simulated
 
-Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
 WholeBound = Annotated[Whole, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
 Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
@@ -153,7 +153,7 @@ class TrialResources(Section):
     """What one trial takes."""
 
     workers: Whole = Field(default=1, ge=1)  # each trial is a Ray Train run if there are two or more
-    cpus_per_worker: Number = Field(default=1, ge=LEAST_SHARE)
+    cpus_per_worker: Number = Field(default=1, ge=MIN_SHARE)
     gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
     max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
 

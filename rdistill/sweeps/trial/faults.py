@@ -22,7 +22,7 @@ from rdistill.core.causes import causes_of
 from rdistill.core.errors import one_line
 from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
-from rdistill.training.ray_train import lost_its_peers
+from rdistill.training.ray_train import peer_lost
 
 RETRIES = 2  # further attempts of a trial where the machine was the cause
 MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure
@@ -68,7 +68,7 @@ def _is_storages(error: BaseException, folder: Path) -> bool:
 def _is_machines(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in PASSING
-    if isinstance(error, (*LOST, ConnectionError)) or lost_its_peers(error):
+    if isinstance(error, (*LOST, ConnectionError)) or peer_lost(error):
         return True
     return texts.LOADER_DIED.is_in(error) or texts.CONNECTION_LOST.is_in(error)
 

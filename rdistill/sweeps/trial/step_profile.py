@@ -22,7 +22,7 @@ from rdistill.distill.distiller import Distiller
 from rdistill.distill.optimizer import build_optimizer
 from rdistill.distill.store_files import store_files
 from rdistill.distill.teacher import Teacher
-from rdistill.distill.teacher_store import ALIKE, TeacherStore
+from rdistill.distill.teacher_store import EQUAL_BATCHES_NEEDED, TeacherStore
 from rdistill.distributed.collectives import gather_objects
 from rdistill.models.task_loss import average_over_workers
 from rdistill.training.runner import wrapper_config
@@ -238,7 +238,7 @@ class _ClockedStore(_Clocked):
     def _settle(self, inputs_nchw: Tensor, names: Sequence[str]) -> None:
         """The first few batches of a training are computed both ways, which the others are not."""
         if (threads := torch.get_num_threads()) not in self._settled:
-            for _ in range(ALIKE):
+            for _ in range(EQUAL_BATCHES_NEEDED):
                 self._teacher(inputs_nchw, names)
             self._settled.add(threads)
 

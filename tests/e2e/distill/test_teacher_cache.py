@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cached_teacher import ON, Counted, cache_of, files
+from cached_teacher import ON, Counted, files, make_cache
 from conftest import REPO, Recorder, Tiny
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def test_two_processes_share(tmp_path: Path) -> None:
     assert all(process.returncode == 0 for process in running) and all(count <= 60 for count in computed)
     assert len(files(tmp_path)) == 60 and not list(tmp_path.rglob("*.partial"))
     third = Counted()
-    cache_of(tmp_path)(torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1)), ["twice"], third)
+    make_cache(tmp_path)(torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1)), ["twice"], third)
     assert third.images == 0
 
 

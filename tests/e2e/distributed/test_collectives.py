@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rdistill.core.errors import UserError
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.evaluation import evaluate, no_image_twice, use_class_iou
+from rdistill.training.evaluation import evaluate, split_validation_images, use_class_iou
 from rdistill.training.run import train
 
 InWorkers = Callable[[int, Callable[[int], Any]], list[Any]]
@@ -33,7 +33,7 @@ def test_scores_are_exact_on_any_number_of_workers(tiny: Tiny, in_workers: InWor
     def score(rank: int) -> dict[str, Any]:
         shared = tiny.load("student")
         use_class_iou(shared)
-        no_image_twice(shared)
+        split_validation_images(shared)
         return evaluate(model, shared)
 
     assert 0 < expected["mIoU"] < 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from rdistill.core.errors import LONGEST, UserError, error_line, message_line, one_line, printable
+from rdistill.core.errors import MAX_LINE_CHARS, UserError, error_line, message_line, one_line, printable
 
 
 def test_control_characters_are_escaped() -> None:
@@ -15,7 +15,7 @@ def test_control_characters_are_escaped() -> None:
 
 def test_the_middle_of_a_long_line_is_left_out() -> None:
     line = printable("head " + "x" * 5000 + " tail")
-    assert line.startswith("head x") and line.endswith("x tail") and len(line) == LONGEST + len(" ... ")
+    assert line.startswith("head x") and line.endswith("x tail") and len(line) == MAX_LINE_CHARS + len(" ... ")
 
 
 def test_an_error_crosses_a_process_border() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rdistill.core.failures import OutOfMemoryError, explained, last_good
+from rdistill.core.failures import OutOfMemoryError, last_good, readable_errors
 from rdistill.core.storage import StorageError
 
 
@@ -21,20 +21,20 @@ from rdistill.core.storage import StorageError
     ],
 )
 def test_too_little_memory(error: Exception, what: str, tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemoryError, match=what) as caught, explained(tmp_path, 4):
+    with pytest.raises(OutOfMemoryError, match=what) as caught, readable_errors(tmp_path, 4):
         raise error
     assert "lower --batch-size" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_real_allocation_that_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemoryError, match="lower --batch-size"), explained(tmp_path, 1):
+    with pytest.raises(OutOfMemoryError, match="lower --batch-size"), readable_errors(tmp_path, 1):
         torch.empty(2**58, dtype=torch.uint8)
 
 
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "last.pth.previous").touch()
     full = OSError(errno.ENOSPC, "No space left on device", "a/last.pth")
-    with pytest.raises(StorageError) as caught, explained(tmp_path, 1):
+    with pytest.raises(StorageError) as caught, readable_errors(tmp_path, 1):
         raise full
     assert str(caught.value).startswith("a/last.pth: No space left on device; the last good checkpoint is ")
     assert str(tmp_path / "last.pth.previous") in str(caught.value)
@@ -45,6 +45,6 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), RuntimeError("a bug"), KeyError("x")])
 def test_anything_else_is_left_as_it_is(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as caught, explained(tmp_path, 1):
+    with pytest.raises(type(error)) as caught, readable_errors(tmp_path, 1):
         raise error
     assert caught.value is error

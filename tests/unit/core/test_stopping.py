@@ -19,7 +19,7 @@ def send(signum: int) -> None:
 def test_a_request_is_kept_where_it_is_heeded(signum: int) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with on_signals() as request:
-        request.heeded = True
+        request.can_stop_gracefully = True
         send(signum)
         assert request.signum == signum
         with pytest.raises((KeyboardInterrupt, SystemExit)):  # the second ends it at once

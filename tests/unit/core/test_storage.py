@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from rdistill.core.storage import FETCHES, StorageError, open_work_dir
+from rdistill.core.storage import FETCH_ATTEMPTS, StorageError, open_work_dir
 
 
 class Changing(LocalFileSystem):
@@ -52,7 +52,7 @@ def test_what_is_replaced_meanwhile_is_fetched_again(changed: Callable[[int], st
 
 
 def test_what_never_rests(changed: Callable[[int], str]) -> None:
-    with pytest.raises(StorageError, match=f"trial.json changed {FETCHES} times while it was fetched"):
+    with pytest.raises(StorageError, match=f"trial.json changed {FETCH_ATTEMPTS} times while it was fetched"):
         open_work_dir(changed(100), "trials/*.json").__enter__()
 
 

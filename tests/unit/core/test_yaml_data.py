@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rdistill.core.errors import UserError
-from rdistill.core.yaml_data import DEEPEST, not_plain, parse_yaml, read_yaml, yaml_problem
+from rdistill.core.yaml_data import MAX_DEPTH, not_plain, parse_yaml, read_yaml, yaml_problem
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,11 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f
         ("&x [*x]", ":1: is not valid YAML: *x stands within itself"),
         ("a: *y\n", ":1: is not valid YAML: found undefined alias 'y'"),
         ("a: &x 1\nb: &x 2\n", ":2: is not valid YAML: an anchor (&name) is there twice"),
-        ("[" * 1000, f":1: is not valid YAML: is nested more than {DEEPEST} deep"),
-        ("\n".join(f"{' ' * i}a:" for i in range(1000)), f":32: is not valid YAML: is nested more than {DEEPEST} deep"),
+        ("[" * 1000, f":1: is not valid YAML: is nested more than {MAX_DEPTH} deep"),
+        (
+            "\n".join(f"{' ' * i}a:" for i in range(1000)),
+            f":32: is not valid YAML: is nested more than {MAX_DEPTH} deep",
+        ),
         (LAUGHS, ":6: is not valid YAML: has more than 50000 values, with what its aliases (*name) stand for"),
         (MERGED, ":6: is not valid YAML: has more than 50000 values, with what its aliases (*name) stand for"),
         ("a: 1\n---\na: 2\n", ":2: is not valid YAML: a second document begins here (---)"),
@@ -105,4 +108,4 @@ def test_plain_values() -> None:
     assert not_plain({1, 2}, "v") == [
         "v: must be text, a number, true, false, null, or a list or mapping of them, got {1, 2}"
     ]
-    assert not_plain(itself, "v") == [f"v{'.0' * (DEEPEST + 1)}: is nested more than {DEEPEST} deep"]
+    assert not_plain(itself, "v") == [f"v{'.0' * (MAX_DEPTH + 1)}: is nested more than {MAX_DEPTH} deep"]

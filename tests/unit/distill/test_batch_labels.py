@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rdistill.core.errors import UserError
 from rdistill.data.unlabeled import NO_LABEL
-from rdistill.distill.batch_labels import confident
+from rdistill.distill.batch_labels import confident_mask
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.gradients import task_loss
 from rdistill.training.runner import prepare_config
@@ -64,7 +64,7 @@ def test_the_weight_is_on_what_a_loss_is_on_them(tiny: Tiny, tmp_path: Path) -> 
 
 def test_confidence() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.1]]).view(1, 2, 1, 2)
-    assert confident(logits, (1, 2), 0.8).tolist() == [[[True, False]]]
+    assert confident_mask(logits, (1, 2), 0.8).tolist() == [[[True, False]]]
 
 
 @pytest.mark.parametrize("where_sure", [False, True])

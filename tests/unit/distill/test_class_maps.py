@@ -16,7 +16,7 @@ from rdistill.checks.run import class_name_notes, describe_class_maps
 from rdistill.config.distill_spec import distill_spec
 from rdistill.config.load import load_config, with_overrides
 from rdistill.core.errors import UserError
-from rdistill.distill.batch_labels import BatchLabels, mapped_enough, of_classes, seen_by
+from rdistill.distill.batch_labels import BatchLabels, drop_unmapped_pixels, mapped_mask, restrict_to_classes
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.losses import functional
 from rdistill.models.quiet_mmseg import DATASETS
@@ -86,7 +86,7 @@ def test_the_teacher_s_labels_leave_a_class_that_it_does_not_know(tiny: Tiny, st
     data = distiller.data_preprocessor(batch, training=False)
     labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data["data_samples"]])
     outputs = [teacher(data["inputs"]) for teacher in distiller.teachers]
-    actual = distiller._labels_of_teachers(outputs, BatchLabels(data["data_samples"], labels, None, len(labels)))
+    actual = distiller._labels_from_teachers(outputs, BatchLabels(data["data_samples"], labels, None, len(labels)))
     assert torch.equal(actual == 1, labels == 1) and (labels == 1).any()
     logits = outputs[0]["decode_head"]
     size = labels.shape[1:]
@@ -111,17 +111,17 @@ def test_a_teacher_that_names_its_classes_otherwise(tiny: Tiny, tmp_path: Path) 
 
 def test_labels_of_some_classes() -> None:
     label = torch.tensor([[[0, 1, 2, 255]]])
-    some = of_classes(BatchLabels([], label, None, 1), [0, 2], 255)
+    some = restrict_to_classes(BatchLabels([], label, None, 1), [0, 2], 255)
     assert some.label_nhw.tolist() == [[[0, 255, 1, 255]]] and some.seen_nhw is None
-    seen = of_classes(BatchLabels([], label, torch.ones_like(label, dtype=torch.bool), 1), [0, 2], 255)
+    seen = restrict_to_classes(BatchLabels([], label, torch.ones_like(label, dtype=torch.bool), 1), [0, 2], 255)
     assert seen.seen_nhw is not None and seen.seen_nhw.tolist() == [[[True, False, True, True]]]
 
 
 def test_pixels_of_classes_that_the_student_does_not_have() -> None:
     logits = torch.tensor([0.3, 0.1, 0.4, 0.3]).log().reshape(1, 2, 1, 2)  # 0.7 and 0.4 of one
-    enough = mapped_enough(logits, (1, 2))
+    enough = mapped_mask(logits, (1, 2))
     assert enough.tolist() == [[[True, False]]]
-    labels = seen_by(BatchLabels([], torch.tensor([[[255, 0]]]), None, 1), enough, 255)
+    labels = drop_unmapped_pixels(BatchLabels([], torch.tensor([[[255, 0]]]), None, 1), enough, 255)
     assert labels.label_nhw.tolist() == [[[255, 255]]]  # a loss about labels, such as DKD, looks at these alone
     assert labels.seen_nhw is not None and labels.seen_nhw.tolist() == [[[False, False]]]
 

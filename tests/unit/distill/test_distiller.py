@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rdistill.config.distill_spec import distill_spec
 from rdistill.core.errors import UserError
-from rdistill.distill.distiller import Distiller, build_distiller, classes_of
+from rdistill.distill.distiller import Distiller, build_distiller, predicted_classes
 from rdistill.distill.teacher import load_teacher_model
 from rdistill.losses import functional
 from rdistill.models.checkpoint import save_student
@@ -557,7 +557,7 @@ def test_labels_of_a_teacher_of_one_channel(
     logits = distiller.teachers[0](data["inputs"])["decode_head"]
     truth = torch.cat([sample.gt_sem_seg.data for sample in data["data_samples"]])
     resized = nn.functional.interpolate(logits, data["inputs"].shape[-2:], mode="bilinear")
-    assert torch.equal(classes_of(logits, truth, align_corners=False), (resized[:, 0] > 0).to(truth.dtype))
+    assert torch.equal(predicted_classes(logits, truth, align_corners=False), (resized[:, 0] > 0).to(truth.dtype))
 
 
 def test_labels_need_a_teacher_of_the_same_classes(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:

@@ -68,7 +68,7 @@ def test_without_a_gradient_the_weight_is_zero_and_is_tried_again(nothing: float
 def test_a_quotient_that_overflows_does_not_count() -> None:
     weight = weight_of(batches=1)
     assert "cannot be measured" in run(weight, [(1e300, 1e-300)])[0] and weight.weight == 0
-    assert weight.of_one_batch(1e300, 1e-300) == 0 and weight.of_one_batch(1.0, 2.0) == 0.25
+    assert weight.weight_of_one_batch(1e300, 1e-300) == 0 and weight.weight_of_one_batch(1.0, 2.0) == 0.25
 
 
 def test_a_later_measurement_without_a_gradient_keeps_the_weight() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cached_teacher import Counted, cache_of, files
+from cached_teacher import Counted, files, make_cache
 from conftest import Tiny
 
 from rdistill.config.distill_spec import CacheSpec
@@ -19,7 +19,7 @@ BYTES = 4 * 3 * 8 * 8  # one image's, and those of what Counted says of it
 
 
 def test_only_what_is_missing_is_computed() -> None:
-    cache, compute = cache_of(None), Counted()
+    cache, compute = make_cache(None), Counted()
     first = cache(IMAGES[:2], ["twice"], compute)
     assert torch.equal(first["twice"], IMAGES[:2] * 2) and compute.images == 2
     first["twice"].zero_()  # what a caller does to an answer is its own affair
@@ -33,7 +33,7 @@ def test_only_what_is_missing_is_computed() -> None:
 
 def test_budget_of_memory() -> None:
     """What came first stays: in a second pass the same share is known, where dropping the oldest would know nothing."""
-    cache, compute = cache_of(None, memory=2 * BYTES), Counted()
+    cache, compute = make_cache(None, memory=2 * BYTES), Counted()
     for _ in range(2):
         for image in IMAGES.split(1):
             cache(image, ["twice"], compute)
@@ -41,18 +41,18 @@ def test_budget_of_memory() -> None:
 
 
 def test_files_outlive_the_process(tmp_path: Path) -> None:
-    cache_of(tmp_path)(IMAGES, ["twice"], Counted())
-    later, compute = cache_of(tmp_path), Counted()
+    make_cache(tmp_path)(IMAGES, ["twice"], Counted())
+    later, compute = make_cache(tmp_path), Counted()
     assert torch.equal(later(IMAGES, ["twice"], compute)["twice"], IMAGES * 2)
     assert compute.images == 0 and later.on_disk == 4
     second = Counted()
-    cache_of(tmp_path, b"two")(IMAGES, ["twice"], second)
+    make_cache(tmp_path, b"two")(IMAGES, ["twice"], second)
     assert second.images == 4  # nothing is known of another teacher
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "another"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
-    cache_of(tmp_path)(IMAGES, ["twice"], Counted())
+    make_cache(tmp_path)(IMAGES, ["twice"], Counted())
     file, second = files(tmp_path)[:2]
     content = file.read_bytes()
     damaged = {
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
         "another": content[:16] + second.read_bytes()[16:],
     }
     file.write_bytes(damaged[damage])
-    cache, compute = cache_of(tmp_path), Counted()
+    cache, compute = make_cache(tmp_path), Counted()
     assert torch.equal(cache(IMAGES, ["twice"], compute)["twice"], IMAGES * 2)
     assert compute.images == 1 and file.read_bytes() == content
 
@@ -70,16 +70,16 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
 def test_budget_of_the_disk(tmp_path: Path) -> None:
     """Nothing is written over the budget; what was left by a teacher that nobody uses makes room."""
     small = 3 * 2500  # bytes; a file takes about 2,000
-    cache_of(tmp_path, disk=small, memory=0)(IMAGES, ["twice"], Counted())
+    make_cache(tmp_path, disk=small, memory=0)(IMAGES, ["twice"], Counted())
     old = files(tmp_path)
     assert 1 <= len(old) < 4 and sum(file.stat().st_size for file in old) <= small
-    cache_of(tmp_path, b"two", disk=small, memory=0)(IMAGES, ["twice"], Counted())
+    make_cache(tmp_path, b"two", disk=small, memory=0)(IMAGES, ["twice"], Counted())
     assert not set(old) & set(files(tmp_path)) and files(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    cache, compute = cache_of(tmp_path / "file" / "cache"), Counted()
+    cache, compute = make_cache(tmp_path / "file" / "cache"), Counted()
     for _ in range(2):
         cache(IMAGES, ["twice"], compute)
     assert compute.images == 4 and cache.hits == 4
@@ -94,7 +94,7 @@ def test_gives_up_by_itself() -> None:
 
 def test_an_output_that_is_not_one_an_image() -> None:
     with pytest.raises(UserError, match="feature 'windows' of a teacher is not one for each image"):
-        cache_of(None)(IMAGES, ["windows"], lambda images: {"windows": images.reshape(3, 8, 8)})
+        make_cache(None)(IMAGES, ["windows"], lambda images: {"windows": images.reshape(3, 8, 8)})
 
 
 # --- when it is on --------------------------------------------------------------------------------------------------

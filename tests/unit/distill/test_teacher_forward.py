@@ -18,9 +18,9 @@ from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import Teacher
-from rdistill.distill.teacher_forward import CLOSE, fuse, prepare_model
+from rdistill.distill.teacher_forward import LOGIT_TOLERANCE, fuse, prepare_model
 from rdistill.models.segmentor import build_segmentor
-from rdistill.training.resume import refuse_another
+from rdistill.training.resume import refuse_different_run
 from rdistill.training.student_files import write_config
 from rdistill.training.teacher_plan import RECORD, choose_forward, choose_plan, measure, with_plan
 
@@ -79,7 +79,7 @@ def test_the_same_within_1e_4(name: str, forward: ForwardSpec) -> None:
     expected, actual = outputs(model, names, None), outputs(copy.deepcopy(model), names, forward)
     assert expected["decode_head"].abs().max() > 0.1
     for feature in names:
-        torch.testing.assert_close(actual[feature], expected[feature], rtol=0, atol=CLOSE, msg=feature)
+        torch.testing.assert_close(actual[feature], expected[feature], rtol=0, atol=LOGIT_TOLERANCE, msg=feature)
         assert actual[feature].is_contiguous()
     teacher = Teacher(model, names, nn.Identity(), forward=forward)
     teacher(IMAGES)
@@ -99,7 +99,7 @@ def test_what_is_captured_is_not_fused(feature: str) -> None:
     actual = outputs(model, [feature, "decode_head"], FUSED)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 1 < norms
     for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=CLOSE)
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=LOGIT_TOLERANCE)
 
 
 class Odd(nn.Module):
@@ -170,9 +170,9 @@ def test_a_resume_may_leave_open_what_was_decided(tiny: Tiny, tmp_path: Path) ->
     cfg = tiny.load("distill")
     plan = choose_plan(build_distiller(cfg, seed=0), LoadedConfig.of(cfg), tmp_path)
     write_config(with_plan(LoadedConfig.of(cfg), plan).cfg, tmp_path / "config.py", 0)
-    refuse_another(tmp_path, cfg, 0)
+    refuse_different_run(tmp_path, cfg, 0)
     with pytest.raises(UserError, match="--work-dir for this other run"):
-        refuse_another(tmp_path, with_overrides(cfg, {"distill.teachers.0.forward": "plain"}), 0)
+        refuse_different_run(tmp_path, with_overrides(cfg, {"distill.teachers.0.forward": "plain"}), 0)
 
 
 def test_a_short_run_does_not_measure(tiny: Tiny) -> None:
@@ -216,4 +216,4 @@ def test_compiled(tiny: Tiny) -> None:
     for _ in range(2):
         actual = teacher(IMAGES)
         for name in names:
-            torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=CLOSE)
+            torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=LOGIT_TOLERANCE)

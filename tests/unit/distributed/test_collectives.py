@@ -101,7 +101,7 @@ def test_halves_that_keep_to_themselves_give_other_losses(in_workers: InWorkers)
         return values | {"weighted": cross_entropy(part, class_weight=[0.5, 30.0, 2.0])["value"]}
 
     def keep_to_oneself(rank: int) -> dict[str, Tensor]:
-        with collectives.alone():
+        with collectives.local_only():
             return measure(share(rank))
 
     actual, whole = mean_of(in_workers(2, keep_to_oneself)), measure(slice(None))

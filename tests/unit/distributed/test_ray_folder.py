@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from rdistill.core.errors import UserError
-from rdistill.distributed.ray_folder import ELSEWHERE, clear, folder_for_ray
+from rdistill.distributed.ray_folder import LOCATION_FILE, clear, folder_for_ray
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def test_where_the_path_is_too_long_it_is_elsewhere_and_found_again(short: Path)
     with folder_for_ray(work_dir, print) as temp_dir:
         folder = temp_dir.parent
         assert folder.parent == Path(tempfile.gettempdir()) and folder.stat().st_mode & 0o777 == 0o700
-        note = (work_dir / ELSEWHERE).read_text()
-    assert not folder.exists() and not (work_dir / ELSEWHERE).exists()
+        note = (work_dir / LOCATION_FILE).read_text()
+    assert not folder.exists() and not (work_dir / LOCATION_FILE).exists()
     folder.mkdir()  # a kill leaves it so
-    (work_dir / ELSEWHERE).write_text(note)
+    (work_dir / LOCATION_FILE).write_text(note)
     with folder_for_ray(work_dir, print):
         assert not folder.exists()
     (short / "mine").mkdir()
-    (work_dir / ELSEWHERE).write_text(f"{short}/mine")  # only folders of ours are removed
+    (work_dir / LOCATION_FILE).write_text(f"{short}/mine")  # only folders of ours are removed
     with folder_for_ray(work_dir, print):
         assert (short / "mine").exists()
 

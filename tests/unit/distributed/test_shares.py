@@ -9,15 +9,15 @@ import pytest
 from conftest import Command, Tiny
 
 from rdistill.core.errors import UserError
-from rdistill.distributed.shares import LEAST_SHARE, resource_problems, share_problems
+from rdistill.distributed.shares import MIN_SHARE, resource_problems, share_problems
 from rdistill.training.ray_train import Resources
 
 GPUS = "gpus_per_worker: must be 0, a part of one GPU from 0.01, or a whole number, got "
 
 
-@pytest.mark.parametrize("gpus", [None, 0, 0.0, LEAST_SHARE, 0.25, 0.99, 1, 1.0, 3])
+@pytest.mark.parametrize("gpus", [None, 0, 0.0, MIN_SHARE, 0.25, 0.99, 1, 1.0, 3])
 def test_what_ray_gives(gpus: float | None) -> None:
-    assert share_problems(LEAST_SHARE, gpus) == share_problems(1.5, gpus) == []
+    assert share_problems(MIN_SHARE, gpus) == share_problems(1.5, gpus) == []
     assert Resources(2, 0.5, gpus).gpus_per_worker == gpus
 
 

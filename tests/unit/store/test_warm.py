@@ -9,7 +9,7 @@ from conftest import Tiny
 
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.distill.distiller import build_distiller
-from rdistill.distill.teacher_store import ALIKE
+from rdistill.distill.teacher_store import EQUAL_BATCHES_NEEDED
 from rdistill.store.warm import look_into_store
 from rdistill.sweeps.trial.step_profile import StoreForecast, measure_step
 from rdistill.training.run import train
@@ -53,9 +53,9 @@ def test_a_step_is_measured_with_the_store(tiny: Tiny, tmp_path: Path) -> None:
     profile = measure_step(distiller, run.cfg, forecast=StoreForecast(stored.stores, computed=0.0))
     # Whether they do depends on the processor and the network. First it is found out, then a step, then one that fills.
     if alike := passes[5] == 2:
-        first = [1, 1, 2] * ALIKE + [2] + [1, 1, 2]
+        first = [1, 1, 2] * EQUAL_BATCHES_NEEDED + [2] + [1, 1, 2]
     else:
-        first = [1, 1, 2] + [1, 1] * (ALIKE - 1) + [1, 1] + [1, 1, 2]
+        first = [1, 1, 2] + [1, 1] * (EQUAL_BATCHES_NEEDED - 1) + [1, 1] + [1, 1, 2]
     assert passes == first + ([2] if alike else [1, 1]) * (len(steps) - 1)
     assert 0 < profile.teacher_share < 1
     assert stored.stores[0] is not None and stored.stores[0].images == 0 and not (tmp_path / "store").exists()

@@ -137,7 +137,7 @@ def test_nothing_is_left_behind(tiny: Tiny, tmp_path: Any) -> None:
     torch.rand(3)
     state, teachers = random_state(), distiller.teachers
     with unchanged(distiller):
-        distiller.teachers = tuple(teacher.aside() for teacher in teachers)
+        distiller.teachers = tuple(teacher.without_cache() for teacher in teachers)
         on_training(distiller, batches)
         assert not all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())

@@ -16,10 +16,10 @@ from rdistill.core.errors import UserError
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.evaluation import (
     ClassIoUMetric,
-    beside_trivial,
     evaluate,
     image_scores,
     tidy_metrics,
+    trivial_scores,
     use_class_iou,
 )
 
@@ -57,7 +57,7 @@ def test_beside_calling_every_pixel_the_same_class() -> None:
     metrics = scored(ClassIoUMetric(iou_metrics=["mIoU"]))
     assert metrics["trivial.mIoU"] == pytest.approx(100 * (5 / 11) / 3)
     assert metrics["trivial.left"] == pytest.approx(100 * 6 / 8)
-    only_sky = beside_trivial(np.array([4.0, 0.0]), np.array([4.0, 0.0]))
+    only_sky = trivial_scores(np.array([4.0, 0.0]), np.array([4.0, 0.0]))
     assert only_sky["mIoU"] == 100.0 and math.isnan(only_sky["left"])
 
 

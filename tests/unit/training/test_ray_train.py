@@ -18,10 +18,10 @@ from rdistill.training import ray_train
 from rdistill.training.hooks import DivergedError
 from rdistill.training.ray_train import (
     Resources,
-    _explained,
-    _Reporting,
-    _users_own,
-    lost_rays_own,
+    _RayTrainListener,
+    _readable_error,
+    _user_error,
+    controller_lost,
     train_in_group,
 )
 
@@ -61,16 +61,16 @@ OF_RAY = OutOfMemoryError(
     ids=["a helper killed for memory", "the controller", "workers", "diverged", "a bug"],
 )
 def test_what_the_driver_starts_again(error: Exception, expected: bool) -> None:
-    assert lost_rays_own(error) is expected
+    assert controller_lost(error) is expected
 
 
 def test_a_workers_own_error_is_found_in_rays() -> None:
     mistake, diverged = UserError("a.py: wrong"), DivergedError("iteration 2")
-    assert _users_own(WorkerGroupError("text", {0: ValueError("other"), 1: mistake})) is mistake
+    assert _user_error(WorkerGroupError("text", {0: ValueError("other"), 1: mistake})) is mistake
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = diverged
-    assert _users_own(wrapped) is diverged
-    assert _users_own(WorkerGroupError("text", {0: ValueError("other")})) is None
+    assert _user_error(wrapped) is diverged
+    assert _user_error(WorkerGroupError("text", {0: ValueError("other")})) is None
 
 
 class _Ticking:
@@ -88,7 +88,7 @@ def test_a_clock_stays_and_what_it_measured_goes(monkeypatch: pytest.MonkeyPatch
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(ray.train, "report", reported.append)
     facts: RunFacts = {"effective": {"a": 1}, "clock": _Ticking()}
-    listener = _Reporting(recorder)
+    listener = _RayTrainListener(recorder)
     listener.training_started(first_iteration=0, last_iteration=4, facts=facts)
     listener.stepped(1, {"loss": 0.5})
     listener.validated(2, {"mIoU": 40.0})
@@ -102,15 +102,15 @@ def test_a_clock_stays_and_what_it_measured_goes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_group_that_found_no_place_is_told_from_one_that_died_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_train, "free_of", lambda kinds: "the cluster has 2 CPU, 0 are free")
+    monkeypatch.setattr(ray_train, "free_resources", lambda kinds: "the cluster has 2 CPU, 0 are free")
     nowhere = ControllerError(WorkerGroupStartupTimeoutError(2))
     died = WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")
     died.__cause__ = ActorDiedError()
-    lines = [str(_explained(error, {"CPU": 1.0}, Resources(2))) for error in (nowhere, ControllerError(died))]
+    lines = [str(_readable_error(error, {"CPU": 1.0}, Resources(2))) for error in (nowhere, ControllerError(died))]
     assert lines[0] == (
         "no place for 2 workers of 1 CPU, 3 times tried: the cluster has 2 CPU, 0 are free; "
         "continue with --resume when there is room"
     )
     assert lines[1].startswith("a worker died before it began, 3 times tried, last by: ") and "\n" not in lines[1]
-    assert isinstance(_explained(nowhere, {"CPU": 1.0}, Resources(2)), RunError)
-    assert not lost_rays_own(nowhere) and not lost_rays_own(ControllerError(died))
+    assert isinstance(_readable_error(nowhere, {"CPU": 1.0}, Resources(2)), RunError)
+    assert not controller_lost(nowhere) and not controller_lost(ControllerError(died))

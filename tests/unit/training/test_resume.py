@@ -20,9 +20,9 @@ from rdistill.training.resume import (
     LAST,
     PREVIOUS,
     damaged,
-    find_earlier,
-    finished,
-    refuse_another,
+    find_earlier_run,
+    finished_metrics,
+    refuse_different_run,
     refuse_overwriting,
     repair,
 )
@@ -52,23 +52,23 @@ def test_a_single_bit_is_found(files: Path) -> None:
 
 
 def test_the_newest_whole_checkpoint(files: Path) -> None:
-    earlier = find_earlier(files)
+    earlier = find_earlier_run(files)
     assert (earlier.last, earlier.best_is_sound, earlier.notes) == (files / LAST, True, ())
     flip_a_bit(files / LAST)
-    earlier = find_earlier(files)
+    earlier = find_earlier_run(files)
     assert earlier.last == files / PREVIOUS and earlier.best_is_sound
     assert f"{files / LAST} is damaged" in earlier.notes[0] and str(files / PREVIOUS) in earlier.notes[1]
     (files / LAST).unlink()  # killed between two renames
-    assert find_earlier(files).last == files / PREVIOUS
+    assert find_earlier_run(files).last == files / PREVIOUS
     flip_a_bit(files / BEST)
-    assert not find_earlier(files).best_is_sound
+    assert not find_earlier_run(files).best_is_sound
     flip_a_bit(files / PREVIOUS)
     with pytest.raises(UserError, match="no checkpoint is whole"):
-        find_earlier(files)
+        find_earlier_run(files)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    assert find_earlier(tmp_path).last is None
+    assert find_earlier_run(tmp_path).last is None
     refuse_overwriting(tmp_path, resume=False)
     (tmp_path / PREVIOUS).touch()
     refuse_overwriting(tmp_path, resume=True)
@@ -90,13 +90,13 @@ def config(**changes: Any) -> Config:
     return cfg
 
 
-HARMLESS = {"train_dataloader.num_workers": 2, "val_dataloader.batch_size": 8, "train_cfg.val_interval": 2}
+MAY_DIFFER = {"train_dataloader.num_workers": 2, "val_dataloader.batch_size": 8, "train_cfg.val_interval": 2}
 
 
-@pytest.mark.parametrize("changes", [{}, HARMLESS, {"train_cfg.max_iters": 20}], ids=["none", "harmless", "longer"])
+@pytest.mark.parametrize("changes", [{}, MAY_DIFFER, {"train_cfg.max_iters": 20}], ids=["none", "harmless", "longer"])
 def test_the_same_run(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_config(config(), tmp_path / "config.py", 3)
-    refuse_another(tmp_path, config(**changes), 3)
+    refuse_different_run(tmp_path, config(**changes), 3)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_same_run(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_another_run(tmp_path: Path, changes: dict[str, Any], seed: int, line: str) -> None:
     write_config(config(), tmp_path / "config.py", 3)
     with pytest.raises(UserError) as caught:
-        refuse_another(tmp_path, config(**changes), seed)
+        refuse_different_run(tmp_path, config(**changes), seed)
     fix = (
         "use another --work-dir for this other run, or continue with "
         f"`rdistill train {tmp_path}/config.py --work-dir {tmp_path} --resume`"
@@ -121,10 +121,10 @@ def test_another_run(tmp_path: Path, changes: dict[str, Any], seed: int, line: s
 
 
 def test_a_finished_run(tmp_path: Path) -> None:
-    assert finished(tmp_path, config()) is None
+    assert finished_metrics(tmp_path, config()) is None
     (tmp_path / "metrics.json").write_text(json.dumps({"iter": 10}))
-    assert finished(tmp_path, config()) == {"iter": 10}
-    assert finished(tmp_path, config(**{"train_cfg.max_iters": 20})) is None
+    assert finished_metrics(tmp_path, config()) == {"iter": 10}
+    assert finished_metrics(tmp_path, config(**{"train_cfg.max_iters": 20})) is None
 
 
 def test_differences() -> None:
@@ -133,12 +133,12 @@ def test_differences() -> None:
 
 
 def test_signals() -> None:
-    """The first is a request where it is heeded; all others end at once."""
+    """The first is a request where it is can_stop_gracefully; all others end at once."""
     before = signal.getsignal(signal.SIGINT)
     with on_signals() as request:
         with pytest.raises(KeyboardInterrupt):  # nothing has begun
             signal.raise_signal(signal.SIGINT)
-        request.heeded = True
+        request.can_stop_gracefully = True
         signal.raise_signal(signal.SIGTERM)
         assert request.signum == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
@@ -157,7 +157,7 @@ def test_signals() -> None:
 def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.py").write_text(content)
     with pytest.raises(DamagedFileError, match=r"config\.py: .*is damaged.*; remove it to go on with") as caught:
-        refuse_another(tmp_path, config(), 3)
+        refuse_different_run(tmp_path, config(), 3)
     assert len(caught.value.problems) == 1
 
 
@@ -170,7 +170,7 @@ def test_what_can_be_made_again_is_set_aside(tmp_path: Path, content: str) -> No
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json.damaged", "teacher.json"]
     (line,) = lines
     assert line.startswith(f"{tmp_path}/metrics.json: is damaged (") and ": the run is ended once more; " in line
-    assert finished(tmp_path, config()) is None
+    assert finished_metrics(tmp_path, config()) is None
 
 
 def test_sigterm_does_what_ctrl_c_does() -> None:

@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 
 from rdistill.config.tracking import parse_tracking
 from rdistill.training import tracked_run
-from rdistill.training.tracked_run import FAILURES_BORNE, LONGEST_SIDE, TrackerBackend, TrackingHook, _smaller, track
+from rdistill.training.tracked_run import MAX_FAILURES, MAX_SIDE, TrackerBackend, TrackingHook, _smaller, track
 
 
 def test_trackers_stand_beside_the_backends_of_the_config(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_a_tracker_that_fails_again_and_again_is_let_go(tmp_path: Path) -> None:
     made = backend(tmp_path, inner)
     made.add_scalar("loss", 1.0, 0)
     inner.fails = True
-    for step in range(FAILURES_BORNE - 1):
+    for step in range(MAX_FAILURES - 1):
         made.add_scalar("loss", 1.0, step)
     inner.fails = False
     made.add_scalar("loss", 1.0, 5)  # it works again: the failures so far are forgotten
     assert made.problems == ["tensorboard failed: ConnectionError: no route"]
     inner.fails = True
-    for step in range(FAILURES_BORNE):
+    for step in range(MAX_FAILURES):
         made.add_scalar("loss", 1.0, step)
     assert made.problems[-1] == "tensorboard failed: ConnectionError: no route; the run goes on without it"
     inner.fails = False
@@ -130,13 +130,13 @@ def test_the_best_score_so_far_goes_with_each_validation(monkeypatch: pytest.Mon
 
 def test_large_images_are_tracked_smaller_with_their_masks() -> None:
     """The left half of the mask is class 1: also in the smaller one, to the pixel."""
-    image = np.zeros((LONGEST_SIDE, 2 * LONGEST_SIDE, 3), np.uint8)
+    image = np.zeros((MAX_SIDE, 2 * MAX_SIDE, 3), np.uint8)
     mask = torch.zeros(1, *image.shape[:2], dtype=torch.long)
-    mask[..., :LONGEST_SIDE] = 1
+    mask[..., :MAX_SIDE] = 1
     sample = SegDataSample(gt_sem_seg=PixelData(data=mask))
     small, drawn = _smaller(image, sample)
-    assert small.shape == (LONGEST_SIDE // 2, LONGEST_SIDE, 3)
+    assert small.shape == (MAX_SIDE // 2, MAX_SIDE, 3)
     actual = drawn.gt_sem_seg.data
-    assert actual.shape == (1, LONGEST_SIDE // 2, LONGEST_SIDE)
-    assert actual[..., : LONGEST_SIDE // 2].all() and not actual[..., LONGEST_SIDE // 2 :].any()
+    assert actual.shape == (1, MAX_SIDE // 2, MAX_SIDE)
+    assert actual[..., : MAX_SIDE // 2].all() and not actual[..., MAX_SIDE // 2 :].any()
     assert sample.gt_sem_seg.data is mask  # the sample's own stays
