@@ -17,7 +17,7 @@ def keep_to_the_work_dir() -> None:
     Variables that the user has set stay.
     """
     os.environ.setdefault("WANDB_MODE", "offline")
-    # Pretrained weights that a user asks for stay in PyTorch's usual folder.
+    # Pretrained weights that a user names stay in PyTorch's usual folder.
     os.environ.setdefault("TORCH_HOME", str(Path("~/.cache/torch").expanduser()))
     if "XDG_CACHE_HOME" not in os.environ:
         os.environ["XDG_CACHE_HOME"] = str(_cache_folder())

@@ -21,7 +21,7 @@ LOCK = ".lock"  # a file in a work dir, locked by the process that works in it
 DAMAGED = ".damaged"  # suffix of a file that could not be read and was renamed
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)  # errors of file systems that cannot sync a folder
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # errors of file systems without locks
-_MAX_NAME_BYTES = 200  # a temporary name repeats so many bytes of the file's name; a name has at most 255
+_MAX_NAME_BYTES = 200  # a temporary name repeats at most 200 bytes of the file's name; a name has at most 255
 
 
 class DamagedFileError(UserError):

@@ -14,7 +14,7 @@ from rdistill.schemas.run import Validation
 
 @dataclass
 class StopRequest:
-    """Whether a run has been asked to stop.
+    """Whether a run is to stop.
 
     Attributes:
         signum: the signal that was received; None if there was none.

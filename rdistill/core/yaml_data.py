@@ -172,7 +172,7 @@ class _Loader(yaml.SafeLoader):
             for key_node, _ in node.value:
                 if key_node.tag.endswith(":merge"):
                     continue
-                if key_node.tag.endswith(":bool"):  # as keys, `on` and `no` are texts
+                if key_node.tag.endswith(":bool"):  # `on` and `no` are texts as keys
                     key_node.tag = "tag:yaml.org,2002:str"
                 key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
                 if not isinstance(key, Hashable):

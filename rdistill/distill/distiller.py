@@ -43,9 +43,9 @@ from rdistill.losses.functional import with_logit_channels
 from rdistill.losses.modules import Term
 from rdistill.models import checkpoint
 from rdistill.models.activation_checkpointing import checkpoint_activations
-from rdistill.models.class_map import known_classes, masking
+from rdistill.models.class_map import known_classes, masking_models
 from rdistill.models.features import FeatureCapture, as_maps, parse_feature
-from rdistill.models.pretrained import weights_alone
+from rdistill.models.pretrained import safe_loading
 from rdistill.models.segmentor import (
     build_segmentor,
     gives_logits,
@@ -55,7 +55,7 @@ from rdistill.models.segmentor import (
     num_classes,
     training_size,
 )
-from rdistill.models.task_accuracy import drop_left_out, without_accuracy
+from rdistill.models.task_accuracy import drop_skipped, without_accuracy
 from rdistill.models.task_loss import allow_wholly_ignored, losses_of_first_images, zero_without_labels
 from rdistill.schemas.mappings import ConfigValues
 
@@ -138,7 +138,7 @@ class Distiller(BaseModel):
 
     def init_weights(self) -> None:
         """Initialises the student as mmseg does. Adapters keep the PyTorch initialisation from when they were built."""
-        with weights_alone(trust=self.trust_checkpoint):
+        with safe_loading(trust=self.trust_checkpoint):
             self.student.init_weights()
         if self.start is not None:
             self.student.load_state_dict(self.start.weights, strict=False)
@@ -195,7 +195,7 @@ class Distiller(BaseModel):
             nullcontext() if self.measure_accuracy else without_accuracy(),
             losses_of_first_images(self.student, len(label_nhw), len(samples)),
         ):
-            task_losses = drop_left_out(self.student.loss(inputs_nchw, samples))
+            task_losses = drop_skipped(self.student.loss(inputs_nchw, samples))
         task_losses = zero_without_labels(task_losses, label_nhw, ignore_index(self.student))
         return {
             key: value if "loss" not in key else _scaled(value, self.task_weight) for key, value in task_losses.items()
@@ -215,11 +215,11 @@ class Distiller(BaseModel):
             seen_nhw = torch.cat([seen_nhw[:labeled], self._seen_without_masks(labels, mean_nchw)])
         align_corners = bool(getattr(self.student, "align_corners", False))
         models = [teacher.model for teacher in self.teachers]
-        if (classes := known_classes(models)) is not None:  # for a class that no teacher knows, the mask's label stays
+        if (classes := known_classes(models)) is not None:  # labels of classes that no teacher knows stay
             of_known = restrict_to_classes(labels, classes, ignore)
             seen_nhw &= (of_known.label_nhw != ignore) | (labels.label_nhw == ignore)
         seen = replace(labels, seen_nhw=seen_nhw)
-        mapped = self._drop_unmapped(seen, teacher_outputs, masking(models), self.labels_by)
+        mapped = self._drop_unmapped(seen, teacher_outputs, masking_models(models), self.labels_by)
         assert mapped.seen_nhw is not None
         teacher_label_nhw = predicted_classes(mean_nchw, labels.label_nhw, align_corners=align_corners)
         # The other pixels keep the mask's label, which is the ignored one on an image without a mask.

@@ -41,7 +41,7 @@ class MeasuredLossWeight:
         self.weight = 0.0
         self.measured: list[Measurement] = []
         self._settled = False  # the first measurement is complete
-        self._warned = False  # the user was told that the weight cannot be measured
+        self._warned = False  # the user got the message that the weight cannot be measured
         self._seen = 0  # batches of the current measurement
         self._lengths: list[list[float]] = []  # gradient lengths of the task loss and of this loss, for each batch
 

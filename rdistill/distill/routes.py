@@ -13,7 +13,7 @@ from rdistill.config.distill_spec import DistillSpec, LossSpec, ScheduleSpec, Sh
 from rdistill.core.errors import UserError, blaming
 from rdistill.distill.teacher import Teacher
 from rdistill.losses.modules import Term
-from rdistill.models.class_map import known_classes, masking
+from rdistill.models.class_map import known_classes, masking_models
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.segmentor import (
     Labels,
@@ -32,10 +32,10 @@ class Route:
     """Which tensors a loss compares, and its weight."""
 
     student_features: tuple[str, ...]  # one name; several for a loss over several layers
-    teacher_features: tuple[str, ...]  # as many names; for the mean of the teachers, the head of each teacher
+    teacher_features: tuple[str, ...]  # equally many names; for the mean of the teachers, the head of each teacher
     teacher: int | None  # index of the teacher; None: the weighted mean of all teachers' logits
     weight: float | None  # None: the weight is measured, see `share`
-    pair: Any  # as written in the config
+    pair: Any  # the value in the config
     schedule: ScheduleSpec
     share: ShareSpec | None = None
     # The student's classes that the teachers know: a loss on logits compares only these. None: all classes.
@@ -68,7 +68,7 @@ def with_class_maps(name: str, route: Route, teachers: Sequence[nn.Module]) -> R
             f"distill.losses.{name}.teacher: the teachers know {len(classes)} of the student's classes in common, and "
             f"a loss on logits compares two or more; give each teacher a loss of its own, with teacher=0 and so on"
         )
-    return replace(route, classes=classes, masked_by=tuple(set(masking(teachers)) & set(compared)))
+    return replace(route, classes=classes, masked_by=tuple(set(masking_models(teachers)) & set(compared)))
 
 
 def make_route(

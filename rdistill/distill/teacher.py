@@ -43,10 +43,10 @@ STORE_FOLDER = ".teacher_store"
 class KeptCounts:
     """Counts of what a teacher's store and cache did for the batches so far."""
 
-    images_of_store: int = 0  # images that the store was asked about
+    images_of_store: int = 0  # images that the store was used for
     computed: int = 0  # those of them on which the teacher had to run
     damaged: int = 0  # entries of the store that could not be read
-    images_of_cache: int = 0  # images that the cache was asked about
+    images_of_cache: int = 0  # images that the cache was used for
     hits: int = 0  # those of them whose outputs were in the cache
     on_disk: int = 0  # those hits that were read from the disk
 

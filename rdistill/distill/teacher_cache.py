@@ -28,10 +28,10 @@ from rdistill.core.errors import UserError
 FORMAT = 2  # version of files, keys and feature definitions; after a change, older entries are not found any more
 DIGEST = 16  # bytes of a key: two of 10^9 images collide with a probability below 10^-20
 SHARE = 0.1  # default budget: this share of the free memory and of the free disk space,
-MAX_MEMORY, MAX_DISK = 2 * 2**30, 10 * 2**30  # but at most so many bytes
+MAX_MEMORY, MAX_DISK = 2 * 2**30, 10 * 2**30  # but at most this many bytes
 MIN_HIT_RATE = 0.05  # share of hits below which the cache stops adding entries
 PATIENCE = 2000  # images before the hit rate is judged, where the size of the training data is not known
-RECOUNT_WRITES = 256  # after so many writes of its own, a process measures the whole folder again
+RECOUNT_WRITES = 256  # a process measures the whole folder again after this number of its own writes
 
 Compute = Callable[[Tensor], dict[str, Tensor]]
 

@@ -74,7 +74,7 @@ def fuse(model: nn.Module, feature_names: Collection[str], images: Tensor) -> li
 
 
 def autocast_context(forward: ForwardSpec, device: torch.device) -> Any:
-    """The autocast context that a forward spec asks for; without one, the surrounding precision stays."""
+    """The autocast context of a forward spec; without one, the surrounding precision stays."""
     if forward.autocast is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, forward.autocast))

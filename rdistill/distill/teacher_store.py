@@ -27,7 +27,7 @@ from rdistill.schemas.store import StoreAbout
 FORMAT = 1  # version of files and keys; after a change, older entries are not found any more
 LEVELS = 255  # the largest 8-bit level
 
-# Outputs of a batch are used in place of those of its images one by one after so many batches gave equal bits.
+# Outputs of a batch are used in place of those of its images one by one after this number of batches gave equal bits.
 EQUAL_BATCHES_NEEDED = 3
 UNEQUAL = -1  # marks a kind of batch whose outputs differed
 

@@ -25,7 +25,7 @@ LOCATION_FILE = ".ray-folder"  # a file in the work dir that names the closed fo
 PREFIX = "rdistill-"  # prefix of the name of such a folder
 # Prefixes of other files that Ray and its workers write to the closed folder.
 EXPECTED_FILES = ("_ray_lockfiles", "session_", "ray_", "prom_metrics", "tmp", "pymp-", "rdistill-", "torch")
-MAX_PATH_CHARS = 40  # of Ray's folder: Ray adds 65 characters for its sockets, and Unix allows 107
+MAX_PATH_CHARS = 40  # length of the path of Ray's folder: Ray adds 65 characters for its sockets, and Unix allows 107
 PATIENCE_S = 5  # seconds to wait for killed processes to end
 
 

@@ -1,4 +1,4 @@
-"""Losses that compare where a feature has its energy, in one layer (AT) or between several (DSD)."""
+"""Losses that compare at which positions a feature has its energy, in one layer (AT) or between several (DSD)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ lazily(globals(), torch="torch", F="torch.nn.functional", chunked="rdistill.loss
     use_when="Any widths, cheap, no adapter: says where to look, not what to see.",
 )
 def at(student: Tensor, teacher: Tensor) -> Tensor:
-    """Attention transfer: where the energy of the feature is.
+    """Attention transfer: compares at which positions a feature has its energy.
 
-    a = mean_c f^2, of length 1 over the H * W positions; mean over images of sum_HW (a_s - a_t)^2. Channels
-    may differ.
+    The mean over images of sum_HW (a_s - a_t)^2, where a = mean_c f^2 is scaled to length 1 over the H * W positions.
+    The numbers of channels may differ.
 
     Reduction: the authors take the mean over H * W too, which shrinks with the resolution: their weight w is
     w / (H * W) here. 1e4 on a 64 x 128 feature (Cityscapes, CIRKD's scripts) is 1.2.
@@ -96,7 +96,7 @@ def dsd(
     Paper: Feng et al., TIP 2021, arXiv 2107.08591.
     """
     valid = checked_mask(mask, students[-1])
-    # An image without a valid position has no attention and no overlaps, on both sides.
+    # Attention and Gram matrix of an image without a valid position are 0 on both sides.
     residual = (_residuals(students, valid) - _residuals(teachers, valid)).square()
     gram = (_category_gram(students[-1], valid, tau) - _category_gram(teachers[-1], valid, tau)).square()
     images = count_images(valid, students[-1])
@@ -105,7 +105,7 @@ def dsd(
 
 
 def _residuals(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
-    """Attention residuals of every two layers, N x pairs x HW; of one layer its attention, N x 1 x HW."""
+    """The attention residuals of every two layers, N x pairs x HW; for a single layer its attention, N x 1 x HW."""
     maps = []
     for layer in layers:
         attention = _energy(layer, None if valid is None else resize_nearest(valid, layer.shape[-2:]))
@@ -116,7 +116,7 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
         return maps[0]
     pairs = [maps[j] - maps[i] for i in range(len(maps)) for j in range(i + 1, len(maps))]
     residuals = torch.cat(pairs, dim=1)
-    # Nearly zero compared with the maps, of length 1: two layers that look at the same leave rounding alone.
+    # The scale of "nearly zero" is the length of the maps, which is 1: equal maps leave nothing but rounding errors.
     squared = residuals.square().sum(dim=2, keepdim=True)
     return divided_by_length(residuals, squared, torch.ones_like(squared))
 
@@ -130,29 +130,29 @@ def _category_gram(x: Tensor, valid: Tensor | None, tau: float) -> Tensor:
         gradient=partial(_overlaps_gradient, tau),
     ).flatten(1)  # fmt: skip
     overlaps, total = sums[:, : channels**2].view(n, channels, channels), sums[:, channels**2 :]
-    total = total.clamp(min=1)  # which the highest position alone comes to, if any is valid
+    total = total.clamp(min=1)  # no change if a position is valid, because the highest one alone contributes 1
     positions = height * width if valid is None else valid.flatten(1).sum(dim=1).view(-1, 1, 1)
     return positions * overlaps / (total.unsqueeze(1) * total.unsqueeze(2))
 
 
 def _highest(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Of each channel the highest valid value."""
+    """The largest valid value of each channel."""
     return _low_where_invalid(x, valid).amax(dim=(2, 3), keepdim=True)
 
 
 def _low_where_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
-    # Half the smallest float: another value can be subtracted from it.
+    # Half of the lowest float, so that subtracting another value does not overflow.
     return x if valid is None else torch.where(valid, x, torch.finfo(x.dtype).min / 2)
 
 
 def _exponentials(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
-    """exp((x - highest) / tau) as N x C x HW, zero where not ``valid``; 1 in an image of which nothing is."""
+    """exp((x - highest) / tau) as N x C x HW; 0 where ``valid`` is False, but 1 in an image without valid positions."""
     return (_low_where_invalid(x, valid) - highest).div_(tau).exp_().flatten(2)
 
 
 def _overlaps(tau: float, x: Tensor, valid: Tensor | None, highest: Tensor) -> Tensor:
-    """Products of every two channels' exponentials and the exponentials, summed over the positions:
-    N x (C^2 + C) x 1 x 1."""
+    """Sums over positions, N x (C^2 + C) x 1 x 1: products of the exponentials of every two channels, then the
+    exponentials themselves."""
     exponentials = _exponentials(tau, x, valid, highest)
     products = exponentials @ exponentials.transpose(1, 2)
     return torch.cat([products.flatten(1), exponentials.sum(dim=2)], dim=1)[..., None, None]
@@ -168,7 +168,7 @@ def _overlaps_gradient(tau: float, upstream: Tensor, x: Tensor, valid: Tensor | 
 
 
 def _energy(x: Tensor, valid: Tensor | None) -> Tensor:
-    """N x C x H x W -> N x 1 x H x W: mean over the channels of the squares, up to a factor of each image's own."""
+    """N x C x H x W -> N x 1 x H x W: the mean of the squares over the channels, up to a factor for each image."""
     n, _, height, width = x.shape
     largest = largest_magnitudes(x, valid)
     return chunked.sums(

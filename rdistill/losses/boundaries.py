@@ -1,4 +1,4 @@
-"""Losses that treat the pixels at the boundaries between classes apart: BPKD."""
+"""Losses that treat the pixels at class boundaries separately: BPKD."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def bpkd(
     tau: float = 1.0,
     body_tau: float = 4.0,
 ) -> Tensor:
-    """Boundary-privileged distillation: the edges of the classes by their classes, the rest by its shape.
+    """Boundary-privileged distillation: KL over the classes at class boundaries, CWD over the positions elsewhere.
 
-    A labelled pixel belongs to the edge if the square of ``width`` pixels around it holds labelled pixels of two or
-    more classes (dilation minus erosion of each class), and otherwise to the body. The value is ``edge`` *
-    :func:`.kl` over the edge pixels + ``body`` * :func:`.cwd` over the body's: each channel is a distribution over the
-    positions.
-    ``label`` (N x H x W, long) is resized to the logits; ``width`` counts pixels of that size.
+    A labelled pixel belongs to the edge if the square that extends ``width`` pixels around it holds labelled pixels of
+    two or more classes (dilation minus erosion of each class), and otherwise to the body. The value is ``edge`` *
+    :func:`.kl` over the edge pixels + ``body`` * :func:`.cwd` over the body pixels, where each channel is a
+    distribution over the positions. ``label`` (N x H x W, long) is resized to the logits; ``width`` is in pixels of
+    that resolution.
 
-    The authors published no training code: this follows the paper, whose constants are not carried over.
+    The authors have published no training code. This follows the paper, but not its constants.
 
     Paper: Liu et al., WACV 2024, arXiv 2306.08075.
     """
@@ -69,9 +69,9 @@ def bpkd(
 
 
 def _near_two_classes(label: Tensor, valid: Tensor, num_classes: int, width: int) -> Tensor:
-    """N x H x W bool: whether the square of ``width`` pixels around holds labelled pixels of two classes or more."""
+    """N x H x W bool: whether the square that extends ``width`` pixels around has labels of two or more classes."""
     size = 2 * width + 1
-    # Float32 holds every label exactly; max pooling exists for it on every device, and pads with minus infinity.
+    # float32 holds every label exactly; every device has max pooling for it, which pads with minus infinity.
     highest = F.max_pool2d(torch.where(valid, label, -1).float().unsqueeze(1), size, stride=1, padding=width)
     lowest = -F.max_pool2d(-torch.where(valid, label, num_classes).float().unsqueeze(1), size, stride=1, padding=width)
     return (highest > lowest).squeeze(1)

@@ -1,8 +1,8 @@
-"""Sums over full-size tensors, computed chunk by chunk: no temporary of full size but the student's gradient.
+"""Sums over full-size tensors, computed chunk by chunk; the only full-size temporary is the student's gradient.
 
-A loss written as a row of tensor operations makes a full-size tensor for each of them, and autograd keeps most of them
-until the backward pass. Here the same operations run on a small chunk at a time; the backward pass computes each chunk
-again. That is more arithmetic, and quicker on a CPU all the same, since a chunk stays in the processor's cache.
+A loss written as a sequence of tensor operations makes a full-size tensor for each of them, and autograd keeps most of
+them until the backward pass. Here the same operations run on one small chunk at a time, and the backward pass computes
+each chunk again. That is more arithmetic, but still faster on a CPU, because a chunk stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 from rdistill.losses.common import without_autocast
 
 Index = tuple[slice, ...]
-# What is computed of a chunk takes a few times its size: this stays in a core's cache.
-BYTES_A_THREAD = 256 * 1024
-# An accelerator wants fewer and larger kernels.
-BYTES_OF_ACCELERATOR = 32 * 1024 * 1024
+# Size of a chunk for each CPU thread: its temporaries take a few times this size and must fit into the cache.
+BYTES_PER_THREAD = 256 * 1024
+# An accelerator is faster with fewer and larger kernels.
+BYTES_ON_ACCELERATOR = 32 * 1024 * 1024
 
 
 def sums(
@@ -32,25 +32,26 @@ def sums(
     shape: Sequence[int],
     gradient: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """``values(student, *others)`` of each chunk, added up or put side by side; differentiable.
+    """Computes ``values(student, *others)`` for each chunk, and sums or concatenates the results; differentiable.
 
     Args:
-        values: of the chunks of ``student`` and ``others``. Where a dimension that is cut has one entry in its result,
-            the results are added up along it; otherwise they are put side by side.
+        values: the function for one chunk of ``student`` and ``others``. Along a dimension that is cut, the results are
+            summed if they have one entry there, and concatenated otherwise.
         student: N x C x H x W.
-        others: of as many dimensions each, with the size of ``student`` or 1 where it is cut. None is passed on.
-        over: the dimensions that may be cut; the first ones are cut first.
-        shape: of the result; with one entry in each dimension that is added up along.
-        gradient: ``gradient(upstream, student, *others)``, the chunk's gradient given that of its values; none
-            reaches ``others`` then. Without, it is that of autograd, for ``student`` and the others that require it.
+        others: tensors with as many dimensions; where ``student`` is cut, they have its size or 1. A None is passed on.
+        over: the dimensions that may be cut, in this order.
+        shape: the shape of the result, with one entry in each dimension along which results are summed.
+        gradient: ``gradient(upstream, student, *others)`` returns the gradient of a chunk of ``student``, given the
+            gradient of its values; ``others`` then get no gradient. If it is None, autograd computes the gradients of
+            ``student`` and of the others that require one.
     """
     total: Tensor = _Sums.apply(values, gradient, tuple(over), tuple(shape), student, *others)  # type: ignore[no-untyped-call]
     return total
 
 
 def chunks(x: Tensor, over: Sequence[int]) -> Iterator[Index]:
-    """The places of the chunks in ``x``, of about :data:`BYTES_A_THREAD`; cut in no other dimension than ``over``."""
-    limit = BYTES_A_THREAD * torch.get_num_threads() if x.device.type == "cpu" else BYTES_OF_ACCELERATOR
+    """Indices that cut ``x`` into chunks of about :data:`BYTES_PER_THREAD`; only the dimensions ``over`` are cut."""
+    limit = BYTES_PER_THREAD * torch.get_num_threads() if x.device.type == "cpu" else BYTES_ON_ACCELERATOR
     slices = [[slice(None)]] * x.ndim
     size = x.numel() * x.element_size()
     for dim in over:
@@ -64,7 +65,7 @@ def chunks(x: Tensor, over: Sequence[int]) -> Iterator[Index]:
 
 
 def part(x: Tensor, chunk: Index) -> Tensor:
-    """What ``x`` has at ``chunk``; all of a dimension of one entry, which is broadcast."""
+    """The part of ``x`` at ``chunk``; a dimension with one entry is not cut, because it is broadcast."""
     return x[tuple(slice(None) if size == 1 else cut for size, cut in zip(x.shape, chunk, strict=True))]
 
 
@@ -95,11 +96,11 @@ class _Sums(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        needed = [0]  # the places of those that a gradient is for
+        needed = [0]  # indices of the tensors that need a gradient
         if ctx.gradient is None:
             needed += [place for place, needs in enumerate(ctx.needs_input_grad[4:]) if place and needs]
         totals: list[Tensor | None] = [None] * len(tensors)
-        # Each of its elements is in one chunk; those of the others may be in several.
+        # Each element of the student is in exactly one chunk; elements of the other tensors may be in several.
         student_total = totals[0] = torch.empty_like(tensors[0])
         for place in needed[1:]:
             totals[place] = torch.zeros_like(tensors[place])
@@ -107,11 +108,11 @@ class _Sums(torch.autograd.Function):
             for chunk in chunks(student_total, ctx.over):
                 parts = _parts(tensors, chunk)
                 if ctx.gradient is None:
-                    of_student, *of_others = _gradients(ctx.values, needed, part(upstream, chunk), parts)
+                    student_gradient, *other_gradients = _gradients(ctx.values, needed, part(upstream, chunk), parts)
                 else:
-                    of_student, of_others = ctx.gradient(part(upstream, chunk), *parts), []
-                part(student_total, chunk).copy_(of_student)
-                for place, gradient in zip(needed[1:], of_others, strict=True):
+                    student_gradient, other_gradients = ctx.gradient(part(upstream, chunk), *parts), []
+                part(student_total, chunk).copy_(student_gradient)
+                for place, gradient in zip(needed[1:], other_gradients, strict=True):
                     total = totals[place]
                     assert total is not None
                     part(total, chunk).add_(gradient)
@@ -121,7 +122,7 @@ class _Sums(torch.autograd.Function):
 def _gradients(
     values: Callable[..., Tensor], needed: Sequence[int], upstream: Tensor, parts: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """The gradients by autograd for the tensors at ``needed``, from a second forward pass of the chunk."""
+    """The gradients of the tensors with the indices ``needed``, by autograd in a second forward pass of the chunk."""
     with torch.enable_grad():
         inputs = [None if x is None else x.detach() for x in parts]
         sources = [x.requires_grad_() for place, x in enumerate(inputs) if place in needed and x is not None]
@@ -131,7 +132,7 @@ def _gradients(
 
 @torch.no_grad()
 def maxima(values: Callable[..., Tensor], *tensors: Tensor | None, over: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """As :func:`sums`, with the maximum in the sum's place; without a gradient."""
+    """Like :func:`sums`, but takes the maximum instead of the sum, without a gradient."""
     first = tensors[0]
     assert first is not None
     largest = first.new_full(tuple(shape), -torch.inf)

@@ -1,4 +1,4 @@
-"""What losses are made of: shapes, masks, means over valid positions and over workers, lengths of vectors."""
+"""Helpers of all losses: shapes, masks, means over valid positions and over workers, lengths of vectors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ lazily(
     chunked="rdistill.losses.chunked",
 )  # fmt: skip
 
-# A vector counts as zero below this share of the length that is usual around it. Generous on purpose: the
-# gradient of a direction grows as its vector shrinks, and after a ReLU many positions are exactly zero.
+# A vector counts as zero if its length is below this share of the typical length in the same image. The value is large
+# on purpose: the gradient of a direction grows as its vector shrinks, and after a ReLU many positions are exactly zero.
 NEARLY_ZERO = 1e-4
 TAU = Number(above=0, what="a temperature")
 
@@ -44,13 +44,14 @@ def at_least_float32(x: Tensor) -> Tensor:
 def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     """Nearest resize of N x H x W (labels, masks) or N x C x H x W to ``size``, exact for integers and bool.
 
-    Row i takes row floor(i * H / h): the pixel a strided convolution of kernel 3 and padding 1 is centred on,
-    hence the one that matches a backbone's feature, and the choice of the authors of IFVD and CIRKD.
+    Row i of the result is row floor(i * H / h) of the input. This is the pixel on which a strided convolution with
+    kernel 3 and padding 1 is centred, so it matches the feature of a backbone. The authors of IFVD and CIRKD use the
+    same rule.
     """
     (height, width), (new_height, new_width) = x.shape[-2:], size
     if (height, width) == (new_height, new_width):
         return x
-    if height % new_height == 0 and width % new_width == 0:  # slices: indices would copy, and their gradient is slow
+    if height % new_height == 0 and width % new_width == 0:  # slicing: indexing would copy, and its gradient is slow
         return x[..., :: height // new_height, :: width // new_width]
     rows = torch.arange(new_height, device=x.device) * height // new_height
     columns = torch.arange(new_width, device=x.device) * width // new_width
@@ -58,9 +59,10 @@ def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def with_logit_channels(logits: Tensor, channels: int) -> Tensor:
-    """Logits of two classes with one channel, z, or with two; any others as they are.
+    """Converts logits of two classes to one channel, z, or to two channels; returns other logits unchanged.
 
-    ``sigmoid(z)`` is ``softmax((0, z))[1]``, and ``softmax((a, b))[1]`` is ``sigmoid(b - a)``.
+    The probabilities stay equal: ``sigmoid(z)`` is ``softmax((0, z))[1]``, and ``softmax((a, b))[1]`` is
+    ``sigmoid(b - a)``.
     """
     if logits.shape[1] == channels:
         return logits
@@ -82,14 +84,14 @@ def _check_shapes(name: str, student: Tensor, teacher: Tensor, *, same_channels:
 
 
 def full_mask(mask: Tensor | None, like: Tensor) -> Tensor:
-    """``mask`` as N x 1 x H x W bool, all True when there is none."""
+    """``mask`` as N x 1 x H x W bool; all True if it is None."""
     n, _, height, width = like.shape
     valid = checked_mask(mask, like)
     return torch.ones((n, 1, height, width), dtype=torch.bool, device=like.device) if valid is None else valid
 
 
 def checked_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """``mask`` as N x 1 x H x W bool; None when there is none."""
+    """``mask`` as N x 1 x H x W bool, or None if it is None. Raises ValueError if its shape does not fit ``like``."""
     n, _, height, width = like.shape
     if mask is None:
         return None
@@ -99,56 +101,59 @@ def checked_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def where_valid(x: Tensor, valid: Tensor | None) -> Tensor:
-    """``x`` with zeros where it is not ``valid``; ``x`` itself without a mask."""
+    """``x`` with zeros where ``valid`` is False; ``x`` itself if ``valid`` is None."""
     return x if valid is None else torch.where(valid, x, 0.0)
 
 
 def count_positions(valid: Tensor | None, like: Tensor) -> Tensor:
-    """How many positions of the batch are ``valid`` (N x 1 x H x W), or that it has; mean over workers, not zero."""
+    """The number of ``valid`` positions (N x 1 x H x W) of the batch, averaged over workers; it is never 0.
+
+    If ``valid`` is None, all positions count.
+    """
     n, _, height, width = like.shape
-    own = torch.full((), n * height * width, device=like.device) if valid is None else valid.sum()
-    return count_over_workers(own)
+    local = torch.full((), n * height * width, device=like.device) if valid is None else valid.sum()
+    return count_over_workers(local)
 
 
 def count_images(valid: Tensor | None, like: Tensor) -> Tensor:
-    """How many images of the batch have a ``valid`` position: the mean over workers, not zero."""
-    own = torch.full((), len(like), device=like.device) if valid is None else valid.flatten(1).any(dim=1).sum()
-    return count_over_workers(own)
+    """The number of images of the batch with a ``valid`` position, averaged over workers; it is never 0."""
+    local = torch.full((), len(like), device=like.device) if valid is None else valid.flatten(1).any(dim=1).sum()
+    return count_over_workers(local)
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` where ``valid`` (broadcastable to it); a zero in the graph where nothing is.
+    """Mean of ``values`` where ``valid`` (broadcast to ``values``) is True; if it is nowhere, 0 with a gradient of 0.
 
-    Divided by the workers' mean count, so that the mean over workers is that of the whole batch.
+    The sum is divided by the mean count of the workers, so that the mean over workers is that of the whole batch.
     """
     valid = valid.expand_as(values)
     return torch.where(valid, values, 0.0).sum() / count_over_workers(valid.sum())
 
 
-def count_over_workers(own: Tensor) -> Tensor:
-    """How many there are to divide by: the mean over workers of their ``own``; not zero."""
+def count_over_workers(local: Tensor) -> Tensor:
+    """The mean over workers of a count, as a divisor: it is never 0."""
     workers = collectives.count()
-    return collectives.mean(own).clamp(min=1 if workers == 1 else 1 / workers)
+    return collectives.mean(local).clamp(min=1 if workers == 1 else 1 / workers)
 
 
 def log_softmax_where(x: Tensor, valid: Tensor, *, dim: int) -> Tensor:
-    """log_softmax over ``dim`` among ``valid`` entries; the others hold something finite, to be dropped."""
-    # Half the smallest float: minus a maximum it neither overflows nor leaves any probability behind.
+    """log_softmax over ``dim`` among the ``valid`` entries; the other entries get a finite value to be dropped."""
+    # Half of the lowest float: subtracting a maximum does not overflow, and the probability is exactly 0.
     return F.log_softmax(torch.where(valid, x, torch.finfo(x.dtype).min / 2), dim=dim)
 
 
 def unit(x: Tensor, *, dim: int) -> Tensor:
-    """``x`` scaled to length 1 over ``dim``; nearly zero vectors, compared with the rest of the image, fade to 0."""
+    """``x`` scaled to length 1 over ``dim``; vectors that are nearly zero, compared with the image, fade to 0."""
     x = rescaled(x)
     squared = x.square().sum(dim=dim, keepdim=True)
-    usual = squared.detach().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
-    return divided_by_length(x, squared, usual)
+    typical = squared.detach().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
+    return divided_by_length(x, squared, typical)
 
 
 def image_scales(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Of each image of N x C x H x W what :func:`unit` over the channels measures by, N x 1 x 1 x 1 each.
+    """The two scales of each image that :func:`unit` over the channels uses, N x 1 x 1 x 1 each, without a gradient.
 
-    The largest magnitude, and in units of it the mean squared length of a position; without a gradient.
+    They are the largest magnitude, and the mean squared length of a position in units of that magnitude.
     """
 
     def squares(x: Tensor, valid: Tensor | None, largest: Tensor) -> Tensor:
@@ -160,7 +165,7 @@ def image_scales(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor
 
 
 def largest_magnitudes(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The largest magnitude in each image, N x 1 x 1 x 1, to divide by: not zero; without a gradient."""
+    """The largest magnitude in each image, N x 1 x 1 x 1, as a divisor: it is never 0, and has no gradient."""
 
     def magnitude(x: Tensor, valid: Tensor | None) -> Tensor:
         return where_valid(x, valid).abs().amax(dim=(1, 2, 3), keepdim=True)
@@ -169,25 +174,25 @@ def largest_magnitudes(x: Tensor, valid: Tensor | None = None) -> Tensor:
     return largest.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def direction(x: Tensor, largest: Tensor, usual: Tensor) -> Tensor:
-    """:func:`unit` over the channels of a chunk of images, given their :func:`image_scales`."""
+def direction(x: Tensor, largest: Tensor, typical: Tensor) -> Tensor:
+    """Computes :func:`unit` over the channels for a chunk of images, given their :func:`image_scales`."""
     x = x / largest
-    return divided_by_length(x, x.square().sum(dim=1, keepdim=True), usual)
+    return divided_by_length(x, x.square().sum(dim=1, keepdim=True), typical)
 
 
 def rescaled(x: Tensor) -> Tensor:
-    """``x`` with 1 as the largest magnitude in each image, so that no square of it underflows or overflows."""
+    """``x`` scaled so that 1 is the largest magnitude in each image; squares then cannot overflow or vanish."""
     largest = x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
     return x / largest.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def divided_by_length(x: Tensor, squared: Tensor, usual: Tensor) -> Tensor:
-    """``x`` / its length, given the ``squared`` length and what is ``usual``, both in the order of 1.
+def divided_by_length(x: Tensor, squared: Tensor, typical: Tensor) -> Tensor:
+    """``x`` divided by its length, given its ``squared`` length and the ``typical`` squared length, both around 1.
 
-    Below :data:`NEARLY_ZERO` of the usual length x falls to zero as the cube of its length: without a step, and
-    with no gradient where it is zero, where a direction has none.
+    For lengths below :data:`NEARLY_ZERO` of the typical length, the result falls to zero with the cube of the length.
+    So it is continuous, and its gradient is 0 for a zero vector, which has no direction.
     """
-    floor = NEARLY_ZERO**2 * usual.clamp(min=1e-8)
+    floor = NEARLY_ZERO**2 * typical.clamp(min=1e-8)
     return x * squared.clamp(min=floor).rsqrt() * (squared / floor).clamp(max=1)
 
 
@@ -201,10 +206,10 @@ def cell_averages(x: Tensor, grid: int) -> Tensor:
 
 
 def with_contiguous_gradient(x: Tensor) -> Tensor:
-    """``x``, whose gradient is passed on in the order of N x C x H x W.
+    """Returns ``x``; its gradient is passed on contiguous, in the memory order of N x C x H x W.
 
-    What is computed from rows of positions has its gradient in channels_last. Of that PyTorch would make the one of the
-    feature in the same order, which takes a pooling four times as long, and then a second one in the feature's order.
+    Operations on rows of positions produce a gradient in channels_last. The backward pass of a pooling would keep that
+    order, which takes four times as long, and PyTorch would then copy the result into the feature's order.
     """
     if x.requires_grad:
         x.register_hook(lambda gradient: gradient.contiguous())
@@ -212,7 +217,7 @@ def with_contiguous_gradient(x: Tensor) -> Tensor:
 
 
 def valid_labels(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Where ``label`` names a class: bool, the shape of ``label``."""
+    """Whether each label is a class: bool, in the shape of ``label``."""
     return (label != ignore_index) & (label >= 0) & (label < num_classes)
 
 
@@ -224,18 +229,18 @@ def class_masks(label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 
 def class_means(x_nc_hw: Tensor, masks: Tensor) -> Tensor:
-    """Mean feature of each class in each image, N x classes x C; zero for an absent class."""
+    """The mean feature of each class in each image, N x classes x C; zero for a class that the image does not have."""
     total = masks.to(x_nc_hw.dtype) @ x_nc_hw.transpose(1, 2)
     return total / masks.sum(dim=2, keepdim=True).clamp(min=1)
 
 
-def compared(function: Callable[..., Tensor], *, same_channels: bool, layers: bool) -> Callable[..., Tensor]:
-    """A loss as it is called: shapes checked, the teacher cut off, in float32 outside autocast.
+def wrap_loss(function: Callable[..., Tensor], *, same_channels: bool, layers: bool) -> Callable[..., Tensor]:
+    """Wraps a loss: checks shapes, detaches the teacher, and computes in float32 without autocast.
 
     Args:
-        function: ``loss(student, teacher, ...)``; with ``layers`` it takes a list of tensors of each.
-        same_channels: whether both sides need as many channels; of several layers the last ones.
-        layers: whether the loss takes several layers; it may then be called with a tensor of each as well.
+        function: ``loss(student, teacher, ...)``; with ``layers`` it takes a list of tensors for each side.
+        same_channels: whether both sides need equal channels; for several layers, this concerns the last ones.
+        layers: whether the loss takes several layers; it may then also be called with one tensor for each side.
     """
     name = function.__name__
 

@@ -44,23 +44,23 @@ def omni_contrast(
     """The contrast of augmentation-free dense contrastive distillation; ``student`` is the generated feature.
 
     Both features are max-pooled to at most ``grid`` x ``grid`` cells and cut into patches of ``patch`` x ``patch``
-    cells (what is left over at the right and below is cut off), their channels into at most ``groups`` groups of one
-    size.
-    An anchor is one group at one cell of the student's; its positive the same of the teacher's, its negatives all cells
-    of the teacher's patch in the other groups. Mean over anchors of -log softmax(-L1 distance / tau) at the positive.
-    Memory: N * (grid / patch)^2 * (patch^2 * groups)^2 floats a tensor (17 MB at 4 images and the defaults).
+    cells; cells at the right and at the bottom that do not fill a patch are dropped. The channels are split into at
+    most ``groups`` groups of equal size. An anchor is one group at one cell of the student. Its positive is the same
+    group and cell of the teacher; its negatives are all cells of the teacher's patch in the other groups. The value is
+    the mean over anchors of -log softmax(-L1 distance / tau) at the positive.
+    Memory: N * (grid / patch)^2 * (patch^2 * groups)^2 floats for each tensor (17 MB at 4 images and the defaults).
 
-    Unlike every other loss here it is not least for identical inputs, and the features' scale counts (L1 distances
-    beside a fixed ``tau``), as in the authors' code.
+    Unlike all other losses here, it does not have its minimum at identical inputs, and it depends on the scale of the
+    features (L1 distances with a fixed ``tau``), as in the authors' code.
 
-    Reduction: the authors' sum over an image is divided by its cells, but not by the groups: their weight w is
+    Reduction: the authors divide the sum over an image by its cells, but not by the groups: their weight w is
     w * groups here. They pool by 4 x 4 (64 x 64 features to 16 x 16; not at all on CamVid).
 
-    Errors: ``ValueError`` where the channels have no divisor from 2 to ``groups``.
+    Errors: ``ValueError`` if the number of channels has no divisor from 2 to ``groups``.
 
     Paper: Fan et al., NeurIPS 2023, arXiv 2312.04168.
     """
-    count = groups_of(student.shape[1], groups)
+    count = number_of_groups(student.shape[1], groups)
     if not count:
         raise ValueError(f"{student.shape[1]} channels cannot be split into 2 to {groups} groups of one size")
     anchors, candidates = (
@@ -88,13 +88,13 @@ def omni_contrast(
     return total / (patches * size)
 
 
-def groups_of(channels: int, groups: int) -> int:
-    """The largest number of groups of one size, from 2 to ``groups``; 0 where there is none."""
+def number_of_groups(channels: int, groups: int) -> int:
+    """The largest number, from 2 to ``groups``, of equal groups into which the channels can be split; 0 if none."""
     return next((count for count in range(min(groups, channels), 1, -1) if channels % count == 0), 0)
 
 
 def _patches(x: Tensor, patch: int, groups: int) -> Tensor:
-    """N x C x H x W -> patches x (cells of a patch * groups) x (C / groups), the group changing quickest."""
+    """N x C x H x W -> patches x (cells of a patch * groups) x (C / groups); the group is the fastest index."""
     n, channels, height, width = x.shape
     rows, columns = min(patch, height), min(patch, width)
     x = x[..., : height // rows * rows, : width // columns * columns]

@@ -86,9 +86,9 @@ def _over_pixels(
     *others: Tensor,
     standardize: bool,
 ) -> Tensor:
-    """What logits of each pixel come to, summed over all; of standardised ones, image by image.
+    """The sum over all pixels of ``values``, which works on the logits of each pixel.
 
-    The scale of an image counts in a standardisation, so that an image is not cut there.
+    With ``standardize``, chunks are whole images, because standardised logits depend on the scale of their image.
     """
     over: tuple[int, ...] = (0, 2)
     if standardize:
@@ -99,15 +99,15 @@ def _over_pixels(
 
 
 def _standardised_values(values: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def of_standardised(student: Tensor, teacher: Tensor, valid: Tensor | None, *others: Tensor) -> Tensor:
+    def standardise_first(student: Tensor, teacher: Tensor, valid: Tensor | None, *others: Tensor) -> Tensor:
         student, teacher = (standardised(where_valid(logits, valid)) for logits in (student, teacher))
         return values(student, teacher, valid, *others)
 
-    return of_standardised
+    return standardise_first
 
 
 def _standardised_gradient(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def of_standardised(
+    def through_standardisation(
         upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None, *others: Tensor
     ) -> Tensor:
         with torch.enable_grad():
@@ -116,11 +116,11 @@ def _standardised_gradient(gradient: Callable[..., Tensor]) -> Callable[..., Ten
         teacher = standardised(where_valid(teacher, valid))
         return torch.autograd.grad(inner, student, gradient(upstream, inner.detach(), teacher, valid, *others))[0]
 
-    return of_standardised
+    return through_standardisation
 
 
 def _divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
-    """KL over the classes, summed over the positions of each image; where not ``valid``, both are uniform."""
+    """KL over the classes, summed over the positions of each image; at positions that are not valid it is 0."""
     log_p_student = F.log_softmax(where_valid(student, valid) / tau, dim=1)
     log_p_teacher = F.log_softmax(where_valid(teacher, valid) / tau, dim=1)
     return torch.sub(log_p_teacher, log_p_student).mul_(log_p_teacher.exp_()).sum(dim=(1, 2, 3), keepdim=True)
@@ -135,9 +135,9 @@ def _divergence_gradient(
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """(logits - mean) / standard deviation over the classes, each pixel by itself; N x C x H x W.
+    """(logits - mean) / standard deviation over the classes of each pixel; N x C x H x W.
 
-    The deviation is the authors' (count - 1). Pixels whose logits are nearly all equal fade to 0.
+    Like the authors', the variance is divided by count - 1. Pixels whose logits are all nearly equal fade to 0.
     """
     centred = logits - logits.mean(dim=1, keepdim=True)
     return unit(centred, dim=1) * (logits.shape[1] - 1) ** 0.5
@@ -181,9 +181,9 @@ def cwd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, tau: fl
 
 
 def _plane(x: Tensor, valid: Tensor | None, tau: float) -> Tensor:
-    """``x`` / ``tau`` as N x C x HW, so low where not ``valid`` that a softmax over HW leaves nothing there.
+    """``x`` / ``tau`` as N x C x HW; positions that are not valid get a value so low that a softmax over HW is 0 there.
 
-    Without any valid position all of it is that low, and the softmax is uniform on both sides.
+    If no position is valid, all have this value, and the softmax is uniform on both sides.
     """
     x = (x / tau).flatten(2)
     return x if valid is None else x.masked_fill_(~valid.flatten(2), torch.finfo(x.dtype).min / 2)
@@ -214,9 +214,10 @@ def dist(
 
     tau^2 * (beta * inter + gamma * intra) of p = softmax(logits / tau): inter = mean over valid pixels of
     1 - Pearson over the classes, intra = mean over classes of 1 - Pearson over all valid pixels of the batch.
-    The authors' reduction and weights (1 and 1). Their floor of 1e-8 under the product of two lengths over all pixels
-    is no matter with many; here a probability counts as constant if its standard deviation is below a ten-thousandth
-    of its mean, so that classes which are absent from a batch, and small everywhere, do not.
+    The reduction and the weights (1 and 1) are the authors'. They add a floor of 1e-8 to the product of two lengths
+    over all pixels, which has no effect with many pixels. Here, a probability counts as constant if its standard
+    deviation is below a ten-thousandth of its mean; so the small probabilities of a class that the batch does not have
+    still count.
 
     Weakness: over two classes Pearson is +1 or -1 whatever the probabilities, so the inter part has no
     gradient and only the intra part teaches.
@@ -239,10 +240,10 @@ def dist(
 
 
 def _class_means(x: Tensor, valid: Tensor | None, tau: float, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each class the mean probability over ``count`` positions, to divide by, and what is then the mean, 1.
+    """For each class: its mean probability over ``count`` positions as a divisor, and its mean after the division.
 
-    1 x C x 1 x 1 each, without a gradient: a constant that is subtracted leaves that of a sum of squares as it is. A
-    class without any probability has a mean of 0.
+    Both are 1 x C x 1 x 1, without a gradient: subtracting a constant mean does not change the gradient of the sum of
+    squares. The mean after the division is 1, or 0 for a class whose probabilities are all 0.
     """
 
     def probabilities(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -255,8 +256,11 @@ def _class_means(x: Tensor, valid: Tensor | None, tau: float, count: Tensor) -> 
 
 
 def _correlation_sums(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None, *means: Tensor) -> Tensor:
-    """1 - Pearson over the classes, summed over the positions; and of each class the sums of the squares of student and
-    teacher and of their products, in units of their means: N x (1 + 3 C) x 1 x 1."""
+    """The sums over positions that DIST needs, N x (1 + 3 C) x 1 x 1.
+
+    The first entry is 1 - Pearson over the classes. Then, for each class, in units of its mean, come the squared
+    deviations of the student, those of the teacher, and the products of both.
+    """
     p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
     distance = 1 - _pearson(*_moments(*_over_classes(p_student, p_teacher)))
     x, y = _within_classes(p_student, p_teacher, valid, means)
@@ -277,14 +281,14 @@ def _correlation_gradient(
     along_x = along_y * covariance / variance_x.clamp(min=NEARLY_ZERO**2) * (variance_x >= NEARLY_ZERO**2)
     gradient = x.mul_(along_x).sub_(y.mul_(along_y))
     x, y = _within_classes(p_student, p_teacher, valid, means)
-    # Divided last: of a class without any probability the deviation is 0, and the mean nearly so.
+    # The division comes last: for a class without any probability the deviation is 0 and the mean is nearly 0.
     gradient.add_(x.mul_(2 * own).add_(y.mul_(shared)).div_(means[0]))
-    # The softmax's own derivative turns this into the gradient of the logits.
+    # Multiply by the derivative of the softmax to get the gradient of the logits.
     return gradient.sub_((gradient * p_student).sum(dim=1, keepdim=True)).mul_(p_student).div_(tau)
 
 
 def _over_classes(p_student: Tensor, p_teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviations from the mean over the classes, 1 / C, in units of it."""
+    """Deviations from the mean over the classes, which is 1 / C, in units of this mean."""
     classes = p_student.shape[1]
     return p_student.mul(classes).sub_(1), p_teacher.mul(classes).sub_(1)
 
@@ -292,25 +296,25 @@ def _over_classes(p_student: Tensor, p_teacher: Tensor) -> tuple[Tensor, Tensor]
 def _within_classes(
     p_student: Tensor, p_teacher: Tensor, valid: Tensor | None, means: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Deviations from each class's mean, in units of it; zero where not ``valid``."""
+    """Deviations from the mean of each class, in units of this mean; 0 at positions that are not valid."""
     x, y = p_student.div(means[0]).sub_(means[1]), p_teacher.div(means[2]).sub_(means[3])
     return _times(x, valid), _times(y, valid)
 
 
 def _times(x: Tensor, valid: Tensor | None) -> Tensor:
-    """:func:`where_valid` for what is finite: quicker."""
+    """Like :func:`where_valid`, but faster and for finite values only."""
     return x if valid is None else x * valid
 
 
 def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Variances of both and their covariance over the classes, given the deviations."""
+    """The two variances and the covariance over the classes, given the deviations."""
     variance_x, variance_y, covariance = ((a * b).mean(dim=1, keepdim=True) for a, b in ((x, x), (y, y), (x, y)))
     return variance_x, variance_y, covariance
 
 
 def _pearson(variance_x: Tensor, variance_y: Tensor, covariance: Tensor) -> Tensor:
-    """Pearson correlation of values in units of their mean; 0 where either is constant."""
-    # What varies by less than this share of itself is constant; a floor, since 0 cannot be divided by 0.
+    """The Pearson correlation of values in units of their mean; 0 if one of them is constant."""
+    # Values with a smaller relative standard deviation count as constant; the floor avoids a division of 0 by 0.
     return covariance / (variance_x.clamp(min=NEARLY_ZERO**2).sqrt() * variance_y.clamp(min=NEARLY_ZERO**2).sqrt())
 
 
@@ -345,12 +349,12 @@ def dkd(
     """Decoupled knowledge distillation: KL split into the target class and the others.
 
     tau^2 * mean over valid pixels of alpha * KL of (p_target, 1 - p_target) + beta * KL among the other
-    classes. ``label`` (N x H x W, long) is resized to the logits. The authors' reduction (theirs over
-    images).
+    classes. ``label`` (N x H x W, long) is resized to the logits. The reduction is the authors', whose mean is over
+    images.
 
     ``standardize`` is that of :func:`kl`.
 
-    Weakness: with two classes the other class is alone, and the beta part is zero.
+    Weakness: with two classes there is only one other class, and the beta part is zero.
 
     Errors: ``ValueError`` for fewer than two classes.
 
@@ -375,11 +379,11 @@ def _decoupled(
     tau, alpha, beta = weights
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability of the target, of the others together, and of each among the others."""
+        """Log-probabilities: of the target, of all other classes together, and of each class among the others."""
         logits = where_valid(logits, valid) / tau
         log_p, others = F.log_softmax(logits, dim=1), F.log_softmax(_without(logits, target), dim=1)
-        # log(1 - p_target) from the other classes' own terms: 1 - p loses every digit of a confident teacher. The two
-        # softmaxes differ by it in each class, and by the fewest digits in the highest.
+        # log(1 - p_target), computed from the other classes, because 1 - p has no correct digits for a confident
+        # teacher. It is the difference of the two log-softmaxes in any other class; the largest one is most exact.
         rest = _without(log_p, target).amax(dim=1, keepdim=True) - others.amax(dim=1, keepdim=True)
         return log_p.gather(1, target), rest, others
 
@@ -398,8 +402,10 @@ def _decoupled_gradient(
     valid: Tensor,
     target: Tensor,
 ) -> Tensor:
-    """alpha * (p_s - p_t of the target, there - (1 - p_t of the target) * q_s) + beta * (q_s - q_t), q = p among the
-    others."""
+    """The gradient of :func:`_decoupled`; with q = softmax among the other classes (0 at the target) it is
+
+    alpha * (p_s - (p_t at the target, 0 elsewhere) - (1 - p_t of the target) * q_s) + beta * (q_s - q_t).
+    """
     tau, alpha, beta = weights
     student, teacher = (where_valid(logits, valid) / tau for logits in (student, teacher))
     others_s, others_t = (F.softmax(_without(logits, target), dim=1) for logits in (student, teacher))
@@ -412,5 +418,5 @@ def _decoupled_gradient(
 
 
 def _without(x: Tensor, target: Tensor) -> Tensor:
-    """``x`` with so low a value in the target's place that a softmax leaves nothing there."""
+    """``x`` with a value at the target class that is so low that a softmax is 0 there."""
     return x.scatter(1, target, torch.finfo(x.dtype).min / 2)

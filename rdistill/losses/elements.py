@@ -39,9 +39,9 @@ lazily(
     use_when="The plainest feature hint; a baseline for the others.",
 )
 def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
-    """FitNet's hint: mean over every element of (s - t)^2, ``student`` already through its convolution.
+    """FitNet's hint: mean over all elements of (s - t)^2; ``student`` has passed its 1x1 convolution already.
 
-    The reduction of CIRKD's FitNet, whose weight of 10 holds.
+    The reduction is that of CIRKD's FitNet, so its weight of 10 can be used.
 
     Paper: Romero et al., ICLR 2015, arXiv 1412.6550.
     """
@@ -58,19 +58,19 @@ def _squared_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Te
     def gradient(upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
         return _difference(student, teacher, valid).mul_(2 * upstream)
 
-    return _added_up(values, gradient, student, teacher, valid)
+    return _sum_of_elements(values, gradient, student, teacher, valid)
 
 
 def _difference(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
-    """A new tensor with zeros where not ``valid``, whatever stands there."""
+    """``student`` - ``teacher`` as a new tensor, with zeros where ``valid`` is False, also in place of NaN."""
     difference = student - teacher
     return difference if valid is None else difference.masked_fill_(~valid, 0.0)
 
 
-def _added_up(
+def _sum_of_elements(
     values: Callable[..., Tensor], gradient: Callable[..., Tensor], student: Tensor, *others: Tensor | None
 ) -> Tensor:
-    """The sum of what is computed of each element by itself."""
+    """The sum of ``values``, which works on each element by itself."""
     shape = (len(student), 1, 1, 1)
     return chunked.sums(values, student, *others, over=(0, 1, 2), shape=shape, gradient=gradient).sum()
 
@@ -130,7 +130,7 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
         )
         return student.mul_(2 * own).add_(teacher.mul_(shared)).div_(scales[0])
 
-    # A mean may count as a constant: what is subtracted leaves the gradient of the sums of squares as it is.
+    # The means are used as constants: subtracting a mean does not change the gradient of the sums of squares.
     (largest_s, usual_s, mean_s), (largest_t, usual_t, mean_t) = (_batch_scales(x) for x in (student, teacher))
     sums = chunked.sums(
         moments, student, teacher, largest_s, mean_s, largest_t, mean_t, over=(0, 2),
@@ -145,8 +145,11 @@ def pkd(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _batch_scales(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a batch the largest magnitude (1 x 1 x 1 x 1), and in units of it the mean of the squares and of each channel
-    the mean (1 x C x 1 x 1); over all workers, without a gradient."""
+    """The scales of a batch over all workers, without a gradient.
+
+    They are the largest magnitude (1 x 1 x 1 x 1) and, in units of it, the mean of all squares (a scalar) and the mean
+    of each channel (1 x C x 1 x 1).
+    """
     x = x.detach()
     channels = x.shape[1]
 
@@ -184,7 +187,7 @@ def l1(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tenso
         return _difference(student, teacher, valid).sign_().mul_(upstream)
 
     valid = checked_mask(mask, student)
-    total = _added_up(values, gradient, student, teacher, valid)
+    total = _sum_of_elements(values, gradient, student, teacher, valid)
     return total / (count_positions(valid, student) * student.shape[1])
 
 
@@ -216,8 +219,8 @@ def l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tenso
 def cosine(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean over valid positions of 1 - cosine over the channels.
 
-    Computed as half the squared distance of the two directions, the same for non-zero vectors, and 0 rather
-    than 1 where both are zero (as after a ReLU), so that identical inputs always give 0.
+    It is computed as half of the squared distance of the two directions. This is the same for non-zero vectors, and 0
+    instead of 1 where both are zero (as after a ReLU), so that identical inputs always give 0.
     """
 
     def values(student: Tensor, teacher: Tensor, valid: Tensor | None, *scales: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses with weights or state, and :class:`Term`: one configured loss of a distillation."""
+"""Losses with layers or state, and :class:`Term`: one configured loss of a distillation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from . import LOSSES, LossInfo, Switch, check_params, functional
 
 
 class Adapter(nn.Module):
-    """Makes a student's feature comparable with a teacher's: channels by a 1x1 convolution, size by resizing.
+    """Fits a student's feature to a teacher's: the channels by a 1x1 convolution, the size by resizing.
 
-    Without a convolution (equal channels, unless ``always``) it has no parameters, so that nothing is left
-    unused in DDP.
+    If the channels are equal (and not ``always``), it has no convolution and no parameters, because DDP does not
+    accept parameters without a gradient.
 
     Shapes: student N x ``student_channels`` x h x w -> N x ``teacher_channels`` x ``size``, resized
     bilinearly with ``align_corners=False``.
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
 
 
 def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
-    """N x C x h x w -> N x C x ``size``; ``x`` itself when it has that size."""
+    """N x C x h x w -> N x C x ``size``; ``x`` itself if it has that size."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
@@ -66,7 +66,7 @@ class MGD(nn.Module):
         return functional.mgd(self.generated(student, teacher, mask_ratio=mask_ratio), teacher)
 
     def generated(self, student: Tensor, teacher: Tensor, *, mask_ratio: float) -> Tensor:
-        """What the convolutions make of the student's feature: N x teacher channels x H x W of ``teacher``."""
+        """The feature generated from the student's: N x teacher channels x H x W of ``teacher``."""
         aligned = self.adapter(student, teacher.shape[-2:])
         n, _, height, width = aligned.shape
         keep = torch.rand((n, 1, height, width), device=aligned.device) >= mask_ratio
@@ -75,13 +75,13 @@ class MGD(nn.Module):
 
 
 class ClassQueue(nn.Module):
-    """A ring buffer of embeddings for each class, in buffers, so that a resumed run goes on with it.
+    """A ring buffer of embeddings for each class, kept in buffers, so that a resumed run continues with it.
 
-    Nothing here waits for the device: what an image has not got is written to one slot beyond the ring.
+    Nothing here waits for the device: entries that are not present are written to a spare slot behind the ring.
     """
 
     keys: Tensor  # classes x (size + 1) x C
-    written: Tensor  # classes: how many were ever written
+    written: Tensor  # classes: number of entries ever written
 
     def __init__(self, num_classes: int, size: int, channels: int) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor, present: Tensor) -> None:
-        """Write ``keys`` (classes x M x C) where ``present`` (classes x M, bool), over the oldest entries.
+        """Writes ``keys`` (classes x M x C) where ``present`` (classes x M, bool) is True, over the oldest entries.
 
-        A key that is not finite is never written: it would be drawn for many steps to come.
+        Keys that are not finite are not written, because they would be sampled in many later steps.
         """
         if keys.shape[1] > self.size:
             raise ValueError(f"a queue of {self.size} cannot take {keys.shape[1]} entries a class at once; enlarge it")
@@ -107,12 +107,15 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def sample(self, total: int) -> tuple[Tensor, Tensor]:
-        """About ``total`` keys, as many of each class, with replacement: K x C and whether each exists
-        (K)."""
+        """Samples about ``total`` keys with replacement, equally many of each class.
+
+        Returns:
+            The keys, K x C, and whether each of them is filled, K bool.
+        """
         per_class = total // len(self.keys) + 1
         filled = self.written.clamp(max=self.size).unsqueeze(1)
         uniform = torch.rand((len(self.keys), per_class), device=self.keys.device)
-        # float32 rounding may reach filled itself, hence the clamp.
+        # Rounding in float32 may give `filled` itself, which is out of range.
         slot = torch.minimum((uniform * filled).long(), (filled - 1).clamp(min=0))
         classes = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
         return self.keys[classes, slot].flatten(0, 1), (filled > 0).expand(-1, per_class).flatten()
@@ -121,12 +124,12 @@ class ClassQueue(nn.Module):
 class CIRKDMemory(nn.Module):
     """CIRKD's memory bank: pixel and region embeddings of the teacher, and the student's projection to them.
 
-    Each training step writes, for every image and class, the mean embedding (region queue) and up to
-    ``pixels_per_class`` random pixels of that class (pixel queue; the authors' code takes pixels of any
-    class, their paper of the class), gathered from all workers; then contrasts student and teacher against a
-    sample of both queues. Ignored pixels count nowhere, also not in the projection's BatchNorm (in the authors' code
-    they do there). Workers must have equally many images. Buffers: classes x (pixel + region queue) x teacher
-    channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
+    For every image and class, each training step writes the mean embedding to the region queue, and up to
+    ``pixels_per_class`` random pixels of that class to the pixel queue, gathered from all workers. (For the pixel
+    queue, the authors' code takes pixels of any class, their paper pixels of that class.) Then student and teacher are
+    compared with a sample of both queues. Ignored pixels are left out everywhere, also in the projection's BatchNorm,
+    where the authors' code includes them. All workers must have the same number of images. Buffers: classes x (pixel +
+    region queue) x teacher channels floats (428 MB at 19 classes and 256 channels with the authors' sizes).
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
     """
@@ -142,7 +145,7 @@ class CIRKDMemory(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        # SyncBatchNorm is mmengine's to make of this (`sync_bn` of a config); it does not exist on CPU.
+        # mmengine replaces this by SyncBatchNorm if a config sets `sync_bn`; on a CPU there is none.
         self.project = nn.Sequential(
             nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False),
             nn.BatchNorm2d(teacher_channels),
@@ -166,7 +169,7 @@ class CIRKDMemory(nn.Module):
         pixel_contrast_size: int = 4096,
         region_contrast_size: int = 1024,
     ) -> Tensor:
-        """Pixel part + region part, each weighted 1. ``label``: N x H x W, at any resolution."""
+        """The sum of the pixel part and the region part. ``label`` is N x H x W, at any resolution."""
         size = teacher.shape[-2:]
         label = functional.resize_nearest(label, size)
         mask = functional.valid_labels(label, self.num_classes, ignore_index)
@@ -189,14 +192,14 @@ class CIRKDMemory(nn.Module):
             teacher = functional.at_least_float32(teacher).flatten(2)  # N x C x HW
             usable = teacher.isfinite().all(dim=1, keepdim=True)
             masks = functional.class_masks(label, self.num_classes, ignore_index) & usable  # N x classes x HW
-            # Replaced, since a mask of 0 times NaN is NaN.
+            # Replace values that are not used: the product of 0 and NaN is NaN.
             features = functional.unit(torch.where(masks.any(dim=1, keepdim=True), teacher, 0.0), dim=1)
             means = functional.unit(functional.class_means(features, masks), dim=2)  # N x classes x C
             score = torch.rand((len(masks), 1, masks.shape[2]), device=masks.device)
             score, index = torch.where(masks, score, -1.0).topk(min(pixels_per_class, masks.shape[2]), dim=2)
             images = torch.arange(len(masks), device=masks.device).view(-1, 1, 1)
             chosen = features.transpose(1, 2)[images, index]  # N x classes x M x C
-        # The queues want classes first, images (of all workers) after.
+        # The queues take classes as the first dimension and the images of all workers after it.
         self.regions.push(
             collectives.gather(means).transpose(0, 1),
             collectives.gather(masks.any(dim=2)).T,
@@ -208,19 +211,20 @@ class CIRKDMemory(nn.Module):
 
 
 def _without_ignored(student: Tensor, valid: Tensor) -> Tensor:
-    """A student's feature (N x C x h x w) with valid positions, each in turn, in the place of the ignored ones.
+    """Replaces the ignored positions of a student's feature (N x C x h x w) by valid ones, each of them in turn.
 
-    So that a BatchNorm sees the valid ones alone. ``valid``: N x H x W, of another size where the feature will be
-    resized to that; then every position stays that a valid one may be interpolated from. Without any valid: zeros.
+    So BatchNorm computes its statistics from valid positions alone. ``valid`` is N x H x W. It may have another size if
+    the feature is resized to it later; a position then counts as valid if a valid one is interpolated from it. If no
+    position is valid, the result is 0.
     """
     n, channels, *size = student.shape
     if valid.shape[1:] != student.shape[2:]:
         cells = F.adaptive_max_pool2d(valid.float().unsqueeze(1), size)
         valid = F.max_pool2d(cells, kernel_size=3, stride=1, padding=1).squeeze(1) > 0
     valid = valid.flatten()
-    positions = valid.int().argsort(descending=True, stable=True)  # first the valid ones in order, then the others
-    turn = ((~valid).cumsum(dim=0) - 1) % valid.sum().clamp(min=1)
-    source = torch.where(valid, torch.arange(len(valid), device=valid.device), positions[turn])
+    positions = valid.int().argsort(descending=True, stable=True)  # the valid positions in order, then the others
+    replacement = ((~valid).cumsum(dim=0) - 1) % valid.sum().clamp(min=1)
+    source = torch.where(valid, torch.arange(len(valid), device=valid.device), positions[replacement])
     filled = student.movedim(1, 3).reshape(-1, channels)[source]
     return torch.where(valid.any(), filled, 0.0).view(n, *size, channels).movedim(3, 1)
 
@@ -230,23 +234,23 @@ class Term(nn.Module):
 
     Args:
         type: a name in :data:`rdistill.losses.LOSSES`.
-        student_channels, teacher_channels: of what is compared (for DSD over several layers: of the last).
-        num_classes: of the data set; labels are 0 to num_classes - 1 or ``ignore_index``. Not a head's channels:
-            two classes may have one, the logit z of a sigmoid. KL, DKD and DIST compare it as the logits (0, z),
-            whose softmax is that sigmoid; where only one side is such a head, the other losses compare z with
-            the difference of the other side's two.
+        student_channels, teacher_channels: channels of the compared tensors (for DSD, of the last layer).
+        num_classes: number of classes of the dataset; labels are 0 to num_classes - 1 or ``ignore_index``. It may
+            differ from the channels of a head: for two classes a head may have one channel, the logit z of a sigmoid.
+            KL, DKD and DIST use it as the logits (0, z), whose softmax is that sigmoid. If only one side has such a
+            head, the other losses compare z with the difference of the two logits of the other side.
         ignore_index: label of the pixels that a loss on logits (and IFVD, CIRKDMemory) leaves out.
-        params: the loss's parameters; what is missing gets its default. On logits also ``at``: ``"label"``
-            upsamples both logits to the label's resolution, ``"logits"`` compares at the teacher's.
+        params: the loss's parameters; missing ones get their defaults. On logits there is also ``at``: ``"label"``
+            upsamples both logits to the resolution of the label, ``"logits"`` compares at the teacher's resolution.
         on_logits: whether logits are compared; otherwise features.
 
     Attributes:
-        params: the parameters in force, read at every forward: changing an entry changes the loss (but for
-            those of ``built_in``).
-        built_in: names of the parameters that shape the loss's module when it is built, such as a queue's size.
+        params: the current parameters, read in every forward pass: changing an entry changes the loss, except for
+            the parameters in ``built_in``.
+        built_in: names of the parameters that the constructor of the loss's module has used, such as a queue's size.
 
     Errors: :class:`rdistill.core.errors.UserError` (a ``ValueError``) for an unknown type, parameters that do not
-    fit, logits whose numbers of classes differ, and a single channel where a loss then has no gradient.
+    fit, logits with different numbers of classes, or a single channel for which a loss has no gradient.
     """
 
     params: LossParams
@@ -286,12 +290,12 @@ class Term(nn.Module):
         elif info.channels != "any" and not on_logits:
             self.adapter = Adapter(student_channels, teacher_channels, always=info.channels == "projected")
         self._function = info.load()
-        takes = inspect.signature(self.module.forward if self.module else self._function).parameters
-        self._takes_mask, self.needs_label = "mask" in takes, on_logits or info.label
-        self._about_labels = {
+        accepted = inspect.signature(self.module.forward if self.module else self._function).parameters
+        self._takes_mask, self.needs_label = "mask" in accepted, on_logits or info.label
+        self._label_arguments = {
             name: value
             for name, value in {"ignore_index": ignore_index, "num_classes": num_classes}.items()
-            if name in takes
+            if name in accepted
         }
 
     def extra_repr(self) -> str:
@@ -304,29 +308,29 @@ class Term(nn.Module):
         label_nhw: Tensor | None = None,
         seen_nhw: Tensor | None = None,
     ) -> Tensor:
-        """The raw loss, unweighted, a float32 scalar.
+        """Computes the raw loss, before its weight, as a float32 scalar.
 
         Args:
-            student, teacher: N x C x H x W each; for DSD also equally long sequences of layers.
-            label_nhw: N x H x W long; may be left out where ``needs_label`` is false.
-            seen_nhw: N x H x W bool: where a loss on logits looks that is not about the label; None: where there is a
-                label.
+            student, teacher: N x C x H x W each; for DSD also sequences of layers, of equal lengths.
+            label_nhw: N x H x W long; it may be left out if ``needs_label`` is false.
+            seen_nhw: N x H x W bool: the pixels that a loss on logits uses, if it does not need the labels. None: the
+                pixels that have a label.
 
-        Errors: ``ValueError`` for a missing or misshapen label, or tensors that do not fit together.
+        Errors: ``ValueError`` for a missing label, a label of a wrong shape, or tensors that do not fit together.
         """
         if label_nhw is None and self.needs_label:
             raise ValueError(f"{self.loss_type} needs the label (N x H x W)")
         if label_nhw is not None and label_nhw.ndim != 3:
             raise ValueError(f"{self.loss_type}: label must be N x H x W, got {tuple(label_nhw.shape)}")
         arguments = {name: value for name, value in self.params.items() if name not in self.built_in}
-        arguments |= self._about_labels
+        arguments |= self._label_arguments
         if self.on_logits:
             assert label_nhw is not None
             size = _last(teacher).shape[-2:] if arguments.pop("at") == "logits" else label_nhw.shape[-2:]
             label_nhw = functional.resize_nearest(label_nhw, size)
             if seen_nhw is None or self.info.label:
                 seen_nhw = label_nhw != self.ignore_index
-            student, teacher = (self._as_compared(logits, size) for logits in (student, teacher))
+            student, teacher = (self._resized_logits(logits, size) for logits in (student, teacher))
             if self._takes_mask:
                 arguments["mask"] = functional.resize_nearest(seen_nhw, size)
         else:
@@ -341,8 +345,11 @@ class Term(nn.Module):
                 return loss
             return functional.at_least_float32(self.module(student, _detached(teacher), **arguments))
 
-    def _as_compared(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """In float32: bfloat16 would round every upsampled logit, and the loss is a difference of two."""
+    def _resized_logits(self, logits: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """The logits at the compared size and number of channels.
+
+        They are resized in float32: bfloat16 would round every upsampled logit, and the loss is a small difference.
+        """
         if not isinstance(logits, Tensor):
             raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
         resized = resize_bilinear(functional.at_least_float32(logits), size)
@@ -356,7 +363,7 @@ class Term(nn.Module):
             )
 
     def _match(self, student: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
-        """The student's (last) feature with the teacher's size and, if need be, channels."""
+        """The student's feature (the last one of several) with the teacher's size and, if needed, channels."""
         last = _last(student)
         last = self.adapter(last, size) if self.adapter is not None else resize_bilinear(last, size)
         return last if isinstance(student, Tensor) else [*student[:-1], last]
@@ -366,13 +373,13 @@ def _build(
     module: type, student_channels: int, teacher_channels: int, options: Mapping[str, Any]
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The module of a loss, and the names of the parameters that its constructor takes."""
-    takes = [name for name in inspect.signature(module).parameters if name in options]
-    built: nn.Module = module(student_channels, teacher_channels, **{name: options[name] for name in takes})
-    return built, tuple(name for name in takes if name != "num_classes")
+    accepted = [name for name in inspect.signature(module).parameters if name in options]
+    built: nn.Module = module(student_channels, teacher_channels, **{name: options[name] for name in accepted})
+    return built, tuple(name for name in accepted if name != "num_classes")
 
 
 def _check_buffers(info: LossInfo, module: nn.Module) -> None:
-    """What a loss has seen goes into every checkpoint with its buffers: the declaration says so, and only then."""
+    """Raises UserError unless a loss is declared with ``buffers=True`` exactly if its module has buffers."""
     names = [name for name, _ in module.named_buffers()]
     if bool(names) != info.buffers:
         has = f"has buffers ({names[0]})" if names else "has no buffers"
@@ -383,9 +390,9 @@ def _check_buffers(info: LossInfo, module: nn.Module) -> None:
 
 
 def _logit_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> int:
-    """How many channels logits are compared with: a softmax needs two, the others take what both sides have."""
-    fewest = min(student_channels, teacher_channels)
-    return 2 if fewest == 1 and info.softmax else fewest
+    """The number of channels in which logits are compared: at least 2 for a softmax, otherwise the smaller number."""
+    channels = min(student_channels, teacher_channels)
+    return 2 if channels == 1 and info.softmax else channels
 
 
 def _check_classes(info: LossInfo, student_channels: int, teacher_channels: int) -> None:
@@ -412,7 +419,10 @@ def _check_switches(info: LossInfo, on: str, params: Mapping[str, Any], channels
 
 
 def _check_feature_channels(info: LossInfo, student_channels: int, teacher_channels: int) -> None:
-    """A loss over the channels has the teacher's on both sides, or each model's own."""
+    """Raises UserError for a loss over the channels if a side has only one.
+
+    Both sides have the teacher's channels, except for losses that allow different numbers.
+    """
     if "channels" not in info.constant_over:
         return
     compared = {"teacher": teacher_channels}

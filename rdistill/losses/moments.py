@@ -35,8 +35,8 @@ def wkdf(student: Tensor, teacher: Tensor, *, grid: int = 4, mean_weight: float 
     Mean over images and at most ``grid`` x ``grid`` cells of sum_c mean_weight * (m_s - m_t)^2 + (d_s - d_t)^2, where
     m is a channel's mean over the cell and d its standard deviation.
 
-    Reduction: the authors' own. Their standard deviation divides by count - 1 (it differs by resolution), the
-    population's here does not. Authors: weight 0.02 (ImageNet, mean_weight 2) and 0.08 (CIFAR, mean_weight 4), both
+    Reduction: as the authors'. Their standard deviation divides by count - 1, which depends on the resolution; here it
+    divides by count. Authors: weight 0.02 (ImageNet, mean_weight 2) and 0.08 (CIFAR, mean_weight 4), both
     over the whole image (``grid=1``), with a 1x1 convolution, BatchNorm and ReLU for the student; the convolution alone
     here.
 
@@ -52,7 +52,7 @@ def _cell_moments(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     (rows, columns), (n, channels) = grid_size(x, grid), x.shape[:2]
 
     def moments(x: Tensor) -> Tensor:
-        # Squares are taken around the channel's own mean: the difference of two large ones would lose the digits.
+        # Subtract the channel's mean before squaring: the difference of two large squares would lose precision.
         centre = x.detach().mean(dim=(2, 3), keepdim=True)
         x = x - centre
         mean = F.adaptive_avg_pool2d(x, (rows, columns))
@@ -60,8 +60,8 @@ def _cell_moments(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         return torch.cat([mean + centre, variance], dim=2)
 
     mean, variance = chunked.sums(moments, x, over=(0, 1), shape=(n, channels, 2 * rows, columns)).split(rows, dim=2)
-    usual = variance.detach().mean(dim=(1, 2, 3), keepdim=True)
-    floor = (NEARLY_ZERO**2 * usual).clamp(min=torch.finfo(x.dtype).tiny)
+    typical = variance.detach().mean(dim=(1, 2, 3), keepdim=True)
+    floor = (NEARLY_ZERO**2 * typical).clamp(min=torch.finfo(x.dtype).tiny)
     return mean, variance.clamp(min=floor).sqrt()
 
 
@@ -75,13 +75,13 @@ def _cell_moments(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     use_when="A hint like FitNet's that also counts at coarse scales.",
 )
 def hcl(student: Tensor, teacher: Tensor, *, levels: int = 3) -> Tensor:
-    """Hierarchical context loss of ReviewKD: the squared error at full size and of averages over ever fewer cells.
+    """Hierarchical context loss of ReviewKD: the squared error at full size and of averages over fewer and fewer cells.
 
     Level k of ``levels`` averages over 2^(levels - k) x 2^(levels - k) cells (4 x 4, 2 x 2, 1 x 1) and counts 2^-k; the
     sum is divided by that of the weights. Levels that are not coarser than the feature are left out.
 
-    Reduction: the authors' own, whose weights are 0.6 to 8. Their fusion of several layers (ABF) is not part of it:
-    a term compares one pair.
+    Reduction: as the authors', whose weights are 0.6 to 8. Their fusion of several layers (ABF) is left out, because a
+    term compares one pair.
 
     Paper: Chen et al., CVPR 2021, arXiv 2104.09044.
     """
@@ -114,8 +114,8 @@ def hcl(student: Tensor, teacher: Tensor, *, levels: int = 3) -> Tensor:
 def theia(student: Tensor, target: Tensor) -> Tensor:
     """Loss of foundation models' features: 0.9 * (1 - cosine over the channels) + 0.1 * smooth L1, means of both.
 
-    ``target`` is the teacher's feature, standardised per channel (:class:`.layers.Theia`), so it has the size of 1 that
-    the smooth L1's bend at 1 is meant for. The cosine is computed as :func:`.cosine` does.
+    ``target`` is the teacher's feature, standardised per channel (:class:`.layers.Theia`). So its values are around 1,
+    where the smooth L1 loss changes from quadratic to linear. The cosine is computed as in :func:`.cosine`.
 
     Paper: Shang et al., CoRL 2024, arXiv 2407.20179 (the reduction and the weights 0.9 and 0.1 are the authors').
     """

@@ -1,4 +1,4 @@
-"""What a loss is: one declaration beside its function, which everything that has to do with losses reads."""
+"""The registry of losses: one declaration beside each function, which all code about losses reads."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from rdistill.core.errors import UserError
-from rdistill.losses.common import compared
+from rdistill.losses.common import wrap_loss
 from rdistill.registration.parameters import Choice, Parameter, declared, problems_of
 from rdistill.registration.registry import Registry
 from rdistill.schemas.mappings import LossParams
 
 Side = Literal["logits", "features"]
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Arguments that a term gives a loss by itself, as far as it takes them.
+# Arguments of a loss that are no parameters: a term passes them if the loss takes them.
 NOT_PARAMETERS = ("mask", "key_mask", "label", "ignore_index", "num_classes")
 COMPARED_AT = ("label", "logits")
 
 
 @dataclass(frozen=True)
 class LossInfo:
-    """What there is to know about one loss without computing it. See :func:`register` for what the fields mean."""
+    """The declaration of one loss. See :func:`register` for the meaning of the fields."""
 
     name: str
     implementation: Callable[..., Any]
@@ -55,7 +55,7 @@ class LossInfo:
         return {name: parameter.default for name, parameter in self.params.items()}
 
     def load(self) -> Callable[..., Any]:
-        """The pure function, or where a loss is a module alone its class."""
+        """The pure function, or the class of a loss that exists only as a module."""
         return self.implementation
 
     def load_module(self) -> type | None:
@@ -75,11 +75,11 @@ class LossInfo:
         return self.weight
 
     def parameters(self, on: str) -> dict[str, Parameter]:
-        """Every parameter a term on ``logits`` or ``features`` takes."""
+        """All parameters that a term on ``logits`` or ``features`` takes."""
         return {**self.params, **({"at": Choice(self.at, COMPARED_AT)} if on == "logits" else {})}
 
     def default_params(self, on: str) -> LossParams:
-        """Every parameter a term on ``logits`` or ``features`` takes, with its default."""
+        """All parameters that a term on ``logits`` or ``features`` takes, with their defaults."""
         return {**self.defaults, **({"at": self.at} if on == "logits" else {})}
 
 
@@ -108,55 +108,58 @@ def register(
 ) -> Callable[[Function], Function]:
     """Declares a loss; decorates the function or the class that computes it.
 
-    A function is ``loss(student, teacher, [label], *, mask, PARAMETERS) -> scalar`` of N x C x H x W tensors. It is
-    called as every loss is: shapes checked, in float32 whatever autocast says, the teacher's side without a gradient.
-    A class is an ``nn.Module``, built as ``Loss(student_channels, teacher_channels, [num_classes], *, PARAMETERS)`` and
-    called as a function is; it gets the student's tensor as it is, and has what layers it needs. Both take by name what
-    they need of ``mask`` (N x H x W, True = valid; on logits), ``label`` (N x H x W), ``num_classes`` and
-    ``ignore_index`` (always with ``label``); every other keyword-only argument is a parameter that a config may set.
+    A function has the form ``loss(student, teacher, [label], *, mask, PARAMETERS) -> scalar`` and takes N x C x H x W
+    tensors. It is called like every loss: shapes are checked, it computes in float32 also under autocast, and the
+    teacher gets no gradient. A class is an ``nn.Module``. It is built as ``Loss(student_channels, teacher_channels,
+    [num_classes], *, PARAMETERS)`` and called like a function; it gets the student's tensor unchanged and contains the
+    layers that it needs. Both may take these arguments by name: ``mask`` (N x H x W, True = valid; on logits),
+    ``label`` (N x H x W), ``num_classes``, and ``ignore_index`` (always with ``label``). Every other keyword-only
+    argument is a parameter that a config may set.
 
     Args:
-        name: what a config's ``type`` calls it.
-        on: what it can compare: ``logits`` (ignored pixels masked), ``features``, or both.
-        weight: default weight.
-        weight_on_features: default weight on features where it is not that on logits.
-        params: name -> what the parameter may be; one that is left out takes what has the type of its default.
-        channels: ``equal``: both sides must have as many, so a student's feature gets a 1x1 convolution where the
-            numbers differ; ``projected``: it always gets one; ``any``: they may differ.
-        constant_over: of what a single one leaves nothing to compare, such as one position: an error before training.
-        softmax: whether it takes a softmax over the classes: one channel z of two classes then becomes (0, z).
-        layers: whether it takes several pairs of features, as two lists of tensors.
-        label: whether it needs the labels; where it is left out, whether the function takes ``label``.
-        buffers: whether it keeps what it has seen, in buffers, and so in every checkpoint.
-        exchanges: what workers send each other within a step, see :mod:`rdistill.distributed.collectives`: ``counts``
-            of what a mean is over, ``statistics`` such as means, ``embeddings`` of every image.
-        module: ``module:Class`` of the ``nn.Module`` around the function, of a declaration that must not import torch.
-        at: default of the parameter ``at``, which exists on logits only: compare at the ``label``'s resolution (both
-            logits upsampled) or at the teacher's ``logits`` resolution (the label resized).
-        paper: where it is from.
-        formula: one line of plain text; s and t are the student's and the teacher's tensors, p a softmax.
-        use_when: one line.
+        name: the name in a config's ``type``.
+        on: what the loss can compare: ``logits`` (ignored pixels masked), ``features``, or both.
+        weight: the default weight.
+        weight_on_features: the default weight on features, if it differs from that on logits.
+        params: name -> allowed values; a parameter without an entry accepts values with the type of its default.
+        channels: ``equal``: both sides need equal channels, so a student's feature gets a 1x1 convolution if its
+            number differs; ``projected``: it always gets one; ``any``: the numbers may differ.
+        constant_over: dimensions over which the loss is constant if their size is 1, such as ``positions``; this is
+            reported as an error before training.
+        softmax: whether the loss takes a softmax over the classes; a single channel z of two classes becomes (0, z).
+        layers: whether the loss takes several pairs of features, as two lists of tensors.
+        label: whether the loss needs labels; by default, whether the function takes ``label``.
+        buffers: whether the loss keeps values from earlier steps in buffers, which are saved in every checkpoint.
+        exchanges: what workers exchange within a step, see :mod:`rdistill.distributed.collectives`: ``counts`` for the
+            divisor of a mean, ``statistics`` such as means, ``embeddings`` of all images.
+        module: ``module:Class`` of the ``nn.Module`` around the function, for a declaration that must not import torch.
+        at: default of the parameter ``at``, which exists on logits only: compare at the resolution of the ``label``
+            (both logits are upsampled) or at the teacher's ``logits`` resolution (the label is resized).
+        paper: the reference.
+        formula: one line of plain text; s and t are the student's and the teacher's tensors, p is a softmax.
+        use_when: one line of advice.
 
     Raises:
-        UserError: the name is taken, or the declaration is not that of the function.
+        UserError: the name is taken, or the declaration does not fit the function.
     """
 
     def decorate(function: Function) -> Function:
         where = f"loss {name!r} of {function.__module__}"
-        own = inspect.signature(function.forward if isinstance(function, type) else function).parameters  # type: ignore[attr-defined]
+        signature = inspect.signature(function.forward if isinstance(function, type) else function)  # type: ignore[attr-defined]
+        arguments = signature.parameters
         problems = _problems(
             on=on, weight=weight, weight_on_features=weight_on_features, channels=channels, at=at, label=label,
-            own=own, module=module,
+            arguments=arguments, module=module,
         )  # fmt: skip
         if problems:
             raise UserError(*(f"{where}: {problem}" for problem in problems))
         parts = [function, function.forward] if isinstance(function, type) else [function]  # type: ignore[attr-defined]
         parameters = declared(parts, params, NOT_PARAMETERS, where=where)
         is_class = isinstance(function, type)
-        wrapped = function if is_class else compared(function, same_channels=channels != "any", layers=layers)
+        wrapped = function if is_class else wrap_loss(function, same_channels=channels != "any", layers=layers)
         info = LossInfo(
             name, wrapped, tuple(on), weight, weight_on_features, parameters, channels, constant_over, softmax, layers,
-            "label" in own if label is None else label, buffers, exchanges, module, at, paper, formula, use_when,
+            "label" in arguments if label is None else label, buffers, exchanges, module, at, paper, formula, use_when,
         )  # fmt: skip
         LOSSES.add(name, info, function)
         return wrapped  # type: ignore[return-value]
@@ -165,9 +168,9 @@ def register(
 
 
 def _problems(
-    *, on: Any, weight: Any, weight_on_features: Any, channels: Any, at: Any, label: Any, own: Any, module: Any
+    *, on: Any, weight: Any, weight_on_features: Any, channels: Any, at: Any, label: Any, arguments: Any, module: Any
 ) -> list[str]:
-    """What is wrong with a declaration of a user's, one line each."""
+    """The mistakes in a declaration, one line each; ``arguments`` are those of the declared function."""
     problems = []
     if not isinstance(on, (tuple, list)) or not on or set(on) - {"logits", "features"}:
         problems.append(f"on must be ('logits',), ('features',) or both, got {on!r}")
@@ -178,15 +181,15 @@ def _problems(
         problems.append(f"channels must be 'equal', 'projected' or 'any', got {channels!r}")
     if at not in COMPARED_AT:
         problems.append(f"at must be 'label' or 'logits', got {at!r}")
-    if "label" in own and label is False:
+    if "label" in arguments and label is False:
         problems.append("takes a label, but is declared with label=False")
-    if label and "label" not in own and module is None:
+    if label and "label" not in arguments and module is None:
         problems.append("is declared with label=True, but takes no argument `label`")
     return problems
 
 
 def check_params(type: str, params: Mapping[str, Any], on: str) -> list[str]:
-    """What is wrong with a loss's parameters, one line a problem; an empty list when nothing is.
+    """The mistakes in a loss's parameters, one line each; an empty list if there are none.
 
     Args:
         type: a name in :data:`LOSSES`.

@@ -1,4 +1,4 @@
-"""Losses that compare relations: between the parts of an image, of a batch, and to what was seen before."""
+"""Losses that compare relations: between parts of an image, between images of a batch, and to earlier batches."""
 
 from __future__ import annotations
 
@@ -51,15 +51,16 @@ lazily(
 def skd_pairwise(student: Tensor, teacher: Tensor, *, grid: int = 16) -> Tensor:
     """Structured knowledge distillation, pair-wise part: cosines between the cells of a coarse grid.
 
-    Max-pool to at most ``grid`` x ``grid`` cells, A = cosines between all cells of an image, mean over
-    images and cell pairs of (A_t - A_s)^2. Channels may differ. Memory: N * grid^4 floats a side.
+    The features are max-pooled to at most ``grid`` x ``grid`` cells; A are the cosines between all cells of an image.
+    The value is the mean over images and cell pairs of (A_t - A_s)^2. The numbers of channels may differ. Memory:
+    N * grid^4 floats for each side.
 
-    Reduction: the authors' own mean over (hw)^2 and N. Their weight of 0.5 belongs to cells half the feature wide,
-    ``grid=2``; that of CIRKD's scripts, 10, to cells of 2 x 2 positions. A fixed grid keeps value and cost off
-    the resolution.
+    Reduction: the authors' mean over (hw)^2 and N. Their weight of 0.5 is for cells half as wide as the feature,
+    ``grid=2``; the weight of 10 in CIRKD's scripts is for cells of 2 x 2 positions. With a fixed grid, value and cost
+    do not depend on the resolution.
 
-    Gradient: that of the value, as CIRKD's code has it. The authors' own takes the lengths of the vectors for
-    constants: the same value, but a gradient that also has a part along each vector, which changes no cosine.
+    Gradient: the true gradient of the value, as in CIRKD's code. The authors' code treats the lengths of the vectors as
+    constants. Its value is the same, but its gradient has a further part along each vector, which changes no cosine.
 
     Paper: Liu et al., CVPR 2019, arXiv 1903.04197.
     """
@@ -85,13 +86,13 @@ def _cell_cosines(x: Tensor, grid: int) -> Tensor:
     use_when="Features close to the classifier, several classes in a crop; authors' weights 20 to 200.",
 )
 def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Intra-class feature variation: how far each pixel is from the centre of its class, in that image.
+    """Intra-class feature variation: how far each pixel is from the centre of its class in the same image.
 
-    Mean over labelled pixels of (cos(s, centre of s) - cos(t, centre of t))^2. Channels may differ; ``label``
-    (N x H x W, long) is resized to the features.
+    The mean over labelled pixels of (cos(s, centre of s) - cos(t, centre of t))^2. The numbers of channels may differ;
+    ``label`` (N x H x W, long) is resized to the features.
 
-    Reduction: the authors also average over ignored pixels, where their difference is zero: with a share v of
-    valid pixels their weight (20 in CIRKD's scripts, 200 in TorchDistiller) means weight * v here.
+    Reduction: the authors' mean also includes ignored pixels, where the difference is 0. If v is the share of valid
+    pixels, their weight (20 in CIRKD's scripts, 200 in TorchDistiller) corresponds to weight * v here.
 
     Paper: Wang et al., ECCV 2020.
     """
@@ -99,25 +100,25 @@ def ifvd(student: Tensor, teacher: Tensor, label: Tensor, *, num_classes: int, i
     valid = valid_labels(label, num_classes, ignore_index)
     own_class = torch.where(valid, label, 0)
     positions = (own_class, valid)
-    of_student, of_teacher = (
+    student_centres, teacher_centres = (
         (_class_centres(x, *positions, num_classes), *image_scales(x, valid)) for x in (student, teacher)
     )
     cosines = chunked.sums(
-        _cosines_to_centres, teacher, *positions, *of_teacher, over=(0, 2), shape=valid.shape
+        _cosines_to_centres, teacher, *positions, *teacher_centres, over=(0, 2), shape=valid.shape
     )  # fmt: skip
 
-    def squares(student: Tensor, cosines: Tensor, own_class: Tensor, valid: Tensor, *others: Tensor) -> Tensor:
-        difference = _cosines_to_centres(student, own_class, valid, *others) - cosines
+    def squares(student: Tensor, cosines: Tensor, own_class: Tensor, valid: Tensor, *centres: Tensor) -> Tensor:
+        difference = _cosines_to_centres(student, own_class, valid, *centres) - cosines
         return where_valid(difference, valid).square().sum(dim=(1, 2, 3), keepdim=True)
 
     total = chunked.sums(
-        squares, student, cosines, *positions, *of_student, over=(0, 2), shape=(len(student), 1, 1, 1)
+        squares, student, cosines, *positions, *student_centres, over=(0, 2), shape=(len(student), 1, 1, 1)
     ).sum()  # fmt: skip
     return total / count_over_workers(valid.sum())
 
 
 def _class_centres(x: Tensor, own_class: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """The direction of each class's mean feature in each image, N x C x 1 x classes; zero for an absent class."""
+    """The direction of the mean feature of each class in each image, N x C x 1 x classes; 0 for an absent class."""
 
     def masks(own_class: Tensor, valid: Tensor) -> Tensor:
         """N x classes x HW, bool."""
@@ -142,7 +143,7 @@ def _class_centres(x: Tensor, own_class: Tensor, valid: Tensor, num_classes: int
 
 
 def _cosines_to_centres(x: Tensor, own_class: Tensor, valid: Tensor, centres: Tensor, *scales: Tensor) -> Tensor:
-    """Of each position the cosine to the centre of its class, N x 1 x H x W; of an ignored one anything finite."""
+    """The cosine of each position to the centre of its class, N x 1 x H x W; any finite value at ignored positions."""
     directions = direction(where_valid(x, valid), *scales).flatten(2)
     cosines = centres.squeeze(2).transpose(1, 2) @ directions  # N x classes x HW
     return cosines.gather(1, own_class.flatten(2)).view(own_class.shape)
@@ -163,27 +164,28 @@ def _cosines_to_centres(x: Tensor, own_class: Tensor, valid: Tensor, centres: Te
 def cirkd_pairs(student: Tensor, teacher: Tensor, *, tau: float = 0.1, grid: int = 16) -> Tensor:
     """Cross-image relations, mini-batch part: cosines between the pixels of every two images of the batch.
 
-    Average-pool to at most ``grid`` x ``grid``; for images i, j and each pixel of i a distribution over the
-    pixels of j, softmax(cosines / tau); KL(teacher || student), mean over i, j and pixels. Channels may
-    differ. Memory: three tensors of (N * grid^2)^2 floats (50 MB in all at 8 images and grid 16).
+    The features are average-pooled to at most ``grid`` x ``grid``. For images i and j, each pixel of i has a
+    distribution over the pixels of j, softmax(cosines / tau). The value is KL(teacher || student), averaged over i, j
+    and pixels. The numbers of channels may differ. Memory: three tensors of (N * grid^2)^2 floats (50 MB in all at 8
+    images and grid 16).
 
-    Reduction: the authors' own (/ B^2, mean over rows, no tau^2), hence their weight of 1 holds. They compare
-    every pixel of the feature (or half the resolution); the fixed grid keeps the cost off the resolution.
+    Reduction: as the authors' (/ B^2, mean over rows, no tau^2), so their weight of 1 can be used. They compare
+    every pixel of the feature, or half the resolution; with a fixed grid the cost does not depend on the resolution.
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
     """
-    of_student, of_teacher = (_relations(x, tau, grid) for x in (student, teacher))
-    rows, images, _ = of_student.shape
+    relations_s, relations_t = (_relations(x, tau, grid) for x in (student, teacher))
+    rows, images, _ = relations_s.shape
     total = chunked.sums(
-        _row_divergence, of_student, of_teacher, over=(0,), shape=(rows, 1, 1), gradient=_row_divergence_gradient
+        _row_divergence, relations_s, relations_t, over=(0,), shape=(rows, 1, 1), gradient=_row_divergence_gradient
     ).sum()  # fmt: skip
     return total / (rows * images)
 
 
 def _relations(x: Tensor, tau: float, grid: int) -> Tensor:
-    """N x C x H x W -> (N * nodes) x all N x nodes: each node's cosines to each image's nodes, over ``tau``.
+    """N x C x H x W -> (N * nodes) x all N x nodes: the cosines of each node to the nodes of each image, over ``tau``.
 
-    Rows are this worker's images, columns those of all workers.
+    Rows are the images of this worker, columns the images of all workers.
     """
     nodes = unit(cell_averages(x, grid).flatten(2), dim=1).transpose(1, 2)
     n, count, channels = nodes.shape
@@ -237,14 +239,14 @@ def cirkd_memory(
     kd_tau: float = 1.0,
     grid: int = 32,
 ) -> Tensor:
-    """Cross-image relations, memory part: each pixel's similarity to remembered embeddings of the teacher's.
+    """Cross-image relations, memory part: the similarity of each pixel to embeddings of the teacher from earlier steps.
 
-    kd_tau^2 * mean over anchors of KL(q_t || q_s), q = softmax(cosines to ``keys`` / tau / kd_tau). ``keys``
-    is K x C of length 1; ``key_mask`` (K, bool) says which hold something. Anchors are at most ``grid`` x
-    ``grid`` valid pixels of each image at even steps (pixels, not averages: each belongs to one class).
-    Memory: N * grid^2 * K floats a tensor (67 MB at 4 images and 4,096 keys).
+    The value is kd_tau^2 * mean over anchors of KL(q_t || q_s), q = softmax(cosines to ``keys`` / tau / kd_tau).
+    ``keys`` is K x C, each of length 1; ``key_mask`` (K, bool) says which of them are filled. Anchors are at most
+    ``grid`` x ``grid`` valid pixels of each image at equal distances (pixels and not averages, so that each belongs to
+    one class). Memory: N * grid^2 * K floats for each tensor (67 MB at 4 images and 4,096 keys).
 
-    Reduction: the authors' mean over anchors (they take every pixel); their weight of 0.1 holds.
+    Reduction: the authors' mean over anchors (they take every pixel), so their weight of 0.1 can be used.
 
     Paper: Yang et al., CVPR 2022, arXiv 2204.06986.
     """

@@ -1,4 +1,4 @@
-"""Layers that compute again in the backward pass what they would otherwise keep for it (Chen et al., 2016)."""
+"""Activation checkpointing: layers compute their activations again in the backward pass (Chen et al., 2016)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rdistill.core.errors import UserError, did_you_mean
 
 
 def checkpoint_activations(model: nn.Module, names: str | Sequence[str]) -> None:
-    """Makes layers keep nothing but their input: less memory for one more forward pass of theirs.
+    """Makes layers keep only their input for the backward pass: less memory, for one more forward pass.
 
-    In place of mmengine's, which checkpoints reentrantly: there a backbone, whose input is images and takes no
-    gradient, gets no gradients itself, and stays as it was without a word. And BatchNorm's running statistics are those
-    of one pass a step, not of two.
+    This replaces mmengine's version, which uses reentrant checkpoints: with these, a backbone gets no gradients and is
+    silently not trained, because its input images require no gradient. BatchNorm's running statistics are updated once
+    in a step, although there are two forward passes.
 
     Args:
-        model: the student.
-        names: of its layers, dotted.
+        model: the student; changed in place.
+        names: dotted names of layers.
 
     Raises:
-        UserError: it has no such layer.
+        UserError: the model has no such layer.
     """
     modules = dict(model.named_modules())
     for name in dict.fromkeys([names] if isinstance(names, str) else names):
@@ -35,26 +35,27 @@ def checkpoint_activations(model: nn.Module, names: str | Sequence[str]) -> None
                 f"activation_checkpointing: {type(model).__name__} has no layer {name!r}{did_you_mean(name, modules)}"
             )
         layer = modules[name]
-        # Not a closure: a deep copy of the model, as EMA makes, is to run the copy's layer.
+        # A partial and not a closure, so that a deep copy of the model, as for an EMA teacher, runs its own layer.
         layer.forward = partial(_checkpointed, layer, layer.forward)  # type: ignore[method-assign]
 
 
 def _checkpointed(layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_first_and_again, layer), **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, layer), **kwargs)
 
 
-def _first_and_again(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What the two passes run in."""
-    return nullcontext(), _statistics_kept(layer)
+def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of the first forward pass and of the repeated one."""
+    return nullcontext(), _frozen_statistics(layer)
 
 
 @contextmanager
-def _statistics_kept(layer: nn.Module) -> Iterator[None]:
+def _frozen_statistics(layer: nn.Module) -> Iterator[None]:
+    """Within the context, a forward pass does not change BatchNorm's running statistics."""
     norms = [norm for norm in layer.modules() if isinstance(norm, NormWithStatistics)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.momentum = 0.0  # not track_running_stats: the two passes are to keep the same tensors
+            norm.momentum = 0.0  # not track_running_stats=False: both passes must save the same tensors
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked = norm.num_batches_tracked.clone()
         yield

@@ -1,4 +1,4 @@
-"""Weights on disk: loaded without running code, strictly and with a report; saved whole or not at all."""
+"""Checkpoints: loaded strictly and without running code; saved atomically."""
 
 from __future__ import annotations
 
@@ -23,26 +23,34 @@ from rdistill.core.files import written_whole
 from rdistill.schemas.mappings import FileOfWeights
 from rdistill.schemas.run import CheckpointMeta
 
-BEGINNINGS = (b"PK\x03\x04", b"\x80")  # torch.save's files begin so: a zip archive; until torch 1.6, a pickle
-STUDENT_PREFIX = "student."  # how the Distiller's own checkpoints name the student's weights
+MAGIC_BYTES = (
+    b"PK\x03\x04",
+    b"\x80",
+)  # the first bytes of torch.save's files: a zip archive; until torch 1.6, a pickle
+STUDENT_PREFIX = "student."  # prefix of the student's weights in the Distiller's checkpoints
 
 
 def load_file(path: str | Path, *, trust: bool = False, map_location: str | torch.device = "cpu") -> FileOfWeights:
-    """Reads a checkpoint without running any code that it may carry.
+    """Reads a checkpoint without running code that it may contain.
 
-    rdistill's and mmengine's own checkpoints pass. mmengine itself falls back to an unsafe load when
-    it meets anything else; here that needs ``trust``. The checksums of the file are verified: torch.load does not.
+    Checkpoints of rdistill and mmengine can be read. For other content mmengine falls back to an unsafe load; here
+    that needs ``trust``. The checksums in the file are verified, which torch.load does not do.
+
+    Args:
+        path: the checkpoint file.
+        trust: allows the file to run code.
+        map_location: passed to ``torch.load``.
 
     Raises:
-        UserError: no such file, a damaged file, one that holds more than data, or weights that are no plain tensors.
+        UserError: there is no such file, it is damaged, it contains code, or its weights are no plain tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    _require_beginning(path)
+    _require_checkpoint_format(path)
     try:
         with torch.serialization.safe_globals(_mmengine_globals()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of kinds of tensors that are refused below
+            warnings.simplefilter("ignore")  # torch warns about kinds of tensors that are refused below
             loaded = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
         code = texts.UNSAFE_PICKLE.read(error) or "objects"
@@ -50,7 +58,7 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
             f"{path}: is damaged, or holds Python code ({code}) that loading would run; "
             f"if you trust where it comes from, pass --trust-checkpoint"
         ) from None
-    except Exception as error:  # torch raises anything from EOFError to IndexError for a damaged file
+    except Exception as error:  # torch raises all kinds of errors for a damaged file, from EOFError to IndexError
         raise UserError(f"{path}: cannot be read as a checkpoint: {message_line(error)}") from None
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
@@ -61,16 +69,19 @@ def load_file(path: str | Path, *, trust: bool = False, map_location: str | torc
     return dict(loaded)
 
 
-def _require_beginning(path: Path) -> None:
-    """A config, or what a repository keeps in place of a large file, would be read as a broken pickle."""
+def _require_checkpoint_format(path: Path) -> None:
+    """Raises UserError if a file is no checkpoint, or is damaged.
+
+    Without this check, torch would report a config, or the pointer file of Git LFS, as a broken pickle.
+    """
     with open(path, "rb") as file:
-        begins = file.read(40)
-    if not begins:
+        first_bytes = file.read(40)
+    if not first_bytes:
         raise UserError(f"{path}: is an empty file")
-    if not begins.startswith(BEGINNINGS):
-        first = begins.decode("ascii", "replace").partition("\n")[0]
+    if not first_bytes.startswith(MAGIC_BYTES):
+        first = first_bytes.decode("ascii", "replace").partition("\n")[0]
         raise UserError(f"{path}: is no checkpoint, which torch.save writes: it begins with {first!r}")
-    if not begins.startswith(BEGINNINGS[0]):
+    if not first_bytes.startswith(MAGIC_BYTES[0]):
         return
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: is cut off after {path.stat().st_size} bytes; copy or download it again")
@@ -79,9 +90,9 @@ def _require_beginning(path: Path) -> None:
 
 
 def damaged(path: Path) -> str:
-    """What is wrong with a checkpoint, by the checksums that torch keeps in it; empty: it is whole.
+    """Describes the damage of a checkpoint, found by the checksums that torch writes; empty if it is not damaged.
 
-    Takes 0.1 s for 200 MB. A file written without checksums (torch.serialization.set_crc32_options) passes.
+    It takes 0.1 s for 200 MB. A file without checksums (torch.serialization.set_crc32_options) counts as undamaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,7 +103,7 @@ def damaged(path: Path) -> str:
 
 
 def _not_plain(value: Tensor) -> str | None:
-    """What a tensor is, if it is none that weights can be copied from."""
+    """Describes the kind of a tensor from which weights cannot be copied; None for a plain tensor."""
     if value.is_meta:
         return "a meta tensor, without values"
     if value.is_nested or value.layout is not torch.strided:
@@ -101,9 +112,10 @@ def _not_plain(value: Tensor) -> str | None:
 
 
 def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
-    """Raises UserError that names the first weight with NaN or infinite values.
+    """Raises UserError for the first weight with NaN or infinite values.
 
-    A tensor of 0 and -inf alone is a mask of attention, which some models keep beside their weights.
+    A tensor that has only the values 0 and -inf is accepted: it is an attention mask, which some models keep in their
+    state dict.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor) or not value.numel() or not (value.is_floating_point() or value.is_complex()):
@@ -111,10 +123,10 @@ def require_finite(path: str | Path, weights: Mapping[str, Any]) -> None:
         if value.is_complex():
             value = torch.view_as_real(value.resolve_conj())
         elif value.element_size() == 1:
-            value = value.float()  # float8: torch cannot compare it
-        # An expanded tensor has each value only once: its file may be small and its size beyond all memory.
+            value = value.float()  # torch cannot compare float8 values
+        # Read each value of an expanded tensor only once: its file may be small, but its full size larger than memory.
         value = value[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())]
-        low, high = torch.aminmax(value)  # a quarter of the time of isfinite, and NaN shows in both
+        low, high = torch.aminmax(value)  # it takes a quarter of the time of isfinite; NaN appears in both results
         if torch.isfinite(low) and torch.isfinite(high):
             continue
         if high == 0 and bool(((value == 0) | (value == -torch.inf)).all()):
@@ -131,13 +143,16 @@ def _kind(dtype: torch.dtype) -> str:
     return "real" if dtype.is_floating_point else "truth" if dtype is torch.bool else "integer"
 
 
-def _of_another_kind(key: str, offered: Tensor, own: Tensor) -> bool:
-    """Whether torch would drop a part of a weight where it copies it. Averaged checkpoints count batches in floats."""
-    return not key.endswith("num_batches_tracked") and _kind(offered.dtype) != _kind(own.dtype)
+def _kinds_differ(key: str, loaded: Tensor, own: Tensor) -> bool:
+    """Whether copying a weight to the model would lose a part of it, such as the imaginary part.
+
+    BatchNorm's counters are not compared, because averaged checkpoints have them as floats.
+    """
+    return not key.endswith("num_batches_tracked") and _kind(loaded.dtype) != _kind(own.dtype)
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The plain model's weights out of any checkpoint: rdistill's, mmseg's, or a bare state dict."""
+    """The weights of the plain model from any checkpoint: rdistill's, mmseg's, or a plain state dict."""
     weights = checkpoint.get("state_dict", checkpoint)
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     if any(key.startswith(STUDENT_PREFIX) for key in weights):
@@ -148,19 +163,25 @@ def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, what: str = "model") -> CheckpointMeta:
-    """Loads a checkpoint into a model; every key must match in name and shape.
+    """Loads a checkpoint into a model; all keys must match in name and shape.
+
+    Args:
+        model: the model.
+        path: the checkpoint file.
+        trust: allows the file to run code.
+        what: what the model is, for the message.
 
     Returns:
-        The checkpoint's ``meta`` (empty when it has none).
+        The checkpoint's ``meta`` (empty if it has none).
 
     Raises:
-        UserError: listing missing, unexpected and misshapen keys, and those of another kind of number.
+        UserError: keys are missing or unexpected, or have another shape or another kind of number.
     """
     checkpoint = load_file(path, trust=trust)
     weights = model_weights(checkpoint)
     require_finite(path, weights)
     own = model.state_dict()
-    # Counters of batches were added to BatchNorm late: old checkpoints lack them, and nothing depends on them.
+    # BatchNorm's counters of batches may be missing: old checkpoints do not have them, and nothing depends on them.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
     misshapen = [
@@ -171,7 +192,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trust: bool = False, wha
     mistyped = [
         f"{key} {_kind(weights[key].dtype)} instead of {_kind(own[key].dtype)}"
         for key in own
-        if key in weights and _of_another_kind(key, weights[key], own[key])
+        if key in weights and _kinds_differ(key, weights[key], own[key])
     ]
     if missing or unexpected or misshapen or mistyped:
         parts = [
@@ -199,18 +220,18 @@ class MatchingWeights:
 
 
 def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False) -> MatchingWeights:
-    """The weights to start a student from. A head for other classes may differ; that nothing fits is an error.
+    """The weights of a checkpoint that fit a student. Some may be missing, such as those of a head for other classes.
 
     Raises:
-        UserError: less than half of the model's weights are in the checkpoint.
+        UserError: the checkpoint has less than half of the model's weights.
     """
-    offered, own = model_weights(load_file(path, trust=trust)), model.state_dict()
-    require_finite(path, offered)
+    loaded, own = model_weights(load_file(path, trust=trust)), model.state_dict()
+    require_finite(path, loaded)
     for key in own:
-        if key in offered and _of_another_kind(key, offered[key], own[key]):
-            kinds = _kind(offered[key].dtype), _kind(own[key].dtype)
+        if key in loaded and _kinds_differ(key, loaded[key], own[key]):
+            kinds = _kind(loaded[key].dtype), _kind(own[key].dtype)
             raise UserError(f"load_from: {path}: {key} holds {kinds[0]} values, the student's {kinds[1]} ones")
-    fitting = {key: value for key, value in offered.items() if key in own and value.shape == own[key].shape}
+    fitting = {key: value for key, value in loaded.items() if key in own and value.shape == own[key].shape}
     left_out = [key for key in own if key not in fitting]
     if len(fitting) * 2 < len(own):
         raise UserError(
@@ -222,20 +243,20 @@ def matching_weights(model: nn.Module, path: str | Path, *, trust: bool = False)
 
 
 def save_atomically(obj: Any, path: Path) -> None:
-    """Writes a checkpoint so that a kill leaves the old file or the new one, never half of one."""
+    """Writes a checkpoint atomically: after a kill, the file is either the old one or the new one."""
     with written_whole(path) as partial:
         torch.save(obj, partial)
 
 
 def save_student(model: nn.Module, path: Path, *, classes: list[str], palette: list[Any], meta: CheckpointMeta) -> None:
-    """Saves the student alone, in the form that plain ``mmseg.apis.init_model`` loads."""
+    """Saves the student alone, in a format that plain ``mmseg.apis.init_model`` can load."""
     weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     dataset_meta = {"classes": list(classes), "palette": [list(map(int, colour)) for colour in palette]}
     save_atomically({"meta": {**meta, "dataset_meta": dataset_meta}, "state_dict": weights}, path)
 
 
 def as_plain_data(value: Any) -> Any:
-    """The same value without numpy scalars or other objects, so that it loads with ``weights_only=True``."""
+    """A copy of a value without numpy scalars or other objects, so that it loads with ``weights_only=True``."""
     if isinstance(value, Mapping):
         return {str(key): as_plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -250,7 +271,7 @@ def as_plain_data(value: Any) -> Any:
 
 
 def _mmengine_globals() -> list[Any]:
-    """What mmengine's checkpoints hold beside tensors: numpy values, and log histories."""
+    """The types in mmengine's checkpoints that a safe load must allow: numpy values and log histories."""
     numpy_types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")]
     return [
         slice, np.ndarray, np.dtype, *numpy_types, *pickled_functions(),
@@ -259,7 +280,7 @@ def _mmengine_globals() -> list[Any]:
 
 
 def _history_method(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr`` in a checkpoint: a log history refers to its own methods, and to nothing else."""
+    """Replaces ``getattr`` in a checkpoint: only a log history may refer to its own methods."""
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
         raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r} is not allowed")
     return getattr(owner, name)

@@ -1,4 +1,4 @@
-"""A segmentor that tells another's classes apart, as one of the student's: its heads give probabilities of those."""
+"""Class maps: make a teacher with other classes predict the student's classes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from rdistill.core.errors import UserError
 from rdistill.models.quiet_mmseg import PointHead
 from rdistill.models.segmentor import decode_heads, logit_channels
 
-NONE = -30.0  # logarithm of the probability of a class that the model does not know; finite, also in float16
+LOG_ZERO = -30.0  # log-probability of a class that the model does not know; it is finite in float16, too
 
 
 class ClassMap(nn.Module):
-    """Logits of a model's classes -> logarithms of the probabilities of a student's classes.
+    """Converts logits of a model's classes to log-probabilities of the student's classes.
 
-    The probabilities of all classes that become one are added up. What classes without one have is missing from the
-    sum over the student's, which :func:`mapped_share` reads; a softmax divides it among the others.
+    The probabilities of all classes that map to the same class are added up. The probability of classes that map to no
+    class is missing from the sum over the student's classes, from which :func:`mapped_share` computes it; a softmax
+    over the result divides it among the other classes.
 
     Args:
-        to: for each class of the model the student's; None where it has none.
-        num_classes: of the student.
-        masks: whether losses leave out the pixels that are mostly of classes without one of the student's.
+        to: for each class of the model, the student's class, or None.
+        num_classes: number of the student's classes.
+        masks: whether losses leave out the pixels that mostly belong to classes which map to None.
 
     Attributes:
-        known: the student's classes that the model tells apart, in order.
-        masks: as given; False where each class of the model has one of the student's.
+        known: the student's classes that the model knows, in order.
+        masks: the argument, but False if no class of the model maps to None.
     """
 
     def __init__(self, to: Sequence[int | None], num_classes: int, *, masks: bool = True) -> None:
@@ -38,7 +39,7 @@ class ClassMap(nn.Module):
         self.masks = masks and None in self.to_classes
 
     def forward(self, logits_nchw: Tensor) -> Tensor:
-        """N x classes of the model x h x w -> N x ``num_classes`` x h x w, in float32 at least."""
+        """N x classes of the model x h x w -> N x ``num_classes`` x h x w, in at least float32."""
         precise = logits_nchw.to(torch.promote_types(logits_nchw.dtype, torch.float32))
         if precise.shape[1] == 1:  # sigmoid(z) is softmax((0, z))[1]
             precise = torch.cat([torch.zeros_like(precise), precise], dim=1)
@@ -47,31 +48,31 @@ class ClassMap(nn.Module):
         for index in range(self.num_classes):
             sources = [number for number, target in enumerate(self.to_classes) if target == index]
             if not sources:
-                columns.append(torch.full_like(logarithm[:, 0], NONE))
+                columns.append(torch.full_like(logarithm[:, 0], LOG_ZERO))
             elif len(sources) == 1:
                 columns.append(logarithm[:, sources[0]])
             else:
                 columns.append(torch.stack([logarithm[:, number] for number in sources], dim=1).logsumexp(dim=1))
-        return torch.stack(columns, dim=1).clamp_min(NONE)
+        return torch.stack(columns, dim=1).clamp_min(LOG_ZERO)
 
     def extra_repr(self) -> str:
         return f"{list(self.to_classes)}, num_classes={self.num_classes}"
 
 
 def mapped_share(logits_nchw: Tensor) -> Tensor:
-    """Of what a :class:`ClassMap` gives: the probability of all classes that have one of the student's, N x h x w."""
+    """The probability, N x h x w, of all classes that map to one of the student's, from the output of a ClassMap."""
     return logits_nchw.logsumexp(dim=1).exp()
 
 
 def map_classes(model: nn.Module, to: Sequence[int | None], num_classes: int, *, masks: bool = True) -> None:
-    """Lets a segmentor give the student's classes, in losses and in predictions. Its weights keep their names.
+    """Makes a segmentor output the student's classes, in losses and in predictions. Its weights keep their names.
 
     Args:
-        model: with its weights; changed in place.
+        model: a model with its weights; changed in place.
         to, num_classes, masks: see :class:`ClassMap`.
 
     Raises:
-        UserError: the model tells fewer or more classes apart, or refines single points.
+        UserError: the model has fewer classes than ``to``, no logits, or refines single points.
     """
     names = decode_heads(model)
     if not names:
@@ -87,7 +88,7 @@ def map_classes(model: nn.Module, to: Sequence[int | None], num_classes: int, *,
     for head in heads:
         _map_head(head, class_map, channels)
     model.class_map = class_map
-    # A head may read its own number of classes in its forward pass: that stays. The model's is of what it predicts.
+    # The heads keep their own numbers of classes, which a forward pass may read; the model's is that of its output.
     model.out_channels = num_classes  # type: ignore[assignment]
 
 
@@ -98,7 +99,7 @@ def class_map_of(model: nn.Module) -> ClassMap | None:
 
 
 def known_classes(models: Iterable[nn.Module]) -> tuple[int, ...] | None:
-    """The student's classes that all of some teachers' models know, in order; None: they know all of them."""
+    """The student's classes that all teacher models know, in order; None if they know all classes."""
     maps = [class_map for class_map in map(class_map_of, models) if class_map is not None]
     if not maps:
         return None
@@ -106,14 +107,14 @@ def known_classes(models: Iterable[nn.Module]) -> tuple[int, ...] | None:
     return None if len(common) == maps[0].num_classes else tuple(sorted(common))
 
 
-def masking(models: Sequence[nn.Module]) -> tuple[int, ...]:
-    """Which of some teachers' models take pixels out of losses on logits, see :class:`ClassMap`."""
+def masking_models(models: Sequence[nn.Module]) -> tuple[int, ...]:
+    """The indices of the teacher models that exclude pixels from losses on logits, see :class:`ClassMap`."""
     maps = [class_map_of(model) for model in models]
     return tuple(index for index, class_map in enumerate(maps) if class_map is not None and class_map.masks)
 
 
 class _MapsClasses:
-    """Stands before a head's own class: its forward pass, and then the class map of the logits in what it gave."""
+    """A mixin in front of a head's own class that applies the class map to the logits in the head's output."""
 
     class_map: ClassMap
     channels_before: int
@@ -130,8 +131,8 @@ class _MapsClasses:
 
 
 def _map_head(head: nn.Module, class_map: ClassMap, channels: int) -> None:
-    # A class of its own rather than another `forward` in the object: a copy of the head then maps what the copy gives,
-    # and whatever calls `forward` itself, as mmseg's `predict` does, gets what was mapped.
+    # Change the class instead of setting `forward` on the object: so it also works for a copy of the head, and for code
+    # that calls `forward` directly, such as mmseg's `predict`.
     kind = type(head)
     head.__class__ = type(kind.__name__, (_MapsClasses, kind), {})
     head.class_map, head.channels_before = class_map, channels  # type: ignore[assignment]

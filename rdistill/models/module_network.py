@@ -1,4 +1,4 @@
-"""A network that is no segmentor of mmseg's, as one: what runs is the network alone, what mmseg needs is around it."""
+"""Wraps any PyTorch network as an mmseg segmentor: the network runs unchanged, with what mmseg needs around it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rdistill.models.quiet_mmseg import MODELS
 
 @MODELS.register_module()
 class ModuleNetwork(nn.Module):
-    """In a backbone's place; its features are named ``backbone.network.LAYER``.
+    """Wraps the network as a backbone; its features are named ``backbone.network.LAYER``.
 
     Args:
-        build: ``package.module:function``, which returns the network with its weights.
-        arguments: of the function, by name.
+        build: ``package.module:function``; the function returns the network with its weights.
+        arguments: keyword arguments of the function.
 
     Raises:
-        UserError: there is no such function, it failed, or what it returned is no ``torch.nn.Module``.
+        UserError: there is no such function, it failed, or it did not return a ``torch.nn.Module``.
     """
 
     def __init__(self, build: str, arguments: Mapping[str, Any] | None = None) -> None:
@@ -31,24 +31,24 @@ class ModuleNetwork(nn.Module):
             network = _function(build)(**(arguments or {}))
         except UserError:
             raise
-        except Exception as error:  # a user's own code
+        except Exception as error:  # the function is the user's code
             raise UserError(f"{build}: {error_line(error)}") from error
         if not isinstance(network, nn.Module):
             raise UserError(f"{build}: must return a torch.nn.Module, got {type(network).__name__}")
         self.network = network
 
     def forward(self, inputs_nchw: Tensor) -> Any:
-        """Whatever the network returns."""
+        """The output of the network, unchanged."""
         return self.network(inputs_nchw)
 
 
 @MODELS.register_module()
 class ModuleHead(BaseDecodeHead):
-    """In a decode head's place: gives the logits of what the network returned, and has no weights.
+    """A decode head without weights: takes the logits from the network's output.
 
     Args:
         num_classes: channels of the logits.
-        logits: which element of what the network returns they are; None: it returns them alone.
+        logits: the key or index of the logits in the network's output; None: the output is the logits.
     """
 
     def __init__(self, num_classes: int, logits: str | int | None = None) -> None:
@@ -61,10 +61,10 @@ class ModuleHead(BaseDecodeHead):
         self.logits = logits
 
     def forward(self, outputs: Any) -> Tensor:
-        """N x C x h x w.
+        """The logits, N x C x h x w.
 
         Raises:
-            UserError: the network returned something else.
+            UserError: the network's output has no such logits.
         """
         logits: Any = outputs
         if self.logits is not None and isinstance(outputs, (Mapping, Sequence)):
@@ -82,7 +82,7 @@ class ModuleHead(BaseDecodeHead):
 
 @MODELS.register_module()
 class FeatureHead(nn.Module):
-    """In the decode head's place of an encoder that gives features alone, and no class of a pixel."""
+    """The decode head of an encoder that outputs features only, and no logits."""
 
     gives_logits = False
 

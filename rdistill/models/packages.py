@@ -1,4 +1,4 @@
-"""What mmseg's own parts need beyond its requirements, and how it is installed."""
+"""Optional packages that some of mmseg's models and transforms need, and how to install them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rdistill.core.causes import causes_of
 
 @dataclass(frozen=True)
 class Package:
-    """Something that may be absent."""
+    """A package, or compiled operators, that may not be installed."""
 
     name: str
-    install: str  # the command, as one types it
-    is_there: Callable[[], bool]
+    install: str  # the command to install it
+    is_installed: Callable[[], bool]
 
 
 def _python(module: str, install: str | None = None, name: str | None = None) -> Package:
@@ -28,7 +28,7 @@ def _python(module: str, install: str | None = None, name: str | None = None) ->
 
 
 def _can_be_found(module: str) -> bool:
-    with suppress(ValueError):  # a module that was put in place without a spec
+    with suppress(ValueError):  # the module is loaded, but has no spec
         return importlib.util.find_spec(module) is not None
     return True
 
@@ -45,8 +45,8 @@ TIFFFILE = _python("tifffile")
 TRANSFORMERS = _python("transformers", "pip install 'rdistill[teachers]'")
 TURBOJPEG = _python("turbojpeg", "pip install PyTurboJPEG", "PyTurboJPEG")
 
-# Types of mmseg's registries. mmdet itself does not import without the compiled operators.
-OF_TYPE = {
+# Type in mmseg's registries -> what it needs. mmdet itself cannot be imported without the compiled operators.
+BY_TYPE = {
     "Mask2FormerHead": (MMDET, OPERATORS),
     "MaskFormerHead": (MMDET, OPERATORS),
     "SideAdapterCLIPHead": (OPERATORS,),
@@ -60,29 +60,35 @@ OF_TYPE = {
     "LoadSingleRSImageFromFile": (GDAL,),
     "LoadMultipleRSImageFromFile": (GDAL,),
 }
-OF_SCOPE = {"mmdet": (MMDET, OPERATORS), "mmpretrain": (MMPRETRAIN,), "mmcls": (MMPRETRAIN,)}
-OF_BACKEND = {"tifffile": (TIFFFILE,), "turbojpeg": (TURBOJPEG,)}  # the key is a loader's `imdecode_backend`
+BY_SCOPE = {"mmdet": (MMDET, OPERATORS), "mmpretrain": (MMPRETRAIN,), "mmcls": (MMPRETRAIN,)}
+BY_BACKEND = {"tifffile": (TIFFFILE,), "turbojpeg": (TURBOJPEG,)}  # the key is a loader's `imdecode_backend`
 
 
 def absent_packages(section: Any) -> str:
-    """``'needs X (INSTALL) and Y (INSTALL)'`` of what a config's section names and is not there; '' if all is.
+    """Names the packages that a section of a config needs and that are not installed.
 
     Args:
-        section: of a config, with everything below it.
+        section: a section of a config; everything below it is checked.
+
+    Returns:
+        ``'needs X (INSTALL) and Y (INSTALL), not installed here'``; '' if nothing is missing.
     """
-    return _sentence(dict.fromkeys(package for package in _needed(section) if not package.is_there()))
+    return _sentence(dict.fromkeys(package for package in _needed(section) if not package.is_installed()))
 
 
 def absent_behind(error: BaseException) -> str:
-    """The same of what an error, or one that led to it, speaks of: mmcv, mmseg and mmengine word it in many ways."""
+    """Like :func:`absent_packages`, but for the packages that an error or one of its causes is about.
+
+    mmcv, mmseg and mmengine report a missing package in many ways.
+    """
     text = " ".join(f"{type(link).__name__} {link}" for link in causes_of(error, also_context=True))
     needed: list[Package] = []
     if texts.NO_OPERATORS.is_in(text):
         needed.append(OPERATORS)
-    for scope, packages in OF_SCOPE.items():
+    for scope, packages in BY_SCOPE.items():
         if texts.names_scope(scope).is_in(text):
             needed += packages
-    return _sentence(dict.fromkeys(package for package in needed if not package.is_there()))
+    return _sentence(dict.fromkeys(package for package in needed if not package.is_installed()))
 
 
 def _sentence(packages: Mapping[Package, Any]) -> str:
@@ -96,10 +102,10 @@ def _needed(node: Any) -> Iterator[Package]:
         kind = getattr(kind, "__name__", kind)
         if isinstance(kind, str):
             scope, _, name = kind.rpartition(".")
-            yield from OF_TYPE.get(name, ())
-            yield from OF_SCOPE.get(scope.partition(".")[0], ())
+            yield from BY_TYPE.get(name, ())
+            yield from BY_SCOPE.get(scope.partition(".")[0], ())
         if isinstance(node.get("imdecode_backend"), str):
-            yield from OF_BACKEND.get(node["imdecode_backend"], ())
+            yield from BY_BACKEND.get(node["imdecode_backend"], ())
         node = node.values()
     elif not isinstance(node, (list, tuple)):
         return

@@ -17,7 +17,7 @@ from rdistill.schemas.mappings import PlainConfig
 
 @OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
-    """Forward passes in bfloat16, which needs no scaling of losses: mmengine's AmpOptimWrapper is for GPUs alone."""
+    """An OptimWrapper for bfloat16, which needs no loss scaling; mmengine's AmpOptimWrapper works on GPUs only."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -27,10 +27,10 @@ class Bfloat16OptimWrapper(OptimWrapper):
 
 
 def wrapper_config(optim_wrapper: Mapping[str, Any]) -> PlainConfig:
-    """A config's ``optim_wrapper`` for this machine.
+    """Adapts a config's ``optim_wrapper`` to this machine.
 
     Raises:
-        UserError: it sets a mixed precision that a CPU does not have.
+        UserError: it sets a mixed precision that CPUs do not support.
     """
     cfg = dict(optim_wrapper)
     if cfg.get("type") != "AmpOptimWrapper":
@@ -47,7 +47,7 @@ def wrapper_config(optim_wrapper: Mapping[str, Any]) -> PlainConfig:
 
 
 def autocast(optim_wrapper: Mapping[str, Any], device: str) -> AbstractContextManager[object]:
-    """What a step of such an optimizer wrapper runs in."""
+    """The autocast context for a step with this optimizer wrapper."""
     cfg = wrapper_config(optim_wrapper)
     if cfg.get("type") == "Bfloat16OptimWrapper":
         return torch.autocast(device, torch.bfloat16)

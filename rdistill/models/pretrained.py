@@ -1,7 +1,7 @@
-"""Files of weights that a config names and mmengine would load: found, fetched and loaded without running code.
+"""Finds, downloads and safely loads the files of weights that a config names, without running code from them.
 
-mmengine's loaders of checkpoints fall back to an unsafe load. Here each of them is replaced, for the whole process:
-:func:`rdistill.models.checkpoint.load_file` reads what they find.
+mmengine's checkpoint loaders fall back to an unsafe load. This module replaces all of them, for the whole process, by
+loaders that read the files with :func:`rdistill.models.checkpoint.load_file`.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ from rdistill.models.checkpoint import MatchingWeights, load_file, matching_weig
 from rdistill.models.quiet_mmseg import MSCAN, MixVisionTransformer
 from rdistill.schemas.mappings import FileOfWeights, Weights
 
-SAFE_SCHEME = "rdistill-safe:"  # a run's own checkpoint, which may hold whatever the run came to
+SAFE_SCHEME = "rdistill-safe:"  # prefix of a run's own checkpoint; its values are not checked, so they may be NaN
 WEB = ("http://", "https://")
 TORCHVISION, OPENMMLAB, MMCLS = ("modelzoo://", "torchvision://"), ("open-mmlab://", "openmmlab://"), ("mmcls://",)
-TIMEOUT_S = 20.0  # seconds until a server must have answered
-FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+TIMEOUT_S = 20.0  # seconds in which a server must answer
+# Environment variables of torch.load: they force, or forbid, `weights_only=True`.
+FORCE_SAFE, FORCE_UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
 @contextmanager
-def weights_alone(*, trust: bool = False) -> Iterator[None]:
-    """While a model is built or initialised: whatever it loads, mmengine's way or its own, may not run code.
+def safe_loading(*, trust: bool = False) -> Iterator[None]:
+    """Within the context, files that a model loads while it is built or initialised cannot run code.
 
     Args:
-        trust: it may, as ``--trust-checkpoint`` says.
+        trust: allows them to run code (``--trust-checkpoint``).
     """
     token = _trusted.set(trust)
-    before = {name: os.environ.get(name) for name in (FORCE, FORCE_NOT)}
-    if not trust:  # what torch itself heeds: also for models that call torch.load themselves
-        os.environ[FORCE] = "1"
-        os.environ.pop(FORCE_NOT, None)
+    before = {name: os.environ.get(name) for name in (FORCE_SAFE, FORCE_UNSAFE)}
+    if not trust:  # torch.load reads these variables, so they also work for models that call it themselves
+        os.environ[FORCE_SAFE] = "1"
+        os.environ.pop(FORCE_UNSAFE, None)
     try:
         yield
     finally:
@@ -64,16 +65,16 @@ def weights_alone(*, trust: bool = False) -> Iterator[None]:
 
 
 def is_trusted() -> bool:
-    """Whether what is being built may run code that it loads, see :func:`weights_alone`."""
+    """Whether files that are loaded now may run code, see :func:`safe_loading`."""
     return _trusted.get()
 
 
 def pretrained_files(section: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Config key -> what names a file of weights: a dict with ``checkpoint``, and ``prefix`` where there is one.
+    """Finds the files of weights in a config; yields the key, and a dict with ``checkpoint`` and maybe ``prefix``.
 
     Args:
         section: a part of a config, such as its ``model``.
-        where: that part's key.
+        where: the key of that part.
     """
     if isinstance(section, (list, tuple)):
         for index, item in enumerate(section):
@@ -92,9 +93,12 @@ def pretrained_files(section: Any, where: str) -> Iterator[tuple[str, Mapping[st
 
 
 def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) -> tuple[list[str], str]:
-    """What is wrong with the files of weights that a student's ``model`` section starts from: lines, or what is there.
+    """Checks the files of weights that a student's ``model`` section names.
 
-    A file that is to be downloaded is not, but its server must answer that it has it.
+    Files are not downloaded; but for a file that must be, the server has to answer that it has it.
+
+    Returns:
+        (problems, one line each; the names of all files, separated by commas).
     """
     problems, names = [], []
     for key, entry in pretrained_files(model_cfg, "model"):
@@ -102,7 +106,7 @@ def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) ->
         try:
             _require_usable(entry, trust=trust)
         except UserError as error:
-            # `pretrained` and an `init_cfg` alike may be None; of a list of initialisers only the file can be another.
+            # `pretrained` and `init_cfg` can be set to None; in a list of initialisers only the file can be replaced.
             owner = key.removesuffix(".checkpoint")
             without = f", or --set {owner}=None for random weights" if not owner[-1].isdigit() else ""
             problems += [f"{key}: {problem}; fix: --set {key}=FILE{without}" for problem in error.problems]
@@ -112,54 +116,63 @@ def pretrained_problems(model_cfg: Mapping[str, Any], *, trust: bool = False) ->
 def pretrained_fit(
     student: nn.Module, model_cfg: Mapping[str, Any], *, trust: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Whether the files of weights of a ``model`` section are those of its parts: problems, and notes.
+    """Checks that the files of weights of a ``model`` section fit the parts of the model that load them.
 
-    mmengine loads what fits and leaves out the rest, even where that is all. A part that reads files in a way of its
-    own (Swin, BEiT, ViT rename the weights) is not looked at, nor is a file that is not on this machine yet.
+    mmengine loads the weights that fit and skips all others, even if none fits. Parts that load files in their own way
+    (Swin, BEiT, ViT rename the weights) are not checked, and neither are files that are not on this machine yet.
 
     Args:
-        student: built from that section.
-        model_cfg: its files were found usable by :func:`pretrained_problems`.
-        trust: as there.
+        student: the model built from that section.
+        model_cfg: the section; :func:`pretrained_problems` has found no problem in it.
+        trust: allows the files to run code when they are loaded.
+
+    Returns:
+        (problems, notes about weights that are not loaded), one line each.
     """
     problems, notes = [], []
     for key, entry in pretrained_files(model_cfg, "model"):
         owner, part = _owner(student, key)
-        file = None if part is None or _of_storage(entry) else local_file(str(entry["checkpoint"]), download=False)
+        file = None if part is None or _is_special_storage(entry) else local_file(entry["checkpoint"], download=False)
         if part is None or file is None:
             continue
-        offered, own = _offered(entry, file, trust=trust), _weights_of(part.state_dict())
-        left_out = [name for name in own if name not in offered or offered[name].shape != own[name].shape]
-        if own and len(left_out) == len(own):
+        file_weights, weights = _loaded_weights(entry, file, trust=trust), _without_counters(part.state_dict())
+        skipped = [
+            name for name in weights if name not in file_weights or file_weights[name].shape != weights[name].shape
+        ]
+        if weights and len(skipped) == len(weights):
             prefix = owner.partition(".")[2] + "."
-            first_key = next(iter(offered), "nothing")
-            why = f"the file has {first_key}" if first_key not in own else f"{first_key} has another shape"
+            first_key = next(iter(file_weights), "nothing")
+            reason = f"the file has {first_key}" if first_key not in weights else f"{first_key} has another shape"
             hint = f"; set prefix={prefix!r}" if len(prefix) > 1 and first_key.startswith(prefix) else ""
             problems.append(
                 f"{key}: {entry['checkpoint']}: none of its weights fits {owner}, which would train from random ones: "
-                f"{owner} has {left_out[0]}, {why}{hint or '; name a file of this model'}"
+                f"{owner} has {skipped[0]}, {reason}{hint or '; name a file of this model'}"
             )
-        elif left_out:
-            loaded = f"{len(own) - len(left_out)} of {len(own)} weights of {owner} loaded from {entry['checkpoint']}"
-            notes.append(f"{key}: {loaded} (not {', '.join(left_out[:3])})")
+        elif skipped:
+            count = f"{len(weights) - len(skipped)} of {len(weights)}"
+            loaded = f"{count} weights of {owner} loaded from {entry['checkpoint']}"
+            notes.append(f"{key}: {loaded} (not {', '.join(skipped[:3])})")
     return problems, notes
 
 
 def _owner(student: nn.Module, key: str) -> tuple[str, nn.Module | None]:
-    """The key of the section to which a file's key belongs, and its part of the student; None: it loads its own way."""
+    """The key of the section that names a file, and the part of the student that loads it.
+
+    The part is None if it loads files in its own way, not like mmengine.
+    """
     owner = re.sub(r"\.(init_cfg|pretrained)(\.\d+)?(\.checkpoint)?$", "", key)
-    if key == "model.pretrained":  # mmseg hands it on
+    if key == "model.pretrained":  # mmseg passes it to the backbone
         owner = "model.backbone"
     try:
         part = student.get_submodule(owner.removeprefix("model").removeprefix("."))
     except AttributeError:
         return owner, None
-    as_mmengine = getattr(type(part), "init_weights", None) is BaseModule.init_weights
-    return owner, part if as_mmengine or isinstance(part, (MixVisionTransformer, MSCAN)) else None
+    loads_like_mmengine = getattr(type(part), "init_weights", None) is BaseModule.init_weights
+    return owner, part if loads_like_mmengine or isinstance(part, (MixVisionTransformer, MSCAN)) else None
 
 
-def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> Weights:
-    """The weights that mmengine takes from a file: those under the prefix, without it."""
+def _loaded_weights(entry: Mapping[str, Any], file: Path, *, trust: bool) -> Weights:
+    """The weights that mmengine takes from a file: those whose names have the prefix, without the prefix."""
     weights = _load(file, trust=trust)
     weights = weights.get("state_dict", weights)
     if str(entry["checkpoint"]).startswith(MMCLS):
@@ -167,11 +180,11 @@ def _offered(entry: Mapping[str, Any], file: Path, *, trust: bool) -> Weights:
     prefix = f"{entry['prefix'].rstrip('.')}." if entry.get("prefix") else ""
     if not prefix:
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return _weights_of({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
+    return _without_counters({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
 
 
-def _weights_of(state: Mapping[str, Any]) -> Weights:
-    """Without BatchNorm's counts of batches, which older files lack and nobody misses."""
+def _without_counters(state: Mapping[str, Any]) -> Weights:
+    """The tensors of a state dict without BatchNorm's ``num_batches_tracked``, which older files do not have."""
     return {
         name: value
         for name, value in state.items()
@@ -179,20 +192,21 @@ def _weights_of(state: Mapping[str, Any]) -> Weights:
     }
 
 
-def _of_storage(entry: Mapping[str, Any]) -> bool:
-    """Whether a file is of a company's own storage, of which only the load itself can say something."""
+def _is_special_storage(entry: Mapping[str, Any]) -> bool:
+    """Whether a file is in a storage such as petrel, which can only be checked by loading the file."""
     return any(f"{scheme}://" in str(entry["checkpoint"]) for scheme in ("s3", "petrel", "pavi"))
 
 
 def local_file(name: str, *, download: bool = True) -> Path | None:
-    """Where the weights of a name are: a path, a URL, ``torchvision://``, ``open-mmlab://`` or ``mmcls://``.
+    """The local file for a name of weights: a path, a URL, ``torchvision://``, ``open-mmlab://`` or ``mmcls://``.
 
     Args:
-        name: as in a config.
-        download: what is not in the cache yet; without it, None is returned if the server has it.
+        name: the name, as in a config.
+        download: whether to download a file that is not in the cache. If False, None is returned for it, if the server
+            has it.
 
     Raises:
-        UserError: the name stands for nothing, or cannot be reached.
+        UserError: there is no model of that name, or the server cannot be reached.
     """
     url = _url_of(name)
     if not url.startswith(WEB):
@@ -202,7 +216,7 @@ def local_file(name: str, *, download: bool = True) -> Path | None:
         return cached
     shown = name if url == name else f"{name} ({url})"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # torch's download waits without end
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # torch's download has no timeout
             if not download:
                 return None
         _download(url, cached)
@@ -214,7 +228,7 @@ def local_file(name: str, *, download: bool = True) -> Path | None:
 
 
 def _download(url: str, file: Path) -> None:
-    """Fetches a file once: the other workers of this machine wait, and then find it."""
+    """Downloads a file once: other workers on this machine wait for it, and then use it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(file):
         if not file.is_file():
@@ -222,10 +236,10 @@ def _download(url: str, file: Path) -> None:
 
 
 def start_weights(student: nn.Module, name: str, *, trust: bool = False) -> MatchingWeights:
-    """The weights that ``load_from`` gives a student: a path, a URL or a name of a model zoo.
+    """The weights that a student starts from (``load_from``); ``name`` is a path, a URL or a name of a model zoo.
 
     Raises:
-        UserError: there is no such file, or it is another model's.
+        UserError: there is no such file, or it belongs to another model.
     """
     try:
         file = local_file(name)
@@ -236,9 +250,9 @@ def start_weights(student: nn.Module, name: str, *, trust: bool = False) -> Matc
 
 
 def _require_usable(entry: Mapping[str, Any], *, trust: bool) -> None:
-    """Raises UserError where a file of weights cannot be loaded, or has nothing under its ``prefix``."""
+    """Raises UserError if a file of weights cannot be loaded, or has no weight with its ``prefix``."""
     name = str(entry["checkpoint"])
-    if _of_storage(entry):
+    if _is_special_storage(entry):
         return
     file = local_file(name, download=False)
     if file is None:
@@ -251,7 +265,7 @@ def _require_usable(entry: Mapping[str, Any], *, trust: bool) -> None:
 
 
 def _url_of(name: str) -> str:
-    """The URL behind a name of a model zoo; any other name is returned as it is."""
+    """The URL of a name of a model zoo; any other name is returned unchanged."""
     for schemes, models in (
         (TORCHVISION, "torchvision"),
         (OPENMMLAB, "external"),
@@ -275,7 +289,11 @@ def _url_of(name: str) -> str:
 
 
 def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> FileOfWeights:
-    """A file of weights to start from. Complex ones would lose their imaginary part where mmengine copies them."""
+    """Loads a file of weights to start from.
+
+    Raises:
+        UserError: the file is damaged, or has complex weights, whose imaginary part mmengine would drop.
+    """
     loaded = load_file(file, trust=trust, map_location=map_location or "cpu")
     weights = loaded.get("state_dict", loaded)
     require_finite(file, weights)
@@ -286,7 +304,7 @@ def _load(file: Path, map_location: Any = "cpu", *, trust: bool) -> FileOfWeight
 
 
 def _load_named(name: str, map_location: Any = "cpu") -> FileOfWeights:
-    """mmengine's loader of local files, URLs and names of model zoos."""
+    """Replaces mmengine's loader of local files, URLs and names of model zoos."""
     file = local_file(name)
     assert file is not None
     loaded = _load(file, map_location, trust=_trusted.get())
@@ -294,7 +312,7 @@ def _load_named(name: str, map_location: Any = "cpu") -> FileOfWeights:
 
 
 def _load_from_storage(name: str, map_location: Any = "cpu") -> FileOfWeights:
-    """mmengine's loader of petrel's and other storage of its own."""
+    """Replaces mmengine's loader of petrel and s3 storage."""
     content = get_file_backend(name, backend_args={"backend": "petrel"}).get(name)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, Path(name).name)

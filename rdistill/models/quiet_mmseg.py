@@ -1,7 +1,8 @@
-"""What rdistill takes from mmseg, imported without its chatter.
+"""Imports what rdistill uses of mmseg, without its output.
 
-OneDL's mmseg prints to standard output when it is imported, which would end up in ``eval --json``. And mmengine's
-"current" logger, where no run has made one, would print each parameter's options of an optimizer: its warnings stay.
+OneDL's mmseg prints to standard output when it is imported, which would spoil the output of ``eval --json``. mmengine's
+default logger, which is used outside of runs, would print the optimizer's options of each parameter; only its warnings
+are kept.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models.utils import Upsample
     from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
-# The level of the logger itself too: else each of a model's modules makes a record, which its handlers then drop.
+# Set the level of the logger, too: otherwise each module of a model makes a record that the handlers then drop.
 MMLogger.get_instance("mmengine", log_level=logging.WARNING).setLevel(logging.WARNING)
 
 __all__ = [

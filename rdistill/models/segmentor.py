@@ -1,4 +1,4 @@
-"""mmseg's segmentors: how they are built from a config, and what their heads give."""
+"""mmseg's segmentors: building them from a config, and the outputs of their heads."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError, blaming
 from rdistill.models.packages import absent_behind, absent_packages
-from rdistill.models.pretrained import weights_alone
+from rdistill.models.pretrained import safe_loading
 from rdistill.models.quiet_mmseg import MODELS, DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead, PointHead
 
 
 def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_checkpoint: bool = False) -> nn.Module:
     """Builds an mmseg segmentor from a config's ``model`` section.
 
-    Some models load files of weights already when they are built: safely, or with ``trust_checkpoint`` as they are.
+    Args:
+        model_cfg: the ``model`` section.
+        what: what is built, for messages.
+        trust_checkpoint: allows files of weights that some models load while they are built to run code.
 
     Raises:
-        UserError: the section does not build, or needs packages or compiled operators that are absent.
+        UserError: the section does not build, or needs packages or compiled operators that are not installed.
     """
     try:
-        with warnings.catch_warnings(), blaming(what), weights_alone(trust=trust_checkpoint):
-            warnings.simplefilter("ignore")  # mmseg's own deprecations
+        with warnings.catch_warnings(), blaming(what), safe_loading(trust=trust_checkpoint):
+            warnings.simplefilter("ignore")  # hides mmseg's deprecation warnings
             model = MODELS.build(ConfigDict(copy.deepcopy(model_cfg)))
     except UserError as error:
         if absent := absent_packages(model_cfg) or absent_behind(error):
@@ -41,14 +44,14 @@ def build_segmentor(model_cfg: Mapping[str, Any], *, what: str = "model", trust_
 
 
 def decode_heads(model: nn.Module) -> list[str]:
-    """Names of the layers that give the model's outputs: the main head, then the auxiliary ones."""
+    """The names of the heads with logits: the main head, then the auxiliary heads."""
     names = []
     for name in ("decode_head", "auxiliary_head"):
         head = getattr(model, name, None)
         if not getattr(head, "gives_logits", True):
             continue
         if isinstance(head, nn.ModuleList):
-            # The last stage of a cascade is its result; auxiliary heads all count.
+            # Only the stage with the result counts of a cascade; all heads count of a list of auxiliary heads.
             indices = [_result_stage(head)] if name == "decode_head" else range(len(head))
             names += [f"{name}.{index}" for index in indices]
         elif head is not None:
@@ -57,20 +60,20 @@ def decode_heads(model: nn.Module) -> list[str]:
 
 
 def gives_logits(model: nn.Module) -> bool:
-    """Whether a model tells classes apart. An encoder alone gives features, and no class of a pixel."""
+    """Whether a model outputs logits. An encoder outputs features only."""
     return bool(decode_heads(model))
 
 
 def logit_names(model: nn.Module, *, training: bool) -> list[str]:
-    """Feature names of the outputs that a loss ``on='logits[k]'`` means, by k.
+    """The feature names of a model's logits; a loss ``on='logits[k]'`` uses the one with index k.
 
-    None for a model that gives features alone. First the main head's logits that ``predict`` uses, then those of the
-    auxiliary heads, then what heads give beside: DDRNet's and PIDNet's other branches, DANet's two attentions,
-    K-Net's earlier stages.
+    First come the main head's logits that ``predict`` uses, then those of the auxiliary heads, then further outputs of
+    the heads: the other branches of DDRNet and PIDNet, the two attentions of DANet, the earlier stages of K-Net. The
+    list is empty for a model that outputs features only.
 
     Args:
         model: an mmseg segmentor.
-        training: in which mode it will run: some heads give several tensors in training, and one for a prediction.
+        training: the mode in which it will run: some heads return several tensors in training, and one otherwise.
     """
     first, rest = [], []
     for name in decode_heads(model):
@@ -84,11 +87,11 @@ def logit_names(model: nn.Module, *, training: bool) -> list[str]:
 
 
 def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
-    """Runs the main head, and those auxiliary heads that somebody wants; returns the main logits.
+    """Runs the main head, and the auxiliary heads whose features will be read; returns the main logits.
 
     Args:
         model: an mmseg segmentor.
-        features: what its ``extract_feat`` gave.
+        features: the output of its ``extract_feat``.
         names: the feature names that will be read.
     """
     head = model.decode_head
@@ -107,27 +110,27 @@ def run_heads(model: nn.Module, features: Any, names: Sequence[str]) -> Tensor:
 
 
 def logit_channels(model: nn.Module, output: str = "") -> int:
-    """Channels of one of the outputs, by its name of :func:`logit_names`; of the main one by default.
+    """The channels of one of the logits, by its name from :func:`logit_names`; by default those of the main logits.
 
-    Two classes may have one, with a sigmoid. A head with a class map has the student's.
+    For two classes there may be a single channel, for a sigmoid. A head with a class map has the student's classes.
     """
     name, _, element = (output or decode_heads(model)[0]).partition("[")
     head = model.get_submodule(name)
     if (class_map := getattr(head, "class_map", None)) is not None:
         return int(class_map.num_classes)
     if isinstance(head, PIDHead) and element == "2]":
-        return int(head.d_cls_seg.out_channels)  # where the classes' borders are
+        return int(head.d_cls_seg.out_channels)  # PIDNet's boundary branch
     return int(getattr(head, "out_channels", None) or head.num_classes)
 
 
 def _elements(head: nn.Module, training: bool) -> tuple[int, ...] | None:
-    """Which elements of what a head gives are logits, the ones that ``predict`` uses first; None: it gives one tensor.
+    """The indices of the logits in a head's output, first those that ``predict`` uses; None if it returns one tensor.
 
-    A head of one's own that gives several names these by an attribute ``logit_elements``.
+    A user's head that returns several tensors has the indices in an attribute ``logit_elements``.
     """
     if elements := getattr(head, "logit_elements", None):
         return tuple(elements)
-    if isinstance(head, EncHead):  # the other one says which classes the image has, and is no map
+    if isinstance(head, EncHead):  # its other output says which classes the image has, and is no map
         return (0,) if head.use_se_loss else None
     if isinstance(head, DAHead):
         return (0, 1, 2)
@@ -141,7 +144,7 @@ def _elements(head: nn.Module, training: bool) -> tuple[int, ...] | None:
 
 
 def _main_tensor(head: nn.Module, output: Any) -> Tensor:
-    """The logits that ``predict`` uses, of what a head gave."""
+    """The logits that ``predict`` uses, from a head's output."""
     if isinstance(output, Tensor):
         return output
     elements = _elements(head, head.training)
@@ -154,16 +157,17 @@ def _main_tensor(head: nn.Module, output: Any) -> Tensor:
 
 
 def _result_stage(stages: nn.ModuleList) -> int:
-    """Index of the stage whose logits are a map: the last, but for PointRend's, which gives those of single points."""
+    """The index of the last stage whose logits are a map; the last stage of PointRend returns logits of points."""
     last = len(stages) - 1
     return last - 1 if isinstance(stages[last], PointHead) else last
 
 
 @contextmanager
 def training_outputs(model: nn.Module) -> Iterator[None]:
-    """Lets a model give what it gives in training, which may be several tensors, but change nothing of itself.
+    """Within the context, a model returns its outputs of training, which may be several tensors, without changing.
 
-    Its layers without children, such as norms and dropouts, run in evaluation mode; every layer's mode is put back.
+    Layers without children, such as norms and dropouts, stay in evaluation mode. At the end, the mode of each layer is
+    restored.
     """
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
@@ -176,43 +180,44 @@ def training_outputs(model: nn.Module) -> Iterator[None]:
 
 
 def num_classes(model: nn.Module, head: str = "") -> int:
-    """How many classes a head tells apart, which labels are of; of the main head by default.
+    """The number of classes of a head, and so of its labels; by default of the main head.
 
-    One channel tells two apart, whether mmseg's config says ``num_classes=2, out_channels=1`` or ``num_classes=1``.
+    A single channel means two classes, whether mmseg's config has ``num_classes=2, out_channels=1`` or
+    ``num_classes=1``.
     """
     return max(2, logit_channels(model, head))
 
 
 def why_unscored(teacher: nn.Module, student: nn.Module) -> str:
-    """Why a teacher has no score on the student's data; empty where it can be scored."""
+    """The reason why a teacher cannot be scored on the student's data; empty if it can."""
     if not gives_logits(teacher):
         return "gives features alone, so it has no score"
-    have, wanted = num_classes(teacher), num_classes(student)
-    return "" if have == wanted else f"tells {have} classes apart and the student {wanted}, so it has no score"
+    actual, expected = num_classes(teacher), num_classes(student)
+    return "" if actual == expected else f"tells {actual} classes apart and the student {expected}, so it has no score"
 
 
 def ignore_index(model: nn.Module) -> int:
-    """The label that counts nowhere, as the model's own loss has it."""
+    """The label that the model's own loss ignores."""
     return int(model.get_submodule(decode_heads(model)[0]).ignore_index)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a model's ground truth holds."""
+    """The labels of a model's ground truth."""
 
     num_classes: int
     ignore_index: int
 
 
 def labels_of(model: nn.Module) -> Labels:
-    """As :func:`num_classes` and :func:`ignore_index`, of the main head."""
+    """The results of :func:`num_classes` and :func:`ignore_index` for the main head."""
     return Labels(num_classes(model), ignore_index(model))
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a segmentor takes: those of its first convolution; 3 where it has none.
+    """The channels of a segmentor's input images: those of its first convolution, or 3 if it has none.
 
-    A backbone whose layers are not torch's says it by an attribute ``input_channels``.
+    A backbone whose layers are not PyTorch's has an attribute ``input_channels`` instead.
     """
     encoder = getattr(model, "backbone", None) or getattr(model, "image_encoder", None) or model
     if isinstance(channels := getattr(encoder, "input_channels", None), int):
@@ -222,35 +227,35 @@ def input_channels(model: nn.Module) -> int:
 
 
 def blank_image(model: nn.Module, height_width: tuple[int, int]) -> Tensor:
-    """Zeros for a segmentor to run on: 1 x its channels x height x width, on its device."""
+    """An image of zeros for a segmentor, 1 x channels x height x width, on the segmentor's device."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.zeros(1, input_channels(model), *height_width, device=device)
 
 
 def scale_inputs(model: nn.Module, scale: tuple[float, float]) -> None:
-    """Lets a teacher's model see images larger or smaller than they are, in training and in predictions.
+    """Makes a teacher's model resize its input images, in training and in predictions.
 
-    What it predicts keeps the image's own size, as mmseg resizes it.
+    Its predictions keep the size of the original image, because mmseg resizes them.
 
     Args:
-        model: changed in place.
-        scale: factors on height and width.
+        model: the model; changed in place.
+        scale: factors for height and width.
     """
-    # A class of its own rather than another method in the object: a copy then scales what the copy is given.
+    # Change the class instead of setting a method on the object, so that it also works for a copy of the model.
     kind = type(model)
     model.__class__ = type(kind.__name__, (_ScalesInputs, kind), {})
     model.input_scale = scale  # type: ignore[assignment]
 
 
 def seen_size(model: nn.Module, height_width: Sequence[int]) -> tuple[int, int]:
-    """The height and width at which a model sees images: their own, but for a teacher with an ``input_size``."""
+    """The height and width of the images inside a model; they differ from the input's for a teacher with `input_size`."""
     scale: Any = getattr(model, "input_scale", (1.0, 1.0))
     height, width = (max(1, round(side * factor)) for side, factor in zip(height_width, scale, strict=True))
     return height, width
 
 
 class _ScalesInputs:
-    """Stands before a segmentor's own class."""
+    """A mixin in front of a segmentor's own class that resizes its input."""
 
     def extract_feat(self, inputs: Tensor) -> Any:
         size = seen_size(self, inputs.shape[-2:])  # type: ignore[arg-type]
@@ -260,13 +265,13 @@ class _ScalesInputs:
 
 
 def require_numbers(samples: Sequence[Any]) -> None:
-    """Refuses a model's predictions that come of NaN: their masks would be of the first class throughout.
+    """Makes sure that a model's predictions have no NaN: argmax would silently give the first class everywhere.
 
     Args:
-        samples: mmseg's, as a segmentor's ``predict`` mode gives them.
+        samples: mmseg's data samples as returned by a segmentor in ``predict`` mode.
 
     Raises:
-        UserError: naming the first such image.
+        UserError: the outputs for an image have NaN; the message names the first such image.
     """
     for sample in samples:
         logits = getattr(sample, "seg_logits", None)
@@ -279,13 +284,13 @@ def require_numbers(samples: Sequence[Any]) -> None:
 
 
 def swaps_channels(preprocessor: nn.Module) -> bool:
-    """Whether a model's data preprocessor turns BGR into RGB or back. It does so with three channels only."""
-    # mmengine's ImgDataPreprocessor, which OneDL's mmseg builds on, has the one name, mmseg 1.2.2 the other.
+    """Whether a model's data preprocessor converts BGR to RGB or back, which it does for three channels only."""
+    # The first name is that of mmengine's ImgDataPreprocessor, which OneDL's mmseg uses; the second of mmseg 1.2.2.
     names = ("_channel_conversion", "channel_conversion")
     return any(bool(getattr(preprocessor, name, False)) for name in names)
 
 
 def training_size(cfg: Config) -> tuple[int, int]:
-    """Height and width in pixels of the images a student trains on."""
+    """The height and width, in pixels, of the images that a student trains on."""
     size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
     return (int(size[0]), int(size[1])) if size else (512, 512)

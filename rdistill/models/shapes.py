@@ -1,4 +1,4 @@
-"""What a model's layers give: shapes, strides, parameters and FLOPs, and which pairs of features can be compared."""
+"""Describes a model's layers: shapes, strides, parameters and FLOPs; and which pairs of features can be compared."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Size = tuple[int, int]  # height and width in pixels
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, or one element of the tuple or list that a layer gives, as a forward pass showed it."""
+    """One layer, or one element of the tuple or list that a layer returns, as found in a forward pass."""
 
     name: str  # a feature name: `backbone.layer4`, or `backbone[2]` for an element
     type: str
-    shape: Shape  # what the layer gives: N x C x H x W, or N x L x C for tokens; empty where elements follow
-    map_shape: Shape | None  # N x C x H x W, tokens folded; None for what is no map
+    shape: Shape  # output shape: N x C x H x W, or N x L x C for tokens; empty if the output has elements
+    map_shape: Shape | None  # N x C x H x W, with tokens folded; None if the output is no map
     stride: float | None  # height of the image / height of the map
     channels: int | None
-    parameters: int | None  # its own and its children's; None for an element
-    flops: int | None  # operations for one image: 2 for each multiply-add; None for an element
+    parameters: int | None  # including those of its children; None for an element
+    flops: int | None  # operations for one image, 2 for each multiply-add; None for an element
 
     @property
     def depth(self) -> int:
@@ -41,13 +41,13 @@ class Layer:
 
 
 def describe(model: nn.Module, height_width: tuple[int, int]) -> list[Layer]:
-    """Every layer that runs in a forward pass, in the order of ``named_modules()``.
+    """All layers that run in a forward pass, in the order of ``named_modules()``.
 
-    A layer that runs more than once shows its last output, and the FLOPs of all its runs.
+    For a layer that runs more than once, the output is the last one, and the FLOPs are those of all its runs.
 
     Args:
-        model: an mmseg segmentor; left as it was.
-        height_width: of the blank image, in pixels.
+        model: an mmseg segmentor; it is not changed.
+        height_width: size of the blank image, in pixels.
 
     Raises:
         UserError: the model does not run at this size.
@@ -66,16 +66,16 @@ def describe(model: nn.Module, height_width: tuple[int, int]) -> list[Layer]:
 def probe_features(
     model: nn.Module, names: Sequence[str], height_width: tuple[int, int], *, training: bool = False
 ) -> dict[str, Shape | str]:
-    """Feature name -> its shape, tokens folded into maps; or why it has none.
+    """Feature name -> its shape, with tokens folded into maps; or a text that says why it has none.
 
     Args:
-        model: an mmseg segmentor; left as it was.
-        names: as :mod:`rdistill.models.features` defines them.
-        height_width: of the blank image, in pixels.
-        training: the shapes are those of training, where some models give several tensors instead of one.
+        model: an mmseg segmentor; it is not changed.
+        names: feature names, see :mod:`rdistill.models.features`.
+        height_width: size of the blank image, in pixels.
+        training: whether to get the shapes of training, where some models return several tensors instead of one.
 
     Raises:
-        UserError: a name that the model does not have, or a model that does not run at this size.
+        UserError: the model does not have one of the names, or does not run at this size.
     """
     shapes: dict[str, Shape | str] = {}
     with FeatureCapture(model, names) as capture, torch.no_grad():
@@ -89,10 +89,10 @@ def probe_features(
 
 
 def feature_shapes(model: nn.Module, names: Sequence[str], height_width: tuple[int, int]) -> dict[str, Shape]:
-    """As :func:`probe_features`, where every feature must have a shape.
+    """Like :func:`probe_features`, but every feature must have a shape.
 
     Raises:
-        UserError: naming every feature that has none.
+        UserError: some features have no shape; each is listed.
     """
     shapes = probe_features(model, names, height_width)
     if problems := [reason for reason in shapes.values() if isinstance(reason, str)]:
@@ -101,10 +101,12 @@ def feature_shapes(model: nn.Module, names: Sequence[str], height_width: tuple[i
 
 
 def pair_problem(student: Shape | str, teacher: Shape | str) -> str | None:
-    """Why two features cannot sensibly be compared; None when they can.
+    """The reason why two features cannot be compared sensibly; None if they can.
 
-    Channels and resolution may differ: a 1x1 convolution and resizing see to that. Shapes are
-    N x C x H x W with tokens folded, or the reason why there is none.
+    Channels and resolution may differ, because the student's feature gets a 1x1 convolution and is resized.
+
+    Args:
+        student, teacher: shapes N x C x H x W with tokens folded, or a text that says why there is none.
     """
     for side, shape in (("student", student), ("teacher", teacher)):
         if isinstance(shape, str):
@@ -115,7 +117,7 @@ def pair_problem(student: Shape | str, teacher: Shape | str) -> str | None:
     if (student_size == (1, 1)) != (teacher_size == (1, 1)):
         side, size = ("student", teacher_size) if student_size == (1, 1) else ("teacher", student_size)
         return f"the {side}'s is pooled to 1 x 1, the other is {size[0]} x {size[1]}"
-    # A stride that does not divide the image rounds each side by up to one cell, by half of one on average.
+    # If a stride does not divide the image, each side is rounded by up to one cell, on average by half a cell.
     rounding = 0.5 * sum(1 / cells for cells in (*student_size, *teacher_size))
     if abs(math.log(student_size[0] * teacher_size[1] / (student_size[1] * teacher_size[0]))) > rounding:
         return f"aspect ratios differ: {student_size[0]} x {student_size[1]} and {teacher_size[0]} x {teacher_size[1]}"
@@ -125,13 +127,14 @@ def pair_problem(student: Shape | str, teacher: Shape | str) -> str | None:
 def sensible_pairs(
     student: Sequence[Shape | str], teacher: Sequence[Shape | str], height_width: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Index pairs worth trying: all of equal stride first, then the nearest for a student feature without one.
+    """The (student, teacher) index pairs worth trying.
 
-    "Nearest" is within a factor of 2 in stride, the lower teacher index where two are as near.
+    First come all pairs of equal strides. Then, for each student feature without such a pair, comes the pair with the
+    nearest stride, if it is within about a factor of 2; of two that are equally near, the lower teacher index.
 
     Args:
-        student, teacher: shapes by feature index, as :func:`pair_problem` takes them.
-        height_width: of the images, in pixels.
+        student, teacher: shapes by feature index, as for :func:`pair_problem`.
+        height_width: size of the images, in pixels.
     """
     equal, near = [], []
     for s, shape in enumerate(student):
@@ -140,7 +143,7 @@ def sensible_pairs(
             for t, teacher_shape in enumerate(teacher)
             if pair_problem(shape, teacher_shape) is None
         }
-        # Sizes are rounded to cells: at 90 pixels stride 8 gives 12, so 7.5.
+        # Sizes are rounded to cells: with 90 pixels, stride 8 gives 12 cells, which is a stride of 7.5.
         same = [(s, t) for t, distance in distances.items() if distance < 0.25]
         equal += same
         if not same and distances:
@@ -155,15 +158,15 @@ def stride_of(shape: Shape, height_width: tuple[int, int]) -> float:
 
 
 def show_shape(shape: Shape) -> str:
-    """``(1, 64, 16, 16)`` -> ``64 x 16 x 16``: the batch says nothing."""
+    """A shape as text without the batch size: ``(1, 64, 16, 16)`` -> ``64 x 16 x 16``."""
     return " x ".join(str(size) for size in (shape[1:] if len(shape) > 1 else shape)) or "a single number"
 
 
 class _Recorder:
-    """Keeps the shapes of what each layer gives, and the FLOPs that it takes.
+    """Records the shapes of each layer's output, and its FLOPs.
 
-    A layer's ``forward`` is wrapped rather than hooked: mmseg calls ``decode_head.forward(...)``
-    directly, past PyTorch's forward hooks.
+    It wraps a layer's ``forward`` instead of using a hook, because mmseg calls ``decode_head.forward(...)`` directly,
+    which does not run PyTorch's forward hooks.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -180,16 +183,16 @@ class _Recorder:
         try:
             for module, name, _ in layers:
                 module.forward = self._recorded(module.forward, name)
-            # Fused attention is no operator that the counter knows on every device.
+            # The counter does not know fused attention on every device, so attention is computed without it.
             with sdpa_kernel(SDPBackend.MATH), self._counter:
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
-            for module, _, own in layers:
-                if own is None:
+            for module, _, replaced in layers:
+                if replaced is None:
                     del module.forward
                 else:
-                    module.forward = own
+                    module.forward = replaced
 
     def _recorded(self, forward: Callable[..., Any], name: str) -> Callable[..., Any]:
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -203,7 +206,7 @@ class _Recorder:
 
 
 def _shapes(output: Any) -> Shape | list[Shape | None] | None:
-    """A tensor's shape; those of a tuple's or list's elements (None for what is no tensor); None for the rest."""
+    """The shape of a tensor; a list of shapes for a tuple or list (None for an element that is no tensor); else None."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, (tuple, list)):
@@ -224,9 +227,9 @@ def _entries(name: str, module: nn.Module, output: Any, flops: int, sizes: tuple
 
 
 def _as_map(shape: Shape, seen: Size, image: Size) -> tuple[Shape | None, float | None, int | None]:
-    """The map that a shape is or folds into, with its stride and its channels.
+    """The shape as a map (with tokens folded), its stride and its channels.
 
-    ``seen``, ``image``: height and width at which the model sees the image, and of the image itself.
+    ``seen`` is the size of the image inside the model (see ``input_size`` of a teacher), ``image`` its original size.
     """
     folded = tuple(as_maps(torch.empty(shape, device="meta"), seen).shape)
     if len(folded) == 4 and folded[2] > 0:
@@ -239,7 +242,7 @@ def _as_map(shape: Shape, seen: Size, image: Size) -> tuple[Shape | None, float 
 def _run_blank(
     model: nn.Module, height_width: tuple[int, int], names: Sequence[str], *, training: bool = False
 ) -> None:
-    """One forward pass of a blank image in evaluation mode; every layer's own mode is put back."""
+    """Runs one forward pass on a blank image in evaluation mode, and restores the mode of each layer."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -247,7 +250,7 @@ def _run_blank(
             run_heads(model, model.extract_feat(blank_image(model, height_width)), names)
     except UserError:
         raise
-    except Exception as error:  # mmseg's layers raise anything at a size that a model cannot take
+    except Exception as error:  # mmseg's layers raise all kinds of errors at a size that they do not support
         raise UserError(
             f"{type(model).__name__} does not run on an image of {height_width[0]} x {height_width[1]} pixels: "
             f"{error_line(error)}; try another --size"

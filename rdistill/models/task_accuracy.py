@@ -1,8 +1,7 @@
-"""mmseg's accuracy of each head on the training batch (``acc_seg``), computed only where somebody reads it.
+"""Skips mmseg's accuracy of each head on the training batch (``acc_seg``) in steps where it is not logged.
 
-A head computes it in every step, beside its loss: a `topk` over the full-size logits, and boolean indexing, for which
-a GPU has to finish all it was given before. It is no part of what is trained on, so a step that nobody logs can do
-without.
+A head computes it in every step together with its loss, by a `topk` over the full-size logits and by boolean indexing,
+which makes the host wait for the GPU. The training does not depend on it.
 """
 
 from __future__ import annotations
@@ -17,39 +16,39 @@ from typing import Any
 from rdistill.models.quiet_mmseg import decode_heads
 from rdistill.schemas.mappings import Losses
 
-NAME = "accuracy"  # mmseg's function, as its modules of heads import it
-_left_out: ContextVar[bool] = ContextVar("accuracy_left_out", default=False)
+NAME = "accuracy"  # the name under which mmseg's modules of heads import the function
+_skipped: ContextVar[bool] = ContextVar("accuracy_skipped", default=False)
 
 
 @contextmanager
 def without_accuracy() -> Iterator[None]:
-    """Within, a head's accuracies are None; :func:`drop_left_out` takes them from what its ``loss`` returns."""
+    """Within the context, the accuracies of heads are None; :func:`drop_skipped` removes them from the losses."""
     for module in modules_with_accuracy():
         accuracy = getattr(module, NAME)
         if not hasattr(accuracy, "__wrapped__"):
-            setattr(module, NAME, _unless_left_out(accuracy))
-    token = _left_out.set(True)
+            setattr(module, NAME, _unless_skipped(accuracy))
+    token = _skipped.set(True)
     try:
         yield
     finally:
-        _left_out.reset(token)
+        _skipped.reset(token)
 
 
-def drop_left_out(losses: Losses) -> Losses:
-    """A segmentor's losses without the accuracies that were left out."""
+def drop_skipped(losses: Losses) -> Losses:
+    """A segmentor's losses without the accuracies that were skipped."""
     return {key: value for key, value in losses.items() if value is not None}
 
 
 def modules_with_accuracy() -> list[ModuleType]:
-    """mmseg's modules of heads that compute one. A head from elsewhere may need a number: it is left alone."""
+    """mmseg's modules of heads that compute an accuracy. Other heads are not changed, because they may need it."""
     return [module for module in vars(decode_heads).values() if isinstance(module, ModuleType) and NAME in vars(module)]
 
 
-def _unless_left_out(accuracy: Callable[..., Any]) -> Callable[..., Any]:
-    """mmseg's function, for all in this process as it was, but for code inside :func:`without_accuracy`."""
+def _unless_skipped(accuracy: Callable[..., Any]) -> Callable[..., Any]:
+    """mmseg's function, which returns None inside :func:`without_accuracy` and works as before elsewhere."""
 
     @wraps(accuracy)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return None if _left_out.get() else accuracy(*args, **kwargs)
+        return None if _skipped.get() else accuracy(*args, **kwargs)
 
     return wrapped

@@ -1,4 +1,4 @@
-"""mmseg's own losses where they go wrong: a batch in which every pixel is ignored, and a mean over several workers."""
+"""Corrects mmseg's own losses: for a batch in which all pixels are ignored, and for a mean over several workers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ def allow_wholly_ignored() -> None:
     _compat.allow_wholly_ignored(losses)
 
 
-def zero_without_labels(of_task: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> Losses:
-    """The losses of a segmentor as they are, or zero where all pixels are ignored: also those on edges of the labels.
+def zero_without_labels(task_losses: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> Losses:
+    """Returns the losses of a segmentor unchanged, or 0 if all pixels are ignored, also for losses on label edges.
 
     Args:
-        of_task: name -> loss, or list of them; those that do not name a "loss" are left alone.
-        label_nhw: what they were computed from.
-        ignored: the label that does not count.
+        task_losses: name -> loss, or list of losses; entries without "loss" in their name are not changed.
+        label_nhw: the labels from which they were computed.
+        ignored: the ignored label.
     """
-    any_label = (label_nhw != ignored).any()  # stays on the device: nobody waits for it
+    any_label = (label_nhw != ignored).any()  # this stays on the device, so that the host does not wait
     return {
-        key: value if "loss" not in key else _compat.zero_unless(any_label, value) for key, value in of_task.items()
+        key: value if "loss" not in key else _compat.zero_unless(any_label, value) for key, value in task_losses.items()
     }
 
 
 @contextmanager
 def losses_of_first_images(student: nn.Module, count: int, images: int) -> Iterator[None]:
-    """Within, the losses of a student's heads are those of the first ``count`` of ``images`` in its batch.
+    """Within the context, the losses of a student's heads are those of the first ``count`` of ``images`` of the batch.
 
-    Each head still computes its outputs for all of them. What it compares with labels is cut, not masked: mmseg's
-    losses are means over all pixels of a batch, ignored ones included.
+    Each head still computes its outputs for all images. Outputs and labels of the other images are then cut off. It
+    would be wrong to ignore them by their labels, because mmseg's losses are means over all pixels of a batch, ignored
+    pixels included.
 
     Raises:
-        UserError: a head has computed its loss otherwise than by mmseg's ``loss_by_feat``, so of all images.
+        UserError: a head does not compute its loss by mmseg's ``loss_by_feat``, so the images cannot be cut off.
     """
     if count == images:
         yield
@@ -74,38 +75,37 @@ def _of_first(
             return value[:count] if value.ndim and len(value) == images else value
         if not isinstance(value, (list, tuple)):
             return value
-        # A list of tensors is of outputs, such as those of several stages; any other is of images.
-        of_images = len(value) == images and not any(isinstance(item, (Tensor, list, tuple)) for item in value)
-        return value[:count] if of_images else type(value)(first(item) for item in value)
+        # A list of tensors has an entry for each output, such as those of several stages; other lists, for each image.
+        per_image = len(value) == images and not any(isinstance(item, (Tensor, list, tuple)) for item in value)
+        return value[:count] if per_image else type(value)(first(item) for item in value)
 
     @wraps(loss_by_feat)
-    def of_first(*args: Any, **kwargs: Any) -> Losses:
+    def wrapped(*args: Any, **kwargs: Any) -> Losses:
         used.add(name)
         return loss_by_feat(*map(first, args), **{key: first(value) for key, value in kwargs.items()})
 
-    return of_first
+    return wrapped
 
 
 def average_over_workers(student: nn.Module) -> None:
-    """Makes the workers' mean of every cross-entropy of a student that of the whole batch.
+    """Corrects each cross-entropy of a student, so that its mean over workers is that of the whole batch.
 
-    With class weights, or with ``avg_non_ignore``, mmseg divides by what this worker's labels weigh; afterwards it is
-    by what all workers' weigh, on average. So it is with a sigmoid and ``avg_non_ignore``. Any other loss stays as it
-    is.
+    With class weights, or with ``avg_non_ignore``, mmseg divides by the total weight of this worker's labels. After the
+    correction, it divides by the mean of these weights over all workers. Other losses are not changed.
     """
     for module in student.modules():
         if type(module) is CrossEntropyLoss and not module.use_mask and module.reduction == "mean":
-            module.register_forward_hook(_by_weight_of_all, with_kwargs=True)
+            module.register_forward_hook(_divide_by_mean_weight, with_kwargs=True)
 
 
-def _by_weight_of_all(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Tensor:
+def _divide_by_mean_weight(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Tensor:
     label, ignored = args[1], kwargs["ignore_index"]
     valid = label != ignored
-    if loss.class_weight is not None and not loss.use_sigmoid:  # class weights change no divisor of a sigmoid
-        own = (value.new_tensor(loss.class_weight)[label.where(valid, 0)] * valid).sum()
+    if loss.class_weight is not None and not loss.use_sigmoid:  # class weights do not change a sigmoid's divisor
+        local_weight = (value.new_tensor(loss.class_weight)[label.where(valid, 0)] * valid).sum()
     elif loss.avg_non_ignore:
-        own = valid.sum()
+        local_weight = valid.sum()
     else:
-        return value  # a mean over all pixels, of which every worker has as many
-    every = collectives.mean(own.float())
-    return value * (own / every.clamp(min=1e-12))
+        return value  # a mean over all pixels, whose number is the same on all workers
+    mean_weight = collectives.mean(local_weight.float())
+    return value * (local_weight / mean_weight.clamp(min=1e-12))

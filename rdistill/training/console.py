@@ -16,7 +16,7 @@ from rdistill.core.errors import printable
 from rdistill.schemas.run import RunFacts, Scores
 
 LINES_PER_RUN = 10  # progress lines of a run whose output is not a terminal
-SILENCE_S = 60.0  # a further line is printed after so many seconds without one
+SILENCE_S = 60.0  # a further line is printed after this number of seconds without one
 CLASSES_SHOWN = 4  # a validation line shows mIoU alone where there are more classes
 
 

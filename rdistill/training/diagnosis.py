@@ -36,7 +36,7 @@ from rdistill.training.run_state import unwrap
 
 DIAGNOSIS = "diagnosis.json"  # the file in the work dir, with one entry for each validation
 FIRST_DRAW = 2**62  # number of the first draw of the training images used here: larger than any draw of a run
-MAX_PIXELS = 65_536  # at most so many pixels of an image are used, evenly spread
+MAX_PIXELS = 65_536  # the largest number of pixels of an image that are used, evenly spread
 BINS = 15  # bins of the confidence, for the calibration error (Guo et al., ICML 2017)
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # temperatures for the teacher's entropy, in addition to those of the losses
 

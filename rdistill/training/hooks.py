@@ -129,8 +129,8 @@ class WeightShareHook(Hook):
 class AccuracyHook(Hook):
     """Lets the heads compute ``acc_seg`` only in iterations that are logged or reported, to save time in the others.
 
-    mmengine logs the last value of it. If the config's log processor asks for a mean over iterations, it is computed
-    in all of them.
+    mmengine logs the last value of it. If the config's log processor logs a mean over iterations, it is computed in
+    all of them.
 
     Args:
         report: the hook that reports losses to the run's listener.

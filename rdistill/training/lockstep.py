@@ -230,7 +230,7 @@ class _Stream:
     key: str
     train: Any
     val: Any
-    num_val_batches: int  # of the worker that has most batches: all workers take as many steps
+    num_val_batches: int  # the largest number of all workers, which all take as many steps
     _iterator: Any = None
     _next: int = -1
     _val_iterator: Any = None
@@ -350,7 +350,7 @@ class _SharedModel:
         self.cache = make_cache(model, spec, None) if spec.cache is not None and spec.cache.mode == "on" else None
         self.views: weakref.WeakSet[SharedTeacher] = weakref.WeakSet()
         self._shared = False
-        # For the current batch; the key of each is how the images are preprocessed.
+        # Values for the current batch; the key of each is how the images are preprocessed.
         self._outputs: dict[str, dict[str, Tensor]] = {}
         self._seconds: dict[str, tuple[float, float]] = {}  # seconds that the outputs took, and without a cache
         self._users: dict[str, list[Lane]] = {}  # the runs that have used them

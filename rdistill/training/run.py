@@ -78,7 +78,7 @@ from rdistill.training.teacher_plan import (
 class RunOptions:
     """How a run is trained, beside its config. Functions that train pass this object on unchanged."""
 
-    seed: int = 0  # for weights (unless `randomness.init_seed` is set), data order, augmentation and dropout
+    seed: int = 0  # draws weights (unless `randomness.init_seed` is set), data order, augmentation and dropout
     resume: bool = False  # continue from `last.pth` if it exists
     trust_checkpoint: bool = False  # allow the teacher's checkpoint to run code when it is loaded
     teacher_metrics: Sequence[Scores] | None = None  # the scores of each teacher; None: they are measured
@@ -123,7 +123,7 @@ def train_run(run: LoadedConfig, work_dir: str | Path, options: RunOptions, list
                 if is_main_process():
                     here.push()
     work_dir = Path(work_dir).absolute()
-    if get_world_size() == 1:  # for a group, the driver has done this before any worker could write
+    if get_world_size() == 1:  # the driver of a group has done this before any worker could write
         metrics = check_work_dir(work_dir, run.cfg, options.seed, options.resume, listener)
         if metrics is not None:
             return metrics
@@ -148,7 +148,7 @@ def _train(
         listener.noted(note)
     start_from = run.cfg.get("load_from")
     cfg = prepare_config(run, work_dir, seed, earlier.last)
-    # In lockstep, warnings stay as the process has them: where they go is a setting of the whole process.
+    # Warnings stay unchanged in lockstep: where they go is a setting of the whole process.
     with _warnings_to_file(work_dir) if lane is None else nullcontext():
         distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
         if start_from and not cfg.resume:
@@ -167,7 +167,7 @@ def _train(
                 listener.noted(note)
             by_worker = collectives.gather_objects(report.problems)
             if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
-                raise UserError(*problems)  # on all workers: one that went on would wait for the others
+                raise UserError(*problems)  # raised on all workers: one that went on would wait for the others
         plan = None
         if lane is None and distiller.teachers:
             plan = choose_plan(distiller, run, work_dir)

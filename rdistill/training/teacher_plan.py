@@ -41,9 +41,9 @@ from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import CacheUse, StoreUse
 
 RECORD = "teacher.json"  # the file in the work dir that holds the choice
-SHORT_RUN = 500  # in a run of fewer iterations, measuring costs more than it can save
+SHORT_RUN = 500  # measuring costs more than it can save in a run of fewer iterations
 MEASURE_SHARE = 0.01  # measuring may take this share of the time that the teacher needs in the run,
-MAX_MEASURE_S = 10.0  # but at most so many seconds
+MAX_MEASURE_S = 10.0  # but at most this number of seconds
 ROUNDS = 2  # timings of each variant, after a warm-up; the shortest one is used
 MAX_TIME_RATIO = 0.97  # a variant is chosen only if it takes at most this share of the plain forward's time
 MIN_EXPECTED_HITS = 1 / 3  # the cache is used if at least this share of the images is expected to be in it
@@ -103,7 +103,7 @@ def choose_plan(distiller: Distiller, run: LoadedConfig, work_dir: Path) -> Plan
     if is_main_process():
         try:
             message[0] = _read_or_decide(distiller, run, work_dir)
-        except UserError as error:  # sent to the other workers, which would wait for ever otherwise
+        except UserError as error:  # sent to the other workers, which would wait without end otherwise
             message[0] = error
     broadcast_object_list(message)
     if isinstance(message[0], UserError):

@@ -242,7 +242,7 @@ class TrackingHook(Hook):
             self._drawn += 1
             try:
                 self._draw(runner, sample)
-            except Exception as error:  # for example a dataset whose samples mmseg's visualizer cannot draw
+            except Exception as error:  # such as a dataset whose samples mmseg's visualizer cannot draw
                 self._draws = False
                 self.listener.warned(f"validation images are not tracked: {type(error).__name__}: {error}")
 

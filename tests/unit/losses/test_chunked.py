@@ -23,7 +23,7 @@ def one_thread() -> None:
 @pytest.mark.parametrize("over", [(0, 2), (0, 1, 2), (1, 3), (0,), ()])
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
 def test_chunks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...], limit: int) -> None:
-    monkeypatch.setattr(chunked, "BYTES_A_THREAD", limit)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", limit)
     x = torch.zeros(3, 2, 5, 7)
     for chunk in chunked.chunks(x, over):
         part = chunked.part(x, chunk)
@@ -35,7 +35,7 @@ def test_chunks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, over: tup
 
 
 def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 1)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", 1)
     x = torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 2, 1, 1, dtype=torch.float64)
 
@@ -52,7 +52,7 @@ def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkey
 
 
 def test_others_that_require_a_gradient_get_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 1)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", 1)
     x, beside = (torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)  # every chunk has all of it
     constant = torch.randn(3, 1, 1, 1, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_autocast_around_the_backward_pass_changes_nothing(function: Callable[..
 )
 def test_only_the_gradient_is_of_full_size(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor]) -> None:
     """Written in whole tensors each of them takes four or more times the student's size."""
-    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 4096)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", 4096)
     student, teacher = (torch.randn(4, 8, 64, 64) for _ in range(2))
     student.requires_grad_()
     assert student.nbytes <= peak_bytes(lambda: function(student, teacher).backward()) < 1.3 * student.nbytes
@@ -117,7 +117,7 @@ def test_relations_leave_little_beside_the_gradient(
     monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor], most: float
 ) -> None:
     """A gradient in another order than the feature's would be of full size twice."""
-    monkeypatch.setattr(chunked, "BYTES_A_THREAD", 4096)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", 4096)
     student, teacher = (torch.randn(4, 8, 64, 64) for _ in range(2))
     student.requires_grad_()
     assert student.nbytes <= peak_bytes(lambda: function(student, teacher).backward()) < most * student.nbytes
@@ -128,8 +128,8 @@ def test_many_chunks_come_to_the_same_as_one(case: Case, monkeypatch: pytest.Mon
     student, teacher, label = batch(seed=2, dtype=torch.float64)
     student.requires_grad_()
     values, gradients = [], []
-    for limit in (chunked.BYTES_A_THREAD, 1, 100):
-        monkeypatch.setattr(chunked, "BYTES_A_THREAD", limit)
+    for limit in (chunked.BYTES_PER_THREAD, 1, 100):
+        monkeypatch.setattr(chunked, "BYTES_PER_THREAD", limit)
         values.append(case(student, teacher, label))
         gradients += torch.autograd.grad(values[-1], student)
     for value, gradient in zip(values, gradients, strict=True):

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from rdistill.core.errors import UserError
-from rdistill.models.class_map import NONE, ClassMap, class_map_of, known_classes, map_classes, mapped_share, masking
+from rdistill.models.class_map import (
+    LOG_ZERO,
+    ClassMap,
+    class_map_of,
+    known_classes,
+    map_classes,
+    mapped_share,
+    masking_models,
+)
 from rdistill.models.quiet_mmseg import PointHead
 from rdistill.models.segmentor import build_segmentor, logit_channels, logit_names, num_classes, run_heads
 
@@ -35,7 +43,7 @@ def test_probabilities_are_added_up() -> None:
     mapped = ClassMap((0, 2, 0, None), 3)(logits)
     torch.testing.assert_close(mapped[:, 0].exp(), p[:, 0] + p[:, 2])
     torch.testing.assert_close(mapped[:, 2].exp(), p[:, 1])
-    assert (mapped[:, 1] == NONE).all()
+    assert (mapped[:, 1] == LOG_ZERO).all()
     torch.testing.assert_close(mapped_share(mapped), 1 - p[:, 3])
     # A softmax, as every loss on probabilities takes it, divides what is missing among the others.
     torch.testing.assert_close(mapped.softmax(dim=1)[:, 2], p[:, 1] / (1 - p[:, 3]))
@@ -92,9 +100,9 @@ def test_what_several_teachers_know() -> None:
     map_classes(second, (3, 1, 2, 1), 4)
     assert known_classes([third]) is None
     assert known_classes([first, third]) == (0, 1, 2) and known_classes([first, second]) == (1, 2)
-    assert masking([third, first, second]) == (1,)  # the second leaves no class out
+    assert masking_models([third, first, second]) == (1,)  # the second leaves no class out
     map_classes(third, (0, 1, 2, None), 4, masks=False)
-    assert masking([third]) == ()
+    assert masking_models([third]) == ()
 
 
 def test_models_that_cannot_have_one() -> None:

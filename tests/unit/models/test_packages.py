@@ -37,7 +37,7 @@ NEEDS = {
 
 @pytest.fixture(autouse=True)
 def _without_them() -> None:
-    if OPERATORS.is_there() or find_spec("mmdet") or find_spec("mmpretrain"):
+    if OPERATORS.is_installed() or find_spec("mmdet") or find_spec("mmpretrain"):
         pytest.skip("they are installed here")
 
 
@@ -62,7 +62,7 @@ def test_what_is_there_is_not_named() -> None:
 
 def test_readers_of_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = packages.Package("tifffile", TIFFFILE.install, lambda: False)
-    monkeypatch.setitem(packages.OF_BACKEND, "tifffile", (absent,))
+    monkeypatch.setitem(packages.BY_BACKEND, "tifffile", (absent,))
     steps = [{"type": "mmseg.LoadImageFromFile", "imdecode_backend": "tifffile"}, {"type": "PackSegInputs"}]
     assert absent_packages(steps) == "needs tifffile (pip install tifffile), not installed here"
 

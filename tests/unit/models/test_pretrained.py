@@ -16,7 +16,7 @@ from torch import nn
 from rdistill.checks.run import Report, check_run
 from rdistill.core.errors import UserError
 from rdistill.models.checkpoint import load_weights
-from rdistill.models.pretrained import local_file, pretrained_files, pretrained_problems, start_weights, weights_alone
+from rdistill.models.pretrained import local_file, pretrained_files, pretrained_problems, safe_loading, start_weights
 from rdistill.models.segmentor import MODELS, build_segmentor
 from rdistill.training.run import train
 
@@ -158,7 +158,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, befo
         monkeypatch.delenv(name, raising=False)
     if before is not None:
         monkeypatch.setenv(names[1], before)
-    with weights_alone():
+    with safe_loading():
         assert [os.environ.get(name) for name in names] == ["1", None]
     assert [os.environ.get(name) for name in names] == [None, before]
 
@@ -177,7 +177,7 @@ def test_pretrained_weights_are_the_students(tiny_without_teacher: Tiny, tmp_pat
         model_cfg = tiny_without_teacher.load("student", overrides).model
         assert pretrained_problems(model_cfg)[0] == []
         student = build_segmentor(model_cfg)
-        with weights_alone():
+        with safe_loading():
             student.init_weights()
         actual, expected = student.backbone.state_dict(), source.backbone.state_dict()
         assert all(torch.equal(actual[name], expected[name]) for name in expected)

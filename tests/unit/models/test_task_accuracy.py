@@ -7,7 +7,7 @@ from mmengine.structures import PixelData
 from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 
-from rdistill.models.task_accuracy import drop_left_out, modules_with_accuracy, without_accuracy
+from rdistill.models.task_accuracy import drop_skipped, modules_with_accuracy, without_accuracy
 
 
 def losses_of(head: FCNHead) -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def test_left_out_and_back() -> None:
         inside = losses_of(head)
     after = losses_of(head)
     assert before["acc_seg"].item() == after["acc_seg"].item() and 66.6 < before["acc_seg"].item() < 66.7
-    assert inside["acc_seg"] is None and drop_left_out(inside) == {"loss_ce": before["loss_ce"]}
+    assert inside["acc_seg"] is None and drop_skipped(inside) == {"loss_ce": before["loss_ce"]}
 
 
 def test_every_head_of_mmseg_that_computes_one_is_reached() -> None:
