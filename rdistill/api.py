@@ -170,7 +170,7 @@ def train(
         rdistill.core.errors.RunError: a loss became NaN or infinite, the disk is full, workers were lost too often.
     """
     from rdistill.config.load import load_run
-    from rdistill.config.tracking import parse_tracking, require_trackers, where_to_look
+    from rdistill.config.tracking import parse_tracking, require_trackers, viewing_hints
     from rdistill.core.files import lock_folder
     from rdistill.distributed.cluster import joins_a_cluster
     from rdistill.distributed.shares import resource_problems
@@ -212,7 +212,7 @@ def train(
         _say(console, f"store     {kept} of the teacher's {store['images']} images were kept already")
     _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
     _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
-    for line in where_to_look(tracking, Path(work_dir)):
+    for line in viewing_hints(tracking, Path(work_dir)):
         _say(console, line)
     return metrics
 

@@ -1,7 +1,7 @@
-"""Whether what a config names exists: the ``type`` of each part, and each key as an argument of that class.
+"""Checks that the ``type`` of each section in a config exists, and that each key is an argument of that class.
 
-A mistyped key of a class that takes any (``**kwargs``) would be ignored in silence, one of a class that does not would
-end the run when it is built, such as a hook after the teachers have been loaded.
+Otherwise, a mistyped key would be silently ignored by a class that takes ``**kwargs``. For other classes, the run would
+end when they are built, which for hooks is after the teachers were loaded.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from rdistill.config.types import SCOPE
 from rdistill.config.walk import Part, dataloaders, kind_of, model_parts, parts
 from rdistill.core.errors import did_you_mean
 
-OWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # only building shows what other packages' scopes hold
+KNOWN_SCOPES = ("mmseg", "mmengine", "mmcv")  # names in scopes of other packages are checked only when they are built
 NOT_ARGUMENTS = ("type", "_scope_")
-OF_LOADERS = ("num_batch_per_epoch",)  # the Runner's own, beside those of torch's DataLoader
-HANDED_OVER = ("runner", "dataloader", "evaluator", "optimizer", "params")  # the Runner gives these
-# What mmseg's segmentors read of `model.test_cfg`, which is no argument of any class.
-TESTED_BY = ("EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder")
+RUNNER_LOADER_KEYS = ("num_batch_per_epoch",)  # keys of a dataloader that the Runner reads, not torch's DataLoader
+RUNNER_ARGUMENTS = ("runner", "dataloader", "evaluator", "optimizer", "params")  # arguments that the Runner passes
+# Segmentors that read `model.test_cfg`, and the keys that they read; these are no arguments of a class.
+USE_TEST_CFG = ("EncoderDecoder", "CascadeEncoderDecoder", "MultimodalEncoderDecoder")
 TEST_KEYS = ("mode", "crop_size", "stride")
 TEST_MODES = ("whole", "slide")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a class takes."""
+    """The arguments of a class."""
 
     names: tuple[str, ...]
-    swallows: bool = False  # and ignores whatever else it is given
+    ignores_others: bool = False  # whether it silently ignores other arguments
 
 
 def argument_problems(cfg: Mapping[str, Any]) -> list[str]:
-    """Types that are not registered, and keys that are no argument of their class; one line each.
+    """Finds types that are not registered, and keys that are no argument of their class; one line each.
 
     Args:
-        cfg: with names as types, of the right shape; the modules of its ``custom_imports`` are imported.
+        cfg: a config with names as types and values of the right kinds; its ``custom_imports`` are imported.
     """
     if cfg.get("default_scope") not in (None, SCOPE, "mmengine"):
         return []
     problems = []
-    takes = [*inspect.signature(DataLoader).parameters, *OF_LOADERS]
+    accepted = Arguments((*inspect.signature(DataLoader).parameters, *RUNNER_LOADER_KEYS))
     for name, loader in dataloaders(cfg):
-        problems += _unknown(name, loader, Arguments(tuple(takes)), "a dataloader")
+        problems += _unknown(name, loader, accepted, "a dataloader")
     problems += _part_problems(parts(cfg)) + _test_problems(cfg.get("model") or {}, "model")
     return list(dict.fromkeys(problems))
 
 
 def model_problems(model: Mapping[str, Any], where: str) -> list[str]:
-    """As :func:`argument_problems`, of a model alone: a teacher's, whose config is read for nothing else."""
+    """Like :func:`argument_problems`, but for a model only; of a teacher's config nothing else is used."""
     return list(dict.fromkeys(_part_problems(model_parts(model, where)) + _test_problems(model, where)))
 
 
@@ -71,9 +71,9 @@ def _part_problems(sections: Iterable[Part]) -> list[str]:
         if problem:
             where = part.where if part.registry is OPTIM_WRAPPER_CONSTRUCTORS else f"{part.where}.type"
             problems.append(f"{where}: {problem}")
-        elif cls is not None and not part.any_key and (takes_these := arguments(cls)) is not None:
-            all_names = Arguments((*takes_these.names, *part.also), takes_these.swallows)
-            problems += _unknown(part.where, part.section, all_names, named)
+        elif cls is not None and not part.any_key and (of_class := arguments(cls)) is not None:
+            accepted = Arguments((*of_class.names, *part.also), of_class.ignores_others)
+            problems += _unknown(part.where, part.section, accepted, named)
         problems += [
             f"{part.where}.{key}: is required by {named}" for key in part.needs if part.section.get(key) is None
         ]
@@ -81,12 +81,12 @@ def _part_problems(sections: Iterable[Part]) -> list[str]:
 
 
 def _test_problems(model: Mapping[str, Any], where: str) -> list[str]:
-    """What mmseg's segmentors would ignore in ``test_cfg``, or miss when they first predict."""
+    """Keys of ``test_cfg`` that mmseg's segmentors would ignore, or would miss at the first prediction."""
     test = model.get("test_cfg")
-    if kind_of(model) not in TESTED_BY or not isinstance(test, Mapping):
+    if kind_of(model) not in USE_TEST_CFG or not isinstance(test, Mapping):
         return []
     where = f"{where}.test_cfg"
-    problems = _unknown(where, test, Arguments(TEST_KEYS, swallows=True), str(model["type"]))
+    problems = _unknown(where, test, Arguments(TEST_KEYS, ignores_others=True), str(model["type"]))
     mode = test.get("mode", "whole")
     if mode not in TEST_MODES:
         hint = did_you_mean(str(mode), TEST_MODES)
@@ -102,14 +102,17 @@ def _test_problems(model: Mapping[str, Any], where: str) -> list[str]:
 
 @cache
 def arguments(cls: Any) -> Arguments | None:
-    """What a class or function takes, ``**kwargs`` followed to the classes above; None where they lead elsewhere."""
+    """The arguments of a class or function. ``**kwargs`` are followed to the base classes.
+
+    None if they are passed to something else, so that the arguments cannot be known.
+    """
     steps = [cls]
     if isinstance(cls, type):
         steps = [base.__dict__["__init__"] for base in cls.__mro__ if "__init__" in base.__dict__]
     names: list[str] = []
     for step in steps:
         if step is object.__init__:
-            return None  # passed on to nobody that is known
+            return None  # no base class takes the keyword arguments
         try:
             parameters = list(inspect.signature(step).parameters.values())
         except (TypeError, ValueError):
@@ -121,31 +124,31 @@ def arguments(cls: Any) -> Arguments | None:
         )
         if rest is None:
             return Arguments(tuple(dict.fromkeys(names)))
-        goes = _use_of(step, rest)
-        if goes == "nowhere":
-            return Arguments(tuple(dict.fromkeys(names)), swallows=True)
-        if goes != "above":
+        use = _use_of(step, rest)
+        if use == "ignored":
+            return Arguments(tuple(dict.fromkeys(names)), ignores_others=True)
+        if use != "passed to super":
             return None
     return None
 
 
 def _class_of(named: str, root: Registry) -> tuple[Any, str | None]:
-    """The class that mmseg finds by a name, or what is wrong; neither, where only building it can say."""
+    """(The class that mmseg finds by a name, the problem); both are None if only building the section can tell."""
     own = root.children.get(SCOPE)
     classes: dict[str, object] = {}
     for registry in (root, own):
-        if registry is not None:  # one that is empty yet counts as False
+        if registry is not None:  # not a test for truth: an empty registry is False
             registry.import_from_location()
             classes.update(registry.module_dict)
     scope, _, name = named.rpartition(".")
-    if scope in OWN_SCOPES:
+    if scope in KNOWN_SCOPES:
         named = name
         if scope != SCOPE and name in root.module_dict:
             return root.module_dict[name], None
     elif scope:
         try:
             return get_object_from_string(named), None
-        except Exception:  # another package's, or one that is not installed: building it says so
+        except Exception:  # it is another package's, or not installed; building it will report that
             return None, None
     if named in classes:
         return classes[named], None
@@ -155,31 +158,31 @@ def _class_of(named: str, root: Registry) -> tuple[Any, str | None]:
     return None, f"no {root.name.replace('_', ' ')} {named!r} is registered{hint}"
 
 
-def _unknown(where: str, section: Mapping[str, Any], takes: Arguments, what: str) -> list[str]:
+def _unknown(where: str, section: Mapping[str, Any], accepted: Arguments, what: str) -> list[str]:
     problems = []
-    names = [name for name in takes.names if name not in HANDED_OVER]
+    names = [name for name in accepted.names if name not in RUNNER_ARGUMENTS]
     for key in section:
-        if key in takes.names or key in NOT_ARGUMENTS:
+        if key in accepted.names or key in NOT_ARGUMENTS:
             continue
         hint = did_you_mean(str(key), names)
-        if hint or not takes.swallows:
+        if hint or not accepted.ignores_others:
             hint = hint or f"; it takes {', '.join(names)}"
             problems.append(f"unknown key {where}.{key}: {what} has no such argument{hint}")
     return problems
 
 
 def _use_of(function: Callable[..., Any], rest: str) -> str:
-    """What a constructor does with its ``**rest``: passes it ``above``, lets it go ``nowhere``, or ``otherwise``."""
+    """What a constructor does with its ``**rest``: "ignored", "passed to super" or "other"."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
-        return "otherwise"
+        return "other"
     uses = sum(isinstance(node, ast.Name) and node.id == rest for node in ast.walk(tree))
-    passed = sum(_is_passed_above(node, rest) for node in ast.walk(tree))
-    return "nowhere" if not uses else "above" if uses == passed == 1 else "otherwise"
+    passed = sum(_is_passed_to_super(node, rest) for node in ast.walk(tree))
+    return "ignored" if not uses else "passed to super" if uses == passed == 1 else "other"
 
 
-def _is_passed_above(node: ast.AST, rest: str) -> bool:
+def _is_passed_to_super(node: ast.AST, rest: str) -> bool:
     """Whether a node is ``super().__init__(..., **rest)``."""
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "__init__"):
         return False

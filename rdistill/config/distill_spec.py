@@ -1,6 +1,7 @@
-"""The ``distill`` section of a config: the teachers and how they are run, the features, the losses; checked as one.
+"""The ``distill`` section of a config: the teachers and how they are computed, the features, and the losses.
 
-``distill_spec`` reads it. Its fields are the section's keys, and their comments say unit and meaning.
+``distill_spec`` parses and checks it. The fields of the classes are the keys of the section; comments give their units
+and meanings.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from rdistill.losses import LOSSES, check_params
 from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
 from rdistill.teachers import TEACHERS
-from rdistill.teachers.registry import OF_EVERY_TEACHER
+from rdistill.teachers.registry import COMMON_KEYS
 
-MMSEG = "mmseg"  # the kind of a teacher that is a config file of mmseg
+MMSEG = "mmseg"  # the kind of teacher that is given by a config file of mmseg
 IndexPair = tuple[Whole, Whole]
 A_PAIR = "a pair of feature indices such as [1, 1], or for a loss over layers a list of them such as [[0, 0], [1, 1]]"
 
 
 class ForwardSpec(BaseModel):
-    """How a frozen teacher's forward pass is computed. ``'plain'`` in a config is all of this off."""
+    """How a frozen teacher's forward pass is computed. In a config, ``'plain'`` means the defaults."""
 
     model_config = ModelConfig(extra="forbid", frozen=True)
 
-    fuse: bool = False  # a convolution and the BatchNorm after it as one convolution
+    fuse: bool = False  # fuse each convolution with the BatchNorm after it
     channels_last: bool = False  # memory format of images and weights
-    autocast: Literal["float16", "bfloat16"] | None = None  # changes logits beyond 1e-4 as a rule: never by itself
-    compile: bool = False  # the backbone by torch.compile: needs a C++ compiler, and a minute at the start
+    autocast: Literal["float16", "bfloat16"] | None = None  # usually changes logits by more than 1e-4
+    compile: bool = False  # torch.compile for the backbone: needs a C++ compiler, and a minute at the start
 
     def __str__(self) -> str:
         parts = {
@@ -50,23 +51,25 @@ class ForwardSpec(BaseModel):
 
 
 PLAIN = ForwardSpec()
-FUSED = ForwardSpec(fuse=True)  # what is taken unmeasured: it only leaves work out
+FUSED = ForwardSpec(fuse=True)  # the default without a measurement: it is never slower
 
 
 class CacheSpec(BaseModel):
-    """The cache of teachers' outputs. A config may give the mode alone: ``cache='off'``."""
+    """The cache of teachers' outputs. A config may have the mode only: ``cache='off'``."""
 
     model_config = ModelConfig(extra="forbid", frozen=True)
 
-    mode: Literal["auto", "on", "off"] = "auto"  # auto: on where training repeats its inputs often enough
-    memory: ByteSize | None = None  # what this process may use, such as '2GiB'; default: a tenth of what is free, 2 GiB
-    disk: ByteSize | None = None  # what all runs that use `dir` may use; default: a tenth of what is free, 10 GiB
+    mode: Literal["auto", "on", "off"] = "auto"  # auto: on if training repeats its inputs often enough
+    # The memory of this process, such as '2GiB'; default: a tenth of the free memory, at most 2 GiB.
+    memory: ByteSize | None = None
+    # The disk space of all runs that use `dir`; default: a tenth of the free space, at most 10 GiB.
+    disk: ByteSize | None = None
     dir: str | None = None  # default: `.teacher_cache` beside the work dir
 
     @model_validator(mode="before")
     @classmethod
     def _from_mode(cls, value: Any) -> Any:
-        # YAML reads a bare on and off as true and false.
+        # YAML reads `on` and `off` without quotes as true and false.
         options = value if isinstance(value, dict) else {"mode": value}
         if isinstance(options.get("mode"), bool):
             return {**options, "mode": "on" if options["mode"] else "off"}
@@ -74,24 +77,25 @@ class CacheSpec(BaseModel):
 
 
 class StoreSpec(Section):
-    """The store of views: few augmented versions of each image, and a teacher's outputs for them, kept.
+    """The store of views: a few augmented versions of each image, with the stored outputs of a teacher for them.
 
     See :mod:`rdistill.distill.teacher_store`.
     """
 
-    # views of each image; a run shorter than as many passes takes fewer
+    # Number of views of each image; a run with fewer passes over the data uses fewer of them.
     views: Annotated[Whole, Field(ge=1, le=100_000)] = 16
-    keep: Literal["logits", "features", "nothing"] = "logits"  # 'features': logits too; 'nothing': the views alone
-    bits: Literal[32, 16, 8] = 16  # bits of each number; 32 keeps all of it
-    # logits keep the likeliest classes of each pixel, and what all others have together; None: every class
+    # 'features': stores logits as well; 'nothing': the run uses the views, but stores no outputs.
+    keep: Literal["logits", "features", "nothing"] = "logits"
+    bits: Literal[32, 16, 8] = 16  # bits for each number; 32 is exact
+    # Keeps only the most probable classes of each pixel of the logits, and the total of all others; None: all classes.
     top_k: Annotated[Whole, Field(ge=1)] | None = None
     dir: str | None = None  # a folder or a URI; default: `.teacher_store` beside the work dir
-    local: str | None = None  # the folder where entries at a URI are kept too; default: as that of `dir`
-    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] = 0  # the views' own; runs of all seeds share them
+    local: str | None = None  # the folder for local copies of entries at a URI; default: as for `dir`
+    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] = 0  # the seed of the views, which runs of all seeds share
 
 
 def forward_from_config(value: Any) -> Any:
-    """What a config may say in short: 'auto' (None) and 'plain'. For pydantic to check the rest."""
+    """Expands the short values 'auto' (to None) and 'plain'; pydantic checks the result."""
     if value is None or value == "auto":
         return None
     if value == "plain":
@@ -105,41 +109,43 @@ Side = Annotated[Whole, Field(ge=1, le=16_384)]  # pixels
 
 
 class ClassMapSpec(Section):
-    """What a teacher's ``classes`` mean, by numbers; filled in when the config is loaded."""
+    """A teacher's ``classes`` as numbers; filled in when the config is loaded."""
 
-    to: tuple[Whole | None, ...]  # the student's class of each class of the teacher; None: it has none
-    teacher: tuple[str, ...]  # names of the teacher's classes; empty where they are not known
+    to: tuple[Whole | None, ...]  # each class of the teacher -> the student's class, or None
+    teacher: tuple[str, ...]  # names of the teacher's classes; empty if they are not known
     student: tuple[str, ...]  # names of the student's classes
 
 
 class TeacherSpec(Section):
-    """One teacher: a frozen model, or the student's own moving average (self-distillation)."""
+    """One teacher: a frozen model, or the moving average of the student (self-distillation)."""
 
-    type: str = Field(default=MMSEG, description="the name of a teacher kind")  # one that is registered
-    params: PlainConfig = Field(default={})  # those of another kind than mmseg's; a config has them beside `type`
-    config: str | None = None  # an mmseg config file, of which only `model` counts; not read when `model` is given
-    checkpoint: str | None = None  # rdistill's or plain mmseg's weights of that model
-    model: PlainConfig | None = None  # the model itself, as load_config copies it in
-    custom_imports: PlainConfig | None = None  # its config's, copied in alike: see import_custom_modules
-    ema_decay: Annotated[Number, Field(gt=0.5, lt=1)] | None = None  # instead: share of itself it keeps at each step
-    weight: Number = Field(default=1.0, gt=0)  # share in averaged logits (a loss's `teacher='mean'`)
-    features: tuple[str, ...] | None = None  # this teacher's own feature names, instead of `features.teacher`
-    forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': what a measurement chooses
-    cache: CacheSpec | None = None  # this teacher's own, instead of `distill.cache`
-    store: StoreSpec | None = None  # filled in: it is `distill.store`, for all teachers
-    # class of the teacher -> class of the student, or None; by name, or by number from 0. None: both have the same
+    type: str = Field(default=MMSEG, description="the name of a teacher kind")  # a registered kind
+    params: PlainConfig = Field(default={})  # parameters of another kind than mmseg; in a config they are beside `type`
+    config: str | None = None  # an mmseg config file, of which only `model` is used; not read if `model` is set
+    checkpoint: str | None = None  # the weights of that model, from rdistill or plain mmseg
+    model: PlainConfig | None = None  # the model itself; filled in when the config is loaded
+    custom_imports: PlainConfig | None = None  # those of the teacher's config; filled in, see import_custom_modules
+    # Makes the teacher an EMA of the student instead: factor on its own weights at each step.
+    ema_decay: Annotated[Number, Field(gt=0.5, lt=1)] | None = None
+    weight: Number = Field(default=1.0, gt=0)  # weight in the mean of several teachers (a loss's `teacher='mean'`)
+    features: tuple[str, ...] | None = None  # feature names of this teacher, instead of `features.teacher`
+    forward: ForwardSpec | None = None  # 'plain', or dict(fuse=True, ...); None and 'auto': chosen by a measurement
+    cache: CacheSpec | None = None  # cache of this teacher, instead of `distill.cache`
+    store: StoreSpec | None = None  # filled in: `distill.store`, which is for all teachers
+    # Class of the teacher -> class of the student, or None; by name, or by number from 0. None: the classes are equal.
     classes: dict[str | Whole, str | Whole | None] | None = Field(
         default=None, description="a mapping from the teacher's classes to the student's (or None), by name or number"
     )
-    # pixels that the teacher gives more than half to classes without a student's: 'mask' leaves them out of losses on
-    # logits; 'renormalise' divides what the others have
+    # Pixels where the teacher's classes that map to None have more than half of the probability: 'mask' leaves them out
+    # of losses on logits, 'renormalise' divides that probability among the other classes.
     unmapped: Literal["mask", "renormalise"] = "mask"
-    class_map: ClassMapSpec | None = None  # filled in, of `classes`
-    # height and width in pixels at which it sees an image of training size, and others in proportion; None: their own
+    class_map: ClassMapSpec | None = None  # filled in from `classes`
+    # Height and width, in pixels, to which the teacher resizes an image of training size; other images are resized by
+    # the same factors. None: no resizing.
     input_size: tuple[Side, Side] | None = Field(
         default=None, description="height and width in pixels, or one for both"
     )
-    input_scale: tuple[Number, Number] | None = None  # filled in: `input_size` over the training size
+    input_scale: tuple[Number, Number] | None = None  # filled in: `input_size` divided by the training size
 
     @field_validator("forward", mode="before")
     @classmethod
@@ -154,32 +160,32 @@ class TeacherSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _gather_params(cls, value: Any) -> Any:
-        """What another kind than mmseg's declares stands beside the keys that every teacher has."""
+        """Moves the parameters of another kind than mmseg to ``params``; a config has them beside the common keys."""
         if not isinstance(value, dict) or value.get("type", MMSEG) == MMSEG:
             return value
-        every = {name: value[name] for name in value if name in OF_EVERY_TEACHER and name != "params"}
-        return {**every, "params": {name: value[name] for name in value if name not in every}}
+        common = {name: value[name] for name in value if name in COMMON_KEYS and name != "params"}
+        return {**common, "params": {name: value[name] for name in value if name not in common}}
 
     @property
     def follows_student(self) -> bool:
-        """Whether it is the student's own moving average."""
+        """Whether it is the moving average of the student."""
         return self.ema_decay is not None
 
     @property
     def label(self) -> str:
-        """What a message calls its model."""
+        """The name of its model in messages."""
         return f"teacher {self.config or ('' if self.type == MMSEG else self.type)}".strip()
 
     @property
     def kind_params(self) -> PlainConfig:
-        """What its kind builds its model of."""
+        """The parameters from which its kind builds the model."""
         return {"config": self.config} if self.type == MMSEG else dict(self.params)
 
     def problems(self) -> list[str]:
-        """What is wrong with its kind and what it gives that."""
+        """Mistakes in the kind of teacher and its parameters, one line each."""
         try:
             info = TEACHERS.get(self.type)
-        except UserError as error:  # an installed package's
+        except UserError as error:  # an error in an installed package
             return [f"type: {line}" for line in error.problems]
         if info is None:
             return [f"type: no teacher kind {self.type!r}{TEACHERS.hint(self.type)}"]
@@ -207,18 +213,18 @@ class TeacherSpec(Section):
 
 
 class FeatureNames(Section):
-    """Feature names by index, for each side; ``pair=(s, t)`` of a loss points into these two lists."""
+    """The feature names of student and teacher; the ``pair=(s, t)`` of a loss contains indices into these lists."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
 
 
 class ScheduleSpec(Section):
-    """How a loss's weight changes during training. All in iterations from the start."""
+    """How the weight of a loss changes during training; all values are in iterations from the start."""
 
-    warmup: Whole = Field(default=0, ge=0)  # rises linearly from 0 to the weight in this time
-    decay: Literal["none", "linear", "cosine"] = "none"  # falls to 0 from the end of the warm-up to `stop`
-    stop: Annotated[Whole, Field(ge=1)] | None = None  # 0 from here on; a decay without it ends with training
+    warmup: Whole = Field(default=0, ge=0)  # the weight rises linearly from 0 in this number of iterations
+    decay: Literal["none", "linear", "cosine"] = "none"  # how it falls to 0 from the end of the warm-up to `stop`
+    stop: Annotated[Whole, Field(ge=1)] | None = None  # the weight is 0 from here on; None: a decay ends with training
 
     def factor(self, iteration: int, last_iteration: int) -> float:
         """The factor on the weight at an iteration, counted from 0."""
@@ -234,13 +240,13 @@ class ScheduleSpec(Section):
 
 
 class ShareSpec(Section):
-    """A loss's weight that follows from gradients: that of the loss becomes this share of the task loss's.
+    """The weight of a loss as a share: its gradient becomes this share of the task loss's gradient.
 
-    A config may give the value alone: ``share=0.5``. See :mod:`rdistill.distill.loss_weights`.
+    A config may have the value only: ``share=0.5``. See :mod:`rdistill.distill.loss_weights`.
     """
 
-    value: Annotated[Number, Field(gt=0)]  # length of the loss's gradient, divided by that of the task loss's
-    batches: Annotated[Whole, Field(ge=1)] = SHARE_BATCHES  # both are measured over the first ones of training
+    value: Annotated[Number, Field(gt=0)]  # length of the loss's gradient divided by that of the task loss's gradient
+    batches: Annotated[Whole, Field(ge=1)] = SHARE_BATCHES  # number of batches over which both are measured
     every: Annotated[Whole, Field(ge=1)] | None = None  # iterations between two measurements; None: only one
 
     @model_validator(mode="before")
@@ -256,7 +262,7 @@ class ShareSpec(Section):
 
 
 class MeasuredWeight(Section):
-    """In the place of a loss's weight: how it is measured."""
+    """The weight of a loss that is measured, instead of a number."""
 
     share: ShareSpec
 
@@ -272,18 +278,18 @@ Weight = Annotated[
 
 
 class LossSpec(BaseModel):
-    """One distillation loss. Keys beyond these are the loss type's own parameters, such as ``tau``."""
+    """One distillation loss. Further keys are parameters of the loss type, such as ``tau``."""
 
     model_config = ModelConfig(extra="allow", frozen=True, allow_inf_nan=False)
 
     type: str  # a name in rdistill.losses.LOSSES
-    # factor in the total, or dict(share=...), by which it is measured; the type's default when absent
+    # Factor in the total loss, or dict(share=...) to measure it; None: the default of the type.
     weight: Weight | None = None
-    # (student feature index, teacher feature index), or several for a loss over layers; absent: on logits
+    # (student feature index, teacher feature index), or several for a loss over layers; None: the loss is on logits.
     pair: IndexPair | Annotated[tuple[IndexPair, ...], Field(min_length=1)] | None = Field(None, description=A_PAIR)
-    # 'logits': those that `predict` uses; 'logits[k]': the k-th auxiliary head's, then what heads give beside
+    # 'logits': the logits that `predict` uses; 'logits[k]': those of the k-th auxiliary head, then further outputs.
     on: str = "logits"
-    teacher: Whole | Literal["mean"] = 0  # which of the teachers; 'mean': their weighted average (logits only)
+    teacher: Whole | Literal["mean"] = 0  # index of the teacher; 'mean': the weighted mean of all (logits only)
     schedule: ScheduleSpec = ScheduleSpec()
 
     @property
@@ -295,22 +301,22 @@ class LossSpec(BaseModel):
 
     @property
     def output(self) -> int:
-        """Which of the model's outputs a loss on logits compares: 0 is the main head's; as `logit_names` counts."""
+        """The index of the logits that the loss compares, as in `logit_names`: 0 is the main head."""
         return 0 if self.on == "logits" else int(self.on[len("logits[") : -1])
 
     @property
     def params(self) -> LossParams:
-        """The loss type's own parameters, as far as they were given."""
+        """The parameters of the loss type that the config has set."""
         return dict(self.model_extra or {})
 
     @property
     def share(self) -> ShareSpec | None:
-        """By which the weight is measured; None for one that is a number."""
+        """The share by which the weight is measured; None if the weight is a number."""
         return self.weight.share if isinstance(self.weight, MeasuredWeight) else None
 
     @property
     def effective_weight(self) -> float | None:
-        """The given weight, or the default of this loss on logits or on features; None where it is measured."""
+        """The weight in the config, or the default of this loss on logits or features; None if it is measured."""
         if isinstance(self.weight, MeasuredWeight):
             return None
         if self.weight is not None:
@@ -319,20 +325,22 @@ class LossSpec(BaseModel):
 
 
 class DiagnoseSpec(Section):
-    """Figures at each validation that say why a distillation gains or does not; training stays what it is."""
+    """Measurements at each validation that show why a distillation gains or not; they do not change the training."""
 
-    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # training images, and as many validation images; 0: off
+    batches: Annotated[Whole, Field(ge=0, le=100)] = 2  # batches of training images; as many validation images. 0: off
 
 
 class UnlabeledSpec(Section):
-    """Images without masks, from which the student learns what the teacher says of them. See docs/unlabeled.md."""
+    """Images without masks, on which the student learns from the teacher alone. See docs/unlabeled.md."""
 
-    img_dir: str  # the folder, and those within it; from the working directory, or else from the data root of training
-    img_suffix: str | None = None  # what the names of its images end in; None: as those of the training images
-    per_batch: Annotated[Whole, Field(ge=1)] | None = None  # images added to each batch, over all workers together; or
-    share: Annotated[Number, Field(gt=0, lt=1)] | None = None  # enough for this share of the whole batch to be such
-    weight: Number = Field(default=1.0, ge=0)  # factor on what each distillation loss is on them
-    # where the teacher's largest probability is below, losses on logits leave the pixel out; None: all pixels count
+    # The folder, with its subfolders; relative to the working directory, or to the data root of the training data.
+    img_dir: str
+    img_suffix: str | None = None  # suffix of the images' names; None: that of the training images
+    # Number of images that are added to each batch, over all workers together; or
+    per_batch: Annotated[Whole, Field(ge=1)] | None = None
+    share: Annotated[Number, Field(gt=0, lt=1)] | None = None  # their share of the whole batch
+    weight: Number = Field(default=1.0, ge=0)  # factor on each distillation loss on these images
+    # Losses on logits leave out pixels where the teacher's largest probability is lower; None: all pixels count.
     min_confidence: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
@@ -343,7 +351,7 @@ class UnlabeledSpec(Section):
         return self
 
     def count(self, labeled: int) -> int:
-        """How many of its images are added to a batch of ``labeled`` ones."""
+        """The number of images that are added to a batch of ``labeled`` images."""
         if self.per_batch is not None:
             return self.per_batch
         assert self.share is not None
@@ -351,30 +359,29 @@ class UnlabeledSpec(Section):
 
 
 class DistillSpec(Section):
-    """The ``distill`` section: total loss = task_weight x the student's own + sum of weight x loss."""
+    """The ``distill`` section. Total loss = task_weight x the student's own losses + sum of weight x loss."""
 
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
     features: FeatureNames = FeatureNames()
-    losses: dict[str, LossSpec]  # one is needed, unless `labels` are the teacher's
-    # 'teacher': its class of each pixel in place of the mask's, also where there is no mask
+    losses: dict[str, LossSpec]  # must not be empty, unless `labels` is 'teacher'
+    # 'teacher': the teacher's predictions replace the labels of the masks, and label images without masks.
     labels: Literal["data", "teacher"] = "data"
     task_weight: Number = Field(default=1.0, ge=0)
-    unlabeled: UnlabeledSpec | None = None  # images without masks beside the training images
-    on_ignored: bool = False  # losses on logits also see the pixels that the masks ignore (label 255)
-    cache: CacheSpec = (
-        CacheSpec()
-    )  # keeps teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...)
-    store: StoreSpec | None = None  # few views of each image, for which teachers' outputs are kept; None: off
-    custom_imports: tuple[str, ...] = ()  # modules that only training needs; `student.py` does not have them
-    diagnose: DiagnoseSpec | None = None  # None: off, but for the confirmation runs of a sweep
+    unlabeled: UnlabeledSpec | None = None  # images without masks in addition to the training images
+    on_ignored: bool = False  # whether losses on logits also use the pixels that the masks ignore (label 255)
+    # The cache of teachers' outputs: 'auto', 'on', 'off', or dict(mode=..., memory='2GiB', ...).
+    cache: CacheSpec = CacheSpec()
+    store: StoreSpec | None = None  # a few views of each image, with stored outputs of the teachers; None: off
+    custom_imports: tuple[str, ...] = ()  # modules that only training needs; `student.py` does not import them
+    diagnose: DiagnoseSpec | None = None  # None: off, except in the confirmation runs of a sweep
 
     def teacher(self, index: int) -> TeacherSpec:
-        """A teacher with what it shares with the others filled in."""
+        """The spec of a teacher, with the settings that are common to all teachers filled in."""
         own = self.teachers[index]
         cache = own.cache or self.cache
-        if self.store is not None:  # which remembers more of the same
+        if self.store is not None:  # the store replaces the cache
             cache = cache.model_copy(update={"mode": "off"})
-        # One that follows the student changes with every step: nothing of it can be kept.
+        # An EMA teacher changes at every step, so that its outputs cannot be stored.
         store = None if own.follows_student else self.store
         features = self.teacher_features(index)
         return own.model_copy(update={"features": features, "cache": cache, "store": store})
@@ -390,7 +397,7 @@ class DistillSpec(Section):
         return {name: loss.share for name, loss in self.losses.items() if loss.share is not None}
 
     def problems(self) -> list[str]:
-        """What one field alone cannot show: loss types and parameters, indices into the lists."""
+        """Mistakes that concern several fields, such as loss types with parameters and indices into lists."""
         problems = []
         if not self.losses and self.labels == "data":
             problems.append("distill.losses: must have at least 1 entry, got 0")
@@ -415,7 +422,7 @@ class DistillSpec(Section):
             where = f"distill.losses.{name}"
             try:
                 info = LOSSES.get(loss.type)
-            except UserError as error:  # an installed package's
+            except UserError as error:  # an error in an installed package
                 problems += [f"{where}.type: {line}" for line in error.problems]
                 continue
             if info is None:
@@ -448,7 +455,7 @@ class DistillSpec(Section):
         return problems
 
     def _store_problems(self) -> list[str]:
-        """What of the store cannot be in this section."""
+        """Mistakes in the store and settings that it excludes."""
         store = self.store
         if store is None:
             return []
@@ -479,7 +486,7 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
     section = cfg.distill.to_dict() if isinstance(cfg.distill, ConfigDict) else cfg.distill
     if isinstance(section, Mapping) and isinstance(section.get("losses"), Mapping):
         losses = {name: loss for name, loss in section["losses"].items() if loss is not None}
-        section = {**section, "losses": losses}  # setting a loss to None takes it out
+        section = {**section, "losses": losses}  # setting a loss to None removes it
     try:
         spec = DistillSpec.model_validate(section)
     except ValidationError as error:
@@ -491,7 +498,7 @@ def distill_spec(cfg: Config) -> DistillSpec | None:
 
 
 def _view_problems(cfg: Config, spec: DistillSpec) -> list[str]:
-    """What changes images after their view is made: the view would not say what a teacher is given."""
+    """Settings that change images after their view was made: the view would not identify the teacher's input."""
     preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
     if spec.store is None or not preprocessor.get("batch_augments"):
         return []
@@ -502,7 +509,7 @@ def _view_problems(cfg: Config, spec: DistillSpec) -> list[str]:
 
 
 def _sharing_problems(cfg: Config, spec: DistillSpec) -> list[str]:
-    """What a weight cannot be measured in: a step whose graph of gradients is not PyTorch's own."""
+    """Settings with which shares cannot be measured, because a step has no plain autograd graph."""
     wrapper = str((cfg.get("model_wrapper_cfg") or {}).get("type", "DistributedDataParallel"))
     reasons = ["compile: a compiled step has"] if cfg.get("compile") else []
     reasons += [f"model_wrapper_cfg.type: {wrapper} has"] if "DistributedDataParallel" not in wrapper else []

@@ -1,4 +1,4 @@
-"""A label map: which label a value in a mask's file stands for, such as 255 -> 1 in masks of 0 and 255."""
+"""Label maps: convert the values in mask files to labels, such as 255 -> 1 in masks of 0 and 255."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rdistill.config.walk import dataset_nodes, kind_of
 from rdistill.core.errors import UserError
 
-STEP = "MapLabels"  # the pipeline's step, in rdistill.data.datasets; stands before LoadAnnotations
+STEP = "MapLabels"  # the transform in rdistill.data.datasets; in a pipeline it is before LoadAnnotations
 FORM = "must be VALUE=LABEL of whole numbers from 0 to 255, or several with commas: 255=1,128=0"
 
 
@@ -17,7 +17,7 @@ def parse_label_map(value: Any, where: str) -> dict[int, int]:
     """``'255=1,128=0'``, a mapping or a list of pairs -> ``{255: 1, 128: 0}``.
 
     Raises:
-        UserError: it is none of these, or names a value twice.
+        UserError: the value has another form, or names a mask value twice.
     """
     pairs: Sequence[Any] = ()
     if isinstance(value, str):
@@ -34,14 +34,14 @@ def parse_label_map(value: Any, where: str) -> dict[int, int]:
 
 
 def set_label_map(dataset: Mapping[str, Any], labels: Mapping[int, int]) -> int:
-    """Puts the step before each step that loads masks in a dataset's pipelines, in place of one that is there.
+    """Puts ``MapLabels`` before each transform that loads masks in a dataset's pipelines, and removes old ones.
 
     Args:
-        dataset: the config of a dataset, with all that it wraps.
-        labels: value in a mask's file -> label.
+        dataset: the config of a dataset, with all datasets that it wraps.
+        labels: value in a mask file -> label.
 
     Returns:
-        How many steps that load masks there are.
+        The number of transforms that load masks.
     """
     count = 0
     for _, node in dataset_nodes(dataset):
@@ -55,7 +55,7 @@ def set_label_map(dataset: Mapping[str, Any], labels: Mapping[int, int]) -> int:
         for step in steps:
             if kind_of(step).endswith("LoadAnnotations"):
                 count += 1
-                # A list of pairs: mmengine's configs want texts as keys.
+                # A list of pairs, because the keys of mmengine's configs must be texts.
                 pipeline.append(type(step)(type=STEP, label_map=[list(pair) for pair in sorted(labels.items())]))
             pipeline.append(step)
     return count

@@ -1,8 +1,9 @@
 """A run's config: an mmengine Config of the student plus a checked ``distill`` section.
 
-``load_run`` is the one door (``load_config`` for what wants mmengine's Config alone). What comes out is complete:
-overrides applied, paths absolute, each teacher's model copied in. It can be sent to another machine, or dumped and
-loaded again. Its ``distill`` section is parsed here, once: the :class:`LoadedConfig` goes with it to the run's end.
+All configs are loaded by ``load_run``, or by ``load_config`` where only mmengine's Config is needed. The result is
+complete: overrides are applied, paths are absolute, and each teacher's model is copied in. So it can be sent to another
+machine, or dumped and loaded again. The ``distill`` section is parsed here once and stays with the config in a
+:class:`LoadedConfig`.
 """
 
 from __future__ import annotations
@@ -33,44 +34,45 @@ from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
 from rdistill.teachers import TEACHERS, TeacherModel
 from rdistill.teachers.classes import student_classes
-from rdistill.teachers.registry import OF_EVERY_TEACHER
+from rdistill.teachers.registry import COMMON_KEYS
 
-OWN_DATA = "rdistill.data.datasets"  # registers PaddleSegDataset and MapLabels; by name, since it stands above `config`
-MADE_OF = ("type", "classes", "input_size")  # keys of any teacher by which its model is made or fitted to the student
+# This module registers PaddleSegDataset and MapLabels. It is imported by name, because `config` may not import `data`.
+OWN_DATA = "rdistill.data.datasets"
+MODEL_KEYS = ("type", "classes", "input_size")  # keys of a teacher that change how its model is built
 REQUIRED_KEYS = ("model", "train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "train_cfg")
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A loaded config and its checked ``distill`` section, which travel together from the door to the run's end.
+    """A loaded config together with its checked ``distill`` section.
 
-    Nothing writes to either: whatever changes one makes another LoadedConfig, so that the two always agree.
+    Both are never changed: each change makes a new LoadedConfig, so that the two always agree.
     """
 
-    cfg: Config  # mmengine's, complete
-    distill: DistillSpec | None  # None: a teacher, or a student alone
+    cfg: Config  # mmengine's Config, complete
+    distill: DistillSpec | None  # None for a teacher, or a student alone
 
     @classmethod
     def of(cls, config: Config | LoadedConfig) -> LoadedConfig:
-        """Parses the section of a Config that was loaded before; a LoadedConfig is returned as it is.
+        """Parses the ``distill`` section of a loaded Config; a LoadedConfig is returned unchanged.
 
         Raises:
-            UserError: every problem of the section, one line each.
+            UserError: all problems of the section, one line each.
         """
         return config if isinstance(config, LoadedConfig) else cls(config, distill_spec(config))
 
     @property
     def distillation(self) -> DistillSpec:
-        """The section where there must be one: a sweep's base has been refused without it."""
+        """The ``distill`` section of a config that has one, such as the base config of a sweep."""
         assert self.distill is not None
         return self.distill
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> LoadedConfig:
-        """As :func:`with_overrides`."""
+        """Like :func:`with_overrides`, but returns a LoadedConfig."""
         return LoadedConfig.of(_overridden(self.cfg, overrides))
 
     def with_section(self, name: str, value: Any) -> LoadedConfig:
-        """Another value at one of the config's top keys, but for ``distill``; None removes the key."""
+        """A copy with another value at a top-level key other than ``distill``; None removes the key."""
         assert name != "distill"
         cfg = copy.deepcopy(self.cfg)
         if value is None:
@@ -80,7 +82,7 @@ class LoadedConfig:
         return LoadedConfig(cfg, self.distill)
 
     def with_diagnosis(self) -> LoadedConfig:
-        """Measures at each validation why the distillation gains or does not, unless the config decides that itself."""
+        """A copy that measures a diagnosis at each validation, unless the config has set ``distill.diagnose``."""
         if self.distill is None or self.distill.diagnose is not None:
             return self
         cfg = copy.deepcopy(self.cfg)
@@ -88,7 +90,7 @@ class LoadedConfig:
         return LoadedConfig(cfg, self.distill.model_copy(update={"diagnose": DiagnoseSpec()}))
 
     def with_modules(self, modules: Sequence[str]) -> LoadedConfig:
-        """Adds to ``distill.custom_imports``, as every process imports them that trains from the config."""
+        """A copy with more modules in ``distill.custom_imports``, which every training process imports."""
         if self.distill is None or not (added := [name for name in modules if name not in self.distill.custom_imports]):
             return self
         cfg = copy.deepcopy(self.cfg)
@@ -97,7 +99,7 @@ class LoadedConfig:
         return LoadedConfig(cfg, self.distill.model_copy(update={"custom_imports": custom_imports}))
 
     def without_distillation(self) -> LoadedConfig:
-        """Trains the student alone, on the same views if it has any: the baseline."""
+        """The config of the baseline: the student alone, on the same views if there is a store of views."""
         cfg = copy.deepcopy(self.cfg)
         cfg.pop("distill", None)
         if self.distill is not None and (store := self.distill.store) is not None:
@@ -116,7 +118,7 @@ def load_config(
     with_teachers: bool = True,
     with_data: bool = True,
 ) -> Config:
-    """As :func:`load_run`, for what wants mmengine's Config alone."""
+    """Like :func:`load_run`, but returns only mmengine's Config."""
     return load_run(config, overrides, shortcuts, with_teachers=with_teachers, with_data=with_data).cfg
 
 
@@ -132,13 +134,13 @@ def load_run(
 
     Args:
         config: a file, or a Config that was read already: plain mmseg's, or one with a ``distill`` section.
-        overrides: dotted key -> value. A key must exist already, unless it is written ``+key``.
-        shortcuts: see :class:`Shortcuts`; applied before ``overrides``.
-        with_teachers: False leaves the ``distill`` section out, for what needs the student alone.
-        with_data: False needs no data on the disk, nor teachers' checkpoints: for looking at models.
+        overrides: dotted key -> value. A key must exist already, unless it is written as ``+key``.
+        shortcuts: see :class:`Shortcuts`; they are applied before ``overrides``.
+        with_teachers: whether to keep the ``distill`` section; False loads the student alone.
+        with_data: whether data and teachers' checkpoints must exist on the disk; False is for inspecting models.
 
     Raises:
-        UserError: every mistake found, one line each.
+        UserError: all mistakes that were found, one line each.
     """
     if isinstance(config, Config):
         path, cfg = Path(config.filename or "config"), as_names(copy.deepcopy(config))
@@ -153,15 +155,15 @@ def load_run(
         raise UserError(*(f"{path}: {problem}" for problem in problems))
     problems = apply_shortcuts(cfg, shortcuts or Shortcuts()) + apply_overrides(cfg, overrides or {})
     for _, teacher in _remade_teachers(cfg, overrides or {}):
-        teacher.pop("model")  # what it was made into before is made again
+        teacher.pop("model")  # an override changes how the model is built, so it is built again below
         teacher.pop("class_map", None)
         teacher.pop("input_scale", None)
-    problems += (misshapen := _shape_after(cfg))
+    problems += (misshapen := _shape_problems_after(cfg))
     if not with_teachers:
         cfg.pop("distill", None)
     if not misshapen:
         _fit_val_interval(cfg)
-        import_custom_modules(cfg)  # which may hold a layout of the data
+        import_custom_modules(cfg)  # these modules may define a layout of the data
         problems += _locate_data(cfg) if with_data else []
     if problems:
         raise UserError(*(f"{path}: {problem}" for problem in problems))
@@ -173,22 +175,22 @@ def load_run(
 
 
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
-    """A copy of a loaded config with some keys changed, as one trial of a sweep has them.
+    """A copy of a loaded config with some keys changed, such as for a trial of a sweep.
 
     Raises:
-        UserError: an unknown key, or a value that its key does not take.
+        UserError: a key is unknown, or does not accept its value.
     """
     return LoadedConfig.of(_overridden(cfg, overrides)).cfg
 
 
 def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
-    """As :func:`with_overrides`; its ``distill`` section is yet to be checked."""
+    """Like :func:`with_overrides`, but the ``distill`` section is not checked yet."""
     cfg = copy.deepcopy(cfg)
-    if problems := apply_overrides(cfg, overrides) + _shape_after(cfg):
+    if problems := apply_overrides(cfg, overrides) + _shape_problems_after(cfg):
         raise UserError(*problems)
-    if made := [key for key, _ in _remade_teachers(cfg, overrides)]:
+    if model_keys := [key for key, _ in _remade_teachers(cfg, overrides)]:
         text = "the teacher's model is made of it when the config is loaded, and does not change with it afterwards"
-        raise UserError(*(f"{key}: {text}; use --set or another config" for key in made))
+        raise UserError(*(f"{key}: {text}; use --set or another config" for key in model_keys))
     import_custom_modules(cfg)
     if problems := argument_problems(config_dict(cfg)):
         raise UserError(*problems)
@@ -196,7 +198,10 @@ def _overridden(cfg: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def _remade_teachers(cfg: Config, overrides: Mapping[str, Any]) -> Iterator[tuple[str, ConfigDict]]:
-    """Keys that a teacher's model is made of, which is in its entry already; and that entry."""
+    """The overridden keys that change how a teacher's model is built, with the entry of that teacher.
+
+    Only teachers whose model was copied in before are included.
+    """
     section = cfg.get("distill")
     teachers = section.get("teachers") if isinstance(section, dict) else None
     for key in overrides:
@@ -207,31 +212,31 @@ def _remade_teachers(cfg: Config, overrides: Mapping[str, Any]) -> Iterator[tupl
         teacher = teachers[int(index)] if int(index) < len(teachers) else None
         if isinstance(teacher, dict) and teacher.get("model") is not None:
             part = name.partition(".")[0]
-            of_kind = part == "config" if teacher.get("type", MMSEG) == MMSEG else part not in OF_EVERY_TEACHER
-            if of_kind or part in MADE_OF:
+            is_kind_param = part == "config" if teacher.get("type", MMSEG) == MMSEG else part not in COMMON_KEYS
+            if is_kind_param or part in MODEL_KEYS:
                 yield key, teacher
 
 
 def import_custom_modules(cfg: Config) -> None:
-    """Makes the names in a config known to this process: those of mmseg, of rdistill, and of the user's modules.
+    """Imports the modules that register the names in a config: those of mmseg, of rdistill, and of the user.
 
-    mmengine imports those of ``custom_imports`` when it reads the file. A process that was sent the config has yet to
-    register what they hold; and no command needs to have trained before ``MapLabels`` has a name. mmseg's become known
-    by its scope, which stays the default one of the process (a call of the library puts the caller's back).
+    mmengine imports ``custom_imports`` when it reads a config file, but a process that gets a config from another
+    process must import them itself. rdistill's own module registers ``MapLabels``. mmseg becomes the default scope of
+    the process (functions of the Python API restore the caller's scope).
 
     Args:
-        cfg: its ``distill`` section need not be checked: its losses may be in one of those modules.
+        cfg: a config; its ``distill`` section need not be checked yet, because its losses may be in these modules.
 
     Raises:
-        UserError: one cannot be imported.
+        UserError: a module cannot be imported.
     """
     init_default_scope("mmseg")
     import_module(OWN_DATA)
     section = cfg.get("distill")
     teachers = (section.get("teachers") if isinstance(section, dict) else None) or []
     parts = (cfg, section, *teachers)
-    wanted = [entry.get("custom_imports") for entry in parts if isinstance(entry, (Config, dict))]
-    for entry in filter(None, wanted):
+    imports = [entry.get("custom_imports") for entry in parts if isinstance(entry, (Config, dict))]
+    for entry in filter(None, imports):
         try:
             import_user_modules(entry)
         except UserError as error:
@@ -240,8 +245,8 @@ def import_custom_modules(cfg: Config) -> None:
             raise
 
 
-def _shape_after(cfg: Config) -> list[str]:
-    """What overrides have made of a config whose shape was right: the same questions again."""
+def _shape_problems_after(cfg: Config) -> list[str]:
+    """Checks the kinds of values again after overrides were applied."""
     replace_types_by_names(config_dict(cfg))
     return [f"{key}: is required, got None" for key in REQUIRED_KEYS if cfg.get(key) is None] or shape_problems(
         config_dict(cfg)
@@ -249,14 +254,14 @@ def _shape_after(cfg: Config) -> list[str]:
 
 
 def _fit_val_interval(cfg: Config) -> None:
-    """A run shorter than its validation interval validates once, at its end."""
+    """Makes a run that is shorter than its validation interval validate once, at its end."""
     total = cfg.train_cfg.get("max_iters") or cfg.train_cfg.get("max_epochs")
     if total and cfg.train_cfg.get("val_interval", 1) > total:
         cfg.train_cfg.val_interval = total
 
 
 def _locate_data(cfg: Config) -> list[str]:
-    """Makes data roots absolute; a folder without the config's images is read by a layout that it is seen to have."""
+    """Makes data roots absolute. If a folder does not have the config's image folders, its layout is recognised."""
     problems: list[str] = []
     for loader, dataset in ((name, leaf) for name, _ in dataloaders(cfg) for leaf in leaf_datasets(cfg, name)):
         if dataset.get("data_root") is None:
@@ -279,17 +284,17 @@ def _locate_data(cfg: Config) -> list[str]:
 
 
 def _split_of(images: str, loader: str) -> str:
-    """Which split a dataset reads: by its folder of images, where that says it, or by the section that it is in."""
-    # The section of tests is the validation's, as a rule.
+    """The split of a dataset: from the name of its image folder if it has one, otherwise from its dataloader."""
+    # The test dataloader is usually the same as that of the validation.
     by_section = "train" if loader == "train_dataloader" else "val"
     return next((split for split in SPLITS if split in images), by_section)
 
 
 def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> DistillSpec | None:
-    """Checks the section, copies each teacher's model in, and makes its checkpoint's path absolute.
+    """Checks the ``distill`` section, copies each teacher's model in, and makes the paths of checkpoints absolute.
 
     Returns:
-        What the section then says.
+        The section after that; None if the config has none.
     """
     try:
         spec = distill_spec(cfg)
@@ -322,10 +327,12 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
                 problems += [f"{where}.{problem}" for problem in error.problems]
                 continue
         if teacher.input_size is not None and teacher.input_scale is None:
-            from rdistill.models.segmentor import training_size  # brings mmseg, which most configs' loading can spare
+            from rdistill.models.segmentor import (
+                training_size,  # imported here, because it imports mmseg, which is slow
+            )
 
             size = training_size(cfg)
-            entry.input_scale = [own / side for own, side in zip(teacher.input_size, size, strict=True)]
+            entry.input_scale = [new / side for new, side in zip(teacher.input_size, size, strict=True)]
         if teacher.checkpoint is not None:
             checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
             entry.checkpoint = str(checkpoint)
@@ -351,33 +358,33 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
 
 
 def _class_map(
-    wanted: Mapping[str | int, str | int | None], teacher: tuple[str, ...], cfg: Config
+    classes: Mapping[str | int, str | int | None], teacher: tuple[str, ...], cfg: Config
 ) -> dict[str, list[Any]]:
-    """What a teacher's ``classes`` mean, as its entry keeps it."""
+    """A teacher's ``classes`` as numbers, in the form of :class:`ClassMapSpec`."""
     student = _class_names(cfg)
-    to = student_classes(wanted, teacher, student)
+    to = student_classes(classes, teacher, student)
     return dict(to=list(to), teacher=list(teacher), student=list(student))
 
 
 def _class_names(cfg: Config) -> tuple[str, ...]:
-    """Those of a config's training data; empty where there are none, or no such data set is known here."""
+    """The class names of a config's training data; empty if there are none, or if the dataset type is not known."""
     init_default_scope("mmseg")
     import_module(OWN_DATA)
     try:
         return class_names(first_leaf(cfg.train_dataloader.dataset))
-    except Exception:  # a data set's own code; of a teacher's config nothing but the model need be right
+    except Exception:  # an error of the dataset is ignored: only the model of a teacher's config must be right
         return ()
 
 
 def find_images(name: str, cfg: Config) -> Path:
-    """A folder of images: absolute, from the working directory, or from the data root of the training images."""
+    """The absolute path of a folder of images; ``name`` is relative to the working directory or to the data root."""
     here = Path(name).expanduser().absolute()
     root = first_leaf(cfg.train_dataloader.dataset).get("data_root")
     return Path(root, name).absolute() if root and not here.is_dir() and Path(root, name).is_dir() else here
 
 
 class _FilesBeside:
-    """The files that a config names, see :class:`rdistill.teachers.Files`."""
+    """Finds the files that a config names, see :class:`rdistill.teachers.Files`."""
 
     def __init__(self, config_file: Path) -> None:
         self.config_file = config_file
@@ -406,8 +413,8 @@ def _fill_in(entry: ConfigDict, built: TeacherModel, *, fusible: bool) -> None:
     """Writes a teacher's model into its entry, so that the config is complete."""
     entry.model = copy.deepcopy(dict(built.model))
     if built.custom_imports:
-        named = built.custom_imports
-        entry.custom_imports = dict(named) if isinstance(named, Mapping) else dict(imports=list(named))
+        imports = built.custom_imports
+        entry.custom_imports = dict(imports) if isinstance(imports, Mapping) else dict(imports=list(imports))
         import_user_modules(entry.custom_imports)
     if built.config is not None and entry.get("type", MMSEG) == MMSEG:
         entry.config = built.config
@@ -416,7 +423,7 @@ def _fill_in(entry: ConfigDict, built: TeacherModel, *, fusible: bool) -> None:
 
 
 def _model_problems(cfg: Config) -> list[str]:
-    """What is wrong with the model of a teacher's config, of which nothing else is read."""
+    """Mistakes in the ``model`` section of a teacher's config; nothing else of that config is used."""
     if cfg.get("model") is None:
         return ["has no model"]
     if problems := shape_problems({"model": cfg.model}):
@@ -425,10 +432,13 @@ def _model_problems(cfg: Config) -> list[str]:
 
 
 def find_beside(name: str, config_file: Path) -> Path | None:
-    """A file named in a config: absolute, from the working directory, from a folder above the config, or a package's.
+    """The file that a config names; None if it does not exist.
+
+    The name is absolute, or relative to the working directory or to a folder above the config; or it is a file of a
+    package (``mmseg::FOLDER/NAME.py``).
 
     Raises:
-        UserError: a package's (``mmseg::FOLDER/NAME.py``) that is not there.
+        UserError: the package has no such file.
     """
     if PACKAGE in name:
         return find_config(Path(name))
@@ -436,7 +446,7 @@ def find_beside(name: str, config_file: Path) -> Path | None:
 
 
 def _places_of(name: str, config_file: Path) -> Iterator[Path]:
-    """Where a name in a config may lie: absolute, from the working directory, or from a folder above the config."""
+    """The paths that a name in a config may mean: absolute, from the working directory, or from a folder above."""
     path = Path(name).expanduser()
     for folder in (Path.cwd(), *config_file.absolute().parents):
         yield (folder / path).absolute()

@@ -1,4 +1,4 @@
-"""Dotted keys of a config: looked up, and set to other values, as ``--set`` and a sweep's search space do."""
+"""Reads and sets values of a config by dotted keys, as ``--set`` and the search space of a sweep do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rdistill.core.errors import UserError, did_you_mean
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.schemas.mappings import ConfigValues
 
-INIT_SEED = "randomness.init_seed"  # draws the student's and the adapters' first weights; default: the run's seed
+INIT_SEED = "randomness.init_seed"  # seed of the initial weights of student and adapters; default: the run's seed
 
 
 def parse_assignments(assignments: list[str]) -> ConfigValues:
@@ -33,8 +33,8 @@ def parse_assignments(assignments: list[str]) -> ConfigValues:
         try:
             value = _parse_value(text.strip())
         except yaml.YAMLError as error:
-            why = yaml_problem(error).split("is not valid YAML: ", maxsplit=1)[-1]
-            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal: {why}")
+            reason = yaml_problem(error).split("is not valid YAML: ", maxsplit=1)[-1]
+            problems.append(f"--set {assignment}: the value is neither a Python nor a YAML literal: {reason}")
             continue
         values[key.strip()] = value
         problems += not_plain(value, f"--set {key.strip()}", as_json=False)
@@ -44,7 +44,7 @@ def parse_assignments(assignments: list[str]) -> ConfigValues:
 
 
 def lookup(node: Any, dotted: str) -> Any:
-    """The value at a dotted key of a config. Raises KeyError where there is none."""
+    """The value at a dotted key of a config. Raises KeyError if there is no such key."""
     for part in dotted.split("."):
         if isinstance(node, (list, tuple)) and (index := _index(part, node)) is not None:
             node = node[index]
@@ -56,25 +56,25 @@ def lookup(node: Any, dotted: str) -> Any:
 
 
 def _index(part: str, node: Sequence[Any]) -> int | None:
-    """A part of a dotted key as an index into a list, counted from its end if negative; None if it is none."""
-    if not re.fullmatch(r"-?[0-9]{1,9}", part):  # not isdigit, which takes '²' too
+    """A part of a dotted key as an index into a list (from its end if negative); None if it is no valid index."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", part):  # not isdigit, which is True for '²', too
         return None
     return int(part) if -len(node) <= int(part) < len(node) else None
 
 
 def _parse_value(text: str) -> Any:
-    if text.startswith("@"):  # YAML's reserved character, but a feature name's first
+    if text.startswith("@"):  # a feature name may begin with it, but YAML reserves this character
         return text
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's of doubtful literals, such as '\\d'
+            warnings.simplefilter("ignore")  # Python warns about invalid escapes in literals, such as '\\d'
             return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two of deep nesting
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two for deep nesting
         return parse_yaml(text)
 
 
 def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> list[str]:
-    """Sets dotted keys in place; returns a line for each that cannot be set."""
+    """Sets dotted keys in place; returns a line for each key that cannot be set."""
     return [problem for key, value in overrides.items() if (problem := _override(cfg, key, value))]
 
 
@@ -91,11 +91,11 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
     except UserError as error:
         return error.problems[0]
     node: Any = config_dict(cfg)
-    parts = _share_in_full(node, parts, value)
+    parts = _expand_share(node, parts, value)
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])
         last = depth == len(parts) - 1
-        # A loss takes parameters that its config need not spell out: its own check names the unknown ones.
+        # Keys below `distill` need not exist yet, such as parameters of a loss; its own check reports unknown ones.
         free = may_add or (parts[0] == "distill" and depth > 0) or key == INIT_SEED
         if isinstance(node, (list, tuple)):
             index: Any = _index(part, node)
@@ -113,9 +113,9 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
             return f"{where}: {'.'.join(parts[:depth])} is {node!r}, which has no keys"
         if last:
             old = node[index] if isinstance(node, list) else node.get(index)
-            # A loss's weight may be a number or a section, whichever it was before.
-            swapped = _is_weight(parts) and isinstance(old, dict) != isinstance(value, dict)
-            if not swapped and (problem := _wrong_kind(old, value)):
+            # The weight of a loss may change from a number to a section, and back.
+            changes_form = _is_weight(parts) and isinstance(old, dict) != isinstance(value, dict)
+            if not changes_form and (problem := _wrong_kind(old, value)):
                 return f"{where}: {problem}"
             node[index] = ConfigDict(value) if isinstance(value, dict) else value
         else:
@@ -124,15 +124,16 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
 
 
 def _is_weight(parts: Sequence[str]) -> bool:
-    """Whether a key is a loss's weight or its share."""
+    """Whether a key is the weight of a loss, or its share."""
     return parts[:2] == ["distill", "losses"] and tuple(parts[3:]) in (("weight",), ("weight", "share"))
 
 
-def _share_in_full(root: Any, parts: list[str], value: Any) -> list[str]:
-    """Makes room in place for a key of ``distill.losses.NAME.weight.share``, where a number stands there or above.
+def _expand_share(root: Any, parts: list[str], value: Any) -> list[str]:
+    """Turns a number at ``distill.losses.NAME.weight`` or ``.share`` into a section, in place, if a key is set in it.
 
     Returns:
-        The parts of the key; of a share in short, in a config that has more to say of it, those of its value.
+        The parts of the key. If a number is set as the share and the share is a section, this is the key of its
+        ``value``.
     """
     if not _is_weight(parts[:5]) or len(parts) < 5:
         return parts
@@ -151,7 +152,7 @@ def _share_in_full(root: Any, parts: list[str], value: Any) -> list[str]:
 
 
 def _wrong_kind(old: Any, new: Any) -> str | None:
-    """Says what is wrong when a number is replaced by a text, a section by a number, and the like."""
+    """Describes the problem if a value is replaced by one of another kind, such as a number by a text; None if not."""
     if old is None or new is None:
         return None
     if isinstance(old, bool):

@@ -1,4 +1,4 @@
-"""The student's config for plain mmseg: complete, without rdistill, and with a comment at each part."""
+"""Writes the student's config for plain mmseg: complete, without rdistill, with a comment for each part."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rdistill.config.render import as_written, assignment, comment_line, literal
 from rdistill.config.walk import dataset_steps, first_leaf, kind_of, metrics_of
 
 HEADER_END = "# " + "-" * 98
-# Comment -> keys under it, in the order of the file. Other keys of a config are variables that it was made from:
-# nothing reads them any more.
+# Comment -> keys under it, in the order of the file. Other keys of a config are only variables from which it was built,
+# and are left out.
 _SECTIONS = (
     (
         "The model. Its data_preprocessor gets images of 0 to 255 and makes (pixel - mean) / std of them.\n"
@@ -51,9 +51,9 @@ _SECTIONS = (
 
 
 def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
-    """The student's config without rdistill: what plain mmseg trains, tests and runs.
+    """The student's config without rdistill, with which plain mmseg trains, tests and predicts.
 
-    ``on_gpu``: False makes BN of SyncBN, which cannot train on a CPU; the weights are the same.
+    If ``on_gpu`` is False, SyncBN becomes BN, because SyncBN cannot train on a CPU; the weights stay the same.
     """
     plain = copy.deepcopy(config_dict(cfg).to_dict())
     if not on_gpu:
@@ -68,11 +68,12 @@ def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
         for metric in metrics_of(plain.get(evaluator)):
             if kind_of(metric) == "ClassIoUMetric":
                 metric["type"] = "IoUMetric"
-    # mmseg.apis.inference_model reads this one; a variable of that name may be older than --size. It reads no masks.
+    # mmseg.apis.inference_model reads `test_pipeline`. Replace a variable of this name, which may not have the size of
+    # --size, by the validation pipeline, without the step for masks.
     steps = copy.deepcopy(first_leaf(plain["val_dataloader"]["dataset"]).get("pipeline"))
     plain["test_pipeline"] = [step for step in steps if kind_of(step) != STEP] if steps else steps
     if any(kind_of(step) == STEP for _, step in dataset_steps(plain["train_dataloader"]["dataset"])):
-        imports = plain.get("custom_imports") or {}  # only rdistill has the step: needed to score and to train
+        imports = plain.get("custom_imports") or {}  # rdistill has this step: scoring and training need it
         modules = [*imports.get("imports", ()), "rdistill.data.datasets"]
         plain["custom_imports"] = dict(imports=modules, allow_failed_imports=True)
     kept = [key for _, keys in _SECTIONS for key in keys if key in plain]
@@ -80,9 +81,9 @@ def plain_config(cfg: Config, *, on_gpu: bool) -> Config:
 
 
 def config_text(plain: Config, header: Sequence[str]) -> str:
-    """A config as a file to read and to edit: a header of comment lines, then part after part.
+    """The text of a config file to read and to edit: a header of comment lines, then one part after the other.
 
-    The data's folder stands in one line at the top.
+    The folder of the data is in one line at the top.
     """
     values = as_written(config_dict(plain).to_dict())
     root = _data_root(values)
@@ -98,7 +99,7 @@ def config_text(plain: Config, header: Sequence[str]) -> str:
 
 
 def replace_header(text: str, header: Sequence[str]) -> str:
-    """The same config under another header."""
+    """The text of a config file with another header."""
     body = text.partition(HEADER_END)[2]
     return "\n".join([comment_line(line) for line in header] + [HEADER_END]) + body
 
@@ -106,12 +107,12 @@ def replace_header(text: str, header: Sequence[str]) -> str:
 def header(
     config: str, checkpoint: str, model: Mapping[str, Any], scores: Sequence[str], repeat: Sequence[str]
 ) -> list[str]:
-    """What a config says of itself at its top.
+    """The lines of comment at the top of a config file.
 
     Args:
-        config, checkpoint: file names, side by side.
-        model: the config's ``model``.
-        scores: lines about what the checkpoint reaches.
+        config, checkpoint: names of the two files, which are in one folder.
+        model: the ``model`` section of the config.
+        scores: lines about the scores of the checkpoint.
         repeat: lines about how it was trained.
     """
     parts = [model["backbone"]["type"]] if "type" in model.get("backbone", {}) else []

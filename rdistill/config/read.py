@@ -1,4 +1,4 @@
-"""mmengine config files, read as they stand; every way in which that fails is one line."""
+"""Reads mmengine config files; each possible failure becomes an error of one line."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rdistill.core.errors import UserError
 from rdistill.models.packages import absent_behind
 from rdistill.registration.user_modules import import_user_modules
 
-PACKAGE = "::"  # stands between a package and a config within it: 'mmseg::pspnet/NAME.py', as in `_base_`
+PACKAGE = "::"  # separates a package from a config in it: 'mmseg::pspnet/NAME.py', as in `_base_`
 BASE = "_base_"
 
 
 def read_config_file(path: Path) -> Config:
-    """An mmengine config file as it stands, with names in place of classes.
+    """Reads an mmengine config file and replaces classes by names.
 
     Args:
-        path: a file, or ``mmseg::FOLDER/NAME.py`` for one that comes with an installed package.
+        path: a file, or ``mmseg::FOLDER/NAME.py`` for a config of an installed package.
 
     Raises:
-        UserError: it is not there, or cannot be read.
+        UserError: the file does not exist or cannot be read.
     """
     register_onedl_alias()
     file = find_config(path)
@@ -42,16 +42,16 @@ def read_config_file(path: Path) -> Config:
         raise UserError(f"{path}: cannot be read: {problem}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmengine warns of its own deprecated helpers here
+            warnings.simplefilter("ignore")  # mmengine warns about its own deprecated helpers
             cfg = Config.fromfile(str(file), import_custom_modules=False)
             import_user_modules(cfg.get("custom_imports"))
         return as_names(cfg)
     except UserError as error:
         problems = [absent] if (absent := absent_behind(error)) else error.problems
         raise UserError(*(f"{path}: {problem}" for problem in problems)) from None
-    except SystemExit as error:  # it would end the command, with a status of the config's choice and not a word
+    except SystemExit as error:  # it would silently end the command with the config's exit status
         raise UserError(f"{path}: cannot be read: it calls sys.exit({error.code!r}); a config only assigns") from error
-    except Exception as error:  # a config is Python: it may raise anything
+    except Exception as error:  # a config is Python code, which may raise any error
         if absent := absent_behind(error):
             raise UserError(f"{path}: {absent}") from error
         if isinstance(error, AttributeError) and file.suffix != ".py":  # mmengine reads the keys of a YAML list
@@ -60,20 +60,20 @@ def read_config_file(path: Path) -> Config:
 
 
 def find_config(path: Path) -> Path:
-    """The file that is meant: ``path`` itself, or the one that a package has for ``PACKAGE::FOLDER/NAME.py``.
+    """The file of a config: ``path`` itself, or a package's file for ``PACKAGE::FOLDER/NAME.py``.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     if PACKAGE in str(path):
-        return _of_package(str(path))
+        return _package_config(str(path))
     if path.is_file():
         return path
     if path.is_dir():
         raise UserError(f"{path}: is a folder; a config is a file such as {path / 'NAME.py'}")
     siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), siblings, n=1)
-    raise UserError(f"{path}: no such config file" + (f"; did you mean {near[0]}?" if near else ""))
+    similar = difflib.get_close_matches(str(path), siblings, n=1)
+    raise UserError(f"{path}: no such config file" + (f"; did you mean {similar[0]}?" if similar else ""))
 
 
 def register_onedl_alias() -> None:
@@ -85,17 +85,17 @@ def register_onedl_alias() -> None:
         look_for_configs_in("mmseg", "onedl-mmsegmentation")
 
 
-def _of_package(name: str) -> Path:
+def _package_config(name: str) -> Path:
     package, _, inner = name.partition(PACKAGE)
     try:
         return Path(config_of_package(name))
     except FileNotFoundError:
         configs = Path(get_installed_path(distribution_of(package))) / ".mim" / "configs"
         names = [p.relative_to(configs).as_posix() for p in configs.rglob("*.py")]
-        near = difflib.get_close_matches(inner, names, n=1)
-        hint = f"; did you mean {package}{PACKAGE}{near[0]}?" if near else ""
+        similar = difflib.get_close_matches(inner, names, n=1)
+        hint = f"; did you mean {package}{PACKAGE}{similar[0]}?" if similar else ""
         raise UserError(f"{name}: no such config in {package}{hint}") from None
-    except Exception as error:  # a package that is unknown, or not installed
+    except Exception as error:  # the package is not known or not installed
         raise UserError(f"{name}: no such config: {_last_line(error)}") from None
 
 
@@ -105,9 +105,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _circle(file: Path, above: list[Path], seen: set[Path]) -> str | None:
-    """Says so where a config inherits from itself: mmengine would go round until the stack ends, for most of a minute.
+    """A text about a config that inherits from itself, or None; mmengine would recurse for most of a minute.
 
-    ``above``: the files that have led here; ``seen``: those that have been looked through.
+    ``above`` are the files that inherit from this one; ``seen`` are files that were checked already.
     """
     file = file.resolve()
     if file in above:
@@ -123,13 +123,13 @@ def _circle(file: Path, above: list[Path], seen: set[Path]) -> str | None:
 
 
 def _bases(file: Path) -> Iterator[Path]:
-    """The local files that a Python config inherits from, as far as that shows without running it."""
+    """The local files from which a Python config inherits, as far as they can be found without running it."""
     if file.suffix != ".py":
         return
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return  # reading it says what is wrong
+        return  # reading the file will report what is wrong
     for node in body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == BASE for t in node.targets):
             try:

@@ -1,6 +1,6 @@
-"""Plain values as the source of a Python config, in mmengine's own style: ``dict(type='KL', weight=3.0)``.
+"""Writes plain values as a Python config in mmengine's style: ``dict(type='KL', weight=3.0)``.
 
-``Config.dump`` gives the same to yapf, which takes half a second of a trial each time, and sorts the keys.
+``Config.dump`` formats the same text with yapf, which takes half a second for each trial, and sorts the keys.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rdistill.core.errors import UserError, one_line
 
 WIDTH = 110  # characters of a line
 _INDENT = 4
-_USED = ("dict", "float")  # names that the written files use
+_USED_NAMES = ("dict", "float")  # Python names that the written files use
 
 
 def config_source(cfg: Config) -> str:
-    """All of a config, a key after the other; mmengine reads the same from it.
+    """The source of a whole config, from which mmengine reads the same values.
 
     Raises:
-        UserError: a key or a value that no config file can hold.
+        UserError: it has a key or a value that a config file cannot hold.
     """
     values = as_written(cfg.to_dict())
     if problems := [f"{key}: {problem}" for key in values if (problem := top_key_problem(key))]:
@@ -39,10 +39,10 @@ def config_source(cfg: Config) -> str:
 
 
 def checked_source(cfg: Config) -> str:
-    """As :func:`config_source`, after mmengine has read it and found every value as it was.
+    """Like :func:`config_source`, but also checks that mmengine reads the same values from the text.
 
     Raises:
-        UserError: it did not, which a run would find out only when it is resumed.
+        UserError: it does not. Otherwise a run would find out only when it is resumed.
     """
     text = config_source(cfg)
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def checked_source(cfg: Config) -> str:
         file.write_text(text, encoding="utf-8")
         try:
             read = Config.fromfile(str(file), import_custom_modules=False).to_dict()
-        except Exception as error:  # whatever Python and mmengine raise for a file
+        except Exception as error:  # Python and mmengine may raise any error for a file
             message = one_line(str(error).replace(str(file), "it"), 200)
             raise UserError(f"the config cannot be read back: {type(error).__name__}: {message}") from None
     if key := _difference(as_written(cfg.to_dict()), read, ""):
@@ -59,21 +59,21 @@ def checked_source(cfg: Config) -> str:
 
 
 def top_key_problem(key: Any) -> str | None:
-    """Why a config cannot have a key of its own with that name: in its file, each is a variable of Python."""
+    """The reason why a config cannot have a top-level key of this name, which is a Python variable; None if it can."""
     if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key):
         return f"a key of a config must be a name of Python's: letters, digits and _, no keyword; got {key!r}"
     if unicodedata.normalize("NFKC", key) != key:
         return f"Python reads {key!r} as {unicodedata.normalize('NFKC', key)!r}; write that instead"
-    if key.startswith("__") or key == "_base_" or key in RESERVED_KEYS or key in _USED:
+    if key.startswith("__") or key == "_base_" or key in RESERVED_KEYS or key in _USED_NAMES:
         return f"mmengine's config files keep {key!r} for themselves; choose another name"
     return None
 
 
 def as_written(value: Any, where: str = "") -> Any:
-    """The same with text in place of paths, Python's numbers in place of numpy's, and plain containers.
+    """A copy of a value with text instead of paths, Python numbers instead of numpy's, and plain containers.
 
     Raises:
-        UserError: naming the first value that has no literal, such as a date.
+        UserError: a value, whose key is named, has no Python literal, such as a date.
     """
     if isinstance(value, Mapping):
         return {_key(key, where): as_written(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
@@ -102,25 +102,25 @@ def as_written(value: Any, where: str = "") -> Any:
 
 
 def comment_line(line: str) -> str:
-    """A line of comment, which stays one, and in which mmengine finds nothing to substitute."""
+    """A text as a single comment line, without the double braces in which mmengine substitutes variables."""
     text = f"# {' '.join(line.splitlines())}".rstrip().replace("\0", " ")
     return re.sub(r"\{(?=\{)", "{ ", text)
 
 
 def assignment(key: str, value: Any, names: Mapping[str, str] | None = None) -> str:
-    """``key = value``, over as many lines as it needs.
+    """The source of ``key = value``, in one or several lines.
 
     Args:
         key: an identifier.
-        value: of dictionaries, lists, tuples, strings, paths, numbers.
-        names: string -> the variable that stands for it.
+        value: dictionaries, lists, tuples, strings, paths or numbers.
+        names: string -> the variable to write in its place.
     """
     return f"{key} = {_source(value, names or {}, 0, len(key) + 3)}\n"
 
 
 def literal(value: Any) -> str:
-    """``repr``, without the two braces in which mmengine replaces what it reads: variables of the environment, too."""
-    # Two braces stand together only in the strings of a value's source.
+    """The ``repr`` of a value without double braces, in which mmengine substitutes variables, also of the environment."""
+    # Double braces can only be inside a string.
     return repr(value).replace("{{", "{\\x7b")
 
 
@@ -133,13 +133,13 @@ def _key(key: Any, where: str) -> Any:
 
 
 def _difference(written: Any, read: Any, where: str) -> str | None:
-    """The first key at which two plain values differ, in their kinds or otherwise."""
+    """The first key at which two plain values differ, in their types or values; None if they are equal."""
     if type(written) is not type(read):
         return where
     if isinstance(written, dict):
         if list(map(repr, sorted(written, key=repr))) != list(map(repr, sorted(read, key=repr))):
             return where or ", ".join(sorted(map(str, written.keys() ^ read.keys()))) or "config"
-        pairs = [(key, value, read[key]) for key, value in written.items() if key == key]  # all but NaN
+        pairs = [(key, value, read[key]) for key, value in written.items() if key == key]  # all keys except NaN
     elif isinstance(written, (list, tuple)):
         if len(written) != len(read):
             return where
@@ -151,7 +151,7 @@ def _difference(written: Any, read: Any, where: str) -> str | None:
 
 
 def _source(value: Any, names: Mapping[str, str], indent: int, used: int) -> str:
-    """On one line if it fits there: ``used`` are the characters that it has before it."""
+    """The source of a value, on one line if it fits; ``used`` is the number of characters before it on the line."""
     flat = _flat(value, names)
     if not isinstance(value, (Mapping, list, tuple)) or not value or used + len(flat) < WIDTH:
         return flat
@@ -174,16 +174,16 @@ def _flat(value: Any, names: Mapping[str, str]) -> str:
 
 
 def _parts(value: Any) -> tuple[str, list[tuple[str, Any]], str]:
-    """A container's opening, its items with what stands before each, and its closing."""
+    """The opening text of a container, its items with the text before each of them, and the closing text."""
     if not isinstance(value, Mapping):
         opening, closing = "[]" if isinstance(value, list) else "()"
         return opening, [("", item) for item in value], closing
-    order = sorted(value, key=lambda key: key != "type")  # the type first, the others as they are
+    order = sorted(value, key=lambda key: key != "type")  # "type" first, the other keys in their order
     if all(isinstance(key, str) and _is_plain_name(key) for key in order):
         return "dict(", [(f"{key}=", value[key]) for key in order], ")"
     return "{", [(f"{_flat(key, {})}: ", value[key]) for key in order], "}"
 
 
 def _is_plain_name(key: str) -> bool:
-    """Whether Python takes it as the name of an argument, and as that very name."""
+    """Whether Python accepts a key as an argument name and does not normalise it to another name."""
     return key.isidentifier() and not keyword.iskeyword(key) and unicodedata.normalize("NFKC", key) == key

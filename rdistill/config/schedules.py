@@ -1,4 +1,4 @@
-"""Schedules of the learning rate and of the losses' weights in a run of another length."""
+"""Fits the schedules of the learning rate and of the losses' weights to a run of another length."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mmengine.config import Config
 
 from rdistill.config.walk import kind_of, one_or_more
 
-SHARE_BATCHES = 8  # batches that measure a loss's weight that follows from a share, where the config has no number
-ENDLESS = 10**9  # mmengine's own number for an `end` that is not given
-# mmengine's linear and constant factors are taken back in the last iteration of their phase: with a single one, the
-# learning rate would keep the first factor, such as 1e-6, to the end of training.
-NEED_TWO = ("LinearLR", "ConstantLR", "LinearMomentum", "ConstantMomentum", "LinearParamScheduler")
-DURATIONS = ("T_max", "total_iters", "total_steps", "step_size")  # lengths in iterations, not places
+SHARE_BATCHES = 8  # default number of batches that measure the weight of a loss that is given as a share
+ENDLESS = 10**9  # mmengine's value for an `end` that is not set
+# These schedulers of mmengine undo their factor in the last iteration of their phase. With a phase of one iteration,
+# the learning rate would keep the first factor, such as 1e-6, until the end of the training.
+NEED_TWO_ITERATIONS = ("LinearLR", "ConstantLR", "LinearMomentum", "ConstantMomentum", "LinearParamScheduler")
+DURATIONS = ("T_max", "total_iters", "total_steps", "step_size")  # keys with a number of iterations, not a position
 
 
 def stretch_schedules(cfg: Config, iterations: int) -> list[str]:
-    """Sets the length of training in place, and fits the schedules into it; returns the problems.
+    """Sets the length of the training in place, and fits the schedules to it; returns the problems.
 
-    Places in the schedule keep their order and their share of training; each phase keeps one iteration at least, and
-    a warm-up two.
+    Begins and ends keep their order and their share of the training. Each phase keeps at least one iteration, a
+    warm-up at least two.
     """
     if iterations < 1:
         return [f"--iters: must be at least 1, got {iterations}"]
@@ -33,22 +33,25 @@ def stretch_schedules(cfg: Config, iterations: int) -> list[str]:
         scheduler for scheduler in one_or_more(cfg.get("param_scheduler")) if scheduler.get("by_epoch") is False
     ]
     phases = [_phase(scheduler) for scheduler in schedulers]
-    places = _new_places(phases, before, iterations)
-    if places is None:
-        least = next(n for n in count(iterations + 1) if _new_places(phases, before, n) is not None)
+    positions = _new_positions(phases, before, iterations)
+    if positions is None:
+        minimum = next(n for n in count(iterations + 1) if _new_positions(phases, before, n) is not None)
         return [
             f"--iters: {iterations} are too few for the {len(schedulers)} schedules of param_scheduler, one after the "
-            f"other; at least {least} are needed, or another param_scheduler"
+            f"other; at least {minimum} are needed, or another param_scheduler"
         ]
     for scheduler, (begin, end, _) in zip(schedulers, phases, strict=True):
-        _move(scheduler, begin, end, places, iterations / before)
+        _move(scheduler, begin, end, positions, iterations / before)
     _stretch_weight_schedules(cfg, iterations / before)
     cfg.train_cfg.max_iters = iterations
     return []
 
 
 def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
-    """Where the schedule of the learning rate and the length of training do not go together: it runs, unlike meant."""
+    """Notes about schedules of the learning rate that do not fit the length of the training; one line each.
+
+    Such a config can be trained, but probably not as intended.
+    """
     iterations = cfg["train_cfg"].get("max_iters")
     length = iterations if iterations is not None else cfg["train_cfg"].get("max_epochs")
     notes = []
@@ -68,7 +71,7 @@ def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
         for index, scheduler in enumerate(schedulers)
         if scheduler.get("by_epoch", True) is (iterations is None)
     }
-    last = max(ends.values(), default=0)  # an open end is no place beyond the end of training: mmengine scales to none
+    last = max(ends.values(), default=0)  # an open end is no problem: mmengine does not scale to it
     if length < last < ENDLESS:
         late = ", ".join(f"param_scheduler.{index}.end={length}" for index, end in ends.items() if end > length)
         notes.append(
@@ -79,50 +82,50 @@ def schedule_notes(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def _phase(scheduler: Mapping[str, Any]) -> tuple[int, int | None, int]:
-    """Begin, end (None: open) and the iterations that are needed between them."""
+    """The begin, the end (None: open) and the smallest number of iterations between them."""
     end = scheduler.get("end")
     return (
         scheduler.get("begin") or 0,
         None if end is None or end >= ENDLESS else end,
-        2 if kind_of(scheduler) in NEED_TWO else 1,
+        2 if kind_of(scheduler) in NEED_TWO_ITERATIONS else 1,
     )
 
 
-def _new_places(phases: list[tuple[int, int | None, int]], before: int, after: int) -> dict[int, int] | None:
-    """Old place -> new place; None where they do not all find room.
+def _new_positions(phases: list[tuple[int, int | None, int]], before: int, after: int) -> dict[int, int] | None:
+    """Old position -> new position of all begins and ends; None if they do not all fit.
 
-    A place beyond the end of training stays beyond it; those up to its end stay within.
+    A position beyond the end of the training stays beyond it; all others stay within the training.
     """
     marks = sorted({0, *(begin for begin, _, _ in phases), *(end for _, end, _ in phases if end is not None)})
     new: dict[int, int] = {}
-    for index, mark in enumerate(marks):  # forward: not before what must come first
-        least = [new[marks[index - 1]] + 1] if index else [0]
-        least += [new[begin] + need for begin, end, need in phases if end == mark]
-        new[mark] = max(round(mark * after / before), *least)
-    for index in reversed(range(len(marks))):  # backward: not behind the end of training
+    for index, mark in enumerate(marks):  # forward: raise each position above those that must come before it
+        lower_bounds = [new[marks[index - 1]] + 1] if index else [0]
+        lower_bounds += [new[begin] + need for begin, end, need in phases if end == mark]
+        new[mark] = max(round(mark * after / before), *lower_bounds)
+    for index in reversed(range(len(marks))):  # backward: lower them to the end of the training
         mark = marks[index]
-        most = [after] if mark <= before else []
-        most += [new[marks[index + 1]] - 1] if index + 1 < len(marks) else []
-        most += [new[end] - need for begin, end, need in phases if begin == mark and end is not None]
-        new[mark] = min([new[mark], *most])
+        upper_bounds = [after] if mark <= before else []
+        upper_bounds += [new[marks[index + 1]] - 1] if index + 1 < len(marks) else []
+        upper_bounds += [new[end] - need for begin, end, need in phases if begin == mark and end is not None]
+        new[mark] = min([new[mark], *upper_bounds])
     return None if new[0] < 0 else new
 
 
-def _move(scheduler: Any, begin: int, end: int | None, places: Mapping[int, int], factor: float) -> None:
-    """Sets one scheduler's places and durations in place."""
+def _move(scheduler: Any, begin: int, end: int | None, positions: Mapping[int, int], factor: float) -> None:
+    """Sets the begin, the end and the durations of one scheduler, in place."""
     if scheduler.get("begin") is not None:
-        scheduler["begin"] = places[begin]
+        scheduler["begin"] = positions[begin]
     if end is not None:
-        scheduler["end"] = places[end]
+        scheduler["end"] = positions[end]
     for key in DURATIONS:
         value = scheduler.get(key)
         if value is None:
             continue
         whole_phase = end is not None and value == end - begin
         scheduler[key] = (
-            places[end] - places[begin] if whole_phase and end is not None else max(1, round(value * factor))
+            positions[end] - positions[begin] if whole_phase and end is not None else max(1, round(value * factor))
         )
-    if scheduler.get("milestones"):  # counted from the phase's begin
+    if scheduler.get("milestones"):  # milestones count from the begin of the phase
         moved: list[int] = []
         for milestone in scheduler["milestones"]:
             moved.append(max(round(milestone * factor), moved[-1] + 1 if moved else 1))
@@ -132,7 +135,7 @@ def _move(scheduler: Any, begin: int, end: int | None, places: Mapping[int, int]
 
 
 def _stretch_weight_schedules(cfg: Config, factor: float) -> None:
-    """The losses' own schedules keep their place in a shorter or longer run; what is no number is left to its check."""
+    """Stretches the schedules of the losses' weights; values that are no numbers are left for a later check."""
     for loss in ((cfg.get("distill") or {}).get("losses") or {}).values():
         schedule = (loss or {}).get("schedule") or {}
         for key in ("warmup", "stop"):

@@ -1,7 +1,7 @@
-"""What shape each part of a config must have for rdistill, mmengine and mmseg to read it: one table.
+"""Checks the kinds of values in a config that rdistill, mmengine and mmseg read, by one table.
 
-A section that is a list, a number that is a text or NaN, a mistyped key at the top: found here, once, so that what
-comes after may rely on it.
+It finds a section that is a list, a number that is a text or NaN, or a mistyped key at the top level, so that later
+code can rely on the right kinds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rdistill.config.walk import DATALOADERS, dataset_nodes, is_wrapper, pipelin
 from rdistill.core.errors import did_you_mean, one_line
 from rdistill.core.validation import short
 
-SHOWN = 80  # characters of a wrong value that are shown
+MAX_VALUE_CHARS = 80  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be: in words, and as a test."""
+    """A kind of value: its description for messages, and its test."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -51,15 +51,16 @@ def _is_colour(value: Any) -> bool:
     return _is_list(value) and len(value) == 3 and all(_is_whole(part) and 0 <= part <= 255 for part in value)
 
 
-def whole(least: int, *, unit: str = "") -> Kind:
-    """A whole number from ``least`` up."""
-    return Kind(f"a whole number{unit}, at least {least}", lambda value: _is_whole(value) and value >= least)
+def whole(minimum: int, *, unit: str = "") -> Kind:
+    """A whole number that is at least ``minimum``."""
+    return Kind(f"a whole number{unit}, at least {minimum}", lambda value: _is_whole(value) and value >= minimum)
 
 
-def number(least: float) -> Kind:
-    """A finite number from ``least`` up."""
+def number(minimum: float) -> Kind:
+    """A finite number that is at least ``minimum``."""
     return Kind(
-        f"a number, at least {least:g}", lambda value: _is_number(value) and math.isfinite(value) and value >= least
+        f"a number, at least {minimum:g}",
+        lambda value: _is_number(value) and math.isfinite(value) and value >= minimum,
     )
 
 
@@ -111,8 +112,9 @@ MILESTONES = Kind(
 )
 END = Kind("a whole number, at least 1", lambda v: _is_whole(v) and v >= 1)
 
-# Dotted key -> kind. `*`: every entry of a section or of a list; `?` before a key: of a list's entries, or of the
-# section itself where it stands alone. A key that is absent or None is left to its default, unless it is in REQUIRED.
+# Dotted key -> kind. `*` means every entry of a section or a list. `?` before a key means the key of each entry of a
+# list, or of the section itself if there is no list. A key that is missing or None has its default, unless it is in
+# REQUIRED.
 _LOADER = {
     "": SECTION,
     "batch_size": whole(1, unit=" of images"),
@@ -258,12 +260,12 @@ _TABLE: dict[str, Kind] = {
     "distill.on_ignored": YES_NO,
     "distill.losses.*.schedule": SECTION,
 }
-REQUIRED = {  # what has no default, where its section is there
+REQUIRED = {  # keys without a default, which are required if their section exists
     **{f"{loader}.dataset": TYPED for loader in DATALOADERS},
     "train_dataloader.batch_size": _LOADER["batch_size"],
     "optim_wrapper.optimizer": TYPED,
 }
-# The Runner's own keys, and rdistill's.
+# The top-level keys of the Runner and of rdistill.
 TOP_LEVEL = (
     *DATALOADERS, "model", "train_cfg", "val_cfg", "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler",
     "val_evaluator", "test_evaluator", "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume",
@@ -271,18 +273,18 @@ TOP_LEVEL = (
     "experiment_name", "work_dir", "custom_imports", "distill", "tracking", "activation_checkpointing",
     "efficient_conv_bn_eval", "find_unused_parameters", "sync_bn", "model_wrapper_cfg", "cfg", "compile",
 )  # fmt: skip
-# Variables that mmseg's own configs are put together from: near to a key, and right.
+# Variables in mmseg's configs, from which other keys are built: some are similar to a key, but they are no mistakes.
 VARIABLES = (
     "train_pipeline", "val_pipeline", "test_pipeline", "tta_pipeline", "tta_model", "optimizer", "crop_size", "models",
     "dataset_type", "data_root", "vis_backends", "img_ratios", "norm_cfg", "checkpoint_file", "metainfo",
 )  # fmt: skip
-NEAR = 0.8  # likeness of a key to another from which it is taken for a mistyped one
+MIN_SIMILARITY = 0.8  # an unknown key that is so similar to a known one is taken for a mistyped key
 
 
 def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
-    """Where a config's parts have another shape than is read: key, wanted, got; one line each."""
+    """Finds values of a wrong kind in a config; one line each with the key, the expected kind and the value."""
     problems = []
-    wrong: list[str] = []  # keys whose inner parts are not looked at any more
+    wrong: list[str] = []  # keys with a wrong value; keys below them are not checked
     for pattern, kind in _TABLE.items():
         for key, value in _at(cfg, pattern.split(".")):
             if any(key.startswith(f"{above}.") for above in wrong):
@@ -290,8 +292,8 @@ def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
             if not kind.fits(value):
                 wrong.append(key)
                 problems.append(f"{key}: must be {kind.words}, got {_shown(value)}")
-    no_text = _key_kind_problems(cfg)
-    problems += no_text
+    non_text_keys = _key_kind_problems(cfg)
+    problems += non_text_keys
     for key, kind in REQUIRED.items():
         section, _, name = key.rpartition(".")
         holder = cfg.get(section)
@@ -302,30 +304,31 @@ def shape_problems(cfg: Mapping[str, Any]) -> list[str]:
         for key in ("val_evaluator", "test_evaluator")
         if isinstance(cfg.get(key), Mapping) and cfg[key].get("metrics", "") is None
     ]
-    if not wrong and not no_text:
+    if not wrong and not non_text_keys:
         problems += _loader_problems(cfg) + _dataset_problems(cfg) + _length_problems(cfg)
     return problems
 
 
 def key_problems(cfg: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Keys at the top that nothing reads: those near to one that is read, and the others."""
-    near, far = [], []
+    """The top-level keys that nothing reads: (messages for those that are probably mistyped, names of the others)."""
+    mistyped, others = [], []
     for key in cfg:
         if key in TOP_LEVEL or key in VARIABLES or key.startswith("_"):
             continue
-        if difflib.get_close_matches(key, TOP_LEVEL, n=1, cutoff=NEAR) and isinstance(cfg[key], (Mapping, list, tuple)):
+        similar = difflib.get_close_matches(key, TOP_LEVEL, n=1, cutoff=MIN_SIMILARITY)
+        if similar and isinstance(cfg[key], (Mapping, list, tuple)):
             hint = did_you_mean(key, TOP_LEVEL)
-            near.append(f"unknown key {key}{hint} (a variable of your own needs another name)")
+            mistyped.append(f"unknown key {key}{hint} (a variable of your own needs another name)")
         else:
-            far.append(key)
-    return near, far
+            others.append(key)
+    return mistyped, others
 
 
 def _key_kind_problems(cfg: Mapping[str, Any]) -> list[str]:
-    """Keys that are not text, in every section whose keys are read or become arguments.
+    """Finds keys that are not text, in all sections whose keys are read by name or become arguments.
 
-    Those are the sections of the table, the sections with a `type`, and the named parts of a data set. Other
-    mappings are values, such as the `label_map` of a `metainfo`, and have whatever keys their readers take.
+    These are the sections of the table, the sections with a `type`, and `metainfo` and `data_prefix` of a dataset.
+    Other mappings are values and may have other keys, such as the `label_map` of a `metainfo`.
     """
     named = {key: kind for pattern, kind in _TABLE.items() for key, _ in _at(cfg, pattern.split("."))}
     return [
@@ -343,7 +346,7 @@ def _key_kind_problems(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def _mappings(node: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Dotted key and content of each mapping in a section, the section itself included."""
+    """The dotted key and content of each mapping in a section, the section itself included."""
     if isinstance(node, Mapping):
         yield where, node
     entries = node.items() if isinstance(node, Mapping) else enumerate(node) if _is_list(node) else ()
@@ -352,7 +355,7 @@ def _mappings(node: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
 
 def _at(node: Any, parts: Sequence[str], key: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of each place that a pattern of the table means, as far as there is one."""
+    """The key and value of each entry in a config that matches a pattern of the table."""
     if not parts:
         if node is not None:
             yield key, node
@@ -370,7 +373,7 @@ def _at(node: Any, parts: Sequence[str], key: str = "") -> Iterator[tuple[str, A
 
 
 def _loader_problems(cfg: Mapping[str, Any]) -> list[str]:
-    """What torch's DataLoader refuses when the run has begun already."""
+    """Finds settings that torch's DataLoader would refuse after the start of the run."""
     problems = []
     for name in DATALOADERS:
         loader = cfg.get(name)
@@ -391,11 +394,11 @@ def _loader_problems(cfg: Mapping[str, Any]) -> list[str]:
 def _dataset_problems(cfg: Mapping[str, Any]) -> list[str]:
     problems = []
     for loader in DATALOADERS:
-        if cfg.get(loader) is None or cfg[loader].get("dataset") is None:  # REQUIRED has named what is absent
+        if cfg.get(loader) is None or cfg[loader].get("dataset") is None:  # the check of REQUIRED reports this
             continue
         nodes = list(dataset_nodes(cfg[loader]["dataset"]))
-        emptied = any(isinstance(node, Mapping) and "pipeline" in node for _, node in nodes)
-        if emptied and not any(pipelines(cfg[loader]["dataset"])):
+        has_pipeline_key = any(isinstance(node, Mapping) and "pipeline" in node for _, node in nodes)
+        if has_pipeline_key and not any(pipelines(cfg[loader]["dataset"])):
             problems.append(f"{loader}.dataset.pipeline: is required, to read images and masks and pack them")
         for where, node in dataset_nodes(cfg[loader]["dataset"], f"{loader}.dataset"):
             for pattern, kind in _DATASET.items():
@@ -453,4 +456,4 @@ def _length_problems(cfg: Mapping[str, Any]) -> list[str]:
 
 def _shown(value: Any) -> str:
     text = one_line(repr(value))
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}..."

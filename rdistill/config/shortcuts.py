@@ -1,4 +1,4 @@
-"""The settings nobody should need mmseg's nested keys for, put into every place of a config that has them."""
+"""Common settings as single options, which are put into all nested keys of an mmseg config that need them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rdistill.config.schedules import stretch_schedules
 from rdistill.config.walk import dataloaders, dataset_steps, kind_of, leaves, steps
 from rdistill.core.errors import UserError
 
-# Transforms by the key that holds the size; mmcv's order is width, height, mmseg's height, width.
+# Transform -> the key of its size. mmcv's order is (width, height), mmseg's is (height, width).
 WIDTH_FIRST = {"Resize": "scale", "RandomResize": "scale", "Pad": "size"}
 HEIGHT_FIRST = {"RandomCrop": "crop_size", "CenterCrop": "crop_size", "RandomMosaic": "img_scale"}
-SCALED = ("RandomChoiceResize", "ResizeShortestEdge")  # have several sizes, or one edge: all change by one factor
+SCALED = ("RandomChoiceResize", "ResizeShortestEdge")  # their several sizes, or edge, are multiplied by one factor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcuts:
-    """The settings nobody should need mmseg's nested keys for. None leaves the config's own value."""
+    """Common settings, each of which sets several nested keys of a config. None keeps the config's values."""
 
     size: str | None = None  # pixels: '128', or 'HEIGHTxWIDTH'
     data_root: str | None = None
@@ -35,7 +35,7 @@ class Shortcuts:
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int]:
-    """``'128'`` or ``'HEIGHTxWIDTH'`` -> height and width in pixels."""
+    """``'128'`` or ``'HEIGHTxWIDTH'`` -> height and width in pixels. Raises UserError for other texts."""
     numbers = text.lower().split("x")
     if len(numbers) > 2 or not all(re.fullmatch(r"[0-9]{1,6}", n) and int(n) > 0 for n in numbers):
         raise UserError(f"{flag}: must be pixels such as 128, or HEIGHTxWIDTH such as 180x240, got {text[:80]!r}")
@@ -43,7 +43,7 @@ def parse_size(text: str, flag: str) -> tuple[int, int]:
 
 
 def apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
-    """Sets them in place, in a config whose parts have the right shape; returns the problems."""
+    """Applies shortcuts in place to a config whose values have the right kinds; returns the problems."""
     problems = []
     if shortcuts.data_root is not None:
         problems += _set_data_root(cfg, shortcuts.data_root)
@@ -68,7 +68,7 @@ def apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
             loader.num_workers = shortcuts.num_data_workers
             if not shortcuts.num_data_workers:
                 for key in ("persistent_workers", "prefetch_factor"):
-                    loader.pop(key, None)  # torch refuses them without workers
+                    loader.pop(key, None)  # torch does not accept these keys without workers
     if shortcuts.teacher_checkpoint is not None:
         teachers = (cfg.get("distill") or {}).get("teachers") or []
         if len(teachers) != 1:
@@ -79,9 +79,9 @@ def apply_shortcuts(cfg: Config, shortcuts: Shortcuts) -> list[str]:
 
 
 def _set_data_root(cfg: Config, root: str) -> list[str]:
-    """One folder for all data sets of a config, if they have one folder now."""
+    """Sets the data root of all datasets of a config, if they all have the same one now."""
     parts = [leaf for name, loader in dataloaders(cfg) for leaf in leaves(loader.dataset, f"{name}.dataset")]
-    roots: dict[str, str] = {}  # folder -> the first data set that has it
+    roots: dict[str, str] = {}  # folder -> the key of the first dataset with it
     for where, leaf in parts:
         if leaf.get("data_root") is not None:
             roots.setdefault(str(leaf.data_root).rstrip("/"), where)
@@ -107,7 +107,7 @@ def _set_label_map(cfg: Config, label_map: str | Mapping[int, int]) -> list[str]
 
 
 def _set_size(cfg: Config, text: str) -> list[str]:
-    """Sets the training and test size in every place mmseg keeps it."""
+    """Sets the training and test size in all keys that contain it."""
     try:
         height, width = parse_size(text, "--size")
     except UserError as error:
@@ -115,7 +115,7 @@ def _set_size(cfg: Config, text: str) -> list[str]:
     before = _size_before(cfg)
     factor = min(height, width) / min(before) if before else None
     problems: list[str] = []
-    touched: set[int] = set()  # sections may stand in several places
+    touched: set[int] = set()  # ids of sections that are done: one section may be in several places
     for name, loader in dataloaders(cfg):
         has_size = False
         for where, step in dataset_steps(loader.dataset, f"{name}.dataset"):
@@ -124,7 +124,7 @@ def _set_size(cfg: Config, text: str) -> list[str]:
             problems.append(
                 "--size: no transform of train_dataloader.dataset has a size; put a Resize or a RandomCrop there"
             )
-    # Test-time augmentation resizes by factors of the image, as a rule: only sizes in pixels are set.
+    # Test-time augmentation usually resizes by factors, which stay; only sizes in pixels are set.
     for where, step in steps(cfg.get("tta_pipeline"), "tta_pipeline"):
         if step.get("scale") is not None or kind_of(step) != "Resize":
             _resize(step, (height, width), factor, where, problems, touched)
@@ -133,7 +133,7 @@ def _set_size(cfg: Config, text: str) -> list[str]:
 
 
 def _size_before(cfg: Config) -> tuple[int, int] | None:
-    """Height and width the config trains on as it is written."""
+    """The height and width of the training images before the change; None if they are not known."""
     for _, step in dataset_steps(cfg.train_dataloader.dataset):
         if kind_of(step) == "RandomCrop" and step.get("crop_size") is not None:
             return _pair(step["crop_size"])
@@ -153,7 +153,7 @@ def _pair(size: Any) -> tuple[int, int]:
 def _resize(
     step: Any, size: tuple[int, int], factor: float | None, where: str, problems: list[str], touched: set[int]
 ) -> bool:
-    """Sets one transform's size; returns whether it has one."""
+    """Sets the size of one transform; returns whether it has a size."""
     kind = kind_of(step)
     if kind not in (*WIDTH_FIRST, *HEIGHT_FIRST, *SCALED):
         return False
@@ -171,13 +171,13 @@ def _resize(
         else:
             _scale(step, factor)
     elif kind == "RandomResize" and _is_range(step.get("scale")):
-        # Two sizes, between which one is drawn: the larger becomes the one that is wanted.
+        # A size between two sizes is drawn: scale both so that the larger one is the new size.
         largest = [max(int(pair[axis]) for pair in step["scale"]) for axis in (0, 1)]
         step["scale"] = [
             (max(1, round(w * width / largest[0])), max(1, round(h * height / largest[1]))) for w, h in step["scale"]
         ]
     elif kind == "Pad" and step.get("size") is None:
-        return False  # it pads to a multiple, or to a square
+        return False  # it pads to a multiple or to a square, and has no size
     else:
         step[WIDTH_FIRST[kind]] = (width, height)
         step.pop("scale_factor", None)
@@ -189,7 +189,7 @@ def _is_range(scale: Any) -> bool:
 
 
 def _scale(step: Any, factor: float) -> None:
-    """Changes all sizes of a transform by one factor."""
+    """Multiplies all sizes of a transform by one factor."""
 
     def times(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -214,7 +214,7 @@ def _resize_model(cfg: Config, height: int, width: int) -> None:
         if section.get("size") is not None:
             section["size"] = (height, width)
     if cfg.get("crop_size") is not None and preprocessor.get("size") is None:
-        cfg.crop_size = (height, width)  # the size is read from here where the preprocessor has none
+        cfg.crop_size = (height, width)  # the size is read from here if the preprocessor has none
     test = cfg.model.get("test_cfg") or {}
     if test.get("mode") == "slide" and test.get("crop_size") is not None:
         old = _pair(test["crop_size"])

@@ -1,6 +1,6 @@
-"""Which trackers a run or a sweep reports to: wandb, TensorBoard, MLflow. Read from a config, a sweep file or --track.
+"""Settings of the trackers of a run or a sweep: wandb, TensorBoard, MLflow; from a config, a sweep file or --track.
 
-No secret belongs here: the settings are written down with the results. Keys come from the environment.
+They must not contain secrets, because they are written to files with the results. Keys come from the environment.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from rdistill.core.files import read_json, read_text, write_json
 from rdistill.core.redaction import secrets_in
 from rdistill.core.validation import Section, Whole, mistakes, short
 
-RUN_IDS = "tracking.json"  # a file in the work dir: which runs of the trackers a resume goes on with
-IMAGES = 3  # validation images a validation
-TEMPORARY = ".tmp"  # a folder in the work dir
+RUN_IDS = "tracking.json"  # the file in the work dir with the trackers' run ids, which a resumed run continues
+IMAGES = 3  # default number of images that are tracked at each validation
+TEMPORARY = ".tmp"  # the folder for temporary files in the work dir
 PROJECT = "rdistill"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 
 
 class Wandb(Section):
-    """Weights & Biases. The key is WANDB_API_KEY, or what `wandb login` left."""
+    """Settings of Weights & Biases. The key is in WANDB_API_KEY, or was stored by `wandb login`."""
 
     mode: Literal["online", "offline", "disabled"] | None = None  # default: WANDB_MODE, or else offline
     project: str = PROJECT
     entity: str | None = None
-    group: str | None = None  # only a sweep's runs have it; default: the sweep's name
-    name: str | None = None  # only a single run has it; default: the work dir's
+    group: str | None = None  # used for the runs of a sweep only; default: the name of the sweep
+    name: str | None = None  # used for a single run only; default: the name of the work dir
     tags: tuple[str, ...] = ()
     notes: str | None = None
 
 
 class Tensorboard(Section):
-    """Event files in the work dir's ``tensorboard``."""
+    """Settings of TensorBoard, whose event files are in the folder ``tensorboard`` of the work dir."""
 
 
 class Mlflow(Section):
-    """MLflow. Credentials are MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
+    """Settings of MLflow. Credentials are in MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
 
     tracking_uri: str | None = None  # default: MLFLOW_TRACKING_URI, or else mlflow.db in the work dir
-    experiment: str | None = None  # default: 'rdistill'; of a sweep: the sweep's name
+    experiment: str | None = None  # default: 'rdistill'; for a sweep, its name
     tags: dict[str, str] = Field(default={})
 
 
 class Tracking(Section):
-    """What is tracked where, besides the work dir."""
+    """The trackers of a run or a sweep; None for a tracker that is not used."""
 
     wandb: Wandb | None = None
     tensorboard: Tensorboard | None = None
     mlflow: Mlflow | None = None
-    images: Whole = Field(default=IMAGES, ge=0)  # validation images that are shown at each validation
+    images: Whole = Field(default=IMAGES, ge=0)  # number of images that are tracked at each validation
 
     @property
     def names(self) -> list[str]:
@@ -77,15 +77,15 @@ PACKAGES = {"wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", "tensor
 
 
 def parse_tracking(setting: Any, where: str = "tracking") -> Tracking:
-    """The setting of a config, a sweep file or ``--track``, checked.
+    """Parses and checks the setting of a config, a sweep file or ``--track``.
 
     Args:
-        setting: ``"wandb"``, ``["wandb", "mlflow"]``, or ``{"wandb": {"mode": "offline"}, "images": 0}``; a tracker
-            without options may be None or True.
-        where: names it in errors.
+        setting: ``"wandb"``, ``["wandb", "mlflow"]``, or ``{"wandb": {"mode": "offline"}, "images": 0}``; for a tracker
+            without options the value may be None or True.
+        where: the key or option, for messages.
 
     Raises:
-        UserError: every mistake, one line each.
+        UserError: all mistakes, one line each.
     """
     if isinstance(setting, str):
         setting = [name for name in re.split(r"[,\s]+", setting) if name]
@@ -120,17 +120,17 @@ def require_trackers(tracking: Tracking, where: str = "tracking") -> None:
 
 
 def is_disabled(name: str, tracking: Tracking) -> bool:
-    """Whether a tracker is named, but disabled."""
+    """Whether a tracker is configured, but disabled."""
     return name == "wandb" and tracking.wandb is not None and wandb_mode(tracking.wandb) == "disabled"
 
 
 def wandb_mode(settings: Wandb) -> str:
-    """'online', 'offline' or 'disabled', by the settings or the environment."""
+    """The mode 'online', 'offline' or 'disabled', from the settings or the environment."""
     return settings.mode or os.environ.get("WANDB_MODE") or "offline"
 
 
 def mlflow_uri(settings: Mlflow, work_dir: Path) -> tuple[str, str | None]:
-    """Where MLflow writes, and where it keeps files: None for a store of the user's, which knows itself."""
+    """The tracking URI and the artifact location of MLflow; the location is None if the user has set a URI."""
     uri = settings.tracking_uri or os.environ.get(MLFLOW_URI)
     if uri:
         return uri, None
@@ -138,18 +138,18 @@ def mlflow_uri(settings: Mlflow, work_dir: Path) -> tuple[str, str | None]:
 
 
 def prepare_libraries() -> None:
-    """Sets the environment that the trackers' libraries read at their import; what the user has set stays."""
+    """Sets environment variables that the trackers' libraries read at import; variables of the user stay."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes, of every value
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default of seven takes minutes for each value
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 @contextmanager
 def environment_kept(name: str) -> Iterator[None]:
-    """Puts a variable back: MLflow writes its store there, and the next run would take it for the user's."""
+    """Restores a variable at the end of the context: MLflow sets it, and the next run would take it for the user's."""
     before = os.environ.get(name)
     try:
         yield
@@ -161,7 +161,7 @@ def environment_kept(name: str) -> Iterator[None]:
 
 
 def import_wandb(work_dir: Path) -> Any:
-    """The module. What it keeps in the temporary folder lands below the work dir, where the next start clears it."""
+    """Imports wandb. Its temporary files go to a folder in the work dir, which the next start clears."""
     prepare_libraries()
     folder = work_dir / TEMPORARY
     if "wandb" in sys.modules:
@@ -169,7 +169,7 @@ def import_wandb(work_dir: Path) -> Any:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)  # its folders for media and artifacts are made right now
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)  # wandb makes its temporary folders at import
     try:
         return import_whole()
     finally:
@@ -177,7 +177,7 @@ def import_wandb(work_dir: Path) -> Any:
 
 
 def load_run_ids(work_dir: Path) -> dict[str, str]:
-    """The trackers' ids of what was tracked in a work dir before."""
+    """Tracker -> id of its run that was started in a work dir before."""
     file = work_dir / RUN_IDS
     return read_json(file) if file.is_file() else {}
 
@@ -186,8 +186,8 @@ def save_run_ids(work_dir: Path, ids: Mapping[str, str]) -> None:
     write_json(work_dir / RUN_IDS, ids)
 
 
-def where_to_look(tracking: Tracking, work_dir: Path) -> list[str]:
-    """A line for each tracker: how to see what it has."""
+def viewing_hints(tracking: Tracking, work_dir: Path) -> list[str]:
+    """A line for each tracker that says how to view its data."""
     lines = []
     if tracking.wandb and (mode := wandb_mode(tracking.wandb)) != "disabled":
         upload = f"offline; upload with `wandb sync {work_dir}/wandb/offline-run-*`"
@@ -208,7 +208,7 @@ def _has_wandb_key() -> bool:
 
 
 def _secrets(where: str, options: Any) -> list[str]:
-    """Keys and passwords that stand in what is written down with the results, however deep."""
+    """Problems for keys and passwords in settings that are written to files with the results."""
     variable = "WANDB_API_KEY" if where.endswith(".wandb") else "MLFLOW_TRACKING_TOKEN"
     problems = []
     for place, found_by in secrets_in(options, where):

@@ -1,7 +1,7 @@
-"""One way of writing ``type``: registered names, whether a config has names, names with a scope, paths or classes.
+"""Replaces every ``type`` in a config by the registered name, if it is a name with a scope, a path or a class.
 
-mmengine's pure Python configs (``with read_base():``) name classes. rdistill compares names, sends configs to other
-processes and writes them to files, so they become names when a config is read.
+mmengine's pure Python configs (``with read_base():``) contain classes. rdistill compares names, sends configs to other
+processes and writes them to files, so it replaces classes by names when a config is read.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from rdistill._compat.mmengine import config_dict, imported_names
 from rdistill.core.errors import UserError
 from rdistill.models import quiet_mmseg as _quiet_mmseg  # noqa: F401  makes mmseg's registries
 
-SCOPE = "mmseg"  # whose names need no scope; mmengine's are found from there too
-_ROOTS = {"mmengine": "mmengine", "mmcv": "mmengine", SCOPE: SCOPE}  # scope as written -> the registry that has it
-_CALLED = ("collate_fn", "worker_init_fn")  # keys whose function mmengine also takes by name, in a section
+SCOPE = "mmseg"  # the default scope: names of mmseg and of mmengine are found without a scope
+_ROOTS = {"mmengine": "mmengine", "mmcv": "mmengine", SCOPE: SCOPE}  # scope in a config -> the registry's scope
+_FUNCTION_KEYS = ("collate_fn", "worker_init_fn")  # mmengine accepts a section with `type` for these functions, too
 
 
 def as_names(cfg: Config) -> Config:
-    """The config with names in place of classes and paths; of a pure Python config a plain copy.
+    """The config with names instead of classes and paths; for a pure Python config this is a plain copy.
 
     Raises:
-        UserError: a ``type`` that is neither a name nor a class that can be imported again.
+        UserError: a ``type`` is neither a name nor a class that another process can import.
     """
     if imported_names(cfg) or _holds_lazy(config_dict(cfg)):
         cfg = Config(cfg.to_dict(), filename=cfg.filename)
     for key, value in list(config_dict(cfg).items()):
         if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
-            config_dict(cfg).pop(key)  # what a config imported for its own use
+            config_dict(cfg).pop(key)  # something that the config file has imported
     replace_types_by_names(config_dict(cfg))
     return cfg
 
 
 def replace_types_by_names(node: Any, where: str = "") -> None:
-    """Names in place of classes and paths in a section and all within it, in place."""
+    """Replaces classes and paths by names in a section and all sections within it, in place."""
     if isinstance(node, dict):
         for key, value in list(node.items()):
             here = f"{where}.{key}" if where else str(key)
@@ -51,7 +51,7 @@ def replace_types_by_names(node: Any, where: str = "") -> None:
                     node[key] = name
             elif isinstance(value, type):
                 node[key] = _name(value, here)
-            elif key in _CALLED and inspect.isroutine(value):
+            elif key in _FUNCTION_KEYS and inspect.isroutine(value):
                 node[key] = ConfigDict(type=_name(value, here))
             else:
                 replace_types_by_names(value, here)
@@ -69,7 +69,7 @@ def _holds_lazy(node: Any) -> bool:
 
 
 def _name(value: Any, where: str) -> Any:
-    """What ``type`` should say; a value that is no type at all stays, for the check of shapes to name."""
+    """The name to write as ``type``; a value that is no type stays, and the later check of shapes reports it."""
     if isinstance(value, str):
         return _name_of_text(value.replace("::", ".") if value.count("::") == 1 else value)
     if not isinstance(value, type) and not inspect.isroutine(value):
@@ -97,13 +97,13 @@ def _name_of_text(text: str) -> str:
         return _without_scope(scope, rest) or text
     try:
         imported = get_object_from_string(text)
-    except Exception:  # not a path after all; building it says what is wrong
+    except Exception:  # it is no path; building it will report what is wrong
         return text
     return (_registered(imported) if imported is not None else None) or text
 
 
 def _without_scope(scope: str, name: str) -> str | None:
-    """The shortest name of what a scope's registries hold under a name."""
+    """The shortest name of the class that is registered under ``name`` in a scope; None if there is none."""
     if scope not in _ROOTS:
         return None
     for root, own in _registries():
@@ -124,14 +124,14 @@ def _registered(wanted: Any) -> str | None:
 
 
 def _shortest(root: Registry, own: Registry | None, name: str, wanted: Any) -> str:
-    """The bare name, if mmseg finds the same class by it; else with its scope, such as mmcv's ``Resize``."""
+    """The name without scope if mmseg finds the same class by it; otherwise with scope, as for mmcv's ``Resize``."""
     own_classes = own.module_dict if own is not None else {}
     bare = own_classes.get(name, root.module_dict.get(name))
     return name if bare is wanted else f"{root.scope}.{name}"
 
 
 def _registries() -> Iterator[tuple[Registry, Registry | None]]:
-    """Each of mmengine's registries, with mmseg's of the same kind; filled."""
+    """Each registry of mmengine and mmseg's registry of the same kind, after their modules are imported."""
     for root in vars(mmengine.registry).values():
         if isinstance(root, Registry):
             own = root.children.get(SCOPE)

@@ -1,7 +1,7 @@
-"""How the parts of an mmseg config hang together: data sets under wrappers, pipelines within pipelines; and which
-sections mmengine builds a class from, by which of its registries.
+"""Walks through the parts of an mmseg config: datasets in wrappers, pipelines in pipelines, and the sections from which
+mmengine builds classes, with their registries.
 
-The one place that knows it. Works on plain dictionaries and mmengine's, loaded or not.
+No other module knows this structure. The functions work on plain dictionaries and on mmengine's.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from mmengine.registry import (
 )
 
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-# Transforms that hold others: the key, whose value is a list of transforms or of lists of them.
+# Keys of transforms that contain other transforms: their value is a list of transforms, or of lists of transforms.
 HOLDERS = ("transforms",)
 DEFAULT_CONSTRUCTOR = "DefaultOptimWrapperConstructor"
 IN_MODEL = ("data_preprocessor", "backbone", "neck", "decode_head", "auxiliary_head")
 
 
 def kind_of(part: Any) -> str:
-    """The class's own name in ``type``: ``'IoUMetric'`` of ``'mmseg.IoUMetric'``; empty where there is none.
+    """The name of the class in ``type`` without its scope, ``'IoUMetric'`` for ``'mmseg.IoUMetric'``; '' if none.
 
-    A class itself, as mmengine's pure Python configs have it, gives its name too.
+    ``part`` is a section, a name, or a class as in mmengine's pure Python configs.
     """
     named = part.get("type") if isinstance(part, Mapping) else part
     if named is None:
@@ -52,19 +52,19 @@ def kind_of(part: Any) -> str:
 
 
 def dataloaders(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Name and section of the dataloaders there are. mmseg's configs often give val and test one object: both come."""
+    """The name and section of each dataloader in a config; val and test may be the same object and both are given."""
     for name in DATALOADERS:
         if (loader := cfg.get(name)) is not None:
             yield name, loader
 
 
 def dataset_nodes(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, Any]]:
-    """Dotted key and section of a data set and all within it: wrappers first, then what they wrap.
+    """The dotted key and section of a dataset and of all datasets within it: wrappers first, then what they wrap.
 
     Args:
-        dataset: a section such as ``RepeatDataset``, ``ConcatDataset``, ``MultiImageMixDataset`` or one that reads
-            files.
-        where: its own key.
+        dataset: a section such as ``RepeatDataset``, ``ConcatDataset``, ``MultiImageMixDataset``, or a dataset that
+            reads files.
+        where: the key of that section.
     """
     yield where, dataset
     if not isinstance(dataset, Mapping):
@@ -77,32 +77,32 @@ def dataset_nodes(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, A
 
 
 def is_wrapper(dataset: Mapping[str, Any]) -> bool:
-    """Whether a data set takes its images from another one."""
+    """Whether a dataset takes its images from another dataset."""
     return "dataset" in dataset or "datasets" in dataset
 
 
 def leaves(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, Any]]:
-    """As :func:`dataset_nodes`, of the data sets that read files."""
+    """Like :func:`dataset_nodes`, but only the datasets that read files."""
     for key, node in dataset_nodes(dataset, where):
         if isinstance(node, Mapping) and not is_wrapper(node):
             yield key, node
 
 
 def leaf_datasets(cfg: Mapping[str, Any], loader: str) -> list[Any]:
-    """The data sets of one dataloader that read files; empty where it is absent."""
+    """The datasets of one dataloader that read files; an empty list if there is no such dataloader."""
     section = cfg.get(loader)
     return [leaf for _, leaf in leaves(section["dataset"])] if section is not None else []
 
 
 def first_leaf(dataset: Any) -> Any:
-    """The first data set that reads files: several in one dataloader share classes and, as a rule, the pipeline."""
+    """The first dataset that reads files. (Several in one dataloader share the classes, and usually the pipeline.)"""
     return next(leaf for _, leaf in leaves(dataset))
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """The names of the classes of a data set that reads files, which are not looked for; empty where it has none.
+    """The class names of a dataset, without reading its files; empty if it has none.
 
-    Errors: whatever building the data set raises.
+    Errors: all errors from building the dataset.
     """
     plain = ConfigDict(copy.deepcopy(dict(dataset)))
     plain.update(lazy_init=True, pipeline=[])
@@ -110,23 +110,23 @@ def class_names(dataset: Any) -> tuple[str, ...]:
 
 
 def without_stream(dataset: ConfigDict) -> ConfigDict:
-    """A copy of a training data set's section, without the stream that :mod:`rdistill.training.runner` puts around it.
+    """A copy of the section of a training dataset without the stream that :mod:`rdistill.training.runner` adds.
 
-    Through a plain dict: deepcopy of mmengine's own would share nothing less, but keep lazy objects.
+    It is made from a plain dict, because a deepcopy of mmengine's ConfigDict would keep lazy objects.
     """
     plain = ConfigDict(copy.deepcopy(dataset.to_dict()))
     return plain.dataset if kind_of(plain) == "StreamDataset" else plain
 
 
 def pipelines(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, Any]]:
-    """Key and list of each pipeline of a data set, a wrapper's own included."""
+    """The key and the list of each pipeline of a dataset, also those of wrappers."""
     for key, node in dataset_nodes(dataset, where):
         if isinstance(node, Mapping) and node.get("pipeline"):
             yield f"{key}.pipeline", node["pipeline"]
 
 
 def steps(pipeline: Any, where: str = "pipeline") -> Iterator[tuple[str, Any]]:
-    """Key and section of each transform of a pipeline, those within others included (``TestTimeAug``, ``Compose``)."""
+    """The key and section of each transform of a pipeline, also those inside others (``TestTimeAug``, ``Compose``)."""
     for index, step in enumerate(pipeline if isinstance(pipeline, (list, tuple)) else ()):
         key = f"{where}.{index}"
         if isinstance(step, (list, tuple)):
@@ -138,7 +138,7 @@ def steps(pipeline: Any, where: str = "pipeline") -> Iterator[tuple[str, Any]]:
 
 
 def dataset_steps(dataset: Any, where: str = "dataset") -> Iterator[tuple[str, Any]]:
-    """As :func:`steps`, of all pipelines of a data set."""
+    """Like :func:`steps`, but for all pipelines of a dataset."""
     for key, pipeline in pipelines(dataset, where):
         yield from steps(pipeline, key)
 
@@ -153,7 +153,7 @@ def metrics_of(evaluator: Any) -> list[Any]:
 
 
 def one_or_more(section: Any) -> list[Any]:
-    """A section that may stand alone or in a list, such as ``param_scheduler`` or ``model.decode_head``."""
+    """The sections of a key that takes one section or a list, such as ``param_scheduler`` or ``model.decode_head``."""
     if section is None:
         return []
     return list(section) if isinstance(section, (list, tuple)) else [section]
@@ -161,19 +161,19 @@ def one_or_more(section: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Part:
-    """A section that mmengine builds a class from."""
+    """A section from which mmengine builds a class."""
 
     where: str  # its dotted key
     section: Mapping[str, Any]
     registry: Registry
-    default: str | None = None  # its class, where it has no `type`
-    also: tuple[str, ...] = ()  # keys that whoever builds it takes for itself
-    any_key: bool = False  # built by a class of the user's, which may take any
-    needs: tuple[str, ...] = ()  # keys without which it builds and does nothing
+    default: str | None = None  # the class if the section has no `type`
+    also: tuple[str, ...] = ()  # keys that the builder takes out before it calls the class
+    any_key: bool = False  # whether a class of the user builds it, which may take any key
+    needs: tuple[str, ...] = ()  # keys without which it is built but has no effect
 
 
 def parts(cfg: Mapping[str, Any]) -> Iterator[Part]:
-    """The sections that the Runner builds, whichever way a run goes."""
+    """All sections from which the Runner builds a class."""
     yield from model_parts(cfg.get("model") or {}, "model")
     yield from _sections("visualizer", cfg.get("visualizer"), VISUALIZERS, default="Visualizer")
     backends = (cfg.get("visualizer") or {}).get("vis_backends")
@@ -195,34 +195,34 @@ def parts(cfg: Mapping[str, Any]) -> Iterator[Part]:
         if isinstance(evaluator, Mapping) and "metrics" in evaluator:
             yield from _sections(name, evaluator, EVALUATOR, default="Evaluator")
             name = f"{name}.metrics"
-        alone = isinstance(evaluator, Mapping) and not isinstance(evaluator.get("metrics"), (list, tuple))
+        single = isinstance(evaluator, Mapping) and not isinstance(evaluator.get("metrics"), (list, tuple))
         metrics = metrics_of(evaluator)
-        yield from _sections(name, metrics[0] if alone and metrics else metrics, METRICS)
+        yield from _sections(name, metrics[0] if single and metrics else metrics, METRICS)
     wrapper = cfg.get("optim_wrapper") or {}
     constructor = wrapper.get("constructor") or DEFAULT_CONSTRUCTOR
     yield Part("optim_wrapper.constructor", {"type": constructor}, OPTIM_WRAPPER_CONSTRUCTORS, any_key=True)
-    own_way = constructor != DEFAULT_CONSTRUCTOR  # such as learning rates by layer
+    custom_constructor = constructor != DEFAULT_CONSTRUCTOR  # such as one for layer-wise learning rates
     also = ("optimizer", "constructor", "paramwise_cfg")
-    yield Part("optim_wrapper", wrapper, OPTIM_WRAPPERS, "OptimWrapper", also, any_key=own_way)
+    yield Part("optim_wrapper", wrapper, OPTIM_WRAPPERS, "OptimWrapper", also, any_key=custom_constructor)
     yield from _sections("optim_wrapper.optimizer", wrapper.get("optimizer"), OPTIMIZERS)
 
 
 def model_parts(model: Mapping[str, Any], where: str) -> Iterator[Part]:
-    """A model's own section, those of its large parts, of their losses, and of first weights anywhere."""
+    """The sections of a model, of its main parts, of their losses, and of all initialisers (``init_cfg``)."""
     yield Part(where, model, MODELS)
     for name in IN_MODEL:
         yield from _sections(f"{where}.{name}", model.get(name), MODELS)
         heads = model.get(name) if name.endswith("head") else None
         for key, head in _entries(heads, f"{where}.{name}"):
             yield from _sections(f"{key}.loss_decode", head.get("loss_decode"), MODELS)
-    yield from _first_weights(model, where)
+    yield from _initialisers(model, where)
 
 
-def _first_weights(node: Any, where: str) -> Iterator[Part]:
+def _initialisers(node: Any, where: str) -> Iterator[Part]:
     for key, section in _entries(node, where):
         for name, value in section.items():
             if name != "init_cfg":
-                yield from _first_weights(value, f"{key}.{name}")
+                yield from _initialisers(value, f"{key}.{name}")
                 continue
             for place, init in _entries(value, f"{key}.{name}"):
                 needs = ("checkpoint",) if kind_of(init) == "Pretrained" else ()
@@ -237,14 +237,14 @@ def _parts_of_data(cfg: Mapping[str, Any]) -> Iterator[Part]:
             yield from _sections(where, dataset, DATASETS)
         foreign: tuple[str, ...] = ()
         for where, step in dataset_steps(loader.get("dataset"), f"{name}.dataset"):
-            if kind_of(step) == "Albu":  # holds albumentations' transforms
+            if kind_of(step) == "Albu":  # it contains transforms of albumentations, which mmengine does not know
                 foreign = (*foreign, f"{where}.")
             if not where.startswith(foreign):
                 yield from _sections(where, step, TRANSFORMS)
 
 
 def _entries(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Dotted key and content of a section, or of each section of a list."""
+    """The dotted key and content of a section, or of each section in a list."""
     if isinstance(node, Mapping):
         yield where, node
     for index, item in enumerate(node if isinstance(node, (list, tuple)) else ()):
@@ -252,6 +252,6 @@ def _entries(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _sections(where: str, node: Any, registry: Registry, **options: Any) -> Iterator[Part]:
-    """A section, or each of a list."""
+    """A part for a section, or for each section in a list."""
     for key, section in _entries(node, where):
         yield Part(key, section, registry, **options)

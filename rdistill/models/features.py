@@ -228,9 +228,7 @@ class FeatureCapture:
         version = None
         if not torch.compiler.is_compiling():
             device = tensor.device.type
-            has_autocast = torch.amp.is_autocast_available(
-                device
-            )  # without it, as on `meta`, the next call would raise
+            has_autocast = torch.amp.is_autocast_available(device)  # the next call raises on `meta`
             autocast = has_autocast and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
             mode = (module.training, torch.is_grad_enabled(), autocast)
             version = None if tensor.is_inference() else version_of(tensor)

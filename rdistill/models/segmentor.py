@@ -248,7 +248,7 @@ def scale_inputs(model: nn.Module, scale: tuple[float, float]) -> None:
 
 
 def seen_size(model: nn.Module, height_width: Sequence[int]) -> tuple[int, int]:
-    """The height and width of the images inside a model; they differ from the input's for a teacher with `input_size`."""
+    """The height and width of images inside a model, which differ from the input's for a teacher with `input_size`."""
     scale: Any = getattr(model, "input_scale", (1.0, 1.0))
     height, width = (max(1, round(side * factor)) for side, factor in zip(height_width, scale, strict=True))
     return height, width

@@ -206,7 +206,7 @@ class _Recorder:
 
 
 def _shapes(output: Any) -> Shape | list[Shape | None] | None:
-    """The shape of a tensor; a list of shapes for a tuple or list (None for an element that is no tensor); else None."""
+    """The shape of a tensor; a list of shapes for a tuple or list (None for elements that are no tensor); else None."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, (tuple, list)):

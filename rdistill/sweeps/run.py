@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
-from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, where_to_look
+from rdistill.config.tracking import Tracking, import_wandb, parse_tracking, require_trackers, viewing_hints
 from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
@@ -203,7 +203,7 @@ def _run_sweep_at(
         raise
     finally:
         here.push()
-    for line in where_to_look(tracking, work_dir):
+    for line in viewing_hints(tracking, work_dir):
         console.print(line)
     if status == INTERRUPTED:
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from rdistill.registration.user_modules import blaming_user_code
 Function = TypeVar("Function", bound=Callable[..., Any])
 NOT_PARAMETERS = ("files",)  # that a kind gets by itself, as far as it takes them; see `register`
 # Keys that every teacher has: no parameter of another kind may be called like one of them.
-OF_EVERY_TEACHER = (
+COMMON_KEYS = (
     "type", "params", "model", "custom_imports", "checkpoint", "ema_decay", "weight", "features", "forward", "cache",
     "store", "classes", "unmapped", "class_map", "input_size", "input_scale",
 )  # fmt: skip
@@ -100,7 +100,7 @@ def register(
     def decorate(function: Function) -> Function:
         where = f"teacher kind {name!r} of {function.__module__}"
         parameters = declared(
-            [function], params, NOT_PARAMETERS, where=where, taken=OF_EVERY_TEACHER, taken_by="every teacher"
+            [function], params, NOT_PARAMETERS, where=where, taken=COMMON_KEYS, taken_by="every teacher"
         )
         TEACHERS.add(name, TeacherInfo(name, function, parameters, fusible), function)
         return function

@@ -159,11 +159,11 @@ def test_where_keywords_lead() -> None:
             super().__init__(**kwargs)
 
     takes = arguments(Takes)
-    assert takes is not None and not takes.swallows and {"mine", "interval", "ignore_last"} <= set(takes.names)
+    assert takes is not None and not takes.ignores_others and {"mine", "interval", "ignore_last"} <= set(takes.names)
     assert arguments(Keeps) is None and arguments(Alters) is None and arguments(dict) is None
     scheduler, metric = arguments(LinearLR), arguments(IoUMetric)
     assert scheduler is not None and {"start_factor", "by_epoch", "begin", "end"} <= set(scheduler.names)
-    assert metric is not None and metric.swallows  # a name that it ignores is a mistake only if it is a near miss
+    assert metric is not None and metric.ignores_others  # a name that it ignores is a mistake only if it is a near miss
 
 
 def test_a_hook_of_the_users_own(tiny_without_teacher: Tiny) -> None:

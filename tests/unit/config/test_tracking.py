@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tracked import ALL, WEIGHT
 
-from rdistill.config.tracking import Tracking, parse_tracking, require_trackers, where_to_look
+from rdistill.config.tracking import Tracking, parse_tracking, require_trackers, viewing_hints
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.spec import parse_sweep
 
@@ -58,9 +58,9 @@ def test_online_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     require_trackers(parse_tracking("wandb"))
 
 
-def test_where_to_look_says_how(tmp_path: Path) -> None:
-    lines = where_to_look(parse_tracking(ALL), tmp_path)
+def test_viewing_hints(tmp_path: Path) -> None:
+    lines = viewing_hints(parse_tracking(ALL), tmp_path)
     assert [line.split()[0] for line in lines] == ["wandb", "tracked", "mlflow"]
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in lines[0]
     assert f"sqlite:///{tmp_path}/mlflow.db" in lines[2]
-    assert where_to_look(parse_tracking({"wandb": {"mode": "disabled"}}), tmp_path) == []
+    assert viewing_hints(parse_tracking({"wandb": {"mode": "disabled"}}), tmp_path) == []

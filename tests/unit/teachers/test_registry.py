@@ -12,7 +12,7 @@ from rdistill.config.distill_spec import TeacherSpec
 from rdistill.core.errors import UserError
 from rdistill.registration.parameters import Whole
 from rdistill.teachers import TEACHERS, TeacherModel, register
-from rdistill.teachers.registry import OF_EVERY_TEACHER
+from rdistill.teachers.registry import COMMON_KEYS
 
 
 class Nowhere:
@@ -67,4 +67,4 @@ def test_declarations_that_are_refused() -> None:
 
 
 def test_the_keys_of_every_teacher_are_the_spec_s() -> None:
-    assert {*TeacherSpec.model_fields} - {"config"} == set(OF_EVERY_TEACHER)
+    assert {*TeacherSpec.model_fields} - {"config"} == set(COMMON_KEYS)
