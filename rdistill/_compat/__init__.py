@@ -1,7 +1,8 @@
-"""What rdistill uses of other packages that they do not document, and what it reads from the text of their errors.
+"""Undocumented parts of other packages that rdistill uses, and the texts of their errors that it reads.
 
-A function for each such thing says what it works around and what happens when it is gone; `setup.py` has a ceiling for
-each package, and tests/unit/compat a test that fails when the package changes. No other folder touches a private name
-of somebody else's: tests/unit/test_architecture.py holds that. Imports nothing of rdistill, and each library only where
-it is used. Begin with :mod:`rdistill._compat.changed`, then :mod:`rdistill._compat.ray`.
+There is one function for each of them, which says what it works around and what happens if the part is removed.
+`setup.py` has an upper version for each package, and tests/unit/compat has a test that fails if the package changes. No
+other folder uses a private name of another package; tests/unit/test_architecture.py checks that. Imports nothing of
+rdistill, and each library only where it is used. Begin with :mod:`rdistill._compat.changed`, then
+:mod:`rdistill._compat.ray`.
 """

@@ -1,4 +1,4 @@
-"""The error for something private of another package that a version of it no longer has."""
+"""The error for a private part of another package that its installed version does not have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import operator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-# The versions that everything in this folder was tried with: those of requirements.lock.
+# The versions with which everything in this folder was tested: those of requirements.lock.
 TRIED = {
     "numpy": "2.4.6",
     "onedl-mmengine": "0.10.12",
@@ -19,11 +19,11 @@ TRIED = {
 
 
 class LibraryChangedError(RuntimeError):
-    """A package is there in a version that lacks what rdistill needs of it. One line; exit status 1.
+    """The installed version of a package does not have a part that rdistill needs. One line; exit status 1.
 
     Args:
-        package: as pip knows it.
-        what: is missing.
+        package: the name of the package for pip.
+        what: the missing part.
         need: what rdistill does with it, such as ``binds Ray to this machine``.
     """
 
@@ -31,7 +31,7 @@ class LibraryChangedError(RuntimeError):
         self.package, self.what, self.need = package, what, need
         try:
             have = version(package)
-        except PackageNotFoundError:  # the original under another name
+        except PackageNotFoundError:  # the original package is installed, which has another name
             have = "as it is installed"
         super().__init__(
             f"{package} {have} has no {what}, by which rdistill {need}; "
@@ -43,26 +43,26 @@ class LibraryChangedError(RuntimeError):
 
 
 def private(package: str, owner: Any, name: str, need: str) -> Any:
-    """An attribute of somebody else's.
+    """A private attribute of another package.
 
     Args:
-        package: as pip knows it.
+        package: the name of the package for pip.
         owner: a module, a class or an object.
-        name: of the attribute; dotted, one of its attributes.
+        name: the name of the attribute; it may be dotted.
         need: as for :class:`LibraryChangedError`.
 
     Raises:
-        LibraryChangedError: there is none of that name.
+        LibraryChangedError: there is no such attribute.
     """
     try:
         return operator.attrgetter(name)(owner)
     except AttributeError:
-        of = getattr(owner, "__name__", None) or type(owner).__name__
-        raise LibraryChangedError(package, f"{of}.{name}", need) from None
+        owner_name = getattr(owner, "__name__", None) or type(owner).__name__
+        raise LibraryChangedError(package, f"{owner_name}.{name}", need) from None
 
 
 def private_module(package: str, name: str, need: str) -> Any:
-    """A module of somebody else's; raises as :func:`private`."""
+    """A private module of another package; it raises the same errors as :func:`private`."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""What mmcv does not document: where its compiled operators are. Tried with onedl-mmcv 2.3.6."""
+"""Undocumented in mmcv: where its compiled operators are. Tested with onedl-mmcv 2.3.6."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ OPERATORS = "mmcv._ext"
 
 @cache
 def has_compiled_operators() -> bool:
-    """Whether mmcv was built with its operators, for this torch. It says so in no other way.
+    """Whether mmcv was built with its operators for this torch, which only an import can tell.
 
-    Should they move, models that need them are refused with the line that tells how to build them.
+    If the module moves, models that need the operators are refused with a message that tells how to build them.
     """
-    with suppress(Exception):  # built for another torch, it raises anything from ImportError to OSError
+    with suppress(Exception):  # if it was built for another torch, it raises errors from ImportError to OSError
         importlib.import_module(OPERATORS)
         return True
     return False

@@ -1,6 +1,6 @@
-"""What mmengine does not document, and rdistill needs: a config's own dict, a Runner's parts, its tables of instances.
+"""Undocumented in mmengine: the dict of a Config, parts of a Runner, tables of instances.
 
-Tried with onedl-mmengine 0.10.12; `setup.py` allows no later minor version.
+Tested with onedl-mmengine 0.10.12; `setup.py` allows no later minor version.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Entry = TypeVar("Entry")  # a data set's list of files
 
 
 def config_dict(cfg: Config) -> ConfigDict:
-    """The dict that a Config is around, to be walked through and changed in place as any section of it.
+    """The dict inside a Config, which can be read and changed in place like any of its sections.
 
-    A Config is none itself, and its public ``to_dict`` copies.
+    A Config itself is no dict, and its public ``to_dict`` makes a copy.
     """
     return private(PACKAGE, cfg, "_cfg_dict", "reads and changes a config")
 
 
 def imported_names(cfg: Config) -> set[str]:
-    """What a pure Python config imported for its own use; a Config made from a dict has none."""
+    """The names that a pure Python config has imported; empty for a Config made from a dict."""
     return private(PACKAGE, cfg, "_imported_names", "turns the classes of a config into names")
 
 
@@ -46,24 +46,24 @@ def config_of_package(name: str) -> str:
 
 
 def distribution_of(module: str) -> str:
-    """The distribution that mmengine looks for a module's configs in; KeyError: it knows none."""
+    """The distribution in which mmengine looks for a module's configs. Raises KeyError if it knows none."""
     return str(_distributions()[module])
 
 
 def look_for_configs_in(module: str, distribution: str) -> None:
-    """Has ``module::`` in ``_base_`` find another distribution's configs, for the whole process.
+    """Makes ``module::`` in ``_base_`` find the configs of another distribution, for the whole process.
 
-    mmengine's table, which it does not document, has the original ``mmsegmentation`` for ``mmseg``, also in OneDL's
-    continuation. Without the table no config could inherit from mmseg's, hence an error where it is gone.
+    mmengine's undocumented table maps ``mmseg`` to the original ``mmsegmentation``, also in OneDL's continuation.
+    Without the table no config could inherit from those of mmseg, so it is an error if the table is missing.
     """
     _distributions()[module] = distribution
 
 
 def remember_lists_of_configs() -> None:
-    """Has mmengine read a package's lists of configs once, for the whole process.
+    """Makes mmengine read a package's lists of configs only once in a process.
 
-    At each ``mmseg::FOLDER/NAME.py`` in a ``_base_`` it reads all that the package says of its models: 53 YAML files,
-    0.16 s of the 0.2 s that loading such a config takes. Where its function is gone, it takes that time again.
+    Otherwise, for each ``mmseg::FOLDER/NAME.py`` in a ``_base_``, it reads all model lists of the package: 53 YAML
+    files, which take 0.16 s of the 0.2 s for loading such a config. If its function is missing, loading is slower.
     """
     import mmengine.config.utils as utils
 
@@ -78,12 +78,12 @@ def _distributions() -> dict[str, str]:
 
 
 def model_zoo(kind: str) -> Mapping[str, str]:
-    """Name -> URL of one of mmengine's tables of models: ``torchvision``, ``external`` or ``mmcls``.
+    """Name -> URL, from one of mmengine's tables of models: ``torchvision``, ``external`` or ``mmcls``.
 
-    mmengine reads them in its loaders of checkpoints, which rdistill replaces, and nowhere else.
+    mmengine uses them only in its checkpoint loaders, which rdistill replaces.
 
     Raises:
-        ImportError: a table is made from a package that is not installed.
+        ImportError: the table needs a package that is not installed.
         LibraryChangedError: there is no such table any more.
     """
     return private(PACKAGE, _checkpoints(), f"get_{kind}_models", "finds the files of model zoos")()
@@ -95,7 +95,7 @@ def deprecated_model_names() -> Mapping[str, str]:
 
 
 def mmcls_weights(checkpoint: FileOfWeights) -> FileOfWeights:
-    """A checkpoint of mmcls as mmengine hands it on for ``mmcls://``: the backbone's weights, without its prefix."""
+    """The backbone's weights in a checkpoint of mmcls, without prefix, as mmengine returns them for ``mmcls://``."""
     return private(PACKAGE, _checkpoints(), "_process_mmcls_checkpoint", "reads the checkpoints of mmcls")(checkpoint)
 
 
@@ -104,24 +104,24 @@ def _checkpoints() -> Any:
 
 
 def set_loaders(runner: Runner, train: Any, val: Any) -> None:
-    """Gives a Runner's loops loaders that exist already: its own arguments are configs, or copied."""
+    """Gives a Runner existing loaders for its loops; its constructor takes configs, or copies of loaders."""
     for name, loader in (("_train_dataloader", train), ("_val_dataloader", val)):
         private(PACKAGE, runner, name, "lets students of a cohort share batches")
         setattr(runner, name, loader)
 
 
 def build_train_loop(runner: Runner) -> None:
-    """Builds what ``Runner.train`` would: a mistake in the data shows before the teacher is scored."""
+    """Builds the loop that ``Runner.train`` would build, so that mistakes show before the teacher is scored."""
     runner._train_loop = runner.build_train_loop(_loop(runner, "_train_loop"))
 
 
 def build_val_loop(runner: Runner) -> None:
-    """As :func:`build_train_loop`, of the validation."""
+    """Like :func:`build_train_loop`, but for the validation."""
     runner._val_loop = runner.build_val_loop(_loop(runner, "_val_loop"))
 
 
 def loops_of(runner: Runner) -> list[Any]:
-    """The loops of training and validation, or their configs where nobody has built them: looking builds none."""
+    """The loops of training and validation, or their configs if they were not built yet; this does not build them."""
     return [_loop(runner, "_train_loop"), _loop(runner, "_val_loop")]
 
 
@@ -135,35 +135,35 @@ def visual_backends(visualizer: Any) -> list[Any]:
 
 
 def instances(manager: Any) -> dict[str, object]:
-    """The process-wide table name -> instance of a class such as MMLogger; its last entry is "the current one".
+    """The process-wide table name -> instance of a class such as MMLogger; its last entry is the "current" instance.
 
-    mmengine documents how to make and get an instance, not how to let go of one: without that each run of a process
-    that trains many would stay in memory.
+    mmengine documents how to make and get an instance, but not how to remove one. Without that, each run of a process
+    that trains many runs would stay in memory.
     """
     return private(PACKAGE, manager, "_instance_dict", "lets go of what a run has registered")
 
 
 def amid_accumulation(wrapper: Any) -> bool:
-    """Whether an optimizer wrapper holds gradients of earlier batches that wait for the next update.
+    """Whether an optimizer wrapper has accumulated gradients of earlier batches for the next update.
 
-    mmengine's checkpoints lose them. A wrapper without either counter never accumulates.
+    mmengine's checkpoints do not contain them. A wrapper without a counter never accumulates.
     """
     counts = getattr(wrapper, "_accumulative_counts", 1)
     return counts > 1 and private(PACKAGE, wrapper, "_inner_count", "resumes between two updates") % counts != 0
 
 
 def wanted_entries(dataset: Any, entries: list[Entry]) -> list[Entry]:
-    """The entries of a dataset's file list that its ``indices`` leave, as its ``full_init`` would."""
-    wanted = private(PACKAGE, dataset, "_indices", "checks the files that a dataset reads")
-    if wanted is None:
+    """The entries of a dataset's file list that its ``indices`` select, as in its ``full_init``."""
+    indices = private(PACKAGE, dataset, "_indices", "checks the files that a dataset reads")
+    if indices is None:
         return entries
-    if isinstance(wanted, int):
-        return entries[:wanted] if wanted >= 0 else entries[wanted:]
-    return [entries[index] for index in wanted]
+    if isinstance(indices, int):
+        return entries[:indices] if indices >= 0 else entries[indices:]
+    return [entries[index] for index in indices]
 
 
 def iterators_of(loop: Any) -> Iterator[Any]:
-    """What a loop holds an iterator in: mmengine's endless one, and a loader whose workers persist."""
+    """The data iterators of a loop: of mmengine's infinite iterator, and of a loader with persistent workers."""
     for name in ("dataloader_iterator", "dataloader"):
         holder = getattr(loop, name, None)
         if (iterator := getattr(holder, "_iterator", None)) is not None:

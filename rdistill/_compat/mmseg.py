@@ -1,7 +1,7 @@
-"""mmseg's losses where every pixel is ignored. Tried with onedl-mmsegmentation 1.4.2.
+"""Corrects mmseg's losses for batches in which all pixels are ignored. Tested with onedl-mmsegmentation 1.4.2.
 
-Each takes ``(prediction, label, ...)`` and the label that is ignored, as the keyword ``ignore_index`` or its own
-``ignore_label``. One that takes them otherwise is left as it is.
+Each loss takes ``(prediction, label, ...)``, and the ignored label as the keyword ``ignore_index`` or its attribute
+``ignore_label``. Losses with other arguments are not changed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ LOVASZ_OF_PIXELS = ("lovasz_hinge_flat", "lovasz_softmax_flat")
 
 
 def allow_wholly_ignored(losses: ModuleType) -> None:
-    """Makes every loss of mmseg, in this process, zero with a gradient of zero where its labels are all ignored.
+    """Makes every loss of mmseg in this process 0, with a gradient of 0, if all its labels are ignored.
 
-    On its own, one channel's cross-entropy takes the maximum of no labels and raises, Dice is 1, and Lovasz per image
-    raises or is NaN as soon as one image is wholly ignored. Should the functions of Lovasz be gone, that stays so.
+    Without this, the cross-entropy of a single channel raises an error, because it takes the maximum of no labels; Dice
+    is 1; and Lovasz per image raises an error or is NaN if all pixels of one image are ignored. If mmseg's functions of
+    Lovasz are missing, Lovasz is not corrected.
 
     Args:
         losses: ``mmseg.models.losses``.
@@ -33,20 +34,20 @@ def allow_wholly_ignored(losses: ModuleType) -> None:
             kind.forward = _zero_without_labels(kind.forward)
     lovasz = getattr(losses, "lovasz_loss", None)
     for name in LOVASZ_OF_PIXELS:
-        of_pixels = getattr(lovasz, name, None)
-        if of_pixels is not None and not hasattr(of_pixels, "__wrapped__"):
-            setattr(lovasz, name, _scalar(of_pixels))
+        function = getattr(lovasz, name, None)
+        if function is not None and not hasattr(function, "__wrapped__"):
+            setattr(lovasz, name, _scalar(function))
 
 
 def zero_unless(any_label: Tensor, value: Any) -> Any:
-    """A loss, or a list of them, as it is where the condition holds, or zero with a gradient of zero."""
+    """A loss, or a list of losses, unchanged if ``any_label`` is True; otherwise 0 with a gradient of 0."""
     if isinstance(value, list):
         return [zero_unless(any_label, item) for item in value]
     return value.where(any_label, 0)
 
 
 def _zero_without_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of a loss, ``forward(loss, prediction, label, ...)``."""
+    """Wraps the forward of a loss, ``forward(loss, prediction, label, ...)``."""
 
     @wraps(forward)
     def wrapped(loss: Any, *args: Any, **kwargs: Any) -> Any:
@@ -55,18 +56,18 @@ def _zero_without_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(loss, *args, **kwargs)
         prediction, label, *rest = args
         any_label = (label != ignored).any()
-        # Labels of class 0 in place of none: the value is then a number, and is not used.
+        # If there is no label, use class 0 everywhere: the loss is then a finite number, which is not used.
         return zero_unless(any_label, forward(loss, prediction, label.where(any_label, 0), *rest, **kwargs))
 
     return wrapped
 
 
-def _scalar(of_pixels: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Lovasz of some pixels as a scalar: of none it is an empty tensor, which does not stack with other images'."""
+def _scalar(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Makes the Lovasz loss of pixels a scalar: without pixels it is an empty tensor, which cannot be stacked."""
 
-    @wraps(of_pixels)
+    @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Tensor:
-        value = of_pixels(*args, **kwargs)
+        value = function(*args, **kwargs)
         return value.sum() if value.dim() else value
 
     return wrapped

@@ -1,4 +1,4 @@
-"""What numpy does not document: the functions that it names in pickled arrays. Tried with numpy 2.4.6."""
+"""Undocumented in numpy: the functions that it names in pickled arrays. Tested with numpy 2.4.6."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAMES = ("scalar", "_reconstruct")
 
 
 def pickled_functions() -> list[tuple[Any, str]]:
-    """(function, name in a pickle) of what rebuilds numpy's scalars and arrays, for torch's table of safe names.
+    """(function, name in a pickle) for the functions that rebuild numpy's scalars and arrays, for torch's safe globals.
 
-    numpy 1 wrote them under ``numpy.core``, numpy 2 under ``numpy._core``: the same two functions. Where they are gone
-    no checkpoint of mmengine's could be read, hence an error.
+    numpy 1 writes these two functions under ``numpy.core``, numpy 2 under ``numpy._core``. Without them no checkpoint
+    of mmengine could be read, so it is an error if they are missing.
     """
     core = private("numpy", np, "_core.multiarray", "reads checkpoints without running their code")
     return [

@@ -1,6 +1,6 @@
-"""What Ray does not document, and rdistill needs: its own cluster on 127.0.0.1, who holds what, why workers ended.
+"""Undocumented in Ray: a cluster on 127.0.0.1, who uses which resources, and why workers ended.
 
-Tried with Ray 2.60.0; `setup.py` allows no later minor version.
+Tested with Ray 2.60.0; `setup.py` allows no later minor version.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ PACKAGE = "ray"
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Has ``ray.init`` take 127.0.0.1 as it stands, for every one of its ports, as long as the context lasts.
+    """Within the context, ``ray.init`` uses 127.0.0.1 for all its ports.
 
-    Elsewhere it puts in the address by which other machines know this one, and listens on all interfaces; not where it
-    thinks that it cannot form clusters, as on Windows. That is a constant of its own.
+    Otherwise Ray replaces it by the machine's address in the network and listens on all interfaces, unless a constant
+    says that it cannot form clusters, as on Windows. This function sets that constant.
 
     Raises:
-        LibraryChangedError: the constant is gone. No cluster is started then: anybody on the network could join it.
+        LibraryChangedError: the constant is missing. No cluster is started then, because anybody in the network could
+            join it.
     """
     need = "keeps its cluster to this machine"
     constants = private_module(PACKAGE, "ray._private.ray_constants", need)
@@ -37,18 +38,18 @@ def on_loopback() -> Iterator[None]:
 def start_options(folder: str) -> dict[str, str]:
     """Options of ``ray.init`` for a cluster on 127.0.0.1 with its files in a folder.
 
-    Both are there for Ray's own tests. ``ray.init`` refuses options that it does not know with a RuntimeError that
-    names them, so that they cannot be ignored.
+    Ray has both options for its own tests. They cannot be silently ignored, because ``ray.init`` raises a RuntimeError
+    for unknown options.
     """
     return {"_temp_dir": folder, "_node_ip_address": "127.0.0.1"}
 
 
 def bootstrap_address(address: str) -> str:
-    """The ``host:port`` behind an address such as ``auto``, as ``ray.init`` finds it.
+    """The ``host:port`` of an address such as ``auto``, as ``ray.init`` finds it.
 
     Raises:
-        ConnectionError, ValueError: there is none.
-        LibraryChangedError: the function is gone.
+        ConnectionError, ValueError: there is no such cluster.
+        LibraryChangedError: the function is missing.
     """
     need = "finds a cluster"
     services = private_module(PACKAGE, "ray._private.services", need)
@@ -59,9 +60,9 @@ def ask_cluster(address: str, timeout_s: float) -> None:
     """Gets a cluster's nodes, with this user's token, without joining it: ``ray.init`` would try for minutes.
 
     Raises:
-        ray.exceptions.AuthenticationError: it wants a token.
-        Exception: it does not answer; Ray's are of many kinds.
-        LibraryChangedError: the client is gone.
+        ray.exceptions.AuthenticationError: the cluster needs a token.
+        Exception: the cluster does not answer; Ray raises many kinds of errors for this.
+        LibraryChangedError: the client is missing.
     """
     need = "asks whether a cluster is there"
     tokens = private_module(PACKAGE, "ray._private.authentication.authentication_token_setup", need)
@@ -71,9 +72,10 @@ def ask_cluster(address: str, timeout_s: float) -> None:
 
 
 def autoscaler_limits() -> Mapping[str, float]:
-    """How much of each resource the autoscaler may grow the cluster to; empty without one.
+    """Resource -> the largest amount to which the autoscaler may grow the cluster; empty without an autoscaler.
 
-    Without it a sweep would be refused on a cluster that has yet to grow, hence an error where it is gone.
+    Without this function, a sweep would be refused on a cluster that has not grown yet, so it is an error if it is
+    missing.
     """
     import ray
 
@@ -83,14 +85,14 @@ def autoscaler_limits() -> Mapping[str, float]:
 
 
 class Job(TypedDict):
-    """A job of a cluster, as far as it is read here."""
+    """The keys of a cluster's job that rdistill reads."""
 
     JobID: str
     Entrypoint: str
 
 
 class Actor(TypedDict):
-    """An actor of a cluster, as far as it is read here."""
+    """The keys of a cluster's actor that rdistill reads."""
 
     ActorClassName: str
     JobID: str
@@ -98,9 +100,9 @@ class Actor(TypedDict):
 
 
 def jobs_and_actors() -> tuple[list[Job], list[Actor]]:
-    """The cluster's jobs and actors as plain records, without the dashboard that ``ray.util.state`` needs.
+    """The jobs and actors of the cluster, without the dashboard that ``ray.util.state`` needs.
 
-    For the line that says who holds what a trial waits for. Who calls it must bear its failure.
+    They are for the message that says who uses the resources that a trial waits for. Callers must handle its failure.
     """
     import ray
 
@@ -110,9 +112,9 @@ def jobs_and_actors() -> tuple[list[Job], list[Actor]]:
 
 
 def demands() -> list[dict[str, float]]:
-    """The bundles of resources that are wanted of the cluster and have no room on it, alone or in groups.
+    """The resource bundles that wait in the cluster, single ones and those of placement groups.
 
-    From the autoscaler's interface, whose module Ray does not document. As :func:`jobs_and_actors`.
+    They are read from the autoscaler's interface, whose module Ray does not document. Callers must handle its failure.
     """
     import ray
 
@@ -124,57 +126,58 @@ def demands() -> list[dict[str, float]]:
 
 @contextmanager
 def failures_of_actors_as(converted: Callable[[Exception], Exception]) -> Iterator[None]:
-    """While Ray Tune runs within this, what its trials' processes fail of is converted first.
+    """Within the context, the errors of trials' processes are converted before Ray Tune handles them.
 
-    Tune (2.60) knows RayActorError and RayTaskError, and ends the whole experiment at any other kind, such as the
-    OutOfMemoryError of Ray's own memory monitor.
+    Tune (2.60) handles RayActorError and RayTaskError, and ends the whole experiment at any other error, such as the
+    OutOfMemoryError of Ray's memory monitor.
 
     Raises:
-        LibraryChangedError: the method is gone. Without it one trial too many for the memory would end the sweep.
+        LibraryChangedError: the method is missing. Without it, a single trial that needs too much memory would end the
+            sweep.
     """
     need = "lets a sweep outlive a trial that Ray kills for its node's memory"
     manager = private(PACKAGE, private_module(PACKAGE, "ray.air.execution._internal", need), "RayActorManager", need)
-    tunes_own = private(PACKAGE, manager, "_actor_task_failed", need)
+    original = private(PACKAGE, manager, "_actor_task_failed", need)
 
     def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        tunes_own(self, tracked_actor_task, converted(exception))
+        original(self, tracked_actor_task, converted(exception))
 
     manager._actor_task_failed = failed
     try:
         yield
     finally:
-        manager._actor_task_failed = tunes_own
+        manager._actor_task_failed = original
 
 
 def trials_of(results: Any) -> list[Any]:
-    """Ray Tune's own trials behind a ResultGrid, with the state and the error that each ended in."""
+    """Ray Tune's trials behind a ResultGrid, each with its final state and error."""
     need = "ends the records of trials that could not do so themselves"
     return list(private(PACKAGE, results, "_experiment_analysis.trials", need))
 
 
 def is_at_its_end(asha: Any, result: Mapping[str, Any]) -> bool:
-    """Whether a result is the last that an ASHAScheduler waits for: it keeps neither argument under a public name."""
+    """Whether a result is the last one of a trial for an ASHAScheduler, whose ``time_attr`` and ``max_t`` are private."""
     need = "lets trials at their last validation finish"
     return bool(result[private(PACKAGE, asha, "_time_attr", need)] >= private(PACKAGE, asha, "_max_t", need))
 
 
 def run_of_trial(logger: Any) -> dict[Any, str]:
-    """The table trial -> MLflow run of Ray's MLflowLoggerCallback: a resumed sweep goes on with its runs."""
+    """The table trial -> MLflow run of Ray's MLflowLoggerCallback, so that a resumed sweep continues these runs."""
     return private(PACKAGE, logger, "_trial_runs", "goes on with a trial's run of MLflow")
 
 
 def group_found_no_place() -> tuple[type[Exception], ...]:
-    """What Ray Train raises where there is no room for a group of workers."""
+    """The errors that Ray Train raises if there are not enough resources for a group of workers."""
     return _train_errors("WorkerGroupStartupTimeoutError")
 
 
 def group_died_at_its_start() -> tuple[type[Exception], ...]:
-    """What Ray Train raises where a group had its room, and a worker's process died before it could begin."""
+    """The errors that Ray Train raises if a group was placed, but the process of a worker died before it could start."""
     return _train_errors("WorkerGroupStartupFailedError")
 
 
 def health_check_failed() -> tuple[type[Exception], ...]:
-    """What Ray Train wraps around the loss of a worker's process."""
+    """The errors in which Ray Train wraps the loss of a worker's process."""
     return _train_errors("WorkerHealthCheckTimeoutError", "WorkerHealthCheckFailedError")
 
 
@@ -185,10 +188,10 @@ def _train_errors(*names: str) -> tuple[type[Exception], ...]:
 
 
 def errors_within(error: BaseException) -> list[BaseException]:
-    """What Ray has wrapped in an error of its own, not further down.
+    """The errors that Ray has wrapped directly in an error.
 
-    Ray Train keeps them under a name for each kind: ``worker_failures`` and ``controller_failure`` are documented, the
-    names of a failed health check and of a worker's exception with its traceback are not.
+    Ray Train keeps each kind in another attribute: ``worker_failures`` and ``controller_failure`` are documented, those
+    of a failed health check and of a worker's exception with its traceback are not.
     """
     failures = getattr(error, "worker_failures", None)
     inner = list(failures.values()) if isinstance(failures, Mapping) else []

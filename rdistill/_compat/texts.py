@@ -1,6 +1,6 @@
-"""The one table of what is read from the text of other packages' errors, because no class or field says it.
+"""The table of texts by which rdistill recognises errors of other packages that have no class or field for it.
 
-Each row is provoked for real in tests/unit/compat/test_texts.py, so that other words in a later version show there.
+tests/unit/compat/test_texts.py raises each of these errors, so that it fails if a later version changes the text.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Text:
-    """Words that an error is known by.
+    """The text of an error.
 
     Attributes:
-        package: whose error it is.
-        pattern: is searched for in the error's text; a group in it is what is read.
-        meaning: what follows from it.
+        package: the package that raises it.
+        pattern: is searched for in the text of an error; a group in it is a value to read.
+        meaning: what the error means for rdistill.
     """
 
     package: str
@@ -27,7 +27,7 @@ class Text:
         return self.pattern.search(str(text)) is not None
 
     def read(self, text: str | BaseException) -> str | None:
-        """The first group that matched; None where the words are not there."""
+        """The first group that matched; None if the pattern is not in the text."""
         match = self.pattern.search(str(text))
         return next((group for group in match.groups() if group is not None), None) if match else None
 
@@ -56,7 +56,7 @@ LOADER_DIED = _text(
 CONNECTION_LOST = _text(
     "torch", r"Connection (closed|reset) by peer", "another process is gone: the machine, worth another attempt"
 )
-# gloo says it in many words after the line of its source, and as a plain RuntimeError.
+# gloo raises a plain RuntimeError for this, with many texts that begin with a line of its source.
 PEER_GONE = _text(
     "torch",
     r"gloo|NCCL|DistBackendError|DistNetworkError|Connection closed",
@@ -82,7 +82,7 @@ TAKES_NO_VALUE = _text("typer", r"^Option '(.*?)' does not take a value", "a val
 
 
 def names_scope(scope: str) -> Text:
-    """mmengine's and Python's words for a package such as mmdet that a config needs and that is absent."""
+    """The texts of mmengine and Python for a missing package, such as mmdet, that a config needs."""
     own = re.escape(scope)
     return _text("mmengine", rf"'{own}'|import {own}|{own}\.models|`{own}", f"{scope} is absent")
 

@@ -1,6 +1,6 @@
-"""torchvision, without which timm does not import: PyPI's build is for CUDA, and fails beside the CPU build of torch.
+"""Imports torchvision, which timm needs: the build on PyPI is for CUDA, and its import fails with torch's CPU build.
 
-Tried with torchvision 0.29.1 of PyPI and timm 1.0.31, beside torch 2.13.0+cpu.
+Tested with torchvision 0.29.1 of PyPI and timm 1.0.31, with torch 2.13.0+cpu.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import torch
 
 from rdistill._compat import texts
 
-OPERATORS = ("nms", "qnms")  # that it describes to torch also where it has none; they keep the best of many boxes
-_described: list[torch.library.Library] = []  # torch forgets what is defined with the object
+OPERATORS = ("nms", "qnms")  # operators (of object detection) that torchvision registers even if it has not loaded them
+_libraries: list[torch.library.Library] = []  # kept alive, because torch drops definitions together with this object
 
 
 def import_for_timm() -> None:
-    """Imports torchvision where timm is installed: mmseg then imports timm, and would fail as a whole without this."""
+    """Imports torchvision if timm is installed: mmseg then imports timm, and mmseg's import would fail without this."""
     if find_spec("timm") is not None:
-        with suppress(ImportError):  # mmseg does without timm, as it is without torchvision
+        with suppress(ImportError):  # mmseg also works without timm, which needs torchvision
             import_torchvision()
 
 
 def import_torchvision() -> None:
-    """Imports torchvision, also where its compiled operators do not load: then they have names, and fail when called.
+    """Imports torchvision even if its compiled operators do not load; they then exist, but fail when they are called.
 
-    What timm's encoders use of it is Python. Without effect where it is imported already.
+    timm's encoders use only Python code of torchvision. If it is imported already, this does nothing.
 
     Raises:
-        ImportError: it is not installed; anything else that importing it raises.
+        ImportError: torchvision is not installed. Other errors of its import are raised, too.
     """
     try:
         import_module("torchvision")
     except RuntimeError as error:
-        if _described or not texts.NO_SUCH_OPERATOR.is_in(error):
+        if _libraries or not texts.NO_SUCH_OPERATOR.is_in(error):
             raise
-        _described.append(torch.library.Library("torchvision", "FRAGMENT"))
+        _libraries.append(torch.library.Library("torchvision", "FRAGMENT"))
         for name in OPERATORS:
-            _described[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import_module("torchvision")

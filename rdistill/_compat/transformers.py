@@ -1,6 +1,6 @@
-"""transformers, which mmengine imports together with its optimizers, for one of them: half a second of every start.
+"""Delays the import of transformers, which mmengine imports for one of its optimizers: it takes half a second.
 
-Tried with onedl-mmengine 0.10.12 and transformers 5.24.
+Tested with onedl-mmengine 0.10.12 and transformers 5.24.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-BUILDER = "mmengine.optim.optimizer.builder"  # registers every optimizer that it finds installed
+BUILDER = "mmengine.optim.optimizer.builder"  # this module registers all optimizers that are installed
 LIBRARY, OPTIMIZER = "transformers", "Adafactor"
 
 
 def import_at_its_use() -> None:
-    """Has mmengine import transformers where a config names its ``Adafactor``, and not at the start.
+    """Makes mmengine import transformers only if a config uses its ``Adafactor``, and not at the start.
 
-    Without effect where mmengine's optimizers, or transformers, are imported already. Should mmengine move the module,
-    it imports transformers as it did.
+    This does nothing if mmengine's optimizers or transformers are imported already. If mmengine moves the module, it
+    imports transformers at the start as before.
     """
     if BUILDER not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def adafactor(params: Any, **options: Any) -> Any:
-    """transformers' optimizer of this name. mmengine gives the parameters by the name that stands first here."""
+    """Builds transformers' Adafactor. mmengine passes the parameters by the name of the first argument."""
     from transformers import Adafactor
 
     return Adafactor(params, **options)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the one module as others do, and has it loaded without transformers."""
+    """Finds the module :data:`BUILDER` like other finders, but loads it without transformers."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != BUILDER:
@@ -55,7 +55,7 @@ class _Loader(Loader):
         return self._inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[LIBRARY] = None  # type: ignore[assignment]  # importing it raises ImportError: as if not installed
+        sys.modules[LIBRARY] = None  # type: ignore[assignment]  # makes its import fail, as if it was not installed
         try:
             self._inner.exec_module(module)
         finally:

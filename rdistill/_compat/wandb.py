@@ -1,6 +1,6 @@
-"""What wandb does not document: which of its modules make temporary folders when they are imported.
+"""Undocumented in wandb: which of its modules make temporary folders at import.
 
-Tried with wandb 0.31.0; `setup.py` allows no later major version.
+Tested with wandb 0.31.0; `setup.py` allows no later major version.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 def import_whole() -> Any:
-    """wandb, with the modules that make folders at import: now, where the caller has set where such folders go.
+    """Imports wandb with the modules that make temporary folders, after the caller has set where such folders go.
 
-    Where a later wandb has no such module its folders may be made in the temporary folder, and a warning says so.
+    If a later wandb does not have these modules, folders may be made elsewhere, and a warning says so.
     """
     for name in MODULES:
         try:

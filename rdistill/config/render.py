@@ -119,7 +119,7 @@ def assignment(key: str, value: Any, names: Mapping[str, str] | None = None) -> 
 
 
 def literal(value: Any) -> str:
-    """The ``repr`` of a value without double braces, in which mmengine substitutes variables, also of the environment."""
+    """The ``repr`` of a value without double braces, in which mmengine would substitute variables."""
     # Double braces can only be inside a string.
     return repr(value).replace("{{", "{\\x7b")
 

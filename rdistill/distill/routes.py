@@ -24,7 +24,7 @@ from rdistill.models.segmentor import (
     run_heads,
     training_outputs,
 )
-from rdistill.teachers.classes import FEWEST
+from rdistill.teachers.classes import MIN_CLASSES
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def with_class_maps(name: str, route: Route, teachers: Sequence[nn.Module]) -> R
         return route
     compared = range(len(teachers)) if route.teacher is None else [route.teacher]
     classes = known_classes(teachers[index] for index in compared)
-    if classes is not None and len(classes) < FEWEST:
+    if classes is not None and len(classes) < MIN_CLASSES:
         raise UserError(
             f"distill.losses.{name}.teacher: the teachers know {len(classes)} of the student's classes in common, and "
             f"a loss on logits compares two or more; give each teacher a loss of its own, with teacher=0 and so on"

@@ -1,6 +1,6 @@
-"""Networks of other libraries in a backbone's place: what they give becomes what a teacher gives, maps and logits.
+"""Networks of other libraries, wrapped as backbones of mmseg that output feature maps or logits.
 
-Each is registered with mmseg, and imports its library when it is built and no sooner. Imports :mod:`rdistill.models`,
+Each of them is registered with mmseg, and imports its library only when it is built. Imports :mod:`rdistill.models`,
 :mod:`rdistill.teachers` and :mod:`rdistill.core`. Begin with :mod:`rdistill.networks.transformers_models`.
 """
 

@@ -1,4 +1,4 @@
-"""Networks in ONNX files, run by onnxruntime: logits, or maps by the file's outputs."""
+"""Networks in ONNX files, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from rdistill.teachers.onnx_files import describe_file, file_digest, open_file
 
 @MODELS.register_module()
 class OnnxNetwork(nn.Module):
-    """In a backbone's place; gives all outputs of the file in their order, or its only one.
+    """Wraps the network as a backbone; it returns the list of all outputs of the file, or its only output.
 
     Args:
-        file: of ONNX; not fetched, and run without code of its own.
-        digest: of its content, see :func:`rdistill.teachers.onnx_files.file_digest`; a changed file is
+        file: the ONNX file.
+        digest: the digest of its content, see :func:`rdistill.teachers.onnx_files.file_digest`; a changed file is
             refused.
 
     Attributes:
-        content: the digest as numbers. It stands in the place of weights: what is kept of a teacher's outputs is found
-            by them.
-        size: height and width in pixels of the only images it takes; None: any. Others are resized to it.
+        content: the digest as numbers, in place of weights: caches and stores of a teacher's outputs are keyed by the
+            weights.
+        size: height and width of its input images in pixels, to which other images are resized; None: any size.
 
     Raises:
-        UserError: onnxruntime is not installed, or the file is none that it can run.
+        UserError: onnxruntime is not installed, or cannot run the file.
     """
 
     def __init__(self, file: str, digest: str | None = None) -> None:
         super().__init__()
-        now = file_digest(Path(file))
-        if digest is not None and digest != now:
+        current = file_digest(Path(file))
+        if digest is not None and digest != current:
             raise UserError(f"{file}: has changed since the config was loaded; load the config again")
-        self.content = nn.Parameter(torch.tensor(list(bytes.fromhex(now)), dtype=torch.uint8), requires_grad=False)
+        self.content = nn.Parameter(torch.tensor(list(bytes.fromhex(current)), dtype=torch.uint8), requires_grad=False)
         self.file = file
-        self._sessions: dict[bool, Any] = {}  # the key: whether on a GPU
+        self._sessions: dict[bool, Any] = {}  # whether it is on a GPU -> session
         described = describe_file(Path(file))
         self.name, self.input_channels = described.input, described.channels
         self.dtype: torch.dtype = getattr(torch, described.dtype)
@@ -48,11 +48,11 @@ class OnnxNetwork(nn.Module):
         self.size, self.one_by_one = described.size, described.batch == 1
 
     def __getstate__(self) -> PlainConfig:
-        """Without sessions, which cannot be copied: a copy opens its own."""
+        """The state without sessions, which cannot be copied; a copy opens its own sessions."""
         return {**self.__dict__, "_sessions": {}}
 
     def forward(self, images_nchw: Tensor) -> Tensor | list[Tensor]:
-        """N x C x h x w each, in float32, on the images' device."""
+        """The outputs, N x C x h x w each, in float32, on the device of the images."""
         inputs = images_nchw if self.size is None else resized(images_nchw, self.size)
         parts = inputs.split(1) if self.one_by_one else [inputs]
         by_part = [self._run(part) for part in parts]
@@ -66,7 +66,7 @@ class OnnxNetwork(nn.Module):
         array = images_nchw.detach().to("cpu", self.dtype).contiguous().numpy()
         try:
             arrays = self._session(images_nchw.is_cuda).run(None, {self.name: array})
-        except Exception as error:  # onnxruntime's own kinds
+        except Exception as error:  # onnxruntime has its own classes of errors
             shape = " x ".join(map(str, array.shape))
             raise UserError(f"{self.file}: does not run on images of {shape}: {error_line(error)}") from error
         tensors = [torch.from_numpy(array).to(images_nchw.device) for array in arrays]

@@ -1,4 +1,4 @@
-"""Models of timm: encoders that give a map of each of their stages or blocks."""
+"""Models of timm: encoders that return a map for each of their stages or blocks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from rdistill.networks.patches import fitted, folded
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import read_settings
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files of a folder that timm writes, the better first
-# Transformers of timm take images of one size alone, unless they are built so; other models do not know these words.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # names of weight files, in the order of preference
+# Options with which transformers of timm accept images of any size. They are tried in turn, because other models do not
+# accept these options.
 ANY_SIZE: tuple[PlainConfig, ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-NAMED = 5  # weights named in one line
+MAX_LISTED = 5  # weights in a message
 
 
 @MODELS.register_module()
 class TimmNetwork(nn.Module):
-    """In a backbone's place; gives the list of its maps, and its layers are ``backbone.network.LAYER``.
+    """Wraps the network as a backbone that returns a list of maps; its layers are named ``backbone.network.LAYER``.
 
-    ``backbone[0]`` and so on are the maps of its stages or blocks, and ``backbone[-1]`` what it returns, which a
-    transformer has normalised. Class tokens and registers are left out.
+    ``backbone[0]`` and so on are the maps of its stages or blocks. ``backbone[-1]`` is the final output, which a
+    transformer has normalised. Class tokens and registers are dropped.
 
     Args:
-        folder: as ``timm.models.save_for_hf`` leaves it and the hub has it: ``config.json`` and weights.
-        fit: how images get a size that the patches divide; see :func:`rdistill.networks.patches.fitted`.
+        folder: a folder with ``config.json`` and weights, as written by ``timm.models.save_for_hf`` or from the hub.
+        fit: how images get sides that are multiples of the patch size, see
+            :func:`rdistill.networks.patches.fitted`.
 
     Raises:
         UserError: timm is not installed or does not load, does not know the model, or the weights do not fit it.
@@ -53,7 +55,7 @@ class TimmNetwork(nn.Module):
         self.patch = int(patch if isinstance(patch, int) else max(patch))
 
     def forward(self, images_nchw: Tensor) -> list[Tensor]:
-        """N x C x h x w each."""
+        """The maps, N x C x h x w each."""
         inputs = fitted(images_nchw, self.patch, self.fit)
         last, maps = self.network.forward_intermediates(inputs)  # type: ignore[operator]
         if last.ndim == 3:
@@ -69,7 +71,7 @@ def _built(folder: str, settings: Any) -> nn.Module:
         import timm
     except ImportError:
         raise UserError("a teacher of timm needs it: pip install 'rdistill[teachers]'") from None
-    except Exception as error:  # a torchvision that was built for another torch may raise anything
+    except Exception as error:  # a torchvision that was built for another torch may raise any error
         raise UserError(
             f"timm does not load here ({error_line(error)}): its torchvision must be built for this torch; install "
             f"both from the same index"
@@ -86,7 +88,7 @@ def _built(folder: str, settings: Any) -> nn.Module:
         except TypeError as error:
             if not any_size:
                 raise UserError(f"{folder}: timm cannot build {name}: {error_line(error)}") from error
-    raise AssertionError("the last of them is tried without words")
+    raise AssertionError("the last attempt has no options, and returns or raises")
 
 
 def _load(model: nn.Module, folder: Path) -> None:
@@ -106,6 +108,6 @@ def _load(model: nn.Module, folder: Path) -> None:
         "misshapen": [name for name in own if name in weights and weights[name].shape != own[name].shape],
     }
     if any(problems.values()):
-        parts = [f"{len(names)} {what}: {', '.join(names[:NAMED])}" for what, names in problems.items() if names]
+        parts = [f"{len(names)} {what}: {', '.join(names[:MAX_LISTED])}" for what, names in problems.items() if names]
         raise UserError(f"{file}: does not fit timm's {type(model).__name__}: {'; '.join(parts)}")
     model.load_state_dict(weights)

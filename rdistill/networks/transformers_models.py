@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers: segmentation models by each pixel's class, vision encoders by their maps."""
+"""Models of Hugging Face transformers: segmentation models, which return logits, and encoders, which return maps."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from rdistill.networks.patches import fitted, folded, in_proportion, resized, wi
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import class_names
 
-LEAST = 1e-6  # probability: below it a class of a mask model's is as good as none
-TASK = "the task is semantic"  # OneFormer takes in words what to do
-# Layers that neither maps nor logits come from; checkpoints of other tasks lack them.
+MIN_PROBABILITY = 1e-6  # lower bound of the class probabilities of a mask model
+TASK = "the task is semantic"  # the text input of OneFormer that selects its task
+# Layers that maps and logits do not depend on; checkpoints of other tasks may not have them.
 UNUSED = ("pooler", "vision_model.head.", "head.", "criterion")
-SQUARE = ("dpt",)  # models whose head takes square images alone
-NAMED = 5  # weights named in one line
+SQUARE = ("dpt",)  # models whose head takes square images only
+MAX_LISTED = 5  # weights in a message
 
 
 @MODELS.register_module()
 class TransformersNetwork(nn.Module):
-    """In a backbone's place; its layers are ``backbone.network.LAYER``.
+    """Wraps the network as a backbone; its layers are named ``backbone.network.LAYER``.
 
-    A segmentation model gives logits; an encoder a list of maps, ``backbone[0]`` to ``backbone[-1]``: of its embeddings
-    and of each of its layers (or stages), and last what it returns, which it has normalised.
+    A segmentation model returns logits. An encoder returns a list of maps, ``backbone[0]`` to ``backbone[-1]``: those
+    of its embeddings and of each of its layers (or stages), and as the last one its normalised final output.
 
     Args:
-        folder: as ``save_pretrained`` leaves it; nothing is fetched, and only files of weights alone are read.
-        architecture: the class that it is saved of.
-        gives: ``logits``, ``masks`` with a class each, or ``features``.
-        fit: how images get a size that the patches divide; see :func:`rdistill.networks.patches.fitted`.
+        folder: a folder written by ``save_pretrained``; nothing is downloaded, and weights are loaded safely.
+        architecture: the name of the model's class.
+        gives: the kind of output: ``logits``, ``masks`` with a class each, or ``features``.
+        fit: how images get sides that are multiples of the patch size, see
+            :func:`rdistill.networks.patches.fitted`.
 
     Raises:
         UserError: transformers is not installed, does not know the model, or the weights do not fit it.
@@ -48,23 +49,23 @@ class TransformersNetwork(nn.Module):
         self.gives, self.fit, self.notes = gives, fit, list[str]()
         if not Path(folder).is_dir():
             raise UserError(f"no such folder {folder}: the model of transformers must lie there on every node")
-        import transformers  # build_segmentor says how to install what is absent
+        import transformers  # if it is missing, build_segmentor tells how to install it
 
         with quiet(transformers):
             network = _load(transformers, folder, architecture, gives, self.notes)
             task = _task_of(transformers, folder, network) if "OneFormer" in architecture else None
         self.class_names = class_names(network.config.to_dict()) if gives != "features" else ()
-        # A model of images and text is kept only as far as it sees images.
+        # Only the image part of a model of images and text is kept.
         self.network: nn.Module = getattr(network, "vision_model", network) if gives == "features" else network
         self.register_buffer("task", task, persistent=False)
         config = self.network.config
         self.patch, self.fixed = _patch_of(config), _fixed_size_of(config)
         self.square = config.model_type in SQUARE
-        takes = inspect.signature(self.network.forward).parameters
-        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+        accepted = inspect.signature(self.network.forward).parameters
+        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
     def forward(self, images_nchw: Tensor) -> Any:
-        """Logits, N x classes x h x w; or of an encoder the list of its maps, N x C x h x w each."""
+        """Logits, N x classes x h x w; or for an encoder, the list of its maps, N x C x h x w each."""
         size = images_nchw.shape[-2:]
         one_size = self.fixed or ((max(size),) * 2 if self.square and size[0] != size[1] else None)
         inputs = images_nchw if one_size is None else resized(images_nchw, one_size)
@@ -92,15 +93,16 @@ class TransformersNetwork(nn.Module):
 
 
 def class_posterior(outputs: Any) -> Tensor:
-    """Of masks with a class each: the logarithm of each pixel's class probabilities, N x classes x h x w.
+    """The log-probability of each class at each pixel, N x classes x h x w, from masks with a class each.
 
-    As in Cheng et al., MaskFormer, NeurIPS 2021: the sum over masks of softmax class probability times sigmoid mask,
-    "no object" left out; then normalised over the classes.
+    As in MaskFormer (Cheng et al., NeurIPS 2021), it is the sum over masks of the softmax class probability times the
+    sigmoid of the mask, without the class "no object"; the result is normalised over the classes.
     """
     classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
     masks = outputs.masks_queries_logits.float().sigmoid()
     mass = torch.einsum("nqc,nqhw->nchw", classes, masks)
-    return (mass / mass.sum(dim=1, keepdim=True).clamp_min(LEAST)).clamp_min(LEAST).log()
+    probability = mass / mass.sum(dim=1, keepdim=True).clamp_min(MIN_PROBABILITY)
+    return probability.clamp_min(MIN_PROBABILITY).log()
 
 
 def _last(outputs: Any, states: Any) -> Tensor:
@@ -126,7 +128,7 @@ def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: 
         )  # fmt: skip
     except UserError:
         raise
-    except Exception as error:  # transformers raises anything from OSError to KeyError
+    except Exception as error:  # transformers raises all kinds of errors, from OSError to KeyError
         text = error_line(error)
         if "trust_remote_code" in text or "execute" in text:
             text = "needs the Python code that its folder or the hub holds; if you trust it, pass --trust-checkpoint"
@@ -136,9 +138,10 @@ def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: 
 
 
 def _require_fitting(folder: str, model: str, info: Any, notes: list[str], *, strict: bool) -> None:
-    """Raises UserError where a weight that counts is not in the files; notes weights that the model has no place for.
+    """Raises UserError if the weights do not fit the model.
 
-    An encoder's file may hold what stood on it: that is left out, with a note.
+    Weights of layers that are not used may be missing. The file of an encoder may have more weights, such as those of a
+    head, which are noted in ``notes`` and not loaded.
     """
     missing = sorted(name for name in info["missing_keys"] if not _is_unused(name))
     misshapen = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
@@ -156,11 +159,11 @@ def _is_unused(name: str) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 def _task_of(transformers: Any, folder: str, network: Any) -> Tensor:
-    """The words of OneFormer's task as its tokenizer numbers them, 1 x length."""
+    """The token ids of the text that selects OneFormer's task, 1 x length."""
     length = int(network.config.task_seq_len)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -171,7 +174,7 @@ def _task_of(transformers: Any, folder: str, network: Any) -> Tensor:
 
 
 def _patch_of(config: Any) -> int:
-    """What the sides of an image must be multiples of, in pixels."""
+    """The patch size in pixels: the sides of an image must be multiples of it."""
     for section in (config, getattr(config, "backbone_config", None)):
         patch = getattr(section, "patch_size", None)
         if patch is not None:
@@ -180,7 +183,7 @@ def _patch_of(config: Any) -> int:
 
 
 def _fixed_size_of(config: Any) -> tuple[int, int] | None:
-    """Height and width in pixels of a model whose positions are those of one size; None for the others."""
+    """The height and width, in pixels, of a model with position embeddings for a single size; None for other models."""
     if config.model_type != "eomt":
         return None
     size = config.image_size
@@ -189,7 +192,7 @@ def _fixed_size_of(config: Any) -> tuple[int, int] | None:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Without what transformers prints while it loads: bars, and tables of weights of which this module tells."""
+    """Within the context, transformers prints no progress bars and no tables of weights; this module reports these."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

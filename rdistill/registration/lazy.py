@@ -1,4 +1,4 @@
-"""Modules that are imported when they are first used, so that what stands beside their use can be read without them."""
+"""Imports modules at their first use, so that declarations in a file can be read without its heavy imports."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 
 
 class LazyModule:
-    """Stands in a module's globals for another module, and puts that one into its own place at the first use.
-
-    From the second use on nothing of this class is left: the name is bound to the module itself.
+    """A placeholder for a module in another module's globals; at its first use it is replaced by the real module.
 
     Args:
-        namespace: ``globals()`` of the module that uses the other one.
-        name: the name that it has there.
-        module: what to import.
+        namespace: ``globals()`` of the module that uses it.
+        name: its name in these globals.
+        module: the module to import.
     """
 
     def __init__(self, namespace: dict[str, Any], name: str, module: str) -> None:
         self._namespace, self._name, self._module = namespace, name, module
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # inspection, such as doctest's and pickle's, is no use
+        if attribute.startswith("__"):  # inspection, such as by doctest and pickle, must not import the module
             raise AttributeError(attribute)
         module = importlib.import_module(self._module)
         self._namespace[self._name] = module
@@ -31,7 +29,7 @@ class LazyModule:
 def lazily(namespace: dict[str, Any], **modules: str) -> None:
     """Binds names in a module's globals to modules that are imported at their first use.
 
-    Type checkers and the test of the architecture see the import of the same names under ``TYPE_CHECKING``.
+    Type checkers and the architecture test read the same imports under ``TYPE_CHECKING``.
 
     >>> lazily(globals(), plain="colorsys")
     >>> plain.rgb_to_hsv(0.0, 0.0, 0.5)

@@ -1,7 +1,7 @@
-"""What a value of a parameter may be: declared beside the function that takes it, checked before anything runs.
+"""Declarations of parameters: the allowed values, declared beside the function and checked before anything runs.
 
-Parameters of losses, searchers, schedulers, teachers and layouts. Each kind says of a value what is wrong with it, and
-in words what it takes. A ``default`` that is left out is the one of the function's signature.
+They are for the parameters of losses, searchers, schedulers, teachers and layouts. Each class of parameter checks a
+value and describes the allowed values. If ``default`` is left out, it is taken from the function's signature.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 from rdistill.core.errors import UserError, did_you_mean
 
-REQUIRED: Any = inspect.Parameter.empty  # what a parameter without a default has
+REQUIRED: Any = inspect.Parameter.empty  # the `default` of a parameter without a default
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Any value."""
+    """A parameter that accepts any value."""
 
     default: Any = REQUIRED
 
     def problem(self, name: str, value: Any) -> str:
-        """What is wrong with a value, in one line; an empty text where nothing is."""
+        """The problem of a value, in one line; an empty text if there is none."""
         return "" if self.fits(value) else f"{name} must be {self.words()}, got {value!r}"
 
     def fits(self, value: Any) -> bool:
@@ -33,28 +33,28 @@ class Parameter:
 
     @property
     def is_required(self) -> bool:
-        """Whether a user must give it."""
+        """Whether the user must set it."""
         return self.default is REQUIRED
 
     def is_left_out(self, value: Any) -> bool:
-        """Whether a value is the None that stands for a parameter that was not set."""
+        """Whether a value is None and means that the parameter was not set."""
         return value is None and self.default is None
 
     def words(self) -> str:
-        """What it takes."""
+        """The allowed values, for messages."""
         return "any value"
 
 
 @dataclass(frozen=True)
 class Number(Parameter):
-    """A finite number, within bounds."""
+    """A finite number within bounds."""
 
     _: dataclasses.KW_ONLY
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    what: str = ""  # it is, such as 'a temperature', for the message
+    what: str = ""  # what the number is, such as 'a temperature', for messages
 
     def problem(self, name: str, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -88,7 +88,7 @@ class Number(Parameter):
 
 @dataclass(frozen=True)
 class Whole(Parameter):
-    """A whole number, from a least to a most one."""
+    """A whole number within bounds."""
 
     _: dataclasses.KW_ONLY
     at_least: int | None = None
@@ -107,7 +107,7 @@ class Whole(Parameter):
 
 @dataclass(frozen=True)
 class Switch(Parameter):
-    """True or false. ``min_channels``: how many channels what is compared must have for it to be true."""
+    """True or false. It may be true only if the compared tensors have at least ``min_channels`` channels."""
 
     _: dataclasses.KW_ONLY
     min_channels: int = 1
@@ -132,7 +132,7 @@ class Text(Parameter):
 
 @dataclass(frozen=True)
 class Choice(Parameter):
-    """One of some values."""
+    """One of several values."""
 
     values: tuple[Any, ...] = ()
 
@@ -143,8 +143,8 @@ class Choice(Parameter):
         return " or ".join(map(repr, self.values))
 
 
-def of_default(default: Any) -> Parameter:
-    """What a parameter takes of which only the default is known: whatever has its type, without bounds."""
+def parameter_for_default(default: Any) -> Parameter:
+    """The parameter that accepts all values with the type of a default, without bounds."""
     kinds: dict[type, type[Parameter]] = {bool: Switch, int: Whole, float: Number, str: Text}
     return kinds.get(type(default), Parameter)(default)
 
@@ -152,29 +152,30 @@ def of_default(default: Any) -> Parameter:
 def declared(
     functions: Iterable[Callable[..., Any]],
     params: Mapping[str, Parameter] | None,
-    apart: Iterable[str] = (),
+    excluded: Iterable[str] = (),
     *,
     where: str = "",
     taken: Iterable[str] = (),
     taken_by: str = "the sweep file already",
 ) -> dict[str, Parameter]:
-    """The parameters of some functions: as declared, with the defaults of their signatures.
+    """The parameters of functions: their declarations, with the defaults of the signatures.
 
     Args:
-        functions: whose keyword-only parameters they are; a class's are those of its constructor.
-        params: name -> declaration, for as many as have bounds.
-        apart: names that are no parameters of the user's, such as ``mask``.
-        where: begins the lines about mistakes, such as ``loss 'Huber' of my_losses``.
-        taken: keys that stand beside the parameters in a config or a sweep file; ``taken_by`` says whose they are.
+        functions: functions whose keyword-only arguments are the parameters; for a class, those of its constructor.
+        params: name -> declaration, for parameters with bounds.
+        excluded: keyword-only arguments that are no parameters for the user, such as ``mask``.
+        where: prefix of messages, such as ``loss 'Huber' of my_losses``.
+        taken: keys that are beside the parameters in a config or a sweep file, which no parameter may have as its name.
+        taken_by: what these keys belong to, for the message.
 
     Raises:
-        UserError: a declaration and a signature that contradict each other, or a parameter called like a ``taken`` key.
+        UserError: a declaration contradicts the signature, or a parameter has the name of a ``taken`` key.
     """
-    params, begin = params or {}, f"{where}: " if where else ""
+    params, prefix = params or {}, f"{where}: " if where else ""
     defaults: dict[str, Any] = {}
     for function in functions:
         for parameter in inspect.signature(function).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in apart:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in excluded:
                 defaults.setdefault(parameter.name, parameter.default)
     problems = [
         f"{name} has the default {declaration.default!r} in the declaration and {defaults[name]!r} in the function"
@@ -187,35 +188,35 @@ def declared(
         if name not in defaults and declaration.default is REQUIRED
     ]
     if problems:
-        raise UserError(*(f"{begin}{problem}" for problem in problems))
+        raise UserError(*(f"{prefix}{problem}" for problem in problems))
     complete = {
         name: dataclasses.replace(declaration, default=defaults.get(name, declaration.default))
         for name, declaration in params.items()
     }
     for name, default in defaults.items():
         if name not in complete:
-            complete[name] = Parameter() if default is REQUIRED else of_default(default)
+            complete[name] = Parameter() if default is REQUIRED else parameter_for_default(default)
     if clashes := [name for name in complete if name in taken]:
-        raise UserError(f"{begin}{clashes[0]} is a key of {taken_by}; call the parameter otherwise")
+        raise UserError(f"{prefix}{clashes[0]} is a key of {taken_by}; call the parameter otherwise")
     return complete
 
 
 def problems_of(
     values: Mapping[str, Any], parameters: Mapping[str, Parameter], owner: str, *, complete: bool = True
 ) -> list[str]:
-    """What is wrong with the values of some parameters, one line each.
+    """The problems in the values of parameters, one line each.
 
     Args:
-        values: what the user wrote.
+        values: the values that the user has set.
         parameters: name -> declaration.
-        owner: whose they are, for the message.
-        complete: whether a parameter without a default must be there.
+        owner: what the parameters belong to, for messages.
+        complete: whether all parameters without a default must be set.
     """
     problems = []
     for name, value in values.items():
         if name not in parameters:
-            takes = f"{owner} takes {', '.join(parameters) or 'no parameters'}"
-            problems.append(f"{name} is not a parameter: {takes}{did_you_mean(name, parameters)}")
+            accepted = f"{owner} takes {', '.join(parameters) or 'no parameters'}"
+            problems.append(f"{name} is not a parameter: {accepted}{did_you_mean(name, parameters)}")
         elif not parameters[name].is_left_out(value) and (problem := parameters[name].problem(name, value)):
             problems.append(problem)
     for name, parameter in parameters.items():

@@ -1,8 +1,8 @@
-"""Names that a config or a sweep file may use, and what they stand for: one registry for each kind of thing.
+"""Registries: the names that a config or a sweep file may use, and their entries; one registry for each kind of entry.
 
-Three ways lead into a registry, and rdistill's own take the first: a decorator in a module that is imported; a module
-of the user's that a config names in ``custom_imports``; an installed package's entry point, whose module is imported
-when its name is first looked up.
+An entry is registered in one of three ways: by a decorator in a module of rdistill; by a user's module that a config
+names in ``custom_imports``; or by an installed package's entry point, whose module is imported when its name is first
+looked up.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from rdistill.core.errors import UserError, did_you_mean, error_line
 
 Entry = TypeVar("Entry")
-OWN = "rdistill"  # the package whose names nobody may take
+OWN = "rdistill"  # names of this package cannot be registered again
 
 
 class _Source(NamedTuple):
-    """Where a name was registered."""
+    """The function or class that registered a name."""
 
     module: str
-    spec: Any  # which import of that module: another one after it was imported anew
+    spec: Any  # the module's `__spec__`, which is another object after the module was imported again
     function: str
 
     def __str__(self) -> str:
@@ -30,12 +30,12 @@ class _Source(NamedTuple):
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
-    """A mapping from names to entries, in the order in which they were registered.
+    """A mapping from names to entries, in the order of their registration.
 
     Args:
-        what: a name stands for, such as ``loss``.
-        group: of the entry points of installed packages, such as ``rdistill.losses``: the name of an entry point is
-            the name that is registered, its value the module that registers it.
+        what: the kind of entry, such as ``loss``, for messages.
+        group: the group of entry points of installed packages, such as ``rdistill.losses``. The name of an entry point
+            is the registered name, its value is the module that registers it.
     """
 
     def __init__(self, what: str, group: str) -> None:
@@ -48,12 +48,12 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """Registers an entry.
 
         Args:
-            name: what a config calls it.
-            entry: what it stands for.
-            defined: the function or class behind it, which says where it comes from.
+            name: the name in a config.
+            entry: the entry.
+            defined: the function or class of the entry, whose module is named in messages.
 
         Raises:
-            UserError: the name is taken. The same function of a module that was imported anew takes its own place.
+            UserError: the name is taken. (A module that is imported again may replace its own entries.)
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise UserError(f"{self.what} {name!r} of {defined.__module__}: a name is letters, digits and underscores")
@@ -65,11 +65,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def _require_same(self, name: str, source: _Source) -> None:
         before = self._sources[name]
-        anew = source.spec is None or source.spec is not before.spec
-        if (source.module, source.function) == (before.module, before.function) and anew:
+        imported_again = source.spec is None or source.spec is not before.spec
+        if (source.module, source.function) == (before.module, before.function) and imported_again:
             return
-        whose = "rdistill's own" if _package(before.module) == OWN else f"registered by {before}"
-        raise UserError(f"{self.what} {name!r} of {source} is {whose} already; register it under another name")
+        owner = "rdistill's own" if _package(before.module) == OWN else f"registered by {before}"
+        raise UserError(f"{self.what} {name!r} of {source} is {owner} already; register it under another name")
 
     def __getitem__(self, name: str) -> Entry:
         self._load_installed(name)
@@ -82,23 +82,23 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return sum(1 for _ in self)
 
     def registered(self) -> dict[str, Entry]:
-        """What is registered by now; without the entry points whose module nobody needed yet."""
+        """The entries that are registered now, without entry points whose modules were not imported yet."""
         return dict(self._entries)
 
     def is_own(self, name: str) -> bool:
-        """Whether a name is rdistill's own."""
+        """Whether rdistill itself registered a name."""
         return name in self._sources and _package(self._sources[name].module) == OWN
 
     def nearest(self, name: str) -> str:
-        """``"; did you mean 'x'?"`` for the nearest name, or an empty text."""
+        """``"; did you mean 'x'?"`` for the most similar name, or an empty text."""
         return did_you_mean(name, self)
 
     def hint(self, name: str) -> str:
-        """The end of a line about a name that is not registered: the nearest one, or all of them."""
+        """The end of a message about an unknown name: the most similar name, or all names."""
         return self.nearest(name) or f"; known: {', '.join(self)}"
 
     def _points(self) -> dict[str, list[EntryPoint]]:
-        """Name -> the entry points of installed packages; looked up once, since that reads all their metadata."""
+        """Name -> entry points of installed packages; read once, because that reads the metadata of all packages."""
         if self._installed is None:
             self._installed = {}
             for point in entry_points(group=self.group):
@@ -106,10 +106,10 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return self._installed
 
     def _load_installed(self, name: str) -> None:
-        """Imports the module of an installed package that has an entry point of that name, unless it is imported.
+        """Imports the module of an installed package that has an entry point of this name, if it was not imported yet.
 
         Raises:
-            UserError: it cannot be imported, registers no such name, or the name is another's.
+            UserError: the module cannot be imported or does not register the name, or the name is taken.
         """
         points = self._points().get(name) if isinstance(name, str) else None
         if not points:
@@ -132,7 +132,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             point.load()
         except UserError as error:
             raise UserError(*(f"{package}: {problem}" for problem in error.problems)) from error
-        except Exception as error:  # a user's own code
+        except Exception as error:  # the package's code may raise any error
             raise UserError(f"{package}: cannot be imported: {error_line(error)}") from error
         if name not in self._entries:
             raise UserError(f"{package}: its module {point.module} registers no {self.what} of that name")

@@ -1,4 +1,4 @@
-"""The import of users' modules, which register what they hold: what `custom_imports` of a config or sweep names."""
+"""Imports users' modules, which register losses and so on: the modules in `custom_imports` of a config or sweep."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PACKAGE = str(Path(__file__).parents[1])  # rdistill's folder
 
 
 def import_user_modules(section: Any, where: str = "custom_imports") -> None:
-    """Imports modules, as mmengine's ``custom_imports`` does, but says which one failed and why.
+    """Imports modules like mmengine's ``custom_imports``, but reports which module failed and why.
 
     Args:
-        section: a mapping with ``imports``, a name or a list of names, and ``allow_failed_imports``; or the names
-            alone. None and anything of another shape, of which the check of shapes tells, import nothing.
-        where: the section's key.
+        section: a mapping with ``imports``, a name or a list of names, and ``allow_failed_imports``; or only the names.
+            None, and values of another kind, which a later check reports, import nothing.
+        where: the key of the section.
 
     Raises:
-        UserError: a module cannot be imported, for whatever reason.
+        UserError: a module cannot be imported, for any reason.
     """
     if isinstance(section, Mapping):
         if unknown := [key for key in section if key not in FIELDS]:
@@ -40,49 +40,51 @@ def import_user_modules(section: Any, where: str = "custom_imports") -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except UserError as error:  # a registry's: the name is taken, or the declaration is wrong
+        except UserError as error:  # the registry raises it: the name is taken, or the declaration is wrong
             raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from error
-        except (Exception, SystemExit) as error:  # a user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise any error
             if may_fail and isinstance(error, ImportError):
                 warnings.warn(f"{where}: {name} failed to import and is ignored", stacklevel=2)
                 continue
-            raise UserError(f"{where}: Failed to import {name}{_why(name, error)}") from error
+            raise UserError(f"{where}: Failed to import {name}{_import_failure(name, error)}") from error
 
 
 @contextmanager
 def blaming_user_code(what: str) -> Iterator[None]:
-    """Turns what a user's function raises into a :class:`UserError` that names it, and the line that failed.
+    """Within the context, errors of a user's function become a :class:`UserError` that names the function and the line.
 
     Args:
-        what: whose function it is, such as ``searcher 'qmc'``.
+        what: what the function belongs to, such as ``searcher 'qmc'``.
     """
     try:
         yield
     except UserError as error:
         raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error
-    except Exception as error:  # a user's own code may raise anything
-        raise UserError(f"{what}{_raised(error)}") from error
+    except Exception as error:  # the user's code may raise any error
+        raise UserError(f"{what}{_error_with_line(error)}") from error
 
 
-def _why(name: str, error: BaseException) -> str:
-    """Why a module cannot be imported: it is not there, or what its code raised and on which line."""
+def _import_failure(name: str, error: BaseException) -> str:
+    """Why a module cannot be imported: it does not exist, or the error of its code with the line."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
         return "; its folder must be in PYTHONPATH, on every node"
-    return _raised(error)
+    return _error_with_line(error)
 
 
-def _of_user(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary | None:
-    """The last line of the user's own code; where all of it is installed, the first that is not rdistill's."""
-    others = [frame for frame in frames if not frame.filename.startswith(PACKAGE)]
-    own = [frame for frame in others if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
-    return own[-1] if own else others[0] if others else None
+def _user_frame(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The last frame in the user's own code; if all code is installed, the first frame outside of rdistill."""
+    outside = [frame for frame in frames if not frame.filename.startswith(PACKAGE)]
+    not_installed = [
+        frame for frame in outside if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)
+    ]
+    return not_installed[-1] if not_installed else outside[0] if outside else None
 
 
-def _raised(error: BaseException) -> str:
-    """What code raised, and on which line."""
+def _error_with_line(error: BaseException) -> str:
+    """An error as text, with the file and line of the user's code."""
     text = one_line(error)
     if isinstance(error, SyntaxError):
         return f": {type(error).__name__}: {text}"
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    at = f" ({Path(frame.filename).name}, line {frame.lineno})" if (frame := _of_user(lines)) else ""
+    at = f" ({Path(frame.filename).name}, line {frame.lineno})" if (frame := _user_frame(lines)) else ""
     return f": {type(error).__name__}: {text}{at}"

@@ -1,9 +1,9 @@
-"""The kinds of teachers: what a teacher's entry in a config says, and which segmentor is built of it.
+"""The kinds of teachers: which keys a teacher's entry in a config has, and which segmentor is built from it.
 
-A kind is a function that gives the ``model`` section of a segmentor of mmseg: everything that has to do with teachers
-(strict loading, scoring, features by name, caches, cohorts) then works with it as with any other. :data:`TEACHERS`
-holds rdistill's own (:mod:`.own`) and those of users, registered by :func:`register`. Imports
-:mod:`rdistill.registration` and :mod:`rdistill.core` alone. Begin with :mod:`.registry`.
+A kind is a function that returns the ``model`` section of an mmseg segmentor. Everything else about teachers (strict
+loading, scoring, features by name, caches, cohorts) then works for all kinds. :data:`TEACHERS` holds rdistill's own
+kinds (:mod:`.own`) and those of users, registered by :func:`register`. Imports only :mod:`rdistill.registration` and
+:mod:`rdistill.core`. Begin with :mod:`.registry`.
 """
 
 from __future__ import annotations

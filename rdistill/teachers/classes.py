@@ -1,4 +1,4 @@
-"""Which class of the student each class of a teacher is, by their names or numbers."""
+"""Maps the classes of a teacher to those of the student, by their names or numbers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Mapping, Sequence
 
 from rdistill.core.errors import UserError, did_you_mean
 
-FEWEST = 2  # classes of the student that a map must lead to: of one alone every pixel has the probability 1
-LISTED = 8  # classes named in one line
+MIN_CLASSES = 2  # smallest number of the student's classes in a map: with one, every pixel has the probability 1
+MAX_LISTED = 8  # classes in a message
 
 
 def student_classes(
-    wanted: Mapping[str | int, str | int | None], teacher: Sequence[str], student: Sequence[str]
+    classes: Mapping[str | int, str | int | None], teacher: Sequence[str], student: Sequence[str]
 ) -> tuple[int | None, ...]:
-    """For each class of a teacher the number of the student's class; None where it has none.
+    """For each class of a teacher, the number of the student's class, or None.
 
     Args:
-        wanted: what a config says; a class by its name or its number, from 0. Classes that it leaves out have none.
-        teacher: names of the teacher's classes, in order; empty where they are not known, so that numbers count.
+        classes: the ``classes`` of a config; each class is given by its name or its number, from 0. Classes of the
+            teacher that are not in it are mapped to None.
+        teacher: names of the teacher's classes, in order; empty if they are not known, so that only numbers are valid.
         student: names of the student's classes, in order.
 
     Raises:
-        UserError: a class that there is not, one that is named twice, or a map that leads to fewer than two classes.
+        UserError: a class does not exist or is named twice, or the map leads to fewer than two classes.
     """
     problems: list[str] = []
     numbers: dict[int, int | None] = {}
     if not student:
         raise UserError("classes: the student's classes have no names; set metainfo.classes of the training data")
-    for key, value in wanted.items():
+    for key, value in classes.items():
         number = _number(key, teacher, "teacher", problems)
         target = None if value is None else _number(value, student, "student", problems)
         if number is not None and number in numbers:
@@ -35,23 +36,23 @@ def student_classes(
         if number is not None:
             numbers[number] = target
     reached = {target for target in numbers.values() if target is not None}
-    if not problems and len(reached) < FEWEST:
-        what = "names nobody" if not reached else f"leads to {student[min(reached)]!r} alone"
-        problems.append(f"classes: {what}: it must lead to two of the student's classes or more, {_listed(student)}")
+    if not problems and len(reached) < MIN_CLASSES:
+        result = "names nobody" if not reached else f"leads to {student[min(reached)]!r} alone"
+        problems.append(f"classes: {result}: it must lead to two of the student's classes or more, {_listed(student)}")
     if problems:
         raise UserError(*problems)
     return tuple(numbers.get(number) for number in range(len(teacher) or max(numbers) + 1))
 
 
 def describe_classes(to: Sequence[int | None], teacher: Sequence[str], student: Sequence[str]) -> str:
-    """``student class <- teacher class + teacher class``, and what of either side has no part."""
+    """A class map as text: ``student class <- teacher class + teacher class``, and the classes without a partner."""
     names = [teacher[number] if number < len(teacher) else str(number) for number in range(len(to))]
     sources = {
         name: [names[number] for number, target in enumerate(to) if target == index]
         for index, name in enumerate(student)
     }
-    parts = [f"{name} <- {' + '.join(those)}" for name, those in sources.items() if those]
-    absent = [name for name, those in sources.items() if not those]
+    parts = [f"{name} <- {' + '.join(teachers)}" for name, teachers in sources.items() if teachers]
+    absent = [name for name, teachers in sources.items() if not teachers]
     left_out = [name for name, target in zip(names, to, strict=True) if target is None]
     if absent:
         parts.append(f"not the teacher's: {_listed(absent)}")
@@ -77,4 +78,5 @@ def _number(key: str | int, names: Sequence[str], side: str, problems: list[str]
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

@@ -1,4 +1,4 @@
-"""Folders as Hugging Face and timm keep models in: found on this machine or fetched from the hub, and what they say."""
+"""Model folders of Hugging Face and timm: finds them on this machine or downloads them, and reads their settings."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.registry import Files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FETCHED = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.py")  # tokenizers are text; code runs if trusted
-CACHE = "work_dirs/.huggingface"  # where nobody has set HF_HOME: nothing is written to the home directory
+# Files that are downloaded: settings, weights, tokenizers, and code, which runs only if it is trusted.
+FETCHED = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.py")
+CACHE = "work_dirs/.huggingface"  # the cache if HF_HOME is not set, so that nothing is written to the home directory
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-TIMEOUT_S = 10  # seconds until the hub must have answered
+TIMEOUT_S = 10  # seconds in which the hub must answer
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a network's images are normalised with, on a scale of 0 to 255, three numbers each."""
+    """The input normalisation of a network; mean and std have three numbers each, on a scale of 0 to 255."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    rgb: bool = True
+    rgb: bool = True  # whether the network takes RGB images; otherwise BGR
 
 
 def model_folder(path: str, files: Files, revision: str | None = None) -> Path:
-    """The folder of a model: of that name on this machine, or the hub's of that id.
+    """The folder of a model: a folder on this machine, or a model of the hub, which is downloaded.
 
-    What was fetched before is taken from the cache, without a request to the hub.
+    A model that was downloaded before is taken from the cache, without a request to the hub.
 
     Args:
-        path: a folder, or an id such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
+        path: a folder, or an id of the hub such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
         files: finds folders.
-        revision: branch, tag or commit of the hub's.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: there is no such folder, or the hub does not have it or cannot be reached.
+        UserError: there is no such folder, the hub does not have the model, or it cannot be reached.
     """
     folder = files.find_folder(path)
     if folder is not None:
@@ -54,10 +55,10 @@ def model_folder(path: str, files: Files, revision: str | None = None) -> Path:
 
 
 def read_settings(folder: Path, name: str = "config.json") -> PlainConfig:
-    """A JSON file of a model's folder.
+    """Reads a JSON file in a model's folder.
 
     Raises:
-        UserError: it is not there, or no JSON object.
+        UserError: the file does not exist, or is no JSON object.
     """
     file = folder / name
     if not file.is_file():
@@ -73,7 +74,7 @@ def read_settings(folder: Path, name: str = "config.json") -> PlainConfig:
 
 
 def class_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of a model's ``config.json``; transformers leaves them out where they are its default, two."""
+    """The class names in a model's ``config.json``; transformers omits them if they are its default, two classes."""
     labels = settings.get("id2label")
     if not isinstance(labels, Mapping) or not labels:
         return tuple(f"LABEL_{index}" for index in range(int(settings.get("num_labels") or 2)))
@@ -84,14 +85,14 @@ def class_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def normalisation_of(folder: Path) -> Normalisation | None:
-    """What a folder's image processor does to an image's values; None where the folder has none."""
+    """The normalisation of the image processor in a model's folder; None if the folder has none."""
     file = next((name for name in PROCESSORS if (folder / name).is_file()), None)
     if file is None:
         return None
     settings = read_settings(folder, file)
     settings = settings.get("image_processor", settings)
     if "image_mean" not in settings and "do_normalize" not in settings and "do_rescale" not in settings:
-        return None  # the file is a tokenizer's alone
+        return None  # the file describes only a tokenizer
     scale = float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
     normalises = bool(settings.get("do_normalize", True))
     mean, std = (settings.get(key) if normalises else None for key in ("image_mean", "image_std"))
@@ -121,10 +122,10 @@ def _fetched(path: str, revision: str | None) -> Path:
     try:
         try:
             return Path(fetch(cache_dir=cache, local_files_only=True))
-        except Exception:  # not fetched yet
+        except Exception:  # it was not downloaded yet
             with _quiet():
                 return Path(fetch(cache_dir=cache))
-    except Exception as error:  # the client's own errors, and those of three libraries below it
+    except Exception as error:  # the client and three libraries that it uses have their own errors
         raise UserError(
             f"path: no such folder {path}, and the hub does not give it ({type(error).__name__}: "
             f"{message_line(_first_cause(error))}); check the id and the connection, or name a folder that "
@@ -133,7 +134,7 @@ def _fetched(path: str, revision: str | None) -> Path:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What an error is of in the end: of the client's own words the connection's are the shorter."""
+    """The first error in a chain of causes; that of the connection is shorter than the client's own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -141,7 +142,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def _cache_in_work_dirs() -> Iterator[None]:
-    """While the client is imported, which reads these once: where it keeps whatever it writes."""
+    """Sets HF_HOME while the client is imported, because it reads the variable only then."""
     if os.environ.get("HF_HOME"):
         yield
         return
@@ -154,7 +155,7 @@ def _cache_in_work_dirs() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the client's bars, which would stand between the lines of a command."""
+    """Within the context, the client shows no progress bars, which would mix with the output of a command."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()

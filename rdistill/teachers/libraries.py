@@ -1,4 +1,4 @@
-"""Kinds of teachers that other libraries made: transformers' and timm's models, and files of ONNX."""
+"""Kinds of teachers from other libraries: models of transformers and timm, and ONNX files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rdistill.teachers.folders import Normalisation, class_names, model_folder, 
 from rdistill.teachers.onnx_files import OnnxFile, describe_file, file_digest
 from rdistill.teachers.registry import Files, TeacherModel, register
 
-NETWORKS = "rdistill.networks"  # the folder registers what these teachers are made of; it stands above this one
-# Models that give masks with a class each, of which each pixel's class follows.
-OF_MASKS = (
+NETWORKS = "rdistill.networks"  # registers the networks of these teachers; this folder may not import it
+# Models that output masks, each with a class, from which the class of each pixel is computed.
+MASK_MODELS = (
     "MaskFormerForInstanceSegmentation", "Mask2FormerForUniversalSegmentation", "OneFormerForUniversalSegmentation",
     "EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation",
 )  # fmt: skip
-SEMANTIC = "ForSemanticSegmentation"  # how the names of those end that give logits of each pixel
+SEMANTIC = "ForSemanticSegmentation"  # suffix of the names of models that output logits for each pixel
 
 
 @register("hf", params={
@@ -38,17 +38,18 @@ def hf(
     """A model of Hugging Face transformers: a segmentation model, or a vision encoder for its features.
 
     Args:
-        path: a folder that ``save_pretrained`` wrote, or an id of the hub, from which it is fetched once.
+        path: a folder that ``save_pretrained`` wrote, or an id of the hub, from which it is downloaded once.
         files: finds folders.
-        revision: branch, tag or commit of the hub's.
-        mean, std, rgb: what its images are normalised with, on a scale of 0 to 255, instead of what its image
-            processor's file says.
-        fit: how images get a size that the patches divide: resized, or padded with zeros at the right and below.
+        revision: branch, tag or commit on the hub.
+        mean, std, rgb: the input normalisation on a scale of 0 to 255, if it differs from that of the model's image
+            processor.
+        fit: how images get sides that are multiples of the patch size: "resize", or "pad" with zeros at the right and
+            at the bottom.
     """
     folder = model_folder(path, files, revision)
     settings = read_settings(folder)
     architecture = str((settings.get("architectures") or [""])[0])
-    gives = "masks" if architecture in OF_MASKS else "logits" if architecture.endswith(SEMANTIC) else "features"
+    gives = "masks" if architecture in MASK_MODELS else "logits" if architecture.endswith(SEMANTIC) else "features"
     classes = class_names(settings) if gives != "features" else ()
     network = dict(type="TransformersNetwork", folder=str(folder), architecture=architecture, gives=gives, fit=fit)
     return TeacherModel(
@@ -75,9 +76,10 @@ def timm(
     Args:
         path: a folder that ``timm.models.save_for_hf`` wrote, or an id of the hub such as ``timm/resnet18.a1_in1k``.
         files: finds folders.
-        revision: branch, tag or commit of the hub's.
-        mean, std, rgb: what its images are normalised with, on a scale of 0 to 255, instead of what the folder says.
-        fit: how images get a size that the patches divide: resized, or padded with zeros at the right and below.
+        revision: branch, tag or commit on the hub.
+        mean, std, rgb: the input normalisation on a scale of 0 to 255, if it differs from that in the folder.
+        fit: how images get sides that are multiples of the patch size: "resize", or "pad" with zeros at the right and
+            at the bottom.
     """
     folder = model_folder(path, files, revision)
     settings = read_settings(folder)
@@ -85,8 +87,8 @@ def timm(
         raise UserError(
             f"path: {folder / 'config.json'} names no `architecture`: it is no model of timm's; see type='hf'"
         )
-    says = settings.get("pretrained_cfg") or settings
-    scaled = {name: [255 * value for value in says.get(name) or ()] for name in ("mean", "std")}
+    pretrained = settings.get("pretrained_cfg") or settings
+    scaled = {name: [255 * value for value in pretrained.get(name) or ()] for name in ("mean", "std")}
     mean, std = mean or scaled["mean"], std or scaled["std"]
     if not mean or not std:
         raise UserError(
@@ -111,14 +113,14 @@ def onnx(
     std: Sequence[float] | None = None,
     rgb: bool | None = None,
 ) -> TeacherModel:
-    """A network in an ONNX file, run by onnxruntime; what `rdistill export` wrote says all of it by itself.
+    """A network in an ONNX file, run by onnxruntime; a file from `rdistill export` needs no parameter but `path`.
 
     Args:
-        path: of the file.
+        path: the ONNX file.
         files: finds files.
-        logits: the name of the output that is the logits, N x classes x h x w; None: the only one, or "logits".
-        num_classes: channels of the logits, where the file does not say it; 0: its outputs are features alone.
-        mean, std, rgb: what its images are normalised with, on a scale of 0 to 255, instead of what its metadata say.
+        logits: the name of the output with the logits, N x classes x h x w; None: the only output, or "logits".
+        num_classes: channels of the logits, if the file does not contain it; 0: its outputs are features only.
+        mean, std, rgb: the input normalisation on a scale of 0 to 255, if it differs from that in the file's metadata.
     """
     file = files.find(path)
     described = describe_file(file)
@@ -137,14 +139,14 @@ def onnx(
 
 
 def _channels(described: OnnxFile, index: int, names: Sequence[str]) -> int | None:
-    """Of the logits: by the output's shape, or by what `rdistill export` wrote; None where neither says it."""
+    """The channels of the logits, from the output's shape or the metadata of `rdistill export`; None if not known."""
     by_shape = list(described.outputs.values())[index]
     by_name = 1 if str(described.facts.get("output", "")).startswith("N x 1 x") else len(names)
     return by_shape or by_name or None
 
 
 def _output(file: Any, described: OnnxFile, logits: str | None, num_classes: int | None) -> int | None:
-    """Which of a file's outputs is the logits; None where it gives features alone."""
+    """The index of the output with the logits; None if the outputs are features only."""
     names = list(described.outputs)
     if num_classes == 0:
         return None
@@ -174,28 +176,28 @@ def _onnx_normalisation(
 def _normalisation(
     folder: Any, mean: Sequence[float] | None, std: Sequence[float] | None, rgb: bool | None
 ) -> Normalisation:
-    """What the config says, and for the rest what the folder says.
+    """The normalisation from the config; what it does not set is read from the folder.
 
     Raises:
-        UserError: neither says it.
+        UserError: neither of them contains it.
     """
-    own = None if mean is not None and std is not None else normalisation_of(folder)
-    if own is None:
+    from_folder = None if mean is not None and std is not None else normalisation_of(folder)
+    if from_folder is None:
         if mean is None or std is None:
             raise UserError(
                 f"path: {folder} has no preprocessor_config.json, so what its images are normalised with is not "
                 f"known; set mean and std, three numbers each on a scale of 0 to 255"
             )
-        own = Normalisation(tuple(mean), tuple(std))
+        from_folder = Normalisation(tuple(mean), tuple(std))
     return Normalisation(
-        tuple(own.mean if mean is None else mean),
-        tuple(own.std if std is None else std),
-        own.rgb if rgb is None else rgb,
+        tuple(from_folder.mean if mean is None else mean),
+        tuple(from_folder.std if std is None else std),
+        from_folder.rgb if rgb is None else rgb,
     )
 
 
 def _segmentor(network: PlainConfig, num_classes: int, normalisation: Normalisation) -> PlainConfig:
-    """The ``model`` section of a segmentor around a network; ``num_classes`` is 0 where it gives features alone."""
+    """The ``model`` section of a segmentor around a network; ``num_classes`` is 0 if it outputs features only."""
     for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
         if len(values) != 3 or not all(isinstance(value, (int, float)) for value in values):
             raise UserError(f"{name}: must be three numbers on a scale of 0 to 255, got {list(values)!r}")

@@ -1,4 +1,4 @@
-"""ONNX files as onnxruntime sees them: what they take, what they give, and what they say of themselves."""
+"""Reads ONNX files with onnxruntime: their inputs, outputs and metadata."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Any
 from rdistill.core.errors import UserError, error_line
 
 DIGEST = 16  # bytes
-CHUNK = 2**20  # bytes of a file that are read at once
-FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}  # onnxruntime's words and torch's
+CHUNK = 2**20  # bytes that are read at a time
+FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}  # type in onnxruntime -> dtype in torch
 GPU = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an ONNX file says of itself."""
+    """The description of an ONNX file."""
 
-    input: str
-    dtype: str  # float32 or float16: the kind of numbers that images must be
-    batch: int | None  # images that it takes at once; None: any number
+    input: str  # the name of its input
+    dtype: str  # dtype of the input images: float32 or float16
+    batch: int | None  # number of images that it takes at a time; None: any number
     channels: int
     size: tuple[int, int] | None  # height and width in pixels; None: any
-    outputs: dict[str, int | None]  # name -> its second axis, channels of a map; None: the file does not name it
-    facts: Mapping[str, Any]  # its metadata, as `rdistill export` writes it; lists are JSON there
+    outputs: dict[str, int | None]  # name -> channels of a map; None: not known from the file
+    facts: Mapping[str, Any]  # its metadata, as `rdistill export` writes them, with JSON values parsed
 
 
 def describe_file(file: Path) -> OnnxFile:
-    """Reads what an ONNX file takes and gives.
+    """Reads the inputs, outputs and metadata of an ONNX file.
 
     Raises:
-        UserError: it is none, or takes anything but images.
+        UserError: it is no ONNX file, or its only input is not a batch of images.
     """
     session = open_file(file)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    takes = [entry for entry in inputs if len(entry.shape) == 4 and entry.type in FLOATS]
-    if len(inputs) != 1 or not takes:
+    image_inputs = [entry for entry in inputs if len(entry.shape) == 4 and entry.type in FLOATS]
+    if len(inputs) != 1 or not image_inputs:
         listed = ", ".join(f"{entry.name}: {entry.type} {entry.shape}" for entry in inputs)
         raise UserError(f"{file}: must take images alone, one input of N x C x H x W floats, got {listed}")
-    (entry,) = takes
+    (entry,) = image_inputs
     batch, channels, height, width = (side if isinstance(side, int) else None for side in entry.shape)
     if batch not in (None, 1):
         raise UserError(f"{file}: takes {batch} images at once; export it with a free batch, or with one image")
@@ -54,7 +54,12 @@ def describe_file(file: Path) -> OnnxFile:
 
 
 def open_file(file: Path, *, threads: int = 1, on_gpu: bool = False) -> Any:
-    """A session of onnxruntime, with so few threads on a CPU; on a GPU where onnxruntime can use it.
+    """Opens a session of onnxruntime.
+
+    Args:
+        file: the ONNX file.
+        threads: number of threads on a CPU.
+        on_gpu: whether to use a GPU, if onnxruntime can.
 
     Raises:
         UserError: onnxruntime is not installed, or cannot open the file.
@@ -65,16 +70,16 @@ def open_file(file: Path, *, threads: int = 1, on_gpu: bool = False) -> Any:
         raise UserError("a teacher in an ONNX file needs onnxruntime: pip install 'rdistill[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised too
+    options.log_severity_level = 4  # errors are also raised, so they need not be logged
     providers = [GPU] if on_gpu and GPU in onnxruntime.get_available_providers() else []
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=[*providers, "CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds
+    except Exception as error:  # onnxruntime has its own classes of errors
         raise UserError(f"{file}: onnxruntime cannot open it: {error_line(error)}") from error
 
 
 def file_digest(file: Path) -> str:
-    """Of a file's content."""
+    """A digest of a file's content, as hexadecimal text. Raises UserError if the file cannot be read."""
     digest = hashlib.blake2b(digest_size=DIGEST)
     try:
         with open(file, "rb") as content:

@@ -1,4 +1,4 @@
-"""rdistill's own kinds of teachers, declared as any other's are."""
+"""rdistill's own kinds of teachers, declared like those of users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rdistill.registration.parameters import Parameter, Switch, Text, Whole
 from rdistill.teachers.registry import Files, TeacherModel, register
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # red, green and blue
-WRAPPER = "rdistill.models.module_network"  # registers ModuleNetwork and ModuleHead; stands above this folder
+WRAPPER = "rdistill.models.module_network"  # registers ModuleNetwork and ModuleHead; this folder may not import it
 
 
 @register("mmseg", params={"config": Text()}, fusible=True)
@@ -32,9 +32,9 @@ def module(
     rgb: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> TeacherModel:
-    """Any network of PyTorch, built by a function of the user's.
+    """Any PyTorch network, built by a function of the user.
 
-    A kind's parameters are keyword-only; :func:`module_model` is what other kinds call, and takes the first by place.
+    It does the same as :func:`module_model`, which other kinds call. The parameters of a kind must be keyword-only.
     """
     return module_model(build, num_classes, logits=logits, mean=mean, std=std, rgb=rgb, arguments=arguments)
 
@@ -49,15 +49,16 @@ def module_model(
     rgb: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> TeacherModel:
-    """A segmentor of mmseg around a network that is built by a function.
+    """An mmseg segmentor around a network that a function builds.
 
     Args:
         build: ``package.module:function``; the function returns a ``torch.nn.Module`` with its weights.
         num_classes: channels of its logits, N x C x h x w; 1 for two classes with a sigmoid.
-        logits: which element of what the network returns is the logits: an index or a key; None: it returns them alone.
-        mean, std: what its images are normalised with, three numbers each, on a scale of 0 to 255; None: ImageNet's.
-        rgb: whether it takes RGB, as networks of PyTorch do; otherwise BGR.
-        arguments: of the function, by name.
+        logits: the index or key of the logits in the network's output; None: the output is the logits.
+        mean, std: mean and standard deviation of its input normalisation, three numbers each, on a scale of 0 to 255;
+            None: those of ImageNet.
+        rgb: whether it takes RGB images, as most PyTorch networks do; otherwise BGR.
+        arguments: keyword arguments of the function.
     """
     preprocessor = dict(
         type="SegDataPreProcessor", mean=list(mean or IMAGENET_MEAN), std=list(std or IMAGENET_STD), bgr_to_rgb=rgb,

@@ -1,4 +1,4 @@
-"""What a kind of teacher is: one declaration beside the function that gives its model."""
+"""The registry of teacher kinds: one declaration beside the function that returns the model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rdistill.registration.registry import Registry
 from rdistill.registration.user_modules import blaming_user_code
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-NOT_PARAMETERS = ("files",)  # that a kind gets by itself, as far as it takes them; see `register`
-# Keys that every teacher has: no parameter of another kind may be called like one of them.
+NOT_PARAMETERS = ("files",)  # arguments that rdistill passes if the function takes them, see `register`
+# Keys that all teachers have: no parameter of a kind may have one of these names.
 COMMON_KEYS = (
     "type", "params", "model", "custom_imports", "checkpoint", "ema_decay", "weight", "features", "forward", "cache",
     "store", "classes", "unmapped", "class_map", "input_size", "input_scale",
@@ -25,30 +25,30 @@ COMMON_KEYS = (
 
 @dataclass(frozen=True)
 class TeacherModel:
-    """What a kind makes of a teacher's entry."""
+    """The model that a kind builds from a teacher's entry."""
 
-    model: Mapping[str, Any]  # the `model` section of a segmentor of mmseg
-    custom_imports: tuple[str, ...] | Mapping[str, Any] = ()  # modules that register what the model is made of
-    config: str | None = None  # the config file that it is of, absolute
-    classes: tuple[str, ...] = ()  # names of what it tells apart, in order; empty where they are not known
+    model: Mapping[str, Any]  # the `model` section of an mmseg segmentor
+    custom_imports: tuple[str, ...] | Mapping[str, Any] = ()  # modules that register the classes of the model
+    config: str | None = None  # the absolute path of the model's config file, if it has one
+    classes: tuple[str, ...] = ()  # names of its classes, in order; empty if they are not known
 
 
 class Files(Protocol):
-    """Files as a config names them: absolute, or from the working directory or a folder above the config."""
+    """Finds files that a config names: absolute, or relative to the working directory or a folder above the config."""
 
     def find(self, name: str) -> Path:
-        """The file of that name. Raises UserError where there is none."""
+        """The file of that name. Raises UserError if there is none."""
 
     def find_folder(self, name: str) -> Path | None:
-        """The folder of that name, absolute; None where there is none."""
+        """The absolute path of the folder of that name; None if there is none."""
 
     def read_teacher(self, name: str) -> TeacherModel:
-        """The model of an mmseg config file. Raises UserError: every problem of it."""
+        """The model of an mmseg config file. Raises UserError with all its mistakes."""
 
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """What there is to know about a kind of teacher. See :func:`register` for what the fields mean."""
+    """The declaration of a kind of teacher. See :func:`register` for the meaning of the fields."""
 
     name: str
     function: Callable[..., Any]
@@ -61,10 +61,10 @@ class TeacherInfo:
         Raises:
             UserError: the function failed, or returned no model.
         """
-        own = {"files": files} if "files" in inspect.signature(self.function).parameters else {}
+        passed = {"files": files} if "files" in inspect.signature(self.function).parameters else {}
         blame = nullcontext() if TEACHERS.is_own(self.name) else blaming_user_code(f"teacher kind {self.name!r}")
         with blame:
-            model = self.function(**params, **own)
+            model = self.function(**params, **passed)
         model = TeacherModel(model) if isinstance(model, Mapping) else model
         if not isinstance(model, TeacherModel) or not model.model.get("type"):
             raise UserError(
@@ -79,22 +79,22 @@ TEACHERS: Registry[TeacherInfo] = Registry("teacher kind", "rdistill.teachers")
 def register(
     name: str, *, params: Mapping[str, Parameter] | None = None, fusible: bool = False
 ) -> Callable[[Function], Function]:
-    """Declares a kind of teacher; decorates the function that gives its model.
+    """Declares a kind of teacher; decorates the function that returns its model.
 
-    The function is ``kind(*, PARAMETERS) -> mapping``: the ``model`` section of a segmentor of mmseg, or a
-    :class:`TeacherModel` that also names the modules in which its classes are registered. A network that is no
-    segmentor becomes one by :func:`rdistill.teachers.module_model`. By name the function also gets ``files``
-    (:class:`Files`), to find files that a config names; every other keyword-only argument is a parameter, which
-    ``teachers=[dict(type=NAME, ...)]`` sets. What it returns is written into the run's config: it must be plain data.
+    The function has the form ``kind(*, PARAMETERS) -> mapping``. It returns the ``model`` section of an mmseg
+    segmentor, or a :class:`TeacherModel`, which also names the modules in which its classes are registered. A network
+    that is no segmentor becomes one by :func:`rdistill.teachers.module_model`. The function may take ``files``
+    (:class:`Files`), to find files that a config names. Every other keyword-only argument is a parameter, which
+    ``teachers=[dict(type=NAME, ...)]`` sets. The return value is written to the run's config, so it must be plain data.
 
     Args:
-        name: what ``type`` of a teacher calls it.
-        params: name -> what the parameter may be; one that is left out takes what has the type of its default.
-        fusible: whether each BatchNorm of the model is defined right after the convolution that it follows, as mmseg's
-            are: the teacher may then be computed with both as one.
+        name: the name in a teacher's ``type``.
+        params: name -> allowed values; a parameter without an entry accepts values with the type of its default.
+        fusible: whether each BatchNorm of the model is defined right after its convolution, as in mmseg's models. The
+            teacher may then be computed with both fused.
 
     Raises:
-        UserError: the name is taken, or the declaration is not that of the function.
+        UserError: the name is taken, or the declaration does not fit the function.
     """
 
     def decorate(function: Function) -> Function:

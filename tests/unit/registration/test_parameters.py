@@ -34,7 +34,7 @@ def loss(student: Any, *, mask: Any = None, tau: float = 4.0, grid: int = 8, nee
 
 
 def test_defaults_are_the_signature_s() -> None:
-    parameters = declared([loss], {"tau": Number(above=0)}, apart=["mask"])
+    parameters = declared([loss], {"tau": Number(above=0)}, excluded=["mask"])
     assert list(parameters) == ["tau", "grid", "needed"]
     assert parameters["tau"] == Number(4.0, above=0) and parameters["grid"] == Whole(8)
     assert problems_of({"tau": 1, "needed": 0}, parameters, "Mine") == []
@@ -46,7 +46,7 @@ def test_defaults_are_the_signature_s() -> None:
 
 def test_a_declaration_that_contradicts_the_function() -> None:
     with pytest.raises(UserError) as caught:
-        declared([loss], {"tau": Number(1.0), "beta": Number()}, apart=["mask"])
+        declared([loss], {"tau": Number(1.0), "beta": Number()}, excluded=["mask"])
     assert caught.value.problems == (
         "tau has the default 1.0 in the declaration and 4.0 in the function",
         "beta is declared, but is no keyword-only parameter of the function",
