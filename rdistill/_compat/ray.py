@@ -156,7 +156,7 @@ def trials_of(results: Any) -> list[Any]:
 
 
 def is_at_its_end(asha: Any, result: Mapping[str, Any]) -> bool:
-    """Whether a result is the last one of a trial for an ASHAScheduler, whose ``time_attr`` and ``max_t`` are private."""
+    """Whether a result is the last one of a trial for an ASHAScheduler, whose arguments are private attributes."""
     need = "lets trials at their last validation finish"
     return bool(result[private(PACKAGE, asha, "_time_attr", need)] >= private(PACKAGE, asha, "_max_t", need))
 
@@ -172,7 +172,7 @@ def group_found_no_place() -> tuple[type[Exception], ...]:
 
 
 def group_died_at_its_start() -> tuple[type[Exception], ...]:
-    """The errors that Ray Train raises if a group was placed, but the process of a worker died before it could start."""
+    """The errors that Ray Train raises if a group was placed, but a worker's process died before it could start."""
     return _train_errors("WorkerGroupStartupFailedError")
 
 

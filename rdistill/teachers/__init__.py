@@ -2,8 +2,8 @@
 
 A kind is a function that returns the ``model`` section of an mmseg segmentor. Everything else about teachers (strict
 loading, scoring, features by name, caches, cohorts) then works for all kinds. :data:`TEACHERS` holds rdistill's own
-kinds (:mod:`.own`) and those of users, registered by :func:`register`. Imports only :mod:`rdistill.registration` and
-:mod:`rdistill.core`. Begin with :mod:`.registry`.
+kinds (:mod:`.own`) and those of users, registered by :func:`register`. Imports :mod:`rdistill.registration` and
+:mod:`rdistill.core` only. Begin with :mod:`.registry`.
 """
 
 from __future__ import annotations

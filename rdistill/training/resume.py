@@ -29,7 +29,6 @@ MAY_DIFFER = (
     "distill.diagnose*",
 )  # fmt: skip
 MAX_ITERS = "train_cfg.max_iters"  # may grow if nothing else changes (the learning rate's schedule is another key)
-MAX_DIFFERENCES_SHOWN = 10
 # Files that a resumed run can write again if they are damaged -> the message about it.
 REWRITTEN_FILES = {
     "metrics.json": "the run is ended once more",

@@ -306,10 +306,6 @@ def _is_close(actual: Tensor, expected: Tensor) -> bool:
     return torch.allclose(actual.float(), expected.float(), rtol=0, atol=LOGIT_TOLERANCE)
 
 
-def _is_close(actual: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(actual.float(), expected.float(), rtol=0, atol=LOGIT_TOLERANCE)
-
-
 def _variant(teacher: Teacher, forward: ForwardSpec, spec: TeacherSpec) -> Teacher:
     """A copy of a teacher with another forward, which takes images as its own preprocessor normalises them."""
     model = copy.deepcopy(teacher.model)
