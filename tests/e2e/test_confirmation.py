@@ -140,34 +140,6 @@ def test_of_the_exported_files(confirm: Confirm, tiny: Tiny) -> None:
     assert not list(folders["t0001-s1"].glob(".student*"))
 
 
-def test_of_files_without_cohorts_on_a_test_split(confirm: Confirm, tiny: Tiny, tmp_path: Path) -> None:
-    """A file that is lost before the test split is scored is written again, and keeps its validation score."""
-    pytest.importorskip("onnxruntime")
-    test_root = shutil.copytree(tiny.data_root, tmp_path / "test")
-    more = {
-        "baseline": {"cost": "iterations"}, "confirm": {"top": 1, "seeds": [1, 2], "of": "int8"},
-        "cohort": {"size": "off"}, "set": {"test_dataloader.dataset.data_root": str(test_root)},
-    }  # fmt: skip
-    work_dir, records, lines = confirm("int8-off", **more)
-    own = {record.id: record.exported for record in records if record.phase == CONFIRMED}
-    for images in ("validation images", "test split"):
-        assert f"export    4 students as INT8 files, scored on the {images}" in lines
-    assert all(exported["test"] == exported["val"] for exported in own.values())  # the same images
-    folder = work_dir / "trials" / "t0001-s1"
-    assert (folder / "confusion_test_int8.npz").is_file()
-
-    lost = load_record(folder)
-    assert lost is not None and lost.exported is not None
-    del lost.exported["test"]
-    lost.save(folder)
-    for name in ("student.int8.onnx", "confusion_val_int8.npz"):
-        (folder / name).unlink()
-    _, resumed, lines = confirm("int8-off", resume=True, **more)
-    assert "export    1 student as INT8 files, scored on the test split" in lines
-    assert {record.id: record.exported for record in resumed if record.phase == CONFIRMED} == own
-    assert (folder / "student.int8.onnx").is_file() and (folder / "confusion_val_int8.npz").is_file()
-
-
 def test_what_cannot_be_exported_is_said_before_the_start(confirm: Confirm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^confirm.of: int8 needs onnx, onnxruntime, onnxscript, not installed here"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run, Tiny
 
 from rdistill.core.errors import RunError
 from rdistill.handover.export import ExportError
 from rdistill.sweeps.findings import exported
 from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_of, save_selection, scores_of, select
-from rdistill.sweeps.findings.exported import hand_over_file, score_exported, student_file
+from rdistill.sweeps.findings.exported import export_and_score, hand_over_file, score_exported, student_file
 from rdistill.sweeps.findings.statistics import Known, evidence
 from rdistill.sweeps.findings.summary import FINISHED, Facts, write_summary
 from rdistill.sweeps.proof.counts import load_counts
@@ -105,6 +107,29 @@ def test_what_a_machine_did_is_tried_again(scored: Callable[..., int], tmp_path:
     others = load_record(tmp_path / TRIALS / "t0001-s2")
     assert others is not None and others.exported is not None  # what was scored is not lost
     assert scored(good) == 1
+
+
+def test_a_file_that_was_lost_is_written_again_and_keeps_no_score_of_the_lost_one(
+    tiny: Tiny, distilled_run: Run, tmp_path: Path
+) -> None:
+    """Between the validation images and the test split: it is scored on both, as nobody knows that it is the same."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / TRIALS / "t0001-s1"
+    folder.mkdir(parents=True)
+    shutil.copy(distilled_run.folder / "student.pth", folder)
+    cfg = tiny.load("distill")
+    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg
+    cfg.dump(str(folder / "trial.py"))
+    study: Any = SimpleNamespace(base=SimpleNamespace(cfg=cfg), work_dir=str(tmp_path))
+    first, counted = export_and_score(study, "t0001-s1", "onnx", "val", None)
+    assert list(counted) == ["val"] and 0 < first["val"]["mIoU"] < 100
+    there, counted = export_and_score(study, "t0001-s1", "onnx", "test", {**first, "val": {"mIoU": 1.0, "aAcc": 1.0}})
+    assert list(counted) == ["test"] and there["val"]["mIoU"] == 1.0 and there["test"] == first["val"]
+    (folder / student_file("onnx")).unlink()
+    lost, counted = export_and_score(study, "t0001-s1", "onnx", "test", {**first, "val": {"mIoU": 1.0, "aAcc": 1.0}})
+    assert list(counted) == ["val", "test"] and lost["val"] == lost["test"] == first["val"]
+    assert (folder / student_file("onnx")).is_file()
+    assert all(counts is not None and len(counts) == len(images) > 0 for counts, images in counted.values())
 
 
 # What is made of the scores ------------------------------------------------------------------------------------------
