@@ -25,14 +25,20 @@ __all__ = [
     "train",
 ]
 
-EXTENSIONS = ("layouts", "losses", "schedulers", "searchers", "teachers")  # folders with a `register` of their own
+EXTENSIONS = (
+    "layouts",
+    "losses",
+    "schedulers",
+    "searchers",
+    "teachers",
+)  # each of these folders has a `register` of its own
 
 
 transformers.import_at_its_use()
 
 
 def __getattr__(name: str) -> Any:
-    """``rdistill.losses`` and the like at their first use, as in ``@rdistill.losses.register(...)``."""
+    """Imports ``rdistill.losses`` and the other extension folders when they are first used."""
     if name in EXTENSIONS:
         return import_module(f"rdistill.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

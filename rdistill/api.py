@@ -1,12 +1,12 @@
 """The Python API: what the commands do, for scripts and notebooks. ``import rdistill`` is all it takes.
 
-Nothing here exits, reads a terminal or leaves the work dir; a mistake is a :class:`rdistill.UserError`. What is heavy
-is imported when it is called, so that ``import rdistill`` takes no time.
+Nothing here exits, reads from a terminal or writes outside the work dir; a user's mistake raises
+:class:`rdistill.UserError`. Heavy packages are imported inside the functions, so that ``import rdistill`` is fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -37,7 +37,7 @@ AMP = {"optim_wrapper.type": "AmpOptimWrapper", "+optim_wrapper.dtype": "bfloat1
 
 
 class DataArguments(TypedDict, total=False):
-    """What :func:`evaluate` takes besides its own arguments: those of :class:`rdistill.flags.DataFlags`."""
+    """Further arguments of :func:`evaluate`, equal to those of :class:`rdistill.flags.DataFlags`."""
 
     size: int | str | None
     data_root: str | Path | None
@@ -46,21 +46,21 @@ class DataArguments(TypedDict, total=False):
 
 
 class BatchArguments(DataArguments, total=False):
-    """What :func:`headroom` takes besides its own arguments: those of :class:`rdistill.flags.BatchFlags`."""
+    """Further arguments of :func:`headroom`, equal to those of :class:`rdistill.flags.BatchFlags`."""
 
     batch_size: int | None
     teacher_checkpoint: str | Path | None
 
 
 class ShortcutArguments(BatchArguments, total=False):
-    """What :func:`load_config`, :func:`train` and :func:`sweep` take besides their own arguments."""
+    """Further arguments of :func:`load_config`, :func:`train` and :func:`sweep`."""
 
     iters: int | None
     val_interval: int | None
 
 
 def _takes(arguments: type) -> Callable[[Function], Function]:
-    """Lets ``help`` and notebooks show every single argument of a group, and refuses any that is not of the group."""
+    """Puts each argument of a group into a function's signature, for ``help``, and refuses arguments outside it."""
 
     def decorated(function: Function) -> Function:
         own = signature(function)
@@ -69,14 +69,14 @@ def _takes(arguments: type) -> Callable[[Function], Function]:
             Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
             for name, kind in arguments.__annotations__.items()
         ]
-        whole = own.replace(parameters=[*kept, *shown])
+        full_signature = own.replace(parameters=[*kept, *shown])
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            whole.bind(*args, **kwargs)  # raises TypeError
+            full_signature.bind(*args, **kwargs)  # raises TypeError
             return function(*args, **kwargs)
 
-        call.__signature__ = whole  # type: ignore[attr-defined]
+        call.__signature__ = full_signature  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return decorated
@@ -92,16 +92,16 @@ def load_config(
     """Reads a config, applies overrides, checks it and makes it self-contained.
 
     Args:
-        config: a config file, or an mmengine ``Config``, which is left as it is: a plain mmseg config of a teacher or
-            a student, or one with a ``distill`` section.
+        config: a config file or an mmengine ``Config``, which is not changed: a plain mmseg config of a teacher or
+            a student, or a config with a ``distill`` section.
         overrides: dotted key -> value, such as ``{"optim_wrapper.optimizer.lr": 0.02}``; ``+key`` adds a key.
-        size: of an image, in pixels: ``128``, or ``"HEIGHTxWIDTH"``.
+        size: image size in pixels: ``128``, or ``"HEIGHTxWIDTH"``.
         data_root: folder with ``img_dir/`` and ``ann_dir/``, or with PaddleSeg's ``train_list.txt``.
-        num_data_workers: loader processes for each training worker; 0 loads in the worker itself.
-        label_map: value in the masks' files -> label, such as ``{255: 1}`` or ``"255=1"``.
-        batch_size: images a step, over all workers together.
-        teacher_checkpoint: the teacher's weights, rdistill's or plain mmseg's.
-        iters: of training; the learning rate's schedule is stretched to them.
+        num_data_workers: data loading processes for each training worker; 0 loads in the worker itself.
+        label_map: value in the mask files -> label, such as ``{255: 1}`` or ``"255=1"``.
+        batch_size: images in a training step, in all workers together.
+        teacher_checkpoint: file of the teacher's weights, written by rdistill or by plain mmseg.
+        iters: training iterations; the learning rate schedule is stretched to this length.
         val_interval: iterations between validations.
 
     Raises:
@@ -139,30 +139,32 @@ def train(
 
     Args:
         config: a config file or an mmengine ``Config``; see :func:`load_config`.
-        work_dir: written to: ``metrics.json``, ``student.pth`` with ``student.py`` (the best iteration, for plain
-            mmseg), ``best.pth``, ``last.pth``, ``config.py``. By default ``work_dirs/`` and the config's name.
+        work_dir: folder or URI to write to: ``metrics.json``, ``student.pth`` with ``student.py`` (the weights of the
+            best iteration, which plain mmseg can load), ``best.pth``, ``last.pth``, ``config.py``. By default a folder
+            below ``work_dirs/`` with the config's name.
         overrides: config key -> value.
-        seed: of weights, data order, augmentation and dropout; by default the config's own, or else 0.
+        seed: seed of weights, data order, augmentation and dropout; by default the config's seed, or else 0.
         resume: continue the run in ``work_dir`` from its last checkpoint.
-        workers: training processes; from two up through Ray Train.
-        cpus_per_worker: CPU cores of each.
-        gpus_per_worker: GPUs of each; by default 1 where there are GPUs.
-        min_workers: go on with as few when workers are lost, and with more when there is room again; the images a
-            step stay as many. By default the run waits for all ``workers``.
-        max_failures: how often the workers are started again when one is lost.
-        address: of a Ray cluster; by default the one it runs in, or, for several workers, a new one on this machine.
-        amp: forward passes in bfloat16.
+        workers: number of training processes; two or more use Ray Train.
+        cpus_per_worker: CPU cores for each worker.
+        gpus_per_worker: GPUs for each worker; by default 1 if there are GPUs.
+        min_workers: when workers are lost, continue with at least this many, and with more when the cluster has room
+            again; the batch size stays the same. By default the run waits until it has all ``workers``.
+        max_failures: how often to restart the workers after one is lost.
+        address: address of a Ray cluster; by default the one the process runs in, or else, for several workers, a new
+            one on this machine.
+        amp: run forward passes in bfloat16.
         stop: a request that a signal handler may set; see :mod:`rdistill.core.stopping`.
-        track: where metrics go besides: ``"wandb"``, ``"tensorboard"``, ``"mlflow"``, several of them, or a mapping
-            with their options; see docs/tracking.md.
+        track: trackers that metrics are logged to as well: ``"wandb"``, ``"tensorboard"``, ``"mlflow"``, a list of
+            them, or a mapping with their options; see docs/tracking.md.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
-        quiet: show nothing.
-        console: where progress is shown, if not on standard output or in the notebook.
+        quiet: print nothing.
+        console: console that shows the progress; by default standard output or the notebook.
         size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint, iters, val_interval:
             as for :func:`load_config`.
 
     Returns:
-        What ``metrics.json`` holds. In percent: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU`` (by class; None for a class
+        The content of ``metrics.json``. In percent: ``mIoU``, ``aAcc``, ``mAcc``, ``IoU`` (by class; None for a class
         that does not occur) and ``teacher_mIoU``; also ``best_iter``, ``iter``, ``seed`` and ``seconds``.
 
     Raises:
@@ -178,7 +180,7 @@ def train(
     from rdistill.training.run import RunOptions, train_run
 
     if problems := resource_problems(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures):
-        raise UserError(*problems)  # also where one worker, in this process, takes what there is
+        raise UserError(*problems)
 
     console = _console(console, quiet)
     loaded = load_run(config, {**(overrides or {}), **(AMP if amp else {})}, _shortcuts(shortcuts))
@@ -186,14 +188,14 @@ def train(
         loaded = loaded.with_section("tracking", parse_tracking(track, "track").model_dump(exclude_none=True))
     tracking = parse_tracking(loaded.cfg.get("tracking"))
     require_trackers(tracking)
-    if seed is None:  # the config.py of a finished run has that run's
+    if seed is None:  # the config.py of a finished run names that run's seed
         seed = (loaded.cfg.get("randomness") or {}).get("seed") or 0
     name = _name(config, work_dir)
-    work_dir = _where(work_dir or Path("work_dirs") / Path(name).stem)
+    work_dir = _folder_or_uri(work_dir or Path("work_dirs") / Path(name).stem)
     require_work_dir(work_dir)
-    _say(console, f"{name} -> {work_dir}")
-    alone = nullcontext() if is_uri(work_dir) else lock_folder(Path(work_dir), "run or sweep")
-    with alone, RunConsole(console) as listener:
+    _print(console, f"{name} -> {work_dir}")
+    lock = nullcontext() if is_uri(work_dir) else lock_folder(Path(work_dir), "run or sweep")
+    with lock, RunConsole(console) as listener:
         options = RunOptions(seed=seed, resume=resume, trust_checkpoint=trust_checkpoint, stop=stop)
         if workers == 1 and not joins_a_cluster(address):
             metrics = train_run(loaded, work_dir, options, listener)
@@ -202,19 +204,23 @@ def train(
 
             resources = Resources(workers, cpus_per_worker, gpus_per_worker, min_workers, max_failures)
             metrics = train_in_group(loaded, work_dir, resources, options=options, address=address, listener=listener)
+    for line in _teacher_lines(metrics):
+        _print(console, line)
+    _print(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
+    _print(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
+    for line in viewing_hints(tracking, Path(work_dir)):
+        _print(console, line)
+    return metrics
+
+
+def _teacher_lines(metrics: RunMetrics) -> Iterator[str]:
+    """Yields lines that say for how many images the teacher's outputs did not have to be computed."""
     if cache := metrics.get("teacher_cache"):
         gave_up = "; given up" if cache.get("gave_up") else ""
-        _say(
-            console, f"cache     {cache['hit_rate']:.0%} of the teacher's {cache['images']} images were known{gave_up}"
-        )
+        yield f"cache     {cache['hit_rate']:.0%} of the teacher's {cache['images']} images were known{gave_up}"
     if store := metrics.get("teacher_store"):
-        kept = store["images"] - store["computed"]
-        _say(console, f"store     {kept} of the teacher's {store['images']} images were kept already")
-    _say(console, f"done      {scores(metrics)} at iteration {metrics['best_iter']}, {metrics['seconds']:.0f} s")
-    _say(console, f"student   {work_dir}/student.pth with {work_dir}/student.py; figures in {work_dir}/metrics.json")
-    for line in viewing_hints(tracking, Path(work_dir)):
-        _say(console, line)
-    return metrics
+        stored = store["images"] - store["computed"]
+        yield f"store     {stored} of the teacher's {store['images']} images were kept already"
 
 
 @_takes(DataArguments)
@@ -229,18 +235,18 @@ def evaluate(
     noted: Callable[[str], None] | None = None,
     **shortcuts: Unpack[DataArguments],
 ) -> Scores:
-    """Scores a checkpoint of the config's model, once its data has been looked at.
+    """Checks the config's data, then scores a checkpoint of its model.
 
     Args:
-        config: a config file or an mmengine ``Config``; of a ``distill`` config the student counts.
+        config: a config file or an mmengine ``Config``; if it has a ``distill`` section, the student is scored.
         checkpoint: ``student.pth``, ``best.pth``, or any mmseg checkpoint of that model.
         split: ``"val"`` or ``"test"``.
         overrides, size, data_root, num_data_workers, label_map: as for :func:`load_config`.
         trust_checkpoint: let the checkpoint run the Python code that it carries.
-        noted: is called with each line that is worth knowing of the data, such as a class that no mask holds.
+        noted: called with each note about the data, such as a class that no mask contains.
 
     Returns:
-        Percent: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU`` by class (None for a class that does not occur).
+        In percent: ``mIoU``, ``aAcc``, ``mAcc``, and ``IoU`` by class (None for a class that does not occur).
 
     Raises:
         UserError: a mistake in the config or its data, or a checkpoint that does not fit it.
@@ -267,17 +273,18 @@ class SweepResult:
 
     @property
     def summary(self) -> Summary:
-        """What ``summary.json`` holds: the verdict, what was searched and what confirmed; see docs/proof-details.md."""
+        """The content of ``summary.json``: the verdict, the search and the confirmation; see docs/proof-details.md."""
         from rdistill.sweeps.findings.summary import SUMMARY, read_summary
 
-        with open_work_dir(self.work_dir, SUMMARY) as here:
-            return read_summary(here.folder)
+        with open_work_dir(self.work_dir, SUMMARY) as opened:
+            return read_summary(opened.folder)
 
     @property
     def best(self) -> TrialRecord:
         """The trial that is handed over as ``best.pth``.
 
-        The one with the highest mIoU; after a confirmation, the best run of the configuration with the highest mean.
+        It is the trial with the highest mIoU; after a confirmation, it is the best run of the configuration with the
+        highest mean.
         """
         from rdistill.sweeps.findings.conclude import winner
 
@@ -285,12 +292,12 @@ class SweepResult:
 
     @property
     def baseline(self) -> TrialRecord | None:
-        """The student trained alone; the best of them, where several were."""
+        """The student that was trained alone; the best of them if there are several."""
         return next((trial for trial in self.trials if trial.is_baseline), None)
 
     @property
     def gain(self) -> float | None:
-        """mIoU of the best trial minus that of the baseline; None where the baseline is the best or has no score."""
+        """mIoU of the best trial minus mIoU of the baseline; None if the baseline is the best or has no score."""
         from rdistill.sweeps.study.records import gain
 
         return gain(self.best, self.trials)
@@ -300,7 +307,7 @@ class SweepResult:
         return load_results(self.work_dir)
 
     def as_dict(self) -> SweepOutcome:
-        """What `rdistill sweep --json` prints: plain data."""
+        """Returns the plain data that `rdistill sweep --json` prints."""
         from rdistill.sweeps.study.records import STATUSES
 
         best, baseline, summary = self.best, self.baseline, self.summary
@@ -339,27 +346,27 @@ def sweep(
     console: Console | None = None,
     **shortcuts: Unpack[ShortcutArguments],
 ) -> SweepResult:
-    """Trains many students, a baseline without distillation always among them, and ranks them.
+    """Trains many students, always with a baseline that has no teacher, and ranks them.
 
     Args:
-        sweep: a sweep file, or what it would hold as a dict; files that it names are then looked for from the working
-            directory.
-        work_dir: written to: ``results.csv``, ``best.py`` with ``best.pth`` (the winner, for plain mmseg), and a folder
-            a trial. By default ``work_dirs/sweeps/`` and the file's name.
-        overrides: config key -> value for all trials, over the sweep's own ``set``.
+        sweep: a sweep file, or a dict with its content. Relative file names in a dict start from the working directory.
+        work_dir: folder or URI to write to: ``results.csv``, ``best.py`` with ``best.pth`` (the winner, which plain
+            mmseg can load), and a folder for each trial. By default a folder below ``work_dirs/sweeps/`` with the
+            file's name.
+        overrides: config key -> value for all trials; they take precedence over the sweep's ``set``.
         resume: continue the sweep in ``work_dir``.
-        address: of a Ray cluster; by default the one it runs in, or a new one on this machine.
-        track: as for :func:`train`, a run of the tracker for each trial; over the sweep's own ``tracking``.
+        address: address of a Ray cluster; by default the one the process runs in, or else a new one on this machine.
+        track: like in :func:`train`, with a run of the tracker for each trial; it replaces the sweep's ``tracking``.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
-        quiet: show nothing.
-        console: where progress is shown, if not on standard output or in the notebook.
+        quiet: print nothing.
+        console: console that shows the progress; by default standard output or the notebook.
         size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint, iters, val_interval:
             as for :func:`load_config`.
 
     Raises:
         UserError: a mistake in the sweep, the config or the resources, found before the first trial.
         rdistill.sweeps.run.SweepFailedError: no trial has a score.
-        KeyboardInterrupt: it was interrupted; ``resume`` continues it.
+        KeyboardInterrupt: the sweep was interrupted; ``resume`` continues it.
     """
     from rdistill.sweeps.run import SweepOptions, run_sweep
 
@@ -376,7 +383,7 @@ def sweep(
         shortcuts=_shortcuts(shortcuts),
         console=_console(console, quiet),
     )
-    return SweepResult(_where(work_dir), tuple(trials))
+    return SweepResult(_folder_or_uri(work_dir), tuple(trials))
 
 
 @_takes(BatchArguments)
@@ -399,21 +406,22 @@ def headroom(
     console: Console | None = None,
     **shortcuts: Unpack[BatchArguments],
 ) -> Headroom:
-    """Says how much a config with a ``distill`` section has to gain, by a few short trainings in one cohort.
+    """Estimates how much a student can gain from its teacher, by a few short trainings in one cohort.
 
     Args:
-        config: a config file or an mmengine ``Config``; see :func:`load_config`.
-        work_dir: written to: ``headroom.json``, and a folder a training. By default ``work_dirs/headroom/`` and the
-            config's name.
-        iters: of the short trainings, and twice that of the longer ones; by default a quarter of the config's.
-        seeds: of the trainings, at least two; by default 0 and 1.
-        resume: continue what is in ``work_dir``.
-        workers, cpus_per_worker, gpus_per_worker, address: as for :func:`train`; each batch is divided among them.
+        config: a config file or an mmengine ``Config`` with a ``distill`` section; see :func:`load_config`.
+        work_dir: folder or URI to write to: ``headroom.json``, and a folder for each training. By default a folder
+            below ``work_dirs/headroom/`` with the config's name.
+        iters: iterations of the short trainings, by default a quarter of the config's; long ones take twice as many.
+        seeds: seeds of the trainings, at least two; by default 0 and 1.
+        resume: continue the trainings in ``work_dir``.
+        workers, cpus_per_worker, gpus_per_worker, address: as for :func:`train`; each batch is divided among the
+            workers.
         overrides, stop, trust_checkpoint, quiet, console: as for :func:`train`.
         size, data_root, num_data_workers, label_map, batch_size, teacher_checkpoint: as for :func:`load_config`.
 
     Returns:
-        What ``headroom.json`` holds: ``recommendation``, ``binds``, ``gap`` to the teacher at both lengths,
+        The content of ``headroom.json``: ``recommendation``, ``binds``, ``gap`` to the teacher at both lengths,
         ``effects``, ``spread``, ``seeds_needed``, ``plan`` (seconds and hours), ``arms``; see docs/headroom.md.
 
     Raises:
@@ -427,9 +435,9 @@ def headroom(
     console = _console(console, quiet)
     cfg = load_config(config, overrides, **shortcuts)
     name = _name(config, work_dir)
-    work_dir = _where(work_dir or Path("work_dirs") / "headroom" / Path(name).stem)
+    work_dir = _folder_or_uri(work_dir or Path("work_dirs") / "headroom" / Path(name).stem)
     require_work_dir(work_dir)
-    _say(console, f"{name} -> {work_dir}")
+    _print(console, f"{name} -> {work_dir}")
     result = run_headroom(
         cfg,
         work_dir,
@@ -440,30 +448,30 @@ def headroom(
         resume=resume,
         trust_checkpoint=trust_checkpoint,
         stop=stop,
-        say=lambda line: _say(console, line),
+        say=lambda line: _print(console, line),
     )
     show_headroom(console, result)
     return result
 
 
 def load_results(work_dir: str | Path) -> pandas.DataFrame:
-    """The trials of a sweep as a table, best validation first; also of a sweep that is running or was interrupted.
+    """Returns the trials of a sweep as a table, best validation first. The sweep may still run.
 
     Args:
-        work_dir: of the sweep.
+        work_dir: work dir of the sweep.
 
     Returns:
-        A row a trial, with the columns of ``results.csv`` (see docs/api.md). Scores are floats in percent, NaN where
-        there is none; counts are ``Int64``; a swept value is of its own type, such as the list of a feature pair; text
-        is never NaN, but empty.
+        One row for each trial, with the columns of ``results.csv`` (see docs/api.md). Scores are floats in percent, or
+        NaN if there is none; counts are ``Int64``; a swept value keeps its type, such as the list of a feature pair;
+        missing text is an empty string, never NaN.
 
     Raises:
         UserError: the folder holds no sweep.
     """
     from rdistill.sweeps.study.dataframe import results_frame
 
-    with open_work_dir(work_dir, "trials/*/trial.json") as here:
-        return results_frame(here.folder)
+    with open_work_dir(work_dir, "trials/*/trial.json") as opened:
+        return results_frame(opened.folder)
 
 
 def _console(console: Console | None, quiet: bool) -> Console:
@@ -476,13 +484,13 @@ def _console(console: Console | None, quiet: bool) -> Console:
     return console or OneLineConsole(highlight=False, soft_wrap=True, markup=False)
 
 
-def _say(console: Console, line: str) -> None:
-    """Whole and as it is, whatever the console's own settings are: paths are there to be copied."""
+def _print(console: Console, line: str) -> None:
+    """Prints a line without wrapping or markup, so that a path in it can be copied."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _name(config: str | Path | Config, work_dir: str | Path | None) -> str:
-    """What a config is called: its file, or 'config'."""
+    """Returns the config's file name, or 'config'."""
     if isinstance(config, (str, Path)):
         return str(config)
     if not config.filename and work_dir is None:
@@ -490,8 +498,8 @@ def _name(config: str | Path | Config, work_dir: str | Path | None) -> str:
     return str(config.filename or "config")
 
 
-def _where(work_dir: str | Path) -> str | Path:
-    """A work dir: a folder, or a URI as it is."""
+def _folder_or_uri(work_dir: str | Path) -> str | Path:
+    """Returns a folder as a Path and a URI unchanged."""
     return work_dir if is_uri(work_dir) else Path(work_dir)
 
 

@@ -1,4 +1,4 @@
-"""The commands. The only place that prints and exits: 0 done, 2 the user's mistake, 1 anything else."""
+"""The commands. Only this module prints and exits: status 0 for success, 2 for a user's mistake, 1 otherwise."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from rdistill.schemas.mappings import Arguments
     from rdistill.schemas.run import Scores
 
-MOST_ERRORS = 10  # lines
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # no mistake of the user's
+MAX_ERRORS = 10  # lines
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # errors that are no mistake of the user
 INTERRUPTED = "interrupted; a run or a sweep continues with --resume"
 
 app = typer.Typer(
@@ -57,28 +57,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Which way of distilling this teacher into this student works best, and by how much?
 
-    rdistill data synthetic data/synthetic           # images to try it on
+    rdistill data synthetic data/synthetic           # draw images to try the commands on
 
-    rdistill init --data DIR                         # or your own: writes the files of a study
+    rdistill init --data DIR                         # or write the configs and the sweep file for your own images
 
-    rdistill train configs/teacher/NAME.py           # a teacher, or a student
+    rdistill train configs/teacher/NAME.py           # train a teacher (or, with a student's config, a student alone)
 
-    rdistill train configs/distill/NAME.py           # a student under its teacher
+    rdistill train configs/distill/NAME.py           # train a student under its teacher
 
-    rdistill sweep sweeps/coef.yaml --data-root DIR  # many, and which is best
+    rdistill sweep sweeps/coef.yaml --data-root DIR  # train many students and rank them
 
-    rdistill report work_dirs/sweeps/coef            # by how much, and why
+    rdistill report work_dirs/sweeps/coef            # one HTML page: which one won, by how much, and why
     """,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make data to train on.")
+data_app = typer.Typer(no_args_is_help=True, help="Generate images to train on.")
 app.add_typer(data_app, name="data")
-store_app = typer.Typer(no_args_is_help=True, help="Teachers' outputs for views of images: fill, look at, prune.")
+store_app = typer.Typer(no_args_is_help=True, help="Compute, inspect and remove the stored outputs of teachers.")
 app.add_typer(store_app, name="store")
 
 
 @contextmanager
 def _resumable(request: StopRequest) -> Iterator[None]:
-    """What Ctrl-C and SIGTERM say of a command that can go on where it was stopped."""
+    """Prints how to resume when Ctrl-C or SIGTERM ends the command within this context."""
     terminated = 128 + signal.SIGTERM
     try:
         yield
@@ -91,8 +91,8 @@ def _resumable(request: StopRequest) -> Iterator[None]:
         raise
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"rdistill {version('rdistill')}")
@@ -102,7 +102,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -111,18 +111,25 @@ def _main(
 Config_ = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="An mmseg config file, with or without a `distill` section.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result and errors.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object at the end; errors still go to standard error.")
+]
 Checkpoint = Annotated[
     Path,
     typer.Argument(metavar="CHECKPOINT", help="student.pth, best.pth, or any mmseg checkpoint of the config's model."),
+]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+Png = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Also write each figure as a PNG file into this folder; needs Chromium."),
 ]
 WorkDir = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|URI",
-        help="Where everything is written: a folder, or a URI such as s3://bucket/run; by default work_dirs/ and the "
-        "file's name.",
+        help="The folder, or a URI such as s3://bucket/run, that everything is written to; by default it is named "
+        "after the file, below work_dirs/.",
     ),
 ]
 
@@ -131,69 +138,80 @@ WorkDir = Annotated[
 def init(
     data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of images and masks.")],
     student: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A model of `rdistill models`, or a config file.")
+        str | None,
+        typer.Option(metavar="NAME", help="The student: a model that `rdistill models` lists, or a config file."),
     ] = None,
-    teacher: Annotated[str | None, typer.Option(metavar="NAME", help="The same for the teacher.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME", help="The teacher, in the same way.")] = None,
     size: Annotated[
-        int | None, typer.Option(help="Pixels of the images' shorter side; by default what the machine can do.")
+        int | None,
+        typer.Option(help="Pixels of the images' shorter side; by default as many as this machine can train with."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the files go; by default work_dirs/init/ and the folder's name."),
+        typer.Option(
+            metavar="DIR", help="The folder to write to; by default it is named after --data, below work_dirs/init/."
+        ),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Names of the classes, in the order of their numbers.")
+        str | None, typer.Option(metavar="NAME,...", help="Names of the classes, in the order of their indices.")
     ] = None,
     colors: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Which colour of the masks is which class: a line `NAME R G B` each."),
+        typer.Option(metavar="FILE", help="For masks in colours: a file with a line `NAME R G B` for each class."),
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from the zoo's weights, which are downloaded once.")
+        bool,
+        typer.Option(
+            "--pretrained", help="Start from the pretrained weights of mmseg's model zoo, which are downloaded once."
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Look at a folder of images and masks, and write the files of a study: student, teacher, distillation, sweep.
 
-    Recognises lists, Cityscapes, Pascal VOC, ADE20K, COCO, and folders of images beside folders of masks. Prints what
-    it decided and why, and the three commands to run next. Nothing in DIR is changed or copied.
+    Recognises these layouts: PaddleSeg's list files, Cityscapes, Pascal VOC, ADE20K, COCO, and a folder of images
+    with a folder of masks. Prints what it decided and why, and the three commands to run next. Nothing in DIR is
+    changed or copied.
     """
-    from rdistill.init.run import Wanted, start
+    from rdistill.init.run import InitOptions, write_study
 
     names = tuple(name.strip() for name in classes.split(",")) if classes is not None else None
-    made = start(Wanted(data, student, teacher, size, out, names, colors, pretrained, force))
+    result = write_study(InitOptions(data, student, teacher, size, out, names, colors, pretrained, force))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
-    for about, text in made.decisions:
-        console.print(f"{about:<9} {text}")
-    for note in made.notes:
+    for topic, text in result.decisions:
+        console.print(f"{topic:<9} {text}")
+    for note in result.notes:
         console.print(f"note      {note}")
-    for file in made.files:
+    for file in result.files:
         console.print(f"wrote     {file}")
     console.print("run next")
-    for command in made.commands:
+    for command in result.commands:
         console.print(f"  {command}")
 
 
 @app.command(cls=Command)
 def models(
-    pattern: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Only names that hold this.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="List only the names that contain this text.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure now, with what is installed; minutes for all of them.")
+        bool,
+        typer.Option("--measure", help="Measure again with the installed packages; this takes minutes for all models."),
     ] = False,
 ) -> None:
-    """List the models that `init` takes as student or teacher, the smallest first: parameters, FLOPs.
+    """List the models that `init` takes as student or teacher with their parameters and FLOPs, the smallest first.
 
-    They are those of mmseg's installed configs, and two of rdistill's own.
+    These are the models of the installed mmseg's configs, and some models of rdistill.
     """
-    from rdistill.init.list_models import as_plain, listed, shown
+    from rdistill.init.list_models import as_plain, matching_models, table_lines
 
-    chosen = listed(pattern, measured_now=measure)
+    matches = matching_models(pattern, measured_now=measure)
     if as_json:
-        print(to_json(as_plain(chosen)))
+        print(to_json(as_plain(matches)))
         return
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
-    for line in shown(chosen, measured_now=measure):
+    for line in table_lines(matches, measured_now=measure):
         console.print(line)
 
 
@@ -210,8 +228,9 @@ def train(
 ) -> None:
     """Train one model: a teacher, a student alone, or, with a `distill` section, a student under its teacher.
 
-    Writes to the work dir: metrics.json, student.pth and student.py (the best iteration, for plain mmseg), best.pth
-    and last.pth (to resume from), config.py (the whole config), and mmengine's log.
+    Writes these files to the work dir: metrics.json; student.pth with student.py (the weights of the best iteration,
+    which plain mmseg can load); best.pth; last.pth (the checkpoint that --resume continues from); config.py (the whole
+    config); and mmengine's log.
     """
     from rdistill import api
 
@@ -222,8 +241,8 @@ def train(
             overrides=loading.overrides(),
             stop=stop,
             quiet=quiet or as_json,
-            **run.given(),
-            **loading.given(),
+            **run.as_arguments(),
+            **loading.as_arguments(),
         )
     work_dir = work_dir or f"work_dirs/{config.stem}"
     if as_json:
@@ -236,22 +255,24 @@ def train(
 @with_flags
 def evaluate(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG|OUT.onnx", help="An mmseg config file; or a file of `export` by itself.")
+        Path,
+        typer.Argument(metavar="CONFIG|OUT.onnx", help="An mmseg config file; or only a file that `export` wrote."),
     ],
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
             metavar="CHECKPOINT|OUT.onnx",
-            help="student.pth, best.pth, any mmseg checkpoint of the config's model, or a file of `export`.",
+            help="student.pth, best.pth, any mmseg checkpoint of the config's model, or a file that `export` wrote.",
             show_default=False,
         ),
     ] = None,
     *,
-    split: Annotated[str, typer.Option(metavar="val|test", help="Which split to score on.")] = "val",
+    split: Annotated[str, typer.Option(metavar="val|test", help="The split to score on.")] = "val",
     runtime: Annotated[
         str | None,
         typer.Option(
-            metavar="onnxruntime|openvino", help="What runs OUT.onnx; onnxruntime unless named, and always beside it."
+            metavar="onnxruntime|openvino",
+            help="The runtime of OUT.onnx: onnxruntime by default; openvino is scored in addition to onnxruntime.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -260,9 +281,9 @@ def evaluate(
 ) -> None:
     """Score a checkpoint of the config's model: mIoU, pixel accuracy and the IoU of every class, in percent.
 
-    The files of the split are looked at first, as `check` does. An ONNX file is scored itself, by onnxruntime or, with
-    --runtime openvino, by both, beside the student that it was exported from: OUT.onnx.json, which lies beside it, says
-    with which config and checkpoint.
+    The files of the split are checked first, like in `check`. An ONNX file is scored by running it, and the PyTorch
+    student that it was exported from is scored for comparison: `export` has written the student's config and checkpoint
+    to OUT.onnx.json, next to the file.
     """
     from rdistill import api
     from rdistill.schemas.exported import RUNTIMES
@@ -273,23 +294,33 @@ def evaluate(
         raise UserError(f"--runtime: must be {' or '.join(RUNTIMES)}, got {runtime!r}")
     if (checkpoint or config).suffix == ".onnx":
         own_config = None if checkpoint is None else config
-        how = {"split": split, "trust_checkpoint": trust_checkpoint, "runtime": runtime or "onnxruntime"}
-        _evaluate_file(own_config, checkpoint or config, how, as_json=as_json, flags=loading)
+        options = {"split": split, "trust_checkpoint": trust_checkpoint, "runtime": runtime or "onnxruntime"}
+        _evaluate_file(own_config, checkpoint or config, options, as_json=as_json, flags=loading)
         return
     if runtime is not None:
-        raise UserError(f"--runtime: is for a file of `export`, and {checkpoint or config} is none; leave it out")
+        raise UserError(
+            f"--runtime: is only for a file that `export` wrote, and {checkpoint or config} is none; leave it out"
+        )
     if checkpoint is None:
         raise UserError("CHECKPOINT: is required; see `rdistill eval --help`")
     cfg = _load(config, loading, with_teachers=False)
-    metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint, noted=_note)
+    metrics = api.evaluate(cfg, checkpoint, split=split, trust_checkpoint=trust_checkpoint, noted=_print_note)
     if as_json:
         print(to_json(metrics))
         return
     _print_scores(metrics, cfg, split)
 
 
-def _evaluate_file(config: Path | None, file: Path, how: Arguments, *, as_json: bool, flags: DataFlags) -> None:
-    """`rdistill eval` of an exported file; ``how`` as for :func:`rdistill.handover.score.score_file`."""
+def _evaluate_file(config: Path | None, file: Path, options: Arguments, *, as_json: bool, flags: DataFlags) -> None:
+    """Runs `rdistill eval` for an exported file.
+
+    Args:
+        config: overrides the config that the file's record names.
+        file: the ONNX file.
+        options: keyword arguments of :func:`rdistill.handover.score.score_file`.
+        as_json: prints JSON instead of lines.
+        flags: what the command line changes in the config.
+    """
     from rdistill.config.load import load_config
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.handover.onnx_file import read_record, require_packages
@@ -299,28 +330,28 @@ def _evaluate_file(config: Path | None, file: Path, how: Arguments, *, as_json: 
     require_packages(("onnxruntime",), "eval of an ONNX file")
     record = read_record(file)
     if config is None and record is None:
-        raise UserError(f"{file}: no {file.name}.json beside it says what it was made of; pass CONFIG before it")
-    made_with = record or {"overrides": {}, "shortcuts": {}}
-    changed = {name: value for name, value in flags.given().items() if value is not None}
+        raise UserError(f"{file}: there is no {file.name}.json next to it that names its config; pass CONFIG before it")
+    exported_with = record or {"overrides": {}, "shortcuts": {}}
+    changed = {name: value for name, value in flags.as_arguments().items() if value is not None}
     cfg = load_config(
-        config or made_with["config"],
-        {**made_with["overrides"], **flags.overrides()},
-        Shortcuts(**{**made_with["shortcuts"], **changed}),
+        config or exported_with["config"],
+        {**exported_with["overrides"], **flags.overrides()},
+        Shortcuts(**{**exported_with["shortcuts"], **changed}),
         with_teachers=False,
     )
-    for note in check_evaluation(cfg, how["split"]):
-        _note(note)
+    for note in check_evaluation(cfg, options["split"]):
+        _print_note(note)
     checkpoint = None if record is None else record["checkpoint"]
     if checkpoint is not None and not Path(checkpoint).is_file():
-        _note(f"{checkpoint}: is not there any more, so the student in PyTorch is not scored beside the file")
+        _print_note(f"{checkpoint}: no longer exists, so the PyTorch student is not scored for comparison")
         checkpoint = None
-    scored = score_file(cfg, file, checkpoint, **how)
+    scored = score_file(cfg, file, checkpoint, **options)
     if as_json:
         print(to_json(as_plain(scored)))
         return
-    _print_scores(scored.scores, cfg, how["split"])
-    for word, line in lines(scored):
-        print(f"{word:<9} {line}")
+    _print_scores(scored.scores, cfg, options["split"])
+    for topic, line in lines(scored):
+        print(f"{topic:<9} {line}")
 
 
 def _print_scores(metrics: Scores, cfg: Config, split: str) -> None:
@@ -336,15 +367,15 @@ def _print_scores(metrics: Scores, cfg: Config, split: str) -> None:
 
 
 def _load(config: Path, flags: ModelFlags, **parts: bool) -> Config:
-    """A config with what the command line changes in it; ``parts``: as for :func:`rdistill.config.load.load_config`."""
+    """Loads a config with the command line's changes; ``parts`` go to :func:`rdistill.config.load.load_config`."""
     from rdistill.config.load import load_config
     from rdistill.config.shortcuts import Shortcuts
 
-    return load_config(config, flags.overrides(), Shortcuts(**flags.given()), **parts)
+    return load_config(config, flags.overrides(), Shortcuts(**flags.as_arguments()), **parts)
 
 
-def _note(line: str) -> None:
-    """On standard error, for `--json` is one object."""
+def _print_note(line: str) -> None:
+    """Prints a note to standard error, because standard output may have to be one JSON object."""
     print(f"note      {line}", file=sys.stderr)
 
 
@@ -352,7 +383,7 @@ def _note(line: str) -> None:
 @with_flags
 def sweep(
     sweep_file: Annotated[
-        Path, typer.Argument(metavar="SWEEP.yaml", help="The study: a config, a search space, a searcher.")
+        Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file: a config, a search space and a searcher.")
     ],
     *,
     work_dir: WorkDir = None,
@@ -361,10 +392,10 @@ def sweep(
     as_json: AsJson = False,
     loading: LoadFlags,
 ) -> None:
-    """Train many students, a baseline without distillation always among them, and rank them.
+    """Train many students, always with a baseline that has no teacher, and rank them.
 
-    Writes to the work dir: results.csv (a row a trial), best.py and best.pth (the winner, for plain mmseg), and a
-    folder for each trial with its own trial.py, which `rdistill train` repeats.
+    Writes these files to the work dir: results.csv (one row for each trial); best.py and best.pth (the winner, which
+    plain mmseg can load); and a folder for each trial with a trial.py, with which `rdistill train` repeats the trial.
     """
     from rdistill import api
 
@@ -374,8 +405,8 @@ def sweep(
             work_dir,
             overrides=loading.overrides(),
             quiet=quiet or as_json,
-            **run.given(),
-            **loading.given(),
+            **run.as_arguments(),
+            **loading.as_arguments(),
         )
     if as_json:
         print(to_json(result.as_dict()))
@@ -391,12 +422,12 @@ def headroom(
     *,
     work_dir: WorkDir = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="SEED,...", help="Of the trainings, at least two; by default 0,1.")
+        str | None, typer.Option(metavar="SEED,...", help="Seeds of the trainings, at least two; by default 0,1.")
     ] = None,
     iters: Annotated[
         int | None, typer.Option(help="Iterations of the short trainings; by default a quarter of the config's.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --work-dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the trainings in --work-dir.")] = False,
     group: WorkerFlags,
     address: Address = None,
     quiet: Quiet = False,
@@ -404,10 +435,11 @@ def headroom(
     loading: BatchFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Say how much a `distill` config has to gain, before hours are spent on a sweep.
+    """Estimate how much a student can gain from its teacher, before hours are spent on a sweep.
 
-    Short trainings of the student alone, twice as long, with half of the labels, with the teacher's classes as labels,
-    and distilled as configured: what binds, how many seeds a sweep needs, what it costs, and what to do first.
+    CONFIG has a `distill` section. The command trains the student for a short time in five ways: alone, alone for twice
+    as long, with half of the labels, with the teacher's predictions as labels, and distilled as CONFIG says. It prints
+    what limits the student, how many seeds a sweep needs, what the sweep costs, and what to do first.
     """
     from rdistill import api
 
@@ -423,8 +455,8 @@ def headroom(
             stop=stop,
             trust_checkpoint=trust_checkpoint,
             quiet=quiet or as_json,
-            **group.given(),
-            **loading.given(),
+            **group.as_arguments(),
+            **loading.as_arguments(),
         )
     if as_json:
         print(to_json(result))
@@ -445,19 +477,17 @@ def _seed_list(text: str | None) -> list[int] | None:
 @app.command(cls=Command)
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The --work-dir of a sweep, running or done; or of a run.")
+        Path, typer.Argument(metavar="DIR", help="The --work-dir of a sweep, which may still run, or of a single run.")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the page goes; by default report.html in DIR.")
+        Path | None, typer.Option(metavar="FILE", help="The file to write; by default report.html in DIR.")
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    png: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write each figure as a PNG for a paper; needs Chromium.")
-    ] = None,
+    open_: Open = False,
+    png: Png = None,
 ) -> None:
-    """Write one HTML page of a sweep: verdict, leaderboard, curves, what mattered, losses, images, cost.
+    """Write one HTML page of a sweep: verdict, leaderboard, curves, importance of the parameters, losses, images, cost.
 
-    It needs no network and no other file. Reads what is on disk, so it may be run while the sweep runs.
+    The page needs no network and no other file. The command reads only files, so it also works while the sweep runs.
     """
     from rdistill.report.build import page_of
 
@@ -467,13 +497,11 @@ def report(
 @app.command(cls=Command)
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The --work-dir of each sweep.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("work_dirs/compare.html"),
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    png: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write each figure as a PNG for a paper; needs Chromium.")
-    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path("work_dirs/compare.html"),
+    open_: Open = False,
+    png: Png = None,
 ) -> None:
-    """Write one HTML page of several sweeps beside each other; says where they are not on equal terms."""
+    """Write one HTML page that compares several sweeps, and warn where their conditions differ."""
     from rdistill.report.compare import compare_page
 
     _write_page(compare_page(folders), out, open_, png)
@@ -502,46 +530,51 @@ def _write_page(page: Any, file: Path, open_: bool, png: Path | None) -> None:
 def layers(
     config: Config_,
     *,
-    depth: Annotated[int, typer.Option(min=1, help="How deep into the model: 1 is backbone and heads.")] = 2,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Depth of the modules to show; 1 shows only the backbone and the heads.")
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
     loading: ModelFlags,
 ) -> None:
     """Show the layers of a config's models: names, shapes, strides, parameters, FLOPs.
 
-    For a `distill` config also which pairs of features can be compared. Needs neither data nor checkpoints.
+    For a config with a `distill` section, also show which pairs of features can be compared. Needs neither data nor
+    checkpoints.
     """
     from rdistill.checks.layers import as_json as plain
     from rdistill.checks.layers import overview, show
 
-    seen = overview(_load(config, loading, with_data=False))
+    model_layers = overview(_load(config, loading, with_data=False))
     if as_json:
-        print(to_json(plain(seen)))
+        print(to_json(plain(model_layers)))
     else:
-        show(seen, Console(), depth)
+        show(model_layers, Console(), depth)
 
 
 @app.command(cls=Command)
 @with_flags
 def check(
-    file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="What `train` or `sweep` would be given.")],
+    file: Annotated[Path, typer.Argument(metavar="CONFIG|SWEEP.yaml", help="A config for `train`, or a sweep file.")],
     *,
     work_dir: WorkDir = None,
     run: WorkerFlags,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to ask for its resources; by default this machine is meant.")
+        str | None,
+        typer.Option(help="Address of the Ray cluster whose resources count; by default this machine's count."),
     ] = None,
     loading: LoadFlags,
 ) -> None:
-    """Find every mistake in a config or a sweep before time is spent; the first ten are shown, with status 2.
+    """Find all mistakes in a config or a sweep file before training; exit with status 2 and show the first ten.
 
-    Files, keys, classes, teacher weights, layer names, pairs, one training step on two images, resources and disk
-    space; for a sweep every choice in its space. `train` and `sweep` check most of it themselves.
+    Checks files, keys, classes, teacher weights, layer names, feature pairs, one training step on two images, resources
+    and disk space; in a sweep file, also every choice of its search space. `train` and `sweep` do most of these checks
+    themselves.
     """
     from rdistill.checks.run import check_config, check_resources
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.sweeps.check import check_sweep_file, resources_at
 
-    overrides, arguments = loading.overrides(), loading.given()
+    overrides, arguments = loading.overrides(), loading.as_arguments()
     trust_checkpoint = arguments.pop("trust_checkpoint")
     shortcuts = Shortcuts(**arguments)
     is_sweep = file.suffix in (".yaml", ".yml")
@@ -562,8 +595,8 @@ def check(
             trust_checkpoint=trust_checkpoint,
             full_data=True,
         )
-        have = resources_at(address, folder)
-        report.add("resources", *check_resources("the run", **run.given(), have=have))
+        available = resources_at(address, folder)
+        report.add("resources", *check_resources("the run", **run.as_arguments(), have=available))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for layout in report.layouts:
         console.print(f"ok        layout     {layout}")
@@ -585,44 +618,46 @@ def predict(
         list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of images, or quoted glob patterns.")
     ],
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for masks/ and overlays/.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print files and shares as JSON.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write masks/ and overlays/ to.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the files and the share of each class as JSON.")
+    ] = False,
     loading: ModelFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Segment images: a mask and an overlay of each, and the share of each class.
+    """Segment images: write a mask and an overlay of each image, and print the share of each class.
 
-    A mask is a PNG whose values are the class indices, at the image's own size. CONFIG and CHECKPOINT are student.py
-    and student.pth, best.py and best.pth, or any config and checkpoint of mmseg. Needs no dataset.
+    A mask is a PNG of the image's own size whose values are the class indices. CONFIG and CHECKPOINT are student.py
+    and student.pth, best.py and best.pth, or any mmseg config and checkpoint. Needs no dataset.
     """
     from rdistill.handover.inference import image_files, load_predictor, require_readable
     from rdistill.handover.predict import output_files, predict_images, show_progress
 
-    wanted = image_files(images)
-    for line in wanted.left_out:
+    selected = image_files(images)
+    for line in selected.left_out:
         print(f"left out  {line}", file=sys.stderr)
-    require_readable(wanted.files)
-    output_files(wanted.files, out)
+    require_readable(selected.files)
+    output_files(selected.files, out)
     cfg = _load(config, loading, with_teachers=False, with_data=False)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint, device=device)
-    coming = predict_images(predictor, wanted.files, out)
+    predictions = predict_images(predictor, selected.files, out)
     if not as_json:
-        coming = show_progress(coming, len(wanted.files), Console())
-    results, failed = [], None
+        predictions = show_progress(predictions, len(selected.files), Console())
+    results, failure = [], None
     try:
-        for result in coming:
+        for result in predictions:
             results.append(result)
-    except UserError as error:  # the summary of what is done comes first
-        failed = error
+    except UserError as error:  # raised below, after the summary of the images before it
+        failure = error
     if as_json:
         print(to_json(results))
     else:
         print(f"{len(results)} masks in {out}/masks, overlays in {out}/overlays")
-    if failed is not None:
-        raise failed
+    if failure is not None:
+        raise failure
 
 
 @app.command(cls=Command)
@@ -634,42 +669,48 @@ def export(
     *,
     output: Annotated[
         str,
-        typer.Option(metavar="mask|logits", help="mask: the class of each pixel; logits: the scores of every class."),
+        typer.Option(
+            metavar="mask|logits",
+            help="What the file returns. mask: the class of each pixel; logits: the scores of every class.",
+        ),
     ] = "mask",
     fixed_size: Annotated[
-        str | None, typer.Option(metavar="PIXELS|HxW", help="Accept images of this size only; by default of any.")
+        str | None, typer.Option(metavar="PIXELS|HxW", help="Accept only images of this size; by default, of any size.")
     ] = None,
-    opset: Annotated[int, typer.Option(min=16, max=20, help="ONNX operator set.")] = 18,
+    opset: Annotated[int, typer.Option(min=16, max=20, help="Version of the ONNX operator set.")] = 18,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="Images to check on, a folder or a pattern; by default the validation set. Repeatable."),
+        typer.Option(help="Image, folder or pattern to check the file on; by default the validation set. Repeatable."),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise to 8 bits, calibrated on images of the config's training set.")
+        bool,
+        typer.Option("--int8", help="Quantise to 8 bits, with calibration on images of the config's training set."),
     ] = False,
     fp16: Annotated[
-        bool, typer.Option("--fp16", help="Keep weights in float16, for runtimes that compute in it.")
+        bool, typer.Option("--fp16", help="Store weights in float16, for runtimes that compute in float16.")
     ] = False,
     max_drop: Annotated[
-        float, typer.Option(min=0, help="Points of validation mIoU that --int8 or --fp16 may lose to float32.")
+        float, typer.Option(min=0, help="Validation mIoU, in points, that --int8 or --fp16 may lose against float32.")
     ] = 1.0,
     qat: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="ITERS", help="Train so long with 8-bit rounding where --int8 loses more than --max-drop."
+            min=1,
+            metavar="ITERS",
+            help="Iterations of quantisation-aware training, which follow only if --int8 loses more than --max-drop.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     loading: DataFlags,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Write a model as ONNX, of any batch and image size, checked against PyTorch on real images.
+    """Write a model as ONNX, for any batch size and image size, and compare it with PyTorch on real images.
 
-    The masks of both must be equal on 99.9 % of the pixels: otherwise nothing is written, and the status is 1. The
-    file's metadata say how an image is prepared and what the classes are; `rdistill eval OUT.onnx` scores it. With
-    --int8 or --fp16 the float32 file must pass, and the smaller one lose at most --max-drop on the validation images.
-    --qat ITERS trains the student on where INT8 loses more, under the teachers of CONFIG, such as a run's config.py.
-    Needs pip install 'rdistill[onnx]'.
+    Both masks must be equal on 99.9 % of the pixels; otherwise nothing is written, and the exit status is 1. The file's
+    metadata say how to prepare an image and name the classes; `rdistill eval OUT.onnx` scores the file. With --int8 or
+    --fp16, the float32 model must pass this comparison, and the smaller file may lose at most --max-drop on the
+    validation images. If INT8 loses more, --qat ITERS continues training with 8-bit rounding under the teachers of
+    CONFIG (pass a run's config.py). Needs pip install 'rdistill[onnx]'.
     """
     from rdistill.config.shortcuts import parse_size
     from rdistill.handover import export as in_float32
@@ -680,36 +721,40 @@ def export(
 
     require_packages()
     if int8 and fp16:
-        raise UserError("--int8, --fp16: a file has one of them; export twice for both")
+        raise UserError("--int8, --fp16: a file has one precision; to get both, export twice")
     precision = "int8" if int8 else "fp16" if fp16 else "float32"
     if qat is not None and not int8:
-        raise UserError("--qat: trains for INT8; add --int8, or leave it out")
+        raise UserError("--qat: trains for INT8; add --int8, or leave --qat out")
     if images and precision != "float32":
-        raise UserError(f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave it out")
+        raise UserError(
+            f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave --images out"
+        )
     if output not in ("mask", "logits"):
         raise UserError(f"--output: must be mask or logits, got {output!r}")
     fixed = parse_size(fixed_size, "--fixed-size") if fixed_size else None
     in_float32.require_writable(out)
-    wanted = image_files(images) if images else None
-    for line in wanted.left_out if wanted is not None else ():
+    selected = image_files(images) if images else None
+    for line in selected.left_out if selected is not None else ():
         print(f"left out  {line}", file=sys.stderr)
     cfg = _load(config, loading, with_teachers=False, with_data=not images)
     predictor = load_predictor(cfg, checkpoint, trust_checkpoint=trust_checkpoint)
-    how: Arguments = {"output": output, "fixed_size": fixed, "opset": opset}
+    options: Arguments = {"output": output, "fixed_size": fixed, "opset": opset}
     record: ExportRecord = {
         "config": str(config), "checkpoint": str(checkpoint), "overrides": loading.overrides(),
-        "shortcuts": loading.given(), "precision": precision,
+        "shortcuts": loading.as_arguments(), "precision": precision,
     }  # fmt: skip
     if precision == "float32":
-        files = validation_images(cfg) if wanted is None else wanted.files
-        exported = in_float32.export_onnx(predictor, out, files, **how)
+        files = validation_images(cfg) if selected is None else selected.files
+        exported = in_float32.export_onnx(predictor, out, files, **options)
         plain, lines = in_float32.as_plain(exported), in_float32.summary(exported)
     else:
         for split in ("train", "val") if int8 else ("val",):
             for note in check_evaluation(cfg, split):
-                _note(note)
-        tune = None if qat is None else _fine_tuner(config, loading, checkpoint, qat, trust_checkpoint)
-        reduced = reduce.export_reduced(predictor, cfg, out, precision, max_drop=max_drop, fine_tune=tune, **how)
+                _print_note(note)
+        fine_tune = None if qat is None else _fine_tuner(config, loading, checkpoint, qat, trust_checkpoint)
+        reduced = reduce.export_reduced(
+            predictor, cfg, out, precision, max_drop=max_drop, fine_tune=fine_tune, **options
+        )
         plain, lines = reduce.as_plain(reduced), reduce.summary(reduced)
         if reduced.quantization is not None:
             record["quantization"] = reduced.quantization
@@ -717,24 +762,24 @@ def export(
     if as_json:
         print(to_json(plain))
         return
-    for word, line in lines:
-        print(f"{word:<9} {line}")
+    for topic, line in lines:
+        print(f"{topic:<9} {line}")
 
 
 def _fine_tuner(config: Path, flags: DataFlags, checkpoint: Path, iterations: int, trust_checkpoint: bool) -> FineTune:
-    """What trains a student on with rounding, as its config says."""
+    """Returns the function that continues a student's training with 8-bit rounding, as its config says."""
     from rdistill.config.load import load_run
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.handover.qat import fine_tuner
     from rdistill.training.hooks import Silent
 
-    run = load_run(config, flags.overrides(), Shortcuts(**flags.given()))
+    run = load_run(config, flags.overrides(), Shortcuts(**flags.as_arguments()))
     if run.distill is None:
-        _note(f"--qat: {config} has no `distill` section, so the student would be trained on by its labels alone")
+        _print_note(f"--qat: {config} has no `distill` section, so the student would train on its labels alone")
     return fine_tuner(run, checkpoint, iterations, Silent(), trust=trust_checkpoint)
 
 
-Store = Annotated[str, typer.Argument(metavar="DIR|URI", help="The store: what distill.store.dir names.")]
+Store = Annotated[str, typer.Argument(metavar="DIR|URI", help="The store: the value of distill.store.dir.")]
 
 
 @store_app.command(name="build", cls=Command)
@@ -750,65 +795,65 @@ def store_build(
 ) -> None:
     """Compute a teacher's outputs for all views of the training images, before any training.
 
-    CONFIG has distill.store with a `dir`, where every run with the same section then finds them. The work goes over the
-    Ray cluster as tasks. What is there is not computed again: the same command goes on where it was stopped.
+    A view is one of the few augmented versions of an image. CONFIG has distill.store with a `dir`: the outputs are
+    written there, and every run with the same section reads them from there. The work is spread over the Ray cluster as
+    tasks. Outputs that exist are not computed again, so the same command continues where it was stopped.
     """
     from rdistill.config.load import load_run
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.store.build import build_store
 
-    loaded = load_run(config, loading.overrides(), Shortcuts(**loading.given()))
+    loaded = load_run(config, loading.overrides(), Shortcuts(**loading.as_arguments()))
     scratch = Path("work_dirs", "store", config.stem)
     console = Console(quiet=True) if quiet or as_json else OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     with terminated_like_ctrl_c() as stop:
         try:
-            done = build_store(
+            counts = build_store(
                 loaded,
                 scratch,
                 trust_checkpoint=trust_checkpoint,
                 console=console,
-                **run.given(),
+                **run.as_arguments(),
             )
         except KeyboardInterrupt:
-            _print_line("interrupted; the same command goes on with what is missing")
+            _print_line("interrupted; the same command continues with the outputs that are missing")
             raise SystemExit(128 + (stop.signum or signal.SIGINT)) from None
     if as_json:
-        print(to_json(done))
+        print(to_json(counts))
     elif quiet:
-        print(f"{done['views']} views, {done['computed']} computed")
+        print(f"{counts['views']} views, {counts['computed']} computed")
 
 
 @store_app.command(name="info", cls=Command)
 def store_info(
-    where: Store, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+    store: Store, as_json: Annotated[bool, typer.Option("--json", help="Print the contents as JSON.")] = False
 ) -> None:
-    """Show whose outputs a store holds, how many and how large."""
+    """Show which teachers' outputs a store holds, how many, and their size."""
     from rdistill.core.files import in_bytes
     from rdistill.distill.store_files import store_files
-    from rdistill.store.contents import ID_CHARACTERS, contents, totals, used, whose
+    from rdistill.store.contents import ID_CHARACTERS, contents, last_use, teacher_name, totals
 
-    held = contents(store_files(where))
+    teachers = contents(store_files(store))
     if as_json:
-        print(to_json(held))
+        print(to_json(teachers))
         return
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
-    for of_teacher in held:
-        about = of_teacher["about"]
-        size = f"{of_teacher['entries']} entries, {in_bytes(of_teacher['bytes'])}"
-        console.print(f"{of_teacher['id'][:ID_CHARACTERS]}  {whose(about)}: {size}, used {used(about)}")
-    whole = totals(held)
-    console.print(
-        f"{where}: {len(held)} teacher{'s' * (len(held) != 1)}, {whole['entries']} entries, {in_bytes(whole['bytes'])}"
-    )
+    for teacher in teachers:
+        about = teacher["about"]
+        size = f"{teacher['entries']} entries, {in_bytes(teacher['bytes'])}"
+        console.print(f"{teacher['id'][:ID_CHARACTERS]}  {teacher_name(about)}: {size}, used {last_use(about)}")
+    total = totals(teachers)
+    count = f"{len(teachers)} teacher{'s' * (len(teachers) != 1)}"
+    console.print(f"{store}: {count}, {total['entries']} entries, {in_bytes(total['bytes'])}")
 
 
 @store_app.command(name="verify", cls=Command)
 def store_verify(
-    where: Store,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove what is damaged.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    store: Store,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove damaged entries.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Read every entry of a store and compare it with its checksum; status 1 where one is damaged.
+    """Compare every entry of a store with its checksum; exit with status 1 if one is damaged.
 
     A run computes a damaged entry again by itself.
     """
@@ -816,55 +861,59 @@ def store_verify(
     from rdistill.distill.store_files import store_files
     from rdistill.store.contents import verify
 
-    verified = verify(store_files(where), remove=remove, say=lambda line: print(line, file=sys.stderr))
+    verified = verify(store_files(store), remove=remove, notify=lambda line: print(line, file=sys.stderr))
     if as_json:
         print(to_json(verified))
     else:
         size = in_bytes(verified["bytes"])
-        print(f"{where}: {verified['entries']} entries, {size}, {verified['damaged']} damaged")
+        print(f"{store}: {verified['entries']} entries, {size}, {verified['damaged']} damaged")
     if verified["damaged"]:
         raise typer.Exit(1)
 
 
 @store_app.command(name="prune", cls=Command)
 def store_prune(
-    where: Store,
+    store: Store,
     teacher: Annotated[
-        str | None, typer.Option(metavar="ID", help="Remove this teacher: the beginning of its id in `store info`.")
+        str | None,
+        typer.Option(metavar="ID", help="Remove the teacher whose id, as `store info` shows it, begins with this."),
     ] = None,
     unused_days: Annotated[
-        float | None, typer.Option(min=0, help="Remove teachers that no run has begun to use for so many days.")
+        float | None, typer.Option(min=0, help="Remove teachers that no run has started to use for this many days.")
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Remove teachers, longest unused first, until the rest fits, such as 10GiB."),
+        typer.Option(
+            metavar="SIZE",
+            help="Remove teachers, the longest unused first, until the store is this small, such as 10GiB.",
+        ),
     ] = None,
 ) -> None:
-    """Remove teachers from a store; without an option, only what killed processes have left of files.
+    """Remove teachers from a store; without an option, remove only the unfinished files of killed processes.
 
-    While a run uses the store nothing is lost but time: what it misses it computes again.
+    A run that uses the store at the same time continues: it computes missing outputs again.
     """
     from rdistill.core.files import in_bytes
     from rdistill.distill.store_files import store_files
     from rdistill.store.contents import parse_bytes, prune
 
-    most = None if max_size is None else parse_bytes(max_size, "--max-size")
-    removed = prune(store_files(where), teacher=teacher, unused_days=unused_days, max_bytes=most, say=print)
-    print(f"{where}: {in_bytes(removed)} removed")
+    max_bytes = None if max_size is None else parse_bytes(max_size, "--max-size")
+    removed = prune(store_files(store), teacher=teacher, unused_days=unused_days, max_bytes=max_bytes, notify=print)
+    print(f"{store}: {in_bytes(removed)} removed")
 
 
 @data_app.command(cls=Command)
 def synthetic(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write img_dir/ and ann_dir/ to.")],
-    num_train: Annotated[int, typer.Option(help="Training images.")] = 200,
-    num_val: Annotated[int, typer.Option(help="Validation images.")] = 60,
-    size: Annotated[int, typer.Option(help="Pixels a side.")] = 256,
-    seed: Annotated[int, typer.Option(help="Another seed gives other eyes.")] = 0,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write img_dir/ and ann_dir/ to.")],
+    num_train: Annotated[int, typer.Option(help="Number of training images.")] = 200,
+    num_val: Annotated[int, typer.Option(help="Number of validation images.")] = 60,
+    size: Annotated[int, typer.Option(help="Height and width of an image, in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(help="Another seed draws other eyes.")] = 0,
     mask_error: Annotated[
-        int, typer.Option(help="Percent of the disc's radius by which training masks may be off. 0: exact.")
+        int, typer.Option(help="Error of the training masks, in percent of the disc's radius; 0 draws exact masks.")
     ] = 0,
 ) -> None:
-    """Draw fundus photographs with the optic disc marked: vessels, uneven light, bright distractors."""
+    """Draw fundus photographs and masks of the optic disc, with vessels, uneven light and bright distractors."""
     from rdistill.data.synthetic import generate
 
     generate(out, num_train=num_train, num_val=num_val, size=size, seed=seed, mask_error=mask_error)
@@ -872,14 +921,14 @@ def synthetic(
 
 
 def main() -> None:
-    """The console script: turns errors into one line each and an exit status."""
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be text: what cannot be printed is shown as \\udcff
+    """Runs the console script: every error becomes one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may be invalid text; such bytes are printed as \\udcff
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     keep_to_the_work_dir()
     try:
         status = app(standalone_mode=False) or 0
-        if status == 130:  # what Typer makes of Ctrl-C
+        if status == 130:  # Typer's status for Ctrl-C
             _print_line("interrupted")
         sys.exit(status)
     except UserError as error:
@@ -897,28 +946,28 @@ def main() -> None:
         if (problem := problem_of_path(error)) is not None:
             _print_errors(problem)
             sys.exit(2)
-        if not isinstance(error, OSError) or error.errno not in DISK:
+        if not isinstance(error, OSError) or error.errno not in DISK_ERRNOS:
             raise
         _print_errors(f"{error.filename or 'the disk'}: cannot be written: {error.strerror}")
         sys.exit(1)
 
 
 def _leave_for_usage(error: Any) -> NoReturn:
-    """A command line that Typer could not read; a group of commands without one shows its help."""
+    """Reports a command line that Typer could not read; a command group without a command shows its help."""
     if isinstance(error, ShowsHelp):
-        error.ctx.get_help()  # prints it itself where rich is used
+        error.ctx.get_help()  # this call prints the help itself if rich is installed
     else:
         _print_errors(usage_line(error))
     sys.exit(2)
 
 
 def _print_errors(*problems: str) -> None:
-    """One line each; of more than a screen of them the first ones, and how many there are."""
-    shown = problems if len(problems) <= MOST_ERRORS else problems[: MOST_ERRORS - 1]
+    """Prints one line for each problem; if there are more than ``MAX_ERRORS``, the first ones and the number left."""
+    shown = problems if len(problems) <= MAX_ERRORS else problems[: MAX_ERRORS - 1]
     for problem in shown:
         _print_line(f"error: {problem}")
     if len(shown) < len(problems):
-        _print_line(f"error: and {len(problems) - len(shown)} more, which are shown when these are mended")
+        _print_line(f"error: and {len(problems) - len(shown)} more, which are shown when these are fixed")
 
 
 def _print_line(line: str) -> None:

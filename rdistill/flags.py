@@ -1,7 +1,7 @@
-"""Flags that several commands share, each declared once: its type, its default, and what the command line says of it.
+"""The flags that several commands share. Each is declared once, with its type, its default and its help text.
 
-A command takes a whole group, such as ``loading: LoadFlags``; :func:`with_flags` shows Typer the single flags. Their
-names are the keyword arguments of :mod:`rdistill.api`, which a test holds them to.
+A command takes a whole group, such as ``loading: LoadFlags``; :func:`with_flags` shows Typer the single flags. The
+names of the flags equal the keyword arguments of :mod:`rdistill.api`; a test checks that.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ TrustCheckpoint = Annotated[
     ),
 ]
 Track = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="Report to wandb, tensorboard, mlflow, or several: a,b.")
+    str | None, typer.Option(metavar="NAMES", help="Log to wandb, tensorboard, mlflow, or to several of them: a,b.")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join; by default the one it runs in, or a new local one.")
+    str | None,
+    typer.Option(help="Address of the Ray cluster; by default the one the command runs in, or else a new local one."),
 ]
 
 
 class Flags:
-    """A group of flags, as a command was given them."""
+    """A group of flags with the values from the command line."""
 
-    def given(self) -> Arguments:
-        """By the names of the API's arguments."""
+    def as_arguments(self) -> Arguments:
+        """Returns the values as keyword arguments of the API, without ``--set`` (see :meth:`ModelFlags.overrides`)."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "set_"}  # type: ignore[arg-type]
 
 
-# What a config is loaded with, besides its file. Each group adds to the one above it what a command needs that goes a
-# step further: look at models, read images, score, train a little, train. A flag has its place in one of them.
+# The next five groups say how a config is loaded. Each adds to the group above it the flags of commands that do more:
+# build models, read images, score, train for a fixed time, train as configured. Every flag is in one group only.
 
 
 @dataclass(frozen=True)
 class ModelFlags(Flags):
-    """Of a command that builds a config's models."""
+    """Flags of commands that build a config's models."""
 
     set_: Annotated[
         list[str] | None,
@@ -57,10 +58,12 @@ class ModelFlags(Flags):
             help="Override a key of the config, such as optim_wrapper.optimizer.lr=0.02; +KEY adds one. Repeatable.",
         ),
     ] = None
-    size: Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size in training and test.")] = None
+    size: Annotated[str | None, typer.Option(metavar="PIXELS|HxW", help="Image size, in training and in testing.")] = (
+        None
+    )
 
     def overrides(self) -> ConfigValues:
-        """What ``--set`` sets. Raises UserError for what cannot be read."""
+        """Returns the assignments of ``--set``. Raises UserError if one cannot be parsed."""
         from rdistill.config.overrides import parse_assignments
 
         return parse_assignments(self.set_ or [])
@@ -68,44 +71,46 @@ class ModelFlags(Flags):
 
 @dataclass(frozen=True)
 class ImageFlags(ModelFlags):
-    """Of a command that reads images of the config's data."""
+    """Flags of commands that read images of the config's data."""
 
     data_root: Annotated[
-        str | None, typer.Option(help="Folder with img_dir/ and ann_dir/, or PaddleSeg's train_list.txt.")
+        str | None,
+        typer.Option(help="Folder of the data, with img_dir/ and ann_dir/ or with PaddleSeg's train_list.txt."),
     ] = None
 
 
 @dataclass(frozen=True)
 class DataFlags(ImageFlags):
-    """Of a command that runs the config's data loaders."""
+    """Flags of commands that run the config's data loaders."""
 
     num_data_workers: Annotated[
-        int | None, typer.Option(help="Loader processes for each training worker; 0 loads in the worker itself.")
+        int | None, typer.Option(help="Data loading processes for each training worker; 0 loads in the worker itself.")
     ] = None
     label_map: Annotated[
         str | None,
         typer.Option(
-            metavar="VALUE=LABEL,...", help="What values in the masks' files stand for: 255=1 for masks of 0 and 255."
+            metavar="VALUE=LABEL,...", help="Labels of the values in the mask files: 255=1 for masks of 0 and 255."
         ),
     ] = None
 
 
 @dataclass(frozen=True)
 class BatchFlags(DataFlags):
-    """Of a command that trains for a length of its own."""
+    """Flags of commands that train, but not for as long as the config says."""
 
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all workers together.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images in a training step, in all workers together.")] = None
     teacher_checkpoint: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The teacher's weights: rdistill's or plain mmseg's.")
+        str | None, typer.Option(metavar="FILE", help="The teacher's weights, written by rdistill or by plain mmseg.")
     ] = None
 
 
 @dataclass(frozen=True)
 class LoadFlags(BatchFlags):
-    """Of a command that trains as the config says."""
+    """Flags of commands that train as the config says."""
 
     iters: Annotated[
-        int | None, typer.Option(help="Training iterations; the learning rate's schedule is stretched to them.")
+        int | None,
+        typer.Option(help="Number of training iterations; the learning rate schedule is stretched to this length."),
     ] = None
     val_interval: Annotated[int | None, typer.Option(help="Iterations between validations.")] = None
     trust_checkpoint: TrustCheckpoint = False
@@ -113,47 +118,47 @@ class LoadFlags(BatchFlags):
 
 @dataclass(frozen=True)
 class WorkerFlags(Flags):
-    """What a run's workers take."""
+    """The number of workers of a run and their resources."""
 
-    workers: Annotated[int, typer.Option(min=1, help="Training workers; from two up through Ray Train.")] = 1
+    workers: Annotated[int, typer.Option(min=1, help="Number of training workers; two or more use Ray Train.")] = 1
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs a worker; by default 1 where there are GPUs.")
+        float | None, typer.Option(min=0, help="GPUs for each worker; by default 1 if there are GPUs.")
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores a worker.")] = 1
+    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores for each worker.")] = 1
 
 
 @dataclass(frozen=True)
 class TaskFlags(Flags):
-    """What one task of many takes, and where they run."""
+    """The resources of each Ray task, and the cluster that the tasks run on."""
 
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs a task; by default 1 where there are GPUs.")
+        float | None, typer.Option(min=0, help="GPUs for each task; by default 1 if there are GPUs.")
     ] = None
-    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores a task.")] = 1
+    cpus_per_worker: Annotated[float, typer.Option(min=MIN_SHARE, help="CPU cores for each task.")] = 1
     address: Address = None
 
 
 @dataclass(frozen=True)
 class RunFlags(WorkerFlags):
-    """How one run is trained."""
+    """Flags of one training run."""
 
     min_workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Go on with as few when workers are lost; --batch-size stays. By default all are waited for."
+            min=1,
+            help="When workers are lost, continue with at least this many and the same --batch-size; by default, wait "
+            "for all of them.",
         ),
     ] = None
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="How often the workers are started again when one is lost.")
-    ] = 3
+    max_failures: Annotated[int, typer.Option(min=0, help="How often to restart the workers after one is lost.")] = 3
     address: Address = None
-    amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16.")] = False
+    amp: Annotated[bool, typer.Option("--amp", help="Run forward passes in bfloat16.")] = False
     seed: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=MAX_SEED,
-            help="Of weights, data order, augmentation and dropout; by default the config's own, or else 0.",
+            help="Seed of weights, data order, augmentation and dropout; by default the config's seed, or else 0.",
         ),
     ] = None
     resume: Annotated[
@@ -164,7 +169,7 @@ class RunFlags(WorkerFlags):
 
 @dataclass(frozen=True)
 class SweepFlags(Flags):
-    """How a sweep is run."""
+    """Flags of a sweep."""
 
     address: Address = None
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --work-dir.")] = False
@@ -172,7 +177,7 @@ class SweepFlags(Flags):
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as Typer wants it, with single flags in the place of each group that it takes."""
+    """Replaces each group in a command's signature by its single flags, which Typer can read."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hints[name] for name in signature(command).parameters if is_dataclass(hints[name])}
     parameters: list[Parameter] = []

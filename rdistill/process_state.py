@@ -1,4 +1,4 @@
-"""What a call of the library changes in the process of its caller, such as a notebook, and puts back."""
+"""Restores what a call of the library changes in its caller's process, such as a notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def leaves_process_as_it_was(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorates a function of the public API: what it sets for the whole process holds during the call alone."""
+    """Decorates a function of the public API so that its changes to the process end with the call."""
 
     @wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -29,16 +29,16 @@ def leaves_process_as_it_was(function: Callable[Arguments, Result]) -> Callable[
 
 @contextmanager
 def process_state_kept() -> Iterator[None]:
-    """Within: the default scope of mmseg. Afterwards: the environment, generators, thread counts and scope as before.
+    """Sets mmengine's default scope to mmseg within the context, and restores the process's state afterwards.
 
-    Runs set variables for wandb, MLflow and Ray, seed the global generators of Python, numpy and torch, and
-    mmengine's runner chooses how processes start, OpenCV's threads and cuDNN's mode.
+    It restores the environment variables, the global random generators of Python, numpy and torch, the numbers of
+    threads, the start method of processes, cuDNN's mode and the default scope: a run sets variables for wandb, MLflow
+    and Ray and seeds the generators, and mmengine's runner changes the rest. Without the scope, mmseg's modules would
+    not be found where the caller uses another OpenMMLab package.
 
-    The scope before may be that of another package of OpenMMLab, in which mmseg's modules have no name.
-
-    What stays: modules that were imported, and what they registered.
+    Imported modules, and what they have registered, stay.
     """
-    # Not at the top: the command line imports this module before it knows whether it needs torch.
+    # These imports are heavy, and the command line imports this module before it knows whether it needs torch.
     import cv2
     import torch
     from mmengine.registry import DefaultScope

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in a line of the house's form instead of Typer's box."""
+"""Describes the mistake in a command line in one line, in place of Typer's box."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from rdistill.core.validation import describe, short
 
 
 class Command(TyperCommand):
-    """A command that refuses an empty value: as a path it would mean the current folder, which nobody named so."""
+    """A command that refuses an empty value, which as a path would mean the current folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # an empty text becomes a path below
+        words, _, _ = self.make_parser(ctx).parse_args(
+            args=list(args)
+        )  # parsing below turns an empty string into a path
         for param in self.params:
             value = words.get(param.name)
             for text in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(text, str) and not text.strip():
-                    raise UserError(f"{_name(param)}: is empty; {_what_to_name(param)}")
+                    raise UserError(f"{_name(param)}: is empty; {_how_to_fix(param)}")
         rest: list[str] = super().parse_args(ctx, args)
         return rest
 
 
-def _what_to_name(param: Any) -> str:
+def _how_to_fix(param: Any) -> str:
     for part, words in _NAMED_BY.items():
         if part in (param.metavar or ""):
             return f"name {words}"
     return "give it a value" if param.required else "give it a value, or leave it out"
 
 
-# What the help calls a value, in part -> what it is.
+# Part of a value's metavar -> what the value names.
 _NAMED_BY = {"DIR": "a folder", "CONFIG": "a config file", ".yaml": "a sweep file", "FILE": "a file", ".onnx": "a file"}
 
 
 def usage_line(error: Any) -> str:
-    """Where, what, got, how to fix.
+    """Returns one line that says where the mistake is, what is wrong, and how to fix it.
 
     Args:
         error: one of :data:`rdistill._compat.typer.AnyError`.
@@ -86,13 +88,13 @@ def _wrong_value(error: Any, message: str) -> str:
 
 
 def _name(param: Any) -> str:
-    """``--iters``, or ``CONFIG`` as the help has it."""
+    """Returns a parameter's name as the help shows it, such as ``--iters`` or ``CONFIG``."""
     options = [name for name in param.opts if name.startswith("-")]
     return max(options, key=len) if options else str(param.metavar or param.name).upper().removesuffix("...")
 
 
 def _command_path(error: Any) -> list[str]:
-    """The command's name, or those of its group and itself, without the program's."""
+    """Returns the names of the command's group, if it has one, and of the command."""
     context: Any = getattr(error, "ctx", None)
     names: list[str] = []
     while context is not None and context.parent is not None:

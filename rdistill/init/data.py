@@ -1,4 +1,4 @@
-"""What `init` makes of a folder: its pairs, what masks' values mean, what a dataset reads; writes lists and masks."""
+"""Reads the data of a folder for `init`: pairs, classes, dataset keys; writes lists and masks where needed."""
 
 from __future__ import annotations
 
@@ -18,98 +18,101 @@ from rdistill.init.render import render_masks, write_list
 from rdistill.schemas.mappings import PlainConfig
 
 SEED = 0
-MOST_CLASSES_SHOWN = 12
-Decisions = list[tuple[str, str]]  # (about, what and why)
+MAX_CLASSES_SHOWN = 12
+Decisions = list[tuple[str, str]]  # (topic, decision and reason)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder's data as a study reads them."""
+    """The data of a folder, as a study uses them."""
 
     labels: Labels
     images: ImageSurvey
     train_images: int
     datasets: dict[str, PlainConfig]  # 'train', 'val', 'test' -> keys of the dataset
-    pixels: list[int]  # each class's, in the training masks that were read
+    pixels: list[int]  # pixels of each class in the training masks that were read
     decisions: Decisions = field(default_factory=list)
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """Of the classes, where one is rare."""
+        """Class weights, or None if no class is rare."""
         return proposals.class_weights(self.pixels)
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Classes that no training mask holds, as far as these were read."""
+        """Classes without a pixel in the training masks that were read."""
         return tuple(name for name, count in zip(self.labels.classes, self.pixels, strict=True) if not count)
 
 
 def read_data(data: Path, out: Path, *, classes: Sequence[str] | None = None, colors: Path | None = None) -> Data:
-    """Recognises a folder, and writes lists and masks below ``out`` where a dataset needs them.
+    """Recognises a folder, and writes lists and masks below ``out`` if a dataset needs them.
 
     Args:
         data: the folder, as the user named it.
-        out: where the files of the study go.
-        classes: names, in the order of the classes.
-        colors: a table of colours, see :func:`rdistill.init.masks.read_colors`.
+        out: folder of the study's files.
+        classes: names of the classes, in the order of their indices.
+        colors: file with a table of colours, see :func:`rdistill.init.masks.read_colors`.
 
     Raises:
         UserError: nothing is recognised, files cannot be read, or masks cannot be understood.
     """
     root = data.expanduser().absolute()
     folder = layouts.read_folder(root, out.absolute())
-    seen, labels = _read_masks(folder, classes, colors)
+    mask_survey, labels = _read_masks(folder, classes, colors)
     _require_one_mask_each(folder)
-    decisions = _about_data(data, folder, labels, seen)
+    decisions = _about_data(data, folder, labels, mask_survey)
     split_by_chance = "val" not in folder.splits
     if split_by_chance:
-        decisions.append(_split(folder, labels, seen))
+        decisions.append(_split(folder, labels, mask_survey))
     images = image_files.survey(*([pair.image for pair in pairs] for pairs in (folder.splits["train"], folder.pairs)))
     decisions += _about_images(images)
-    pixels = _pixels(labels, seen, folder.splits["train"])
+    pixels = _class_pixels(labels, mask_survey, folder.splits["train"])
     datasets = _datasets(folder, labels, out, split_by_chance=split_by_chance)
     if labels.render:
-        decisions.append(("masks", f"written once as class numbers in {out / 'masks'}; yours are left as they are"))
+        decisions.append(("masks", f"written once as class numbers in {out / 'masks'}; your files are not changed"))
     decisions.append(("pixels", _about_pixels(labels, pixels, proposals.class_weights(pixels))))
     return Data(labels, images, len(folder.splits["train"]), datasets, pixels, decisions)
 
 
 def _read_masks(folder: Folder, classes: Sequence[str] | None, color_file: Path | None) -> tuple[MaskSurvey, Labels]:
-    seen = masks.survey([pair.mask for pair in folder.pairs])
-    if not seen.in_color:
-        layouts.settle_values(folder, [color[0] for color in seen.pixels])
+    mask_survey = masks.survey([pair.mask for pair in folder.pairs])
+    if not mask_survey.in_color:
+        layouts.add_classes_of_layout(folder, [color[0] for color in mask_survey.pixels])
     colors = masks.read_colors(color_file) if color_file is not None else folder.colors
     names = classes or folder.names
     if folder.label_map is not None:
         table: dict[masks.Color, int] = {(value,): label for value, label in folder.label_map.items()}
         palette = tuple(masks.class_color(index) for index in range(len(names or ())))
-        return seen, Labels(tuple(names or ()), palette, table, folder.label_map, render=not seen.plain)
-    if not seen.in_color and color_file is None:
-        colors = None  # the table is for images that people look at, beside masks of class numbers
-    if names is not None and classes is None and not seen.in_color:
-        largest = max((color[0] for color in seen.pixels if color[0] != IGNORED), default=0)
+        return mask_survey, Labels(tuple(names or ()), palette, table, folder.label_map, render=not mask_survey.plain)
+    if not mask_survey.in_color and color_file is None:
+        colors = None  # such a table describes coloured previews that lie next to masks of class numbers
+    if names is not None and classes is None and not mask_survey.in_color:
+        largest = max((color[0] for color in mask_survey.pixels if color[0] != IGNORED), default=0)
         if len(names) <= largest - (1 if folder.reduce_zero_label else 0):
-            names = None  # a file of names that are not these masks'
+            names = None  # the file names other classes than these masks have
     reduce_zero_label = folder.reduce_zero_label
-    return seen, masks.interpret(seen, names=names, colors=colors, reduce_zero_label=reduce_zero_label)
+    return mask_survey, masks.interpret(mask_survey, names=names, colors=colors, reduce_zero_label=reduce_zero_label)
 
 
 def _require_one_mask_each(folder: Folder) -> None:
     counts = Counter(pair.image for pairs in folder.splits.values() for pair in set(pairs))
-    if twice := [image for image, count in counts.items() if count > 1 and not folder.keys]:
-        raise UserError(f"{twice[0]}: has several masks; leave one kind of masks in the folder")
+    if duplicates := [image for image, count in counts.items() if count > 1 and not folder.keys]:
+        raise UserError(f"{duplicates[0]}: has several masks; keep only one kind of masks in the folder")
 
 
-def _split(folder: Folder, labels: Labels, seen: MaskSurvey) -> tuple[str, str]:
+def _split(folder: Folder, labels: Labels, mask_survey: MaskSurvey) -> tuple[str, str]:
     pairs = folder.splits["train"]
     if len(pairs) < 2:
-        raise UserError(f"--data {folder.root}: holds one image with a mask; two are needed, to train on and to score")
-    classes = {mask: _classes_in(labels, file.pixels) - {IGNORED} for mask, file in seen.files.items()}
+        raise UserError(
+            f"--data {folder.root}: contains only one image with a mask; at least two are needed, to train and to score"
+        )
+    classes = {mask: _classes_in(labels, file.pixels) - {IGNORED} for mask, file in mask_survey.files.items()}
     folder.splits["train"], folder.splits["val"] = layouts.split_off(pairs, classes, SEED)
     count = len(folder.splits["val"])
     return "split", (
-        f"there are no validation images: {count} of {len(pairs)} were drawn by chance (seed {SEED}) into a list; "
-        "nothing was copied. Frames of one film or pieces of one image may stand in both: then write val.txt yourself"
+        f"there are no validation images: {count} of {len(pairs)} were drawn at random (seed {SEED}) into a list; "
+        "nothing was copied. If images are frames of one film or crops of one image, write val.txt yourself, because "
+        "similar images would be in both splits"
     )
 
 
@@ -118,12 +121,12 @@ def _classes_in(labels: Labels, pixels: Mapping[masks.Color, int]) -> set[int]:
 
 
 def _label(labels: Labels, color: masks.Color) -> int:
-    """A grey value is a colour too, where masks are in colour."""
+    """Returns the class of a colour; a grey value is looked up as a colour if the table has colours."""
     return labels.table.get(color if color in labels.table else color * 3, IGNORED)
 
 
 def _datasets(folder: Folder, labels: Labels, out: Path, *, split_by_chance: bool) -> dict[str, PlainConfig]:
-    """Keys of the dataset of each split; writes masks and lists where it needs them."""
+    """Returns split -> keys of its dataset; writes masks and lists if the dataset needs them."""
     if folder.keys and not labels.render and not split_by_chance:
         return dict(folder.keys)
     splits = render_masks(folder.splits, folder.root, labels, out / "masks") if labels.render else folder.splits
@@ -136,24 +139,28 @@ def _datasets(folder: Folder, labels: Labels, out: Path, *, split_by_chance: boo
     return keys
 
 
-def _pixels(labels: Labels, seen: MaskSurvey, pairs: Sequence[Pair]) -> list[int]:
-    """Pixels of each class in the training masks that were read."""
+def _class_pixels(labels: Labels, mask_survey: MaskSurvey, pairs: Sequence[Pair]) -> list[int]:
+    """Counts the pixels of each class in the training masks that were read."""
     counts = [0] * len(labels.classes)
     for pair in pairs:
-        for color, count in seen.files[pair.mask].pixels.items() if pair.mask in seen.files else ():
+        for color, count in mask_survey.files[pair.mask].pixels.items() if pair.mask in mask_survey.files else ():
             label = _label(labels, color)
             if label != IGNORED:
                 counts[label] += count
     return counts
 
 
-def _about_data(data: Path, folder: Folder, labels: Labels, seen: MaskSurvey) -> Decisions:
+def _about_data(data: Path, folder: Folder, labels: Labels, mask_survey: MaskSurvey) -> Decisions:
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in folder.splits.items())
     lines = [("layout", f"{folder.layout} in {data}: {counts} images with masks")]
     lines += [("layout", reason) for reason in folder.reasons]
-    sample = f" (of {len(seen.files)} masks; there are {seen.total})" if len(seen.files) < seen.total else ""
-    names = ", ".join(labels.classes[:MOST_CLASSES_SHOWN])
-    more = f" and {len(labels.classes) - MOST_CLASSES_SHOWN} more" if len(labels.classes) > MOST_CLASSES_SHOWN else ""
+    sample = (
+        f" (of {len(mask_survey.files)} masks; there are {mask_survey.total})"
+        if len(mask_survey.files) < mask_survey.total
+        else ""
+    )
+    names = ", ".join(labels.classes[:MAX_CLASSES_SHOWN])
+    more = f" and {len(labels.classes) - MAX_CLASSES_SHOWN} more" if len(labels.classes) > MAX_CLASSES_SHOWN else ""
     lines.append(("classes", f"{len(labels.classes)}: {names}{more}{sample}"))
     return lines + [("classes", reason) for reason in labels.reasons]
 
@@ -173,9 +180,9 @@ def _range(sizes: Sequence[tuple[int, int]]) -> str:
 def _about_pixels(labels: Labels, pixels: Sequence[int], weights: Sequence[float] | None) -> str:
     total = max(sum(pixels), 1)
     shares = [f"{name} {100 * count / total:.3g} %" for name, count in zip(labels.classes, pixels, strict=True)]
-    text = ", ".join(shares[:MOST_CLASSES_SHOWN]) + (", ..." if len(shares) > MOST_CLASSES_SHOWN else "")
-    least = f"{100 * proposals.rare_below(len(pixels)):.2g} %"
+    text = ", ".join(shares[:MAX_CLASSES_SHOWN]) + (", ..." if len(shares) > MAX_CLASSES_SHOWN else "")
+    limit = f"{100 * proposals.rare_below(len(pixels)):.2g} %"
     if weights is None:
-        return f"{text}: no class is below {least}, so that all weigh 1"
+        return f"{text}: no class is below {limit}, so all class weights are 1"
     rare = [f"{name} {weight:g}" for name, weight in zip(labels.classes, weights, strict=True) if weight > 1]
-    return f"{text}: class weights for those below {least}: {', '.join(rare)}"
+    return f"{text}: class weights for those below {limit}: {', '.join(rare)}"

@@ -1,4 +1,4 @@
-"""What the images of a data set are: sizes, channels, bits, and how each channel is distributed."""
+"""Surveys the images of a data set: sizes, channels, bits, mean and deviation of each channel."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from rdistill.init.masks import in_threads
 from rdistill.models.packages import absent_packages
 from rdistill.schemas.mappings import PlainConfig
 
-MOST_MEASURED = 200  # images whose pixels are read, a seeded sample of more
-OF_TIFF = (".tif", ".tiff")
+MAX_MEASURED = 200  # the pixels of at most this many images are read, as a seeded sample
+TIFF_SUFFIXES = (".tif", ".tiff")
 RGB = 3
-OPENCV_CHANNELS = 4  # OpenCV reads no more
+OPENCV_CHANNELS = 4  # OpenCV reads at most this many
 FLOAT_BITS = 32
-UNLIKE = 10  # times the smallest deviation of a band: more are of another scale
-ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations that exchange width and height
+MAX_DEVIATION_RATIO = 10  # largest deviation of a band / smallest: above it, the bands have different scales
+ROTATED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
 class ImageSurvey:
-    """What the images of a data set are together."""
+    """Properties of all images of a data set."""
 
-    sizes: Counter[tuple[int, int]]  # width, height -> images
-    channels: int  # that a model gets
+    sizes: Counter[tuple[int, int]]  # (width, height) -> number of images
+    channels: int  # the model's input channels
     bits: int  # bits of a value; 32 for floats
-    loader: PlainConfig  # the pipeline's step that reads them
-    mean: tuple[float, ...] | None = None  # each channel's, or one for all; None: the model's own
+    loader: PlainConfig  # the pipeline step that reads the images
+    mean: tuple[float, ...] | None = None  # one value for each channel, or one for all; None keeps the model's
     std: tuple[float, ...] | None = None
     reasons: tuple[str, ...] = ()
 
     @property
     def typical(self) -> tuple[int, int]:
-        """Width and height of the median."""
+        """Median width and median height, in pixels."""
         return (
             round(median(width for width, _ in self.sizes.elements())),
             round(median(height for _, height in self.sizes.elements())),
@@ -60,62 +60,66 @@ class _Header:
     size: tuple[int, int]  # width, height
     channels: int
     bits: int
-    paged: bool = False  # a TIFF of several pages, of which OpenCV reads the first alone
+    has_pages: bool = False  # a TIFF of several pages; OpenCV reads only the first
 
 
 def survey(train: Sequence[Path], paths: Sequence[Path]) -> ImageSurvey:
-    """Reads the headers of all images, and the pixels of some of those for training.
+    """Reads the headers of all images, and the pixels of some training images if their mean is needed.
+
+    Args:
+        train: training images.
+        paths: all images.
 
     Raises:
-        UserError: one cannot be read, they do not have the same channels, or a package is missing that reads them.
+        UserError: an image cannot be read, images differ in their channels, or the package that reads them is missing.
     """
     headers = in_threads(_header, paths)
-    kinds = Counter(header.channels for header in headers)
+    channel_counts = Counter(header.channels for header in headers)
     sizes = Counter(header.size for header in headers)
-    largest, bits = max(kinds), max(header.bits for header in headers)
-    in_tiff = all(path.suffix.lower() in OF_TIFF for path in paths)
-    paged = any(header.paged for header in headers)
-    if bits <= 8 and not paged and (largest <= RGB or (largest == OPENCV_CHANNELS and not in_tiff)):
+    largest, bits = max(channel_counts), max(header.bits for header in headers)
+    in_tiff = all(path.suffix.lower() in TIFF_SUFFIXES for path in paths)
+    has_pages = any(header.has_pages for header in headers)
+    if bits <= 8 and not has_pages and (largest <= RGB or (largest == OPENCV_CHANNELS and not in_tiff)):
         reasons = []
-        if set(kinds) == {1}:
-            reasons.append("images are grey: each is read as red = green = blue, so that any model takes it")
+        if set(channel_counts) == {1}:
+            reasons.append("images are grey: each is read as red = green = blue, so that any model accepts it")
         if largest == OPENCV_CHANNELS:
-            reasons.append("images have an alpha channel, which is left out; four bands of data belong into a TIFF")
+            reasons.append("images have an alpha channel, which is left out; store four bands of data as TIFF")
         return ImageSurvey(sizes, RGB, 8, {"type": "LoadImageFromFile"}, reasons=tuple(reasons))
-    if len(kinds) > 1:
-        counts = ", ".join(f"{count} of {channels}" for channels, count in kinds.most_common(3))
-        usual = kinds.most_common(1)[0][0]
+    if len(channel_counts) > 1:
+        counts = ", ".join(f"{count} of {channels}" for channels, count in channel_counts.most_common(3))
+        usual = channel_counts.most_common(1)[0][0]
         path = next(path for path, header in zip(paths, headers, strict=True) if header.channels != usual)
         raise UserError(f"{path}: images differ in their number of channels ({counts}); a model takes one number")
-    with_tifffile = paged or bits == FLOAT_BITS or largest > OPENCV_CHANNELS
+    with_tifffile = has_pages or bits == FLOAT_BITS or largest > OPENCV_CHANNELS
     backend = "tifffile" if with_tifffile else "cv2"
     loader: PlainConfig = {
         "type": "LoadImageFromFile", "color_type": "unchanged", "to_float32": True, "imdecode_backend": backend,
     }  # fmt: skip
     if absent := absent_packages(loader):
         raise UserError(f"{paths[0]}: {absent}")
-    chosen = sorted(random.Random(0).sample(list(train), min(len(train), MOST_MEASURED)))
+    chosen = sorted(random.Random(0).sample(list(train), min(len(train), MAX_MEASURED)))
     mean, std = _statistics(chosen, largest, loader)
-    of_all = f"mean and deviation are those of {len(chosen)} training images"
+    reason = f"mean and deviation are those of {len(chosen)} training images"
     if largest not in (1, RGB):
         levels = ", ".join(f"{value:.3g}" for value in mean)
-        of_all += f", all bands together (mmengine takes one of each, or three): the bands' means are {levels}"
-        if max(std) > UNLIKE * min(std):
-            of_all += "; they differ much: give the bands one scale in the files"
-        mean, std = _together(mean, std)
-    what = f"{largest} channel{'s are' if largest > 1 else ' is'} read as in the file"
-    return ImageSurvey(sizes, largest, bits, loader, mean, std, (f"{what}; {of_all}",))
+        reason += f", one value for all bands, because mmengine takes one or three: the bands' means are {levels}"
+        if max(std) > MAX_DEVIATION_RATIO * min(std):
+            reason += "; their deviations differ much: bring the bands to one scale in the files"
+        mean, std = _pooled(mean, std)
+    channel_text = f"{largest} channel{'s are' if largest > 1 else ' is'} read as in the file"
+    return ImageSurvey(sizes, largest, bits, loader, mean, std, (f"{channel_text}; {reason}",))
 
 
-def _together(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of all channels as one."""
-    whole = sum(mean) / len(mean)
+def _pooled(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation over the values of all channels together."""
+    mean_value = sum(mean) / len(mean)
     square = sum(value**2 + deviation**2 for value, deviation in zip(mean, std, strict=True)) / len(mean)
-    return (float(f"{whole:.6g}"),), (float(f"{max(square - whole**2, 0) ** 0.5 or 1.0:.6g}"),)
+    return (float(f"{mean_value:.6g}"),), (float(f"{max(square - mean_value**2, 0) ** 0.5 or 1.0:.6g}"),)
 
 
 def _header(path: Path) -> _Header:
-    if path.suffix.lower() in OF_TIFF:
+    if path.suffix.lower() in TIFF_SUFFIXES:
         with suppress(ImportError):
             return _tiff_header(path)
     try:
@@ -123,9 +127,9 @@ def _header(path: Path) -> _Header:
             bits = 16 if image.mode.startswith("I") else FLOAT_BITS if image.mode == "F" else 8
             channels = RGB if image.mode == "P" else len(image.getbands())
             if image.format == "PNG" and channels >= RGB and image.mode != "P":
-                bits = _bits_of_png(path)  # Pillow reads 16 bits of a colour as 8
+                bits = _bits_of_png(path)  # Pillow reduces colours of 16 bits to 8
             width, height = image.size
-            if image.format != "PNG" and image.getexif().get(ExifTags.Base.Orientation, 1) in ON_THEIR_SIDE:
+            if image.format != "PNG" and image.getexif().get(ExifTags.Base.Orientation, 1) in ROTATED_ORIENTATIONS:
                 width, height = height, width
             return _Header((width, height), channels, bits)
     except Exception as error:  # decoders raise anything from OSError to struct.error
@@ -142,15 +146,15 @@ def _tiff_header(path: Path) -> _Header:
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            shape, kind, paged = series.shape, np.dtype(series.dtype), len(series.pages) > 1
-    except Exception as error:  # whatever tifffile raises for a damaged file
+            shape, kind, has_pages = series.shape, np.dtype(series.dtype), len(series.pages) > 1
+    except Exception as error:  # tifffile raises different errors for damaged files
         raise UserError(f"{path}: cannot be read: {message_line(error)}") from None
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] > min(shape[:2])):
         text = " x ".join(map(str, shape))
-        raise UserError(f"{path}: is {text}, bands or images one after the other; store each pixel's bands together")
+        raise UserError(f"{path}: is {text}, which is a stack of bands or images; store it as height x width x bands")
     channels = 1 if len(shape) == 2 else int(shape[2])
     bits = FLOAT_BITS if kind.kind == "f" else 8 * kind.itemsize
-    return _Header((int(shape[1]), int(shape[0])), channels, bits, paged)
+    return _Header((int(shape[1]), int(shape[0])), channels, bits, has_pages)
 
 
 def _bits_of_png(path: Path) -> int:
@@ -161,7 +165,7 @@ def _bits_of_png(path: Path) -> int:
 def _statistics(
     paths: Sequence[Path], channels: int, loader: PlainConfig
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, as the pipeline's step reads it."""
+    """Returns mean and standard deviation of each channel of the images, read like in the pipeline."""
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for path in paths:
         pixels = read_pixels(path, loader).reshape(-1, channels).astype(np.float64)
@@ -169,12 +173,12 @@ def _statistics(
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
-    std[std == 0] = 1  # a channel that is the same everywhere
+    std[std == 0] = 1  # a constant channel
     return tuple(float(f"{value:.6g}") for value in mean), tuple(float(f"{value:.6g}") for value in std)
 
 
 def read_pixels(path: Path, loader: PlainConfig) -> np.ndarray:
-    """H x W x channels, as the pipeline's step reads it. Raises UserError where it cannot be read."""
+    """Reads an image (H x W x channels) like the pipeline does. Raises UserError if it cannot be read."""
     if loader.get("imdecode_backend") == "tifffile":
         import tifffile
 

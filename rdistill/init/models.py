@@ -1,4 +1,4 @@
-"""A model of mmseg's zoo made to fit some data: its classes, channels and size, and where its weights start."""
+"""Adapts a model of mmseg's zoo to data: classes, channels, size, and initial weights."""
 
 from __future__ import annotations
 
@@ -18,123 +18,129 @@ from rdistill.models.shapes import probe_features
 from rdistill.registration.user_modules import import_user_modules
 from rdistill.schemas.mappings import PlainConfig
 
-DIVISOR = (
-    32  # images are padded to a multiple of it for scoring: no model of the zoo halves its input more than 5 times
-)
+# Images are padded to a multiple of it for scoring: no model of the zoo halves its input more than 5 times.
+DIVISOR = 32
 RGB = 3
-MOST_TRIED = 640  # pixels a side
-BOUNDARY_HEADS = ("STDCHead",)  # their classes are boundary and none, whatever the data have
-CLASSIFIED = ("CrossEntropyLoss", "OhemCrossEntropy")  # losses that take a weight for each class
-# Backbones that learn little from scratch at the rate that suits convolutions.
-OF_ATTENTION = ("MixVisionTransformer", "SwinTransformer", "VisionTransformer", "MSCAN", "PCPVT", "SVT", "BEiT", "MAE")
+MAX_SIDE = 640  # pixels
+BOUNDARY_HEADS = ("STDCHead",)  # their two classes are boundary and no boundary, for any data
+WEIGHTED_LOSSES = ("CrossEntropyLoss", "OhemCrossEntropy")  # losses that have `class_weight`
+# Backbones that need a smaller learning rate from scratch than convolutions do.
+TRANSFORMERS = ("MixVisionTransformer", "SwinTransformer", "VisionTransformer", "MSCAN", "PCPVT", "SVT", "BEiT", "MAE")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What data want of a model."""
+    """What a model must fit: the properties of the data."""
 
     classes: int
-    size: tuple[int, int]  # height and width that it trains on
+    size: tuple[int, int]  # height and width in training
     channels: int = RGB
     class_weight: tuple[float, ...] | None = None
-    # Each channel's, in the images' own values; None keeps the model's own, which are for RGB of 8 bits.
+    # The values of each channel, on the images' own scale; None keeps the model's, which are for RGB of 8 bits.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    pretrained: bool = False  # start from the weights that the zoo's config names, which are downloaded once
+    pretrained: bool = False  # load the weights that the zoo's config names; they are downloaded once
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A ``model`` section that fits, and what a config around it needs."""
+    """A ``model`` section that fits the data, and what a config around it needs."""
 
     name: str
-    source: str  # where it came from
+    source: str  # config that the section is from
     model: PlainConfig
     imports: PlainConfig | None = None  # `custom_imports`
-    start: list[str] = field(default_factory=list)  # files of first weights, taken out or kept
+    pretrained_files: list[str] = field(default_factory=list)  # files of pretrained weights that the section named
 
     @property
     def needs_edges(self) -> bool:
-        """Whether it is trained on the classes' borders too: ``GenerateEdge`` in the pipeline."""
+        """Whether the pipeline needs ``GenerateEdge``, because a head learns the borders of the classes."""
         return any(head.get("type") == "PIDHead" for head in _heads(self.model))
 
     @property
-    def of_attention(self) -> bool:
-        """Whether its backbone is a transformer, or trains like one."""
-        return str(self.model["backbone"].get("type")).rpartition(".")[2] in OF_ATTENTION
+    def is_transformer(self) -> bool:
+        """Whether the backbone is a transformer, or needs the same learning rate as one."""
+        return str(self.model["backbone"].get("type")).rpartition(".")[2] in TRANSFORMERS
 
 
 def fit(name: str, task: Task, flag: str) -> Fitted:
-    """The model of a name, made to fit and tried: it builds, and reads as many channels.
+    """Adapts a model of the zoo, and checks that it builds and accepts the images' channels.
+
+    Args:
+        name: see :func:`rdistill.init.zoo.find_model`.
+        task: what the model must fit.
+        flag: the option that named the model, for messages.
 
     Raises:
-        UserError: no such model, one that does not build here, or one that reads three channels only.
+        UserError: the model does not exist, does not build here, or accepts three channels only.
     """
-    found_name, config = find_model(name, flag)
-    fitted = adapted(model_section(found_name, config), task, name=found_name, source=config)
+    model_name, config = find_model(name, flag)
+    fitted = adapt(model_section(model_name, config), task, name=model_name, source=config)
     try:
         model = build(fitted)
     except UserError as error:
         if task.channels != RGB and "in_channels" in str(error):
-            raise UserError(f"{flag}: {_three_only(found_name, task.channels)}") from None
+            raise UserError(f"{flag}: {_three_channels_only(model_name, task.channels)}") from None
         raise UserError(*(f"{flag}: {problem}" for problem in error.problems)) from None
     if input_channels(model) != task.channels:
-        raise UserError(f"{flag}: {_three_only(found_name, task.channels)}")
+        raise UserError(f"{flag}: {_three_channels_only(model_name, task.channels)}")
     return fitted
 
 
-def least_size(fitted: Fitted, size: int) -> int:
-    """The smallest size from ``size`` on, in steps of ``DIVISOR``, at which the model runs; LRASPP pools 49 cells.
+def min_size(fitted: Fitted, size: int) -> int:
+    """Returns the smallest size from ``size`` on, in steps of ``DIVISOR``, at which the model runs.
+
+    Some models, such as LRASPP with its fixed pooling window, fail on small images.
 
     Raises:
-        UserError: it runs at none up to ``MOST_TRIED``.
+        UserError: the model runs at no size up to ``MAX_SIDE``.
     """
     model, first = build(fitted).to("meta"), None
-    for side in range(size, MOST_TRIED + 1, DIVISOR):
+    for side in range(size, MAX_SIDE + 1, DIVISOR):
         try:
             probe_features(model, ["decode_head:input"], (side, side))
         except UserError as error:
             first = first or error
-        except NotImplementedError:  # what looks at values, which the meta device does not have
+        except NotImplementedError:  # the forward pass reads values, which the meta device does not have
             return size
         else:
             return side
     raise UserError(*(f"{fitted.name}: {problem}" for problem in (first.problems if first else ("does not run",))))
 
 
-def _three_only(name: str, channels: int) -> str:
+def _three_channels_only(name: str, channels: int) -> str:
     return (
-        f"{name} reads images of 3 channels only, and these have {channels}; choose another, such as deeplabv3plus_r18"
+        f"{name} accepts only 3 channels, and these images have {channels}; choose another, such as deeplabv3plus_r18"
     )
 
 
 def build(fitted: Fitted) -> nn.Module:
-    """The model with random weights. Raises UserError where it does not build."""
+    """Builds the model with random weights. Raises UserError if it does not build."""
     init_default_scope("mmseg")
     import_user_modules(fitted.imports)
     plain = copy.deepcopy(fitted.model)
-    _take_out_start(plain)
+    _remove_pretrained(plain)
     return revert_sync_batchnorm(build_segmentor(plain, what=fitted.name))
 
 
-def adapted(section: PlainConfig, task: Task, *, name: str = "model", source: str = "") -> Fitted:
-    """As :func:`fit`, of a section of :func:`rdistill.init.zoo.model_section`, which is left as it was, and untried."""
+def adapt(section: PlainConfig, task: Task, *, name: str = "model", source: str = "") -> Fitted:
+    """Adapts a copy of a section of :func:`rdistill.init.zoo.model_section` to the data, without building it."""
     model = copy.deepcopy(section)
     imports = model.pop("custom_imports", None)
     for head in _heads(model):
         _fit_head(head, task)
     model["data_preprocessor"] = _preprocessor(model.get("data_preprocessor") or {}, task)
     if task.channels != RGB:
-        for part in _readers(model["backbone"]):
+        for part in _input_backbones(model["backbone"]):
             part["in_channels"] = task.channels
         model["backbone"].pop("imagenet", None)
     elif model["backbone"].get("in_channels") not in (None, RGB):
         model["backbone"]["in_channels"] = RGB
-    start = _starts(model)
+    pretrained_files = _pretrained_files(model)
     if not task.pretrained:
-        _take_out_start(model)
+        _remove_pretrained(model)
     model["train_cfg"], model["test_cfg"] = {}, {"mode": "whole"}
-    return Fitted(name, source, model, imports, start)
+    return Fitted(name, source, model, imports, pretrained_files)
 
 
 def _heads(model: PlainConfig) -> Iterator[PlainConfig]:
@@ -144,7 +150,7 @@ def _heads(model: PlainConfig) -> Iterator[PlainConfig]:
 
 
 def _fit_head(node: Any, task: Task) -> None:
-    """Classes and weights of a head and the heads within it."""
+    """Sets the number of classes and the class weights of a head and of the heads in it."""
     if isinstance(node, (list, tuple)):
         for item in node:
             _fit_head(item, task)
@@ -156,33 +162,33 @@ def _fit_head(node: Any, task: Task) -> None:
         if key == "loss_decode":
             for loss in value if isinstance(value, (list, tuple)) else [value]:
                 _fit_loss(loss, task)
-        elif key != "loss_se_decode":  # EncNet's: which classes an image has
+        elif key != "loss_se_decode":  # EncNet's loss on which classes an image contains
             _fit_head(value, task)
 
 
 def _fit_loss(loss: PlainConfig, task: Task) -> None:
-    if loss.get("type") not in CLASSIFIED:
+    if loss.get("type") not in WEIGHTED_LOSSES:
         return
-    loss.pop("class_weight", None)  # the weights are for the zoo's data
+    loss.pop("class_weight", None)  # these weights are for the zoo's data
     if loss["type"] == "CrossEntropyLoss":
-        loss["use_sigmoid"] = False  # classes exclude each other, and teacher and student have the same logits
+        loss["use_sigmoid"] = False  # softmax in teacher and student, so that their logits have the same meaning
     if task.class_weight is not None:
         loss["class_weight"] = list(task.class_weight)
 
 
 def _preprocessor(own: PlainConfig, task: Task) -> PlainConfig:
-    made: PlainConfig = {"type": "SegDataPreProcessor", "mean": own.get("mean"), "std": own.get("std")}
-    made["bgr_to_rgb"] = bool(own.get("bgr_to_rgb", True))
+    preprocessor: PlainConfig = {"type": "SegDataPreProcessor", "mean": own.get("mean"), "std": own.get("std")}
+    preprocessor["bgr_to_rgb"] = bool(own.get("bgr_to_rgb", True))
     if task.mean is not None and task.std is not None:
-        made.update(mean=list(task.mean), std=list(task.std), bgr_to_rgb=False)
-    elif made["mean"] is None:
-        made.update(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # ImageNet's
+        preprocessor.update(mean=list(task.mean), std=list(task.std), bgr_to_rgb=False)
+    elif preprocessor["mean"] is None:
+        preprocessor.update(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # ImageNet's
     test = {"size_divisor": DIVISOR}
-    return {**made, "pad_val": 0, "seg_pad_val": 255, "size": tuple(task.size), "test_cfg": test}
+    return {**preprocessor, "pad_val": 0, "seg_pad_val": 255, "size": tuple(task.size), "test_cfg": test}
 
 
-def _readers(backbone: PlainConfig) -> Iterator[PlainConfig]:
-    """The backbone, and the one within it (BiSeNet, ICNet, STDC) that has channels of its own."""
+def _input_backbones(backbone: PlainConfig) -> Iterator[PlainConfig]:
+    """Yields the sections with ``in_channels``: the backbone, and the one in it (BiSeNet, ICNet, STDC)."""
     inner = backbone.get("backbone_cfg")
     if isinstance(inner, dict):
         yield inner
@@ -191,8 +197,8 @@ def _readers(backbone: PlainConfig) -> Iterator[PlainConfig]:
     yield backbone
 
 
-def _starts(node: Any) -> list[str]:
-    """The files that a section starts from."""
+def _pretrained_files(node: Any) -> list[str]:
+    """Returns the files of pretrained weights that a section names."""
     files: list[str] = []
     if isinstance(node, dict):
         if isinstance(node.get("pretrained"), str):
@@ -200,11 +206,11 @@ def _starts(node: Any) -> list[str]:
         if node.get("type") == "Pretrained" and isinstance(node.get("checkpoint"), str):
             files.append(node["checkpoint"])
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
-        files += _starts(value)
+        files += _pretrained_files(value)
     return files
 
 
-def _take_out_start(node: Any) -> None:
+def _remove_pretrained(node: Any) -> None:
     if isinstance(node, dict):
         if isinstance(node.get("pretrained"), str):
             del node["pretrained"]
@@ -212,16 +218,16 @@ def _take_out_start(node: Any) -> None:
         if isinstance(init, dict) and init.get("type") == "Pretrained":
             del node["init_cfg"]
     for value in list(node.values()) if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
-        _take_out_start(value)
+        _remove_pretrained(value)
 
 
 def features_of(model: nn.Module, size: tuple[int, int], *, training: bool) -> list[str]:
-    """Names of what the backbone gives that are maps, the finest first.
+    """Returns the names of the backbone's outputs that are feature maps, the finest first.
 
     Args:
-        model: left as it was.
-        size: height and width that it trains on.
-        training: as a student gives it; otherwise as a teacher does.
+        model: the model; it is not changed.
+        size: height and width in training.
+        training: outputs in training mode (a student's); otherwise in evaluation mode (a teacher's).
     """
     names: Sequence[str] = [f"backbone[{index}]" for index in range(8)]
     usable: list[tuple[str, tuple[int, ...]]] = []

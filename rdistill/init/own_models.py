@@ -1,6 +1,6 @@
-"""Models of rdistill's own that `init` offers beside mmseg's: small ones, which train from few images on a CPU.
+"""Small models of rdistill that `init` offers in addition to mmseg's; they train well from few images on a CPU.
 
-They have the names of the files under ``configs/student`` and ``configs/teacher`` that the studies use.
+They have the names of the files in ``configs/student`` and ``configs/teacher`` that the studies use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rdistill.models.efficientnet_lite import PACKAGE
 from rdistill.schemas.mappings import PlainConfig
 
-OWN_SOURCE = "rdistill"  # stands in place of a config's path
+OWN_SOURCE = "rdistill"  # used in place of a config's path
 STUDENT, TEACHER = "fpn_r18-w12", "fpn_efficientnet-lite0"
 IMPORTS = {"imports": ["rdistill.models.efficientnet_lite"]}
 
@@ -48,7 +48,7 @@ def _student(width: int) -> PlainConfig:
 
 def _slim(depth: int, multi_grid: list[int]) -> PlainConfig:
     """DeepLabV3+ of PaddleSeg's distillation recipe with a quarter of the channels."""
-    width, expansion = 16, 1 if depth == 18 else 4  # 4 of bottleneck blocks
+    width, expansion = 16, 1 if depth == 18 else 4  # bottleneck blocks have an expansion of 4
     backbone = _resnet("ResNetV1d", depth, width, [1, 2, 1, 1], [1, 1, 2, 4])
     return {
         "type": "EncoderDecoder",
@@ -66,13 +66,13 @@ def _slim(depth: int, multi_grid: list[int]) -> PlainConfig:
 
 
 def _teacher() -> PlainConfig:
-    # ImageNet's weights come with a package: no network is needed for them.
+    # The ImageNet weights come with a Python package, so no network is needed.
     section = _fpn({"type": "EfficientNetLite0", "imagenet": has_imagenet()}, [24, 40, 112, 320], 64, 0.1)
     return {**section, "custom_imports": IMPORTS}
 
 
 def has_imagenet() -> bool:
-    """Whether the package with EfficientNet-Lite0's weights is installed (``rdistill[pretrained]``)."""
+    """Returns whether the package with EfficientNet-Lite0's weights is installed (``rdistill[pretrained]``)."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 

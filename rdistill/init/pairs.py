@@ -1,4 +1,4 @@
-"""Which images of a folder have which masks, by the names of folders and files alone."""
+"""Matches the images and masks of a folder by the names of folders and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
-# What people call a folder of masks, or put behind or before a mask's name.
+# Usual names of a folder of masks, and usual suffixes and prefixes of a mask's name.
 MASK_WORDS = frozenset(
     [
         "mask",
@@ -98,9 +98,11 @@ SPLIT_WORDS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "valset": "val",
     "test": "test", "testing": "test", "ts": "test", "testset": "test",
 }  # fmt: skip
-LEAST_SHARE = 0.5  # share of a folder's images that must have a mask in another one, for the two to belong together
-TRIED = 12  # names of a folder from which it is guessed how masks are named
-MOST_FOLDERS = 40  # folders without any word for masks in their names: each is compared with each
+MIN_SHARE = 0.5  # two folders belong together if at least this share of the images has masks
+NAMES_TRIED = 12  # number of names of a folder from which the naming of masks is guessed
+MAX_FOLDERS = (
+    40  # if no folder's name has a word for masks and there are not more folders, all pairs of folders are compared
+)
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,17 @@ class Pair:
 
 @dataclass
 class Files:
-    """What lies in a folder."""
+    """The images and masks below a folder."""
 
     pairs: list[Pair] = field(default_factory=list)
-    alone: dict[Path, int] = field(default_factory=dict)  # folder -> its images that have no mask
-    count: int = 0  # images and masks in all
-    folders: list[str] = field(default_factory=list)  # the folders in which they are, relative
+    unpaired: dict[Path, int] = field(default_factory=dict)  # folder -> number of its images without a mask
+    count: int = 0  # number of images and masks
+    folders: list[str] = field(default_factory=list)  # relative folders that contain images or masks
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How a mask's name is made of its image's: ``image_before + CORE + image_after`` -> ``before + CORE + after``."""
+    """A rule for names of masks: the image ``image_before + CORE + image_after`` has ``before + CORE + after``."""
 
     image_before: str
     image_after: str
@@ -131,7 +133,7 @@ class Naming:
     after: str
 
     def mask_of(self, stem: str) -> str | None:
-        """The mask's name without its suffix; None where an image is not named so."""
+        """Returns the mask's name without its suffix, or None if the image's name does not fit."""
         if not (stem.startswith(self.image_before) and stem.endswith(self.image_after)):
             return None
         core = stem[len(self.image_before) : len(stem) - len(self.image_after)]
@@ -139,12 +141,12 @@ class Naming:
 
     @property
     def length(self) -> int:
-        """Characters that are not in common."""
+        """Number of characters that image and mask do not share."""
         return len(self.image_before + self.image_after + self.before + self.after)
 
 
 def words_of(name: str) -> list[str]:
-    """``'trainannot'`` -> ``['train', 'annot']``, ``'JPEGImages'`` -> ``['jpeg', 'images']``, ``'labelsTr'`` -> ...
+    """Splits a name into lower-case words, at changes of case and after the name of a split.
 
     >>> words_of("leftImg8bit"), words_of("trainannot"), words_of("SegmentationClassPNG")
     (['left', 'img', '8', 'bit'], ['train', 'annot'], ['segmentation', 'class', 'png'])
@@ -162,7 +164,7 @@ def words_of(name: str) -> list[str]:
 
 
 def split_of(path: Path) -> str | None:
-    """``train``, ``val`` or ``test`` where a folder of a relative path says it; the innermost that does."""
+    """Returns ``train``, ``val`` or ``test`` if a part of a relative path names it (the innermost counts), or None."""
     for part in reversed(path.parts):
         for word in words_of(part):
             if (name := SPLIT_WORDS.get(word)) is not None:
@@ -171,7 +173,7 @@ def split_of(path: Path) -> str | None:
 
 
 def image_files(root: Path, leave_out: Path | None = None) -> dict[Path, list[Path]]:
-    """Relative folder -> names of the image files in it, both sorted; hidden folders and ``leave_out`` are not seen."""
+    """Returns relative folder -> names of its image files, both sorted; skips hidden folders and ``leave_out``."""
     files: dict[Path, list[Path]] = {}
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = sorted(
@@ -190,14 +192,14 @@ def _is_image(name: str) -> bool:
 
 
 def find_pairs(root: Path, leave_out: Path | None = None) -> Files:
-    """The images below a folder that have masks there.
+    """Finds the images below a folder that have masks there.
 
-    Folders differ by words for masks in their names; where both are in one folder, by words in the files'
-    names; where there are no such words, the folder whose files seem to be masks of another's is not guessed but left
-    to the caller: see :attr:`Files.alone`.
+    A folder of masks is recognised by a word for masks in its name. If images and masks are in one folder, words in the
+    files' names tell them apart. If no folder's name has such a word, folders are compared with each other. Images that
+    stay without a mask are counted in :attr:`Files.unpaired`.
     """
     files = image_files(root, leave_out)
-    made = Files(count=sum(map(len, files.values())), folders=[str(folder) for folder in files])
+    result = Files(count=sum(map(len, files.values())), folders=[str(folder) for folder in files])
     masks: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     images: list[Path] = []
     for folder in files:
@@ -207,21 +209,21 @@ def find_pairs(root: Path, leave_out: Path | None = None) -> Files:
         else:
             images.append(folder)
     for folder in images:
-        inside = _within(files[folder])
+        inside = _pairs_in_one_folder(files[folder])
         if inside:
-            made.pairs += [Pair(root / folder / image, root / folder / mask) for image, mask in inside]
+            result.pairs += [Pair(root / folder / image, root / folder / mask) for image, mask in inside]
             continue
-        best = _best(files, folder, masks.get(_signature(folder)[1], []))
-        if not best and not masks and len(files) <= MOST_FOLDERS:
-            best = _best(files, folder, [other_folder for other_folder in files if other_folder != folder])
-        made.pairs += [Pair(root / image, root / mask) for image, mask in best]
+        best = _best_match(files, folder, masks.get(_signature(folder)[1], []))
+        if not best and not masks and len(files) <= MAX_FOLDERS:
+            best = _best_match(files, folder, [other_folder for other_folder in files if other_folder != folder])
+        result.pairs += [Pair(root / image, root / mask) for image, mask in best]
         if len(best) < len(files[folder]):
-            made.alone[folder] = len(files[folder]) - len(best)
-    return made
+            result.unpaired[folder] = len(files[folder]) - len(best)
+    return result
 
 
 def _signature(folder: Path) -> tuple[bool, tuple[str, ...]]:
-    """Whether a folder is one of masks, and what is left of its path when words for images and masks are taken out."""
+    """Returns whether a folder contains masks, and its path without words for images and masks."""
     is_mask, rest = False, []
     for part in folder.parts:
         words = words_of(part)
@@ -233,18 +235,18 @@ def _signature(folder: Path) -> tuple[bool, tuple[str, ...]]:
     return is_mask, tuple(rest)
 
 
-def _best(files: Mapping[Path, Sequence[Path]], folder: Path, others: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """The images of a folder with their masks in that one of others where most have one."""
+def _best_match(files: Mapping[Path, Sequence[Path]], folder: Path, others: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Matches the images of a folder with the masks of that other folder in which most of them have one."""
     best: list[tuple[Path, Path]] = []
     for masks in others:
         matched = match(files[folder], files[masks])
         if len(matched) > len(best):
             best = [(folder / image, masks / mask) for image, mask in matched]
-    return best if len(best) >= LEAST_SHARE * len(files[folder]) else []
+    return best if len(best) >= MIN_SHARE * len(files[folder]) else []
 
 
-def _within(names: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Images and masks that lie in one folder: names of masks end or begin with a word for masks."""
+def _pairs_in_one_folder(names: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Matches images and masks that lie in one folder; names of masks end or begin with a word for masks."""
     masks: list[Path] = []
     images: list[Path] = []
     for name in names:
@@ -254,41 +256,41 @@ def _within(names: Sequence[Path]) -> list[tuple[Path, Path]]:
             continue
         (masks if MASK_WORDS & set(ends) else images).append(name)
     matched = match(images, masks) if masks and images else []
-    return matched if len(matched) >= LEAST_SHARE * min(len(images), len(masks)) else []
+    return matched if len(matched) >= MIN_SHARE * min(len(images), len(masks)) else []
 
 
 def match(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Images with their masks, by that way of naming masks that fits most of them.
+    """Matches images with masks by the naming that fits most of them.
 
     Args:
-        images, masks: names of files, sorted.
+        images, masks: sorted names of files.
     """
-    of_stem = {mask.stem: mask for mask in masks}
+    mask_by_stem = {mask.stem: mask for mask in masks}
     best: list[tuple[Path, Path]] = []
     for naming in _namings([image.stem for image in images], [mask.stem for mask in masks]):
         named = ((image, naming.mask_of(image.stem)) for image in images)
-        matched = [(image, of_stem[stem]) for image, stem in named if stem is not None and stem in of_stem]
+        matched = [(image, mask_by_stem[stem]) for image, stem in named if stem is not None and stem in mask_by_stem]
         if len(matched) > len(best):
             best = matched
     return best
 
 
 def _namings(images: Sequence[str], masks: Sequence[str]) -> list[Naming]:
-    """Ways of naming masks that fit one image at least; the equal name first, then those with the most in common."""
-    made: set[Naming] = set()
-    step = max(1, len(images) // TRIED)
+    """Returns the namings that fit at least one image: equal names first, then those that share most characters."""
+    namings: set[Naming] = set()
+    step = max(1, len(images) // NAMES_TRIED)
     for index in range(0, len(images), step):
         place = bisect_left(masks, images[index])
         near = {*range(place - 3, place + 4), index, index * len(masks) // max(len(images), 1)}
         for mask in (masks[at] for at in near if 0 <= at < len(masks)):
-            made.update(_naming(images[index], mask))
-    plain = Naming("", "", "", "")
+            namings.update(_naming(images[index], mask))
+    equal_names = Naming("", "", "", "")
 
     def rank(naming: Naming) -> tuple[bool, bool, int, str, str]:
         words = set(words_of(naming.before) + words_of(naming.after))
         return not words & MASK_WORDS, bool(words & NO_MASKS), naming.length, naming.before, naming.after
 
-    return [plain, *sorted(made - {plain}, key=rank)]
+    return [equal_names, *sorted(namings - {equal_names}, key=rank)]
 
 
 def _naming(image: str, mask: str) -> Iterator[Naming]:

@@ -1,4 +1,4 @@
-"""Masks written once as PNG files of class numbers, and the lists that name images with their masks."""
+"""Writes masks as PNG files of class numbers, and lists that name images with their masks."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rdistill.init.pairs import Pair
 
 
 def render_masks(splits: Mapping[str, Sequence[Pair]], root: Path, labels: Labels, out: Path) -> dict[str, list[Pair]]:
-    """Writes each mask as class numbers below ``out``; the pairs with these in place of the old ones.
+    """Writes each mask as class numbers below ``out``, and returns the pairs with the written masks.
 
     Args:
         splits: 'train', 'val', 'test' -> pairs.
-        root: of the data; a mask is named after its place below it.
-        labels: which class a value or colour is.
-        out: a folder.
+        root: folder of the data; the path of a mask below it becomes the name of the written file.
+        labels: the class of each value or colour.
+        out: folder to write to.
     """
-    made = {}
+    rendered = {}
     for split, pairs in splits.items():
         targets = [out / split / _name(pair.mask, root) for pair in pairs]
-        if twice := next((target for index, target in enumerate(targets) if target in targets[:index]), None):
-            raise UserError(f"{twice.name}: is the name of two masks of {split}; rename one")
+        if duplicate := next((target for index, target in enumerate(targets) if target in targets[:index]), None):
+            raise UserError(f"{duplicate.name}: two masks of {split} would be written to this name; rename one of them")
         jobs = [(pair.mask, target, labels) for pair, target in zip(pairs, targets, strict=True)]
         in_threads(_render, jobs)
-        made[split] = [Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True)]
-    return made
+        rendered[split] = [Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True)]
+    return rendered
 
 
 def _name(mask: Path, root: Path) -> str:
     try:
         relative = mask.relative_to(root)
-    except ValueError:  # drawn elsewhere
+    except ValueError:  # a mask outside the folder, drawn from COCO
         relative = Path(mask.name)
     return relative.with_suffix(".png").as_posix().replace("/", "_")
 
@@ -50,27 +50,27 @@ def _render(job: tuple[Path, Path, Labels]) -> None:
 
 
 def class_numbers(values: np.ndarray, labels: Labels) -> np.ndarray:
-    """H x W, uint8: the class of each pixel, ``IGNORED`` for a value that no class has.
+    """Returns the class of each pixel (H x W, uint8); ``IGNORED`` for a value without a class.
 
     Args:
-        values: H x W, or H x W x 3 of colours.
-        labels: which class a value or colour is.
+        values: H x W, or H x W x 3 for colours.
+        labels: the class of each value or colour.
     """
     in_color = any(len(color) > 1 for color in labels.table)
     if in_color and values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
     if not in_color and values.ndim == 3:
-        raise UserError("a mask is in colour where the others are grey; save them alike")
+        raise UserError("a mask is in colour, but the others are grey; save all masks in the same way")
     codes = _codes(values) if in_color else values.astype(np.int64)
     table = {_code(color): label for color, label in labels.table.items()}
     keys = np.array(sorted(table), np.int64)
     numbers = np.array([table[int(key)] for key in keys], np.uint8)
-    present, places = np.unique(codes, return_inverse=True)
-    at = np.searchsorted(keys, present).clip(max=len(keys) - 1)
-    classes = np.where(keys[at] == present, numbers[at], IGNORED).astype(np.uint8)
+    present, inverse = np.unique(codes, return_inverse=True)
+    nearest_keys = np.searchsorted(keys, present).clip(max=len(keys) - 1)
+    classes = np.where(keys[nearest_keys] == present, numbers[nearest_keys], IGNORED).astype(np.uint8)
     if labels.lossy and in_color:
         classes = numbers[_nearest(present, keys)]
-    return classes[places].reshape(codes.shape)
+    return classes[inverse].reshape(codes.shape)
 
 
 def _codes(values: np.ndarray) -> np.ndarray:
@@ -83,18 +83,20 @@ def _code(color: Color) -> int:
 
 
 def _nearest(present: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """For each colour the place of the nearest one of ``keys``."""
+    """Returns, for each colour, the index of the nearest colour in ``keys``."""
     shifts = np.array([16, 8, 0])
-    colors, wanted = (codes[:, None] >> shifts & 255 for codes in (present, keys))
-    distances = [((wanted - color) ** 2).sum(axis=1).argmin() for color in colors]
+    colors, key_colors = (codes[:, None] >> shifts & 255 for codes in (present, keys))
+    distances = [((key_colors - color) ** 2).sum(axis=1).argmin() for color in colors]
     return np.array(distances, np.int64)
 
 
 def write_list(file: Path, pairs: Sequence[Pair], root: Path) -> None:
-    """A line ``IMAGE<tab>MASK`` for each pair: relative where below ``root``, as PaddleSegDataset reads them."""
+    """Writes a list with a line ``IMAGE<tab>MASK`` for each pair, with paths relative to ``root`` if below it."""
     lines = [f"{_relative(pair.image, root)}\t{_relative(pair.mask, root)}\n" for pair in pairs]
-    if odd := next((line for line in lines if line.count("\t") > 1 or line.count("\n") > 1), None):
-        raise UserError(f"{odd.strip()!r}: a name with a tab or a line break cannot stand in a list; rename the file")
+    if invalid := next((line for line in lines if line.count("\t") > 1 or line.count("\n") > 1), None):
+        raise UserError(
+            f"{invalid.strip()!r}: a name with a tab or a line break cannot be written to a list; rename the file"
+        )
     write_whole(file, "".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""`rdistill init`: looks at a folder, decides, writes the files of a study, and checks that they train."""
+"""Implements `rdistill init`: reads a folder of images and masks, and writes and checks the files of a study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdistill.handover.onnx_file import busy_machine
 from rdistill.init import proposals
 from rdistill.init.data import SEED, Data, read_data
 from rdistill.init.images import ImageSurvey
-from rdistill.init.models import Fitted, Task, build, features_of, fit, least_size
+from rdistill.init.models import Fitted, Task, build, features_of, fit, min_size
 from rdistill.init.own_models import STUDENT, TEACHER, has_imagenet
 from rdistill.init.write import FILES, Study, texts
 from rdistill.models.shapes import probe_features, sensible_pairs
@@ -27,23 +27,23 @@ from rdistill.sweeps.trial.step_profile import measure_step
 
 WORK = Path("work_dirs")
 TEACHER_OF_ANY_CHANNELS, STUDENT_OF_ANY_CHANNELS = "deeplabv3plus_r50", STUDENT
-PROBE_BATCH, PROBE_ITERS = 2, 100  # they hold until others are proposed
-MOST_VAL_BATCH = 8
+PROBE_BATCH, PROBE_ITERS = 2, 100  # used for the first measurement, before a batch and a length are proposed
+MAX_VAL_BATCH = 8
 
 
 @dataclass
-class Started:
-    """What `init` has made."""
+class InitResult:
+    """The files that `init` has written, and what it prints."""
 
     files: list[Path] = field(default_factory=list)
-    decisions: list[tuple[str, str]] = field(default_factory=list)  # (about, what and why)
-    commands: list[str] = field(default_factory=list)  # those to run next
-    notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
+    decisions: list[tuple[str, str]] = field(default_factory=list)  # (topic, decision and reason)
+    commands: list[str] = field(default_factory=list)  # commands to run next
+    notes: list[str] = field(default_factory=list)  # notes of the check; they are not errors
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the command line says. None leaves it to `init`."""
+class InitOptions:
+    """The options of the command line; None lets `init` decide."""
 
     data: Path
     student: str | None = None
@@ -51,44 +51,45 @@ class Wanted:
     size: int | None = None  # pixels of the images' shorter side
     out: Path | None = None
     classes: tuple[str, ...] | None = None
-    colors: Path | None = None  # a table of colours
+    colors: Path | None = None  # file with the table of colours
     pretrained: bool = False
-    force: bool = False  # files that are there are replaced
+    force: bool = False  # replace existing files
 
 
-def start(wanted: Wanted) -> Started:
+def write_study(options: InitOptions) -> InitResult:
     """Writes student, teacher, distillation and sweep for a folder of images and masks.
 
     Raises:
-        UserError: the folder is not understood, files are there already, or what was written does not train: every
-            problem of :func:`rdistill.checks.run.check_run`.
+        UserError: the folder is not recognised, files exist already, or the written configs have problems that
+            :func:`rdistill.checks.run.check_run` finds.
     """
-    root = wanted.data.expanduser().absolute()
-    out = wanted.out or WORK / "init" / (root.name or "data")
-    if not wanted.force and (there := [name for name in FILES if (out / name).exists()]):
-        raise UserError(f"{out / there[0]}: is there already; pass --force to replace it, or another --out")
-    if wanted.size is not None and wanted.size < proposals.SMALLEST:
-        raise UserError(f"--size: must be at least {proposals.SMALLEST} pixels, got {wanted.size}")
-    made = Started()
-    data = read_data(wanted.data, out, classes=wanted.classes, colors=wanted.colors)
-    made.decisions += data.decisions
-    size = wanted.size or proposals.probe_size(data.images.shortest)
-    student, teacher = _models(wanted, _task(data, size, pretrained=wanted.pretrained), made)
-    least = _least_size(wanted, student, teacher, size)
-    size, student, teacher = max(size, least), _resized(student, max(size, least)), _resized(teacher, max(size, least))
+    root = options.data.expanduser().absolute()
+    out = options.out or WORK / "init" / (root.name or "data")
+    if not options.force and (existing := [name for name in FILES if (out / name).exists()]):
+        raise UserError(f"{out / existing[0]}: exists already; pass --force to replace it, or another --out")
+    if options.size is not None and options.size < proposals.SMALLEST:
+        raise UserError(f"--size: must be at least {proposals.SMALLEST} pixels, got {options.size}")
+    result = InitResult()
+    data = read_data(options.data, out, classes=options.classes, colors=options.colors)
+    result.decisions += data.decisions
+    size = options.size or proposals.probe_size(data.images.shortest)
+    student, teacher = _models(options, _task(data, size, pretrained=options.pretrained), result)
+    min_side = _min_size(options, student, teacher, size)
+    size = max(size, min_side)
+    student, teacher = _resized(student, size), _resized(teacher, size)
     study = Study(
-        out, _work(out), str(wanted.data), data.labels.classes, data.labels.palette, data.datasets, size,
+        out, _work(out), str(options.data), data.labels.classes, data.labels.palette, data.datasets, size,
         proposals.test_scale(data.images.sizes, size), data.images.loader, PROBE_BATCH, 1, PROBE_ITERS,
         student, teacher,
         data.absent, data.labels.label_map, data.labels.reduce_zero_label,
     )  # fmt: skip
-    study = _measured(study, wanted, data.images, data.train_images, least, made)
+    study = _fit_to_machine(study, options, data.images, data.train_images, min_side, result)
     study = _with_features(study)
-    study = replace(study, decisions=tuple(made.decisions))
-    made.files = _write(study)
-    made.notes += _check(study)
-    made.commands = _commands(study)
-    return made
+    study = replace(study, decisions=tuple(result.decisions))
+    result.files = _write(study)
+    result.notes += _check(study)
+    result.commands = _commands(study)
+    return result
 
 
 def _task(data: Data, size: int, *, pretrained: bool) -> Task:
@@ -100,43 +101,43 @@ def _task(data: Data, size: int, *, pretrained: bool) -> Task:
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def _models(wanted: Wanted, task: Task, made: Started) -> tuple[Fitted, Fitted]:
+def _models(options: InitOptions, task: Task, result: InitResult) -> tuple[Fitted, Fitted]:
     any_channels = task.channels != 3
-    student_name = wanted.student or (STUDENT_OF_ANY_CHANNELS if any_channels else STUDENT)
+    student_name = options.student or (STUDENT_OF_ANY_CHANNELS if any_channels else STUDENT)
     default_teacher = TEACHER if has_imagenet() and not any_channels else TEACHER_OF_ANY_CHANNELS
-    teacher_name = wanted.teacher or default_teacher
+    teacher_name = options.teacher or default_teacher
     student = fit(student_name, task, "--student")
     teacher = fit(teacher_name, task, "--teacher")
-    for about, fitted, name, asked_name in (
-        ("student", student, student_name, wanted.student), ("teacher", teacher, teacher_name, wanted.teacher),
+    for topic, fitted, name, requested_name in (
+        ("student", student, student_name, options.student), ("teacher", teacher, teacher_name, options.teacher),
     ):  # fmt: skip
         parameters = sum(weight.numel() for weight in build(fitted).parameters())
         text = f"{fitted.name} ({parameters / 1e6:.3g} M parameters)"
-        if asked_name is None:
+        if requested_name is None:
             text += ": " + (
                 "it starts from ImageNet without a network" if fitted.name == TEACHER else "the default; "
-                f"another by --{about} NAME, see `rdistill models`"
+                f"choose another with --{topic} NAME, see `rdistill models`"
             )  # fmt: skip
         elif fitted.name.replace("_", "-") != name.lower().replace("_", "-"):
-            text += f", which {name!r} stands for"
-        if fitted.start and not task.pretrained:
+            text += f", the model that {name!r} stands for"
+        if fitted.pretrained_files and not task.pretrained:
             text += "; from random weights: pass --pretrained to start from the zoo's, which are downloaded"
-        made.decisions.append((about, text))
+        result.decisions.append((topic, text))
     return student, teacher
 
 
-def _least_size(wanted: Wanted, student: Fitted, teacher: Fitted, size: int) -> int:
-    """Pixels that the models need. Raises UserError where ``--size`` says less."""
-    least = {}
+def _min_size(options: InitOptions, student: Fitted, teacher: Fitted, size: int) -> int:
+    """Returns the size in pixels that both models need. Raises UserError if ``--size`` is smaller."""
+    min_side = {}
     for flag, fitted in (("--student", student), ("--teacher", teacher)):
         try:
-            least[flag] = least_size(fitted, size if wanted.size is not None else proposals.SMALLEST)
+            min_side[flag] = min_size(fitted, size if options.size is not None else proposals.SMALLEST)
         except UserError as error:
             raise UserError(*(f"{flag}: {problem}" for problem in error.problems)) from None
-        if wanted.size is not None and least[flag] > wanted.size:
-            text = f"{fitted.name} does not run on images of {wanted.size} pixels"
-            raise UserError(f"{flag}: {text}; pass --size {least[flag]}, or choose another model")
-    return max(least.values())
+        if options.size is not None and min_side[flag] > options.size:
+            text = f"{fitted.name} does not run on images of {options.size} pixels"
+            raise UserError(f"{flag}: {text}; pass --size {min_side[flag]}, or choose another model")
+    return max(min_side.values())
 
 
 def _resized(fitted: Fitted, size: int) -> Fitted:
@@ -147,54 +148,59 @@ def _resized(fitted: Fitted, size: int) -> Fitted:
 def _with_features(study: Study) -> Study:
     size = (study.size, study.size)
     student, teacher = build(study.student), build(study.teacher)
-    of_student = features_of(student, size, training=True)
-    of_teacher = features_of(teacher, size, training=False)
+    student_names = features_of(student, size, training=True)
+    teacher_names = features_of(teacher, size, training=False)
     shapes = (
-        list(probe_features(student, of_student, size, training=True).values()),
-        list(probe_features(teacher, of_teacher, size).values()),
+        list(probe_features(student, student_names, size, training=True).values()),
+        list(probe_features(teacher, teacher_names, size).values()),
     )
     pairs = sensible_pairs(shapes[0], shapes[1], size)
-    return replace(study, features=(of_student, of_teacher), pairs=sorted(pairs))
+    return replace(study, features=(student_names, teacher_names), pairs=sorted(pairs))
 
 
 # --- size, batch, length ----------------------------------------------------------------------------------------------
 
 
-def _measured(study: Study, wanted: Wanted, images: ImageSurvey, count: int, least: int, made: Started) -> Study:
-    """The study with the size, batch and length that the machine can do."""
+def _fit_to_machine(
+    study: Study, options: InitOptions, images: ImageSurvey, count: int, min_side: int, result: InitResult
+) -> Study:
+    """Measures a step of both models and returns the study with a size, batch and length that suit the machine."""
     _write(study)
     machine = proposals.this_machine()
-    measured = [_measure(study, name) for name in ("student", "teacher")]
-    if wanted.size is None:
-        size, why = proposals.propose_size(images.shortest, measured, machine, least)
+    costs = [_measure_step(study, name) for name in ("student", "teacher")]
+    if options.size is None:
+        size, reason = proposals.propose_size(images.shortest, costs, machine, min_side)
     else:
-        size, why = wanted.size, "as --size says"
-    batch, why_batch = proposals.propose_batch(size, count, measured, machine)
+        size, reason = options.size, "as --size says"
+    batch, batch_reason = proposals.propose_batch(size, count, costs, machine)
     iters = proposals.propose_iters(count, batch, machine)
     scale = proposals.test_scale(images.sizes, size)
-    made.decisions += _about_sizes(images, size, scale, why)
-    made.decisions.append(("batch", f"{batch} images: {why_batch}"))
-    seconds = iters * sum(model.seconds_at(size, batch) for model in measured)
+    result.decisions += _about_sizes(images, size, scale, reason)
+    result.decisions.append(("batch", f"{batch} images: {batch_reason}"))
+    seconds = iters * sum(model.seconds_at(size, batch) for model in costs)
     busy = f"; {text}, so that it may be less" if (text := busy_machine()) else ""
-    made.decisions.append(
+    result.decisions.append(
         ("length", f"{iters} iterations, {iters * batch / count:.0f} passes over the images; teacher and student alone "
                    f"take about {_duration(seconds)} on this machine{busy}")
     )  # fmt: skip
     same = len(images.sizes) == 1
     return replace(
-        study, size=size, scale=scale, batch=batch, iters=iters, val_batch=min(batch, MOST_VAL_BATCH) if same else 1,
+        study, size=size, scale=scale, batch=batch, iters=iters, val_batch=min(batch, MAX_VAL_BATCH) if same else 1,
         student=_resized(study.student, size), teacher=_resized(study.teacher, size),
     )  # fmt: skip
 
 
-def _about_sizes(images: ImageSurvey, size: int, scale: tuple[int, int], why: str) -> list[tuple[str, str]]:
+def _about_sizes(images: ImageSurvey, size: int, scale: tuple[int, int], reason: str) -> list[tuple[str, str]]:
     width, height = images.typical
     factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
-    what = f"images of {width} x {height}" if len(images.sizes) == 1 else f"the median image of {width} x {height}"
+    if len(images.sizes) == 1:
+        subject, verb = f"images of {width} x {height}", "reach"
+    else:
+        subject, verb = f"the median image of {width} x {height}", "reaches"
     return [
-        ("size", f"{size}: {why}"),
-        ("aspect", f"kept: {what} reach{'' if len(images.sizes) == 1 else 'es'} the model as {round(width * factor)} x "
-                   f"{round(height * factor)}, in training as crops of {size} x {size}"),
+        ("size", f"{size}: {reason}"),
+        ("aspect", f"kept: {subject} {verb} the model as {round(width * factor)} x {round(height * factor)}, "
+                   f"in training as crops of {size} x {size}"),
     ]  # fmt: skip
 
 
@@ -204,13 +210,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _measure(study: Study, name: str) -> proposals.Measured:
-    """A step of one of the models, alone."""
+def _measure_step(study: Study, name: str) -> proposals.StepCost:
+    """Measures a training step of one of the models, without distillation."""
     with _quiet():
         run = load_run(study.out / f"{name}.py", shortcuts=Shortcuts(batch_size=study.batch))
         distiller = build_distiller(run.without_distillation(), seed=SEED)
         profile = measure_step(distiller, run.cfg)
-    return proposals.Measured(
+    return proposals.StepCost(
         study.size, study.batch, profile.held_bytes, profile.passing_bytes, sum(profile.seconds[1])
     )
 
@@ -226,7 +232,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _work(out: Path) -> Path:
-    """Where the study's runs go: beside its files where these are below work_dirs/ already."""
+    """Returns the folder of the study's runs: ``out`` itself if it lies below work_dirs/."""
     return out if WORK.absolute() in out.absolute().parents else WORK / out.name
 
 
@@ -240,10 +246,12 @@ def _write(study: Study) -> list[Path]:
 
 
 def _check(study: Study) -> list[str]:
-    """What `rdistill check` says of student and teacher; the distillation's needs the teacher's weights.
+    """Checks student and teacher like `rdistill check`, and returns its notes.
+
+    The distillation is not checked, because that needs the teacher's weights.
 
     Raises:
-        UserError: what is wrong, with what `init` has written or with the data.
+        UserError: every problem in the written files or in the data.
     """
     notes: list[str] = []
     for name in ("student", "teacher"):

@@ -1,4 +1,4 @@
-"""The files of a study as text: what teacher and student share, the two, the distillation, and the sweep."""
+"""Writes the texts of a study's files: the shared config, student, teacher, distillation and sweep."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rdistill.init.models import Fitted
 from rdistill.schemas.mappings import PlainConfig
 
 FILES = ("base.py", "student.py", "teacher.py", "distill.py", "sweep.yaml")
-LR, LR_OF_ATTENTION = 1e-3, 3e-4
+LR, TRANSFORMER_LR = 1e-3, 3e-4
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that the files of a study say."""
+    """All values that appear in the files of a study."""
 
     out: Path
-    work: Path  # where its runs go
+    work: Path  # folder of the study's runs
     data_root: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -33,16 +33,16 @@ class Study:
     iters: int
     student: Fitted
     teacher: Fitted
-    absent: tuple[str, ...] = ()  # classes that no training mask holds
+    absent: tuple[str, ...] = ()  # classes that no training mask contains
     label_map: Mapping[int, int] = field(default_factory=dict)
     reduce_zero_label: bool = False
     features: tuple[Sequence[str], Sequence[str]] = ((), ())  # (student's, teacher's)
     pairs: Sequence[tuple[int, int]] = ()
-    decisions: Sequence[tuple[str, str]] = ()  # (about, what and why)
+    decisions: Sequence[tuple[str, str]] = ()  # (topic, decision and reason)
 
 
 def texts(study: Study) -> dict[str, str]:
-    """File name -> its content."""
+    """Returns file name -> content."""
     return {
         "base.py": base_text(study),
         "student.py": model_text(study, study.student, "The student"),
@@ -53,7 +53,7 @@ def texts(study: Study) -> dict[str, str]:
 
 
 def base_text(study: Study) -> str:
-    """Data, schedule and runtime."""
+    """Returns base.py: data, schedule and runtime."""
     val_interval = max(1, study.iters // 10)
     train = [
         *_loading(study),
@@ -70,15 +70,11 @@ def base_text(study: Study) -> str:
     if study.absent:
         metainfo["absent_classes"] = list(study.absent)
     lines = [
-        comment_line(
-            "What teacher and student share: data, schedule, runtime. Written by `rdistill init`, which decided:"
-        ),
-        *(comment_line(f"- {about}: {text}") for about, text in study.decisions),
+        comment_line("Teacher and student share this: data, schedule, runtime. `rdistill init` wrote it, and decided:"),
+        *(comment_line(f"- {topic}: {text}") for topic, text in study.decisions),
     ]
     parts = ["\n".join(lines) + "\n", assignment("data_root", study.data_root), assignment("metainfo", metainfo)]
-    parts.append(
-        "# Every image keeps its aspect: its shorter side becomes the smaller number. Crops are of equal sides.\n"
-    )
+    parts.append("# Every image keeps its aspect: its shorter side becomes the smaller number. Crops are square.\n")
     parts += [assignment("train_pipeline", train)]
     parts += ["# Masks are loaded after Resize: predictions are scored at each image's own size.\n"]
     parts += [assignment("test_pipeline", test)]
@@ -97,7 +93,7 @@ def base_text(study: Study) -> str:
 SCHEDULE = """val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# AdamW with a linear warm-up and a poly decay to 0; --iters stretches it.
+# AdamW with a linear warm-up and a polynomial decay to 0; --iters stretches both.
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr={lr}, weight_decay=0.01), clip_grad=None)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end={warm_up}, by_epoch=False),
@@ -148,47 +144,52 @@ def _loader_text(study: Study, name: str, split: str, batch: int, sampler: str) 
     return assignment(f"{name}_dataloader", loader, names)
 
 
-def model_text(study: Study, fitted: Fitted, what: str) -> str:
-    """A config of one model."""
-    source = "rdistill's own" if fitted.source == "rdistill" else f"that of {fitted.source}"
-    lines = [comment_line(f"{what}: {fitted.name}, {source}, with these data's classes, size and channels.")]
-    if fitted.start and any(file in repr(fitted.model) for file in fitted.start):
-        lines.append(comment_line(f"It starts from {fitted.start[0]}, which is downloaded once."))
-    elif fitted.start:
-        lines.append(comment_line(f"From random weights; `init --pretrained` would start it from {fitted.start[0]}"))
+def model_text(study: Study, fitted: Fitted, role: str) -> str:
+    """Returns student.py or teacher.py; ``role`` begins its first comment."""
+    source = "rdistill's own" if fitted.source == "rdistill" else f"from {fitted.source}"
+    lines = [comment_line(f"{role}: {fitted.name}, {source}, with the classes, size and channels of these data.")]
+    if fitted.pretrained_files and any(file in repr(fitted.model) for file in fitted.pretrained_files):
+        lines.append(comment_line(f"It starts from {fitted.pretrained_files[0]}, which is downloaded once."))
+    elif fitted.pretrained_files:
+        lines.append(
+            comment_line(
+                f"It starts from random weights; `init --pretrained` would start it from {fitted.pretrained_files[0]}"
+            )
+        )
     parts = ["\n".join(lines) + "\n", "_base_ = ['./base.py']\n"]
     if fitted.imports:
         parts.append(assignment("custom_imports", fitted.imports))
     parts.append(assignment("model", fitted.model))
-    if fitted.of_attention:
+    if fitted.is_transformer:
         parts.append(
-            f"optim_wrapper = dict(optimizer=dict(lr={LR_OF_ATTENTION}))  # transformers from scratch want less\n"
+            f"optim_wrapper = dict(optimizer=dict(lr={TRANSFORMER_LR}))  # a transformer needs a smaller rate\n"
         )
     return "".join(parts)
 
 
 def distill_text(study: Study) -> str:
-    """The `distill` section."""
+    """Returns distill.py: the `distill` section."""
     checkpoint = study.work / "teacher" / "best.pth"
     student, teacher = study.features
-    return f"""# The student under its teacher. `rdistill layers {study.out / "distill.py"}` shows what else there is.
+    return f"""# The student under its teacher. `rdistill layers {study.out / "distill.py"}` lists the other features.
 _base_ = ['./student.py']
 distill = dict(
     teachers=[dict(config={literal(str(study.out / "teacher.py"))}, checkpoint={literal(str(checkpoint))})],
     features=dict(  # the index of a name is its feature index
         student={list(student)!r},
         teacher={list(teacher)!r}),
-    # As strong as the student's own loss where the two meet: the weight is measured in the first batch.
+    # share=1.0: at the logits, the gradient of this loss is as long as that of the student's own loss. The weight
+    # that gives this share is measured in the first batch.
     losses=dict(logits=dict(type='KL', tau=2.0, weight=dict(share=1.0))))
 """
 
 
 def sweep_text(study: Study) -> str:
-    """The search and its confirmation."""
-    lr = LR_OF_ATTENTION if study.student.of_attention else LR
+    """Returns sweep.yaml: the search and its confirmation."""
+    lr = TRANSFORMER_LR if study.student.is_transformer else LR
     rate = f"{{type: loguniform, low: {lr / 4:g}, high: {lr * 4:g}}}"
-    text = f"""# How much should the teacher's outputs count, and does a feature help? Every trial and the student
-# alone see the same batches; the best of each then train again on fresh seeds, and are compared.
+    text = f"""# How much should the teacher's outputs count, and does a feature loss help? All trials, with and without
+# the teacher, see the same batches; the best of both then train again on fresh seeds, and are compared.
 config: {to_json(str(study.out / "distill.py"))}
 space:
   distill.losses.logits.weight.share: {{type: loguniform, low: 0.1, high: 10.0}}
@@ -202,7 +203,7 @@ space:
 """
     return f"""{text}  optim_wrapper.optimizer.lr: {rate}
 search: {{type: auto, num_trials: 8, seed: 0}}
-baseline:  # the student alone is given its chance too
+baseline:  # the student alone is tuned too
   search:
     optim_wrapper.optimizer.lr: {rate}
 confirm: {{top: 1, seeds: [1, 2, 3]}}

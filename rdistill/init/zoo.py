@@ -1,6 +1,6 @@
-"""mmseg's models by name, as its installed configs have them, with their parameters and FLOPs.
+"""Lists the models of the installed mmseg configs by name, with their parameters and FLOPs.
 
-The figures stand in ``zoo.json``, measured by :mod:`rdistill.init.list_models` with the version of mmseg that it names.
+The figures are in ``zoo.json``. :mod:`rdistill.init.list_models` measured them with the version of mmseg that it names.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rdistill.init.own_models import OWN, OWN_SOURCE
 from rdistill.models.packages import absent_packages
 
 FIGURES = Path(__file__).with_name("zoo.json")
-SIZE, CLASSES = 512, 19  # the figures are of an image of this size and a model of 19 classes
-# Folders of configs that are no semantic segmentors of one image, or of other registries' models throughout.
-LEFT_OUT = ("_base_", "dsdl", "san", "vpd", "mask2former", "maskformer")
-SCHEDULE = re.compile(r"_(\d+xb?\d+[-_].*|\d+x\d+.*)$")  # GPUs x batch, length and data: no part of the model
-START = re.compile(r"[-_](in1k|in22k)-pre|-scratch|-384x384")  # where its weights come from: no part of it either
-# Words that people use which are no beginning of a name.
+SIZE, CLASSES = 512, 19  # the figures are for images of 512 x 512 pixels and 19 classes
+# Folders without semantic segmentors of single images, or with models of other registries.
+EXCLUDED_FOLDERS = ("_base_", "dsdl", "san", "vpd", "mask2former", "maskformer")
+SCHEDULE = re.compile(r"_(\d+xb?\d+[-_].*|\d+x\d+.*)$")  # part of a file name: GPUs x batch, length, data
+PRETRAINING = re.compile(r"[-_](in1k|in22k)-pre|-scratch|-384x384")  # part of a file name: source of the weights
+# Usual names of models that are no beginning of a name in the zoo.
 ALIASES = {
     "segnext-t": "segnext_mscan-t", "segnext-s": "segnext_mscan-s", "segnext-b": "segnext_mscan-b",
     "segnext-l": "segnext_mscan-l", "hrnet": "fcn_hr18", "hrnet18": "fcn_hr18", "hrnet48": "fcn_hr48",
@@ -50,7 +50,7 @@ class ZooModel:
 
 
 def model_names() -> dict[str, str]:
-    """Name -> config, for each model of mmseg's zoo and rdistill's own; sorted by name."""
+    """Returns name -> config for each model of mmseg's zoo and of rdistill, sorted by name."""
     names = {name: OWN_SOURCE for name in OWN}
     for name, files in _zoo_files().items():
         names[name] = f"mmseg{PACKAGE}{min(files, key=_preference)}"
@@ -63,19 +63,19 @@ def _zoo_files() -> dict[str, list[str]]:
     root = Path(get_installed_path(distribution_of("mmseg"))) / ".mim" / "configs"
     files: dict[str, list[str]] = {}
     for path in sorted(root.glob("*/*.py")):
-        if path.parent.name not in LEFT_OUT and "levir" not in path.stem:
-            name = START.sub("", SCHEDULE.sub("", path.stem))
+        if path.parent.name not in EXCLUDED_FOLDERS and "levir" not in path.stem:
+            name = PRETRAINING.sub("", SCHEDULE.sub("", path.stem))
             files.setdefault(name, []).append(path.relative_to(root).as_posix())
     return files
 
 
 def _preference(file: str) -> tuple[bool, bool, str]:
-    """Of several configs of a model: not the pruned numbers of mixed precision, and testing on whole images."""
+    """Sort key for several configs of a model: prefers no mixed precision, then testing on whole images."""
     return "amp" in file, not re.search(r"cityscapes-512x1024|ade20k-512x512", file), file
 
 
 def zoo_models() -> list[ZooModel]:
-    """Every model with its figures, the smallest first; those without figures last."""
+    """Returns every model with its figures, the smallest first and those without figures last."""
     measured = figures()["models"]
     models = [ZooModel(name, config, **measured.get(name, {})) for name, config in model_names().items()]
     return sorted(models, key=lambda model: (model.parameters is None, model.parameters or 0, model.name))
@@ -83,47 +83,47 @@ def zoo_models() -> list[ZooModel]:
 
 @cache
 def figures() -> dict[str, Any]:
-    """What ``zoo.json`` holds: ``mmseg`` (its version), ``size``, ``classes``, ``models``."""
+    """Returns the content of ``zoo.json``: ``mmseg`` (its version), ``size``, ``classes``, ``models``."""
     content: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
     return content
 
 
 def find_model(name: str, flag: str) -> tuple[str, str]:
-    """The model that is meant: its name, and its config.
+    """Finds a model; returns its name and its config.
 
     Args:
-        name: one of :func:`model_names`, a beginning of one, a word of ``ALIASES``, or a config file: a path, or
-            ``mmseg::FOLDER/FILE.py``. Case, ``-`` and ``_`` count alike. Of several models that begin so, it is the
-            smallest.
-        flag: where it was named, for the message.
+        name: one of :func:`model_names`, the beginning of one, a key of ``ALIASES``, or a config file: a path, or
+            ``mmseg::FOLDER/FILE.py``. Case does not matter, and ``-`` equals ``_``. If several names begin so, the
+            smallest model is returned.
+        flag: the option that named the model, for the message.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such model.
     """
     if PACKAGE in name or name.endswith(".py"):
         return Path(name.rpartition(PACKAGE)[2]).stem, name
     names = model_names()
-    plain = {_plain(known_name): known_name for known_name in reversed(names)}
-    wanted = _plain(name)
-    if wanted in ALIASES:
-        wanted = _plain(ALIASES[wanted])
-    if wanted not in plain:
+    names_by_form = {_normalised(known_name): known_name for known_name in reversed(names)}
+    searched = _normalised(name)
+    if searched in ALIASES:
+        searched = _normalised(ALIASES[searched])
+    if searched not in names_by_form:
         sizes = {model.name: model.parameters or float("inf") for model in zoo_models()}
-        begun = [plain[key] for key in plain if key.startswith(f"{wanted}-")]
-        if not begun:
-            near = difflib.get_close_matches(wanted, [*plain, *ALIASES], n=3)
-            hint = f"did you mean {', '.join(plain.get(word, word) for word in near)}? " if near else ""
+        matches = [names_by_form[key] for key in names_by_form if key.startswith(f"{searched}-")]
+        if not matches:
+            similar = difflib.get_close_matches(searched, [*names_by_form, *ALIASES], n=3)
+            hint = f"did you mean {', '.join(names_by_form.get(word, word) for word in similar)}? " if similar else ""
             raise UserError(f"{flag}: no model {name!r}; {hint}`rdistill models` lists them")
-        return (chosen := min(begun, key=lambda model: (sizes[model], model))), names[chosen]
-    return plain[wanted], names[plain[wanted]]
+        return (chosen := min(matches, key=lambda model: (sizes[model], model))), names[chosen]
+    return names_by_form[searched], names[names_by_form[searched]]
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
 def model_section(name: str, config: str) -> dict[str, Any]:
-    """The ``model`` section of a config of :func:`find_model`, as it stands there, with its ``custom_imports``.
+    """Returns the ``model`` section of a config from :func:`find_model`, with the config's ``custom_imports``.
 
     Raises:
         UserError: the config cannot be read, has no model, or needs packages that are not installed.

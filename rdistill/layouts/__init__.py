@@ -1,8 +1,9 @@
-"""The layouts of data folders: how each is recognised and what a dataset then reads, one declaration each.
+"""The layouts of data folders: each declaration says how a layout is recognised and what a dataset reads there.
 
-A config says where its images and masks are; where they are not there, the folder of ``data_root`` may still have a
-layout that is known. :data:`LAYOUTS` holds rdistill's own (:mod:`.own`) and those of users, registered by
-:func:`register`. Imports :mod:`rdistill.registration` and :mod:`rdistill.core` alone. Begin with :mod:`.registry`.
+A config names the folders of its images and masks. If these do not exist, ``data_root`` may still have a known layout.
+:data:`LAYOUTS` holds rdistill's layouts (:mod:`.own`) and those that users register with :func:`register`.
+
+Imports :mod:`rdistill.registration` and :mod:`rdistill.core` only. Begin with :mod:`.registry`.
 """
 
 from __future__ import annotations

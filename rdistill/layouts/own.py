@@ -1,4 +1,4 @@
-"""rdistill's own layouts, declared as any other's are."""
+"""The layouts that rdistill declares; users declare theirs in the same way."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ PAGE = "see 'Data in other layouts' in docs/configs.md"
 
 @register("PaddleSeg", marks=("train_list.txt",))
 def paddleseg(root: Path, split: str) -> PlainConfig:
-    """A list for each split, of lines ``IMAGE MASK``."""
+    """PaddleSeg: a list for each split, with lines ``IMAGE MASK``."""
     prefix = dict(img_path="", seg_map_path="")
     return dict(type="PaddleSegDataset", ann_file=f"{split}_list.txt", data_prefix=prefix)
 
 
-# The classes of these are their own, and part of the config that reads them.
+# The next layouts return no keys: a config for them must also name their classes.
 
 
 @register("mmseg", marks=("img_dir", "ann_dir"), hint=f"name its folders in data_prefix, {PAGE}")
 def mmseg(root: Path, split: str) -> PlainConfig:
-    """``img_dir/train`` and ``ann_dir/train``, as most of mmseg's own configs and `rdistill data synthetic` have it."""
+    """``img_dir/train`` and ``ann_dir/train``, like most mmseg configs and `rdistill data synthetic`."""
     return {}
 
 
 @register("Cityscapes", marks=("leftImg8bit", "gtFine"), hint=PAGE)
 def cityscapes(root: Path, split: str) -> PlainConfig:
-    """A folder for each city."""
+    """Cityscapes: a folder for each city."""
     return {}
 
 
@@ -40,5 +40,5 @@ def voc(root: Path, split: str) -> PlainConfig:
 
 @register("ADE20K", marks=("images/training", "annotations/training"), hint=PAGE)
 def ade20k(root: Path, split: str) -> PlainConfig:
-    """Label 0 counts nowhere."""
+    """ADE20K: label 0 is ignored."""
     return {}

@@ -1,4 +1,4 @@
-"""What a layout of a data folder is: one declaration beside the function that says what a dataset reads there."""
+"""The registry of layouts: a declaration decorates the function that returns what a dataset reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class LayoutInfo:
-    """What there is to know about a layout. See :func:`register` for what the fields mean."""
+    """A registered layout; :func:`register` explains the fields."""
 
     name: str
     function: Callable[[Path, str], Mapping[str, Any]]
@@ -26,11 +26,11 @@ class LayoutInfo:
     hint: str = ""
 
     def is_at(self, root: Path) -> bool:
-        """Whether a folder has the layout's marks."""
+        """Returns whether a folder has all marks of the layout."""
         return all((root / mark).exists() for mark in self.marks)
 
     def keys(self, root: Path, split: str) -> PlainConfig:
-        """The keys of a dataset that reads a split (``train``, ``val`` or ``test``) of a folder; may be empty.
+        """Returns the keys of a dataset that reads a split (``train``, ``val`` or ``test``) of a folder; may be empty.
 
         Raises:
             UserError: the function failed, or returned no mapping.
@@ -47,17 +47,18 @@ LAYOUTS: Registry[LayoutInfo] = Registry("layout", "rdistill.layouts")
 
 
 def register(name: str, *, marks: tuple[str, ...], hint: str = "") -> Callable[[Function], Function]:
-    """Declares a layout; decorates the function that says what a dataset reads there.
+    """Declares a layout; decorates the function that returns what a dataset reads there.
 
-    The function is ``layout(root, split) -> mapping``: the keys that a dataset of a config gets where ``data_root`` has
-    this layout and the config's own folder of images is not there, such as ``type``, ``ann_file``, ``data_prefix``,
-    ``img_suffix``. All other keys stay the config's. ``split`` is ``train``, ``val`` or ``test``. An empty mapping says
-    that the folder is recognised, but that the config must say what cannot be seen in it, such as the classes.
+    The function is ``layout(root, split) -> mapping``. It returns keys of the dataset, such as ``type``, ``ann_file``,
+    ``data_prefix``, ``img_suffix``, which replace those of the config if ``data_root`` has this layout and the config's
+    own image folder does not exist. All other keys stay. ``split`` is ``train``, ``val`` or ``test``. An empty mapping
+    means that the folder is recognised, but that the config must supply what the folder does not show, such as the
+    classes.
 
     Args:
-        name: of the layout, in messages.
-        marks: files and folders below ``data_root``, all of which are there in this layout, and not in others.
-        hint: what a user does who has such a folder and a config that does not fit it; for an empty mapping.
+        name: name of the layout in messages.
+        marks: files and folders below ``data_root`` that all exist in this layout, and not all in other layouts.
+        hint: for an empty mapping: what a user should do if the config does not fit such a folder.
 
     Raises:
         UserError: the name is taken, or there are no marks.
@@ -74,10 +75,10 @@ def register(name: str, *, marks: tuple[str, ...], hint: str = "") -> Callable[[
 
 
 def layouts_at(root: Path) -> Iterator[LayoutInfo]:
-    """The layouts that a folder has, in the order in which they are registered.
+    """Yields the layouts that a folder has, in the order of their registration.
 
     Raises:
-        UserError: an installed package that registers one cannot be imported.
+        UserError: an installed package that registers a layout cannot be imported.
     """
     for name in LAYOUTS:
         if (layout := LAYOUTS[name]).is_at(root):
@@ -85,16 +86,16 @@ def layouts_at(root: Path) -> Iterator[LayoutInfo]:
 
 
 def find_keys(root: Path, split: str) -> PlainConfig:
-    """What a dataset reads of a folder by the first layout that says it; empty where none does.
+    """Returns the keys of the first layout of a folder that has some; empty if none has.
 
     Raises:
-        UserError: as :meth:`LayoutInfo.keys` and :func:`layouts_at`.
+        UserError: see :meth:`LayoutInfo.keys` and :func:`layouts_at`.
     """
     return next((keys for layout in layouts_at(root) if (keys := layout.keys(root, split))), {})
 
 
 def describe_folder(root: Path) -> str:
-    """The end of a line about a folder that a dataset cannot read: what it looks like, or what is recognised.
+    """Returns the end of a message about a folder without data: the layout that it has, or all known layouts.
 
     >>> describe_folder(Path("/no/such/folder"))[:55]
     "the layouts that are recognised by what is in a folder:"

@@ -83,7 +83,7 @@ def test_every_example_is_run_here() -> None:
 
 def test_own_data(place: Place, folder: Path) -> None:
     printed = run(place, folder, "own_data.py")
-    assert "masks are of 0 and 255" in printed and "'foreground': " in printed
+    assert "masks have the values 0 and 255" in printed and "'foreground': " in printed
     assert (folder / "work_dirs" / "examples" / "own-data" / "student" / "student.pth").is_file()
 
 

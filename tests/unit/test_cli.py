@@ -76,7 +76,7 @@ def test_of_very_many_mistakes_the_first_are_shown(command: Command) -> None:
     result = command("train", "a.py", *(word for i in range(30) for word in ("--set", f"word{i}")))
     lines = result.err.splitlines()
     assert result.status == 2 and len(lines) == 10 and lines[0] == "error: --set word0: must be key=value"
-    assert lines[-1] == "error: and 21 more, which are shown when these are mended"
+    assert lines[-1] == "error: and 21 more, which are shown when these are fixed"
 
 
 def test_each_mistake_has_its_line(command: Command, tiny: Tiny) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Command, Tiny
 
-from rdistill.cli import MOST_ERRORS
+from rdistill.cli import MAX_ERRORS
 
 FILES = {
     "file": b"",
@@ -87,7 +87,7 @@ def test_a_mistake_is_a_few_lines_and_status_2(
     result = command(*arguments)
     lines = result.err.splitlines()
     assert result.status == 2 and said in result.err, result
-    assert 1 <= len(lines) <= MOST_ERRORS and all(text.startswith("error: ") for text in lines), result
+    assert 1 <= len(lines) <= MAX_ERRORS and all(text.startswith("error: ") for text in lines), result
     # Nothing is made but empty folders, to see that they can be, and the lock of a work dir.
     made = {path.name for path in tmp_path.rglob("*") if path.is_file()} - FILES.keys()
     assert all("lock" in name for name in made), made

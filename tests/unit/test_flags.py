@@ -47,7 +47,7 @@ def test_the_shortcuts_of_the_commands_and_of_the_api_are_those_that_there_are()
 )
 def test_a_flag_is_an_argument_of_the_function_with_the_same_default(group: type[Flags], function: Any) -> None:
     arguments = signature(function).parameters
-    for name, default in group().given().items():
+    for name, default in group().as_arguments().items():
         assert arguments[name].default == default, name
 
 
@@ -58,7 +58,7 @@ def test_help_and_notebooks_show_every_shortcut() -> None:
         (rdistill.evaluate, DataFlags, DataArguments),
         (rdistill.headroom, BatchFlags, BatchArguments),
     ):
-        assert list(flags().given()) == list(arguments.__annotations__)
+        assert list(flags().as_arguments()) == list(arguments.__annotations__)
         kinds = {parameter.kind for parameter in signature(function).parameters.values()}
         assert Parameter.VAR_KEYWORD not in kinds
 
@@ -101,5 +101,5 @@ def test_a_command_is_given_its_groups_whole() -> None:
     result = CliRunner().invoke(app, ["a.py", "--iters", "5", "--set", "a=1", "--set", "b=2", "--amp"])
     assert result.exit_code == 0, result.output
     assert seen == [("a.py", LoadFlags(set_=["a=1", "b=2"], iters=5), RunFlags(amp=True))]
-    assert "set_" not in seen[0][1].given() and seen[0][1].given()["iters"] == 5
+    assert "set_" not in seen[0][1].as_arguments() and seen[0][1].as_arguments()["iters"] == 5
     assert CliRunner().invoke(app, ["a.py", "--workers", "0"]).exit_code == 2

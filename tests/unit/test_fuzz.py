@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
 
-from rdistill.cli import MOST_ERRORS, _print_errors
+from rdistill.cli import MAX_ERRORS, _print_errors
 from rdistill.config.distill_spec import distill_spec
 from rdistill.config.load import LoadedConfig, load_config, with_overrides
 from rdistill.config.overrides import parse_assignments
@@ -126,7 +126,7 @@ def accepted(read: Callable[[], Any]) -> Any:
         with contextlib.redirect_stderr(io.StringIO()) as printed:
             _print_errors(*error.problems)
         lines = printed.getvalue().splitlines()
-        assert 1 <= len(lines) <= MOST_ERRORS
+        assert 1 <= len(lines) <= MAX_ERRORS
         assert all(line.startswith("error: ") and len(line) <= LONGEST_LINE for line in lines)
         assert not any(unicodedata.category(letter) in ("Cc", "Cs") for line in lines for letter in line)
         assert not any(word in printed.getvalue() for word in ("Input should be", "Traceback", "literal[", "tuple["))

@@ -73,8 +73,8 @@ def test_fp16(command: Command, both_classes: list[Path], tmp_path: Path) -> Non
 
 def test_flags_that_do_not_go_together(command: Command) -> None:
     for words, line in (
-        (["--int8", "--fp16"], "--int8, --fp16: a file has one of them; export twice for both"),
-        (["--int8", "--images", "x"], "--images: --int8 is scored on the config's own data; leave it out"),
+        (["--int8", "--fp16"], "--int8, --fp16: a file has one precision; to get both, export twice"),
+        (["--int8", "--images", "x"], "--images: --int8 is scored on the config's own data; leave --images out"),
     ):
         result = command("export", "no.py", "no.pth", "a.onnx", *words)
         assert (result.status, result.err) == (2, f"error: {line}\n")
@@ -105,4 +105,4 @@ def test_what_loses_too_much_is_trained_on_with_rounding(
     result = command("export", *words)
     assert result.status == 1 and " lost, at most 40 accepted by --max-drop; --qat ITERS trains" in result.err
     result = command("export", *both_classes, "b.onnx", "--qat", 2)
-    assert (result.status, result.err) == (2, "error: --qat: trains for INT8; add --int8, or leave it out\n")
+    assert (result.status, result.err) == (2, "error: --qat: trains for INT8; add --int8, or leave --qat out\n")

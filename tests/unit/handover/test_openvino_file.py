@@ -58,7 +58,7 @@ def test_a_runtime_that_is_not_there(
          "--runtime openvino: is not installed here: pip install 'rdistill[openvino]'"),
         (["a.onnx", "--runtime", "tensorrt"], "--runtime: must be onnxruntime or openvino, got 'tensorrt'"),
         ([*both_classes, "--runtime", "onnxruntime"],
-         f"--runtime: is for a file of `export`, and {both_classes[1]} is none; leave it out"),
+         f"--runtime: is only for a file that `export` wrote, and {both_classes[1]} is none; leave it out"),
     ):  # fmt: skip
         result = command("eval", *words)
         assert (result.status, result.err) == (2, f"error: {line}\n")

@@ -82,9 +82,7 @@ def test_a_checkpoint_that_is_gone(command: Command, both_classes: list[Path], t
     (tmp_path / "a.onnx.json").write_text(json.dumps({**record, "checkpoint": "gone.pth"}))
     result = command("eval", "a.onnx")
     assert result.status == 0 and "PyTorch   mIoU" not in result.out
-    assert result.err == (
-        "note      gone.pth: is not there any more, so the student in PyTorch is not scored beside the file\n"
-    )
+    assert result.err == ("note      gone.pth: no longer exists, so the PyTorch student is not scored for comparison\n")
     (tmp_path / "a.onnx.json").write_text("{}")
     result = command("eval", "a.onnx")
     assert result.status == 2 and "a.onnx.json: is damaged (no config, checkpoint" in result.err
@@ -101,7 +99,10 @@ def test_files_that_cannot_be_scored(command: Command, distilled_run: Run, tmp_p
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, str(tmp_path / "other.onnx"))
     for words, line in (
-        (["text.onnx"], "text.onnx: no text.onnx.json beside it says what it was made of; pass CONFIG before it"),
+        (
+            ["text.onnx"],
+            "text.onnx: there is no text.onnx.json next to it that names its config; pass CONFIG before it",
+        ),
         ([config, "text.onnx"], "text.onnx: onnxruntime cannot open it: "),
         ([config, "none.onnx"], "none.onnx: no such file"),
         ([config, "other.onnx"], "other.onnx: has inputs x and outputs y, not `image` and `mask` or `logits`"),

@@ -44,7 +44,7 @@ def _planar(root: Path) -> None:
     ("fill", "line"),
     [
         (_mixed, r"images differ in their number of channels \(5 of 4, 1 of 3\); a model takes one number$"),
-        (_planar, r"1.tif: is 4 x 36 x 48, bands or images one after the other; store each pixel's bands together$"),
+        (_planar, r"1.tif: is 4 x 36 x 48, which is a stack of bands or images; store it as height x width x bands$"),
     ],
 )
 def test_what_is_not_understood_is_one_line(fill: Any, line: str, tmp_path: Path) -> None:

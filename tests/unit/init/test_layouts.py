@@ -95,7 +95,7 @@ def _single(root: Path) -> None:
         (_nothing, r"^--data .*: is empty; looked for PaddleSeg \(train_list.txt\); .*COCO .*NAME_mask.png"),
         (_text, r"^--data .*: holds no images, but readme.txt; looked for "),
         (_images, r"^--data .*: 3 images in photos, and no masks that belong to them; looked for "),
-        (_single, r"holds one image with a mask; two are needed, to train on and to score$"),
+        (_single, r"contains only one image with a mask; at least two are needed, to train and to score$"),
     ],
 )
 def test_what_is_not_understood_is_one_line(fill: Any, line: str, tmp_path: Path) -> None:

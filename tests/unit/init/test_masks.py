@@ -67,8 +67,8 @@ def _damaged(root: Path) -> None:
     ("fill", "line"),
     [
         (_photographs, r"masks/0.png: holds \d+ different values; is it an image\? A mask has class numbers$"),
-        (_one_value, r"masks/0.png: and all other masks hold 0 alone; there is one class$"),
-        (_smeared, r"masks/0.jpg: is saved with losses, which smears class numbers; save masks as PNG$"),
+        (_one_value, r"masks/0.png: and all other masks contain only 0; two classes are needed$"),
+        (_smeared, r"masks/0.jpg: is compressed with losses, which changes class numbers; save masks as PNG$"),
         (_damaged, r"ann_dir/train/1.png: cannot be read: "),
     ],
 )

@@ -43,7 +43,7 @@ def test_models_of_other_channels(name: str) -> None:
 @pytest.mark.parametrize("name", ["mobilenet-v3", "mobilenet-v2", "fpn_efficientnet-lite0"])
 def test_models_of_three_channels_only_say_so(name: str) -> None:
     task = Task(classes=2, size=(64, 64), channels=5, mean=(1.0,), std=(2.0,))
-    with pytest.raises(UserError, match=r"^--teacher: .* reads images of 3 channels only, and these have 5; choose"):
+    with pytest.raises(UserError, match=r"^--teacher: .* accepts only 3 channels, and these images have 5; choose"):
         fit(name, task, "--teacher")
 
 
@@ -54,7 +54,7 @@ def test_a_model_that_needs_what_is_absent_says_so() -> None:
 
 def test_the_zoos_weights_are_kept_where_they_are_wanted() -> None:
     plain, kept = (fit("pspnet_r18", Task(2, (64, 64), pretrained=wanted), "--student") for wanted in (False, True))
-    assert plain.start == kept.start == ["open-mmlab://resnet18_v1c"]
+    assert plain.pretrained_files == kept.pretrained_files == ["open-mmlab://resnet18_v1c"]
     assert "pretrained" not in plain.model and kept.model["pretrained"] == "open-mmlab://resnet18_v1c"
 
 

@@ -58,7 +58,7 @@ def test_images_without_masks_are_counted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     files = find_pairs(tmp_path)
     assert len(files.pairs) == 2 and files.count == 6
-    assert {str(folder): count for folder, count in files.alone.items()} == {"images": 1, "test": 1}
+    assert {str(folder): count for folder, count in files.unpaired.items()} == {"images": 1, "test": 1}
 
 
 def test_words_and_splits() -> None:

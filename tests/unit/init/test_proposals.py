@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from rdistill.init import proposals
-from rdistill.init.proposals import Machine, Measured
+from rdistill.init.proposals import Machine, StepCost
 
 GB = 10**9
 
 
 def test_size_and_batch_are_what_memory_holds() -> None:
     """1 GB for 2 images of 128 pixels: at 256, 4 images take 8 GB; at 512, 32 GB."""
-    model = Measured(size=128, batch=2, held=0, passing=GB, seconds=0.1)
+    model = StepCost(size=128, batch=2, fixed_bytes=0, activation_bytes=GB, seconds=0.1)
     for free, size, batch in ((100, 512, 8), (45, 512, 4), (20, 352, 4), (11, 256, 4)):
         machine = Machine("cuda", free * GB)
         assert proposals.propose_size(600, [model], machine)[0] == size, free
@@ -19,7 +19,9 @@ def test_size_and_batch_are_what_memory_holds() -> None:
 
 
 def test_on_a_cpu_time_counts_too() -> None:
-    model = Measured(size=128, batch=2, held=0, passing=10**6, seconds=0.5)  # 1 s for 4 images of 128 pixels
+    model = StepCost(
+        size=128, batch=2, fixed_bytes=0, activation_bytes=10**6, seconds=0.5
+    )  # 4 images of 128 pixels: 1 s
     size, why = proposals.propose_size(600, [model], Machine("cpu", 100 * GB))
     assert size == 160 and why == "a batch of 4 at 192 would take more than 50 GB (50 % of what is free) and 2 s"
 

@@ -10,7 +10,7 @@ from init_folders import bands, binary, many_sizes
 
 from rdistill.config.load import load_run
 from rdistill.core.errors import UserError
-from rdistill.init.run import Wanted, start
+from rdistill.init.run import InitOptions, write_study
 from rdistill.sweeps.study.spec import read_sweep
 
 FILES = ["base.py", "student.py", "teacher.py", "distill.py", "sweep.yaml"]
@@ -19,15 +19,15 @@ FILES = ["base.py", "student.py", "teacher.py", "distill.py", "sweep.yaml"]
 def test_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     binary(tmp_path / "mine")
-    made = start(Wanted(Path("mine"), teacher="fpn_r18-w12", size=32))
+    result = write_study(InitOptions(Path("mine"), teacher="fpn_r18-w12", size=32))
     out = Path("work_dirs/init/mine")
-    assert made.files == [out / name for name in FILES] and made.notes == []
-    assert made.commands == [
+    assert result.files == [out / name for name in FILES] and result.notes == []
+    assert result.commands == [
         f"rdistill train {out}/teacher.py --work-dir {out}/teacher",
         f"rdistill sweep {out}/sweep.yaml --work-dir {out}/sweep",
         f"rdistill report {out}/sweep",
     ]
-    decided = dict(made.decisions)
+    decided = dict(result.decisions)
     assert decided["size"] == "32: as --size says"
     assert decided["aspect"].startswith(
         "kept: images of 48 x 36 reach the model as 43 x 32, in training as crops of 32"
@@ -42,7 +42,7 @@ def test_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cfg.test_dataloader.dataset.ann_file.endswith("mine/test.txt")  # the test images stay test images
     assert read_sweep(out / "sweep.yaml").config == f"{out}/distill.py"
     text = (out / "base.py").read_text()
-    assert all(f"# - {about}: {line}" in text for about, line in made.decisions)
+    assert all(f"# - {about}: {line}" in text for about, line in result.decisions)
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path, command: Command) -> None:
@@ -54,7 +54,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, command: Command) -> N
     refused = command(*words)
     assert (refused.status, refused.out) == (2, "")
     assert refused.err == (
-        f"error: {tmp_path}/out/teacher.py: is there already; pass --force to replace it, or another --out\n"
+        f"error: {tmp_path}/out/teacher.py: exists already; pass --force to replace it, or another --out\n"
     )
     assert (tmp_path / "out/teacher.py").read_text() == "mine"
     done = command(*words, "--force")
@@ -73,12 +73,12 @@ def test_damaged_data_are_said_by_the_check(tmp_path: Path) -> None:
     bands(tmp_path / "mine", 3, "uint8", ".png")
     (tmp_path / "mine/images/val/0.png").write_bytes((tmp_path / "mine/images/val/0.png").read_bytes()[:-60])
     with pytest.raises(UserError, match=r"val data: .*images/val/0.png: cannot be read"):
-        start(Wanted(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
+        write_study(InitOptions(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
 
 
 def test_images_of_many_sizes_keep_their_aspects(tmp_path: Path) -> None:
     many_sizes(tmp_path / "mine")
-    start(Wanted(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
+    write_study(InitOptions(tmp_path / "mine", teacher="fpn_r18-w12", size=32, out=tmp_path / "out"))
     cfg = load_run(tmp_path / "out/teacher.py").cfg
     assert cfg.val_dataloader.batch_size == 1 and cfg.test_pipeline[1].scale == (64, 32)  # 80 x 40 is the longest
 
@@ -87,5 +87,5 @@ def test_a_model_that_needs_larger_images_says_so(tmp_path: Path) -> None:
     binary(tmp_path / "mine")
     line = r"^--student: mobilenet-v3-d8_lraspp does not run on images of 64 pixels; pass --size 416, or choose another"
     with pytest.raises(UserError, match=line):
-        start(Wanted(tmp_path / "mine", "mobilenet-v3", "fpn_r18-w12", size=64, out=tmp_path / "out"))
+        write_study(InitOptions(tmp_path / "mine", "mobilenet-v3", "fpn_r18-w12", size=64, out=tmp_path / "out"))
     assert not (tmp_path / "out/student.py").exists()

@@ -10,7 +10,7 @@ import yaml
 from mmengine.config import Config
 
 from rdistill.init.models import Task, fit
-from rdistill.init.write import FILES, LR, LR_OF_ATTENTION, Study, sweep_text, texts
+from rdistill.init.write import FILES, LR, TRANSFORMER_LR, Study, sweep_text, texts
 from rdistill.sweeps.study.spec import parse_sweep
 
 PREFIX = {"img_path": "images", "seg_map_path": "masks"}
@@ -78,12 +78,12 @@ def test_the_sweep_is_one_and_searches_the_last_pair(study: Study) -> None:
     assert "distill.losses.hidden" not in yaml.safe_load(sweep_text(replace(study, pairs=())))["space"]
 
 
-@pytest.mark.parametrize("of_attention", [True, False])
-def test_transformers_learn_at_a_smaller_rate(study: Study, of_attention: bool) -> None:
-    backbone = {**study.student.model["backbone"], "type": "MixVisionTransformer" if of_attention else "ResNetV1c"}
+@pytest.mark.parametrize("is_transformer", [True, False])
+def test_transformers_learn_at_a_smaller_rate(study: Study, is_transformer: bool) -> None:
+    backbone = {**study.student.model["backbone"], "type": "MixVisionTransformer" if is_transformer else "ResNetV1c"}
     model = {**study.student.model, "backbone": backbone}
     changed = replace(study, student=replace(study.student, model=model))
-    lr = LR_OF_ATTENTION if of_attention else LR
+    lr = TRANSFORMER_LR if is_transformer else LR
     rate = yaml.safe_load(sweep_text(changed))["space"]["optim_wrapper.optimizer.lr"]
     assert (rate["low"], rate["high"]) == (pytest.approx(lr / 4), pytest.approx(lr * 4))
     assert loaded(changed, "student.py").optim_wrapper.optimizer.lr == lr
