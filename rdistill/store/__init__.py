@@ -1,5 +1,5 @@
-"""The store of views from the outside: filled before training, looked at, verified, pruned.
+"""The commands for the store of views: it is filled before training, listed, verified and pruned.
 
-Imports :mod:`rdistill.training` and the folders below it. Begin with :mod:`rdistill.store.build`; what the other
-commands do is :mod:`rdistill.store.contents`. How a run uses a store is :mod:`rdistill.distill.teacher_store`.
+Imports :mod:`rdistill.training` and the folders before it. Begin with :mod:`rdistill.store.build`; the other commands
+are in :mod:`rdistill.store.contents`. How a run uses a store is in :mod:`rdistill.distill.teacher_store`.
 """

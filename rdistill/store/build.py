@@ -1,7 +1,7 @@
-"""`rdistill store build`: fills a store before training, by Ray tasks over the cluster.
+"""Fills a store before training with Ray tasks on the cluster (`rdistill store build`).
 
-Each task augments some views of some images, looks them up and computes what is missing. So a build that was stopped
-goes on where it ended, and one takes over what runs have computed.
+Each task augments some views of some images, looks them up and computes the missing outputs. Therefore a build that was
+stopped continues where it ended, and uses what runs have computed.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.schemas.mappings import Arguments
 from rdistill.schemas.store import StorePlan, ViewsDone
-from rdistill.store.contents import whose
+from rdistill.store.contents import teacher_name
 from rdistill.training.console import duration, updates_in_place
 from rdistill.training.ray_train import Resources
 from rdistill.training.runner import prepare_config
 from rdistill.training.teacher_plan import apply_plan, without_auto
 
-MOST_VIEWS = 128  # the most in a task: a kill loses no more
-TASKS_A_SLOT = 4  # the fewest for each slot, so that no node ends long before the others
-LINES = 10  # how many say the progress, where none can be drawn over
-TRIES = 3  # how often a task starts again whose process was lost
+MAX_VIEWS_PER_TASK = 128  # upper bound: a killed task loses at most these views
+MIN_TASKS_PER_SLOT = 4  # so that no node is idle long before the others
+PROGRESS_LINES = 10  # number of progress lines if the console cannot show a bar
+MAX_RETRIES = 3  # how often a task is restarted after its process was lost
 
 
 def build_store(
@@ -58,21 +58,21 @@ def build_store(
     trust_checkpoint: bool = False,
     console: Console,
 ) -> ViewsDone:
-    """Computes what a store lacks of all views of a config's training images.
+    """Computes the outputs that a store lacks for all views of a config's training images.
 
     Args:
-        run: with ``distill.store``, whose ``dir`` must be named.
-        scratch: a folder for Ray's own files and logs.
-        cpus_per_worker, gpus_per_worker: of one task; one GPU by default where there are GPUs.
-        address: of a Ray cluster; by default the one it runs in, or a new one on this machine.
-        trust_checkpoint: as for a run.
-        console: where sizes and progress are shown.
+        run: a run with ``distill.store`` that has a ``dir``.
+        scratch: folder for Ray's files and logs.
+        cpus_per_worker, gpus_per_worker: resources of one task; by default one GPU if there are GPUs.
+        address: address of a Ray cluster; by default the one the process runs in, or else a new one on this machine.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        console: shows sizes and progress.
 
     Raises:
-        UserError: a mistake in the config, the data or the resources, or too little room; nothing is computed then.
-        RunError: a task failed; what is kept already stays.
+        UserError: a mistake in the config, the data or the resources, or too little disk space; nothing is computed.
+        RunError: a task failed; the outputs that were computed before stay in the store.
     """
-    run = _with_named_place(run)
+    run = _with_absolute_dir(run)
     resources = Resources(1, cpus_per_worker, gpus_per_worker)
 
     def say(line: str) -> None:
@@ -83,44 +83,42 @@ def build_store(
         slots = require_resources(need, "a task of the build")
         options: Arguments = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
         shared = ray.put((run, trust_checkpoint))
-        look = ray.remote(_plan).options(**options, max_retries=0)
-        began = time.perf_counter()
+        plan_task = ray.remote(_plan).options(**options, max_retries=0)
+        started = time.perf_counter()
         with visible_wait(need, "one task", say):
-            plan: StorePlan = _result(look.remote([shared]))
+            plan: StorePlan = _result(plan_task.remote([shared]))
             for line in _describe(plan, run):
                 say(line)
             _require_room(plan, run)
             total = plan["images"] * plan["views"]
             chunks = list(_chunks(plan, slots))
             say(f"building  {len(chunks)} tasks, {min(slots, len(chunks))} at a time on {need['CPU']:g} CPU each")
-            task = ray.remote(_build).options(**options, max_retries=TRIES)
-            done = ViewsDone(views=0, computed=0, written=0, damaged=0, notes=[])
-            noted: set[str] = set()
-            for part in _show(_results(task, shared, chunks, slots), total, console, done):
+            task = ray.remote(_build).options(**options, max_retries=MAX_RETRIES)
+            totals = ViewsDone(views=0, computed=0, written=0, damaged=0, notes=[])
+            known_notes: set[str] = set()
+            for part in _add_up(_results(task, shared, chunks, slots), total, console, totals):
                 for note in part["notes"]:
-                    if note not in noted:
+                    if note not in known_notes:
                         say(f"note      {note}")
-                        noted.add(note)
-        seconds = time.perf_counter() - began
-    kept = done["views"] - done["computed"]
+                        known_notes.add(note)
+        seconds = time.perf_counter() - started
+    kept = totals["views"] - totals["computed"]
     say(
-        f"done      {done['views']} views: {done['computed']} computed, {kept} were there; "
-        f"{in_bytes(done['written'])} written, {duration(seconds)}"
+        f"done      {totals['views']} views: {totals['computed']} computed, {kept} were there; "
+        f"{in_bytes(totals['written'])} written, {duration(seconds)}"
     )
-    return done
+    return totals
 
 
-def _with_named_place(run: LoadedConfig) -> LoadedConfig:
-    """The config with the store's folder as every node is to see it. Raises UserError where there is none to fill."""
+def _with_absolute_dir(run: LoadedConfig) -> LoadedConfig:
+    """Returns the run with an absolute path of the store, for all nodes. Raises UserError if it names no store."""
     store = None if run.distill is None else run.distill.store
     if store is None:
-        raise UserError("distill.store: is not set, so no run would read what is built; set distill.store.dir=FOLDER")
+        raise UserError("distill.store: is not set, so no run would read the outputs; set distill.store.dir=FOLDER")
     if store.keep == "nothing":
-        raise UserError("distill.store.keep: 'nothing' keeps nothing that could be built; set 'logits' or 'features'")
+        raise UserError("distill.store.keep: 'nothing' stores no outputs; set 'logits' or 'features'")
     if store.dir is None:
-        raise UserError(
-            "distill.store.dir: is not set; name the folder or URI where later runs are to find what is built"
-        )
+        raise UserError("distill.store.dir: is not set; name the folder or URI from which later runs read the outputs")
     if is_uri(store.dir):
         return run
     cfg = copy.deepcopy(run.cfg)
@@ -133,7 +131,7 @@ def _with_named_place(run: LoadedConfig) -> LoadedConfig:
 def _describe(plan: StorePlan, run: LoadedConfig) -> Iterator[str]:
     assert run.distill is not None and run.distill.store is not None and run.distill.store.dir is not None
     for about in plan["teachers"]:
-        yield f"teacher   {whose(about)}"
+        yield f"teacher   {teacher_name(about)}"
     total = plan["images"] * plan["views"]
     yield f"views     {plan['views']} of each of {plan['images']} images: {total}"
     yield f"kept      {', '.join(plan['outputs'])}"
@@ -144,31 +142,31 @@ def _describe(plan: StorePlan, run: LoadedConfig) -> Iterator[str]:
 
 
 def _require_room(plan: StorePlan, run: LoadedConfig) -> None:
-    """Raises UserError where what is there already and what is free is less than the whole."""
+    """Raises UserError if the store does not fit on the disk, with its existing files counted in."""
     assert run.distill is not None and run.distill.store is not None and run.distill.store.dir is not None
     if is_uri(run.distill.store.dir):
         return
     folder = Path(run.distill.store.dir)
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    needed, free = plan["images"] * plan["views"] * plan["bytes_a_view"], shutil.disk_usage(there).free
+    needed, free = plan["images"] * plan["views"] * plan["bytes_a_view"], shutil.disk_usage(existing).free
     if needed > free + kept:
         raise UserError(
-            f"distill.store.dir: the store takes {in_bytes(needed)}, and {in_bytes(free)} are free at {there}; set "
+            f"distill.store.dir: the store takes {in_bytes(needed)}, and {in_bytes(free)} are free at {existing}; set "
             f"fewer distill.store.views or bits, or another folder"
         )
 
 
 def _chunks(plan: StorePlan, slots: int) -> Iterator[list[tuple[int, int]]]:
-    """Parts of (image, view): the first view of all images first, as training takes them."""
+    """Yields chunks of (image, view), with the first view of all images first, which is the order of training."""
     pairs = [(image, view) for view in range(plan["views"]) for image in range(plan["images"])]
-    size = max(plan["batch"], min(MOST_VIEWS, -(-len(pairs) // (TASKS_A_SLOT * slots))))
+    size = max(plan["batch"], min(MAX_VIEWS_PER_TASK, -(-len(pairs) // (MIN_TASKS_PER_SLOT * slots))))
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]
 
 
 def _results(task: Any, shared: Any, chunks: Sequence[list[tuple[int, int]]], slots: int) -> Iterator[ViewsDone]:
-    """What tasks have done, as they end; a few more than there is room for wait at Ray's."""
+    """Runs tasks and yields their results as they end; Ray always has some more tasks than there are slots."""
     waiting = list(reversed(chunks))
     running: list[Any] = []
     while waiting or running:
@@ -186,36 +184,37 @@ def _result(reference: Any) -> Any:
         cause = cause_of(error)
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
     except ray.exceptions.OutOfMemoryError as error:
-        raise RunError(f"{killed_for_memory(error)}; lower --batch-size; the same command goes on") from None
+        raise RunError(f"{killed_for_memory(error)}; lower --batch-size; the same command continues") from None
     except ray.exceptions.WorkerCrashedError:
-        raise RunError(f"a task's process was lost {TRIES + 1} times; the same command goes on") from None
+        raise RunError(f"a task's process was lost {MAX_RETRIES + 1} times; the same command continues") from None
 
 
-def _show(parts: Iterator[ViewsDone], total: int, console: Console, done: ViewsDone) -> Iterator[ViewsDone]:
-    """Adds the parts to ``done``, and says how far the build is and what time is left: a bar, or ten lines."""
-    began = time.perf_counter()
+def _add_up(parts: Iterator[ViewsDone], total: int, console: Console, totals: ViewsDone) -> Iterator[ViewsDone]:
+    """Adds up the parts in ``totals``, and shows progress and remaining time as a bar or in ten lines."""
+    started = time.perf_counter()
 
     def add(part: ViewsDone) -> None:
-        for what in ("views", "computed", "written", "damaged"):
-            done[what] += part[what]  # type: ignore[literal-required]
+        for key in ("views", "computed", "written", "damaged"):
+            totals[key] += part[key]  # type: ignore[literal-required]
 
     if updates_in_place(console):
         with Progress(TextColumn("build"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                       console=console, transient=True) as bar:  # fmt: skip
-            shown = bar.add_task("build", total=total)
+            bar_task = bar.add_task("build", total=total)
             for part in parts:
                 add(part)
-                bar.advance(shown, part["views"])
+                bar.advance(bar_task, part["views"])
                 yield part
         return
     line = 0
     for part in parts:
         add(part)
-        if done["views"] * LINES // total > line and done["views"] < total:
-            line = done["views"] * LINES // total
-            left = (time.perf_counter() - began) / done["views"] * (total - done["views"])
+        if totals["views"] * PROGRESS_LINES // total > line and totals["views"] < total:
+            line = totals["views"] * PROGRESS_LINES // total
+            seconds_left = (time.perf_counter() - started) / totals["views"] * (total - totals["views"])
             console.print(
-                f"built     {done['views']} of {total} views, {done['computed']} computed; {duration(left)} left",
+                f"built     {totals['views']} of {total} views, {totals['computed']} computed; "
+                f"{duration(seconds_left)} left",
                 highlight=False,
             )
         yield part
@@ -225,7 +224,7 @@ def _show(parts: Iterator[ViewsDone], total: int, console: Console, done: ViewsD
 
 
 class _Builder:
-    """What a process needs to compute views: the training images and the teachers, loaded once."""
+    """Computes views in a process; holds the training images and the teachers, which are loaded once."""
 
     def __init__(self, run: LoadedConfig, distiller: Distiller) -> None:
         self.distiller = distiller
@@ -235,14 +234,16 @@ class _Builder:
         apply_plan(self.distiller, self.run.distillation, Path("work_dirs", "store"), 0)
         self.cfg = prepare_config(self.run, Path("work_dirs", "store"), 0, None)
         self.dataset = DATASETS.build(copy.deepcopy(self.cfg.train_dataloader.dataset))
-        self.teachers = [_of_all_features(teacher) for teacher in self.distiller.teachers if teacher.store is not None]
+        self.teachers = [
+            _with_listed_features(teacher) for teacher in self.distiller.teachers if teacher.store is not None
+        ]
 
     @property
     def images(self) -> int:
         return len(self.dataset) + int(self.dataset.without_labels)
 
     def build(self, pairs: Sequence[tuple[int, int]]) -> ViewsDone:
-        """Computes what is missing of some (image, view)."""
+        """Computes the missing outputs of some (image, view)."""
         stores = [teacher.store for teacher in self.teachers if teacher.store is not None]
         for store in stores:
             store.computed = store.written = store.damaged = 0
@@ -274,20 +275,20 @@ class _Builder:
                 teacher(inputs, views)
 
     def _loaders(self) -> int:
-        """Processes that augment: where a GPU computes, its CPUs have nothing else to do."""
+        """Returns the number of data loading processes: none without a GPU, because the CPUs then run the teachers."""
         return int(self.cfg.train_dataloader.get("num_workers") or 0) if torch.cuda.is_available() else 0
 
     def _require_one_size(self, shapes: set[tuple[int, ...]]) -> None:
-        """Raises UserError where a batch of training pads an image by what else is in it."""
+        """Raises UserError if the padding of a training image depends on the other images of its batch."""
         if len(shapes) > 1 and getattr(self.distiller.data_preprocessor, "size", None) is None:
             sizes = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes)[:2])
             raise UserError(
-                f"distill.store: training images have several sizes ({sizes}), so what a teacher is given depends on "
-                f"the others of a batch; set model.data_preprocessor.size to the training size"
+                f"distill.store: training images have several sizes ({sizes}), so a teacher's input depends on the "
+                f"other images of the batch; set model.data_preprocessor.size to the training size"
             )
 
     def plan(self) -> StorePlan:
-        """What is to be done, once it is seen on one image."""
+        """Runs the teachers on one image, and returns what the build will compute and its size."""
         (batch,) = DataLoader(_Views(self.dataset, [(0, 0)]), batch_size=1, collate_fn=pseudo_collate)
         inputs = self.distiller.data_preprocessor(batch, True)["inputs"]
         outputs, size = [], 0
@@ -310,8 +311,8 @@ class _Builder:
         )
 
 
-def _of_all_features(teacher: Teacher) -> Teacher:
-    """A teacher that also gives the features that a config lists, where they are kept: a sweep compares any of them."""
+def _with_listed_features(teacher: Teacher) -> Teacher:
+    """Returns a teacher that outputs all listed features if the store keeps features: a sweep may use any of them."""
     assert teacher.store is not None
     if teacher.store.spec.keep != "features":
         return teacher
@@ -320,7 +321,7 @@ def _of_all_features(teacher: Teacher) -> Teacher:
 
 
 class _Views(Dataset[Any]):
-    """Some (image, view) of a :class:`rdistill.data.datasets.StreamDataset`."""
+    """Some views of the images of a :class:`rdistill.data.datasets.StreamDataset`."""
 
     def __init__(self, dataset: Any, pairs: Sequence[tuple[int, int]]) -> None:
         self._dataset, self._pairs = dataset, pairs
@@ -328,13 +329,13 @@ class _Views(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, number: int) -> Any:
-        return self._dataset.view(*self._pairs[number])
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset.view(*self._pairs[index])
 
 
 @cache
 def _builders() -> dict[str, _Builder]:
-    """Those of this process: Ray gives it one task after the other."""
+    """Returns the builders of this process, by the id of their run; Ray runs its tasks one after the other."""
     return {}
 
 
@@ -352,14 +353,14 @@ def _keep(shared: Any, builder: _Builder) -> None:
 
 
 def _plan(shared: list[Any]) -> StorePlan:
-    """Checks everything where the tasks will run, and looks at one image. ``shared``: a reference, in a list."""
+    """Checks the run on a node of the tasks, and measures one image. ``shared``: a list with an object reference."""
     run, trust_checkpoint = ray.get(shared[0])
     import_custom_modules(run.cfg)
     report = Report()
     distiller = build_reporting(run, report, seed=0, trust_checkpoint=trust_checkpoint)
     report.raise_problems()
     assert distiller is not None
-    checked = check_run(_of_any_store(run), distiller=distiller, trust_checkpoint=trust_checkpoint)
+    checked = check_run(_without_store_dir(run), distiller=distiller, trust_checkpoint=trust_checkpoint)
     checked.raise_problems()
     builder = _Builder(run, distiller)
     _keep(shared[0], builder)
@@ -368,12 +369,12 @@ def _plan(shared: list[Any]) -> StorePlan:
     return plan
 
 
-def _of_any_store(run: LoadedConfig) -> LoadedConfig:
-    """For the checks: a run is refused a store that lacks its teacher, to which a build adds it."""
+def _without_store_dir(run: LoadedConfig) -> LoadedConfig:
+    """Returns the run without the store's folder: the checks refuse a store without the teacher that a build adds."""
     store = run.distillation.store
     assert store is not None
-    without_place = store.model_copy(update={"dir": None, "local": None})
-    return LoadedConfig(run.cfg, run.distillation.model_copy(update={"store": without_place}))
+    unnamed = store.model_copy(update={"dir": None, "local": None})
+    return LoadedConfig(run.cfg, run.distillation.model_copy(update={"store": unnamed}))
 
 
 def _build(shared: list[Any], pairs: list[tuple[int, int]]) -> ViewsDone:

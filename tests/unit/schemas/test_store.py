@@ -20,4 +20,4 @@ def test_contents_and_verification(tmp_path: Path) -> None:
     files.write("1abc/aa/0", sealed(b"0123456789"))
     (held,) = contents(files)
     assert unlike(held, StoreContents) == [] and held["about"]["bits"] == 16
-    assert unlike(verify(files, say=print), StoreVerified) == []
+    assert unlike(verify(files, notify=print), StoreVerified) == []

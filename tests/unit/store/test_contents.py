@@ -53,7 +53,7 @@ def test_contents(files: StoreFiles) -> None:
 )
 def test_prune(files: StoreFiles, options: dict[str, Any], left: list[str], removed: int) -> None:
     lines: list[str] = []
-    assert prune(files, **options, say=lines.append) == removed
+    assert prune(files, **options, notify=lines.append) == removed
     assert [folder for folder, _, _ in of(files)] == left and len(lines) == 3 - len(left)
 
 
@@ -62,26 +62,26 @@ def test_prune_removes_what_a_kill_left(files: StoreFiles, tmp_path: Path) -> No
     for name, age_s in ((".0-1-0.partial", 2 * HOUR_S), (".0-2-0.partial", 0)):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - age_s,) * 2)
-    assert prune(files, say=lines.append) == 4
+    assert prune(files, notify=lines.append) == 4
     assert [path.name for path in folder.glob(".*")] == [".0-2-0.partial"]  # may be written now
-    assert lines == ["removed   1 files that killed processes had begun to write"]
+    assert lines == ["removed   1 unfinished files of killed processes"]
 
 
 def test_prune_of_nobody(files: StoreFiles) -> None:
-    with pytest.raises(UserError, match="--teacher 9: no teacher's id begins so"):
-        prune(files, teacher="9", say=print)
+    with pytest.raises(UserError, match="--teacher 9: no teacher's id begins with this"):
+        prune(files, teacher="9", notify=print)
     with pytest.raises(UserError, match="--max-size: must be a size such as 500MB or 10GiB, got 'lots'"):
         parse_bytes("lots", "--max-size")
 
 
 def test_verify(files: StoreFiles) -> None:
     whole = {"entries": 6, "bytes": 156, "damaged": 0}
-    assert verify(files, say=print) == whole
+    assert verify(files, notify=print) == whole
     files.write("3abc/aa/0", sealed(b"0123456789")[:-1])
     lines: list[str] = []
-    assert verify(files, remove=True, say=lines.append) == {"entries": 6, "bytes": 155, "damaged": 1}
+    assert verify(files, remove=True, notify=lines.append) == {"entries": 6, "bytes": 155, "damaged": 1}
     assert lines == [f"damaged   {files.where}/3abc/aa/0; removed"]
-    assert verify(files, say=print) == {"entries": 5, "bytes": 130, "damaged": 0}
+    assert verify(files, notify=print) == {"entries": 5, "bytes": 130, "damaged": 0}
 
 
 def test_the_commands(files: StoreFiles, command: Command) -> None:
