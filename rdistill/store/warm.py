@@ -77,10 +77,10 @@ def _share_kept(run: LoadedConfig, distiller: Distiller, stores: Sequence[Teache
     for image in random.integers(len(dataset), size=SAMPLED_VIEWS):
         sample = dataset.view(int(image), int(random.integers(max(1, round(views)))))
         data = distiller.data_preprocessor(pseudo_collate([sample]), True)
-        inputs, views = data["inputs"], [data["data_samples"][0].metainfo.get(VIEW)]
+        inputs, view_ids = data["inputs"], [data["data_samples"][0].metainfo.get(VIEW)]
         with autocast(cfg.optim_wrapper, inputs.device.type):
             stored += all(
-                store.count_kept(inputs, views, teacher.capture.names)
+                store.count_kept(inputs, view_ids, teacher.capture.names)
                 for teacher, store in zip(distiller.teachers, stores, strict=True)
                 if store is not None
             )

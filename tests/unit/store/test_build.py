@@ -60,7 +60,7 @@ def test_images_of_several_sizes_are_refused(tiny: Tiny, tmp_path: Path) -> None
     [
         ("distill.store=None", "error: distill.store: is not set, so no run would read the outputs"),
         ("distill.store={'views': 2}", "error: distill.store.dir: is not set; name the folder or URI"),
-        ("distill.store={'keep': 'nothing', 'dir': 'a'}", "error: distill.store.keep: 'nothing' keeps nothing"),
+        ("distill.store={'keep': 'nothing', 'dir': 'a'}", "error: distill.store.keep: 'nothing' stores no outputs"),
     ],
 )
 def test_mistakes(tiny: Tiny, command: Command, store: str, line: str) -> None:
