@@ -311,18 +311,15 @@ def _part_shapes(file: Path) -> None:
 
     model = onnx.load(str(file))
     nodes, inputs = list(model.graph.node), {value.name for value in model.graph.input}
-    inside = [node for node in nodes if node.op_type == "Shape" and node.input[0] not in inputs]
+    inside = {node.output[0] for node in nodes if node.op_type == "Shape" and node.input[0] not in inputs}
     if not inside:
         return
     del model.graph.node[:]
     for node in nodes:
-        size = node.output[0]
-        if node in inside:
-            node.output[0] = f"{size}_read"
         model.graph.node.append(node)
-        if node in inside:
-            model.graph.node.append(
-                onnx.helper.make_node("Max", [node.output[0], AT_LEAST], [size], f"{node.name or size}/{AT_LEAST}")
-            )
+        if (size := node.output[0]) in inside:
+            read = model.graph.node[-1].output[0] = f"{size}_read"
+            maximum = onnx.helper.make_node("Max", [read, AT_LEAST], [size], f"{node.name or size}/{AT_LEAST}")
+            model.graph.node.append(maximum)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.int64), AT_LEAST))
     onnx.save(model, str(file))

@@ -55,7 +55,6 @@ from rdistill.sweeps.prepare import NOT_THE_STUDY, prepare_study, repair, requir
 from rdistill.sweeps.proof.counts import counts_file
 from rdistill.sweeps.search.budget import Clock, clock_of
 from rdistill.sweeps.search.searchers import (
-    OVER,
     iterations_of,
     most_at_once,
     of_search,
@@ -67,6 +66,7 @@ from rdistill.sweeps.search.tune import Phase, Team
 from rdistill.sweeps.study.earlier import require_comparable
 from rdistill.sweeps.study.records import (
     BASELINE,
+    OVER,
     RECORD,
     SEARCHED,
     STUDY,

@@ -153,22 +153,19 @@ def confirming_in_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_o
     return f"{seeds} seeds take about {time}, by the measured step; loading and validations come on top"
 
 
-def affordable(
-    iterations: int, seeds: int, seconds: tuple[float, float], students: int, cohort: int, at_once: int
-) -> int | None:
+def affordable(iterations: int, seeds: int, step: StepSeconds, students: int, cohort: int, at_once: int) -> int | None:
     """How long the short trainings of a headroom may be that nobody requested; None: too short to say anything.
 
     Args:
         iterations: of a trial of the sweep.
         seeds: of the headroom.
-        seconds: of a step: the teacher's forward pass, the student's own.
+        step: that was measured.
         students: that the sweep trains.
         cohort: students that share a teacher.
         at_once: cohorts that work at a time.
     """
-    teacher, student = seconds
-    sweep = students * iterations * (student + teacher / cohort) / at_once
+    sweep = students * iterations * (step.student + step.teacher / cohort) / at_once
     steps = iterations_of_all(1, seeds)
-    each = steps["student"] * student + steps["teacher"] * teacher
+    each = steps["student"] * step.student + steps["teacher"] * step.teacher
     longest = int(min(LONGEST_SHARE * iterations, SHARE_OF_THE_SWEEP * sweep / max(each, 1e-9)))
     return longest if longest >= max(FEWEST_ITERATIONS, LEAST_SHARE * iterations) else None

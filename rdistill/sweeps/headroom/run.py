@@ -282,9 +282,7 @@ def _request(study: Study, setting: Any, fleet: Fleet, students: int, say: Say) 
     total = _iterations(study.base.cfg)
     if setting != "auto":
         return Request(spec.iters or max(LEAST_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
-    length = affordable(
-        total, len(seeds), (fleet.step.teacher, fleet.step.student), students, fleet.cohort, fleet.at_once
-    )
+    length = affordable(total, len(seeds), fleet.step, students, fleet.cohort, fleet.at_once)
     if length is None:
         say(
             f"headroom  not measured: within a tenth of this sweep's time its trainings would have fewer than "

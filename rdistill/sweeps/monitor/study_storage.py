@@ -20,7 +20,7 @@ from rdistill.core.redaction import redacted
 from rdistill.schemas.mappings import Params
 from rdistill.sweeps.monitor.events import TrialSeen
 from rdistill.sweeps.study.earlier import scores_of
-from rdistill.sweeps.study.records import SEARCHED, TrialRecord, gains, load_records
+from rdistill.sweeps.study.records import OVER, SEARCHED, TrialRecord, gains, load_records
 from rdistill.sweeps.study.search_space import quiet_optuna
 from rdistill.sweeps.study.space import encoded_values
 from rdistill.sweeps.study.spec import SweepSpec
@@ -28,7 +28,6 @@ from rdistill.sweeps.study.spec import SweepSpec
 NAME = "optuna storage"  # the tracker's, in warnings
 ID = "id"  # attribute of a trial: its id in the sweep
 UPWARD = "mIoU"
-OVER = ("finished", "stopped")  # statuses of a trial that no resume takes up again
 
 
 def require_storage(url: str, name: str, *, may_exist: bool) -> None:

@@ -30,7 +30,7 @@ from rdistill.searchers.registry import SearchSize
 from rdistill.sweeps.search.budget import Clock
 from rdistill.sweeps.search.study_search import StudySearch
 from rdistill.sweeps.study.earlier import earlier_trials, scores_of
-from rdistill.sweeps.study.records import BASELINE, PREFIX, SEARCHED, TrialRecord, trial
+from rdistill.sweeps.study.records import BASELINE, OVER, PREFIX, SEARCHED, TrialRecord, trial
 from rdistill.sweeps.study.search_space import Evaluated, quiet_optuna
 from rdistill.sweeps.study.space import (
     decode,
@@ -44,7 +44,6 @@ from rdistill.sweeps.study.spec import BaselineSpec, Dimension, Search, SweepSpe
 from rdistill.sweeps.study.starts import as_configured, encoded, start_points
 
 SCORE = "best_mIoU"  # a trial's best so far: what the searcher and the scheduler look at
-OVER = ("finished", "stopped")  # statuses of a trial that a grown sweep does not train again
 MODES = {"mIoU": "max", "params": "min", "flops": "min", "latency": "min"}  # objective -> direction
 
 

@@ -42,6 +42,7 @@ DIAGNOSED = (
 
 # What a record may be: `running` in a table means that its process is gone and --resume continues it.
 STATUSES = ("finished", "stopped", "failed", "running")
+OVER = ("finished", "stopped")  # statuses of a trial that no resume, and no grown sweep, trains again
 
 
 @dataclass

@@ -133,11 +133,8 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
     distiller.iteration = 0  # the first step of a run is meant: weights that are shares are measured in it alone
     passing = _peak(step, device)
     distiller.iteration = None
-    before, counts = torch.get_num_threads(), slots if device == "cpu" else [1]
-    seconds: dict[int, tuple[float, float]] = {}
-    for count in counts:
-        torch.set_num_threads(before * count)
-        seconds[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
+    counts = slots if device == "cpu" else [1]
+    seconds = _quickest(timed_step, counts)
     held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
 
     model = Distiller(distiller.student)  # has another wrapper of the same student, as the distilled steps are done
@@ -147,17 +144,23 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
     def timed_step_alone() -> tuple[float, float]:
         return 0.0, _seconds(lambda: model.train_step(copy.deepcopy(batch), optimizer))
 
-    alone: dict[int, float] = {}
-    for count in counts:
-        torch.set_num_threads(before * count)
-        alone[count] = max(gather_objects(min(map(sum, _a_few(timed_step_alone)))))
-    torch.set_num_threads(before)
+    alone = {count: sum(both) for count, both in _quickest(timed_step_alone, counts).items()}
     return StepProfile(max(gather_objects(held)), max(gather_objects(passing)), seconds, alone)
 
 
 def _wrapped(distiller: Distiller, cfg: Config) -> Any:
     """A model that averages its gradients over the workers."""
     return MODEL_WRAPPERS.build({"module": distiller, **wrapper_config(cfg)})
+
+
+def _quickest(timed_step: Callable[[], tuple[float, float]], slots: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Slots -> the quickest step with their threads, of the worker that is slowest."""
+    threads, quickest = torch.get_num_threads(), {}
+    for count in slots:
+        torch.set_num_threads(threads * count)
+        quickest[count] = max(gather_objects(min(_a_few(timed_step), key=sum)), key=sum)
+    torch.set_num_threads(threads)
+    return quickest
 
 
 def _a_few(timed_step: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:

@@ -106,11 +106,13 @@ def test_iterations_of_all_arms() -> None:
 
 def test_what_nobody_asked_for_takes_a_tenth_of_the_sweep_at_most() -> None:
     # 40 students of 10,000 steps of 1 s, one at a time; two seeds of six lengths: 12 s for each iteration of length.
-    assert affordable(10_000, 2, (0.0, 1.0), students=40, cohort=1, at_once=1) == 2500  # a quarter, which is the most
-    assert affordable(10_000, 2, (0.0, 1.0), students=20, cohort=1, at_once=1) == int(0.1 * 20 * 10_000 / 12)
-    assert affordable(10_000, 2, (0.0, 1.0), students=40, cohort=1, at_once=4) is None  # less than a tenth of a trial
+    no_teacher = StepSeconds(teacher=0.0, student=1.0, alone=1.0)
+    assert affordable(10_000, 2, no_teacher, students=40, cohort=1, at_once=1) == 2500  # a quarter, which is the most
+    assert affordable(10_000, 2, no_teacher, students=20, cohort=1, at_once=1) == int(0.1 * 20 * 10_000 / 12)
+    assert affordable(10_000, 2, no_teacher, students=40, cohort=1, at_once=4) is None  # less than a tenth of a trial
 
 
 def test_a_tiny_sweep_is_not_held_up() -> None:
-    assert affordable(300, 2, (0.1, 0.1), students=15, cohort=9, at_once=1) is None
-    assert affordable(300, 2, (0.1, 0.1), students=1000, cohort=9, at_once=1) is None  # fewer than 100 iterations
+    equal = StepSeconds(teacher=0.1, student=0.1, alone=0.1)
+    assert affordable(300, 2, equal, students=15, cohort=9, at_once=1) is None
+    assert affordable(300, 2, equal, students=1000, cohort=9, at_once=1) is None  # fewer than 100 iterations
