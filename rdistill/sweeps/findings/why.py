@@ -271,13 +271,19 @@ def _direction(cosine: OverTraining) -> Sentence | None:
     cosines = f"(cosine {mean:.2f}; {cosine['first']:.2f} at the first validation, {cosine['last']:.2f} at the last)"
     if mean < AGAINST:
         return Sentence(
-            "gradient direction", f"It points against that of the task {cosines}: the two undo each other.", True
+            "gradient direction",
+            f"The gradient of the distillation points against that of the task {cosines}: the two undo each other.",
+            True,
         )
     if mean < SAME_WAY:
         return Sentence(
-            "gradient direction", f"It points across that of the task {cosines}: it pulls elsewhere.", False
+            "gradient direction",
+            f"The gradient of the distillation points across that of the task {cosines}: it pulls elsewhere.",
+            False,
         )
-    return Sentence("gradient direction", f"It points the way of that of the task {cosines}.", False)
+    return Sentence(
+        "gradient direction", f"The gradient of the distillation points the way of that of the task {cosines}.", False
+    )
 
 
 def _loss(name: str, loss: LossFigures) -> Sentence:

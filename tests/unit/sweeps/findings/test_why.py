@@ -34,7 +34,8 @@ def test_a_sentence_about_each_figure_and_nothing_to_worry_about() -> None:
             False,
         ),
         "gradient direction": (
-            "It points the way of that of the task (cosine 0.60; 0.60 at the first validation, 0.60 at the last).",
+            "The gradient of the distillation points the way of that of the task (cosine 0.60; 0.60 at the first "
+            "validation, 0.60 at the last).",
             False,
         ),
         "loss logits": ("The loss logits goes from 1 to 0.2, and still moves at the end.", False),
