@@ -41,19 +41,23 @@ lint: $(READY)
 # themselves. Compiled tests are kept, whatever the environment says: to compile them takes each process 20 seconds.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
+# Unit tests take one core each: as many at a time as there are cores, up to eight, for which the memory is enough.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+UNIT_TESTS := $(subst -n 2,-n $(shell echo $$(( $(CORES) < 2 ? 2 : $(CORES) > 8 ? 8 : $(CORES) ))),$(TWO_AT_A_TIME))
+
 test: lint test-unit
 	$(TWO_AT_A_TIME) tests/e2e/*/ -m "not slow"
 	$(BIN)/python -m pytest tests/e2e/test_*.py -m "not slow"
 
 test-unit: $(READY)
-	$(TWO_AT_A_TIME) tests/unit -m "not slow"
+	$(UNIT_TESTS) tests/unit -m "not slow"
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
 
 # Which lines the unit tests run. Apart from `make test`, which has to stay quick.
 coverage: $(READY)
-	$(TWO_AT_A_TIME) tests/unit -m "not slow" --cov rdistill --cov-report term:skip-covered
+	$(UNIT_TESTS) tests/unit -m "not slow" --cov rdistill --cov-report term:skip-covered
 
 # Changes the core, one operator or constant at a time, and says which changes the unit tests let live: hours.
 # `make mutants MODULES=losses/common.py` is one module, `SAMPLE=80 SEED=1` are 80 of its mutants; then `mutmut show NAME` in

@@ -22,6 +22,7 @@ from rdistill.core.files import to_json
 from rdistill.core.stopping import Stopped, StopRequest, on_signals, terminated_like_ctrl_c
 from rdistill.core.storage import is_uri
 from rdistill.core.validation import MAX_SEED
+from rdistill.core.words import counted
 from rdistill.core.work_dir import require_work_dir
 from rdistill.flags import (
     Address,
@@ -655,7 +656,7 @@ def predict(
     if as_json:
         print(to_json(results))
     else:
-        print(f"{len(results)} masks in {out}/masks, overlays in {out}/overlays")
+        print(f"{counted(len(results), 'mask')} in {out}/masks, overlays in {out}/overlays")
     if failure is not None:
         raise failure
 
@@ -821,7 +822,7 @@ def store_build(
     if as_json:
         print(to_json(counts))
     elif quiet:
-        print(f"{counts['views']} views, {counts['computed']} computed")
+        print(f"{counted(counts['views'], 'view')}, {counts['computed']} computed")
 
 
 @store_app.command(name="info", cls=Command)
@@ -829,7 +830,7 @@ def store_info(
     store: Store, as_json: Annotated[bool, typer.Option("--json", help="Print the contents as JSON.")] = False
 ) -> None:
     """Show which teachers' outputs a store holds, how many, and their size."""
-    from rdistill.core.files import in_bytes
+    from rdistill.core.words import in_bytes
     from rdistill.distill.store_files import store_files
     from rdistill.store.contents import ID_CHARACTERS, contents, last_use, teacher_name, totals
 
@@ -840,11 +841,11 @@ def store_info(
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for teacher in teachers:
         about = teacher["about"]
-        size = f"{teacher['entries']} entries, {in_bytes(teacher['bytes'])}"
+        size = f"{counted(teacher['entries'], 'entry')}, {in_bytes(teacher['bytes'])}"
         console.print(f"{teacher['id'][:ID_CHARACTERS]}  {teacher_name(about)}: {size}, used {last_use(about)}")
     total = totals(teachers)
-    count = f"{len(teachers)} teacher{'s' * (len(teachers) != 1)}"
-    console.print(f"{store}: {count}, {total['entries']} entries, {in_bytes(total['bytes'])}")
+    count = counted(len(teachers), "teacher")
+    console.print(f"{store}: {count}, {counted(total['entries'], 'entry')}, {in_bytes(total['bytes'])}")
 
 
 @store_app.command(name="verify", cls=Command)
@@ -857,7 +858,7 @@ def store_verify(
 
     A run computes a damaged entry again by itself.
     """
-    from rdistill.core.files import in_bytes
+    from rdistill.core.words import in_bytes
     from rdistill.distill.store_files import store_files
     from rdistill.store.contents import verify
 
@@ -866,7 +867,7 @@ def store_verify(
         print(to_json(verified))
     else:
         size = in_bytes(verified["bytes"])
-        print(f"{store}: {verified['entries']} entries, {size}, {verified['damaged']} damaged")
+        print(f"{store}: {counted(verified['entries'], 'entry')}, {size}, {verified['damaged']} damaged")
     if verified["damaged"]:
         raise typer.Exit(1)
 
@@ -893,7 +894,7 @@ def store_prune(
 
     A run that uses the store at the same time continues: it computes missing outputs again.
     """
-    from rdistill.core.files import in_bytes
+    from rdistill.core.words import in_bytes
     from rdistill.distill.store_files import store_files
     from rdistill.store.contents import parse_bytes, prune
 

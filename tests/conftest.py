@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
+import mmseg
 import pytest
 import torch
 import typer.main
@@ -29,6 +31,7 @@ from rdistill.cli import main
 from rdistill.config.load import Shortcuts, load_config, read_config_file
 from rdistill.data import synthetic
 from rdistill.handover.inference import load_predictor, network_input
+from rdistill.models import checkpoint
 from rdistill.models.checkpoint import save_student
 from rdistill.training.hooks import Silent
 from rdistill.training.run import train
@@ -36,6 +39,8 @@ from rdistill.training.run import train
 REPO = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VAL = 6, 3
 SIZE = 32  # pixels
+# Folders of configs that no test changes: what they say is read once.
+UNCHANGING = [REPO / "configs", Path(mmseg.__file__).parent / ".mim" / "configs"]
 
 _TINY_DISTILL = """_base_ = ['student.py']
 distill = dict(
@@ -132,16 +137,55 @@ def modules_after(imports: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def of_each_version(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The same function of a file, called once for each content that the file has had."""
-    known: dict[tuple[Any, ...], Any] = {}
+def version_of(file: str | Path) -> tuple[Any, ...]:
+    """What changes whenever a file is written again."""
+    state = os.stat(file)
+    return str(file), state.st_mtime_ns, state.st_size, state.st_ino
 
-    def remembered(file: str) -> Any:
-        state = os.stat(file)
-        key = (file, state.st_mtime_ns, state.st_size, state.st_ino)
-        if key not in known:
-            known[key] = function(file)
-        return known[key]
+
+def of_each_version(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same function of a file, called once for each content that the file has had."""
+    results: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(file: str | Path) -> Any:
+        key = version_of(file)
+        if key not in results:
+            results[key] = function(file)
+        return results[key]
+
+    return remembered
+
+
+def read_once(read: Callable[..., Any], folders: Collection[Path]) -> Callable[..., Any]:
+    """mmengine's reading of a config file, which remembers what the files below some folders say: they do not change.
+
+    Files outside, which tests write and change, are read each time; their bases within are not.
+    """
+    results: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(filename: str, *args: Any, **kwargs: Any) -> Any:
+        file = Path(filename).absolute()
+        if not file.is_file() or not any(file.is_relative_to(folder) for folder in folders):
+            return read(filename, *args, **kwargs)
+        key = (version_of(file), args, tuple(sorted(kwargs.items())))
+        if key not in results:
+            results[key] = read(filename, *args, **kwargs)
+        return copy.deepcopy(results[key])
+
+    return remembered
+
+
+def loaded_once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.load that remembers what a file of plain weights holds, as long as the file stays as it is."""
+    results: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or not isinstance(file, str | Path) or kwargs != {"map_location": "cpu", "weights_only": True}:
+            return load(file, *args, **kwargs)
+        key = version_of(file)
+        if key not in results:
+            results[key] = load(file, **kwargs)
+        return copy.deepcopy(results[key])
 
     return remembered
 
@@ -170,6 +214,10 @@ def _quick() -> Iterator[None]:
             patch.setattr(module, cache(typer.main.get_command))
         # Whether a config is mmengine's lazy kind, by a tree of all of it, three times a load.
         patch.setattr(Config, "_is_lazy_import", staticmethod(of_each_version(Config._is_lazy_import)))
+        patch.setattr(Config, "_file2dict", staticmethod(read_once(Config._file2dict, UNCHANGING)))
+        # A teacher's checkpoint is read and verified for each model that is built.
+        patch.setattr(torch, "load", loaded_once(torch.load))
+        patch.setattr(checkpoint, "damaged", of_each_version(checkpoint.damaged))
         yield
 
 
@@ -236,6 +284,7 @@ def tiny_without_teacher(tmp_path_factory: pytest.TempPathFactory, data_root: Pa
         )
         cfg.dump(folder / f"{name}.py")  # whole: looking up `mmseg::` takes mmengine 0.2 s each time
     (folder / "distill.py").write_text(_TINY_DISTILL)
+    UNCHANGING.append(folder)
     return Tiny(folder, data_root)
 
 

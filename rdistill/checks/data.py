@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from rdistill.checks.unused_files import broken_entries, files_in_use, unused_files
 from rdistill.core.errors import message_line
+from rdistill.core.words import listed
 from rdistill.data.reading import Size
 from rdistill.data.splits import IGNORED, OUTSIDE, Split, data_classes, data_splits, describe_data, describe_layouts
 
@@ -243,12 +244,14 @@ def _absent_classes(name: str, parts: Sequence[tuple[Split, np.ndarray]]) -> tup
     if not masks or not missing:
         return [], []
     ignored = [value for value in values.tolist() if first.table[value] == IGNORED]
-    content = f"they hold {_listed(values.tolist())}" + (f", of which {_listed(ignored)} is ignored" if ignored else "")
+    content = f"they hold {listed(values.tolist(), SHOWN)}"
+    if ignored:
+        content += f", of which {listed(ignored, SHOWN)} is ignored"
     hint = _hint(first, missing, ignored)
     if not pixels.any():
         return [f"{name} data: none of the {masks} masks holds a pixel of any class: {content}{hint}"], []
     kind = {"train": "training", "val": "validation"}.get(name, name)
-    shown = _listed([f"{index} ({first.classes[index]})" for index in missing])
+    shown = listed([f"{index} ({first.classes[index]})" for index in missing], SHOWN)
     text = f"{name} data: class {shown} is in none of the {masks} {kind} masks"
     if name != "train":
         return [], [f"{text}: it counts for mIoU only where it is predicted{hint}"]
@@ -267,11 +270,6 @@ def _hint(split: Split, missing: Sequence[int], ignored: Sequence[int]) -> str:
         return ""
     name = split.classes[missing[0]]
     return f"; where {ignored[0]} means {name}, pass --label-map {ignored[0]}={missing[0]}"
-
-
-def _listed(items: Sequence[Any]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(str, items[:SHOWN])) + more
 
 
 def _unreadable(path: str, error: Exception) -> _Finding:

@@ -16,6 +16,7 @@ from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError, error_line
+from rdistill.core.words import listed
 from rdistill.data.random_state import random_state_of
 from rdistill.data.unlabeled import training_data, without_label
 from rdistill.distill.batch_labels import BatchLabels, batch_labels
@@ -215,17 +216,13 @@ def _gradient_problems(distiller: Distiller, all_used: bool) -> list[str]:
         name for name, parameter in trained if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     if infinite:
-        problems.append(f"one step of training gives gradients that are not finite: {_some(infinite)}")
+        problems.append(f"one step of training gives gradients that are not finite: {listed(infinite, NAMED)}")
     unused = [name for name, parameter in trained if parameter.grad is None]
     if len(unused) == len(trained):
         problems.append("one step of training gives no gradient to any parameter; check the weights and loss_decode")
     elif unused and all_used:
         problems.append(
-            f"parameters without a gradient, for which several workers would wait: {_some(unused)}; take these layers "
-            f"out of the model, or set find_unused_parameters=True, which makes each step a little slower"
+            f"parameters without a gradient, for which several workers would wait: {listed(unused, NAMED)}; take these "
+            f"layers out of the model, or set find_unused_parameters=True, which makes each step a little slower"
         )
     return problems
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

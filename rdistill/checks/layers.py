@@ -14,6 +14,7 @@ from torch import nn
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
+from rdistill.core.words import counted
 from rdistill.distill.teacher import fit_to_student
 from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
@@ -225,7 +226,9 @@ def _show_model(model: Model, size: tuple[int, int], console: Console, depth: in
     console.print(table)
     hidden = sum(layer.depth > depth for layer in model.layers)
     if hidden:
-        console.print(f"{hidden} deeper layers hidden: --depth {depth + 1} shows more, --json all", highlight=False)
+        console.print(
+            f"{counted(hidden, 'deeper layer')} hidden: --depth {depth + 1} shows more, --json all", highlight=False
+        )
 
 
 def _show_features(features: Features, size: tuple[int, int], console: Console) -> None:

@@ -29,7 +29,7 @@ from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError, error_line
-from rdistill.core.files import in_bytes
+from rdistill.core.words import counted, in_bytes, the_first
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.optimizer import build_optimizer
@@ -305,8 +305,8 @@ def check_pairs(
 def describe_shares(shares: Mapping[str, ShareSpec]) -> str:
     """What will be measured for the losses whose weight is a share; name -> share."""
     return "; ".join(
-        f"{name}: so that its gradient is {share.value:g} of the task's, measured in the first "
-        + ("batch" if share.batches == 1 else f"{share.batches} batches")
+        f"{name}: so that its gradient is {share.value:g} of the task's, measured in "
+        + the_first(share.batches, "batch")
         + (f" and again every {share.every} iterations" if share.every else "")
         for name, share in shares.items()
     )
@@ -328,7 +328,7 @@ def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 
     needed = SPARE * trials * run_bytes(distiller, cfg)
     folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    what = f"{trials} trials" if trials > 1 else "the run"
+    what = counted(trials, "trial") if trials > 1 else "the run"
     text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
     return ([f"--work-dir {work_dir}: {text}; make room, or choose another"] if needed > free else []), text
 
@@ -496,11 +496,6 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
         except UserError as error:
             problems += error.problems
     return problems
-
-
-def counted(count: int, thing: str) -> str:
-    """``1 teacher``, ``2 teachers``."""
-    return f"{count} {thing}" + ("" if count == 1 else "es" if thing.endswith("h") else "s")
 
 
 def _describe_classes(distiller: Distiller) -> str:

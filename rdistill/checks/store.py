@@ -11,6 +11,7 @@ from mmengine.config import Config
 from rdistill.config.distill_spec import FUSED, StoreSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError, message_line
+from rdistill.core.words import counted
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.store_files import StoreFiles, store_files, teachers_in
@@ -26,7 +27,7 @@ def describe_store(store: StoreSpec) -> str:
     """``16 views of each image; logits kept in 16 bits``."""
     kept = {"logits": "logits", "features": "logits and features", "nothing": "nothing"}[store.keep]
     return (
-        f"{store.views} views of each image; {kept} kept"
+        f"{counted(store.views, 'view')} of each image; {kept} kept"
         + ("" if store.keep == "nothing" else f" in {store.bits} bits")
         + ("" if store.keep == "nothing" or store.top_k is None else f", of the {store.top_k} likeliest classes")
     )
@@ -64,22 +65,22 @@ def look_at_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
     if spec.dir is None or spec.keep == "nothing":
         return [], notes
     try:
-        held = teachers_in(store_files(spec.dir))
+        stored = teachers_in(store_files(spec.dir))
         stores = stores_of(run, distiller)
     except UserError as error:
         return list(error.problems), notes
     except OSError as error:
         return [f"distill.store.dir: {spec.dir} cannot be read: {message_line(error)}"], notes
-    weights = {about["weights"] for about in held.values() if "weights" in about}
-    if held and stores and not any(store.folder in held or store.about["weights"] in weights for store in stores):
+    weights = {about["weights"] for about in stored.values() if "weights" in about}
+    if stored and stores and not any(store.folder in stored or store.about["weights"] in weights for store in stores):
         return [
-            f"distill.store.dir: {spec.dir} holds the outputs of {_named(list(held.values()))} alone, and none of "
+            f"distill.store.dir: {spec.dir} holds the outputs of {_named(list(stored.values()))} alone, and none of "
             f"{stores[0].about['teacher']} with {stores[0].about['checkpoint']}; set that teacher, another folder, or "
             f"add this teacher's outputs with `rdistill store build`"
         ], notes
     for store in stores:
-        of_teacher = [about for about in held.values() if about.get("weights") == store.about["weights"]]
-        if of_teacher and store.folder not in held:
+        of_teacher = [about for about in stored.values() if about.get("weights") == store.about["weights"]]
+        if of_teacher and store.folder not in stored:
             notes.append(
                 f"distill.store.dir: {spec.dir} holds this teacher's outputs, but with other "
                 f"{_difference(of_teacher[0], store.about)}: they cannot be used, and are computed"
@@ -114,15 +115,15 @@ def _pass_notes(cfg: Config, views: int) -> list[str]:
     ]
 
 
-def _named(held: list[StoreAbout]) -> str:
-    names = dict.fromkeys(f"{about['teacher']} ({about.get('checkpoint') or 'its own weights'})" for about in held)
+def _named(stored: list[StoreAbout]) -> str:
+    names = dict.fromkeys(f"{about['teacher']} ({about.get('checkpoint') or 'its own weights'})" for about in stored)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(list(names)[:SHOWN]) + more
 
 
-def _difference(held: StoreAbout, wanted: StoreAbout) -> str:
+def _difference(stored: StoreAbout, wanted: StoreAbout) -> str:
     """``bits (16 instead of 32)``: the first thing that differs which a user knows."""
     for what in ("bits", "top_k", "forward", "images"):
-        if held.get(what) != wanted.get(what):
-            return f"{what} ({held.get(what)} instead of {wanted.get(what)})"
+        if stored.get(what) != wanted.get(what):
+            return f"{what} ({stored.get(what)} instead of {wanted.get(what)})"
     return "features listed, classes or input size, or another model around the same weights"

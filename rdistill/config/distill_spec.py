@@ -19,6 +19,7 @@ from rdistill.config.schedules import SHARE_BATCHES
 from rdistill.core.errors import UserError
 from rdistill.core.storage import is_uri
 from rdistill.core.validation import MAX_SEED, Number, Section, Whole, mistakes
+from rdistill.core.words import counted
 from rdistill.losses import LOSSES, check_params
 from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
@@ -439,7 +440,9 @@ class DistillSpec(Section):
                 problems.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
                 continue
             if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
-                problems.append(f"{where}.teacher: got {loss.teacher}, but there are {len(self.teachers)} teachers")
+                problems.append(
+                    f"{where}.teacher: got {loss.teacher}, but the config has {counted(len(self.teachers), 'teacher')}"
+                )
                 continue
             if len(loss.pairs) > 1 and not info.layers:
                 several = ", ".join(name for name, loss_info in LOSSES.registered().items() if loss_info.layers)

@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.render import as_written, top_key_problem
 from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.words import counted
 from rdistill.core.yaml_data import not_plain, parse_yaml, yaml_problem
 from rdistill.schemas.mappings import ConfigValues
 
@@ -100,7 +101,7 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
         if isinstance(node, (list, tuple)):
             index: Any = _index(part, node)
             if index is None:
-                return f"{where}: no such index; the list has {len(node)} entries"
+                return f"{where}: no such index; the list has {counted(len(node), 'entry')}"
             if isinstance(node, tuple) and last:
                 return f"{where}: a tuple is set as a whole, not by index"
         elif isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Errors that a user can correct, with hints for misspelled names."""
+"""Errors that a user can correct, with hints for misspelled names, and the errors behind an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rdistill._compat import texts
+from rdistill._compat.ray import errors_within
 
 MAX_LINE_CHARS = 1000  # the middle of a longer line is left out
 
@@ -66,6 +67,34 @@ def error_line(error: BaseException, max_chars: int = 300) -> str:
 def message_line(error: BaseException, max_chars: int = 200) -> str:
     """The message of an error on one line, or its class name if the message is empty."""
     return one_line(error, max_chars) or type(error).__name__
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error that a Ray task raised, with its own class; an error that Ray has not wrapped is returned unchanged."""
+    import ray
+
+    return error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
+
+
+def causes_of(error: BaseException, *, also_context: bool = False) -> list[BaseException]:
+    """An error and all its causes, the nearest first, each once: those it was raised from, and those that Ray wrapped.
+
+    Args:
+        error: any error.
+        also_context: whether an error without ``__cause__`` is followed to its ``__context__``, the error that was
+            being handled when it was raised.
+    """
+    causes: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if any(current is earlier for earlier in causes):
+            continue
+        causes.append(current)
+        waiting += errors_within(current)
+        cause = current.__cause__ or (current.__context__ if also_context else None)
+        waiting += [cause] if cause is not None else []
+    return causes
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

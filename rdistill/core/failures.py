@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from rdistill._compat import texts
 from rdistill.core.errors import RunError
 from rdistill.core.storage import StorageError
@@ -32,6 +30,8 @@ def readable_errors(work_dir: Path, batch_size: int) -> Iterator[None]:
         work_dir: the run's work dir.
         batch_size: images of one worker in a step.
     """
+    import torch
+
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -230,12 +230,3 @@ def _acquire(lock: FileLock) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes as text: ``123456789`` -> ``123 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rdistill.core.errors import did_you_mean
+from rdistill.core.words import counted
 
 MAX_SEED = 2**32 - 1  # the largest seed of numpy
 MAX_VALUE_CHARS = 120  # characters of a value in a message
@@ -113,9 +114,7 @@ def _line(item: ErrorDetails, model: type[BaseModel], content: Any, where: str) 
         return f"{place}: {item['msg'].removeprefix('Value error, ')}, got {short(got)}"
     if kind in ("too_short", "too_long"):
         bound, count = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
-        limit = item["ctx"][count]
-        entries = "entry" if limit == 1 else "entries"
-        return f"{place}: must have {bound} {limit} {entries}, got {len(got)}"
+        return f"{place}: must have {bound} {counted(item['ctx'][count], 'entry')}, got {len(got)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_tag(place, field, got)
     wanted = "a finite number" if kind == "finite_number" else describe(field.annotation, field.metadata)[0]

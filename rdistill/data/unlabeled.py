@@ -21,6 +21,7 @@ from rdistill.config.distill_spec import DistillSpec, UnlabeledSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of, leaves, without_stream
 from rdistill.core.errors import UserError
+from rdistill.core.words import counted
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS
 from rdistill.schemas.data import Packed
 from rdistill.schemas.mappings import DataInfo
@@ -131,7 +132,7 @@ def describe_unlabeled(run: LoadedConfig, images: Sequence[Path] | None = None) 
     images = unlabeled_images(run) if images is None else images
     batch = int(run.cfg.train_dataloader.batch_size)
     per_batch = run.distill.unlabeled.count(batch)
-    return f"{len(images)} images without masks, {per_batch} beside {batch} labelled ones in each batch"
+    return f"{counted(len(images), 'image')} without masks, {per_batch} beside {batch} labelled ones in each batch"
 
 
 def unlabeled_dataset(training: Mapping[str, Any], spec: UnlabeledSpec) -> ConfigDict:

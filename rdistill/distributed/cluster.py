@@ -87,7 +87,7 @@ def connected(
         finally:
             ray.shutdown()
         return
-    # A cohort's trials are many small processes; this keeps Ray from warning about them.
+    # A cohort's proxy trials are many small processes; this keeps Ray from warning about them.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # Ray requires a token by default, and would write one to the home directory. This token is the same in all calls
     # within a process, because Ray reads it only once.

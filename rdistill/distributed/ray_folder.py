@@ -19,6 +19,7 @@ import ray
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import own_folder, write_whole
+from rdistill.core.words import counted
 
 OUTER_FOLDER, RAY_SUBFOLDER = "ray", "t"  # the closed folder in the work dir, and Ray's folder in it
 LOCATION_FILE = ".ray-folder"  # a file in the work dir that names the closed folder if it is elsewhere
@@ -91,8 +92,8 @@ def clear(folder: Path, notify: Callable[[str], None]) -> None:
             process.kill()
     psutil.wait_procs(remaining, timeout=PATIENCE_S)
     if remaining:
-        count = len(remaining)
-        notify(f"cleared   {count} processes of Ray's that an earlier start of this work dir left when it was killed")
+        processes = counted(len(remaining), "process")
+        notify(f"cleared   {processes} of Ray's that an earlier start of this work dir left when it was killed")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rdistill.config.walk import kind_of
 from rdistill.core.errors import RunError, UserError, error_line
 from rdistill.core.files import to_json
+from rdistill.core.words import counted
 from rdistill.data.images import loads_bgr
 from rdistill.handover.inference import Predictor, Sample, network_input, read_sample, require_readable
 from rdistill.handover.onnx_file import INPUT, interleaved_ms, latency_line, open_file, quietly, require_packages
@@ -394,7 +395,8 @@ def summary(exported: Exported) -> Iterator[tuple[str, str]]:
     yield (
         "masks",
         (
-            f"equal to PyTorch's on {100 * exported.agreement:.4f} % of the pixels of {exported.images} images; "
+            f"equal to PyTorch's on {100 * exported.agreement:.4f} % of the pixels of "
+            f"{counted(exported.images, 'image')}; "
             f"batch x height x width: {', '.join('x'.join(map(str, size)) for size in exported.sizes)}"
         ),
     )

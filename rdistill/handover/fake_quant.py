@@ -58,14 +58,14 @@ def rounded_weight(weight: Tensor, axis: int = 0) -> Tensor:
 
 
 @dataclass
-class Places:
+class RoundingPoints:
     """Where a network's activations are rounded, by the names of its modules."""
 
     outputs: set[str]  # what these modules give
     inputs: set[str]  # what these take, where no module of `outputs` made it: the image, a sum, a resized map
 
 
-def find_places(model: nn.Module, run: Callable[[], Any]) -> Places:
+def find_rounding_points(model: nn.Module, run: Callable[[], Any]) -> RoundingPoints:
     """Runs a network once and looks at which module is given what another made.
 
     Args:
@@ -98,7 +98,7 @@ def find_places(model: nn.Module, run: Callable[[], Any]) -> Places:
     finally:
         for handle in handles:
             handle.remove()
-    return Places(outputs - fused, {name for name, before in seen if not before})
+    return RoundingPoints(outputs - fused, {name for name, before in seen if not before})
 
 
 class Rounding:
@@ -106,18 +106,18 @@ class Rounding:
 
     Args:
         model: the network.
-        places: of its activations.
+        points: of its activations.
     """
 
-    def __init__(self, model: nn.Module, places: Places) -> None:
+    def __init__(self, model: nn.Module, points: RoundingPoints) -> None:
         self.ranges: dict[str, Range] = {}
         self._handles: list[RemovableHandle] = []
         self._weighted: list[nn.Module] = []
         for name, module in model.named_modules():
-            if name in places.outputs:
+            if name in points.outputs:
                 own = self.ranges[f"{name} output"] = Range()
                 self._handles.append(module.register_forward_hook(lambda _m, _arguments, out, own=own: own(out)))
-            if name in places.inputs:
+            if name in points.inputs:
                 own = self.ranges[f"{name} input"] = Range()
                 self._handles.append(
                     module.register_forward_pre_hook(lambda _m, arguments, own=own: (own(arguments[0]), *arguments[1:]))
@@ -166,8 +166,8 @@ class FakeQuantHook(Hook):
         image = torch.zeros(1, channels, size, size, device=next(student.parameters()).device)
         student.eval()
         with torch.no_grad():
-            places = find_places(student, lambda: student.encode_decode(image, [dict(img_shape=(size, size))]))
-        self.rounding = Rounding(student, places)
+            points = find_rounding_points(student, lambda: student.encode_decode(image, [dict(img_shape=(size, size))]))
+        self.rounding = Rounding(student, points)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         assert self.rounding is not None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rdistill._compat import texts
 from rdistill.config.walk import first_leaf, kind_of
 from rdistill.core.errors import UserError, blaming, message_line
+from rdistill.core.words import counted
 from rdistill.data.images import as_rgb, loading_steps, loads_bgr
 from rdistill.models.checkpoint import load_weights
 from rdistill.models.packages import absent_packages
@@ -142,7 +143,7 @@ def require_readable(images: Sequence[Path]) -> None:
 def raise_some(problems: Sequence[str]) -> None:
     """Raises UserError with the first problems and the number of the others, if there are any."""
     if len(problems) > MOST_PROBLEMS:
-        problems = [*problems[:MOST_PROBLEMS], f"... and {len(problems) - MOST_PROBLEMS} more files"]
+        problems = [*problems[:MOST_PROBLEMS], f"... and {counted(len(problems) - MOST_PROBLEMS, 'more file')}"]
     if problems:
         raise UserError(*problems)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError, error_line
 from rdistill.core.files import DamagedFileError, read_json, write_json
+from rdistill.core.words import counted
 from rdistill.schemas.data import Batch
 from rdistill.schemas.exported import ExportRecord
 
@@ -136,9 +137,11 @@ def latency_line(latency_ms: Mapping[str, float], size: tuple[int, int], threads
     """What a command prints of :func:`interleaved_ms`: its word and its line, for images of this height and width."""
     height, width = size
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in latency_ms.items())
-    on = "1 thread" if threads == 1 else f"{threads} threads"
     busy = f"; {text}" if (text := busy_machine()) else ""
-    return "latency", f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {on}{busy})"
+    return (
+        "latency",
+        f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {counted(threads, 'thread')}{busy})",
+    )
 
 
 def busy_machine() -> str:
@@ -147,7 +150,7 @@ def busy_machine() -> str:
     What is timed then waits for others now and then: ratios of what took turns hold, milliseconds are too long.
     """
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    return f"the machine was busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}" if load > cores else ""
+    return f"the machine was busy: load {load:.1f} on {counted(cores, 'core')}" if load > cores else ""
 
 
 def interleaved_ms(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from rdistill.core.words import counted
 from rdistill.handover.export import Exported, ExportError, Network, describe, export_onnx, facts_of
 from rdistill.handover.inference import Predictor, network_input, validation_images
 from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file, quietly
@@ -213,9 +214,8 @@ def _refusal(
         kept = len(quantization["kept_in_float"])
         how = f", calibrated by {quantization['method']} and with {kept} of {quantization['layers']} layers in float"
     if fine_tuned is not None:
-        how += (
-            f", after {fine_tuned.iterations} iterations with rounding ({fine_tuned.lost_before:.2f} lost before them)"
-        )
+        iterations = counted(fine_tuned.iterations, "iteration")
+        how += f", after {iterations} with rounding ({fine_tuned.lost_before:.2f} lost before them)"
     next_step = (
         "; --qat ITERS trains the student on with rounding" if precision == "int8" and fine_tuned is None else ""
     )
@@ -248,8 +248,8 @@ def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
         )
         yield (
             "finetune",
-            f"{tuned.iterations} iterations with rounding, {under}, as INT8 lost {tuned.lost_before:.2f} mIoU without "
-            f"them; the student that rounds has {tuned.rounding:.2f} in PyTorch",
+            f"{counted(tuned.iterations, 'iteration')} with rounding, {under}, as INT8 lost {tuned.lost_before:.2f} "
+            f"mIoU without them; the student that rounds has {tuned.rounding:.2f} in PyTorch",
         )
     if (made := reduced.quantization) is not None:
         scores = ", ".join(f"{name} {score:.2f}" for name, score in made["held_out_mIoU"].items())

@@ -12,6 +12,7 @@ import numpy as np
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
+from rdistill.core.words import counted, listed
 from rdistill.init.masks import IGNORED, MAX_CLASSES
 from rdistill.init.pairs import Pair, split_of
 
@@ -49,7 +50,8 @@ def read(root: Path, out: Path, *, make: Callable[..., Any]) -> Any:
         class_names = file_names
         labels_by_id = {category["id"]: index for index, category in enumerate(categories, start=1)}
         splits[split] = _draw(root, file, content, labels_by_id, out / "masks" / split)
-        reasons.append(f"{file.relative_to(root)}: {len(splits[split])} masks drawn in {out / 'masks' / split}")
+        masks = counted(len(splits[split]), "mask")
+        reasons.append(f"{file.relative_to(root)}: {masks} drawn in {out / 'masks' / split}")
     if "train" not in splits:
         splits = {"train": [pair for pairs in splits.values() for pair in pairs]}
     return make(root, "COCO", splits, {}, class_names, reasons=reasons)
@@ -106,8 +108,7 @@ def _draw(root: Path, file: Path, content: dict[str, Any], labels_by_id: dict[in
         write_whole(target, cv2.imencode(".png", labels)[1].tobytes())
         pairs.append(Pair(image, target))
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{file}: names the image {missing[0]}{more}, which is nowhere below {root}")
+        raise UserError(f"{file}: names the image {listed(missing, 1)}, which is nowhere below {root}")
     return pairs
 
 

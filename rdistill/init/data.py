@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdistill.core.errors import UserError
+from rdistill.core.words import counted, listed
 from rdistill.init import images as image_files
 from rdistill.init import layouts, masks, proposals
 from rdistill.init.images import ImageSurvey
@@ -155,20 +156,19 @@ def _about_data(data: Path, folder: Folder, labels: Labels, mask_survey: MaskSur
     lines = [("layout", f"{folder.layout} in {data}: {counts} images with masks")]
     lines += [("layout", reason) for reason in folder.reasons]
     sample = (
-        f" (of {len(mask_survey.files)} masks; there are {mask_survey.total})"
+        f" (of {counted(len(mask_survey.files), 'mask')}; there are {mask_survey.total})"
         if len(mask_survey.files) < mask_survey.total
         else ""
     )
-    names = ", ".join(labels.classes[:MAX_CLASSES_SHOWN])
-    more = f" and {len(labels.classes) - MAX_CLASSES_SHOWN} more" if len(labels.classes) > MAX_CLASSES_SHOWN else ""
-    lines.append(("classes", f"{len(labels.classes)}: {names}{more}{sample}"))
+    names = listed(labels.classes, MAX_CLASSES_SHOWN)
+    lines.append(("classes", f"{len(labels.classes)}: {names}{sample}"))
     return lines + [("classes", reason) for reason in labels.reasons]
 
 
 def _about_images(images: ImageSurvey) -> Decisions:
     sizes = list(images.sizes)
     shown = f"{sizes[0][0]} x {sizes[0][1]} pixels" if len(sizes) == 1 else _range(sizes)
-    channels = f"{images.channels} channel{'s' if images.channels > 1 else ''} of {images.bits} bits"
+    channels = f"{counted(images.channels, 'channel')} of {images.bits} bits"
     return [("images", f"{shown}, {channels}"), *(("images", reason) for reason in images.reasons)]
 
 

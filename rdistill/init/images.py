@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from rdistill.core.errors import UserError, message_line
+from rdistill.core.words import counted
 from rdistill.init.masks import in_threads
 from rdistill.models.packages import absent_packages
 from rdistill.schemas.mappings import PlainConfig
@@ -100,7 +101,7 @@ def survey(train: Sequence[Path], paths: Sequence[Path]) -> ImageSurvey:
         raise UserError(f"{paths[0]}: {absent}")
     chosen = sorted(random.Random(0).sample(list(train), min(len(train), MAX_MEASURED)))
     mean, std = _statistics(chosen, largest, loader)
-    reason = f"mean and deviation are those of {len(chosen)} training images"
+    reason = f"mean and deviation are those of {counted(len(chosen), 'training image')}"
     if largest not in (1, RGB):
         levels = ", ".join(f"{value:.3g}" for value in mean)
         reason += f", one value for all bands, because mmengine takes one or three: the bands' means are {levels}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from rdistill.core.errors import UserError
+from rdistill.core.words import counted
 from rdistill.data.datasets import PaddleSegDataset
 from rdistill.init import coco
 from rdistill.init.masks import read_colors
@@ -95,7 +96,7 @@ def _not_recognised(root: Path, files: Files) -> str:
         contents = f"holds no images, but {', '.join(inner[:MAX_LISTED])}" if inner else "is empty"
         return f"{contents}; {searched}"
     shown = ", ".join(files.folders[:MAX_LISTED]) + (", ..." if len(files.folders) > MAX_LISTED else "")
-    return f"{files.count} images in {shown}, and no masks that belong to them; {searched}"
+    return f"{counted(files.count, 'image')} in {shown}, and no masks that belong to them; {searched}"
 
 
 def _folder_from_pairs(root: Path, files: Files, layout_names: Sequence[str]) -> Folder:
@@ -115,7 +116,7 @@ def _folder_from_pairs(root: Path, files: Files, layout_names: Sequence[str]) ->
     else:
         folder.keys = _keys_of_folders(folder)
     for place, count in files.unpaired.items():
-        folder.reasons.append(f"{count} image{'s' if count > 1 else ''} in {place} left out: without a mask")
+        folder.reasons.append(f"{counted(count, 'image')} in {place} left out: without a mask")
     return folder
 
 

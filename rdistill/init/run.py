@@ -14,6 +14,7 @@ from rdistill.config.load import load_run
 from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import UserError
 from rdistill.core.files import write_whole
+from rdistill.core.words import counted, rough_time
 from rdistill.distill.distiller import build_distiller
 from rdistill.handover.onnx_file import busy_machine
 from rdistill.init import proposals
@@ -176,12 +177,12 @@ def _fit_to_machine(
     iters = proposals.propose_iters(count, batch, machine)
     scale = proposals.test_scale(images.sizes, size)
     result.decisions += _about_sizes(images, size, scale, reason)
-    result.decisions.append(("batch", f"{batch} images: {batch_reason}"))
+    result.decisions.append(("batch", f"{counted(batch, 'image')}: {batch_reason}"))
     seconds = iters * sum(model.seconds_at(size, batch) for model in costs)
     busy = f"; {text}, so that it may be less" if (text := busy_machine()) else ""
     result.decisions.append(
         ("length", f"{iters} iterations, {iters * batch / count:.0f} passes over the images; teacher and student alone "
-                   f"take about {_duration(seconds)} on this machine{busy}")
+                   f"take about {rough_time(seconds)} on this machine{busy}")
     )  # fmt: skip
     same = len(images.sizes) == 1
     return replace(
@@ -202,12 +203,6 @@ def _about_sizes(images: ImageSurvey, size: int, scale: tuple[int, int], reason:
         ("aspect", f"kept: {subject} {verb} the model as {round(width * factor)} x {round(height * factor)}, "
                    f"in training as crops of {size} x {size}"),
     ]  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _measure_step(study: Study, name: str) -> proposals.StepCost:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rdistill._compat import texts
 from rdistill._compat.mmcv import has_compiled_operators
-from rdistill.core.causes import causes_of
+from rdistill.core.errors import causes_of
 
 
 @dataclass(frozen=True)

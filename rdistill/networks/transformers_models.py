@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError, error_line
+from rdistill.core.words import listed
 from rdistill.models.pretrained import is_trusted
 from rdistill.models.quiet_mmseg import MODELS
 from rdistill.networks.patches import fitted, folded, in_proportion, resized, without_padding
@@ -148,18 +149,15 @@ def _require_fitting(folder: str, model: str, info: Any, notes: list[str], *, st
     unexpected = sorted(name for name in info["unexpected_keys"] if not _is_unused(name))
     problems = {"missing": missing, "misshapen": misshapen, "unexpected": unexpected if strict else []}
     if any(problems.values()):
-        parts = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+        parts = [f"{len(names)} {what}: {listed(names, MAX_LISTED)}" for what, names in problems.items() if names]
         raise UserError(f"{folder}: its weights do not fit {model}: {'; '.join(parts)}")
     if unexpected:
-        notes.append(f"{len(unexpected)} weights of {folder} are not {model}'s, and left out: {_some(unexpected)}")
+        left_out = listed(unexpected, MAX_LISTED)
+        notes.append(f"{len(unexpected)} weights of {folder} are not {model}'s, and left out: {left_out}")
 
 
 def _is_unused(name: str) -> bool:
     return any(part in f".{name}" if not part.endswith(".") else name.startswith(part) for part in UNUSED)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 def _task_of(transformers: Any, folder: str, network: Any) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.core.words import counted
 from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
-from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, plural, short, signed
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, short, signed
 from rdistill.schemas.summary import Arm, Confirmed
 from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.study.records import TrialRecord, measured_names, notes_of, ranked, twins
@@ -106,7 +107,7 @@ def confirmed_table(sweep: Sweep) -> Table | None:
         name = str(arm.get("id", MISSING)) + (" (student alone)" if alone else "")
         rows.append(
             [
-                Cell(name, name, note=f"{plural(stuck, 'run')} never left one class" if stuck else ""),
+                Cell(name, name, note=f"{counted(stuck, 'run')} never left one class" if stuck else ""),
                 cell(number(trained["mean"]), ".2f"),
                 *_pytorch_cells(arm, files),
                 cell(number(trained["sd"]), ".2f"),

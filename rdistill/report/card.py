@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from rdistill.core.words import counted
 from rdistill.report import facts
 from rdistill.report.load import Sweep
 from rdistill.report.plot import Plot, zero_line
@@ -126,10 +127,10 @@ def _table(models: Table, x: float, y: float) -> list[Layout]:
 
 def _foot(sweep: Sweep) -> str:
     seeds = sweep.confirmed.get("seeds") or []
-    parts = [f"{len(sweep.trials)} trials searched"]
+    parts = [f"{counted(len(sweep.trials), 'trial')} searched"]
     if seeds:
-        parts.append(f"confirmed on {len(seeds)} fresh seeds")
+        parts.append(f"confirmed on {counted(len(seeds), 'fresh seed')}")
     images = sweep.images.get("images")
     if images:
-        parts.append(f"{images} validation images")
+        parts.append(counted(images, "validation image"))
     return ", ".join([*parts, "rdistill"])

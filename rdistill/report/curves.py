@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rdistill.core.words import counted
 from rdistill.report.load import Run, Sweep, miou, number
 from rdistill.report.plot import Plot, Trace, curve, line, thinned
-from rdistill.report.text import Column, Table, cell, plural, points
+from rdistill.report.text import Column, Table, cell, points
 from rdistill.report.theme import layout, percent_range
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -51,7 +52,7 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     iterations = sweep.iterations or max(curve(record)[-1][0] for record in scored)
     shapes = _teacherline(sweep.teacher_mIoU, data, iterations)
     stopped = sum(record.status == "stopped" for record in scored)
-    summary = f"{plural(len(scored), 'trial')} with a score"
+    summary = f"{counted(len(scored), 'trial')} with a score"
     if best is not None:
         who = f"{best.id}, the best on fresh seeds," if sweep.winner else f"the best, {best.id},"
         summary += f"; {who} reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
@@ -137,7 +138,8 @@ def run_curves(run: Run) -> list[Plot]:
             yaxis=dict(title="validation mIoU, %", range=percent_range([value for _, value in scores])),
         )
         summary = (
-            f"Validation mIoU over {plural(len(scores), 'validation')}; highest {points(top[1])} at iteration {top[0]}."
+            f"Validation mIoU over {counted(len(scores), 'validation')}; "
+            f"highest {points(top[1])} at iteration {top[0]}."
         )
         plots.append(Plot("curve", "Validation", summary, [line(scores, "mIoU", "$best", "solid")], figure, table))
     names = list(dict.fromkeys(key for entry in run.steps for key in entry if "loss" in key))
@@ -163,7 +165,7 @@ def run_curves(run: Run) -> list[Plot]:
             Plot(
                 "losses",
                 "Losses",
-                f"{plural(len(names), 'loss')} over {run.steps[-1]['step']} iterations.",
+                f"{counted(len(names), 'loss')} over {run.steps[-1]['step']} iterations.",
                 data,
                 figure,
                 table,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.core.words import counted
 from rdistill.report.facts import between, interval
 from rdistill.report.load import Sweep, mapping, number
-from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, plural, signed
+from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, signed
 from rdistill.schemas.summary import Arm
 
 ALONE = "student alone"
@@ -26,7 +27,7 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
             [
                 Cell(
                     str(arm.get("id", MISSING)),
-                    note=f"{plural(len(stuck), 'run')} alone never left one class" if stuck else "",
+                    note=f"{counted(len(stuck), 'run')} alone never left one class" if stuck else "",
                 ),
                 cell(cost.get("iterations")),
                 cell(number(when_trained(arm)["mean"]), ".2f"),

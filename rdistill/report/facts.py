@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.standing import MUTED, colour_of, decided
-from rdistill.report.text import plural, points, signed
+from rdistill.report.text import points, signed
 from rdistill.schemas.summary import Arm, PairedDifference
 from rdistill.sweeps.findings.verdict import lead
 from rdistill.sweeps.study.records import TrialRecord
@@ -107,10 +108,10 @@ def _progress(sweep: Sweep) -> str:
     done = sum(record.status != "running" for record in sweep.records)
     trials = mapping(sweep.spec.get("search")).get("num_trials")
     if not isinstance(trials, int):
-        return f"{plural(done, 'trial')} done"
+        return f"{counted(done, 'trial')} done"
     alone = mapping(sweep.spec.get("baseline"))
     baselines = 1 + (alone.get("num_trials") or trials if alone.get("search") else 0)
-    return f"{done} of {trials + baselines} trials done"
+    return f"{done} of {counted(trials + baselines, 'trial')} done"
 
 
 def interval(gap: PairedDifference) -> str:

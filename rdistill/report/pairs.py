@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import mean
 
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, mapping, miou
 from rdistill.report.plot import Plot
 from rdistill.report.study import scored
-from rdistill.report.text import Column, Table, cell, plural, points, short
+from rdistill.report.text import Column, Table, cell, points, short
 from rdistill.report.theme import COLORSCALE, layout
 
 CELL, WIDE_CELL = 96, 150  # pixels of a cell; and where it says how many trials never left one class
@@ -90,11 +91,11 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     top = max(cells, key=lambda pair: mean(cells[pair]))
     summary = (
         f"{students[top[0]]} (student) with {teachers[top[1]]} (teacher) has the highest mean, "
-        f"{points(mean(cells[top]))} mIoU over {plural(len(cells[top]), 'trial')}, of "
-        f"{sum(map(len, cells.values()))} over {plural(len(cells), 'pair')}."
+        f"{points(mean(cells[top]))} mIoU over {counted(len(cells[top]), 'trial')}, of "
+        f"{sum(map(len, cells.values()))} over {counted(len(cells), 'pair')}."
     )
     if collapsed:
-        summary += f" {plural(collapsed.total(), 'more trial')} never left one class and are in no mean."
+        summary += f" {counted(collapsed.total(), 'more trial')} never left one class and are in no mean."
     order = sorted({*cells, *collapsed}, key=lambda pair: -mean(cells[pair]) if pair in cells else 0.0)
     rows = [
         [

@@ -11,10 +11,11 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Layout, Plot, Trace, plain
 from rdistill.report.study import TARGET, categories_of, distribution_of, scored
-from rdistill.report.text import Column, Table, cell, plural, points, short, show
+from rdistill.report.text import Column, Table, cell, points, short, show
 from rdistill.report.theme import as_text, layout, log_ticks, percent_range, round_ticks
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -253,7 +254,7 @@ def _what_is_good(ordered: Sequence[TrialRecord], key: str, categories: bool) ->
             groups[show(record.values[key])].append(miou(record) or 0.0)
         first = max(groups, key=lambda text: mean(groups[text]))
         scores = groups[first]
-        return f"{first} has the highest mean, {points(mean(scores))} mIoU over {plural(len(scores), 'trial')}."
+        return f"{first} has the highest mean, {points(mean(scores))} mIoU over {counted(len(scores), 'trial')}."
     top = [float(record.values[key]) for record in ordered[: max(1, len(ordered) // 4)]]
     where = f"at {show(top[0])}" if len(top) == 1 else f"from {show(min(top))} to {show(max(top))}"
-    return f"The best {'quarter of ' if len(top) > 1 else 'of '}{plural(len(ordered), 'trial')} lies {where}."
+    return f"The best {'quarter of ' if len(top) > 1 else 'of '}{counted(len(ordered), 'trial')} lies {where}."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, miou, number
 from rdistill.report.plot import Plot, plain
-from rdistill.report.text import Column, Table, cell, plural, points
+from rdistill.report.text import Column, Table, cell, points
 from rdistill.report.theme import Trace, layout, percent_range
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -42,7 +43,7 @@ def _front(sweep: Sweep, name: str) -> Plot | None:
     ]
     data[-1]["line"] = dict(color="$best", width=1.5, shape="hv")
     summary = (
-        f"mIoU against {title}: {plural(len(front), 'trial')} of {len(measured)} "
+        f"mIoU against {title}: {counted(len(front), 'trial')} of {len(measured)} "
         f"{'is' if len(front) == 1 else 'are'} on the Pareto front, where no other trial is better in one objective "
         "and as good in all."
     )

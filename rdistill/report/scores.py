@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, iou, mapping, number
 from rdistill.report.plot import Plot, Trace, plain, zero_line
 from rdistill.report.standing import colour_of, decided
-from rdistill.report.text import Column, Table, cell, plural, points, signed
+from rdistill.report.text import Column, Table, cell, points, signed
 from rdistill.report.theme import layout, percent_range, round_range, round_step
 from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.summary import Arm, Difference
@@ -61,7 +62,7 @@ def per_class(sweep: Sweep) -> Plot | None:
     columns = [Column("class"), *[Column(entry[0], numeric=True) for entry in series]]
     rows = [[cell(name), *[cell(entry[3].get(name), ".2f") for entry in series]] for name in classes]
     whose = "mean over the confirmation's seeds, bars one standard deviation" if first else "one seed each, searched"
-    summary = f"IoU of {plural(len(classes), 'class')}: {whose}."
+    summary = f"IoU of {counted(len(classes), 'class')}: {whose}."
     if first:
         summary += _largest_difference(mapping(first))
     elif len(series) > 1:
@@ -220,11 +221,11 @@ def forest(rows: Sequence[DifferenceRow], *, ident: str = "confirmed") -> Plot |
     )
     better = sum(decided(row.gap) == "better" for row in rows)
     first = rows[0]
-    count = f"{better or 'None'} of {plural(len(rows), 'difference')} {'are' if better > 1 else 'is'}"
+    count = f"{better or 'None'} of {counted(len(rows), 'difference')} {'are' if better > 1 else 'is'}"
     summary = f"{count} shown to be above zero; {first.label} differs by {signed(first.ends[1])} points"
     if first.by_seed:
         above = sum(gap > 0 for gap in first.by_seed.values())
-        summary += f", and is above zero on {above} of {plural(len(first.by_seed), 'seed')}"
+        summary += f", and is above zero on {above} of {counted(len(first.by_seed), 'seed')}"
     note = "Square: the mean, with its 95 % interval. Ring: one seed, both of its runs." if seeds else ""
     title = "Confirmed differences to the baseline"
     height = 120 + 40 * len(rows)

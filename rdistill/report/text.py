@@ -127,7 +127,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def plural(count: int, thing: str) -> str:
-    return f"{count} {thing}" + ("" if count == 1 else "es" if thing.endswith("s") else "s")

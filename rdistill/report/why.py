@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from rdistill.core.words import counted
 from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.page import Section
 from rdistill.report.plot import Plot, line
-from rdistill.report.text import Cell, Column, Table, cell, plural
+from rdistill.report.text import Cell, Column, Table, cell
 from rdistill.report.theme import SERIES, layout
 from rdistill.schemas.why import Why
 from rdistill.sweeps.study.records import TrialRecord
@@ -87,7 +88,7 @@ def _over_training(sweep: Sweep, names: Sequence[str], key: str) -> Plot | None:
     rows = [[cell(name), *[cell(dict(points).get(at), ".3g") for at in iterations]] for name, points in lines.items()]
     table = Table(title, [Column("configuration"), *[Column(f"{at:,}", True) for at in iterations]], rows)
     ends = "; ".join(f"{name} from {points[0][1]:.2g} to {points[-1][1]:.2g}" for name, points in lines.items())
-    summary = f"{title} over {plural(len(iterations), 'validation')}, mean over the runs: {ends}."
+    summary = f"{title} over {counted(len(iterations), 'validation')}, mean over the runs: {ends}."
     return Plot(f"why-{key.replace('_', '-')}", title, summary, data, figure, table, height=320)
 
 

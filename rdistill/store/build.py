@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from rdistill.checks.run import Report, build_reporting, check_run
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.causes import cause_of
-from rdistill.core.errors import RunError, UserError
-from rdistill.core.files import in_bytes
+from rdistill.core.errors import RunError, UserError, cause_of
 from rdistill.core.storage import is_uri
+from rdistill.core.words import counted, in_bytes
 from rdistill.data.datasets import VIEW
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import Teacher
@@ -92,7 +91,8 @@ def build_store(
             _require_room(plan, run)
             total = plan["images"] * plan["views"]
             chunks = list(_chunks(plan, slots))
-            say(f"building  {len(chunks)} tasks, {min(slots, len(chunks))} at a time on {need['CPU']:g} CPU each")
+            tasks, at_once = counted(len(chunks), "task"), min(slots, len(chunks))
+            say(f"building  {tasks}, {at_once} at a time on {need['CPU']:g} CPU each")
             task = ray.remote(_build).options(**options, max_retries=MAX_RETRIES)
             totals = ViewsDone(views=0, computed=0, written=0, damaged=0, notes=[])
             known_notes: set[str] = set()
@@ -104,7 +104,7 @@ def build_store(
         seconds = time.perf_counter() - started
     kept = totals["views"] - totals["computed"]
     say(
-        f"done      {totals['views']} views: {totals['computed']} computed, {kept} were there; "
+        f"done      {counted(totals['views'], 'view')}: {totals['computed']} computed, {kept} were there; "
         f"{in_bytes(totals['written'])} written, {duration(seconds)}"
     )
     return totals
@@ -133,7 +133,7 @@ def _describe(plan: StorePlan, run: LoadedConfig) -> Iterator[str]:
     for about in plan["teachers"]:
         yield f"teacher   {teacher_name(about)}"
     total = plan["images"] * plan["views"]
-    yield f"views     {plan['views']} of each of {plan['images']} images: {total}"
+    yield f"views     {plan['views']} of each of {counted(plan['images'], 'image')}: {total}"
     yield f"kept      {', '.join(plan['outputs'])}"
     yield f"size      {in_bytes(plan['bytes_a_view'])} a view, {in_bytes(total * plan['bytes_a_view'])} in all"
     yield f"store     {run.distill.store.dir}"

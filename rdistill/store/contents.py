@@ -9,6 +9,7 @@ from datetime import datetime
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.words import counted
 from rdistill.distill.store_files import (
     ABOUT,
     PARTIAL,
@@ -140,7 +141,7 @@ def _remove_unfinished(files: StoreFiles, notify: Callable[[str], None]) -> int:
     for file in remaining:
         files.remove(file.name)
     if remaining:
-        notify(f"removed   {len(remaining)} unfinished files of killed processes")
+        notify(f"removed   {counted(len(remaining), 'unfinished file')} of killed processes")
     return sum(file.size for file in remaining)
 
 

@@ -19,11 +19,11 @@ from rdistill.checks.run import (
     check_optimizer,
     check_resources,
     check_run,
-    counted,
     local_resources,
 )
 from rdistill.config.load import LoadedConfig, Shortcuts, find_beside, load_run
 from rdistill.core.errors import UserError, error_line
+from rdistill.core.words import counted
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distributed.cluster import connected
 from rdistill.models.pretrained import pretrained_fit, pretrained_problems

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray.tune.schedulers import FIFOScheduler
 
+from rdistill.core.words import counted
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.findings.confirm import (
     FILES,
@@ -82,7 +83,7 @@ def _score_files(team: Team, of: str, split: str) -> None:
     scored = score_exported(team.study, team.resources, team.here.folder, of, team.cohorts, split=split)
     if scored:
         images = "validation images" if split == "val" else "test split"
-        team.say(f"export    {scored} student{'s' * (scored > 1)} as {FILES[of]}, scored on the {images}")
+        team.say(f"export    {counted(scored, 'student')} as {FILES[of]}, scored on the {images}")
 
 
 def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
@@ -102,7 +103,7 @@ def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
         spent, most = longer.looks.design().until(looks.seeds), len(longer.seeds)
         team.say(
             f"look      up to {most} seeds from now on: {100 * spent:.1f} of the {100 * ALPHA:g} % of error are spent, "
-            f"the rest is for the looks after {looks.seeds} seeds"
+            f"the rest is for the looks after {counted(looks.seeds, 'seed')}"
         )
     return longer
 
@@ -130,7 +131,7 @@ def _look(team: Team, selection: Selection, seeds: int) -> LooksSoFar:
         size = (
             f" ({difference['mean']:+.2f}: {difference['low']:+.2f} to {difference['high']:+.2f})" if difference else ""
         )
-        team.say(f"look      after {seeds} seeds: {question}: {answer}{size}")
+        team.say(f"look      after {counted(seeds, 'seed')}: {question}: {answer}{size}")
     return looks
 
 
@@ -168,7 +169,7 @@ def describe_cost(name: str, cost: EqualCost, kind: str) -> str:
     return (
         f"{name} takes {cost.distilled[kind]:.1f} s a run, the student alone {cost.student_alone[kind]:.1f} s ({kind}; "
         f"{second}: {cost.distilled[second]:.1f} s and {cost.student_alone[second]:.1f} s): "
-        f"{cost.iterations} iterations of the student alone cost as much"
+        f"{counted(cost.iterations, 'iteration')} of the student alone cost as much"
     )
 
 

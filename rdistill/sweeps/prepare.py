@@ -11,9 +11,8 @@ from pathlib import Path
 
 import ray
 
-from rdistill.core.causes import cause_of
 from rdistill.core.differences import differences, refusals
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, cause_of
 from rdistill.core.files import read_json, set_aside_if_damaged, write_json
 from rdistill.core.storage import is_uri, open_work_dir
 from rdistill.distributed.cluster import is_single_node, killed_for_memory

@@ -21,6 +21,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import lock_folder, to_json, write_json
 from rdistill.core.logs import driver_log
 from rdistill.core.storage import WorkDir, open_work_dir
+from rdistill.core.words import counted
 from rdistill.distributed.cluster import connected, require_resources, visible_wait
 from rdistill.schemas.summary import Summary
 from rdistill.schemas.trial import StudyRecord
@@ -343,7 +344,7 @@ def _search(team: Team, resume: bool, clock: Clock | None = None) -> bool:
     )
     searched = sum(record.phase == SEARCHED for record in load_records(team.here.folder))
     if complete and clock is not None and searched < _counts(study)[0]:
-        after = f"{searched} trial{'s' * (searched != 1)}"
+        after = counted(searched, "trial")
         team.say(f"budget    the search ends after {after}: another would not leave the time that is needed")
     return complete
 
@@ -356,11 +357,11 @@ def _counts(study: Study) -> tuple[int, int]:
 
 def _plan(spec: SweepSpec, trials: int, baselines: int) -> str:
     """What a sweep is going to do, in a line."""
-    alone = "the baseline" if baselines == 1 else f"{baselines} baselines"
+    alone = "the baseline" if baselines == 1 else counted(baselines, "baseline")
     again = ""
     if spec.confirm is not None:
         first, last = spec.confirm.first, spec.confirm.last
         seeds = f"{last}" if spec.confirm.seeds is not None else f"{first} to {last}"
         files = f", as {called}" if (called := files_called(spec.confirm.of)) else ""
         again = f", then the best {spec.confirm.top} on {seeds} seeds more{files}"
-    return f"{trials} trial{'s' * (trials != 1)} and {alone}{again}"
+    return f"{counted(trials, 'trial')} and {alone}{again}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rdistill.core.errors import UserError, did_you_mean
+from rdistill.core.words import listed
 
 MIN_CLASSES = 2  # smallest number of the student's classes in a map: with one, every pixel has the probability 1
 MAX_LISTED = 8  # classes in a message
@@ -38,7 +39,8 @@ def student_classes(
     reached = {target for target in numbers.values() if target is not None}
     if not problems and len(reached) < MIN_CLASSES:
         result = "names nobody" if not reached else f"leads to {student[min(reached)]!r} alone"
-        problems.append(f"classes: {result}: it must lead to two of the student's classes or more, {_listed(student)}")
+        names_shown = listed(student, MAX_LISTED)
+        problems.append(f"classes: {result}: it must lead to two of the student's classes or more, {names_shown}")
     if problems:
         raise UserError(*problems)
     return tuple(numbers.get(number) for number in range(len(teacher) or max(numbers) + 1))
@@ -55,9 +57,9 @@ def describe_classes(to: Sequence[int | None], teacher: Sequence[str], student: 
     absent = [name for name, teachers in sources.items() if not teachers]
     left_out = [name for name, target in zip(names, to, strict=True) if target is None]
     if absent:
-        parts.append(f"not the teacher's: {_listed(absent)}")
+        parts.append(f"not the teacher's: {listed(absent, MAX_LISTED)}")
     if left_out:
-        parts.append(f"of the teacher's left out: {_listed(left_out)}")
+        parts.append(f"of the teacher's left out: {listed(left_out, MAX_LISTED)}")
     return "; ".join(parts)
 
 
@@ -73,10 +75,7 @@ def _number(key: str | int, names: Sequence[str], side: str, problems: list[str]
     if not names:
         problems.append(f"classes: the names of the {side}'s classes are not known, got {key!r}; use numbers, from 0")
     else:
-        problems.append(f"classes: the {side} has no class {key!r}{did_you_mean(key, names) or f'; {_listed(names)}'}")
+        problems.append(
+            f"classes: the {side} has no class {key!r}{did_you_mean(key, names) or f'; {listed(names, MAX_LISTED)}'}"
+        )
     return None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rdistill.core.errors import UserError, message_line, user_path
+from rdistill.core.errors import UserError, causes_of, message_line, user_path
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.registry import Files
 
@@ -128,16 +128,9 @@ def _fetched(path: str, revision: str | None) -> Path:
     except Exception as error:  # the client and three libraries that it uses have their own errors
         raise UserError(
             f"path: no such folder {path}, and the hub does not give it ({type(error).__name__}: "
-            f"{message_line(_first_cause(error))}); check the id and the connection, or name a folder that "
+            f"{message_line(causes_of(error)[-1])}); check the id and the connection, or name a folder that "
             f"`save_pretrained` wrote"
         ) from None
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """The first error in a chain of causes; that of the connection is shorter than the client's own."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from rdistill.config.walk import leaves
 from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
 from rdistill.core.one_class import trained_of, when_trained
+from rdistill.core.words import counted, the_first
 from rdistill.data.unlabeled import describe_unlabeled
 from rdistill.schemas.run import RunMetrics
 from rdistill.schemas.summary import Arm, Confirmed, Environment, Summary
@@ -211,17 +212,17 @@ def _count(dataset: Mapping[str, Any]) -> str:
     folder = Path(str(dataset.get("data_root") or ""), str((dataset.get("data_prefix") or {}).get("img_path") or ""))
     if dataset.get("ann_file") or not folder.is_dir():
         return ""
-    return f", {sum(1 for entry in os.scandir(folder) if entry.is_file())} files"
+    return f", {counted(sum(1 for entry in os.scandir(folder) if entry.is_file()), 'file')}"
 
 
 def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Iterator[str]:
     cfg, spec = run.cfg, run.distill
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     length = cfg.train_cfg.get("max_iters")
-    duration = f"{length} iterations" if length else f"{cfg.train_cfg.get('max_epochs')} epochs"
+    duration = counted(length, "iteration") if length else counted(cfg.train_cfg.get("max_epochs"), "epoch")
     batch = cfg.train_dataloader.batch_size
     kind, rate = _text(optimizer.get("type")), _text(optimizer.get("lr"))
-    yield f"- {duration}, {batch} images a step, {kind} at {rate}, seed {seed}"
+    yield f"- {duration}, {counted(batch, 'image')} a step, {kind} at {rate}, seed {seed}"
     if spec is None:
         yield "- Alone, without a teacher."
         return
@@ -230,7 +231,7 @@ def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Ite
         with_weights = f"{_code(teacher.checkpoint)} of {model}" if teacher.checkpoint else model
         yield f"- Teacher: {'itself' if teacher.follows_student else with_weights}"
     if spec.store is not None:
-        yield f"- {spec.store.views} augmented views of each image, the same for every seed"
+        yield f"- {counted(spec.store.views, 'augmented view')} of each image, the same for every seed"
     for name, loss in spec.losses.items():
         compared = "logits" if loss.pair is None else " and ".join(
             f"student {_code(spec.features.student[s])} with teacher "
@@ -248,8 +249,8 @@ def _weight(name: str, loss: LossSpec, weights: Mapping[str, float]) -> str:
         return f"{loss.effective_weight:g}"
     measured = f"{weights[name]:.4g}" if name in weights else "a weight that was not measured"
     repeated = f", again every {loss.share.every} iterations" if loss.share.every else ""
-    batches = "first batch" if loss.share.batches == 1 else f"first {loss.share.batches} batches"
-    return f"{measured} (so that its gradient is {loss.share.value:g} of the task's, by the {batches}{repeated})"
+    batches = the_first(loss.share.batches, "batch")
+    return f"{measured} (so that its gradient is {loss.share.value:g} of the task's, by {batches}{repeated})"
 
 
 def _backbone(model: Mapping[str, Any]) -> str:

@@ -34,8 +34,7 @@ from ray.util.queue import Queue
 from rdistill._compat import texts
 from rdistill._compat.ray import group_died_at_its_start, group_found_no_place, health_check_failed
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.causes import causes_of
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, causes_of
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import is_uri, join, open_work_dir, ray_storage
 from rdistill.distributed.cluster import (

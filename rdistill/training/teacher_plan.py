@@ -27,8 +27,9 @@ from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, F
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
 from rdistill.core.errors import UserError
-from rdistill.core.files import in_bytes, read_json, write_json
+from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import is_uri
+from rdistill.core.words import in_bytes
 from rdistill.data.splits import training_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, KeptCounts, Teacher, make_cache, make_store

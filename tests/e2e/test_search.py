@@ -139,7 +139,7 @@ def test_it_learns_from_a_finished_sweep_without_trying_it_again(
     for line, difference in zip(lines, differences, strict=True):
         assert f"search.from: {begun}: {difference}{hint}" in line
     done = place.run("sweep", file, "--work-dir", place.root / "f", *small)
-    assert f"from      {begun}: " in done.stdout and " trials are known already" in done.stdout
+    assert f"from      {begun}: " in done.stdout and " trials known already" in done.stdout
     (trial,) = values(place.root / "f", trial_json, "t").values()
     assert trial not in values(begun, trial_json, "t").values()
 

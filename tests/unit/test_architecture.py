@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -81,12 +81,12 @@ def names_called(path: Path) -> frozenset[str]:
 @cache
 def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
     """(module, name or '') of everything of rdistill that a file imports, also within functions."""
-    return tuple(imports_in(tree_of(path), path))
+    return tuple(imports_in(ast.walk(tree_of(path)), path))
 
 
-def imports_in(tree: ast.AST, path: Path) -> Iterator[tuple[str, str]]:
+def imports_in(nodes: Iterable[ast.AST], path: Path) -> Iterator[tuple[str, str]]:
     package = ["rdistill", *path.relative_to(PACKAGE).parts[:-1]]
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "rdistill":
@@ -102,13 +102,21 @@ def imports_in(tree: ast.AST, path: Path) -> Iterator[tuple[str, str]]:
                 yield (whole, "") if whole in MODULES else (inner, alias.name)
 
 
+def nodes_of(path: Path, *, in_functions: bool) -> Iterator[ast.AST]:
+    """All nodes of a file but those that only name types; those within functions where they are wanted."""
+    waiting: list[ast.AST] = [tree_of(path)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+
+
 def needed_by(path: Path) -> set[str]:
     """The modules of rdistill that a file's code needs, also within functions; not those that only name a type."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
-    return {module for module, _ in imports_in(tree, path) if module in MODULES}
+    return {module for module, _ in imports_in(nodes_of(path, in_functions=True), path) if module in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -188,6 +196,38 @@ def test_a_folder_imports_alone_what_its_docstring_says() -> None:
     assert checked >= 7
 
 
+def loaded_with(module: str, seen: set[str], *, deep: bool) -> set[str]:
+    """Packages of others that are imported with a module of rdistill; ``deep``: also by those that it imports."""
+    path, names = MODULES[module], set[str]()
+    seen.add(module)
+    nodes = list(nodes_of(path, in_functions=False))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    for inner, _ in imports_in(nodes, path):
+        if deep and inner in MODULES and inner not in seen:
+            names |= loaded_with(inner, seen, deep=True)
+    return names
+
+
+def test_a_folder_loads_no_library_that_its_docstring_rules_out() -> None:
+    """Where it says "neither torch nor ray": when its modules are imported, by them or by what they import."""
+    checked = 0
+    for folder in FOLDERS:
+        text = ast.get_docstring(tree_of(PACKAGE.joinpath(*folder.split("."), "__init__.py"))) or ""
+        for claim in re.findall(r"neither (\w+(?: nor \w+)+)", " ".join(text.split())):
+            ruled_out = {name.lower() for name in claim.split(" nor ")}
+            deep = "by itself" not in text and "by themselves" not in text
+            exempt = {f"{folder}.{name}" for name in re.findall(r"but :mod:`\.(\w+)`", text)}
+            for module in MODULES:
+                if folder_of(module) == folder and module not in exempt:
+                    assert not loaded_with(module, set(), deep=deep) & ruled_out, module
+            checked += 1
+    assert checked >= 6
+
+
 def test_no_folder_is_a_heap() -> None:
     sizes: dict[str, int] = {}
     for module in MODULES:
@@ -257,8 +297,11 @@ def privates_of_others(tree: ast.AST, own: frozenset[str]) -> Iterator[str]:
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             touched = [name for name in whole if any(map(is_private, name.split(".")))]
         elif isinstance(node, ast.Attribute):
+            private = is_private(node.attr) and node.attr not in own
+            if not private and not isinstance(node.ctx, ast.Store):
+                continue  # most are so, and their whole name takes long to write
             name = ast.unparse(node)
-            if is_private(node.attr) and node.attr not in own and name not in DOCUMENTED:
+            if private and name not in DOCUMENTED:
                 touched = [name]
             elif isinstance(node.ctx, ast.Store) and name.partition(".")[0] in foreign - {"self", "cls"}:
                 touched = [] if name in MAY_BE_ASSIGNED else [f"{name} = "]

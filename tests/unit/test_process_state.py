@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Run, Tiny
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
 import rdistill
+from rdistill import process_state
+from rdistill.core.errors import UserError
 from rdistill.process_state import leaves_process_as_it_was
 
 
@@ -64,3 +70,58 @@ def test_reading_a_config_leaves_the_scope_of_the_notebook(tiny: Tiny) -> None:
     with DefaultScope.overwrite_default_scope("mmdet"):
         cfg = rdistill.load_config(tiny.folder / "student.py", data_root=tiny.data_root)
         assert cfg.model.type == "EncoderDecoder" and DefaultScope.get_current_instance().scope_name == "mmdet"
+
+
+FUNCTIONS = {name: getattr(rdistill, name) for name in rdistill.__all__ if inspect.isfunction(getattr(rdistill, name))}
+# What each is called with to end in a mistake, after it has set whatever it sets.
+MISTAKES: Mapping[str, tuple[Any, ...]] = {
+    "evaluate": ("nowhere.py", "nowhere.pth"),
+    "headroom": ("nowhere.py",),
+    "load_config": ("nowhere.py",),
+    "load_results": ("nowhere",),
+    "sweep": ("nowhere.yaml",),
+    "train": ("nowhere.py",),
+}
+SET = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "WANDB_MODE")
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[Any]]:
+    """What a notebook has of its own: an environment without any of the variables, its threads and random numbers."""
+    monkeypatch.chdir(tmp_path)
+    for name in SET:
+        monkeypatch.delenv(name, raising=False)
+
+    def state() -> list[Any]:
+        numbers = random.getstate(), float(np.random.get_state()[1][0]), torch.get_rng_state().tolist()
+        threads = torch.get_num_threads(), cv2.getNumThreads(), multiprocessing.get_start_method(allow_none=True)
+        return [dict(os.environ), *numbers, *threads]
+
+    return state
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_function_of_the_library_leaves_anything_behind(
+    name: str, notebook: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that `rdistill` offers: during the call the variables are set, after it they are gone again."""
+    keep, during = process_state.keep_to_the_work_dir, dict[str, str]()
+
+    def kept() -> None:
+        keep()
+        during.update(os.environ)
+
+    monkeypatch.setattr(process_state, "keep_to_the_work_dir", kept)
+    before = notebook()
+    with pytest.raises(UserError, match="nowhere"):
+        FUNCTIONS[name](*MISTAKES[name])
+    assert notebook() == before and set(SET) <= set(during) and not set(SET) & set(os.environ)
+
+
+def test_a_call_that_ends_well_leaves_nothing_behind(
+    notebook: Callable[[], list[Any]], tiny: Tiny, distilled_run: Run
+) -> None:
+    before = notebook()
+    scores = rdistill.evaluate(distilled_run.folder / "student.py", distilled_run.folder / "student.pth")
+    assert scores["mIoU"] > 0 and rdistill.load_config(tiny.folder / "student.py").model.type == "EncoderDecoder"
+    assert notebook() == before

@@ -21,7 +21,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CODE = [
     file for folder in ("rdistill", "tests", "benchmarks", "examples") for file in sorted((REPO / folder).rglob("*.py"))
 ]
-NAMES = {"one", "other", "asked", "found", "known", "given", "theirs", "ours", "told", "said"}
+NAMES = {
+    "one", "other", "asked", "found", "known", "given", "theirs", "ours", "told", "said", "held", "thin", "keeper",
+}  # fmt: skip
 WORDS = re.compile(
     r"\b(ask|asks|asked|asking|told|hear|hears|heard|said|reckon\w*|hindmost|pictures?|so\s+many|for\s+ever)\b", re.I
 )
@@ -87,6 +89,7 @@ def test_names_and_words(path: Path) -> None:
 def test_the_check_sees_every_kind_of_name() -> None:
     code = "def f(one, *, given=1):\n    found: int = 0\n    for other in [told for told in []]: asked = known = 1\n"
     code += "    with open('') as theirs: pass\n    if (ours := 1): pass\n    try: pass\n    except E as said: pass\n"
+    code += "    held, *thin = keeper = []\n"
     assert {name for _, name in bound_names(ast.parse(code))} == NAMES
     assert words_in("writes pictures/ and pictures.json: so\nmany as are asked for") == ["so\nmany", "asked"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from rdistill.core.words import counted
 from rdistill.distributed.cluster import on_this_node
 from rdistill.sweeps.cohort.assignment import CohortAssigner
 from rdistill.sweeps.cohort.group import CohortGroup
@@ -34,12 +35,10 @@ class Plan:
 
     def describe(self, resources: Resources) -> str:
         """``2 cohorts of up to 5 students that share a teacher, on 1 CPU each``."""
-        cohorts = f"{self.cohorts} cohort" + "s" * (self.cohorts > 1)
         cpus = resources.total()["CPU"] * self.slots
         return (
-            f"{cohorts} of up to {self.size} students that share a teacher, on {cpus:g} CPU"
-            + "s" * (cpus != 1)
-            + " each" * (self.cohorts > 1)
+            f"{counted(self.cohorts, 'cohort')} of up to {self.size} students that share a teacher, on "
+            f"{counted(cpus, 'CPU')}{' each' * (self.cohorts > 1)}"
         )
 
 

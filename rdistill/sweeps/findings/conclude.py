@@ -42,7 +42,7 @@ def _first_reason(work_dir: Path, records: Sequence[TrialRecord]) -> str:
     failed = next((record for record in records if record.reason), None)
     if failed is None:
         return "none was scored"
-    return f"{failed.reason} ({failed.id}{error_to_read(work_dir / TRIALS / failed.id)})"
+    return f"{failed.reason} ({failed.id}{error_to_read(work_dir, failed.id)})"
 
 
 def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRecord]:

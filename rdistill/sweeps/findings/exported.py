@@ -17,8 +17,7 @@ import ray
 from mmengine.config import Config
 
 from rdistill.config.load import import_custom_modules
-from rdistill.core.causes import cause_of
-from rdistill.core.errors import RunError, UserError
+from rdistill.core.errors import RunError, UserError, cause_of
 from rdistill.core.files import written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.handover.export import ExportError

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from rdistill.config.load import import_custom_modules
 from rdistill.config.walk import first_leaf
-from rdistill.core.causes import cause_of
+from rdistill.core.errors import cause_of
 from rdistill.core.files import write_json, written_whole
 from rdistill.core.storage import join, open_work_dir
 from rdistill.data.images import as_rgb, loads_bgr

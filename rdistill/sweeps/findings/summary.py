@@ -37,7 +37,7 @@ from rdistill.sweeps.study.records import (
     BASELINE,
     SEARCHED,
     TrialRecord,
-    error_within,
+    error_to_read,
     gain,
     load_records,
     never_trained,
@@ -152,7 +152,7 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord], work_dir: Path)
         warnings.append(f"baselines that never left one class: {', '.join(alone)}")
     for record in records:
         if record.status == "failed" and not record.searched:
-            where = error_within(work_dir, record.id)
+            where = error_to_read(work_dir, record.id, from_inside=True)
             warnings.append(f"{record.id} failed and is left out of its pairs: {record.reason}{where}")
     for record in records:
         if problem := (record.exported or {}).get("problem"):

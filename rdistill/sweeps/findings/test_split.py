@@ -13,8 +13,7 @@ from mmengine.config import Config
 
 from rdistill._compat.mmengine import config_dict
 from rdistill.config.load import import_custom_modules
-from rdistill.core.causes import cause_of
-from rdistill.core.errors import blaming
+from rdistill.core.errors import blaming, cause_of
 from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import join, open_work_dir
 from rdistill.schemas.run import Scores

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from rdistill.core.one_class import when_trained
+from rdistill.core.words import counted
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
 from rdistill.sweeps.findings.confirm import PYTORCH, files_called
 from rdistill.sweeps.study.records import TrialRecord
@@ -55,7 +56,7 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
         searched: what the search alone says, see :func:`lead`.
     """
     if runs_left:
-        return f"Not confirmed yet: {runs_left} more run{'s' * (runs_left > 1)} on fresh seeds to come."
+        return f"Not confirmed yet: {counted(runs_left, 'more run')} on fresh seeds to come."
     if confirmed is None:
         return f"Searched only, not confirmed: {searched or 'one seed proves nothing.'}"
     arms = confirmed["configurations"]
@@ -126,10 +127,10 @@ def is_worse(difference: Difference) -> bool:
 
 def size_of(difference: Difference) -> str:
     """``+5.00 mIoU (95 % interval +4.75 to +5.25, over 3 seeds)``."""
-    images = f" and {difference['images']} images" if difference.get("images") else ""
+    images = f" and {counted(difference['images'], 'image')}" if difference.get("images") else ""
     return (
         f"{difference['mean']:+.2f} mIoU (95 % interval {difference['low']:+.2f} to {difference['high']:+.2f}, "
-        f"over {difference['n']} seeds{images})"
+        f"over {counted(difference['n'], 'seed')}{images})"
     )
 
 
@@ -143,9 +144,8 @@ def _answer(begin: str, who: str, whom: str, difference: Difference, questions: 
         return f"{begin}, {who} is worse than {whom}: {size}; {if_worse}."
     text = f"{begin}, {who} is not shown to be better than {whom}{more}: {size}"
     if difference["low"] > margin:
-        text += (
-            f"; with {questions} differences looked at, that may be luck (adjusted p {difference['p_adjusted']:.2g})"
-        )
+        looked_at = counted(questions, "difference")
+        text += f"; with {looked_at} looked at, that may be luck (adjusted p {difference['p_adjusted']:.2g})"
     return " ".join([f"{text}.", *_what_binds(difference)])
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from statistics import fmean, stdev
 
+from rdistill.core.words import counted
 from rdistill.schemas.headroom import ArmScores, Binds, Effect, Effects, Gaps, HeadroomAnswer, SeedsNeeded
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, HALF, HARD, LENGTHS, LONGER, WORDS
 from rdistill.sweeps.headroom.power import Spread, plan, spread_of
@@ -100,7 +101,7 @@ def recommend(
     """What to do first, in a sentence or two."""
     if stuck.get(ALONE) and effects["longer"] is None:
         return (
-            f"make the student train first: alone it never left one class on {_some(stuck[ALONE], 'seed')}; try "
+            f"make the student train first: alone it never left one class on {counted(len(stuck[ALONE]), 'seed')}; try "
             f"another learning rate, class weights, or more iterations (--iters)"
         )
     gap, longer = gaps["long"], effects["longer"]
@@ -152,20 +153,16 @@ def _is_clear(effect: Effect, spread: Spread | None) -> bool:
 
 
 def _arm(arm: str, by_seed: Mapping[int, float], stuck: Mapping[str, list[int]], iterations: int) -> ArmScores:
-    counted = [score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])]
+    trained = [score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])]
     return {
         "words": WORDS[arm],
         "iterations": iterations * LENGTHS.get(arm, 1),
         "scores": {str(seed): score for seed, score in by_seed.items()},
-        "mean": fmean(counted) if counted else None,
-        "sd": stdev(counted) if len(counted) > 1 else None,
+        "mean": fmean(trained) if trained else None,
+        "sd": stdev(trained) if len(trained) > 1 else None,
         "one_class_seeds": list(stuck.get(arm, [])),
     }
 
 
 def _mean(by_seed: Mapping[int, float]) -> float | None:
     return fmean(by_seed.values()) if by_seed else None
-
-
-def _some(items: list[int], thing: str) -> str:
-    return f"{len(items)} {thing}" + ("" if len(items) == 1 else "s")

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 
 from rdistill.core.errors import UserError
+from rdistill.core.words import rough_time
 from rdistill.schemas.headroom import ArmRecord, PlannedCost
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
-from rdistill.sweeps.headroom.show import duration
 from rdistill.sweeps.study.spec import SweepSpec
 
 SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not request it
@@ -148,7 +148,7 @@ def confirming_in_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_o
             f"confirm.{key}: {last} seeds take about {last * each:.2g} hours here by the measured step, more than "
             f"confirm.hours, {hours:g}; {math.floor(hours / each)} seeds fit"
         )
-    shortest, longest = (duration(3600 * seeds * each) for seeds in (first, last))
+    shortest, longest = (rough_time(3600 * seeds * each) for seeds in (first, last))
     seeds, time = (f"{last}", longest) if first == last else (f"{first} to {last}", f"{shortest} to {longest}")
     return f"{seeds} seeds take about {time}, by the measured step; loading and validations come on top"
 

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from rdistill.checks.run import check_run
 from rdistill.config.distill_spec import DistillSpec, distill_spec
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.causes import cause_of
-from rdistill.core.errors import RunError, UserError, message_line
+from rdistill.core.errors import RunError, UserError, cause_of, message_line
 from rdistill.core.files import lock_folder, set_aside_if_damaged, write_json
 from rdistill.core.stopping import StopRequest
 from rdistill.core.storage import StorageError, WorkDir, is_uri, join, open_work_dir
+from rdistill.core.words import counted
 from rdistill.distill.distiller import build_distiller
 from rdistill.distill.teacher import CACHE_FOLDER
 from rdistill.distributed.cluster import connected, is_single_node, joins_a_cluster, killed_for_memory
@@ -131,7 +131,7 @@ def run_headroom(
             _val_interval(cfg),
             distilled=trials + top * fresh,
             alone=1 + fresh,
-            of=f"a sweep of {trials} trials that confirms {top} on {fresh} seeds",
+            of=f"a sweep of {counted(trials, 'trial')} that confirms {top} on {counted(fresh, 'seed')}",
         )
         headroom["losses"] = sorted(spec.losses)
         write_json(here.folder / HEADROOM, headroom)

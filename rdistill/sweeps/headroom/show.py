@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from rdistill.core.words import rough_time
 from rdistill.schemas.headroom import Binds, EffectName, Headroom, SeedsNeeded
 
 BINDS: Mapping[Binds, str] = {
@@ -58,9 +59,9 @@ def lines_of(headroom: Headroom) -> list[tuple[str, str]]:
         lines.append(
             (
                 "cost",
-                f"{plan['iterations']:,} iterations take {duration(plan['seconds_alone'])} alone, "
-                f"{duration(plan['seconds_distilled'])} under the teacher; {plan['of']} takes "
-                f"{duration(plan['sweep_hours'] * 3600)} here at most",
+                f"{plan['iterations']:,} iterations take {rough_time(plan['seconds_alone'])} alone, "
+                f"{rough_time(plan['seconds_distilled'])} under the teacher; {plan['of']} takes "
+                f"{rough_time(plan['sweep_hours'] * 3600)} here at most",
             )
         )
     lines += [("failed", f"{run['arm']} on seed {run['seed']}: {run['reason']}") for run in headroom["failed"]]
@@ -96,13 +97,6 @@ def _seeds(needed: SeedsNeeded) -> str:
 
     middle, low, high = text(needed["seeds"]), text(needed["low"]), text(needed["high"])
     return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _text(value: float | None, form: str) -> str:

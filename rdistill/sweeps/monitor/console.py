@@ -138,7 +138,7 @@ class SweepConsole:
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
             self._may_lead(row)
             self._becomes(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
-            row.reason = record.reason + error_to_read(self.work_dir / TRIALS / trial.id) if record else ""
+            row.reason = record.reason + error_to_read(self.work_dir, trial.id) if record else ""
         if self._live is None:
             self._print_end(row)
         elif failed:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from rdistill.core.errors import UserError
+from rdistill.core.words import counted
 from rdistill.schemas.mappings import Arguments
 from rdistill.sweeps.study.spec import MOST_TRIALS, SweepSpec
 from rdistill.sweeps.trial.step_profile import StepProfile
@@ -116,13 +117,15 @@ def clock_of(
     if fitting < 1 and not used_s:
         needed = (1 + after + baselines) * run / 3600
         raise UserError(
-            f"budget.{name}: {hours:g} do not hold one trial, {baselines} baselines and {after} runs of the "
-            f"confirmation, which take about {needed:.2g} h by the measured step; raise it, or train shorter"
+            f"budget.{name}: {hours:g} do not hold one trial, {counted(baselines, 'baseline')} and "
+            f"{counted(after, 'run')} of the confirmation, which take about {needed:.2g} h by the measured step; "
+            f"raise it, or train shorter"
         )
     most = min(spec.num_trials(features), MOST_TRIALS, max(1, ROOM * fitting))
     planned = min(most, max(0, fitting))
     line = (
-        f"budget    {hours:g} {name.replace('_', ' ')}: about {planned} trials of {run:.3g} s each by the measured "
-        f"step, {baselines} before and {after} runs after them; the search ends when another would leave these no time"
+        f"budget    {hours:g} {name.replace('_', ' ')}: about {counted(planned, 'trial')} of {run:.3g} s each by the "
+        f"measured step, {baselines} before and {counted(after, 'run')} after them; the search ends when another would "
+        f"leave these no time"
     )
     return Clock(limit, iterations, after, iteration, used_s), most, line

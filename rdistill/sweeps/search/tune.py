@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from rdistill._compat.ray import trials_of
 from rdistill.core.storage import StorageError, WorkDir, join, ray_storage
+from rdistill.core.words import counted
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
 from rdistill.sweeps.cohort.proxy import follow
@@ -30,7 +31,7 @@ from rdistill.training.ray_train import Resources
 
 # A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
 # that the group then lacks: so one byte of memory.
-THIN = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
+PROXY_NEEDS = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
 DRIVER_OF_A_GROUP = {"memory": 1}
 
 
@@ -155,14 +156,14 @@ class Team:
         plan = self._fleet.plan
         at_once = min(plan.cohorts * plan.size, most)
         if not begun:
-            self.say(f"cohorts   {plan.describe(self.resources)}; {at_once} trials at a time")
+            self.say(f"cohorts   {plan.describe(self.resources)}; {counted(at_once, 'trial')} at a time")
         return self._fleet, at_once
 
     def _trainable(self, fleet: Fleet | None) -> Any:
         """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""
         if fleet is not None:
             function = tune.with_parameters(follow, cohorts=fleet.cohorts, assigner=fleet.assigner)
-            return tune.with_resources(function, tune.PlacementGroupFactory([THIN]))
+            return tune.with_resources(function, tune.PlacementGroupFactory([PROXY_NEEDS]))
         total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
         needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP
         return tune.with_resources(tune.with_parameters(_train, study=self.study, train=self.train), needs)

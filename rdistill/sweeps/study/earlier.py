@@ -10,6 +10,7 @@ from rdistill.core.differences import differences, refusals
 from rdistill.core.errors import UserError
 from rdistill.core.files import read_json
 from rdistill.core.storage import open_work_dir
+from rdistill.core.words import counted
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.study.records import RECORD, SEARCHED, STUDY, TRIALS, TrialRecord, load_records
@@ -38,8 +39,8 @@ def earlier_trials(
         inside = [trial for record in records if (trial := _evaluated(record, folder, space, objectives)) is not None]
         trials += inside
         left = len(records) - len(inside)
-        outside = f"; {left} more lie outside the space" if left else ""
-        notes.append(f"from      {folder}: {len(inside)} trials are known already{outside}")
+        outside = f"; {left} more outside the space" if left else ""
+        notes.append(f"from      {folder}: {counted(len(inside), 'trial')} known already{outside}")
     return trials, notes
 
 

@@ -132,16 +132,13 @@ def trains_alone(trial_id: str, phase: str, of: str) -> bool:
     return re.fullmatch(rf"{BASELINE}|{PREFIX[BASELINE]}\d+", of or trial_id) is not None
 
 
-def error_within(work_dir: Path, trial_id: str) -> str:
-    """``'; see trials/t0001/error.txt'``, as from the sweep's folder: for files that are read elsewhere too."""
-    name = f"{TRIALS}/{trial_id}/{ERROR}"
-    return f"; see {name}" if (work_dir / name).is_file() else ""
+def error_to_read(work_dir: Path, trial_id: str, *, from_inside: bool = False) -> str:
+    """``'; see WORK_DIR/trials/t0001/error.txt'`` of a trial whose error was written down, else nothing.
 
-
-def error_to_read(folder: Path) -> str:
-    """``'; see FOLDER/error.txt'`` of a trial whose error was written down, else nothing."""
-    file = folder / ERROR
-    return f"; see {file}" if file.is_file() else ""
+    ``from_inside``: the path as from the sweep's folder, for files of it that are read elsewhere too.
+    """
+    file = work_dir / TRIALS / trial_id / ERROR
+    return f"; see {file.relative_to(work_dir) if from_inside else file}" if file.is_file() else ""
 
 
 def load_record(folder: Path) -> TrialRecord | None:
@@ -342,7 +339,7 @@ def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[
         stuck: ids of those that never left one class.
         work_dir: the sweep's; a failed trial's note names the file in it that has its error.
     """
-    notes = [record.reason + error_within(work_dir, record.id)] if record.reason else []
+    notes = [record.reason + error_to_read(work_dir, record.id, from_inside=True)] if record.reason else []
     if record.id in stuck:
         notes.append("never left one class")
     if record.id in twin_of:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 from mmengine.config import Config
@@ -17,6 +18,7 @@ from torch import nn
 from rdistill.config.walk import first_leaf, kind_of, steps
 from rdistill.core.errors import error_line
 from rdistill.core.files import read_json, write_json
+from rdistill.core.words import counted
 from rdistill.models.segmentor import blank_image, build_segmentor, training_size
 from rdistill.models.shapes import describe
 from rdistill.schemas.pictures import ModelSize
@@ -49,7 +51,7 @@ def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str
 def _measure(model: nn.Module, names: Collection[str], size: tuple[int, int]) -> dict[str, float]:
     figures: dict[str, float] = {"params": sum(weight.numel() for weight in model.parameters())}
     if "flops" in names:
-        figures["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
+        figures["flops"] = flops(model, size)
     if "latency" in names:
         figures["latency"] = latency_ms(model, size)
     return figures
@@ -70,14 +72,11 @@ def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str
         layers = str(model)
         if layers not in alike:
             figures: ModelSize = {"params": sum(weight.numel() for weight in model.parameters())}
-            try:
-                figures["flops"] = sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
-            except Exception as error:  # a model raises anything
-                figures["problem"] = UNMEASURED.format(error_line(error, 120))
-            try:
-                figures["latency_ms"] = latency_ms(model, size)
-            except Exception as error:
-                figures.setdefault("problem", UNMEASURED.format(error_line(error, 120)))
+            for figure, measure in MEASURES.items():
+                try:
+                    figures[figure] = measure(model, size)
+                except Exception as error:  # a model raises anything
+                    figures.setdefault("problem", UNMEASURED.format(error_line(error, 120)))
             alike[layers] = figures
         sizes[name] = alike[layers]
     return sizes
@@ -86,8 +85,13 @@ def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str
 def device_name() -> str:
     """Of what :func:`latency_ms` measures on."""
     threads = torch.get_num_threads()
-    cpu = f"{threads} CPU thread{'s' * (threads > 1)}"
+    cpu = counted(threads, "CPU thread")
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+
+
+def flops(model: nn.Module, size: tuple[int, int]) -> float:
+    """Of a forward pass of one image, height x width ``size``: multiplications and additions."""
+    return sum(layer.flops or 0 for layer in describe(model, size) if layer.depth == 1)
 
 
 @torch.no_grad()
@@ -113,3 +117,8 @@ def test_size(cfg: Config) -> tuple[int, int]:
             width, height = step["scale"]
             return int(height), int(width)
     return training_size(cfg)
+
+
+MEASURES: Mapping[Literal["flops", "latency_ms"], Callable[[nn.Module, tuple[int, int]], float]] = {
+    "flops": flops, "latency_ms": latency_ms,
+}  # fmt: skip

@@ -18,8 +18,7 @@ from ray import exceptions as ray_errors
 from ray.tune import Callback
 
 from rdistill._compat import texts
-from rdistill.core.causes import causes_of
-from rdistill.core.errors import one_line
+from rdistill.core.errors import causes_of, one_line
 from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import peer_lost

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import random_crops
 import torch
 from conftest import Recorder, Tiny
 from rich.console import Console
@@ -164,3 +165,39 @@ def test_a_confirmation_over_a_store(tiny: Tiny) -> None:
             assert metrics["teacher_store"]["computed"] == 0
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+CROPS: dict[str, Any] = {"distill.losses.hidden": None, "distill.store": {"views": 2, "bits": 32}}
+
+
+def crops(tiny: Tiny, overrides: Mapping[str, Any] | None = None) -> Any:
+    return random_crops.crops(tiny, {**CROPS, **(overrides or {})})
+
+
+def test_a_run_from_the_store_is_the_run_without(
+    tiny: Tiny, tmp_path: Path, state_equal: Callable[..., bool], recorder: Recorder
+) -> None:
+    """To the last bit; also in a cohort."""
+    options: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
+    folder = {"distill.store.dir": str(tmp_path / "kept")}
+    without = train(crops(tiny, {"distill.store.keep": "nothing"}), tmp_path / "without", **options)
+    assert without["teacher_store"] == {"views": 2, "images": 12, "computed": 12, "damaged": 0}
+    filling = train(crops(tiny, folder), tmp_path / "filling", listener=recorder, **options)
+    assert filling["teacher_store"]["computed"] == 12  # 6 images, 2 passes
+    assert "store: 2 views of each image; logits kept in 32 bits" in recorder.starts[0][2]["teacher_lines"]
+    warm = train(crops(tiny, folder), tmp_path / "warm", seed=0, **options)
+    assert warm["teacher_store"]["computed"] == 0
+    other = train(crops(tiny, folder), tmp_path / "other", seed=1, **options)
+    assert other["teacher_store"]["computed"] == 0  # the views are those of every seed
+    lockstep = Lockstep()
+
+    def run(lane: Lane) -> None:
+        train(crops(tiny, folder), tmp_path / "cohort", lane=lane, **options)
+
+    lockstep.join("cohort", run)
+    while lockstep.step():
+        pass
+    expected = weights(tmp_path / "without")
+    for name in ("filling", "warm", "cohort"):
+        assert state_equal(expected, weights(tmp_path / name)), name
+    assert not state_equal(expected, weights(tmp_path / "other"))

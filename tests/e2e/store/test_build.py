@@ -6,14 +6,19 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Tiny
+from random_crops import builder_of, with_features
 from torch import Tensor
 
 from e2e.conftest import Place
 from e2e.processes import wait_until
+from rdistill.config.load import with_overrides
+from rdistill.store.build import _chunks
+from rdistill.training.run import train
 
 pytestmark = pytest.mark.e2e
 VIEWS = 150  # each of the 6 images has as many
@@ -64,3 +69,20 @@ def test_a_killed_build_goes_on_and_a_run_reads_it(
     assert use["nothing"]["computed"] == 16
     first, second = (torch.load(run / "last.pth", weights_only=True)["state_dict"] for run in runs.values())
     assert state_equal(first, second)
+
+
+def test_a_run_finds_what_was_built(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = with_features(tiny, dir=str(tmp_path / "store"))
+    builder = builder_of(cfg)
+    plan = builder.plan()
+    assert (plan["images"], plan["views"], plan["batch"]) == (6, 2, 2) and len(plan["outputs"]) == 4
+    pairs = [pair for chunk in _chunks(plan, 1) for pair in chunk]
+    done = builder.build(pairs)
+    assert (done["views"], done["computed"], done["damaged"]) == (12, 12, 0)
+    assert abs(done["written"] - 12 * plan["bytes_a_view"]) <= 12 * 4 * 16  # checksums
+    assert builder_of(cfg).build(pairs)["computed"] == 0
+    options: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
+    use = train(cfg, tmp_path / "run", **options)["teacher_store"]
+    assert (use["images"], use["computed"]) == (12, 0)
+    other_pair = with_overrides(cfg, {"distill.losses.hidden.pair": [0, 0]})  # another of the listed features
+    assert train(other_pair, tmp_path / "other", **options)["teacher_store"]["computed"] == 0

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from rdistill.checks.run import Report, check_classes, check_config, check_resources, check_run, in_bytes, run_bytes
+from rdistill.checks.run import Report, check_classes, check_config, check_resources, check_run, run_bytes
 from rdistill.cli import app
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError
@@ -254,10 +254,6 @@ def test_report() -> None:
     with pytest.raises(UserError, match="x\ny"):
         report.raise_problems()
     Report().raise_problems()
-
-
-def test_in_bytes() -> None:
-    assert [in_bytes(count) for count in (12, 1500, 2.5e9, 3e12)] == ["12 B", "1.5 kB", "2.5 GB", "3 TB"]
 
 
 def test_command(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

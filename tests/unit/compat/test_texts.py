@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from rdistill._compat import texts
 from rdistill._compat.typer import AnyError
-from rdistill.core.causes import causes_of
+from rdistill.core.errors import causes_of
 
 # Rows whose errors need a cluster, a full disk or another process: where they are provoked.
 ELSEWHERE = {

@@ -225,7 +225,7 @@ def test_a_teacher_is_of_one_kind(section: dict[str, Any], message: str) -> None
     [
         ({}, {}, "distill.losses: must have at least 1 entry, got 0"),
         ({"a": {"type": "KL", "on": "features"}}, {}, "distill.losses.a.on: must be 'logits' or 'logits[k]', got"),
-        ({"a": {"type": "KL", "teacher": 1}}, {}, "distill.losses.a.teacher: got 1, but there are 1 teachers"),
+        ({"a": {"type": "KL", "teacher": 1}}, {}, "distill.losses.a.teacher: got 1, but the config has 1 teacher"),
         ({"a": {"type": "CWD", "pair": [0, 0], "teacher": "mean"}}, {}, "distill.losses.a.teacher: 'mean' averages"),
         ({"a": {"type": "CWD", "pair": [2, 0]}}, {},
          "distill.losses.a.pair: student feature index 2 is not in distill.features.student, which has 2 names (0"),

@@ -138,7 +138,7 @@ def test_slim_pair_builds_with_its_channels(data_root: Path, teacher_run: Run) -
         ("train_cfg.max_iters", True, "train_cfg.max_iters: must be a number, got True"),
         ("model.decode_head.align_corners", 1, "model.decode_head.align_corners: must be true or false, got 1"),
         ("optim_wrapper.optimizer", 0.1, "optim_wrapper.optimizer: is a section with keys"),
-        ("param_scheduler.1.power", 1.0, "param_scheduler.1: no such index; the list has 1 entries"),
+        ("param_scheduler.1.power", 1.0, "param_scheduler.1: no such index; the list has 1 entry"),
         ("model.backbone.strides.0", 2, "model.backbone.strides.0: a tuple is set as a whole, not by index"),
         ("model.backbone.depth.x", 2, "model.backbone.depth.x: model.backbone.depth is 18, which has no keys"),
         ("distill.loses.a.weight", 1.0, "unknown key distill.loses; did you mean 'losses'?"),
@@ -160,7 +160,7 @@ def test_slim_pair_builds_with_its_channels(data_root: Path, teacher_run: Run) -
         ("distill.losses.hidden.pair", (1, 3), "distill.losses.hidden.pair: teacher feature index 3 is not in"),
         ("distill.losses.hidden.pair", (-1, 0), "distill.losses.hidden.pair: student feature index -1 is not in"),
         ("distill.losses.hidden.pair", (1,), "distill.losses.hidden.pair"),
-        ("distill.losses.hidden.teacher", 1, "distill.losses.hidden.teacher: got 1, but there are 1 teachers"),
+        ("distill.losses.hidden.teacher", 1, "distill.losses.hidden.teacher: got 1, but the config has 1 teacher"),
         ("distill.losses", {}, "distill.losses: "),
     ],
 )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pickle
 
-from rdistill.core.errors import MAX_LINE_CHARS, UserError, error_line, message_line, one_line, printable
+from ray.exceptions import RayTaskError
+
+from rdistill.core.errors import (
+    MAX_LINE_CHARS,
+    UserError,
+    cause_of,
+    causes_of,
+    error_line,
+    message_line,
+    one_line,
+    printable,
+)
 
 
 def test_control_characters_are_escaped() -> None:
@@ -29,3 +40,20 @@ def test_any_error_is_one_line() -> None:
     assert error_line(UserError("a.py: no such file", "b.py: no such file")) == "a.py: no such file b.py: no such file"
     assert message_line(OSError("no\nroom")) == "no room" and message_line(EOFError()) == "EOFError"
     assert message_line(OSError("x" * 500)) == "x" * 200
+
+
+def test_every_cause_comes_once_and_the_error_itself_first() -> None:
+    first, second, third = ValueError("first"), OSError("second"), KeyError("third")
+    second.__cause__ = first
+    third.__context__ = second
+    first.__context__ = third  # now they form a circle
+    assert causes_of(third, also_context=True) == [third, second, first]
+    assert causes_of(third) == [third]  # raised while the second was handled, not from it
+
+
+def test_what_a_task_of_rays_failed_of() -> None:
+    """It is caught as its own kind, and what no task failed of stays what it is."""
+    own = ValueError("the user's")
+    cause = cause_of(RayTaskError("f", "a traceback", own))
+    assert isinstance(cause, ValueError) and cause.args == (own,)
+    assert cause_of(own) is own

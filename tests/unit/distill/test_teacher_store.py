@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import random_crops
 import torch
-from conftest import Recorder, Tiny
+from conftest import Tiny
 from torch import Tensor, nn
 
 from rdistill.config.distill_spec import StoreSpec
@@ -18,8 +19,6 @@ from rdistill.data.datasets import VIEW, StreamDataset
 from rdistill.distill.store_files import ABOUT, store_files, teachers_in
 from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked, weights_digest
 from rdistill.schemas.store import StoreAbout
-from rdistill.training.lockstep import Lane, Lockstep
-from rdistill.training.run import train
 from rdistill.training.runner import prepare_config
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -217,12 +216,7 @@ def test_augmentation_of_a_whole_batch_is_refused(tiny: Tiny) -> None:
 
 
 def crops(tiny: Tiny, overrides: Mapping[str, Any] | None = None) -> Any:
-    """Random crops: without a store no image would ever come again."""
-    cfg = tiny.load("distill", {**CROPS, **(overrides or {})})
-    steps = cfg.train_dataloader.dataset.pipeline
-    steps.insert(len(steps) - 1, dict(type="RandomCrop", crop_size=(32, 32)))
-    steps.insert(len(steps) - 1, dict(type="PhotoMetricDistortion"))
-    return cfg
+    return random_crops.crops(tiny, {**CROPS, **(overrides or {})})
 
 
 def test_views_depend_on_image_and_view_alone(tiny: Tiny, tmp_path: Path) -> None:
@@ -234,36 +228,3 @@ def test_views_depend_on_image_and_view_alone(tiny: Tiny, tmp_path: Path) -> Non
     alone = LoadedConfig.of(cfg).without_distillation()
     for run in (cfg, alone.cfg):  # the baseline sees the batches of the others
         assert prepare_config(run, tmp_path, 5, None).train_dataloader.dataset.views == 2
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "last.pth", weights_only=True)["state_dict"]
-
-
-def test_a_run_from_the_store_is_the_run_without(
-    tiny: Tiny, tmp_path: Path, state_equal: Callable[..., bool], recorder: Recorder
-) -> None:
-    """To the last bit; also in a cohort."""
-    options: dict[str, Any] = dict(teacher_metrics=[{}], check=False)
-    folder = {"distill.store.dir": str(tmp_path / "kept")}
-    without = train(crops(tiny, {"distill.store.keep": "nothing"}), tmp_path / "without", **options)
-    assert without["teacher_store"] == {"views": 2, "images": 12, "computed": 12, "damaged": 0}
-    filling = train(crops(tiny, folder), tmp_path / "filling", listener=recorder, **options)
-    assert filling["teacher_store"]["computed"] == 12  # 6 images, 2 passes
-    assert "store: 2 views of each image; logits kept in 32 bits" in recorder.starts[0][2]["teacher_lines"]
-    warm = train(crops(tiny, folder), tmp_path / "warm", seed=0, **options)
-    assert warm["teacher_store"]["computed"] == 0
-    other = train(crops(tiny, folder), tmp_path / "other", seed=1, **options)
-    assert other["teacher_store"]["computed"] == 0  # the views are those of every seed
-    lockstep = Lockstep()
-
-    def run(lane: Lane) -> None:
-        train(crops(tiny, folder), tmp_path / "cohort", lane=lane, **options)
-
-    lockstep.join("cohort", run)
-    while lockstep.step():
-        pass
-    expected = weights(tmp_path / "without")
-    for name in ("filling", "warm", "cohort"):
-        assert state_equal(expected, weights(tmp_path / name)), name
-    assert not state_equal(expected, weights(tmp_path / "other"))

@@ -74,7 +74,7 @@ def test_processes_of_this_folder_alone_are_ended(short: Path) -> None:
         clear(short / "ray", lines.append)
         left.wait(timeout=60)  # clear has taken its status
         assert neighbour.poll() is None and editor.poll() is None
-        assert "1 processes of Ray's that an earlier start of this work dir left" in lines[0]
+        assert "1 process of Ray's that an earlier start of this work dir left" in lines[0]
         assert not (short / "ray").exists()
     finally:
         for process in (left, neighbour, editor):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rdistill.handover.fake_quant import Range, Rounding, find_places, rounded_weight
+from rdistill.handover.fake_quant import Range, Rounding, find_rounding_points, rounded_weight
 
 
 class Block(nn.Module):
@@ -61,8 +61,8 @@ def test_a_range_rounds_and_lets_gradients_through() -> None:
 def test_where_activations_are_rounded() -> None:
     """Not between what becomes one operator; the sum and the resized map are rounded where a convolution takes them."""
     block = Block().eval()
-    places = find_places(block, lambda: block(torch.randn(1, 3, 8, 8)))
-    assert places.outputs == {"relu", "bn2", "head"} and places.inputs == {"conv1", "head"}
+    points = find_rounding_points(block, lambda: block(torch.randn(1, 3, 8, 8)))
+    assert points.outputs == {"relu", "bn2", "head"} and points.inputs == {"conv1", "head"}
     assert not any(module._forward_hooks for module in block.modules())
 
 
@@ -70,7 +70,7 @@ def test_a_network_rounds_until_it_is_let_go() -> None:
     block = Block().eval()
     image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     before, state = block(image), {name: value.clone() for name, value in block.state_dict().items()}
-    rounding = Rounding(block, find_places(block, lambda: block(image)))
+    rounding = Rounding(block, find_rounding_points(block, lambda: block(image)))
     rounded = block(image)
     assert not torch.equal(rounded, before) and torch.allclose(rounded, before, atol=0.1)
     rounding.learn(False)
@@ -89,7 +89,7 @@ def test_other_layers_with_weights(module: nn.Module) -> None:
     x = torch.randn(1, 3, 4, 4) if isinstance(module, nn.ConvTranspose2d) else torch.randn(2, 3)
     before = module(x)
     whole = nn.Sequential(module)
-    rounding = Rounding(whole, find_places(whole, lambda: whole(x)))
+    rounding = Rounding(whole, find_rounding_points(whole, lambda: whole(x)))
     assert not torch.equal(module(x), before) and torch.allclose(module(x), before, atol=0.1)
     rounding.remove()
     assert torch.equal(module(x), before)

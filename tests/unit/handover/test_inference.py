@@ -72,7 +72,7 @@ def test_links_and_folders_that_are_called_like_images(
     (broken / "loop.jpg").symlink_to("loop.jpg")
     (broken / "folder.jpg").mkdir()
     result = command("predict", *both_classes, broken, "--out", "out")
-    assert result.status == 0 and "1 masks in out/masks" in result.out
+    assert result.status == 0 and "1 mask in out/masks" in result.out
     assert result.err.splitlines() == [
         f"left out  {broken / 'dangling.jpg'}: is a link that leads to no file",
         f"left out  {broken / 'folder.jpg'}: is a folder, not an image",

@@ -40,15 +40,16 @@ class Padded(nn.Module):
 
 
 Command = Callable[..., Any]
+Export = Callable[..., None]
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install 'rdistill[openvino]'"
 )
 
 
 def test_a_runtime_that_is_not_there(
-    command: Command, both_classes: list[Path], monkeypatch: pytest.MonkeyPatch
+    command: Command, both_classes: list[Path], export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command("export", *both_classes, "a.onnx").status == 0
+    export("a.onnx")
     found = importlib.util.find_spec
     monkeypatch.setattr(
         openvino_file.importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name)
@@ -66,8 +67,8 @@ def test_a_runtime_that_is_not_there(
 
 
 @needs_openvino
-def test_the_file_is_scored_and_timed_in_both(command: Command, both_classes: list[Path]) -> None:
-    assert command("export", *both_classes, "a.onnx").status == 0
+def test_the_file_is_scored_and_timed_in_both(command: Command, both_classes: list[Path], export: Export) -> None:
+    export("a.onnx")
     result = command("eval", "a.onnx", "--runtime", "openvino")
     assert (result.status, result.err) == (0, "")
     runtimes, latency = (line for line in result.out.splitlines() if line.startswith(("runtimes", "latency")))
@@ -79,9 +80,9 @@ def test_the_file_is_scored_and_timed_in_both(command: Command, both_classes: li
 
 
 @needs_openvino
-def test_sizes_and_batches_follow(command: Command, both_classes: list[Path]) -> None:
+def test_sizes_and_batches_follow(command: Command, both_classes: list[Path], export: Export) -> None:
     """The file is compiled once, for any size; its result is no memory that the next run overwrites."""
-    assert command("export", *both_classes, "a.onnx", "--output", "logits").status == 0
+    export("a.onnx", "--output", "logits")
     ours, theirs = (open_in(name, Path("a.onnx")) for name in ("openvino", "onnxruntime"))
     images = [np.random.default_rng(seed).normal(size=shape).astype("f4")
               for seed, shape in enumerate([(1, 3, 32, 32), (2, 3, 64, 96), (1, 3, 32, 32)])]  # fmt: skip
@@ -92,11 +93,11 @@ def test_sizes_and_batches_follow(command: Command, both_classes: list[Path]) ->
 
 @needs_openvino
 def test_a_file_that_openvino_cannot_compile(
-    command: Command, both_classes: list[Path], monkeypatch: pytest.MonkeyPatch
+    command: Command, both_classes: list[Path], export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openvino
 
-    assert command("export", *both_classes, "a.onnx").status == 0
+    export("a.onnx")
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such operator")

@@ -17,6 +17,7 @@ from rdistill.handover.score import ScoredFile, lines
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 Command = Callable[..., Any]
+Export = Callable[..., None]
 
 
 def by_hand(file: Path, tiny: Tiny) -> float:
@@ -37,10 +38,10 @@ def by_hand(file: Path, tiny: Tiny) -> float:
 
 
 def test_the_file_itself_is_scored(
-    command: Command, tiny: Tiny, distilled_run: Run, both_classes: list[Path], tmp_path: Path
+    command: Command, tiny: Tiny, distilled_run: Run, both_classes: list[Path], export: Export, tmp_path: Path
 ) -> None:
     """Its score is that of its own weights, whatever the checkpoint is that is named beside it."""
-    assert command("export", *both_classes, "a.onnx").status == 0
+    export("a.onnx")
     expected = by_hand(tmp_path / "a.onnx", tiny)
     record = json.loads((tmp_path / "a.onnx.json").read_text())
     assert [record["config"], record["checkpoint"]] == list(map(str, both_classes))
@@ -66,18 +67,18 @@ def test_the_file_itself_is_scored(
     assert scores["pytorch"] is None and list(scores["latency_ms"]) == ["onnxruntime"]
 
 
-def test_logits_score_as_pytorch_does(command: Command, both_classes: list[Path]) -> None:
+def test_logits_score_as_pytorch_does(command: Command, both_classes: list[Path], export: Export) -> None:
     """They are resized as the student's are; of a fixed size, images are brought to it and masks back."""
-    assert command("export", *both_classes, "a.onnx", "--output", "logits").status == 0
+    export("a.onnx", "--output", "logits")
     scores = json.loads(command("eval", "a.onnx", "--json").out)
     assert scores["mIoU"] == pytest.approx(scores["pytorch"]["mIoU"], abs=0.05) and scores["notes"] == []
-    assert command("export", *both_classes, "b.onnx", "--output", "logits", "--fixed-size", "48x64").status == 0
+    export("b.onnx", "--output", "logits", "--fixed-size", "48x64")
     other = json.loads(command("eval", "b.onnx", "--json").out)
     assert other["timed_size"] == [48, 64] and 0 < other["mIoU"] < 100
 
 
-def test_a_checkpoint_that_is_gone(command: Command, both_classes: list[Path], tmp_path: Path) -> None:
-    assert command("export", *both_classes, "a.onnx").status == 0
+def test_a_checkpoint_that_is_gone(command: Command, both_classes: list[Path], export: Export, tmp_path: Path) -> None:
+    export("a.onnx")
     record = json.loads((tmp_path / "a.onnx.json").read_text())
     (tmp_path / "a.onnx.json").write_text(json.dumps({**record, "checkpoint": "gone.pth"}))
     result = command("eval", "a.onnx")

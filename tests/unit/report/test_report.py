@@ -29,7 +29,7 @@ from rdistill.report.models import models_table
 from rdistill.report.page import Page, escaped, packed, render, write
 from rdistill.report.scores import DifferenceRow
 from rdistill.report.standing import next_steps, standing
-from rdistill.report.text import MISSING, Column, Table, cell, condensed, duration, plural, short, show, signed
+from rdistill.report.text import MISSING, Column, Table, cell, condensed, duration, short, show, signed
 from rdistill.report.theme import DARK, LIGHT, coloured, percent_range, round_range, round_ticks
 from rdistill.report.why import why_section
 from rdistill.sweeps.study.records import TrialRecord
@@ -684,7 +684,6 @@ def test_how_values_are_written() -> None:
     assert [duration(value) for value in (1.23, 42, 190, 18420, None)] == [
         "1.2 s", "42 s", "3 min 10 s", "5 h 07 min", "not recorded",
     ]  # fmt: skip
-    assert [plural(1, "class"), plural(2, "class"), plural(0, "trial")] == ["1 class", "2 classes", "0 trials"]
 
 
 def contrast(first: str, second: str) -> float:

@@ -64,7 +64,7 @@ def test_prune_removes_what_a_kill_left(files: StoreFiles, tmp_path: Path) -> No
         os.utime(folder / name, (time.time() - age_s,) * 2)
     assert prune(files, notify=lines.append) == 4
     assert [path.name for path in folder.glob(".*")] == [".0-2-0.partial"]  # may be written now
-    assert lines == ["removed   1 unfinished files of killed processes"]
+    assert lines == ["removed   1 unfinished file of killed processes"]
 
 
 def test_prune_of_nobody(files: StoreFiles) -> None:
@@ -86,7 +86,7 @@ def test_verify(files: StoreFiles) -> None:
 
 def test_the_commands(files: StoreFiles, command: Command) -> None:
     shown = command("store", "info", files.where)
-    assert shown.status == 0 and "1abc  teacher1.py (best.pth, forward fused, 16 bits): 1 entries, 26 B" in shown.out
+    assert shown.status == 0 and "1abc  teacher1.py (best.pth, forward fused, 16 bits): 1 entry, 26 B" in shown.out
     assert "3 teachers, 6 entries, 156 B" in shown.out
     assert json.loads(command("store", "info", files.where, "--json").out)[0]["about"]["bits"] == 16
     files.write("2abc/aa/0", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rdistill.sweeps.proof.sequential import PATHS, Design, chance_of_success, d
 def test_one_look_is_students_t_test() -> None:
     plan = design(5, 5, 0.05)
     assert plan.threshold(5) == pytest.approx(2.776445, abs=1e-6) and plan.spent == (0.05,)
+    assert (plan.first, plan.last, plan.alpha) == (5, 5, 0.05)
 
 
 def test_thresholds_fall_and_the_last_is_above_students() -> None:
@@ -70,10 +72,33 @@ def test_more_looks_spend_what_is_left_of_the_error() -> None:
     assert claimed.mean() == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 * (1 / studies + 1 / PATHS)))
 
 
-@pytest.mark.parametrize("replanned", [((8, 8),), ((6, 12),), ((9, 8),)])
+def test_each_simulated_study_is_claimed_once_and_as_many_as_were_promised() -> None:
+    """Without rounding: of 2^18 studies, the whole number nearest to 4 % crosses at one of the looks."""
+    plan, looks = design(4, 9, 0.04), sequential._simulated(4, 9)
+    assert looks.shape == (6, PATHS) and looks.dtype == np.float32
+    crossed = looks >= np.array(plan.thresholds, dtype=np.float32)[:, None]
+    assert crossed.any(0).sum() == round(0.04 * PATHS)
+    first = [(crossed[look] & ~crossed[:look].any(0)).sum() for look in range(6)]
+    assert np.cumsum(first).tolist() == [round(until * PATHS) for until in plan.spent]
+
+
+def test_what_is_spent_after_a_last_look_was_put_off_by_hand() -> None:
+    """Planned for 8, put off after look 6 to 12: 0.05 (6 / 8)^1.5, and of the rest (3 / 6)^1.5 up to look 9."""
+    spent = 0.05 * (6 / 8) ** 1.5
+    plan = design(4, 12, 0.05, ((6, 8),))
+    assert plan.until(6) == pytest.approx(spent)
+    assert plan.until(9) == pytest.approx(spent + (0.05 - spent) * 0.5**1.5)
+
+
+@pytest.mark.parametrize("replanned", [((8, 8),), ((6, 12),), ((9, 8),), ((-1, 8),)])
 def test_a_last_look_that_was_taken_is_not_put_off(replanned: tuple[tuple[int, int], ...]) -> None:
-    with pytest.raises(ValueError, match="a last look is put off before it is taken, to a later one"):
+    problem = f"a last look is put off before it is taken, to a later one; got {replanned} and 12"
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
         design(4, 12, 0.05, replanned)
+
+
+def test_a_last_look_that_is_put_off_before_any_look_is_another_plan() -> None:
+    assert design(4, 12, 0.05, ((0, 8),)).thresholds == design(4, 12, 0.05).thresholds
 
 
 def test_an_error_too_small_to_be_spent_yet_claims_nothing() -> None:
@@ -134,3 +159,10 @@ def test_the_chance_of_success_by_hand() -> None:
     assert chance_of_success(plan, 4, 2.0, 3.0, 1.5, 0.5) == pytest.approx(stats.t.sf(1 / 1.118034, 3), abs=1e-6)
     # The outcome is sure where there is no spread: above margin and images' part, or not.
     assert [chance_of_success(plan, 4, mean, 0.0, 1.5, 0.5) for mean in (1.9, 2.0, 2.1)] == [0.0, 0.0, 1.0]
+
+
+def test_a_single_pair_to_come_leaves_the_outcome_open() -> None:
+    """After 8 of 9 pairs, sd 1: to be above 2 / 3; the mean spreads by 1 x 1/9 x sqrt(1 + 1/8)."""
+    plan = Design(4, 9, 0.05, (9.0, 9.0, 9.0, 9.0, 9.0, 2.0), (0.0,) * 6)
+    expected = stats.t.cdf(0.1 / (math.sqrt(9 / 8) / 9), 7)
+    assert chance_of_success(plan, 8, 2 / 3 + 0.1, 1.0, 0.0, 0.0) == pytest.approx(expected, abs=1e-6)

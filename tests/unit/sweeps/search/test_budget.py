@@ -92,7 +92,7 @@ def test_hours_of_gpus_are_divided_among_them(plan: Plan) -> None:
 
 def test_a_budget_that_holds_no_trial(plan: Plan) -> None:
     spec = sweep(budget={"hours": 0.001})
-    with pytest.raises(UserError, match=r"budget.hours: 0.001 do not hold one trial, 1 baselines and 0 runs of the"):
+    with pytest.raises(UserError, match=r"budget.hours: 0.001 do not hold one trial, 1 baseline and 0 runs of the"):
         plan(spec, iterations=1000)
     resumed, most, _ = plan(spec, iterations=1000, used_s=9.0)
     assert resumed is not None and not resumed.fits_another() and most >= 1

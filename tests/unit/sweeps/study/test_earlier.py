@@ -60,7 +60,7 @@ def test_trials_of_a_finished_sweep(base: LoadedConfig, finished: Path) -> None:
     assert [(trial.params, trial.values, trial.id) for trial in trials] == [
         ({WEIGHT: 7.0, PAIR: "[0, 0]"}, (60.0,), f"{finished.name}/t0000")
     ]
-    assert note == f"from      {finished}: 1 trials are known already; 1 more lie outside the space"
+    assert note == f"from      {finished}: 1 trial known already; 1 more outside the space"
 
 
 def test_what_is_swept_may_differ_in_the_config(base: LoadedConfig, finished: Path) -> None:

@@ -138,12 +138,12 @@ def test_a_failure_is_recorded_and_raised(study: Study) -> None:
     content = json.loads((Path(study.work_dir) / "trials" / "t0001" / "trial.json").read_text())
     assert (content["status"], content["reason"]) == ("failed", "first problem second problem")
     folder = Path(study.work_dir) / "trials" / "t0001"
-    assert error_to_read(folder) == f"; see {folder / 'error.txt'}"
+    assert error_to_read(Path(study.work_dir), "t0001") == f"; see {folder / 'error.txt'}"
     written = (folder / "error.txt").read_text()
     assert written.startswith("Traceback") and "first problem\nsecond problem" in written and "in train" in written
     forgive(Path(study.work_dir), confirmed=False)  # a resume
     run_trial(study, TRIAL, lambda result: None, train=training(0, {3: 5.0}))
-    assert not error_to_read(folder)
+    assert not error_to_read(Path(study.work_dir), "t0001")
 
 
 def test_a_reason_is_one_line() -> None:
