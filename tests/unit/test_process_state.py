@@ -82,6 +82,7 @@ MISTAKES: Mapping[str, tuple[Any, ...]] = {
     "sweep": ("nowhere.yaml",),
     "train": ("nowhere.py",),
 }
+READS_ALONE = {"load_results"}  # runs nothing for which anything would have to be set
 SET = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "WANDB_MODE")
 
 
@@ -115,7 +116,8 @@ def test_no_function_of_the_library_leaves_anything_behind(
     before = notebook()
     with pytest.raises(UserError, match="nowhere"):
         FUNCTIONS[name](*MISTAKES[name])
-    assert notebook() == before and set(SET) <= set(during) and not set(SET) & set(os.environ)
+    assert notebook() == before and not set(SET) & set(os.environ)
+    assert set(SET) <= set(during) or name in READS_ALONE
 
 
 def test_a_call_that_ends_well_leaves_nothing_behind(
@@ -123,5 +125,6 @@ def test_a_call_that_ends_well_leaves_nothing_behind(
 ) -> None:
     before = notebook()
     scores = rdistill.evaluate(distilled_run.folder / "student.py", distilled_run.folder / "student.pth")
-    assert scores["mIoU"] > 0 and rdistill.load_config(tiny.folder / "student.py").model.type == "EncoderDecoder"
+    cfg = rdistill.load_config(tiny.folder / "student.py", data_root=tiny.data_root)
+    assert scores["mIoU"] > 0 and cfg.model.type == "EncoderDecoder"
     assert notebook() == before

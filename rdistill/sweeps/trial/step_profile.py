@@ -135,7 +135,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
     distiller.iteration = None
     counts = slots if device == "cpu" else [1]
     seconds = _quickest(timed_step, counts)
-    held = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
+    kept = _bytes([distiller.state_dict(), optimizer.optimizer.state_dict()])
 
     model = Distiller(distiller.student)  # has another wrapper of the same student, as the distilled steps are done
     if get_world_size() > 1:
@@ -145,7 +145,7 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
         return 0.0, _seconds(lambda: model.train_step(copy.deepcopy(batch), optimizer))
 
     alone = {count: sum(both) for count, both in _quickest(timed_step_alone, counts).items()}
-    return StepProfile(max(gather_objects(held)), max(gather_objects(passing)), seconds, alone)
+    return StepProfile(max(gather_objects(kept)), max(gather_objects(passing)), seconds, alone)
 
 
 def _wrapped(distiller: Distiller, cfg: Config) -> Any:
