@@ -175,6 +175,13 @@ def read_once(read: Callable[..., Any], folders: Collection[Path]) -> Callable[.
     return remembered
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value of a state dict can be copied: no sparse, nested or meta tensor."""
+    return not isinstance(value, Tensor) or (
+        value.layout is torch.strided and not (value.is_nested or value.is_meta or value.is_quantized)
+    )
+
+
 def loaded_once(load: Callable[..., Any]) -> Callable[..., Any]:
     """torch.load that remembers what a file of plain weights holds, as long as the file stays as it is."""
     results: dict[tuple[Any, ...], Any] = {}
@@ -184,7 +191,11 @@ def loaded_once(load: Callable[..., Any]) -> Callable[..., Any]:
             return load(file, *args, **kwargs)
         key = version_of(file)
         if key not in results:
-            results[key] = load(file, **kwargs)
+            loaded = load(file, **kwargs)
+            weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+            if not isinstance(weights, dict) or not all(map(is_plain, weights.values())):
+                return loaded
+            results[key] = loaded
         return copy.deepcopy(results[key])
 
     return remembered
