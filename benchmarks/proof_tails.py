@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 from benchmarks.proof import LISTED, TRIALS, Arms, Rate, World
 from rdistill.sweeps.proof.decision import ALPHA, Comparison, compare, image_share, two_way_half_width
-from rdistill.sweeps.proof.quantiles import level_of, normal_quantile, student_quantile
+from rdistill.sweeps.proof.quantiles import normal_quantile, student_quantile, two_sided_p
 from rdistill.sweeps.proof.sequential import design
 
 WORLDS = [World(0.0, 1.0, 10.0), World(0.0, 0.5, 20.0)]
@@ -39,11 +39,11 @@ def least_luck(share: float) -> float:
 def upper_end(comparison: Comparison) -> float:
     """Of the interval of equal tails, above the mean."""
     errors, pairs = comparison.errors, LISTED.last
-    of_seeds = normal_quantile(level_of(design(pairs, pairs, ALPHA).threshold(pairs), pairs - 1)) * errors.seeds
+    of_seeds = normal_quantile(two_sided_p(design(pairs, pairs, ALPHA).threshold(pairs), pairs - 1)) * errors.seeds
     of_images = least_luck(image_share(errors, pairs)) * errors.images_alone
     if of_images > 0:  # the bound is below the mean
         return of_seeds - of_images
-    level = level_of(math.hypot(of_seeds, of_images) / errors.both)
+    level = two_sided_p(math.hypot(of_seeds, of_images) / errors.both)
     return student_quantile(level, errors.freedom) * errors.both
 
 

@@ -39,7 +39,7 @@ from rdistill.core.storage import open_work_dir
 from rdistill.distributed.cluster import connected, require_resources
 from rdistill.schemas.run import RunMetrics, Scores
 from rdistill.sweeps.findings.conclude import conclude
-from rdistill.sweeps.findings.summary import FINISHED, Facts
+from rdistill.sweeps.findings.summary import FINISHED, SweepFacts
 from rdistill.sweeps.monitor.console import SweepConsole
 from rdistill.sweeps.run import run_phases
 from rdistill.sweeps.search.tune import Team
@@ -103,7 +103,7 @@ def sweep(trials: int, search: str, folder: Path) -> None:
         study = Study(base, spec, str(here.where), teacher, False)
         team = Team(here, study, resources, processes, console.print, train)
         shown = SweepConsole(console, folder, ITERATIONS)
-        facts = Facts(spec, trials, 1, ITERATIONS, teacher, processes)
+        facts = SweepFacts(spec, trials, 1, ITERATIONS, teacher, processes)
         folder.mkdir(parents=True)
         write_json(folder / "study.json", {"sweep": spec.model_dump(), "config": config_dict(whole).to_dict()})
         status, summary = run_phases(team, facts, shown, [], False)

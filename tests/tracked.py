@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rdistill.sweeps.monitor.events import TrialSeen
-from rdistill.sweeps.monitor.trackers import InBackground
+from rdistill.sweeps.monitor.events import TrialInfo
+from rdistill.sweeps.monitor.trackers import BackgroundTracker
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 
 ALL = "wandb, tensorboard, mlflow"
@@ -23,9 +23,9 @@ def record_of(name: str, scores: list[float], **options: Any) -> TrialRecord:
     return TrialRecord(name, {WEIGHT: 3.0}, 0, effective={WEIGHT: 3.0}, history=history, losses=losses, **options)
 
 
-def play(work_dir: Path, looking_on: list[InBackground], scores: list[float], begin: int = 0) -> None:
+def play(work_dir: Path, looking_on: list[BackgroundTracker], scores: list[float], begin: int = 0) -> None:
     """A baseline and a trial, one validation after another, as a sweep would tell."""
-    seen = {"baseline": TrialSeen("baseline", "baseline", {}), "t0001": TrialSeen("t0001", "search", {WEIGHT: 3.0})}
+    seen = {"baseline": TrialInfo("baseline", "baseline", {}), "t0001": TrialInfo("t0001", "search", {WEIGHT: 3.0})}
     for name, trial in seen.items():
         for listener in looking_on:
             listener.trial_started(trial)

@@ -1,5 +1,5 @@
-"""The report: one HTML page of a sweep, read from its files. Needs neither torch nor ray nor mmengine.
+"""The report: one HTML page about a sweep, made from its files alone, without torch, Ray or mmengine.
 
-Imports :mod:`rdistill.core` and what :mod:`rdistill.sweeps` says of its files, never what trains. Begin with
-:mod:`rdistill.report.build` (which sections a page has), then :mod:`rdistill.report.load` (what is read).
+This folder imports :mod:`rdistill.core` and those modules of :mod:`rdistill.sweeps` that read files, but no module that
+trains. Begin with :mod:`rdistill.report.build` (the sections of a page), then :mod:`rdistill.report.load` (the files).
 """

@@ -1,4 +1,4 @@
-"""The leaderboards: searched and confirmed trials, clearly apart."""
+"""The leaderboards of the search and of the confirmation, as separate tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rdistill.report.facts import interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, short, signed
 from rdistill.schemas.summary import Arm, Confirmed
-from rdistill.sweeps.findings.confirm import PYTORCH, files_called
+from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
 from rdistill.sweeps.study.records import TrialRecord, measured_names, notes_of, ranked, twins
 
-CLASSES_SHOWN = 6  # columns of a leaderboard; with more classes the figure shows them
+CLASSES_SHOWN = 6  # the leaderboard has columns for at most this many classes; a figure shows them in any case
 
 
 def leaderboard(sweep: Sweep) -> Table:
-    """Every searched trial and baseline, best first: one seed each."""
+    """The table of every searched trial and baseline, best first, with one seed each."""
     keys, classes = sweep.keys, sweep.classes if len(sweep.classes) <= CLASSES_SHOWN else []
     extra = sorted({key for record in sweep.baselines for key in record.values if key not in keys})
     twin_of = {second: first for first, second in twins(sweep.records)}
@@ -70,13 +70,13 @@ def leaderboard(sweep: Sweep) -> Table:
 
 
 def _are_numbers(rows: Sequence[TrialRecord | Arm], key: str) -> bool:
-    """Whether all that have a value for a key have a number: else its column is one of texts."""
+    """Whether all values of a key are numbers; otherwise its column is one of texts."""
     values = [mapping(row.values if isinstance(row, TrialRecord) else row.get("values")) for row in rows]
     return all(number(each[key]) is not None for each in values if key in each)
 
 
 def confirmed_table(sweep: Sweep) -> Table | None:
-    """Means over fresh seeds and their differences to the baseline; None where nothing is confirmed."""
+    """The table of means over fresh seeds and differences to the baseline; None without a confirmation."""
     confirmed = sweep.confirmed
     if not confirmed:
         return None
@@ -127,8 +127,8 @@ def confirmed_table(sweep: Sweep) -> Table | None:
 
 
 def _files(confirmed: Confirmed) -> str:
-    """``INT8 files``, where exported files are what was confirmed; else nothing."""
-    return files_called(str(confirmed.get("of") or PYTORCH))
+    """``INT8 files`` if exported files were confirmed; otherwise an empty text."""
+    return exported_kind(str(confirmed.get("of") or PYTORCH))
 
 
 def _pytorch_columns(files: str) -> list[Column]:
@@ -141,7 +141,7 @@ def _pytorch_columns(files: str) -> list[Column]:
 
 
 def _pytorch_cells(arm: Arm, files: str) -> list[Cell]:
-    """The same runs in PyTorch, beside the scores of their files."""
+    """The cells with the scores in PyTorch of runs whose exported files were confirmed."""
     if not files:
         return []
     own = mapping(arm.get("pytorch"))
@@ -150,7 +150,7 @@ def _pytorch_cells(arm: Arm, files: str) -> list[Cell]:
 
 
 def test_split_table(sweep: Sweep) -> Table | None:
-    """Scores of the confirmed ones on the test split, taken once; None where there are none."""
+    """The table of scores on the test split, which are taken once; None if there are none."""
     test = mapping(sweep.summary.get("test"))
     files = _files(sweep.confirmed)
     arms = [mapping(arm) for arm in (*(test.get("configurations") or []), test.get("baseline")) if arm]

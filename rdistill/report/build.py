@@ -1,4 +1,4 @@
-"""From a folder to its page: which sections there are and what stands in them."""
+"""Builds the page of a folder: its sections and their content."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rdistill.report.text import Column, Table, cell, duration, points, show
 from rdistill.report.why import why_section
 from rdistill.schemas.pictures import ChosenImage
 
-PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the parts of a strip, in order
+PANELS = ("image", "truth", "teacher", "baseline", "best", "difference")  # the panels of a strip, in order
 
 
 def page_of(folder: Path) -> Page:
-    """The page of a sweep's folder, of a single run's, or of a headroom's.
+    """The page of a folder of a sweep, of a single run, or of a headroom.
 
     Raises:
-        UserError: it holds neither.
+        UserError: the folder holds none of them.
     """
     if (page := headroom_page(folder)) is not None:
         return page
@@ -37,7 +37,7 @@ def page_of(folder: Path) -> Page:
 
 
 def sweep_page(sweep: Sweep) -> Page:
-    """The report of a sweep, of one that runs too."""
+    """The report of a sweep, which may still be running."""
     as_study = study.study_of(sweep)
     weight = study.importance(as_study)
     confirmed, differences = boards.confirmed_table(sweep), scores.difference_rows(sweep)
@@ -73,16 +73,16 @@ def sweep_page(sweep: Sweep) -> Page:
     )
     confirm.tables = [table for table in tables if table is not None]
     confirm.notes = equal_cost.looks_note(sweep)
-    confirm.plots = _some(scores.forest(differences))
+    confirm.plots = _existing(scores.forest(differences))
     sections = [
         confirm,
         headroom_section(mapping(sweep.summary.get("headroom"))),
         searched,
-        Section("learning", "Learning", plots=_some(curves.learning_curves(sweep), scores.per_class(sweep))),
+        Section("learning", "Learning", plots=_existing(curves.learning_curves(sweep), scores.per_class(sweep))),
         Section(
             "search",
             "What mattered",
-            plots=_some(study.history(sweep, as_study), parameters.parallel(sweep), weight),
+            plots=_existing(study.history(sweep, as_study), parameters.parallel(sweep), weight),
             small_plots=parameters.slices(sweep),
             small_title="Each parameter alone",
             small_intro=(
@@ -91,8 +91,8 @@ def sweep_page(sweep: Sweep) -> Page:
             ),
             notes=[weight] if isinstance(weight, str) else [],
         ),
-        Section("features", "Feature pairs", plots=_some(*pairs.heat_maps(sweep))),
-        Section("losses", "Losses", plots=_some(losses.loss_sizes(sweep))),
+        Section("features", "Feature pairs", plots=_existing(*pairs.heat_maps(sweep))),
+        Section("losses", "Losses", plots=_existing(losses.loss_sizes(sweep))),
         images_section(sweep),
         why_section(sweep),
         Section("cost", "Time and cost", tables=[repeat.cost(sweep)]),
@@ -138,8 +138,8 @@ def run_page(run: Run) -> Page:
             "A sweep compares it with a student alone."
         )
     else:
-        what = "its metrics.json is damaged" if run.notes else "there is no metrics.json"
-        verdict, shown = f"This run has not ended yet: {what}.", shown[-1:] if run.validations else []
+        reason = "its metrics.json is damaged" if run.notes else "there is no metrics.json"
+        verdict, shown = f"This run has not ended yet: {reason}.", shown[-1:] if run.validations else []
     if not metrics and not run.validations and not run.steps:
         raise UserError(*run.notes, f"{run.folder}: has no scores yet; wait for its first validation")
     sections = [
@@ -151,7 +151,7 @@ def run_page(run: Run) -> Page:
             commands=[
                 (
                     "this run",
-                    repeat.again(run.folder / "config.py", f"{run.folder}-again"),
+                    repeat.train_command(run.folder / "config.py", f"{run.folder}-again"),
                 )
             ],
         ),
@@ -160,9 +160,9 @@ def run_page(run: Run) -> Page:
 
 
 def images_section(sweep: Sweep) -> Section:
-    """The worst, the median and the best validation image of the best student, beside the others' masks."""
+    """The worst, the median and the best validation image of the best student, with the masks of all models."""
     content, folder = sweep.images, sweep.folder / IMAGES_FOLDER
-    section = Section("images", "Images", plots=_some(scores.per_image(content)))
+    section = Section("images", "Images", plots=_existing(scores.per_image(content)))
     ids = {key: str(content.get(key) or key) for key in ("best", "baseline")}
     for chosen in (mapping(entry) for entry in content.get("chosen") or []):
         panels = [panel for kind in PANELS if (panel := _panel(folder, kind, chosen, ids)) is not None]
@@ -183,7 +183,7 @@ def images_section(sweep: Sweep) -> Section:
 
 def _panel(folder: Path, kind: str, chosen: ChosenImage, ids: dict[str, str]) -> Panel | None:
     name = mapping(chosen.get("files")).get(kind)
-    # A name, not a path: nothing outside of the folder gets into the page.
+    # It must be a file name and not a path, so that no file outside of the folder gets into the page.
     if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
         return None
     label = {"image": "image", "truth": "ground truth", "difference": "errors"}.get(kind, ids.get(kind, kind))
@@ -200,5 +200,5 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True) if value else ""
 
 
-def _some(*plots: Any) -> list[Plot]:
+def _existing(*plots: Any) -> list[Plot]:
     return [plot for plot in plots if isinstance(plot, Plot)]

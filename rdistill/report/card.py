@@ -1,4 +1,4 @@
-"""The verdict as one image for a slide, 16 by 9: what was found, how sure it is, what the models cost, what next."""
+"""The verdict card, an image of 16 by 9 for a slide: the verdict, its interval, the models' costs, the next step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rdistill.report.text import Table
 from rdistill.report.theme import Layout, as_text, layout
 
 WIDTH, HEIGHT = 1280, 720  # pixels
-LETTERS = 74  # a line of the answer has no more
-MOST_LINES = 4
+LETTERS = 74  # the largest number of letters in a line of the answer
+MAX_LINES = 4
 EDGE = 64  # pixels between the text and the border
 
 
@@ -25,32 +25,33 @@ def verdict_card(sweep: Sweep, verdict: str, rows: Sequence[DifferenceRow], mode
     """The card; None before the first trial has written a record.
 
     Args:
-        verdict: in words; its first sentence is drawn.
-        rows: the confirmed differences; the winner's are drawn.
-        models: of :func:`rdistill.report.models.models_table`.
+        sweep: the sweep.
+        verdict: the verdict, of which the first sentence is drawn.
+        rows: the confirmed differences, of which those of the winner are drawn.
+        models: the table from :func:`rdistill.report.models.models_table`.
     """
     if not sweep.records:
         return None
     stand = standing(sweep)
     own = [row for row in rows if row.of == sweep.winner.get("id")]
     answer = re.split(r"(?<=[^.][.!?]) (?=[A-Z])", verdict)[0]
-    lines = textwrap.wrap(answer, LETTERS, max_lines=MOST_LINES, placeholder=" …")
+    lines = textwrap.wrap(answer, LETTERS, max_lines=MAX_LINES, placeholder=" …")
     texts = [
         _text(f"Distillation sweep: {sweep.name}", 0, HEIGHT - 56, 20, "$muted"),
         _text(stand.word, 0, HEIGHT - 118, min(44, round(1800 / len(stand.word))), f"${stand.colour}", bold=True),
         *[_text(line, 0, HEIGHT - 178 - 34 * index, 25, "$ink") for index, line in enumerate(lines)],
     ]
-    top = HEIGHT - 200 - 34 * len(lines)  # pixels from below
+    top = HEIGHT - 200 - 34 * len(lines)  # pixels above the lower edge
     if own:
         texts.append(_text("Difference to the student alone, mIoU, with 95 % interval", 0, top - 22, 18, "$muted"))
     else:
         shown = [fact for fact in facts.headline(sweep) if fact.colour]
         for index, fact in enumerate(shown[:3]):
-            at = index * 200
+            left = index * 200
             texts += [
-                _text(fact.label, at, top - 22, 18, "$muted"),
-                _text(fact.value, at, top - 68, 40, f"${fact.colour}", bold=True),
-                _text(fact.note, at, top - 108, 16, "$muted"),
+                _text(fact.label, left, top - 22, 18, "$muted"),
+                _text(fact.value, left, top - 68, 40, f"${fact.colour}", bold=True),
+                _text(fact.note, left, top - 108, 16, "$muted"),
             ]
     if models is not None:
         texts += _table(models, 592, top - 22)
@@ -93,7 +94,7 @@ def verdict_card(sweep: Sweep, verdict: str, rows: Sequence[DifferenceRow], mode
 
 
 def _text(text: str, x: float, y: float, size: int, colour: str, *, bold: bool = False, end: bool = False) -> Layout:
-    """A line of text, ``x`` and ``y`` in pixels from the lower left corner of what is drawn on."""
+    """A line of text; ``x`` and ``y`` are in pixels from the lower left corner of the drawing area."""
     shown = as_text(text)
     return dict(
         text=f"<b>{shown}</b>" if bold else shown,
@@ -110,7 +111,7 @@ def _text(text: str, x: float, y: float, size: int, colour: str, *, bold: bool =
 
 
 def _table(models: Table, x: float, y: float) -> list[Layout]:
-    """The models' rows; the columns are set at the right of the card."""
+    """The rows of the table of models, with right-aligned columns."""
     ends = [x + 216 + 86 * index for index in range(1, len(models.columns))]
     heads = [
         _text(column.name.replace("parameters", "params").replace("latency, ms", "ms"), end, y, 18, "$muted", end=True)

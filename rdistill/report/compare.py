@@ -1,4 +1,4 @@
-"""Several sweeps beside each other: their verdicts, what was confirmed, and whether they can be compared at all."""
+"""The page that compares several sweeps: verdicts, confirmed differences, and whether the sweeps are comparable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rdistill.report.text import MISSING, Cell, Column, Table, cell, duration, p
 from rdistill.report.theme import layout, percent_range
 from rdistill.schemas.mappings import PlainConfig
 
-# What two sweeps must share for their scores to be about the same thing, by the names that people use.
+# Name -> function: the terms that two sweeps must share for their scores to be comparable.
 TERMS: dict[str, Callable[[Sweep], Any]] = {
     "validation data": lambda sweep: repeat.data_of(sweep.config),
     "training data": lambda sweep: repeat.data_of(sweep.config, "train"),
@@ -31,13 +31,13 @@ TERMS: dict[str, Callable[[Sweep], Any]] = {
     "iterations of a trial": lambda sweep: sweep.iterations,
     "images a step": lambda sweep: mapping(sweep.config.get("train_dataloader")).get("batch_size"),
 }
-# Parts of a config that stand in a term above, or have no part in a score.
-NO_TERM = (
+# Sections of a config that have no effect on a score.
+IGNORED_KEYS = (
     "work_dir", "default_hooks", "log_level", "visualizer", "vis_backends", "log_processor", "env_cfg", "launcher",
     "default_scope", "resume", "load_from",
 )  # fmt: skip
-COMPARED = ("distill", "sweep")  # what sweeps are there to vary: named, but no reason not to compare them
-SHOWN = 12  # differences of the configs in a warning; the table has all of them
+COMPARED = ("distill", "sweep")  # sections that sweeps are meant to vary: they are listed, but remain comparable
+SHOWN = 12  # number of differences that a warning lists; the table has all
 
 
 def compare_page(folders: Sequence[Path]) -> Page:
@@ -79,7 +79,7 @@ def compare_page(folders: Sequence[Path]) -> Page:
 
 
 def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
-    """A warning for each term in which the sweeps are not alike, and one for everything else that differs."""
+    """A warning for each term in which the sweeps differ, and one for all other differences."""
     notes = []
     for term, read in TERMS.items():
         values = [show(read(sweep)) for sweep in sweeps]
@@ -96,7 +96,7 @@ def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
 
 
 def differences(sweeps: Sequence[Sweep]) -> dict[str, list[str]]:
-    """Key -> its value in each sweep, of all of the configs and sweep files that is not alike and is no term."""
+    """Key -> its value in each sweep, for keys of configs and sweep files that differ and belong to no term."""
     flat = [_flat(sweep.config) | _flat_spec(sweep) for sweep in sweeps]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     rows = {key: [values.get(key, MISSING) for values in flat] for key in keys}
@@ -104,14 +104,14 @@ def differences(sweeps: Sequence[Sweep]) -> dict[str, list[str]]:
 
 
 def _flat_spec(sweep: Sweep) -> dict[str, str]:
-    """The sweep file likewise; what each key may be is one text."""
+    """Dotted key -> text of each leaf of the sweep file; each dimension of the space is one text."""
     space = {f"sweep.space.{key}": show(dimension) for key, dimension in mapping(sweep.spec.get("space")).items()}
     rest = {key: value for key, value in sweep.spec.items() if key != "space"}
     return space | {f"sweep.{key}": text for key, text in _flat(rest).items()}
 
 
 def _flat(value: Any, where: str = "") -> dict[str, str]:
-    """Dotted key -> text of each leaf; a list of plain values is one."""
+    """Dotted key -> text of each leaf; a list of plain values is one leaf."""
     if isinstance(value, Mapping) and value:
         parts = [_flat(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()]
     elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
@@ -122,17 +122,17 @@ def _flat(value: Any, where: str = "") -> dict[str, str]:
 
 
 def _is_a_term(key: str) -> bool:
-    """Whether a difference is in one of the terms, or has no part in a score."""
+    """Whether a key belongs to one of the terms, or has no effect on a score."""
     in_a_term = (
         "sweep.seed", "sweep.confirm.seeds", "sweep.config", "train_cfg.max_iters", "train_cfg.max_epochs",
         "train_dataloader.batch_size",
     )  # fmt: skip
     ends = (".data_root", ".ann_file", ".checkpoint")
-    return key.split(".")[0] in NO_TERM or key in in_a_term or key.endswith(ends)
+    return key.split(".")[0] in IGNORED_KEYS or key in in_a_term or key.endswith(ends)
 
 
 def _sizes(config: PlainConfig, split: str) -> str:
-    """The sizes in pixels that a split's pipeline makes of its images, in order, such as ``Resize 128 x 128``."""
+    """The sizes in pixels in a split's pipeline, in order, such as ``Resize 128 x 128``."""
     dataset = mapping(mapping(config.get(f"{split}_dataloader")).get("dataset"))
     while isinstance(dataset.get("dataset"), Mapping) and "pipeline" not in dataset:
         dataset = mapping(dataset["dataset"])
@@ -145,13 +145,13 @@ def _sizes(config: PlainConfig, split: str) -> str:
 
 
 def _names(sweeps: Sequence[Sweep]) -> list[str]:
-    """Folder names; whole paths where two are the same."""
+    """The sweeps' folder names; whole paths if two names are the same."""
     short = [sweep.folder.resolve().name for sweep in sweeps]
     return [str(sweep.folder) if short.count(name) > 1 else name for name, sweep in zip(short, sweeps, strict=True)]
 
 
 def _score(sweep: Sweep) -> tuple[float | None, float | None, str, bool]:
-    """Best, baseline, the best's id and whether these are confirmed means."""
+    """(best mIoU, baseline's mIoU, id of the best, whether these are confirmed means)."""
     first = sweep.winner
     if first:
         mean, base = (number(when_trained(arm)["mean"]) for arm in (first, sweep.confirmed_baseline))

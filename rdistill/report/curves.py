@@ -1,4 +1,4 @@
-"""Learning curves: of all trials of a sweep, or of one run."""
+"""Learning curves of all trials of a sweep, or of one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALIDATIONS_SHOWN = 8  # columns of the table
 
 
 def learning_curves(sweep: Sweep) -> Plot | None:
-    """Validation mIoU of every trial over its iterations, those that ended early marked."""
+    """Validation mIoU of every trial over its iterations; trials that ended early are marked."""
     scored = [record for record in sweep.records if curve(record)]
     if not scored:
         return None
@@ -54,8 +54,8 @@ def learning_curves(sweep: Sweep) -> Plot | None:
     stopped = sum(record.status == "stopped" for record in scored)
     summary = f"{counted(len(scored), 'trial')} with a score"
     if best is not None:
-        who = f"{best.id}, the best on fresh seeds," if sweep.winner else f"the best, {best.id},"
-        summary += f"; {who} reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
+        subject = f"{best.id}, the best on fresh seeds," if sweep.winner else f"the best, {best.id},"
+        summary += f"; {subject} reaches {points(miou(best))} mIoU at iteration {best.best.get('iter')}"
     if baseline is not None:
         summary += f", the baseline {points(miou(baseline))}"
     summary += (
@@ -70,7 +70,7 @@ def learning_curves(sweep: Sweep) -> Plot | None:
 
 
 def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> Trace:
-    """Many thin lines as one trace, a gap between each two: a page of 200 trials stays quick."""
+    """Many thin lines as one trace with gaps, so that a page with 200 trials stays fast."""
     x: list[Any] = []
     y: list[Any] = []
     text: list[str] = []
@@ -94,7 +94,7 @@ def _many_lines(records: Sequence[TrialRecord], name: str, colour: str) -> Trace
 
 
 def _teacherline(score: float | None, data: list[Trace], iterations: int) -> list[Trace]:
-    """The teacher's score as a level line; none where it is not known."""
+    """The teacher's score as a horizontal line; no line if it is not known."""
     if score is None:
         return []
     return [

@@ -1,4 +1,4 @@
-"""What the confirmed students cost, and how they compare with a student alone that cost as much."""
+"""Tables of the confirmed students' cost, and of their differences to a student alone at equal cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ALONE = "student alone"
 
 
 def equal_cost_table(sweep: Sweep) -> Table | None:
-    """Each configuration against the student alone trained for as long; None where none was."""
+    """Each configuration compared with the student alone that trained for as long; None if there is none."""
     rows, marks = [], []
     for arm in sweep.confirmed.get("configurations", []):
         cost = mapping(arm.get("equal_cost"))
-        if not cost.get("n"):  # its runs are still to come
+        if not cost.get("n"):  # no run has finished yet
             continue
         gap = mapping(cost.get("difference"))
         stuck, alone = cost.get("never_trained") or [], when_trained(cost)
@@ -56,7 +56,7 @@ def equal_cost_table(sweep: Sweep) -> Table | None:
 
 
 def seconds_table(sweep: Sweep) -> Table | None:
-    """Seconds of a run's training steps, as they were and as they would have been alone; None where none is known."""
+    """Seconds of a run's training steps, as measured and as if it had trained alone; None if none are known."""
     confirmed = sweep.confirmed
     base = sweep.confirmed_baseline
     rows = []
@@ -79,7 +79,7 @@ def seconds_table(sweep: Sweep) -> Table | None:
 
 
 def uncertainty_table(sweep: Sweep) -> Table | None:
-    """Every difference with its interval over seeds alone and over seeds and images, and which of the two binds."""
+    """Every difference with its intervals over seeds and over seeds and images, and the larger source of error."""
     rows = []
     for arm in sweep.confirmed.get("configurations", []):
         for equal, gap in (
@@ -108,7 +108,7 @@ def uncertainty_table(sweep: Sweep) -> Table | None:
 
 
 def looks_note(sweep: Sweep) -> list[str]:
-    """How many looks at the results there were."""
+    """A sentence about the looks at the results, if there were several."""
     looks = mapping(sweep.confirmed.get("looks"))
     if not looks:
         return []

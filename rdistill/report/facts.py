@@ -1,4 +1,4 @@
-"""What the page says first: the verdict in one sentence, and the few numbers one wants at once."""
+"""The top of the page: the verdict, and the most important numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rdistill.report.load import Sweep, mapping, miou, number, share
 from rdistill.report.standing import MUTED, colour_of, decided
 from rdistill.report.text import points, signed
 from rdistill.schemas.summary import Arm, PairedDifference
-from rdistill.sweeps.findings.verdict import lead
+from rdistill.sweeps.findings.verdict import search_lead
 from rdistill.sweeps.study.records import TrialRecord
 
-_LABELS = {  # what a confirmed difference is called, by what it shows
+_LABELS = {  # decision about a confirmed difference -> its label
     "better": "better by",
     "worse": "worse by",
     "open": "difference, not decided",
@@ -33,7 +33,7 @@ class Fact:
 
 
 def verdict(sweep: Sweep) -> str:
-    """The answer in one sentence: the sweep's own where it has ended, or else what is known so far."""
+    """The sweep's own verdict after a confirmation; otherwise a sentence about the results so far."""
     own = sweep.summary.get("verdict")
     if sweep.confirmed and isinstance(own, str) and own.strip():
         return own.strip()
@@ -45,11 +45,11 @@ def verdict(sweep: Sweep) -> str:
     if sweep.running:
         begin = f"Still running ({_progress(sweep)}); searched only, not confirmed: "
     reason = next((record.reason for record in sweep.trials if record.reason), "")
-    return begin + lead(sweep.best, sweep.baseline, sweep.never_trained, reason)
+    return begin + search_lead(sweep.best, sweep.baseline, sweep.never_trained, reason)
 
 
 def headline(sweep: Sweep) -> list[Fact]:
-    """The few numbers one wants first; confirmed ones where there are any."""
+    """The most important numbers; those of the confirmation if there was one."""
     best, baseline, teacher = sweep.best, sweep.baseline, sweep.teacher_mIoU
     first = sweep.winner
     facts = []
@@ -97,7 +97,7 @@ def _at_equal_cost(arm: Arm) -> list[Fact]:
 
 
 def counts(records: Iterable[TrialRecord]) -> str:
-    """How many trials ended how: '5 finished, 3 stopped'."""
+    """The number of trials with each status, such as '5 finished, 3 stopped'."""
     by_status: dict[str, int] = {}
     for record in records:
         by_status[record.status] = by_status.get(record.status, 0) + 1
@@ -115,7 +115,7 @@ def _progress(sweep: Sweep) -> str:
 
 
 def interval(gap: PairedDifference) -> str:
-    """A difference's 95 % interval; empty where there is none."""
+    """A difference's 95 % interval; an empty text if it has none."""
     return between(number(gap.get("low")), number(gap.get("high")))
 
 

@@ -1,4 +1,4 @@
-"""What the short trainings before a sweep show: how much there was to gain, and what binds."""
+"""The section about headroom: how much there is to gain by the short trainings before a sweep, and what limits it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rdistill.report.text import Cell, Column, Table, cell, condensed, points, s
 from rdistill.schemas.headroom import Headroom
 from rdistill.sweeps.headroom.show import BRINGS, lines_of
 
-HEADROOM = "headroom.json"  # stands in the work dir of `rdistill headroom`
+HEADROOM = "headroom.json"  # a file in the work dir of `rdistill headroom`
 
 
 def headroom_section(headroom: Headroom | None) -> Section:
-    """A section of the page; empty where nothing was measured or an older version wrote it."""
+    """The section of the page; empty if nothing was measured, and with a note if another version wrote the file."""
     section = Section("headroom", "Headroom")
     try:
         if not headroom:
@@ -34,7 +34,7 @@ def headroom_section(headroom: Headroom | None) -> Section:
 
 
 def headroom_page(folder: Path) -> Page | None:
-    """The page of a `rdistill headroom`; None where the folder holds none."""
+    """The page of a `rdistill headroom`; None if the folder holds none."""
     file = folder / HEADROOM
     if not file.is_file():
         return None

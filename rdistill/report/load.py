@@ -1,4 +1,4 @@
-"""A sweep's or a run's files, read as they are: half written, of an older version, damaged."""
+"""Reads the files of a sweep or a run, which may be incomplete, damaged, or written by an older version."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Keys = TypeVar("Keys", bound=Mapping[str, object])  # such as a TypedDict
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep has left so far."""
+    """The content of a sweep's files."""
 
     folder: Path
     study: StudyRecord  # study.json: the sweep file and the config
-    records: list[TrialRecord]  # searched: baselines first, then by id
-    confirming: list[TrialRecord]  # runs on fresh seeds
-    summary: Summary  # summary.json; empty until the sweep has ended
+    records: list[TrialRecord]  # trials of the search: baselines first, then by id
+    confirming: list[TrialRecord]  # runs of the confirmation
+    summary: Summary  # summary.json; empty if there is none
     images: Pictures  # pictures/pictures.json
-    notes: list[str] = field(default_factory=list)  # what could not be read
+    notes: list[str] = field(default_factory=list)  # lines about files that could not be read
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Sweep:
 
     @cached_property
     def iterations(self) -> int | None:
-        """Of one trial, in full."""
+        """Iterations (or epochs) of a trial that is not stopped early."""
         train_cfg = mapping(self.config.get("train_cfg"))
         return train_cfg.get("max_iters") or train_cfg.get("max_epochs")
 
@@ -72,13 +72,13 @@ class Sweep:
 
     @cached_property
     def chosen(self) -> TrialRecord | None:
-        """The one trial that the page calls the best: the verdict's where something is confirmed, else :attr:`best`."""
+        """The trial that the page calls the best: the one in the verdict after a confirmation, else :attr:`best`."""
         name = self.winner.get("id")
         return next((record for record in self.trials if record.id == name and miou(record) is not None), self.best)
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
-        """The best student alone: what the others are held against."""
+        """The best student alone, with which the others are compared."""
         return _first_scored(self.baselines)
 
     @cached_property
@@ -87,7 +87,7 @@ class Sweep:
         return never_trained([*self.records, *self.confirming])
 
     def difference(self, record: TrialRecord | None, baseline: TrialRecord | None) -> float | None:
-        """mIoU of a trial minus that of a baseline; None where one of them has no score or never left one class."""
+        """mIoU of a trial minus that of a baseline; None if one of them has no score or never left one class."""
         if record is None or baseline is None or {record.id, baseline.id} & self.never_trained:
             return None
         score, baseline_score = miou(record), miou(baseline)
@@ -101,7 +101,7 @@ class Sweep:
 
     @cached_property
     def confirmed(self) -> Confirmed:
-        """What summary.json says was confirmed, the highest mean first; empty where nothing was."""
+        """The confirmation in summary.json, with the highest mean first; empty if there was none."""
         confirmed = mapping(self.summary.get("confirmed"))
         arms = [mapping(arm) for arm in confirmed.get("configurations") or []]
         arms.sort(key=lambda arm: -(number(arm.get("mean")) or 0.0))
@@ -111,14 +111,14 @@ class Sweep:
 
     @cached_property
     def confirmed_baseline(self) -> Arm:
-        """The student alone of that; empty where there is none."""
+        """The confirmed baseline; empty if there is none."""
         return mapping(self.confirmed.get("baseline"))
 
     @property
     def winner(self) -> Arm:
-        """The configuration that the verdict is about: the highest mean; empty where nothing was confirmed.
+        """The configuration in the verdict: the one with the highest mean; empty if nothing was confirmed.
 
-        Of those that have a difference to the student alone, where one has.
+        Configurations with a difference to the student alone come before those without.
         """
         scored = [arm for arm in self.confirmed.get("configurations", []) if number(arm.get("mean")) is not None]
         compared = [arm for arm in scored if number(mapping(arm.get("difference")).get("mean")) is not None]
@@ -149,20 +149,20 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Run:
-    """What one `rdistill train` has left."""
+    """The content of the files of one `rdistill train`."""
 
     folder: Path
-    metrics: RunMetrics  # metrics.json; empty while it runs
-    steps: list[LogLine]  # mmengine's scalars: losses
-    validations: list[LogLine]
-    notes: list[str] = field(default_factory=list)  # what could not be read
+    metrics: RunMetrics  # metrics.json; empty while the run trains
+    steps: list[LogLine]  # lines of mmengine's scalars.json with losses
+    validations: list[LogLine]  # lines of scalars.json with scores
+    notes: list[str] = field(default_factory=list)  # lines about files that could not be read
 
 
 def load(folder: Path) -> Sweep | Run:
-    """Reads a sweep's folder, or a run's.
+    """Reads the folder of a sweep or of a run.
 
     Raises:
-        UserError: it holds neither.
+        UserError: the folder holds neither.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the --work-dir of a sweep")
@@ -176,10 +176,10 @@ def load(folder: Path) -> Sweep | Run:
 
 
 def load_sweep(folder: Path) -> Sweep:
-    """Reads a sweep's folder; what is damaged is left out, with a note.
+    """Reads a sweep's folder; damaged files are left out, with a note.
 
     Raises:
-        UserError: it holds no sweep.
+        UserError: the folder holds no sweep.
     """
     if not (folder / "study.json").is_file() and not (folder / TRIALS).is_dir():
         raise UserError(f"{folder}: holds no sweep (study.json, {TRIALS}/); give the --work-dir of one")
@@ -195,7 +195,7 @@ def load_sweep(folder: Path) -> Sweep:
 
 
 def phase(record: TrialRecord) -> str:
-    """'search', 'baseline', 'confirm' or 'equal-cost'; a record of an older version does not say."""
+    """'search', 'baseline', 'confirm' or 'equal-cost'; guessed from the id for a record of an older version."""
     return getattr(record, "phase", "") or (BASELINE if record.id == BASELINE else "search")
 
 
@@ -210,19 +210,19 @@ def iou(entry: IoUScores) -> dict[str, float | None]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """The value if it is a finite number; otherwise None."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None
 
 
 def share(arm: Arm) -> float | None:
-    """Of the teacher's mIoU that a confirmed configuration reaches, 0 to 1."""
+    """mIoU of a confirmed configuration as a fraction of the teacher's; None if it is not known."""
     percent = number(arm.get("share_of_teacher"))
     return None if percent is None else percent / 100
 
 
 def mapping(value: Keys | None) -> Keys:
-    """What should be a mapping; empty where a file holds something else there, or nothing."""
+    """The value if it is a mapping; an empty mapping if a file has something else in its place, or nothing."""
     return cast(Keys, dict(value) if isinstance(value, Mapping) else {})
 
 
@@ -236,7 +236,7 @@ def _first_scored(records: list[TrialRecord]) -> TrialRecord | None:
 
 
 def _read_json(file: Path, notes: list[str]) -> Any:
-    """What a file holds; an empty mapping, and a note, where it cannot be read."""
+    """The content of a JSON file; an empty mapping, with a note, if it cannot be read."""
     if not file.is_file():
         return {}
     try:
@@ -248,7 +248,7 @@ def _read_json(file: Path, notes: list[str]) -> Any:
 
 
 def _read_record(folder: Path, notes: list[str]) -> TrialRecord | None:
-    """A record, whatever version wrote it: fields it lacks have their defaults, fields we do not know are left."""
+    """A record of any version: missing fields get their defaults, and unknown fields are ignored."""
     content = _read_json(folder / RECORD, notes)
     if not content:
         return None
@@ -268,7 +268,7 @@ def _load_run(folder: Path) -> Run:
     notes: list[str] = []
     metrics = _read_json(folder / "metrics.json", notes)
     entries: list[LogLine] = []
-    for file in sorted(folder.glob("*/vis_data/scalars.json")):  # one for each start; a resume goes on from the last
+    for file in sorted(folder.glob("*/vis_data/scalars.json")):  # mmengine writes a new one at each resume
         lines = [line for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
         read = [entry for line in lines if (entry := _line(line))]
         first = min((entry["step"] for entry in read), default=0)

@@ -1,4 +1,4 @@
-"""How large each loss was, raw and as it was added up, over a trial's iterations."""
+"""A figure of each loss over a trial's iterations, raw and weighted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rdistill.report.text import Column, Table, cell
 from rdistill.report.theme import SERIES, layout, log_ticks
 from rdistill.sweeps.study.records import WEIGHT, TrialRecord
 
-RAW = "raw/"  # a record names a loss before its weight so
+RAW = "raw/"  # prefix of a loss before its weight, in a record
 DISTILL = "distill.loss_"
-TAIL = 0.2  # the last part of a trial's entries: "at its end" is the mean of them
-POINTS = 50  # points of one curve: 200 trials of them go into the page
-SHARE_THAT_HIDES = 0.02  # a loss below this part of the sum hardly steers the student
+TAIL = 0.2  # "at the end of a trial" is the mean over this last fraction of its entries
+POINTS = 50  # points of one curve, few enough for a page with 200 trials
+SHARE_THAT_HIDES = 0.02  # a loss with less than this fraction of the sum has hardly any effect
 
 
 def loss_sizes(sweep: Sweep) -> Plot | None:
-    """Each loss of a trial over time; one trial is shown, the others are chosen from a list."""
+    """A figure of each loss of one trial over time, with a list to choose another trial."""
     records = [record for record in (*sweep.trials, *sweep.baselines) if record.losses]
     if not records:
         return None
@@ -56,12 +56,12 @@ def loss_sizes(sweep: Sweep) -> Plot | None:
 
 
 def weighted(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Loss name -> its part of the sum. The student's own keep the name of their key."""
+    """Loss name -> weighted value. The task's losses keep the names of their keys."""
     return {_name(key): number(value) for key, value in entry.items() if _is_loss(key)}
 
 
 def raw(entry: Mapping[str, Any], task_weight: float) -> dict[str, float | None]:
-    """Loss name -> its size before its weight."""
+    """Loss name -> value before its weight."""
     sizes = {}
     for name, value in weighted(entry).items():
         if RAW + name in entry:
@@ -99,7 +99,7 @@ def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[Trace]:
     traces = []
     for name in _names(record.losses):
         for sizes, axis in ((raws, "y"), (parts, "y2")):
-            what = "raw" if axis == "y" else "weighted"
+            kind = "raw" if axis == "y" else "weighted"
             traces.append(
                 dict(
                     type="scatter",
@@ -112,7 +112,7 @@ def _traces(record: TrialRecord, colours: Mapping[str, str]) -> list[Trace]:
                     x=steps,
                     y=[_positive(entry.get(name)) for entry in sizes],
                     line=dict(color=colours[name], width=1.8),
-                    meta=[name, what],
+                    meta=[name, kind],
                     hovertemplate="%{meta[0]}, %{meta[1]}, at %{x}: %{y:.3~g}<extra></extra>",
                 )
             )
@@ -132,12 +132,12 @@ def _logarithmic(variants: Mapping[str, list[Trace]], axis: str) -> Layout:
 
 
 def _positive(value: float | None) -> float | None:
-    """To four digits; the scale is logarithmic, and 0 (a schedule that has not begun) is a gap on it."""
+    """The value with four digits; None, a gap on the logarithmic scale, for 0 (a schedule that has not started)."""
     return float(f"{value:.4g}") if value is not None and value > 0 else None
 
 
 def _shares(record: TrialRecord) -> dict[str, float]:
-    """Each loss's part of the sum toward the end."""
+    """Each loss as a fraction of the sum at the end of a trial."""
     tail = record.losses[-max(1, round(len(record.losses) * TAIL)) :]
     sums: dict[str, float] = {}
     for entry in tail:

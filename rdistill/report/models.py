@@ -1,4 +1,4 @@
-"""Teacher, student alone and distilled student in a few rows: what each reaches and what each costs."""
+"""The table of the models: scores and costs of the teacher, the student alone and the distilled student."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rdistill.core.one_class import when_trained
 from rdistill.report.load import Sweep, mapping, miou, number
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed
 from rdistill.schemas.pictures import ModelSize
-from rdistill.sweeps.findings.confirm import PYTORCH, files_called
+from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
 from rdistill.sweeps.study.records import TrialRecord
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -31,7 +31,7 @@ def models_table(sweep: Sweep) -> Table | None:
         size = size_of(sweep, role)
         rows.append(
             [
-                Cell(name, name, note=_why_dashes(size, scored=score is not None)),
+                Cell(name, name, note=_missing_figures(size, scored=score is not None)),
                 cell(score, ".2f"),
                 _quantity(size.get("params")),
                 _quantity(size.get("flops")),
@@ -40,12 +40,12 @@ def models_table(sweep: Sweep) -> Table | None:
         )
         marks.append(mark)
     height_width = sweep.images.get("size")
-    of = f"an image of {height_width[1]} x {height_width[0]}" if height_width else "an image"
+    image = f"an image of {height_width[1]} x {height_width[0]}" if height_width else "an image"
     device = sweep.images.get("device")
-    whose = "means over the confirmation's seeds" if first else "one seed"
-    if (files := files_called(str(sweep.confirmed.get("of") or PYTORCH))) and first:
-        whose += f"; students as {files}, all else in PyTorch"
-    caption = f"What each model reaches on validation data ({whose})"
+    basis = "means over the confirmation's seeds" if first else "one seed"
+    if (files := exported_kind(str(sweep.confirmed.get("of") or PYTORCH))) and first:
+        basis += f"; students as {files}, all else in PyTorch"
+    caption = f"What each model reaches on validation data ({basis})"
     if not any(size_of(sweep, role) for role in ("teacher", "baseline", "best")):
         caption += "; parameters, FLOPs and latency are measured when a sweep ends"
         return Table(caption, [Column("model"), Column("mIoU", True, rank=0)], [row[:2] for row in rows], marks)
@@ -53,17 +53,17 @@ def models_table(sweep: Sweep) -> Table | None:
         Column("model"),
         Column("mIoU", True, rank=0),
         Column("parameters", True),
-        Column("FLOPs", True, f"of {of}"),
-        Column("latency, ms", True, f"of {of} alone, median"),
+        Column("FLOPs", True, f"of {image}"),
+        Column("latency, ms", True, f"of {image} alone, median"),
     ]
-    caption += f" and costs; FLOPs and latency of {of}" + (f", on {device}" if device else "")
+    caption += f" and costs; FLOPs and latency of {image}" + (f", on {device}" if device else "")
     if busy := sweep.images.get("busy"):
         caption += f"; {busy}, so that latency is too long"
     return condensed(Table(caption, columns, rows, marks))
 
 
 def size_of(sweep: Sweep, role: str) -> ModelSize:
-    """What is known of a model's size: measured at the end of the sweep, or for its objectives; empty where nothing is.
+    """A model's size, measured at the end of the sweep or for its objectives; empty if it is not known.
 
     Args:
         role: 'teacher', 'baseline' or 'best'.
@@ -78,8 +78,8 @@ def size_of(sweep: Sweep, role: str) -> ModelSize:
     return ModelSize(**figures)  # type: ignore[typeddict-item]
 
 
-def _why_dashes(size: ModelSize, *, scored: bool) -> str:
-    """Why a figure of a model is a dash; empty where all are known."""
+def _missing_figures(size: ModelSize, *, scored: bool) -> str:
+    """The reasons why figures of a model are missing; an empty text if all are known."""
     reasons = [] if scored else ["no mIoU: it was not scored on these images"]
     missing = [word for key, word in (("flops", "FLOPs"), ("latency_ms", "latency")) if key not in size]
     if not size:
@@ -91,13 +91,13 @@ def _why_dashes(size: ModelSize, *, scored: bool) -> str:
 
 
 def _quantity(value: float | None) -> Cell:
-    """A large number with the letter of its power of a thousand."""
+    """The cell of a large number; see :func:`large`."""
     quantity = number(value)
     return Cell(MISSING) if quantity is None else Cell(large(quantity), quantity)
 
 
 def large(value: float) -> str:
-    """Three digits and a letter: 12.3 M."""
+    """A number with three digits and the letter of its unit: 12.3 M."""
     for size, letter in UNITS:
         if value >= size:
             return f"{value / size:.3g} {letter}"

@@ -1,4 +1,4 @@
-"""One HTML file with everything in it: styles, script, plotly.js, data and images. Opens from disk."""
+"""Renders a page as one self-contained HTML file, with styles, script, plotly.js, data and images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from rdistill.report.standing import Standing, Step
 from rdistill.report.text import Table
 from rdistill.report.theme import DARK, FONT, LIGHT, Layout, Trace, as_text
 
-IMAGE_SIDE = 360  # pixels of an image's longer side in the page; the files have more
-# Texts that plotly would read as HTML, by the key of a figure they are found under.
-_OF_DATA = ("x", "y", "text", "customdata", "name", "meta", "legendgroup")
-_OF_A_LAYOUT = ("ticktext", "categoryarray")
+IMAGE_SIDE = 360  # pixels of the longer side of an image in the page; the files are larger
+# Keys of a figure under which plotly would read texts as HTML.
+_DATA_TEXTS = ("x", "y", "text", "customdata", "name", "meta", "legendgroup")
+_LAYOUT_TEXTS = ("ticktext", "categoryarray")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Strip:
-    """A validation image and what was drawn of it, in a row."""
+    """A row of panels about one validation image."""
 
     title: str
     panels: Sequence[Panel]
@@ -51,14 +51,14 @@ class Strip:
 
 @dataclass
 class Section:
-    """A part of the page, reached from its navigation."""
+    """A section of the page, with a link in its navigation."""
 
     id: str
     title: str
     intro: str = ""
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
-    small_plots: list[Plot] = field(default_factory=list)  # side by side, under a title of their own
+    small_plots: list[Plot] = field(default_factory=list)  # drawn side by side, under a title of their own
     small_title: str = ""
     small_intro: str = ""
     strips: list[Strip] = field(default_factory=list)
@@ -74,17 +74,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says, in the order it says it."""
+    """The content of a page, in its order."""
 
     title: str
-    kind: str  # what it reports on
+    kind: str  # the subject, such as a sweep or a run
     verdict: str
     facts: Sequence[Fact]
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
     standing: Standing | None = None  # the verdict in a few words
     steps: Sequence[Step] = ()  # what to do next
-    models: Table | None = None  # teacher and students: what they reach and what they cost
+    models: Table | None = None  # scores and costs of teacher and students
     card: Plot | None = None  # the verdict as one image for a slide
 
     @property
@@ -93,15 +93,15 @@ class Page:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict, a sentence each; the first is the answer."""
+        """The sentences of the verdict; the first one is the answer."""
         return re.split(r"(?<=[^.][.!?]) (?=[A-Z])", self.verdict.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def write(page: Page, file: Path) -> Path:
-    """Writes a page, whole or not at all.
+    """Writes a page to a file, whole or not at all.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: the file cannot be written.
     """
     content = render(page)
     try:
@@ -144,7 +144,7 @@ def render(page: Page) -> str:
 
 
 def packed(value: Any) -> str:
-    """JSON, gzipped, in base64: a third of its size, and no text of a user's can end the script it stands in."""
+    """A value as gzipped JSON in base64: a third of the size, and no user's text in it can end the script element."""
     return _packed(json.dumps(value, separators=(",", ":"), allow_nan=False).encode())
 
 
@@ -160,7 +160,7 @@ def _plotly() -> str:
 
 
 def image_uri(file: Path) -> str:
-    """An image file as a data: URI, no larger than the page shows it."""
+    """An image file as a data: URI, in the size in which the page shows it."""
     from PIL import Image
 
     with Image.open(file) as opened:
@@ -174,29 +174,29 @@ def image_uri(file: Path) -> str:
 class _Figure(TypedDict):
     data: list[Trace]
     layout: Layout
-    width: int  # pixels that it needs; 0: as many as there are
+    width: int  # the smallest width in pixels; 0 for any width
 
 
 class Figure(_Figure, total=False):
-    """What Plotly draws, its colours still by name."""
+    """A figure for plotly, with names in place of colours."""
 
-    variants: dict[str, list[Trace]]  # name -> data in the place of `data`
+    variants: dict[str, list[Trace]]  # name -> data that replaces `data`
 
 
 def as_drawn(plot: Plot) -> Figure:
-    """A plot as plotly takes it."""
+    """The plotly figure of a plot."""
     drawn: Figure = {
-        "data": escaped(plot.data, _OF_DATA),
-        "layout": {**escaped(plot.layout, _OF_A_LAYOUT), "height": plot.height},
+        "data": escaped(plot.data, _DATA_TEXTS),
+        "layout": {**escaped(plot.layout, _LAYOUT_TEXTS), "height": plot.height},
         "width": plot.min_width,
     }
     if plot.variants:
-        drawn["variants"] = {name: escaped(data, _OF_DATA) for name, data in plot.variants.items()}
+        drawn["variants"] = {name: escaped(data, _DATA_TEXTS) for name, data in plot.variants.items()}
     return drawn
 
 
 def escaped(value: Any, keys: Sequence[str], name: bool = False) -> Any:
-    """A figure whose texts under some keys are text to plotly, whatever they hold."""
+    """A figure in which texts under the given keys are escaped, so that plotly does not read them as HTML."""
     if isinstance(value, Mapping):
         return {key: escaped(item, keys, name or key in keys) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

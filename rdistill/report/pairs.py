@@ -1,4 +1,4 @@
-"""Which student feature goes with which teacher feature."""
+"""Heat maps of feature pairs: the scores of each student feature with each teacher feature."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rdistill.report.study import scored
 from rdistill.report.text import Column, Table, cell, points, short
 from rdistill.report.theme import COLORSCALE, layout
 
-CELL, WIDE_CELL = 96, 150  # pixels of a cell; and where it says how many trials never left one class
-LETTER = 7.5  # pixels of a letter
+CELL, WIDE_CELL = 96, 150  # width of a cell in pixels, without and with text about trials that never left one class
+LETTER = 7.5  # width of a letter in pixels
 
 
 def heat_maps(sweep: Sweep) -> list[Plot]:
-    """For each swept feature pair: mean and best score of every student feature with every teacher feature."""
+    """A heat map for each swept feature pair, with the mean and the best score of every combination."""
     space = mapping(sweep.spec.get("space"))
     keys = [key for key in sweep.keys if mapping(space.get(key)).get("type") == "pairs" or key.endswith(".pair")]
     return [plot for key in keys if (plot := _heat_map(sweep, key)) is not None]
@@ -26,7 +26,7 @@ def heat_maps(sweep: Sweep) -> list[Plot]:
 
 def _heat_map(sweep: Sweep, key: str) -> Plot | None:
     cells: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-    collapsed: Counter[tuple[int, int]] = Counter()  # trials that never left one class: no score of a pair
+    collapsed: Counter[tuple[int, int]] = Counter()  # trials that never left one class do not count in the means
     for record in scored(sweep):
         pair = record.values.get(key)
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(index, int) for index in pair):
@@ -134,7 +134,7 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
 
 
 def _feature_names(sweep: Sweep, key: str, pairs: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
-    """Names of both sides by index; bare indices where the config does not say."""
+    """Names of the student's and the teacher's features by index; `feature INDEX` if the config has no name."""
     distill = mapping(sweep.config.get("distill"))
     features = mapping(distill.get("features"))
     loss = mapping(mapping(distill.get("losses")).get(key.split(".")[-2] if "." in key else ""))
@@ -151,12 +151,12 @@ def _feature_names(sweep: Sweep, key: str, pairs: Sequence[tuple[int, int]]) -> 
 
 
 def _axis(names: Sequence[str]) -> list[str]:
-    """With its index before each name: two layers may bear the same one."""
+    """Names with their indices, since two features may have the same name."""
     return [f"{index} {name}" for index, name in enumerate(names)]
 
 
 def _mark(scores: list[float] | None, collapsed: int) -> str:
-    """What a cell says: mean, best, number of trials, and how many more never left one class."""
+    """The text of a cell: mean, best, number of trials, and number of further trials that never left one class."""
     stuck = f"{collapsed} never left one class" if collapsed else ""
     if not scores:
         return stuck
@@ -165,6 +165,6 @@ def _mark(scores: list[float] | None, collapsed: int) -> str:
 
 
 def _on_scale(value: float | None, low: float, high: float) -> str:
-    """The ink that is read on a cell's colour."""
+    """The colour of text that is readable on a cell's colour."""
     share = ((value or low) - low) / (high - low) if high > low else 0.0
     return "$paper" if share >= 0.55 else "$ink"

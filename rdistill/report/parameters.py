@@ -1,4 +1,4 @@
-"""Each trial's values and its score: all parameters at once, and one at a time."""
+"""Figures of the trials' values and scores: parallel coordinates, and one figure for each parameter."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rdistill.report.text import Column, Table, cell, points, short, show
 from rdistill.report.theme import as_text, layout, log_ticks, percent_range, round_ticks
 from rdistill.sweeps.study.records import TrialRecord
 
-LONG = 12  # letters of a choice, beyond which they would be written aslant
-WIDE = 360  # pixels of a figure beside such choices
-LETTER = 7  # pixels of a letter
+LONG = 12  # choices with more letters than this are drawn on the vertical axis
+WIDE = 360  # width in pixels of such a figure, without the texts of the choices
+LETTER = 7  # width of a letter in pixels
 
 
 def parallel(sweep: Sweep) -> Plot | None:
-    """Every trial as a line through its values and its score; the best quarter stands out."""
+    """Parallel coordinates: a line for each trial through its values and its score, with the best quarter in colour."""
     records = sorted(scored(sweep), key=lambda record: miou(record) or 0.0)
     axes = [axis for key in sweep.keys if (axis := _axis_of(sweep, key)) is not None]
     if len(records) < 2 or not axes:
@@ -109,27 +109,28 @@ def parallel(sweep: Sweep) -> Plot | None:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the parallel coordinates, from 0 to 1."""
+    """One axis of the parallel coordinates."""
 
     name: str
     key: str
-    place: Callable[[Any], float | None]
-    ticks: Sequence[tuple[float, str]]
+    place: Callable[[Any], float | None]  # value -> position from 0 to 1
+    ticks: Sequence[tuple[float, str]]  # (position, text) of each tick
 
 
 def _axis_of(sweep: Sweep, key: str) -> _Axis | None:
     distribution, name = distribution_of(sweep, key), short(key, sweep.keys)
     if isinstance(distribution, CategoricalDistribution):
         names = categories_of(sweep, key, distribution)
-        where = {text: (index + 0.5) / len(names) for index, text in enumerate(names)}
-        return _Axis(name, key, lambda value: where.get(show(value)), [(place, text) for text, place in where.items()])
+        places = {text: (index + 0.5) / len(names) for index, text in enumerate(names)}
+        ticks = [(place, text) for text, place in places.items()]
+        return _Axis(name, key, lambda value: places.get(show(value)), ticks)
     if isinstance(distribution, (FloatDistribution, IntDistribution)):
         return _scale(name, key, distribution.low, distribution.high, distribution.log)
     return None
 
 
 def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
-    """An axis of numbers, with ticks at round ones; on a logarithmic one at the powers of ten and the ends."""
+    """An axis of numbers, with ticks at round numbers; a logarithmic axis has ticks at powers of ten and its ends."""
 
     def place(value: Any) -> float | None:
         if number(value) is None:
@@ -140,14 +141,14 @@ def _scale(name: str, key: str, low: float, high: float, log: bool) -> _Axis:
 
     if log:
         powers = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-        at = sorted({low, high, *(power for power in powers if min(power / low, high / power) > 1.3)})
+        ticks = sorted({low, high, *(power for power in powers if min(power / low, high / power) > 1.3)})
     else:
-        at = round_ticks(low, high)
-    return _Axis(name, key, place, [(place(tick) or 0.0, show(float(f"{tick:.3g}"))) for tick in at])
+        ticks = round_ticks(low, high)
+    return _Axis(name, key, place, [(place(tick) or 0.0, show(float(f"{tick:.3g}"))) for tick in ticks])
 
 
 def slices(sweep: Sweep) -> list[Plot]:
-    """For each parameter a plot of every trial's score over its value."""
+    """A figure for each parameter, with every trial's score over its value."""
     return [plot for key in sweep.keys if (plot := _slice(sweep, key)) is not None]
 
 
@@ -185,7 +186,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
             marker=dict(symbol=symbol, color=colour, size=size, opacity=0.8, line=dict(width=1.5, color=colour)),
             hovertemplate="%{text}: %{x}, %{y:.2f}<extra></extra>",
         )
-        if categories and label != "best":  # points side by side: a box that is not drawn
+        if categories and label != "best":  # an invisible box plot draws points of one category side by side
             clear = "rgba(0,0,0,0)"
             trace.update(
                 type="box",
@@ -201,8 +202,8 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         data.append(trace)
     names = categories_of(sweep, key, distribution) if isinstance(distribution, CategoricalDistribution) else []
     long = max(map(len, names), default=0) > LONG
-    if long:  # written across, with a line each
-        data = [_lying(trace) for trace in data]
+    if long:  # long categories are on the vertical axis, so that each has a line of its own
+        data = [_horizontal(trace) for trace in data]
     axis: Layout = dict(title=name)
     reach = percent_range([miou(record) for record in scored(sweep)])  # the same for all parameters
     if isinstance(distribution, CategoricalDistribution):
@@ -213,7 +214,7 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
             showgrid=False,
         )
     elif isinstance(distribution, (FloatDistribution, IntDistribution)) and distribution.high > distribution.low:
-        ends = [float(distribution.low), float(distribution.high)]  # what the search may choose, and no more
+        ends = [float(distribution.low), float(distribution.high)]  # the range of the search
         if distribution.log:
             axis.update(type="log", title=f"{name}, log scale", **log_ticks(*ends))
             ends = [math.log10(end) for end in ends]
@@ -234,20 +235,20 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
         Column("mIoU", numeric=True),
         Column("status"),
     ]
-    summary = _what_is_good(ordered, key, categories)
+    summary = _parameter_summary(ordered, key, categories)
     table = Table(f"Trials by {name}, best first", columns, rows)
     height, width = (90 + 26 * len(names), WIDE + LETTER * max(map(len, names))) if long else (280, 0)
     return Plot(f"slice-{name}", name, summary, data, figure, table, height=height, min_width=width)
 
 
-def _lying(trace: Trace) -> Trace:
+def _horizontal(trace: Trace) -> Trace:
     """A trace with its axes exchanged."""
     turned = {**trace, "x": trace["y"], "y": trace["x"], "hovertemplate": "%{text}: %{y}, %{x:.2f}<extra></extra>"}
     return {**turned, "orientation": "h"} if trace["type"] == "box" else turned
 
 
-def _what_is_good(ordered: Sequence[TrialRecord], key: str, categories: bool) -> str:
-    """One sentence on a parameter: its best category, or where the best quarter lies."""
+def _parameter_summary(ordered: Sequence[TrialRecord], key: str, categories: bool) -> str:
+    """A sentence about a parameter: its best category, or the range of the best quarter of the trials."""
     if categories:
         groups: defaultdict[str, list[float]] = defaultdict(list)
         for record in ordered:
@@ -256,5 +257,5 @@ def _what_is_good(ordered: Sequence[TrialRecord], key: str, categories: bool) ->
         scores = groups[first]
         return f"{first} has the highest mean, {points(mean(scores))} mIoU over {counted(len(scores), 'trial')}."
     top = [float(record.values[key]) for record in ordered[: max(1, len(ordered) // 4)]]
-    where = f"at {show(top[0])}" if len(top) == 1 else f"from {show(min(top))} to {show(max(top))}"
-    return f"The best {'quarter of ' if len(top) > 1 else 'of '}{counted(len(ordered), 'trial')} lies {where}."
+    values = f"at {show(top[0])}" if len(top) == 1 else f"from {show(min(top))} to {show(max(top))}"
+    return f"The best {'quarter of ' if len(top) > 1 else 'of '}{counted(len(ordered), 'trial')} lies {values}."

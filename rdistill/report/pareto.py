@@ -1,4 +1,4 @@
-"""Several objectives: mIoU against what a student costs, and the trials that no other beats in all of them."""
+"""Figures for several objectives: mIoU against each cost of a student, with the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A figure: what is drawn, what it says in words, and its table. Plotly's figures as plain dicts."""
+"""A figure of the report: a plotly figure as plain dicts, with a summary in words and a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rdistill.report.text import Table
 from rdistill.report.theme import Layout, Trace, as_text
 from rdistill.sweeps.study.records import TrialRecord
 
-CURVE_POINTS = 60  # points of one curve; more would not be seen
+CURVE_POINTS = 60  # the largest number of points of one curve; more could not be distinguished
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: what is drawn, the sentence that says it, and the table that holds it."""
+    """One figure, with a sentence that describes it and a table of its numbers."""
 
     id: str
     title: str
@@ -25,10 +25,10 @@ class Plot:
     layout: Layout
     table: Table
     height: int = 380  # pixels
-    min_width: int = 0  # pixels; on narrower screens and paper the figure is made smaller
-    note: str = ""  # how to read it
-    variants: Mapping[str, list[Trace]] = field(default_factory=dict)  # name -> data in the place of `data`
-    chooses: str = ""  # what a variant's name is
+    min_width: int = 0  # pixels; on narrower screens and on paper the figure is scaled down
+    note: str = ""  # how to read the figure
+    variants: Mapping[str, list[Trace]] = field(default_factory=dict)  # name -> data that replaces `data`
+    chooses: str = ""  # the heading of the list of variants, such as `trial`
 
 
 def curve(record: TrialRecord) -> list[tuple[int, float]]:
@@ -40,11 +40,11 @@ def curve(record: TrialRecord) -> list[tuple[int, float]]:
     ]
 
 
-def thinned(items: Sequence[Any], most: int = CURVE_POINTS) -> list[Any]:
-    """``most`` of the items at most, evenly spread, the first and the last among them."""
-    if len(items) <= most:
+def thinned(items: Sequence[Any], max_items: int = CURVE_POINTS) -> list[Any]:
+    """At most ``max_items`` of the items, evenly spread, including the first and the last."""
+    if len(items) <= max_items:
         return list(items)
-    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+    return [items[round(index * (len(items) - 1) / (max_items - 1))] for index in range(max_items)]
 
 
 def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, markers: bool = True) -> Trace:
@@ -62,11 +62,11 @@ def line(points_: Iterable[tuple[Any, Any]], name: str, colour: str, dash: str, 
 
 
 def zero_line(low: float, high: float, yref: str = "paper") -> Layout:
-    """A line over the height of a figure at no difference; of no width where that is not on the axis."""
+    """A vertical line at zero over the height of a figure; invisible if the axis does not include zero."""
     width = 1.5 if low <= 0 <= high else 0
     return dict(type="line", x0=0, x1=0, y0=0, y1=1, yref=yref, line=dict(color="$muted", width=width, dash="dot"))
 
 
 def plain(name: str) -> str:
-    """A name inside a hover template: plotly reads %{...} and a few tags in it."""
+    """A name for a hover template, without the `%{...}` and the tags that plotly would read."""
     return as_text(name.replace("%", ""))

@@ -1,4 +1,4 @@
-"""The page's figures as PNG files for a paper: light, and large enough to print."""
+"""Writes the page's figures as PNG files for a paper, in light colours and in print resolution."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rdistill.core.errors import UserError
 from rdistill.report.page import Figure, Page, as_drawn
 from rdistill.report.theme import LIGHT, coloured
 
-WIDTH = 700  # CSS pixels: a figure over the width of a page
-SCALE = 3  # pixels for each: 2,100 over 7 inches is 300 dpi
+WIDTH = 700  # CSS pixels of a figure as wide as a page
+SCALE = 3  # pixels for each CSS pixel: 2,100 pixels over 7 inches are 300 dpi
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def write_pngs(page: Page, folder: Path) -> list[Path]:
-    """Writes a PNG for each figure of a page, named as the figure is.
+    """Writes a PNG file for each figure of a page, with the figure's id as its name.
 
     Raises:
-        UserError: no Chrome or Chromium, which draws them, or no kaleido, which drives it.
+        UserError: Chrome or Chromium, which draws the figures, or kaleido, which controls it, is missing.
     """
     browser = os.environ.get("BROWSER_PATH") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
@@ -38,9 +38,9 @@ def write_pngs(page: Page, folder: Path) -> list[Path]:
         for name, figure, size in figures(page)
     ]
     try:
-        with _no_traces_at_home():
+        with _temporary_home():
             kaleido.write_fig_from_object_sync(jobs, kopts=dict(path=browser, mathjax=False))
-    except Exception as error:  # a browser fails to start in as many ways as there are machines
+    except Exception as error:  # a browser may fail to start with any error
         raise UserError(
             f"--png: {browser} cannot draw: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
@@ -48,10 +48,10 @@ def write_pngs(page: Page, folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _no_traces_at_home() -> Iterator[None]:
-    """Chromium keeps the settings of its crash reports in the user's folder, wherever its profile is."""
+def _temporary_home() -> Iterator[None]:
+    """A context with a temporary config folder, since Chromium would write to the user's own, whatever its profile."""
     before = os.environ.get("XDG_CONFIG_HOME")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # it may be closing still
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Chromium may still be closing
         os.environ["XDG_CONFIG_HOME"] = folder
         try:
             yield
@@ -62,7 +62,7 @@ def _no_traces_at_home() -> Iterator[None]:
 
 
 def figures(page: Page) -> Sequence[tuple[str, Figure, dict[str, int]]]:
-    """(file name, figure, its size) of each plot, in light colours and with letters to be read in print."""
+    """(file name, figure, size) of each plot, in light colours and with letters large enough for print."""
     drawings = []
     for plot in [*page.plots, *([page.card] if page.card is not None else [])]:
         drawn = as_drawn(plot)

@@ -1,4 +1,4 @@
-"""What it took, where it ran, and how to do it again."""
+"""The cost and the environment of a sweep, and the commands that repeat it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {  # keys of summary.json's `cost`
 
 
 def cost(sweep: Sweep) -> Table:
-    """Time and what was saved; marks what is not in the files as missing."""
+    """The table of time and savings; figures that are not in the files are marked as missing."""
     recorded = mapping(sweep.summary.get("cost"))
     rows = [
         (LABELS.get(key, key.replace("_", " ")), _quantity(key, value))
@@ -54,7 +54,7 @@ def cost(sweep: Sweep) -> Table:
 
 
 def environment(sweep: Sweep) -> Table:
-    """Versions, machine, seeds and data."""
+    """The table of versions, machine, seeds and data."""
     rows = list(_flat(mapping(sweep.summary.get("environment"))))
     if not rows:
         rows = [("versions and hardware", "not recorded" + (" until the sweep ends" if sweep.running else ""))]
@@ -81,20 +81,20 @@ def environment(sweep: Sweep) -> Table:
     )
 
 
-def again(config: Path, work_dir: str) -> str:
+def train_command(config: Path, work_dir: str) -> str:
     """The command that repeats a run."""
     return shlex.join(["rdistill", "train", str(config), "--work-dir", work_dir])
 
 
 def data_of(config: Mapping[str, Any], split: str = "val") -> str:
-    """Where the images of a split are."""
+    """The type, folder and list of a split's dataset."""
     dataset = mapping(mapping(config.get(f"{split}_dataloader")).get("dataset"))
     parts = [str(dataset[key]) for key in ("type", "data_root", "ann_file") if dataset.get(key)]
     return " ".join(parts) or MISSING
 
 
 def _without_masks(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the images without masks are and how many go with each batch, if there are any."""
+    """The row about images without masks and how many are in each batch; no row if there are none."""
     section = mapping(mapping(config.get("distill")).get("unlabeled"))
     if not section:
         return []
@@ -109,7 +109,7 @@ def teacher_files(config: Mapping[str, Any]) -> list[str]:
 
 
 def commands(sweep: Sweep) -> list[tuple[str, str]]:
-    """(what it does, command) to repeat the sweep and its winners."""
+    """(description, command) of each command that repeats the sweep or one of its winners."""
     folder = sweep.folder
     command = command_of(sweep)
     lines = [
@@ -126,7 +126,7 @@ def commands(sweep: Sweep) -> list[tuple[str, str]]:
         winners.append(sweep.baseline.id)
     for name in winners:
         file = folder / TRIALS / name / "trial.py"
-        lines.append((f"trial {name}", again(file, f"{folder}-{name}-again")))
+        lines.append((f"trial {name}", train_command(file, f"{folder}-{name}-again")))
     if (folder / "best.pth").is_file():
         lines.append(
             ("score the winner", shlex.join(["rdistill", "eval", str(folder / "best.py"), str(folder / "best.pth")]))
@@ -143,7 +143,7 @@ def _wall_clock(sweep: Sweep) -> str:
 
 
 def _saved_by_stopping(sweep: Sweep) -> str:
-    """Iterations that stopped trials did not have to do, of all that were planned."""
+    """The fraction of the planned iterations that early stopping has saved."""
     ended = [record for record in sweep.trials if record.status in ("finished", "stopped")]
     if not sweep.iterations or not ended:
         return "not recorded"
@@ -157,7 +157,7 @@ def _saved_by_stopping(sweep: Sweep) -> str:
 
 
 def _saved_by_cohorts(records: Iterable[TrialRecord]) -> str:
-    """Seconds that trials in cohorts did not need, of what they would have, each alone."""
+    """The fraction of the trials' seconds alone that cohorts have saved."""
     spent = alone = 0.0
     for record in records:
         cost = mapping(getattr(record, "cost", None))

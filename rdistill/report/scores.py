@@ -1,4 +1,4 @@
-"""What was reached: each class, each image, and the confirmed differences with their intervals."""
+"""Figures of the scores: of each class, of each image, and the confirmed differences with their intervals."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rdistill.report.theme import layout, percent_range, round_range, round_step
 from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.summary import Arm, Difference
 
-MOST = 100.0  # points that two scores in percent can differ by
+MAX_GAP = 100.0  # the largest possible difference of two scores in percent
 SHOWS = {"better": "better", "worse": "worse", "open": "not decided", None: ""}
 
 
 def per_class(sweep: Sweep) -> Plot | None:
-    """IoU of every class: teacher, baseline, best; of confirmed runs where there are any."""
+    """IoU of every class for teacher, baseline and best; means of the confirmation if there was one."""
     first = sweep.winner
     series: list[tuple[str, str, str, dict[str, float | None], dict[str, float | None]]] = []
     teacher = iou(mapping(sweep.summary.get("teacher")))
@@ -74,8 +74,8 @@ def per_class(sweep: Sweep) -> Plot | None:
             if _both(last.get(class_name), before.get(class_name))
         }
         if gains:
-            most = max(gains, key=lambda class_name: abs(gains[class_name]))
-            summary += f" The largest difference to {series[-2][0]} is in {most}: {signed(gains[most])}."
+            largest = max(gains, key=lambda class_name: abs(gains[class_name]))
+            summary += f" The largest difference to {series[-2][0]} is in {largest}: {signed(gains[largest])}."
     ends = [
         value + sign * (spread.get(name) or 0.0)
         for _, _, _, values, spread in series
@@ -97,8 +97,8 @@ class DifferenceRow:
 
     label: str
     gap: Difference
-    by_seed: Mapping[str, float] = field(default_factory=dict)  # seed -> difference of its two runs
-    of: str = ""  # the configuration's id
+    by_seed: Mapping[str, float] = field(default_factory=dict)  # seed -> difference of the two runs on it
+    of: str = ""  # id of the configuration
     kind: str = ""  # 'equal iterations' or 'equal cost'
 
     def named(self, label: str) -> DifferenceRow:
@@ -109,11 +109,15 @@ class DifferenceRow:
         """Low, mean and high; without an interval all three are the mean."""
         mean = number(self.gap.get("mean")) or 0.0
         low, high = number(self.gap.get("low")), number(self.gap.get("high"))
-        return (mean if low is None else max(low, -MOST)), mean, (mean if high is None else min(high, MOST))
+        return (
+            (mean if low is None else max(low, -MAX_GAP)),
+            mean,
+            (mean if high is None else min(high, MAX_GAP)),
+        )
 
 
 def difference_rows(sweep: Sweep, prefix: str = "") -> list[DifferenceRow]:
-    """Of every configuration, to the baseline of equal iterations and, where there is one, of equal cost."""
+    """The differences of every configuration to the baselines at equal iterations and at equal cost."""
     rows: list[DifferenceRow] = []
     for arm in sweep.confirmed.get("configurations", []):
         name, cost = str(arm.get("id")), mapping(arm.get("equal_cost"))
@@ -128,7 +132,7 @@ def difference_rows(sweep: Sweep, prefix: str = "") -> list[DifferenceRow]:
 
 
 def _by_seed(arm: Arm, alone: Arm) -> dict[str, float]:
-    """Seed -> difference, of those on which both sides left one class."""
+    """Seed -> difference, for the seeds on which both sides left one class."""
     stuck = {str(seed) for side in (arm, alone) for seed in side.get("never_trained") or []}
     scores, others = mapping(arm.get("scores")), mapping(alone.get("scores"))
     pairs = {seed: (number(scores[seed]), number(others.get(seed))) for seed in scores if seed not in stuck}
@@ -136,12 +140,14 @@ def _by_seed(arm: Arm, alone: Arm) -> dict[str, float]:
 
 
 def difference_range(rows: Sequence[DifferenceRow]) -> list[float]:
-    """The ends of an axis that holds the differences, their intervals, their seeds and zero."""
-    return round_range([0.0, *(value for row in rows for value in (*row.ends, *row.by_seed.values()))], -MOST, MOST)
+    """The ends of an axis that shows all differences, intervals, seeds and zero."""
+    return round_range(
+        [0.0, *(value for row in rows for value in (*row.ends, *row.by_seed.values()))], -MAX_GAP, MAX_GAP
+    )
 
 
 def difference_traces(rows: Sequence[DifferenceRow]) -> list[Trace]:
-    """A square with its interval for each difference, in the colour of what it shows; a ring for each seed's."""
+    """A square with its interval for each difference, in the colour of its decision, and a ring for each seed."""
     data: list[Trace] = []
     for row in rows:
         low, mean, high = row.ends
@@ -185,7 +191,7 @@ def difference_traces(rows: Sequence[DifferenceRow]) -> list[Trace]:
 
 
 def forest(rows: Sequence[DifferenceRow], *, ident: str = "confirmed") -> Plot | None:
-    """Confirmed differences to the baseline with their 95 % intervals and, as rings, each seed's."""
+    """The forest plot: confirmed differences with their 95 % intervals, and a ring for each seed."""
     if not rows:
         return None
     low, high = difference_range(rows)
@@ -237,7 +243,7 @@ def forest(rows: Sequence[DifferenceRow], *, ident: str = "confirmed") -> Plot |
 def _within_percent(
     values: Mapping[str, float | None], spread: Mapping[str, float | None], names: Sequence[str]
 ) -> tuple[list[float], list[float]]:
-    """Lengths of bars above and below some values, which end at 0 and 100 %."""
+    """Lengths of the bars above and below each value, cut off at 0 and 100 %."""
     above, below = [], []
     for name in names:
         value, deviation = values.get(name) or 0.0, spread.get(name) or 0.0
@@ -247,7 +253,7 @@ def _within_percent(
 
 
 def per_image(images: Pictures) -> Plot | None:
-    """Each validation image: how well the baseline and the best student segment it."""
+    """A figure of each validation image's mIoU by the baseline and by the best student."""
     entries = [mapping(entry) for entry in images.get("per_image") or []]
     both, x, y = [], list[float](), list[float]()
     for entry in entries:
@@ -283,7 +289,7 @@ def per_image(images: Pictures) -> Plot | None:
         ),
     ]
     ids = [str(images.get(key) or key) for key in ("baseline", "best")]
-    # A step is as long across as up, so that what is equal lies at 45 degrees.
+    # Both axes have the same scale, so that the line of equal scores is at 45 degrees.
     step = round_step(low, high, 5)
     figure = layout(
         xaxis=dict(title=f"mIoU of the image, {ids[0]}, %", range=ends, dtick=step, constrain="domain"),
@@ -306,7 +312,7 @@ def per_image(images: Pictures) -> Plot | None:
 
 
 def _mean_and_sd(arm: Arm) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Mean and spread of each class of a confirmed configuration."""
+    """(class -> mean IoU, class -> standard deviation) of a confirmed configuration."""
     classes = mapping(arm.get("IoU"))
     return (
         {name: number(mapping(figures).get("mean")) for name, figures in classes.items()},
@@ -319,9 +325,9 @@ def _largest_difference(arm: Arm) -> str:
     with_mean = {name: gap for name, gap in gains.items() if number(gap.get("mean")) is not None}
     if not with_mean:
         return ""
-    most = max(with_mean, key=lambda name: abs(float(with_mean[name]["mean"])))
-    low, high = (signed(number(with_mean[most].get(key))) for key in ("low", "high"))
-    return f" The largest difference is in {most}: {signed(number(with_mean[most]['mean']))} ({low} to {high})."
+    largest = max(with_mean, key=lambda name: abs(float(with_mean[name]["mean"])))
+    low, high = (signed(number(with_mean[largest].get(key))) for key in ("low", "high"))
+    return f" The largest difference is in {largest}: {signed(number(with_mean[largest]['mean']))} ({low} to {high})."
 
 
 def _both(first: float | None, second: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""How far a sweep's answer goes: the one word the page begins with, its colour, and what to do next."""
+"""The standing of a sweep: its verdict in a few words with a colour, and what to do next."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rdistill.schemas.summary import Arm, Difference
 from rdistill.sweeps.findings.verdict import images_leave_open, is_better, is_worse
 
 Decided = Literal["better", "worse", "open"]
-COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # what is decided has a colour; all else is muted
+COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # decision -> colour of the theme; others are MUTED
 MUTED = "muted"
-EDGE = 0.05  # share of a range
+EDGE = 0.05  # a value in this outer fraction of a range is at its edge
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Step:
 
 
 def decided(gap: Difference | None) -> Decided | None:
-    """What a confirmed difference shows, by the rule of the verdict; None where there is none."""
+    """The decision about a confirmed difference, by the rule of the verdict; None without a difference."""
     values: Difference = mapping(gap)
     if number(values.get("mean")) is None:
         return None
@@ -47,12 +47,12 @@ def decided(gap: Difference | None) -> Decided | None:
 
 
 def colour_of(gap: Difference | None) -> str:
-    """The theme's colour of a confirmed difference: as what it shows."""
+    """The theme's colour for the decision about a confirmed difference."""
     return COLOURS.get(decided(gap) or "", MUTED)
 
 
 def standing(sweep: Sweep) -> Standing:
-    """The word for a sweep, of one that runs too."""
+    """The standing of a sweep, which may still be running."""
     if not sweep.records:
         return Standing("No result yet")
     first, second = answers(sweep.winner)
@@ -76,12 +76,12 @@ def standing(sweep: Sweep) -> Standing:
 
 
 def answers(arm: Arm) -> tuple[Decided | None, Decided | None]:
-    """What is decided of a configuration at equal iterations and at equal cost."""
+    """The decisions about a configuration at equal iterations and at equal cost."""
     return decided(arm.get("difference")), decided(mapping(arm.get("equal_cost")).get("difference"))
 
 
 def next_steps(sweep: Sweep) -> list[Step]:
-    """What to do next, the most useful first; each with its command where there is one."""
+    """What to do next, the most useful step first."""
     if sweep.running or not sweep.records:
         return [Step("Wait for its end, then write this page again.", f"rdistill report {_quoted(sweep)}")]
     status = sweep.summary.get("status")
@@ -125,7 +125,7 @@ def _after_confirmation(sweep: Sweep) -> list[Step]:
 
 
 def _to_decide(sweep: Sweep, gap: Difference) -> Step:
-    """What would decide an open difference: seeds, or images where more seeds would not help."""
+    """The step that may decide an open difference: more seeds, or more images if seeds cannot help."""
     images = gap.get("images")
     if images_leave_open(gap):
         return Step(f"Validate on more images: with {images} of them more seeds would not decide it.")
@@ -141,7 +141,7 @@ def _to_decide(sweep: Sweep, gap: Difference) -> Step:
 
 
 def _at_an_edge(sweep: Sweep) -> list[str]:
-    """Keys of numbers of which the best has a value in the outermost twentieth of the range."""
+    """Keys whose value in the best trial is at the edge of the searched range."""
     keys = []
     for key, dimension in mapping(sweep.spec.get("space")).items():
         bounds = mapping(dimension)
@@ -161,7 +161,7 @@ def _quoted(sweep: Sweep) -> str:
 
 
 def command_of(sweep: Sweep) -> str:
-    """The command that the sweep was started with; empty where no file says it."""
+    """The command that the sweep was started with; an empty text if it is not recorded."""
     summary: Mapping[str, object] = sweep.summary
     command = mapping(sweep.summary.get("environment")).get("command") or summary.get("command")
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")

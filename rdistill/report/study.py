@@ -1,4 +1,4 @@
-"""The trials of a sweep as an Optuna study, and what Optuna makes of them."""
+"""The trials of a sweep as an Optuna study, with Optuna's importances and history."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rdistill.report.text import Column, Table, cell, short, show
 from rdistill.report.theme import Trace, layout, percent_range, round_step
 from rdistill.sweeps.study.records import TrialRecord
 
-ENOUGH = 16  # trials with a score, below which an importance would be noise
-RESAMPLES = 40  # drawn from the trials with replacement: how far an importance hangs on which trials there are
-MIDDLE = (0.1, 0.9)  # the range of the resamples that is drawn
+MIN_TRIALS = 16  # an importance from fewer trials with a score would be noise
+RESAMPLES = 40  # bootstrap samples of the trials, to estimate how uncertain an importance is
+QUANTILES = (0.1, 0.9)  # quantiles of the bootstrap samples that are drawn as a range
 TARGET = "mIoU"
 
 
 def study_of(sweep: Sweep) -> optuna.Study:
-    """The scored trials as an Optuna study, in order; its parameters have the keys' short names.
+    """The trials with a score as an Optuna study, in order. Its parameters have the short names of the config keys.
 
-    A stopped trial counts with its best score, as it did for the searcher. Values of a choice or a pair are texts.
+    A stopped trial has its best score, the same as for the searcher. Values of choices and pairs are JSON texts.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
@@ -52,12 +52,12 @@ def scored(sweep: Sweep) -> list[TrialRecord]:
 
 
 def importance(study: optuna.Study) -> Plot | str | None:
-    """How much of what separates good trials from the rest each parameter explains; or why that is not known."""
+    """A figure of each parameter's importance for the score; or a sentence that says why there is none."""
     trials = study.get_trials(deepcopy=False)
     if not trials:
         return None
-    if len(trials) < ENOUGH:
-        return f"Importance needs {ENOUGH} trials with a score; there are {len(trials)}."
+    if len(trials) < MIN_TRIALS:
+        return f"Importance needs {MIN_TRIALS} trials with a score; there are {len(trials)}."
     varied = [
         name
         for name in dict.fromkeys(name for trial in trials for name in trial.params)
@@ -131,28 +131,28 @@ def _shares(study: optuna.Study, names: Sequence[str]) -> dict[str, float]:
 
 
 def _ranges(study: optuna.Study, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """How far each importance varies over resamples of the trials; the same ones each time the page is written."""
+    """The range of each importance over bootstrap samples of the trials, drawn with a fixed seed."""
     rng, trials = random.Random(0), study.get_trials(deepcopy=False)
     drawn: list[dict[str, float]] = []
     for _ in range(RESAMPLES):
-        again = optuna.create_study(direction="maximize")
-        again.add_trials(rng.choices(trials, k=len(trials)))
+        resample = optuna.create_study(direction="maximize")
+        resample.add_trials(rng.choices(trials, k=len(trials)))
         try:
-            drawn.append(_shares(again, names))
-        except (ValueError, RuntimeError):  # such as one value of a parameter alone
+            drawn.append(_shares(resample, names))
+        except (ValueError, RuntimeError):  # a parameter may have a single value in this sample
             continue
     if not drawn:
         raise ValueError("no resample of them can be told apart")
     ends = {}
     for name in names:
         ordered = sorted(shares.get(name, 0.0) for shares in drawn)
-        low, high = (ordered[round(share * (len(ordered) - 1))] for share in MIDDLE)
+        low, high = (ordered[round(share * (len(ordered) - 1))] for share in QUANTILES)
         ends[name] = (low, high)
     return ends
 
 
 def history(sweep: Sweep, study: optuna.Study) -> Plot | None:
-    """The score of each trial in the order in which they began, and the best so far: Optuna's own figure."""
+    """The score of each trial in order, and the best score so far, from Optuna's own figure."""
     trials = study.get_trials(deepcopy=False)
     if len(trials) < 2:
         return None
@@ -198,7 +198,7 @@ def history(sweep: Sweep, study: optuna.Study) -> Plot | None:
     top = max(range(len(trials)), key=lambda index: scores[index])
     summary = (
         f"The best of {len(trials)} trials, {ids[top]} with {scores[top]:.2f} mIoU on one seed, was number {top + 1}; "
-        f"{_at_the_end(so_far)}"
+        f"{_late_progress(so_far)}"
     )
     figure = layout(
         xaxis=dict(
@@ -214,14 +214,14 @@ def history(sweep: Sweep, study: optuna.Study) -> Plot | None:
     return Plot("history", "Best so far", summary, data, figure, Table("Trials in order", columns, rows), height=340)
 
 
-def _at_the_end(so_far: Sequence[float]) -> str:
-    """Whether the search still climbed when it ended."""
+def _late_progress(so_far: Sequence[float]) -> str:
+    """A clause about the gain in the second half of the search."""
     gained = so_far[-1] - so_far[len(so_far) // 2]
     return f"the second half of the trials brought {f'{gained:.2f} points' if gained else 'nothing more'}."
 
 
 def distribution_of(sweep: Sweep, key: str) -> BaseDistribution | None:
-    """Optuna's form of what a key may be; of what it was, where the sweep file does not say."""
+    """Optuna's distribution of a key; from the trials' values if the sweep file does not have the key."""
     dimension = mapping(mapping(sweep.spec.get("space")).get(key))
     seen = [record.values[key] for record in scored(sweep) if key in record.values]
     if not seen:
@@ -234,7 +234,7 @@ def distribution_of(sweep: Sweep, key: str) -> BaseDistribution | None:
         if kind == "int":
             return IntDistribution(int(min(dimension["low"], *seen)), int(max(dimension["high"], *seen)))
     except (KeyError, TypeError, ValueError):
-        pass  # a file by hand or of another version: what was seen says enough
+        pass  # the sweep file is not valid for this version: the trials' values are used
     if kind is None and all(isinstance(value, float) for value in seen):
         return FloatDistribution(min(seen), max(seen))
     choices = dimension.get("values") if isinstance(dimension.get("values"), list) else sorted(seen, key=json.dumps)
@@ -242,7 +242,7 @@ def distribution_of(sweep: Sweep, key: str) -> BaseDistribution | None:
 
 
 def categories_of(sweep: Sweep, key: str, distribution: CategoricalDistribution) -> list[str]:
-    """Texts of those choices that a trial had, in the order of the sweep file; pairs and numbers ascending."""
+    """Texts of the choices that trials have, in the order of the sweep file; pairs and numbers are sorted."""
     present = [record.values[key] for record in scored(sweep) if key in record.values]
     choices = [json.loads(str(choice)) for choice in distribution.choices]
     used = [choice for choice in choices if choice in present]

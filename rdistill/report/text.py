@@ -1,4 +1,4 @@
-"""Values and tables as a reader wants them."""
+"""Texts of values, and tables of texts."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, and what it is sorted by."""
+    """One cell of a table."""
 
     text: str
-    sort: float | str | None = None
-    flag: str = ""  # a CSS class: how it is marked
-    note: str = ""  # what to know of the row, in small letters below the text
+    sort: float | str | None = None  # the value by which the column is sorted
+    flag: str = ""  # a CSS class
+    note: str = ""  # a note about the row, in small letters below the text
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and how long its column stays where not all fit."""
+    """The heading of a column, and its rank if not all columns fit."""
 
     name: str
     numeric: bool = False
-    title: str = ""  # the whole name where `name` is a short form
-    rank: int = 1  # the highest leaves a narrow page first; 0, as the first column of all, never does
+    title: str = ""  # the full name if `name` is a short form
+    rank: int = 1  # columns with the highest rank are hidden first on a narrow page, and those with rank 0 never
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption. Rows of cells, as many as there are columns."""
+    """A table with a caption; each row has as many cells as there are columns."""
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
-    marks: Sequence[str] = field(default=())  # a CSS class for each row, or none at all
-    same: str = ""  # which columns were left out, for they have the same text in every row
+    marks: Sequence[str] = field(default=())  # a CSS class for each row; may be empty
+    same: str = ""  # a sentence about columns that were left out, since they have the same text in every row
 
     def mark(self, row: int) -> str:
         return self.marks[row] if self.marks else ""
 
 
 def condensed(table: Table) -> Table:
-    """A table without the columns that say the same in every row, which are named instead; those of rank 0 stay."""
+    """A table without the columns that have the same text in every row; a sentence names them. Those of rank 0 stay."""
     if len(table.rows) < 2:
         return table
     texts = [{row[index].text for row in table.rows} for index in range(len(table.columns))]
@@ -70,7 +70,7 @@ def condensed(table: Table) -> Table:
 
 
 def cell(value: Any, form: str = ".4g", flag: str = "") -> Cell:
-    """A cell of any value; a number's keeps it for sorting."""
+    """A cell for any value; numbers are sorted by value."""
     if isinstance(value, Cell):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -80,7 +80,7 @@ def cell(value: Any, form: str = ".4g", flag: str = "") -> Cell:
 
 
 def show(value: Any, form: str = ".4g") -> str:
-    """A value on one line: a dash for nothing, a loss as its type and what else it says."""
+    """A value as one line: a dash for a missing value; a loss as its type and its other keys."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, Mapping):
@@ -118,7 +118,7 @@ def short(key: str, keys: Sequence[str]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 42 s, 3 min 10 s, 5 h 07 min."""
+    """Seconds as a text: 42 s, 3 min 10 s, 5 h 07 min."""
     if seconds is None:
         return "not recorded"
     whole = round(seconds)

@@ -1,6 +1,6 @@
-"""Colours, light and dark. A figure names its colours (``$best``); the page and the PNGs put values in their place.
+"""Colours for light and dark pages. A figure has names of colours (``$best``), which the page and the PNGs replace.
 
-The hues are Okabe and Ito's, which the colour-blind distinguish, darkened or lightened to be read on their ground.
+The hues are those of Okabe and Ito, which colour-blind people can distinguish, darkened or lightened for contrast.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif'
-SEQUENCE = 9  # steps of the sequential scale: from the ground toward the strongest
-SERIES = 8  # colours of a series of names, such as losses
+SEQUENCE = 9  # steps of the sequential colour scale, from the background to the strongest colour
+SERIES = 8  # number of colours for a series of names, such as losses
 
 LIGHT: dict[str, str] = {
     "paper": "#ffffff",
@@ -49,13 +49,13 @@ for theme, sequence, series in ((LIGHT, _LIGHT_SEQUENCE, _LIGHT_SERIES), (DARK, 
 
 COLORSCALE = [[index / (SEQUENCE - 1), f"$sequence{index}"] for index in range(SEQUENCE)]
 
-# Figures are Plotly's, with its own keys, as JSON.
-Trace = dict[str, Any]  # one curve, bar chart or map of a figure
-Layout = dict[str, Any]  # a figure's, or a part of it
+# Parts of plotly's figures, with plotly's keys.
+Trace = dict[str, Any]  # one trace: a curve, a bar chart or a heat map
+Layout = dict[str, Any]  # a figure's layout, or a part of it
 
 
 def layout(**own: Any) -> Layout:
-    """The layout all figures share, with what is one's own merged in, one level deep."""
+    """The layout that all figures share, with the given parts merged in, one level deep."""
     axis: Layout = dict(
         gridcolor="$grid",
         linecolor="$line",
@@ -81,14 +81,14 @@ def layout(**own: Any) -> Layout:
     merged = {key: {**value, **own.pop(key, {})} if isinstance(value, dict) else value for key, value in shared.items()}
     axes = {key: value for key, value in own.items() if key.startswith(("xaxis", "yaxis"))}
     for key in {"xaxis", "yaxis", *axes}:
-        mine = dict(own.pop(key, {}))
-        title = mine.pop("title", None)
-        merged[key] = {**axis, **mine, **({"title": {**axis["title"], "text": as_text(title)}} if title else {})}
+        own_axis = dict(own.pop(key, {}))
+        title = own_axis.pop("title", None)
+        merged[key] = {**axis, **own_axis, **({"title": {**axis["title"], "text": as_text(title)}} if title else {})}
     return {**merged, **own}
 
 
 def log_ticks(low: float, high: float) -> Layout:
-    """Ticks of a logarithmic axis from ``low`` to ``high``, fewer in each decade the more decades there are."""
+    """Ticks of a logarithmic axis from ``low`` to ``high``; with more decades, each has fewer ticks."""
     decades = math.log10(high / low)
     steps = (1, 2, 5) if decades < 2 else (1, 3) if decades < 4 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -104,7 +104,7 @@ def round_step(low: float, high: float, count: int = 5) -> float:
 
 
 def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, both at most."""
+    """Round numbers within ``low`` and ``high``."""
     if not high > low:
         return [low]
     step = round_step(low, high, count)
@@ -112,23 +112,23 @@ def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
-def round_range(values: Iterable[float | None], least: float = -math.inf, most: float = math.inf) -> list[float]:
-    """The ends of an axis that holds some values: at round numbers, and never beyond what is possible.
+def round_range(values: Iterable[float | None], minimum: float = -math.inf, maximum: float = math.inf) -> list[float]:
+    """The ends of an axis that shows all values, at round numbers.
 
     Args:
-        values: None is left out.
-        least, most: of what is possible, such as 0 and 100 %.
+        values: the values; None is ignored.
+        minimum, maximum: the axis does not go beyond these, for example 0 and 100 %.
     """
     finite = [value for value in values if value is not None]
     if not finite:
-        return [max(least, 0.0), min(most, 1.0)]
-    low, high = max(min(finite), least), min(max(finite), most)
+        return [max(minimum, 0.0), min(maximum, 1.0)]
+    low, high = max(min(finite), minimum), min(max(finite), maximum)
     if not high > low:
-        low, high = max(low - 1, least), min(high + 1, most)
+        low, high = max(low - 1, minimum), min(high + 1, maximum)
     step = round_step(low, high, 10)
-    # Half a step of room, so that no mark lies on the border; but not beyond the possible.
+    # The axis gets up to half a step of room on both sides, so that no mark lies on the border.
     ends = (math.floor(low / step - 0.25) * step, math.ceil(high / step + 0.25) * step)
-    return [max(float(f"{ends[0]:.10g}"), least), min(float(f"{ends[1]:.10g}"), most)]
+    return [max(float(f"{ends[0]:.10g}"), minimum), min(float(f"{ends[1]:.10g}"), maximum)]
 
 
 def percent_range(values: Iterable[float | None]) -> list[float]:
@@ -137,12 +137,12 @@ def percent_range(values: Iterable[float | None]) -> list[float]:
 
 
 def as_text(text: str) -> str:
-    """A text that plotly shows as it is: it reads some HTML in what it is given."""
+    """A text that plotly shows unchanged: `&` and `<` are escaped, since plotly reads some HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def coloured(value: Any, theme: dict[str, str]) -> Any:
-    """A figure with the theme's colours in the place of their names. As the page's own script does."""
+    """A figure with the names of colours replaced by the theme's values, like the page's script does."""
     if isinstance(value, dict):
         return {key: coloured(item, theme) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Why a confirmed configuration gains, or does not: its figures and a sentence about each."""
+"""The section about why a confirmed configuration gains or does not: figures of its diagnosis, with sentences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = {
     "teacher_lead": "teacher's lead, mIoU",
     "late_rise": "late rise, mIoU",
 }
-OF_A_TEACHER = {
+TEACHER_FIGURES = {
     key: title for key, title in (FIGURES | {"teacher_error": "teacher's errors, %"}).items() if key != "late_rise"
 }
 OVER_TRAINING = ("gradient size", "gradient cosine")
@@ -35,7 +35,7 @@ Curve = list[tuple[int, float]]
 
 
 def why_section(sweep: Sweep) -> Section:
-    """A section of the page; empty where nothing was diagnosed."""
+    """The section of the page; empty if no run was diagnosed."""
     reasons = mapping(sweep.summary.get("why"))
     section = Section(
         "why",
@@ -78,7 +78,7 @@ def _over_training(sweep: Sweep, names: Sequence[str], key: str) -> Plot | None:
     data = [
         line(points, name, f"$series{index % SERIES}", "solid") for index, (name, points) in enumerate(lines.items())
     ]
-    # A size of 0.1 is as far from the task's as one of 10. A logarithm has no place for zero.
+    # The scale of a ratio is logarithmic, so that 0.1 and 10 are equally far from 1; it cannot show zero.
     logarithmic = key == "gradient_ratio" and all(value > 0 for points in lines.values() for _, value in points)
     figure = layout(
         xaxis=dict(title="iteration", rangemode="tozero"),
@@ -104,15 +104,15 @@ def _mean_curve(runs: Sequence[TrialRecord], key: str) -> Curve:
 
 
 def _teachers(reasons: Mapping[str, Why]) -> Table:
-    """Each of several teachers beside the student; no rows where there is one."""
+    """A table with a row for each of several teachers; without rows if there is a single one."""
     columns = [Column("configuration"), Column("teacher", True)]
-    columns += [Column(title, True) for title in OF_A_TEACHER.values()]
+    columns += [Column(title, True) for title in TEACHER_FIGURES.values()]
     rows = []
     for name, entry in reasons.items():
         listed = mapping(mapping(entry).get("figures")).get("teachers")
         for index, teacher in enumerate(listed if isinstance(listed, list) else []):
             figures = mapping(teacher)
-            cells = [cell(number(figures.get(key)), ".2f") for key in OF_A_TEACHER]
+            cells = [cell(number(figures.get(key)), ".2f") for key in TEACHER_FIGURES]
             rows.append([cell(str(name)), cell(str(index)), *cells])
     return Table("Figures of each teacher", columns, rows)
 

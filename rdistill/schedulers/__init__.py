@@ -1,9 +1,11 @@
-"""The schedulers: what ends trials of a sweep early, each one declaration beside its function.
+"""The schedulers, which end trials of a sweep early.
 
-A scheduler is a function that builds a trial scheduler of Ray Tune, under the decorator :func:`register`;
-:data:`SCHEDULERS` holds rdistill's own (:mod:`.own`) and those of users. What holds for all of them, such as that no
-baseline is stopped, is in :mod:`rdistill.sweeps.search.searchers`. Imports :mod:`rdistill.registration` and
-:mod:`rdistill.core` alone; Ray is imported when a scheduler is built. Begin with :mod:`.registry`.
+A scheduler is a function that builds a trial scheduler of Ray Tune; the decorator :func:`register` declares it.
+:data:`SCHEDULERS` holds rdistill's own schedulers (:mod:`.own`) and those of users. Rules for all of them, for example
+that the configured baseline is never stopped, are in :mod:`rdistill.sweeps.search.searchers`.
+
+This folder imports :mod:`rdistill.registration` and :mod:`rdistill.core` alone; Ray is imported when a scheduler is
+built. Begin with :mod:`.registry`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""rdistill's own schedulers, declared as any other's are."""
+"""rdistill's own schedulers, declared in the same way as those of users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 @register("fifo", stops=False)
 def fifo() -> TrialScheduler:
-    """Every trial comes to its end."""
+    """No trial is stopped early."""
     return ray_schedulers.FIFOScheduler()
 
 
@@ -25,13 +25,13 @@ def fifo() -> TrialScheduler:
     "asha",
     params={
         "grace_period": Whole(at_least=1),  # iterations before a trial may be stopped; default: the first validation
-        "reduction_factor": Number(at_least=1.1, at_most=1000),  # one in this many goes on at each rung
+        "reduction_factor": Number(at_least=1.1, at_most=1000),  # one trial in this many goes on at each rung
     },
 )
 def asha(
     *, iterations: int, val_interval: int, grace_period: int | None = None, reduction_factor: float = 3
 ) -> TrialScheduler:
-    """At growing numbers of iterations the worse trials are stopped."""
+    """ASHA: the worse trials are stopped at rungs of growing numbers of iterations."""
     return ray_schedulers.ASHAScheduler(
         time_attr="iter",
         max_t=iterations,
@@ -43,13 +43,13 @@ def asha(
 @register(
     "paired",
     params={
-        "p_threshold": Number(above=0, at_most=0.5),  # the test is that a trial's images score no lower than the best's
-        "least": Whole(at_least=2),  # validations before a trial may be stopped
+        "p_threshold": Number(above=0, at_most=0.5),  # the null hypothesis: a trial is no worse than the best
+        "least": Whole(at_least=2),  # number of validations before a trial may be stopped
     },
     by_image=True,
 )
 def paired(*, iterations: int, p_threshold: float = 0.001, least: int = 3) -> TrialScheduler:
-    """A trial ends when its validations, image by image with the best so far, say that it will not catch up."""
+    """A trial is stopped if its scores on single images show that it will not catch up with the best trial so far."""
     from rdistill.schedulers.paired import PairedScheduler
 
     return PairedScheduler(iterations, p_threshold, least)

@@ -1,4 +1,4 @@
-"""What a scheduler is: one declaration beside the function that builds it."""
+"""The declaration of a scheduler, and the registry of all schedulers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Arguments that a scheduler gets by itself, as far as it takes them; see `register`.
+# Arguments that rdistill passes to a scheduler, if its function takes them; see `register`.
 NOT_PARAMETERS = ("iterations", "val_interval")
-TAKEN = ("type",)  # keys of the sweep file's section: no parameter may be called like one of them
+TAKEN = ("type",)  # keys of the sweep file's section: no parameter may have one of these names
 
 
 @dataclass(frozen=True)
 class SchedulerInfo:
-    """What there is to know about a scheduler without building it. See :func:`register` for what the fields mean."""
+    """The declaration of a scheduler; :func:`register` explains the fields."""
 
     name: str
     function: Callable[..., Any]
@@ -32,15 +32,15 @@ class SchedulerInfo:
     by_image: bool = False
 
     def build(self, params: Mapping[str, Any], *, iterations: int, val_interval: int) -> TrialScheduler:
-        """The scheduler of Ray Tune.
+        """Builds the scheduler for Ray Tune.
 
         Args:
-            params: values of the declared parameters, as far as a sweep file has them.
-            iterations: of a trial (or its epochs).
-            val_interval: of its validations: a trial reports at each.
+            params: values of declared parameters in the sweep file.
+            iterations: number of iterations (or epochs) of a trial.
+            val_interval: iterations (or epochs) between two validations; a trial reports at each validation.
 
         Raises:
-            UserError: the function failed, or returned what is no scheduler that ends trials.
+            UserError: the function failed, or did not return a scheduler that can be used.
         """
         from ray.tune import schedulers
 
@@ -77,23 +77,25 @@ def register(
 ) -> Callable[[Function], Function]:
     """Declares a scheduler; decorates the function that builds it.
 
-    The function is ``scheduler(*, PARAMETERS) -> ray.tune.schedulers.TrialScheduler``. It is built once for the
-    distilled students and once for the baselines, which do not race against each other. A trial reports at each
-    validation ``best_mIoU`` (its best so far; Tune gives it to the scheduler as the metric, to be maximised), ``mIoU``
-    and ``iter``, the time attribute to use. By name the function takes what it needs of ``iterations`` (of a trial) and
-    ``val_interval``; every other keyword-only argument is a parameter, which ``scheduler: {type: NAME, ...}`` may set.
+    The function is ``scheduler(*, PARAMETERS) -> ray.tune.schedulers.TrialScheduler``. It is called once for the
+    distilled students and once for the baselines, which are not compared with each other. At each validation a trial
+    reports ``best_mIoU`` (its best so far, which is the metric that Tune passes to the scheduler, to be maximised),
+    ``mIoU`` and ``iter``, the time attribute to use. The function may have the keyword-only arguments ``iterations``
+    (of a trial) and ``val_interval``; every other keyword-only argument is a parameter, which
+    ``scheduler: {type: NAME, ...}`` may set.
 
-    The scheduler never sees the baseline as configured, and a trial that has come to its last validation is left to
-    write its student. It may stop trials; to pause or to change them is not possible.
+    The scheduler never sees the configured baseline, and it cannot stop a trial after its last validation, since that
+    trial still has to write its student. It may stop trials, but it cannot pause or change them.
 
     Args:
-        name: what ``scheduler.type`` of a sweep file calls it.
-        params: name -> what the parameter may be; one that is left out takes what has the type of its default.
+        name: the name in ``scheduler.type`` of a sweep file.
+        params: name of a parameter -> its allowed values; a parameter that is not listed accepts values of the type of
+            its default.
         stops: whether it may stop a trial at all.
-        by_image: whether a trial's reports have ``by_image`` too, the score of each validation image, in order.
+        by_image: whether a trial's reports also have ``by_image``, the score of each validation image, in order.
 
     Raises:
-        UserError: the name is taken, or the declaration is not that of the function.
+        UserError: the name is taken, or the declaration does not fit the function.
     """
 
     def decorate(function: Function) -> Function:

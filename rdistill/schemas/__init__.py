@@ -1,6 +1,6 @@
-"""What the data is that crosses a border as plain dicts: files in a work dir, messages, sections of a config.
+"""The types of plain dicts: of files in a work dir, of messages between processes, and of sections of a config.
 
-Nothing but types: which keys there are, of which kind and unit, so that mypy sees a key that is not there. Imports
-nothing. Begin with :mod:`rdistill.schemas.run` (what one run leaves), then :mod:`rdistill.schemas.summary` (a sweep's
-answer); :mod:`rdistill.schemas.mappings` names the mappings whose keys another package or the user chooses.
+This folder has types alone, with the keys of each dict and their units, so that mypy finds wrong keys. It imports
+nothing. Begin with :mod:`rdistill.schemas.run` (the files of one run), then :mod:`rdistill.schemas.summary` (the result
+of a sweep); :mod:`rdistill.schemas.mappings` has the mappings whose keys another package or the user chooses.
 """

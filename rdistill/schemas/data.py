@@ -1,6 +1,6 @@
-"""Images on their way into a model and out of it, as mmengine and mmseg hand them around; and what a data set says.
+"""Images and samples in the forms that mmengine and mmseg pass around, and the metainfo of a data set.
 
-Tensors and samples are theirs, without types that mypy could see.
+Tensors and mmseg's samples have the type Any, since mypy does not read the types of these packages.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any, TypedDict
 
 
 class Packed(TypedDict):
-    """One image as ``PackSegInputs`` ends a pipeline."""
+    """One image, as mmseg's ``PackSegInputs`` returns it at the end of a pipeline."""
 
     inputs: Any  # tensor, bands x height x width
-    data_samples: Any  # mmseg's SegDataSample: the mask and where the image came from
+    data_samples: Any  # mmseg's SegDataSample, with the mask and the image's path
 
 
 class Batch(TypedDict):
-    """Several of them, as mmengine's ``pseudo_collate`` puts them together."""
+    """A batch of images, as mmengine's ``pseudo_collate`` returns it."""
 
     inputs: list[Any]
     data_samples: list[Any]
@@ -30,14 +30,14 @@ class Pixels(TypedDict):
 
 
 class ScoredSample(TypedDict):
-    """A SegDataSample as a dict, which is how mmengine's evaluator hands it to a metric."""
+    """A SegDataSample as a dict, the form in which mmengine's evaluator passes it to a metric."""
 
     gt_sem_seg: Pixels
     pred_sem_seg: Pixels
 
 
 class DatasetMeta(TypedDict, total=False):
-    """A data set's ``metainfo``, also as a checkpoint keeps it in ``meta.dataset_meta``. A data set may add keys."""
+    """The ``metainfo`` of a data set, also in a checkpoint's ``meta.dataset_meta``. A data set may add keys."""
 
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] | None  # RGB of each class

@@ -1,5 +1,4 @@
-"""What is known of exported models: ``OUT.onnx.json``, by which `rdistill eval OUT.onnx` knows how to score one, and
-what a trial's record says of its student's."""
+"""Records about exported models: ``OUT.onnx.json``, which `rdistill eval OUT.onnx` reads, and an entry of a trial."""
 
 from __future__ import annotations
 
@@ -16,30 +15,30 @@ class Quantization(TypedDict):
 
     method: str  # how ranges were measured: 'min-max', 'entropy' or 'percentile'
     held_out_mIoU: dict[str, float]  # percent, on held-out training images: 'float32', and each method's
-    calibrated: int  # training images that the ranges were measured on
-    held_out: int  # training images, others, that chose the method and the layers
-    layers: int  # that could be quantised
-    kept_in_float: list[str]  # names of those that are not, the most sensitive first
+    calibrated: int  # number of training images on which the ranges were measured
+    held_out: int  # number of other training images, by which the method and the layers were chosen
+    layers: int  # number of layers that could be quantised
+    kept_in_float: list[str]  # names of the layers that are not quantised, the most sensitive first
 
 
 class ExportedStudent(TypedDict, total=False):
-    """A confirmed run's student as a file, in its trial's record; scores are of the file itself."""
+    """The exported student of a confirmed run, in its trial's record. The scores are those of the exported file."""
 
     precision: str  # 'float32', 'fp16' or 'int8'
-    file: str  # its name in the trial's folder
+    file: str  # the file's name in the trial's folder
     megabytes: float
     val: Scores
-    test: Scores  # where there is a test split; once, at the end
-    quantization: Quantization | None  # INT8 has it
-    problem: str  # why there is no file that counts: one line; there are no scores then
+    test: Scores  # scores on the test split, if there is one
+    quantization: Quantization | None  # only an INT8 file has it
+    problem: str  # the reason in one line if there is no file; there are no scores then
 
 
 class ExportRecord(TypedDict, total=False):
-    """What a model was exported from. Paths are as they were typed: relative to where the command ran."""
+    """The source of an exported model. Paths are as typed, relative to the folder in which the command ran."""
 
     config: str
     checkpoint: str
-    overrides: ConfigValues  # what `--set` set
-    shortcuts: Arguments  # such as `size` and `data_root`: None where the config's own value counts
+    overrides: ConfigValues  # values of `--set`
+    shortcuts: Arguments  # values of flags such as `--size` and `--data-root`; None stands for the config's own value
     precision: str  # 'float32', 'fp16' or 'int8'
-    quantization: Quantization  # INT8 has it
+    quantization: Quantization  # only an INT8 file has it

@@ -1,4 +1,4 @@
-"""``headroom.json``: what the short trainings before a sweep say; and ``arm.json``, one of them."""
+"""``headroom.json``, the result of the short trainings before a sweep, and ``arm.json``, the record of one of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class ArmRecord(IoUScores, total=False):
     arm: str
     seed: int
     status: str  # 'finished' or 'failed'
-    reason: str  # why it failed
+    reason: str  # the reason of a failure
     best_iter: int
     cost: dict[str, float]  # seconds; see rdistill.sweeps.headroom.cost.Rates
 
 
 class ArmScores(TypedDict):
-    """One arm over all seeds; in mIoU, percent."""
+    """The scores of one arm over all seeds, in mIoU (percent)."""
 
-    words: str  # what it is, for a table
+    words: str  # the arm's name in tables
     iterations: int
     scores: dict[str, float]  # keys are seeds
     mean: float | None  # mean over the seeds on which it trained
@@ -33,7 +33,7 @@ class ArmScores(TypedDict):
 
 
 class Effect(TypedDict):
-    """What a change to the training brings: differences on the same seeds, in mIoU."""
+    """The effect of a change to the training: differences on the same seeds, in mIoU."""
 
     n: int
     mean: float
@@ -41,16 +41,16 @@ class Effect(TypedDict):
 
 
 class Effects(TypedDict):
-    """Each change, against training without it. None: too few scores."""
+    """The effect of each change; None if there are too few scores."""
 
-    longer: Effect | None
-    labels: Effect | None  # all of them, against half
-    hard_labels: Effect | None  # the teacher's labels in place of the data's
+    longer: Effect | None  # twice as many iterations
+    labels: Effect | None  # all labels, compared with half of them
+    hard_labels: Effect | None  # the teacher's labels instead of those of the data
     distilled: Effect | None
 
 
 class Gaps(TypedDict):
-    """Teacher minus student alone, in mIoU, after the short trainings and after those of twice the length."""
+    """Teacher minus student alone, in mIoU, after short trainings and after trainings of twice the length."""
 
     short: float | None
     long: float | None
@@ -67,9 +67,9 @@ class SpreadFigures(TypedDict):
 
 
 class SeedsNeeded(TypedDict):
-    """Paired seeds that show an effect, at the spread that was measured and at both ends of its interval.
+    """Numbers of paired seeds that show an effect, with the measured spread and with both ends of its interval.
 
-    None: beyond 1,000.
+    A number above 1,000 is None.
     """
 
     seeds: int | None
@@ -78,27 +78,27 @@ class SeedsNeeded(TypedDict):
 
 
 class PlannedCost(TypedDict):
-    """What a sweep will take."""
+    """The planned cost of a sweep."""
 
-    iterations: int  # how long a trial trains
+    iterations: int  # iterations of a trial
     seconds_alone: float
     seconds_distilled: float
     trials: int
     baselines: int
     cohort: int  # students that share a teacher
-    cohorts: int  # how many work at a time
+    cohorts: int  # cohorts that train at a time
     sweep_hours: float
-    of: str  # which sweep, in words
+    of: str  # the sweep in words
 
 
 class HeadroomAnswer(TypedDict):
-    """What follows from the scores."""
+    """The conclusions from the scores."""
 
     teacher_mIoU: float | None
     arms: dict[str, ArmScores]
     gap: Gaps
     effects: Effects
-    binds: Binds | None  # None: unknown
+    binds: Binds | None  # what limits the student; None if unknown
     spread: SpreadFigures | None
     seeds_needed: dict[str, SeedsNeeded] | None  # keys are effects, such as '+2'
     recommendation: str
@@ -113,7 +113,7 @@ class FailedTraining(TypedDict):
 
 
 class _Measured(HeadroomAnswer):
-    iterations: int  # how long each short training is
+    iterations: int  # iterations of a short training
     seeds: list[int]
     failed: list[FailedTraining]
     rates: dict[str, float]  # seconds; fields of rdistill.sweeps.headroom.cost.Rates
@@ -123,4 +123,4 @@ class Headroom(_Measured, total=False):
     """``headroom.json``; docs/headroom.md explains it."""
 
     plan: PlannedCost
-    losses: list[str]  # names of the config's; not before a sweep, whose trials choose theirs
+    losses: list[str]  # names of the config's losses; absent before a sweep, whose trials choose their losses

@@ -1,4 +1,4 @@
-"""What is written down of a store of views."""
+"""The types of records about a store of views."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ VIEWS = "distill.store.views"  # the config key; records and tables have the num
 
 
 class StoreAbout(TypedDict, total=False):
-    """``about.json``: whose outputs a folder of a store holds, and what they depend on beside the images."""
+    """``about.json``: the teacher of a folder of a store, and everything but images that its outputs depend on."""
 
-    teacher: str  # the name that its config has
+    teacher: str  # the name of the teacher's config
     checkpoint: str | None
-    weights: str  # digest of them, as hexadecimal text
+    weights: str  # digest of the weights, as hexadecimal text
     forward: str
     bits: int
     top_k: int | None
-    images: str  # how they are normalised and padded
-    setting: str  # all that tells two folders of one teacher apart
-    used: float  # the last time that a run began to use it, in seconds since 1970
+    images: str  # how images are normalised and padded
+    setting: str  # everything that distinguishes two folders of one teacher
+    used: float  # the last time that a run started to use it, in seconds since 1970
 
 
 class StoreContents(TypedDict):
-    """How much a store holds of one teacher."""
+    """The content of a store for one teacher."""
 
-    id: str  # the name of its folder
+    id: str  # the name of the folder
     about: StoreAbout
-    entries: int  # an output of one view each
+    entries: int  # number of entries, each of which is the output for one view
     bytes: int
 
 
 class StoreVerified(TypedDict):
-    """What reading every entry of a store has shown."""
+    """The result of reading every entry of a store."""
 
     entries: int
     bytes: int
-    damaged: int  # entries that are not what their checksum says
+    damaged: int  # number of entries that do not have their checksum
 
 
 class ViewsDone(TypedDict):
-    """What a task of `rdistill store build` has done."""
+    """The result of a task of `rdistill store build`."""
 
-    views: int  # that are in the store now
-    computed: int  # those of them that a teacher ran on
+    views: int  # number of views that are in the store now
+    computed: int  # number of views on which a teacher ran
     written: int  # bytes
     damaged: int
     notes: list[str]
 
 
 class StorePlan(TypedDict):
-    """What `rdistill store build` is about to do."""
+    """The plan of `rdistill store build`."""
 
     images: int
-    views: int  # how many each image has
+    views: int  # number of views of each image
     teachers: list[StoreAbout]
-    outputs: list[str]  # what is kept of each view: shapes, without the batch
-    bytes_a_view: int  # what all teachers take together
-    batch: int  # images that a teacher sees at once
+    outputs: list[str]  # shapes of the outputs that are kept for each view, without the batch dimension
+    bytes_a_view: int  # bytes for each view, of all teachers together
+    batch: int  # images in a batch of a teacher
     notes: list[str]

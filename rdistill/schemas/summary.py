@@ -1,6 +1,6 @@
-"""``summary.json``: a sweep's answer, how it was come by and what it cost. docs/proof-details.md explains it.
+"""``summary.json``: a sweep's verdict with its evidence, cost and environment. docs/proof-details.md explains it.
 
-Keys may be absent where an older version wrote the file, or while a sweep runs. Scores are mIoU in percent.
+Keys may be absent while a sweep runs, or if an older version wrote the file. Scores are mIoU in percent.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ Answer = Literal["better", "worse", "futile", "open"]
 
 
 class Spread(TypedDict, total=False):
-    """Of some runs."""
+    """Mean and standard deviation over runs."""
 
-    n: int
+    n: int  # number of runs
     mean: float | None
-    sd: float | None  # None for fewer than two
+    sd: float | None  # None for fewer than two runs
 
 
 class PairedDifference(TypedDict, total=False):
-    """Of the seeds that both sides have, with the interval by Student's t."""
+    """The mean difference over the seeds that both sides have, with the interval by Student's t."""
 
-    n: int  # pairs
+    n: int  # number of pairs
     mean: float
     low: float  # lower end of the 95 % interval
     high: float
     p: float  # p value of no difference, two-sided
-    above_zero: bool  # whether the whole interval is
+    above_zero: bool  # whether the whole interval is above zero
 
 
 class Difference(PairedDifference, total=False):
-    """One that is decided by; ``low``, ``high`` and ``p`` then are over seeds and images, where images are counted."""
+    """A difference with a decision; ``low``, ``high`` and ``p`` are over seeds and images, if images were counted."""
 
-    images: int  # how many the interval is over, beside seeds; 0: over seeds alone
-    sign_flip_p: float | None  # exact; None for too few pairs
+    images: int  # number of images that the interval covers besides seeds; 0: over seeds alone
+    sign_flip_p: float | None  # exact p value of the sign-flip test; None for too few pairs
     low_seeds: float  # lower end of the interval over seeds alone
     high_seeds: float
-    margin: float  # how much better it has to be
-    binds: str  # 'seeds' or 'images': of which more would help more
-    half_by_images: float  # half of the interval that more seeds would not make narrower
-    p_adjusted: float  # adjusted for all questions together
+    margin: float  # "better" means better by more than this
+    binds: str  # the larger source of error, 'seeds' or 'images'
+    half_by_images: float  # the images' part of the half width, which more seeds do not reduce
+    p_adjusted: float  # p value adjusted for all questions
     answer: Answer
-    settled: bool  # whether a look before has answered it
+    settled: bool  # whether an earlier look has given the final answer
 
 
 class ClassScores(Spread, total=False):
@@ -56,9 +56,9 @@ class ClassScores(Spread, total=False):
 
 
 class InPyTorch(Spread, total=False):
-    """The same runs in PyTorch, but those that never left one class, where an exported file is what is confirmed.
+    """Scores in PyTorch of runs whose exported files are confirmed, without runs that never left one class.
 
-    Nothing is decided by it.
+    They are shown, but decide nothing.
     """
 
     difference: PairedDifference | None  # its interval is over seeds alone
@@ -67,33 +67,33 @@ class InPyTorch(Spread, total=False):
 class Arm(Spread, total=False):
     """A configuration, or the student alone, over all its seeds."""
 
-    id: str  # the trial whose configuration it is
+    id: str  # id of the trial in the search with this configuration
     label: str
     values: ConfigValues
     scores: dict[str, float]  # keys are seeds
     runs: dict[str, str]  # seed -> trial id
     one_class_runs: int
     never_trained: list[int]  # seeds on which it never left one class
-    mean_trained: float | None  # mean without those
+    mean_trained: float | None  # mean without those seeds
     sd_trained: float | None
     IoU: dict[str, ClassScores]
-    share_of_teacher: float | None  # percent
-    seconds: dict[str, float | None]  # kind ('real', 'alone') -> of a run's training steps, the mean
-    difference: Difference | None  # a configuration's to the student alone of equal iterations
-    pytorch: InPyTorch  # where an exported file is what is confirmed
-    equal_cost: EqualCostArm  # where a configuration has one beside it
+    share_of_teacher: float | None  # percent of the teacher's mIoU
+    seconds: dict[str, float | None]  # kind of seconds ('real', 'alone') -> mean seconds of a run's training steps
+    difference: Difference | None  # a configuration minus the student alone at equal iterations
+    pytorch: InPyTorch  # only if exported files are confirmed
+    equal_cost: EqualCostArm  # the student alone at equal cost, for a configuration that has one
 
 
 class EqualCostArm(Arm, total=False):
-    """The student alone that trains for as many seconds as a configuration; its ``difference`` is to that one."""
+    """The student alone at equal cost; its ``difference`` is that of the configuration to it."""
 
     iterations: int
-    distilled: dict[str, float]  # kind of seconds -> of a distilled run
-    student_alone: dict[str, float]  # kind of seconds -> what a run of equal iterations took
+    distilled: dict[str, float]  # kind of seconds -> mean seconds of a distilled run
+    student_alone: dict[str, float]  # kind of seconds -> mean seconds of a student alone at equal iterations
 
 
 class LookDifference(TypedDict):
-    """A difference as it was at a look."""
+    """A difference at the time of a look."""
 
     n: int
     mean: float
@@ -102,7 +102,7 @@ class LookDifference(TypedDict):
 
 
 class LookRecord(TypedDict):
-    """One look, as ``looks.json`` has it; see :class:`rdistill.sweeps.findings.looks.Look`."""
+    """One look in ``looks.json``; see :class:`rdistill.sweeps.findings.looks.Look`."""
 
     seeds: int
     answers: dict[str, Answer]  # keys are questions
@@ -113,43 +113,45 @@ class LookRecord(TypedDict):
 class LooksRecord(TypedDict):
     """All looks of a confirmation that adds seeds until it is decided."""
 
-    seeds: int  # that were looked at
-    first: int
-    most: int
-    replanned: list[list[int]]  # each time that it was given more: seeds that were looked at, and the most then
+    seeds: int  # number of seeds at the last look
+    first: int  # number of seeds at the first look
+    most: int  # largest number of seeds
+    replanned: list[
+        list[int]
+    ]  # a pair for each time that seeds were added: [seeds at the last look, largest number before]
     margin: float
     over: bool
     each: list[LookRecord]
 
 
 class Evidence(TypedDict, total=False):
-    """What the confirmation's runs prove, on validation data or on the test split."""
+    """The scores and differences of a confirmation, on validation data or on the test split."""
 
     baseline: Arm | None
     configurations: list[Arm]
 
 
 class Confirmed(Evidence, total=False):
-    """On validation data."""
+    """The evidence on validation data."""
 
-    of: str  # what was scored: 'pytorch', or the exported file, 'onnx', 'fp16' or 'int8'
+    of: str  # the form that was scored: 'pytorch', or the exported files 'onnx', 'fp16' or 'int8'
     seeds: list[int]
-    seconds: str  # which count for equal cost: 'real' or 'alone'
+    seconds: str  # the seconds that count for equal cost, 'real' or 'alone'
     looks: LooksRecord
 
 
 class Tested(Evidence, total=False):
-    """On the test split."""
+    """The evidence on the test split."""
 
     teacher: Scores | None
 
 
 class Searched(TypedDict, total=False):
-    """The search: one seed each."""
+    """The result of the search, in which each trial has one seed."""
 
     trials: int
     baseline_trials: int
-    status: dict[str, int]  # how many are 'finished', 'stopped', 'failed', 'running'
+    status: dict[str, int]  # status -> number of trials
     best: str | None
     best_label: str | None
     best_mIoU: float | None
@@ -161,11 +163,11 @@ class Searched(TypedDict, total=False):
 
 
 class Cost(TypedDict, total=False):
-    """What the sweep took; iterations are of students."""
+    """The cost of the sweep; iterations are those of students."""
 
-    wall_seconds: float  # all starts together
+    wall_seconds: float  # sum over all starts of the sweep
     trial_seconds: float
-    processes: int  # how many work at a time
+    processes: int  # number of trials, or of cohorts, that run at a time
     iterations: int
     iterations_saved_by_stopping: int
     share_saved_by_stopping: float  # 0 to 1
@@ -180,7 +182,7 @@ class Session(TypedDict):
 
 
 class Machine(TypedDict, total=False):
-    """Where the sweep's driver ran."""
+    """The machine on which the sweep's driver ran."""
 
     platform: str
     processor: str
@@ -189,7 +191,7 @@ class Machine(TypedDict, total=False):
 
 
 class Seeds(TypedDict, total=False):
-    """Of everything that is drawn."""
+    """All seeds of a sweep."""
 
     training: int
     search: int
@@ -198,7 +200,7 @@ class Seeds(TypedDict, total=False):
 
 
 class Environment(TypedDict, total=False):
-    """What is needed to do it again."""
+    """The facts that are needed to repeat the sweep."""
 
     versions: dict[str, str]  # keys are packages
     machine: Machine
@@ -217,7 +219,7 @@ class BestTrial(TypedDict):
     mIoU: float | None
     gain: float | None
     IoU: dict[str, float | None] | None
-    values: ConfigValues  # those that were in force
+    values: ConfigValues  # the values that the trial used
     config: str  # best.py
     checkpoint: str  # best.pth
 
@@ -230,7 +232,7 @@ class BaselineTrial(TypedDict):
 
 
 class SweepOutcome(TypedDict):
-    """What `rdistill sweep --json` prints."""
+    """The output of `rdistill sweep --json`."""
 
     work_dir: str
     verdict: str | None
@@ -243,11 +245,11 @@ class SweepOutcome(TypedDict):
 
 
 class Summary(TypedDict, total=False):
-    """The whole file."""
+    """The content of ``summary.json``."""
 
     status: str  # 'running', 'finished', 'interrupted' or 'failed'
     verdict: str
-    teacher: Scores | None  # the first one's
+    teacher: Scores | None  # scores of the first teacher
     teachers: list[Scores]
     searched: Searched
     confirmed: Confirmed | None

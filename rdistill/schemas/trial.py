@@ -1,4 +1,4 @@
-"""One trial of a sweep: its place in Ray Tune's config, and the entries of its record ``trial.json``."""
+"""The types of one trial of a sweep: its config in Ray Tune, and the entries of its record ``trial.json``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class TrialEntry(Scores, total=False):
     """One validation in a trial's record."""
 
     iter: int
-    seconds: float  # time spent in training since the trial began, over all attempts
+    seconds: float  # seconds of training since the trial started, over all attempts
 
 
 class TrialFile(TypedDict, total=False):
-    """``trial.json``: the fields of :class:`rdistill.sweeps.study.records.TrialRecord`, which says what they are."""
+    """``trial.json``; :class:`rdistill.sweeps.study.records.TrialRecord` explains the keys."""
 
     id: str
     values: ConfigValues
@@ -41,19 +41,19 @@ class TrialFile(TypedDict, total=False):
 
 
 class StudyRecord(TypedDict, total=False):
-    """``study.json``: what a sweep was begun with."""
+    """``study.json``: the sweep file and the config that a sweep was started with."""
 
     sweep: SweepFile
-    config: PlainConfig  # that all trials start from
-    grown: int  # how often its search was given more to do
+    config: PlainConfig  # the config that all trials start from
+    grown: int  # how often the search was extended
 
 
 class TrialReport(TypedDict, total=False):
-    """What Ray Tune gets of a validation and passes on, beside keys of its own and the sweep's other objectives."""
+    """A trial's report to Ray Tune about a validation; Tune adds keys, and there may be further objectives."""
 
     iter: int
-    mIoU: float  # percent, as is the next
-    best_mIoU: float  # the best so far
+    mIoU: float  # percent
+    best_mIoU: float  # best mIoU so far, in percent
     by_image: list[float]  # mIoU of each image, for a scheduler that compares them
 
 
@@ -62,11 +62,11 @@ class _TrialConfig(TypedDict):
     phase: str
     of: str  # the id of the trial whose configuration a confirmation run repeats
     seed: int
-    values: ConfigValues  # those that the searcher chose
+    values: ConfigValues  # config key -> value that the searcher chose
 
 
 class TrialConfig(_TrialConfig, total=False):
-    """One trial as Ray Tune has it in its config."""
+    """The config of one trial in Ray Tune."""
 
-    iterations: int  # how long its training is, where that is not the config's length
-    rival: str  # the id of the trial whose configuration cost as much as this baseline
+    iterations: int  # length of the training, if it differs from the config's
+    rival: str  # a baseline at equal cost has the id of the trial whose configuration took as many seconds

@@ -1,4 +1,4 @@
-"""``why`` in ``summary.json``: why a configuration gains, or does not."""
+"""``why`` in ``summary.json``: the diagnosis of each confirmed configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class OverTraining(TypedDict):
-    """A figure at the first and the last validation of the runs, and over all of them."""
+    """A figure at the first and the last validation of the runs, and its mean over all validations."""
 
     first: float | None
     last: float | None
@@ -14,7 +14,7 @@ class OverTraining(TypedDict):
 
 
 class LossFigures(TypedDict):
-    """One distillation loss over training: raw values, and its gradient beside the task's."""
+    """One distillation loss over training: raw values, and its gradient compared with the task's."""
 
     first: float | None
     middle: float | None
@@ -25,10 +25,10 @@ class LossFigures(TypedDict):
 
 
 class TeacherFigures(TypedDict):
-    """Of student and one teacher, means over the runs.
+    """Figures of the student and one teacher, as means over the runs.
 
-    The first eight have the names of :class:`rdistill.schemas.run.ValidationFigures` and are written out again: there
-    each may be missing, where two tell other classes apart, here none may; and a mean over no run is None.
+    The first eight keys are those of :class:`rdistill.schemas.run.ValidationFigures`. They are repeated here because
+    there each key may be absent, while here every key is present and a mean over no run is None.
     """
 
     agreement: float | None
@@ -39,19 +39,19 @@ class TeacherFigures(TypedDict):
     teacher_confidence: float | None
     teacher_calibration_error: float | None
     teacher_entropy: dict[str, float | None]  # keys are temperatures
-    teacher_lead: float | None  # mIoU above the baseline
+    teacher_lead: float | None  # mIoU of the teacher minus that of the baseline
 
 
 class WhyFigures(TeacherFigures):
-    """Means over the runs of a configuration; what is of one teacher is of the first."""
+    """Means over the runs of a configuration; figures about one teacher are those of the first teacher."""
 
-    teachers: list[TeacherFigures]  # each one's, where there are several; else empty
+    teachers: list[TeacherFigures]  # the figures of each of several teachers; empty for a single one
     gradient_ratio: OverTraining
     gradient_cosine: OverTraining
     losses: dict[str, LossFigures]
-    taus: dict[str, float]  # a loss's temperature, of those that have one
-    taught_by: dict[str, int]  # and the teacher of each of these, counted from 0; not of one that averages them
-    late_rise: float | None  # mIoU, of the last quarter of training
+    taus: dict[str, float]  # loss -> temperature, for losses that have one
+    taught_by: dict[str, int]  # loss with a temperature -> index of its teacher; absent if it averages teachers
+    late_rise: float | None  # gain of mIoU in the last quarter of training
 
 
 class Reason(TypedDict):
@@ -59,11 +59,11 @@ class Reason(TypedDict):
 
     about: str
     text: str
-    warning: bool  # whether it may be why there is no gain
+    warning: bool  # whether the figure may explain that there is no gain
 
 
 class Why(TypedDict):
-    """Of one configuration."""
+    """The diagnosis of one configuration."""
 
     figures: WhyFigures
     sentences: list[Reason]

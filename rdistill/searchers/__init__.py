@@ -1,8 +1,8 @@
-"""The searchers: what chooses the configurations of a sweep, each one declaration beside its function.
+"""The searchers, which choose the configurations of a sweep.
 
-A searcher is a function that builds a sampler of Optuna for a space, under the decorator :func:`register`;
-:data:`SEARCHERS` holds rdistill's own (:mod:`.own`) and those of users, and the sweep file's ``search`` section, its
-checks and the search itself read them there. Imports :mod:`rdistill.registration` and :mod:`rdistill.core` alone;
+A searcher is a function that builds an Optuna sampler for a search space; the decorator :func:`register` declares it.
+:data:`SEARCHERS` holds rdistill's own searchers (:mod:`.own`) and those of users, for the ``search`` section of the
+sweep file, its checks and the search. This folder imports :mod:`rdistill.registration` and :mod:`rdistill.core` alone;
 Optuna is imported when a sampler is built. Begin with :mod:`.registry`.
 """
 

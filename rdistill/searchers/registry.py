@@ -1,4 +1,4 @@
-"""What a searcher is: one declaration beside the function that builds its sampler."""
+"""The declaration of a searcher, and the registry of all searchers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Arguments that a searcher gets by itself, as far as it takes them; see `register`.
+# Arguments that rdistill passes to a searcher, if its function takes them; see `register`.
 NOT_PARAMETERS = ("seed", "num_trials", "num_objectives", "at_once", "conditional")
-# Keys of the sections of a sweep file that name a searcher: no parameter may be called like one of them.
+# Keys of the sections of a sweep file that name a searcher: no parameter may have one of these names.
 TAKEN = ("type", "num_trials", "seed", "search", "cost", "seconds", "start", "from", "from_differs",
     "storage",
 )  # fmt: skip
@@ -27,17 +27,17 @@ TAKEN = ("type", "num_trials", "seed", "search", "cost", "seconds", "start", "fr
 
 @dataclass(frozen=True)
 class SearchSize:
-    """How large a search is, for searchers that adapt to it."""
+    """The size of a search, for searchers that adapt to it."""
 
-    num_trials: int  # trials of this search, in all
+    num_trials: int  # number of trials in all
     num_objectives: int = 1
-    at_once: int = 1  # trials that run at a time
+    at_once: int = 1  # number of trials that run at a time
     conditional: bool = False  # whether some keys are left out of some trials
 
 
 @dataclass(frozen=True)
 class SearcherInfo:
-    """What there is to know about a searcher without building it. See :func:`register` for what the fields mean."""
+    """The declaration of a searcher; :func:`register` explains the fields."""
 
     name: str
     function: Callable[..., Any]
@@ -48,16 +48,16 @@ class SearcherInfo:
     def build(
         self, space: Mapping[str, BaseDistribution], seed: int, params: Mapping[str, Any], size: SearchSize
     ) -> BaseSampler:
-        """The sampler for a space.
+        """Builds the sampler for a space.
 
         Args:
-            space: config key -> Optuna's distribution; a list is a JSON text there.
-            seed: of the search.
-            params: values of the declared parameters, as far as a sweep file has them.
-            size: how large the search is.
+            space: config key -> Optuna's distribution, in which choices that are lists are JSON texts.
+            seed: the seed of the search.
+            params: values of declared parameters in the sweep file.
+            size: the size of the search.
 
         Raises:
-            UserError: the function failed, or returned no sampler.
+            UserError: the function failed, or did not return a sampler.
         """
         from optuna.samplers import BaseSampler
 
@@ -81,21 +81,22 @@ def register(
     """Declares a searcher; decorates the function that builds its sampler.
 
     The function is ``searcher(space, *, seed, PARAMETERS) -> optuna.samplers.BaseSampler``, where ``space`` is config
-    key -> Optuna's distribution. It must be seeded: the same sweep file suggests the same trials. By name it also takes
-    what it needs of ``num_trials`` (of the search, in all), ``num_objectives``, ``at_once`` (trials that run at a time)
-    and ``conditional`` (whether some keys are left out of some trials); every other keyword-only argument is a
-    parameter, which ``search: {type: NAME, ...}`` may set.
+    key -> Optuna's distribution. It must use the seed, so that the same sweep file suggests the same trials. It may
+    also have the keyword-only arguments ``num_trials`` (of the search, in all), ``num_objectives``, ``at_once`` (number
+    of trials that run at a time) and ``conditional`` (whether some keys are left out of some trials). Every other
+    keyword-only argument is a parameter, which ``search: {type: NAME, ...}`` may set.
 
     Args:
-        name: what ``search.type`` and ``baseline.type`` of a sweep file call it.
-        params: name -> what the parameter may be; one that is left out takes what has the type of its default.
-        grid: whether it visits every point of the space, each once: the dimensions must then have values, and all of
-            them are tried where no number of trials is given.
-        learns: whether it looks at the scores of earlier trials. It then suggests in batches of as many trials as run
-            at a time, so that what it suggests does not depend on which of them was faster.
+        name: the name in ``search.type`` and ``baseline.type`` of a sweep file.
+        params: name of a parameter -> its allowed values; a parameter that is not listed accepts values of the type of
+            its default.
+        grid: whether it visits every point of the space once. All dimensions must then have a finite number of values,
+            and all points are tried if the sweep file has no number of trials.
+        learns: whether it uses the scores of earlier trials. It then suggests trials in batches, as many as run at a
+            time, so that its suggestions do not depend on which trial of a batch ends first.
 
     Raises:
-        UserError: the name is taken, or the declaration is not that of the function.
+        UserError: the name is taken, or the declaration does not fit the function.
     """
 
     def decorate(function: Function) -> Function:

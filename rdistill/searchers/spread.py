@@ -1,4 +1,4 @@
-"""A search of few trials: evenly spread at first, then in steps from the best, and only then by a model."""
+"""Samplers for searches of few trials: evenly spread points first, then steps from the best trial, then a model."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from scipy.stats import qmc
 
 from rdistill.schemas.mappings import Params
 
-MOST_POINTS = 2**14  # the start has no more: a sequence is computed from its beginning
-STEP = 0.25  # part of a range; a fifth to a third of it come to the same in the searches of docs/search.md
-FIXED = "fixed_params"  # Optuna's own mark of a trial whose values, or some of them, were written out
+MAX_POINTS = 2**14  # the sequence repeats after this many points, since each point is computed from its start
+STEP = 0.25  # a fraction of the range; in the searches of docs/search.md, 0.2 to 0.33 make no difference
+FIXED = "fixed_params"  # Optuna's system attribute of a trial with values that were enqueued
 
 
-class _Before(BaseSampler):
-    """Chooses some trials itself; what comes after them another sampler chooses.
+class _ThenLearn(BaseSampler):
+    """Chooses the configurations of the first trials itself, and leaves all others to another sampler.
 
     Args:
-        space: config key -> distribution; with what not every trial has.
+        space: config key -> distribution, including keys that are left out of some trials.
         then: the other sampler.
-        seed: of what this one chooses.
+        seed: the seed of this sampler's own choices.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], then: BaseSampler, seed: int) -> None:
         self._space, self._then, self._seed = dict(space), then, seed
 
-    def _chooses(self, study: Study) -> bool:
-        """Whether the trial that begins is one of its own."""
+    def _is_own_trial(self, study: Study) -> bool:
+        """Whether this sampler, and not the other one, chooses the trial that starts."""
         raise NotImplementedError
 
-    def _chosen(self, study: Study, trial: FrozenTrial) -> Params:
-        """A configuration, with a value for every key."""
+    def _own_params(self, study: Study, trial: FrozenTrial) -> Params:
+        """A configuration with a value for every key."""
         raise NotImplementedError
 
     def reseed_rng(self) -> None:
         self._then.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._space if self._chooses(study) else self._then.infer_relative_search_space(study, trial)
+        return self._space if self._is_own_trial(study) else self._then.infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
-        if search_space is self._space or (search_space == self._space and self._chooses(study)):
-            return self._chosen(study, trial)
+        if search_space is self._space or (search_space == self._space and self._is_own_trial(study)):
+            return self._own_params(study, trial)
         return self._then.sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -63,18 +63,18 @@ class _Before(BaseSampler):
         self._then.after_trial(study, trial, state, values)
 
 
-class SpreadThenLearn(_Before):
-    """Quasi-random at first (Sobol, scrambled: Owen, J. Complexity 1998), then what another sampler chooses.
+class SpreadThenLearn(_ThenLearn):
+    """Quasi-random points first (scrambled Sobol: Owen, J. Complexity 1998), then the choices of another sampler.
 
-    Optuna's own QMCSampler leaves categories to chance, and so the first of several trials that begin at a time.
+    Optuna's QMCSampler draws categories at random, and also the first of several trials that start at a time.
 
     Args:
-        space: config key -> distribution; with what not every trial has.
-        learner: chooses once ``first`` trials have begun and one has a score.
-        first: trials of the start, those that the user begins with included.
-        seed: of the start.
-        from_the_middle: whether the first trial that the user has not written out is the middle of every range, with
-            the choices of the first that is.
+        space: config key -> distribution, including keys that are left out of some trials.
+        learner: the other sampler, which chooses once ``first`` trials have started and one has a score.
+        first: number of first trials, including the user's starts.
+        seed: the seed of the sequence.
+        from_the_middle: whether the first trial after the user's starts is the middle of every range, with the choices
+            of the first start.
     """
 
     def __init__(
@@ -88,96 +88,96 @@ class SpreadThenLearn(_Before):
         super().__init__(space, learner, seed)
         self._first, self._from_the_middle = first, from_the_middle
 
-    def _chooses(self, study: Study) -> bool:
+    def _is_own_trial(self, study: Study) -> bool:
         begun = _begun(study)
         scored = sum(trial.state == TrialState.COMPLETE for trial in begun)
-        return len(begun) - 1 < self._first or not scored  # this trial is among them
+        return len(begun) - 1 < self._first or not scored  # the trial that starts is one of `begun`
 
-    def _chosen(self, study: Study, trial: FrozenTrial) -> Params:
+    def _own_params(self, study: Study, trial: FrozenTrial) -> Params:
         others = [each for each in _begun(study) if each.number != trial.number]
         if self._from_the_middle and all(FIXED in each.system_attrs for each in others):
-            return middle(self._space, others[0].params if others else {})
+            return middle_point(self._space, others[0].params if others else {})
         return self.point(trial.number)
 
     def point(self, number: int) -> Params:
-        """The configuration of a number in the sequence."""
+        """The configuration at a position in the sequence."""
         sequence = qmc.Sobol(max(1, len(self._space)), scramble=True, seed=self._seed)
-        if number % MOST_POINTS:  # scipy cannot go forward by none
-            sequence.fast_forward(number % MOST_POINTS)
+        if number % MAX_POINTS:  # scipy's fast_forward does not accept 0
+            sequence.fast_forward(number % MAX_POINTS)
         places = sequence.random(1)[0]
         return {
-            key: at(distribution, place)
+            key: value_at(distribution, place)
             for (key, distribution), place in zip(self._space.items(), places, strict=False)
         }
 
 
-class StepsThenLearn(_Before):
-    """Single steps from the best trial so far, one key after the other, choices before ranges; then another sampler.
+class StepsThenLearn(_ThenLearn):
+    """Steps of one key each from the best trial so far, choices before ranges; then the choices of another sampler.
 
-    A few trials do not show a model what is good in six ranges at a time. Near a configuration that is good already,
-    one step in five is better still: direct search (Hooke and Jeeves, J. ACM 1961), from a start that is known, as in
-    FLAML's CFO (Wu, Wang and Huang, AAAI 2021).
+    A few trials are not enough for a model of six ranges. Near a good configuration, about one step in five improves
+    it: this is direct search (Hooke and Jeeves, J. ACM 1961) from a known start, as in FLAML's CFO (Wu, Wang and Huang,
+    AAAI 2021).
 
     Args:
-        space: config key -> distribution; with what not every trial has.
-        learner: chooses once each key has had its step.
-        first: trials before the first step.
-        seed: of the order of the keys, and of the directions.
+        space: config key -> distribution, including keys that are left out of some trials.
+        learner: the other sampler, which chooses after one step of each key.
+        first: number of trials before the first step.
+        seed: the seed of the order of the keys and of the directions.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], learner: BaseSampler, first: int, seed: int) -> None:
         super().__init__(space, learner, seed)
         self._first = first
         order = [str(key) for key in np.random.default_rng(seed).permutation(list(self._space))]
-        # Where in its range a number is good depends on the choices, such as the loss whose weight it is.
+        # The best value of a number depends on the choices, such as the loss whose weight it is: choices come first.
         self._order = sorted(order, key=lambda key: not isinstance(self._space[key], CategoricalDistribution))
 
-    def _chooses(self, study: Study) -> bool:
+    def _is_own_trial(self, study: Study) -> bool:
         return len(_begun(study)) - 1 < self._first + len(self._order)
 
-    def _chosen(self, study: Study, trial: FrozenTrial) -> Params:
+    def _own_params(self, study: Study, trial: FrozenTrial) -> Params:
         params = {
-            **middle(self._space),
+            **middle_point(self._space),
             **study.best_trial.params,
-        }  # a key that the best one lacks begins in the middle
+        }  # a key that is left out of the best trial starts at the middle of its range
         key = self._order[(trial.number - self._first) % len(self._order)]
         random = np.random.default_rng([self._seed, trial.number])
-        params[key] = stepped(self._space[key], params[key], random)
+        params[key] = step_from(self._space[key], params[key], random)
         return params
 
 
 def _begun(study: Study) -> list[FrozenTrial]:
-    """The trials that run or have a score; the one that begins is among them."""
+    """The trials that run or have a score, including the trial that starts."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
 
 
-def middle(space: Mapping[str, BaseDistribution], like: Params | None = None) -> Params:
-    """The middle of every range, and of every choice the one that ``like`` has, or else the first."""
+def middle_point(space: Mapping[str, BaseDistribution], like: Params | None = None) -> Params:
+    """The middle of every range, and for every choice the value in ``like``, or else the first one."""
     return {
         key: (like or {}).get(key, distribution.choices[0])
         if isinstance(distribution, CategoricalDistribution)
-        else at(distribution, 0.5)
+        else value_at(distribution, 0.5)
         for key, distribution in space.items()
     }
 
 
-def stepped(distribution: BaseDistribution, value: Any, random: np.random.Generator) -> Any:
-    """Another value: a quarter of the range up or down, within it; of a choice, any other one."""
+def step_from(distribution: BaseDistribution, value: Any, random: np.random.Generator) -> Any:
+    """A value a quarter of the range above or below ``value``, within the range; for a choice, any other value."""
     if isinstance(distribution, CategoricalDistribution):
         others = [choice for choice in distribution.choices if choice != value]
         return others[int(random.integers(len(others)))] if others else value
-    place = place_of(distribution, value)
+    place = relative_position(distribution, value)
     step = STEP if random.integers(2) else -STEP
-    return at(distribution, place + step if 0.0 <= place + step <= 1.0 else place - step)
+    return value_at(distribution, place + step if 0.0 <= place + step <= 1.0 else place - step)
 
 
-def place_of(distribution: BaseDistribution, value: float) -> float:
-    """Where a value lies in its range, from 0 to 1; on a logarithmic scale where the range has one."""
+def relative_position(distribution: BaseDistribution, value: float) -> float:
+    """The position of a value in its range, from 0 to 1; on a logarithmic scale if the range has one."""
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     low, high, step = distribution.low, distribution.high, distribution.step
     if low == high:
         return 0.5
-    if step is not None and not distribution.log:  # the middle of what leads to it
+    if step is not None and not distribution.log:  # the middle of the positions for which `value_at` gives this value
         return (round((value - low) / step) + 0.5) / (round((high - low) / step) + 1)
     if isinstance(distribution, IntDistribution):
         low, high = low - 0.5, high + 0.5
@@ -185,8 +185,8 @@ def place_of(distribution: BaseDistribution, value: float) -> float:
     return min(1.0, max(0.0, part))
 
 
-def at(distribution: BaseDistribution, place: float) -> Any:
-    """The value at a place from 0 to 1 of a distribution's range, each value as likely as by chance."""
+def value_at(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a position from 0 to 1; a uniform position gives each value its probability in the distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[min(int(place * len(distribution.choices)), len(distribution.choices) - 1)]
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
@@ -196,7 +196,7 @@ def at(distribution: BaseDistribution, place: float) -> Any:
         number = round((high - low) / step) + 1
         value = low + step * min(int(place * number), number - 1)
         return int(value) if whole else min(value, high)
-    if whole:  # each whole number has half a step on either side of it on a logarithmic scale
+    if whole:  # each integer stands for the interval of half a unit on either side
         low, high = low - 0.5, high + 0.5
     value = low * (high / low) ** place if distribution.log else low + (high - low) * place
     return min(max(round(value), distribution.low), distribution.high) if whole else float(min(max(value, low), high))

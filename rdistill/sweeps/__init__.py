@@ -1,5 +1,5 @@
-"""Many students of one study on Ray Tune: the search, the cohorts, the confirmation and the verdict.
+"""Sweeps: the many trainings of one study on Ray Tune, with the search, the cohorts, the confirmation and the verdict.
 
-Imports its own folders, :mod:`rdistill.training` and folders before it. Begin with :mod:`rdistill.sweeps.run`;
-docs/architecture.md draws how one step crosses driver, proxy trial, cohort and student.
+This folder imports its own folders, :mod:`rdistill.training` and folders before it. Begin with
+:mod:`rdistill.sweeps.run`; docs/architecture.md shows how one step crosses driver, proxy trial, cohort and student.
 """

@@ -1,4 +1,4 @@
-"""What can be found out about a sweep before its first trial; every problem in one list."""
+"""Checks a sweep before its first trial, and collects all problems in one list."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from rdistill.schemas.run import CheckpointMeta
 from rdistill.sweeps.findings.confirm import FILES, PRECISIONS, PYTORCH
 from rdistill.sweeps.search.searchers import require_buildable
 from rdistill.sweeps.study.space import (
-    beside,
     check_space,
     extremes,
     feature_counts,
     fix_pairs,
+    prerequisites,
     search_space,
 )
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
 IMAGES = 2  # images in the batch that is tried
-NO_STRUCTURE = ("weight", "schedule")  # a loss's numbers that cannot make it fail
-REBUILDS = ("model.", "distill.teachers", "distill.features")  # keys that make another model
+NO_STRUCTURE = ("weight", "schedule")  # keys of a loss whose values cannot make it fail
+REBUILDS = ("model.", "distill.teachers", "distill.features")  # models are built anew after a change of these keys
 
 
 def choose_pairs(base: LoadedConfig, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:
-    """As :func:`rdistill.sweeps.study.space.fix_pairs`, with the shapes of the base config's models."""
+    """Calls :func:`rdistill.sweeps.study.space.fix_pairs` with the feature shapes of the base config's models."""
     distill, size = base.distillation, training_size(base.cfg)
     models = {index: teacher.model for index, teacher in enumerate(distiller.teachers)}
     student_shapes, teacher_shapes = listed_shapes(distill, distiller.student, models, size)
@@ -63,15 +63,15 @@ def check_sweep(
     trust_checkpoint: bool = False,
     full_data: bool = False,
 ) -> Report:
-    """Checks a sweep where its trials will run: the base as a run, then every structure in the space, one by one.
+    """Checks a sweep on a node where its trials will run: the base config, then every structure in the search space.
 
     Args:
         base: the sweep's loaded config.
-        spec: with its pairs chosen, see :func:`choose_pairs`.
-        distiller: the base's models; left as they were.
-        work_dir: where all trials write; None leaves the disk out.
-        trust_checkpoint: as for a run.
-        full_data: as for :func:`rdistill.checks.run.check_run`.
+        spec: the sweep, with its pairs chosen by :func:`choose_pairs`.
+        distiller: the models of the base config; they are not changed.
+        work_dir: the folder that all trials write to; None skips the check of free disk space.
+        trust_checkpoint: the same as for a run.
+        full_data: the same as for :func:`rdistill.checks.run.check_run`.
     """
     distill = base.distillation
     report = check_run(
@@ -101,27 +101,31 @@ def check_sweep(
     return report
 
 
-def _exportable(base: LoadedConfig, of: str, distiller: Distiller) -> tuple[list[str], str]:
-    """What is wrong with exporting the student, as the confirmation will; and the report's line where nothing is."""
+def _exportable(base: LoadedConfig, form: str, distiller: Distiller) -> tuple[list[str], str]:
+    """Tries the export of the student that the confirmation will need.
+
+    Returns:
+        The problems, and a line for the report if there are none.
+    """
     from rdistill.handover.export import require_exportable
     from rdistill.handover.inference import predictor_of, validation_images
     from rdistill.handover.onnx_file import require_packages
     from rdistill.handover.quantize import require_examples
 
-    where = f"confirm.of: {of}"
+    where = f"confirm.of: {form}"
     try:
         require_packages(what=where)
-        if PRECISIONS[of] == "int8":
+        if PRECISIONS[form] == "int8":
             require_examples(base.cfg, where)
         student = revert_sync_batchnorm(copy.deepcopy(distiller.student)).cpu().eval()
         require_exportable(predictor_of(base.cfg, student, CheckpointMeta()), validation_images(base.cfg))
     except UserError as error:
         return [problem if problem.startswith(where) else f"{where}: {problem}" for problem in error.problems], ""
-    return [], f"the student becomes an ONNX file; the verdict will be about {FILES[of]}"
+    return [], f"the student becomes an ONNX file; the verdict will be about {FILES[form]}"
 
 
 def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
-    """What will be measured in some trial that the base does not measure already; empty for nothing."""
+    """A line about loss weights that are measured as shares in some trial but not in the base; empty without any."""
     searched: dict[tuple[str, int, int | None], None] = {}
     for key, dimension in spec.space.items():
         for value in extremes(dimension, base.distillation) if _sets_weight(key) else ():
@@ -137,7 +141,7 @@ def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
 
 
 def _sets_weight(key: str) -> bool:
-    """Whether a key is all losses, a whole loss, or of its weight."""
+    """Whether a key sets a loss's weight: a key of all losses, of a whole loss, or of its weight."""
     parts = key.lstrip("+").split(".")
     return parts[:2] == ["distill", "losses"] and (len(parts) <= 3 or parts[3] == "weight")
 
@@ -159,10 +163,10 @@ def check_sweep_file(
     address: str | None = None,
     trust_checkpoint: bool = False,
 ) -> Report:
-    """Checks a sweep file on this machine; connects to a cluster only where one is named.
+    """Checks a sweep file on this machine; joins a cluster only if ``address`` or ``RAY_ADDRESS`` names one.
 
     Raises:
-        UserError: the file itself is wrong, so that nothing else can be looked at.
+        UserError: the file itself is wrong, so that nothing else can be checked.
     """
     spec = read_sweep(path)
     config_file = find_beside(spec.config, path)
@@ -185,7 +189,7 @@ def check_sweep_file(
 
 
 def resources_at(address: str | None, scratch: Path) -> Mapping[str, float]:
-    """What the cluster has that is named, by argument or ``RAY_ADDRESS``; or else this machine."""
+    """The resources of the cluster that ``address`` or ``RAY_ADDRESS`` names, or else of this machine."""
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         return local_resources()
@@ -234,11 +238,11 @@ def _joined(first: Report, second: Report) -> Report:
 def _structures(
     base: LoadedConfig, spec: SweepSpec, distiller: Distiller, trust_checkpoint: bool
 ) -> tuple[list[str], int, int]:
-    """Tries each choice, and both ends of each range, by itself.
+    """Tries each value of each choice and both ends of each range, one at a time.
 
     Returns:
-        The problems, how many were tried, and how many feature pairs there are in them: in values of
-        type ``pairs``, and in those of a choice, of pairs or of whole losses.
+        The problems, the number of values tried, and the number of feature pairs among them: those in dimensions of
+        type ``pairs`` and those in choices of pairs or of whole losses.
     """
     problems: list[str] = []
     tried, pairs = 0, set[tuple[str, int, int]]()
@@ -248,7 +252,7 @@ def _structures(
     with untouched(distiller):
         captured = capture_batch(distiller, distill, batch)
         for key, dimension in spec.space.items():
-            others = beside(key, spec.space, space)
+            others = prerequisites(key, spec.space, space)
             for value in extremes(dimension, distill):
                 changed = base.with_overrides({**others, key: value})
                 reasons = _structure(changed, key, spec, distiller, captured, trust_checkpoint)
@@ -260,7 +264,7 @@ def _structures(
 
 
 def _pairs_of(changed: LoadedConfig, key: str) -> set[tuple[str, int, int]]:
-    """The feature pairs of the losses that a key is about, each with its loss's name."""
+    """(loss name, student index, teacher index) of each feature pair in the losses that a key sets."""
     parts, distill = key.lstrip("+").split("."), changed.distill
     if parts[:2] != ["distill", "losses"] or distill is None:
         return set()
@@ -298,6 +302,6 @@ def _structure(
         batch = tiny_batch(changed, min(IMAGES, int(cfg.train_dataloader.batch_size)), spec.seed)
     except UserError as error:
         return list(error.problems)
-    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
+    except Exception as error:  # layers that do not fit together raise PyTorch's own errors when they first run
         return [f"the models do not run: {error_line(error)}"]
     return check_batch(distiller, cfg, batch, workers=spec.trial.workers)

@@ -1,4 +1,4 @@
-"""What is made sure before the first trial of a sweep: that it is the same study, and that all of it can run."""
+"""Checks before the first trial of a sweep: a resumed sweep is the same study, and everything in it can run."""
 
 from __future__ import annotations
 
@@ -19,44 +19,47 @@ from rdistill.distributed.cluster import is_single_node, killed_for_memory
 from rdistill.schedulers import SCHEDULERS
 from rdistill.schemas.mappings import SweepFile
 from rdistill.schemas.trial import StudyRecord
-from rdistill.sweeps.cohort.fleet import ways_to_join
+from rdistill.sweeps.cohort.fleet import slot_choices
 from rdistill.sweeps.findings.confirm import SELECTION, load_selection
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE
 from rdistill.sweeps.findings.looks import CLAIMS, LOOKS_FILE, load_looks
 from rdistill.sweeps.findings.summary import SUMMARY
-from rdistill.sweeps.findings.test_split import TEACHER, has_test_split, require_test_split
-from rdistill.sweeps.study.growth import GROWN, grown
+from rdistill.sweeps.findings.test_split import TEACHER_FILE, has_test_split, require_test_split
+from rdistill.sweeps.study.growth import GROWN, accept_growth
 from rdistill.sweeps.study.records import STUDY, load_records
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
-NOT_THE_STUDY = ("tracking", "headroom")  # keys that may change: no trial is another one by them
+NOT_THE_STUDY = ("tracking", "headroom")  # keys that a resume may change, since they do not change any trial
 
 
 def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) -> int:
-    """Makes sure that a resumed sweep is the one that was begun; it may have got a confirmation, or have grown.
+    """Checks that a resumed sweep is the recorded study; it may have a new confirmation, or have been extended.
 
-    ``where`` is the work dir as the user knows it.
+    Args:
+        work_dir: the folder with the recorded study.
+        study: the study as it is now.
+        where: the work dir in the user's words, for messages.
 
     Returns:
-        How often its search has grown, this time included; see :mod:`rdistill.sweeps.study.growth`.
+        How often the search was extended, this time included; see :mod:`rdistill.sweeps.study.growth`.
 
     Raises:
-        UserError: naming what has changed.
+        UserError: it is another study; the message lists the changes.
     """
     file = work_dir / STUDY
     if not file.is_file():
         return 0
     begun = read_json(file, "whether this is the same study cannot be seen; remove it to go on with what is asked now")
-    # Validated again, since newer versions have more keys.
+    # The recorded keys are validated again, so that keys of newer versions get their defaults.
     recorded = without_idle_parameters(begun["sweep"])
     sweep = SweepSpec.model_validate(recorded).model_dump(mode="json", exclude=set(NOT_THE_STUDY))
     times = begun.pop(GROWN, 0)
     wanted = study["sweep"]
-    sweep["search"]["storage"] = wanted["search"]["storage"]  # who watches a search does not change it
-    sweep, has_grown = grown(sweep, wanted)
-    if sweep["confirm"] is None:  # what may be added afterwards, and how it compares
+    sweep["search"]["storage"] = wanted["search"]["storage"]  # a storage to watch the search does not change it
+    sweep, has_grown = accept_growth(sweep, wanted)
+    if sweep["confirm"] is None:  # a confirmation may be added afterwards, with its way of comparing at equal cost
         how = {name: sweep["baseline"][name] for name in ("cost", "seconds")}
         wanted = {**wanted, "confirm": None, "baseline": {**wanted["baseline"], **how}}
     changed = list(differences({**begun, "sweep": sweep}, {**study, "sweep": wanted}, into_lists=True).values())
@@ -64,13 +67,13 @@ def require_same_study(work_dir: Path, study: StudyRecord, where: str | Path) ->
         raise UserError(
             *refusals(f"{where}: --resume", changed, "set it back, or use another --work-dir for this other study")
         )
-    if not has_grown:  # else what is confirmed is chosen again
+    if not has_grown:  # otherwise the configurations to confirm are selected again, and their looks start anew
         _require_looks_left(work_dir, SweepSpec.model_validate(study["sweep"]), where)
     return int(times) + has_grown
 
 
 def _require_looks_left(work_dir: Path, spec: SweepSpec, where: str | Path) -> None:
-    """Raises UserError where a confirmation gets more seeds after its last look, and a question was left undecided."""
+    """Raises UserError if a confirmation gets more seeds after its last look while a question is still undecided."""
     selection, looks = load_selection(work_dir), load_looks(work_dir)
     if selection is None or spec.confirm is None or not selection.first or not looks.over:
         return
@@ -84,29 +87,33 @@ def _require_looks_left(work_dir: Path, spec: SweepSpec, where: str | Path) -> N
 
 
 def select_again(work_dir: Path, times: int) -> None:
-    """Lets what is confirmed be chosen again, where a search has grown since it was chosen.
+    """Discards the selection for the confirmation if the search was extended since the selection was made.
 
-    Files are emptied, not removed: what is removed here would come back from a work dir at a URI.
+    Args:
+        work_dir: the sweep's folder.
+        times: how often the search was extended, from :func:`require_same_study`.
+
+    Files are emptied and not removed, because a file that is removed here would come back from a work dir at a URI.
     """
     recorded = read_json(work_dir / STUDY)
     if recorded.get(GROWN, 0) == times:
         return
-    nothing: dict[str, dict[str, list[int]]] = {SELECTION: {}, EQUAL_COST_FILE: {}, LOOKS_FILE: {"looks": []}}
-    for name, content in nothing.items():
+    empty: dict[str, dict[str, list[int]]] = {SELECTION: {}, EQUAL_COST_FILE: {}, LOOKS_FILE: {"looks": []}}
+    for name, content in empty.items():
         if (work_dir / name).is_file():
             write_json(work_dir / name, content)
 
 
 def without_idle_parameters(sweep: SweepFile) -> SweepFile:
-    """A recorded sweep without the parameters of ASHA, which older versions recorded of a scheduler fifo as well."""
+    """A recorded sweep without the parameters of ASHA that older versions recorded for the scheduler fifo as well."""
     scheduler = sweep.get("scheduler")
     if not isinstance(scheduler, dict) or scheduler.get("type") != "fifo":
         return sweep
     return {**sweep, "scheduler": {key: scheduler[key] for key in scheduler if key not in SCHEDULERS["asha"].params}}
 
 
-def repair(work_dir: Path, say: Callable[[str], None]) -> None:
-    """Takes away what is damaged and is made again by a resumed sweep; ``say`` is given a line about each.
+def repair(work_dir: Path, print_line: Callable[[str], None]) -> None:
+    """Moves damaged files aside that a resumed sweep writes again; ``print_line`` prints a line about each.
 
     Raises:
         DamagedFileError: a trial's record is damaged.
@@ -114,35 +121,35 @@ def repair(work_dir: Path, say: Callable[[str], None]) -> None:
     from rdistill.sweeps.trial.step_profile import STEP
     from rdistill.training.teacher_plan import RECORD as PLAN
 
-    again = {
+    consequences = {
         SUMMARY: "it is put together again, but without the time of earlier starts",
         SELECTION: "the same trials are chosen again from the search",
         EQUAL_COST_FILE: "the same runs are measured again",
-        TEACHER: "the teacher is scored again",
+        TEACHER_FILE: "the teacher is scored again",
         STEP: "a step is measured again",
         PLAN: "what suits the teacher is decided again",
     }
-    for name, what in again.items():
-        set_aside_if_damaged(work_dir / name, what, lambda line: say(f"damaged   {line}"))
+    for name, consequence in consequences.items():
+        set_aside_if_damaged(work_dir / name, consequence, lambda line: print_line(f"damaged   {line}"))
     load_records(work_dir)
 
 
 def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]:
-    """Checks everything where the trials will run, chooses their pairs and measures the teachers, once for all.
+    """Checks the study on a node where trials will run, chooses the feature pairs and scores the teachers.
 
     Returns:
         The study that the trials get, and a line for each pair that was left out.
     """
-    need, slots = resources.per_worker(), ways_to_join(resources)
-    # Where the teacher's outputs stay. Not a worker's own temporary folder, which ends with it.
-    beside = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
-    if is_single_node() and not need.get("GPU"):  # where torch is loaded already: that saves seconds
-        with _threads_of(need["CPU"]):
-            prepared, left_out = _prepare_here(study, slots, beside)
+    need, slots = resources.per_worker(), slot_choices(resources)
+    # The cache of teacher outputs has to outlive this process, so it is not in a Ray worker's own temporary folder.
+    cache_parent = Path(tempfile.gettempdir()) if is_uri(study.work_dir) else Path(study.work_dir).parent
+    if is_single_node() and not need.get("GPU"):  # torch is loaded in this process already, which saves seconds
+        with _threads_of_worker(need["CPU"]):
+            prepared, left_out = _prepare_here(study, slots, cache_parent)
         return _with_step(prepared, resources), left_out
     task = ray.remote(_prepare_here).options(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_retries=0)
     try:
-        prepared, left_out = ray.get(task.remote(study, slots, beside))
+        prepared, left_out = ray.get(task.remote(study, slots, cache_parent))
     except ray.exceptions.RayTaskError as error:
         cause = cause_of(error)
         raise (UserError(*cause.problems) if isinstance(cause, UserError) else cause) from None
@@ -152,7 +159,7 @@ def prepare_study(study: Study, resources: Resources) -> tuple[Study, list[str]]
 
 
 def _with_step(study: Study, resources: Resources) -> Study:
-    """The study with what a step takes, where that is for a group of workers to say."""
+    """The study with a measured step; trials of several workers measure it in a worker group of their own."""
     from rdistill.sweeps.trial.group_step import measure_step_in_group
     from rdistill.sweeps.trial.step_profile import STEP
 
@@ -166,8 +173,8 @@ def _with_step(study: Study, resources: Resources) -> Study:
 
 
 @contextmanager
-def _threads_of(cpus: float) -> Iterator[None]:
-    """This process has as many threads as Ray gives a worker with that number of CPUs."""
+def _threads_of_worker(cpus: float) -> Iterator[None]:
+    """A context in which torch has as many threads as in a Ray worker with this number of CPUs."""
     import torch
 
     before = torch.get_num_threads()
@@ -179,7 +186,8 @@ def _threads_of(cpus: float) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, list[str]]:
+def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[Study, list[str]]:
+    """:func:`prepare_study` in this process, except for the step of trials with several workers."""
     import torch
 
     from rdistill.checks.run import Report, build_reporting
@@ -210,13 +218,13 @@ def _prepare_here(study: Study, slots: list[int], beside: Path) -> tuple[Study, 
     scores = evaluate_teachers(distiller, cfg)
     lines: list[str] = []
     with open_work_dir(study.work_dir, PLAN, STEP) as here:
-        plan = choose_plan(distiller, base, here.folder)  # once for all trials, which are to be the same alone
-        base = with_plan(base, plan, beside / CACHE_FOLDER)
+        plan = choose_plan(distiller, base, here.folder)  # chosen once, so that all trials compute the teacher alike
+        base = with_plan(base, plan, cache_parent / CACHE_FOLDER)
         step = load_step(here.folder / STEP, slots)
         stored = look_into_store(base, distiller)
         if stored is not None:
             lines.append(stored.line)
-        if step is None and spec.trial.workers == 1:  # several measure it together, elsewhere
+        if step is None and spec.trial.workers == 1:  # several workers measure it in `_with_step`
             forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)
             remembered = expected_known(base)
             step = measure_step(distiller, cfg, slots=slots, forecast=forecast, remembered=remembered)  # it trains

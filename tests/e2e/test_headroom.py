@@ -19,7 +19,7 @@ from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import open_work_dir
 from rdistill.schemas.headroom import ArmRecord, Headroom
 from rdistill.sweeps.headroom.arms import ARMS, arm_config
-from rdistill.sweeps.headroom.group import Saying
+from rdistill.sweeps.headroom.group import NotePrinter
 from rdistill.sweeps.headroom.measure import INNER, Request, measure
 from rdistill.sweeps.headroom.run import run_headroom
 from rdistill.training.run import train
@@ -82,14 +82,14 @@ def test_a_headroom_that_was_stopped_goes_on(measured: tuple[Path, dict[str, Any
 
     cfg = tiny.load("distill", iters=80)
     with pytest.raises(Stopped):
-        run_headroom(cfg, tmp_path / "run", iterations=20, stop=stop, say=stop_in_the_second_seed)
+        run_headroom(cfg, tmp_path / "run", iterations=20, stop=stop, print_line=stop_in_the_second_seed)
     assert not (tmp_path / "run" / "headroom.json").exists()
     resumed = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True)
     assert resumed["arms"] == found["arms"] and resumed["recommendation"] == found["recommendation"]
     for arm in ARMS:
         assert equal(weights(tmp_path / "run" / f"{arm}-s1"), weights(folder / f"{arm}-s1"))
     lines: list[str] = []
-    again = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True, say=lines.append)
+    again = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True, print_line=lines.append)
     assert again["arms"] == resumed["arms"] and "finished already" in lines[-1]
 
 
@@ -118,7 +118,12 @@ def test_an_arm_of_two_workers_is_the_training_that_it_would_be_alone(
         with open_work_dir(tmp_path / "two", *INNER) as here:
             try:
                 found = measure(
-                    here, base, Request(20, (0,)), [{"mIoU": 50.0}], stop=stop, listener=Saying(stop_the_longer_one)
+                    here,
+                    base,
+                    Request(20, (0,)),
+                    [{"mIoU": 50.0}],
+                    stop=stop,
+                    listener=NotePrinter(stop_the_longer_one),
                 )
             except Stopped as stopped:
                 return str(stopped)

@@ -182,7 +182,7 @@ def test_a_folder_imports_alone_what_its_docstring_says() -> None:
     checked = 0
     for folder in FOLDERS:
         text = ast.get_docstring(tree_of(PACKAGE.joinpath(*folder.split("."), "__init__.py"))) or ""
-        for claim in re.findall(r"Imports (?:from )?([^.;]*(?:`rdistill\.[\w.]+`[^.;]*)+?) (?:alone|only)\b", text):
+        for claim in re.findall(r"[Ii]mports (?:from )?([^.;]*(?:`rdistill\.[\w.]+`[^.;]*)+?) (?:alone|only)\b", text):
             named = {name.removeprefix("rdistill.") for name in re.findall(r"rdistill\.[\w.]+", claim)}
             found = {
                 folder_of(source)

@@ -30,7 +30,7 @@ from rdistill.config.overrides import parse_assignments
 from rdistill.config.read import read_config_file
 from rdistill.config.shortcuts import Shortcuts
 from rdistill.core.errors import MAX_LINE_CHARS, UserError
-from rdistill.sweeps.study.space import check_space, distributions, sampler
+from rdistill.sweeps.study.space import build_sampler, check_space, distributions
 from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
 SECTIONS = (
@@ -243,7 +243,7 @@ def test_sweep_files(examples: int, tmp_path: Path, tiny_without_teacher: Tiny) 
             return
         for search, dimensions in ((spec.search, spec.space), (spec.baseline, spec.baseline.search)):
             space = distributions(dimensions, distill)
-            study = optuna.create_study(sampler=sampler(search.type, search.seed or 0, space))
+            study = optuna.create_study(sampler=build_sampler(search.type, search.seed or 0, space))
             study.ask(space)
 
     read()

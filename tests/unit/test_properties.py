@@ -30,7 +30,7 @@ from rdistill.config.shortcuts import parse_size
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import StreamSampler
 from rdistill.losses.modules import ClassQueue
-from rdistill.sweeps.study.space import decode, distributions, sampler
+from rdistill.sweeps.study.space import build_sampler, decode, distributions
 from rdistill.sweeps.study.spec import parse_sweep
 from rdistill.training.lockstep import TRAINING, Lane, LaneLoader, Lockstep
 
@@ -183,7 +183,7 @@ def test_a_grid_visits_every_point_once(base: Config, space: dict[str, Any]) -> 
 
 def _trials(kind: str, space: Any, count: int) -> list[dict[str, Any]]:
     """What Optuna suggests, one trial after another."""
-    study = optuna.create_study(sampler=sampler(kind, 0, space))
+    study = optuna.create_study(sampler=build_sampler(kind, 0, space))
     trials = []
     for _ in range(count):
         trial = study.ask(space)

@@ -1,7 +1,6 @@
 """Cohorts: several trials as students of one worker (or one worker group), under one teacher.
 
-Imports :mod:`rdistill.sweeps.trial` and folders before it; its modules, but :mod:`.rank`, load neither torch nor
-mmengine by themselves, since every trial's proxy process imports them. Begin with
-:mod:`rdistill.sweeps.cohort.worker`, then :mod:`rdistill.sweeps.cohort.proxy` (what Tune sees of a student in a
-cohort).
+This folder imports :mod:`rdistill.sweeps.trial` and folders before it. Its modules, except :mod:`.rank`, load neither
+torch nor mmengine when they are imported, because the proxy process of every trial imports them. Begin with
+:mod:`rdistill.sweeps.cohort.worker`, then :mod:`rdistill.sweeps.cohort.proxy` (Tune's side of a student in a cohort).
 """

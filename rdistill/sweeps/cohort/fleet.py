@@ -1,4 +1,4 @@
-"""The cohorts of a sweep: how many, of how many students, on how many CPUs each; and the processes themselves."""
+"""Plans the cohorts of a sweep (how many, with how many students, on how many CPUs each) and starts their actors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
 MEMORY_SHARE = 0.7  # students and their steps may take this part of the free memory
-# How much quicker several cores together must look. A step by itself flatters them: a cohort on two cores took
-# 0.083 s for each student where 0.057 s had been measured.
-JOINED_MUST_GAIN = 1.25
-END_S = 60.0  # seconds in which a group has come to its next batch, and Ray Train has ended its workers
+# One cohort on several slots is chosen only if it is planned to be this many times faster. The measured step of a
+# single student is too optimistic: a cohort on two cores took 0.083 s for each student where 0.057 s was measured.
+MIN_JOINED_SPEEDUP = 1.25
+END_TIMEOUT_S = 60.0  # enough for a group to reach its next batch and for Ray Train to end its workers
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a sweep's trials are divided."""
+    """How the trials of a sweep are divided among cohorts."""
 
-    cohorts: int
-    size: int  # students in each
-    slots: int  # trials' worth of CPUs that each cohort has
+    cohorts: int  # number of cohorts
+    size: int  # students in each cohort
+    slots: int  # slots of each cohort; one slot is the CPUs of one trial
 
     def describe(self, resources: Resources) -> str:
         """``2 cohorts of up to 5 students that share a teacher, on 1 CPU each``."""
@@ -44,11 +44,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Cohorts at work.
+    """The running actors of a sweep's cohorts.
 
     Attributes:
-        cohorts: actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
-        assigner: the actor that says which of them a trial goes to.
+        cohorts: handles of actors; each is a :class:`Cohort` or a :class:`CohortGroup`.
+        assigner: handle of the :class:`CohortAssigner`.
+        plan: the plan by which they were started.
     """
 
     cohorts: list[Any]
@@ -56,9 +57,9 @@ class Fleet:
     plan: Plan
 
     def end(self) -> None:
-        """Ends all of them. A student that was stopped may be writing its record still."""
+        """Ends all actors, and kills them only after a while: a stopped student may still be writing its record."""
         ended = [cohort.end.remote() for cohort in self.cohorts]
-        ray.wait(ended, num_returns=len(ended), timeout=END_S)  # what does not end in time, or is dead, is killed
+        ray.wait(ended, num_returns=len(ended), timeout=END_TIMEOUT_S)
         for actor in (*self.cohorts, self.assigner):
             ray.kill(actor)
 
@@ -67,14 +68,16 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
     """Starts the cohorts of a sweep.
 
     Args:
-        trials: that may run at a time, if there is room.
-        slots: trials alone that the cluster has room for.
+        study: what all trials share.
+        resources: resources of one trial.
+        trials: number of trials that may run at a time, if there is room.
+        slots: number of trials that the cluster has room for when each trains alone.
     """
     per_worker = resources.per_worker()
     slots = min(slots, trials)
     free_bytes = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
     plan = plan_cohorts(study.spec.cohort.size, trials, slots, study.step, free_bytes)
-    # A thread for each student's events, and for calls that end one.
+    # Each student needs one thread that waits for its events and one for the call that stops it.
     options = dict(max_concurrency=2 * plan.size + 8, max_restarts=-1)
     began = time.time_ns()
     names = [f"cohort-{began}-{number}" for number in range(plan.cohorts)]
@@ -86,35 +89,36 @@ def start_fleet(study: Study, resources: Resources, trials: int, slots: int) -> 
         cohort = ray.remote(Cohort)
         cohorts = [cohort.options(name=name, **kinds, **options).remote(study) for name in names]
     share = study.step.teacher_share if study.step is not None else 0.5
-    # Ray's memory monitor kills a node's youngest processes, whatever they take: this one too.
+    # Ray's memory monitor kills the youngest processes of a node, however little they use: it may kill this actor.
     always_restarted = dict(max_restarts=-1, max_task_retries=-1)
-    register = ray.remote(CohortAssigner).options(num_cpus=0, scheduling_strategy=on_this_node(), **always_restarted)
-    return Fleet(cohorts, register.remote(plan.cohorts, plan.size, share, names), plan)
+    assigner = ray.remote(CohortAssigner).options(num_cpus=0, scheduling_strategy=on_this_node(), **always_restarted)
+    return Fleet(cohorts, assigner.remote(plan.cohorts, plan.size, share, names), plan)
 
 
-def ways_to_join(resources: Resources) -> list[int]:
-    """How many trials' CPUs one cohort could have: 1, all of the smallest node, and its halves between.
+def slot_choices(resources: Resources) -> list[int]:
+    """Numbers of slots that one cohort could have: all slots of the smallest node, and that number halved down to 1.
 
-    On GPUs, of which a cohort uses one, just 1; so where the user has set the threads, and with several workers.
+    It is ``[1]`` on GPUs, since a cohort uses one GPU; with ``OMP_NUM_THREADS``, since the user has then chosen the
+    number of threads; and for trials of several workers.
     """
     per_worker = resources.per_worker()
     if "OMP_NUM_THREADS" in os.environ or "GPU" in per_worker or resources.workers > 1:
         return [1]
     cpus = per_worker["CPU"]
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    together = max(1, int(min((have for have in nodes if have >= cpus), default=cpus) / cpus))
-    return sorted({together >> halved for halved in range(together.bit_length())})
+    largest = max(1, int(min((node_cpus for node_cpus in nodes if node_cpus >= cpus), default=cpus) / cpus))
+    return sorted({largest >> halvings for halvings in range(largest.bit_length())})
 
 
 def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepProfile | None, free_bytes: int) -> Plan:
-    """Divides trials among cohorts: one for each slot, or fewer that have several slots' CPUs, whichever is quicker.
+    """Divides trials among cohorts: one cohort per slot, or fewer cohorts of several slots, whichever is faster.
 
     Args:
-        wanted: students in a cohort, as the sweep file has it: a number, or 'auto'.
-        trials: at a time.
-        slots: trials alone that the cluster has room for.
-        step: what was measured; None keeps to a cohort for each slot.
-        free_bytes: of memory for each slot.
+        wanted: ``cohort.size`` of the sweep file: a number of students, or 'auto'.
+        trials: number of trials that run at a time.
+        slots: number of trials that the cluster has room for when each trains alone.
+        step: the measured step of one student; None plans one cohort per slot.
+        free_bytes: free memory for each slot, in bytes.
     """
     plans = []
     for joined in sorted(step.seconds) if step is not None else [1]:
@@ -128,8 +132,8 @@ def plan_cohorts(wanted: int | str, trials: int, slots: int, step: StepProfile |
             room = free_bytes * joined * MEMORY_SHARE - step.passing_bytes
             size = max(1, min(size, int(room / max(1, step.held_bytes))))
         teacher, student = step.seconds[joined] if step is not None else (0.0, 1.0)
-        # A step of all trials: that of the fullest cohort, and again for those that have no room yet.
+        # Seconds for one step of every trial: the step of a full cohort, repeated if not all trials fit at a time.
         seconds = (teacher + size * student) * max(1.0, trials / (cohorts * size))
-        seconds *= JOINED_MUST_GAIN if joined > 1 else 1.0
+        seconds *= MIN_JOINED_SPEEDUP if joined > 1 else 1.0
         plans.append((seconds, joined, Plan(cohorts, size, joined)))
     return min(plans, key=lambda plan: plan[:2])[2]

@@ -1,8 +1,8 @@
-"""Cohorts: several trials of a sweep as one worker, which draws a batch once and runs the teacher once.
+"""The cohort: one worker that trains several trials of a sweep, loads each batch once and runs the teacher once.
 
-Each student stays a trial of Ray Tune's, in a process of its own that does nothing but pass on what its student in the
-cohort reports (:mod:`.proxy`), so that Tune's schedulers and searchers act on it as on any trial. Whoever gets hold of
-an actor imports its class, those processes too: so this module imports neither torch nor mmengine by itself.
+Each student stays a trial of Ray Tune: a proxy process (:mod:`.proxy`) passes the student's reports on to Tune, so that
+Tune's schedulers and searchers treat it like any trial. A process that gets an actor's handle imports the actor's
+class. Proxy processes do, so this module imports neither torch nor mmengine when it is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.assignment import sharing_key
-from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, until_over
+from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, events_until_end
 
 if TYPE_CHECKING:
     from rdistill.sweeps.trial.trial import Study
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Cohort:
-    """The worker. A Ray actor: :meth:`run` and :meth:`stop` come from the trials' processes, each in its own thread."""
+    """The worker. A Ray actor: proxy processes call :meth:`run` and :meth:`stop`, each call in a thread of its own."""
 
     def __init__(self, study: Study) -> None:
         from rdistill.training.lockstep import Lockstep
@@ -31,17 +31,19 @@ class Cohort:
         self._study = study
         self._lockstep = Lockstep()
         self._lanes: dict[str, Lane] = {}
-        self._events: dict[str, Events] = {}  # the students that train now
-        self._keys: dict[str, str] = {}  # every student that ever trained: what it may share with others
-        self._lock, self._called = threading.Lock(), threading.Lock()
+        self._events: dict[str, Events] = {}  # trial id -> events of a student that trains now
+        self._keys: dict[str, str] = {}  # trial id -> sharing key of every student that ever joined
+        self._lock, self._call_lock = threading.Lock(), threading.Lock()
         self._joined = threading.Event()
         threading.Thread(target=self._work, name="cohort", daemon=True).start()
 
     def run(self, trial: TrialConfig) -> Iterator[tuple[str, Any]]:
-        """Trains one student among the others; yields what it reports, and last how it ended.
+        """Trains one student in lockstep with the others; yields its reports, and last how it ended.
 
-        ``trial`` is as :func:`rdistill.sweeps.trial.trial.run_trial` takes it. A student that trains already is
-        followed by this call from here on, and no longer by the call before.
+        If the student already trains, this call yields its further events, and the earlier call ends.
+
+        Args:
+            trial: the same as for :func:`rdistill.sweeps.trial.trial.run_trial`.
         """
         from rdistill.sweeps.trial.trial import reason_of, run_trial
 
@@ -62,7 +64,7 @@ class Cohort:
                 self._joined.set()
             else:
                 before.put(TAKEN_OVER)
-        yield from until_over(events)
+        yield from events_until_end(events)
 
     def _pass_on(self, name: str, event: tuple[str, Any]) -> None:
         with self._lock:
@@ -71,23 +73,23 @@ class Cohort:
             events.put(event)
 
     def end(self) -> None:
-        """Nothing is left to end in order; see :meth:`.group.CohortGroup.end`."""
+        """Does nothing: a single worker can be killed safely. :meth:`.group.CohortGroup.end` does have work to do."""
 
     def ready(self) -> None:
-        """Returns once the cohort is there."""
+        """Returns once the actor runs."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function of the study in this process, which has the CPUs and the GPU; one at a time."""
-        with self._called:
+        """Calls ``function(study, *arguments)`` in this process, which holds the CPUs and the GPU; one at a time."""
+        with self._call_lock:
             return function(self._study, *arguments)
 
     def students(self) -> dict[str, str]:
-        """Those that train: trial id -> sharing key."""
+        """The students that train: trial id -> sharing key."""
         with self._lock:
             return {name: self._keys[name] for name in self._events}
 
     def stop(self, trial_id: str) -> None:
-        """Takes a student out before its next batch; what it saved stays."""
+        """Removes a student before its next batch; its checkpoint and its record stay."""
         with self._lock:
             if (events := self._events.pop(trial_id, None)) is not None:
                 self._lanes[trial_id].stopped = True
@@ -102,4 +104,4 @@ class Cohort:
                     pass
         except BaseException:
             traceback.print_exc()
-            os._exit(1)  # Ray starts the cohort again; without this thread no student would ever go on
+            os._exit(1)  # Ray restarts the cohort; without this thread no student would ever train on

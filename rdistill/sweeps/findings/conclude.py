@@ -1,4 +1,4 @@
-"""The end of a sweep: its table, its winner, and what it says on the console."""
+"""The end of a sweep: writes its table and its winner, and prints its results on the console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rdistill.core.logs import LOGS
 from rdistill.core.storage import WorkDir
 from rdistill.schemas.run import Scores
 from rdistill.schemas.summary import Arm, Confirmed, Summary
-from rdistill.sweeps.findings.confirm import FILES, PYTORCH, scores_of
+from rdistill.sweeps.findings.confirm import FILES, PYTORCH, scores_getter
 from rdistill.sweeps.findings.print_verdict import print_verdict
 from rdistill.sweeps.findings.print_why import print_why
 from rdistill.sweeps.monitor.leaderboard import print_leaderboard
@@ -34,11 +34,11 @@ from rdistill.training.model_card import hand_over_sweep
 
 
 class SweepFailedError(RunError):
-    """No trial of a sweep came to a score."""
+    """No trial of a sweep has a score."""
 
 
 def _first_reason(work_dir: Path, records: Sequence[TrialRecord]) -> str:
-    """Why the first trial that failed did, which one it was, and where more is written."""
+    """The reason of the first failed trial, with the trial's id and the file with its error."""
     failed = next((record for record in records if record.reason), None)
     if failed is None:
         return "none was scored"
@@ -47,7 +47,7 @@ def _first_reason(work_dir: Path, records: Sequence[TrialRecord]) -> str:
 
 def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRecord]:
     """Writes ``results.csv`` and the winner, prints the leaderboard and the verdict. Returns all trials, best first."""
-    work_dir, at = here.folder, here.where
+    work_dir, location = here.folder, here.where
     records = load_records(work_dir)
     table = write_table(work_dir, records)
     order = ranked(records)
@@ -60,20 +60,21 @@ def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRec
     best = winner(records, summary["confirmed"])
     here.pull(f"{TRIALS}/{best.id}/*")
     _write_best(work_dir, best)
-    console.print(f"best      {best.id}: {at}/best.pth with {at}/best.py")
-    if (of := (summary["confirmed"] or Confirmed()).get("of", PYTORCH)) != PYTORCH:
+    console.print(f"best      {best.id}: {location}/best.pth with {location}/best.py")
+    if (form := (summary["confirmed"] or Confirmed()).get("of", PYTORCH)) != PYTORCH:
         from rdistill.sweeps.findings.exported import hand_over_file
 
-        if name := hand_over_file(work_dir, best, of):
-            console.print(f"exported  {best.id}: {at}/{name}, one of the {FILES[of]} that the verdict is about")
+        if name := hand_over_file(work_dir, best, form):
+            console.print(f"exported  {best.id}: {location}/{name}, one of the {FILES[form]} that the verdict is about")
     console.print(
-        f"all       {at}/{table.name}; each trial in {at}/{TRIALS}/ID, again with `rdistill train .../trial.py`"
+        f"all       {location}/{table.name}; each trial in {location}/{TRIALS}/ID, again with "
+        "`rdistill train .../trial.py`"
     )
     if cost:
         console.print(
-            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {at}/{COST}"
+            f"cohorts   saved {cost['saved']:.0%} of the trials' time alone, by one teacher for many; {location}/{COST}"
         )
-    console.print(f"logs      {at}/{LOGS}: what Ray and its workers had to say")
+    console.print(f"logs      {location}/{LOGS}: the output of Ray and its workers")
     print_why(console, summary)
     print_verdict(console, summary)
     return order
@@ -82,9 +83,8 @@ def conclude(here: WorkDir, summary: Summary, console: Console) -> list[TrialRec
 def winner(records: Sequence[TrialRecord], confirmed: Confirmed | None) -> TrialRecord:
     """The trial whose student is handed over.
 
-    The best run of the configuration with the highest mean over the confirmation's seeds, which may be a baseline, of
-    equal cost too;
-    the best of the search where nothing is confirmed.
+    It is the best run of the arm with the highest mean over the confirmation's seeds. That arm may be a baseline, also
+    one at equal cost. If nothing was confirmed, it is the best trial of the search.
     """
     arms: list[Arm] = []
     if confirmed is not None:
@@ -95,16 +95,16 @@ def winner(records: Sequence[TrialRecord], confirmed: Confirmed | None) -> Trial
     if not scored:
         return ranked(record for record in records if record.searched)[0]
     _, best = max(scored, key=lambda pair: pair[0])
-    runs = set((best.get("runs") or {}).values())  # an older version's summary does not name them
-    its_own = [record for record in records if record.id in runs or (not runs and record.of == best["id"])]
-    finished = ranked(record for record in its_own if record.status == "finished")
-    scores = scores_of((confirmed or Confirmed()).get("of", PYTORCH))
+    runs = set((best.get("runs") or {}).values())  # missing in the summary of an older version
+    arm_records = [record for record in records if record.id in runs or (not runs and record.of == best["id"])]
+    finished = ranked(record for record in arm_records if record.status == "finished")
+    scores = scores_getter((confirmed or Confirmed()).get("of", PYTORCH))
     return max(finished, key=lambda record: (scores(record) or Scores()).get("mIoU", -math.inf))
 
 
 def _write_best(work_dir: Path, best: TrialRecord) -> None:
     folder = work_dir / TRIALS / best.id
-    if not (folder / "student.pth").is_file():  # it was stopped while it led: its best checkpoint is there
+    if not (folder / "student.pth").is_file():  # the scheduler stopped it before the end, so only its checkpoint exists
         from rdistill.training.student_files import write_student
 
         write_student(Config.fromfile(str(folder / "trial.py")), folder)

@@ -1,6 +1,6 @@
-"""What a sweep confirms: the best configurations and the best baseline again, on seeds of their own.
+"""Selects what a sweep confirms: the best configurations and the best baseline, to train again on fresh seeds.
 
-Needs neither torch nor ray.
+This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ from rdistill.sweeps.study.records import (
 from rdistill.sweeps.study.seconds import REAL
 from rdistill.sweeps.study.spec import BaselineSpec, ConfirmSpec
 
-SELECTION = "confirm.json"
-PYTORCH = "pytorch"  # what is scored by default: the student itself
-PRECISIONS = {"onnx": "float32", "fp16": "fp16", "int8": "int8"}  # what else may be: the file of this precision
-FILES = {"onnx": "ONNX files", "fp16": "float16 files", "int8": "INT8 files"}  # what these are called
+SELECTION = "confirm.json"  # a file in the work dir, with the selection
+# The form in which students are scored, `confirm.of` in the sweep file: PyTorch's model, or an exported file.
+PYTORCH = "pytorch"
+PRECISIONS = {"onnx": "float32", "fp16": "fp16", "int8": "int8"}  # other form -> precision of the exported file
+FILES = {"onnx": "ONNX files", "fp16": "float16 files", "int8": "INT8 files"}  # other form -> its name in messages
 
 
-def files_called(of: str) -> str:
-    """``INT8 files``, where exported files are what is confirmed; else nothing."""
-    return "" if of == PYTORCH else FILES.get(of, f"{of} files")
+def exported_kind(form: str) -> str:
+    """``INT8 files`` if exported files are scored; an empty text if PyTorch's models are."""
+    return "" if form == PYTORCH else FILES.get(form, f"{form} files")
 
 
-def counts_of(of: str, split: str) -> str:
-    """The name of each image's counts: ``val``, or ``val_int8`` of the exported files."""
-    return split if of == PYTORCH else f"{split}_{of}"
+def counts_name(form: str, split: str) -> str:
+    """The name of the file with each image's counts: ``val``, or ``val_int8`` for exported files."""
+    return split if form == PYTORCH else f"{split}_{form}"
 
 
-def scores_of(of: str, split: str = "val") -> Callable[[TrialRecord], Scores | None]:
-    """What is confirmed of a run: the scores of its best validation, of its exported file, or those on the test split.
+def scores_getter(form: str, split: str = "val") -> Callable[[TrialRecord], Scores | None]:
+    """A function that returns the scores of a run that the confirmation compares; None for a run without them.
 
     Args:
-        of: ``pytorch``, ``onnx``, ``fp16`` or ``int8``.
-        split: ``val`` or ``test``.
+        form: ``pytorch``, ``onnx``, ``fp16`` or ``int8``.
+        split: ``val`` for the scores of the best validation, or ``test`` for those on the test split.
     """
 
     def scores(run: TrialRecord) -> Scores | None:
-        if of == PYTORCH:
+        if form == PYTORCH:
             return run.best if split == "val" else run.test
         exported = run.exported or {}
         return exported.get("val") if split == "val" else exported.get("test")
@@ -64,20 +65,20 @@ def scores_of(of: str, split: str = "val") -> Callable[[TrialRecord], Scores | N
 
 @dataclass(frozen=True)
 class Selection:
-    """What is confirmed. Once chosen it stays: a resume must not choose again by what it has seen since."""
+    """What is confirmed, and how. It is chosen once: a resume must not choose again after it has seen results."""
 
-    baseline: str | None  # trial id of the best baseline; None where none was scored
-    configurations: list[str]  # trial ids of the best others, the best first
-    seeds: list[int]  # all; with looks at the results between them, not all may be needed
-    cost: str = "iterations"  # what the baselines have equal: 'iterations', 'seconds' or 'both'
-    seconds: str = REAL  # which count
-    first: int = 0  # seeds at the first look at the results; 0: there is one look, after the last seed
+    baseline: str | None  # trial id of the best baseline; None if no baseline has a score
+    configurations: list[str]  # trial ids of the best configurations, the best first
+    seeds: list[int]  # all seeds; with looks at the results, the confirmation may end before the last
+    cost: str = "iterations"  # what the baselines have in equal number: 'iterations', 'seconds' or 'both'
+    seconds: str = REAL  # which seconds count, REAL or ALONE
+    first: int = 0  # number of seeds at the first look; 0: there is one look, after the last seed
     margin: float = 0.0  # mIoU by which a configuration has to be better
-    chosen_from: int = 1  # different configurations that were scored; 1 also where all of them are confirmed
-    grown: int = 0  # how often it was given more seeds
-    # Each time that a confirmation with looks was given more: seeds of the last look before, and how many there were.
+    chosen_from: int = 1  # number of different configurations with a score; 1 also if all of them are confirmed
+    grown: int = 0  # how often seeds were added
+    # An entry for each time that seeds were added after a look: [seeds at that look, seeds planned before].
     replanned: list[list[int]] = field(default_factory=list)
-    of: str = PYTORCH  # what is scored: PYTORCH, or one of PRECISIONS
+    of: str = PYTORCH  # the form that is scored: PYTORCH, or a key of PRECISIONS
 
     @property
     def at_equal_iterations(self) -> bool:
@@ -89,17 +90,17 @@ class Selection:
 
     @property
     def looks(self) -> Looks:
-        """At its results, where it adds seeds until it is decided."""
+        """The looks of a confirmation that adds seeds until it is decided."""
         replanned = tuple((at, planned) for at, planned in self.replanned)
         return Looks(self.first, len(self.seeds), self.margin, self.chosen_from, replanned)
 
     @property
     def questions(self) -> int:
-        """How many differences are looked at."""
+        """Number of differences that are tested."""
         return len(self.configurations) * (self.at_equal_iterations + self.at_equal_cost)
 
     def runs(self, work_dir: Path, seeds: Sequence[int] | None = None) -> list[TrialConfig]:
-        """The trials of some seeds, as Tune takes them: all configurations on the first seed, then on the next."""
+        """The trial configs for some seeds (default: all): all arms on the first seed, then on the next."""
         alone = [self.baseline] if self.baseline is not None and self.at_equal_iterations else []
         values = {name: _record(work_dir, name).values for name in (*alone, *self.configurations)}
         return [
@@ -109,12 +110,12 @@ class Selection:
         ]
 
     def equal_cost_runs(self, work_dir: Path, seeds: Sequence[int], iterations: Mapping[str, int]) -> list[TrialConfig]:
-        """The student alone on some seeds, as Tune takes it, once for each configuration that it costs as much as.
+        """The trial configs of the student alone at equal cost: one for each configuration and seed.
 
         Args:
-            work_dir: of the sweep.
-            seeds: of training.
-            iterations: configuration -> how many the student alone does in the same time.
+            work_dir: the sweep's folder.
+            seeds: training seeds.
+            iterations: configuration -> number of iterations that the student alone trains in the same time.
         """
         if self.baseline is None:
             return []
@@ -137,22 +138,25 @@ def select(
     baseline_spec: BaselineSpec | None = None,
     searched_seed: int = 0,
 ) -> Selection:
-    """Chooses by the validation scores of the search: the best baseline, and the best of the others.
+    """Selects the best baseline and the best configurations by the validation scores of the search.
 
-    With several objectives those of the Pareto front come first. A configuration that was tried twice counts once.
+    With several objectives, the trials on the Pareto front come first. A configuration that was tried twice counts
+    once.
 
     Args:
-        records: of the search.
-        confirm: how many, on which seeds.
-        objectives: of the sweep.
-        baseline_spec: in what the baselines of the confirmation are equal; by default in iterations.
-        searched_seed: of the search, which is no seed of the confirmation.
+        records: records of the search.
+        confirm: the section of the sweep file: how many configurations, on which seeds.
+        objectives: the sweep's objectives.
+        baseline_spec: says whether the baselines have equal iterations, equal seconds or both; by default iterations.
+        searched_seed: the seed of the search, which the confirmation must not use.
     """
     scored = [record for record in ranked(records) if record.best]
     baseline = next((record.id for record in scored if record.phase == BASELINE), None)
     searched = [record for record in scored if record.phase == SEARCHED]
     front = pareto(searched, objectives) if len(objectives) > 1 else []
-    searched.sort(key=lambda record: record.id not in front)  # stable: by score within
+    searched.sort(
+        key=lambda record: record.id not in front
+    )  # the sort is stable: within a group, the order is by score
     different: dict[str, str] = {}
     for record in searched:
         different.setdefault(json.dumps(record.values, sort_keys=True), record.id)
@@ -170,22 +174,22 @@ def select(
 
 
 def load_selection(work_dir: Path) -> Selection | None:
-    """What an earlier start of the sweep has chosen, or None."""
+    """The selection of an earlier start of the sweep; None if there is none."""
     file = work_dir / SELECTION
     content = read_json(file) if file.is_file() else None
-    return Selection(**content) if content else None  # emptied where the search has grown since
+    return Selection(**content) if content else None  # the file is emptied when the search is extended
 
 
 def with_more_seeds(
     selection: Selection, confirm: ConfirmSpec, searched_seed: int = 0, looked_at: int = 0
 ) -> Selection:
-    """A selection that is confirmed on the seeds that its sweep was given since it was chosen.
+    """The selection with the seeds that the sweep file has gained since; the same object if there are none.
 
     Args:
-        selection: as it was chosen.
-        confirm: of the sweep.
-        searched_seed: of the search, which is no seed of the confirmation.
-        looked_at: seeds of the last look at its results; 0 before the first.
+        selection: the selection.
+        confirm: the section of the sweep file.
+        searched_seed: the seed of the search, which the confirmation must not use.
+        looked_at: number of seeds at the last look; 0 before the first look.
     """
     new = [seed for seed in confirm.fresh_seeds(searched_seed) if seed not in selection.seeds]
     if not new:

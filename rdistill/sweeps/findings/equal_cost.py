@@ -1,11 +1,11 @@
-"""How long the student alone has to train to cost as much as a distilled one.
+"""Equal cost: the number of iterations that the student alone trains in the seconds of a distilled student.
 
-A distilled student's iteration also runs the teacher and computes losses on its outputs. Compared at equal iterations,
-the student alone has therefore had less time; in that time it might have trained on. Here its seconds and the
-distilled student's are put side by side, as both were measured on the same seeds, devices and cohorts, and the student
-alone gets as many iterations as fit into the distilled student's seconds. Its schedules are stretched to them.
+An iteration of a distilled student also runs the teacher and computes losses on its outputs. In a comparison at equal
+iterations, the student alone therefore has less time. For a comparison at equal cost, the seconds of both are measured
+on the same seeds, devices and cohorts, and the student alone gets as many iterations as fit into the distilled
+student's seconds. Its schedules are stretched to that number.
 
-Needs neither torch nor ray.
+This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pathlib import Path
 from rdistill.core.files import read_json, write_json
 from rdistill.sweeps.findings.confirm import Selection
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
-from rdistill.sweeps.study.seconds import SECONDS, Seconds, together, training_seconds
+from rdistill.sweeps.study.seconds import SECONDS, Seconds, sum_seconds, training_seconds
 
-EQUAL_COST_FILE = "equal_cost.json"  # the work dir's file of what was measured, and the iterations that follow
+EQUAL_COST_FILE = "equal_cost.json"  # a file in the work dir: configuration -> EqualCost
 
 
 @dataclass(frozen=True)
 class EqualCost:
-    """A configuration's cost beside that of the student alone.
+    """The cost of a configuration and that of the student alone.
 
     Attributes:
-        iterations: of the student alone, in the seconds of a distilled run.
-        distilled: kind of seconds (``real``, ``alone``) -> of a distilled run, the mean over seeds.
-        student_alone: kind -> of a run of the student alone of equal iterations.
-        runs: distilled runs that were measured.
+        iterations: iterations that the student alone trains in the seconds of a distilled run.
+        distilled: kind of seconds (``real``, ``alone``) -> mean seconds of a distilled run.
+        student_alone: kind of seconds -> mean seconds of the student alone in the same number of iterations.
+        runs: number of distilled runs that were measured.
     """
 
     iterations: int
@@ -40,10 +40,10 @@ class EqualCost:
 
 
 def equal_costs(records: Sequence[TrialRecord], selection: Selection) -> dict[str, EqualCost]:
-    """By configuration; without those of which no run has finished.
+    """Configuration -> equal cost; configurations without a finished run are left out.
 
-    Seconds are added up over the seeds that both sides have, since those of a single run depend on what else the
-    machine did. Without baselines of equal iterations the student alone is the search's own run.
+    Seconds are summed over the seeds that both sides have, since other load on the machine changes the seconds of a
+    single run. If there are no baselines at equal iterations, the baseline of the search is measured instead.
     """
     done = [record for record in records if record.status == "finished" and training_seconds(record) is not None]
     runs = {(record.of, record.seed): record for record in done if record.phase == CONFIRMED}
@@ -60,20 +60,23 @@ def equal_costs(records: Sequence[TrialRecord], selection: Selection) -> dict[st
             continue
         count = len(alone_runs or distilled_runs)
         length = distilled.steps / count  # iterations of a distilled run
-        if alone.each(selection.seconds) <= 0:
+        if alone.per_step(selection.seconds) <= 0:
             continue
-        fit = distilled.of(selection.seconds) / count / alone.each(selection.seconds)
+        fit = distilled.total(selection.seconds) / count / alone.per_step(selection.seconds)
         costs[name] = EqualCost(
             max(1, round(fit)),
-            {kind: round(distilled.of(kind) / count, 3) for kind in SECONDS},
-            {kind: round(alone.each(kind) * length, 3) for kind in SECONDS},
+            {kind: round(distilled.total(kind) / count, 3) for kind in SECONDS},
+            {kind: round(alone.per_step(kind) * length, 3) for kind in SECONDS},
             count,
         )
     return costs
 
 
 def load_equal_costs(work_dir: Path) -> dict[str, EqualCost]:
-    """What was measured before; empty before that. A resume keeps to it, or its runs would differ in length."""
+    """The equal costs that were measured before; empty if none were.
+
+    A resume uses them, since runs by a new measurement would differ in length from those that are trained already.
+    """
     file = work_dir / EQUAL_COST_FILE
     return {name: EqualCost(**entry) for name, entry in read_json(file).items()} if file.is_file() else {}
 
@@ -83,10 +86,10 @@ def save_equal_costs(work_dir: Path, costs: dict[str, EqualCost]) -> None:
 
 
 def seconds_of(records: Iterable[TrialRecord]) -> dict[str, float | None]:
-    """Kind of seconds -> mean of some runs' training; None where none was measured."""
+    """Kind of seconds -> mean training seconds of some runs; None if none were measured."""
     trained = [seconds for record in records if (seconds := training_seconds(record)) is not None]
-    return {kind: sum(each.of(kind) for each in trained) / len(trained) if trained else None for kind in SECONDS}
+    return {kind: sum(each.total(kind) for each in trained) / len(trained) if trained else None for kind in SECONDS}
 
 
 def _sum(records: Iterable[TrialRecord]) -> Seconds | None:
-    return together(seconds for record in records if (seconds := training_seconds(record)) is not None)
+    return sum_seconds(seconds for record in records if (seconds := training_seconds(record)) is not None)

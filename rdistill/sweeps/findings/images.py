@@ -1,6 +1,6 @@
-"""Images for the report: where a sweep's best student, its baseline and the teacher go wrong on validation images.
+"""Images for the report: the errors of a sweep's best student, its baseline and the teacher on validation images.
 
-Drawn once, at the end of a sweep. The report shows them and needs no torch for it.
+They are drawn once, at the end of a sweep, so that the report can show them without torch.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ from rdistill.training.ray_train import Resources
 if TYPE_CHECKING:
     from torch import nn
 
-PICTURES = "pictures"  # folder of a sweep
+PICTURES = "pictures"  # a folder in the work dir, with the PNG files and INDEX
 INDEX = "pictures.json"
-MOST_IMAGES = 100  # images of the validation data, evenly spread, that are scored one by one
-LONGEST_SIDE = 1024  # pixels of an image that is drawn
+MAX_IMAGES = 100  # the largest number of validation images, evenly spread over the data set, that are scored one by one
+LONGEST_SIDE = 1024  # pixels of the longer side of a drawn image
 TIME_LIMIT_S = 1800
-OPACITY = 0.55  # how strongly a class's colour covers the photograph
-# A colour for who gets a pixel wrong: Okabe and Ito's orange and blue, and grey.
+OPACITY = 0.55  # opacity of a class's colour over the photograph
+# Colours of pixels that the best student, the baseline or both get wrong: Okabe and Ito's orange and blue, and grey.
 ONLY_BEST, ONLY_BASELINE, BOTH = (213, 94, 0), (0, 114, 178), (95, 95, 95)
 
 
 def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
     """Draws the worst, the median and the best validation image of the best student, each as several PNG files.
 
-    Writes ``pictures/`` with ``pictures.json``: which files there are, and every image's mIoU. No sweep fails of it.
+    They go to the folder ``pictures/``, where ``pictures.json`` lists the files and the mIoU of every image. An error
+    does not make the sweep fail.
 
     Args:
-        study: of the sweep; its work dir may be at a URI.
-        resources: of one trial.
+        study: the sweep's study; its work dir may be at a URI.
+        resources: resources of one trial.
         folder: the work dir on this machine, with the trials' records.
 
     Returns:
-        Why there are none, on one line; empty where there are some.
+        The reason in one line if nothing was drawn; otherwise an empty text.
     """
     records = load_records(folder)
-    best, baseline = a_typical_pair(records)
+    best, baseline = typical_pair(records)
     (folder / PICTURES).mkdir(exist_ok=True)
     index = folder / PICTURES / INDEX
     if best is None:
@@ -65,14 +66,14 @@ def draw_pictures(study: Study, resources: Resources, folder: Path) -> str:
         try:
             write_json(index, _drawn(study, resources, best.id, baseline.id if baseline is not None else None))
             return ""
-        except Exception as error:  # whatever it is: the sweep itself is done
+        except Exception as error:  # no error may fail the sweep, whose trials are all done
             reason = reason_of(cause_of(error))
     write_json(index, {"reason": reason})
     return reason
 
 
 def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) -> Pictures:
-    """What pictures.json holds: drawn by a GPU where trials have one, else here, where torch is loaded already."""
+    """Draws the images on a GPU if trials have one, otherwise in this process. Returns the content of pictures.json."""
     need = resources.per_worker()
     if not need.get("GPU"):
         return _draw(study, best, baseline)
@@ -86,11 +87,11 @@ def _drawn(study: Study, resources: Resources, best: str, baseline: str | None) 
         raise
 
 
-def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
-    """The best student under a teacher and the student alone that it is held against.
+def typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, TrialRecord | None]:
+    """The best student under a teacher and the student alone that it is compared with.
 
-    Of confirmed ones, the configuration with the highest mean on the seed on which its gain is the middle one. Runs
-    that never left one class say nothing on images: no pair has one, and a student without a pair stands by itself.
+    After a confirmation, they are the runs of the configuration with the highest mean, on the seed with the median
+    gain. Runs that never left one class are not shown; a student without such a baseline is shown by itself.
     """
     stuck = never_trained(records)
     scored = [record for record in records if record.best and record.id not in stuck]
@@ -107,16 +108,18 @@ def a_typical_pair(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, 
         return runs[seed], alone[seed]
     searched = ranked(record for record in scored if record.searched)
     best = next((record for record in searched if not record.is_baseline), None)
-    if best is None:  # one that has not trained shows at least that
+    if best is None:  # if all students never left one class, show the best of them: the reader then sees just that
         best = next((record for record in ranked(records) if record.best and not record.is_baseline), None)
     return best, next((record for record in searched if record.is_baseline), None)
 
 
 def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int = 255) -> float | None:
-    """mIoU in percent of one image, over the classes that occur in it or are predicted; None if all is ignored.
+    """mIoU in percent of one image, over the classes in its mask or its prediction; None if all pixels are ignored.
 
     Args:
-        predicted, truth: height x width, class indices.
+        predicted, truth: class indices, height x width.
+        num_classes: number of classes.
+        ignore: index of ignored pixels in ``truth``.
     """
     seen = truth != ignore
     pairs = truth[seen].astype(np.int64) * num_classes + predicted[seen]
@@ -127,7 +130,7 @@ def image_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore
 
 
 def overlay(photo: np.ndarray, mask: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
-    """Classes in their colours over a photograph (height x width x 3, RGB); one that is black leaves it as it is."""
+    """Draws classes in their colours over a photograph (height x width x 3, RGB); a black class is not drawn."""
     labelled = mask != ignore
     colours = palette[np.where(labelled, mask, 0)]
     shown = labelled & (colours.sum(-1) > 0)
@@ -136,12 +139,17 @@ def overlay(photo: np.ndarray, mask: np.ndarray, palette: np.ndarray, ignore: in
 
 
 def errors(photo: np.ndarray, wrong: np.ndarray, wrong_alone: np.ndarray | None) -> np.ndarray:
-    """A pale photograph with the pixels that the best, the baseline or both get wrong (height x width, bool)."""
+    """Draws wrong pixels over a pale photograph.
+
+    Args:
+        photo: height x width x 3, RGB.
+        wrong, wrong_alone: wrong pixels (height x width, bool) of the best student and of the baseline, if any.
+    """
     pale = 255 - (255 - photo.mean(-1, keepdims=True)) * 0.35
     picture = np.repeat(pale, 3, axis=-1)
     alone = np.zeros_like(wrong) if wrong_alone is None else wrong_alone
-    for where, colour in ((wrong & ~alone, ONLY_BEST), (alone & ~wrong, ONLY_BASELINE), (wrong & alone, BOTH)):
-        picture[where] = colour
+    for pixels, colour in ((wrong & ~alone, ONLY_BEST), (alone & ~wrong, ONLY_BASELINE), (wrong & alone, BOTH)):
+        picture[pixels] = colour
     return picture.round().astype(np.uint8)
 
 
@@ -150,7 +158,7 @@ def _score(record: TrialRecord) -> float:
 
 
 def _draw(study: Study, best: str, baseline: str | None) -> Pictures:
-    """What pictures.json holds; the PNG files are written on the way. On any node, also with the work dir at a URI."""
+    """Writes the PNG files and returns the content of pictures.json. It runs on any node, also with a URI."""
     with open_work_dir(join(study.work_dir, PICTURES)) as here:
         index = _draw_into(here.folder, study, best, baseline)
         here.push()
@@ -159,11 +167,11 @@ def _draw(study: Study, best: str, baseline: str | None) -> Pictures:
 
 @dataclass(frozen=True)
 class _Row:
-    """One validation image."""
+    """The scores of one validation image."""
 
-    index: int  # its place in the data set
+    index: int  # index in the data set
     name: str
-    scores: dict[str, float | None]  # model -> mIoU in percent; None where all is ignored
+    scores: dict[str, float | None]  # model -> mIoU in percent; None if all pixels are ignored
 
     def as_json(self) -> ImageScores:
         return cast(ImageScores, {"name": self.name, **self.scores})
@@ -181,10 +189,10 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
     import_custom_modules(base)
     models = _models(study, best, baseline)
     dataset = DATASETS.build(base.val_dataloader.dataset.to_dict())
-    pipeline = first_leaf(base.val_dataloader.dataset)["pipeline"]  # the one that reads files
+    pipeline = first_leaf(base.val_dataloader.dataset)["pipeline"]  # the pipeline that reads the image files
     classes = list(dataset.metainfo["classes"])
     ignore = ignore_index(models["best"])
-    indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int)).tolist()
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_IMAGES)).round().astype(int)).tolist()
     rows: list[_Row] = []
     with torch.no_grad():
         for index in indices:
@@ -224,7 +232,7 @@ def _draw_into(folder: Path, study: Study, best: str, baseline: str | None) -> P
 
 
 def _models(study: Study, best: str, baseline: str | None) -> dict[str, nn.Module]:
-    """The teacher, where it is one with weights of its own, and the two students, ready to predict."""
+    """The two students, and the first teacher if it has weights of its own and gives logits, in eval mode."""
     from rdistill.distill.teacher import load_teacher_model
     from rdistill.models.segmentor import gives_logits
 
@@ -260,23 +268,23 @@ def _ready(model: nn.Module) -> nn.Module:
 
 
 def _masks(sample: Packed, models: Mapping[str, nn.Module]) -> dict[str, np.ndarray]:
-    """Class indices, height x width: the truth and what each model says."""
+    """Class indices (height x width) of the ground truth and of each model's prediction."""
     from mmengine.dataset import pseudo_collate
 
     masks = {"truth": sample["data_samples"].gt_sem_seg.data[0].cpu().numpy()}
     for name, model in models.items():
         (result,) = model.val_step(pseudo_collate([sample]))
-        # mmseg gives floats where a head has one channel and a threshold.
+        # mmseg gives floats for a head with one channel and a threshold.
         masks[name] = result.pred_sem_seg.data[0].cpu().numpy().astype(np.int64)
     return masks
 
 
 def _photo(sample: Packed, *, bgr: bool) -> np.ndarray:
-    """The image as the dataset loaded it, RGB, at the size of its mask.
+    """The image in RGB, as the dataset loaded it, at the size of its mask.
 
     Args:
-        sample: of the dataset, ``inputs`` bands x height x width.
-        bgr: as for :func:`rdistill.data.images.as_rgb`.
+        sample: a sample of the dataset; its ``inputs`` are bands x height x width.
+        bgr: the same as for :func:`rdistill.data.images.as_rgb`.
     """
     from PIL import Image
 
@@ -309,7 +317,7 @@ def _write(folder: Path, which: str, panels: Mapping[str, np.ndarray]) -> dict[s
 
 
 def _palette(metainfo: DatasetMeta, num_classes: int) -> np.ndarray:
-    """The dataset's colours, one a class; colours of our own where it has none, the first class's black."""
+    """A colour for each class: those of the dataset, or random ones with black for the first class if it has none."""
     own = metainfo.get("palette")
     if own is not None and len(own) >= num_classes:
         return np.array(own[:num_classes])

@@ -1,10 +1,9 @@
-"""The looks at a confirmation that adds seeds until it is decided. Each is on disk before anything follows from it.
+"""The looks at a confirmation that adds seeds until it is decided. Each look is saved before it has any effect.
 
-The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. A confirmation that
-was killed after a look goes on from the answers of that look; it does not look again at the same seeds, whatever has
-changed since.
+The thresholds of :mod:`rdistill.sweeps.proof.sequential` allow one look at each number of seeds. So a confirmation that
+was killed after a look goes on with the answers of that look, and does not test the same seeds again.
 
-Needs neither torch nor ray.
+This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from rdistill.schemas.summary import (
 from rdistill.sweeps.findings.confirm import Selection, load_selection
 from rdistill.sweeps.findings.statistics import question
 
-LOOKS_FILE = "looks.json"  # stands in the work dir
+LOOKS_FILE = "looks.json"  # a file in the work dir, with all looks
 CLAIMS = ("better", "worse")
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after a number of seeds."""
+    """The result of one look."""
 
-    seeds: int  # how many of the selection, from the first on
+    seeds: int  # number of seeds, the first ones of the selection
     answers: dict[str, Answer]  # question -> answer
-    differences: dict[str, LookDifference]  # question -> mean, low, high and pairs as they were then
-    over: bool  # whether the confirmation ends with it
+    differences: dict[str, LookDifference]  # question -> mean, low, high and pairs at this look
+    over: bool  # whether the confirmation ends with this look
 
     def as_json(self) -> LookRecord:
-        """As the file has it."""
+        """The look in the form of the file."""
         return {
             "seeds": self.seeds,
             "answers": self.answers,
@@ -50,11 +49,12 @@ class Look:
 
 
 @dataclass(frozen=True)
-class LooksSoFar:
-    """All looks, in order.
+class LookHistory:
+    """All looks so far.
 
     Attributes:
-        reopened_at: seeds of the look after which the confirmation was last given more of them; 0: it was not.
+        looks: the looks, in order.
+        reopened_at: number of seeds at the look after which seeds were last added to the sweep file; 0 if none were.
     """
 
     looks: tuple[Look, ...] = field(default=())
@@ -62,21 +62,22 @@ class LooksSoFar:
 
     @property
     def seeds(self) -> int:
-        """That were looked at; 0 before the first look."""
+        """Number of seeds at the last look; 0 before the first look."""
         return self.looks[-1].seeds if self.looks else 0
 
     @property
     def over(self) -> bool:
+        """Whether no further look is due."""
         return bool(self.looks) and self._ends(self.looks[-1])
 
     def _ends(self, look: Look) -> bool:
-        """Whether it was the last look: one that left nothing but the futile is not, once there are more seeds."""
+        """Whether a look is the last one. A look with futile answers is not, if seeds were added after it."""
         decided = all(answer in CLAIMS for answer in look.answers.values())
         return look.over and (decided or look.seeds > self.reopened_at)
 
     @property
     def settled(self) -> dict[str, Answer]:
-        """The claims, which stay whatever later seeds say; after the last look, every answer."""
+        """Question -> final answer: claims are final at once, and all other answers after the last look."""
         answers: dict[str, Answer] = {}
         for look in self.looks:
             for name, answer in look.answers.items():
@@ -84,8 +85,8 @@ class LooksSoFar:
                     answers.setdefault(name, answer)
         return answers
 
-    def shown(self, selection: Selection) -> LooksRecord:
-        """For the summary."""
+    def as_summary(self, selection: Selection) -> LooksRecord:
+        """The looks in the form of ``summary.json``."""
         return {
             "seeds": self.seeds,
             "first": selection.first,
@@ -97,32 +98,32 @@ class LooksSoFar:
         }
 
 
-def load_looks(work_dir: Path) -> LooksSoFar:
+def load_looks(work_dir: Path) -> LookHistory:
     file, selection = work_dir / LOOKS_FILE, load_selection(work_dir)
     if not file.is_file():
-        return LooksSoFar()
+        return LookHistory()
     replanned = selection.replanned if selection is not None else []
-    return LooksSoFar(tuple(Look(**look) for look in read_json(file)["looks"]), replanned[-1][0] if replanned else 0)
+    return LookHistory(tuple(Look(**look) for look in read_json(file)["looks"]), replanned[-1][0] if replanned else 0)
 
 
-def add_look(work_dir: Path, look: Look) -> LooksSoFar:
-    """Records a look; whoever acts on it must have seen this return."""
+def add_look(work_dir: Path, look: Look) -> LookHistory:
+    """Saves a look and returns all looks. Nothing may act on a look before it is saved."""
     before = load_looks(work_dir)
     if look.seeds <= before.seeds:
         raise AssertionError(f"a look at {look.seeds} seeds after one at {before.seeds}")
-    looks = LooksSoFar((*before.looks, look), before.reopened_at)
+    looks = LookHistory((*before.looks, look), before.reopened_at)
     write_json(work_dir / LOOKS_FILE, {"looks": [each.as_json() for each in looks.looks]})
     return looks
 
 
-def look_at(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapping[str, Answer]) -> Look:
-    """What the evidence says after some seeds.
+def take_look(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapping[str, Answer]) -> Look:
+    """Takes a look: the answer to each question after a number of seeds.
 
     Args:
-        confirmed: as :func:`rdistill.sweeps.findings.statistics.evidence` gives it.
-        seeds: that it is of.
+        confirmed: the result of :func:`rdistill.sweeps.findings.statistics.evidence`.
+        seeds: number of seeds so far.
         selection: what is confirmed.
-        settled: claims of earlier looks.
+        settled: question -> claim of an earlier look.
     """
     differences = _differences(confirmed["configurations"], selection)
     left = len(selection.seeds) - seeds
@@ -133,7 +134,7 @@ def look_at(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapp
         pairs = difference["n"] if difference is not None else 0
         if pairs >= selection.first and difference is not None:
             answers[name] = difference["answer"]
-        else:  # too few pairs have trained on both sides; and where they cannot become enough, it stays so
+        else:  # too few seeds have a score on both sides; futile if the remaining seeds cannot make them enough
             answers[name] = "open" if pairs + left >= selection.first else "futile"
     if not left:
         answers = {name: "futile" if answer == "open" else answer for name, answer in answers.items()}
@@ -146,7 +147,7 @@ def look_at(confirmed: Evidence, seeds: int, selection: Selection, settled: Mapp
 
 
 def _differences(configurations: Sequence[Arm], selection: Selection) -> dict[str, Difference | None]:
-    """Question -> difference as shown, or None."""
+    """Question -> difference; None without enough pairs."""
     differences: dict[str, Difference | None] = {}
     for entry in configurations:
         if selection.at_equal_iterations:

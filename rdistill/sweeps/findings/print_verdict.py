@@ -1,4 +1,4 @@
-"""The end of a sweep on the console: what was confirmed, with intervals, and the verdict."""
+"""Prints the results of a confirmation, with intervals, and the verdict on the console."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from rich.table import Table
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.schemas.summary import Arm, Difference, Evidence, Summary
-from rdistill.sweeps.findings.confirm import PYTORCH, files_called
+from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
 from rdistill.sweeps.findings.verdict import at_equal_cost
 
 
 def print_verdict(console: Console, summary: Summary) -> None:
-    """Prints the table of what was confirmed, if anything was, then the warnings and the verdict."""
+    """Prints the table of the confirmation, if there was one, then the warnings and the verdict."""
     confirmed, test = summary["confirmed"], summary["test"]
     if confirmed is not None:
-        files = f", {called}" if (called := files_called(confirmed.get("of", PYTORCH))) else ""
+        files = f", {called}" if (called := exported_kind(confirmed.get("of", PYTORCH))) else ""
         _print_table(console, confirmed, f"validation{files}", confirmed.get("seconds", "real"))
         if test is not None:
             _print_table(console, test, f"test split, scored once{files}", "real")

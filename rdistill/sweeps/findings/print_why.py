@@ -1,4 +1,4 @@
-"""Why what was confirmed gains, or does not, on the console."""
+"""Prints the likely reasons why a confirmed configuration gains or does not on the console."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from rich.console import Console
 
 from rdistill.schemas.summary import Summary
 
-SHOWN = 3  # sentences of a configuration; the report has all
+SHOWN = 3  # the largest number of sentences for each configuration; the report has all
 
 
 def print_why(console: Console, summary: Summary) -> None:
-    """Prints what may be why there is no gain; of a configuration with nothing of the kind, how it compares."""
+    """Prints each configuration's warnings, which may explain a missing gain, or its first sentence without any."""
     for name, reasons in (summary.get("why") or {}).items():
         warnings = [sentence["text"] for sentence in reasons["sentences"] if sentence["warning"]]
         lines = warnings[:SHOWN] or [sentence["text"] for sentence in reasons["sentences"][:1]]

@@ -1,6 +1,7 @@
-"""What the confirmation runs prove: spread, and paired differences to the baselines of equal iterations and cost.
+"""The statistics of a confirmation: spread of scores, and paired differences to baselines at equal iterations and cost.
 
-Pure functions of records and numbers; needs neither torch nor ray. What they mean is in docs/proof-details.md.
+This module has pure functions of records and numbers and needs neither torch nor Ray. docs/proof-details.md explains
+the statistics.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from rdistill.sweeps.proof.decision import (
 from rdistill.sweeps.study.records import TrialRecord, never_trained
 
 CONFIDENCE = 0.95
-ScoresOf = Callable[[TrialRecord], Scores | None]  # a run's
+ScoresOf = Callable[[TrialRecord], Scores | None]  # returns the scores of a run that are compared
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -59,14 +60,15 @@ def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, fl
         scores, rival_scores: seed -> score.
 
     Returns:
-        ``n`` pairs, ``mean``, ``low`` and ``high`` of the 95 % interval, the two-sided ``p`` of no difference, and
-        ``above_zero``: whether the whole interval is. None with fewer than two pairs: there is no interval then.
+        The number of pairs ``n``, the ``mean``, ``low`` and ``high`` of the 95 % interval, the two-sided p value ``p``
+        of no difference, and ``above_zero``, whether the whole interval is above zero. None with fewer than two pairs,
+        which have no interval.
     """
     differences = [scores[seed] - rival_scores[seed] for seed in sorted(scores.keys() & rival_scores.keys())]
     if len(differences) < 2:
         return None
     mean, sd = fmean(differences), stdev(differences)
-    if sd == 0:  # every seed has the same difference to the last digit; t has no value then
+    if sd == 0:  # all differences are equal, so that t is not defined
         low, high, p = mean, mean, 1.0 if mean == 0 else 0.0
     else:
         test = stats.ttest_1samp(differences, 0.0)
@@ -76,7 +78,7 @@ def paired_difference(scores: Mapping[int, float], rival_scores: Mapping[int, fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values: the chance that any of the comparisons errs (Holm, Scand. J. Statist. 1979)."""
+    """p values adjusted for several comparisons by Holm's method (Scand. J. Statist. 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -86,22 +88,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def share_of_teacher(score: float | None, teacher: float | None) -> float | None:
-    """Percent of the teacher's mIoU."""
+    """A score in percent of the teacher's mIoU; None if one of the two is not known."""
     return None if score is None or not teacher else 100.0 * score / teacher
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known beside the runs.
+class EvidenceFacts:
+    """Facts about a confirmation that are not in the records of its runs.
 
     Attributes:
-        looks: of a confirmation that adds seeds until it is decided; None where all seeds were trained.
-        settled: question -> what a look at the results has answered already.
-        costs: configuration -> how long the student alone trains to cost as much.
-        never_trained: ids of runs that never left one class; None: as the runs themselves say.
-        by_image: of a run, each image's pseudo-value (images); None where its counts are not known.
-        in_pytorch: of a run, its scores in PyTorch, where an exported file's are what is decided by; else None.
-        chosen_from: configurations of which those confirmed were the best, on the images that they are scored on.
+        looks: the looks of a confirmation that adds seeds until it is decided; None if all seeds were trained.
+        settled: question -> final answer of an earlier look.
+        costs: configuration -> its equal cost.
+        never_trained: ids of runs that never left one class; None: they are found from the runs.
+        by_image: returns the pseudo-value of each image for a run; None if the run has no counts.
+        chosen_from: number of configurations among which the confirmed ones were the best on the same images.
+        in_pytorch: returns a run's scores in PyTorch, if the verdict is about exported files; otherwise None.
     """
 
     looks: Looks | None = None
@@ -114,7 +116,7 @@ class Known:
 
 
 def question(configuration: str, equal: str) -> str:
-    """The name of a question: is this better than the student alone of equal 'iterations', or of equal 'cost'?"""
+    """The name of the question: is the configuration better than the student alone at equal 'iterations' or 'cost'?"""
     return f"{configuration} at equal {equal}"
 
 
@@ -124,18 +126,18 @@ def evidence(
     configurations: Sequence[str],
     teacher_mIoU: float | None,
     scores: ScoresOf = lambda run: run.best,
-    facts: Known | None = None,
+    facts: EvidenceFacts | None = None,
 ) -> Evidence:
-    """The baseline and each configuration over all seeds, and how they differ.
+    """The scores of the baseline and of each configuration over all seeds, and the differences between them.
 
     Args:
-        runs: confirmation runs; those that have not finished are left out.
-        baseline, configurations: ids of the trials that they repeat.
-        teacher_mIoU: on the same images.
-        scores: of a run: those of its best validation, or on the test split.
-        facts: what is known beside the runs.
+        runs: confirmation runs; runs that have not finished are left out.
+        baseline, configurations: ids of the trials that the runs repeat.
+        teacher_mIoU: the teacher's mIoU on the same images, in percent.
+        scores: returns the scores of a run: those of its best validation, or those on the test split.
+        facts: further facts about the confirmation.
     """
-    facts = facts or Known()
+    facts = facts or EvidenceFacts()
     if facts.never_trained is None:
         facts = replace(facts, never_trained=never_trained(runs))
     arms: dict[str, list[TrialRecord]] = {name: [] for name in (baseline, *configurations) if name is not None}
@@ -148,7 +150,7 @@ def evidence(
     compared: dict[str, Compared] = {}
     for name in configurations:
         entry: Arm = {**_arm(name, arms[name], scores, facts), "difference": None}
-        trained, alone = (_trained(group, facts) for group in (arms[name], baseline_runs))
+        trained, alone = (_trained_runs(group, facts) for group in (arms[name], baseline_runs))
         entry["IoU"] = _classes(trained, alone, scores)
         entry["share_of_teacher"] = share_of_teacher(entry["mean_trained"], teacher_mIoU)
         entry["seconds"] = seconds_of(arms[name])
@@ -163,17 +165,17 @@ def evidence(
     base: Arm | None = None
     if baseline is not None:
         base = _arm(baseline, baseline_runs, scores, facts)
-        base["IoU"] = _classes(_trained(baseline_runs, facts), None, scores)
+        base["IoU"] = _classes(_trained_runs(baseline_runs, facts), None, scores)
         base["share_of_teacher"] = share_of_teacher(base["mean_trained"], teacher_mIoU)
         base["seconds"] = seconds_of(baseline_runs)
-        _add_pytorch(base, _trained(baseline_runs, facts), None, facts)
+        _add_pytorch(base, _trained_runs(baseline_runs, facts), None, facts)
     return {"baseline": base, "configurations": entries}
 
 
 def _add_pytorch(
-    entry: Arm, runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord] | None, facts: Known
+    entry: Arm, runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord] | None, facts: EvidenceFacts
 ) -> None:
-    """What the same runs score in PyTorch, beside the scores of their exported files."""
+    """Adds the scores in PyTorch to an entry with the scores of exported files."""
     if facts.in_pytorch is None:
         return
     own = _by_seed(runs, facts.in_pytorch)
@@ -188,11 +190,11 @@ def _at_equal_cost(
     runs: Sequence[TrialRecord],
     trained: Sequence[TrialRecord],
     scores: ScoresOf,
-    facts: Known,
+    facts: EvidenceFacts,
     compared: dict[str, Compared],
 ) -> EqualCostArm:
-    """The student alone that costs as much as a configuration, and the difference to it."""
-    difference = _compare(trained, _trained(runs, facts), scores, facts)
+    """The entry of the student alone at equal cost; the difference of the configuration to it goes to ``compared``."""
+    difference = _compare(trained, _trained_runs(runs, facts), scores, facts)
     if difference is not None:
         compared[question(name, "cost")] = difference
     cost = facts.costs[name]
@@ -204,23 +206,23 @@ def _at_equal_cost(
         "difference": None if difference is None else difference.shown,
         "seconds": seconds_of(runs),
     }
-    _add_pytorch(entry, _trained(runs, facts), None, facts)
+    _add_pytorch(entry, _trained_runs(runs, facts), None, facts)
     return entry
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A difference as it is shown, and what is decided by."""
+    """A difference, as users see it and as it is tested."""
 
-    shown: Difference
-    comparison: Comparison
+    shown: Difference  # the entry for summary.json, the console and the report
+    comparison: Comparison  # the numbers by which it is decided
     looks: Looks
 
 
 def _compare(
-    runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known
+    runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], scores: ScoresOf, facts: EvidenceFacts
 ) -> Compared | None:
-    """The difference over the seeds that both have, with the interval over seeds alone and over seeds and images."""
+    """The difference over the seeds that both sides have; None with fewer than two of them."""
     first, second = _by_seed(runs, scores), _by_seed(rival_runs, scores)
     paired = paired_difference(first, second)
     if paired is None:
@@ -229,9 +231,9 @@ def _compare(
     differences = [first[seed] - second[seed] for seed in seeds]
     pairs = len(seeds)
     looks = facts.looks
-    if looks is None or not looks.first <= pairs <= looks.last:  # one look, at the pairs that there are
+    if looks is None or not looks.first <= pairs <= looks.last:  # a single look, after these pairs
         looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0, facts.chosen_from)
-    by_image = _images_of(seeds, runs, rival_runs, facts)
+    by_image = _image_differences(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)
     shown: Difference = {
         **paired,
@@ -250,22 +252,22 @@ def _compare(
     return Compared(shown, comparison, looks)
 
 
-def _images_of(
-    seeds: Sequence[int], own_runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], facts: Known
+def _image_differences(
+    seeds: Sequence[int], own_runs: Sequence[TrialRecord], rival_runs: Sequence[TrialRecord], facts: EvidenceFacts
 ) -> np.ndarray | None:
-    """Differences of pseudo-values, seeds x images; None where a run's counts are missing."""
+    """Differences of pseudo-values, seeds x images; None if a run's counts are missing."""
     first, second = ({run.seed: run for run in runs} for runs in (own_runs, rival_runs))
     rows = []
     for seed in seeds:
-        here, there = facts.by_image(first[seed]), facts.by_image(second[seed])
-        if here is None or there is None or here.shape != there.shape:
+        own, rival = facts.by_image(first[seed]), facts.by_image(second[seed])
+        if own is None or rival is None or own.shape != rival.shape:
             return None
-        rows.append(here - there)
+        rows.append(own - rival)
     return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
 
 
-def _decide(compared: Mapping[str, Compared], facts: Known) -> None:
-    """Adds the answers, and p adjusted for all questions together, to the differences as they are shown."""
+def _decide(compared: Mapping[str, Compared], facts: EvidenceFacts) -> None:
+    """Adds the answers, and p values adjusted over all questions, to the shown differences."""
     adjusted = holm([difference.shown["p"] for difference in compared.values()])
     answers = decide(
         {name: difference.comparison for name, difference in compared.items()},
@@ -278,15 +280,15 @@ def _decide(compared: Mapping[str, Compared], facts: Known) -> None:
             difference.shown["settled"] = True
 
 
-def _trained(runs: Sequence[TrialRecord], facts: Known) -> list[TrialRecord]:
+def _trained_runs(runs: Sequence[TrialRecord], facts: EvidenceFacts) -> list[TrialRecord]:
     return [run for run in runs if run.id not in (facts.never_trained or ())]
 
 
-def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known) -> Arm:
+def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: EvidenceFacts) -> Arm:
     by_seed = _by_seed(runs, scores)
-    trained = _by_seed(_trained(runs, facts), scores)
+    trained = _by_seed(_trained_runs(runs, facts), scores)
     stuck = [run.seed for run in runs if run.id in (facts.never_trained or ())]
-    when = spread(list(trained.values()))
+    trained_spread = spread(list(trained.values()))
     return {
         "id": name,
         "label": describe(runs[0]) if runs else "",
@@ -296,13 +298,13 @@ def _arm(name: str, runs: Sequence[TrialRecord], scores: ScoresOf, facts: Known)
         "runs": {str(run.seed): run.id for run in runs},
         "one_class_runs": len(stuck),
         "never_trained": sorted(stuck),
-        "mean_trained": when["mean"],
-        "sd_trained": when["sd"],
+        "mean_trained": trained_spread["mean"],
+        "sd_trained": trained_spread["sd"],
     }
 
 
 def _by_seed(runs: Sequence[TrialRecord], scores: ScoresOf, of_class: str | None = None) -> dict[int, float]:
-    """Seed -> mIoU, or the IoU of a class; without the runs that have none."""
+    """Seed -> mIoU, or the IoU of a class; runs without that score are left out."""
     values = {}
     for run in sorted(runs, key=lambda run: run.seed):
         seen = scores(run) or Scores()
@@ -315,7 +317,7 @@ def _by_seed(runs: Sequence[TrialRecord], scores: ScoresOf, of_class: str | None
 def _classes(
     runs: Sequence[TrialRecord], baseline_runs: Sequence[TrialRecord] | None, scores: ScoresOf
 ) -> dict[str, ClassScores]:
-    """Class -> mean and spread of its IoU and, if they are compared, the difference."""
+    """Class -> mean and spread of its IoU, with the difference if there are ``baseline_runs``."""
     names = dict.fromkeys(name for run in runs for name in ((scores(run) or Scores()).get("IoU") or {}))
     classes: dict[str, ClassScores] = {}
     for name in names:
@@ -327,9 +329,10 @@ def _classes(
 
 
 def describe(record: TrialRecord) -> str:
-    """``KL 71 + CWD at share 0.5 on (1, 1), lr 0.02``: the losses that a trial used, and what else was chosen for it.
+    """A trial's label: the losses that it used and the other values that the searcher chose.
 
-    A weight that was measured stands beside its share, but for a run on a fresh seed: each seed has its own.
+    Example: ``KL 71 + CWD at share 0.5 on (1, 1), lr 0.02``. A share is followed by the weight that was measured for
+    it, except in confirmation runs, since each seed has another weight.
     """
     used = {**record.values, **record.effective}
     losses = [key.removesuffix(".type") for key in used if key.startswith("distill.losses.") and key.endswith(".type")]
@@ -348,7 +351,7 @@ def describe(record: TrialRecord) -> str:
 
 
 def _parameters(record: TrialRecord, loss: str) -> list[str]:
-    """``tau 4``: what a loss that was chosen as a whole sets besides its type, weight and layers."""
+    """Words such as ``tau 4`` for the other parameters of a loss that was chosen as a whole."""
     chosen = record.values.get(loss) or (record.values.get("distill.losses") or {}).get(loss.rpartition(".")[2])
     if not isinstance(chosen, Mapping):
         return []

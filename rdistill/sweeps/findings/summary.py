@@ -1,6 +1,6 @@
-"""``summary.json``: a sweep's answer, how it was come by and what it cost, for people and for the report.
+"""``summary.json``: a sweep's verdict with its evidence, cost and environment, for people and for the report.
 
-Written while the sweep runs and at its end. Needs neither torch nor ray.
+It is written while the sweep runs and at its end. This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rdistill.core.redaction import redacted
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
 from rdistill.schemas.summary import Arm, Confirmed, Cost, Environment, Searched, Session, Summary, Tested
-from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_of, load_selection, scores_of
+from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_name, load_selection, scores_getter
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
-from rdistill.sweeps.findings.statistics import Known, describe, evidence
-from rdistill.sweeps.findings.verdict import lead, verdict
+from rdistill.sweeps.findings.statistics import EvidenceFacts, describe, evidence
+from rdistill.sweeps.findings.verdict import search_lead, verdict
 from rdistill.sweeps.findings.why import why
-from rdistill.sweeps.proof.counts import CountsOf
+from rdistill.sweeps.proof.counts import SplitCounts
 from rdistill.sweeps.study.records import (
     BASELINE,
     SEARCHED,
@@ -48,29 +48,29 @@ from rdistill.sweeps.study.records import (
 from rdistill.sweeps.study.spec import SweepSpec
 
 SUMMARY = "summary.json"
-HEADROOM = Path("headroom", "headroom.json")  # stands in the sweep's work dir; see rdistill.sweeps.headroom.run
-REFRESH_S = 15.0  # seconds between two states of a running sweep's summary
-PACKAGES = ("torch", "ray", "optuna", "numpy", "mmengine", "mmcv", "mmsegmentation")  # or OneDL's of that name
+HEADROOM = Path("headroom", "headroom.json")  # a file in the work dir; see rdistill.sweeps.headroom.run
+REFRESH_S = 15.0  # seconds that pass at least before the summary of a running sweep is written again
+PACKAGES = ("torch", "ray", "optuna", "numpy", "mmengine", "mmcv", "mmsegmentation")  # or OneDL's packages of that name
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 
 
 @dataclass
-class Facts:
-    """What does not depend on how far a sweep is."""
+class SweepFacts:
+    """Facts about a sweep that do not change while it runs, except for ``teacher_test``."""
 
     spec: SweepSpec
-    trials: int  # trials of the search
-    baselines: int
-    iterations: int  # iterations of each trial that is not stopped
-    teachers: Sequence[Scores]  # scores of each
-    processes: int  # trials at a time, or cohorts
+    trials: int  # number of trials in the search
+    baselines: int  # number of baselines
+    iterations: int  # iterations of a trial that is not stopped early
+    teachers: Sequence[Scores]  # the scores of each teacher
+    processes: int  # number of trials, or of cohorts, that run at a time
     started: str = field(default_factory=lambda: _now())
     since: float = field(default_factory=time.monotonic)
     teacher_test: Scores | None = None  # the first teacher's scores on the test split
 
 
-def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> Summary:
-    """Everything that ``summary.json`` holds; docs/proof-details.md explains it."""
+def summarize(facts: SweepFacts, records: Sequence[TrialRecord], work_dir: Path, status: str) -> Summary:
+    """The content of ``summary.json``; docs/proof-details.md explains it."""
     spec = facts.spec
     confirmed, test, left = _confirmed(facts, records, work_dir)
     tuned = bool(spec.baseline.search)
@@ -89,7 +89,7 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
             _alone_in_pytorch(confirmed),
             [teacher.get("mIoU") for teacher in facts.teachers],
         ),
-        "pareto": pareto(_of(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
+        "pareto": pareto(_in_phase(records, SEARCHED), spec.objectives) if len(spec.objectives) > 1 else None,
         "objectives": list(spec.objectives),
         "cost": _cost(facts, records, earlier),
         "environment": _environment(facts, earlier, status),
@@ -98,47 +98,47 @@ def summarize(facts: Facts, records: Sequence[TrialRecord], work_dir: Path, stat
 
 
 def _alone_in_pytorch(confirmed: Confirmed | None) -> float | None:
-    """The mean of the confirmed student alone, as the teacher is scored: in PyTorch."""
+    """The mean mIoU of the confirmed student alone in PyTorch, to compare it with the teacher's."""
     arm = (confirmed or Confirmed()).get("baseline") or Arm()
     return arm["pytorch"]["mean"] if "pytorch" in arm else when_trained(arm)["mean"]
 
 
 def read_summary(work_dir: Path) -> Summary:
-    """What was last written; empty before the first time."""
+    """The summary that was last written; empty before the first time."""
     file = work_dir / SUMMARY
     return read_json(file) if file.is_file() else {}
 
 
-def write_summary(facts: Facts, work_dir: Path, status: str) -> Summary:
-    """Writes ``summary.json`` as things stand, whole or not at all."""
+def write_summary(facts: SweepFacts, work_dir: Path, status: str) -> Summary:
+    """Writes the current ``summary.json``, whole or not at all, and returns its content."""
     summary = summarize(facts, load_records(work_dir), work_dir, status)
     write_json(work_dir / SUMMARY, summary)
     return summary
 
 
 @contextmanager
-def kept_up_to_date(facts: Facts, work_dir: Path) -> Iterator[None]:
-    """Writes the summary now and then, as long as the context lasts."""
-    over = threading.Event()
+def summary_refreshed(facts: SweepFacts, work_dir: Path) -> Iterator[None]:
+    """A context in which a thread writes the summary again every few seconds."""
+    ended = threading.Event()
 
     def refresh() -> None:
         pause = 0.0
-        while not over.wait(pause):
-            began = time.monotonic()
+        while not ended.wait(pause):
+            start = time.monotonic()
             write_summary(facts, work_dir, RUNNING)
-            pause = max(REFRESH_S, 50 * (time.monotonic() - began))  # a large sweep's takes longer to put together
+            pause = max(REFRESH_S, 50 * (time.monotonic() - start))  # it takes longer in a large sweep
 
     thread = threading.Thread(target=refresh, name="summary", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
 def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord], work_dir: Path) -> list[str]:
-    """What a reader of the results should know before trusting them, a line each; ``work_dir`` is the sweep's."""
+    """Reasons to doubt the results, a line each; ``work_dir`` is the sweep's folder."""
     warnings = []
     shared = [key for key in spec.space if key.lstrip("+").split(".")[0] != "distill"]
     if shared and not spec.baseline.search:
@@ -163,21 +163,21 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord], work_dir: Path)
 
 
 def _headroom(work_dir: Path) -> Headroom | None:
-    """What :mod:`rdistill.sweeps.headroom` found before the search, if it was measured."""
+    """The result of :mod:`rdistill.sweeps.headroom`; None if it was not measured."""
     file = work_dir / HEADROOM
     return read_json(file) if file.is_file() else None
 
 
 def _lead(records: Sequence[TrialRecord]) -> str:
-    """The search's answer, in words."""
-    best, baseline = (next(iter(ranked(_of(records, kind))), None) for kind in (SEARCHED, BASELINE))
+    """The result of the search, in words."""
+    best, baseline = (next(iter(ranked(_in_phase(records, kind))), None) for kind in (SEARCHED, BASELINE))
     reason = next((record.reason for record in records if record.reason), "")
-    return lead(best, baseline, never_trained(records), reason)
+    return search_lead(best, baseline, never_trained(records), reason)
 
 
-def _searched(facts: Facts, records: Sequence[TrialRecord]) -> Searched:
-    best = next((record for record in ranked(_of(records, SEARCHED)) if record.best), None)
-    baseline = next((record for record in ranked(_of(records, BASELINE)) if record.best), None)
+def _searched(facts: SweepFacts, records: Sequence[TrialRecord]) -> Searched:
+    best = next((record for record in ranked(_in_phase(records, SEARCHED)) if record.best), None)
+    baseline = next((record for record in ranked(_in_phase(records, BASELINE)) if record.best), None)
     return {
         "trials": facts.trials,
         "baseline_trials": facts.baselines,
@@ -194,9 +194,9 @@ def _searched(facts: Facts, records: Sequence[TrialRecord]) -> Searched:
 
 
 def _confirmed(
-    facts: Facts, records: Sequence[TrialRecord], work_dir: Path
+    facts: SweepFacts, records: Sequence[TrialRecord], work_dir: Path
 ) -> tuple[Confirmed | None, Tested | None, int]:
-    """The evidence on validation data and on the test split, and how many runs are still to come."""
+    """The evidence on validation data and on the test split, and the number of runs that are still to train."""
     selection = load_selection(work_dir)
     if selection is None:
         confirm = facts.spec.confirm
@@ -204,15 +204,15 @@ def _confirmed(
     runs = [record for record in records if not record.searched]
     arms = (selection.baseline, selection.configurations)
     teacher = facts.teachers[0].get("mIoU") if facts.teachers else None
-    known_facts = what_is_known(work_dir, selection, runs)
+    known_facts = evidence_facts(work_dir, selection, runs)
     looks = load_looks(work_dir)
     seeds = selection.seeds[: max(looks.seeds, selection.first)] if selection.first else selection.seeds
     confirmed: Confirmed = {"of": selection.of, "seeds": list(seeds), "seconds": selection.seconds}
     if selection.first:
-        confirmed["looks"] = looks.shown(selection)
-    confirmed.update(evidence(runs, *arms, teacher, scores_of(selection.of), known_facts))
+        confirmed["looks"] = looks.as_summary(selection)
+    confirmed.update(evidence(runs, *arms, teacher, scores_getter(selection.of), known_facts))
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
-    if selection.at_equal_cost:  # counts those that were measured, once they are
+    if selection.at_equal_cost:  # every configuration is expected to have one until equal costs are measured
         measured = (work_dir / EQUAL_COST_FILE).is_file()
         expected += len(seeds) * (len(known_facts.costs) if measured else len(selection.configurations))
     left = expected - sum(
@@ -222,12 +222,12 @@ def _confirmed(
     if selection.first and not looks.over:
         left = max(left, 1)
     test: Tested | None = None
-    on_split = scores_of(selection.of, "test")
+    on_split = scores_getter(selection.of, "test")
     if any(on_split(run) for run in runs):
         on_test = facts.teacher_test
         on_images = dataclasses.replace(
-            known_facts, by_image=CountsOf(work_dir, counts_of(selection.of, "test")).by_image, settled={}, looks=None,
-            chosen_from=1, in_pytorch=None if selection.of == PYTORCH else scores_of(PYTORCH, "test"),
+            known_facts, by_image=SplitCounts(work_dir, counts_name(selection.of, "test")).by_image, settled={},
+            looks=None, chosen_from=1, in_pytorch=None if selection.of == PYTORCH else scores_getter(PYTORCH, "test"),
         )  # fmt: skip
         test = {
             "teacher": on_test or None,
@@ -236,21 +236,21 @@ def _confirmed(
     return confirmed, test, left
 
 
-def what_is_known(work_dir: Path, selection: Selection, runs: Sequence[TrialRecord]) -> Known:
-    """What a confirmation's files say beside its runs, of the validation data."""
+def evidence_facts(work_dir: Path, selection: Selection, runs: Sequence[TrialRecord]) -> EvidenceFacts:
+    """The facts about a confirmation on validation data, read from its files in the work dir."""
     finished = [run for run in runs if run.status == "finished"]
-    return Known(
+    return EvidenceFacts(
         selection.looks if selection.first else None,
         load_looks(work_dir).settled,
         load_equal_costs(work_dir) if selection.at_equal_cost else {},
         never_trained(finished),
-        CountsOf(work_dir, counts_of(selection.of, "val")).by_image,
+        SplitCounts(work_dir, counts_name(selection.of, "val")).by_image,
         selection.chosen_from,
-        None if selection.of == PYTORCH else scores_of(PYTORCH),
+        None if selection.of == PYTORCH else scores_getter(PYTORCH),
     )
 
 
-def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Summary) -> Cost:
+def _cost(facts: SweepFacts, records: Sequence[TrialRecord], earlier: Summary) -> Cost:
     before = [session for session in _sessions(earlier) if session["started"] != facts.started]
     done = {record.id: record.history[-1]["iter"] if record.history else 0 for record in records}
     stopped = sum(facts.iterations - done[record.id] for record in records if record.status == "stopped")
@@ -265,7 +265,7 @@ def _cost(facts: Facts, records: Sequence[TrialRecord], earlier: Summary) -> Cos
     }
 
 
-def _environment(facts: Facts, earlier: Summary, status: str) -> Environment:
+def _environment(facts: SweepFacts, earlier: Summary, status: str) -> Environment:
     spec = facts.spec
     now = _now()
     own: Session = {"started": facts.started, "ended": now, "seconds": round(time.monotonic() - facts.since, 1)}
@@ -309,7 +309,7 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """The processor's name from Linux's /proc/cpuinfo, or else from the platform."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -317,7 +317,7 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _of(records: Sequence[TrialRecord], phase: str) -> list[TrialRecord]:
+def _in_phase(records: Sequence[TrialRecord], phase: str) -> list[TrialRecord]:
     return [record for record in records if record.phase == phase]
 
 

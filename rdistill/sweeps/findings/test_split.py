@@ -1,4 +1,4 @@
-"""The confirmed students' counts on each validation image, and their scores on the test split, once, at the end."""
+"""Scores the confirmed students: counts on each validation image, and once, at the end, scores on the test split."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rdistill.core.errors import blaming, cause_of
 from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import join, open_work_dir
 from rdistill.schemas.run import Scores
-from rdistill.sweeps.proof.counts import gathered, load_counts, save_counts
+from rdistill.sweeps.proof.counts import load_counts, save_counts, stack_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_records
 from rdistill.sweeps.trial.trial import Study, reason_of
 from rdistill.training.ray_train import Resources
 
-RETRIES = 3  # a call is tried again in a cohort that dies, as often as Ray tries a task
-TEACHER = "test.json"  # the teacher's scores on the test split
+RETRIES = 3  # how often a call is retried after its cohort has died; the same number as Ray's default for tasks
+TEACHER_FILE = "test.json"  # a file in the work dir, with the teacher's scores on the test split
 
 
 def has_test_split(cfg: Config) -> bool:
@@ -33,10 +33,10 @@ def has_test_split(cfg: Config) -> bool:
 
 
 def require_test_split(cfg: Config) -> None:
-    """Builds the test data, to find out before the first trial whether it is there.
+    """Builds the test data before the first trial, to check that it exists.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot be built.
     """
     from mmengine.runner import Runner
 
@@ -45,20 +45,20 @@ def require_test_split(cfg: Config) -> None:
 
 
 def score_on_test(study: Study, resources: Resources, work_dir: Path, cohorts: Sequence[Any] = ()) -> None:
-    """Scores each confirmed student, and the first teacher, on the test split; those that are not yet.
+    """Scores each confirmed student and the first teacher on the test split, unless that was done before.
 
     Args:
-        study: of the sweep.
-        resources: of one trial.
+        study: the sweep's study.
+        resources: resources of one trial.
         work_dir: the sweep's folder on this machine, with the trials' records.
-        cohorts: actors that are there already, and have the cluster's CPUs.
+        cohorts: handles of the running cohorts, which hold the cluster's CPUs; empty without cohorts.
     """
-    calls = Calls(study, resources, cohorts)
-    waiting = [run for run in confirmed_runs(work_dir) if run.test is None]
+    calls = ScoringCalls(study, resources, cohorts)
+    unscored = [run for run in confirmed_runs(work_dir) if run.test is None]
     teacher = study.base.distillation.teachers[0]
-    if not teacher.follows_student and not (work_dir / TEACHER).is_file():
-        write_json(work_dir / TEACHER, ray.get(calls.start(_score_teacher)))
-    for run, scored in [(run, calls.start(_score_student, run.id, "test")) for run in waiting]:
+    if not teacher.follows_student and not (work_dir / TEACHER_FILE).is_file():
+        write_json(work_dir / TEACHER_FILE, ray.get(calls.start(_score_teacher)))
+    for run, scored in [(run, calls.start(_score_student, run.id, "test")) for run in unscored]:
         run.test, counts, images = ray.get(scored)
         folder = work_dir / TRIALS / run.id
         if counts is not None:
@@ -67,19 +67,19 @@ def score_on_test(study: Study, resources: Resources, work_dir: Path, cohorts: S
 
 
 def count_on_validation(study: Study, resources: Resources, work_dir: Path, cohorts: Sequence[Any] = ()) -> str:
-    """Keeps each confirmed student's confusion counts of every validation image; of those that have none yet.
+    """Saves the confusion counts of every validation image for each confirmed student that has none yet.
 
-    Arguments are those of :func:`score_on_test`.
+    The arguments are those of :func:`score_on_test`. An error does not make the sweep fail.
 
     Returns:
-        Why a student has none, on one line; empty where all have. No sweep fails of it.
+        The reason in one line if a student has no counts; an empty text if all have.
     """
-    waiting = [run for run in confirmed_runs(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
-    reason, calls = "", Calls(study, resources, cohorts)
-    for run, scored in [(run, calls.start(_score_student, run.id, "val")) for run in waiting]:
+    uncounted = [run for run in confirmed_runs(work_dir) if load_counts(work_dir / TRIALS / run.id, "val") is None]
+    reason, calls = "", ScoringCalls(study, resources, cohorts)
+    for run, scored in [(run, calls.start(_score_student, run.id, "val")) for run in uncounted]:
         try:
             _, counts, images = ray.get(scored)
-        except Exception as error:  # whatever it is: the seeds' interval is known without
+        except Exception as error:  # the interval over seeds needs no counts
             reason = reason or f"{run.id}: {reason_of(cause_of(error))}"
             continue
         if counts is None:
@@ -90,12 +90,12 @@ def count_on_validation(study: Study, resources: Resources, work_dir: Path, coho
 
 
 def confirmed_runs(work_dir: Path) -> list[TrialRecord]:
-    """The runs of the confirmation that have finished, those of equal cost included."""
+    """The finished runs of the confirmation, including baselines at equal cost."""
     return [run for run in load_records(work_dir) if not run.searched and run.status == "finished"]
 
 
-class Calls:
-    """Where students are scored: in the cohorts by turns, or else in tasks, as many at a time as the cluster holds."""
+class ScoringCalls:
+    """Starts calls that score students: in the cohorts in turn, or without cohorts as Ray tasks."""
 
     def __init__(self, study: Study, resources: Resources, cohorts: Sequence[Any]) -> None:
         self._study, self._cohorts = study, itertools.cycle(cohorts) if cohorts else None
@@ -103,37 +103,42 @@ class Calls:
         self._options = dict(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A reference to what the function of the study returns."""
+        """Starts ``function(study, *arguments)``; returns Ray's reference to its result."""
         if self._cohorts is not None:
-            cohort = next(self._cohorts)  # one that dies is started again
+            cohort = next(self._cohorts)  # Ray restarts a cohort that dies
             return cohort.call.options(max_task_retries=RETRIES).remote(function, *arguments)
         return ray.remote(function).options(**self._options).remote(self._study, *arguments)
 
 
 def teacher_on_test(work_dir: Path) -> Scores | None:
-    """What the teacher scored on the test split, once it has been."""
-    file = work_dir / TEACHER
+    """The teacher's scores on the test split; None before it was scored."""
+    file = work_dir / TEACHER_FILE
     return read_json(file) if file.is_file() else None
 
 
 def _score_student(study: Study, trial_id: str, split: str) -> tuple[Scores, np.ndarray | None, list[str]]:
-    """Scores, each image's confusion counts (None where nothing counts them) and the images' names.
+    """Scores a student on a split. It runs on any node, also with the work dir at a URI.
 
-    On any node, also with the work dir at a URI.
+    Returns:
+        The scores, each image's confusion counts (None if the config has no evaluator that counts them), and the
+        images' names.
     """
     from rdistill.training.evaluation import counts_images
     from rdistill.training.run import evaluate_checkpoint
 
-    import_custom_modules(study.base.cfg)  # a task outside of cohorts has loaded no config before
+    import_custom_modules(study.base.cfg)  # the process of a task outside of cohorts has not imported them
     with open_work_dir(join(study.work_dir, TRIALS, trial_id), "trial.py", "student.pth") as here:
         cfg = Config.fromfile(str(here.folder / "trial.py"))
         by_image: list[tuple[str, np.ndarray]] | None = [] if counts_images(cfg, split) else None
         scores = evaluate_checkpoint(cfg, here.folder / "student.pth", split=split, by_image=by_image)
-    return scores, *gathered(by_image)
+    return scores, *stack_counts(by_image)
 
 
 def _score_teacher(study: Study) -> Scores:
-    """By the student's config with the teacher's model in it: the same images, scored alike."""
+    """Scores the teacher on the test split, by the student's config with the teacher's model: it sees the same images.
+
+    The result is empty if the teacher's outputs cannot be scored like the student's.
+    """
     from rdistill.distill.teacher import load_teacher_model
     from rdistill.models.segmentor import build_segmentor, why_unscored
     from rdistill.training.run import evaluate_model

@@ -1,7 +1,7 @@
-"""A sweep's answer in words: a sentence for equal iterations, a sentence for equal cost, and what to know besides.
+"""The verdict: a sentence about equal iterations, a sentence about equal cost, and reservations.
 
-The same words stand in ``summary.json``, on the console, in the report and in the model card. Pure functions of what
-:func:`rdistill.sweeps.findings.statistics.evidence` gives; needs neither torch nor ray.
+``summary.json``, the console, the report and the model card have the same words. This module has pure functions of the
+result of :func:`rdistill.sweeps.findings.statistics.evidence` and needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from collections.abc import Collection, Sequence
 from rdistill.core.one_class import when_trained
 from rdistill.core.words import counted
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
-from rdistill.sweeps.findings.confirm import PYTORCH, files_called
+from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
 
 
-def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = "") -> str:
-    """What a search alone says, after ``Searched only, not confirmed: ``.
+def search_lead(
+    best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collection[str], reason: str = ""
+) -> str:
+    """The result of a search without a confirmation, which follows ``Searched only, not confirmed: ``.
 
     Args:
-        best: of the students under a teacher; None where none has a score.
+        best: the best student under a teacher; None if none has a score.
         baseline: the best student alone.
-        stuck: ids of those that never left one class.
-        reason: why a student has no score.
+        stuck: ids of the trials that never left one class.
+        reason: the reason of a trial's failure, if no student has a score.
     """
     if best is None or not best.best:
         return "no trial under a teacher has a score" + (f" ({reason})." if reason else " yet.")
@@ -45,15 +47,15 @@ def lead(best: TrialRecord | None, baseline: TrialRecord | None, stuck: Collecti
 
 
 def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_left: int = 0, searched: str = "") -> str:
-    """What the numbers allow to say, in a few sentences.
+    """The verdict of a sweep, in a few sentences.
 
     Args:
-        confirmed: as :func:`rdistill.sweeps.findings.statistics.evidence` gives it, or None where nothing was
-            confirmed. Its ``looks``, if it has them, say how many seeds there could have been.
-        baselines: of which the confirmed one was the best.
-        tuned: whether the baseline was searched.
-        runs_left: confirmation runs that are still to come.
-        searched: what the search alone says, see :func:`lead`.
+        confirmed: the result of :func:`rdistill.sweeps.findings.statistics.evidence`, with the looks if there were
+            several; None if nothing was confirmed.
+        baselines: number of baselines, of which the confirmed one was the best.
+        tuned: whether the baselines were searched.
+        runs_left: number of confirmation runs that are still to train.
+        searched: the result of the search alone, see :func:`search_lead`.
     """
     if runs_left:
         return f"Not confirmed yet: {counted(runs_left, 'more run')} on fresh seeds to come."
@@ -73,26 +75,26 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
         begin, if_worse = f"At equal iterations{files}", "the teacher does not pay"
         sentences.append(_answer(begin, best["label"], alone, difference, questions, if_worse=if_worse))
     if second:
-        whom, gap = next((pair for pair in second if pair[0] is best), None) or max(second, key=_mean)
-        cost = at_equal_cost(whom)
+        rival_entry, gap = next((pair for pair in second if pair[0] is best), None) or max(second, key=_mean)
+        cost = at_equal_cost(rival_entry)
         if_worse = "train the student alone for longer"
         begin = f"At equal cost, which gives the student alone {cost['iterations']:,} iterations{files}"
-        who = "it" if first and whom is best else whom["label"]
-        rival = alone if who != "it" else "the student alone"
-        sentences.append(_answer(begin, who, rival, gap, questions, if_worse=if_worse))
+        subject = "it" if first and rival_entry is best else rival_entry["label"]
+        rival = alone if subject != "it" else "the student alone"
+        sentences.append(_answer(begin, subject, rival, gap, questions, if_worse=if_worse))
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
     return " ".join([*sentences, *_in_pytorch(best), *_reservations(confirmed, best, tuned)])
 
 
 def _as_files(confirmed: Confirmed) -> str:
-    """``, both as INT8 files``, where the exported files are what was scored."""
-    files = files_called(confirmed.get("of", PYTORCH))
+    """``, both as INT8 files`` if exported files were scored; otherwise an empty text."""
+    files = exported_kind(confirmed.get("of", PYTORCH))
     return f", both as {files}" if files else ""
 
 
 def _in_pytorch(arm: Arm) -> list[str]:
-    """What a configuration of which the files were scored reaches in PyTorch."""
+    """A sentence about a configuration's score in PyTorch, if exported files were scored."""
     own = arm.get("pytorch")
     if own is None or own["mean"] is None:
         return []
@@ -106,12 +108,12 @@ def _mean(pair: tuple[Arm, Difference]) -> float:
 
 
 def at_equal_cost(arm: Arm) -> EqualCostArm:
-    """What is known of a configuration at equal cost; empty where nothing is."""
+    """The entry of a configuration's baseline at equal cost; empty if there is none."""
     return arm.get("equal_cost") or EqualCostArm()
 
 
 def is_better(difference: Difference) -> bool:
-    """Whether it is claimed: by the interval and the adjusted p value, or by a look before."""
+    """Whether the configuration is claimed to be better, by the interval and the adjusted p value or by a look."""
     if difference.get("settled"):
         return bool(difference["answer"] == "better")
     above = difference["low"] > difference.get("margin", 0.0)
@@ -119,7 +121,7 @@ def is_better(difference: Difference) -> bool:
 
 
 def is_worse(difference: Difference) -> bool:
-    """Likewise; to be worse than nothing gained, whatever the margin."""
+    """Whether the configuration is claimed to be worse than the baseline; the margin does not matter here."""
     if difference.get("settled"):
         return bool(difference["answer"] == "worse" and difference["mean"] < 0)
     return bool(difference["high"] < 0 and difference["p_adjusted"] <= 1 - CONFIDENCE)
@@ -134,25 +136,25 @@ def size_of(difference: Difference) -> str:
     )
 
 
-def _answer(begin: str, who: str, whom: str, difference: Difference, questions: int, *, if_worse: str) -> str:
-    """One question's answer in a sentence, and in a second one what would help where it is open."""
+def _answer(begin: str, subject: str, rival: str, difference: Difference, questions: int, *, if_worse: str) -> str:
+    """The answer to one question in a sentence; if it is open, a second sentence says what would help."""
     size, margin = size_of(difference), difference.get("margin", 0.0)
     more = f" by more than {margin:g} mIoU" if margin else ""
     if is_better(difference):
-        return f"{begin}, {who} is better than {whom}{more}: {size}."
+        return f"{begin}, {subject} is better than {rival}{more}: {size}."
     if is_worse(difference):
-        return f"{begin}, {who} is worse than {whom}: {size}; {if_worse}."
-    text = f"{begin}, {who} is not shown to be better than {whom}{more}: {size}"
+        return f"{begin}, {subject} is worse than {rival}: {size}; {if_worse}."
+    text = f"{begin}, {subject} is not shown to be better than {rival}{more}: {size}"
     if difference["low"] > margin:
         looked_at = counted(questions, "difference")
         text += f"; with {looked_at} looked at, that may be luck (adjusted p {difference['p_adjusted']:.2g})"
-    return " ".join([f"{text}.", *_what_binds(difference)])
+    return " ".join([f"{text}.", *_advice(difference)])
 
 
 def images_leave_open(difference: Difference) -> bool:
-    """Whether no number of seeds would decide: the images alone leave it open, and their part is the larger one.
+    """Whether no number of seeds can decide: the images' part of the interval alone includes the margin.
 
-    Where the seeds' part is larger, the mean itself is not known well enough to say so.
+    It is False if the seeds' part is larger, since then the mean itself is too uncertain for this conclusion.
     """
     half, images = difference.get("half_by_images"), difference.get("images")
     if not images or half is None or difference.get("binds") != "images":
@@ -160,8 +162,8 @@ def images_leave_open(difference: Difference) -> bool:
     return bool(half >= abs(difference["mean"] - difference.get("margin", 0.0)))
 
 
-def _what_binds(difference: Difference) -> list[str]:
-    """Of an answer that is open: whether seeds or images would help."""
+def _advice(difference: Difference) -> list[str]:
+    """A sentence for an open answer: whether more seeds or more images would help."""
     images = difference.get("images")
     if not images:
         return []
@@ -181,14 +183,14 @@ def _nothing_to_compare(confirmed: Confirmed) -> str:
 
 
 def _how_often(whose: str, arm: Arm, run: str) -> str:
-    """``The student alone learned more than one class in 1 of 3 runs (their mean mIoU: 75.48).``"""
+    """A sentence such as ``The student alone learned more than one class in 1 of 3 runs (their mean mIoU: 75.48).``"""
     trained = when_trained(arm)
     score = "" if trained["mean"] is None else f" (their mean mIoU: {trained['mean']:.2f})"
     return f"{whose} learned more than one class in {trained['n']} of {trained['of']} {run}s{score}."
 
 
 def _reservations(confirmed: Confirmed, best: Arm, tuned: bool) -> Sequence[str]:
-    """What a reader of the verdict has to know besides."""
+    """Sentences with reservations about the verdict: tuning, looks, and runs that never left one class."""
     sentences = [] if tuned else ["The student alone was not tuned."]
     looks = confirmed.get("looks")
     if looks:

@@ -1,8 +1,8 @@
-"""Why a configuration gains, or does not: the figures of its confirmation runs, and a sentence about each.
+"""The diagnosis of a configuration: figures from its confirmation runs that say why it gains or not, in sentences too.
 
-The figures are those of :mod:`rdistill.training.diagnosis` at the validations, of the losses as they were logged, and
-of the scores. What each means, and where its limits come from, is in docs/why.md. Pure functions of records; needs
-neither torch nor ray.
+The figures come from :mod:`rdistill.training.diagnosis` at validations, from the logged losses and from the scores.
+docs/why.md explains each figure and its limits. This module has pure functions of records and needs neither torch nor
+Ray.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from rdistill.schemas.run import Diagnosis, ValidationFigures
 from rdistill.schemas.why import LossFigures, OverTraining, Reason, TeacherFigures, Why, WhyFigures
 from rdistill.sweeps.study.records import CONFIRMED, TrialRecord
 
-LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; below, it can show little
-TOO_SMALL, TOO_LARGE = 0.05, 20.0  # the distillation's gradient over the task's
-SAME_WAY, AGAINST = 0.2, -0.1  # cosine of the two
-TOO_SURE = 5.0  # percent by which a teacher's confidence is above its accuracy
-ALL_BUT_HARD = 0.05  # entropy of the teacher's outputs, as a share of the largest, at a loss's temperature
-HARDLY_BETTER = 1.0  # mIoU of the teacher above the student alone
-STILL_RISING = 0.5  # mIoU that the last quarter of a training brought
-FLAT, EXPLODED, STILL = 0.05, 3.0, 0.02  # shares of the first value: change over all, last value, change since half
+# Limits beyond which a sentence warns.
+LITTLE_TO_LEARN = 25.0  # percent of the student's errors on which the teacher is right; it warns below this
+TOO_SMALL, TOO_LARGE = 0.05, 20.0  # norm of the distillation's gradient, divided by that of the task's gradient
+SAME_WAY, AGAINST = 0.2, -0.1  # cosine of the two gradients
+TOO_SURE = 5.0  # the teacher's confidence minus its accuracy, in percent
+ALL_BUT_HARD = 0.05  # entropy of the teacher's outputs at a loss's temperature, as a fraction of the largest possible
+HARDLY_BETTER = 1.0  # mIoU of the teacher minus that of the student alone
+STILL_RISING = 0.5  # gain of mIoU in the last quarter of a training
+# Fractions of a loss's first value: change over the training, last value, and change since the middle of the training.
+FLAT, EXPLODED, STILL = 0.05, 3.0, 0.02
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One finding in words."""
+    """A sentence about one figure."""
 
     about: str
     text: str
-    warning: bool  # whether it may be why there is no gain
+    warning: bool  # whether the figure may explain that there is no gain
 
     def as_json(self) -> Reason:
         return {"about": self.about, "text": self.text, "warning": self.warning}
@@ -42,12 +44,12 @@ class Sentence:
 def why(
     records: Iterable[TrialRecord], baseline: float | None, teachers: Sequence[float | None] = ()
 ) -> dict[str, Why]:
-    """For each confirmed configuration that was diagnosed: its ``figures`` and ``sentences``.
+    """The diagnosis of each confirmed configuration that has one: its ``figures`` and ``sentences``.
 
     Args:
-        records: of a sweep; finished confirmation runs under the teacher count.
+        records: all records of a sweep; only finished confirmation runs under the teacher are used.
         baseline: mean mIoU of the confirmed baseline, in percent.
-        teachers: mIoU of each teacher, in percent, where there are several.
+        teachers: mIoU of each teacher, in percent, if there are several.
     """
     by_configuration: dict[str, list[TrialRecord]] = {}
     for record in records:
@@ -62,7 +64,7 @@ def why(
 
 
 def entries_of(run: TrialRecord) -> list[Diagnosis]:
-    """What was measured at the validations of a run, in order, without those that failed."""
+    """The diagnoses at the validations of a run, in order, without those that failed."""
     entries = [entry.get("diagnosis") for entry in run.history]
     return [entry for entry in entries if isinstance(entry, dict) and "problem" not in entry]
 
@@ -76,19 +78,20 @@ def figures_of(
     """Means over the runs of a configuration.
 
     Returns:
-        Those of the last validation as :func:`rdistill.training.diagnosis.on_validation` names them;
-        ``gradient_ratio`` and ``gradient_cosine`` with ``first``, ``last`` and ``mean`` over training; ``losses``: name
-        -> ``first``, ``middle`` and ``last`` raw value, ``state``, ``ratio`` and ``cosine``; ``taus``; ``teacher_lead``
-        (mIoU above the baseline) and ``late_rise`` (mIoU of the last quarter of training). ``teachers`` has what is of
-        a teacher for each of several; beside it the first's.
+        The figures of the last validation, named as by :func:`rdistill.training.diagnosis.on_validation`;
+        ``gradient_ratio`` and ``gradient_cosine`` with ``first``, ``last`` and ``mean`` over the training; ``losses``:
+        name -> ``first``, ``middle`` and ``last`` raw value, ``state``, ``ratio`` and ``cosine``; ``taus``;
+        ``teacher_lead`` (mIoU of the teacher minus that of the baseline) and ``late_rise`` (gain of mIoU in the last
+        quarter of training). With several teachers, ``teachers`` has the figures of each, and the figures outside of it
+        are those of the first.
     """
     last = [entries[-1] for run in runs if (entries := entries_of(run))]
     listed = [entry.get("teachers") or [] for entry in last]
     scores = dict(enumerate(teachers))
     return {
-        **_of_teacher(last, _mean(run.teacher_mIoU for run in runs), baseline),
+        **_teacher_figures(last, _mean(run.teacher_mIoU for run in runs), baseline),
         "teachers": [
-            _of_teacher([each[index] for each in listed if index < len(each)], scores.get(index), baseline)
+            _teacher_figures([each[index] for each in listed if index < len(each)], scores.get(index), baseline)
             for index in range(max(map(len, listed), default=0))
         ],
         "gradient_ratio": _over_training([[entry.get("gradient_ratio") for entry in entries_of(run)] for run in runs]),
@@ -102,8 +105,16 @@ def figures_of(
     }
 
 
-def _of_teacher(entries: Sequence[ValidationFigures], score: float | None, baseline: float | None) -> TeacherFigures:
-    """Means over the runs' last validations. ``score``: the teacher's mIoU."""
+def _teacher_figures(
+    entries: Sequence[ValidationFigures], score: float | None, baseline: float | None
+) -> TeacherFigures:
+    """The figures about one teacher, as means over the runs' last validations.
+
+    Args:
+        entries: the last diagnosis of each run.
+        score: the teacher's mIoU, in percent.
+        baseline: the baseline's mean mIoU, in percent.
+    """
     temperatures = dict.fromkeys(tau for entry in entries for tau in entry.get("teacher_entropy") or {})
     return {
         "agreement": _mean(entry.get("agreement") for entry in entries),
@@ -121,7 +132,7 @@ def _of_teacher(entries: Sequence[ValidationFigures], score: float | None, basel
 
 
 def _over_training(curves: Sequence[Sequence[float | None]]) -> OverTraining:
-    """Of a figure's values at the validations of each run."""
+    """First, last and mean value of a figure, as means over runs; ``curves``: its values at each run's validations."""
     return {
         "first": _mean(curve[0] for curve in curves if curve),
         "last": _mean(curve[-1] for curve in curves if curve),
@@ -135,7 +146,7 @@ def _losses(runs: Sequence[TrialRecord]) -> dict[str, LossFigures]:
     )
     losses: dict[str, LossFigures] = {}
     for name in names:
-        parts = [part for run in runs if (part := _three(run, f"raw/{name}")) is not None]
+        parts = [part for run in runs if (part := _begin_middle_end(run, f"raw/{name}")) is not None]
         if not parts:
             continue
         first, middle, last = (fmean(part[index] for part in parts) for index in range(3))
@@ -153,8 +164,10 @@ def _losses(runs: Sequence[TrialRecord]) -> dict[str, LossFigures]:
 
 
 def state_of(first: float, middle: float, last: float) -> str:
-    """How a loss went over training: 'explodes', 'flat' (never moves), 'saturated' (stands still since the middle) or
-    'moves'."""
+    """The course of a loss over training.
+
+    It is 'explodes', 'flat' (it never changes), 'saturated' (it does not change after the middle) or 'moves'.
+    """
     if not math.isfinite(last) or abs(last) > EXPLODED * max(abs(first), 1e-12):
         return "explodes"
     if abs(last - first) <= FLAT * abs(first):
@@ -162,8 +175,8 @@ def state_of(first: float, middle: float, last: float) -> str:
     return "saturated" if abs(last - middle) <= STILL * abs(first) else "moves"
 
 
-def _three(run: TrialRecord, key: str) -> tuple[float, float, float] | None:
-    """A logged value at the beginning, in the middle and at the end: each the mean of a tenth of the training."""
+def _begin_middle_end(run: TrialRecord, key: str) -> tuple[float, float, float] | None:
+    """A logged value at the beginning, in the middle and at the end, each as the mean over a tenth of the training."""
     values = [float(entry[key]) for entry in run.losses if entry.get(key) is not None]
     if len(values) < 3:
         return None
@@ -173,7 +186,7 @@ def _three(run: TrialRecord, key: str) -> tuple[float, float, float] | None:
 
 
 def _taus(runs: Sequence[TrialRecord]) -> dict[str, float]:
-    """Loss -> its temperature, of those that have one."""
+    """Loss -> temperature, for losses that have one."""
     temperatures = {}
     for key, value in (runs[0].effective if runs else {}).items():
         if key.startswith("distill.losses.") and key.endswith(".tau") and isinstance(value, (int, float)):
@@ -182,14 +195,14 @@ def _taus(runs: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def _taught_by(runs: Sequence[TrialRecord]) -> dict[str, int]:
-    """Loss -> its teacher, of those that have one teacher."""
+    """Loss -> index of its teacher, for losses with a temperature and a single teacher."""
     effective = runs[0].effective if runs else {}
     teachers = {name: effective.get(f"distill.losses.{name}.teacher", 0) for name in _taus(runs)}
     return {name: teacher for name, teacher in teachers.items() if isinstance(teacher, int)}
 
 
 def _late_rise(run: TrialRecord) -> float | None:
-    """What the last quarter of the validations brought above the best before; None with fewer than four."""
+    """Best mIoU in the last quarter of the validations minus the best before it; None with fewer than four."""
     scores = [float(entry["mIoU"]) for entry in run.history if entry.get("mIoU") is not None]
     if len(scores) < 4:
         return None
@@ -201,7 +214,7 @@ def _late_rise(run: TrialRecord) -> float | None:
 
 
 def sentences(figures: WhyFigures) -> list[Sentence]:
-    """A sentence about each figure that is there."""
+    """A sentence about each figure that is known."""
     several = figures["teachers"]
     teachers = dict(enumerate(several)) if several else {None: figures}
     possible = [
@@ -222,7 +235,7 @@ def sentences(figures: WhyFigures) -> list[Sentence]:
 
 
 def _numbered(about: str, number: int | None) -> str:
-    """``number``: of several teachers, from 0 as in the config; None: there is one, and it needs none."""
+    """Appends the index of one of several teachers, which starts at 0 as in the config; None for a single teacher."""
     return about if number is None else f"{about} {number}"
 
 

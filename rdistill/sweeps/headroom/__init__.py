@@ -1,6 +1,6 @@
-"""Is there anything to gain? A few short trainings in one cohort that answer before hours are spent on a sweep.
+"""Headroom: a few short trainings before a sweep that estimate how much a student can gain from its teacher.
 
-Imports :mod:`rdistill.sweeps.cohort` and folders before it. Begin with :mod:`rdistill.sweeps.headroom.arms` (what is
-trained), then :mod:`rdistill.sweeps.headroom.measure` (how), and :mod:`rdistill.sweeps.headroom.answer` (what follows
-from the scores).
+This folder imports :mod:`rdistill.sweeps.cohort` and folders before it. Begin with
+:mod:`rdistill.sweeps.headroom.arms` (the trainings), then :mod:`rdistill.sweeps.headroom.measure` (how they run), and
+:mod:`rdistill.sweeps.headroom.answer` (the conclusions from their scores).
 """

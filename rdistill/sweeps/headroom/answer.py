@@ -1,6 +1,6 @@
-"""What follows from the scores of the short trainings: how much there is to gain, what binds, and what to do first.
+"""Conclusions from the scores of the short trainings: how much there is to gain, what limits it, and what to do first.
 
-Pure functions of numbers.
+This module has pure functions of numbers.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from rdistill.schemas.headroom import ArmScores, Binds, Effect, Effects, Gaps, H
 from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, HALF, HARD, LENGTHS, LONGER, WORDS
 from rdistill.sweeps.headroom.power import Spread, plan, spread_of
 
-EFFECTS = (1.0, 2.0, 5.0)  # mIoU that a sweep may want to show
-LEAST = 0.5  # mIoU; what is smaller binds nothing
-BINDING_SHARE = 0.25  # share of the gap to the teacher that something must bring to be what binds
-CLEAR = 2.0  # standard errors from zero
+EFFECTS = (1.0, 2.0, 5.0)  # differences in mIoU for which the number of seeds is computed
+MIN_EFFECT = 0.5  # a change that brings less mIoU than this does not limit the student
+BINDING_SHARE = 0.25  # a change that limits the student brings at least this fraction of the gap to the teacher
+CLEAR_ERRORS = 2.0  # an effect is clear if it is more than this many standard errors above zero
 
 
 def answer(
@@ -26,19 +26,19 @@ def answer(
     teacher: float | None,
     iterations: int,
 ) -> HeadroomAnswer:
-    """Everything that ``headroom.json`` says of the scores.
+    """The part of ``headroom.json`` that follows from the scores.
 
     Args:
         scores: arm -> seed -> mIoU in percent.
-        stuck: arm -> seeds on which it never left one class; they count in no mean.
-        teacher: mIoU of the (first) teacher on the same images; None: not scored.
-        iterations: of the short trainings.
+        stuck: arm -> seeds on which it never left one class; no mean includes them.
+        teacher: mIoU of the (first) teacher on the same images; None if it was not scored.
+        iterations: iterations of the short trainings.
     """
     trained = {
         arm: {seed: score for seed, score in by_seed.items() if seed not in stuck.get(arm, [])}
         for arm, by_seed in scores.items()
     }
-    # Another half of the labels on each seed adds a spread of its own.
+    # The arm with half of the labels is left out: it has other labels on each seed, which adds variance.
     spread = spread_of({arm: by_seed for arm, by_seed in trained.items() if arm != HALF})
     alone, longer = _mean(trained.get(ALONE, {})), _mean(trained.get(LONGER, {}))
     gaps: Gaps = {
@@ -66,24 +66,24 @@ def answer(
 
 
 def binding(effects: Effects, gaps: Gaps, spread: Spread | None) -> Binds | None:
-    """What keeps the student from being better: 'teacher', 'iterations', 'labels' or 'capacity'; None: unknown.
+    """The factor that limits the student: 'teacher', 'iterations', 'labels' or 'capacity'; None if unknown.
 
-    The teacher where it is hardly better than the student trained twice as long. Otherwise what brings most, if that
-    is clear of chance and at least a quarter of the gap. The capacity where neither does: then more of the same does
-    not help, and the teacher shows that more is possible.
+    It is the teacher if that is hardly better than the student trained alone for twice as long. Otherwise it is the
+    change with the largest effect, if the effect is clear and at least a quarter of the gap. If no effect is, it is the
+    student's capacity: more iterations or labels do not help, though the teacher shows that a better score is possible.
     """
     gap = gaps["long"]
     short, longer = gaps["short"], effects["longer"]
     if gap is None or short is None or longer is None:
         return None
     noise = 0.0 if spread is None else spread.runs
-    if gap < max(LEAST, CLEAR * noise / math.sqrt(longer["n"])):
+    if gap < max(MIN_EFFECT, CLEAR_ERRORS * noise / math.sqrt(longer["n"])):
         return "teacher"
-    brought: dict[Binds, Effect | None] = {"iterations": longer, "labels": effects["labels"]}
+    changes: dict[Binds, Effect | None] = {"iterations": longer, "labels": effects["labels"]}
     clear = {
         name: effect["mean"]
-        for name, effect in brought.items()
-        if effect is not None and effect["mean"] >= max(LEAST, BINDING_SHARE * short) and _is_clear(effect, spread)
+        for name, effect in changes.items()
+        if effect is not None and effect["mean"] >= max(MIN_EFFECT, BINDING_SHARE * short) and _is_clear(effect, spread)
     }
     if not clear:
         return "capacity"
@@ -98,7 +98,7 @@ def recommend(
     stuck: Mapping[str, list[int]],
     iterations: int,
 ) -> str:
-    """What to do first, in a sentence or two."""
+    """Advice on what to do first, in a sentence or two."""
     if stuck.get(ALONE) and effects["longer"] is None:
         return (
             f"make the student train first: alone it never left one class on {counted(len(stuck[ALONE]), 'seed')}; try "
@@ -108,9 +108,9 @@ def recommend(
     if binds is None or gap is None or longer is None:
         return "no answer: too few of the short trainings came to a score; see what failed above"
     if binds == "teacher":
-        what = f"{gap:+.1f}" if gap >= 0 else f"{gap:.1f}"
+        lead = f"{gap:+.1f}" if gap >= 0 else f"{gap:.1f}"
         return (
-            f"get a better teacher: it is at {what} mIoU against the student trained alone for {2 * iterations:,} "
+            f"get a better teacher: it is at {lead} mIoU against the student trained alone for {2 * iterations:,} "
             f"iterations, so there is next to nothing to gain from it"
         )
     seeds = _seeds_to_show(gap, needed)
@@ -129,7 +129,7 @@ def recommend(
 
 
 def _seeds_to_show(gap: float, needed: Mapping[str, SeedsNeeded] | None) -> str:
-    """``, 7 seeds to show +2``: for the largest effect that half of the gap holds."""
+    """Text such as ``, 7 seeds to show +2``, for the largest effect that is not above half of the gap."""
     if needed is None:
         return ""
     effect = max((effect for effect in EFFECTS if effect <= gap / 2), default=EFFECTS[0])
@@ -138,7 +138,7 @@ def _seeds_to_show(gap: float, needed: Mapping[str, SeedsNeeded] | None) -> str:
 
 
 def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str) -> Effect | None:
-    """Mean and spread of the differences on the seeds that both have."""
+    """Mean and standard deviation of the differences on the seeds that both arms have; None without such seeds."""
     arm_scores, rival_scores = scores.get(arm, {}), scores.get(rival, {})
     differences = [arm_scores[seed] - rival_scores[seed] for seed in sorted(arm_scores.keys() & rival_scores.keys())]
     if not differences:
@@ -149,7 +149,7 @@ def _difference(scores: Mapping[str, Mapping[int, float]], arm: str, rival: str)
 
 def _is_clear(effect: Effect, spread: Spread | None) -> bool:
     """Whether a mean difference is more than two standard errors above zero, by the pooled spread."""
-    return spread is None or effect["mean"] > CLEAR * spread.pairs / math.sqrt(effect["n"])
+    return spread is None or effect["mean"] > CLEAR_ERRORS * spread.pairs / math.sqrt(effect["n"])
 
 
 def _arm(arm: str, by_seed: Mapping[int, float], stuck: Mapping[str, list[int]], iterations: int) -> ArmScores:

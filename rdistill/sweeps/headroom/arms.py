@@ -1,6 +1,6 @@
-"""The short trainings by which headroom is measured: the student alone, and what one change to it brings.
+"""The short trainings by which headroom is measured: the student alone, and variants of it with one change each.
 
-All arms of a seed start from the same weights and, but for the one with half the labels, see the same batches.
+All arms of a seed start from the same weights. All but the arm with half of the labels see the same batches.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from rdistill.schemas.mappings import PlainConfig
 
 ALONE, LONGER, HALF, HARD, DISTILLED = "alone", "longer", "half", "hard", "distilled"
 ARMS = (ALONE, LONGER, HALF, HARD, DISTILLED)
-WORDS = {  # what a table calls them, on the console and in the report
+WORDS = {  # the arms' names in tables, on the console and in the report
     ALONE: "alone",
     LONGER: "alone, twice as long",
     HALF: "half of the labels",
     HARD: "teacher's labels",
     DISTILLED: "distilled",
 }
-LENGTHS = {LONGER: 2}  # the others have 1
-VALIDATIONS = 4  # validations of each training, whatever its length: the best of more would be better by chance alone
-LEAST_ITERATIONS = 20  # iterations of the short trainings
+LENGTHS = {LONGER: 2}  # arm -> length as a multiple of the short trainings' iterations; 1 for all other arms
+VALIDATIONS = 4  # the same for all trainings, since the best score of more validations would be better by chance alone
+MIN_ITERATIONS = 20  # the smallest number of iterations of a short training
 
 
 def arm_config(base: Config, arm: str, iterations: int, seed: int) -> Config:
     """The config of one training.
 
     Args:
-        base: of the distilled student, with how its teachers are computed settled.
+        base: the distilled student's config, with its teacher plan.
         arm: one of ``ARMS``.
-        iterations: of the short trainings; the schedules are stretched to them.
-        seed: of the training, which also chooses the half of the labels.
+        iterations: iterations of the short trainings; the schedules are stretched to that number.
+        seed: the training seed, which also chooses the half of the labels.
 
     Raises:
-        UserError: the config cannot be made so short.
+        UserError: the config's schedules cannot be stretched to that number of iterations.
     """
     cfg = copy.deepcopy(base)
     if arm not in (HARD, DISTILLED):
@@ -56,23 +56,23 @@ def arm_config(base: Config, arm: str, iterations: int, seed: int) -> Config:
     if arm == HARD:
         cfg.distill.losses = dict()
         cfg.distill.labels = "teacher"
-        cfg.distill.task_weight = 1.0  # the same as the student's alone
+        cfg.distill.task_weight = 1.0  # the weight of the task's loss in a student alone
     return cfg
 
 
-def iterations_of_all(iterations: int, seeds: int) -> dict[str, int]:
-    """Iterations of the student over all arms and seeds, and those of them for which a teacher runs (shared by two)."""
+def total_iterations(iterations: int, seeds: int) -> dict[str, int]:
+    """Iterations of all students over all arms and seeds, and the forward passes of the teacher that two arms share."""
     steps = sum(LENGTHS.get(arm, 1) for arm in ARMS)
     return {"student": steps * iterations * seeds, "teacher": iterations * seeds}
 
 
 def _interval(iterations: int) -> int:
-    """Iterations between two validations of a short training: round where that is possible."""
+    """Iterations between two validations of a short training, a multiple of ten if possible."""
     interval = max(1, iterations // VALIDATIONS)
     return interval - interval % 10 if interval >= 10 else interval
 
 
 def digest(base: Config) -> PlainConfig:
-    """What a config has that a headroom's answer rests on, as plain data to compare."""
+    """The part of a config on which the headroom depends, as plain data that a resume can compare."""
     plain = config_dict(base).to_dict()
     return {key: value for key, value in plain.items() if key not in ("tracking", "work_dir")}

@@ -1,4 +1,4 @@
-"""What trainings will take, from the seconds that short ones took on this machine."""
+"""Estimates of the cost of a sweep, from the seconds that short trainings took on this machine."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from statistics import fmean
 from rdistill.core.errors import UserError
 from rdistill.core.words import rough_time
 from rdistill.schemas.headroom import ArmRecord, PlannedCost
-from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, iterations_of_all
+from rdistill.sweeps.headroom.arms import ALONE, DISTILLED, total_iterations
 from rdistill.sweeps.study.spec import SweepSpec
 
-SHARE_OF_THE_SWEEP = 0.1  # what a headroom may cost by itself, where the sweep file does not request it
-LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1  # shares of a trial's iterations: the short trainings of such a headroom
-FEWEST_ITERATIONS = 100  # how many they have at least; shorter trainings say nothing of longer ones
-TYPICAL = (20, 3, 5)  # trials, configurations confirmed and seeds of a sweep that is not there yet
-TYPICAL_COHORT = 8  # students that share a teacher, of such a sweep
+# The setting `headroom: auto` measures headroom only if it costs at most this fraction of the sweep.
+SHARE_OF_THE_SWEEP = 0.1
+# The short trainings then have at most and at least these fractions of a trial's iterations.
+LONGEST_SHARE, LEAST_SHARE = 0.25, 0.1
+MIN_AUTO_ITERATIONS = 100  # and at least this many iterations, since shorter trainings do not predict longer ones
+TYPICAL = (20, 3, 5)  # (trials, confirmed configurations, seeds), assumed for a sweep without a sweep file
+TYPICAL_COHORT = 8  # students that share a teacher, assumed for such a sweep
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds on this machine, of a student that shares its worker with others."""
+    """Seconds on this machine for the parts of a training whose student shares a worker with others."""
 
-    start: float
-    alone_step: float  # an iteration of the student alone, without its data
-    distilled_step: float  # the distilled student's, without its data and its teacher
-    validation: float
-    teacher: float  # its forward pass of a batch
-    data: float  # loading a batch
+    start: float  # set-up before the first iteration
+    alone_step: float  # an iteration of the student alone, without data loading
+    distilled_step: float  # an iteration of the distilled student, without data loading and without the teacher
+    validation: float  # one validation
+    teacher: float  # the teacher's forward pass for one batch
+    data: float  # loading one batch
 
     @classmethod
     def of(cls, records: Sequence[ArmRecord]) -> Rates:
-        """From the ``cost`` of finished trainings."""
+        """Computes the mean rates from the ``cost`` of finished trainings."""
 
         def mean(name: str, *arms: str) -> float:
             values = [
@@ -52,7 +54,7 @@ class Rates:
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
     def seconds(self, iterations: int, validations: int, *, distilled: bool, cohort: int = 1) -> float:
-        """Of one training, with its share of a teacher and of data that a cohort of this size shares."""
+        """Seconds of one training in a cohort of this size, which shares the teacher and the data."""
         step = self.distilled_step + self.teacher / cohort if distilled else self.alone_step
         return self.start + iterations * (step + self.data / cohort) + validations * self.validation
 
@@ -68,17 +70,17 @@ def planned_cost(
     at_once: int = 1,
     of: str,
 ) -> PlannedCost:
-    """What a sweep will take, if no trial is stopped early.
+    """The cost of a sweep in which no trial is stopped early.
 
     Args:
-        rates: that were measured.
-        iterations: of each trial.
+        rates: the measured rates.
+        iterations: iterations of each trial.
         val_interval: iterations between two validations.
-        distilled: trials under the teacher, confirmation included.
-        alone: baselines, confirmation included.
-        cohort: students that share a teacher.
-        at_once: cohorts that work at a time.
-        of: which sweep this is, in words.
+        distilled: number of trials under the teacher, confirmation included.
+        alone: number of baselines, confirmation included.
+        cohort: number of students that share a teacher.
+        at_once: number of cohorts that train at a time.
+        of: the sweep in words, for messages.
     """
     validations = -(-iterations // val_interval)
     one_alone = rates.seconds(iterations, validations, distilled=False)
@@ -98,11 +100,11 @@ def planned_cost(
     }
 
 
-def students_of(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
-    """Trials under the teacher and baselines of a whole sweep, confirmation included."""
+def students_in_sweep(spec: SweepSpec, features: tuple[int, int]) -> tuple[int, int]:
+    """(number of trials under the teacher, number of baselines) in a whole sweep, confirmation included."""
     alone = spec.num_baselines(features)
     every = spec.num_students(features)
-    # Each seed of the confirmation has the baseline of equal iterations, and those of equal cost.
+    # All trainings of a confirmation seed but the `top` configurations are baselines.
     confirmed_alone = (spec.num_confirming - spec.confirm.top) * spec.confirm.last if spec.confirm else 0
     return every - alone - confirmed_alone, alone + confirmed_alone
 
@@ -116,7 +118,7 @@ class StepSeconds:
     alone: float  # a step of the student alone
 
 
-def hours_of_a_seed(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> float:
+def confirmation_hours_per_seed(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> float:
     """What the confirmation takes for each seed: the configurations, and the baselines of equal iterations and cost.
 
     Args:
@@ -133,15 +135,15 @@ def hours_of_a_seed(spec: SweepSpec, iterations: int, step: StepSeconds, at_once
     return iterations * (distilled + alone + as_long) / at_once / 3600
 
 
-def confirming_in_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> str:
-    """A line on how long the confirmation will take; arguments as for :func:`hours_of_a_seed`.
+def confirmation_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_once: int) -> str:
+    """A line on how long the confirmation will take; arguments as for :func:`confirmation_hours_per_seed`.
 
     Raises:
         UserError: all of its seeds take longer than ``confirm.hours``.
     """
     assert spec.confirm is not None
     first, last, hours = spec.confirm.first, spec.confirm.last, spec.confirm.hours
-    each = hours_of_a_seed(spec, iterations, step, at_once)
+    each = confirmation_hours_per_seed(spec, iterations, step, at_once)
     if hours is not None and last * each > hours:
         key = "seeds" if spec.confirm.seeds is not None else "max"
         raise UserError(
@@ -153,19 +155,21 @@ def confirming_in_time(spec: SweepSpec, iterations: int, step: StepSeconds, at_o
     return f"{seeds} seeds take about {time}, by the measured step; loading and validations come on top"
 
 
-def affordable(iterations: int, seeds: int, step: StepSeconds, students: int, cohort: int, at_once: int) -> int | None:
-    """How long the short trainings of a headroom may be that nobody requested; None: too short to say anything.
+def affordable_iterations(
+    iterations: int, seeds: int, step: StepSeconds, students: int, cohort: int, at_once: int
+) -> int | None:
+    """The iterations of the short trainings with ``headroom: auto``; None if too few are affordable.
 
     Args:
-        iterations: of a trial of the sweep.
-        seeds: of the headroom.
-        step: that was measured.
-        students: that the sweep trains.
-        cohort: students that share a teacher.
-        at_once: cohorts that work at a time.
+        iterations: iterations of a trial of the sweep.
+        seeds: number of seeds of the headroom.
+        step: the measured seconds of a step.
+        students: number of students that the sweep trains.
+        cohort: number of students that share a teacher.
+        at_once: number of cohorts that train at a time.
     """
     sweep = students * iterations * (step.student + step.teacher / cohort) / at_once
-    steps = iterations_of_all(1, seeds)
+    steps = total_iterations(1, seeds)
     each = steps["student"] * step.student + steps["teacher"] * step.teacher
     longest = int(min(LONGEST_SHARE * iterations, SHARE_OF_THE_SWEEP * sweep / max(each, 1e-9)))
-    return longest if longest >= max(FEWEST_ITERATIONS, LEAST_SHARE * iterations) else None
+    return longest if longest >= max(MIN_AUTO_ITERATIONS, LEAST_SHARE * iterations) else None

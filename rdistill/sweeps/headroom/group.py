@@ -1,4 +1,4 @@
-"""The short trainings in a Ray Train worker group: each arm is a student on all of its workers, as in a cohort."""
+"""Runs the short trainings in a Ray Train worker group: each arm is a student on all of its workers, as in a cohort."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.ray_train import Resources, work_in_group
 
 
-class Saying(Silent):
-    """A listener for which notes are lines for the user."""
+class NotePrinter(Silent):
+    """A run listener that prints notes as lines for the user."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.noted = say  # type: ignore[method-assign, assignment]
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self.noted = print_line  # type: ignore[method-assign, assignment]
 
 
 def measure_in_group(
@@ -33,22 +33,23 @@ def measure_in_group(
     *,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    print_line: Callable[[str], None] = lambda line: None,
 ) -> Headroom:
-    """As :func:`.measure.measure`, by a group of workers among which each batch is divided.
+    """Like :func:`.measure.measure`, but in a worker group that divides each batch among its workers.
 
     Args:
-        where: the work dir, absolute, or a URI. What is written there is there for all workers.
-        resources: of the group.
-        base, request, teachers, trust_checkpoint, stop, say: as there.
+        where: the work dir, an absolute path or a URI; all workers must be able to read it.
+        resources: resources of the group.
+        print_line: prints a line for the user.
+        base, request, teachers, trust_checkpoint, stop: the same as for :func:`.measure.measure`.
 
     Raises:
         Stopped: ``stop`` was set.
-        UserError, RunError: as :func:`rdistill.training.ray_train.work_in_group`.
+        UserError, RunError: see :func:`rdistill.training.ray_train.work_in_group`.
     """
     work = partial(_measure, str(where), base, request, teachers, trust_checkpoint)
     return work_in_group(  # type: ignore[no-any-return]
-        work, base, where, resources, stop=stop, listener=Saying(say)
+        work, base, where, resources, stop=stop, listener=NotePrinter(print_line)
     )
 
 
@@ -61,6 +62,6 @@ def _measure(
     listener: RunListener,
     stop: StopRequest,
 ) -> Headroom:
-    """What each worker does."""
+    """The function that each worker of the group calls."""
     with open_work_dir(where, *INNER) as here:
         return measure(here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, listener=listener)

@@ -1,6 +1,6 @@
-"""Trains the arms of a headroom: those of a seed in lockstep, over one stream and under one teacher.
+"""Trains the arms of a headroom. The arms of one seed train in lockstep, on the same batches and under one teacher.
 
-In one process, or in each worker of a group (:mod:`.group`), which all do the same and share the batches.
+They train in one process or in a worker group (:mod:`.group`), whose workers divide each batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rdistill.core.storage import StorageError, WorkDir
 from rdistill.schemas.headroom import ArmRecord, Headroom
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.run import RunFacts, Scores
-from rdistill.sweeps.cohort.rank import RAISED_BY_ALL
+from rdistill.sweeps.cohort.rank import RAISED_ON_ALL_RANKS
 from rdistill.sweeps.headroom.answer import answer
 from rdistill.sweeps.headroom.arms import ARMS, HALF, LENGTHS, arm_config
 from rdistill.sweeps.headroom.cost import Rates
@@ -31,31 +31,31 @@ from rdistill.training.hooks import RunListener, Silent
 from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
-HEADROOM = "headroom.json"  # the work dir's file of the answer, once it is there
-ARM = "arm.json"  # a training's own file: its score and what it took
-REQUEST = "request.json"  # the work dir's file of what was requested
-INNER = ("*", "*/*")  # files of a headroom's work dir
+HEADROOM = "headroom.json"  # a file in the work dir, with the result
+ARM = "arm.json"  # a file in a training's folder, with its score and its cost
+REQUEST = "request.json"  # a file in the work dir, with the request and the config
+INNER = ("*", "*/*")  # patterns of the files in a headroom's work dir
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is trained: the length of the short trainings in iterations, and the seeds."""
+    """The requested trainings: the iterations of the short trainings, and the seeds."""
 
     iterations: int
     seeds: tuple[int, ...]
 
 
 def finished_headroom(folder: Path) -> Headroom | None:
-    """The answer of an earlier start, if it came to one."""
+    """The result of an earlier start; None if it did not finish."""
     file = folder / HEADROOM
     return read_json(file) if file.is_file() else None
 
 
 def require_same(folder: Path, base: PlainConfig, request: Request, where: str | Path) -> None:
-    """Makes sure that a resumed headroom is the one that was begun, and writes down what it is.
+    """Checks that a resumed headroom has the recorded request and config, and records them.
 
     Raises:
-        UserError: it is another one.
+        UserError: they differ; the message lists the differences.
     """
     from rdistill.core.differences import differences, plain, refusals
 
@@ -80,18 +80,19 @@ def measure(
     stop: StopRequest | None = None,
     listener: RunListener | None = None,
 ) -> Headroom:
-    """Trains what is left to train, and writes and returns the answer.
+    """Trains all arms that are not trained yet, and writes and returns the result.
 
-    In a worker group all workers call it, and the first one writes.
+    In a worker group all workers call it, and rank 0 writes.
 
     Args:
-        here: the work dir. A training that is finished there is not repeated; one that was cut off goes on from its
-            last checkpoint.
-        base: the distilled student's config; how its teachers are computed is settled.
-        request: how long, and on which seeds.
-        teachers: scores of each.
-        stop: is looked at after each iteration.
-        listener: is notified when a training begins or goes on, and of a line for the user when it ends.
+        here: the work dir. A training that has finished there is not repeated; an interrupted one goes on from its last
+            checkpoint.
+        base: the distilled student's config, with its teacher plan.
+        request: the iterations and the seeds.
+        teachers: the scores of each teacher.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        stop: a request to stop; it is checked after each iteration.
+        listener: is notified when a training starts or goes on, and of a line for the user when it ends.
 
     Raises:
         Stopped: ``stop`` was set.
@@ -104,7 +105,7 @@ def measure(
         lockstep = Lockstep()
         lanes = [_Training(arm, seed, shared) for arm in ARMS]
         finished_before = [[lane.finished_record() for lane in lanes] if is_main_process() else None]
-        broadcast_object_list(finished_before)  # no worker may train what another one does not
+        broadcast_object_list(finished_before)  # all workers have to train the same arms
         for training, record in zip(lanes, finished_before[0] or [], strict=True):
             if record is None:
                 lockstep.join(training.name, training.run)
@@ -147,7 +148,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all trainings have alike; see :func:`measure`."""
+    """The arguments of :func:`measure` that all trainings share."""
 
     here: WorkDir
     base: Config
@@ -159,11 +160,11 @@ class _Shared:
 
 
 class _Training:
-    """One training, as a lane runs it.
+    """One training of an arm, which runs in a lane.
 
     Attributes:
-        record: its score and what it took; empty before its end.
-        stopped: what it raised when it was to stop.
+        record: its score and its cost; empty before its end.
+        stopped: the exception that it raised on a request to stop; None if it did not stop.
     """
 
     def __init__(self, arm: str, seed: int, shared: _Shared) -> None:
@@ -176,13 +177,14 @@ class _Training:
         return self.shared.here.folder / self.name
 
     def finished_record(self) -> ArmRecord | None:
-        """The record of a training that has finished."""
+        """The record of the training if an earlier start has finished it; otherwise None."""
         file = self.folder / ARM
         set_aside_if_damaged(file, "it is trained again", self.shared.listener.noted)
         record: ArmRecord | None = read_json(file) if file.is_file() else None
         return record if record is not None and record["status"] == "finished" else None
 
     def run(self, lane: Lane) -> None:
+        """Trains the arm in its lane."""
         shared = self.shared
         clock = _Clock(lane, shared.listener)
         record: ArmRecord = {"arm": self.arm, "seed": self.seed}
@@ -206,8 +208,8 @@ class _Training:
         except StorageError:
             raise
         except (UserError, RunError) as error:
-            if get_world_size() > 1 and not isinstance(error, RAISED_BY_ALL):
-                raise  # the others may be waiting for this one in an all-reduce
+            if get_world_size() > 1 and not isinstance(error, RAISED_ON_ALL_RANKS):
+                raise  # the other workers may be waiting for this one in an all-reduce
             record |= {"status": "failed", "reason": one_line(error)}
         else:
             record |= {"status": "finished", "mIoU": metrics["mIoU"], "IoU": metrics.get("IoU") or {}}
@@ -220,7 +222,7 @@ class _Training:
         self.end(record)
 
     def end(self, record: ArmRecord) -> None:
-        """Keeps the record, and says so."""
+        """Keeps the record, and notifies the listener of the outcome."""
         self.record = record
         outcome = f"mIoU {record['mIoU']:.2f}" if record["status"] == "finished" else record["reason"]
         total = self.shared.request.iterations * LENGTHS.get(self.arm, 1)
@@ -228,11 +230,11 @@ class _Training:
 
 
 class _Clock(Silent):
-    """Tells apart what a training's iterations, its validations and its start take, by the lane's own seconds.
+    """A run listener that measures the seconds of a training's start, iterations and validations by its lane's clock.
 
     Args:
-        lane: the training's.
-        listener: is notified when it begins.
+        lane: the training's lane.
+        listener: is notified when the training starts.
     """
 
     def __init__(self, lane: Lane, listener: RunListener) -> None:
@@ -256,13 +258,13 @@ class _Clock(Silent):
 
     def validated(self, iteration: int, metrics: Scores) -> None:
         now = self.lane.seconds()["own_seconds"]
-        if iteration == self._iterations:  # else a few steps are in it too
+        if iteration == self._iterations:  # otherwise the time since the last step includes further steps
             self._validations += now - self._last
             self._validated += 1
         self._last = now
 
     def rates(self) -> dict[str, float]:
-        """Seconds: of the start, an iteration, a validation, and of an iteration's teacher and data alone."""
+        """Seconds of the start, an iteration, a validation, and of one iteration's teacher pass and data loading."""
         trained = max(1, self._iterations - self._first)
         rates = {"start": self._setup, "step": self._steps / trained}
         if self._validated:
@@ -275,7 +277,7 @@ class _Clock(Silent):
 
 @contextmanager
 def _quiet() -> Any:
-    """mmseg and mmengine have many warnings, and none is for the user."""
+    """A context without warnings: those of mmseg and mmengine are of no use to the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

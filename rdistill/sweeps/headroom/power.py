@@ -1,6 +1,6 @@
-"""How many paired seeds a difference needs to be shown: the spread of differences, and the power of the paired t test.
+"""The number of paired seeds that a difference needs, from the spread of differences and the power of the t test.
 
-Pure functions of numbers; needs neither torch nor ray.
+This module has pure functions of numbers and needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from scipy import stats
 
 from rdistill.schemas.headroom import SeedsNeeded, SpreadFigures
 
-ALPHA, POWER = 0.05, 0.8  # the two-sided paired t test's; the chance to show a difference that is there
-MOST_SEEDS = 1000  # no larger number is shown
-CONFIDENCE = 0.8  # the interval of a spread: two or three seeds tell it within a factor of two or three
+ALPHA, POWER = 0.05, 0.8  # level of the two-sided paired t test, and the wanted probability to show a true difference
+MAX_SEEDS = 1000  # larger numbers of seeds are not computed
+CONFIDENCE = 0.8  # confidence of a spread's interval; two or three seeds give a factor of two or three
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Spread:
     Attributes:
         runs: standard deviation of one configuration's scores over seeds.
         pairs: standard deviation of the difference of two configurations on the same seed.
-        low, high: of the 80 % interval of ``pairs``.
-        freedom: degrees of freedom that ``pairs`` rests on.
+        low, high: ends of the 80 % interval of ``pairs``.
+        freedom: degrees of freedom of ``pairs``.
     """
 
     runs: float
@@ -50,12 +50,12 @@ class Spread:
 def spread_of(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
     """The spread over seeds, pooled over all configurations.
 
-    A score is taken as its configuration's part, its seed's part and the rest; the rest is what makes differences on
-    the same seed differ, and the difference of two has twice its variance (a two-way analysis of variance without
-    replication).
+    It is a two-way analysis of variance without replication: a score is the sum of a part of its configuration, a part
+    of its seed, and a residual. Differences on the same seed vary by the residuals alone, and a difference of two
+    scores has twice the residual variance.
 
     Args:
-        scores: configuration -> seed -> mIoU; those without all seeds are left out.
+        scores: configuration -> seed -> mIoU; configurations without all seeds are left out.
 
     Returns:
         None with fewer than two seeds or two configurations.
@@ -75,27 +75,27 @@ def spread_of(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
 
 
 def power(pairs: int, effect: float, sd: float) -> float:
-    """The chance that a two-sided paired t test at 5 % shows a difference, by the noncentral t distribution.
+    """The probability that a two-sided paired t test at 5 % shows a difference, by the noncentral t distribution.
 
     Args:
-        pairs: of seeds, at least 2.
+        pairs: number of paired seeds, at least 2.
         effect: the true mean difference, in mIoU.
-        sd: of the differences over seeds, in mIoU, above 0.
+        sd: standard deviation of the differences over seeds, in mIoU, above 0.
     """
     freedom = pairs - 1
     needed = float(stats.t.ppf(1 - ALPHA / 2, freedom))
     shift = abs(effect) / sd * math.sqrt(pairs)
     value = float(stats.nct.sf(needed, freedom, shift))
-    return 1.0 if math.isnan(value) else value  # scipy has no number where the shift is enormous
+    return 1.0 if math.isnan(value) else value  # scipy returns NaN for an enormous shift
 
 
 def seeds_needed(effect: float, sd: float) -> int | None:
-    """The fewest paired seeds that show a mean difference with a chance of 80 %; None beyond 1,000."""
+    """The smallest number of paired seeds that show a mean difference with a power of 80 %; None above 1,000."""
     if sd <= 0:
         return 2
-    if power(MOST_SEEDS, effect, sd) < POWER:
+    if power(MAX_SEEDS, effect, sd) < POWER:
         return None
-    low, high = 2, MOST_SEEDS  # the power grows with the pairs
+    low, high = 2, MAX_SEEDS  # the power grows with the pairs
     while low < high:
         middle = (low + high) // 2
         if power(middle, effect, sd) >= POWER:
@@ -106,7 +106,7 @@ def seeds_needed(effect: float, sd: float) -> int | None:
 
 
 def plan(spread: Spread, effects: Sequence[float]) -> dict[str, SeedsNeeded]:
-    """Effect, as ``+2`` -> seeds needed at the spread that was measured, and at both ends of its interval."""
+    """Effect such as ``+2`` -> seeds needed with the measured spread, and with both ends of its interval."""
     return {
         f"{effect:+g}": {
             "seeds": seeds_needed(effect, spread.pairs),

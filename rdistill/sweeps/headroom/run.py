@@ -1,4 +1,4 @@
-"""The headroom of a config, and of a sweep before its first trial."""
+"""Measures the headroom of a config, or of a sweep before its first trial."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from rdistill.distill.teacher import CACHE_FOLDER
 from rdistill.distributed.cluster import connected, is_single_node, joins_a_cluster, killed_for_memory
 from rdistill.schemas.headroom import Headroom
 from rdistill.schemas.run import Scores
-from rdistill.sweeps.cohort.fleet import plan_cohorts, ways_to_join
-from rdistill.sweeps.headroom.arms import ARMS, LEAST_ITERATIONS, arm_config, digest
+from rdistill.sweeps.cohort.fleet import plan_cohorts, slot_choices
+from rdistill.sweeps.headroom.arms import ARMS, MIN_ITERATIONS, arm_config, digest
 from rdistill.sweeps.headroom.cost import (
-    FEWEST_ITERATIONS,
     LONGEST_SHARE,
+    MIN_AUTO_ITERATIONS,
     TYPICAL,
     Rates,
     StepSeconds,
-    affordable,
+    affordable_iterations,
     planned_cost,
-    students_of,
+    students_in_sweep,
 )
-from rdistill.sweeps.headroom.group import Saying, measure_in_group
+from rdistill.sweeps.headroom.group import NotePrinter, measure_in_group
 from rdistill.sweeps.headroom.measure import (
     HEADROOM,
     INNER,
@@ -55,10 +55,10 @@ from rdistill.training.ray_train import Resources, require_divisible_batch
 from rdistill.training.run import evaluate_teachers
 from rdistill.training.teacher_plan import choose_plan, with_plan
 
-FOLDER = "headroom"  # stands in a sweep's work dir
+FOLDER = "headroom"  # a folder in a sweep's work dir
 SEEDS = (0, 1)
-MOST_AT_ONCE = 16  # trials that are taken to train at a time, for an estimate
-Say = Callable[[str], None]
+MAX_CONCURRENT = 16  # number of trials that are assumed to train at a time, for the estimate of a sweep's cost
+PrintLine = Callable[[str], None]
 
 
 def run_headroom(
@@ -72,56 +72,63 @@ def run_headroom(
     resume: bool = False,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
-    say: Say = lambda line: None,
+    print_line: PrintLine = lambda line: None,
 ) -> Headroom:
-    """Measures what there is to gain from a config's teacher: in this process, or in a group of several workers.
+    """Measures how much a student can gain from a config's teacher, in this process or in a worker group.
 
     Args:
-        cfg: from :func:`rdistill.config.load.load_config`, with a ``distill`` section.
-        work_dir: a folder, or a URI; written to: ``headroom.json``, and a folder for each training.
-        iterations: of the short trainings; by default a quarter of the config's.
-        seeds: of the trainings, at least two; by default 0 and 1.
-        resources: of the workers; by default one, which is this process unless there is a cluster to join.
-        address: of a Ray cluster; see :func:`rdistill.distributed.cluster.connected`.
-        resume: continue what is in the work dir.
+        cfg: a config from :func:`rdistill.config.load.load_config`, with a ``distill`` section.
+        work_dir: a folder or a URI, to which ``headroom.json`` and a folder for each training are written.
+        iterations: iterations of the short trainings; by default a quarter of the config's.
+        seeds: seeds of the trainings, at least two; by default 0 and 1.
+        resources: resources of the workers; by default one worker, which is this process unless there is a cluster to
+            join.
+        address: address of a Ray cluster; see :func:`rdistill.distributed.cluster.connected`.
+        resume: continue the headroom in the work dir.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
-        stop: is looked at after each iteration.
-        say: is given lines about what happens.
+        stop: a request to stop; it is checked after each iteration.
+        print_line: prints a line about the progress.
 
     Returns:
-        What ``headroom.json`` holds; see docs/headroom.md.
+        The content of ``headroom.json``; see docs/headroom.md.
 
     Raises:
         UserError: a mistake in the config, the data or the options, found before the first iteration.
         rdistill.core.stopping.Stopped: ``stop`` was set; ``resume`` goes on.
     """
     spec = require_teacher(cfg)
-    request = Request(*_checked(cfg, iterations, SEEDS if seeds is None else seeds))
+    request = Request(*_check_request(cfg, iterations, SEEDS if seeds is None else seeds))
     resources = resources or Resources()
     require_divisible_batch(cfg, resources)
     for arm in ARMS:
-        arm_config(cfg, arm, request.iterations, request.seeds[0])  # raises what cannot be
+        arm_config(cfg, arm, request.iterations, request.seeds[0])  # raises UserError if the config cannot be shortened
     with open_work_dir(work_dir, *INNER) as here, lock_folder(here.folder, "run or sweep"):
         if here.holds_something() and not resume:
             raise UserError(
                 f"{here.where}: holds something already; pass --resume to continue it, or another --work-dir"
             )
-        _repair(here.folder, say)
+        _repair(here.folder, print_line)
         require_same(here.folder, digest(cfg), request, here.where)
         if (headroom := finished_headroom(here.folder)) is not None:
-            say(f"note      {here.where}: finished already: nothing is left to do")
+            print_line(f"note      {here.where}: finished already: nothing is left to do")
             return headroom
-        base, teachers = _prepared(cfg, here, trust_checkpoint, say)
+        base, teachers = _prepare(cfg, here, trust_checkpoint, print_line)
         if resources.workers == 1 and not joins_a_cluster(address):
             headroom = measure(
-                here, base, request, teachers, trust_checkpoint=trust_checkpoint, stop=stop, listener=Saying(say)
+                here,
+                base,
+                request,
+                teachers,
+                trust_checkpoint=trust_checkpoint,
+                stop=stop,
+                listener=NotePrinter(print_line),
             )
         else:
             here.push()  # the workers read it
-            with connected(address, here.where, notify=say):
+            with connected(address, here.where, notify=print_line):
                 headroom = measure_in_group(
                     here.where, base, request, teachers, resources, trust_checkpoint=trust_checkpoint, stop=stop,
-                    say=say,
+                    print_line=print_line,
                 )  # fmt: skip
         trials, top, fresh = TYPICAL
         rates = Rates(**headroom["rates"])
@@ -140,10 +147,10 @@ def run_headroom(
 
 
 def require_teacher(cfg: Config) -> DistillSpec:
-    """The ``distill`` section of a config of which headroom can be measured.
+    """The ``distill`` section of a config whose headroom can be measured.
 
     Raises:
-        UserError: it has none, trains by epochs, or its teachers follow the student.
+        UserError: the config has no such section, trains by epochs, or its teachers follow the student.
     """
     spec = distill_spec(cfg)
     if spec is None:
@@ -158,7 +165,7 @@ def require_teacher(cfg: Config) -> DistillSpec:
 
 
 def _require_scores(teachers: Sequence[Scores]) -> None:
-    """Raises UserError where a teacher has no score: one that gives features alone, or tells other classes apart."""
+    """Raises UserError if a teacher has no score: it gives features alone, or has other classes than the student."""
     unscored = [index for index, scores in enumerate(teachers) if scores.get("mIoU") is None]
     if unscored:
         raise UserError(
@@ -167,12 +174,12 @@ def _require_scores(teachers: Sequence[Scores]) -> None:
         )
 
 
-def _checked(cfg: Config, iterations: int | None, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """Length and seeds as they are used. Raises UserError for numbers that cannot be."""
+def _check_request(cfg: Config, iterations: int | None, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """The iterations of the short trainings and the seeds. Raises UserError for numbers that are not allowed."""
     problems = []
-    length = max(LEAST_ITERATIONS, int(LONGEST_SHARE * _iterations(cfg))) if iterations is None else iterations
-    if length < LEAST_ITERATIONS:
-        problems.append(f"--iters: must be at least {LEAST_ITERATIONS}, got {length}")
+    length = max(MIN_ITERATIONS, int(LONGEST_SHARE * _iterations(cfg))) if iterations is None else iterations
+    if length < MIN_ITERATIONS:
+        problems.append(f"--iters: must be at least {MIN_ITERATIONS}, got {length}")
     if len(seeds) < 2:
         problems.append(f"--seeds: needs at least 2, by which the spread is known, got {len(seeds)}")
     if len(set(seeds)) < len(seeds):
@@ -182,56 +189,62 @@ def _checked(cfg: Config, iterations: int | None, seeds: Sequence[int]) -> tuple
     return length, tuple(seeds)
 
 
-def _prepared(cfg: Config, here: WorkDir, trust_checkpoint: bool, say: Say) -> tuple[Config, list[Scores]]:
-    """The config with its teachers' computation settled, and their scores. Raises UserError for what is wrong."""
+def _prepare(cfg: Config, here: WorkDir, trust_checkpoint: bool, print_line: PrintLine) -> tuple[Config, list[Scores]]:
+    """Checks the config and scores its teachers. Returns the config with its teacher plan, and the teachers' scores.
+
+    Raises:
+        UserError: the check found problems.
+    """
     run = LoadedConfig.of(cfg)
     distiller = build_distiller(run, seed=0, trust_checkpoint=trust_checkpoint)
     report = check_run(run, distiller=distiller, work_dir=here.folder, trials=1, trust_checkpoint=trust_checkpoint)
     report.raise_problems()
     for note in report.notes:
-        say(f"note      {note}")
+        print_line(f"note      {note}")
     teachers = evaluate_teachers(distiller, cfg)
     _require_scores(teachers)
     for index, scores in enumerate(teachers):
-        say(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
+        print_line(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
     plan = choose_plan(distiller, run, here.folder)
     for line in plan.lines:
-        say(f"teacher   {line}")
-    beside = Path(tempfile.gettempdir()) if is_uri(here.where) else here.folder.parent
-    return with_plan(run, plan, beside / CACHE_FOLDER).cfg, teachers
+        print_line(f"teacher   {line}")
+    cache_parent = Path(tempfile.gettempdir()) if is_uri(here.where) else here.folder.parent
+    return with_plan(run, plan, cache_parent / CACHE_FOLDER).cfg, teachers
 
 
 # --- before a sweep -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """How a sweep's trials will be divided, as far as its cost depends on it."""
+class FleetPlan:
+    """How a sweep's trials will be divided among cohorts, as far as its cost depends on it."""
 
     cohort: int  # students that share a teacher
     at_once: int  # cohorts that work at a time
     step: StepSeconds
 
 
-def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, begun: bool = False) -> Headroom | None:
+def measure_headroom_first(
+    study: Study, resources: Resources, slots: int, print_line: PrintLine, *, begun: bool = False
+) -> Headroom | None:
     """Measures the headroom of a sweep, if its file requests it or it costs little beside the sweep.
 
     Args:
-        study: what its trials share; its pairs and its teachers' computation are settled.
-        resources: of one trial.
-        slots: trials alone that the cluster has room for.
-        say: is given lines for the user, also one that says why nothing is measured.
-        begun: whether the search has: then it is measured only where the sweep file requests it.
+        study: what its trials share, with feature pairs and teacher plan.
+        resources: resources of one trial.
+        slots: number of trials that the cluster has room for when each trains alone.
+        print_line: prints a line for the user, for example the reason why nothing is measured.
+        begun: whether the search has begun; then headroom is measured only if the sweep file requests it.
 
     Returns:
-        What ``headroom/headroom.json`` in the sweep's work dir holds; None where nothing was measured.
+        The content of ``headroom/headroom.json`` in the sweep's work dir; None if nothing was measured.
     """
     setting = study.spec.headroom
     if setting == "off":
         return None
     where = join(study.work_dir, FOLDER)
     with open_work_dir(where, HEADROOM) as here:
-        _repair(here.folder, say)
+        _repair(here.folder, print_line)
         if (headroom := finished_headroom(here.folder)) is not None:
             return headroom
     if begun and setting == "auto":
@@ -241,7 +254,7 @@ def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, 
         _require_scores(study.teacher_metrics)
         features = feature_counts(study.base.distillation)
         fleet = fleet_of(study, resources, slots)
-        request = _request(study, setting, fleet, sum(students_of(study.spec, features)), say)
+        request = _request(study, setting, fleet, sum(students_in_sweep(study.spec, features)), print_line)
         if request is None:
             return None
         for arm in ARMS:
@@ -249,16 +262,16 @@ def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, 
     except UserError as error:
         if setting != "auto":
             raise
-        say(f"headroom  not measured: {error}")
+        print_line(f"headroom  not measured: {error}")
         return None
-    say(
+    print_line(
         f"headroom  {len(ARMS) * len(request.seeds)} trainings of {request.iterations:,} and "
         f"{2 * request.iterations:,} iterations come first (headroom: off leaves them out)"
     )
-    headroom = _measured(study, resources, request, say)
+    headroom = _measure(study, resources, request, print_line)
     if headroom is None:
         return None
-    distilled, alone = students_of(study.spec, features)
+    distilled, alone = students_in_sweep(study.spec, features)
     headroom["plan"] = planned_cost(
         Rates(**headroom["rates"]),
         _iterations(study.base.cfg),
@@ -275,53 +288,55 @@ def headroom_first(study: Study, resources: Resources, slots: int, say: Say, *, 
     return headroom
 
 
-def _request(study: Study, setting: Any, fleet: Fleet, students: int, say: Say) -> Request | None:
-    """What is trained; None, with a line, where nobody requested it and it would cost too much."""
+def _request(study: Study, setting: Any, fleet: FleetPlan, students: int, print_line: PrintLine) -> Request | None:
+    """The trainings to run; None, with a line for the user, if nobody requested them and they cost too much."""
     spec = setting if isinstance(setting, HeadroomSpec) else HeadroomSpec()
     seeds = tuple(spec.seeds or (study.spec.seed, study.spec.seed + 1))
     total = _iterations(study.base.cfg)
     if setting != "auto":
-        return Request(spec.iters or max(LEAST_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
-    length = affordable(total, len(seeds), fleet.step, students, fleet.cohort, fleet.at_once)
+        return Request(spec.iters or max(MIN_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
+    length = affordable_iterations(total, len(seeds), fleet.step, students, fleet.cohort, fleet.at_once)
     if length is None:
-        say(
+        print_line(
             f"headroom  not measured: within a tenth of this sweep's time its trainings would have fewer than "
-            f"{max(FEWEST_ITERATIONS, total // 10):,} iterations; headroom: on measures it all the same"
+            f"{max(MIN_AUTO_ITERATIONS, total // 10):,} iterations; headroom: on measures it all the same"
         )
         return None
     return Request(length, seeds)
 
 
-def fleet_of(study: Study, resources: Resources, slots: int) -> Fleet:
-    """How a sweep's trials will be divided; arguments as for :func:`headroom_first`."""
+def fleet_of(study: Study, resources: Resources, slots: int) -> FleetPlan:
+    """How a sweep's trials will be divided; arguments as for :func:`measure_headroom_first`."""
     spec, step = study.spec, study.step
-    most = spec.trial.max_concurrent or MOST_AT_ONCE
+    most = spec.trial.max_concurrent or MAX_CONCURRENT
     slots = min(slots, most)
     if spec.cohort.size == "off" or step is None:
-        return Fleet(1, slots, _step_on(step, min(step.seconds)) if step is not None else StepSeconds(0.0, 1.0, 1.0))
+        return FleetPlan(
+            1, slots, _step_on(step, min(step.seconds)) if step is not None else StepSeconds(0.0, 1.0, 1.0)
+        )
     free = study.free_bytes or int(ray.cluster_resources()["memory"]) // slots
-    plan = plan_cohorts(spec.cohort.size, min(most, MOST_AT_ONCE), slots, step, free)
-    return Fleet(plan.size, plan.cohorts, _step_on(step, plan.slots))
+    plan = plan_cohorts(spec.cohort.size, min(most, MAX_CONCURRENT), slots, step, free)
+    return FleetPlan(plan.size, plan.cohorts, _step_on(step, plan.slots))
 
 
 def _step_on(step: StepProfile, slots: int) -> StepSeconds:
     return StepSeconds(*step.seconds[slots], step.alone_on(slots))
 
 
-def _measured(study: Study, resources: Resources, request: Request, say: Say) -> Headroom | None:
-    """The trainings, where the sweep's own will run; None, with a line, if the machine cannot do them."""
-    need, joined = resources.per_worker(), max(ways_to_join(resources))
+def _measure(study: Study, resources: Resources, request: Request, print_line: PrintLine) -> Headroom | None:
+    """Trains where the sweep's trials will; returns None, with a line for the user, if the machine fails to."""
+    need, joined = resources.per_worker(), max(slot_choices(resources))
     try:
         if resources.workers > 1:
-            return _measure_in_group(study, request, resources, say)
+            return _measure_in_group(study, request, resources, print_line)
         if is_single_node() and not need.get("GPU"):
-            return _measure_here(study, request, need["CPU"] * joined, say)
-        task = ray.remote(_measure_there).options(
+            return _measure_here(study, request, need["CPU"] * joined, print_line)
+        task = ray.remote(_measure_in_task).options(
             num_cpus=need["CPU"] * joined, num_gpus=need.get("GPU", 0), max_retries=0
         )
         headroom, lines = ray.get(task.remote(study, request))
         for line in lines:
-            say(line)
+            print_line(line)
         return headroom  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
         cause = cause_of(error)
@@ -329,32 +344,34 @@ def _measured(study: Study, resources: Resources, request: Request, say: Say) ->
             raise cause from None
         if isinstance(cause, UserError):
             raise UserError(*cause.problems) from None
-        say(f"headroom  not measured: {message_line(cause, 300)}")
+        print_line(f"headroom  not measured: {message_line(cause, 300)}")
     except ray.exceptions.OutOfMemoryError as error:
-        say(f"headroom  not measured: {killed_for_memory(error)}")
+        print_line(f"headroom  not measured: {killed_for_memory(error)}")
     except StorageError:
         raise
     except RunError as error:
-        say(f"headroom  not measured: {error}")
+        print_line(f"headroom  not measured: {error}")
     return None
 
 
-def _measure_in_group(study: Study, request: Request, resources: Resources, say: Say) -> Headroom:
+def _measure_in_group(study: Study, request: Request, resources: Resources, print_line: PrintLine) -> Headroom:
     where, base, trust = join(study.work_dir, FOLDER), study.base.cfg, study.trust_checkpoint
     with open_work_dir(where, *INNER) as here:
         require_same(here.folder, digest(base), request, here.where)
         here.push()
-    return measure_in_group(where, base, request, study.teacher_metrics, resources, trust_checkpoint=trust, say=say)
+    return measure_in_group(
+        where, base, request, study.teacher_metrics, resources, trust_checkpoint=trust, print_line=print_line
+    )
 
 
-def _measure_there(study: Study, request: Request) -> tuple[Headroom, list[str]]:
+def _measure_in_task(study: Study, request: Request) -> tuple[Headroom, list[str]]:
     lines: list[str] = []
     import_custom_modules(study.base.cfg)
     return _measure_here(study, request, None, lines.append), lines
 
 
-def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) -> Headroom:
-    """``cpus``: whose threads this process takes meanwhile; None: Ray has set them."""
+def _measure_here(study: Study, request: Request, cpus: float | None, print_line: PrintLine) -> Headroom:
+    """Trains in this process, with a thread for each of ``cpus``; None leaves the threads as Ray has set them."""
     import torch
 
     before = torch.get_num_threads()
@@ -365,15 +382,15 @@ def _measure_here(study: Study, request: Request, cpus: float | None, say: Say) 
             require_same(here.folder, digest(study.base.cfg), request, here.where)
             return measure(
                 here, study.base.cfg, request, study.teacher_metrics, trust_checkpoint=study.trust_checkpoint,
-                listener=Saying(say),
+                listener=NotePrinter(print_line),
             )  # fmt: skip
     finally:
         torch.set_num_threads(before)
 
 
-def _repair(folder: Path, say: Say) -> None:
-    set_aside_if_damaged(folder / HEADROOM, "it is put together again", lambda line: say(f"damaged   {line}"))
-    set_aside_if_damaged(folder / REQUEST, "it is taken to be the same", lambda line: say(f"damaged   {line}"))
+def _repair(folder: Path, print_line: PrintLine) -> None:
+    set_aside_if_damaged(folder / HEADROOM, "it is put together again", lambda line: print_line(f"damaged   {line}"))
+    set_aside_if_damaged(folder / REQUEST, "it is taken to be the same", lambda line: print_line(f"damaged   {line}"))
 
 
 def _iterations(cfg: Config) -> int:

@@ -1,4 +1,4 @@
-"""A headroom on the console: one screen."""
+"""Prints a headroom on the console."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BINDS: Mapping[Binds, str] = {
     "labels": "labels: twice as many bring most",
     "capacity": "the student's capacity: neither more iterations nor more labels bring much",
 }
-# Arm -> the effect that its row shows, and between what.
+# Arm -> (the effect that its row shows, the two arms that the effect is between).
 BRINGS: Mapping[str, tuple[EffectName, str]] = {
     "longer": ("longer", "over alone"),
     "half": ("labels", "all over half"),
@@ -27,7 +27,7 @@ BRINGS: Mapping[str, tuple[EffectName, str]] = {
 
 
 def show_headroom(console: Console, headroom: Headroom) -> None:
-    """Prints the table of trainings, what follows from it, and the recommendation."""
+    """Prints the table of trainings, the conclusions, and the recommendation."""
     console.print(_table(headroom))
     for word, line in lines_of(headroom):
         console.print(f"{word:<9} {line}", markup=False, highlight=False, soft_wrap=True)
@@ -35,7 +35,7 @@ def show_headroom(console: Console, headroom: Headroom) -> None:
 
 
 def lines_of(headroom: Headroom) -> list[tuple[str, str]]:
-    """What follows from the trainings: a word and a line for each finding."""
+    """The conclusions from the trainings: (word, line) for each."""
     short, long = headroom["iterations"], 2 * headroom["iterations"]
     lines = []
     gaps = [(headroom["gap"]["short"], short), (headroom["gap"]["long"], long)]

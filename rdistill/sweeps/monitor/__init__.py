@@ -1,5 +1,5 @@
-"""What a user sees of a sweep while it runs: events, the live table, trackers, the leaderboard.
+"""The monitoring of a running sweep: events, the live table, trackers, the leaderboard.
 
-Imports :mod:`rdistill.sweeps.trial` and folders before it. Begin with
+This folder imports :mod:`rdistill.sweeps.trial` and folders before it. Begin with
 :mod:`rdistill.sweeps.monitor.events`.
 """

@@ -1,4 +1,4 @@
-"""A sweep on the console while it runs: a table of trials that updates in place, or a few plain lines."""
+"""Shows a running sweep on the console: a table of trials that updates in place, or a few plain lines."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rdistill.schemas.trial import TrialReport
-from rdistill.sweeps.monitor.events import TrialSeen
-from rdistill.sweeps.monitor.leaderboard import short_key, text_of
+from rdistill.sweeps.monitor.events import TrialInfo
+from rdistill.sweeps.monitor.leaderboard import cell_text, short_key
 from rdistill.sweeps.study.records import (
     BASELINE,
     EQUAL_COST,
@@ -30,10 +30,10 @@ from rdistill.sweeps.study.records import (
 )
 from rdistill.training.console import SILENCE_S, duration, updates_in_place
 
-BEST_SHOWN = 5  # trials that have ended in the table, besides the baseline
-ROWS_SHOWN = 15  # trials in the table, if the terminal has the height
-LINES_OF_A_SWEEP = 40  # lines of trials' ends where the output is not a terminal; of more trials some have none
-RATE_OVER_S = 120.0  # throughput is that of the last seconds, this many
+BEST_SHOWN = 5  # ended trials in the table, besides the baseline
+ROWS_SHOWN = 15  # trials in the table, if the terminal is high enough
+LINES_OF_A_SWEEP = 40  # roughly this many trials of a large sweep get a line when they end
+RATE_WINDOW_S = 120.0  # the throughput is measured over this many seconds
 VALUE_WIDTH = 9  # characters of a swept value
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
@@ -42,42 +42,42 @@ ENDED = {"finished": DONE, "stopped": STOPPED, "failed": FAILED}  # a record's s
 
 @dataclass
 class Row:
-    """One trial as the table shows it."""
+    """One trial in the table."""
 
-    seen: TrialSeen
+    trial: TrialInfo
     values: Mapping[str, Any]
     iteration: int = 0
-    now: float | None = None  # mIoU of the last validation
-    best: float | None = None
+    last: float | None = None  # mIoU of the last validation
+    best: float | None = None  # best mIoU so far
     status: str = RUNNING
     reason: str = ""
-    read_back: bool = False  # whether `values` are those that the built model has
+    read_back: bool = False  # whether `values` were read back from the built model
 
 
 class SweepConsole:
-    """Shows which trials run, how they score, and for how long it will go on.
+    """A sweep listener that shows the trials, their scores and the estimated time to the end.
 
     Args:
-        console: where to; the table updates in place on a terminal, elsewhere each trial's end is a line.
-        work_dir: of the sweep; trials leave there how far they are.
-        iterations: of each trial.
-        name: of the sweep.
+        console: on a terminal, a table updates in place; otherwise a line is printed when a trial ends.
+        work_dir: the sweep's folder, from which the progress of running trials is read.
+        iterations: iterations of each trial.
+        name: name of the sweep.
     """
 
     def __init__(self, console: Console, work_dir: Path, iterations: int, name: str = "sweep") -> None:
         self.console, self.work_dir, self.iterations, self.name = console, work_dir, iterations, name
         self.rows: dict[str, Row] = {}
         self.expected: dict[str, int] = {}
-        self._begun: dict[str, Row] = {}  # trials that an earlier start left unfinished
+        self._unfinished: dict[str, Row] = {}  # trials of an earlier start that have not ended
         self._began = time.monotonic()
         self._rates: deque[tuple[float, int]] = deque()
         self._live: Live | None = None
-        self._lock = threading.RLock()  # the table is drawn in a thread of rich's
-        self._line_at = 0.0  # share of the trials that were done at the last plain line of a trial's end
-        self._overdue = self._began + SILENCE_S  # when a plain line has to say how far it is
-        # What each trial's end needs is kept, or a sweep of many would spend its time on looking at all of them.
-        self._count: Counter[str] = Counter()
-        self._leader: Row | None = None  # the best of the distilled trials
+        self._lock = threading.RLock()  # rich draws the table in a thread of its own
+        self._last_line_share = 0.0  # fraction of the trials that had ended when the last plain line was printed
+        self._next_line_at = self._began + SILENCE_S  # when a plain line about the progress is due
+        # Counts and the leader are updated, not computed from all trials, which would be slow in a large sweep.
+        self._count: Counter[str] = Counter()  # status -> number of trials
+        self._leader: Row | None = None  # the best distilled trial
 
     def __enter__(self) -> SweepConsole:
         self._began = time.monotonic()
@@ -91,53 +91,53 @@ class SweepConsole:
             self._live.stop()
 
     def expect(self, phase: str, trials: int) -> None:
-        """Sets how many trials a phase has. Phases may come, and change, while the sweep runs."""
+        """Sets the number of trials of a phase. Phases may be added and may change while the sweep runs."""
         self.expected[phase] = trials
 
     def resume_from(self, records: Iterable[TrialRecord]) -> None:
         """Shows the trials of an earlier start, which Tune does not report again: ended ones are no work to come."""
         with self._lock:
             for record in records:
-                seen = TrialSeen(record.id, record.phase, record.values, record.seed, record.of, record.iterations)
-                row = Row(seen, {key: record.used(key) for key in record.values}, read_back=bool(record.effective))
+                trial = TrialInfo(record.id, record.phase, record.values, record.seed, record.of, record.iterations)
+                row = Row(trial, {key: record.used(key) for key in record.values}, read_back=bool(record.effective))
                 if record.history:
                     last = record.history[-1]
-                    row.iteration, row.now, row.best = last["iter"], last["mIoU"], record.best["mIoU"]
+                    row.iteration, row.last, row.best = last["iter"], last["mIoU"], record.best["mIoU"]
                 if record.status not in ENDED:
-                    self._begun[record.id] = row  # it is shown as running once a process works on it again
+                    self._unfinished[record.id] = row  # it is shown as running once a process works on it again
                     continue
                 self.rows[record.id] = row
                 row.status = ENDED[record.status]
                 self._count[row.status] += 1
-                self._may_lead(row)
+                self._update_leader(row)
 
     # What happens ------------------------------------------------------------------------------------------------
 
-    def trial_started(self, trial: TrialSeen) -> None:
+    def trial_started(self, trial: TrialInfo) -> None:
         with self._lock:
-            self._becomes(self._row(trial), RUNNING)
+            self._set_status(self._row(trial), RUNNING)
 
-    def trial_validated(self, trial: TrialSeen, result: TrialReport) -> None:
+    def trial_validated(self, trial: TrialInfo, result: TrialReport) -> None:
         with self._lock:
             row = self._row(trial)
-            row.iteration, row.now, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
-            self._may_lead(row)
+            row.iteration, row.last, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
+            self._update_leader(row)
             if not row.read_back and (record := load_record(self.work_dir / TRIALS / trial.id)) is not None:
                 row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
                 row.read_back = True
-            if self._live is None and time.monotonic() >= self._overdue:
+            if self._live is None and time.monotonic() >= self._next_line_at:
                 self._print_progress()
 
-    def trial_lost(self, trial: TrialSeen, reason: str) -> None:
+    def trial_lost(self, trial: TrialInfo, reason: str) -> None:
         self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
 
-    def trial_ended(self, trial: TrialSeen, result: TrialReport, failed: bool) -> None:
+    def trial_ended(self, trial: TrialInfo, result: TrialReport, failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:
             row = self._row(trial)
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
-            self._may_lead(row)
-            self._becomes(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
+            self._update_leader(row)
+            self._set_status(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
             row.reason = record.reason + error_to_read(self.work_dir, trial.id) if record else ""
         if self._live is None:
             self._print_end(row)
@@ -146,83 +146,89 @@ class SweepConsole:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def warned(self, message: str) -> None:
-        """Shows a line that stays."""
+        """Prints a warning."""
         self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
 
-    def _row(self, trial: TrialSeen) -> Row:
+    def _row(self, trial: TrialInfo) -> Row:
         if trial.id not in self.rows:
-            begun = self._begun.pop(trial.id, None)
+            begun = self._unfinished.pop(trial.id, None)
             self.rows[trial.id] = begun or Row(trial, trial.values)
             self._count[RUNNING] += 1
         return self.rows[trial.id]
 
     def _length(self, row: Row) -> int:
-        return row.seen.iterations or self.iterations
+        return row.trial.iterations or self.iterations
 
-    def _becomes(self, row: Row, status: str) -> None:
+    def _set_status(self, row: Row, status: str) -> None:
         self._count[row.status] -= 1
         self._count[status] += 1
         row.status = status
 
-    def _may_lead(self, row: Row) -> None:
+    def _update_leader(self, row: Row) -> None:
         leader = self._leader
-        if not row.seen.is_baseline and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
+        if not row.trial.is_baseline and row.best is not None and (leader is None or row.best > (leader.best or 0.0)):
             self._leader = row
 
     # What it comes to --------------------------------------------------------------------------------------------
 
     @property
     def total(self) -> int:
-        """Trials of all phases that are known of."""
+        """Number of trials in all phases that are known so far."""
         return max(len(self.rows), sum(self.expected.values()))
 
     def counts(self) -> Counter[str]:
         return self._count
 
     def best(self) -> Row | None:
-        """The best of the distilled trials, or of all while there is none."""
+        """The best distilled trial; the best of all trials while there is none."""
         if self._leader is not None:
             return self._leader
         with_a_score = [row for row in self.rows.values() if row.best is not None]
         return max(with_a_score, key=lambda row: row.best or 0.0, default=None)
 
     def gain(self, row: Row) -> float | None:
-        """mIoU over the best baseline of the same seed; None for a baseline, and while none has trained as long."""
+        """mIoU minus that of the best baseline on the same seed; None for baselines.
+
+        It is also None while no baseline on that seed has trained for at least as many iterations.
+        """
         baselines = [
             baseline.best
             for baseline in self.rows.values()
-            if baseline.seen.is_baseline
-            and baseline.seen.phase != EQUAL_COST
+            if baseline.trial.is_baseline
+            and baseline.trial.phase != EQUAL_COST
             and baseline.best
-            and baseline.seen.seed == row.seen.seed
+            and baseline.trial.seed == row.trial.seed
             and baseline.iteration >= row.iteration
         ]
-        if row.seen.is_baseline or row.best is None or not baselines:
+        if row.trial.is_baseline or row.best is None or not baselines:
             return None
         return row.best - max(baselines)
 
     def rate(self) -> float | None:
-        """Trial-iterations a second, of the last two minutes; None before the first."""
+        """Iterations per second of all trials together, over the last two minutes; None before the first iteration."""
         now = time.monotonic()
-        done = sum(row.iteration for row in (*self.rows.values(), *self._begun.values()))
+        done = sum(row.iteration for row in (*self.rows.values(), *self._unfinished.values()))
         if not self._rates or done > self._rates[-1][1]:
             self._rates.append((now, done))
-        while len(self._rates) > 2 and now - self._rates[1][0] > RATE_OVER_S:
+        while len(self._rates) > 2 and now - self._rates[1][0] > RATE_WINDOW_S:
             self._rates.popleft()
         (since, before), (until, after) = self._rates[0], self._rates[-1]
         return (after - before) / (until - since) if after > before else None
 
     def eta(self) -> str:
-        """Time to the end at the present rate; a trial to come counts as long as those that have ended."""
+        """Estimated time to the end at the present rate.
+
+        A trial that has not started is expected to take as many iterations as the mean of the ended trials.
+        """
         rate = self.rate()
         if rate is None:
             return "unknown"
-        over = [row.iteration for row in self.rows.values() if row.status in (DONE, STOPPED)]
-        each = sum(over) / len(over) if over else self.iterations
+        ended = [row.iteration for row in self.rows.values() if row.status in (DONE, STOPPED)]
+        each = sum(ended) / len(ended) if ended else self.iterations
         running = [row for row in self.rows.values() if row.status == RUNNING]
-        # Those that are past it are the ones that nobody has stopped.
+        # A running trial that has passed that mean was not stopped early, and is expected to train to its end.
         ends = [
-            (each if row.iteration < each and row.seen.iterations is None else self._length(row)) - row.iteration
+            (each if row.iteration < each and row.trial.iterations is None else self._length(row)) - row.iteration
             for row in running
         ]
         left = each * (self.total - len(self.rows)) + sum(ends)
@@ -231,36 +237,36 @@ class SweepConsole:
     # The lines ---------------------------------------------------------------------------------------------------
 
     def _print_progress(self) -> None:
-        """A line after a silent minute."""
-        self._overdue = time.monotonic() + SILENCE_S
-        over = len(self.rows) - self._count[RUNNING]
-        line = f"so far    {over}/{self.total} over, {self._count[RUNNING]} running  {'  '.join(self._figures())}"
+        """Prints a line about the progress after a time without lines."""
+        self._next_line_at = time.monotonic() + SILENCE_S
+        ended = len(self.rows) - self._count[RUNNING]
+        line = f"so far    {ended}/{self.total} over, {self._count[RUNNING]} running  {'  '.join(self._figures())}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _print_end(self, row: Row) -> None:
-        """A line of a trial's end. Of a large sweep's: failures, the best, and now and then one more."""
-        over = len(self.rows) - self._count[RUNNING]
-        share = over / self.total
-        notable = row.status == FAILED or row is self._leader or row.seen.phase == BASELINE or over == self.total
-        if self.total > LINES_OF_A_SWEEP and not notable and share - self._line_at < 1 / LINES_OF_A_SWEEP:
+        """Prints a line about an ended trial. In a large sweep, only failures, the best and some others get a line."""
+        ended = len(self.rows) - self._count[RUNNING]
+        share = ended / self.total
+        notable = row.status == FAILED or row is self._leader or row.trial.phase == BASELINE or ended == self.total
+        if self.total > LINES_OF_A_SWEEP and not notable and share - self._last_line_share < 1 / LINES_OF_A_SWEEP:
             return
-        self._line_at, self._overdue = share, time.monotonic() + SILENCE_S
+        self._last_line_share, self._next_line_at = share, time.monotonic() + SILENCE_S
         gain = self.gain(row)
         parts = [f"mIoU {_number(row.best)}"]
         parts += [f"gain {gain:+.2f}"] if gain is not None else []
         parts += [f"stopped at {row.iteration}"] if row.status == STOPPED else []
-        what = f"failed: {row.reason}" if row.status == FAILED else "  ".join(parts)
-        line = f"{row.seen.id:<9} {what}  ({over}/{self.total}, eta {self.eta()})"
+        outcome = f"failed: {row.reason}" if row.status == FAILED else "  ".join(parts)
+        line = f"{row.trial.id:<9} {outcome}  ({ended}/{self.total}, eta {self.eta()})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     # The table ---------------------------------------------------------------------------------------------------
 
     def draw(self) -> Group:
-        """Head line, table, foot line, as they are now."""
+        """The current head line, table and foot line."""
         with self._lock:
             for row in self.rows.values():
                 if row.status == RUNNING:
-                    row.iteration = max(row.iteration, _progress(self.work_dir / TRIALS / row.seen.id))
+                    row.iteration = max(row.iteration, _progress(self.work_dir / TRIALS / row.trial.id))
             rows = self._choose(min(ROWS_SHOWN, self.console.height - 9))
             return Group(self._head(), *self._table(rows), self._foot())
 
@@ -275,29 +281,29 @@ class SweepConsole:
         return line
 
     def _progress_of_phases(self) -> list[tuple[str, str]]:
-        over = Counter(row.seen.phase for row in self.rows.values() if row.status != RUNNING)
-        seen = Counter(row.seen.phase for row in self.rows.values())
-        return [(p, f"{over[p]}/{max(self.expected.get(p, 0), seen[p])}") for p in {**self.expected, **seen}]
+        ended = Counter(row.trial.phase for row in self.rows.values() if row.status != RUNNING)
+        phases = Counter(row.trial.phase for row in self.rows.values())
+        return [(p, f"{ended[p]}/{max(self.expected.get(p, 0), phases[p])}") for p in {**self.expected, **phases}]
 
-    def _choose(self, most: int) -> list[Row]:
-        """The rows to show, best first: the baseline, running ones, and the best of those that have ended."""
+    def _choose(self, max_rows: int) -> list[Row]:
+        """The rows to show, best first: the baseline, running trials, and the best of the ended ones."""
         by_score = sorted(self.rows.values(), key=lambda row: -(row.best or 0.0))
         running = [row for row in by_score if row.status == RUNNING]
-        over = [row for row in by_score if row.status != RUNNING]
-        most = max(most, 3)
-        if len(by_score) <= most:
+        ended = [row for row in by_score if row.status != RUNNING]
+        max_rows = max(max_rows, 3)
+        if len(by_score) <= max_rows:
             return by_score
-        leaders = [row for row in over if row.seen.phase == BASELINE][:1]
-        leaders += [row for row in over if row not in leaders][: min(BEST_SHOWN, max(1, most - len(running) - 1))]
-        chosen = {row.seen.id for row in (*leaders, *running[: max(1, most - len(leaders))])}
-        return [row for row in by_score if row.seen.id in chosen]
+        leaders = [row for row in ended if row.trial.phase == BASELINE][:1]
+        leaders += [row for row in ended if row not in leaders][: min(BEST_SHOWN, max(1, max_rows - len(running) - 1))]
+        chosen = {row.trial.id for row in (*leaders, *running[: max(1, max_rows - len(leaders))])}
+        return [row for row in by_score if row.trial.id in chosen]
 
     def _table(self, rows: list[Row]) -> list[Any]:
-        """The table of some rows, and a line that says what is not shown."""
+        """The table with the given rows, and a line about trials and values that it does not show."""
         keys = sorted({key for row in self.rows.values() for key in row.values})
         widths = {
-            "trial": max(8, *(len(row.seen.id) for row in rows), 0),
-            "phase": max(8, *(len(row.seen.phase) for row in rows), 0),
+            "trial": max(8, *(len(row.trial.id) for row in rows), 0),
+            "phase": max(8, *(len(row.trial.phase) for row in rows), 0),
             "iteration": max(9, 2 * len(str(self.iterations)) + 1),
             **{"mIoU": 6, "best": 6, "gain": 6, "status": 7},
         }
@@ -307,7 +313,7 @@ class SweepConsole:
         for name, width in widths.items():
             if name == "iteration":
                 for key in keys[:fit]:
-                    # The last part below the rest: a loss's name over its parameter.
+                    # The heading has the loss's name above its parameter.
                     head = "\n".join(part[:VALUE_WIDTH] for part in short_key(key, keys).split("."))
                     table.add_column(head, justify="right", no_wrap=True, width=VALUE_WIDTH)
             left = name in ("trial", "phase", "status")
@@ -315,11 +321,11 @@ class SweepConsole:
         for row in rows:
             gain = self.gain(row)
             table.add_row(
-                row.seen.id,
-                row.seen.phase,
-                *(text_of(row.values.get(key)) for key in keys[:fit]),
+                row.trial.id,
+                row.trial.phase,
+                *(cell_text(row.values.get(key)) for key in keys[:fit]),
                 f"{row.iteration}/{self._length(row)}",
-                _number(row.now),
+                _number(row.last),
                 _number(row.best),
                 "" if gain is None else f"{gain:+.2f}",
                 row.status,
@@ -341,7 +347,7 @@ class SweepConsole:
         parts = ["no score yet"]
         if best is not None:
             gain = self.gain(best)
-            parts = [f"best {best.seen.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
+            parts = [f"best {best.trial.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
         parts += [f"{rate:.1f} trial-iter/s"] if rate is not None else []
         return [*parts, f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
 
@@ -351,7 +357,7 @@ def _number(value: float | None) -> str:
 
 
 def _progress(folder: Path) -> int:
-    """The iteration that a trial has come to; its process writes it down now and then."""
+    """The number of a trial's last iteration, which its process writes to a file every second."""
     try:
         return int((folder / PROGRESS).read_text())
     except (OSError, ValueError):

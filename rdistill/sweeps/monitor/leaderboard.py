@@ -12,7 +12,7 @@ from rich.table import Table
 from rdistill.sweeps.study.records import TrialRecord, measured_names, never_trained
 from rdistill.training.console import CLASSES_SHOWN
 
-WORD = 10  # characters of a word that is not broken
+MAX_WORD_WIDTH = 10  # words of up to this many characters are not broken
 
 
 def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping[str, float | None]) -> None:
@@ -27,12 +27,12 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
     )
     table.add_column("trial", no_wrap=True)
     for key in keys:
-        cells = [text_of(record.used(key)) for record in order]
-        # The last part below the rest: a loss's name over its parameter.
+        cells = [cell_text(record.used(key)) for record in order]
+        # The heading has the loss's name above its parameter.
         name = short_key(key, keys).replace(".", "\n")
         table.add_column(name, justify="right", overflow="fold", min_width=_longest_word(cells))
     measured = measured_names(order)
-    for name in measured:  # what came out, beside the share that was searched
+    for name in measured:  # the measured weight, next to the share that was searched
         table.add_column(f"{name}\nweight", justify="right", overflow="fold")
     table.add_column("mIoU", justify="right", min_width=len("99.99"))
     table.add_column("gain", justify="right", min_width=len("+99.99"))
@@ -46,11 +46,11 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
         note = record.reason or ("1 class" if record.id in stuck else "")
         table.add_row(
             record.id,
-            *(text_of(record.used(key)) for key in keys),
-            *(text_of(record.weights.get(name)) for name in measured),
-            text_of(best.get("mIoU"), ".2f"),
+            *(cell_text(record.used(key)) for key in keys),
+            *(cell_text(record.weights.get(name)) for name in measured),
+            cell_text(best.get("mIoU"), ".2f"),
             "" if gain is None else f"{gain:+.2f}",
-            *(text_of((best.get("IoU") or {}).get(name), ".2f") for name in shown),
+            *(cell_text((best.get("IoU") or {}).get(name), ".2f") for name in shown),
             note if record.status == "finished" else f"{record.status} {note}".strip(),
         )
     console.print(table)
@@ -59,8 +59,8 @@ def print_leaderboard(console: Console, order: list[TrialRecord], gains: Mapping
 
 
 def _longest_word(cells: Iterable[str]) -> int:
-    """Characters that keep each word of a column whole, where it is not a very long one."""
-    return min(WORD, max((len(word) for text in cells for word in text.split()), default=1))
+    """The width of a column that breaks no word, except for very long ones."""
+    return min(MAX_WORD_WIDTH, max((len(word) for text in cells for word in text.split()), default=1))
 
 
 def short_key(key: str, keys: list[str]) -> str:
@@ -73,23 +73,23 @@ def short_key(key: str, keys: list[str]) -> str:
     return key
 
 
-def text_of(value: Any, form: str = ".4g") -> str:
-    """A value as a cell shows it; losses that were chosen as a whole as ``CWD share=3 + KL share=3 tau=2``."""
+def cell_text(value: Any, form: str = ".4g") -> str:
+    """The text of a value in a table; losses that were chosen as a whole are ``CWD share=3 + KL share=3 tau=2``."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
         if value and all(isinstance(item, Mapping) and "type" in item for item in value.values()):
-            return " + ".join(text_of(loss) for loss in value.values())
+            return " + ".join(cell_text(loss) for loss in value.values())
         return " ".join(_words_of(value))
     return format(value, form) if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _words_of(loss: Mapping[str, Any]) -> Iterator[str]:
-    """Its type, then what else it says; a loss without a pair of features is one on logits, which needs no word."""
+    """The words for a loss: its type, then its other keys. ``on: logits`` is left out, since it is the default."""
     if "type" in loss:
         yield str(loss["type"])
     for key, value in loss.items():
         if key == "weight" and isinstance(value, Mapping):
-            yield from (f"{name}={text_of(item)}" for name, item in value.items())
+            yield from (f"{name}={cell_text(item)}" for name, item in value.items())
         elif key != "type" and (key, value) != ("on", "logits"):
-            yield f"{key}={text_of(value)}"
+            yield f"{key}={cell_text(value)}"

@@ -1,7 +1,7 @@
-"""A sweep's search as a study in a storage of Optuna's, where optuna-dashboard and other tools can watch it.
+"""Copies a sweep's search to an Optuna storage, where optuna-dashboard and other tools can watch it.
 
-The search itself reads nothing there: what it suggests depends on its own state alone, and a storage that stops to
-answer ends nothing.
+The search itself reads nothing from the storage: its suggestions depend on its own state alone, and the sweep goes on
+if the storage no longer answers.
 """
 
 from __future__ import annotations
@@ -18,29 +18,34 @@ from optuna.trial import TrialState
 from rdistill.core.errors import UserError, one_line
 from rdistill.core.redaction import redacted
 from rdistill.schemas.mappings import Params
-from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.monitor.events import TrialInfo
 from rdistill.sweeps.study.earlier import scores_of
-from rdistill.sweeps.study.records import OVER, SEARCHED, TrialRecord, gains, load_records
+from rdistill.sweeps.study.records import ENDED_STATUSES, SEARCHED, TrialRecord, gains, load_records
 from rdistill.sweeps.study.search_space import quiet_optuna
 from rdistill.sweeps.study.space import encoded_values
 from rdistill.sweeps.study.spec import SweepSpec
 
 NAME = "optuna storage"  # the tracker's, in warnings
 ID = "id"  # attribute of a trial: its id in the sweep
-UPWARD = "mIoU"
+MAXIMIZED = "mIoU"
 
 
 def require_storage(url: str, name: str, *, may_exist: bool) -> None:
-    """Makes sure that a storage answers, and that the study there is this sweep's.
+    """Checks that a storage answers and does not hold another study of this name.
+
+    Args:
+        url: the storage's URL.
+        name: the study's name.
+        may_exist: whether the study may exist already, since an earlier start of the sweep has created it.
 
     Raises:
-        UserError: it does not, or it holds another study of that name.
+        UserError: the storage does not answer, or holds a study of that name that is not this sweep's.
     """
     where = f"search.storage: {redacted(url)}"
     try:
         with quiet_optuna():
             names = optuna.get_all_study_names(url)
-    except Exception as error:  # SQLAlchemy's, a missing driver's, or the database's own
+    except Exception as error:  # errors of SQLAlchemy, of a missing driver, or of the database
         raise UserError(f"{where}: does not answer: {redacted(one_line(error))[:300]}") from None
     if name in names and not may_exist:
         raise UserError(f"{where}: holds a study {name!r} already; use another storage, or another --work-dir")
@@ -50,11 +55,12 @@ class StudyStorage:
     """A :class:`rdistill.sweeps.monitor.trackers.TrialTracker` that keeps each trial of the search in a study.
 
     Args:
-        url: of the storage.
-        name: of the study. A study with other choices stays as it is: Optuna lets no choice grow. Then it is NAME-2.
-        spec: of the sweep.
-        distributions: of its space.
-        work_dir: of the sweep.
+        url: the storage's URL.
+        name: the study's name. Optuna lets no choice grow, so a study with other choices stays as it is and this
+            one becomes NAME-2.
+        spec: the sweep.
+        distributions: the distributions of its search space.
+        work_dir: the sweep's folder.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class StudyStorage:
     def _study(self, url: str, name: str) -> optuna.Study:
         return optuna.create_study(
             storage=url, study_name=name, load_if_exists=True, sampler=optuna.samplers.RandomSampler(seed=0),
-            directions=["maximize" if objective == UPWARD else "minimize" for objective in self.spec.objectives],
+            directions=["maximize" if objective == MAXIMIZED else "minimize" for objective in self.spec.objectives],
         )  # fmt: skip
 
     def _has_these_choices(self, study: optuna.Study) -> bool:
@@ -98,7 +104,12 @@ class StudyStorage:
                 complete.add(each.user_attrs.get(ID))
         for record in load_records(self.work_dir):
             scores = scores_of(record, self.spec.objectives)
-            if record.phase != SEARCHED or record.status not in OVER or record.id in complete or scores is None:
+            if (
+                record.phase != SEARCHED
+                or record.status not in ENDED_STATUSES
+                or record.id in complete
+                or scores is None
+            ):
                 continue
             params, on_the_way = encoded_values(record.values, self.spec.space), self._reported(record)
             self.study.add_trial(
@@ -115,7 +126,7 @@ class StudyStorage:
             return {}
         return {int(entry["iter"]): float(entry["mIoU"]) for entry in record.history}
 
-    def open_run(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialInfo) -> None:
         if trial.phase != SEARCHED or trial.id in self.open:
             return
         before = [each for each in self.study.get_trials(deepcopy=False) if each.user_attrs.get(ID) == trial.id]
@@ -126,16 +137,16 @@ class StudyStorage:
         self.open[trial.id] = self.study.ask({key: self.distributions[key] for key in params})
 
     def log_validation(
-        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+        self, trial: TrialInfo, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
     ) -> None:
         if (drawn := self.open.get(trial.id)) is None:
             return
-        if len(self.spec.objectives) == 1 and UPWARD in metrics:
-            drawn.report(float(metrics[UPWARD]), int(metrics["iter"]))
+        if len(self.spec.objectives) == 1 and MAXIMIZED in metrics:
+            drawn.report(float(metrics[MAXIMIZED]), int(metrics["iter"]))
         for name, value in self._attributes(record).items():
             drawn.set_user_attr(name, value)
 
-    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+    def close_run(self, trial: TrialInfo, status: str, record: TrialRecord | None) -> None:
         drawn = self.open.pop(trial.id, None)
         if drawn is None:
             return
@@ -152,7 +163,7 @@ class StudyStorage:
         """Trials that were interrupted stay as running ones, until a resume."""
 
     def _attributes(self, record: TrialRecord) -> Params:
-        """What the report says of a trial."""
+        """The trial's figures that the report also shows."""
         best = record.best
         values = {
             "status": record.status,

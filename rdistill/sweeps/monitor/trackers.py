@@ -1,7 +1,7 @@
-"""Tracking of a sweep: a run of wandb, TensorBoard or MLflow for each trial, written by the sweep's own process.
+"""Tracks a sweep: the sweep's own process writes a run of wandb, TensorBoard or MLflow for each trial.
 
-TensorBoard and MLflow through Ray Tune's logger callbacks. wandb through its own runs side by side in one process:
-Ray's callback starts two processes a trial, which would take more memory than the cohort that trains them.
+TensorBoard and MLflow are written by Ray Tune's logger callbacks. For wandb, one process keeps several wandb runs open,
+since Ray's callback would start two processes for each trial, which take more memory than the cohort that trains them.
 """
 
 from __future__ import annotations
@@ -32,42 +32,43 @@ from rdistill.core.files import read_text, write_whole
 from rdistill.core.redaction import redacted
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.schemas.trial import TrialReport
-from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.monitor.events import TrialInfo
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
 from rdistill.training.tracked_run import MAX_FAILURES, QUIET_WANDB
 
-PATIENCE_S = 120.0  # seconds that a tracker may still write at the end of a sweep
+CLOSE_TIMEOUT_S = 120.0  # how long a tracker may write after the end of a sweep
 
 
 class TrialTracker(Protocol):
-    """Keeps a run for each trial in one tracker. All calls come from one thread; any may raise.
+    """Keeps a run for each trial in one tracker. All calls come from one thread, and any of them may raise.
 
-    :class:`InBackground` calls it for what :class:`rdistill.sweeps.monitor.events.SweepListener` receives.
+    :class:`BackgroundTracker` makes the calls when it is notified as a
+    :class:`rdistill.sweeps.monitor.events.SweepListener`.
     """
 
-    def open_run(self, trial: TrialSeen) -> None:
-        """Opens the trial's run, or continues it; does nothing where it is open."""
+    def open_run(self, trial: TrialInfo) -> None:
+        """Opens or continues the trial's run; does nothing if it is open."""
 
     def log_validation(
-        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+        self, trial: TrialInfo, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
     ) -> None:
-        """``metrics`` are flat, ``iter`` among them; ``images`` those of this validation."""
+        """Logs a validation: ``metrics`` is a flat dict with ``iter``, ``images`` are the image files it has drawn."""
 
-    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
-        """The trial is over: ``finished``, ``stopped`` or ``failed``."""
+    def close_run(self, trial: TrialInfo, status: str, record: TrialRecord | None) -> None:
+        """Closes the run of a trial that has ended; ``status`` is ``finished``, ``stopped`` or ``failed``."""
 
     def close(self) -> None:
-        """The sweep is over; trials that have not ended were interrupted."""
+        """Closes the runs that are still open at the end of the sweep, whose trials were interrupted."""
 
 
-class InBackground:
-    """A :class:`SweepListener` that has a tracker write in a thread of its own, and outlives its failures.
+class BackgroundTracker:
+    """A :class:`SweepListener` that calls a tracker in a thread of its own; the sweep goes on if the tracker fails.
 
     Args:
-        name: of the tracker, for warnings.
-        make: starts it; called in the thread.
-        work_dir: of the sweep.
-        warn: is given a line when it fails.
+        name: the tracker's name in warnings.
+        make: starts the tracker; it is called in the thread.
+        work_dir: the sweep's folder.
+        warn: prints a warning when the tracker fails.
     """
 
     def __init__(
@@ -75,50 +76,50 @@ class InBackground:
     ) -> None:
         self.name, self.work_dir, self.warn = name, work_dir, warn
         self._make = make
-        self._todo: queue.SimpleQueue[Callable[[TrialTracker], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[TrialTracker], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
 
-    def __enter__(self) -> InBackground:
+    def __enter__(self) -> BackgroundTracker:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._todo.put(lambda tracker: tracker.close())
-        self._todo.put(None)
-        self._thread.join(PATIENCE_S)
+        self._calls.put(lambda tracker: tracker.close())
+        self._calls.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            self.warn(f"{self.name} has not taken everything within {PATIENCE_S:.0f} s")
+            self.warn(f"{self.name} has not taken everything within {CLOSE_TIMEOUT_S:.0f} s")
 
-    def trial_started(self, trial: TrialSeen) -> None:
-        self._todo.put(lambda tracker: tracker.open_run(trial))
+    def trial_started(self, trial: TrialInfo) -> None:
+        self._calls.put(lambda tracker: tracker.open_run(trial))
 
-    def trial_validated(self, trial: TrialSeen, result: TrialReport) -> None:
+    def trial_validated(self, trial: TrialInfo, result: TrialReport) -> None:
         folder = self.work_dir / TRIALS / trial.id
-        record = load_record(folder)  # now: it grows
+        record = load_record(folder)  # it is read here and not in the thread, because it changes
         if record is None or not record.history:
             return
         iteration = result.get("iter", record.history[-1]["iter"])
         metrics = {**metrics_at(record, iteration), "best_mIoU": float(result["best_mIoU"])}
         images = sorted(folder.glob(f"*/vis_data/vis_image/val_*_{iteration}.png"))
-        self._todo.put(lambda tracker: tracker.log_validation(trial, metrics, record, images))
+        self._calls.put(lambda tracker: tracker.log_validation(trial, metrics, record, images))
 
-    def trial_lost(self, trial: TrialSeen, reason: str) -> None:
-        """Nothing: what a tracker shows goes on where it was."""
+    def trial_lost(self, trial: TrialInfo, reason: str) -> None:
+        """Does nothing: the trial's run stays open and goes on."""
 
-    def trial_ended(self, trial: TrialSeen, result: TrialReport, failed: bool) -> None:
+    def trial_ended(self, trial: TrialInfo, result: TrialReport, failed: bool) -> None:
         record = load_record(self.work_dir / TRIALS / trial.id)
         finished = record is not None and record.status == "finished"
         status = "failed" if failed else "finished" if finished else "stopped"
-        self._todo.put(lambda tracker: tracker.close_run(trial, status, record))
+        self._calls.put(lambda tracker: tracker.close_run(trial, status, record))
 
     def _work(self) -> None:
         tracker, failures = None, 0
-        while (what := self._todo.get()) is not None:
+        while (call := self._calls.get()) is not None:
             if failures == MAX_FAILURES:
                 continue
             try:
                 tracker = tracker or self._make()
-                what(tracker)
+                call(tracker)
                 failures = 0
             except Exception as error:
                 failures = MAX_FAILURES if tracker is None else failures + 1
@@ -127,14 +128,14 @@ class InBackground:
                     self.warn(f"{self.name} failed: {error_line(error)}{end}")
 
 
-def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str], None]) -> list[InBackground]:
+def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str], None]) -> list[BackgroundTracker]:
     """The listeners that write to a sweep's trackers.
 
     Args:
-        tracking: which.
-        name: of the sweep.
-        work_dir: of the sweep; all that is local lands there.
-        warn: is given a line when one fails.
+        tracking: the wanted trackers.
+        name: the sweep's name.
+        work_dir: the sweep's folder, to which local files are written.
+        warn: prints a warning when a tracker fails.
     """
     prepare_libraries()
     makes: dict[str, Callable[[], TrialTracker]] = {}
@@ -144,7 +145,7 @@ def trackers(tracking: Tracking, name: str, work_dir: Path, warn: Callable[[str]
         makes["tensorboard"] = lambda: TensorboardTracker(work_dir)
     if (mlflow := tracking.mlflow) is not None:
         makes["mlflow"] = lambda: MlflowTracker(mlflow, name, work_dir)
-    return [InBackground(tracker, make, work_dir, warn) for tracker, make in makes.items()]
+    return [BackgroundTracker(tracker, make, work_dir, warn) for tracker, make in makes.items()]
 
 
 def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
@@ -156,8 +157,8 @@ def metrics_at(record: TrialRecord, iteration: int) -> dict[str, float]:
     return {key: float(value) for key, value in flat.items() if isinstance(value, (int, float))}
 
 
-def facts(trial: TrialSeen) -> ConfigValues:
-    """What a tracker's run gets of a trial at its start."""
+def run_config(trial: TrialInfo) -> ConfigValues:
+    """The config of a tracker's run: the trial's values, phase and seed."""
     return {
         **redacted(trial.values),
         "phase": trial.phase,
@@ -167,23 +168,26 @@ def facts(trial: TrialSeen) -> ConfigValues:
 
 
 class RunIds:
-    """A tracker's run of each trial, so that a resumed sweep goes on with them. A line each: a table would be rewritten
-    at each trial's start."""
+    """The id of each trial's run in a tracker, so that a resumed sweep goes on with these runs.
+
+    They are kept in a file with a line for each trial, to which lines are appended.
+    """
 
     def __init__(self, work_dir: Path, tracker: str) -> None:
         self.file = work_dir / f"tracking-{tracker}.csv"
         text = read_text(self.file) if self.file.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line off
+        whole = text[: text.rfind("\n") + 1]  # a killed process may have written only a part of the last line
         if whole != text:
             write_whole(self.file, whole)
         lines = whole.splitlines()
         self.ids = {trial_id: run_id for trial_id, _, run_id in (line.partition(",") for line in lines)}
 
     def keep(self, trial_id: str, run_id: str) -> None:
+        """Adds a trial's run to the file."""
         if self.ids.get(trial_id) == run_id:
             return
         self.ids[trial_id] = run_id
-        with open(self.file, "a") as file:  # one write of one line
+        with open(self.file, "a") as file:
             file.write(f"{trial_id},{run_id}\n")
 
 
@@ -197,7 +201,7 @@ class WandbTracker:
         self.runs: dict[str, Any] = {}
         self._configured: set[str] = set()
 
-    def open_run(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialInfo) -> None:
         if trial.id in self.runs:
             return
         run_id = self.ids.ids.get(trial.id) or secrets.token_hex(4)
@@ -213,7 +217,7 @@ class WandbTracker:
             name=trial.id,
             tags=list(self.settings.tags),
             notes=self.settings.notes,
-            config=facts(trial),
+            config=run_config(trial),
             dir=str(self.work_dir),
             settings=self._wandb.Settings(**QUIET_WANDB, x_disable_stats=True, init_timeout=30),
         )
@@ -222,7 +226,7 @@ class WandbTracker:
         self.ids.keep(trial.id, run_id)
 
     def log_validation(
-        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+        self, trial: TrialInfo, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
     ) -> None:
         self.open_run(trial)
         run = self.runs[trial.id]
@@ -231,7 +235,7 @@ class WandbTracker:
             run.config.update({"effective": redacted(record.effective)}, allow_val_change=True)
         run.log({**metrics, **{image_name(path): self._wandb.Image(str(path)) for path in images}})
 
-    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
+    def close_run(self, trial: TrialInfo, status: str, record: TrialRecord | None) -> None:
         run = self.runs.pop(trial.id, None)
         if run is None:
             return
@@ -245,12 +249,12 @@ class WandbTracker:
         self.runs.clear()
 
 
-class _Shown:
-    """A trial as Ray's loggers are to see it: under our name, with the swept values as its config."""
+class _LoggedTrial:
+    """A trial for Ray's logger callbacks, with rdistill's trial id and the swept values as its config."""
 
-    def __init__(self, trial: TrialSeen, folder: Path) -> None:
+    def __init__(self, trial: TrialInfo, folder: Path) -> None:
         self.trial_id, self.local_path = trial.id, str(folder)
-        self.config = self.evaluated_params = facts(trial)
+        self.config = self.evaluated_params = run_config(trial)
 
     def __str__(self) -> str:
         return self.trial_id
@@ -258,29 +262,29 @@ class _Shown:
     def __hash__(self) -> int:
         return hash(self.trial_id)
 
-    def __eq__(self, shown: object) -> bool:
-        return isinstance(shown, _Shown) and shown.trial_id == self.trial_id
+    def __eq__(self, logged: object) -> bool:
+        return isinstance(logged, _LoggedTrial) and logged.trial_id == self.trial_id
 
     def init_local_path(self) -> None:
         Path(self.local_path).mkdir(parents=True, exist_ok=True)
 
 
 class TensorboardTracker:
-    """Event files under ``tensorboard/ID``, by Ray's callback."""
+    """Writes TensorBoard's event files under ``tensorboard/ID``, with Ray's callback."""
 
     def __init__(self, work_dir: Path) -> None:
         from ray.tune.logger import TBXLoggerCallback
 
         self.folder, self.logger = work_dir / "tensorboard", TBXLoggerCallback()
-        self.open: dict[str, _Shown] = {}
+        self.open: dict[str, _LoggedTrial] = {}
 
-    def open_run(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialInfo) -> None:
         if trial.id not in self.open:
-            self.open[trial.id] = _Shown(trial, self.folder / trial.id)
+            self.open[trial.id] = _LoggedTrial(trial, self.folder / trial.id)
             self.logger.log_trial_start(self.open[trial.id])
 
     def log_validation(
-        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+        self, trial: TrialInfo, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
     ) -> None:
         import mmcv
 
@@ -290,18 +294,18 @@ class TensorboardTracker:
         result = {**metrics, **pictures, "timesteps_total": iteration, "training_iteration": iteration}
         self.logger.log_trial_result(iteration, self.open[trial.id], result)
 
-    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
-        if shown := self.open.pop(trial.id, None):
-            self.logger.log_trial_end(shown, status == "failed")
+    def close_run(self, trial: TrialInfo, status: str, record: TrialRecord | None) -> None:
+        if logged := self.open.pop(trial.id, None):
+            self.logger.log_trial_end(logged, status == "failed")
 
     def close(self) -> None:
-        for shown in self.open.values():
-            self.logger.log_trial_end(shown)
+        for logged in self.open.values():
+            self.logger.log_trial_end(logged)
         self.open.clear()
 
 
 class MlflowTracker:
-    """An MLflow run for each trial, in an experiment of the sweep's name, by Ray's callback."""
+    """Keeps an MLflow run for each trial, in an experiment with the sweep's name, with Ray's callback."""
 
     def __init__(self, settings: Mlflow, name: str, work_dir: Path) -> None:
         import mlflow
@@ -316,23 +320,23 @@ class MlflowTracker:
         with environment_kept(MLFLOW_URI):
             self.logger.setup()
         self.ids = RunIds(work_dir, "mlflow")
-        self.open: dict[str, _Shown] = {}
+        self.open: dict[str, _LoggedTrial] = {}
         self._configured: set[str] = set()
 
-    def open_run(self, trial: TrialSeen) -> None:
+    def open_run(self, trial: TrialInfo) -> None:
         if trial.id in self.open:
             return
-        shown = _Shown(trial, Path())
+        logged = _LoggedTrial(trial, Path())
         run_id = self.ids.ids.get(trial.id)
         if run_id is not None:
-            run_of_trial(self.logger)[shown] = run_id
+            run_of_trial(self.logger)[logged] = run_id
             self.client.update_run(run_id, status="RUNNING")
-        self.logger.log_trial_start(shown)
-        self.open[trial.id] = shown
-        self.ids.keep(trial.id, run_of_trial(self.logger)[shown])
+        self.logger.log_trial_start(logged)
+        self.open[trial.id] = logged
+        self.ids.keep(trial.id, run_of_trial(self.logger)[logged])
 
     def log_validation(
-        self, trial: TrialSeen, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
+        self, trial: TrialInfo, metrics: Mapping[str, float], record: TrialRecord, images: list[Path]
     ) -> None:
         self.open_run(trial)
         run_id, iteration = self.ids.ids[trial.id], int(metrics["iter"])
@@ -346,10 +350,10 @@ class MlflowTracker:
         for path in images:
             self.client.log_artifact(run_id, str(path), "images")
 
-    def close_run(self, trial: TrialSeen, status: str, record: TrialRecord | None) -> None:
-        if shown := self.open.pop(trial.id, None):
+    def close_run(self, trial: TrialInfo, status: str, record: TrialRecord | None) -> None:
+        if logged := self.open.pop(trial.id, None):
             self.client.set_tag(self.ids.ids[trial.id], "status", status)
-            self.logger.log_trial_end(shown, status == "failed")
+            self.logger.log_trial_end(logged, status == "failed")
 
     def close(self) -> None:
         for name in self.open:
@@ -358,5 +362,5 @@ class MlflowTracker:
 
 
 def image_name(path: Path) -> str:
-    """``val_0001_300.png`` -> ``images/val_0001``: one name through all validations."""
+    """``val_0001_300.png`` -> ``images/val_0001``: the same name for all validations of an image."""
     return f"images/{path.stem.rpartition('_')[0]}"

@@ -1,5 +1,5 @@
-"""The statistics of a proof: looks at paired seeds, the error over seeds and images, each image's counts.
+"""The statistics behind a verdict: repeated looks at paired seeds, standard errors over seeds and images, image counts.
 
-Imports :mod:`rdistill.sweeps.study` and :mod:`rdistill.core` alone; needs neither torch nor ray. Begin with
-:mod:`rdistill.sweeps.proof.decision`.
+This folder imports :mod:`rdistill.sweeps.study` and :mod:`rdistill.core` alone, and needs neither torch nor Ray.
+Begin with :mod:`rdistill.sweeps.proof.decision`.
 """

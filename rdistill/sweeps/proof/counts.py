@@ -1,9 +1,9 @@
-"""Confusion counts of each image, of each confirmed student.
+"""The confusion counts of each image for each confirmed student.
 
-The counts of an image are classes x classes whole numbers, ground truth by row: from them follow the score over all
-images and over any part of them. They are kept compressed in the trial's folder, a file for each split.
+The counts of an image are a matrix of classes x classes integers with the ground truth by row. They give the score over
+all images and over any subset of them. They are kept compressed in the trial's folder, in one file for each split.
 
-Needs neither torch nor ray.
+This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from rdistill.core.files import write_whole
 from rdistill.sweeps.proof.two_way import pseudo_values
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 
-Counts = Callable[[TrialRecord], "np.ndarray | None"]
+Counts = Callable[[TrialRecord], "np.ndarray | None"]  # a run -> the pseudo-value of each image
 
 
 def counts_file(split: str) -> str:
-    """In a trial's folder; ``split`` is 'val' or 'test'."""
+    """The name of the file in a trial's folder; ``split`` is 'val' or 'test'."""
     return f"confusion_{split}.npz"
 
 
-def gathered(by_image: Sequence[tuple[str, np.ndarray]] | None) -> tuple[np.ndarray | None, list[str]]:
-    """Of each image its file and classes x classes counts -> images x classes x classes, and the images' names.
+def stack_counts(by_image: Sequence[tuple[str, np.ndarray]] | None) -> tuple[np.ndarray | None, list[str]]:
+    """Stacks the (file, classes x classes counts) of all images.
 
-    None and no names where no image was counted.
+    Returns:
+        The counts as images x classes x classes and the images' names; None and no names if no image was counted.
     """
     if not by_image:
         return None, []
@@ -39,14 +40,14 @@ def gathered(by_image: Sequence[tuple[str, np.ndarray]] | None) -> tuple[np.ndar
 
 
 def save_counts(folder: Path, split: str, counts: np.ndarray, images: Sequence[str]) -> None:
-    """Writes images x classes x classes counts, and the images' names, whole or not at all."""
+    """Writes the counts (images x classes x classes) and the images' names to a file, whole or not at all."""
     content = io.BytesIO()
     np.savez_compressed(content, counts=counts.astype(np.uint32), images=np.array(images, dtype=np.str_))
     write_whole(folder / counts_file(split), content.getvalue())
 
 
 def load_counts(folder: Path, split: str) -> np.ndarray | None:
-    """Images x classes x classes; None where there are none, or the file is damaged."""
+    """The counts (images x classes x classes) in a trial's folder; None if there is no file or it is damaged."""
     try:
         with np.load(folder / counts_file(split), allow_pickle=False) as content:
             counts = np.asarray(content["counts"])
@@ -55,11 +56,11 @@ def load_counts(folder: Path, split: str) -> np.ndarray | None:
     return counts if counts.ndim == 3 and counts.shape[1] == counts.shape[2] else None
 
 
-class CountsOf:
-    """The counts of a sweep's runs on one split, and what is made of them; each file is read once.
+class SplitCounts:
+    """The counts of a sweep's runs on one split; each file is read once.
 
     Args:
-        work_dir: of the sweep.
+        work_dir: the sweep's folder.
         split: 'val' or 'test'.
     """
 
@@ -75,6 +76,6 @@ class CountsOf:
 
 @lru_cache(maxsize=1024)
 def _by_image(folder: Path, split: str, written: int) -> np.ndarray | None:
-    """``written`` (when the file was) makes a file that was written again another one."""
+    """``written``, the file's time of modification, is part of the cache key: a file that has changed is read again."""
     counts = load_counts(folder, split)
     return None if counts is None else pseudo_values(counts)[1]

@@ -1,10 +1,10 @@
-"""Whether a confirmation has come to its answer: better, worse, futile, or still open.
+"""Decides each question of a confirmation: the configuration is better, worse, futile to test further, or still open.
 
-Puts together what the seeds say at repeated looks (:mod:`.sequential`) and what the images add (:mod:`.two_way`).
-Several configurations are held against one baseline: Holm's method at every look, which keeps the chance of any false
-claim in the study at ``alpha`` (Ye, Li, Liu and Yao, Statistics in Medicine 2013).
+It combines the sequential test over seeds (:mod:`.sequential`) with the standard error over images (:mod:`.two_way`).
+Several configurations are compared with one baseline. Holm's method at every look keeps the chance of any false claim
+in the study at ``alpha`` (Ye, Li, Liu and Yao, Statistics in Medicine 2013).
 
-Pure functions of numbers; needs neither torch nor ray.
+This module has pure functions of numbers and needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from scipy import stats
 
 from rdistill.schemas.summary import Answer
-from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
-from rdistill.sweeps.proof.sequential import HOPELESS, Design, Replanned, chance_of_success, design
+from rdistill.sweeps.proof.quantiles import luck_quantile, normal_quantile, student_quantile, two_sided_p
+from rdistill.sweeps.proof.sequential import FUTILITY_BOUND, Design, Replanned, chance_of_success, design
 from rdistill.sweeps.proof.two_way import Errors, two_way_errors
 
 ALPHA = 0.05
@@ -28,44 +28,44 @@ SIGN_FLIP_PAIRS = 6  # fewer pairs have no sign-flip p value below 0.05
 
 @dataclass(frozen=True)
 class Looks:
-    """After which numbers of paired seeds a study looks at its differences, and what it has to show."""
+    """The looks of a study: the numbers of paired seeds after which it tests its differences."""
 
-    first: int
-    last: int
-    margin: float = 0.0  # mIoU: "better" means better by more than this
-    chosen_from: int = 1  # configurations that the same images chose the compared one from
-    replanned: Replanned = ()  # how often the last look was put off
+    first: int  # paired seeds at the first look
+    last: int  # paired seeds at the last look
+    margin: float = 0.0  # "better" means better by more than this mIoU
+    chosen_from: int = 1  # number of configurations among which the search chose, by scores on the same images
+    replanned: Replanned = ()  # see `rdistill.sweeps.proof.sequential.design`
 
     def design(self, alpha: float = ALPHA) -> Design:
-        """Its thresholds, with an error of ``alpha`` over all looks."""
+        """The test's thresholds for an error of ``alpha`` over all looks."""
         return design(self.first, self.last, alpha, self.replanned)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A configuration against the baseline, after some paired seeds. Scores in mIoU (percent)."""
+    """A configuration compared with the baseline after some paired seeds. Scores are in mIoU (percent)."""
 
-    pairs: int
-    images: int  # whose counts are known, by which the interval is wider
-    mean: float
+    pairs: int  # number of paired seeds
+    images: int  # number of images whose counts are known; 0: the interval is over seeds alone
+    mean: float  # mean difference
     sd: float  # the standard deviation of the differences over seeds
     errors: Errors
     low: float  # lower end of the 95 % interval over seeds and images, valid at every look
     high: float
     low_seeds: float  # lower end of the 95 % interval over seeds alone, valid at every look
     high_seeds: float
-    chance: float  # how likely it is shown better at the last look, by what is known now
+    chance: float  # predictive probability that the last look shows it better; see `chance_of_success`
 
 
 def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Looks) -> Comparison:
-    """Mean, errors and intervals of paired differences.
+    """Computes mean, standard errors and intervals of paired differences.
 
     Args:
-        differences: configuration minus baseline, one a seed; at least ``looks.first``.
+        differences: configuration minus baseline for each seed; at least ``looks.first`` of them.
         by_image: the differences of the pseudo-values (seeds x images), see
-            :func:`rdistill.sweeps.proof.two_way.pseudo_values`; None where the counts of single images are not
-            known: then the interval is over seeds alone.
-        looks: of the study.
+            :func:`rdistill.sweeps.proof.two_way.pseudo_values`. If it is None, because the counts of single images are
+            not known, the interval is over seeds alone.
+        looks: the study's looks.
     """
     pairs, mean = len(differences), fmean(differences)
     by_image = np.zeros((pairs, 0)) if by_image is None else by_image
@@ -79,54 +79,57 @@ def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Lo
 
 
 def half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
-    """Half of the width of the interval of a mean difference, valid at every look: the wider one of two."""
+    """Half width of the interval of a mean difference, valid at every look: the larger of the next two functions."""
     return max(seeds_half_width(errors, pairs, looks, alpha), two_way_half_width(errors, images, pairs, looks, alpha))
 
 
 def seeds_half_width(errors: Errors, pairs: int, looks: Looks, alpha: float) -> float:
-    """Of the interval over seeds alone: the design's threshold of Student's t at this look."""
+    """Half width of the interval over seeds alone, by the design's threshold of Student's t at this look."""
     return looks.design(alpha).threshold(pairs) * errors.seeds if errors.seeds else 0.0
 
 
 def two_way_half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
-    """Of the interval over seeds and images; that over seeds alone where the counts of single images are not known.
+    """Half width of the interval over seeds and images; over seeds alone if the counts of single images are not known.
 
-    The seeds' part is tested anew at every look and takes that look's level; the images' part is the same at every look
-    and takes ``alpha``. The two add up as squares. The sum becomes Student's t with the degrees of freedom that the
-    whole variance has.
+    The seeds' part is tested again at every look, so it uses the level of that look. The images' part is the same at
+    every look, so it uses ``alpha``. Their squares add up. The level of the sum then gives a quantile of Student's t
+    with the degrees of freedom of the whole variance.
     """
     threshold = looks.design(alpha).threshold(pairs)
     if images < 2 or not errors.both or math.isinf(threshold):
         return seeds_half_width(errors, pairs, looks, alpha)
-    of_seeds = normal_quantile(level_of(threshold, pairs - 1)) * errors.seeds
+    of_seeds = normal_quantile(two_sided_p(threshold, pairs - 1)) * errors.seeds
     of_images = luck_quantile(image_share(errors, pairs), looks.chosen_from, alpha) * errors.images_alone
-    return student_quantile(level_of(math.hypot(of_seeds, of_images) / errors.both), errors.freedom) * errors.both
+    return student_quantile(two_sided_p(math.hypot(of_seeds, of_images) / errors.both), errors.freedom) * errors.both
 
 
 def images_half_width(errors: Errors, images: int, pairs: int, looks: Looks, alpha: float) -> float:
-    """The images' part of :func:`two_way_half_width`: what is left of it with any number of seeds."""
+    """The images' part of :func:`two_way_half_width`, which remains however many seeds there are."""
     if images < 2:
         return 0.0
     quantile = luck_quantile(image_share(errors, pairs), looks.chosen_from, alpha)
-    return student_quantile(level_of(quantile), images - 1) * errors.images_alone
+    return student_quantile(two_sided_p(quantile), images - 1) * errors.images_alone
 
 
 def image_share(errors: Errors, pairs: int) -> float:
-    """The images' part of the luck that a configuration has on one seed, as in a search; a share of variance."""
+    """The fraction of the variance of one seed's difference that comes from the images; 0 to 1."""
     of_images = errors.images_alone**2
     whole = of_images + pairs * errors.seeds**2
     return of_images / whole if whole else 0.0
 
 
 def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Looks]) -> dict[str, Answer]:
-    """The answer for each configuration, with the error of the whole study kept at 5 %.
+    """Decides each comparison, with an error of 5 % over the whole study.
 
-    A claim needs the statistic beyond the threshold for its place among those compared (Holm). What cannot be claimed
-    is futile at the last look, or when its chance to be shown better has become too small; open otherwise.
+    By Holm's method, the comparisons are ordered by their evidence, and each claim has to pass the threshold for its
+    rank. A comparison without a claim is futile at the last look, or if its chance to be shown better has become too
+    small; otherwise it is open.
 
     Args:
-        comparisons: by name; with baselines of equal iterations and of equal cost, two for each configuration.
-        looks: of the study; or of each, where failed runs have left them another number of pairs.
+        comparisons: name -> comparison; a configuration has two if it is compared both at equal iterations and at equal
+            cost.
+        looks: the study's looks; or name -> looks, if failed runs have left comparisons with different numbers of
+            pairs.
     """
     looks_of = {name: looks if isinstance(looks, Looks) else looks[name] for name in comparisons}
 
@@ -145,15 +148,16 @@ def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Lo
         if claiming:
             answers[name] = "better" if comparison.mean > looks_of[name].margin else "worse"
         else:
-            over = comparison.pairs >= looks_of[name].last or comparison.chance < HOPELESS
-            answers[name] = "futile" if over else "open"
+            futile = comparison.pairs >= looks_of[name].last or comparison.chance < FUTILITY_BOUND
+            answers[name] = "futile" if futile else "open"
     return {name: answers[name] for name in comparisons}
 
 
 def p_value(comparison: Comparison, looks: Looks) -> float:
-    """Of no difference beyond the margin: the smallest ``alpha`` that would claim one by now, over seeds and images.
+    """The p value of "no difference beyond the margin": the smallest ``alpha`` at which this look claims a difference.
 
-    Valid at every look (the repeated p value of Jennison and Turnbull 2000); not adjusted for several configurations.
+    It covers seeds and images and is valid at every look (the repeated p value of Jennison and Turnbull 2000). It is
+    not adjusted for several configurations.
     """
     distance = abs(comparison.mean - looks.margin)
     low, high = 0.0, 1.0
@@ -167,9 +171,14 @@ def p_value(comparison: Comparison, looks: Looks) -> float:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
-    """Exact two-sided p value of the sign-flip test on the mean: how many of the 2^n ways to swap the two sides of each
-    pair give a mean as far from zero. Assumes nothing but that without an effect both signs are as likely. For one look
-    only; None with fewer than six pairs, which cannot reach 0.05."""
+    """The exact two-sided p value of the sign-flip test on the mean of paired differences.
+
+    It is the fraction of the 2^n sign flips whose mean is at least as far from zero. It assumes only that, without an
+    effect, both signs are equally likely. It is valid for a single look.
+
+    Returns:
+        The p value; None with fewer than six pairs, which cannot reach 0.05.
+    """
     if len(differences) < SIGN_FLIP_PAIRS:
         return None
     values = np.asarray(differences, dtype=np.float64)

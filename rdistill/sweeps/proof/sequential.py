@@ -1,17 +1,17 @@
-"""When a confirmation may stop: a group-sequential t test on paired differences, valid under repeated looks.
+"""The stopping rule of a confirmation: a group-sequential t test on paired differences, valid under repeated looks.
 
-A difference that is tested after every added seed, each time at 5 %, is "significant" by luck far more often than 5
-%. Here the allowed error is spent a little at each look (Lan and DeMets, Biometrika 1983; the power family of Kim and
-DeMets, Biometrika 1987; the book is Jennison and Turnbull, Group Sequential Methods, 2000). Their tables assume a
-known variance. With four to sixteen seeds it is not known, so the thresholds are those of the t statistics
-themselves: without an effect, the whole sequence of t statistics of normal differences has a distribution that
-depends on nothing unknown, and is simulated once for each design, always with the same random numbers.
+If a difference is tested at 5 % after every added seed, a false "significant" result is far more likely than 5 %.
+Here a part of the allowed error is spent at each look (Lan and DeMets, Biometrika 1983; the power family of Kim and
+DeMets, Biometrika 1987; the book is Jennison and Turnbull, Group Sequential Methods, 2000). Published tables assume a
+known variance. With four to sixteen seeds the variance is not known, so the thresholds apply to the t statistics
+themselves: without an effect, the joint distribution of the t statistics of normal differences depends on no unknown
+parameter. It is simulated once for each design, always with the same random numbers.
 
-A study that is given more pairs than were planned keeps to what its looks have spent, and spends the rest of the error
-over the looks that are left (Lan and DeMets, Biometrics 1989). That is exact where the decision did not rest on what
-the looks had shown; docs/proof-details.md has what it may cost otherwise.
+If a study gets more pairs than were planned, the error that its looks have spent stays spent, and the rest is spent
+over the remaining looks (Lan and DeMets, Biometrics 1989). That is exact if the decision to add pairs did not depend on
+the results; docs/proof-details.md says how large the error may become otherwise.
 
-Pure functions of numbers; needs neither torch nor ray.
+This module has pure functions of numbers and needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-PATHS = 2**18  # simulated studies for each design: the error spent is right to 0.0004 (one standard error)
-SEED = 20260715  # the simulation's: the same design has the same thresholds everywhere
+PATHS = 2**18  # simulated studies for each design: the spent error has a standard error of 0.0004
+SEED = 20260715  # the seed of the simulation: a design has the same thresholds everywhere
 SPENDING_POWER = 1.5  # error spent by look n: alpha * (n / last) ** power; 3 is like O'Brien-Fleming, 1 like Pocock
-HOPELESS = 0.05  # a comparison is futile with less chance than this to be shown better by the last seed
+FUTILITY_BOUND = 0.05  # a comparison is futile if its chance to be shown better at the last look is below this
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Design:
     first: int
     last: int
     alpha: float
-    thresholds: tuple[float, ...]  # those of |t| at each look
+    thresholds: tuple[float, ...]  # the threshold of |t| at each look
     spent: tuple[float, ...]  # error spent up to and including each look
 
     def threshold(self, pairs: int) -> float:
-        """What |t| has to exceed after this number of pairs, of ``first`` to ``last``."""
+        """The value that |t| has to exceed after this number of pairs, which is ``first`` to ``last``."""
         return self.thresholds[self._look(pairs)]
 
-    def until(self, pairs: int) -> float:
+    def spent_by(self, pairs: int) -> float:
         """The error spent up to and including the look after this number of pairs."""
         return self.spent[self._look(pairs)]
 
@@ -53,20 +53,22 @@ class Design:
         return pairs - self.first
 
 
-Replanned = tuple[tuple[int, int], ...]  # a pair for each growth: the last look before it, the last planned
+# A pair for each time that looks were added: (pairs at the last look taken, pairs at the last look planned before).
+Replanned = tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=64)
 def design(first: int, last: int, alpha: float = 0.05, replanned: Replanned = ()) -> Design:
-    """The thresholds of a two-sided test.
+    """Computes the thresholds of a two-sided test.
 
     Args:
-        first, last: pairs at the first and at the last look; 2 <= first <= last. Equal numbers give Student's t test.
-        alpha: the chance to claim a difference where there is none, over all looks together.
-        replanned: how often, when and from what the last look was put off; the earliest first.
+        first, last: number of pairs at the first and at the last look; 2 <= first <= last. If they are equal, the test
+            is Student's t test.
+        alpha: the probability to claim a difference where there is none, over all looks together.
+        replanned: the earlier plans, if looks were added to the study; the earliest first.
 
     Raises:
-        ValueError: impossible numbers.
+        ValueError: the numbers contradict each other.
     """
     if not 2 <= first <= last:
         raise ValueError(f"the first look needs at least 2 pairs and the last not fewer, got {first} and {last}")
@@ -91,7 +93,7 @@ def design(first: int, last: int, alpha: float = 0.05, replanned: Replanned = ()
 
 
 def spent_until(pairs: int, last: int, alpha: float, replanned: Replanned = ()) -> float:
-    """The error that may be spent up to and including the look after ``pairs``; arguments as for :func:`design`."""
+    """The error that may be spent up to and including the look after ``pairs``; see :func:`design`."""
     spent, since = 0.0, 0
     for at, planned in (*replanned, (last, last)):
         until = spent + (alpha - spent) * ((min(pairs, at) - since) / (planned - since)) ** SPENDING_POWER
@@ -103,7 +105,7 @@ def spent_until(pairs: int, last: int, alpha: float, replanned: Replanned = ()) 
 
 @lru_cache(maxsize=4)
 def _simulated(first: int, last: int) -> np.ndarray:
-    """|t| of simulated studies without an effect: looks x paths, float32."""
+    """|t| in simulated studies without an effect, as an array of looks x paths in float32."""
     random = np.random.default_rng(SEED)
     total, squares = np.zeros(PATHS), np.zeros(PATHS)
     looks = np.empty((last - first + 1, PATHS), dtype=np.float32)
@@ -118,21 +120,21 @@ def _simulated(first: int, last: int) -> np.ndarray:
 
 
 def chance_of_success(design_: Design, pairs: int, mean: float, sd: float, images_half: float, margin: float) -> float:
-    """How likely the difference is shown above ``margin`` at the last look, by what is known after ``pairs``.
+    """The predictive probability that the last look shows the difference to be above ``margin``.
 
-    The predictive probability: the remaining differences are drawn around the mean seen so far, whose own uncertainty
-    (Student's t with ``pairs - 1`` degrees of freedom) is included.
+    The remaining differences are predicted from the mean of the first ``pairs`` differences; the uncertainty of that
+    mean (Student's t with ``pairs - 1`` degrees of freedom) is included.
 
     Args:
         design_: looks and thresholds.
-        pairs: differences seen.
-        mean, sd: of them, in mIoU.
-        images_half: half width that the choice of images adds to the interval, in mIoU; more seeds do not lower it.
-        margin: what has to be exceeded, in mIoU.
+        pairs: number of differences so far.
+        mean, sd: their mean and standard deviation, in mIoU.
+        images_half: half width that the images add to the interval, in mIoU; more seeds do not reduce it.
+        margin: the difference that has to be exceeded, in mIoU.
     """
     left = design_.last - pairs
     needed = margin + math.hypot(design_.threshold(design_.last) * sd / math.sqrt(design_.last), images_half)
     if left <= 0 or sd == 0:
         return float(mean > needed)
-    spread = sd * (left / design_.last) * math.sqrt(1 / left + 1 / pairs)  # the final mean's
+    spread = sd * (left / design_.last) * math.sqrt(1 / left + 1 / pairs)  # standard deviation of the final mean
     return float(special.stdtr(pairs - 1, (mean - needed) / spread))

@@ -1,5 +1,5 @@
-"""Which trials there are and how Ray Tune runs them: searchers, schedulers, the phases of a sweep.
+"""The searchers, the schedulers and the phases of a sweep, and how Ray Tune runs them.
 
-Imports :mod:`rdistill.sweeps.cohort`, :mod:`rdistill.sweeps.monitor` and folders before them. Begin with
+This folder imports :mod:`rdistill.sweeps.cohort`, :mod:`rdistill.sweeps.monitor` and folders before them. Begin with
 :mod:`rdistill.sweeps.search.searchers`, then :mod:`rdistill.sweeps.search.tune`.
 """

@@ -1,4 +1,4 @@
-"""A search that ends in time: what it may cost, by the step that was measured and then by what trials really took."""
+"""The budget of a search: ends it in time, by the measured step at first and by the seconds of real trials later."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import dataclass, field
 from rdistill.core.errors import UserError
 from rdistill.core.words import counted
 from rdistill.schemas.mappings import Arguments
-from rdistill.sweeps.study.spec import MOST_TRIALS, SweepSpec
+from rdistill.sweeps.study.spec import MAX_TRIALS, SweepSpec
 from rdistill.sweeps.trial.step_profile import StepProfile
 
-# Validations, loading and set-up come on top of a step; nobody has measured them before the first trial.
+# An assumption: validations, loading and set-up multiply a step's seconds by this; they are not measured beforehand.
 OVERHEAD = 1.3
-ROOM = 2  # twice as many trials as are planned may be tried, should they turn out to be quicker
+EXTRA_TRIALS = 2  # this many times the planned trials may run, in case they turn out to be faster than planned
 
 
 @dataclass
 class Clock:
-    """How much of a budget a search has used, and whether another trial still fits. Goes on after a resume.
+    """Counts how much of its budget a sweep has used, and decides whether another trial fits.
+
+    Tune pickles it with the searcher, so that it goes on after a resume.
 
     Args:
-        limit_s: seconds of the whole sweep.
-        run_iterations: of one training.
-        runs_after: trainings of the confirmation.
-        iteration_s: seconds that an iteration of any trial takes, with all that run at a time; as it was planned.
-        used_s: before this start of the sweep.
+        limit_s: seconds that the whole sweep may take.
+        run_iterations: iterations of one training.
+        runs_after: number of trainings in the confirmation.
+        iteration_s: planned seconds for an iteration of any trial, divided by the number of trials that run at a time.
+        used_s: seconds that were used before this start of the sweep.
     """
 
     limit_s: float
@@ -33,9 +35,9 @@ class Clock:
     runs_after: int
     iteration_s: float
     used_s: float = 0.0
-    done: dict[str, int] = field(default_factory=dict)  # iterations of each trial
-    over: set[str] = field(default_factory=set)
-    since: float = field(default_factory=time.monotonic)
+    done: dict[str, int] = field(default_factory=dict)  # trial id -> iterations that it has trained
+    over: set[str] = field(default_factory=set)  # ids of trials that have ended
+    since: float = field(default_factory=time.monotonic)  # the start of this process's part of the sweep
     first: float | None = None  # seconds used when the first trial began
 
     def __getstate__(self) -> Arguments:
@@ -45,7 +47,7 @@ class Clock:
         vars(self).update(state, since=time.monotonic())
 
     def used(self) -> float:
-        """Seconds so far, those of earlier starts included."""
+        """Seconds used so far, including those of earlier starts."""
         return self.used_s + time.monotonic() - self.since
 
     def begins(self, trial_id: str) -> None:
@@ -61,20 +63,20 @@ class Clock:
         self.over.add(trial_id)
 
     def seconds_an_iteration(self) -> float:
-        """Measured once whole trials are over; as it was planned until then."""
+        """Seconds for each iteration: measured as soon as one trial has ended, and planned until then."""
         iterations = sum(self.done.values())
         if not self.over or not iterations or self.first is None:
             return self.iteration_s
         return (self.used() - self.first) / iterations
 
     def fits_another(self) -> bool:
-        """Whether one trial more, with those that run, leaves time for the confirmation."""
+        """Whether one more trial, besides those that run, leaves enough time for the confirmation."""
         running = sum(self.run_iterations - done for name, done in self.done.items() if name not in self.over)
-        left = max(0, running) + (1 + self.runs_after) * self.run_iterations
-        return self.used() + left * self.seconds_an_iteration() <= self.limit_s
+        remaining = max(0, running) + (1 + self.runs_after) * self.run_iterations
+        return self.used() + remaining * self.seconds_an_iteration() <= self.limit_s
 
 
-def clock_of(
+def plan_budget(
     spec: SweepSpec,
     step: StepProfile | None,
     *,
@@ -85,20 +87,24 @@ def clock_of(
     cohort: int,
     used_s: float,
 ) -> tuple[Clock | None, int, str]:
-    """The clock of a sweep with a budget of hours, how many trials may be tried, and what is planned, for the user.
+    """Plans how many trials fit into the budget of a sweep.
 
     Args:
         spec: the sweep.
-        step: what was measured of one.
-        iterations: of one training.
-        features: as for :meth:`rdistill.sweeps.study.spec.SweepSpec.num_trials`.
-        gpus: that the sweep works on.
-        at_once: workers that train at a time.
-        cohort: students that share a teacher.
-        used_s: seconds of this and earlier starts of the sweep.
+        step: the measured step of one student.
+        iterations: iterations of one training.
+        features: the same as for :meth:`rdistill.sweeps.study.spec.SweepSpec.num_trials`.
+        gpus: number of GPUs that the sweep uses.
+        at_once: number of workers that train at a time.
+        cohort: number of students that share a teacher.
+        used_s: seconds that this start and earlier starts of the sweep have used.
+
+    Returns:
+        The clock of a sweep with a budget of hours (else None), the largest number of trials, and a line for the user
+        (empty without a clock).
 
     Raises:
-        UserError: not even one trial fits, or there are no GPUs whose hours could be counted.
+        UserError: not even one trial fits, or the budget is in GPU hours and the sweep uses no GPU.
     """
     budget = spec.budget
     if budget is None or budget.trials is not None:
@@ -113,7 +119,7 @@ def clock_of(
     after = spec.num_confirming * spec.confirm.first if spec.confirm else 0
     baselines = spec.num_baselines(features)
     run = iterations * iteration
-    fitting = int((limit - used_s) / run) - after - baselines if run else MOST_TRIALS
+    fitting = int((limit - used_s) / run) - after - baselines if run else MAX_TRIALS
     if fitting < 1 and not used_s:
         needed = (1 + after + baselines) * run / 3600
         raise UserError(
@@ -121,11 +127,11 @@ def clock_of(
             f"{counted(after, 'run')} of the confirmation, which take about {needed:.2g} h by the measured step; "
             f"raise it, or train shorter"
         )
-    most = min(spec.num_trials(features), MOST_TRIALS, max(1, ROOM * fitting))
-    planned = min(most, max(0, fitting))
+    max_trials = min(spec.num_trials(features), MAX_TRIALS, max(1, EXTRA_TRIALS * fitting))
+    planned = min(max_trials, max(0, fitting))
     line = (
         f"budget    {hours:g} {name.replace('_', ' ')}: about {counted(planned, 'trial')} of {run:.3g} s each by the "
         f"measured step, {baselines} before and {counted(after, 'run')} after them; the search ends when another would "
         f"leave these no time"
     )
-    return Clock(limit, iterations, after, iteration, used_s), most, line
+    return Clock(limit, iterations, after, iteration, used_s), max_trials, line

@@ -1,7 +1,8 @@
-"""One search as a study of Optuna: which suggests configurations and is given the scores of those that have ended.
+"""A searcher for Ray Tune that takes its suggestions from an Optuna study.
 
-Ray Tune's own OptunaSearch does the same for a space without conditions. This one also begins with configurations that
-the user names, is given what earlier sweeps have found, and suggests nothing twice and nothing impossible.
+Ray Tune's OptunaSearch does the same, but only for spaces without conditions. This searcher also starts with
+configurations that the user lists, learns from the trials of earlier sweeps, and never suggests a configuration twice
+or one that cannot be trained.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from rdistill.core.files import write_whole
 from rdistill.schemas.mappings import Params, TuneResult
 from rdistill.sweeps.study.search_space import Evaluated, SearchSpace, quiet_optuna
 
-ATTEMPTS = 100  # tries for a configuration that is new and possible, before all of a small space are listed
+ATTEMPTS = 100  # suggestions of the sampler that may be rejected before the points of the space are listed instead
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
 class StudySearch(Searcher):
-    """Suggests the parameters of a trial, as Optuna has them.
+    """Suggests the parameters of trials, in the form that Optuna uses.
 
     Args:
-        space: what there is to choose from.
-        sampler: chooses.
-        metrics: of Tune's results, and in ``modes`` whether each counts upward (``max``) or downward (``min``).
-        starts: are tried first, in order; keys that one leaves out are the sampler's.
-        evaluated: trials of earlier sweeps, to learn from; none of them is tried again.
-        possible: whether a configuration can be trained at all.
+        space: the search space.
+        sampler: Optuna's sampler.
+        metrics: the keys of Tune's results to optimise.
+        modes: ``max`` or ``min`` for each of the metrics.
+        starts: configurations that are tried first, in this order; the sampler chooses the keys that one leaves out.
+        evaluated: trials of earlier sweeps to learn from; none of them is tried again.
+        possible: returns whether a configuration can be trained.
     """
 
     def __init__(
@@ -51,72 +53,72 @@ class StudySearch(Searcher):
         self.space, self.metrics, self.possible = space, list(metrics), possible
         with quiet_optuna():
             self.study = optuna.create_study(sampler=sampler, directions=[DIRECTIONS[mode] for mode in modes])
-        self.running: dict[str, optuna.Trial] = {}  # Tune's id of a trial that runs -> Optuna's trial
+        self.running: dict[str, optuna.Trial] = {}  # Tune's id of a running trial -> Optuna's trial
         self.tried: set[str] = set()
         for trial in evaluated:
-            self._learn(trial)
+            self._add_evaluated(trial)
         for params in starts:
             self.try_next(params)
 
-    def take(self, trial_id: str, params: Mapping[str, Any]) -> None:
-        """Takes up a trial again that was suggested before: it is neither new nor chosen by the sampler."""
+    def continue_trial(self, trial_id: str, params: Mapping[str, Any]) -> None:
+        """Adds a running trial that an earlier start of the sweep suggested; the sampler does not choose it."""
         self.study.enqueue_trial(dict(params))
         with quiet_optuna():
             self.running[trial_id] = self.study.ask()
             self.space.ask(self.running[trial_id])
-        self.tried.add(_name(params))
+        self.tried.add(_key(params))
 
-    def remember(self, params: Mapping[str, Any], values: Sequence[float] | None, trial_id: str) -> None:
-        """A trial that is over is not tried again; it is learnt from if it has come to scores."""
+    def add_ended(self, params: Mapping[str, Any], values: Sequence[float] | None, trial_id: str) -> None:
+        """Adds a trial that has ended, so that it is not tried again; the sampler learns from it if it has scores."""
         if values is not None:
-            self._learn(Evaluated(params, tuple(values), trial_id))
-        self.tried.add(_name(params))
+            self._add_evaluated(Evaluated(params, tuple(values), trial_id))
+        self.tried.add(_key(params))
 
     def try_next(self, params: Mapping[str, Any]) -> None:
-        """Puts a configuration at the end of those that are tried before the sampler chooses."""
+        """Appends a configuration to the queue of those that are tried before the sampler chooses."""
         self.study.enqueue_trial(dict(params))
 
-    def _learn(self, trial: Evaluated) -> None:
+    def _add_evaluated(self, trial: Evaluated) -> None:
         names = {key: distribution for key, distribution in self.space.distributions.items() if key in trial.params}
         self.study.add_trial(
             optuna.trial.create_trial(
                 params=dict(trial.params), distributions=names, values=list(trial.values), user_attrs={"from": trial.id}
             )
         )
-        self.tried.add(_name(trial.params))
+        self.tried.add(_key(trial.params))
 
     def suggest(self, trial_id: str) -> Params | str:
         for _ in range(ATTEMPTS):
-            if (params := self._ask(trial_id)) is not None:
+            if (params := self._sample(trial_id)) is not None:
                 return params
-        for params in self._left():
+        for params in self._untried_points():
             self.study.enqueue_trial(params)
-            if self._ask(trial_id) is not None:
+            if self._sample(trial_id) is not None:
                 return params
         if not self.tried:
             raise UserError(f"space: none of {ATTEMPTS} configurations is possible; look at each with `rdistill check`")
         return str(Searcher.FINISHED)
 
-    def _ask(self, trial_id: str) -> Params | None:
-        """The parameters of a new trial; None where they are not to be tried."""
+    def _sample(self, trial_id: str) -> Params | None:
+        """The parameters of a new trial from the sampler; None if they were tried before or cannot be trained."""
         with quiet_optuna():
             drawn = self.study.ask()
             params = self.space.ask(drawn)
-        if _name(params) in self.tried or (self.possible is not None and not self.possible(params)):
+        if _key(params) in self.tried or (self.possible is not None and not self.possible(params)):
             self._tell(drawn, None)
             return None
-        self.tried.add(_name(params))
+        self.tried.add(_key(params))
         self.running[trial_id] = drawn
         return params
 
-    def _left(self) -> Iterator[Params]:
-        """What a small space still holds, in its own order."""
+    def _untried_points(self) -> Iterator[Params]:
+        """The points of a small space that were not tried yet, in the order of the space."""
         for params in self.space.points():
-            if _name(params) not in self.tried and (self.possible is None or self.possible(params)):
+            if _key(params) not in self.tried and (self.possible is None or self.possible(params)):
                 yield params
 
     def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
-        """Only how a trial ends counts."""
+        """Does nothing: the sampler learns only from the last result of a trial."""
 
     def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
         ended = self.running.pop(trial_id, None)
@@ -131,8 +133,8 @@ class StudySearch(Searcher):
         try:
             self.study.tell(trial, values, state=None if values is not None else TrialState.FAIL)
         except RuntimeError:
-            # A sampler that has nothing left to try (GridSampler, BruteForceSampler) stops the study, for which Optuna
-            # has an error outside of its own `optimize`. The trial has ended all the same, and Tune counts the trials.
+            # GridSampler and BruteForceSampler stop the study when no point is left. Outside of `study.optimize` that
+            # raises an error. The trial has been recorded nevertheless, and Tune itself counts the trials.
             if not self.study.trials[trial.number].state.is_finished():
                 raise
 
@@ -144,5 +146,5 @@ class StudySearch(Searcher):
             self.study, self.running, self.tried = pickle.load(file)
 
 
-def _name(params: Mapping[str, Any]) -> str:
+def _key(params: Mapping[str, Any]) -> str:
     return repr(sorted(params.items()))

@@ -1,4 +1,4 @@
-"""Some trials of a sweep on Ray Tune: as many at a time as the cluster holds, in cohorts where they can be."""
+"""Runs the trials of a sweep's phases with Ray Tune, in cohorts where trials can share one."""
 
 from __future__ import annotations
 
@@ -22,44 +22,45 @@ from rdistill.schemas.trial import TrialConfig
 from rdistill.sweeps.cohort.fleet import Fleet, start_fleet
 from rdistill.sweeps.cohort.proxy import follow
 from rdistill.sweeps.monitor.events import TuneEvents
-from rdistill.sweeps.search import memory_kills
+from rdistill.sweeps.search.memory_kills import memory_kills_retried
 from rdistill.sweeps.search.searchers import SCORE
 from rdistill.sweeps.study.records import RECORD, TRIALS, load_record
-from rdistill.sweeps.trial.faults import RETRIES, StopOnFullStorage, forgive
+from rdistill.sweeps.trial.faults import RETRIES, StopOnFullStorage, retry_failed_trials
 from rdistill.sweeps.trial.trial import Study, Train, reason_of, run_trial
 from rdistill.training.ray_train import Resources
 
-# A trial that only waits for its worker group. Nothing at all is an error, and a hundredth of a CPU could be the one
-# that the group then lacks: so one byte of memory.
-PROXY_NEEDS = {"memory": 64 * 2**20}  # bytes; of a trial whose student is in a cohort: all CPUs are the cohorts'
-DRIVER_OF_A_GROUP = {"memory": 1}
+# Resources of a proxy trial: 64 MiB of memory and no CPU, since the cohorts reserve all CPUs.
+PROXY_RESOURCES = {"memory": 64 * 2**20}
+# Resources of a trial that only waits for its worker group. Tune requires some resource. A fraction of a CPU could be
+# missing for the group afterwards, so it is one byte of memory.
+GROUP_DRIVER_RESOURCES = {"memory": 1}
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What Ray Tune runs at a time: the search with its baselines, or trials of the confirmation."""
+    """One run of Ray Tune: the search with its baselines, or some trials of the confirmation."""
 
-    name: str  # Tune's folder in the work dir has it
-    trials: int
-    searcher: Callable[[int], Searcher]  # given how many trials run at a time
+    name: str  # the name of Tune's folder in the work dir
+    trials: int  # the number of trials
+    searcher: Callable[[int], Searcher]  # builds the searcher from the number of trials that run at a time
     scheduler: TrialScheduler
-    listed: Collection[str] | None = None  # ids of a confirmation's trials; None for the search
-    most_at_once: int | None = None  # trials, where fewer than there is room for learn more from each other
+    listed: Collection[str] | None = None  # ids of the trials of a confirmation; None for the search
+    max_concurrent: int | None = None  # the largest number of trials at a time; None for as many as there is room for
 
 
 class Team:
-    """Who does the work of a sweep: processes, in cohorts where trials can share one.
+    """Runs the phases of a sweep, and owns the cohorts that train their trials.
+
+    Cohorts of one worker live from phase to phase, with the teacher that they have loaded, until :meth:`end`. Cohorts
+    of several workers end with each phase, because other worker groups need their CPUs between two phases.
 
     Args:
         here: the work dir.
         study: what all trials share.
-        resources: of one trial.
-        processes: trials that the cluster holds, each by itself.
-        say: is given a line for the user.
-        train: what trials outside cohorts train with; see :func:`rdistill.sweeps.trial.trial.run_trial`.
-
-    Cohorts of one worker stay from phase to phase, with their processes and the teacher that they have loaded, until
-    :meth:`end`. Those of several workers end with each phase, as their processes' CPUs are taken by groups.
+        resources: resources of one trial.
+        processes: number of trials that the cluster has room for when each trains alone.
+        print_line: prints a line for the user.
+        train: the training function of trials outside cohorts; see :func:`rdistill.sweeps.trial.trial.run_trial`.
     """
 
     def __init__(
@@ -68,16 +69,16 @@ class Team:
         study: Study,
         resources: Resources,
         processes: int,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         train: Train | None = None,
     ) -> None:
         self.here, self.train = here, train
-        self.study, self.resources, self.processes, self.say = study, resources, processes, say
+        self.study, self.resources, self.processes, self.print_line = study, resources, processes, print_line
         self._fleet: Fleet | None = None
 
     @property
     def cohorts(self) -> Sequence[Any]:
-        """Actors that stay, between two phases; see :meth:`rdistill.sweeps.cohort.worker.Cohort.call`."""
+        """Handles of the cohorts that live between phases; see :meth:`rdistill.sweeps.cohort.worker.Cohort.call`."""
         return self._fleet.cohorts if self._fleet is not None else ()
 
     def end(self) -> None:
@@ -87,8 +88,8 @@ class Team:
             self._fleet = None
 
     def run(self, phase: Phase, resume: bool) -> bool:
-        """Runs a phase, or what is left of it. Returns whether it came to its end; Ctrl-C cuts it off."""
-        fleet, at_once = self._start(min(phase.trials, phase.most_at_once or phase.trials))
+        """Runs a phase, or the rest of it with ``resume``. Returns whether it is complete: Ctrl-C interrupts it."""
+        fleet, at_once = self._start(min(phase.trials, phase.max_concurrent or phase.trials))
         trainable = self._trainable(fleet)
         tuner = self._restored(phase, trainable) if resume else None
         if tuner is None:
@@ -112,41 +113,42 @@ class Team:
                     **ray_storage(self.here.where),
                 ),
             )
-        with _ctrl_c_caught_by_tune() as was_pressed, memory_kills.survived():
+        with _ctrl_c_caught_by_tune() as interrupted, memory_kills_retried():
             results = tuner.fit()
-            complete = not was_pressed()
+            complete = not interrupted()
         if not complete or self.resources.workers > 1:
             self.end()
         self.here.pull(f"{TRIALS}/*/{RECORD}")
-        _settle(self.here.folder, results, complete)
+        _finish_records(self.here.folder, results, complete)
         self.here.push()
         return complete
 
     def _restored(self, phase: Phase, trainable: Any) -> tune.Tuner | None:
-        """The Tuner where the last driver left it; None where it left nothing that can be read.
+        """The Tuner in the state that the last driver saved; None if there is no state that can be read.
 
-        A new one then suggests the same trials, as its seed is the same, and each goes on from what its folder holds.
+        A new Tuner then suggests the same trials, since its seed is the same, and each trial goes on from its own
+        checkpoint.
         """
-        forgive(self.here.folder, confirmed=phase.listed is not None, trials=phase.listed)
+        retry_failed_trials(self.here.folder, confirmed=phase.listed is not None, trials=phase.listed)
         self.here.push()
         storage = ray_storage(join(self.here.where, phase.name))
         path, filesystem = storage["storage_path"], storage.get("storage_filesystem")
         try:
             if tune.Tuner.can_restore(path, filesystem):
                 return tune.Tuner.restore(path, trainable, resume_errored=True, storage_filesystem=filesystem)
-        except StorageError:  # it is there, but cannot be reached now
+        except StorageError:  # the state may exist, but the storage does not answer now
             raise
-        except Exception as error:  # cut off while it was written: anything from EOFError to JSONDecodeError
+        except Exception as error:  # a file that was only partly written raises anything, EOFError or JSONDecodeError
             logging.getLogger(__name__).warning("%s cannot be read, and is begun again: %r", path, error)
         self.here.remove(phase.name)
         return None
 
     def _start(self, trials: int) -> tuple[Fleet | None, int]:
-        """The cohorts of a phase, if it has any; and how many of its trials run at a time."""
+        """The cohorts of a phase, if it uses any, and the number of its trials that run at a time."""
         spec = self.study.spec
-        most = min(trials, spec.trial.max_concurrent or trials)
+        max_trials = min(trials, spec.trial.max_concurrent or trials)
         if spec.cohort.size == "off":
-            return None, min(self.processes, most)
+            return None, min(self.processes, max_trials)
         begun = self._fleet is not None
         if self._fleet is None:
             later = spec.num_confirming * spec.confirm.first if spec.confirm is not None else 0
@@ -154,38 +156,39 @@ class Team:
             largest = min(largest, spec.trial.max_concurrent or largest)
             self._fleet = start_fleet(self.study, self.resources, largest, self.processes)
         plan = self._fleet.plan
-        at_once = min(plan.cohorts * plan.size, most)
+        at_once = min(plan.cohorts * plan.size, max_trials)
         if not begun:
-            self.say(f"cohorts   {plan.describe(self.resources)}; {counted(at_once, 'trial')} at a time")
+            self.print_line(f"cohorts   {plan.describe(self.resources)}; {counted(at_once, 'trial')} at a time")
         return self._fleet, at_once
 
     def _trainable(self, fleet: Fleet | None) -> Any:
-        """The function of a trial, with what it takes; with cohorts, it follows a student of theirs."""
+        """The trial function for Tune, with its resources; with cohorts it follows a student in one of them."""
         if fleet is not None:
             function = tune.with_parameters(follow, cohorts=fleet.cohorts, assigner=fleet.assigner)
-            return tune.with_resources(function, tune.PlacementGroupFactory([PROXY_NEEDS]))
+            return tune.with_resources(function, tune.PlacementGroupFactory([PROXY_RESOURCES]))
         total = {kind.lower(): amount for kind, amount in self.resources.total().items()}
-        needs = total if self.resources.workers == 1 else DRIVER_OF_A_GROUP
+        needs = total if self.resources.workers == 1 else GROUP_DRIVER_RESOURCES
         return tune.with_resources(tune.with_parameters(_train, study=self.study, train=self.train), needs)
 
 
 def _train(config: TrialConfig, study: Study, train: Train | None) -> None:
-    """What Tune calls in a trial's process."""
+    """The function that Tune calls in the process of a trial without a cohort."""
     run_trial(study, config, tune.report, train=train)
 
 
 @contextmanager
 def _ctrl_c_caught_by_tune() -> Iterator[Callable[[], bool]]:
-    """Yields a function: whether Ctrl-C has ended what Tune was running.
+    """Yields a function that returns whether Ctrl-C has interrupted Tune.
 
-    Tune does not say so: the trials that it cuts off count as terminated, like those that have come to their end. But
-    it gives the signal back to whom it found there when it has caught one. A second Ctrl-C does not wait for Tune.
+    Tune does not report it: trials that Ctrl-C ends have the same status as trials that ended by themselves. But when
+    Tune catches SIGINT, it restores the signal handler that was there before, which is how this function knows. A
+    second Ctrl-C then raises KeyboardInterrupt without waiting for Tune.
     """
 
     def second(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # where Tune catches nothing
+    if threading.current_thread() is not threading.main_thread():  # Tune catches signals in the main thread alone
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, second)
@@ -199,10 +202,10 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config.get("id", trial.trial_id))
 
 
-def _settle(work_dir: Path, results: tune.ResultGrid, complete: bool) -> None:
-    """Ends the records of trials that could not do so themselves: stopped by the scheduler, or their process died.
+def _finish_records(work_dir: Path, results: tune.ResultGrid, complete: bool) -> None:
+    """Sets the final status of trials that the scheduler stopped or whose process died, so that they could not do it.
 
-    Of a phase that was cut off, those without an error stay as they are: the most of them will go on.
+    In an interrupted phase, the records of trials without an error stay as they are: most of them will be resumed.
     """
     for trial in trials_of(results):
         folder = work_dir / TRIALS / _trial_name(trial)

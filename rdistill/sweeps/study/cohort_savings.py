@@ -1,4 +1,4 @@
-"""What a sweep has cost, and what its cohorts saved. Needs neither torch nor ray."""
+"""The cost of a sweep, and the part that its cohorts saved. This module needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ COST = "cost.json"  # a file in the sweep's work dir
 
 
 def sweep_cost(records: Iterable[TrialRecord]) -> dict[str, float]:
-    """Seconds of all trials in cohorts, summed up; empty where no trial was in one.
+    """The sum of the seconds of all trials in cohorts; empty if no trial was in a cohort.
 
     Returns:
-        ``own_seconds``: of the students' own steps, validations and files. ``teacher_seconds`` and ``data_seconds``:
-        what was computed, once for all. ``teacher_alone_seconds`` and ``data_alone_seconds``: what the same trials
-        would have computed, each alone. ``saved``: the share of the whole that was not needed, 0 to 1. The rest is of
-        the training steps among it, see :mod:`rdistill.sweeps.study.seconds`.
+        ``own_seconds``: seconds of the students' own steps, validations and files. ``teacher_seconds`` and
+        ``data_seconds``: seconds of the shared teacher and of loading shared batches. ``teacher_alone_seconds`` and
+        ``data_alone_seconds``: the seconds that these would have taken if each trial had trained alone. ``saved``: the
+        fraction of all seconds alone that the cohorts saved, 0 to 1. All other keys are about training steps alone; see
+        :mod:`rdistill.sweeps.study.seconds`.
     """
     costs = [record.cost for record in records if "own_seconds" in record.cost]
     names = dict.fromkeys(name for cost in costs for name in cost)  # an older version wrote fewer

@@ -1,4 +1,4 @@
-"""A sweep's table as a pandas data frame, with every column of its own type."""
+"""The table of a sweep as a pandas data frame, with a type for each column."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COUNTS = ("best_iter", "iterations", "seed")
 
 
 def results_frame(work_dir: Path) -> pandas.DataFrame:
-    """See :func:`rdistill.load_results`."""
+    """The data frame that :func:`rdistill.load_results` returns."""
     records = load_records(work_dir)
     if not records:
         raise UserError(f"{work_dir}: holds no sweep: there is no {TRIALS}/ID/trial.json in it")
-    with TemporaryDirectory() as folder:  # written anew: results.csv in the work dir is as old as the last end
+    with TemporaryDirectory() as folder:  # the work dir's own results.csv may be older than its records
         frame = pandas.read_csv(write_table(Path(folder), records), dtype={name: "string" for name in TEXTS})
     frame.columns = pandas.Index([_plain(name) for name in frame.columns])
     for name in frame.columns:
@@ -37,12 +37,12 @@ def results_frame(work_dir: Path) -> pandas.DataFrame:
 
 
 def _value(cell: Any) -> Any:
-    """A swept list or section is JSON in the table; any other text is itself."""
+    """The value of a cell: a swept list or section is JSON in the table, and any other text stays a text."""
     if isinstance(cell, str) and cell[:1] in "[{":
         return json.loads(cell)
     return None if not isinstance(cell, str) else _plain(cell)
 
 
 def _plain(text: str) -> str:
-    """Without the apostrophe that keeps a spreadsheet from taking a text for a formula."""
+    """The text without the apostrophe that keeps a spreadsheet from reading it as a formula."""
     return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text

@@ -1,4 +1,4 @@
-"""What finished sweeps over the same keys have found: evaluated points that a search learns from."""
+"""The trials of finished sweeps over the same keys, from which a search learns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdistill.schemas.mappings import PlainConfig
 from rdistill.schemas.trial import StudyRecord
 from rdistill.sweeps.study.records import RECORD, SEARCHED, STUDY, TRIALS, TrialRecord, load_records
 from rdistill.sweeps.study.search_space import Evaluated, SearchSpace
-from rdistill.sweeps.study.starts import encoded
+from rdistill.sweeps.study.starts import encode_start
 
 # Keys of a config in which two sweeps may differ although their scores can be compared.
 NO_TRAINING = ("work_dir", "tracking", "default_hooks", "log_processor", "visualizer", "vis_backends", "log_level")
@@ -24,46 +24,49 @@ NO_TRAINING = ("work_dir", "tracking", "default_hooks", "log_processor", "visual
 def earlier_trials(
     folders: Sequence[str], space: SearchSpace, objectives: Sequence[str]
 ) -> tuple[list[Evaluated], list[str]]:
-    """The finished trials of some sweeps, and a line for the user about each sweep.
+    """Loads the finished trials of earlier sweeps.
 
     Args:
-        folders: work dirs, or URIs.
-        space: of this search; a trial that lies outside it is left out.
-        objectives: of this search.
+        folders: the sweeps' work dirs or URIs.
+        space: the space of this search; a trial outside it is left out.
+        objectives: the objectives of this search.
+
+    Returns:
+        The trials, and a line for the user about each sweep.
     """
     trials: list[Evaluated] = []
     notes = []
     for folder in folders:
-        with open_work_dir(folder, STUDY, f"{TRIALS}/*/{RECORD}") as there:
-            records = [record for record in load_records(there.folder) if _counts(record)]
+        with open_work_dir(folder, STUDY, f"{TRIALS}/*/{RECORD}") as earlier:
+            records = [record for record in load_records(earlier.folder) if _has_full_score(record)]
         inside = [trial for record in records if (trial := _evaluated(record, folder, space, objectives)) is not None]
         trials += inside
-        left = len(records) - len(inside)
-        outside = f"; {left} more outside the space" if left else ""
-        notes.append(f"from      {folder}: {counted(len(inside), 'trial')} known already{outside}")
+        outside = len(records) - len(inside)
+        rest = f"; {outside} more lie outside the space" if outside else ""
+        notes.append(f"from      {folder}: {counted(len(inside), 'trial')} known already{rest}")
     return trials, notes
 
 
 def require_comparable(folders: Sequence[str], study: StudyRecord, may_differ: bool) -> None:
-    """Makes sure that scores of earlier sweeps say something about this one.
+    """Checks that scores of earlier sweeps can be compared with those of this sweep.
 
     Args:
-        folders: work dirs, or URIs.
-        study: of this sweep, as its ``study.json`` will have it: the keys ``sweep`` and ``config``.
-        may_differ: whether teacher, data and schedule need not agree; the swept keys must in any case.
+        folders: the earlier sweeps' work dirs or URIs.
+        study: this sweep's record, as ``study.json`` will hold it: the keys ``sweep`` and ``config``.
+        may_differ: whether teacher, data and schedule may differ; the swept keys must agree in any case.
 
     Raises:
-        UserError: naming the folder and what is different.
+        UserError: the message names the folder and the differences.
     """
     problems = []
     for folder in folders:
         where = f"search.from: {folder}"
-        with open_work_dir(folder, STUDY, f"{TRIALS}/*/{RECORD}") as there:
-            if not (there.folder / STUDY).is_file():
+        with open_work_dir(folder, STUDY, f"{TRIALS}/*/{RECORD}") as earlier:
+            if not (earlier.folder / STUDY).is_file():
                 problems.append(f"{where}: holds no sweep; name the work dir of one that has finished")
                 continue
-            recorded = read_json(there.folder / STUDY, "leave it out of search.from, or copy it from a backup")
-            if not any(_counts(record) for record in load_records(there.folder)):
+            recorded = read_json(earlier.folder / STUDY, "leave it out of search.from, or copy it from a backup")
+            if not any(_has_full_score(record) for record in load_records(earlier.folder)):
                 problems.append(f"{where}: none of its trials has finished; leave it out")
                 continue
         keys, own = set(recorded["sweep"]["space"]), set(study["sweep"]["space"])
@@ -80,7 +83,7 @@ def require_comparable(folders: Sequence[str], study: StudyRecord, may_differ: b
 
 
 def _changes(earlier: PlainConfig, own: PlainConfig, swept: set[str]) -> list[str]:
-    """What differs between two configs, apart from what is swept in both."""
+    """The differences between two configs, apart from the swept keys."""
     lines = differences(
         {key: value for key, value in earlier.items() if key not in NO_TRAINING},
         {key: value for key, value in own.items() if key not in NO_TRAINING},
@@ -94,13 +97,13 @@ def _is_at(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith((f"{prefix}.", f"{prefix}["))
 
 
-def _counts(record: TrialRecord) -> bool:
-    """Whether a trial's score is that of a whole training."""
+def _has_full_score(record: TrialRecord) -> bool:
+    """Whether a record is of a searched trial that has trained to its end and has a score."""
     return record.phase == SEARCHED and record.status == "finished" and bool(record.best)
 
 
 def _evaluated(record: TrialRecord, folder: str, space: SearchSpace, objectives: Sequence[str]) -> Evaluated | None:
-    params, problems = encoded(record.values, space, "", "")
+    params, problems = encode_start(record.values, space, "", "")
     values = scores_of(record, objectives)
     missing = [key for key in space.in_order() if key not in params and space.holds(key, params)]
     if problems or missing or values is None:
@@ -109,7 +112,7 @@ def _evaluated(record: TrialRecord, folder: str, space: SearchSpace, objectives:
 
 
 def scores_of(record: TrialRecord, objectives: Sequence[str]) -> list[float] | None:
-    """What a trial has come to, in the order of the objectives; None where one of them is not known."""
+    """A trial's scores, in the order of the objectives; None if one of them is not known."""
     scores = {**record.objectives, "mIoU": record.best.get("mIoU")}
     values = [scores.get(name) for name in objectives]
     numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]

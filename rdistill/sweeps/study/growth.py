@@ -1,4 +1,4 @@
-"""What of a sweep may grow when it is resumed: more trials, more seeds, wider ranges, more to begin with."""
+"""Extensions of a sweep that a resume accepts: more trials, more seeds, wider ranges, more starting configurations."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.sweeps.study.spec import AUTO, LAST_LOOK
 
-Sweep = PlainConfig  # a sweep file's keys, as its record has them
-GROWN = "grown"  # key of a study's record: how often its search has grown
+Sweep = PlainConfig  # the keys of a sweep file, as its record has them
+GROWN = "grown"  # key of a study's record: how often its search was extended
 
 
-def grown(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:
-    """What was begun, with what has only grown as it is wanted now.
+def accept_growth(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:
+    """The recorded sweep, with those of its keys replaced that the wanted sweep only extends.
 
     Args:
         begun: the sweep's keys as they were recorded.
-        wanted: as they are now.
+        wanted: the sweep's keys as they are now.
 
     Returns:
-        The keys, to be compared with those that are wanted; and whether the search has more to do.
+        The recorded keys after that, which differ from ``wanted`` only if it is another study; and whether the search
+        was extended.
     """
     result = copy.deepcopy(begun)
     searches = [
@@ -35,12 +36,13 @@ def grown(begun: Sweep, wanted: Sweep) -> tuple[Sweep, bool]:
         _take(result, wanted, ("confirm", "seeds"), _is_longer)
         if begun["confirm"]["seeds"] == wanted["confirm"]["seeds"] == AUTO:
             _take(result, wanted, ("confirm", "max"), _has_more_looks)
-        _take(result, wanted, ("confirm", "hours"), lambda before, now: True)  # it refuses, and changes nothing
+        # `confirm.hours` may change freely, since it can only refuse a confirmation.
+        _take(result, wanted, ("confirm", "hours"), lambda before, now: True)
     return result, any(searches)
 
 
 def _take(begun: Sweep, wanted: Sweep, path: tuple[str, ...], grows: Callable[[Any, Any], bool]) -> bool:
-    """Sets a key to what is wanted where it grows so; whether it does."""
+    """Sets the key at ``path`` to the wanted value if that extends the recorded value. Returns whether it was set."""
     *parents, last = path
     for parent in parents:
         begun, wanted = begun.get(parent) or {}, wanted.get(parent) or {}
@@ -57,12 +59,12 @@ def _is_more(before: Any, now: Any) -> bool:
 
 
 def _is_longer(before: Any, now: Any) -> bool:
-    """Of lists of seeds."""
+    """Whether a list of seeds has all earlier seeds; False if one of the two is not a list."""
     return isinstance(before, list) and isinstance(now, list) and _holds_all(before, now)
 
 
 def _has_more_looks(before: Any, now: Any) -> bool:
-    """Of the most seeds that a confirmation adds; nothing is the most that there are by themselves."""
+    """Whether ``confirm.max`` is at least as large as before; None stands for its default."""
     return (LAST_LOOK if now is None else int(now)) >= (LAST_LOOK if before is None else int(before))
 
 
@@ -71,7 +73,7 @@ def _holds_all(before: list[Any], now: list[Any]) -> bool:
 
 
 def _is_wider(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a dimension holds all that it held."""
+    """Whether a dimension has all the values that it had before."""
     grow = {"low", "high", "values", "pairs"}
     if {key: value for key, value in before.items() if key not in grow} != {
         key: value for key, value in now.items() if key not in grow

@@ -1,4 +1,4 @@
-"""Sections of a sweep file whose ``type`` is a registered name, and whose other keys are what that one declares."""
+"""Sections of a sweep file whose ``type`` is a registered name and whose other keys are that type's parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rdistill.searchers import SEARCHERS
 
 
 class NamedSection(Section):
-    """What stands beside the model's own fields belongs to the ``type``; see :func:`name_problems` for its check."""
+    """A section with extra keys, which are the parameters of its ``type``; :func:`name_problems` checks them."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     registry: ClassVar[Registry[Any]]
@@ -24,7 +24,7 @@ class NamedSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, content: Any) -> Any:
-        """Fills the defaults in, so that a study's record says all that it was run with."""
+        """Adds the defaults of missing parameters, so that a study's record holds all values it was run with."""
         if not isinstance(content, Mapping):
             return content
         info = _registered(cls, content)
@@ -35,36 +35,36 @@ class NamedSection(Section):
 
     @property
     def params(self) -> Arguments:
-        """The values of what the type declares."""
+        """The values of the type's parameters."""
         return dict(self.model_extra or {})
 
 
 class SearcherSection(NamedSection):
-    """Names a searcher."""
+    """A section whose ``type`` is the name of a searcher."""
 
     registry = SEARCHERS
     type: str
 
     @property
     def visits_a_grid(self) -> bool:
-        """Whether its searcher tries every point of the space once."""
+        """Whether the searcher tries every point of the space once."""
         info = SEARCHERS.get(self.type)
         return info is not None and info.grid
 
 
 class SchedulerSection(NamedSection):
-    """Names a scheduler."""
+    """A section whose ``type`` is the name of a scheduler."""
 
     registry = SCHEDULERS
     type: str
 
 
 def name_problems(content: Mapping[Any, Any], model: type[BaseModel]) -> list[str]:
-    """What is wrong with the names that a file uses and with what it gives them, as lines.
+    """Problems with the types that a sweep file names and with their parameters, a line each.
 
     Args:
-        content: what the user wrote.
-        model: of the whole file.
+        content: the file's content.
+        model: the pydantic model of the whole file.
     """
     problems = []
     for where, field in model.model_fields.items():
@@ -77,11 +77,11 @@ def name_problems(content: Mapping[Any, Any], model: type[BaseModel]) -> list[st
 def _section_problems(where: str, section: Mapping[Any, Any], kind: type[NamedSection]) -> list[str]:
     name = _name_in(kind, section)
     if not isinstance(name, str):
-        return []  # pydantic says so
+        return []  # pydantic reports it
     registry = kind.registry
     try:
         info = registry.get(name)
-    except UserError as error:  # an installed package's
+    except UserError as error:  # an installed package that registers the name cannot be imported
         return [f"{where}.type: {line}" for line in error.problems]
     if info is None:
         own = "; one of your own must be in a module that custom_imports names, or of an installed package"
@@ -105,7 +105,7 @@ def _section_problems(where: str, section: Mapping[Any, Any], kind: type[NamedSe
 
 
 def _unknown(place: str, name: str, kind: type[NamedSection]) -> str:
-    """About a key that the type does not declare: another type's, a mistyped one, or neither."""
+    """The line about a key that the type does not declare; it may be another type's key, or a typing error."""
     key = place.rpartition(".")[2]
     takers = [each for each, info in kind.registry.registered().items() if key in info.params]
     if takers:
@@ -122,9 +122,9 @@ def _name_in(kind: type[NamedSection], content: Mapping[Any, Any]) -> Any:
 
 
 def _registered(kind: type[NamedSection], content: Mapping[Any, Any]) -> Any:
-    """The declaration of the name in a section; None where there is none."""
+    """The declaration of the type that a section names; None if there is none."""
     name = _name_in(kind, content)
     try:
         return kind.registry.get(name) if isinstance(name, str) else None
-    except UserError:  # an installed package's, of which the check of names tells
+    except UserError:  # `name_problems` reports it
         return None

@@ -1,4 +1,4 @@
-"""What a sweep leaves on disk: one record a trial, one table of all. Needs neither torch nor ray."""
+"""The records that a sweep writes: one for each trial, and a table of all. This module needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ from rdistill.schemas.store import VIEWS
 from rdistill.schemas.trial import TrialConfig, TrialEntry
 from rdistill.sweeps.study.seconds import SECONDS, training_seconds
 
-BASELINE = "baseline"  # id of the baseline as the config has it; those that were searched are b0001 and on
+BASELINE = "baseline"  # a phase, and the id of the configured baseline; searched baselines are b0001, b0002, ...
 SEARCHED, CONFIRMED = "search", "confirm"  # phases of a trial, besides BASELINE
-PREFIX = {SEARCHED: "t", BASELINE: "b"}  # begins the ids that a searcher gives; read back by `trains_alone`
-EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train as long as a distilled student took
+PREFIX = {SEARCHED: "t", BASELINE: "b"}  # phase -> first letter of the ids of searched trials; see `trains_alone`
+EQUAL_COST = "equal-cost"  # the phase of a confirmation's baselines that train for as long as a distilled student
 CONFIRMING = (CONFIRMED, EQUAL_COST)  # phases after the search
-STUDY = "study.json"  # a file of the work dir: the sweep file and the config
-RECORD = "trial.json"
-ERROR = "error.txt"  # a file in a failed trial's folder: the error and where it was raised, line by line
-PROGRESS = "progress"  # a file in a running trial's folder: the iteration that it has come to
-TRIALS = "trials"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet takes for a formula
-WEIGHT = "weight/"  # how a table's column of a measured weight begins; the loss's name follows
+STUDY = "study.json"  # a file in the work dir, with the sweep file and the config
+RECORD = "trial.json"  # a file in a trial's folder, with its record
+ERROR = "error.txt"  # a file in a failed trial's folder, with the error's traceback
+PROGRESS = "progress"  # a file in a running trial's folder, with the number of its last iteration
+TRIALS = "trials"  # a folder in the work dir, with a folder for each trial
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads a text that begins with one of these as a formula
+WEIGHT = "weight/"  # a table's column of a measured loss weight is this and the loss's name
 
-# Columns that only diagnosed runs, as those of a confirmation are, have figures in: of their last validation.
+# Columns with the diagnosis of a run's last validation; only the runs of a confirmation are diagnosed.
 DIAGNOSED = (
     "agreement", "errors_repeated", "errors_to_learn", "gradient_ratio", "gradient_cosine",
     "teacher_calibration_error",
 )  # fmt: skip
 
-# What a record may be: `running` in a table means that its process is gone and --resume continues it.
+# The statuses of a trial. After the end of a sweep, `running` means that its process is gone and --resume continues it.
 STATUSES = ("finished", "stopped", "failed", "running")
-OVER = ("finished", "stopped")  # statuses of a trial that no resume, and no grown sweep, trains again
+ENDED_STATUSES = ("finished", "stopped")  # statuses of a trial that no resume, and no grown sweep, trains again
 
 
 @dataclass
 class TrialRecord:
-    """One trial, as its own process writes it down at every validation."""
+    """The record of one trial, which the trial's own process writes at every validation."""
 
     id: str
-    values: ConfigValues  # what the searcher chose
+    values: ConfigValues  # config key -> value that the searcher chose
     seed: int
-    # SEARCHED, BASELINE (a student alone, searched or not), CONFIRMED or EQUAL_COST; by default as the id says
+    # SEARCHED, BASELINE (a student alone, searched or not), CONFIRMED or EQUAL_COST; by default it follows from the id
     phase: str = ""
     of: str = ""  # the id of the trial whose configuration a confirmation run repeats
-    attempts: int = 0  # processes that have worked on it, each from where the last one stopped
+    attempts: int = 0  # number of processes that have trained it, each from the last one's checkpoint
     status: str = "running"
-    reason: str = ""  # why it failed: one line
-    cause: str = ""  # what failed: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
-    effective: ConfigValues = field(default_factory=dict)  # read back from the built model and losses
-    history: list[TrialEntry] = field(default_factory=list)  # a validation: iter, seconds, mIoU, IoU by class
-    losses: list[dict[str, float]] = field(default_factory=list)  # now and then: iter, each loss raw and weighted
+    reason: str = ""  # the reason of a failure, in one line
+    cause: str = ""  # the cause of a failure: 'machine', 'storage' or 'own'; see rdistill.sweeps.trial.faults
+    effective: ConfigValues = field(default_factory=dict)  # values read back from the built model and losses
+    history: list[TrialEntry] = field(default_factory=list)  # an entry for each validation
+    losses: list[dict[str, float]] = field(default_factory=list)  # entries with iter, and each loss raw and weighted
     teacher_mIoU: float | None = None
-    # What training took: `steps` and their seconds. In a cohort also own_seconds, its share in teacher_seconds and
-    # data_seconds, and what these would have been alone. See rdistill.sweeps.study.seconds.
+    # Cost of the training: `steps` and their seconds. In a cohort also own_seconds, its share in teacher_seconds and
+    # data_seconds, and the seconds of these two if it had trained alone. See rdistill.sweeps.study.seconds.
     cost: dict[str, float] = field(default_factory=dict)
-    iterations: int | None = None  # length of its training, where it is another one than the config's
-    rival: str = ""  # a baseline of equal cost has the id of the trial whose configuration cost as much
-    objectives: dict[str, float] = field(default_factory=dict)  # those known before training
-    test: Scores | None = None  # scores on the test split; of confirmation runs, once
-    exported: ExportedStudent | None = None  # a confirmation run has it where the exported file is what is confirmed
+    iterations: int | None = None  # length of the training, if it differs from the config's
+    rival: str = ""  # a baseline at equal cost has the id of the trial whose configuration took as many seconds
+    objectives: dict[str, float] = field(default_factory=dict)  # the objectives that are known before training
+    test: Scores | None = None  # scores on the test split; confirmation runs alone have them
+    exported: ExportedStudent | None = None  # confirmation runs have it if exported files are compared
 
     def used(self, key: str) -> Any:
-        """What it really used at a config key; what the searcher chose where it failed before that was known."""
+        """The value that the trial used at a config key; the searcher's value if it failed before that was known."""
         return self.effective.get(key, self.values.get(key))
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class TrialRecord:
 
     @property
     def configuration(self) -> str:
-        """The id of the trial whose configuration this is: its own, or that of the one it repeats."""
+        """The id of the trial that has this configuration in the search: its own, or that of the trial it repeats."""
         return self.of or self.id
 
     @property
@@ -91,21 +91,21 @@ class TrialRecord:
 
     @property
     def searched(self) -> bool:
-        """Whether it is of the search, a baseline of it included; not of what comes after it."""
+        """Whether it belongs to the search (baselines included) and not to the confirmation."""
         return self.phase not in CONFIRMING
 
     @property
     def best(self) -> TrialEntry:
-        """The validation with the highest mIoU; empty before the first."""
+        """The validation with the highest mIoU; empty before the first validation."""
         return max(self.history, key=lambda entry: _number(entry.get("mIoU")), default=TrialEntry())
 
     @property
     def weights(self) -> dict[str, float]:
-        """The losses' weights that were measured, by name, as of the best validation."""
+        """Loss name -> measured weight at the best validation, for weights that are shares."""
         return dict(self.best.get("weights") or {})
 
     def save(self, folder: Path) -> None:
-        """Writes the record, whole or not at all. A line for each field: one for each number takes twice the bytes."""
+        """Writes the record, whole or not at all. It has a line for each field, to keep the file small."""
         folder.mkdir(parents=True, exist_ok=True)
         fields = ",\n ".join(f"{to_json(name)}: {to_json(value)}" for name, value in asdict(self).items())
         write_whole(folder / RECORD, f"{{\n {fields}\n}}\n")
@@ -115,7 +115,7 @@ def trial(
     trial_id: str, phase: str, seed: int, values: Mapping[str, Any], of: str = "", *, iterations: int | None = None,
     rival: str = "",
 ) -> TrialConfig:  # fmt: skip
-    """One trial as Tune has it in its config, and a record starts from."""
+    """The config of one trial, which Tune passes to the trial function and a record is made from."""
     config: TrialConfig = {"id": trial_id, "phase": phase, "of": of, "seed": seed, "values": dict(values)}
     if iterations is not None:
         config["iterations"], config["rival"] = iterations, rival
@@ -123,9 +123,10 @@ def trial(
 
 
 def trains_alone(trial_id: str, phase: str, of: str) -> bool:
-    """Whether a trial is a baseline, as its phase says, or repeats one, as the id of the trial that it repeats says.
+    """Whether a trial trains the student alone.
 
-    The oldest records have no phase: there the trial's own id says it.
+    The phase of a trial in the search says it. For a confirmation run, it follows from the id of the repeated trial
+    (``of``). The oldest records have no phase: there it follows from the trial's own id.
     """
     if phase in (BASELINE, SEARCHED):
         return phase == BASELINE
@@ -133,26 +134,26 @@ def trains_alone(trial_id: str, phase: str, of: str) -> bool:
 
 
 def error_to_read(work_dir: Path, trial_id: str, *, from_inside: bool = False) -> str:
-    """``'; see WORK_DIR/trials/t0001/error.txt'`` of a trial whose error was written down, else nothing.
+    """``'; see WORK_DIR/trials/t0001/error.txt'`` ; an empty text if there is no such file.
 
-    ``from_inside``: the path as from the sweep's folder, for files of it that are read elsewhere too.
+    ``from_inside``: a path relative to the sweep's folder, for files of it that are read elsewhere too.
     """
     file = work_dir / TRIALS / trial_id / ERROR
     return f"; see {file.relative_to(work_dir) if from_inside else file}" if file.is_file() else ""
 
 
 def load_record(folder: Path) -> TrialRecord | None:
-    """The record in a trial's folder, or None where there is none yet.
+    """The record in a trial's folder; None if there is none yet.
 
     Raises:
-        DamagedFileError: it cannot be read.
+        DamagedFileError: the file cannot be read.
     """
     file = folder / RECORD
     fix = f"copy it from a backup, or remove the folder {folder} to go on without this trial"
     if not file.is_file():
         return None
     content = read_json(file, fix)
-    for key in ("history", "losses"):  # NaN, which JSON lacks, was written as null
+    for key in ("history", "losses"):  # NaN was written as null, since JSON has no NaN
         content[key] = [_with_nan(entry) for entry in content.get(key) or []]
     return TrialRecord(**content)
 
@@ -162,29 +163,29 @@ def _with_nan(entry: Mapping[str, object]) -> dict[str, object]:
 
 
 def load_records(work_dir: Path) -> list[TrialRecord]:
-    """All records of a sweep: the baseline first, then in the order of their ids."""
+    """All records of a sweep: baselines first, then in the order of their ids."""
     folders = sorted((work_dir / TRIALS).glob("*/")) if (work_dir / TRIALS).is_dir() else []
     records = [record for folder in folders if (record := load_record(folder)) is not None]
     return sorted(records, key=lambda record: (not record.is_baseline, record.id))
 
 
 def never_trained(records: Iterable[TrialRecord]) -> frozenset[str]:
-    """Ids of those that never left one class; those of the search and those after it each among themselves."""
+    """Ids of trials that never left one class. Trials of the search and those of the confirmation are judged apart."""
     records = list(records)
-    groups = ([record for record in records if record.searched is of_search] for of_search in (True, False))
+    groups = ([record for record in records if record.searched is searched] for searched in (True, False))
     return frozenset().union(*(never_left_one_class({record.id: record.best for record in group}) for group in groups))
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Best mIoU first; trials without a score last."""
+    """The trials with the best mIoU first; trials without a score come last."""
     return sorted(records, key=lambda record: -_number(record.best.get("mIoU")))
 
 
 def gain(record: TrialRecord, records: Iterable[TrialRecord]) -> float | None:
-    """mIoU of a trial minus that of its baseline; None while either is unknown, and for baselines themselves.
+    """mIoU of a trial minus that of its baseline; None while one of the two is unknown, and for baselines.
 
-    The baseline of a trial of the search is the best one; of a confirmation run, the one of the same seed and of as
-    many iterations.
+    A trial of the search is compared with the best baseline. A confirmation run is compared with the baseline of the
+    same seed and the same number of iterations.
     """
     return gains([*records, record])[record.id]
 
@@ -227,7 +228,7 @@ def gains_at_equal_cost(records: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
-    """Ids of those trials that no other beats in all objectives: mIoU counts upward, costs downward."""
+    """Ids of the trials on the Pareto front. mIoU is maximised, all other objectives are minimised."""
 
     def costs(record: TrialRecord) -> tuple[float, ...]:
         return tuple(
@@ -237,31 +238,32 @@ def pareto(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[st
 
     points = {record.id: costs(record) for record in records if record.best}
     front: dict[str, tuple[float, ...]] = {}
-    for name, own in sorted(points.items(), key=lambda item: item[1]):  # what beats a point comes before it
+    for name, own in sorted(points.items(), key=lambda item: item[1]):  # points that dominate another come before it
         if not any(point != own and all(a <= b for a, b in zip(point, own, strict=True)) for point in front.values()):
             front[name] = own
     return [name for name in points if name in front]
 
 
 def twins(records: Iterable[TrialRecord]) -> list[tuple[str, str]]:
-    """Trials with different values but the same losses: their values cannot have had an effect."""
+    """Pairs of ids of trials with different values but equal losses: the values cannot have had an effect."""
     seen: dict[str, TrialRecord] = {}
     pairs = []
     for record in records:
         if not record.losses:
             continue
-        # Two different trainings do not agree in every loss to the last digit.
-        print_of_losses = json.dumps([_only_total(entry) for entry in record.losses[:3]])
-        first = seen.setdefault(print_of_losses, record)
+        # Two different trainings do not agree to the last digit in their first losses.
+        fingerprint = json.dumps([_only_total(entry) for entry in record.losses[:3]])
+        first = seen.setdefault(fingerprint, record)
         if first is not record and _differ(first, record):
             pairs.append((first.id, record.id))
     return pairs
 
 
 def _differ(first: TrialRecord, second: TrialRecord) -> bool:
-    """Whether two trials were given different values.
+    """Whether two trials have different values.
 
-    What the config says already and a search sets once more is no difference: there, what was read back decides.
+    One of them may have a value from the config that a search has set in the other. So the values that were read back
+    from the built model fill in for keys that were not searched.
     """
     keys = first.values.keys() | second.values.keys()
     used = [{**record.effective, **record.values} for record in (first, second)]
@@ -269,10 +271,10 @@ def _differ(first: TrialRecord, second: TrialRecord) -> bool:
 
 
 def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
-    """Writes ``results.csv``: a row a trial, best first."""
+    """Writes ``results.csv``, with a row for each trial, best first."""
     keys = sorted({key for record in records for key in record.values})
     if VIEWS not in keys and any(VIEWS in record.effective for record in records):
-        keys.append(VIEWS)  # what a student has seen, also where nobody searched it
+        keys.append(VIEWS)  # the number of views is shown even if it was not searched
     classes = list(dict.fromkeys(name for record in records for name in (record.best.get("IoU") or {})))
     weights = measured_names(records)
     costs = list(dict.fromkeys(name for record in records for name in record.objectives))
@@ -296,7 +298,7 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
                 "mIoU": best.get("mIoU"),
                 "gain": None if difference is None else round(difference, 4),
                 "gain_equal_cost": round(at_equal_cost[record.id], 4) if record.id in at_equal_cost else None,
-                **(_of_the_file(record) if files else {}),
+                **(_exported_columns(record) if files else {}),
                 **{f"IoU {name}": (best.get("IoU") or {}).get(name) for name in classes},
                 **{name: record.objectives.get(name) for name in costs},
                 "best_iter": best.get("iter"),
@@ -319,8 +321,8 @@ def write_table(work_dir: Path, records: list[TrialRecord]) -> Path:
     return path
 
 
-def _of_the_file(record: TrialRecord) -> Mapping[str, Any]:
-    """Columns of a sweep that confirms the exported file: ``mIoU`` beside them is PyTorch's."""
+def _exported_columns(record: TrialRecord) -> Mapping[str, Any]:
+    """The columns about the exported file, if a sweep confirms it; the column ``mIoU`` is that of PyTorch."""
     exported = record.exported or {}
     return {"exported_as": exported.get("precision"), "exported_mIoU": (exported.get("val") or {}).get("mIoU")}
 
@@ -331,13 +333,13 @@ def measured_names(records: Iterable[TrialRecord]) -> list[str]:
 
 
 def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[str], work_dir: Path) -> list[str]:
-    """What a reader of a table should know of a trial.
+    """Notes for the reader of a table about a trial: its failure, or reasons to doubt its score.
 
     Args:
-        record: of the trial.
-        twin_of: see :func:`twins`, the second to the first.
-        stuck: ids of those that never left one class.
-        work_dir: the sweep's; a failed trial's note names the file in it that has its error.
+        record: the trial's record.
+        twin_of: id of the second trial -> id of the first, of the pairs that :func:`twins` returns.
+        stuck: ids of the trials that never left one class.
+        work_dir: the sweep's folder; the note about a failed trial names the file there with its error.
     """
     notes = [record.reason + error_to_read(work_dir, record.id, from_inside=True)] if record.reason else []
     if record.id in stuck:
@@ -348,7 +350,7 @@ def notes_of(record: TrialRecord, twin_of: Mapping[str, str], stuck: Collection[
 
 
 def _last_diagnosis(record: TrialRecord) -> Mapping[str, Any]:
-    """The figures of the last validation that has any; see :mod:`rdistill.training.diagnosis`."""
+    """The diagnosis of the last validation that has one; see :mod:`rdistill.training.diagnosis`."""
     entries = (entry.get("diagnosis") for entry in reversed(record.history))
     return next((entry for entry in entries if isinstance(entry, Mapping) and "problem" not in entry), {})
 
@@ -366,7 +368,7 @@ def _cell(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front; a number stays one."""
+    """Puts an apostrophe before a text that a spreadsheet would read as a formula; numbers stay as they are."""
     if not isinstance(value, str) or not value.startswith(FORMULA):
         return value
     try:

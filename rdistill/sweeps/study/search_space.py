@@ -1,4 +1,4 @@
-"""A search space as Optuna has it: distributions, and which keys only some choices have."""
+"""A search space in Optuna's form: distributions, and the conditions under which a key is part of a configuration."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from rdistill.schemas.mappings import Params
 
-MOST_POINTS = 10_000  # a space of no more is listed when the sampler repeats itself
+MAX_POINTS = 10_000  # the largest number of points that are listed when the sampler only repeats itself
 
 
 @contextmanager
 def quiet_optuna(level: int = optuna.logging.ERROR) -> Iterator[None]:
-    """Optuna says at each study that it has been made, and which sampler a key goes to: nothing below ``level``."""
+    """A context in which Optuna logs nothing below ``level``; by default it logs every new study and sampler."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(level)
     try:
@@ -29,27 +29,28 @@ def quiet_optuna(level: int = optuna.logging.ERROR) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A trial of an earlier sweep."""
+    """A trial of an earlier sweep, or of an earlier start of this sweep."""
 
-    params: Mapping[str, Any]  # those that Optuna has
-    values: tuple[float, ...]  # one for each objective, in their order
-    id: str  # what a reader sees: its sweep's name and its own
+    params: Mapping[str, Any]  # the configuration in Optuna's form
+    values: tuple[float, ...]  # the score of each objective, in their order
+    id: str  # shown to users: the name of its sweep and its own id
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a search chooses from.
+    """The space that a search chooses from.
 
     Attributes:
-        distributions: config key -> distribution; a list of values is one of JSON texts.
-        conditions: key -> other key -> its values, as texts, with which the first has a meaning: all must hold.
+        distributions: config key -> distribution; the choices of a list are JSON texts.
+        conditions: key -> parent key -> those values of the parent, as JSON texts, with which the key applies. All
+            conditions of a key must hold.
     """
 
     distributions: Mapping[str, BaseDistribution]
     conditions: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def in_order(self) -> list[str]:
-        """The keys, each after those that it depends on."""
+        """The keys, each after its parents."""
         placed: list[str] = []
         while len(placed) < len(self.distributions):
             ready = [key for key in self.distributions if key not in placed and self.parents(key) <= set(placed)]
@@ -59,18 +60,19 @@ class SearchSpace:
         return placed
 
     def cycle(self) -> str:
-        """A key that depends on itself, through others; empty where there is none."""
+        """A key that depends on itself through other keys; an empty text if there is none."""
         return next(iter(self.distributions.keys() - set(self.in_order())), "")
 
     def parents(self, key: str) -> set[str]:
+        """The keys that a key's conditions are about."""
         return set(self.conditions.get(key, ()))
 
     def holds(self, key: str, params: Mapping[str, Any]) -> bool:
-        """Whether a key has a meaning beside the parameters that are chosen already."""
+        """Whether all conditions of a key hold with the parameters that are chosen already."""
         return all(params.get(parent) in values for parent, values in self.conditions.get(key, {}).items())
 
     def ask(self, trial: optuna.Trial) -> Params:
-        """The parameters that Optuna suggests for a trial; a key after those that it depends on."""
+        """The parameters that Optuna suggests for a trial."""
         params: Params = {}
         for key in self.in_order():
             if self.holds(key, params):
@@ -78,13 +80,13 @@ class SearchSpace:
         return params
 
     def points(self) -> Iterator[Params]:
-        """Every configuration of a space without ranges, but not more than are worth listing."""
+        """The configurations of a space without ranges, up to ``MAX_POINTS``; none if there is a range."""
         keys = self.in_order()
         values = [values_of(self.distributions[key]) for key in keys]
         if any(listed is None for listed in values):
             return
         seen = set()
-        for point in itertools.islice(itertools.product(*(listed or [] for listed in values)), MOST_POINTS):
+        for point in itertools.islice(itertools.product(*(listed or [] for listed in values)), MAX_POINTS):
             params: Params = {}
             for key, value in zip(keys, point, strict=True):
                 if self.holds(key, params):
@@ -95,13 +97,13 @@ class SearchSpace:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether every key is a number that every configuration has."""
+        """Whether every key is a number and part of every configuration."""
         numeric = (FloatDistribution, IntDistribution)
         return not self.conditions and all(isinstance(each, numeric) for each in self.distributions.values())
 
 
 def values_of(distribution: BaseDistribution) -> list[Any] | None:
-    """All values of a distribution; None of a range without steps."""
+    """All values of a distribution; None for a range without steps."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):

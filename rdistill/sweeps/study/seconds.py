@@ -1,6 +1,6 @@
-"""What a trial's training took, in seconds: as it really was, and as it would have been alone.
+"""The seconds of a trial's training: those that it really took, and those that it would have taken alone.
 
-Needs neither torch nor ray.
+This module needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ REAL, ALONE = "real", "alone"
 SECONDS = (REAL, ALONE)
 
 
-class Trained(Protocol):
-    """What is needed of a :class:`rdistill.sweeps.study.records.TrialRecord`."""
+class TrainedRecord(Protocol):
+    """The part of :class:`rdistill.sweeps.study.records.TrialRecord` that this module needs."""
 
     cost: dict[str, float]
 
@@ -26,29 +26,30 @@ class Trained(Protocol):
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of training steps: the student's own work and its share of the teacher's and of loading.
+    """Seconds of training steps: the student's own work, and its share of the teacher's work and of data loading.
 
-    Without set-up and validations, of which a student alone has as many.
+    Set-up and validations are not included, since a student alone has as many of them.
     """
 
-    real: float  # seconds where others share teacher and batches, and teacher outputs are remembered
-    alone: float  # seconds where teacher and batches are its own, and every output is computed
-    steps: int  # training iterations that this was for
+    real: float  # seconds as measured, with a shared teacher, shared batches and stored teacher outputs
+    alone: float  # seconds if the trial had loaded every batch and computed every teacher output itself
+    steps: int  # number of training iterations that took these seconds
 
-    def of(self, kind: str) -> float:
+    def total(self, kind: str) -> float:
         return self.real if kind == REAL else self.alone
 
-    def each(self, kind: str) -> float:
+    def per_step(self, kind: str) -> float:
         """Seconds of one step."""
-        return self.of(kind) / self.steps
+        return self.total(kind) / self.steps
 
 
-def training_seconds(record: Trained) -> Seconds | None:
-    """What a trial's training took, of all its iterations; None before its first validation.
+def training_seconds(record: TrainedRecord) -> Seconds | None:
+    """The seconds of all training iterations of a trial; None before its first validation.
 
-    What an attempt did again after a kill does not count: the seconds are those of the steps that were measured,
-    times the iterations of the trial; of several workers they are the first one's, who all keep step. A record without
-    measured steps, of an older version, has its time on the wall for both, validations included.
+    They are the mean seconds of the measured steps, times the iterations of the trial, so that iterations that were
+    trained twice because of a kill do not count twice. With several workers they are the seconds of rank 0, since all
+    ranks run in step. A record of an older version has no measured steps: then both values are its wall time,
+    validations included.
     """
     if not record.history:
         return None
@@ -62,8 +63,8 @@ def training_seconds(record: Trained) -> Seconds | None:
     return Seconds(real * iterations / steps, alone * iterations / steps, iterations)
 
 
-def together(parts: Iterable[Seconds]) -> Seconds | None:
-    """The sum of some runs' seconds and steps; None of none."""
+def sum_seconds(parts: Iterable[Seconds]) -> Seconds | None:
+    """The sum of the seconds and steps of several runs; None if there are no runs."""
     runs = list(parts)
     if not runs:
         return None

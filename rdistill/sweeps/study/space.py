@@ -1,4 +1,4 @@
-"""From the sweep file's space to Optuna's, and from what Optuna suggests to config overrides."""
+"""Converts the sweep file's search space to Optuna's form, and Optuna's suggestions to config overrides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rdistill.searchers import SEARCHERS
 from rdistill.searchers.registry import SearchSize
 from rdistill.sweeps.study.search_space import SearchSpace
 from rdistill.sweeps.study.spec import (
-    MOST_TRIALS,
+    MAX_TRIALS,
     Choice,
     Dimension,
     Integer,
@@ -38,7 +38,7 @@ from rdistill.sweeps.study.spec import (
 
 
 def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> dict[str, BaseDistribution]:
-    """Optuna's form of a space. Lists become JSON texts: Optuna's categories are scalars."""
+    """Optuna's form of a space. Choices become JSON texts, since Optuna's categories must be scalars."""
     features = feature_counts(distill)
     space: dict[str, BaseDistribution] = {}
     for key, dimension in dimensions.items():
@@ -56,15 +56,15 @@ def distributions(dimensions: Mapping[str, Dimension], distill: DistillSpec) -> 
 def search_space(
     dimensions: Mapping[str, Dimension], run: LoadedConfig, distill: DistillSpec | None = None
 ) -> SearchSpace:
-    """A space with what each key depends on.
+    """A space in Optuna's form, with the conditions of each key.
 
     Args:
-        dimensions: config key -> what it may be.
-        run: the config that they change: the distilled student's, or the student's alone.
-        distill: whose features pairs point into; the config's own by default.
+        dimensions: config key -> dimension of the sweep file.
+        run: the config that they change: the distilled student's, or that of the student alone.
+        distill: the section whose features the pairs are indices of; the config's own by default.
 
     Raises:
-        UserError: a key that has a meaning with none of the values of the choice above it.
+        UserError: a key applies with none of the values of the choice above it, or its conditions form a cycle.
     """
     distill = distill or run.distill or DistillSpec.model_construct()
     conditions: dict[str, dict[str, frozenset[str]]] = {}
@@ -73,10 +73,10 @@ def search_space(
         own = {parent: frozenset(map(encode, values)) for parent, values in dimension.when.items()}
         for parent, above in dimensions.items():
             if key.lstrip("+").startswith(f"{parent.lstrip('+')}.") and isinstance(above, Choice):
-                taking = [value for value in above.values if _takes(run, parent, value, key, dimension, distill)]
-                if not taking:
+                accepting = [value for value in above.values if _accepts(run, parent, value, key, dimension, distill)]
+                if not accepting:
                     problems.append(f"{key}: none of the values of {parent} takes it; leave it out")
-                values = frozenset(map(encode, taking))
+                values = frozenset(map(encode, accepting))
                 own[parent] = own.get(parent, values) & values
         if own:
             conditions[key] = own
@@ -88,8 +88,11 @@ def search_space(
     return space
 
 
-def _takes(run: LoadedConfig, parent: str, value: Any, key: str, dimension: Dimension, distill: DistillSpec) -> bool:
-    """Whether a key can be set beside a choice: a loss that is left out has no weight, and not every loss has a tau."""
+def _accepts(run: LoadedConfig, parent: str, value: Any, key: str, dimension: Dimension, distill: DistillSpec) -> bool:
+    """Whether a key can be set together with a value of the choice above it.
+
+    For example, a loss that is left out has no weight, and not every loss has a ``tau``.
+    """
     if not isinstance(value, Mapping):
         return False
     try:
@@ -100,19 +103,19 @@ def _takes(run: LoadedConfig, parent: str, value: Any, key: str, dimension: Dime
     return True
 
 
-def beside(key: str, dimensions: Mapping[str, Dimension], space: SearchSpace) -> ConfigValues:
-    """Values of the other keys with which a key has a meaning: to try it out by itself."""
+def prerequisites(key: str, dimensions: Mapping[str, Dimension], space: SearchSpace) -> ConfigValues:
+    """Values of other keys with which all conditions of a key hold, so that the key can be tried by itself."""
     params: Params = {}
     for child in reversed(space.in_order()):
         if child in (key, *params):
             for parent, values in space.conditions.get(child, {}).items():
-                choices_there = space.distributions[parent].choices  # type: ignore[attr-defined]
-                params.setdefault(parent, next(value for value in choices_there if value in values))
+                parent_choices = space.distributions[parent].choices  # type: ignore[attr-defined]
+                params.setdefault(parent, next(value for value in parent_choices if value in values))
     return decode({name: params[name] for name in dimensions if name in params}, dimensions)
 
 
 def is_possible(params: Mapping[str, Any], run: LoadedConfig, dimensions: Mapping[str, Dimension]) -> bool:
-    """Whether a config takes a configuration, as Optuna has it, as a whole."""
+    """Whether a config accepts a whole configuration, which is in Optuna's form."""
     try:
         run.with_overrides(decode(params, dimensions))
     except UserError:
@@ -121,7 +124,7 @@ def is_possible(params: Mapping[str, Any], run: LoadedConfig, dimensions: Mappin
 
 
 def feature_counts(distill: DistillSpec) -> tuple[int, int]:
-    """How many student and teacher features there are to pair."""
+    """(number of student features, number of teacher features) in a ``distill`` section."""
     return len(distill.features.student), len(distill.features.teacher)
 
 
@@ -132,16 +135,16 @@ def fix_pairs(
     teachers: Mapping[int, Sequence[Shape | str]],
     height_width: tuple[int, int],
 ) -> tuple[SweepSpec, list[str]]:
-    """Settles every dimension of type ``pairs`` to a list of those pairs that can be compared.
+    """Replaces every dimension of type ``pairs`` by the list of those pairs that can be compared.
 
     Args:
         spec: the sweep.
-        distill: of its base config.
+        distill: the ``distill`` section of its base config.
         student, teachers: shapes by feature index, see :func:`rdistill.checks.layers.listed_shapes`.
-        height_width: of the images, in pixels.
+        height_width: size of the training images, in pixels.
 
     Returns:
-        The sweep with its lists, and a line for each pair that was left out.
+        The sweep with these lists, and a line for each pair that was left out.
 
     Raises:
         UserError: no pair is left.
@@ -168,43 +171,45 @@ def fix_pairs(
 
 
 def _teacher_of(key: str, distill: DistillSpec) -> int:
-    """Which teacher's features the pairs of ``distill.losses.NAME.pair`` point into."""
+    """The index of the teacher whose features the pairs of ``distill.losses.NAME.pair`` refer to."""
     loss = distill.losses.get(key.split(".")[-2])
     return loss.teacher if loss is not None and isinstance(loss.teacher, int) else 0
 
 
 def decode(suggested: Mapping[str, Any], space: Mapping[str, Dimension]) -> ConfigValues:
-    """What Optuna suggested, as config key -> value."""
+    """Converts parameters in Optuna's form to config values."""
     return {
         key: json.loads(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in suggested.items()
     }
 
 
 def encoded_values(values: Mapping[str, Any], space: Mapping[str, Dimension]) -> Params:
-    """The reverse of :func:`decode`."""
+    """Converts config values to parameters in Optuna's form: the reverse of :func:`decode`."""
     return {key: encode(value) if isinstance(space[key], (Choice, Pairs)) else value for key, value in values.items()}
 
 
-def sampler(
+def build_sampler(
     kind: str,
     seed: int,
     space: Mapping[str, BaseDistribution],
     params: Mapping[str, Any] | None = None,
     size: SearchSize | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """What chooses, seeded; see :meth:`rdistill.searchers.SearcherInfo.build`."""
-    return SEARCHERS[kind].build(space, seed, params or {}, size or SearchSize(MOST_TRIALS))
+    """Builds the Optuna sampler of a searcher by its name; see :meth:`rdistill.searchers.SearcherInfo.build`."""
+    return SEARCHERS[kind].build(space, seed, params or {}, size or SearchSize(MAX_TRIALS))
 
 
 def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
-    """Tries every choice, and both ends of every range, on the base config.
+    """Tries every choice and both ends of every range on the base config.
 
     Raises:
-        UserError: naming each key and value that the config does not take.
+        UserError: the message names each key and value that the config does not accept.
     """
     distill = base.distillation
     if problems := _grid_problems(spec, feature_counts(distill)):
-        raise UserError(*(f"{path}: {problem}" for problem in problems))  # raised before all values are made
+        raise UserError(
+            *(f"{path}: {problem}" for problem in problems)
+        )  # raised here, before a huge grid's values are listed
     chosen = spec.baseline.cost if "cost" in spec.baseline.model_fields_set else "iterations"
     if chosen != "iterations" and base.cfg.train_cfg.get("max_iters") is None:
         problems.append(
@@ -221,7 +226,7 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
             problems += [f"{path}: {where}.{problem}" for problem in error.problems]
             continue
         for key, dimension in space.items():
-            others = beside(key, space, conditional)
+            others = prerequisites(key, space, conditional)
             for value in extremes(dimension, distill):
                 try:
                     run.with_overrides({**others, key: value})
@@ -232,7 +237,7 @@ def check_space(spec: SweepSpec, base: LoadedConfig, path: str) -> None:
 
 
 def _grid_problems(spec: SweepSpec, features: tuple[int, int]) -> list[str]:
-    """What is wrong with the size of the grids, if any are searched."""
+    """Problems with the sizes of the grids that are searched, a line each."""
     problems = []
     for where, search, space in (
         ("search", spec.search, spec.space),
@@ -241,9 +246,9 @@ def _grid_problems(spec: SweepSpec, features: tuple[int, int]) -> list[str]:
         if not search.visits_a_grid or not space:
             continue
         points = grid_size(space, features)
-        if points > MOST_TRIALS:
+        if points > MAX_TRIALS:
             problems.append(
-                f"{where}.type: the grid has {points:,} points, and at most {MOST_TRIALS:,} can be listed; "
+                f"{where}.type: the grid has {points:,} points, and at most {MAX_TRIALS:,} can be listed; "
                 f"take fewer values, or {where}.type random"
             )
         elif search.num_trials is not None and search.num_trials > points:
@@ -263,5 +268,5 @@ def extremes(dimension: Any, distill: DistillSpec) -> Iterator[Any]:
 
 
 def encode(value: Any) -> str:
-    """A value of a choice as Optuna has it."""
+    """A value of a choice in Optuna's form, a JSON text."""
     return json.dumps(value)

@@ -1,4 +1,4 @@
-"""The sweep file: YAML, read as data and checked before anything starts."""
+"""The sweep file: it is read from YAML as plain data, and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from rdistill.registration.user_modules import import_user_modules
 from rdistill.schemas.mappings import ConfigValues
 from rdistill.sweeps.study.named import SchedulerSection, SearcherSection, name_problems
 
-MOST_TRIALS = 10_000  # trials of a search, and points of a grid: Optuna lists all of them before the first
-MOST_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
-MOST_DIMENSIONS = 100
-MOST_HEADROOM_SEEDS = 32
+MAX_TRIALS = 10_000  # trials of a search and points of a grid: Optuna lists all of them before the first trial
+MAX_VALUES = 1_000  # values of a dimension: each is tried on the config before the first trial
+MAX_DIMENSIONS = 100
+MAX_HEADROOM_SEEDS = 32
 LARGEST_BOUND = 1e30  # samplers square the distance between two bounds
-LARGEST_WHOLE = 2**53  # Optuna computes with floats, which are exact up to here
+LARGEST_WHOLE = 2**53  # Optuna computes with floats, in which integers are exact up to here
 AUTO = "auto"
 A_SEARCHER, A_SCHEDULER = "the name of a searcher", "the name of a scheduler"
-FIRST_LOOK, LAST_LOOK = 4, 16  # seeds of a confirmation with `seeds: auto`
-MOST_SEEDS = 64  # no more, for the thresholds of each look are simulated
+FIRST_LOOK, LAST_LOOK = 4, 16  # seeds at the first and at the last look of a confirmation with `seeds: auto`
+MAX_SEEDS = 64  # seeds of a confirmation with `seeds: auto`: the thresholds of each look have to be simulated
 
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Bound = Annotated[Number, Field(ge=-LARGEST_BOUND, le=LARGEST_BOUND)]
 WholeBound = Annotated[Whole, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
-Trials = Annotated[Whole, Field(ge=1, le=MOST_TRIALS)]
-IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # the student's, the teacher's
+Trials = Annotated[Whole, Field(ge=1, le=MAX_TRIALS)]
+IndexPair = tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]  # (student index, teacher index)
 
 
 class _Dimension(Section):
-    """What a config key may be.
+    """The values that a config key may have.
 
-    ``when``: other keys of the space -> the values of theirs with which this key has a meaning; it is left out of the
-    other trials. A key below another of the space, as a loss's weight is, needs none: it is left out of the trials
-    whose choice does not take it.
+    ``when`` maps other keys of the space to those of their values with which this key applies; it is left out of all
+    other trials. A key below another key of the space, such as a loss's weight below the loss, needs no ``when``: it
+    is left out of the trials whose choice does not accept it.
     """
 
     when: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
 
 
 class Uniform(_Dimension):
-    """A real number between two bounds; with ``step``, the lower one plus a multiple of it."""
+    """A real number between two bounds; with ``step``, the lower bound plus a multiple of it."""
 
     type: Literal["uniform"]
     low: Bound
@@ -61,7 +61,7 @@ class Uniform(_Dimension):
 
 
 class LogUniform(_Dimension):
-    """A positive real number whose logarithm is uniform between those of two bounds."""
+    """A positive real number between two bounds, whose logarithm is uniformly distributed."""
 
     type: Literal["loguniform"]
     low: Bound
@@ -69,31 +69,31 @@ class LogUniform(_Dimension):
 
 
 class Integer(_Dimension):
-    """A whole number between two bounds, both included; with ``step``, the lower one plus a multiple of it."""
+    """An integer between two bounds, both included; with ``step``, the lower bound plus a multiple of it."""
 
     type: Literal["int"]
     low: WholeBound
     high: WholeBound
     step: Annotated[Whole, Field(ge=1, le=LARGEST_WHOLE)] = 1
-    log: bool = False  # its logarithm is uniform
+    log: bool = False  # whether its logarithm is uniformly distributed
 
 
 class Choice(_Dimension):
     """One of a list of values."""
 
     type: Literal["choice"]
-    values: list[Any] = Field(min_length=1, max_length=MOST_VALUES)
+    values: list[Any] = Field(min_length=1, max_length=MAX_VALUES)
 
 
 class Pairs(_Dimension):
     """A feature pair of one loss: (student index, teacher index).
 
-    Out of a list, of every combination, or of those that make sense ('auto': same stride, or else the nearest).
-    What cannot be compared is left out before the sweep starts.
+    The pairs are those of a list, all combinations ('all'), or those with the same or else the nearest stride ('auto').
+    Pairs that cannot be compared are left out before the sweep starts.
     """
 
     type: Literal["pairs"]
-    pairs: Literal["all", "auto"] | Annotated[list[IndexPair], Field(min_length=1, max_length=MOST_VALUES)] = Field(
+    pairs: Literal["all", "auto"] | Annotated[list[IndexPair], Field(min_length=1, max_length=MAX_VALUES)] = Field(
         "all", description="'all', 'auto', or a list of pairs of indices such as [[0, 0], [1, 1]]"
     )
 
@@ -117,25 +117,27 @@ def _as_list(value: Any) -> Any:
 
 if TYPE_CHECKING:
     _WithFrom = SearcherSection
-else:  # a word of Python's, which a class cannot spell as a field; with an alias its record would have another key
+else:  # `from` is a keyword of Python and cannot be written as a field; an alias would change the key in the record
     _WithFrom = create_model(
         "_WithFrom", __base__=SearcherSection, **{FROM: (Annotated[list[str], BeforeValidator(_as_list)], [])}
     )
 
 
 class Search(_WithFrom):
-    """How configurations are chosen. The same seed chooses the same ones again.
+    """How configurations are chosen. With the same seed, the same configurations are chosen again.
 
-    ``from`` has the work dirs of finished sweeps over the same keys, whose trials are learnt from and not tried again.
+    ``from`` lists the work dirs of finished sweeps over the same keys: the searcher learns from their trials and does
+    not try them again.
     """
 
     type: str = Field(default="auto", description=A_SEARCHER)  # a name in rdistill.searchers
-    num_trials: Trials | None = None  # the baseline comes on top; a grid's default: all of it
+    num_trials: Trials | None = None  # number of trials without the baseline; default for a grid: all of its points
     seed: Seed = 0
-    # Tried first: config key -> value, the config as it stands, or what the baseline's search has come to.
-    start: Annotated[list[Start], Field(max_length=MOST_VALUES)] = Field(default=[])
-    from_differs: bool = False  # whether those may have had another teacher, other data or another schedule
-    storage: str | None = None  # where Optuna's tools can watch the search, such as sqlite:///search.db
+    # Configurations that are tried first: config key -> value, `defaults` (the config's own values), or `baseline` (the
+    # best values of the baselines' search).
+    start: Annotated[list[Start], Field(max_length=MAX_VALUES)] = Field(default=[])
+    from_differs: bool = False  # whether sweeps in `from` may have another teacher, other data or another schedule
+    storage: str | None = None  # an Optuna storage for tools that watch the search, such as sqlite:///search.db
 
     @property
     def earlier(self) -> list[str]:
@@ -144,40 +146,40 @@ class Search(_WithFrom):
 
 
 class Scheduler(SchedulerSection):
-    """Which trials end early. The baseline never does."""
+    """Which trials end early. The configured baseline never does."""
 
     type: str = Field(default="fifo", description=A_SCHEDULER)  # a name in rdistill.schedulers
 
 
 class TrialResources(Section):
-    """What one trial takes."""
+    """The resources of one trial."""
 
-    workers: Whole = Field(default=1, ge=1)  # each trial is a Ray Train run if there are two or more
+    workers: Whole = Field(default=1, ge=1)  # a trial with two or more workers trains in a Ray Train worker group
     cpus_per_worker: Number = Field(default=1, ge=MIN_SHARE)
-    gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 where the cluster has GPUs
-    max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: what the cluster holds
+    gpus_per_worker: Annotated[Number, Field(ge=0)] | None = None  # default: 1 if the cluster has GPUs
+    max_concurrent: Annotated[Whole, Field(ge=1)] | None = None  # trials at a time; default: as many as fit
 
 
 class CohortSpec(Section):
-    """How many one-worker trials share a worker, its batches and its teacher."""
+    """How many trials share a worker (or a worker group), its batches and its teacher."""
 
-    # auto: an equal share that fits the memory
+    # auto: trials are divided equally among cohorts, as far as they fit the memory
     size: Annotated[Literal["auto", "off"], Word] | Annotated[Whole, Field(ge=1)] = "auto"
 
 
 class BaselineSpec(SearcherSection):
-    """How the student alone, which all are compared with, is given its chance."""
+    """How the baselines, students alone that the distilled students are compared with, are tuned and trained."""
 
-    search: dict[str, Dimension] = Field(
-        default={}, max_length=MOST_DIMENSIONS
-    )  # a space as `space` is, but the student's own config's
+    # A space like `space`, over keys of the student's own config.
+    search: dict[str, Dimension] = Field(default={}, max_length=MAX_DIMENSIONS)
     type: str = Field(default="auto", description=A_SEARCHER)
-    num_trials: Trials | None = None  # how many beside the one as configured; default: as many as the search
-    seed: Seed | None = None  # seeds the baseline's search; default: the search's
-    # What a distilled student is compared with in the confirmation: the student alone of as many iterations, the
-    # student alone that trained as many seconds, or both.
+    num_trials: Trials | None = None  # number of searched baselines; default: as many as the search has trials
+    seed: Seed | None = None  # seed of the baselines' search; default: that of `search`
+    # The baseline in the confirmation: the student alone with as many iterations as a distilled student, with as many
+    # seconds, or both.
     cost: Annotated[Literal["iterations", "seconds", "both"], Word] = "both"
-    # Which seconds: as it really was, with teacher and data shared and outputs remembered, or as each would be alone.
+    # How seconds are counted: `real` as measured, with shared teacher, shared data and stored outputs, or `alone` as if
+    # each trial had trained alone.
     seconds: Annotated[Literal["real", "alone"], Word] = "real"
 
 
@@ -190,16 +192,17 @@ def _none_for_auto(value: Any) -> Any:
 class ConfirmSpec(Section):
     """Which configurations train again after the search, on seeds that had no part in it."""
 
-    top: Trials = 3  # this many of the best, and the best baseline
-    # Seeds of training: one gives no interval. None, written auto: added until the answer is decided, or cannot be.
+    top: Trials = 3  # number of the best configurations; the best baseline trains again in any case
+    # Training seeds, at least two, since one gives no interval. None, written `auto`: seeds are added until every
+    # question is answered or cannot be.
     seeds: Annotated[list[Seed] | None, BeforeValidator(_none_for_auto)] = Field(
-        min_length=2, max_length=MOST_VALUES, description="'auto', or a list of whole numbers from 0 such as [1, 2, 3]"
+        min_length=2, max_length=MAX_VALUES, description="'auto', or a list of whole numbers from 0 such as [1, 2, 3]"
     )
-    min: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the first look; default 4
-    max: Annotated[Whole, Field(ge=2, le=MOST_SEEDS)] | None = None  # `auto`: seeds at the last look; default 16
+    min: Annotated[Whole, Field(ge=2, le=MAX_SEEDS)] | None = None  # `auto`: seeds at the first look; default 4
+    max: Annotated[Whole, Field(ge=2, le=MAX_SEEDS)] | None = None  # `auto`: seeds at the last look; default 16
     margin: Annotated[Number, Field(ge=0, le=100)] | None = None  # `auto`: mIoU that "better" must exceed; default 0
-    hours: Annotated[Number, Field(gt=0, le=10_000)] | None = None  # that all seeds may take, by the measured step
-    # What is scored, and so what the verdict is about: the student in PyTorch, or as an exported file of ONNX.
+    hours: Annotated[Number, Field(gt=0, le=10_000)] | None = None  # limit for all seeds, planned by the measured step
+    # The model that is scored and that the verdict is about: the student in PyTorch, or its exported ONNX file.
     of: Annotated[Literal["pytorch", "onnx", "fp16", "int8"], Word] = "pytorch"
 
     @field_serializer("seeds")
@@ -208,45 +211,44 @@ class ConfirmSpec(Section):
 
     @property
     def first(self) -> int:
-        """Seeds at the first look at the results."""
+        """Number of seeds at the first look at the results."""
         return len(self.seeds) if self.seeds is not None else FIRST_LOOK if self.min is None else self.min
 
     @property
     def last(self) -> int:
-        """Most seeds."""
+        """Number of seeds at the last look, the largest number there can be."""
         return len(self.seeds) if self.seeds is not None else LAST_LOOK if self.max is None else self.max
 
     def fresh_seeds(self, searched: int) -> list[int]:
-        """The seeds, in order; for `auto` 1, 2, 3 and on, without the search's."""
+        """The seeds in order; with `auto` they are 1, 2, 3, ... without the search's seed ``searched``."""
         if self.seeds is not None:
             return list(self.seeds)
         return [seed for seed in range(1, self.last + 2) if seed != searched][: self.last]
 
 
 class HeadroomSpec(Section):
-    """The short trainings before the search that say how much there is to gain."""
+    """The short trainings before the search that measure how much there is to gain."""
 
-    iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = (
-        None  # their length; default: a quarter of a trial's
-    )
-    # training's, at least two: they say how much a difference varies; default: the sweep's own and the next
-    seeds: Annotated[list[Seed], Field(min_length=2, max_length=MOST_HEADROOM_SEEDS)] | None = None
+    # Iterations of a short training; default: a quarter of a trial's.
+    iters: Annotated[Whole, Field(ge=20, le=LARGEST_WHOLE)] | None = None
+    # Training seeds, at least two, to estimate how much a difference varies; default: the sweep's seed and the next.
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=MAX_HEADROOM_SEEDS)] | None = None
 
 
 class BudgetSpec(Section):
-    """What a whole sweep may cost, in one of three ways: the search ends in time for its confirmation."""
+    """A limit for a whole sweep, in one of three units; the search ends in time for the confirmation."""
 
-    hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # wall time, counted from the sweep's start
-    gpu_hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # all GPUs that it works on together
-    trials: Trials | None = None  # trainings in all: the search, its baselines and the confirmation
+    hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # wall time from the sweep's start
+    gpu_hours: Annotated[Number, Field(gt=0, le=LARGEST_BOUND)] | None = None  # the sum over all GPUs of the sweep
+    trials: Trials | None = None  # number of all trainings: the search, its baselines and the confirmation
 
 
 class SweepSpec(Section):
-    """A study: one base config, what varies, and who chooses."""
+    """A study: a base config, a search space, and how to search it."""
 
-    config: str  # a config with a `distill` section; found from here or from a folder above the sweep file
+    config: str  # a config with a `distill` section; relative to the current folder or one above the sweep file
     set: ConfigValues = Field(default={})  # config overrides for all trials, such as another loss; new keys as '+key'
-    space: dict[str, Dimension] = Field(min_length=1, max_length=MOST_DIMENSIONS)  # config key -> what it may be
+    space: dict[str, Dimension] = Field(min_length=1, max_length=MAX_DIMENSIONS)  # config key -> its possible values
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     trial: TrialResources = TrialResources()
@@ -254,34 +256,34 @@ class SweepSpec(Section):
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec | None = None
     budget: BudgetSpec | None = None
-    # auto: if it costs at most a tenth of the sweep; on, or how: in any case
+    # auto: measured if it costs at most a tenth of the sweep; `on` or a mapping: measured in any case
     headroom: Annotated[Literal["auto", "on", "off"], Word] | HeadroomSpec = Field(
         "auto", description="auto, on, off, or a mapping with the keys iters, seeds"
     )
-    objectives: list[Objective] = Field(default=["mIoU"])  # what the searcher looks at: mIoU up, the others down
-    seed: Seed = 0  # every trial of the search has it: equal weights, data order and augmentation
-    # Modules that register what the file names; imported wherever a trial runs.
+    objectives: list[Objective] = Field(default=["mIoU"])  # the searcher maximises mIoU and minimises the others
+    seed: Seed = 0  # seed of every trial of the search, so that weights, data order and augmentation are equal
+    # Modules that register names used in this file; every process of the sweep imports them.
     custom_imports: Annotated[list[str], BeforeValidator(_as_list)] = Field(default=[])
     tracking: Any = None  # wandb, tensorboard, mlflow, or a mapping of them; see rdistill.config.tracking
 
     def num_trials(self, features: tuple[int, int]) -> int:
-        """Trials of the search, without baselines; ``features`` as for :func:`choices`."""
+        """Number of trials in the search, without baselines; ``features`` as for :func:`choices`."""
         wanted = self.search.num_trials
         if self.budget is not None and self.budget.trials is not None:
-            wanted = min(wanted or MOST_TRIALS, self._affordable_trials(self.budget.trials))
+            wanted = min(wanted or MAX_TRIALS, self._affordable_trials(self.budget.trials))
         elif self.budget is not None and wanted is None and not self.search.visits_a_grid:
-            wanted = MOST_TRIALS  # a bound, until it is planned by what a step takes
+            wanted = MAX_TRIALS  # an upper bound, until the measured step says how many trials fit the budget
         return _num_trials(wanted, self.space, features)
 
     def _affordable_trials(self, trainings: int) -> int:
-        """Trials of the search where the sweep is to have a number of trainings in all; 0 or less: none."""
+        """Number of trials in the search if the whole sweep has this many trainings; may be 0 or negative."""
         left = trainings - 1 - (self.num_confirming * self.confirm.last if self.confirm else 0)
         if not self.baseline.search:
             return left
         return left // 2 if self.baseline.num_trials is None else left - self.baseline.num_trials
 
     def num_baselines(self, features: tuple[int, int]) -> int:
-        """Students alone: the one as configured, and those that are searched."""
+        """Number of baselines: the configured one and the searched ones."""
         baseline = self.baseline
         if not baseline.search:
             return 1
@@ -290,19 +292,19 @@ class SweepSpec(Section):
         return 1 + _num_trials(baseline.num_trials or self.num_trials(features), baseline.search, features)
 
     def num_students(self, features: tuple[int, int]) -> int:
-        """All that are trained, confirmation included; the most that it may take."""
-        again = self.num_confirming * self.confirm.last if self.confirm else 0
-        return self.num_trials(features) + self.num_baselines(features) + again
+        """The largest possible number of trainings, confirmation included."""
+        confirming = self.num_confirming * self.confirm.last if self.confirm else 0
+        return self.num_trials(features) + self.num_baselines(features) + confirming
 
     @property
     def num_confirming(self) -> int:
-        """Students that a seed of the confirmation trains."""
+        """Number of trainings for each seed of the confirmation."""
         assert self.confirm is not None
         arms = 1 + self.confirm.top
         return arms if self.baseline.cost == "iterations" else arms + self.confirm.top
 
     def problems(self) -> list[str]:
-        """What one field alone cannot show."""
+        """Problems that the checks of single fields cannot find, a line each."""
         sections = {"set": self.set, "space": self.space, "baseline.search": self.baseline.search}
         problems = [
             f"{where}: {key!r} is no key; keys are written as a.b.c"
@@ -346,7 +348,7 @@ class SweepSpec(Section):
 
 
 def _num_trials(wanted: int | None, space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
-    """As many as are wanted, but no configuration twice: of a space without ranges there is a last one."""
+    """The wanted number of trials, but not more than there are points in a space without ranges."""
     if any(count(dimension, features) is None for dimension in space.values()):
         assert wanted is not None, "without a number of trials only a grid is searched"
         return wanted
@@ -355,7 +357,7 @@ def _num_trials(wanted: int | None, space: Mapping[str, Dimension], features: tu
 
 
 def grid_size(space: Mapping[str, Dimension], features: tuple[int, int]) -> int:
-    """Points of a grid; ``features`` as for :func:`choices`."""
+    """Number of points of a grid; ``features`` as for :func:`choices`."""
     return math.prod(count(dimension, features) or 1 for dimension in space.values())
 
 
@@ -422,7 +424,14 @@ def _confirm_problems(confirm: ConfirmSpec | None) -> list[str]:
 
 
 def _space_problems(where: str, space: Mapping[str, Dimension], section: str, grid: bool) -> list[str]:
-    """What is wrong with a space, as lines; ``section`` names its searcher in the file, ``grid`` is what that is."""
+    """Problems with a space, a line each.
+
+    Args:
+        where: the section with the space.
+        space: the space.
+        section: the section that names the space's searcher.
+        grid: whether that searcher tries every point of a grid.
+    """
     problems = []
     for key, dimension in space.items():
         if isinstance(dimension, Choice):
@@ -464,7 +473,7 @@ def _step_problems(where: str, dimension: Any) -> list[str]:
 
 
 def _repeated(where: str, dimension: Choice | Pairs) -> list[str]:
-    """Values that are listed twice, and would be tried twice."""
+    """Problems with values that are listed twice, a line each."""
     if isinstance(dimension, Pairs) and isinstance(dimension.pairs, str):
         return []
     values = choices(dimension, (0, 0))
@@ -488,7 +497,7 @@ def read_sweep(path: Path) -> SweepSpec:
 
 
 def parse_sweep(content: Any, where: str) -> SweepSpec:
-    """Checks what a sweep file holds; ``where`` names it in errors.
+    """Checks the content of a sweep file; ``where`` is its name in messages.
 
     Raises:
         UserError: every problem, one line each.
@@ -512,7 +521,7 @@ def parse_sweep(content: Any, where: str) -> SweepSpec:
 
 
 def count(dimension: Any, features: tuple[int, int]) -> int | None:
-    """How many values :func:`choices` gives, without making them; None of a range without steps."""
+    """The number of values that :func:`choices` returns, without listing them; None for a range without steps."""
     if isinstance(dimension, Integer):
         return (dimension.high - dimension.low) // dimension.step + 1
     if isinstance(dimension, (Uniform, LogUniform)):
@@ -527,9 +536,9 @@ def choices(dimension: Any, features: tuple[int, int]) -> list[Any]:
     """Every value of a discrete dimension.
 
     Args:
-        dimension: a part of the space.
-        features: how many student and teacher features there are, for ``pairs: all``; ``auto`` counts as all until
-            :func:`rdistill.sweeps.study.space.fix_pairs` knows the shapes.
+        dimension: a dimension of the space.
+        features: (number of student features, number of teacher features), for ``pairs: all``; ``auto`` is the same as
+            ``all`` until :func:`rdistill.sweeps.study.space.fix_pairs` knows the shapes.
     """
     if isinstance(dimension, Choice):
         return list(dimension.values)

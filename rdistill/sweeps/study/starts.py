@@ -1,4 +1,4 @@
-"""Configurations that a search begins with: written out, or the config as it stands."""
+"""The configurations that a search starts with: written out in the sweep file, or the config's own values."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rdistill.sweeps.study.search_space import SearchSpace
 from rdistill.sweeps.study.space import decode, encode
 from rdistill.sweeps.study.spec import BEST_BASELINE, DEFAULTS, SweepSpec
 
-NOWHERE = object()  # what a config has at a key that is not there
+MISSING = object()  # stands for the value of a key that a config does not have
 
 
 def start_points(spec: SweepSpec, base: LoadedConfig, space: SearchSpace) -> list[Params | None]:
-    """The starts of a sweep as Optuna has them, in order; None stands for what the baseline's search comes to.
+    """The starts of a sweep in Optuna's form, in order; None stands for the result of the baselines' search.
 
     Raises:
-        UserError: a configuration that the space does not hold, or the config does not take.
+        UserError: a configuration is outside the space, or the config does not accept it.
     """
     points: list[Params | None] = []
     problems = []
@@ -35,10 +35,10 @@ def start_points(spec: SweepSpec, base: LoadedConfig, space: SearchSpace) -> lis
         if start == BEST_BASELINE:
             points.append(None)
             continue
-        values = as_configured(spec, base) if start == DEFAULTS else start
+        values = configured_start(spec, base) if start == DEFAULTS else start
         assert isinstance(values, Mapping)
         fix = "widen the space, or write the configuration out" if start == DEFAULTS else "widen the space, or mend it"
-        point, wrong = encoded(values, space, where if start != DEFAULTS else f"{where}: {DEFAULTS}", fix)
+        point, wrong = encode_start(values, space, where if start != DEFAULTS else f"{where}: {DEFAULTS}", fix)
         problems += wrong
         if not wrong and point in points:
             problems.append(f"{where}: is the same configuration as search.start[{points.index(point)}]; keep one")
@@ -53,8 +53,18 @@ def start_points(spec: SweepSpec, base: LoadedConfig, space: SearchSpace) -> lis
     return points
 
 
-def encoded(values: Mapping[str, Any], space: SearchSpace, where: str, fix: str) -> tuple[Params, list[str]]:
-    """A configuration as Optuna has it, and what is wrong with it, as lines that end with ``fix``."""
+def encode_start(values: Mapping[str, Any], space: SearchSpace, where: str, fix: str) -> tuple[Params, list[str]]:
+    """Converts a configuration to Optuna's form.
+
+    Args:
+        values: config key -> value.
+        space: the search space.
+        where: the place in the sweep file, for messages.
+        fix: advice that ends each message about a value outside the space.
+
+    Returns:
+        The configuration, and a line about each problem.
+    """
     point: Params = {}
     problems = []
     for key in space.in_order():
@@ -64,7 +74,7 @@ def encoded(values: Mapping[str, Any], space: SearchSpace, where: str, fix: str)
         value = encode(values[key]) if isinstance(distribution, CategoricalDistribution) else values[key]
         if not is_within(distribution, value):
             problems.append(
-                f"{where}: {key} is {short(values[key])}, and the space has {described(distribution)}; {fix}"
+                f"{where}: {key} is {short(values[key])}, and the space has {range_text(distribution)}; {fix}"
             )
             continue
         set_above = [parent for parent in space.parents(key) if parent in point]
@@ -77,7 +87,7 @@ def encoded(values: Mapping[str, Any], space: SearchSpace, where: str, fix: str)
 
 
 def is_within(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a distribution holds a value, as Optuna has it."""
+    """Whether a distribution can give a value, which is in Optuna's form."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
@@ -91,7 +101,8 @@ def is_within(distribution: BaseDistribution, value: Any) -> bool:
     return distribution.step is None or distribution.log or abs(steps - round(steps)) < 1e-6
 
 
-def described(distribution: BaseDistribution) -> str:
+def range_text(distribution: BaseDistribution) -> str:
+    """A distribution in words, for messages: ``0.1 to 10`` or its choices."""
     if isinstance(distribution, CategoricalDistribution):
         return short([*distribution.choices]) if len(distribution.choices) > 1 else str(distribution.choices[0])
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
@@ -99,18 +110,18 @@ def described(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}{step}"
 
 
-def as_configured(spec: SweepSpec, base: LoadedConfig) -> ConfigValues:
-    """What the config has at the swept keys; where it says nothing of a loss, that loss's published default."""
+def configured_start(spec: SweepSpec, base: LoadedConfig) -> ConfigValues:
+    """The config's values at the swept keys; a loss's parameter that it does not set has that loss's default."""
     return configured_values(spec.space, base)
 
 
 def configured_values(keys: Iterable[str], base: LoadedConfig) -> ConfigValues:
-    """What a config has at some keys; a key of which it says nothing is left out."""
+    """A config's values at the given keys; a key that it does not have is left out."""
     values: ConfigValues = {}
-    for key in sorted(keys, key=len):  # a loss before what is below it
+    for key in sorted(keys, key=len):  # a loss comes before the keys below it
         if any(_below(key, above) and values[above] is None for above in values):
             continue  # the key is below a loss that the config leaves out
-        if (value := _configured(key, base)) is not NOWHERE:
+        if (value := _configured(key, base)) is not MISSING:
             values[key] = value
     return values
 
@@ -133,8 +144,8 @@ def _configured(key: str, base: LoadedConfig) -> Any:
         if parameter is not None and not parameter.is_required:
             return parameter.default
     if parts[:2] == ["distill", "losses"] and len(parts) == 3:
-        return None  # a loss that may be left out, and is
-    return None if key.startswith("+") else NOWHERE
+        return None  # the config leaves this loss out
+    return None if key.startswith("+") else MISSING
 
 
 def _plain(value: Any) -> Any:

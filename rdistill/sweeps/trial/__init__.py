@@ -1,5 +1,5 @@
-"""One trial of a sweep: what runs in its process, why it may fail, what its step costs.
+"""One trial of a sweep: its training and its record, the causes of its failures, the cost of its steps.
 
-Imports :mod:`rdistill.sweeps.study`, :mod:`rdistill.training` and folders before them. Begin with
+This folder imports :mod:`rdistill.sweeps.study`, :mod:`rdistill.training` and folders before them. Begin with
 :mod:`rdistill.sweeps.trial.trial`.
 """

@@ -25,14 +25,22 @@ from rdistill.schemas.pictures import ModelSize
 
 WARM_UP, REPEATS = 3, 15  # passes
 UNMEASURED = "it does not run on a blank image: {}"
-COMPLEXITY = "costs"  # folder of a sweep: what was measured, by model
+COMPLEXITY = "costs"  # a folder in the work dir, with the measured figures of each model
 
 
 def complexity_of(cfg: Config, names: Collection[str], folder: Path) -> dict[str, float]:
-    """Some of ``params``, ``flops`` (of one image at test size) and ``latency`` (ms a single image, median).
+    """The complexity of the model that a config describes.
 
-    Latency is that of the model on this device. A model is measured once a sweep: trials that differ in something
-    else share one figure, and no noise makes them differ.
+    A model is measured once in a sweep, so that noise makes no difference between trials with the same model.
+
+    Args:
+        cfg: the student's config.
+        names: the sweep's objectives; ``mIoU`` is ignored.
+        folder: where measured figures are kept.
+
+    Returns:
+        Those of ``params``, ``flops`` (for one image at test size) and ``latency`` (median milliseconds for a single
+        image on this device) that are in ``names``.
     """
     names = [name for name in names if name != "mIoU"]
     if not names:
@@ -58,32 +66,33 @@ def _measure(model: nn.Module, names: Collection[str], size: tuple[int, int]) ->
 
 
 def sizes_of(models: Mapping[str, nn.Module], size: tuple[int, int]) -> dict[str, ModelSize]:
-    """What each of some models costs, name -> figures; models that are alike share theirs, so that no noise differs.
+    """Parameters, FLOPs and latency of each model: name -> figures.
 
-    A figure that cannot be measured is left out, and ``problem`` says why: a teacher of one's own may not run on a
-    blank image.
+    Models with the same layers share one measurement, so that noise makes no difference between them. A figure that
+    cannot be measured is left out, and ``problem`` says why: a user's own teacher may not run on a blank image.
 
     Args:
+        models: name -> model.
         size: height and width of the blank image.
     """
     sizes: dict[str, ModelSize] = {}
-    alike: dict[str, ModelSize] = {}
+    size_of_layers: dict[str, ModelSize] = {}
     for name, model in models.items():
         layers = str(model)
-        if layers not in alike:
+        if layers not in size_of_layers:
             figures: ModelSize = {"params": sum(weight.numel() for weight in model.parameters())}
             for figure, measure in MEASURES.items():
                 try:
                     figures[figure] = measure(model, size)
-                except Exception as error:  # a model raises anything
+                except Exception as error:  # a model may raise any error
                     figures.setdefault("problem", UNMEASURED.format(error_line(error, 120)))
-            alike[layers] = figures
-        sizes[name] = alike[layers]
+            size_of_layers[layers] = figures
+        sizes[name] = size_of_layers[layers]
     return sizes
 
 
 def device_name() -> str:
-    """Of what :func:`latency_ms` measures on."""
+    """The name of the device that :func:`latency_ms` measures on."""
     threads = torch.get_num_threads()
     cpu = counted(threads, "CPU thread")
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
@@ -96,22 +105,22 @@ def flops(model: nn.Module, size: tuple[int, int]) -> float:
 
 @torch.no_grad()
 def latency_ms(model: nn.Module, size: tuple[int, int]) -> float:
-    """Median milliseconds of a forward pass of one image, height x width ``size``, without its preprocessing."""
+    """Median milliseconds of the forward pass of one image of ``size`` (height, width), without preprocessing."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
     image = blank_image(model, size)
     times = []
     for _ in range(WARM_UP + REPEATS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         model(image, mode="tensor")
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return 1000.0 * median(times[WARM_UP:])
 
 
 def test_size(cfg: Config) -> tuple[int, int]:
-    """Height and width that validation resizes to; those of training where it does not."""
+    """Height and width that validation resizes images to; the training size if validation resizes none."""
     for _, step in steps(first_leaf(cfg.val_dataloader.dataset).get("pipeline")):
         if kind_of(step) == "Resize" and step.get("scale") is not None:
             width, height = step["scale"]

@@ -1,7 +1,7 @@
-"""Why a trial failed: the machine, which is worth another attempt, or the trial's own values, which are not.
+"""The causes of failed trials: the machine, where another attempt may help, or the trial's own values, where none does.
 
-Tune starts a failed trial again a few times, whatever it failed of. The trial then looks at its record: where the cause
-is its own it fails again at once, with the same reason; else it goes on from its last checkpoint.
+Ray Tune restarts a failed trial a few times, whatever the cause. The restarted trial reads its record: if its own
+values were the cause, it fails again at once with the same reason; otherwise it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import peer_lost
 
-RETRIES = 2  # further attempts of a trial where the machine was the cause
-MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure
-FULL = (errno.ENOSPC, errno.EDQUOT)
-PASSING = (
+RETRIES = 2  # further attempts of a trial after the machine caused a failure
+MACHINE, OWN, STORAGE = "machine", "own", "storage"  # causes of a failure; see `cause_of`
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+TRANSIENT_ERRNOS = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE,
     errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
-LITTLE = 2**20  # free bytes of a disk that is as good as full
-LOST = (
+MIN_FREE_BYTES = 2**20  # a disk with fewer free bytes counts as full
+LOST_PROCESS_ERRORS = (
     ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError,
     ray_errors.LocalRayletDiedError, ray_errors.ObjectLostError, ray_errors.OwnerDiedError,
     ray_errors.RuntimeEnvSetupError, TimeoutError,
@@ -39,41 +39,49 @@ LOST = (
 
 
 class GivenUpError(RuntimeError):
-    """The trial failed of its own before: it is not trained again."""
+    """An earlier attempt failed because of the trial's own values: it is not trained again."""
 
 
 def cause_of(error: BaseException, folder: Path) -> str:
-    """``MACHINE``, ``STORAGE`` (it is full, or does not answer: no trial can go on) or ``OWN``.
+    """The cause of a trial's failure.
 
     Args:
-        error: that a trial ended with.
-        folder: where it was writing.
+        error: the error that ended the trial.
+        folder: the folder that the trial wrote to.
+
+    Returns:
+        ``MACHINE``, ``STORAGE`` (the storage is full or does not answer, so that no trial can go on) or ``OWN``.
     """
     chain = causes_of(error)
-    if any(_is_storages(link, folder) for link in chain):
+    if any(_is_storage_error(link, folder) for link in chain):
         return STORAGE
-    return MACHINE if any(_is_machines(link) for link in chain) else OWN
+    return MACHINE if any(_is_machine_error(link) for link in chain) else OWN
 
 
-def _is_storages(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, StorageError):  # a hiccup of a disk or a network file system passes
-        return not (isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING)
-    if isinstance(error, OSError) and error.errno in FULL:
+def _is_storage_error(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, StorageError):  # but a transient error of a disk or a network file system is the machine's
+        return not (isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT_ERRNOS)
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return True
-    # torch.save does not say why it could not write.
-    return texts.NOT_WRITTEN.is_in(error) and (texts.DISK_FULL.is_in(error) or shutil.disk_usage(folder).free < LITTLE)
+    # An error of torch.save does not say why the file could not be written.
+    return texts.NOT_WRITTEN.is_in(error) and (
+        texts.DISK_FULL.is_in(error) or shutil.disk_usage(folder).free < MIN_FREE_BYTES
+    )
 
 
-def _is_machines(error: BaseException) -> bool:
+def _is_machine_error(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in PASSING
-    if isinstance(error, (*LOST, ConnectionError)) or peer_lost(error):
+        return error.errno in TRANSIENT_ERRNOS
+    if isinstance(error, (*LOST_PROCESS_ERRORS, ConnectionError)) or peer_lost(error):
         return True
     return texts.LOADER_DIED.is_in(error) or texts.CONNECTION_LOST.is_in(error)
 
 
 def last_error(trial: Any) -> BaseException | None:
-    """What one of Tune's trials failed of just now: Tune has it on this machine, and in the storage later only."""
+    """The error that one of Tune's trials has just failed with.
+
+    It is read from Tune's file on this machine, since Tune copies that file to the storage only later.
+    """
     file = trial.pickled_error_file
     if file is None or not Path(file).is_file():
         return None
@@ -81,17 +89,20 @@ def last_error(trial: Any) -> BaseException | None:
         return cast(BaseException, cloudpickle.load(opened))
 
 
-def give_up_again(record: TrialRecord) -> None:
-    """Raises GivenUpError where an earlier attempt of this sweep's failed of what no other attempt would change."""
+def raise_if_given_up(record: TrialRecord) -> None:
+    """Raises GivenUpError if an earlier attempt in this sweep failed from a cause that no other attempt can change."""
     if record.status == "failed" and record.cause in (OWN, STORAGE):
         raise GivenUpError(record.reason)
 
 
-def forgive(work_dir: Path, *, confirmed: bool, trials: Collection[str] | None = None) -> None:
-    """Gives every failed trial another attempt, from its last checkpoint: a resume may come with mended code.
+def retry_failed_trials(work_dir: Path, *, confirmed: bool, trials: Collection[str] | None = None) -> None:
+    """Lets failed trials train again from their last checkpoints: the user may have mended the code before a resume.
 
-    Only trials of the confirmation, or only those of the search: the other is over, or not there yet. ``trials``: only
-    these, by id.
+    Args:
+        work_dir: the sweep's work dir.
+        confirmed: whether to retry trials of the confirmation, or else those of the search. The other phase is over or
+            has not started yet.
+        trials: ids of the only trials to retry; None for all.
     """
     for record in load_records(work_dir):
         if trials is not None and record.id not in trials:
@@ -102,29 +113,33 @@ def forgive(work_dir: Path, *, confirmed: bool, trials: Collection[str] | None =
 
 
 class StopOnFullStorage(Callback):
-    """Ends the sweep as soon as a trial could not write: no other could either. Tune saves it, so it is plain data."""
+    """Ends the sweep as soon as one trial could not write, since then no other trial can.
+
+    Tune pickles its callbacks, so this one holds plain data alone.
+    """
 
     def __init__(self, work_dir: str) -> None:
         self.work_dir = work_dir
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._look_at(trial)
+        self._check_storage(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._look_at(trial)
+        self._check_storage(trial)
 
-    def _look_at(self, trial: Any) -> None:
+    def _check_storage(self, trial: Any) -> None:
         folder = Path(self.work_dir, TRIALS, str(trial.config.get("id")))
         record, error = load_record(folder), last_error(trial)
         if record is not None and record.status == "failed" and record.cause == STORAGE:
             raise StorageError(record.reason)
-        if error is not None and cause_of(error, Path(self.work_dir)) == STORAGE:  # not even the record was written
+        # A trial that could not even write its record is known by Tune's own copy of the error.
+        if error is not None and cause_of(error, Path(self.work_dir)) == STORAGE:
             raise StorageError(str(error).strip().splitlines()[-1])
 
 
 @contextmanager
-def storage_watched(work_dir: Path) -> Iterator[None]:
-    """Turns what Tune fails of when the storage is full into a line that says so.
+def storage_errors_explained(work_dir: Path) -> Iterator[None]:
+    """Replaces Tune's errors about a full storage by a StorageError with one line for the user.
 
     Raises:
         StorageError: a trial, or Tune itself, could not write.
@@ -132,14 +147,14 @@ def storage_watched(work_dir: Path) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise StorageError(_ask_for_room(error, work_dir)) from None
+        raise StorageError(_storage_message(error, work_dir)) from None
     except Exception as error:
         if cause_of(error, work_dir) != STORAGE:
             raise
-        raise StorageError(_ask_for_room(error, work_dir)) from None
+        raise StorageError(_storage_message(error, work_dir)) from None
 
 
-def _ask_for_room(error: BaseException, work_dir: Path) -> str:
+def _storage_message(error: BaseException, work_dir: Path) -> str:
     message = one_line(error)
     if "--resume" in message:
         return message

@@ -1,4 +1,4 @@
-"""What a step takes where a trial has several workers: measured in a worker group like the trials' own."""
+"""Measures a training step of trials with several workers, in a worker group like those of the trials."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rdistill.training.teacher_plan import expected_known
 
 
 def measure_step_in_group(study: Study, resources: Resources) -> StepProfile:
-    """As :func:`rdistill.sweeps.trial.step_profile.measure_step`, by as many workers as a trial has.
+    """Like :func:`rdistill.sweeps.trial.step_profile.measure_step`, but with as many workers as a trial has.
 
     Args:
-        study: its base's teachers are settled.
-        resources: of one trial.
+        study: the study, whose base config has its teacher plan already.
+        resources: resources of one trial.
 
     Raises:
-        UserError, RunError: as :func:`rdistill.training.ray_train.work_in_group`.
+        UserError, RunError: see :func:`rdistill.training.ray_train.work_in_group`.
     """
     work = partial(_measure, study.base, study.spec.seed, study.trust_checkpoint)
     return work_in_group(work, study.base.cfg, study.work_dir, resources)  # type: ignore[no-any-return]
@@ -32,7 +32,7 @@ def measure_step_in_group(study: Study, resources: Resources) -> StepProfile:
 def _measure(
     run: LoadedConfig, seed: int, trust_checkpoint: bool, listener: RunListener, stop: StopRequest
 ) -> StepProfile:
-    """What each worker does."""
+    """The function that each worker of the group calls."""
     distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
     stored = look_into_store(run, distiller)
     forecast = None if stored is None else StoreForecast(stored.stores, stored.computed)

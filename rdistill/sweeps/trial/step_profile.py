@@ -1,4 +1,4 @@
-"""What one step of a sweep's students takes, measured on the device that will train them: memory and seconds."""
+"""Measures the memory and the seconds of one training step of a sweep, on the device that will train the students."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from rdistill.distributed.collectives import gather_objects
 from rdistill.models.task_loss import average_over_workers
 from rdistill.training.runner import wrapper_config
 
-STEP = "step.json"  # a file in the work dir: what was measured
-CLEAR_PEAK = "5"  # what Linux's clear_refs takes to forget the peak of a process's memory
-# The first step on another number of threads has work to do that no other has; a slow step hides it.
-TIMED_STEPS, TIMED_S = 3, 2.0  # this many steps at most, and no further step after this many seconds
+STEP = "step.json"  # a file in the work dir, with the measured profile
+CLEAR_PEAK = "5"  # written to Linux's /proc/self/clear_refs, it resets the peak of the process's memory
+# Several steps are timed, because the first step after a change of the number of threads takes longer. If a step is
+# slow anyway, that extra time does not matter.
+MAX_TIMED_STEPS, TIMED_S = 3, 2.0  # the largest number of steps, and seconds after which no further step starts
 
 
 @dataclass(frozen=True)
 class StepProfile:
-    """Of one student, alone on a worker.
+    """Memory and seconds of one student that trains alone on a worker.
 
     Attributes:
         held_bytes: what it keeps between its turns: weights, buffers, the optimizer's state.
@@ -60,18 +61,18 @@ class StepProfile:
 
     @property
     def teacher_share(self) -> float:
-        """Of a whole step alone; 0 to 1."""
+        """The teachers' part of the seconds of a step; 0 to 1."""
         teacher, student = self.seconds[min(self.seconds)]
         return teacher / max(teacher + student, 1e-9)
 
 
 @dataclass(frozen=True)
 class StoreForecast:
-    """What a store will give a sweep's students.
+    """What the store of views is expected to save in a sweep.
 
     Attributes:
-        stores: one for each teacher, as training will have it; None for one whose outputs are not kept.
-        computed: share of the images of a training that the teachers will run on; 0 to 1.
+        stores: one for each teacher, the same as in training; None for a teacher whose outputs are not kept.
+        computed: fraction of a training's images on which the teachers still have to run; 0 to 1.
     """
 
     stores: Sequence[TeacherStore | None]
@@ -89,7 +90,7 @@ def measure_step(
     """Trains a few steps, distilled and alone, on each number of slots; the quickest counts. The weights change.
 
     In a worker group all workers call it: each trains on its share of the batch, and they average their gradients. The
-    profile is then that of the slowest and of the largest.
+    profile then has the seconds of the slowest worker and the memory of the largest.
 
     Args:
         distiller: of the run; is done for afterwards.
@@ -103,16 +104,18 @@ def measure_step(
     with TemporaryDirectory() as folder:
         stored = [None] * len(distiller.teachers) if forecast is None else forecast.stores
         clocks = [
-            _Clocked(teacher, 1 - remembered) if store is None or forecast is None
-            else _ClockedStore(teacher, store, Path(folder, str(index)), forecast.computed)
+            _TimedTeacher(teacher, 1 - remembered) if store is None or forecast is None
+            else _TimedStoreTeacher(teacher, store, Path(folder, str(index)), forecast.computed)
             for index, (teacher, store) in enumerate(zip(distiller.teachers, stored, strict=True))
         ]  # fmt: skip
         distiller.teachers = tuple(clocks)  # type: ignore[arg-type]
-        return _measured(distiller, cfg, clocks, slots)
+        return _measure_profile(distiller, cfg, clocks, slots)
 
 
-def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slots: Sequence[int]) -> StepProfile:
-    """As :func:`measure_step`, of a distiller whose teachers say what they take."""
+def _measure_profile(
+    distiller: Distiller, cfg: Config, clocks: Sequence[_TimedTeacher], slots: Sequence[int]
+) -> StepProfile:
+    """Measures the profile of a distiller whose teachers are the given ``clocks``, which time themselves."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distiller.to(device).train()
     optimizer = build_optimizer(cfg, distiller)
@@ -130,7 +133,8 @@ def _measured(distiller: Distiller, cfg: Config, clocks: Sequence[_Clocked], slo
         whole = _seconds(step)
         return sum(clock.seconds for clock in clocks), whole - sum(clock.spent for clock in clocks)
 
-    distiller.iteration = 0  # the first step of a run is meant: weights that are shares are measured in it alone
+    # The memory peak is that of a run's first step, where weights that are shares are measured as well.
+    distiller.iteration = 0
     passing = _peak(step, device)
     distiller.iteration = None
     counts = slots if device == "cpu" else [1]
@@ -166,15 +170,16 @@ def _quickest(timed_step: Callable[[], tuple[float, float]], slots: Sequence[int
 def _a_few(timed_step: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
     """What a few steps took. No worker takes one that another does not."""
     since, steps = time.perf_counter(), [timed_step()]
-    while len(steps) < TIMED_STEPS and max(gather_objects(time.perf_counter() - since)) < TIMED_S:
+    while len(steps) < MAX_TIMED_STEPS and max(gather_objects(time.perf_counter() - since)) < TIMED_S:
         steps.append(timed_step())
     return steps
 
 
 def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
-    """What was measured for these slots before.
+    """The profile in a file; None if there is none for exactly these numbers of slots.
 
-    A resumed sweep keeps to it: with other threads its students would not be what they had been.
+    A resumed sweep uses the earlier profile, because a new one could lead to cohorts with other numbers of threads, and
+    students that train with other numbers of threads end with other weights.
     """
     if not file.is_file():
         return None
@@ -184,8 +189,8 @@ def load_step(file: Path, slots: Sequence[int]) -> StepProfile | None:
     return StepProfile(**profile) if list(profile["seconds"]) == list(slots) else None
 
 
-class _Clocked:
-    """A teacher that says how long it took the last time.
+class _TimedTeacher:
+    """A teacher that measures its own forward pass.
 
     Args:
         teacher: a run's.
@@ -209,53 +214,58 @@ class _Clocked:
         return getattr(self._teacher, name)
 
 
-class _ClockedStore(_Clocked):
-    """The same of a teacher with a store: computed as a miss is, and read from a folder.
+class _TimedStoreTeacher(_TimedTeacher):
+    """A teacher with a store, which measures both a pass of computed outputs and a pass of stored outputs.
 
     Args:
-        store: as training will have it; left as it is.
-        folder: of a store for the measurement.
-        computed: share of the images that will be computed.
+        teacher: the teacher.
+        store: the store of the training; it is not changed.
+        folder: an empty folder for a temporary store.
+        computed: fraction of the images on which the teacher will have to run; 0 to 1.
     """
 
     def __init__(self, teacher: Teacher, store: TeacherStore, folder: Path, computed: float) -> None:
-        nothing = store.spec.model_copy(update={"keep": "nothing"})
+        keeps_nothing = store.spec.model_copy(update={"keep": "nothing"})
         cold, warm = copy.copy(teacher), copy.copy(teacher)
-        cold.store = TeacherStore(nothing, store.about, [])
+        cold.store = TeacherStore(keeps_nothing, store.about, [])
         warm.store = TeacherStore(store.spec, store.about, [store_files(folder)])
         super().__init__(cold, computed)
         self._warm = warm
-        self._settled: set[int] = set()  # threads with which it is known whether a batch may be computed at once
+        self._warmed_up: set[int] = set()  # threads with which it is known whether a batch may be computed at once
 
     def __call__(self, inputs_nchw: Tensor, views: Sequence[str | None] | None = None) -> Any:
         names = [f"image {number}" for number in range(len(inputs_nchw))]
-        answer: list[Any] = []
-        settling_s = _seconds(lambda: self._settle(inputs_nchw, names))
-        cold_s = _seconds(lambda: answer.append(self._teacher(inputs_nchw, names)))
+        outputs: list[Any] = []
+        warm_up_s = _seconds(lambda: self._warm_up(inputs_nchw, names))
+        cold_s = _seconds(lambda: outputs.append(self._teacher(inputs_nchw, names)))
         filling_s = _seconds(lambda: self._warm(inputs_nchw, names))  # the first step fills, later ones read
         warm_s = _seconds(lambda: self._warm(inputs_nchw, names))
         self.seconds = self._computed * cold_s + (1 - self._computed) * warm_s
-        self.spent = settling_s + cold_s + filling_s + warm_s
-        return answer[0]
+        self.spent = warm_up_s + cold_s + filling_s + warm_s
+        return outputs[0]
 
-    def _settle(self, inputs_nchw: Tensor, names: Sequence[str]) -> None:
-        """The first few batches of a training are computed both ways, which the others are not."""
-        if (threads := torch.get_num_threads()) not in self._settled:
+    def _warm_up(self, inputs_nchw: Tensor, names: Sequence[str]) -> None:
+        """Runs the first few batches, which take longer than all others of a training.
+
+        In them the store has the teacher compute each image both alone and within the batch, to find out whether both
+        give the same outputs.
+        """
+        if (threads := torch.get_num_threads()) not in self._warmed_up:
             for _ in range(EQUAL_BATCHES_NEEDED):
                 self._teacher(inputs_nchw, names)
-            self._settled.add(threads)
+            self._warmed_up.add(threads)
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    since = time.perf_counter()
+    start = time.perf_counter()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - since
+    return time.perf_counter() - start
 
 
 def _peak(work: Callable[[], None], device: str) -> int:
-    """Bytes that some work takes at its peak and gives back; 0 where the system does not measure it."""
+    """Peak bytes that ``work`` uses beyond what was in use before; 0 if the system does not measure them."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -264,22 +274,22 @@ def _peak(work: Callable[[], None], device: str) -> int:
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write(CLEAR_PEAK)
-        before = _status("VmRSS")
+        before = _memory("VmRSS")
         work()
-        return max(0, _status("VmHWM") - before)
+        return max(0, _memory("VmHWM") - before)
     except OSError:
         work()
         return 0
 
 
-def _status(name: str) -> int:
-    """A line of this process's memory, in bytes."""
+def _memory(name: str) -> int:
+    """A figure of this process in bytes, by its name in /proc/self/status."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
 
 
 def _bytes(value: Any) -> int:
-    """Of all tensors in some nested containers."""
+    """Bytes of all tensors in nested containers."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):

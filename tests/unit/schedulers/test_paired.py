@@ -9,7 +9,7 @@ from ray import cloudpickle
 from ray.tune.schedulers import TrialScheduler
 
 from rdistill.schedulers.own import paired
-from rdistill.schedulers.paired import PairedScheduler, gives_up
+from rdistill.schedulers.paired import PairedScheduler, cannot_catch_up
 
 RANDOM = np.random.default_rng(0)
 BEST = {iteration: 50.0 + RANDOM.normal(0, 10, 30) for iteration in (2, 4, 6, 8, 10)}
@@ -22,7 +22,7 @@ def behind(*deficits: float) -> dict[int, np.ndarray]:
 
 
 def ends(*deficits: float, least: int = 3, p_threshold: float = 0.001) -> bool:
-    return gives_up(behind(*deficits), BEST, 10, p_threshold, least)
+    return cannot_catch_up(behind(*deficits), BEST, 10, p_threshold, least)
 
 
 def test_a_trial_that_stays_behind_on_every_image_ends() -> None:
@@ -42,13 +42,13 @@ def test_one_that_catches_up_goes_on() -> None:
 
 def test_one_that_leads_or_is_no_worse_by_chance_goes_on() -> None:
     assert not ends(-1.0, -1.0, -1.0) and not ends(0.05, 0.05, 0.05)
-    assert not gives_up(BEST, BEST, 11, 0.001, 3)
+    assert not cannot_catch_up(BEST, BEST, 11, 0.001, 3)
 
 
 def test_too_few_images_prove_nothing() -> None:
     best = {iteration: scores[:5] for iteration, scores in BEST.items()}
     worse = {iteration: best[iteration] - 9.0 for iteration in (2, 4, 6)}
-    assert not gives_up(worse, best, 10, 0.001, 3)
+    assert not cannot_catch_up(worse, best, 10, 0.001, 3)
 
 
 def report(scheduler: PairedScheduler, name: str, iteration: int, scores: np.ndarray) -> str:

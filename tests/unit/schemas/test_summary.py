@@ -14,7 +14,7 @@ from rdistill.schemas.summary import Arm, Confirmed, LooksRecord, Spread, Summar
 from rdistill.sweeps.findings.confirm import Selection, save_selection
 from rdistill.sweeps.findings.equal_cost import EqualCost, save_equal_costs
 from rdistill.sweeps.findings.looks import Look, add_look
-from rdistill.sweeps.findings.summary import FINISHED, Facts, write_summary
+from rdistill.sweeps.findings.summary import FINISHED, SweepFacts, write_summary
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TRIALS, TrialRecord
 from rdistill.sweeps.study.spec import SweepSpec
 
@@ -58,11 +58,11 @@ def work_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def facts() -> Facts:
+def facts() -> SweepFacts:
     content = {"config": "a.py", "space": {"lr": {"type": "uniform", "low": 0, "high": 1}}, "search": {"num_trials": 1},
                "confirm": {"top": 1, "seeds": list(SEEDS)}}  # fmt: skip
     teacher: Scores = {"mIoU": 90.0, "aAcc": 99.0, "mAcc": 95.0, "IoU": {"background": 98.0, "disc": None}}
-    return Facts(SweepSpec.model_validate(content), 1, 1, 10, [teacher], 2, teacher_test=teacher)
+    return SweepFacts(SweepSpec.model_validate(content), 1, 1, 10, [teacher], 2, teacher_test=teacher)
 
 
 def test_a_summary_with_everything_in_it(work_dir: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rdistill.searchers.own import BEFORE_STEPS, auto, good_trials
-from rdistill.searchers.spread import SpreadThenLearn, at, middle, stepped
+from rdistill.searchers.spread import SpreadThenLearn, middle_point, step_from, value_at
 
 SPACE: dict[str, BaseDistribution] = {
     "weight": FloatDistribution(0.01, 100.0, log=True),
@@ -73,7 +73,7 @@ def test_the_same_seed_spreads_alike_and_another_does_not() -> None:
     ],
 )
 def test_places_of_a_range(distribution: BaseDistribution, places: tuple[float, ...], values: list[Any]) -> None:
-    assert [at(distribution, place) for place in places] == pytest.approx(values)
+    assert [value_at(distribution, place) for place in places] == pytest.approx(values)
 
 
 def test_a_third_of_few_trials_is_good_and_a_tenth_of_many() -> None:
@@ -84,8 +84,8 @@ def test_auto_begins_in_the_middle_and_steps_from_the_best() -> None:
     """Two trials, then one for each key that changes this key of the best so far alone, choices first; then a model."""
     for seed in range(4):
         values = suggested(auto(SPACE, seed=seed, num_objectives=1, conditional=False), 12, 1)
-        assert values[:BEFORE_STEPS] == [middle(SPACE), SpreadThenLearn(SPACE, learner(), 2, seed).point(1)]
-        assert middle(SPACE) == {"weight": pytest.approx(1.0), "kind": "a", "count": 3}
+        assert values[:BEFORE_STEPS] == [middle_point(SPACE), SpreadThenLearn(SPACE, learner(), 2, seed).point(1)]
+        assert middle_point(SPACE) == {"weight": pytest.approx(1.0), "kind": "a", "count": 3}
         changed = []
         for number in range(BEFORE_STEPS, BEFORE_STEPS + len(SPACE)):
             best = max(values[:number], key=lambda each: each["weight"])
@@ -104,7 +104,7 @@ def test_what_the_user_begins_with_comes_before_the_middle() -> None:
         trial = study.ask(SPACE)
         values.append(trial.params)
         study.tell(trial, trial.params["weight"])
-    assert values[0] == {"weight": 90.0, "kind": "b", "count": 3} and values[1] == {**middle(SPACE), "kind": "b"}
+    assert values[0] == {"weight": 90.0, "kind": "b", "count": 3} and values[1] == {**middle_point(SPACE), "kind": "b"}
     assert sum(values[3][key] != values[0][key] for key in SPACE) == 1
 
 
@@ -126,7 +126,7 @@ def test_what_the_user_begins_with_comes_before_the_middle() -> None:
 def test_a_step_is_a_quarter_of_the_range_within_it(
     distribution: BaseDistribution, value: Any, expected: set[Any]
 ) -> None:
-    steps = {stepped(distribution, value, np.random.default_rng(seed)) for seed in range(20)}
+    steps = {step_from(distribution, value, np.random.default_rng(seed)) for seed in range(20)}
     assert sorted(steps) == pytest.approx(sorted(expected))
 
 

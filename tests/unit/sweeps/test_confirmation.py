@@ -7,7 +7,7 @@ import pytest
 from rdistill.sweeps.confirmation import _next_seeds, describe_cost
 from rdistill.sweeps.findings.confirm import Selection
 from rdistill.sweeps.findings.equal_cost import EqualCost
-from rdistill.sweeps.findings.looks import Look, LooksSoFar
+from rdistill.sweeps.findings.looks import Look, LookHistory
 
 SEEDS = list(range(1, 13))
 
@@ -26,7 +26,7 @@ SEEDS = list(range(1, 13))
 def test_the_seeds_up_to_the_next_look(first: int, looked: int, processes: int, seeds: list[int]) -> None:
     selection = Selection("baseline", ["t0001", "t0002"], SEEDS, first=first)
     assert selection.questions == 2
-    looks = LooksSoFar((Look(looked, {}, {}, False),) if looked else ())
+    looks = LookHistory((Look(looked, {}, {}, False),) if looked else ())
     assert _next_seeds(selection, looks, processes) == seeds
 
 

@@ -12,7 +12,7 @@ from conftest import Tiny
 from rdistill.config.shortcuts import Shortcuts
 from rdistill.config.tracking import Tracking, Wandb
 from rdistill.core.errors import UserError
-from rdistill.sweeps.run import _load, _plan, _tracking, study_name
+from rdistill.sweeps.run import _load, _plan_line, _tracking, study_name
 from rdistill.sweeps.study.spec import SweepSpec
 
 WEIGHT = "distill.losses.logits.weight"
@@ -31,8 +31,8 @@ SWEEP: dict[str, Any] = {"config": "distill.py", "space": SPACE, "search": {"num
 )  # fmt: skip
 def test_what_a_sweep_is_going_to_do(confirm: Any, baselines: int, line: str) -> None:
     spec = SweepSpec.model_validate({**SWEEP, **({"confirm": confirm} if confirm else {})})
-    assert _plan(spec, 4, baselines) == line
-    assert _plan(spec, 1, baselines) == line.replace("4 trials", "1 trial")
+    assert _plan_line(spec, 4, baselines) == line
+    assert _plan_line(spec, 1, baselines) == line.replace("4 trials", "1 trial")
 
 
 def test_a_study_is_called_as_its_work_dir() -> None:

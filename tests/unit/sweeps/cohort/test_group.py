@@ -13,7 +13,7 @@ import pytest
 from rdistill.sweeps.cohort import group
 from rdistill.sweeps.cohort.assignment import sharing_key
 from rdistill.sweeps.cohort.group import CohortGroup
-from rdistill.sweeps.cohort.news import JOIN, STOP
+from rdistill.sweeps.cohort.membership import JOIN, STOP
 from rdistill.sweeps.cohort.proxy import ATTEMPTS, FAILED, FINISHED, REPORTED, TAKEN_OVER
 
 OVER = (FINISHED, None)
@@ -26,7 +26,7 @@ class NoWorkers(CohortGroup):
         super().__init__(None, None)  # type: ignore[arg-type]
         self.pool = pool
 
-    def _fit(self, study: Any, resources: Any, mailbox: Any) -> None: ...
+    def _train_group(self, study: Any, resources: Any, group_actor: Any) -> None: ...
 
     def follow(self, each: Any) -> Future[list[Any]]:
         """All events of a student, once it has joined and has come to its end."""
@@ -52,10 +52,13 @@ def trial(trial_id: str, seed: int = 0) -> Any:
 def test_who_joins_and_who_stops_is_told_the_ranks_once(cohort: NoWorkers) -> None:
     first, second = cohort.follow(trial("t1")), cohort.follow(trial("t2", seed=1))
     assert cohort.students() == {"t1": sharing_key(trial("t1")), "t2": sharing_key(trial("t2", seed=1))}
-    assert cohort.news(False) == [(JOIN, trial("t1")), (JOIN, trial("t2", seed=1))] and cohort.news(False) == []
+    assert (
+        cohort.pending_changes(False) == [(JOIN, trial("t1")), (JOIN, trial("t2", seed=1))]
+        and cohort.pending_changes(False) == []
+    )
     cohort.stop("t1")
     cohort.stop("t1")  # a second time: it is not there any more
-    assert cohort.news(False) == [(STOP, "t1")] and first.result() == [(FINISHED, "stopped")]
+    assert cohort.pending_changes(False) == [(STOP, "t1")] and first.result() == [(FINISHED, "stopped")]
     cohort.pass_on("t1", (REPORTED, 1))  # a rank has not heard of it yet
     cohort.pass_on("t2", (REPORTED, 1))
     cohort.pass_on("t2", OVER)
@@ -65,7 +68,7 @@ def test_who_joins_and_who_stops_is_told_the_ranks_once(cohort: NoWorkers) -> No
 def test_a_student_whose_process_died_trains_on_and_is_followed_by_the_next(cohort: NoWorkers) -> None:
     died, next_one = cohort.follow(trial("t1")), cohort.follow(trial("t1"))
     assert died.result() == [TAKEN_OVER]
-    assert cohort.news(False) == [(JOIN, trial("t1"))]  # it joins once
+    assert cohort.pending_changes(False) == [(JOIN, trial("t1"))]  # it joins once
     cohort.pass_on("t1", OVER)
     assert next_one.result() == [OVER]
 
@@ -73,8 +76,8 @@ def test_a_student_whose_process_died_trains_on_and_is_followed_by_the_next(coho
 def test_a_group_that_begins_again_gets_every_student_and_gives_up_in_the_end(cohort: NoWorkers) -> None:
     followed = cohort.follow(trial("t1"))
     for _ in range(ATTEMPTS + 1):
-        assert cohort.news(True) == [(JOIN, trial("t1"))] and cohort.news(False) == []
-    assert cohort.news(True) is None
+        assert cohort.pending_changes(True) == [(JOIN, trial("t1"))] and cohort.pending_changes(False) == []
+    assert cohort.pending_changes(True) is None
     over = (FAILED, "the cohort's workers died again and again")
     assert followed.result() == [over]
     assert list(cohort.run(trial("t2"))) == [over]  # nobody waits for a group that will not be there
@@ -83,12 +86,12 @@ def test_a_group_that_begins_again_gets_every_student_and_gives_up_in_the_end(co
 def test_a_student_that_takes_the_group_down_is_to_blame_once(cohort: NoWorkers) -> None:
     """Each rank may say it: of one student there is one death that counts for nothing."""
     followed = cohort.follow(trial("t1"))
-    cohort.news(True)
-    left = cohort._deaths_left
+    cohort.pending_changes(True)
+    left = cohort._starts_left
     for _ in range(2):
         cohort.pass_on("t1", (FAILED, "ValueError: rank 1"), takes_the_group_down=True)
-    assert cohort._deaths_left == left + 1 and followed.result() == [(FAILED, "ValueError: rank 1")]
-    assert cohort.news(True) == [] and cohort._deaths_left == left
+    assert cohort._starts_left == left + 1 and followed.result() == [(FAILED, "ValueError: rank 1")]
+    assert cohort.pending_changes(True) == [] and cohort._starts_left == left
 
 
 def test_the_end_waits_until_the_group_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +101,10 @@ def test_the_end_waits_until_the_group_is_gone(monkeypatch: pytest.MonkeyPatch) 
     answers: list[Any] = []
 
     class OneRank(CohortGroup):
-        def _fit(self, study: Any, resources: Any, mailbox: Any) -> None:
-            answers.append(self.news(True))
+        def _train_group(self, study: Any, resources: Any, group_actor: Any) -> None:
+            answers.append(self.pending_changes(True))
             while answers[-1] is not None:
-                answers.append(self.news(False))
+                answers.append(self.pending_changes(False))
             answers.append("Ray Train has ended its workers")
 
     OneRank(None, None).end()  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from rdistill.sweeps.cohort import proxy
-from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, follow, until_over
+from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED, TAKEN_OVER, Events, events_until_end, follow
 
 TRIAL: Any = {"id": "t1", "phase": "search", "of": "", "seed": 0, "values": {}}
 Step = tuple[str, Any] | Exception
@@ -85,7 +85,7 @@ def test_a_cohort_that_dies_each_time_fails_the_trial(reported: list[Any]) -> No
 
 
 def test_a_cohort_that_does_not_come_back_in_time(reported: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds: Iterator[float] = iter([0.0, proxy.RESTART_S, proxy.RESTART_S + 1.0])
+    seconds: Iterator[float] = iter([0.0, proxy.RESTART_TIMEOUT_S, proxy.RESTART_TIMEOUT_S + 1.0])
     monkeypatch.setattr(proxy.time, "monotonic", lambda: next(seconds))
     actors = Actors([ActorDiedError()], deaths_of_ready=9)
     with pytest.raises(ActorDiedError):
@@ -105,4 +105,4 @@ def test_the_last_event_says_how_it_ended() -> None:
         events = Events()
         for event in ((REPORTED, 1), (REPORTED, 2), last, (REPORTED, "of another student")):
             events.put(event)
-        assert list(until_over(events)) == [(REPORTED, 1), (REPORTED, 2), last]
+        assert list(events_until_end(events)) == [(REPORTED, 1), (REPORTED, 2), last]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rdistill.sweeps.cohort import rank
-from rdistill.sweeps.cohort.news import JOIN, STOP
+from rdistill.sweeps.cohort.membership import JOIN, STOP
 from rdistill.sweeps.cohort.proxy import FAILED, FINISHED, REPORTED
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 
@@ -41,7 +41,7 @@ def test_those_that_have_ended_are_not_trained_again(tmp_path: Path, told: list[
     for record in records:
         record.save(tmp_path / TRIALS / record.id)
     news = [*((JOIN, trial(record.id)) for record in records), (STOP, "other"), (JOIN, trial("new"))]
-    left = rank._begin(SimpleNamespace(work_dir=str(tmp_path)), mailbox(told), news)  # type: ignore[arg-type]
+    left = rank._prepare_changes(SimpleNamespace(work_dir=str(tmp_path)), mailbox(told), news)  # type: ignore[arg-type]
     assert left == [(JOIN, trial("unlucky")), (JOIN, trial("amid")), (STOP, "other"), (JOIN, trial("new"))]
     assert told == [
         ("done", (REPORTED, {"iter": 4, "mIoU": 55.0, "best_mIoU": 60.0})),
@@ -55,9 +55,9 @@ def test_what_another_trial_of_the_name_left_is_removed(tmp_path: Path, told: li
     TrialRecord("t1", {"lr": 0.1}, 0, status="finished", history=HISTORY).save(folder)
     (folder / "last.pth").write_bytes(b"of the other")
     study: Any = SimpleNamespace(work_dir=str(tmp_path))
-    assert rank._begin(study, mailbox(told), [(JOIN, trial("t1", lr=0.2))]) == [(JOIN, trial("t1", lr=0.2))]
+    assert rank._prepare_changes(study, mailbox(told), [(JOIN, trial("t1", lr=0.2))]) == [(JOIN, trial("t1", lr=0.2))]
     assert told == [] and not (folder / "last.pth").exists()
 
 
 def test_the_end_is_passed_on(tmp_path: Path, told: list[Any]) -> None:
-    assert rank._begin(SimpleNamespace(work_dir=str(tmp_path)), mailbox(told), None) is None  # type: ignore[arg-type]
+    assert rank._prepare_changes(SimpleNamespace(work_dir=str(tmp_path)), mailbox(told), None) is None  # type: ignore[arg-type]

@@ -16,10 +16,10 @@ from conftest import Run, Tiny
 from rdistill.core.errors import RunError
 from rdistill.handover.export import ExportError
 from rdistill.sweeps.findings import exported
-from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_of, save_selection, scores_of, select
+from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_name, save_selection, scores_getter, select
 from rdistill.sweeps.findings.exported import export_and_score, hand_over_file, score_exported, student_file
-from rdistill.sweeps.findings.statistics import Known, evidence
-from rdistill.sweeps.findings.summary import FINISHED, Facts, write_summary
+from rdistill.sweeps.findings.statistics import EvidenceFacts, evidence
+from rdistill.sweeps.findings.summary import FINISHED, SweepFacts, write_summary
 from rdistill.sweeps.proof.counts import load_counts
 from rdistill.sweeps.study.records import CONFIRMED, TRIALS, TrialRecord, load_record, write_table
 from rdistill.sweeps.study.spec import ConfirmSpec, SweepSpec
@@ -46,14 +46,14 @@ def scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int
         for record in records:
             record.save(tmp_path / TRIALS / record.id)
 
-        class Calls:
+        class ScoringCalls:
             def __init__(self, *_: Any) -> None: ...
 
             def start(self, function: Any, *arguments: Any) -> Callable[[], Any]:
                 assert function is exported.export_and_score
                 return lambda: task(*arguments)
 
-        monkeypatch.setattr(exported, "Calls", Calls)
+        monkeypatch.setattr(exported, "ScoringCalls", ScoringCalls)
         monkeypatch.setattr(exported, "ray", SimpleNamespace(get=lambda call: call()))
         return score_exported(None, None, tmp_path, "int8", split=split)  # type: ignore[arg-type]
 
@@ -75,7 +75,7 @@ def test_what_is_scored_is_kept_and_not_scored_again(scored: Callable[..., int],
     assert asked == ["t0001-s1"]
     record = load_record(tmp_path / TRIALS / "t0001-s1")
     assert record is not None and record.exported == {"precision": "int8", "val": {"mIoU": 50.0}}
-    counts = load_counts(tmp_path / TRIALS / "t0001-s1", counts_of("int8", "val"))
+    counts = load_counts(tmp_path / TRIALS / "t0001-s1", counts_name("int8", "val"))
     assert counts is not None and (counts == COUNTS).all()
     assert load_counts(tmp_path / TRIALS / "t0001-s1", "val") is None  # that name is PyTorch's
     assert scored(task) == 0 and asked == ["t0001-s1"]
@@ -142,8 +142,8 @@ RUNS = [
 
 def test_the_evidence_is_of_the_files_with_pytorchs_scores_beside_it() -> None:
     """Files: 3 and 1 points between, mean 2; in PyTorch 10 on both seeds."""
-    known = Known(never_trained=(), in_pytorch=scores_of(PYTORCH))
-    content = evidence(RUNS, "baseline", ["t0001"], 80.0, scores_of("int8"), known)
+    known = EvidenceFacts(never_trained=(), in_pytorch=scores_getter(PYTORCH))
+    content = evidence(RUNS, "baseline", ["t0001"], 80.0, scores_getter("int8"), known)
     (entry,), base = content["configurations"], content["baseline"]
     assert base is not None and (entry["mean"], base["mean"]) == (61.5, 59.5)
     assert entry["difference"] is not None and entry["difference"]["mean"] == pytest.approx(2.0)
@@ -169,7 +169,7 @@ def test_table_summary_and_verdict(tmp_path: Path) -> None:
         config="a.py", space={"distill.losses.a.weight": {"type": "uniform", "low": 1, "high": 2}},
         search={"num_trials": 1}, confirm={"seeds": [1, 2, 3], "of": "int8"},
     )  # fmt: skip
-    summary = write_summary(Facts(spec, 1, 1, 4, [{"mIoU": 80.0}], 1), tmp_path, FINISHED)
+    summary = write_summary(SweepFacts(spec, 1, 1, 4, [{"mIoU": 80.0}], 1), tmp_path, FINISHED)
     assert summary["confirmed"] is not None and summary["confirmed"]["of"] == "int8"
     assert summary["verdict"].startswith("At equal iterations, both as INT8 files, as configured is ")
     assert "In PyTorch its mIoU is 71.00, the difference +10.00." in summary["verdict"]
@@ -188,7 +188,7 @@ def test_runs_without_a_score_of_their_file_are_still_to_come(tmp_path: Path) ->
         config="a.py", space={"distill.losses.a.weight": {"type": "uniform", "low": 1, "high": 2}},
         search={"num_trials": 1}, confirm={"seeds": [1, 2], "of": "int8"},
     )  # fmt: skip
-    summary = write_summary(Facts(spec, 1, 1, 4, [{"mIoU": 80.0}], 1), tmp_path, FINISHED)
+    summary = write_summary(SweepFacts(spec, 1, 1, 4, [{"mIoU": 80.0}], 1), tmp_path, FINISHED)
     assert summary["verdict"] == "Not confirmed yet: 1 more run on fresh seeds to come."
 
 

@@ -9,10 +9,10 @@ from rdistill.sweeps.findings.images import (
     BOTH,
     ONLY_BASELINE,
     ONLY_BEST,
-    a_typical_pair,
     errors,
     image_iou,
     overlay,
+    typical_pair,
 )
 from rdistill.sweeps.study.records import TrialRecord
 
@@ -48,9 +48,9 @@ def test_errors_are_coloured_by_whose_they_are() -> None:
 
 def test_which_runs_are_compared() -> None:
     searched = [run("baseline", 50), run("b0001", 55, phase="baseline"), run("t0001", 60), run("t0002", 70)]
-    assert [record.id for record in a_typical_pair(searched) if record] == ["t0002", "b0001"]
-    assert a_typical_pair([TrialRecord("t0001", {}, 0)]) == (None, None)
-    assert a_typical_pair(searched[:1]) == (None, searched[0])
+    assert [record.id for record in typical_pair(searched) if record] == ["t0002", "b0001"]
+    assert typical_pair([TrialRecord("t0001", {}, 0)]) == (None, None)
+    assert typical_pair(searched[:1]) == (None, searched[0])
 
 
 def test_of_confirmed_runs_the_seed_with_the_middle_gain() -> None:
@@ -59,5 +59,5 @@ def test_of_confirmed_runs_the_seed_with_the_middle_gain() -> None:
         for of, scores in (("baseline", (50, 50, 50)), ("t0001", (51, 59, 55)), ("t0002", (90, 40, 20)))
         for seed, score in enumerate(scores, start=1)
     ]
-    best, alone = a_typical_pair([run("t0003", 99), run("baseline", 1), *confirmed])
+    best, alone = typical_pair([run("t0003", 99), run("baseline", 1), *confirmed])
     assert best is not None and alone is not None and (best.id, alone.id) == ("t0001-s3", "baseline-s3")

@@ -10,8 +10,8 @@ import pytest
 
 from rdistill.sweeps.findings.confirm import Selection, save_selection, with_more_seeds
 from rdistill.sweeps.findings.equal_cost import EqualCost
-from rdistill.sweeps.findings.looks import LOOKS_FILE, Look, add_look, load_looks, look_at
-from rdistill.sweeps.findings.statistics import Known, evidence
+from rdistill.sweeps.findings.looks import LOOKS_FILE, Look, add_look, load_looks, take_look
+from rdistill.sweeps.findings.statistics import EvidenceFacts, evidence
 from rdistill.sweeps.proof.decision import Looks
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
 from rdistill.sweeps.study.spec import ConfirmSpec
@@ -34,9 +34,9 @@ def records(differences: list[float], longer: list[float]) -> list[TrialRecord]:
 
 
 def looked(differences: list[float], longer: list[float], settled: dict[str, Any] | None = None) -> Look:
-    known = Known(LOOKS, settled or {}, {"t0001": EqualCost(150, {}, {}, 4)})
+    known = EvidenceFacts(LOOKS, settled or {}, {"t0001": EqualCost(150, {}, {}, 4)})
     found = evidence(records(differences, longer), "baseline", ["t0001"], None, facts=known)
-    return look_at(found, len(differences), SELECTION, settled or {})
+    return take_look(found, len(differences), SELECTION, settled or {})
 
 
 def test_a_clear_answer_to_both_questions_ends_it() -> None:
@@ -59,18 +59,18 @@ def test_the_last_seed_ends_it() -> None:
 
 def test_seeds_on_which_a_side_failed_may_leave_too_few_pairs() -> None:
     few = [run for run in records([5.0] * 4, [5.0] * 4) if run.id != "baseline-s2"]
-    known = Known(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
-    look = look_at(evidence(few, "baseline", ["t0001"], None, facts=known), 4, SELECTION, {})
+    known = EvidenceFacts(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
+    look = take_look(evidence(few, "baseline", ["t0001"], None, facts=known), 4, SELECTION, {})
     assert look.answers[ITERATIONS] == "open"  # three pairs, where the first look needs four
     none = evidence([], "baseline", ["t0001"], None, facts=known)
-    assert look_at(none, 11, SELECTION, {}).answers == {ITERATIONS: "futile", COST: "futile"}  # one seed is left
+    assert take_look(none, 11, SELECTION, {}).answers == {ITERATIONS: "futile", COST: "futile"}  # one seed is left
 
 
 def test_without_baselines_of_equal_iterations_nobody_asks_about_them() -> None:
-    known = Known(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
+    known = EvidenceFacts(LOOKS, {}, {"t0001": EqualCost(150, {}, {}, 4)})
     found = evidence(records([5.0] * 4, [1.0, 1.1, 0.9, 1.0]), "baseline", ["t0001"], None, facts=known)
     seconds = Selection("baseline", ["t0001"], list(range(1, 13)), "seconds", "real", 4)
-    assert set(look_at(found, 4, seconds, {}).answers) == {COST}
+    assert set(take_look(found, 4, seconds, {}).answers) == {COST}
 
 
 def test_more_seeds_open_again_what_was_futile_before_the_last_look(tmp_path: Path) -> None:

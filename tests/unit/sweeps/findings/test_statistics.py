@@ -12,7 +12,7 @@ from confirmed_runs import RATE, WEIGHT, record, runs
 
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import (
-    Known,
+    EvidenceFacts,
     describe,
     evidence,
     holm,
@@ -148,7 +148,7 @@ def test_an_arm_says_of_which_runs_it_is() -> None:
     trained[0].history[0]["IoU"]["disc"] = None
     stuck = record("t0001-s3", 49.0, seed=3, disc=0.0)
     lost = record("t0001-s4", math.nan, seed=4)
-    beside = Known(never_trained=["t0001-s3"])
+    beside = EvidenceFacts(never_trained=["t0001-s3"])
     (arm,) = evidence([*trained, stuck, lost], None, ["t0001"], 0.0, facts=beside)["configurations"]
     assert arm == {
         "id": "t0001", "label": "weight 3", "values": {WEIGHT: 3.0},
@@ -180,7 +180,7 @@ def test_a_difference_at_one_look_is_students() -> None:
     assert expected is not None
     confirmed_runs = [*runs("baseline", rival_scores), *runs("t0001", scores)]
     for looks, margin in ((None, 0.0), (Looks(4, 12, 0.5), 0.5), (Looks(2, 2, 0.5), 0.5)):
-        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(looks))["configurations"]
+        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=EvidenceFacts(looks))["configurations"]
         assert arm["difference"] == {
             **expected, "images": 0, "sign_flip_p": None, "margin": margin, "p_adjusted": expected["p"],
             "low_seeds": pytest.approx(expected["low"]), "high_seeds": pytest.approx(expected["high"]),
@@ -197,7 +197,7 @@ def test_a_difference_at_one_of_several_looks_is_that_of_the_design() -> None:
             *runs("t0001", {seed: 70.0 + differences[seed] for seed in range(count)}),
         ]
         looks = Looks(2, 4, 0.25)
-        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(looks))["configurations"]
+        (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=EvidenceFacts(looks))["configurations"]
         expected = compare(differences[:count], None, looks)
         shown = arm["difference"]
         assert (shown["low"], shown["high"]) == (expected.low, expected.high)
@@ -210,7 +210,7 @@ def test_a_difference_at_one_of_several_looks_is_that_of_the_design() -> None:
 def test_above_zero_means_above_it(gain: float, above: bool) -> None:
     """The same difference on every seed: the interval has no width."""
     confirmed_runs = [*runs("baseline", {1: 70.0, 2: 71.0}), *runs("t0001", {1: 70.0 + gain, 2: 71.0 + gain})]
-    (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=Known(Looks(2, 4)))["configurations"]
+    (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=EvidenceFacts(Looks(2, 4)))["configurations"]
     assert arm["difference"]["low"] == gain and arm["difference"]["above_zero"] is above
 
 
@@ -221,7 +221,7 @@ def test_images_widen_a_difference() -> None:
     confirmed_runs = [*runs("baseline", {1: 70.0, 2: 70.5, 3: 71.0}), *runs("t0001", {1: 72.0, 2: 72.5, 3: 74.0})]
 
     def shown(**changed: Any) -> dict[str, Any]:
-        beside = Known(by_image=lambda run: {**values, **changed}[run.id])
+        beside = EvidenceFacts(by_image=lambda run: {**values, **changed}[run.id])
         return evidence(confirmed_runs, "baseline", ["t0001"], None, facts=beside)["configurations"][0]["difference"]
 
     by_image = np.stack([values[f"t0001-s{seed}"] - values[f"baseline-s{seed}"] for seed in (1, 2, 3)])
@@ -231,7 +231,7 @@ def test_images_widen_a_difference() -> None:
     assert actual["binds"] == expected.errors.binds == "images"
     assert actual["half_by_images"] == images_half_width(expected.errors, 6, 3, Looks(3, 3), ALPHA) > 0
     assert actual["low_seeds"] > actual["low"] and actual["high_seeds"] < actual["high"]
-    chosen = Known(by_image=lambda run: values[run.id], chosen_from=16)  # lucky with the images that chose it
+    chosen = EvidenceFacts(by_image=lambda run: values[run.id], chosen_from=16)  # lucky with the images that chose it
     lucky = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=chosen)["configurations"][0]["difference"]
     assert lucky["half_by_images"] > actual["half_by_images"] and lucky["low"] < actual["low"]
     gone, five = {"t0001-s2": None}, {"t0001-s2": np.zeros(5)}
@@ -256,7 +256,7 @@ def test_each_question_has_its_own_answer() -> None:
         ]  # fmt: skip
     costs = {name: EqualCost(12, {"real": 1.0}, {"real": 0.5}, 3) for name in ("t0001", "t0002")}
     settled = {"t0001 at equal iterations": "better", "t0002 at equal cost": "worse"}
-    beside = Known(settled=settled, costs=costs)  # type: ignore[arg-type]
+    beside = EvidenceFacts(settled=settled, costs=costs)  # type: ignore[arg-type]
     arms = evidence([*chain(*searched.values()), *longer], "baseline", list(costs), None, facts=beside)
     first, second = arms["configurations"]
     answers = [

@@ -14,7 +14,7 @@ from rdistill.sweeps.findings.summary import (
     FINISHED,
     INTERRUPTED,
     RUNNING,
-    Facts,
+    SweepFacts,
     read_summary,
     warnings_of,
     write_summary,
@@ -23,14 +23,14 @@ from rdistill.sweeps.study.records import ERROR, TRIALS
 from rdistill.sweeps.study.spec import SweepSpec
 
 
-def facts(**more: Any) -> Facts:
+def facts(**more: Any) -> SweepFacts:
     content = {
         "config": "a.py",
         "space": {WEIGHT: {"type": "uniform", "low": 1, "high": 9}},
         "search": {"num_trials": 2},
         **more,
     }
-    return Facts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
+    return SweepFacts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
 
 
 def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_test_split_is_other_data_with_an_evaluator() -> None:
     assert not test_split.has_test_split(Config({"val_dataloader": {"dataset": DATA}}))
 
 
-class Calls:
+class ScoringCalls:
     """Stands for the cohorts: what is scored is its name and split, and each image's counts where it has any."""
 
     counts: dict[str, np.ndarray | None]
@@ -51,8 +51,8 @@ class Calls:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two confirmed runs of which one has a score, one that failed, and one of the search."""
-    Calls.scored, Calls.counts = [], {}
-    monkeypatch.setattr(test_split, "Calls", Calls)
+    ScoringCalls.scored, ScoringCalls.counts = [], {}
+    monkeypatch.setattr(test_split, "ScoringCalls", ScoringCalls)
     monkeypatch.setattr(test_split.ray, "get", lambda reference: reference)
     first, second = runs("t0001", {1: 70.0, 2: 71.0})
     second.test = {"mIoU": 1.0}
@@ -67,8 +67,8 @@ def test_each_confirmed_student_and_the_teacher_are_scored_once(study: Any, tmp_
     assert test_split.teacher_on_test(tmp_path) is None
     for _ in range(2):
         test_split.score_on_test(study, None, tmp_path)  # type: ignore[arg-type]
-        assert Calls.scored == [("teacher", "test"), ("t0001-s1", "test")]
-    assert read_json(tmp_path / test_split.TEACHER) == test_split.teacher_on_test(tmp_path) == {"mIoU": 80.0}
+        assert ScoringCalls.scored == [("teacher", "test"), ("t0001-s1", "test")]
+    assert read_json(tmp_path / test_split.TEACHER_FILE) == test_split.teacher_on_test(tmp_path) == {"mIoU": 80.0}
     scores = {name: load_record(tmp_path / TRIALS / name).test for name in ("t0001-s1", "t0001-s2", "t0001-s3")}  # type: ignore[union-attr]
     assert scores == {"t0001-s1": {"mIoU": 50.0}, "t0001-s2": {"mIoU": 1.0}, "t0001-s3": None}
     assert load_counts(tmp_path / TRIALS / "t0001-s1", "test") is not None
@@ -77,17 +77,17 @@ def test_each_confirmed_student_and_the_teacher_are_scored_once(study: Any, tmp_
 def test_a_teacher_that_follows_the_student_has_no_score_of_its_own(study: Any, tmp_path: Path) -> None:
     study.base.distillation.teachers[0].follows_student = True
     test_split.score_on_test(study, None, tmp_path)  # type: ignore[arg-type]
-    assert ("teacher", "test") not in Calls.scored and test_split.teacher_on_test(tmp_path) is None
+    assert ("teacher", "test") not in ScoringCalls.scored and test_split.teacher_on_test(tmp_path) is None
 
 
 def test_counts_of_each_validation_image_are_kept_or_the_reason_is_said(study: Any, tmp_path: Path) -> None:
-    Calls.counts = {"t0001-s2": None}
+    ScoringCalls.counts = {"t0001-s2": None}
     for scored in (["t0001-s1", "t0001-s2"], ["t0001-s2"]):  # those that have counts are not counted again
-        Calls.scored.clear()
+        ScoringCalls.scored.clear()
         reason = test_split.count_on_validation(study, None, tmp_path)  # type: ignore[arg-type]
         assert reason == "val_evaluator has no IoUMetric, which counts each image's pixels"
-        assert Calls.scored == [(name, "val") for name in scored]
-    Calls.counts = {}
+        assert ScoringCalls.scored == [(name, "val") for name in scored]
+    ScoringCalls.counts = {}
     assert test_split.count_on_validation(study, None, tmp_path) == ""  # type: ignore[arg-type]
 
 
@@ -103,5 +103,5 @@ def test_a_student_that_cannot_be_counted_costs_no_sweep(
 
 
 def test_a_score_of_an_earlier_start_is_read(tmp_path: Path) -> None:
-    write_json(tmp_path / test_split.TEACHER, {"mIoU": 79.0})
+    write_json(tmp_path / test_split.TEACHER_FILE, {"mIoU": 79.0})
     assert test_split.teacher_on_test(tmp_path) == {"mIoU": 79.0}

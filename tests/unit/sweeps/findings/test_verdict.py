@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rdistill.sweeps.findings.equal_cost import EqualCost
-from rdistill.sweeps.findings.statistics import Known, evidence
+from rdistill.sweeps.findings.statistics import EvidenceFacts, evidence
 from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
 
@@ -26,7 +26,7 @@ def confirmed(
     runs += [run("baseline", seed, score) for seed, score in enumerate(alone, 1)]
     runs += [run("baseline", seed, score, "t0001") for seed, score in enumerate(longer, 1)]
     costs = {"t0001": EqualCost(1340, {"real": 13.4, "alone": 20.0}, {"real": 10.0, "alone": 10.0}, 3)}
-    known = Known(costs=costs, never_trained=stuck, by_image=by_image or (lambda run: None))
+    known = EvidenceFacts(costs=costs, never_trained=stuck, by_image=by_image or (lambda run: None))
     found = evidence(runs, "baseline", ["t0001"], 80.0, facts=known)
     found["configurations"][0]["label"] = "KL 3"
     return found

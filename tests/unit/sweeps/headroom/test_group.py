@@ -10,14 +10,14 @@ from conftest import Tiny
 
 from rdistill.core.stopping import StopRequest
 from rdistill.sweeps.headroom import group
-from rdistill.sweeps.headroom.group import Saying, measure_in_group
+from rdistill.sweeps.headroom.group import NotePrinter, measure_in_group
 from rdistill.sweeps.headroom.measure import Request
 from rdistill.training.ray_train import Resources
 
 
 def test_notes_are_lines_for_the_user() -> None:
     lines: list[str] = []
-    listener = Saying(lines.append)
+    listener = NotePrinter(lines.append)
     listener.noted("trained   alone-s0")
     listener.training_started(first_iteration=0, last_iteration=2, facts={})
     assert lines == ["trained   alone-s0"]
@@ -41,7 +41,7 @@ def test_each_worker_measures_in_the_same_work_dir(tiny: Tiny, tmp_path: Path, m
     base, two, stop, lines = tiny.load("distill"), Resources(2), StopRequest(), list[str]()
     request, teachers = Request(20, (0, 1)), [{"mIoU": 50.0}]
     answer = measure_in_group(
-        tmp_path, base, request, teachers, two, trust_checkpoint=True, stop=stop, say=lines.append
+        tmp_path, base, request, teachers, two, trust_checkpoint=True, stop=stop, print_line=lines.append
     )
     assert answer == "the answer" and lines == ["a line"] * 2
     for folder, config, wanted, scores, options in calls:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rdistill.schemas.trial import TrialEntry
 from rdistill.sweeps.monitor import console
 from rdistill.sweeps.monitor.console import LINES_OF_A_SWEEP, ROWS_SHOWN, SweepConsole
-from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.monitor.events import TrialInfo
 from rdistill.sweeps.study.records import PROGRESS, TRIALS, TrialRecord
 
 WEIGHT, PAIR = "distill.losses.logits.weight", "distill.losses.hidden.pair"
@@ -37,9 +37,9 @@ def drawn(shown: SweepConsole) -> list[str]:
     return text(console).splitlines()
 
 
-def seen(name: str, phase: str = "search") -> TrialSeen:
+def seen(name: str, phase: str = "search") -> TrialInfo:
     number = int(name[1:]) if name[1:].isdigit() else 0
-    return TrialSeen(name, phase, {WEIGHT: 1.5 + number, PAIR: [0, number % 3]} if number else {})
+    return TrialInfo(name, phase, {WEIGHT: 1.5 + number, PAIR: [0, number % 3]} if number else {})
 
 
 def play(shown: SweepConsole, trials: int, iterations: int = 300) -> None:
@@ -93,7 +93,7 @@ def test_of_many_trials_it_shows_the_running_and_the_best(shown: SweepConsole) -
 
 def test_values_that_do_not_fit_are_named(shown: SweepConsole) -> None:
     values = {f"distill.losses.logits.key{number}": number for number in range(5)}
-    shown.trial_started(TrialSeen("t0001", "search", values))
+    shown.trial_started(TrialInfo("t0001", "search", values))
     lines = drawn(shown)
     assert "not shown: the values of key2, key3, key4" in lines and max(map(len, lines)) <= 80
 
@@ -158,7 +158,7 @@ def test_no_student_alone_is_the_best(shown: SweepConsole) -> None:
     """Those of the confirmation neither, whatever their seed and length."""
     play(shown, 2)
     for name, phase in (("baseline-s1", "confirm"), ("baseline-as-t0002-s1", "equal-cost")):
-        longest = TrialSeen(name, phase, {}, seed=1, of="baseline")
+        longest = TrialInfo(name, phase, {}, seed=1, of="baseline")
         shown.trial_started(longest)
         shown.trial_validated(longest, {"iter": 300, "mIoU": 90.0, "best_mIoU": 90.0})
     assert drawn(shown)[-1].startswith("best t0002 51.00")

@@ -10,10 +10,10 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError
 
-from rdistill.sweeps.monitor.events import TrialSeen, TuneEvents, listening
+from rdistill.sweeps.monitor.events import TrialInfo, TuneEvents, listening
 
 CONFIG = {"id": "t0001", "phase": "search", "values": {"lr": 0.1}, "seed": 3, "of": ""}
-SEEN = TrialSeen("t0001", "search", {"lr": 0.1}, 3)
+SEEN = TrialInfo("t0001", "search", {"lr": 0.1}, 3)
 
 
 class Heard:
@@ -47,7 +47,7 @@ def test_every_listener_gets_each_event_while_it_listens(trial: Any) -> None:
             ("trial_started", SEEN),
             ("trial_validated", SEEN, {"iter": 2, "mIoU": 50.0}),
             ("trial_ended", SEEN, {}, False),
-            ("trial_ended", TrialSeen("t0001", "search", {"lr": 0.1}, 3, iterations=40), {"iter": 4}, True),
+            ("trial_ended", TrialInfo("t0001", "search", {"lr": 0.1}, 3, iterations=40), {"iter": 4}, True),
         ]
     )
 
@@ -66,11 +66,11 @@ def test_a_trial_is_lost_where_its_machine_failed_it_and_not_where_it_failed_of_
 @pytest.mark.parametrize(
     ("seen", "alone"),
     [
-        (TrialSeen("baseline", "baseline", {}), True),
-        (TrialSeen("b0002-s1", "confirm", {}, of="b0002"), True),
-        (TrialSeen("t0001-s1", "confirm", {}, of="t0001"), False),
-        (TrialSeen("better", "search", {}), False),
+        (TrialInfo("baseline", "baseline", {}), True),
+        (TrialInfo("b0002-s1", "confirm", {}, of="b0002"), True),
+        (TrialInfo("t0001-s1", "confirm", {}, of="t0001"), False),
+        (TrialInfo("better", "search", {}), False),
     ],
 )
-def test_which_train_the_student_alone(seen: TrialSeen, alone: bool) -> None:
+def test_which_train_the_student_alone(seen: TrialInfo, alone: bool) -> None:
     assert seen.is_baseline is alone

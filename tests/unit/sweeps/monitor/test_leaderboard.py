@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from rdistill.sweeps.monitor.leaderboard import print_leaderboard, short_key, text_of
+from rdistill.sweeps.monitor.leaderboard import cell_text, print_leaderboard, short_key
 from rdistill.sweeps.study.records import TrialRecord
 
 TAU, WEIGHT = "distill.losses.logits.tau", "distill.losses.logits.weight"
@@ -54,7 +54,7 @@ def test_a_key_is_as_short_as_tells_it_apart() -> None:
 
 def test_values_as_text() -> None:
     loss = {"type": "KL", "tau": 2.0, "weight": {"share": 0.5}}
-    assert [text_of(value) for value in (None, 0.123456, (1, 2), loss, 7)] == [
+    assert [cell_text(value) for value in (None, 0.123456, (1, 2), loss, 7)] == [
         "",
         "0.1235",
         "[1, 2]",
@@ -62,7 +62,7 @@ def test_values_as_text() -> None:
         "7",
     ]
     whole = {"kd": {"type": "CWD", "on": "logits", "weight": {"share": 3.0}}, "hint": {"type": "PKD", "pair": [1, 1]}}
-    assert text_of(whole) == "CWD share=3 + PKD pair=[1, 1]"
+    assert cell_text(whole) == "CWD share=3 + PKD pair=[1, 1]"
 
 
 def test_scores_are_whole_where_values_are_long() -> None:

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from rdistill.core.errors import UserError
-from rdistill.sweeps.monitor.events import TrialSeen
+from rdistill.sweeps.monitor.events import TrialInfo
 from rdistill.sweeps.monitor.study_storage import StudyStorage, require_storage
 from rdistill.sweeps.study.records import BASELINE, TRIALS, TrialRecord
 from rdistill.sweeps.study.spec import SweepSpec
@@ -38,8 +38,8 @@ def kept(url: str, work_dir: Path, *more: list[int]) -> StudyStorage:
     return StudyStorage(url, "a", spec, {**DISTRIBUTIONS, "k": choices}, work_dir)
 
 
-def seen(name: str, phase: str = "search") -> TrialSeen:
-    return TrialSeen(name, phase, {"w": 2.0, "k": [1, 2]} if phase == "search" else {})
+def seen(name: str, phase: str = "search") -> TrialInfo:
+    return TrialInfo(name, phase, {"w": 2.0, "k": [1, 2]} if phase == "search" else {})
 
 
 def saved(work_dir: Path, name: str, score: float, status: str = "finished") -> TrialRecord:
@@ -114,7 +114,7 @@ def test_a_choice_that_has_grown_has_a_study_of_its_own(url: str, tmp_path: Path
     before.close_run(seen("t0001"), "finished", saved(tmp_path, "t0001", 50.0))
     for _ in range(2):  # resumed once more
         after = kept(url, tmp_path, [3, 4])
-    grown = TrialSeen("t0002", "search", {"w": 5.0, "k": [3, 4]})
+    grown = TrialInfo("t0002", "search", {"w": 5.0, "k": [3, 4]})
     after.open_run(grown)
     after.close_run(grown, "finished", saved(tmp_path, "t0002", 60.0))
     first, second = (optuna.load_study(study_name=name, storage=url).trials for name in ("a", "a-2"))

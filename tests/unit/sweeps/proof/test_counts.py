@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdistill.sweeps.proof.counts import CountsOf, counts_file, load_counts, save_counts
+from rdistill.sweeps.proof.counts import SplitCounts, counts_file, load_counts, save_counts
 from rdistill.sweeps.study.records import TRIALS, TrialRecord
 from rdistill.training.evaluation import confusion
 
@@ -38,7 +38,7 @@ def test_counts_are_read_again_only_when_they_are_written_again(tmp_path: Path) 
     folder.mkdir(parents=True)
     counts = np.array([[[90, 10], [5, 15]], [[80, 0], [10, 30]]])
     save_counts(folder, "val", counts, ["a", "b"])
-    known = CountsOf(tmp_path, "val")
+    known = SplitCounts(tmp_path, "val")
     by_image = known.by_image(run("t0001-s1"))
     assert by_image is not None and by_image.shape == (2,)
     assert known.by_image(run("t0002-s1")) is None

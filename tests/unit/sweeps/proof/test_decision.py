@@ -20,7 +20,7 @@ from rdistill.sweeps.proof.decision import (
     sign_flip_p,
     two_way_half_width,
 )
-from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
+from rdistill.sweeps.proof.quantiles import luck_quantile, normal_quantile, student_quantile, two_sided_p
 from rdistill.sweeps.proof.sequential import chance_of_success, design
 from rdistill.sweeps.proof.two_way import Errors
 
@@ -146,10 +146,10 @@ def test_half_widths_of_two_images(alpha: float) -> None:
     errors, pairs = Errors(3.0, 4.0, 5.0, 2.5), 5
     luck = luck_quantile(16 / (16 + 5 * 9), 1, alpha)
     images = images_half_width(errors, 2, pairs, LOOKS, alpha)
-    assert images == pytest.approx(4 * student_quantile(level_of(luck), 1))
-    seeds = 3 * normal_quantile(level_of(design(4, 12, alpha).threshold(pairs), 4))
+    assert images == pytest.approx(4 * student_quantile(two_sided_p(luck), 1))
+    seeds = 3 * normal_quantile(two_sided_p(design(4, 12, alpha).threshold(pairs), 4))
     both = two_way_half_width(errors, 2, pairs, LOOKS, alpha)
-    assert both == pytest.approx(5 * student_quantile(level_of(math.hypot(seeds, 4 * luck) / 5), 2.5))
+    assert both == pytest.approx(5 * student_quantile(two_sided_p(math.hypot(seeds, 4 * luck) / 5), 2.5))
 
 
 def test_no_spread_has_no_width_however_strict() -> None:

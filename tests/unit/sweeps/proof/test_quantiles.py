@@ -8,17 +8,17 @@ from functools import cache
 import numpy as np
 import pytest
 
-from rdistill.sweeps.proof.quantiles import level_of, luck_quantile, normal_quantile, student_quantile
+from rdistill.sweeps.proof.quantiles import luck_quantile, normal_quantile, student_quantile, two_sided_p
 
 
 def test_known_quantiles() -> None:
     assert normal_quantile(0.05) == pytest.approx(1.959964, abs=1e-6)
     assert student_quantile(0.05, 4) == pytest.approx(2.776445, abs=1e-6)
     assert 3.182446 < student_quantile(0.05, 2.5) < 4.302653  # those of 3 and 2 degrees of freedom
-    assert level_of(1.959964) == pytest.approx(0.05, abs=1e-7) and level_of(2.776445, 4) == pytest.approx(
+    assert two_sided_p(1.959964) == pytest.approx(0.05, abs=1e-7) and two_sided_p(2.776445, 4) == pytest.approx(
         0.05, abs=1e-7
     )
-    assert level_of(math.inf, 3) == 0.0
+    assert two_sided_p(math.inf, 3) == 0.0
 
 
 def test_without_a_choice_luck_is_normal() -> None:

@@ -61,8 +61,8 @@ def test_more_looks_spend_what_is_left_of_the_error() -> None:
     before, once, grown = design(4, 8), design(4, 12, 0.05, ((6, 8),)), design(4, 15, 0.05, ((6, 8), (9, 12)))
     assert grown.thresholds[:3] == once.thresholds[:3] == before.thresholds[:3]
     assert grown.thresholds[3:6] == once.thresholds[3:6] != before.thresholds[3:5]
-    assert once.until(6) == before.until(6) < once.until(7) < before.until(7)
-    assert list(grown.spent) == sorted(grown.spent) and grown.until(15) == pytest.approx(0.05)
+    assert once.spent_by(6) == before.spent_by(6) < once.spent_by(7) < before.spent_by(7)
+    assert list(grown.spent) == sorted(grown.spent) and grown.spent_by(15) == pytest.approx(0.05)
     studies = 40_000
     drawn = np.random.default_rng(11).standard_normal((studies, 15))
     claimed = np.zeros(studies, dtype=bool)

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from ray.tune.search import Searcher
 
 from rdistill.sweeps.search.budget import Clock
-from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, most_at_once
+from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, max_concurrent_trials
 from rdistill.sweeps.search.study_search import StudySearch
 from rdistill.sweeps.study.records import BASELINE, trial
 from rdistill.sweeps.study.search_space import SearchSpace
@@ -74,9 +74,9 @@ def test_a_budget_that_is_used_up_ends_all_searches_but_not_the_baseline() -> No
 
 def test_how_many_run_at_a_time() -> None:
     """A quarter, so that they learn from each other, but no worker waits for it."""
-    assert [most_at_once(SPEC, trials, 2) for trials in (4, 8, 24)] == [2, 2, 6]
-    assert most_at_once(SPEC, 24, 16) == 16
+    assert [max_concurrent_trials(SPEC, trials, 2) for trials in (4, 8, 24)] == [2, 2, 6]
+    assert max_concurrent_trials(SPEC, 24, 16) == 16
     plain = SPEC.model_copy(update={"search": SPEC.search.model_copy(update={"type": "optuna"})})
-    assert most_at_once(plain, 24, 2) is None
+    assert max_concurrent_trials(plain, 24, 2) is None
     chosen = SPEC.model_copy(update={"trial": SPEC.trial.model_copy(update={"max_concurrent": 9})})
-    assert most_at_once(chosen, 24, 2) is None
+    assert max_concurrent_trials(chosen, 24, 2) is None

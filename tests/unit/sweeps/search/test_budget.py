@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rdistill.core.errors import UserError
-from rdistill.sweeps.search.budget import OVERHEAD, Clock, clock_of
+from rdistill.sweeps.search.budget import OVERHEAD, Clock, plan_budget
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.sweeps.trial.step_profile import StepProfile
 
@@ -32,9 +32,9 @@ def clock(limit_s: float, *, after: int = 2, used_s: float = 0.0) -> Clock:
 
 @pytest.fixture
 def plan() -> Plan:
-    """`clock_of` of a sweep of single trials, ten iterations each, on no GPU, where nothing is said otherwise."""
+    """`plan_budget` of a sweep of single trials, ten iterations each, on no GPU, where nothing is said otherwise."""
     usual: dict[str, Any] = dict(iterations=10, features=(0, 0), gpus=0.0, at_once=1, cohort=1, used_s=0.0)
-    return lambda spec, **changed: clock_of(spec, STEP, **{**usual, **changed})
+    return lambda spec, **changed: plan_budget(spec, STEP, **{**usual, **changed})
 
 
 def test_a_trial_fits_with_what_comes_after_it() -> None:

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher, SearchGenerator
 from sweep_space import SPACE, study
 
 from rdistill.config.load import LoadedConfig
-from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, EachPhase, SparingAsha, of_list, of_search
+from rdistill.sweeps.search.searchers import SCORE, Arm, Arms, EachPhase, SparingAsha, build_searcher, list_searcher
 from rdistill.sweeps.study.records import BASELINE, trial
 from rdistill.sweeps.study.spec import BaselineSpec, SweepSpec
 
@@ -73,7 +73,7 @@ def test_the_given_come_first_and_then_each_arm_in_turn() -> None:
 
 def test_a_list_of_trials() -> None:
     runs = [trial(f"t0003-s{seed}", "confirm", seed, {"k": 1}, of="t0003") for seed in (1, 2)]
-    searcher = of_list(runs, at_once=5)
+    searcher = list_searcher(runs, at_once=5)
     assert [searcher.suggest(name) for name in "abc"] == [*runs, Searcher.FINISHED]
 
 
@@ -84,7 +84,7 @@ def test_search_state_survives(base: Config, tmp_path: Path, objectives: list[st
     spec = study(kind="optuna").model_copy(
         update={"baseline": BaselineSpec.model_validate({"search": rate, "seed": 3}), "objectives": objectives}
     )
-    original, restored = (of_search(spec, LoadedConfig.of(base), 4) for _ in range(2))
+    original, restored = (build_searcher(spec, LoadedConfig.of(base), 4) for _ in range(2))
     assert [original.suggest(name)["id"] for name in "abcd"] == [BASELINE, "t0001", "b0001", "t0002"]
     for name in "abcd":
         original.on_trial_complete(name, {SCORE: 50.0, "params": 7.0})
@@ -102,7 +102,7 @@ def test_the_same_seed_suggests_the_same_baselines(base: Config) -> None:
     baseline = BaselineSpec.model_validate({"search": rate, "seed": 3})
 
     def baselines(spec: SweepSpec) -> list[Any]:
-        searcher = of_search(spec.model_copy(update={"baseline": baseline}), LoadedConfig.of(base), 9)
+        searcher = build_searcher(spec.model_copy(update={"baseline": baseline}), LoadedConfig.of(base), 9)
         suggested = [searcher.suggest(name) for name in "abcdefg"]
         return [suggestion["values"] for suggestion in suggested if suggestion["id"].startswith("b0")]
 

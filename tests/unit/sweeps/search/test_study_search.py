@@ -79,9 +79,9 @@ def test_how_a_trial_ends_is_what_the_study_has() -> None:
 
 def test_a_trial_that_is_taken_up_again_is_learnt_from() -> None:
     searched = search(WIDE)
-    searched.take("again", {"w": 0.25})
+    searched.continue_trial("again", {"w": 0.25})
     searched.on_trial_complete("again", {SCORE: 7.0})
-    searched.remember({"w": 0.5}, None, "t0002")
+    searched.add_ended({"w": 0.5}, None, "t0002")
     assert [(trial.params, trial.value) for trial in searched.study.trials] == [({"w": 0.25}, 7.0)]
     assert "[('w', 0.5)]" in searched.tried
 

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from rdistill.sweeps.search import tune
-from rdistill.sweeps.search.tune import DRIVER_OF_A_GROUP, PROXY_NEEDS, Team, _ctrl_c_caught_by_tune, _settle
+from rdistill.sweeps.search.tune import (
+    GROUP_DRIVER_RESOURCES,
+    PROXY_RESOURCES,
+    Team,
+    _ctrl_c_caught_by_tune,
+    _finish_records,
+)
 from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record
 from rdistill.sweeps.study.spec import SweepSpec
 from rdistill.training.ray_train import Resources
@@ -46,7 +52,7 @@ def test_records_that_trials_could_not_end(tmp_path: Path, monkeypatch: pytest.M
         TuneTrial("done", error=RuntimeError("late")), TuneTrial("no-record"),
     ]  # fmt: skip
     monkeypatch.setattr(tune, "trials_of", lambda results: results)
-    _settle(tmp_path, trials, complete)  # type: ignore[arg-type]
+    _finish_records(tmp_path, trials, complete)  # type: ignore[arg-type]
     records = {name: load_record(tmp_path / TRIALS / name) for name in ("stopped", "died", "amid", "done")}
     ends = {name: (record.status, record.reason) for name, record in records.items() if record is not None}
     assert ends == {
@@ -94,7 +100,7 @@ def test_what_a_trial_takes_of_the_cluster() -> None:
     """In a cohort next to nothing: the CPUs are the cohort's, as those of a group are the group's."""
     fleet: Any = SimpleNamespace(cohorts=["one"], assigner="assigner")
     proxied = team(Resources(gpus_per_worker=0))._trainable(fleet)
-    assert proxied._resources.bundles == [PROXY_NEEDS | {"memory": float(PROXY_NEEDS["memory"])}]
+    assert proxied._resources.bundles == [PROXY_RESOURCES | {"memory": float(PROXY_RESOURCES["memory"])}]
     assert team(Resources(1, 2.0, 0))._trainable(None)._resources.required_resources == {"CPU": 2.0}
     of_group = team(Resources(3, 2.0, 0))._trainable(None)._resources.required_resources
-    assert of_group == {name: float(amount) for name, amount in DRIVER_OF_A_GROUP.items()}
+    assert of_group == {name: float(amount) for name, amount in GROUP_DRIVER_RESOURCES.items()}

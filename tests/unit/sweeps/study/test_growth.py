@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rdistill.sweeps.study.growth import grown
+from rdistill.sweeps.study.growth import accept_growth
 from rdistill.sweeps.study.spec import SweepSpec
 
 CONTENT: dict[str, Any] = {
@@ -48,7 +48,7 @@ BEGUN = sweep("search")
     ],
 )
 def test_growth(wanted: dict[str, Any], searches: bool) -> None:
-    assert grown(BEGUN, wanted) == (wanted, searches)
+    assert accept_growth(BEGUN, wanted) == (wanted, searches)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_growth(wanted: dict[str, Any], searches: bool) -> None:
     ],
 )
 def test_anything_else_is_another_study(wanted: dict[str, Any]) -> None:
-    before, searches = grown(BEGUN, wanted)
+    before, searches = accept_growth(BEGUN, wanted)
     assert before == BEGUN and not searches
 
 
@@ -82,18 +82,18 @@ def automatic(**more: Any) -> dict[str, Any]:
     [({}, {"max": 20}), ({"max": 8}, {}), ({"max": 8}, {"max": 9, "hours": 3.0}), ({"hours": 2.0}, {})],
 )
 def test_a_confirmation_that_adds_seeds_may_add_more(before: dict[str, Any], now: dict[str, Any]) -> None:
-    assert grown(automatic(**before), automatic(**now)) == (automatic(**now), False)
+    assert accept_growth(automatic(**before), automatic(**now)) == (automatic(**now), False)
 
 
 @pytest.mark.parametrize(
     ("before", "now"), [({}, {"max": 8}), ({"max": 8}, {"max": 7}), ({"min": 4}, {"min": 5}), ({}, {"margin": 0.5})]
 )
 def test_its_other_limits_stay(before: dict[str, Any], now: dict[str, Any]) -> None:
-    assert grown(automatic(**before), automatic(**now)) == (automatic(**before), False)
+    assert accept_growth(automatic(**before), automatic(**now)) == (automatic(**before), False)
 
 
 def test_a_key_more_is_another_study_though_the_rest_has_grown() -> None:
     wanted = sweep("search", num_trials=9)
     wanted["space"]["more"] = {**wanted["space"]["w"]}
-    before, _ = grown(BEGUN, wanted)
+    before, _ = accept_growth(BEGUN, wanted)
     assert before != wanted and before["search"]["num_trials"] == 9

@@ -12,7 +12,7 @@ from conftest import Tiny
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.search_space import SearchSpace
-from rdistill.sweeps.study.space import beside, check_space, is_possible, search_space
+from rdistill.sweeps.study.space import check_space, is_possible, prerequisites, search_space
 from rdistill.sweeps.study.spec import SweepSpec
 
 HIDDEN, LOGITS = "distill.losses.hidden", "distill.losses.logits"
@@ -61,8 +61,8 @@ def test_a_loss_that_is_left_out_has_no_weight_and_not_every_loss_a_temperature(
 def test_what_a_key_is_tried_out_beside(base: LoadedConfig) -> None:
     spec = sweep(SPACE)
     space = search_space(spec.space, base)
-    assert beside(f"{HIDDEN}.tau", spec.space, space) == {HIDDEN: CWD}
-    assert beside(HIDDEN, spec.space, space) == {}
+    assert prerequisites(f"{HIDDEN}.tau", spec.space, space) == {HIDDEN: CWD}
+    assert prerequisites(HIDDEN, spec.space, space) == {}
 
 
 def test_keys_that_the_file_ties_together(base: LoadedConfig) -> None:

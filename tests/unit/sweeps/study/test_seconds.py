@@ -6,7 +6,7 @@ import pytest
 
 from rdistill.sweeps.study.cohort_savings import sweep_cost
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord, gains, gains_at_equal_cost
-from rdistill.sweeps.study.seconds import Seconds, together, training_seconds
+from rdistill.sweeps.study.seconds import Seconds, sum_seconds, training_seconds
 
 IN_A_COHORT = {
     "own_seconds": 99.0, "steps": 100, "steps_seconds": 10.0, "teacher_seconds": 2.0, "teacher_alone_seconds": 8.0,
@@ -22,7 +22,7 @@ def record(cost: dict[str, float], iterations: int = 100, name: str = "t0001", *
 def test_a_student_in_a_cohort_took_its_own_steps_and_its_shares() -> None:
     found = training_seconds(record(IN_A_COHORT))
     assert found == Seconds(10.0 + 2.0 + 1.0, 10.0 + 8.0 + 3.0, 100)
-    assert (found.each("real"), found.each("alone")) == (0.13, 0.21)
+    assert (found.per_step("real"), found.per_step("alone")) == (0.13, 0.21)
 
 
 def test_what_was_trained_again_after_a_kill_does_not_count() -> None:
@@ -46,8 +46,8 @@ def test_a_record_of_an_older_version_has_its_time_on_the_wall() -> None:
 
 
 def test_runs_are_added_up() -> None:
-    assert together([Seconds(1.0, 2.0, 3), Seconds(10.0, 20.0, 30)]) == Seconds(11.0, 22.0, 33)
-    assert together([]) is None
+    assert sum_seconds([Seconds(1.0, 2.0, 3), Seconds(10.0, 20.0, 30)]) == Seconds(11.0, 22.0, 33)
+    assert sum_seconds([]) is None
 
 
 def test_what_cohorts_saved_leaves_out_who_was_in_none_and_takes_records_of_two_versions() -> None:

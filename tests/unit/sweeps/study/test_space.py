@@ -16,7 +16,7 @@ from rdistill.config.distill_spec import DistillSpec, distill_spec
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.config.overrides import lookup
 from rdistill.core.errors import UserError
-from rdistill.sweeps.study.space import check_space, decode, distributions, feature_counts, sampler
+from rdistill.sweeps.study.space import build_sampler, check_space, decode, distributions, feature_counts
 from rdistill.sweeps.study.spec import SweepSpec
 
 
@@ -35,7 +35,9 @@ def distill(base: Config) -> DistillSpec:
 def suggestions(spec: SweepSpec, space: dict[str, BaseDistribution], count: int) -> list[dict[str, Any]]:
     """What the sampler suggests, told a score after each."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    optuna_study = optuna.create_study(direction="maximize", sampler=sampler(spec.search.type, spec.search.seed, space))
+    optuna_study = optuna.create_study(
+        direction="maximize", sampler=build_sampler(spec.search.type, spec.search.seed, space)
+    )
     points = []
     for number in range(count):
         trial = optuna_study.ask(space)

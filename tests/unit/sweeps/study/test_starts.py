@@ -12,7 +12,7 @@ from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.sweeps.study.space import search_space
 from rdistill.sweeps.study.spec import SweepSpec
-from rdistill.sweeps.study.starts import as_configured, start_points
+from rdistill.sweeps.study.starts import configured_start, start_points
 
 WEIGHT, PAIR, RATE = "distill.losses.logits.weight", "distill.losses.hidden.pair", "optim_wrapper.optimizer.lr"
 SPACE: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_where_the_config_says_nothing_the_published_weight_counts(base: LoadedC
     bare = base.with_overrides({"distill.losses.hidden": {"type": "CWD", "pair": (1, 1)}})
     keys = ("weight", "tau", "pair")
     space = {f"distill.losses.hidden.{key}": {"type": "choice", "values": [1]} for key in keys}
-    values = as_configured(sweep([], space), bare)
+    values = configured_start(sweep([], space), bare)
     assert values == {
         "distill.losses.hidden.weight": 50.0, "distill.losses.hidden.tau": 4.0, "distill.losses.hidden.pair": [1, 1],
     }  # fmt: skip

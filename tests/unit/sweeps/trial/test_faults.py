@@ -12,7 +12,15 @@ from ray.train import WorkerGroupError
 from rdistill.core.errors import UserError
 from rdistill.core.storage import StorageError
 from rdistill.sweeps.study.records import CONFIRMED, SEARCHED, TRIALS, TrialRecord, load_record
-from rdistill.sweeps.trial.faults import MACHINE, OWN, STORAGE, GivenUpError, cause_of, forgive, give_up_again
+from rdistill.sweeps.trial.faults import (
+    MACHINE,
+    OWN,
+    STORAGE,
+    GivenUpError,
+    cause_of,
+    raise_if_given_up,
+    retry_failed_trials,
+)
 from rdistill.training.hooks import DivergedError
 
 
@@ -42,14 +50,14 @@ def test_cause(error: BaseException, cause: str, tmp_path: Path) -> None:
 
 def test_only_its_own_failure_is_given_up() -> None:
     with pytest.raises(GivenUpError, match="iteration 2"):
-        give_up_again(TrialRecord("t0001", {}, 0, status="failed", reason="iteration 2", cause=OWN))
-    give_up_again(TrialRecord("t0001", {}, 0, status="failed", cause=MACHINE))
-    give_up_again(TrialRecord("t0001", {}, 0))
+        raise_if_given_up(TrialRecord("t0001", {}, 0, status="failed", reason="iteration 2", cause=OWN))
+    raise_if_given_up(TrialRecord("t0001", {}, 0, status="failed", cause=MACHINE))
+    raise_if_given_up(TrialRecord("t0001", {}, 0))
 
 
 def test_a_resume_forgives_the_trials_it_will_run(tmp_path: Path) -> None:
     for name, phase in (("t0001", SEARCHED), ("t0001-s1", CONFIRMED)):
         TrialRecord(name, {}, 0, phase=phase, status="failed", cause=OWN).save(tmp_path / TRIALS / name)
-    forgive(tmp_path, confirmed=False)
+    retry_failed_trials(tmp_path, confirmed=False)
     records = [load_record(tmp_path / TRIALS / name) for name in ("t0001", "t0001-s1")]
     assert [record.status for record in records if record] == ["running", "failed"]

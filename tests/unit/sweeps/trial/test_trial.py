@@ -15,8 +15,8 @@ from rdistill.core.errors import UserError
 from rdistill.sweeps.study.records import TrialRecord, error_to_read, load_record
 from rdistill.sweeps.study.seconds import training_seconds
 from rdistill.sweeps.study.spec import parse_sweep
-from rdistill.sweeps.trial.faults import forgive
-from rdistill.sweeps.trial.trial import Study, reason_of, run_trial, score, trial_config
+from rdistill.sweeps.trial.faults import retry_failed_trials
+from rdistill.sweeps.trial.trial import Study, last_report, reason_of, run_trial, trial_config
 from rdistill.training.hooks import RunListener
 
 LR = "optim_wrapper.optimizer.lr"
@@ -78,7 +78,7 @@ def test_seconds_that_another_process_has_measured_are_the_trials(study: Study) 
         run_trial(study, TRIAL, told.append, train=train)
     assert record_of(study).cost == {"steps": 2, "steps_seconds": 1.0}
     assert all("cost" not in entry for entry in record_of(study).history) and all("cost" not in one for one in told)
-    forgive(Path(study.work_dir), confirmed=False)
+    retry_failed_trials(Path(study.work_dir), confirmed=False)
     run_trial(study, TRIAL, told.append, train=train)
     record = record_of(study)
     assert record.cost == {"steps": 3, "steps_seconds": 1.5}
@@ -141,7 +141,7 @@ def test_a_failure_is_recorded_and_raised(study: Study) -> None:
     assert error_to_read(Path(study.work_dir), "t0001") == f"; see {folder / 'error.txt'}"
     written = (folder / "error.txt").read_text()
     assert written.startswith("Traceback") and "first problem\nsecond problem" in written and "in train" in written
-    forgive(Path(study.work_dir), confirmed=False)  # a resume
+    retry_failed_trials(Path(study.work_dir), confirmed=False)  # a resume
     run_trial(study, TRIAL, lambda result: None, train=training(0, {3: 5.0}))
     assert not error_to_read(Path(study.work_dir), "t0001")
 
@@ -176,4 +176,4 @@ def test_a_baseline_reads_back_what_its_search_would_set(tiny: Tiny, tmp_path: P
 
 def test_objectives_go_with_a_score() -> None:
     entry = {"iter": 2, "mIoU": 5.0}
-    assert score(TrialRecord("t1", {}, 0, history=[entry], objectives={"parameters": 7.0}))["parameters"] == 7.0
+    assert last_report(TrialRecord("t1", {}, 0, history=[entry], objectives={"parameters": 7.0}))["parameters"] == 7.0
