@@ -448,7 +448,7 @@ def headroom(
         resume=resume,
         trust_checkpoint=trust_checkpoint,
         stop=stop,
-        print_line=lambda line: _print(console, line),
+        notify=lambda line: _print(console, line),
     )
     show_headroom(console, result)
     return result

@@ -83,7 +83,7 @@ def _score_files(team: Team, form: str, split: str) -> None:
     scored = score_exported(team.study, team.resources, team.here.folder, form, team.cohorts, split=split)
     if scored:
         images = "validation images" if split == "val" else "test split"
-        team.print_line(f"export    {counted(scored, 'student')} as {FILES[form]}, scored on the {images}")
+        team.notify(f"export    {counted(scored, 'student')} as {FILES[form]}, scored on the {images}")
 
 
 def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
@@ -101,7 +101,7 @@ def _grown(team: Team, shown: SweepConsole, selection: Selection) -> Selection:
     team.here.push()
     if longer.replanned != selection.replanned:
         spent, last = longer.looks.design().spent_by(looks.seeds), len(longer.seeds)
-        team.print_line(
+        team.notify(
             f"look      up to {last} seeds from now on: {100 * spent:.1f} of the {100 * ALPHA:g} % of error are spent, "
             f"the rest is for the looks after {counted(looks.seeds, 'seed')}"
         )
@@ -131,7 +131,7 @@ def _look(team: Team, selection: Selection, seeds: int) -> LookHistory:
         size = (
             f" ({difference['mean']:+.2f}: {difference['low']:+.2f} to {difference['high']:+.2f})" if difference else ""
         )
-        team.print_line(f"look      after {counted(seeds, 'seed')}: {question}: {answer}{size}")
+        team.notify(f"look      after {counted(seeds, 'seed')}: {question}: {answer}{size}")
     return looks
 
 
@@ -157,7 +157,7 @@ def _train(team: Team, shown: SweepConsole, selection: Selection, seeds: Sequenc
         save_equal_costs(work_dir, costs)
         team.here.push()
     for name, cost in costs.items():
-        team.print_line(f"cost      {describe_cost(name, cost, selection.seconds)}")
+        team.notify(f"cost      {describe_cost(name, cost, selection.seconds)}")
     runs = _longer(selection, work_dir, new, costs)
     shown.expect(EQUAL_COST, len(_longer(selection, work_dir, seeds, costs)))
     return _run(team, f"{EQUAL_COST_PHASE}{suffix}", runs, resume)

@@ -112,8 +112,8 @@ def without_idle_parameters(sweep: SweepFile) -> SweepFile:
     return {**sweep, "scheduler": {key: scheduler[key] for key in scheduler if key not in SCHEDULERS["asha"].params}}
 
 
-def repair(work_dir: Path, print_line: Callable[[str], None]) -> None:
-    """Moves damaged files aside that a resumed sweep writes again; ``print_line`` prints a line about each.
+def repair(work_dir: Path, notify: Callable[[str], None]) -> None:
+    """Moves damaged files aside that a resumed sweep writes again; ``notify`` prints a line about each.
 
     Raises:
         DamagedFileError: a trial's record is damaged.
@@ -130,7 +130,7 @@ def repair(work_dir: Path, print_line: Callable[[str], None]) -> None:
         PLAN: "what suits the teacher is decided again",
     }
     for name, consequence in consequences.items():
-        set_aside_if_damaged(work_dir / name, consequence, lambda line: print_line(f"damaged   {line}"))
+        set_aside_if_damaged(work_dir / name, consequence, lambda line: notify(f"damaged   {line}"))
     load_records(work_dir)
 
 

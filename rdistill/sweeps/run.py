@@ -343,7 +343,7 @@ def run_phases(
             for context in (driver_log(work_dir), shown, *tracked, listening(shown, *tracked)):
                 stack.enter_context(context)
             per_worker = team.resources.per_worker()
-            stack.enter_context(visible_wait(per_worker, "a trial", team.print_line))
+            stack.enter_context(visible_wait(per_worker, "a trial", team.notify))
             stack.enter_context(storage_errors_explained(work_dir))
             stack.enter_context(summary_refreshed(facts, work_dir))
             shown.resume_from(load_records(work_dir))
@@ -382,7 +382,7 @@ def _search(team: Team, resume: bool, clock: Clock | None = None) -> bool:
     searched = sum(record.phase == SEARCHED for record in load_records(team.here.folder))
     if complete and clock is not None and searched < _trial_counts(study)[0]:
         after = counted(searched, "trial")
-        team.print_line(f"budget    the search ends after {after}: another would not leave the time that is needed")
+        team.notify(f"budget    the search ends after {after}: another would not leave the time that is needed")
     return complete
 
 

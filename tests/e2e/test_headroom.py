@@ -82,14 +82,14 @@ def test_a_headroom_that_was_stopped_goes_on(measured: tuple[Path, dict[str, Any
 
     cfg = tiny.load("distill", iters=80)
     with pytest.raises(Stopped):
-        run_headroom(cfg, tmp_path / "run", iterations=20, stop=stop, print_line=stop_in_the_second_seed)
+        run_headroom(cfg, tmp_path / "run", iterations=20, stop=stop, notify=stop_in_the_second_seed)
     assert not (tmp_path / "run" / "headroom.json").exists()
     resumed = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True)
     assert resumed["arms"] == found["arms"] and resumed["recommendation"] == found["recommendation"]
     for arm in ARMS:
         assert equal(weights(tmp_path / "run" / f"{arm}-s1"), weights(folder / f"{arm}-s1"))
     lines: list[str] = []
-    again = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True, print_line=lines.append)
+    again = run_headroom(cfg, tmp_path / "run", iterations=20, resume=True, notify=lines.append)
     assert again["arms"] == resumed["arms"] and "finished already" in lines[-1]
 
 

@@ -20,8 +20,8 @@ from rdistill.training.ray_train import Resources, work_in_group
 class NotePrinter(Silent):
     """A run listener that prints notes as lines for the user."""
 
-    def __init__(self, print_line: Callable[[str], None]) -> None:
-        self.noted = print_line  # type: ignore[method-assign, assignment]
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.noted = notify  # type: ignore[method-assign, assignment]
 
 
 def measure_in_group(
@@ -33,14 +33,14 @@ def measure_in_group(
     *,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
-    print_line: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> Headroom:
     """Like :func:`.measure.measure`, but in a worker group that divides each batch among its workers.
 
     Args:
         where: the work dir, an absolute path or a URI; all workers must be able to read it.
         resources: resources of the group.
-        print_line: prints a line for the user.
+        notify: prints a line for the user.
         base, request, teachers, trust_checkpoint, stop: the same as for :func:`.measure.measure`.
 
     Raises:
@@ -49,7 +49,7 @@ def measure_in_group(
     """
     work = partial(_measure, str(where), base, request, teachers, trust_checkpoint)
     return work_in_group(  # type: ignore[no-any-return]
-        work, base, where, resources, stop=stop, listener=NotePrinter(print_line)
+        work, base, where, resources, stop=stop, listener=NotePrinter(notify)
     )
 
 

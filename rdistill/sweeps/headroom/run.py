@@ -72,7 +72,7 @@ def run_headroom(
     resume: bool = False,
     trust_checkpoint: bool = False,
     stop: StopRequest | None = None,
-    print_line: PrintLine = lambda line: None,
+    notify: PrintLine = lambda line: None,
 ) -> Headroom:
     """Measures how much a student can gain from a config's teacher, in this process or in a worker group.
 
@@ -87,7 +87,7 @@ def run_headroom(
         resume: continue the headroom in the work dir.
         trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
         stop: a request to stop; it is checked after each iteration.
-        print_line: prints a line about the progress.
+        notify: prints a line about the progress.
 
     Returns:
         The content of ``headroom.json``; see docs/headroom.md.
@@ -107,12 +107,12 @@ def run_headroom(
             raise UserError(
                 f"{here.where}: holds something already; pass --resume to continue it, or another --work-dir"
             )
-        _repair(here.folder, print_line)
+        _repair(here.folder, notify)
         require_same(here.folder, digest(cfg), request, here.where)
         if (headroom := finished_headroom(here.folder)) is not None:
-            print_line(f"note      {here.where}: finished already: nothing is left to do")
+            notify(f"note      {here.where}: finished already: nothing is left to do")
             return headroom
-        base, teachers = _prepare(cfg, here, trust_checkpoint, print_line)
+        base, teachers = _prepare(cfg, here, trust_checkpoint, notify)
         if resources.workers == 1 and not joins_a_cluster(address):
             headroom = measure(
                 here,
@@ -121,14 +121,14 @@ def run_headroom(
                 teachers,
                 trust_checkpoint=trust_checkpoint,
                 stop=stop,
-                listener=NotePrinter(print_line),
+                listener=NotePrinter(notify),
             )
         else:
             here.push()  # the workers read it
-            with connected(address, here.where, notify=print_line):
+            with connected(address, here.where, notify=notify):
                 headroom = measure_in_group(
                     here.where, base, request, teachers, resources, trust_checkpoint=trust_checkpoint, stop=stop,
-                    print_line=print_line,
+                    notify=notify,
                 )  # fmt: skip
         trials, top, fresh = TYPICAL
         rates = Rates(**headroom["rates"])
@@ -189,7 +189,7 @@ def _check_request(cfg: Config, iterations: int | None, seeds: Sequence[int]) ->
     return length, tuple(seeds)
 
 
-def _prepare(cfg: Config, here: WorkDir, trust_checkpoint: bool, print_line: PrintLine) -> tuple[Config, list[Scores]]:
+def _prepare(cfg: Config, here: WorkDir, trust_checkpoint: bool, notify: PrintLine) -> tuple[Config, list[Scores]]:
     """Checks the config and scores its teachers. Returns the config with its teacher plan, and the teachers' scores.
 
     Raises:
@@ -200,14 +200,14 @@ def _prepare(cfg: Config, here: WorkDir, trust_checkpoint: bool, print_line: Pri
     report = check_run(run, distiller=distiller, work_dir=here.folder, trials=1, trust_checkpoint=trust_checkpoint)
     report.raise_problems()
     for note in report.notes:
-        print_line(f"note      {note}")
+        notify(f"note      {note}")
     teachers = evaluate_teachers(distiller, cfg)
     _require_scores(teachers)
     for index, scores in enumerate(teachers):
-        print_line(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
+        notify(f"teacher{'' if len(teachers) == 1 else f' {index}'}   mIoU {scores['mIoU']:.2f}")
     plan = choose_plan(distiller, run, here.folder)
     for line in plan.lines:
-        print_line(f"teacher   {line}")
+        notify(f"teacher   {line}")
     cache_parent = Path(tempfile.gettempdir()) if is_uri(here.where) else here.folder.parent
     return with_plan(run, plan, cache_parent / CACHE_FOLDER).cfg, teachers
 
@@ -225,7 +225,7 @@ class FleetPlan:
 
 
 def measure_headroom_first(
-    study: Study, resources: Resources, slots: int, print_line: PrintLine, *, begun: bool = False
+    study: Study, resources: Resources, slots: int, notify: PrintLine, *, begun: bool = False
 ) -> Headroom | None:
     """Measures the headroom of a sweep, if its file requests it or it costs little beside the sweep.
 
@@ -233,7 +233,7 @@ def measure_headroom_first(
         study: what its trials share, with feature pairs and teacher plan.
         resources: resources of one trial.
         slots: number of trials that the cluster has room for when each trains alone.
-        print_line: prints a line for the user, for example the reason why nothing is measured.
+        notify: prints a line for the user, for example the reason why nothing is measured.
         begun: whether the search has begun; then headroom is measured only if the sweep file requests it.
 
     Returns:
@@ -244,7 +244,7 @@ def measure_headroom_first(
         return None
     where = join(study.work_dir, FOLDER)
     with open_work_dir(where, HEADROOM) as here:
-        _repair(here.folder, print_line)
+        _repair(here.folder, notify)
         if (headroom := finished_headroom(here.folder)) is not None:
             return headroom
     if begun and setting == "auto":
@@ -254,7 +254,7 @@ def measure_headroom_first(
         _require_scores(study.teacher_metrics)
         features = feature_counts(study.base.distillation)
         fleet = fleet_of(study, resources, slots)
-        request = _request(study, setting, fleet, sum(students_in_sweep(study.spec, features)), print_line)
+        request = _request(study, setting, fleet, sum(students_in_sweep(study.spec, features)), notify)
         if request is None:
             return None
         for arm in ARMS:
@@ -262,13 +262,13 @@ def measure_headroom_first(
     except UserError as error:
         if setting != "auto":
             raise
-        print_line(f"headroom  not measured: {error}")
+        notify(f"headroom  not measured: {error}")
         return None
-    print_line(
+    notify(
         f"headroom  {len(ARMS) * len(request.seeds)} trainings of {request.iterations:,} and "
         f"{2 * request.iterations:,} iterations come first (headroom: off leaves them out)"
     )
-    headroom = _measure(study, resources, request, print_line)
+    headroom = _measure(study, resources, request, notify)
     if headroom is None:
         return None
     distilled, alone = students_in_sweep(study.spec, features)
@@ -288,7 +288,7 @@ def measure_headroom_first(
     return headroom
 
 
-def _request(study: Study, setting: Any, fleet: FleetPlan, students: int, print_line: PrintLine) -> Request | None:
+def _request(study: Study, setting: Any, fleet: FleetPlan, students: int, notify: PrintLine) -> Request | None:
     """The trainings to run; None, with a line for the user, if nobody requested them and they cost too much."""
     spec = setting if isinstance(setting, HeadroomSpec) else HeadroomSpec()
     seeds = tuple(spec.seeds or (study.spec.seed, study.spec.seed + 1))
@@ -297,7 +297,7 @@ def _request(study: Study, setting: Any, fleet: FleetPlan, students: int, print_
         return Request(spec.iters or max(MIN_ITERATIONS, int(LONGEST_SHARE * total)), seeds)
     length = affordable_iterations(total, len(seeds), fleet.step, students, fleet.cohort, fleet.at_once)
     if length is None:
-        print_line(
+        notify(
             f"headroom  not measured: within a tenth of this sweep's time its trainings would have fewer than "
             f"{max(MIN_AUTO_ITERATIONS, total // 10):,} iterations; headroom: on measures it all the same"
         )
@@ -323,20 +323,20 @@ def _step_on(step: StepProfile, slots: int) -> StepSeconds:
     return StepSeconds(*step.seconds[slots], step.alone_on(slots))
 
 
-def _measure(study: Study, resources: Resources, request: Request, print_line: PrintLine) -> Headroom | None:
+def _measure(study: Study, resources: Resources, request: Request, notify: PrintLine) -> Headroom | None:
     """Trains where the sweep's trials will; returns None, with a line for the user, if the machine fails to."""
     need, joined = resources.per_worker(), max(slot_choices(resources))
     try:
         if resources.workers > 1:
-            return _measure_in_group(study, request, resources, print_line)
+            return _measure_in_group(study, request, resources, notify)
         if is_single_node() and not need.get("GPU"):
-            return _measure_here(study, request, need["CPU"] * joined, print_line)
+            return _measure_here(study, request, need["CPU"] * joined, notify)
         task = ray.remote(_measure_in_task).options(
             num_cpus=need["CPU"] * joined, num_gpus=need.get("GPU", 0), max_retries=0
         )
         headroom, lines = ray.get(task.remote(study, request))
         for line in lines:
-            print_line(line)
+            notify(line)
         return headroom  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
         cause = cause_of(error)
@@ -344,23 +344,23 @@ def _measure(study: Study, resources: Resources, request: Request, print_line: P
             raise cause from None
         if isinstance(cause, UserError):
             raise UserError(*cause.problems) from None
-        print_line(f"headroom  not measured: {message_line(cause, 300)}")
+        notify(f"headroom  not measured: {message_line(cause, 300)}")
     except ray.exceptions.OutOfMemoryError as error:
-        print_line(f"headroom  not measured: {killed_for_memory(error)}")
+        notify(f"headroom  not measured: {killed_for_memory(error)}")
     except StorageError:
         raise
     except RunError as error:
-        print_line(f"headroom  not measured: {error}")
+        notify(f"headroom  not measured: {error}")
     return None
 
 
-def _measure_in_group(study: Study, request: Request, resources: Resources, print_line: PrintLine) -> Headroom:
+def _measure_in_group(study: Study, request: Request, resources: Resources, notify: PrintLine) -> Headroom:
     where, base, trust = join(study.work_dir, FOLDER), study.base.cfg, study.trust_checkpoint
     with open_work_dir(where, *INNER) as here:
         require_same(here.folder, digest(base), request, here.where)
         here.push()
     return measure_in_group(
-        where, base, request, study.teacher_metrics, resources, trust_checkpoint=trust, print_line=print_line
+        where, base, request, study.teacher_metrics, resources, trust_checkpoint=trust, notify=notify
     )
 
 
@@ -370,7 +370,7 @@ def _measure_in_task(study: Study, request: Request) -> tuple[Headroom, list[str
     return _measure_here(study, request, None, lines.append), lines
 
 
-def _measure_here(study: Study, request: Request, cpus: float | None, print_line: PrintLine) -> Headroom:
+def _measure_here(study: Study, request: Request, cpus: float | None, notify: PrintLine) -> Headroom:
     """Trains in this process, with a thread for each of ``cpus``; None leaves the threads as Ray has set them."""
     import torch
 
@@ -382,15 +382,15 @@ def _measure_here(study: Study, request: Request, cpus: float | None, print_line
             require_same(here.folder, digest(study.base.cfg), request, here.where)
             return measure(
                 here, study.base.cfg, request, study.teacher_metrics, trust_checkpoint=study.trust_checkpoint,
-                listener=NotePrinter(print_line),
+                listener=NotePrinter(notify),
             )  # fmt: skip
     finally:
         torch.set_num_threads(before)
 
 
-def _repair(folder: Path, print_line: PrintLine) -> None:
-    set_aside_if_damaged(folder / HEADROOM, "it is put together again", lambda line: print_line(f"damaged   {line}"))
-    set_aside_if_damaged(folder / REQUEST, "it is taken to be the same", lambda line: print_line(f"damaged   {line}"))
+def _repair(folder: Path, notify: PrintLine) -> None:
+    set_aside_if_damaged(folder / HEADROOM, "it is put together again", lambda line: notify(f"damaged   {line}"))
+    set_aside_if_damaged(folder / REQUEST, "it is taken to be the same", lambda line: notify(f"damaged   {line}"))
 
 
 def _iterations(cfg: Config) -> int:

@@ -59,7 +59,7 @@ class Team:
         study: what all trials share.
         resources: resources of one trial.
         processes: number of trials that the cluster has room for when each trains alone.
-        print_line: prints a line for the user.
+        notify: prints a line for the user.
         train: the training function of trials outside cohorts; see :func:`rdistill.sweeps.trial.trial.run_trial`.
     """
 
@@ -69,11 +69,11 @@ class Team:
         study: Study,
         resources: Resources,
         processes: int,
-        print_line: Callable[[str], None],
+        notify: Callable[[str], None],
         train: Train | None = None,
     ) -> None:
         self.here, self.train = here, train
-        self.study, self.resources, self.processes, self.print_line = study, resources, processes, print_line
+        self.study, self.resources, self.processes, self.notify = study, resources, processes, notify
         self._fleet: Fleet | None = None
 
     @property
@@ -158,7 +158,7 @@ class Team:
         plan = self._fleet.plan
         at_once = min(plan.cohorts * plan.size, max_trials)
         if not begun:
-            self.print_line(f"cohorts   {plan.describe(self.resources)}; {counted(at_once, 'trial')} at a time")
+            self.notify(f"cohorts   {plan.describe(self.resources)}; {counted(at_once, 'trial')} at a time")
         return self._fleet, at_once
 
     def _trainable(self, fleet: Fleet | None) -> Any:

@@ -41,7 +41,7 @@ def test_each_worker_measures_in_the_same_work_dir(tiny: Tiny, tmp_path: Path, m
     base, two, stop, lines = tiny.load("distill"), Resources(2), StopRequest(), list[str]()
     request, teachers = Request(20, (0, 1)), [{"mIoU": 50.0}]
     answer = measure_in_group(
-        tmp_path, base, request, teachers, two, trust_checkpoint=True, stop=stop, print_line=lines.append
+        tmp_path, base, request, teachers, two, trust_checkpoint=True, stop=stop, notify=lines.append
     )
     assert answer == "the answer" and lines == ["a line"] * 2
     for folder, config, wanted, scores, options in calls:
