@@ -42,7 +42,7 @@ def earlier_trials(
         inside = [trial for record in records if (trial := _evaluated(record, folder, space, objectives)) is not None]
         trials += inside
         outside = len(records) - len(inside)
-        rest = f"; {outside} more lie outside the space" if outside else ""
+        rest = f"; {outside} more outside the space" if outside else ""
         notes.append(f"from      {folder}: {counted(len(inside), 'trial')} known already{rest}")
     return trials, notes
 

@@ -104,10 +104,11 @@ def test_iterations_of_all_arms() -> None:
 
 def test_what_nobody_asked_for_takes_a_tenth_of_the_sweep_at_most() -> None:
     # 40 students of 10,000 steps of 1 s, one at a time; two seeds of six lengths: 12 s for each iteration of length.
+    # At most a quarter of a trial, and at least a tenth.
     no_teacher = StepSeconds(teacher=0.0, student=1.0, alone=1.0)
-    assert affordable_iterations(10_000, 2, no_teacher, students=40, cohort=1, at_once=1) == 2500  # at most a quarter
+    assert affordable_iterations(10_000, 2, no_teacher, students=40, cohort=1, at_once=1) == 2500
     assert affordable_iterations(10_000, 2, no_teacher, students=20, cohort=1, at_once=1) == int(0.1 * 20 * 10_000 / 12)
-    assert affordable_iterations(10_000, 2, no_teacher, students=40, cohort=1, at_once=4) is None  # below a tenth
+    assert affordable_iterations(10_000, 2, no_teacher, students=40, cohort=1, at_once=4) is None
 
 
 def test_a_tiny_sweep_is_not_held_up() -> None:

@@ -86,8 +86,8 @@ def test_what_is_spent_after_a_last_look_was_put_off_by_hand() -> None:
     """Planned for 8, put off after look 6 to 12: 0.05 (6 / 8)^1.5, and of the rest (3 / 6)^1.5 up to look 9."""
     spent = 0.05 * (6 / 8) ** 1.5
     plan = design(4, 12, 0.05, ((6, 8),))
-    assert plan.until(6) == pytest.approx(spent)
-    assert plan.until(9) == pytest.approx(spent + (0.05 - spent) * 0.5**1.5)
+    assert plan.spent_by(6) == pytest.approx(spent)
+    assert plan.spent_by(9) == pytest.approx(spent + (0.05 - spent) * 0.5**1.5)
 
 
 @pytest.mark.parametrize("replanned", [((8, 8),), ((6, 12),), ((9, 8),), ((-1, 8),)])
