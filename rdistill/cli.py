@@ -597,7 +597,7 @@ def check(
             full_data=True,
         )
         available = resources_at(address, folder)
-        report.add("resources", *check_resources("the run", **run.as_arguments(), have=available))
+        report.add("resources", *check_resources("the run", **run.as_arguments(), available=available))
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for layout in report.layouts:
         console.print(f"ok        layout     {layout}")

@@ -1,4 +1,4 @@
-"""Whether images of different sizes make a batch: tried with those that differ most."""
+"""Checks whether images of different sizes can be batched, with the images that differ most."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from rdistill.data.splits import LOADERS
 from rdistill.models.quiet_mmseg import DATASETS, MODELS
 from rdistill.schemas.data import Packed
 
-MOST = 4  # images of a batch that is tried: two extremes of the aspect, two of the area
+MAX_IMAGES = 4  # images in a tried batch: two extremes of the aspect, two of the area
 SEED = 0
 
 
 def check_batches(cfg: Config, sizes: Mapping[str, Mapping[str, Size]], *, workers: int = 1) -> list[str]:
     """Puts the images of each split whose sizes differ most through the pipeline, and into one batch.
 
-    Training images are tried in any case: their augmentation may give each a size of its own.
+    Training images are tried even if their sizes are equal, because augmentation may change them.
 
     Args:
-        cfg: of the run.
-        sizes: split -> image file -> width and height, as :func:`rdistill.checks.data.look_at_data` found them.
-        workers: among which a training batch is divided.
+        cfg: config of the run.
+        sizes: split -> image file -> (width, height), from :func:`rdistill.checks.data.inspect_data`.
+        workers: number of workers that a training batch is divided among.
     """
     problems = []
     for split, files in sizes.items():
         images = int(cfg[LOADERS[split]].get("batch_size", 1)) // (workers if split == "train" else 1)
-        count = min(images, MOST)
+        count = min(images, MAX_IMAGES)
         chosen = most_different(files, count)
-        if split == "train":  # whose augmentation may make different sizes of equal ones
+        if split == "train":  # augmentation may change equal sizes to different ones
             chosen = chosen or list(files)[:count]
         if len(chosen) > 1 and cfg.model.get("data_preprocessor") is not None:
             problems += _try_batch(cfg, split, chosen, images)
     return problems
 
 
-def squashed_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str | None:
-    """``images of 240 x 180 reach the model as 128 x 128``, where validation changes their aspect; else None.
+def aspect_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str | None:
+    """Returns a note such as ``images of 240 x 180 reach the model as 128 x 128`` if validation changes the aspect.
 
     Args:
-        cfg: of the run.
-        sizes: as for :func:`check_batches`; the first image is put through the pipeline.
+        cfg: config of the run.
+        sizes: like in :func:`check_batches`; only the first validation image is tried.
     """
     file, (width, height) = next(iter(sizes.get("val", {}).items()), ("", (0, 0)))
     if not file:
@@ -59,7 +59,7 @@ def squashed_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str |
         with warnings.catch_warnings(), random_state_of(SEED):
             warnings.simplefilter("ignore")
             items = _items(cfg[LOADERS["val"]].dataset, [file])
-    except Exception:  # a problem, which the check of batches or the run says
+    except Exception:  # check_batches or the run reports the problem
         return None
     for item in items.values():
         new_height, new_width = map(int, item["inputs"].shape[-2:])
@@ -73,11 +73,11 @@ def squashed_note(cfg: Config, sizes: Mapping[str, Mapping[str, Size]]) -> str |
 
 
 def most_different(files: Mapping[str, Size], count: int) -> list[str]:
-    """Images whose sizes differ most, one of each size: extremes of the aspect first, then of the area.
+    """Returns the images whose sizes differ most: extremes of the aspect first, then of the area.
 
     Args:
-        files: image file -> width and height.
-        count: images at most.
+        files: image file -> (width, height).
+        count: maximum number of images.
     """
     by_size = {size: file for file, size in reversed(list(files.items()))}
     if len(by_size) < 2:
@@ -85,7 +85,7 @@ def most_different(files: Mapping[str, Size], count: int) -> list[str]:
     aspect = sorted(by_size, key=lambda size: (math.log(size[0] / size[1]), size))
     area = sorted(by_size, key=lambda size: (size[0] * size[1], size))
     extremes = [aspect[0], aspect[-1], area[0], area[-1]]
-    if aspect[0][0] * aspect[-1][1] == aspect[-1][0] * aspect[0][1]:  # all of one aspect
+    if aspect[0][0] * aspect[-1][1] == aspect[-1][0] * aspect[0][1]:  # all images have the same aspect
         extremes = [area[0], area[-1]]
     return [by_size[size] for size in dict.fromkeys(extremes)][:count]
 
@@ -97,7 +97,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
         with warnings.catch_warnings(), random_state_of(SEED):
             warnings.simplefilter("ignore")
             items_by_file = _items(cfg[key].dataset, files)
-    except Exception as error:  # a dataset's and its pipeline's own code
+    except Exception as error:  # a user's dataset or pipeline may raise anything
         return [f"{key}.dataset: the pipeline fails on {_names(files)}: {error_line(error)}"]
     files, items = list(items_by_file), list(items_by_file.values())
     if len(items) < 2:
@@ -106,7 +106,7 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
         preprocessor = MODELS.build(copy.deepcopy(cfg.model.data_preprocessor))
         with random_state_of(SEED):
             preprocessor(pseudo_collate(copy.deepcopy(items)), training)
-    except Exception as error:  # PyTorch or mmseg says in its own words why images do not stack
+    except Exception as error:  # PyTorch and mmseg raise different errors if images do not stack
         shapes = [tuple(item["inputs"].shape[-2:]) for item in items]
         if len(set(shapes)) < 2:
             return [f"{key}: {_names(files)} do not make a batch: {error_line(error)}"]
@@ -121,16 +121,16 @@ def _try_batch(cfg: Config, split: str, files: list[str], images: int) -> list[s
 
 
 def _items(dataset: ConfigDict, files: list[str]) -> dict[str, Packed]:
-    """The wanted images of a dataset, each through its whole pipeline; without those that a subset leaves out."""
+    """Returns file -> pipeline's output for some images of a dataset; a subset may lack some of them."""
     built = DATASETS.build(without_stream(dataset))
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for index in range(len(built)):
-        if len(places) == len(files):
+        if len(indices) == len(files):
             break
         path = built.get_data_info(index)["img_path"]
         if path in files:
-            places.setdefault(path, index)
-    return {file: built[places[file]] for file in files if file in places}
+            indices.setdefault(path, index)
+    return {file: built[indices[file]] for file in files if file in indices}
 
 
 def _names(files: list[str]) -> str:

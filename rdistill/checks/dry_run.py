@@ -1,4 +1,4 @@
-"""One step of training without its consequences: does it run, and does it give finite numbers?"""
+"""Tries one training step, without changing the model: it must run and give finite losses and gradients."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from rdistill.models.segmentor import ignore_index, input_channels, labels_of, l
 from rdistill.models.shapes import probe_features
 from rdistill.schemas.data import Batch, Packed
 
-NAMED = 3  # parameters named in one problem
+MAX_NAMES = 3  # number of parameters that a problem lists
 
 
 def tiny_batch(config: Config | LoadedConfig, images: int, seed: int) -> Batch:
-    """The first few training images, through the training pipeline; then as many without masks as a run has for them.
+    """Loads a batch of the first training images, with images without masks in the run's proportion.
 
     Args:
-        config: of the run.
-        images: with masks.
-        seed: of their augmentation.
+        config: config of the run.
+        images: number of images with masks.
+        seed: seed of the augmentation.
 
     Raises:
         UserError: the dataset or its pipeline fails.
@@ -51,7 +51,7 @@ def tiny_batch(config: Config | LoadedConfig, images: int, seed: int) -> Batch:
     with random_state_of(seed, 0):
         samples = _first_images(data.labeled, images, "train_dataloader.dataset")
         if data.unlabeled is not None:
-            count = data.part_of(images, int(run.cfg.train_dataloader.batch_size))
+            count = data.unlabeled_for(images, int(run.cfg.train_dataloader.batch_size))
             samples += map(without_label, _first_images(data.unlabeled, count, "distill.unlabeled"))
     batch: Batch = pseudo_collate(samples)
     return batch
@@ -59,23 +59,23 @@ def tiny_batch(config: Config | LoadedConfig, images: int, seed: int) -> Batch:
 
 def _first_images(section: ConfigDict, count: int, where: str) -> list[Packed]:
     for _, leaf in leaves(section):
-        leaf.setdefault("serialize_data", False)  # else mmengine collects the whole process's garbage
+        leaf.setdefault("serialize_data", False)  # serialising would run the garbage collector of the whole process
     try:
         dataset = DATASETS.build(section)
         return [dataset[index % len(dataset)] for index in range(count)]
-    except Exception as error:  # a dataset's and its pipeline's own code
-        why = absent_packages(section) or f"the pipeline fails: {error_line(error)}"
-        raise UserError(f"{where}: {why}") from error
+    except Exception as error:  # a user's dataset or pipeline may raise anything
+        reason = absent_packages(section) or f"the pipeline fails: {error_line(error)}"
+        raise UserError(f"{where}: {reason}") from error
 
 
 def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int = 1) -> list[str]:
-    """One forward and backward: it must run, and give finite losses and gradients.
+    """Runs one forward and backward pass; returns problems such as losses or gradients that are not finite.
 
     Args:
-        distiller: left as it was, to the last bit.
-        cfg: of the run.
+        distiller: the models; they are restored bit by bit afterwards.
+        cfg: config of the run.
         batch: from :func:`tiny_batch`.
-        workers: with several, every parameter must have a gradient, unless the config lets DDP look for those without.
+        workers: with several, every parameter must get a gradient, unless the config sets find_unused_parameters.
     """
     files = ", ".join(Path(sample.img_path).name for sample in batch["data_samples"])
     if problem := _channel_problem(distiller.student, batch):
@@ -86,9 +86,11 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int
             with autocast(cfg.optim_wrapper, data["inputs"].device.type):
                 losses = distiller.loss(data["inputs"], data["data_samples"])
                 total, values = distiller.parse_losses(losses)
-            bad = [key for key, value in values.items() if key != "loss" and not torch.isfinite(value).all()]
-            if bad:
-                return [f"one step of training on {files}: {', '.join(bad)} is not finite"]
+            infinite_losses = [
+                key for key, value in values.items() if key != "loss" and not torch.isfinite(value).all()
+            ]
+            if infinite_losses:
+                return [f"one step of training on {files}: {', '.join(infinite_losses)} is not finite"]
             total.backward()
             return _gradient_problems(distiller, workers > 1 and not finds_unused_parameters(cfg))
     except Exception as error:
@@ -96,32 +98,33 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int
 
 
 def _channel_problem(student: torch.nn.Module, batch: Batch) -> str | None:
-    """Whether the student takes as many channels as the training pipeline loads."""
-    loaded, taken = int(batch["inputs"][0].shape[0]), input_channels(student)
+    """Returns a problem if the student accepts another number of channels than the pipeline loads, or None."""
+    image_channels, model_channels = int(batch["inputs"][0].shape[0]), input_channels(student)
     mean = getattr(student.data_preprocessor, "mean", None)
     means = 1 if mean is None else int(mean.numel())
-    if loaded not in (1, means) and means != 1:
+    if image_channels not in (1, means) and means != 1:
         return (
-            f"model.data_preprocessor.mean: has {means} values, but the training images {loaded} channels; give mean "
-            f"and std one value, which counts for every channel"
+            f"model.data_preprocessor.mean: has {means} values, but the training images have {image_channels} "
+            f"channels; give mean and std one value, which then applies to every channel"
         )
-    if max(loaded, means) != taken:
+    if max(image_channels, means) != model_channels:
         return (
-            f"model.backbone.in_channels: the student takes images of {taken} channels, but the training images have "
-            f"{loaded}; set it to {loaded}, or the pipeline's color_type to what the images are"
+            f"model.backbone.in_channels: the student takes images of {model_channels} channels, but the training "
+            f"images have {image_channels}; set it to {image_channels}, or set the "
+            f"pipeline's color_type to that of the images"
         )
     return None
 
 
 def finds_unused_parameters(cfg: Config) -> bool:
-    """Whether DDP is to look at each step for parameters without a gradient; by mmengine's two keys."""
+    """Returns whether DDP searches for parameters without a gradient; mmengine has two keys for this."""
     wrapper = cfg.get("model_wrapper_cfg")
     return bool((cfg if wrapper is None else wrapper).get("find_unused_parameters", False))
 
 
 @contextmanager
 def untouched(distiller: Distiller) -> Iterator[None]:
-    """Training mode for a while; then every buffer, gradient, mode and random state is as it was."""
+    """Switches to training mode within the context, then restores buffers, gradients, modes and random state."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in distiller.buffers()]
     modes = [(module, module.training) for module in distiller.modules()]
     distiller.train()
@@ -130,8 +133,8 @@ def untouched(distiller: Distiller) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
         for parameter in distiller.parameters():
             parameter.grad = None
         for module, mode in modes:
@@ -140,29 +143,32 @@ def untouched(distiller: Distiller) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Captured:
-    """Features and logits of one batch, on which each loss can be tried by itself."""
+    """Features and logits of one batch, on which each loss can be tried separately."""
 
-    student: dict[str, Tensor]  # feature or head name -> map, N x C x H x W
+    student: dict[str, Tensor]  # name of a feature or head -> N x C x H x W
     teachers: list[dict[str, Tensor]]
     label_nhw: Tensor
 
 
 def capture_batch(distiller: Distiller, spec: DistillSpec, batch: Batch) -> Captured:
-    """Runs student and teachers once, for all listed features and all outputs. To be called while :func:`untouched`.
+    """Runs student and teachers once, and captures all listed features and all logits.
 
-    A listed feature that is nowhere in a forward pass is left out.
+    Call it within :func:`untouched`. Features that do not occur in a forward pass are left out.
     """
     student = distiller.student
     data = distiller.data_preprocessor(batch, True)
     inputs = data["inputs"]
     size = (inputs.shape[2], inputs.shape[3])
-    names = [*logit_names(student, training=True), *_that_run(student, spec.features.student, size, training=True)]
+    names = [
+        *logit_names(student, training=True),
+        *_features_that_run(student, spec.features.student, size, training=True),
+    ]
     with FeatureCapture(student, names) as capture, torch.no_grad():
         run_heads(student, student.extract_feat(inputs), names)
         student_features = {name: as_maps(capture[name], size).detach() for name in capture.names}
     teacher_features = []
     for index, teacher in enumerate(distiller.teachers):
-        names = [*teacher.heads, *_that_run(teacher.model, spec.teacher_features(index), size)]
+        names = [*teacher.heads, *_features_that_run(teacher.model, spec.teacher_features(index), size)]
         teacher_features.append(Teacher(teacher.model, names, student.data_preprocessor)(inputs))
     labels = batch_labels(data["data_samples"], ignore_index(student), on_ignored=distiller.on_ignored)
     return Captured(student_features, teacher_features, labels.label_nhw)
@@ -201,7 +207,7 @@ def check_loss(distiller: Distiller, spec: DistillSpec, name: str, captured: Cap
     return [] if finite else [f"{where}: its gradient is not finite on the first training images"]
 
 
-def _that_run(
+def _features_that_run(
     model: torch.nn.Module, names: Sequence[str], size: tuple[int, int], *, training: bool = False
 ) -> list[str]:
     shapes = probe_features(model, names, size, training=training)
@@ -209,20 +215,20 @@ def _that_run(
 
 
 def _gradient_problems(distiller: Distiller, all_used: bool) -> list[str]:
-    """``all_used``: whether every parameter must have a gradient."""
+    """Returns problems of the gradients; with ``all_used``, every parameter must have one."""
     problems = []
     trained = [(name, parameter) for name, parameter in distiller.named_parameters() if parameter.requires_grad]
     infinite = [
         name for name, parameter in trained if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     if infinite:
-        problems.append(f"one step of training gives gradients that are not finite: {listed(infinite, NAMED)}")
+        problems.append(f"one step of training gives gradients that are not finite: {listed(infinite, MAX_NAMES)}")
     unused = [name for name, parameter in trained if parameter.grad is None]
     if len(unused) == len(trained):
         problems.append("one step of training gives no gradient to any parameter; check the weights and loss_decode")
     elif unused and all_used:
         problems.append(
-            f"parameters without a gradient, for which several workers would wait: {listed(unused, NAMED)}; take these "
-            f"layers out of the model, or set find_unused_parameters=True, which makes each step a little slower"
+            f"parameters without a gradient, for which several workers would wait: {listed(unused, MAX_NAMES)}; remove "
+            f"these layers from the model, or set find_unused_parameters=True, which makes each step a little slower"
         )
     return problems

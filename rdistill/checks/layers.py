@@ -1,4 +1,4 @@
-"""`rdistill layers`: what a config's models are made of, and which of its features can be compared."""
+"""Lists the layers of a config's models for `rdistill layers`, and the feature pairs that can be compared."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
 from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
 
-DEFAULT_DEPTH = 2  # shows 22 of DeepLabV3+'s 152 layers; a distillation's two models fit two screens
-LONGEST_TYPE = 16  # characters of a layer's class name, so that full layer names fit into 80 columns
+DEFAULT_DEPTH = 2  # of DeepLabV3+'s 152 layers it shows 22
+MAX_TYPE_CHARACTERS = 16  # characters of a layer's class name, so that full layer names fit into 80 columns
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of a config's models, as a forward pass showed it."""
+    """One of a config's models, with the layers that ran in a forward pass."""
 
-    role: str  # 'model', 'student', 'teacher', or 'teacher 1' where there are several
+    role: str  # 'model', 'student', 'teacher', or 'teacher 1' if there are several
     type: str
     layers: list[Layer]
 
@@ -43,20 +43,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Features:
-    """The config's features of the student beside those of one teacher."""
+    """The listed features of the student and of one teacher."""
 
-    role: str  # the teacher's
-    student: dict[str, Shape | str]  # feature name -> shape, or why it has none; in the order of the config
+    role: str  # of the teacher
+    student: dict[str, Shape | str]  # feature name -> shape, or the reason why it has none; in the config's order
     teacher: dict[str, Shape | str]
-    sensible: list[tuple[int, int]]  # index pairs worth trying, best first
-    problems: dict[tuple[int, int], str]  # index pair -> why it cannot be compared
+    sensible: list[tuple[int, int]]  # recommended index pairs, best first
+    problems: dict[tuple[int, int], str]  # index pair -> reason why it cannot be compared
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What `rdistill layers` shows."""
+    """Everything that `rdistill layers` shows."""
 
-    height_width: tuple[int, int]  # the image's size in pixels
+    height_width: tuple[int, int]  # size of the image in pixels
     models: list[Model]
     features: list[Features]  # one for each teacher that has a model of its own
 
@@ -65,10 +65,10 @@ def overview(config: Config | LoadedConfig) -> Overview:
     """Builds a config's models, without weights or data, and runs each once on a blank image.
 
     Args:
-        config: from :func:`rdistill.config.load.load_run`, which may have been ``with_data=False``.
+        config: from :func:`rdistill.config.load.load_run`; ``with_data=False`` is enough.
 
     Raises:
-        UserError: a model that does not build or run, a feature that its model does not have.
+        UserError: a model does not build or run, or does not have a listed feature.
     """
     run = LoadedConfig.of(config)
     spec, size = run.distill, training_size(run.cfg)
@@ -86,17 +86,17 @@ def overview(config: Config | LoadedConfig) -> Overview:
 
 
 def build_teacher(spec: TeacherSpec) -> nn.Module:
-    """A teacher's model with weights of no meaning, for its shapes."""
+    """Builds a teacher's model with random weights, to measure shapes."""
     assert spec.model is not None
     model = revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
     fit_to_student(model, spec)
     return model
 
 
-def as_json(seen: Overview) -> dict[str, object]:
-    """The whole overview as plain data."""
+def as_json(models_overview: Overview) -> dict[str, object]:
+    """Returns the overview as plain data."""
     return {
-        "image": list(seen.height_width),
+        "image": list(models_overview.height_width),
         "models": [
             {
                 "role": model.role,
@@ -105,29 +105,29 @@ def as_json(seen: Overview) -> dict[str, object]:
                 "flops": model.flops,
                 "layers": [asdict(layer) for layer in model.layers],
             }
-            for model in seen.models
+            for model in models_overview.models
         ],
         "features": [
             {
                 "role": features.role,
-                "student": _json_side(features.student, seen.height_width),
-                "teacher": _json_side(features.teacher, seen.height_width),
+                "student": _json_side(features.student, models_overview.height_width),
+                "teacher": _json_side(features.teacher, models_overview.height_width),
                 "sensible_pairs": [list(pair) for pair in features.sensible],
                 "incompatible_pairs": [
                     {"pair": list(pair), "reason": reason} for pair, reason in features.problems.items()
                 ],
             }
-            for features in seen.features
+            for features in models_overview.features
         ],
     }
 
 
-def show(seen: Overview, console: Console, depth: int = DEFAULT_DEPTH) -> None:
-    """Prints tables that are readable on a terminal of 80 columns."""
-    for model in seen.models:
-        _show_model(model, seen.height_width, console, depth)
-    for features in seen.features:
-        _show_features(features, seen.height_width, console)
+def show(models_overview: Overview, console: Console, depth: int = DEFAULT_DEPTH) -> None:
+    """Prints the overview as tables that fit a terminal of 80 columns."""
+    for model in models_overview.models:
+        _show_model(model, models_overview.height_width, console, depth)
+    for features in models_overview.features:
+        _show_features(features, models_overview.height_width, console)
 
 
 def _model(role: str, model: nn.Module, size: tuple[int, int]) -> Model:
@@ -160,12 +160,12 @@ def _features(
 def listed_shapes(
     spec: DistillSpec, student: nn.Module, teachers: Mapping[int, nn.Module], size: tuple[int, int]
 ) -> tuple[list[Shape | str], dict[int, list[Shape | str]]]:
-    """The shapes of all features that a config lists: the student's, and those of some teachers by index.
+    """Returns the shapes of the listed features: those of the student, and those of some teachers by teacher index.
 
-    By feature index; instead of a shape, the reason why there is none.
+    The lists are in the order of feature indices; a feature without a shape has the reason as text in its place.
 
     Raises:
-        UserError: naming every feature that its model does not have.
+        UserError: lists every feature that its model does not have.
     """
     unknown = _unknown_features("distill.features.student", spec.features.student, student)
     for index, teacher in teachers.items():
@@ -208,8 +208,8 @@ def _stride_or_none(shape: Shape, size: tuple[int, int]) -> float | None:
 
 def _show_model(model: Model, size: tuple[int, int], console: Console, depth: int) -> None:
     console.print(
-        f"\n{model.role}  {model.type}: {human(model.parameters)} parameters, {human(model.flops)} FLOPs an image of "
-        f"{size[0]} x {size[1]}",
+        f"\n{model.role}  {model.type}: {short_number(model.parameters)} parameters, {short_number(model.flops)} FLOPs "
+        f"an image of {size[0]} x {size[1]}",
         style="bold",
         highlight=False,
     )
@@ -217,24 +217,30 @@ def _show_model(model: Model, size: tuple[int, int], console: Console, depth: in
     for layer in model.layers:
         if layer.depth > depth:
             continue
-        kind = "" if layer.parameters is None else layer.type  # an element: its layer's row stands above it
-        if len(kind) > LONGEST_TYPE:
-            kind = kind[: LONGEST_TYPE - 2] + ".."
+        kind = "" if layer.parameters is None else layer.type  # an element of a tuple; the row above has its layer
+        if len(kind) > MAX_TYPE_CHARACTERS:
+            kind = kind[: MAX_TYPE_CHARACTERS - 2] + ".."
         table.add_row(
-            layer.name, kind, _size(layer), _number(layer.stride), human(layer.parameters), human(layer.flops)
+            layer.name,
+            kind,
+            _size(layer),
+            _number(layer.stride),
+            short_number(layer.parameters),
+            short_number(layer.flops),
         )
     console.print(table)
     hidden = sum(layer.depth > depth for layer in model.layers)
     if hidden:
         console.print(
-            f"{counted(hidden, 'deeper layer')} hidden: --depth {depth + 1} shows more, --json all", highlight=False
+            f"{counted(hidden, 'deeper layer')} hidden: --depth {depth + 1} shows more, and --json shows all",
+            highlight=False,
         )
 
 
 def _show_features(features: Features, size: tuple[int, int], console: Console) -> None:
     console.print(f"\nfeatures of student and {features.role}", style="bold", highlight=False)
     if not features.student or not features.teacher:
-        console.print("none are listed: add names from the tables to distill.features", highlight=False)
+        console.print("no features are listed: add names from the tables to distill.features", highlight=False)
         return
     table = _table("", "student", "shape /stride", "", features.role, "shape /stride")
     sides = [_side_rows(side, size) for side in (features.student, features.teacher)]
@@ -258,7 +264,7 @@ def _side_rows(side: dict[str, Shape | str], size: tuple[int, int]) -> list[tupl
 
 
 def _pair_table(features: Features, size: tuple[int, int]) -> Table:
-    """A row for each student feature, a column for each of the teacher's."""
+    """Returns a table with a row for each student feature and a column for each teacher feature."""
     table = _table("", *(str(t) for t in range(len(features.teacher))))
     student_shapes, teacher_shapes = list(features.student.values()), list(features.teacher.values())
     for s in range(len(student_shapes)):
@@ -288,7 +294,7 @@ def _table(*headings: str) -> Table:
 
 
 def _size(layer: Layer) -> str:
-    """Channels x height x width; for tokens that fold into a map, the map."""
+    """Returns channels x height x width; tokens that form a feature map are shown as the map."""
     return _compact(layer.map_shape or layer.shape) if layer.shape else ""
 
 
@@ -300,8 +306,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}".removesuffix(".0")
 
 
-def human(count: int | None) -> str:
-    """``1234567`` -> ``1.23M``."""
+def short_number(count: int | None) -> str:
+    """Shortens a number: ``1234567`` -> ``1.23M``."""
     if count is None:
         return ""
     if count < 1000:

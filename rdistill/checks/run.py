@@ -1,7 +1,7 @@
-"""What can be found out about a run before time is spent on it; every problem in one list.
+"""Checks a run before training, and reports all problems together.
 
-:func:`check_run` takes a loaded config, with the models if they are built already; :func:`check_config` a file,
-of which it finds as much as the first problems leave to be found.
+:func:`check_run` checks a loaded config, with the models if they are built already. :func:`check_config` checks a
+file; if it does not load, the parts that do load are still checked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from rdistill.checks.batches import check_batches, squashed_note
-from rdistill.checks.data import look_at_data
+from rdistill.checks.batches import aspect_note, check_batches
+from rdistill.checks.data import inspect_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.checks.store import describe_store, look_at_store
-from rdistill.checks.unlabeled import look_at_unlabeled, without_part
+from rdistill.checks.store import describe_store, inspect_store
+from rdistill.checks.unlabeled import inspect_unlabeled, unlabeled_notes
 from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
@@ -53,24 +53,24 @@ from rdistill.models.segmentor import (
 from rdistill.models.shapes import pair_problem
 from rdistill.teachers.classes import describe_classes
 
-NO_CHECKPOINT = ".checkpoint: no such file"  # load_config's words too
-UNNAMED = "LABEL_"  # how transformers calls classes to which nobody has given a name
-IMAGES = 2  # images in the batch that is tried
-SPARE = 1.1  # factor on the estimate of disk space: logs, tables, records
+NO_CHECKPOINT = ".checkpoint: no such file"  # load_config reports the same text
+DEFAULT_CLASS_NAME = "LABEL_"  # transformers' default name of a class
+IMAGES = 2  # images in the tried batch
+DISK_MARGIN = 1.1  # factor on the estimated disk space, for logs, tables and records
 
 
 @dataclass
 class Report:
-    """What was checked: what is well, and what is not."""
+    """Results of the checks."""
 
-    passed: list[tuple[str, str]] = field(default_factory=list)  # (part, what was found)
-    notes: list[str] = field(default_factory=list)  # worth knowing, wrong with nothing
+    passed: list[tuple[str, str]] = field(default_factory=list)  # (part, summary)
+    notes: list[str] = field(default_factory=list)  # worth knowing, but no errors
     left_out: list[str] = field(default_factory=list)  # pairs of a sweep that cannot be compared
-    layouts: list[str] = field(default_factory=list)  # where the data are, a line for each dataset
+    layouts: list[str] = field(default_factory=list)  # a line for each dataset that says where its data are
     problems: list[str] = field(default_factory=list)  # where, what, got, fix; one line each
 
     def add(self, part: str, problems: Sequence[str], summary: str) -> bool:
-        """Records one part; returns whether it is well."""
+        """Records the result for one part, and returns whether it has no problems."""
         self.problems += [problem for problem in problems if problem not in self.problems]
         if not problems:
             self.passed.append((part, summary))
@@ -88,8 +88,8 @@ def check_config(
     shortcuts: Shortcuts | None = None,
     **options: Any,
 ) -> Report:
-    """Loads a config and checks it; ``options`` as for :func:`check_run`."""
-    loaded = load_what_loads(path, overrides, shortcuts)
+    """Loads a config and checks it; ``options`` are those of :func:`check_run`."""
+    loaded = load_parts(path, overrides, shortcuts)
     if loaded.run is not None:
         report = check_run(loaded.run, **options)
         report.passed.insert(0, ("config", str(path)))
@@ -101,18 +101,18 @@ def check_config(
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config, or those parts of it that load in spite of a problem."""
+    """A loaded config, or those parts of it that load in spite of a problem."""
 
     problems: list[str]
-    run: LoadedConfig | None  # all of it
+    run: LoadedConfig | None  # the whole config, if it loads
     for_data: LoadedConfig | None = None  # the config without its teachers
     for_models: LoadedConfig | None = None  # the config, loaded without looking for data and checkpoints
 
 
-def load_what_loads(
+def load_parts(
     path: str | Path, overrides: Mapping[str, Any] | None = None, shortcuts: Shortcuts | None = None
 ) -> Loaded:
-    """Loads a config. A problem in one part must not hide those of the others."""
+    """Loads a config, or its parts if it does not load, so that a problem in one part does not hide others."""
     problems: list[str] = []
 
     def attempt(**parts: bool) -> LoadedConfig | None:
@@ -144,15 +144,15 @@ def check_run(
 
     Args:
         config: from :func:`rdistill.config.load.load_run`.
-        distiller: its models, if they are built already; they are left as they were, to the last bit (but are
-            moved to the GPU, if there is one).
-        work_dir: where checkpoints will be written; None leaves the disk out.
-        workers: among which a batch is divided.
-        trials: as many runs will write to the work dir.
-        seed: of the batch that is tried.
-        trust_checkpoint: as for a run.
-        with_data: False leaves the files out, where another process looks at them.
-        full_data: decode every file; see :func:`rdistill.checks.data.check_data`.
+        distiller: the models, if they are built already. They are restored bit by bit, but they are moved to the GPU
+            if there is one.
+        work_dir: folder that checkpoints will be written to; None skips the check of disk space.
+        workers: number of workers that a batch is divided among.
+        trials: number of runs that will write to the work dir.
+        seed: seed of the tried batch.
+        trust_checkpoint: let a teacher's checkpoint run the Python code that it carries.
+        with_data: False skips the data files, which another process checks.
+        full_data: decode every file; see :func:`rdistill.checks.data.inspect_data`.
     """
     run, report = LoadedConfig.of(config), Report()
     cfg = run.cfg
@@ -160,14 +160,14 @@ def check_run(
         checked_source(cfg)
     except UserError as error:
         report.add("config", error.problems, "")
-    report.notes += schedule_notes(cfg)  # the shapes of what it reads were checked when the config was loaded
+    report.notes += schedule_notes(cfg)  # loading has checked the form of the schedules
     if with_data:
         add_data(report, run, full=full_data, workers=workers)
     if distiller is None:
-        distiller = build_reporting(run, report, seed=seed, trust_checkpoint=trust_checkpoint)
+        distiller = build_or_report(run, report, seed=seed, trust_checkpoint=trust_checkpoint)
     if distiller is None:
         return report
-    if torch.cuda.is_available():  # where training will have it too
+    if torch.cuda.is_available():  # training will also use the GPU
         distiller.to("cuda")
     problems, files = pretrained_problems(cfg.model, trust=trust_checkpoint)
     if files:
@@ -184,7 +184,7 @@ def check_run(
             counted(paired, "feature pair"),
         )
         report.notes += teacher_notes(distiller) + class_name_notes(cfg, distiller)
-        problems, notes = look_at_store(run, distiller)
+        problems, notes = inspect_store(run, distiller)
         report.notes += notes
         if run.distill.store is not None:
             report.add("store", problems, describe_store(run.distill.store))
@@ -202,7 +202,7 @@ def check_run(
 
 
 def teacher_notes(distiller: Distiller) -> list[str]:
-    """What a teacher left out when it was loaded, and which teachers have no score before training."""
+    """Returns notes on what teachers left out when loading, and on teachers without a score before training."""
     notes = []
     for index, teacher in enumerate(distiller.teachers):
         if isinstance(teacher, EmaTeacher):
@@ -215,27 +215,28 @@ def teacher_notes(distiller: Distiller) -> list[str]:
 
 
 def class_name_notes(cfg: Config, distiller: Distiller) -> list[str]:
-    """Of teachers without a class map that name as many classes as the data, but others or in another order.
+    """Returns notes on teachers whose class names differ from the data's although their numbers are equal.
 
-    They are compared by their numbers: with other classes behind those nothing fails, and the student learns nonsense.
+    Without a class map, classes are compared by index: if an index means another class, nothing fails, but the student
+    learns from the wrong outputs.
     """
     notes = []
-    of_data = next(iter(data_classes(cfg, "train")), ())
+    data_names = next(iter(data_classes(cfg, "train")), ())
     for index, teacher in enumerate(distiller.teachers):
         names = tuple(getattr(getattr(teacher.model, "backbone", None), "class_names", ()))
-        if class_map_of(teacher.model) is not None or len(names) != len(of_data):
+        if class_map_of(teacher.model) is not None or len(names) != len(data_names):
             continue
-        apart = [pair for pair in zip(names, of_data, strict=True) if pair[0].casefold() != pair[1].casefold()]
-        if apart and not names[0].startswith(UNNAMED):
+        different = [pair for pair in zip(names, data_names, strict=True) if pair[0].casefold() != pair[1].casefold()]
+        if different and not names[0].startswith(DEFAULT_CLASS_NAME):
             notes.append(
-                f"distill.teachers[{index}]: its class {apart[0][0]!r} is compared with the student's {apart[0][1]!r}; "
-                f"if these are not the same, say by `classes` which is which"
+                f"distill.teachers[{index}]: its class {different[0][0]!r} is compared with the student's "
+                f"{different[0][1]!r}; if these are not the same class, map them with `classes`"
             )
     return notes
 
 
 def describe_class_maps(spec: DistillSpec) -> list[tuple[str, str]]:
-    """Of each teacher with a class map: what to call it, and which of its classes is which of the student's."""
+    """Returns (label, description) for each teacher's class map."""
     several = len(spec.teachers) > 1
     return [
         (f"class map {index}" if several else "class map", describe_classes(mapped.to, mapped.teacher, mapped.student))
@@ -245,7 +246,7 @@ def describe_class_maps(spec: DistillSpec) -> list[tuple[str, str]]:
 
 
 def check_classes(cfg: Config, student: nn.Module) -> list[str]:
-    """Whether each of the student's heads has as many classes as the data. Teachers' are the losses' to compare."""
+    """Checks that each head of the student has as many classes as the data; the losses check the teachers."""
     problems = []
     classes = {name: sorted({len(names) for names in data_classes(cfg, name)}) for name in ("train", "val")}
     if classes["train"] and classes["val"] and classes["train"] != classes["val"]:
@@ -258,23 +259,23 @@ def check_classes(cfg: Config, student: nn.Module) -> list[str]:
         )
     for head in decode_heads(student):
         module = student.get_submodule(head)
-        have = int(module.num_classes)
+        available = int(module.num_classes)
         if logit_channels(student, head) == 1 and _has_softmax(module):
             problems.append(
                 f"model.{head}.loss_decode: its softmax over one channel (out_channels=1) is always 1; "
                 "set use_sigmoid=True, or out_channels=2"
             )
         for count in classes["train"]:
-            if count not in (have, num_classes(student, head)):  # one channel is one class more than it says
+            if count not in (available, num_classes(student, head)):  # a head with one channel has two classes
                 problems.append(
-                    f"model.{head}.num_classes: is {have}, but the data has {count} classes (metainfo.classes); "
-                    f"set the one or the other"
+                    f"model.{head}.num_classes: is {available}, but the data has {count} classes (metainfo.classes); "
+                    f"change one of them"
                 )
     return problems
 
 
 def _has_softmax(head: nn.Module) -> bool:
-    """Whether mmseg's own cross-entropy trains a head with a softmax over its channels."""
+    """Returns whether mmseg's cross-entropy trains a head with a softmax over its channels."""
     losses = [module for module in head.modules() if type(module) is CrossEntropyLoss]
     return any(not (loss.use_sigmoid or loss.use_mask) for loss in losses)
 
@@ -282,12 +283,12 @@ def _has_softmax(head: nn.Module) -> bool:
 def check_pairs(
     spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module], size: tuple[int, int]
 ) -> list[str]:
-    """Whether the two features of every loss that takes a pair can be compared.
+    """Checks that the two features of every loss with a pair can be compared.
 
     Args:
         spec: the ``distill`` section.
-        student, teachers: their models; left as they were.
-        size: height and width in pixels of the image that is tried.
+        student, teachers: the models; they are not changed.
+        size: height and width of the tried image, in pixels.
     """
     if not any(loss.pairs for loss in spec.losses.values()):
         return []
@@ -303,7 +304,7 @@ def check_pairs(
 
 
 def describe_shares(shares: Mapping[str, ShareSpec]) -> str:
-    """What will be measured for the losses whose weight is a share; name -> share."""
+    """Describes the measurement for losses whose weight is a share; ``shares``: name of the loss -> share."""
     return "; ".join(
         f"{name}: so that its gradient is {share.value:g} of the task's, measured in "
         + the_first(share.batches, "batch")
@@ -313,7 +314,7 @@ def describe_shares(shares: Mapping[str, ShareSpec]) -> str:
 
 
 def _share_notes(run: LoadedConfig) -> list[str]:
-    """Where training ends before a weight is measured to its end."""
+    """Returns notes on losses whose weight is still being measured when training ends."""
     length = run.cfg.train_cfg.get("max_iters")
     return [
         f"distill.losses.{name}.weight.share.batches: is {share.batches}, and training ends at {length}: the weight "
@@ -324,62 +325,67 @@ def _share_notes(run: LoadedConfig) -> list[str]:
 
 
 def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
-    """Whether the checkpoints of ``trials`` fit on the work dir's disk: a problem, or what there is."""
-    needed = SPARE * trials * run_bytes(distiller, cfg)
+    """Checks that the checkpoints of ``trials`` runs fit on the work dir's disk; returns problems and a summary."""
+    needed = DISK_MARGIN * trials * run_bytes(distiller, cfg)
     folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    what = counted(trials, "trial") if trials > 1 else "the run"
-    text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
+    subject = counted(trials, "trial") if trials > 1 else "the run"
+    text = f"{subject} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
     return ([f"--work-dir {work_dir}: {text}; make room, or choose another"] if needed > free else []), text
 
 
 def run_bytes(distiller: Distiller, cfg: Config) -> int:
-    """Bytes that a run takes: ``best.pth``, ``last.pth``, the one before it, one being written, ``student.pth``."""
+    """Estimates the bytes of a run: ``best.pth``, ``last.pth`` and the one before, a partial file, ``student.pth``."""
     weights = _bytes(distiller.state_dict().values())
     student = _bytes(distiller.student.state_dict().values())
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     kind = str(optimizer.get("type", ""))
-    moments = (1 if optimizer.get("momentum") else 0) if kind == "SGD" else 2  # what Adam and its kin keep
+    moments = (
+        (1 if optimizer.get("momentum") else 0) if kind == "SGD" else 2
+    )  # Adam and similar optimizers keep two moments
     trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
     followers = sum(isinstance(teacher, EmaTeacher) for teacher in distiller.teachers)
     return 4 * (weights + moments * trained + followers * student) + student
 
 
 def check_resources(
-    what: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, have: Mapping[str, float]
+    subject: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, available: Mapping[str, float]
 ) -> tuple[list[str], str]:
-    """Whether there is what one run or trial takes: problems, or what there is.
+    """Checks that the cluster has the resources of one run or trial; returns problems and a summary.
 
     Args:
-        what: takes it.
-        workers, cpus_per_worker: as given.
-        gpus_per_worker: None takes one a worker where there are GPUs.
-        have: 'CPU' and 'GPU' of the cluster or this machine.
+        subject: name of the run or trial in the messages.
+        workers: number of workers.
+        cpus_per_worker: CPU cores for each worker.
+        gpus_per_worker: GPUs for each worker; None means 1 if there are GPUs.
+        available: numbers of 'CPU' and 'GPU' in the cluster or on this machine.
     """
     if problems := share_problems(cpus_per_worker, gpus_per_worker):
         return problems, ""
-    gpus = (1.0 if have.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
+    gpus = (1.0 if available.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
     needed = {"CPU": workers * cpus_per_worker, "GPU": workers * gpus}
     text = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items() if amount)
-    there = " and ".join(f"{have.get(kind, 0):g} {kind}" for kind, amount in needed.items() if amount)
-    lacking = any(amount > have.get(kind, 0) for kind, amount in needed.items())
-    problem = f"{what} takes {text}, but there are {there}; ask for less, or join a larger cluster with --address"
-    return ([problem] if lacking else []), f"{what} takes {text} of {there}"
+    available_text = " and ".join(f"{available.get(kind, 0):g} {kind}" for kind, amount in needed.items() if amount)
+    insufficient = any(amount > available.get(kind, 0) for kind, amount in needed.items())
+    problem = (
+        f"{subject} takes {text}, but there are {available_text}; request less, or join a larger cluster with --address"
+    )
+    return ([problem] if insufficient else []), f"{subject} takes {text} of {available_text}"
 
 
 def local_resources() -> dict[str, float]:
-    """What a cluster on this machine alone would have."""
+    """Returns the resources of a cluster on this machine."""
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> None:
-    """What can be checked of a config that does not load as a whole."""
+    """Checks the parts that load of a config that does not load as a whole."""
     if loaded.for_data is not None:
         add_data(report, loaded.for_data, full=True)
     part = loaded.for_models or loaded.for_data
     if part is not None:
         student, problems = _diagnose(part, trust_checkpoint)
-        # load_config has reported it already, unless it gave up before.
+        # Loading has reported a missing checkpoint already, unless it stopped before.
         reported = [problem for problem in report.problems if NO_CHECKPOINT in problem]
         problems = [problem for problem in problems if not (NO_CHECKPOINT in problem and reported)]
         report.add("models", problems, "build")
@@ -390,36 +396,36 @@ def _check_parts(loaded: Loaded, report: Report, *, trust_checkpoint: bool) -> N
 def add_data(
     report: Report, run: LoadedConfig, *, full: bool, workers: int = 1, names: Sequence[str] = READ_BY_TRAINING
 ) -> None:
-    """Looks at the files of some splits of a config, and whether they make batches; adds to the report.
+    """Checks the files of some splits of a config and their batches, and adds the results to the report.
 
     Args:
-        report: what is found is added to.
-        run: from :func:`rdistill.config.load.load_config`.
-        full: decode every file; see :func:`rdistill.checks.data.look_at_data`.
-        workers: among which a training batch is divided.
-        names: of the splits: 'train', 'val', 'test'.
+        report: receives the results.
+        run: from :func:`rdistill.config.load.load_run`.
+        full: decode every file; see :func:`rdistill.checks.data.inspect_data`.
+        workers: number of workers that a training batch is divided among.
+        names: names of the splits: 'train', 'val', 'test'.
     """
     cfg = run.cfg
     splits = data_splits(cfg, names)
-    data = look_at_data(splits, full=full)
+    data = inspect_data(splits, full=full)
     problems = data.problems or check_batches(cfg, data.sizes, workers=workers)
     report.notes += data.notes
-    if not problems and (note := squashed_note(cfg, data.sizes)):
+    if not problems and (note := aspect_note(cfg, data.sizes)):
         report.notes.append(note)
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
     if "train" in names:
-        problems, summary = look_at_unlabeled(run)
+        problems, summary = inspect_unlabeled(run)
         if problems or summary:
             report.add("unlabeled", problems, summary)
-        report.notes += without_part(run)
+        report.notes += unlabeled_notes(run)
 
 
-def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
-    """Builds student, teachers and losses; where that fails, says everything that is wrong with them."""
+def build_or_report(run: LoadedConfig, report: Report, *, seed: int, trust_checkpoint: bool) -> Distiller | None:
+    """Builds student, teachers and losses; if that fails, reports all their problems and returns None."""
     try:
         distiller = build_distiller(run, seed=seed, trust_checkpoint=trust_checkpoint)
-    except Exception as error:  # layers that do not fit each other fail when they first run, in PyTorch's own words
+    except Exception as error:  # layers that do not fit each other raise PyTorch's errors at the first run
         student, problems = _diagnose(run, trust_checkpoint)
         first = list(error.problems) if isinstance(error, UserError) else [f"models: {error_line(error)}"]
         report.add("models", problems or first, "")
@@ -438,7 +444,7 @@ def build_reporting(run: LoadedConfig, report: Report, *, seed: int, trust_check
 
 
 def _diagnose(run: LoadedConfig, trust_checkpoint: bool) -> tuple[nn.Module | None, list[str]]:
-    """The student, and what is wrong with it, with each teacher, feature name, pair and loss: all, not the first."""
+    """Returns the student (or None), and all problems of student, teachers, feature names, pairs and losses."""
     spec = run.distill
     try:
         student = revert_sync_batchnorm(
@@ -467,20 +473,20 @@ def _diagnose(run: LoadedConfig, trust_checkpoint: bool) -> tuple[nn.Module | No
 
 
 def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: list[str]) -> nn.Module:
-    """A teacher; where its weights are missing or another model's, with none, so that the rest can be checked."""
+    """Loads a teacher; if its weights are missing or do not fit, builds it without them and adds a problem."""
     try:
         if spec.checkpoint is None or Path(spec.checkpoint).is_file():
             return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
         problems.append(f"distill.teachers[{index}]{NO_CHECKPOINT} {spec.checkpoint}")
     except UserError as error:
-        teacher = build_teacher(spec)  # raises what is wrong with the model itself
+        teacher = build_teacher(spec)  # raises the problems of the model itself
         problems += [f"distill.teachers[{index}].checkpoint: {problem}" for problem in error.problems]
         return teacher
     return build_teacher(spec)
 
 
 def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:
-    """What is wrong with each loss on logits by itself: outputs that are not there, other classes."""
+    """Returns the problems of each loss on logits: missing outputs, different classes."""
     problems: list[str] = []
     labels = labels_of(student)
     student_heads, teacher_heads = (
@@ -489,7 +495,7 @@ def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.
     )
     for name, loss in spec.losses.items():
         if loss.pair is not None:
-            continue  # the layers' own problems are those of check_pairs; channels are adapted
+            continue  # check_pairs reports features that cannot be compared; adapters fit channels
         try:
             route = with_class_maps(name, make_route(name, loss, spec, student_heads, teacher_heads), teachers)
             build_term(name, loss, channels_of_logits(name, route, student, teachers), labels, route.classes)
@@ -508,7 +514,7 @@ def _describe_classes(distiller: Distiller) -> str:
 
 
 def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
-    """Whether the config's optimizer can be made for the student."""
+    """Returns the problems of building the config's optimizer."""
     try:
         build_optimizer(cfg, distiller)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Looks at the folder of images without masks before training does."""
+"""Checks the folder of images without masks before training."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from rdistill.data.splits import data_splits
 from rdistill.data.unlabeled import describe_unlabeled, training_data, unlabeled_images
 from rdistill.losses import LOSSES
 
-SHOWN = 3  # suffixes named in a line
+MAX_SHOWN = 3  # number of suffixes that a line lists
 
 
-def without_part(run: LoadedConfig) -> list[str]:
-    """A line for each loss to which images without masks say nothing."""
+def unlabeled_notes(run: LoadedConfig) -> list[str]:
+    """Returns a note for each loss that cannot use images without masks."""
     if run.distill is None or run.distill.unlabeled is None:
         return []
     return [
-        f"distill.losses.{name}: {loss.type} compares by the labels, so that images without masks have no part in it"
+        f"distill.losses.{name}: {loss.type} needs labels, so it leaves out images without masks"
         for name, loss in run.distill.losses.items()
         if LOSSES[loss.type].label
     ]
 
 
-def look_at_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
-    """What is wrong with the images of ``distill.unlabeled``, one line each; and how many there are, in words.
+def inspect_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
+    """Returns problems of the images of ``distill.unlabeled``, one line each, and a description of the images.
 
-    Problems: no image of the suffix, or an image that validation or test reads too.
+    A problem is: no image has the suffix, or an image is also a validation or test image.
     """
     run = LoadedConfig.of(config)
     spec = run.distill
@@ -45,11 +45,11 @@ def look_at_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
     images = unlabeled_images(run)
     if not images:
         files = (Path(name) for _, _, names in os.walk(folder) for name in names)
-        counts = Counter(file.suffix or "without a suffix" for file in files).most_common(SHOWN)
-        there = ", ".join(f"{count} {kind}" for kind, count in counts) or "no file at all"
+        counts = Counter(file.suffix or "without a suffix" for file in files).most_common(MAX_SHOWN)
+        contents = ", ".join(f"{count} {kind}" for kind, count in counts) or "no file at all"
         return [
-            f"distill.unlabeled.img_dir: {folder} has no images that end in {suffix}, got {there}; set img_suffix, or "
-            f"give another folder"
+            f"distill.unlabeled.img_dir: {folder} has no images that end in {suffix}, got {contents}; set img_suffix, "
+            f"or give another folder"
         ], ""
     scored = {
         os.path.realpath(entry["img_path"])

@@ -1,5 +1,5 @@
-"""What a student sees: the stream of samples that depends on (seed, draw) alone, data sets, the image generator.
+"""The data stream, whose samples depend on (seed, draw) only; datasets; the image generator.
 
-Imports :mod:`rdistill.config` and folders before it. Begin with :mod:`rdistill.data.datasets`; the shipped generator
-is :mod:`rdistill.data.synthetic`, and how it draws a fundus :mod:`rdistill.data.fundus`.
+Imports :mod:`rdistill.config` and folders before it. Begin with :mod:`rdistill.data.datasets`. The generator is
+:mod:`rdistill.data.synthetic`; :mod:`rdistill.data.fundus` draws its images.
 """

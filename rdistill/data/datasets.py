@@ -1,4 +1,4 @@
-"""PaddleSeg's lists, label maps, and the one data stream: what draw ``i`` of a run is depends on (seed, i) alone."""
+"""Datasets for PaddleSeg's lists, label maps, and the data stream: draw ``i`` of a run depends on (seed, i) only."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS, BaseSegDataset
 from rdistill.schemas.data import DatasetMeta
 from rdistill.schemas.mappings import DataInfo
 
-VIEW = "view"  # key of a sample's metainfo: the digest of the view that it is
-WITHOUT_LABEL = 1  # makes a draw of an image without labels another than one with, for the same (seed, draw)
-SEPARATORS = ("\t", "|", ",", " ")  # they divide a line of a list; tried in this order
+VIEW = "view"  # key of a sample's metainfo: digest of the sample's view
+UNLABELED_STREAM = 1  # added to the entropy of draws of images without labels, so that they differ from the others
+SEPARATORS = ("\t", "|", ",", " ")  # possible separators in a line of a list, in the order in which they are tried
 
 
 @DATASETS.register_module()
 class PaddleSegDataset(BaseSegDataset):
-    """PaddleSeg's layout: each line of ``ann_file`` is ``IMAGE MASK``, relative to ``data_root``.
+    """A dataset with PaddleSeg's layout: each line of ``ann_file`` is ``IMAGE MASK``, relative to ``data_root``.
 
     Args:
-        separator: between the two; None finds it out for each line: a tab, ``|``, ``,`` or spaces. Where a name holds
-            one of them, the files on the disk decide.
-        options: as for mmseg's BaseSegDataset.
+        separator: separator of the two names. None detects it in each line: a tab, ``|``, ``,`` or spaces; if a name
+            contains one of these, the files on the disk decide.
+        options: arguments of mmseg's BaseSegDataset.
     """
 
     def __init__(self, separator: str | None = None, **options: Any) -> None:
@@ -44,16 +44,16 @@ class PaddleSegDataset(BaseSegDataset):
         super().__init__(**options)
 
     def load_data_list(self) -> list[DataInfo]:
-        """One entry for each line. Raises UserError for a line that is not two paths."""
+        """Returns an entry for each line. Raises UserError if a line is not two paths."""
         entries = []
         root = Path(self.data_root or ".")
-        for number, line in enumerate(_list_lines(Path(self.ann_file)), start=1):
+        for position, line in enumerate(_list_lines(Path(self.ann_file)), start=1):
             if not line.strip():
                 continue
             pair = _split_line(line, root, self.separator)
             if pair is None:
                 raise UserError(
-                    f"{self.ann_file}:{number}: must be `IMAGE MASK`, got {line!r}; put a tab between the two"
+                    f"{self.ann_file}:{position}: must be `IMAGE MASK`, got {line!r}; put a tab between the two"
                 )
             image, mask = (str(root / name) for name in pair)
             entries.append(
@@ -66,7 +66,7 @@ class PaddleSegDataset(BaseSegDataset):
 
 
 def _list_lines(file: Path) -> list[str]:
-    """The lines of a list, without a byte-order mark; in UTF-8, or the UTF-16 that Windows' shell writes."""
+    """Reads the lines of a list in UTF-8, or in UTF-16 with a byte-order mark, which Windows' shell writes."""
     content = file.read_bytes()
     try:
         utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -76,43 +76,43 @@ def _list_lines(file: Path) -> list[str]:
         raise UserError(f"{file}:{line}: is not text in UTF-8; save it as UTF-8") from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise UserError(f"{file}:{line}: has a NUL byte, which no file name can have; write the list again")
+        raise UserError(f"{file}:{line}: contains a NUL byte, which is not allowed in file names; write the list again")
     return text.replace("\r\n", "\n").split("\n")
 
 
 def _split_line(line: str, root: Path, separator: str | None) -> tuple[str, str] | None:
-    """Image and mask of a line; None where it cannot be read as two names."""
+    """Returns image and mask of a line, or None if it cannot be read as two names."""
     line = line.strip()
-    marks = [mark for mark in (SEPARATORS if separator is None else (separator,)) if mark in line]
-    plain = {}
-    for mark in marks:
+    separators = [mark for mark in (SEPARATORS if separator is None else (separator,)) if mark in line]
+    splits_by_separator = {}
+    for mark in separators:
         parts = line.split(None if mark == " " else mark)
         if len(parts) == 2 and all(part.strip() for part in parts):
-            plain[mark] = _path(parts[0]), _path(parts[1])
-    if "\t" in plain or (plain and len(marks) == 1):
-        return next(iter(plain.values()))
-    # A name holds a separator too: the reading whose files are there is meant.
+            splits_by_separator[mark] = _path(parts[0]), _path(parts[1])
+    if "\t" in splits_by_separator or (splits_by_separator and len(separators) == 1):
+        return next(iter(splits_by_separator.values()))
+    # A name contains a separator too. If the files of exactly one reading exist, that reading is meant.
     readings = dict.fromkeys(
-        (_path(line[:at]), _path(line[at + 1 :])) for at, letter in enumerate(line) if letter in marks
+        (_path(line[:at]), _path(line[at + 1 :])) for at, letter in enumerate(line) if letter in separators
     )
-    there = [pair for pair in readings if all(name and (root / name).is_file() for name in pair)]
-    return there[0] if len(there) == 1 else next(iter(plain.values()), None)
+    existing = [pair for pair in readings if all(name and (root / name).is_file() for name in pair)]
+    return existing[0] if len(existing) == 1 else next(iter(splits_by_separator.values()), None)
 
 
 def _path(name: str) -> str:
-    """A path of a list as this system writes it."""
+    """Returns a path of a list with ``/`` between the folders."""
     return name.strip().replace("\\", "/")
 
 
 @TRANSFORMS.register_module()
 class MapLabels(BaseTransform):
-    """Makes labels of the values in a mask's file; stands before ``LoadAnnotations``, which applies it.
+    """Maps the values of a mask file to labels. It must come before ``LoadAnnotations``, which applies the map.
 
     Args:
         label_map: value in the file -> label, as a mapping or a list of pairs: ``[[255, 1]]`` for masks of 0 and 255.
 
     Raises:
-        UserError: it is no such map, or the data has ``reduce_zero_label``, which gives each value another label.
+        UserError: the map is invalid, or the dataset also has ``reduce_zero_label``, which changes the labels too.
     """
 
     def __init__(self, label_map: Any) -> None:
@@ -121,18 +121,22 @@ class MapLabels(BaseTransform):
     def transform(self, results: DataInfo) -> DataInfo:
         if results.get("reduce_zero_label"):
             raise UserError("MapLabels and reduce_zero_label=True exclude each other; set reduce_zero_label=False")
-        own = results.get("label_map") or {}
-        results["label_map"] = {**own, **{old: own.get(new, new) for old, new in self.label_map.items()}}
+        labeled_per_epoch = results.get("label_map") or {}
+        results["label_map"] = {
+            **labeled_per_epoch,
+            **{old: labeled_per_epoch.get(new, new) for old, new in self.label_map.items()},
+        }
         return results
 
 
 class _Passes:
-    """The endless order of a data set's samples: a permutation for each pass.
+    """The endless order of a dataset's samples: a permutation for each pass.
 
     Args:
-        size: samples of the data set.
-        shuffle: False keeps to the data set's own order.
-        entropy: what is added to (seed, number of the pass).
+        size: number of samples in the dataset.
+        seed: seed of the permutations.
+        shuffle: False keeps the dataset's own order.
+        entropy: integers that are added to (seed, index of the pass).
     """
 
     def __init__(self, size: int, seed: int, shuffle: bool, *entropy: int) -> None:
@@ -140,13 +144,13 @@ class _Passes:
         self._pass, self._order = -1, np.empty(0, dtype=np.int64)
 
     def index(self, draw: int) -> int:
-        """Which sample a draw is of; cheap when draws come in order."""
-        number, place = divmod(draw, self._size)
+        """Returns the index of a draw's sample; this is cheap if draws come in order."""
+        position, place = divmod(draw, self._size)
         if not self._shuffle:
             return place
-        if number != self._pass:
-            entropy = np.random.SeedSequence([self._seed, number, *self._entropy])
-            self._pass, self._order = number, np.random.default_rng(entropy).permutation(self._size)
+        if position != self._pass:
+            entropy = np.random.SeedSequence([self._seed, position, *self._entropy])
+            self._pass, self._order = position, np.random.default_rng(entropy).permutation(self._size)
         return int(self._order[place])
 
 
@@ -155,17 +159,17 @@ class StreamSampler(Sampler):
     """Yields ``(draw, index)``: the run's endless order of samples, a permutation for each pass.
 
     All training workers share one stream: step ``k`` of a run takes draws ``k * B`` to
-    ``(k + 1) * B - 1``, whatever the number of workers that split the global batch of ``B``.
+    ``(k + 1) * B - 1``, for any number of workers that split the global batch of ``B``.
 
-    Images without labels have draws of their own, counted alike: they change no draw of the labelled ones.
+    Images without labels have a second stream of draws, so they do not change the draws of labelled images.
 
     Args:
-        dataset: what is drawn from: a :class:`StreamDataset` where there are images without labels.
-        seed: of the stream.
+        dataset: the dataset; with images without labels it must be a :class:`StreamDataset`.
+        seed: seed of the stream.
         shuffle: False draws in the dataset's own order.
         epochs: True ends after each pass over the labelled images, for loops that train by epochs.
-        labeled: images with labels in a batch of one worker; counts only with ``unlabeled``.
-        unlabeled: images without labels behind them.
+        labeled: images with labels in a batch of one worker; used only with ``unlabeled``.
+        unlabeled: images without labels, which follow the labelled ones in each batch of one worker.
     """
 
     def __init__(
@@ -182,37 +186,43 @@ class StreamSampler(Sampler):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.without_labels: int = dataset.without_labels if unlabeled else 0  # type: ignore[attr-defined]
         self.rank, self.world_size = get_dist_info()
-        self._skipped = 0  # samples of this worker that a resumed run has had already
+        self._skipped = 0  # number of samples of this worker that a resumed run has already used
         self._epoch = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         labeled = _Passes(self.size, self.seed, self.shuffle)
-        unlabeled = _Passes(self.without_labels, self.seed, self.shuffle, WITHOUT_LABEL)
-        own = self._own
-        first, batches = (self._epoch * own, self._epoch * -(-own // self.labeled)) if self.epochs else (0, 0)
-        last = first + own if self.epochs else None
+        unlabeled = _Passes(self.without_labels, self.seed, self.shuffle, UNLABELED_STREAM)
+        labeled_per_epoch = self._labeled_per_epoch
+        first, batches_before = (
+            (self._epoch * labeled_per_epoch, self._epoch * -(-labeled_per_epoch // self.labeled))
+            if self.epochs
+            else (0, 0)
+        )
+        last = first + labeled_per_epoch if self.epochs else None
         batch = self._skipped // (self.labeled + self.unlabeled)
         while last is None or first + batch * self.labeled < last:
             start = first + batch * self.labeled
-            for number in range(start, start + self.labeled if last is None else min(start + self.labeled, last)):
-                draw = number * self.world_size + self.rank
+            for position in range(start, start + self.labeled if last is None else min(start + self.labeled, last)):
+                draw = position * self.world_size + self.rank
                 yield draw, labeled.index(draw)
-            for number in range((batches + batch) * self.unlabeled, (batches + batch + 1) * self.unlabeled):
-                draw = number * self.world_size + self.rank
+            for position in range(
+                (batches_before + batch) * self.unlabeled, (batches_before + batch + 1) * self.unlabeled
+            ):
+                draw = position * self.world_size + self.rank
                 yield draw, self.size + unlabeled.index(draw)
             batch += 1
 
     def __len__(self) -> int:
-        """Samples of this worker in one pass over the labelled images."""
-        return self._own + -(-self._own // self.labeled) * self.unlabeled
+        """Number of samples of this worker in one pass over the labelled images."""
+        return self._labeled_per_epoch + -(-self._labeled_per_epoch // self.labeled) * self.unlabeled
 
     @property
-    def _own(self) -> int:
-        """Labelled images of this worker in one pass."""
+    def _labeled_per_epoch(self) -> int:
+        """Number of labelled images of this worker in one pass."""
         return -(-self.size // self.world_size)
 
     def skip(self, num_samples: int) -> None:
-        """Starts after this many samples of this worker, whole batches: mmengine's contract for a cheap resume."""
+        """Skips samples of this worker (whole batches), which mmengine calls for a cheap resume."""
         self._skipped = num_samples
 
     def set_epoch(self, epoch: int) -> None:
@@ -221,19 +231,19 @@ class StreamSampler(Sampler):
 
 @DATASETS.register_module()
 class StreamDataset(Dataset):
-    """Wraps the training dataset: each draw is augmented from a random state of its own.
+    """Wraps the training dataset, and augments each draw with its own random state.
 
-    With ``views``, each image has so few augmented versions: draw ``i`` of the stream takes view ``v(i)`` of its
-    image, and the view, not the draw, seeds the augmentation (dataset reinforcement; Faghri et al., ICCV 2023). Pass
-    ``p`` over the data takes view ``p`` modulo ``views``: each view comes once before any comes again, for every seed.
+    With ``views``, each image has only that number of augmented versions: the view, and not the draw, seeds the
+    augmentation (dataset reinforcement; Faghri et al., ICCV 2023). Pass ``p`` over the data uses view ``p`` modulo
+    ``views``, so that every view is used once before any is repeated, for every seed.
 
     Args:
         dataset: an mmseg dataset, or the config of one.
-        seed: of the stream; the same as the sampler's.
-        views: of each image; None for a new one at each draw.
-        view_seed: of the views; with the same one, every stream has the same.
-        unlabeled: as ``dataset``, of images without labels. Their indices follow those of ``dataset``, which alone are
-            counted by ``len``; their samples have :data:`rdistill.data.unlabeled.MARK` in the metainfo.
+        seed: seed of the stream, equal to the sampler's.
+        views: number of views of each image; None augments every draw differently.
+        view_seed: seed of the views; streams with an equal one have equal views.
+        unlabeled: a second dataset, of images without labels. Their indices follow those of ``dataset``; ``len`` does
+            not count them. Their samples have :data:`rdistill.data.unlabeled.MARK` in the metainfo.
     """
 
     def __init__(
@@ -249,7 +259,7 @@ class StreamDataset(Dataset):
 
     @property
     def without_labels(self) -> int:
-        """Images without labels."""
+        """Number of images without labels."""
         return 0 if self.unlabeled is None else len(self.unlabeled)
 
     def full_init(self) -> None:
@@ -263,7 +273,7 @@ class StreamDataset(Dataset):
         if self.views is not None:
             size = len(self.dataset) if index < len(self.dataset) else self.without_labels
             return self.view(index, draw // size % self.views)
-        entropy = () if index < len(self.dataset) else (WITHOUT_LABEL,)
+        entropy = () if index < len(self.dataset) else (UNLABELED_STREAM,)
         with random_state_of(self.seed, draw, *entropy):
             return self._item(index)
 
@@ -273,7 +283,7 @@ class StreamDataset(Dataset):
         return without_label(self.unlabeled[index - len(self.dataset)])
 
     def view(self, index: int, view: int) -> Any:
-        """An augmented version of an image, with the digest of its pixels among what its sample says of itself."""
+        """Returns a view of an image; the sample's metainfo has the digest of its pixels."""
         with random_state_of(self.view_seed, index, view):
             item = self._item(index)
         sample = item.get("data_samples") if isinstance(item, dict) else None
@@ -283,7 +293,7 @@ class StreamDataset(Dataset):
 
 
 def pixel_digest(image_chw: Tensor) -> str:
-    """What tells an augmented image from every other, whatever made it: 128 bits of its pixels, as hexadecimal text."""
+    """Returns a hash of an image's pixels, type and shape (128 bits, as hexadecimal text)."""
     described = f"{image_chw.dtype} {tuple(image_chw.shape)}".encode()
     pixels = image_chw.contiguous().numpy().data
     return hashlib.blake2b(pixels, key=hashlib.sha256(described).digest(), digest_size=16).hexdigest()
@@ -291,12 +301,12 @@ def pixel_digest(image_chw: Tensor) -> str:
 
 @DATASETS.register_module()
 class SubsetDataset(Dataset):
-    """A part of another dataset, chosen by chance: what training on fewer labels would see.
+    """A random part of another dataset, to train on fewer labels.
 
     Args:
         dataset: an mmseg dataset, or the config of one.
-        share: of its samples, above 0 and at most 1; one is kept at least.
-        seed: the same one keeps the same samples; of two shares, the smaller one's are among the larger one's.
+        share: share of its samples, above 0 and at most 1; at least one sample is kept.
+        seed: an equal seed keeps equal samples; a smaller share is a subset of a larger one.
     """
 
     def __init__(self, dataset: Any, share: float, seed: int = 0) -> None:
@@ -315,7 +325,7 @@ class SubsetDataset(Dataset):
 
     @functools.cached_property
     def indices(self) -> list[int]:
-        """Which samples of the dataset are kept, in its order."""
+        """Indices of the kept samples, in the dataset's order."""
         order = np.random.default_rng(np.random.SeedSequence([self.seed, len(self.dataset)])).permutation(
             len(self.dataset)
         )

@@ -1,8 +1,8 @@
-"""Draws one fundus photograph, with the exact mask of its optic disc.
+"""Draws a fundus photograph with the exact mask of its optic disc.
 
-The bright, vessel-crossed optic disc must be distinguished from exudates, atrophy, cotton wool and lens flare that
-may be as bright and as large, so brightness alone does not find it. Lengths below are in half image widths,
-origin at the image's centre, y down; colours are float32 RGB in 0..1.
+A model must distinguish the bright optic disc, which vessels cross, from exudates, atrophy, cotton wool spots and lens
+flare. These may be as bright and as large, so brightness is not enough to find the disc. Lengths are in half image
+widths; the origin is the image's centre, and y points down. Colours are float32 RGB from 0 to 1.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _Point = tuple[float, float]
 
 
 def draw_fundus(*, seed: int, split: str, index: int, size: int, mask_error: float = 0.0) -> tuple[_Array, _Array]:
-    """One photograph, ``(size, size, 3)`` uint8 RGB, and its mask, ``(size, size)`` uint8 in {0, 1}.
+    """Draws a photograph, ``(size, size, 3)`` uint8 RGB, and its mask, ``(size, size)`` uint8 in {0, 1}.
 
-    With ``mask_error`` E the mask is one drawn in a hurry: moved by up to E radii of the disc in any direction, and
-    larger or smaller by a factor of up to 1 + E. The photograph stays what it is, to the last pixel.
+    With ``mask_error`` E the mask is inexact: moved by up to E radii of the disc in any direction, and larger or
+    smaller by a factor of up to 1 + E. The photograph does not depend on it.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)))
     eye = _random_eye(rng)
@@ -36,7 +36,7 @@ def draw_fundus(*, seed: int, split: str, index: int, size: int, mask_error: flo
     disc_radius = _ellipse(x, y, eye.disc, eye.disc_radii, eye.disc_tilt)
     masked = disc_radius
     if mask_error:
-        # Random numbers of its own: those of the photograph must not depend on how its mask was drawn.
+        # A second generator, because the photograph must not depend on the mask's error.
         hurry = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index, 1)))
         masked = _hurried_radius(hurry, eye, x, y, mask_error)
     mask = (masked <= 1) & (np.hypot(x, y) <= eye.retina_radius)
@@ -55,7 +55,7 @@ def draw_fundus(*, seed: int, split: str, index: int, size: int, mask_error: flo
 
 @dataclass(frozen=True)
 class _Eye:
-    """Where things are, in half image widths."""
+    """Positions of the anatomy, in half image widths."""
 
     retina_radius: float
     temporal: int  # +1: the macula lies right of the disc, -1: left
@@ -69,10 +69,10 @@ def _random_eye(rng: np.random.Generator) -> _Eye:
     retina_radius = rng.uniform(0.93, 1.05)
     temporal = int(rng.choice([-1, 1]))
     view = rng.choice(["macula", "disc", "rim"], p=[0.70, 0.22, 0.08])
-    # Share of the image's pixels; a disc that the rim will cut starts larger, to stay near 1 % or above.
+    # Share of the image's pixels. A disc that the rim cuts is drawn larger, so that about 1 % or more remains.
     share = math.exp(rng.uniform(math.log(0.018 if view == "rim" else 0.012), math.log(0.038)))
     aspect = rng.uniform(0.74, 1.0)
-    # math, not numpy: a float64 scalar would turn the float32 images into float64.
+    # math instead of numpy: a float64 scalar of numpy would turn the float32 images into float64.
     radius_x, radius_y = math.sqrt(4 * share / math.pi * aspect), math.sqrt(4 * share / math.pi / aspect)
     limit = min(retina_radius, 1.0)
     if view == "rim":
@@ -88,8 +88,8 @@ def _random_eye(rng: np.random.Generator) -> _Eye:
 
 
 def _hurried_radius(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, error: float) -> _Array:
-    """Distance from the centre of the disc as somebody in a hurry outlines it, with 1 on the outline."""
-    shift, angle = error * math.sqrt(rng.uniform()), rng.uniform(-math.pi, math.pi)  # evenly over a circle
+    """Distance from the centre of an inexactly outlined disc, with 1 on the outline."""
+    shift, angle = error * math.sqrt(rng.uniform()), rng.uniform(-math.pi, math.pi)  # uniform over a circle
     growth = (1 + error) ** rng.uniform(-1, 1)
     radius_x, radius_y = eye.disc_radii
     centre = (eye.disc[0] + shift * radius_x * math.cos(angle), eye.disc[1] + shift * radius_y * math.sin(angle))
@@ -97,9 +97,9 @@ def _hurried_radius(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, e
 
 
 def _background(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _Array:
-    """Pigmented retina with choroidal vessels, fibre sheen round the disc and a dark macula."""
+    """Draws the pigmented retina with choroidal vessels, shiny fibres around the disc and a dark macula."""
     size = len(x)
-    # Tones measured on photographs: tan, orange, red, brown.
+    # Colours that were measured on photographs: tan, orange, red, brown.
     tones = np.array([[0.60, 0.38, 0.23], [0.74, 0.31, 0.12], [0.66, 0.18, 0.05], [0.42, 0.22, 0.12]])
     tone = rng.dirichlet([0.5] * 4) @ tones
     image: _Array = np.empty((size, size, 3), np.float32)
@@ -107,7 +107,7 @@ def _background(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _A
     mottle = _noise(rng, 7, size) + 0.6 * _noise(rng, 19, size) + 0.5 * _noise(rng, 60, size)
     image *= 1 + (rng.uniform(0.02, 0.08) * mottle)[..., None] * _rgb(0.7, 1.2, 1.3)
 
-    # Choroidal vessels are the zero crossings of noise; polar about the disc, they stream away from it.
+    # Choroidal vessels are zero crossings of noise in polar coordinates, so that they lead away from the disc.
     dx, dy = x - eye.disc[0], y - eye.disc[1]
     bend = 0.12 * _noise(rng, 9, size)
     theta, radius = np.arctan2(dy, dx) + bend, np.hypot(dx, dy) + 0.3 * bend
@@ -128,10 +128,10 @@ def _background(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _A
 
 
 def _add_patches(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: _Array) -> None:
-    """Atrophy: pale, ragged or smooth areas under the vessels, beside the disc and far from it."""
+    """Draws atrophy: pale, ragged or smooth areas under the vessels, next to the disc and far from it."""
     patches: list[tuple[_Point, _Point, float]] = []  # centre, radii, opacity
     radius_x, radius_y = eye.disc_radii
-    if rng.random() < 0.4:  # peripapillary crescent: the disc drawn later leaves only its far side
+    if rng.random() < 0.4:  # peripapillary crescent; the disc is drawn over it, so only its outer side is visible
         shift, growth = rng.uniform(0.2, 0.7), rng.uniform(1.0, 1.3)
         centre = (eye.disc[0] + eye.temporal * shift * radius_x, eye.disc[1] + rng.normal(0, 0.2) * radius_y)
         patches.append((centre, (growth * radius_x, growth * radius_y), rng.uniform(0.3, 0.95)))
@@ -150,7 +150,7 @@ def _add_patches(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, imag
 
 def _add_disc(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: _Array, disc_radius: _Array) -> None:
     softness = rng.uniform(0.05, 0.2)
-    # Some discs are barely brighter than the retina; all keep a rim and the vessels to be known by.
+    # Some discs are hardly brighter than the retina, but all have a rim and vessels.
     opacity = rng.uniform(0.5, 0.75) if rng.random() < 0.15 else rng.uniform(0.8, 1.0)
     rim = (rng.uniform(0.92, 1.05), rng.uniform(0.44, 0.66), rng.uniform(0.2, 0.38))
     inside = _step(1 - disc_radius, softness)
@@ -174,14 +174,14 @@ def _add_disc(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: 
 
 def _add_vessels(rng: np.random.Generator, eye: _Eye, image: _Array) -> None:
     size = len(image)
-    finer = 4 if size <= 128 else 2  # supersampling: vessels are a pixel wide
+    finer = 4 if size <= 128 else 2  # supersampling, because vessels are about a pixel wide
     contrast = rng.uniform(0.35, 0.85)
     veins = np.zeros((size * finer, size * finer), np.uint8)
     arteries = np.zeros_like(veins)
     for points, widths, is_vein in _vessel_tree(rng, eye):
-        # cv2 wants fixed point with `shift` fractional bits and pixel centres on integers.
+        # cv2 needs fixed-point numbers with 4 fractional bits, and has pixel centres at integers.
         pixels = np.round(((points + 1) * size * finer / 2 - 0.5) * 16).astype(np.int32)
-        for start in range(0, len(pixels) - 1, 6):  # one thickness per piece makes the taper
+        for start in range(0, len(pixels) - 1, 6):  # each piece has one thickness, so vessels become thinner
             thickness = max(1, round(widths[start] * size * finer / 2))
             layer = veins if is_vein else arteries
             cv2.polylines(layer, [pixels[start : start + 7]], False, 255, thickness, cv2.LINE_AA, 4)
@@ -191,15 +191,15 @@ def _add_vessels(rng: np.random.Generator, eye: _Eye, image: _Array) -> None:
 
 
 def _vessel_tree(rng: np.random.Generator, eye: _Eye) -> Iterator[tuple[_Array, _Array, bool]]:
-    """Points (n, 2), widths (n,) and whether it is a vein, for each vessel from trunk to twigs.
+    """Yields points (n, 2), widths (n,) and whether it is a vein, for each vessel from trunks to twigs.
 
-    Headings are degrees: 0 temporal, 90 down or up, 180 nasal.
+    Headings are in degrees: 0 temporal, 90 down or up, 180 nasal.
     """
     calibre = rng.uniform(0.75, 1.25)
     for is_vein in (True, False):
         for vertical in (-1, 1):
             width = calibre * (0.027 if is_vein else 0.02)
-            # Arcade round the macula, nasal trunk, and a twig or two towards the macula.
+            # An arcade around the macula, a nasal trunk, and up to two twigs towards the macula.
             plans = [(rng.uniform(70, 115), rng.uniform(-35, 0), rng.uniform(0.4, 0.75), width)]
             plans.append((rng.uniform(95, 130), rng.uniform(130, 175), rng.uniform(0.3, 0.6), 0.75 * width))
             for _ in range(rng.integers(0, 3)):
@@ -215,7 +215,7 @@ def _branch(
     rng: np.random.Generator, eye: _Eye, origin: _Array, turn: tuple[float, float, float],
     length: float, width: float, depth: int,
 ) -> Iterator[tuple[_Array, _Array]]:  # fmt: skip
-    """One vessel, then its branches; ``turn`` is the first heading, the last, and the length of the bend."""
+    """Yields a vessel, then its branches; ``turn``: first heading, last heading, length of the bend."""
     first, last, bend = turn
     step = 0.025
     along = np.arange(0, length, step)
@@ -225,7 +225,7 @@ def _branch(
     steps = step * np.stack([eye.temporal * np.cos(heading), np.sin(heading)], axis=1)
     points = origin + np.cumsum(steps, axis=0) - steps[0]
     widths = width * (1 - 0.75 * along / length)
-    # Vessels spare the fovea and end at the rim.
+    # Vessels end at the fovea and at the rim.
     ends = (np.hypot(*points.T) > eye.retina_radius + 0.05) | (np.hypot(*(points - eye.macula).T) < 0.15)
     count = int(np.argmax(ends)) if ends.any() else len(points)
     if count < 2:
@@ -247,21 +247,21 @@ def _branch(
 
 
 def _add_spots(rng: np.random.Generator, eye: _Eye, image: _Array) -> None:
-    """Small lesions over the vessels: exudates, drusen, cotton wool, haemorrhages."""
+    """Draws small lesions over the vessels: exudates, drusen, cotton wool spots, haemorrhages."""
     kinds: list[tuple[float, _Colour, int, float, float, float, float]] = [
-        # probability, colour, most spots, smallest and largest radius, spread of a cluster, softness
+        # probability, colour, maximum number of spots, smallest and largest radius, spread of a cluster, softness
         (0.35, (1.0, 0.88, 0.5), 45, 0.006, 0.028, 0.14, 0.004),
         (0.25, (0.95, 0.75, 0.42), 70, 0.006, 0.02, 0.3, 0.012),
         (0.30, (1.0, 0.92, 0.78), 4, 0.03, 0.11, 0.35, 0.035),
         (0.25, (0.3, 0.05, 0.03), 18, 0.008, 0.035, 0.4, 0.01),
     ]
     size = len(image)
-    for probability, colour, most, smallest, largest, spread, softness in kinds:
+    for probability, colour, max_spots, smallest, largest, spread, softness in kinds:
         if rng.random() > probability:
             continue
         layer = np.zeros((2 * size, 2 * size), np.uint8)
         centre = _away_from_disc(rng, eye, 0.1)
-        for _ in range(rng.integers(max(1, most // 4), most + 1)):
+        for _ in range(rng.integers(max(1, max_spots // 4), max_spots + 1)):
             position = (np.array(centre) + rng.normal(0, spread, 2) * (1.0, 0.8) + 1) * size * 16
             radii = rng.uniform(smallest, largest) * rng.uniform(0.6, 1.0, 2) * size * 16
             cv2.ellipse(
@@ -274,14 +274,14 @@ def _add_spots(rng: np.random.Generator, eye: _Eye, image: _Array) -> None:
 
 
 def _photograph(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image: _Array) -> _Array:
-    """Illumination, reflections, focus, exposure, colour and sensor noise of the camera."""
+    """Applies the camera: illumination, reflections, focus, exposure, colour and sensor noise."""
     size = len(x)
     angle = rng.uniform(0, 2 * math.pi)
     slope = rng.uniform(0, 0.3) * (x * math.cos(angle) + y * math.sin(angle))
     off_axis = np.hypot(x - rng.normal(0, 0.15), y - rng.normal(0, 0.15)) / eye.retina_radius
     light = (1 + slope) * (1.1 - rng.uniform(0.1, 0.6) * off_axis**2) * (1 + 0.07 * _noise(rng, 4, size))
     image = image * np.clip(light, 0.08, None)[..., None]
-    haze = np.clip(off_axis + slope - 0.45, 0, None) ** 2  # stray light at the rim looks teal
+    haze = np.clip(off_axis + slope - 0.45, 0, None) ** 2  # bluish-green stray light at the rim
     image += (rng.uniform(0, 0.5) * haze)[..., None] * _rgb(0.45, 0.8, 0.62)
     for _ in range(rng.choice([0, 1, 2], p=[0.55, 0.3, 0.15])):
         image += _flare(rng, eye, x, y)
@@ -290,15 +290,15 @@ def _photograph(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array, image
     image = cv2.GaussianBlur(image, (0, 0), max(0.2, sigma * size))
     image *= _rgb(*rng.uniform(0.93, 1.07, 3) * rng.uniform(0.6, 1.15))
     image = np.clip(image, 0, None) ** rng.uniform(0.95, 1.3)
-    image /= (1 + image**5) ** 0.2  # a shoulder instead of hard clipping
+    image /= (1 + image**5) ** 0.2  # soft instead of hard clipping
     image *= _step(eye.retina_radius - np.hypot(x, y), 1.2 / size)[..., None]
-    # Drawn last, for its count depends on the size: the same eye appears at every size.
+    # The grain is drawn last because it needs more random numbers at larger sizes; so the eye is equal at every size.
     grain = rng.standard_normal((size, size, 3), np.float32) * rng.uniform(0.004, 0.018)
     return np.clip(image + grain * (0.15 + image), 0, 1)
 
 
 def _flare(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _Array:
-    """An arc at the rim or a round ghost of the flash, as bright as a disc at its strongest."""
+    """Returns a lens flare: an arc at the rim or a round spot, at most as bright as a disc."""
     strength = rng.uniform(0.1, 0.5)
     if rng.random() < 0.5:
         radius, width, angle = rng.uniform(0.75, 1.0), rng.uniform(0.02, 0.08), rng.uniform(0, 2 * np.pi)
@@ -318,7 +318,7 @@ def _flare(rng: np.random.Generator, eye: _Eye, x: _Array, y: _Array) -> _Array:
 
 
 def _away_from_disc(rng: np.random.Generator, eye: _Eye, radius: float) -> _Point:
-    """A random place in the retina for something of ``radius`` that leaves the disc uncovered."""
+    """Returns a random position in the retina for an object of ``radius`` that does not cover the disc."""
     while True:
         distance, angle = 0.85 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
         place = (distance * math.cos(angle), distance * math.sin(angle))
@@ -327,13 +327,13 @@ def _away_from_disc(rng: np.random.Generator, eye: _Eye, radius: float) -> _Poin
 
 
 def _noise(rng: np.random.Generator, cells: int, size: int) -> _Array:
-    """Smooth noise of about unit variance with ``cells`` features across the image."""
+    """Returns smooth noise of about unit variance with ``cells`` features across the image."""
     grid = rng.standard_normal((cells, cells), np.float32)
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _polar_noise(rng: np.random.Generator, theta: _Array, radius: _Array, cells: tuple[int, int]) -> _Array:
-    """Noise with ``cells`` features per turn and per unit of radius; has no seam."""
+    """Returns noise with ``cells`` features per turn and per unit of radius, without a seam."""
     grid = rng.standard_normal((64, cells[0]), np.float32)
     column, row = theta / (2 * np.pi) % 1 * cells[0], radius * cells[1]
     column, row = column.astype(np.float32), row.astype(np.float32)
@@ -341,14 +341,14 @@ def _polar_noise(rng: np.random.Generator, theta: _Array, radius: _Array, cells:
 
 
 def _ellipse(x: _Array, y: _Array, centre: _Point, radii: _Point, tilt: float) -> _Array:
-    """Distance from ``centre`` with 1 on the ellipse."""
+    """Returns the distance from ``centre``, scaled to 1 on the ellipse."""
     dx, dy, cos, sin = x - centre[0], y - centre[1], math.cos(tilt), math.sin(tilt)
     distance: _Array = np.hypot((dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1])
     return distance
 
 
 def _step(value: _Array, softness: float) -> _Array:
-    """0 below, 1 above and 0.5 at zero."""
+    """Returns a smooth step: 0 for negative values, 0.5 at zero, 1 for positive values."""
     ramp: _Array = 0.5 + 0.5 * np.tanh(value / softness)
     return ramp
 

@@ -1,4 +1,4 @@
-"""Python's, numpy's and torch's global random generators: seeded, kept and put back, in one place."""
+"""Seeds, saves and restores the global random generators of Python, numpy and torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 class RandomState(NamedTuple):
-    """The states of the generators as the libraries hand them out."""
+    """The states of all generators, in the libraries' own formats."""
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
     torch: Tensor
-    cuda: list[Tensor]  # a state for each device; empty where CUDA was left alone
+    cuda: list[Tensor]  # a state for each device; empty if CUDA was not touched
 
 
 def random_state(*, cuda: bool = True) -> RandomState:
-    """The states now. ``cuda=False`` in a forked process, which must not touch CUDA."""
+    """Returns the current states. Use ``cuda=False`` in a forked process, which must not touch CUDA."""
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     devices = torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else []
@@ -30,7 +30,7 @@ def random_state(*, cuda: bool = True) -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Puts the states back; those of CUDA only where there are as many devices as then."""
+    """Restores the states; those of CUDA only if the number of devices is still the same."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)
     torch.random.set_rng_state(state.torch.cpu())
@@ -39,25 +39,25 @@ def set_random_state(state: RandomState) -> None:
 
 
 def seed_everything(*entropy: int) -> None:
-    """Seeds all generators, those of CUDA too, from some integers."""
+    """Seeds all generators, including those of CUDA, from integers."""
     torch.manual_seed(_seed_python_and_numpy(*entropy))
 
 
 @contextmanager
 def random_state_of(*entropy: int) -> Iterator[None]:
-    """Seeds the generators of the CPU from some integers, then puts their states back."""
-    before = random_state(cuda=False)
-    # torch.manual_seed would also touch CUDA, which a forked data worker must not.
+    """Seeds the CPU generators from integers within the context, then restores their states."""
+    saved = random_state(cuda=False)
+    # torch.manual_seed would also touch CUDA, which a forked data worker must not do.
     torch.default_generator.manual_seed(_seed_python_and_numpy(*entropy))
     try:
         yield
     finally:
-        set_random_state(before)
+        set_random_state(saved)
 
 
 def _seed_python_and_numpy(*entropy: int) -> int:
     """Returns the seed for torch."""
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    return int(words[2])
+    seeds = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    return int(seeds[2])

@@ -1,4 +1,4 @@
-"""Opens an image or a mask as a dataset's pipeline does: by its own loading steps, with their own arguments."""
+"""Opens images and masks with the loading steps of a dataset's pipeline, and with their arguments."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rdistill.config.walk import kind_of
 from rdistill.models.quiet_mmseg import TRANSFORMS, LoadAnnotations
 
 Size = tuple[int, int]  # width, height in pixels
-# OpenCV makes a whole image of half a file of these formats; Pillow does not.
-READ_IN_PART = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "PPM")
+# OpenCV decodes truncated files of these formats without an error; Pillow raises one.
+PARTLY_READ_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "PPM")
 
 
 class Loaders:
     """The steps of a pipeline that read files.
 
     Attributes:
-        image: the step that reads the image; None where the pipeline has none of mmcv's kind.
-        mask: the step that reads the mask; None where the pipeline has none.
-        label_map: of a ``MapLabels`` step: value in the file -> label.
-        local: whether they read from this machine's disks.
+        image: the step that reads the image; None if the pipeline has no loader of mmcv.
+        mask: the step that reads the mask; None if the pipeline has none.
+        label_map: value in the file -> label, from a ``MapLabels`` step.
+        local: whether the steps read from this machine's disks.
 
     Args:
-        pipeline: of a dataset's config.
+        pipeline: the pipeline in a dataset's config.
     """
 
     def __init__(self, pipeline: Sequence[Mapping[str, Any]]) -> None:
@@ -50,18 +50,18 @@ class Loaders:
 
     @property
     def plain_masks(self) -> bool:
-        """Whether masks are read by mmseg's own step, so that the values in the file are what it starts from."""
+        """Whether mmseg's own step reads the masks, so that :meth:`labels` returns the values of the file."""
         return type(self.mask) is LoadAnnotations
 
     def image_size(self, entry: Mapping[str, Any], *, decode: bool) -> Size:
-        """Width and height of an image as the pipeline has it, turned as its header says.
+        """Returns width and height of an image after loading, with the rotation in its header applied.
 
         Args:
-            entry: of the dataset's list.
-            decode: read all of it; otherwise the header alone, where that says enough.
+            entry: an entry of the dataset's list.
+            decode: read the whole file; otherwise only the header, if that is enough.
 
         Raises:
-            Exception: of any kind; the file cannot be read.
+            Exception: any exception means that the file cannot be read.
         """
         path = entry["img_path"]
         try:
@@ -71,13 +71,13 @@ class Loaders:
                     _require_whole(image, path)
                 elif not _may_be_turned(image):
                     return size
-        except UnidentifiedImageError:  # such as bands that Pillow does not know; the pipeline's step may
+        except UnidentifiedImageError:  # Pillow cannot read it, for example its bands; the pipeline may
             pass
         height, width = self.image.transform(dict(entry))["img_shape"][:2]  # type: ignore[union-attr]
         return int(width), int(height)
 
     def mask_size(self, entry: Mapping[str, Any]) -> Size:
-        """Width and height of a mask by its header. Raises as :meth:`image_size`."""
+        """Returns width and height of a mask from its header. Raises like :meth:`image_size`."""
         try:
             with Image.open(entry["seg_map_path"]) as mask:
                 return mask.size
@@ -86,10 +86,10 @@ class Loaders:
             return int(labels.shape[1]), int(labels.shape[0])
 
     def labels(self, entry: Mapping[str, Any]) -> np.ndarray:
-        """The values of a mask's file (H x W, of whatever type); of a step other than mmseg's own, what it returns.
+        """Returns the values of a mask file (H x W, any type), or the result of a loading step that is not mmseg's.
 
         Raises:
-            Exception: of any kind; the file cannot be read.
+            Exception: any exception means that the file cannot be read.
         """
         path = entry["seg_map_path"]
         if not self.plain_masks:
@@ -112,16 +112,20 @@ def _build(step: Mapping[str, Any]) -> Any:
 
 
 def _may_be_turned(image: Image.Image) -> bool:
-    if image.format == "PNG" and "exif" not in image.info:  # Pillow would read all of it to find none
+    if (
+        image.format == "PNG" and "exif" not in image.info
+    ):  # otherwise Pillow would read the whole file to search for it
         return False
     return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _require_whole(image: Image.Image, path: str | Path) -> None:
-    """Raises what Pillow raises where the file ends early or is damaged, at the least cost."""
+    """Raises Pillow's error if the file is truncated or damaged, at the lowest cost."""
     if image.format == "PNG":
-        image.verify()  # the sums of its chunks, without unpacking them
-    elif image.format in READ_IN_PART:
+        image.verify()  # compares the checksums without decompressing
+    elif image.format in PARTLY_READ_FORMATS:
         width, height = image.size
-        image.draft("L", (max(1, width // 8), max(1, height // 8)))  # reads all of a JPEG, computes an eighth
+        image.draft(
+            "L", (max(1, width // 8), max(1, height // 8))
+        )  # reads the whole JPEG, but decodes it at an eighth of its size
         image.load()

@@ -1,4 +1,4 @@
-"""The files of a run's data, as the config's datasets list them, before any of them is opened."""
+"""Lists the files of a run's data with the config's datasets, without opening them."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from rdistill.models.quiet_mmseg import DATASETS
 
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
 READ_BY_TRAINING = ("train", "val")
-IGNORED, OUTSIDE = -1, -2  # a table of labels has these for what is no class
+IGNORED, OUTSIDE = -1, -2  # values of a label table that are no class
 
 
 class SampleFiles(TypedDict, total=False):
-    """The files of a sample, in mmseg's words; it has more keys for its own use."""
+    """The files of a sample, with mmseg's keys; mmseg's entries have further keys."""
 
     img_path: str
-    seg_map_path: str | None  # absent where there are no masks
+    seg_map_path: str | None  # absent if there are no masks
 
 
 @dataclass(frozen=True)
 class Split:
-    """The files of one dataset, and how mmseg will read them."""
+    """The files of one dataset, and how mmseg reads them."""
 
     name: str  # 'train', 'val' or 'test'
     entries: list[SampleFiles]
     classes: tuple[str, ...] = ()
-    table: np.ndarray | None = None  # value in a mask's file, 0 to 255 -> class, IGNORED or OUTSIDE; None: not known
-    reduce_zero_label: bool = False  # mmseg's: label 0 is ignored, 1 is class 0
-    absent: tuple[str, ...] = ()  # classes that are meant to be in no mask: metainfo.absent_classes
-    loaders: Loaders | None = None  # None: files of a remote storage, which are not looked at
-    layout: str = ""  # where the files are, in words
-    folders: Folders | None = None  # None: a list names the files
-    problem: str | None = None  # why there are no files
+    table: np.ndarray | None = None  # mask value (0 to 255) -> class, IGNORED or OUTSIDE; None if unknown
+    reduce_zero_label: bool = False  # label 0 is ignored, 1 is class 0
+    absent: tuple[str, ...] = ()  # classes that need not occur in a mask: metainfo.absent_classes
+    loaders: Loaders | None = None  # None for files in a remote storage, which are not checked
+    layout: str = ""  # text that says where the files are
+    folders: Folders | None = None  # None if a list names the files
+    problem: str | None = None  # the reason why there are no files
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a dataset without a list looks for its files."""
+    """The folders in which a dataset without a list searches its files."""
 
     images: Path
     masks: Path | None
@@ -59,7 +59,7 @@ class Folders:
 
 
 def data_splits(cfg: Config, names: Sequence[str] = READ_BY_TRAINING) -> list[Split]:
-    """The data of a config, each dataset of a concatenation by itself."""
+    """Returns the datasets of a config; each dataset of a concatenation is an entry."""
     splits = []
     for name in names:
         if cfg.get(LOADERS[name]) is not None:
@@ -68,32 +68,40 @@ def data_splits(cfg: Config, names: Sequence[str] = READ_BY_TRAINING) -> list[Sp
 
 
 def training_images(cfg: Config) -> int:
-    """Training images on the disk; at least 1."""
+    """Returns the number of training images; at least 1."""
     return max(1, sum(len(split.entries) for split in data_splits(cfg, ("train",))))
 
 
+def passes_over_images(cfg: Config) -> float:
+    """Returns how many passes over its images with masks a training makes; above 0."""
+    max_iters = cfg.train_cfg.get("max_iters")
+    if max_iters is None:
+        return float(cfg.train_cfg.max_epochs)
+    return float(max_iters * int(cfg.train_dataloader.batch_size) / training_images(cfg))
+
+
 def data_classes(cfg: Config, split: str) -> list[tuple[str, ...]]:
-    """The class names of each dataset of a split ('train' or 'val') that has any."""
+    """Returns the class names of each dataset of a split ('train' or 'val') that has some."""
     classes = []
     for dataset in leaf_datasets(cfg, LOADERS[split]):
-        with suppress(Exception):  # a dataset that does not build is data_splits' to report
+        with suppress(Exception):  # data_splits reports a dataset that does not build
             classes.append(class_names(dataset))
     return [names for names in classes if names]
 
 
 def describe_data(splits: Sequence[Split]) -> str:
-    """``6 training and 3 validation images``."""
+    """Returns a text such as ``6 training and 3 validation images``."""
     counts = {name: sum(len(split.entries) for split in splits if split.name == name) for name in READ_BY_TRAINING}
     return f"{counts['train']} training and {counts['val']} validation images"
 
 
 def describe_layouts(splits: Sequence[Split]) -> list[str]:
-    """A line for each dataset: its kind, and where its images and masks are."""
+    """Returns a line for each dataset with its type and the folders of its images and masks."""
     return [f"{split.name}: {split.layout}" for split in splits if split.layout]
 
 
 def _without_files(dataset: Mapping[str, Any]) -> Any:
-    """An mmseg dataset that has not looked for its files: knows its classes and where they would be."""
+    """Builds an mmseg dataset that does not list its files yet."""
     plain = copy.deepcopy(ConfigDict(dataset))
     plain.update(lazy_init=True, pipeline=[])
     return DATASETS.build(plain)
@@ -104,8 +112,8 @@ def _split(name: str, cfg: ConfigDict) -> Split:
         dataset = _without_files(cfg)
         entries = _entries(dataset)
         loaders = Loaders(cfg.get("pipeline") or ())
-    except Exception as error:  # a dataset's own code: from FileNotFoundError to AssertionError
-        return Split(name, [], problem=f"cannot be listed: {_why_not_listed(cfg, error)}")
+    except Exception as error:  # datasets raise anything from FileNotFoundError to AssertionError
+        return Split(name, [], problem=f"cannot be listed: {_listing_problem(cfg, error)}")
     folders = _folders(dataset)
     if not entries:
         place = cfg.get("ann_file") or (cfg.get("data_prefix") or {}).get("img_path") or ""
@@ -132,21 +140,21 @@ def _split(name: str, cfg: ConfigDict) -> Split:
 
 
 def _entries(dataset: Any) -> list[SampleFiles]:
-    """The files of a dataset, as its ``full_init`` would list them; that one fails where there are none."""
+    """Lists the files of a dataset like its ``full_init``, which however fails if there are none."""
     dataset.data_list = dataset.load_data_list()
     return wanted_entries(dataset, list(dataset.filter_data()))
 
 
 def _label_table(dataset: Any, label_map: Mapping[int, int], num_classes: int) -> np.ndarray:
-    """For each value of a mask's file the class that mmseg's ``LoadAnnotations`` makes of it."""
+    """Returns the class that mmseg's ``LoadAnnotations`` makes of each mask value (0 to 255)."""
     labels = np.arange(256)
     for old, new in label_map.items():
         labels[old] = new
     if dataset.reduce_zero_label:
         labels = np.where((labels == 0) | (labels == 255), 255, labels - 1)
-    before = labels.copy()
+    original = labels.copy()
     for old, new in (dataset.label_map or {}).items():
-        labels[before == old] = new
+        labels[original == old] = new
     table = np.where(labels < num_classes, labels, OUTSIDE)
     table[labels == dataset.ignore_index] = IGNORED
     return table
@@ -177,9 +185,9 @@ def _layout(dataset: Any, cfg: ConfigDict) -> str:
     return text + (", label 0 is ignored (reduce_zero_label)" if dataset.reduce_zero_label else "")
 
 
-def _why_not_listed(cfg: ConfigDict, error: Exception) -> str:
-    """Why a dataset has no list of its files, and what its folder looks like."""
+def _listing_problem(cfg: ConfigDict, error: Exception) -> str:
+    """Returns why a dataset cannot list its files, and the layout that its folder seems to have."""
     where = cfg.get("data_root")
-    about = f"; {describe_folder(Path(where))}" if where else ""
+    layout_hint = f"; {describe_folder(Path(where))}" if where else ""
     absent = isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.filename
-    return f"{f'there is no {absent}, where {kind_of(cfg)} looks' if absent else error_line(error)}{about}"
+    return f"{f'there is no {absent}, where {kind_of(cfg)} looks' if absent else error_line(error)}{layout_hint}"

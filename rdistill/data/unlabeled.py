@@ -1,8 +1,8 @@
-"""Images without masks in the data stream: the data set that reads them, and the steps that say where no label is.
+"""Adds images without masks to the data stream: their dataset, and pipeline steps that mark pixels without a label.
 
-Such an image goes through the pipeline of the training images, with a mask in which every pixel is :data:`NO_LABEL`.
-Whatever the pipeline pads has the label that it gives to padding (255 as a rule), so that the two differ. No
-class has that number: a loss on labels that was given such a mask by mistake raises, and learns nothing wrong.
+Such an image goes through the pipeline of the training images with a mask in which every pixel is :data:`NO_LABEL`.
+Padding gets the label that the pipeline gives it (usually 255), so padding and image differ. No class has the number
+NO_LABEL: if a loss on labels gets such a mask by mistake, it raises an error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from rdistill.schemas.mappings import DataInfo
 
 NO_LABEL = 254  # a pixel that is part of the image
 MARK = "unlabeled"  # key in the metainfo of a sample without a mask
-ON_IMAGE = "gt_on_image"  # a field of a sample on its way: 0 on the image, another value where a step has padded
+IMAGE_AREA = "gt_on_image"  # a temporary field of a sample: 0 on the image, another value on padding
 
 
 @TRANSFORMS.register_module()
 class BlankMask(BaseTransform):
-    """Gives an image without a mask one in which no pixel has a label; takes the place of ``LoadAnnotations``."""
+    """Gives an image without a mask a mask in which no pixel has a label; replaces ``LoadAnnotations``."""
 
     def transform(self, results: DataInfo) -> DataInfo:
         results["gt_seg_map"] = np.full(results["img"].shape[:2], NO_LABEL, np.uint8)
@@ -43,17 +43,17 @@ class BlankMask(BaseTransform):
 
 @TRANSFORMS.register_module()
 class NoteImage(BaseTransform):
-    """Notes which pixels are the image's, before any is padded; stands behind ``LoadAnnotations``."""
+    """Marks the pixels of the image before any padding; comes after ``LoadAnnotations``."""
 
     def transform(self, results: DataInfo) -> DataInfo:
-        results[ON_IMAGE] = np.zeros(results["gt_seg_map"].shape[:2], np.uint8)
-        results["seg_fields"].append(ON_IMAGE)
+        results[IMAGE_AREA] = np.zeros(results["gt_seg_map"].shape[:2], np.uint8)
+        results["seg_fields"].append(IMAGE_AREA)
         return results
 
 
 @TRANSFORMS.register_module()
 class MarkIgnored(BaseTransform):
-    """Gives the ignored pixels of an image the label :data:`NO_LABEL`; those of padding keep the ignored one.
+    """Gives the ignored pixels of an image the label :data:`NO_LABEL`; padding keeps the ignored label.
 
     Args:
         ignore_index: the ignored label.
@@ -63,56 +63,56 @@ class MarkIgnored(BaseTransform):
         self.ignore_index = ignore_index
 
     def transform(self, results: DataInfo) -> DataInfo:
-        if ON_IMAGE not in results:
+        if IMAGE_AREA not in results:
             raise UserError("distill.on_ignored: no step Load...Annotations of the pipeline reads the mask")
-        results["seg_fields"].remove(ON_IMAGE)
-        padded, mask = results.pop(ON_IMAGE), results["gt_seg_map"]
-        rows, columns = (there - noted for there, noted in zip(mask.shape, padded.shape, strict=True))
-        if rows > 0 or columns > 0:  # mmcv's Pad, which adds rows below and columns at the right of the mask alone
+        results["seg_fields"].remove(IMAGE_AREA)
+        padded, mask = results.pop(IMAGE_AREA), results["gt_seg_map"]
+        rows, columns = (mask_side - noted_side for mask_side, noted_side in zip(mask.shape, padded.shape, strict=True))
+        if rows > 0 or columns > 0:  # mmcv's Pad adds rows below and columns on the right, but only to the mask
             padded = np.pad(padded, ((0, max(rows, 0)), (0, max(columns, 0))), constant_values=1)
         ignored = mask == self.ignore_index
         if padded.shape != mask.shape or (~ignored & (padded != 0)).any():
             raise UserError(
-                "distill.on_ignored: a step of the pipeline moves the mask and not the other fields of `seg_fields`; "
-                "leave the step out, or on_ignored"
+                "distill.on_ignored: a step of the pipeline moves the mask but not the other fields of `seg_fields`; "
+                "remove the step, or on_ignored"
             )
         results["gt_seg_map"] = np.where(ignored & (padded == 0), NO_LABEL, mask)
         return results
 
 
 def without_label(sample: Packed) -> Packed:
-    """A sample as it left the pipeline, marked as one whose mask says where the image is, and nothing else."""
+    """Marks a sample as unlabeled: its mask only separates the image from padding."""
     sample["data_samples"].set_metainfo({MARK: True})
     return sample
 
 
 class TrainingData(NamedTuple):
-    """The data sets that a run's training draws from, as sections of a config."""
+    """The datasets that a run's training draws from, as sections of a config."""
 
     labeled: ConfigDict
     unlabeled: ConfigDict | None
-    per_batch: int  # images without masks that are added to each batch, over all workers together
+    per_batch: int  # images without masks that are added to each batch, in all workers together
 
-    def part_of(self, images: int, batch_size: int) -> int:
-        """How many of them go with ``images`` of a batch's ``batch_size``; one at least, where there are any."""
+    def unlabeled_for(self, images: int, batch_size: int) -> int:
+        """Returns the number of images without masks for ``images`` of the ``batch_size``, rounded up."""
         return -(-self.per_batch * images // batch_size)
 
 
 def training_data(config: Config | LoadedConfig) -> TrainingData:
-    """What a config's training draws from, without the stream around it."""
+    """Returns the datasets of a config's training, without the wrapper of the stream."""
     run = LoadedConfig.of(config)
     cfg, spec = run.cfg, run.distill
     dataset = without_stream(cfg.train_dataloader.dataset)
     if spec is None:
         return TrainingData(dataset, None, 0)
     if spec.unlabeled is None:
-        return TrainingData(_on_ignored(dataset, cfg, spec), None, 0)
+        return TrainingData(_with_marked_ignored(dataset, cfg, spec), None, 0)
     count = spec.unlabeled.count(int(cfg.train_dataloader.batch_size))
-    return TrainingData(_on_ignored(dataset, cfg, spec), unlabeled_dataset(dataset, spec.unlabeled), count)
+    return TrainingData(_with_marked_ignored(dataset, cfg, spec), unlabeled_dataset(dataset, spec.unlabeled), count)
 
 
 def unlabeled_images(config: Config | LoadedConfig) -> list[Path]:
-    """The files that ``distill.unlabeled`` adds, as the data set of them finds them; none without the section."""
+    """Returns the files that ``distill.unlabeled`` adds; empty without the section."""
     data = training_data(config)
     if data.unlabeled is None:
         return []
@@ -123,9 +123,11 @@ def unlabeled_images(config: Config | LoadedConfig) -> list[Path]:
 
 
 def describe_unlabeled(run: LoadedConfig, images: Sequence[Path] | None = None) -> str:
-    """How many images without masks there are, and how many of them a batch has; empty without the section.
+    """Says how many images without masks there are in all and in a batch; empty without the section.
 
-    ``images``: those of :func:`unlabeled_images`, where they are known: the folder may be large, and far away.
+    Args:
+        run: the run.
+        images: result of :func:`unlabeled_images`, if known: listing a large or remote folder again takes time.
     """
     if run.distill is None or run.distill.unlabeled is None:
         return ""
@@ -136,9 +138,9 @@ def describe_unlabeled(run: LoadedConfig, images: Sequence[Path] | None = None) 
 
 
 def unlabeled_dataset(training: Mapping[str, Any], spec: UnlabeledSpec) -> ConfigDict:
-    """The section of the data set of images without masks: read and augmented as the training images are.
+    """Returns the section of a dataset of images without masks, with the pipeline of the training images.
 
-    Of wrappers those stay that have a pipeline (``MultiImageMixDataset``); with several data sets the first counts.
+    Wrappers with a pipeline (``MultiImageMixDataset``) are kept; of several datasets the first one counts.
     """
     node: Any = training
     wrappers = []
@@ -162,34 +164,34 @@ def unlabeled_dataset(training: Mapping[str, Any], spec: UnlabeledSpec) -> Confi
 
 
 def suffix_of(dataset: Mapping[str, Any]) -> str:
-    """What the names of a data set's images end in."""
+    """Returns the suffix of a dataset's image names."""
     lazy = ConfigDict(copy.deepcopy(dict(dataset)))
     lazy.update(lazy_init=True, pipeline=[])
     return str(DATASETS.build(lazy).img_suffix)
 
 
 def _without_label(step: Any) -> Any:
-    """A step of a pipeline as it is for an image without a mask."""
+    """Returns a step of a pipeline, changed for an image without a mask."""
     kind = kind_of(step)
     if kind.startswith("Load") and "Annotation" in kind:
         return dict(type="BlankMask")
-    # A crop is looked for until no class has too much of it: with no class it would be looked for in vain.
+    # RandomCrop searches a crop in which no class is too frequent; without classes the search would always fail.
     return {**step, "cat_max_ratio": 1.0} if kind == "RandomCrop" else step
 
 
-def _on_ignored(dataset: ConfigDict, cfg: Config, spec: DistillSpec) -> ConfigDict:
-    """The training images so that their ignored pixels differ from padding, where distillation sees them."""
+def _with_marked_ignored(dataset: ConfigDict, cfg: Config, spec: DistillSpec) -> ConfigDict:
+    """Adds steps that distinguish ignored pixels from padding, if distillation uses ignored pixels."""
     if not spec.on_ignored:
         return dataset
     head = cfg.model.decode_head
     ignored = (head[-1] if isinstance(head, (list, tuple)) else head).get("ignore_index", 255)
     for _, node in dataset_nodes(dataset):
         if node.get("pipeline"):
-            node.pipeline = _marking(node.pipeline, ignored)
+            node.pipeline = _add_marking_steps(node.pipeline, ignored)
     return dataset
 
 
-def _marking(pipeline: Sequence[Any], ignored: int) -> list[Any]:
+def _add_marking_steps(pipeline: Sequence[Any], ignored: int) -> list[Any]:
     steps = []
     for step in pipeline:
         kind = kind_of(step)

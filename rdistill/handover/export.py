@@ -1,4 +1,4 @@
-"""`rdistill export`: a trained model as one ONNX file, checked against PyTorch on real images before it is kept."""
+"""Exports a trained model as one ONNX file (`rdistill export`), and compares it with PyTorch on real images."""
 
 from __future__ import annotations
 
@@ -25,33 +25,35 @@ from rdistill.handover.onnx_file import INPUT, interleaved_ms, latency_line, ope
 from rdistill.models.quiet_mmseg import Upsample
 from rdistill.models.segmentor import input_channels, logit_channels, swaps_channels
 
-AGREEMENT = 0.999  # share of pixels whose class must be PyTorch's
+AGREEMENT = 0.999  # share of pixels whose class must equal PyTorch's
 OPSET = 18
-MOST_IMAGES = 16  # images that are checked at most; the others are like them
-STRIDE = 32  # pixels; of which the other sizes are multiples that are checked where the size is free
+MAX_IMAGES = 16  # at most this many images are checked
+STRIDE = 32  # pixels; the additional sizes that are checked are multiples of it
 
 
 class ExportError(RunError):
-    """The exported model does not do what the trained one does."""
+    """The exported model differs too much from the trained one, or no exporter can write it."""
 
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.reasons = tuple(reasons)  # why each exporter fails, where none manages
+        self.reasons = tuple(reasons)  # why each exporter failed, if all did
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it compares."""
+    """The written file, and its comparison with PyTorch."""
 
     file: Path
     output: str  # 'mask' or 'logits'
     opset: int
     exporter: str  # 'trace' or 'torch.export'
     megabytes: float
-    images: int  # that were checked
+    images: int  # number of checked images
     agreement: float  # share of equal pixels in the masks of all images and sizes, 0 to 1
-    sizes: list[tuple[int, int, int]]  # batch, height, width of what was checked
-    latency_ms: dict[str, float]  # 'PyTorch' and 'onnxruntime': medians, in turns, batch 1, at `timed_size`
+    sizes: list[tuple[int, int, int]]  # (batch, height, width) of the checked inputs
+    latency_ms: dict[
+        str, float
+    ]  # medians of 'PyTorch' and 'onnxruntime', measured in turns with batch 1 at `timed_size`
     timed_size: tuple[int, int]
     threads: int
 
@@ -64,90 +66,90 @@ def export_onnx(
     output: str = "mask",
     fixed_size: tuple[int, int] | None = None,
     opset: int = OPSET,
-    least_equal: float = AGREEMENT,
+    min_agreement: float = AGREEMENT,
 ) -> Exported:
-    """A model as ONNX: ``image`` N x channels x H x W float32, normalised -> ``mask`` or ``logits`` of that size.
+    """Writes a model as ONNX: ``image`` (N x channels x H x W, float32, normalised) -> ``mask`` or ``logits``.
 
     Args:
         predictor: the model, on the CPU.
         out: the file; it is written only if the check passes.
-        images: real images to check on; of more than 16, evenly spread ones.
+        images: real images to check on; at most 16 of them are used, evenly spread.
         output: ``mask`` (N x H x W, int64, class indices) or ``logits`` (N x channels x H x W, float32).
-        fixed_size: height and width in pixels, instead of any. The batch stays free.
-        opset: of ONNX.
-        least_equal: share of the pixels on which the masks must be equal.
+        fixed_size: the only accepted (height, width) in pixels; None accepts any. The batch size is always free.
+        opset: version of the ONNX operator set.
+        min_agreement: share of the pixels on which the masks must be equal.
 
     Raises:
-        UserError: the extra packages are absent, the file cannot be written, an image cannot be read.
-        ExportError: no exporter manages the model, or the masks are equal on too few pixels.
+        UserError: a package is missing, the file cannot be written, or an image cannot be read.
+        ExportError: no exporter can write the model, or the masks are equal on too few pixels.
     """
     require_packages()
     require_writable(out)
-    if not str(out).isprintable():  # onnxruntime takes names of UTF-8 alone
-        raise UserError(f"{out}: has characters that are no text, which onnxruntime cannot open; choose another name")
-    images = images[:: -(-len(images) // MOST_IMAGES)]
+    if not str(out).isprintable():  # onnxruntime opens only file names in UTF-8
+        raise UserError(f"{out}: onnxruntime cannot open a name with these characters; choose another name")
+    images = images[:: -(-len(images) // MAX_IMAGES)]
     require_readable(images)
     samples = [read_sample(predictor, image) for image in images]
     checks = _checks(predictor, samples, fixed_size)
     facts = metadata(predictor, output, fixed_size, samples[0].pixels.dtype)
     network = Network(predictor.model, output).eval()
-    partial = _partial(out)
+    partial = _partial_file(out)
     failures = []
     try:
         for name, exporter in (("trace", _trace), ("torch.export", _torch_export)):
             try:
                 with torch.no_grad(), quietly():
                     exporter(_exportable(network), checks[0].float(), partial, output, fixed_size is None, opset)
-                describe(partial, facts)
+                write_metadata(partial, facts)
                 agreement = _agreement(network, partial, checks)
-            except OSError as error:  # no exporter can help it
+            except OSError as error:  # the other exporter would fail too
                 raise ExportError(f"{out}: cannot be written: {error_line(error)}") from error
             except Exception as error:  # exporters and onnxruntime raise anything
                 failures.append(f"{name}: {error_line(error)}")
                 continue
-            if agreement >= least_equal:
+            if agreement >= min_agreement:
                 return _finish(partial, out, network, name, agreement, checks, len(images))
             failures.append(
-                f"{name}: masks equal on {100 * agreement:.3f} % of the pixels, {100 * least_equal} % needed"
+                f"{name}: masks equal on {100 * agreement:.3f} % of the pixels, {100 * min_agreement} % needed"
             )
     finally:
         partial.unlink(missing_ok=True)
-    way_out = "" if fixed_size else "; --fixed-size HxW asks less of the model"
-    raise ExportError(f"{out}: not written: {'; '.join(failures)}{way_out}", failures)
+    hint = "" if fixed_size else "; try --fixed-size HxW, which needs less of the model"
+    raise ExportError(f"{out}: not written: {'; '.join(failures)}{hint}", failures)
 
 
 def require_exportable(predictor: Predictor, images: Sequence[Path]) -> None:
-    """Raises UserError where no exporter manages a model, before it is trained: its masks mean nothing yet.
+    """Raises UserError if no exporter can write a model. The model need not be trained: its masks are not compared.
 
-    A minute for a transformer, as any export of one.
+    This takes about a minute for a transformer.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            export_onnx(predictor, Path(folder) / "untrained.onnx", images[:1], least_equal=0.0)
+            export_onnx(predictor, Path(folder) / "untrained.onnx", images[:1], min_agreement=0.0)
         except ExportError as error:
             raise UserError(f"the student cannot be exported: {'; '.join(error.reasons) or error}") from None
 
 
 def require_writable(out: Path) -> None:
-    """Raises UserError where a file cannot be written: found before the minute that an export may take."""
+    """Raises UserError if a file cannot be written, before an export that may take a minute."""
     try:
         if out.is_dir():
             raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.onnx'}")
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(out)
+        partial = _partial_file(out)
         partial.touch()
         partial.unlink()
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.filename}: {error.strerror}; choose another file") from None
 
 
-def _partial(out: Path) -> Path:
-    """Where a file is written until it is whole."""
+def _partial_file(out: Path) -> Path:
+    """Returns the name of the file while it is incomplete."""
     return out.with_name(f".{out.name}.partial")
 
 
 class Network(nn.Module):
-    """Normalised images -> logits or mask at their own size, as mmseg's whole-image test mode has them."""
+    """Maps normalised images to logits or masks of the same size, like mmseg's whole-image test mode."""
 
     def __init__(self, model: nn.Module, output: str) -> None:
         super().__init__()
@@ -158,7 +160,7 @@ class Network(nn.Module):
         return logits if self.output == "logits" else self.mask(logits)
 
     def logits(self, image: Tensor) -> Tensor:
-        # One entry speaks for the batch; a list as long as it would fix its size in torch.export.
+        # One entry for the whole batch: with one for each image, torch.export would fix the batch size.
         return self.model.encode_decode(image, [dict(img_shape=image.shape[2:])])  # type: ignore[operator]
 
     def mask(self, logits: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ class Network(nn.Module):
 
 
 class _AnySizePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two matrix products, which ONNX can express for sizes that are not known yet."""
+    """``nn.AdaptiveAvgPool2d`` as two matrix products, which ONNX can express for dynamic sizes."""
 
     def __init__(self, output_size: tuple[int, int]) -> None:
         super().__init__()
@@ -181,7 +183,7 @@ class _AnySizePool(nn.Module):
 
     @staticmethod
     def _weights(x: Tensor, axis: int, bins: int) -> Tensor:
-        """bins x length: which share each position has in each bin, with torch's bin borders."""
+        """Returns the share of each position in each bin (bins x length), with torch's bin borders."""
         length, index = x.shape[axis], torch.arange(bins, device=x.device)
         start, end = (index * length) // bins, ((index + 1) * length + bins - 1) // bins
         position = torch.arange(length, device=x.device)
@@ -190,7 +192,7 @@ class _AnySizePool(nn.Module):
 
 
 class _AnySizeUpsample(nn.Module):
-    """mmseg's ``Upsample`` by its factor: tracing would keep the example's size, which mmseg computes as an ``int``."""
+    """mmseg's ``Upsample`` by a factor; mmseg computes the size as an ``int``, which tracing would make constant."""
 
     def __init__(self, factor: float, mode: str, align_corners: bool | None) -> None:
         super().__init__()
@@ -201,7 +203,7 @@ class _AnySizeUpsample(nn.Module):
 
 
 def _exportable(network: nn.Module) -> nn.Module:
-    """A copy whose adaptive pools and upsampling by a whole factor follow the size."""
+    """Returns a copy in which adaptive pools and upsampling by whole factors work for dynamic sizes."""
     network = copy.deepcopy(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -217,41 +219,44 @@ def _exportable(network: nn.Module) -> nn.Module:
 
 
 def _trace(network: nn.Module, example: Tensor, file: Path, output: str, dynamic: bool, opset: int) -> None:
-    """By tracing: seconds, but code that reads sizes as Python numbers, as attention does, keeps the example's."""
-    names, axes = ("height", "width"), {INPUT: 2, output: 1 if output == "mask" else 2}  # height's; width's is the next
-    free = {
+    """Exports by tracing: fast, but sizes that code reads as Python numbers, like attention does, become constant."""
+    names, axes = (
+        ("height", "width"),
+        {INPUT: 2, output: 1 if output == "mask" else 2},
+    )  # axis of the height; the next one is the width
+    axes_by_tensor = {
         tensor: {0: "batch", **({first: names[0], first + 1: names[1]} if dynamic else {})}
         for tensor, first in axes.items()
     }
     torch.onnx.export(
         network, (example,), str(file), dynamo=False, input_names=[INPUT], output_names=[output],
-        dynamic_axes=free, opset_version=opset,
+        dynamic_axes=axes_by_tensor, opset_version=opset,
     )  # fmt: skip
 
 
 def _torch_export(network: nn.Module, example: Tensor, file: Path, output: str, dynamic: bool, opset: int) -> None:
-    """By ``torch.export``: sizes stay symbols throughout, at a minute for a transformer."""
-    free = dict.fromkeys((0, 2, 3) if dynamic else (0,), torch.export.Dim.DYNAMIC)
+    """Exports by ``torch.export``, which keeps sizes symbolic; it takes a minute for a transformer."""
+    symbols = dict.fromkeys((0, 2, 3) if dynamic else (0,), torch.export.Dim.DYNAMIC)
     torch.onnx.export(
         network, (example,), str(file), dynamo=True, input_names=[INPUT], output_names=[output],
-        dynamic_shapes={INPUT: free}, opset_version=opset, external_data=False, verbose=False,
+        dynamic_shapes={INPUT: symbols}, opset_version=opset, external_data=False, verbose=False,
     )  # fmt: skip
 
 
 def _checks(predictor: Predictor, images: Sequence[Path | Sample], fixed_size: tuple[int, int] | None) -> list[Tensor]:
-    """Batches to compare on: two images together first, each alone, and some at other sizes where those are free."""
+    """Returns the batches to compare on: two images together, each single image, and other sizes if they are free."""
     inputs = [network_input(predictor, image) for image in images]
     if fixed_size is not None:
         inputs = [_resized(x, fixed_size) for x in inputs]
     first = inputs[0]
     pair = torch.cat([first, _resized(inputs[1 % len(inputs)], tuple(first.shape[2:]))])
-    others = []
+    resized = []
     if fixed_size is None:
         height, width = (side / STRIDE for side in first.shape[2:])
         smaller, larger = (max(1, int(height * 0.75)), max(1, int(width * 0.75))), (int(height) + 1, int(width) + 2)
         for x, (rows, columns) in ((first, smaller), (pair, larger)):
-            others.append(_resized(x, (rows * STRIDE, columns * STRIDE)))
-    return [pair, *inputs, *others]
+            resized.append(_resized(x, (rows * STRIDE, columns * STRIDE)))
+    return [pair, *inputs, *resized]
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -259,7 +264,7 @@ def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _agreement(network: Network, file: Path, checks: Sequence[Tensor]) -> float:
-    """Share of the pixels whose class is the same in PyTorch and in onnxruntime."""
+    """Returns the share of the pixels whose class is the same in PyTorch and in onnxruntime."""
     run = open_file(file).run
     equal = pixels = 0
     with torch.no_grad():
@@ -273,15 +278,15 @@ def _agreement(network: Network, file: Path, checks: Sequence[Tensor]) -> float:
     return equal / pixels
 
 
-def facts_of(file: Path) -> dict[str, str]:
-    """What :func:`describe` wrote into a file."""
+def read_metadata(file: Path) -> dict[str, str]:
+    """Reads what :func:`write_metadata` wrote into a file."""
     import onnx
 
     return {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
 
 
-def describe(file: Path, facts: dict[str, str]) -> None:
-    """Writes into the file what its user must know: metadata of text, by name."""
+def write_metadata(file: Path, facts: dict[str, str]) -> None:
+    """Writes metadata (name -> text) into an ONNX file."""
     import onnx
 
     model = onnx.load(str(file))
@@ -293,11 +298,11 @@ def describe(file: Path, facts: dict[str, str]) -> None:
 def metadata(
     predictor: Predictor, output: str, fixed_size: tuple[int, int] | None, pixels: np.dtype[Any] | None = None
 ) -> dict[str, str]:
-    """What an exported model says of itself; lists are JSON.
+    """Returns the metadata of an exported model: name -> text; lists are JSON.
 
     Args:
         predictor, output, fixed_size: as for :func:`export_onnx`.
-        pixels: type of a loaded image's values; None for 8 bits.
+        pixels: data type of a loaded image; None for 8 bits.
     """
     preprocessor = predictor.model.data_preprocessor
     channels = input_channels(predictor.model)
@@ -312,7 +317,7 @@ def metadata(
     result = {"mask": f"N x {size}, int64: the index in `classes` of each pixel", "logits": logits}
     scales = [step["scale"] for step in predictor.pipeline if kind_of(step) == "Resize" and step.get("scale")]
     facts = {
-        "input": f"N x {channels} x {size}, float32, {_in_words(order)}, ({_range(pixels)} - mean) / std",
+        "input": f"N x {channels} x {size}, float32, {_order_text(order)}, ({_range(pixels)} - mean) / std",
         "channels": str(channels),
         "channel_order": order,
         "mean": to_json(mean),
@@ -338,7 +343,7 @@ def _per_channel(preprocessor: Any, name: str, channels: int) -> list[float]:
 
 
 def _channel_order(predictor: Predictor, channels: int) -> str:
-    """``RGB``, ``BGR``, ``BGRA``, ``grey``; ``file`` as the image's file has them, ``file reversed``."""
+    """Returns ``RGB``, ``BGR``, ``BGRA``, ``grey``, ``file`` (the order in the image file), or ``file reversed``."""
     if channels == 1:
         return "grey"
     swapped = channels == 3 and swaps_channels(predictor.model.data_preprocessor)
@@ -347,7 +352,7 @@ def _channel_order(predictor: Predictor, channels: int) -> str:
     return "BGRA" if channels == 4 else "RGB" if swapped else "BGR"
 
 
-def _in_words(order: str) -> str:
+def _order_text(order: str) -> str:
     return {
         "grey": "one channel",
         "file": "channels in the order of the image's file",
@@ -356,7 +361,7 @@ def _in_words(order: str) -> str:
 
 
 def _range(pixels: np.dtype[Any] | None) -> str:
-    """How the values of a loaded image are called."""
+    """Describes the values of a loaded image."""
     if pixels is None or pixels == np.uint8:
         return "pixel of 0 to 255"
     if np.issubdtype(pixels, np.integer):
@@ -369,10 +374,10 @@ def _finish(
 ) -> Exported:
     import onnx
 
-    alone = checks[1]
-    run, array = open_file(partial).run, alone.numpy()
+    single = checks[1]
+    run, array = open_file(partial).run, single.numpy()
     with torch.no_grad():
-        latency = interleaved_ms({"PyTorch": lambda: network(alone), "onnxruntime": lambda: run(array)})
+        latency = interleaved_ms({"PyTorch": lambda: network(single), "onnxruntime": lambda: run(array)})
     opset = next(entry.version for entry in onnx.load(str(partial)).opset_import if not entry.domain)
     os.replace(partial, out)
     return Exported(
@@ -385,13 +390,13 @@ def _finish(
         agreement=agreement,
         sizes=sorted({(len(x), int(x.shape[2]), int(x.shape[3])) for x in checks}),
         latency_ms=latency,
-        timed_size=(int(alone.shape[2]), int(alone.shape[3])),
+        timed_size=(int(single.shape[2]), int(single.shape[3])),
         threads=torch.get_num_threads(),
     )
 
 
 def summary(exported: Exported) -> Iterator[tuple[str, str]]:
-    """What the command prints: a word and a line each."""
+    """Yields (topic, text) for each line that the command prints."""
     yield (
         "masks",
         (
@@ -405,5 +410,5 @@ def summary(exported: Exported) -> Iterator[tuple[str, str]]:
 
 
 def as_plain(exported: Exported) -> Mapping[str, Any]:
-    """The same as plain data, for ``--json``."""
+    """Returns the same as plain data, for ``--json``."""
     return {**exported.__dict__, "file": str(exported.file), "sizes": [list(size) for size in exported.sizes]}

@@ -1,4 +1,4 @@
-"""An ONNX file of `rdistill export` as a model that can be scored and timed, by onnxruntime on the CPU."""
+"""Runs ONNX files of `rdistill export` with onnxruntime on the CPU, to score and time them."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from rdistill.schemas.data import Batch
 from rdistill.schemas.exported import ExportRecord
 
 INPUT = "image"
-TIMED, WARM_UP = 20, 3  # runs a latency
+TIMED_RUNS, WARM_UP_RUNS = 20, 3  # number of runs for a latency
 EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
-def require_packages(names: Sequence[str] = EXTRA, what: str = "export") -> None:
-    """Raises UserError where the ``onnx`` extra is not installed."""
+def require_packages(names: Sequence[str] = EXTRA, subject: str = "export") -> None:
+    """Raises UserError if packages of the ``onnx`` extra are not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
+        raise UserError(f"{subject} needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A session of onnxruntime, with as many threads as torch has."""
+    """An ONNX model that is ready to run, with as many threads as torch has."""
 
     run: Callable[[np.ndarray], np.ndarray]  # N x channels x H x W, float32, normalised -> mask or logits
     output: str  # 'mask' or 'logits'
-    size: tuple[int, int] | None  # height and width that alone are accepted; None for any
+    size: tuple[int, int] | None  # the only accepted (height, width); None accepts any
 
 
 def open_file(file: Path) -> OnnxFile:
     """Loads a model into onnxruntime.
 
     Raises:
-        UserError: there is no such file, onnxruntime cannot open it, or it is none of `rdistill export`.
+        UserError: the file does not exist, onnxruntime cannot open it, or `rdistill export` did not write it.
     """
     import onnxruntime
 
@@ -60,17 +60,17 @@ def open_file(file: Path) -> OnnxFile:
         raise UserError(f"{file}: no such file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised too
+    options.log_severity_level = 4  # errors are raised anyway
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes, which share no base but Exception
+    except Exception as error:  # onnxruntime's errors have no common base class but Exception
         raise UserError(f"{file}: onnxruntime cannot open it: {error_line(error)}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     names = [entry.name for entry in inputs], [entry.name for entry in outputs]
     if names not in (([INPUT], ["mask"]), ([INPUT], ["logits"])):
         raise UserError(
             f"{file}: has inputs {', '.join(names[0])} and outputs {', '.join(names[1])}, not `image` and `mask` or "
-            "`logits`: write it by `rdistill export`"
+            "`logits`: write it with `rdistill export`"
         )
     height, width = inputs[0].shape[2:]
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -78,18 +78,18 @@ def open_file(file: Path) -> OnnxFile:
 
 
 class OnnxSegmentor(nn.Module):
-    """An ONNX file in the place of a segmentor, as :func:`rdistill.training.evaluation.evaluate` takes one.
+    """Wraps an ONNX file as a segmentor that :func:`rdistill.training.evaluation.evaluate` can score.
 
-    Images are prepared by the segmentor's own preprocessor; logits become masks by its own steps, masks go back to an
-    image's size by the nearest pixel.
+    The PyTorch segmentor's preprocessor prepares the images, and its own steps turn logits into masks. Masks of another
+    size are resized to the image's size by the nearest pixel.
 
     Args:
-        file: the model.
-        segmentor: the model in PyTorch; its weights have no part.
+        file: the opened ONNX file.
+        segmentor: the model in PyTorch; its weights are not used.
 
     Attributes:
-        first: the first prepared image that it was given, 1 x channels x H x W at the file's size; None before.
-        resized: (from, to) of the first mask that left the file at another size than its image has, height and width.
+        first: the first prepared image (1 x channels x H x W, at the file's size); None before the first batch.
+        resized: (from, to) as (height, width) of the first mask that had to be resized; None if there was none.
     """
 
     first: Tensor | None = None
@@ -100,12 +100,12 @@ class OnnxSegmentor(nn.Module):
         self.file, self.segmentor = file, segmentor
 
     def val_step(self, batch: Batch) -> list[Any]:
-        """A batch of the data loader -> mmseg's samples with their ``pred_sem_seg``."""
+        """Predicts a batch of the data loader; returns mmseg's samples with their ``pred_sem_seg``."""
         data = self.segmentor.data_preprocessor(batch, False)  # type: ignore[operator]
         return self.predict(data["inputs"].float(), data["data_samples"])
 
     def predict(self, image: Tensor, samples: list[Any]) -> list[Any]:
-        """Prepared images, N x channels x H x W, and their samples -> the samples with their ``pred_sem_seg``."""
+        """Predicts prepared images (N x channels x H x W); returns their samples with ``pred_sem_seg``."""
         size = tuple(image.shape[2:])
         if self.file.size not in (None, size):
             image = F.interpolate(image, size=self.file.size, mode="bilinear", align_corners=False)
@@ -127,47 +127,49 @@ class OnnxSegmentor(nn.Module):
 
 
 def _resized(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """N x H x W class indices at another height and width: those of the nearest pixels."""
+    """Resizes masks (N x H x W class indices) by the nearest pixel."""
     if tuple(masks.shape[1:]) == tuple(size):
         return masks
     return F.interpolate(masks[:, None].float(), size=tuple(size), mode="nearest-exact").long().squeeze(1)
 
 
 def latency_line(latency_ms: Mapping[str, float], size: tuple[int, int], threads: int) -> tuple[str, str]:
-    """What a command prints of :func:`interleaved_ms`: its word and its line, for images of this height and width."""
+    """Returns (topic, text) of the line that shows :func:`interleaved_ms`; ``size`` is (height, width)."""
     height, width = size
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in latency_ms.items())
     busy = f"; {text}" if (text := busy_machine()) else ""
     return (
         "latency",
-        f"{times} (medians of {TIMED} in turns, batch 1, {height} x {width}, CPU, {counted(threads, 'thread')}{busy})",
+        f"{times} (medians of {TIMED_RUNS} in turns, batch 1, {height} x {width}, CPU, "
+        f"{counted(threads, 'thread')}{busy})",
     )
 
 
 def busy_machine() -> str:
-    """``the machine was busy: load 9.8 on 2 cores``, by the last minute's load average; nothing where it was not.
+    """Returns a note such as ``the machine was busy: load 9.8 on 2 cores``, or an empty text if it was not busy.
 
-    What is timed then waits for others now and then: ratios of what took turns hold, milliseconds are too long.
+    On a busy machine (by the load average of the last minute) milliseconds are too long, but ratios of calls that were
+    timed in turns still hold.
     """
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     return f"the machine was busy: load {load:.1f} on {counted(cores, 'core')}" if load > cores else ""
 
 
 def interleaved_ms(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median milliseconds of each call, in turns: what slows the machine for a while slows all of them."""
+    """Times calls in turns, so that a slow phase of the machine affects all of them; returns median milliseconds."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(WARM_UP + TIMED):
+    for index in range(WARM_UP_RUNS + TIMED_RUNS):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
-            if index >= WARM_UP:
+            if index >= WARM_UP_RUNS:
                 seconds[name].append(time.perf_counter() - started)
     return {name: 1000 * median(values) for name, values in seconds.items()}
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Exporters and quantisers warn, log and print; what counts is the check of what they wrote."""
+    """Silences exporters and quantisers, which warn, log and print; their files are checked afterwards."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -178,28 +180,28 @@ def quietly() -> Iterator[None]:
         logging.disable(level)
 
 
-def record_of(file: Path) -> Path:
-    """``student.onnx`` -> ``student.onnx.json``."""
+def record_path(file: Path) -> Path:
+    """Returns the path of a file's record: ``student.onnx`` -> ``student.onnx.json``."""
     return file.with_name(f"{file.name}.json")
 
 
 def write_record(file: Path, record: ExportRecord) -> None:
-    """Writes beside an exported file what it was made of."""
-    write_json(record_of(file), record)
+    """Writes a record next to an exported file that names its config, checkpoint and options."""
+    write_json(record_path(file), record)
 
 
 def read_record(file: Path) -> ExportRecord | None:
-    """What an exported file was made of; None where nothing lies beside it.
+    """Reads the record next to an exported file; returns None if there is none.
 
     Raises:
-        DamagedFileError: what lies there cannot be read.
+        DamagedFileError: the record cannot be read.
     """
-    beside = record_of(file)
-    if not beside.is_file():
+    path = record_path(file)
+    if not path.is_file():
         return None
-    record = read_json(beside, "export the model again")
-    wrong = [name for name in ("config", "checkpoint") if not isinstance(record.get(name), str)]
-    wrong += [name for name in ("overrides", "shortcuts") if not isinstance(record.get(name), dict)]
-    if wrong:
-        raise DamagedFileError(f"{beside}: is damaged (no {', '.join(wrong)}); export the model again")
+    record = read_json(path, "export the model again")
+    missing = [name for name in ("config", "checkpoint") if not isinstance(record.get(name), str)]
+    missing += [name for name in ("overrides", "shortcuts") if not isinstance(record.get(name), dict)]
+    if missing:
+        raise DamagedFileError(f"{path}: is damaged (no {', '.join(missing)}); export the model again")
     return record  # type: ignore[return-value]

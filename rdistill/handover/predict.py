@@ -1,4 +1,4 @@
-"""`rdistill predict`: masks and overlays of images, to be looked at."""
+"""Writes masks and overlays of images (`rdistill predict`)."""
 
 from __future__ import annotations
 
@@ -15,41 +15,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
-from rdistill.handover.inference import Predictor, predict_mask, raise_some, read_sample
+from rdistill.handover.inference import Predictor, predict_mask, raise_first_problems, read_sample
 from rdistill.training.console import LINES_PER_RUN, updates_in_place
 
-OPACITY = 0.5  # how much the colours cover of the image; black (usually the background) is not drawn
-CLASSES_IN_A_LINE = 6
-LEGEND_MIN_WIDTH = 200  # pixels; a smaller image is shown larger, so that its legend can be read
+OPACITY = 0.5  # of the colours over the image; black (usually the background) is not drawn
+MAX_CLASSES_IN_LINE = 6
+LEGEND_MIN_WIDTH = 200  # pixels; a narrower image is enlarged, so that its legend is readable
 
 
 class Prediction(TypedDict):
-    """What `rdistill predict --json` says of an image."""
+    """The result for one image, which `rdistill predict --json` prints."""
 
     image: str
     mask: str
-    overlay: str  # paths, like those before
+    overlay: str
     shares: dict[str, float]  # class name -> share of the pixels, 0 to 1
 
 
 def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> Iterator[Prediction]:
-    """Segments images one by one; yields a plain dict for each once its files are written.
+    """Segments images one by one, and yields the result of each when its files are written.
 
-    Written to ``out``: ``masks/NAME.png`` (a palette image whose values are class indices, at the image's own size)
-    and ``overlays/NAME.png`` (the image under its colours, with a legend).
-
-    Returns:
-        ``image``, ``mask``, ``overlay`` (paths) and ``shares`` (class name -> share of the pixels, 0 to 1).
+    The files are ``masks/NAME.png`` (a palette image of the image's own size whose values are class indices) and
+    ``overlays/NAME.png`` (the image with the colours of its classes and a legend), both below ``out``.
 
     Raises:
-        UserError: after the last image, for those that could not be segmented; at once where nothing can be written.
+        UserError: after the last image, if some could not be segmented; at once, if nothing can be written.
     """
     problems: list[str] = []
     for image, files in zip(images, output_files(images, out), strict=True):
         try:
             sample = read_sample(predictor, image)
             mask = predict_mask(predictor, sample)
-        except UserError as error:  # the others are segmented all the same
+        except UserError as error:  # continue with the other images
             problems += error.problems
             continue
         shares = np.bincount(mask.ravel(), minlength=len(predictor.classes)) / mask.size
@@ -67,21 +64,21 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> I
             "overlay": str(files["overlay"]),
             "shares": dict(zip(predictor.classes, (float(share) for share in shares), strict=False)),
         }
-    raise_some(list(dict.fromkeys(problems)))
+    raise_first_problems(list(dict.fromkeys(problems)))
 
 
 def output_files(images: Sequence[Path], out: Path) -> list[dict[str, Path]]:
-    """For each image the files that are written, ``mask`` and ``overlay``; makes their folders.
+    """Returns the files to write for each image (``mask`` and ``overlay``), and creates their folders.
 
     Raises:
-        UserError: a folder that cannot be written to, or an image that would be written over.
+        UserError: a folder cannot be written to, or an input image would be overwritten.
     """
     folders = {"mask": out / "masks", "overlay": out / "overlays"}
     files = [{kind: folder / f"{name}.png" for kind, folder in folders.items()} for name in output_names(images)]
-    read = {os.path.realpath(image) for image in images}
-    lost = [str(file) for entry in files for file in entry.values() if os.path.realpath(file) in read]
-    if lost:
-        raise UserError(f"--out {out}: would write over {lost[0]}, an image to be segmented; choose another folder")
+    inputs = {os.path.realpath(image) for image in images}
+    overwritten = [str(file) for entry in files for file in entry.values() if os.path.realpath(file) in inputs]
+    if overwritten:
+        raise UserError(f"--out {out}: would overwrite the input image {overwritten[0]}; choose another folder")
     try:
         for folder in {file.parent for entry in files for file in entry.values()}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +90,7 @@ def output_files(images: Sequence[Path], out: Path) -> list[dict[str, Path]]:
 
 
 def show_progress(results: Iterable[Prediction], total: int, console: Console) -> Iterator[Prediction]:
-    """Passes results on and says how far they are: a line for each of a few images, a bar or ten lines for many."""
+    """Passes results on and shows progress: a line for each of a few images, else a bar or ten lines."""
     if total <= LINES_PER_RUN:
         for result in results:
             text = f"{result['image']}  {shares_line(result['shares'])}"
@@ -112,37 +109,37 @@ def show_progress(results: Iterable[Prediction], total: int, console: Console) -
 
 
 def shares_line(shares: Mapping[str, float]) -> str:
-    """``'background 98.2 %, optic disc 1.8 %'``: the largest shares first, of many classes not all."""
+    """Returns a text such as ``'background 98.2 %, optic disc 1.8 %'``: the largest shares first."""
     order = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])
-    text = ", ".join(f"{name} {100 * shares[name]:.1f} %" for name in order[:CLASSES_IN_A_LINE])
-    return text + (f" and {len(order) - CLASSES_IN_A_LINE} more" if len(order) > CLASSES_IN_A_LINE else "")
+    text = ", ".join(f"{name} {100 * shares[name]:.1f} %" for name in order[:MAX_CLASSES_IN_LINE])
+    return text + (f" and {len(order) - MAX_CLASSES_IN_LINE} more" if len(order) > MAX_CLASSES_IN_LINE else "")
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
-    """A name for each image's files, no two alike.
+    """Returns a unique name for each image's files.
 
-    The image's own name; where names repeat, its path below the common folder: joined by underscores, or, where that
-    still makes two alike (``a/b_c.jpg`` and ``a_b/c.jpg``), with its folders.
+    This is the image's own name. If names repeat, it is the path below the common folder with underscores between the
+    parts; if that still repeats (``a/b_c.jpg`` and ``a_b/c.jpg``), it is the path with its folders.
     """
     absolute = [Path(os.path.abspath(image)) for image in images]
-    assert len(set(absolute)) == len(absolute), "one image twice"
+    assert len(set(absolute)) == len(absolute), "an image occurs twice"
     common = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
-    below = [path.relative_to(common) for path in absolute]
-    tries = (
+    relative = [path.relative_to(common) for path in absolute]
+    candidates = (
         [image.stem for image in images],
-        ["_".join(path.with_suffix("").parts) for path in below],
-        ["_".join(path.parts) for path in below],  # a.jpg beside a.png
-        [str(path.with_suffix("")) for path in below],
-        [str(path) for path in below],
+        ["_".join(path.with_suffix("").parts) for path in relative],
+        ["_".join(path.parts) for path in relative],  # for a.jpg and a.png in one folder
+        [str(path.with_suffix("")) for path in relative],
+        [str(path) for path in relative],
     )
-    # Names must differ in more than case: some file systems ignore it.
-    return next((names for names in tries if len({name.lower() for name in names}) == len(names)), tries[-1])
+    # Names must differ in more than case, because some file systems ignore case.
+    return next((names for names in candidates if len({name.lower() for name in names}) == len(names)), candidates[-1])
 
 
 def mask_image(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """A mask as an image whose pixel values are the classes, shown in the classes' colours."""
+    """Returns a mask as a palette image: pixel values are class indices, shown in the classes' colours."""
     if mask.dtype != np.uint8:
-        return Image.fromarray(mask)  # more classes than a palette has places
+        return Image.fromarray(mask)  # a palette has 256 entries only
     image = Image.fromarray(mask, mode="P")
     image.putpalette([channel for colour in palette for channel in colour])
     return image
@@ -151,7 +148,7 @@ def mask_image(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Ima
 def overlay(
     image: Image.Image, mask: np.ndarray, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
-    """An image under the colours of its mask, above a legend of the classes that occur, with their shares."""
+    """Returns the image with the colours of its mask, and below it a legend of the classes with their shares."""
     shares = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
     if image.size != mask.shape[::-1]:
         image = image.resize(mask.shape[::-1])
@@ -172,7 +169,7 @@ def overlay(
 
 
 def _with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
-    """The image above a white strip of colour swatches with their texts, as many beside each other as fit."""
+    """Returns the image with a white strip below it that has a colour swatch and a text for each class."""
     size = max(11, image.width // 45)
     font = ImageFont.load_default(size)
     swatch, gap = size, size // 2

@@ -1,4 +1,4 @@
-"""`rdistill export --int8 --qat`: a student that is trained on with 8-bit rounding, where quantising loses too much."""
+"""Continues the training of a student with 8-bit rounding (`rdistill export --int8 --qat`) if INT8 loses too much."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rdistill.schemas.run import RunMetrics
 from rdistill.training.hooks import RunListener
 from rdistill.training.run import RunOptions, train_run
 
-RATE = 0.1  # share of the config's learning rate: the student is trained already
+LEARNING_RATE_FACTOR = 0.1  # small, because the student is trained already
 
 
 def rounding_run(run: LoadedConfig, checkpoint: str | Path, iterations: int) -> LoadedConfig:
-    """The run that trains a student on with rounding: under the config's teachers, or on labels where it has none.
+    """Returns the run that continues a student's training with rounding, under the config's teachers if it has any.
 
-    It starts from the checkpoint, at a tenth of the learning rate, with its schedules stretched to its length, and is
-    validated once, at its end: validation images choose no iteration.
+    The run starts from the checkpoint with a tenth of the learning rate and schedules that are stretched to its length.
+    It is validated once, at its end, so that validation images do not choose an iteration.
 
     Args:
-        run: the student's, loaded with its teachers.
-        checkpoint: the student's.
-        iterations: of training.
+        run: the student's run, loaded with its teachers.
+        checkpoint: the student's checkpoint.
+        iterations: number of training iterations.
 
     Raises:
         UserError: the config trains by epochs, or its schedules do not fit into so few iterations.
@@ -39,7 +39,7 @@ def rounding_run(run: LoadedConfig, checkpoint: str | Path, iterations: int) -> 
     if cfg.train_cfg.get("val_begin", 1) > 1:
         cfg.train_cfg.val_begin = iterations
     cfg.load_from = str(checkpoint)
-    cfg.optim_wrapper.optimizer.lr = RATE * cfg.optim_wrapper.optimizer.lr
+    cfg.optim_wrapper.optimizer.lr = LEARNING_RATE_FACTOR * cfg.optim_wrapper.optimizer.lr
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="FakeQuantHook")]
     return LoadedConfig.of(cfg)
 
@@ -47,16 +47,16 @@ def rounding_run(run: LoadedConfig, checkpoint: str | Path, iterations: int) -> 
 def train_rounded(
     run: LoadedConfig, checkpoint: str | Path, iterations: int, work_dir: Path, listener: RunListener, *, trust: bool
 ) -> RunMetrics:
-    """Trains it; ``student.pth`` in the work dir has the weights.
+    """Trains a student with rounding; ``student.pth`` in the work dir then has the weights.
 
     Args:
         run, checkpoint, iterations: as for :func:`rounding_run`.
-        work_dir: a folder that is empty or not there.
+        work_dir: an empty or new folder.
         listener: is notified of progress.
         trust: whether checkpoints may run code.
 
     Returns:
-        What the run's ``metrics.json`` holds: the scores are those of the student that rounds.
+        The content of the run's ``metrics.json``; its scores are those of the student with rounding.
     """
     options = RunOptions(
         seed=int((run.cfg.get("randomness") or {}).get("seed") or 0), resume=False, trust_checkpoint=trust
@@ -67,11 +67,11 @@ def train_rounded(
 def fine_tuner(
     run: LoadedConfig, checkpoint: str | Path, iterations: int, listener: RunListener, *, trust: bool
 ) -> FineTune:
-    """What :func:`rdistill.handover.reduce.export_reduced` calls where INT8 loses too much.
+    """Returns the function that :func:`rdistill.handover.reduce.export_reduced` calls if INT8 loses too much.
 
     Arguments are those of :func:`train_rounded`.
     """
-    rounding_run(run, checkpoint, iterations)  # its mistakes show before anything is exported
+    rounding_run(run, checkpoint, iterations)  # raises the user's mistakes before anything is exported
 
     def fine_tune(folder: Path) -> tuple[Predictor, FineTuned]:
         metrics = train_rounded(run, checkpoint, iterations, folder, listener, trust=trust)

@@ -1,9 +1,9 @@
-"""A float32 ONNX file in INT8: static quantisation by onnxruntime, all choices made on training images alone.
+"""Quantises a float32 ONNX file to INT8 (statically, by onnxruntime); all choices use training images only.
 
-Activations have 8 bits without a sign and a range for each tensor, measured on half of the chosen training images;
-weights have 8 bits with a sign and a scale for each output channel (Nagel et al., "A White Paper on Neural Network
-Quantization", 2021). The other half, which no range has seen, chooses how ranges are measured and which layers stay in
-float. Validation images have no part in it.
+Activations have unsigned 8 bits and a range for each tensor, which is measured on half of the chosen training images.
+Weights have signed 8 bits and a scale for each output channel (Nagel et al., "A White Paper on Neural Network
+Quantization", 2021). The other half of the images is held out: it decides how ranges are measured and which layers stay
+in float. Validation images are not used.
 """
 
 from __future__ import annotations
@@ -32,38 +32,49 @@ from rdistill.training.evaluation import confusion
 if TYPE_CHECKING:
     from onnxruntime.quantization.calibrate import TensorsData
 
-# How the range of a tensor's values is found: the name of onnxruntime's method, and its options.
+# Methods to measure the range of a tensor: the name of onnxruntime's method, and its options.
 METHODS: dict[str, tuple[str, Arguments]] = {
     "min-max": ("MinMax", {}),
     "entropy": ("Entropy", {"symmetric": False}),
     "percentile": ("Percentile", {"symmetric": False, "percentile": 99.99}),
 }
-MOST_EXAMPLES = 64  # images in each half
-MOST_PIXELS = 2**25  # all images of a half together: a few GB hold these with every layer's outputs
-MOST_COMPARED = 8  # held-out images by which the layers are ordered
-# What is computed in 8 bits. The others, such as softmax, layer norms and argmax, cost accuracy and hardly any time.
+MAX_EXAMPLES = 64  # images in each half
+MAX_PIXELS = 2**25  # in all images of a half together; these and all layers' outputs fit into a few GB
+MAX_COMPARED = 8  # number of held-out images that decide the order of the layers
+# Operators that compute in 8 bits. The others, such as softmax, layer norm and argmax, would lose accuracy and save
+# hardly any time.
 OPERATORS = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "Sigmoid",
     "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze",
     "Unsqueeze", "Split", "Slice",
 )  # fmt: skip
 AT_LEAST = "at_least_1"  # what each size inside an INT8 file is held against
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat", "Resize", "Sigmoid")  # may stay in float
+LAYERS = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Mul",
+    "Concat",
+    "Resize",
+    "Sigmoid",
+)  # layers that may stay in float
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training image as the test pipeline prepares it."""
+    """One training image, prepared by the test pipeline."""
 
     image: Tensor  # 1 x channels x H x W, normalised
     sample: Any  # mmseg's SegDataSample with its mask
 
 
-def examples_of(cfg: Config, model: nn.Module) -> tuple[list[Example], list[Example]]:
-    """Training images, evenly spread over the set: one half to calibrate on, the other held out to choose by.
+def load_examples(cfg: Config, model: nn.Module) -> tuple[list[Example], list[Example]]:
+    """Loads training images, evenly spread over the set: one half for calibration, the other held out.
 
     Args:
-        cfg: loaded, with its data.
+        cfg: a loaded config with its data.
         model: the segmentor, whose preprocessor prepares the images.
 
     Raises:
@@ -73,21 +84,21 @@ def examples_of(cfg: Config, model: nn.Module) -> tuple[list[Example], list[Exam
         dataset = require_examples(cfg)
         total = len(dataset)
         first = _example(dataset[0], model)
-        most = min(MOST_EXAMPLES, max(2, MOST_PIXELS // (first.image.shape[2] * first.image.shape[3])))
-        chosen = np.unique(np.linspace(0, total - 1, min(total, 2 * most)).round().astype(int))
+        limit = min(MAX_EXAMPLES, max(2, MAX_PIXELS // (first.image.shape[2] * first.image.shape[3])))
+        chosen = np.unique(np.linspace(0, total - 1, min(total, 2 * limit)).round().astype(int))
         examples = [_example(dataset[int(index)], model) for index in chosen]
     return examples[::2], examples[1::2]
 
 
-def require_examples(cfg: Config, what: str = "--int8") -> Any:
-    """The training images as the validation's pipeline reads them: a data set of mmseg's.
+def require_examples(cfg: Config, option: str = "--int8") -> Any:
+    """Builds the training dataset with the validation's pipeline.
 
     Args:
-        cfg: loaded, with its data.
-        what: needs them; a message begins with it.
+        cfg: a loaded config with its data.
+        option: the option that needs the images; it begins the message.
 
     Raises:
-        UserError: there are fewer than two, or they cannot be read.
+        UserError: there are fewer than two images, or they cannot be read.
     """
     section = copy.deepcopy(first_leaf(cfg.train_dataloader.dataset))
     section["pipeline"] = _pipeline(cfg)
@@ -95,20 +106,20 @@ def require_examples(cfg: Config, what: str = "--int8") -> Any:
         dataset = DATASETS.build(section)
     if len(dataset) < 2:
         raise UserError(
-            f"{what}: needs two training images at least, one to calibrate on and one held out, got {len(dataset)}"
+            f"{option}: needs at least two training images, one for calibration and one held out, got {len(dataset)}"
         )
     return dataset
 
 
 def _pipeline(cfg: Config) -> list[Any]:
-    """The steps of the validation's pipeline, those that read masks as the training's has them."""
-    own = {kind_of(step): step for step in first_leaf(cfg.train_dataloader.dataset).pipeline}
+    """Returns the steps of the validation's pipeline, with the steps that read masks from the training's pipeline."""
+    training_steps = {kind_of(step): step for step in first_leaf(cfg.train_dataloader.dataset).pipeline}
     steps = []
     for step in first_leaf(cfg.val_dataloader.dataset).pipeline:
         if kind_of(step) == "MapLabels":
             continue
         if kind_of(step) == "LoadAnnotations":
-            steps += [own[kind] for kind in ("MapLabels", "LoadAnnotations") if kind in own]
+            steps += [training_steps[kind] for kind in ("MapLabels", "LoadAnnotations") if kind in training_steps]
         else:
             steps.append(step)
     return copy.deepcopy(steps)
@@ -121,108 +132,108 @@ def _example(packed: Any, model: nn.Module) -> Example:
 
 
 def ignored_label(cfg: Config) -> int:
-    """The label of pixels that the config's metric leaves out."""
+    """Returns the label that the config's metric ignores."""
     metrics = metrics_of(cfg.get("val_evaluator"))
     return next((int(metric.get("ignore_index", 255)) for metric in metrics), 255)
 
 
-class Judge:
-    """Scores files on held-out images: mIoU in percent, over all their pixels.
+class HeldOutScorer:
+    """Scores ONNX files on held-out images: mIoU in percent, over all their pixels.
 
     Args:
-        model: the segmentor in PyTorch; its weights have no part.
-        held_out: the images.
-        classes: how many there are.
-        ignored: the label of pixels that do not count.
+        model: the segmentor in PyTorch; its weights are not used.
+        held_out: the held-out images.
+        classes: number of classes.
+        ignored: the ignored label.
     """
 
     def __init__(self, model: nn.Module, held_out: Sequence[Example], classes: int, ignored: int = 255) -> None:
         self.model, self.held_out, self.classes, self.ignored = model, held_out, classes, ignored
 
-    def masks(self, file: Path, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Predicted and true mask of each held-out image, H x W."""
+    def masks(self, file: Path, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the predicted and the true mask (H x W) of each held-out image."""
         segmentor = OnnxSegmentor(open_file(file), self.model)
-        for example in self.held_out[:most]:
+        for example in self.held_out[:limit]:
             (result,) = segmentor.predict(example.image, [copy.copy(example.sample)])
             yield result.pred_sem_seg.data.squeeze(0), example.sample.gt_sem_seg.data.squeeze(0)
 
     def score(self, file: Path) -> float:
-        """mIoU over the classes that the images hold, or that are predicted on them."""
+        """Returns the mIoU over the classes that occur in the masks or in the predictions."""
         counts = sum(confusion(*pair, self.classes, self.ignored) for pair in self.masks(file))
         hit, union = np.diagonal(counts), np.sum(counts, 0) + np.sum(counts, 1) - np.diagonal(counts)
         return float(100 * np.mean(hit[union > 0] / union[union > 0])) if union.any() else 0.0
 
 
 def quantize(
-    float_file: Path, out: Path, judge: Judge, calibration: Sequence[Example], *, tolerance: float
+    float_file: Path, out: Path, scorer: HeldOutScorer, calibration: Sequence[Example], *, tolerance: float
 ) -> Quantization:
-    """Writes an INT8 file of a float32 one: the best of three methods, with layers in float where that is not enough.
+    """Writes a float32 file as INT8 with the best of three methods, and with some layers in float if necessary.
 
     Args:
-        float_file: as :func:`rdistill.handover.export.export_onnx` writes it.
+        float_file: a file that :func:`rdistill.handover.export.export_onnx` has written.
         out: the file to write.
-        judge: with the held-out images.
+        scorer: scores files on the held-out images.
         calibration: the images that ranges are measured on.
         tolerance: mIoU, in points, that INT8 may lose on the held-out images before layers are kept in float.
     """
     with tempfile.TemporaryDirectory() as name, quietly():
-        maker = _Maker(Path(name), float_file, open_file(float_file).size, calibration)
-        scores = {"float32": judge.score(float_file)}
+        writer = _Int8Writer(Path(name), float_file, open_file(float_file).size, calibration)
+        scores = {"float32": scorer.score(float_file)}
         for method in METHODS:
-            maker.write(out, method)
-            scores[method] = judge.score(out)
+            writer.write(out, method)
+            scores[method] = scorer.score(out)
         best = max(METHODS, key=lambda method: scores[method])
-        kept: list[str] = []
+        float_layers: list[str] = []
         if scores["float32"] - scores[best] > tolerance:
-            kept, scores[best] = _keep_in_float(maker, out, judge, best, scores, tolerance)
-        maker.write(out, best, kept)
+            float_layers, scores[best] = _keep_in_float(writer, out, scorer, best, scores, tolerance)
+        writer.write(out, best, float_layers)
     return {
         "method": best,
         "held_out_mIoU": {name: round(score, 4) for name, score in scores.items()},
         "calibrated": len(calibration),
-        "held_out": len(judge.held_out),
-        "layers": len(maker.layers),
-        "kept_in_float": kept,
+        "held_out": len(scorer.held_out),
+        "layers": len(writer.layers),
+        "kept_in_float": float_layers,
     }
 
 
 def _keep_in_float(
-    maker: _Maker, out: Path, judge: Judge, method: str, scores: dict[str, float], tolerance: float
+    writer: _Int8Writer, out: Path, scorer: HeldOutScorer, method: str, scores: dict[str, float], tolerance: float
 ) -> tuple[list[str], float]:
-    """The fewest of 1, 2, 4, ... layers, the most sensitive first, with which the loss is tolerable; else the best.
+    """Keeps the 1, 2, 4, ... most sensitive layers in float, until the loss of mIoU is tolerable.
 
     Returns:
-        Names of the layers, and the score with them.
+        Names of the layers, and the score with them; those with the best score if no loss is tolerable.
     """
-    order = _by_sensitivity(maker, out, judge, method)
-    tried: list[tuple[float, list[str]]] = [(scores[method], [])]
+    order = _by_sensitivity(writer, out, scorer, method)
+    attempts: list[tuple[float, list[str]]] = [(scores[method], [])]
     count = 1
     while count <= max(1, len(order) // 2):
-        maker.write(out, method, order[:count])
-        tried.append((judge.score(out), order[:count]))
-        if scores["float32"] - tried[-1][0] <= tolerance:
+        writer.write(out, method, order[:count])
+        attempts.append((scorer.score(out), order[:count]))
+        if scores["float32"] - attempts[-1][0] <= tolerance:
             break
         count *= 2
-    score, kept = max(tried, key=lambda entry: (entry[0], -len(entry[1])))
-    return kept, score
+    score, float_layers = max(attempts, key=lambda entry: (entry[0], -len(entry[1])))
+    return float_layers, score
 
 
-def _by_sensitivity(maker: _Maker, out: Path, judge: Judge, method: str) -> list[str]:
-    """Layers by how many held-out pixels change their class when the layer alone is quantised, most first."""
-    expected = [mask for mask, _ in judge.masks(maker.prepared, MOST_COMPARED)]
+def _by_sensitivity(writer: _Int8Writer, out: Path, scorer: HeldOutScorer, method: str) -> list[str]:
+    """Sorts layers by the number of held-out pixels that change when only this layer is quantised, most first."""
+    expected = [mask for mask, _ in scorer.masks(writer.prepared, MAX_COMPARED)]
     changed = {}
-    for layer in maker.layers:
-        maker.write(out, method, only=layer)
-        pairs = zip(judge.masks(out, MOST_COMPARED), expected, strict=True)
-        changed[layer] = sum(int((mask != before).sum()) for (mask, _), before in pairs)
-    return sorted((layer for layer in maker.layers if changed[layer]), key=lambda layer: -changed[layer])
+    for layer in writer.layers:
+        writer.write(out, method, only=layer)
+        pairs = zip(scorer.masks(out, MAX_COMPARED), expected, strict=True)
+        changed[layer] = sum(int((mask != original).sum()) for (mask, _), original in pairs)
+    return sorted((layer for layer in writer.layers if changed[layer]), key=lambda layer: -changed[layer])
 
 
-class _Maker:
-    """Writes INT8 files of one float32 file; measures the ranges of each method once.
+class _Int8Writer:
+    """Writes INT8 files from one float32 file, and measures the ranges of each method once.
 
     Attributes:
-        prepared: the float32 file, its operators fused and its shapes known as far as they are.
+        prepared: the float32 file with fused operators and inferred shapes.
         layers: names of its nodes that may stay in float.
     """
 
@@ -237,30 +248,30 @@ class _Maker:
         self.layers = [node.name for node in nodes if node.op_type in LAYERS]
         self.ranges: dict[str, TensorsData] = {}
 
-    def write(self, out: Path, method: str, kept: Sequence[str] = (), *, only: str | None = None) -> None:
-        """Writes a file with these layers in float, or with one layer alone in INT8."""
+    def write(self, out: Path, method: str, float_layers: Sequence[str] = (), *, only: str | None = None) -> None:
+        """Writes a file with the layers ``float_layers`` in float, or with ``only`` one layer in INT8."""
         import onnx
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
         if method not in self.ranges:
-            self.ranges[method] = self._measured(method)
+            self.ranges[method] = self._measure_ranges(method)
         quantizer = QDQQuantizer(
             onnx.shape_inference.infer_shapes(onnx.load(str(self.prepared))),
-            True,  # a scale for each channel of the weights
-            False,  # weights have all 8 bits
+            True,  # per-channel scales of weights
+            False,  # no reduced range: weights use all 8 bits
             QuantType.QInt8,
             QuantType.QUInt8,
             self.ranges[method],
             [only] if only is not None else [],
-            list(kept),
+            list(float_layers),
             list(OPERATORS),
             {},
         )
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(out), False)
 
-    def _measured(self, method: str) -> TensorsData:
-        """onnxruntime's ranges of all tensors. Images go in singly: together, every layer's outputs would be kept."""
+    def _measure_ranges(self, method: str) -> TensorsData:
+        """Measures the ranges of all tensors, image by image: with all together, all outputs would be in memory."""
         from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
         name, options = METHODS[method]
@@ -277,7 +288,7 @@ class _Maker:
 
 
 class _OneImage:
-    """One feed, as onnxruntime's CalibrationDataReader gives it."""
+    """A CalibrationDataReader of onnxruntime with one input."""
 
     def __init__(self, feed: dict[str, np.ndarray]) -> None:
         self.feed: dict[str, np.ndarray] | None = feed
@@ -288,13 +299,13 @@ class _OneImage:
 
 
 def _prepared(float_file: Path, folder: Path) -> Path:
-    """Fuses operators and infers shapes: a tensor of unknown type is not quantised."""
+    """Fuses operators and infers shapes, because tensors of unknown type are not quantised."""
     from onnxruntime.quantization import quant_pre_process
 
     prepared = folder / "prepared.onnx"
     try:
         quant_pre_process(str(float_file), str(prepared), auto_merge=True)
-    except Exception:  # symbolic shapes raise anything; onnx's own inference is what is left
+    except Exception:  # symbolic shape inference may raise anything; onnx's inference is enough
         quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
     _part_shapes(prepared)
     return prepared

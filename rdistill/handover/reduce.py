@@ -1,4 +1,4 @@
-"""`rdistill export --int8` and `--fp16`: a file of fewer bits, kept where it loses no more than the user accepts."""
+"""Exports INT8 and float16 files (`rdistill export --int8`, `--fp16`) that lose no more than the user accepts."""
 
 from __future__ import annotations
 
@@ -13,50 +13,51 @@ import torch
 from mmengine.config import Config
 
 from rdistill.core.words import counted
-from rdistill.handover.export import Exported, ExportError, Network, describe, export_onnx, facts_of
+from rdistill.handover.export import Exported, ExportError, Network, export_onnx, read_metadata, write_metadata
 from rdistill.handover.inference import Predictor, network_input, validation_images
 from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file, quietly
-from rdistill.handover.quantize import Judge, examples_of, ignored_label, quantize
+from rdistill.handover.quantize import HeldOutScorer, ignored_label, load_examples, quantize
 from rdistill.schemas.exported import Quantization
 from rdistill.schemas.mappings import Arguments
 from rdistill.training.run import evaluate_model
 
 MAX_DROP = 1.0  # mIoU, in points
-SHOWN_LAYERS = 3
-# Layers are kept in float from this share of the accepted loss on: training images are easier than those to come.
-SHARE_ON_HELD_OUT = 0.25
+MAX_SHOWN_LAYERS = 3
+# If INT8 loses more than this share of the accepted loss on the held-out training images, layers are kept in float; the
+# share is small because training images are easier than new ones.
+HELD_OUT_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """How a student was trained on with 8-bit rounding; mIoU in percent on the validation images."""
+    """Result of the training with 8-bit rounding; mIoU in percent on the validation images."""
 
     iterations: int
-    teachers: int  # how many it had; 0: it learned from the labels alone
-    lost_before: float  # points of mIoU that INT8 lost without it
-    rounding: float  # mIoU of the student that rounds, in PyTorch
+    teachers: int  # number of teachers; 0: it learned from labels only
+    lost_before: float  # points of mIoU that INT8 lost without this training
+    rounding: float  # mIoU of the student with rounding, in PyTorch
 
 
-FineTune = Callable[[Path], tuple[Predictor, FineTuned]]  # given a folder to train in
+FineTune = Callable[[Path], tuple[Predictor, FineTuned]]  # the argument is the folder to train in
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What was written, and how it compares with the float32 file of the same model."""
+    """The written file, and its comparison with the float32 file of the same model."""
 
     file: Path
     precision: str  # 'int8' or 'fp16'
     output: str  # 'mask' or 'logits'
     opset: int
     exporter: str  # 'trace' or 'torch.export'
-    mIoU: dict[str, float]  # percent on the validation images: 'float32' and the file's own precision
-    max_drop: float  # points of mIoU that were accepted
-    megabytes: dict[str, float]  # float32 and the file's own precision
-    latency_ms: dict[str, float]  # 'PyTorch' and each precision: medians, in turns, batch 1
+    mIoU: dict[str, float]  # in percent on the validation images, for 'float32' and the file's precision
+    max_drop: float  # accepted loss in points of mIoU
+    megabytes: dict[str, float]  # for 'float32' and the file's precision
+    latency_ms: dict[str, float]  # medians of 'PyTorch' and each precision, measured in turns with batch 1
     timed_size: tuple[int, int]
     threads: int
-    quantization: Quantization | None  # INT8 has it
-    fine_tuned: FineTuned | None = None  # where quantising alone lost too much
+    quantization: Quantization | None  # None for fp16
+    fine_tuned: FineTuned | None = None  # if quantising alone lost too much
 
 
 def export_reduced(
@@ -71,58 +72,58 @@ def export_reduced(
     opset: int = 18,
     fine_tune: FineTune | None = None,
 ) -> Reduced:
-    """As :func:`rdistill.handover.export.export_onnx`, in INT8 or in float16.
+    """Like :func:`rdistill.handover.export.export_onnx`, but writes INT8 or float16.
 
-    The float32 file is written and checked first, in a temporary folder beside ``out``.
+    The float32 file is written and checked first, in a temporary folder next to ``out``.
 
     Args:
         predictor: the model, on the CPU.
-        cfg: of the same model, loaded, with its data.
-        out, output, fixed_size, opset: as there.
+        cfg: the model's loaded config with its data.
+        out, output, fixed_size, opset: like in ``export_onnx``.
         precision: ``int8`` or ``fp16``.
-        max_drop: points of mIoU on the validation images by which the file may be below the float32 file.
-        fine_tune: where INT8 is further below, this trains the model on with rounding; what comes out is exported and
-            quantised in its place, and held against the same float32 file.
+        max_drop: points of mIoU on the validation images that the file may be below the float32 file.
+        fine_tune: continues the model's training with rounding if INT8 loses more; the result is then exported and
+            quantised, and compared with the same float32 file.
 
     Raises:
-        UserError: as there; or there are too few training images.
-        ExportError: as there; or more is lost than ``max_drop``, and nothing is written.
+        UserError: like in ``export_onnx``, or there are too few training images.
+        ExportError: like in ``export_onnx``, or the file loses more than ``max_drop``; nothing is written then.
     """
     how: Arguments = {"output": output, "fixed_size": fixed_size, "opset": opset}
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
         folder, fine_tuned = Path(name), None
-        best = _attempt(predictor, cfg, folder / "as-it-is", precision, max_drop, how)
-        scores = dict(best.scores)
+        attempt = _attempt(predictor, cfg, folder / "as-it-is", precision, max_drop, how)
+        scores = dict(attempt.scores)
         if scores["float32"] - scores[precision] > max_drop and fine_tune is not None:
             predictor, tuned = fine_tune(folder / "training")
             fine_tuned = replace(tuned, lost_before=scores["float32"] - scores[precision])
-            best = _attempt(predictor, cfg, folder / "fine-tuned", precision, max_drop, how)
-            scores[precision] = best.scores[precision]
+            attempt = _attempt(predictor, cfg, folder / "fine-tuned", precision, max_drop, how)
+            scores[precision] = attempt.scores[precision]
         if scores["float32"] - scores[precision] > max_drop:
-            raise ExportError(_refusal(out, precision, scores, max_drop, best.quantization, fine_tuned))
-        latency, size = _latency(predictor, output, best.files, validation_images(cfg), fixed_size)
-        megabytes = {kind: file.stat().st_size / 1e6 for kind, file in best.files.items()}
-        os.replace(best.files[precision], out)
+            raise ExportError(_refusal_message(out, precision, scores, max_drop, attempt.quantization, fine_tuned))
+        latency, size = _latency(predictor, output, attempt.files, validation_images(cfg), fixed_size)
+        megabytes = {kind: file.stat().st_size / 1e6 for kind, file in attempt.files.items()}
+        os.replace(attempt.files[precision], out)
     return Reduced(
         file=out,
         precision=precision,
         output=output,
-        opset=best.exported.opset,
-        exporter=best.exported.exporter,
+        opset=attempt.exported.opset,
+        exporter=attempt.exported.exporter,
         mIoU=scores,
         max_drop=max_drop,
         megabytes=megabytes,
         latency_ms=latency,
         timed_size=size,
         threads=torch.get_num_threads(),
-        quantization=best.quantization,
+        quantization=attempt.quantization,
         fine_tuned=fine_tuned,
     )
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A float32 file and its twin of fewer bits, in a folder of their own."""
+    """A float32 file and the INT8 or float16 file that was made from it."""
 
     files: dict[str, Path]
     exported: Exported
@@ -133,7 +134,7 @@ class _Attempt:
 def _attempt(
     predictor: Predictor, cfg: Config, folder: Path, precision: str, max_drop: float, how: Arguments
 ) -> _Attempt:
-    """Writes both files and scores them; arguments as for :func:`export_reduced`."""
+    """Writes and scores both files; the arguments are those of :func:`export_reduced`."""
     folder.mkdir()
     files = {name: folder / f"{name}.onnx" for name in ("float32", precision)}
     exported = export_onnx(predictor, files["float32"], validation_images(cfg), **how)
@@ -149,30 +150,30 @@ def _attempt(
 def write_reduced(
     predictor: Predictor, cfg: Config, float_file: Path, out: Path, precision: str, *, max_drop: float = MAX_DROP
 ) -> Quantization | None:
-    """Writes a float32 file's twin of fewer bits, whatever it scores; arguments as for :func:`export_reduced`.
+    """Writes a float32 file in INT8 or float16, whatever it scores; the arguments are those of :func:`export_reduced`.
 
     Returns:
-        How it was quantised; None for ``fp16``.
+        How the file was quantised; None for ``fp16``.
     """
     quantization = None
     if precision == "int8":
-        calibration, held_out = examples_of(cfg, predictor.model)
-        judge = Judge(predictor.model, held_out, len(predictor.classes), ignored_label(cfg))
-        quantization = quantize(float_file, out, judge, calibration, tolerance=SHARE_ON_HELD_OUT * max_drop)
+        calibration, held_out = load_examples(cfg, predictor.model)
+        scorer = HeldOutScorer(predictor.model, held_out, len(predictor.classes), ignored_label(cfg))
+        quantization = quantize(float_file, out, scorer, calibration, tolerance=HELD_OUT_TOLERANCE * max_drop)
     else:
         write_fp16(float_file, out)
-    describe(out, {**facts_of(float_file), "precision": precision})
+    write_metadata(out, {**read_metadata(float_file), "precision": precision})
     return quantization
 
 
-def write_any(predictor: Predictor, cfg: Config, out: Path, precision: str) -> Quantization | None:
-    """Writes a model's file as `rdistill export` does, whatever it scores; arguments as for :func:`export_reduced`.
+def write_onnx(predictor: Predictor, cfg: Config, out: Path, precision: str) -> Quantization | None:
+    """Writes a model's file like `rdistill export`, whatever it scores; arguments like in :func:`export_reduced`.
 
     Args:
         precision: ``float32``, ``fp16`` or ``int8``.
 
     Raises:
-        UserError, ExportError: as there; none for what is lost.
+        UserError, ExportError: like in :func:`export_reduced`, but not for a loss of mIoU.
     """
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
         float_file, reduced = Path(name) / "float32.onnx", Path(name) / "reduced.onnx"
@@ -186,9 +187,9 @@ def write_any(predictor: Predictor, cfg: Config, out: Path, precision: str) -> Q
 
 
 def write_fp16(float_file: Path, out: Path) -> None:
-    """Writes a float32 file's weights and sums in float16; its input and output stay as they are.
+    """Converts a float32 file's weights and computations to float16; input and output stay float32.
 
-    A runtime without such kernels computes in float32: onnxruntime on most CPUs, where only the file gets smaller.
+    A runtime without float16 kernels, such as onnxruntime on most CPUs, computes in float32: only the file is smaller.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -196,11 +197,11 @@ def write_fp16(float_file: Path, out: Path) -> None:
 
     with quietly():
         model = OnnxModel(convert_float_to_float16(onnx.load(str(float_file)), keep_io_types=True))
-        model.topological_sort()  # the casts of the input are appended at the end
+        model.topological_sort()  # the conversion appends the casts of the input at the end
     onnx.save(model.model, str(out))
 
 
-def _refusal(
+def _refusal_message(
     out: Path,
     precision: str,
     scores: Mapping[str, float],
@@ -217,7 +218,7 @@ def _refusal(
         iterations = counted(fine_tuned.iterations, "iteration")
         how += f", after {iterations} with rounding ({fine_tuned.lost_before:.2f} lost before them)"
     next_step = (
-        "; --qat ITERS trains the student on with rounding" if precision == "int8" and fine_tuned is None else ""
+        "; --qat ITERS continues the training with rounding" if precision == "int8" and fine_tuned is None else ""
     )
     return (
         f"{out}: not written: {precision}{how} scores {scores[precision]:.2f} mIoU on the validation images, float32 "
@@ -241,28 +242,26 @@ def _latency(
 
 
 def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
-    """What the command prints: a word and a line each."""
+    """Yields (topic, text) for each line that the command prints."""
     if (tuned := reduced.fine_tuned) is not None:
-        under = {0: "on the labels alone", 1: "under its teacher"}.get(
-            tuned.teachers, f"under {tuned.teachers} teachers"
-        )
+        under = {0: "on labels only", 1: "under its teacher"}.get(tuned.teachers, f"under {tuned.teachers} teachers")
         yield (
             "finetune",
-            f"{counted(tuned.iterations, 'iteration')} with rounding, {under}, as INT8 lost {tuned.lost_before:.2f} "
-            f"mIoU without them; the student that rounds has {tuned.rounding:.2f} in PyTorch",
+            f"{counted(tuned.iterations, 'iteration')} with rounding, {under}, because INT8 lost "
+            f"{tuned.lost_before:.2f} mIoU without them; the student with rounding has {tuned.rounding:.2f} in PyTorch",
         )
     if (made := reduced.quantization) is not None:
         scores = ", ".join(f"{name} {score:.2f}" for name, score in made["held_out_mIoU"].items())
         yield (
             "calibrate",
-            f"on {made['calibrated']} training images; mIoU of {made['held_out']} held-out ones: {scores}: "
-            f"{made['method']} is taken",
+            f"on {made['calibrated']} training images; mIoU on {made['held_out']} held-out ones: {scores}; "
+            f"{made['method']} is chosen",
         )
         if kept := made["kept_in_float"]:
-            more = f" and {len(kept) - SHOWN_LAYERS} more" if len(kept) > SHOWN_LAYERS else ""
-            yield "float32", f"{len(kept)} of {made['layers']} layers: {', '.join(kept[:SHOWN_LAYERS])}{more}"
+            more = f" and {len(kept) - MAX_SHOWN_LAYERS} more" if len(kept) > MAX_SHOWN_LAYERS else ""
+            yield "float32", f"{len(kept)} of {made['layers']} layers: {', '.join(kept[:MAX_SHOWN_LAYERS])}{more}"
         else:
-            yield "float32", f"none of {made['layers']} layers has to stay in it"
+            yield "float32", f"none of {made['layers']} layers has to stay in float32"
     before, after = reduced.mIoU["float32"], reduced.mIoU[reduced.precision]
     yield (
         "mIoU",
@@ -278,7 +277,7 @@ def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
 
 
 def as_plain(reduced: Reduced) -> Mapping[str, Any]:
-    """The same as plain data, for ``--json``."""
+    """Returns the same as plain data, for ``--json``."""
     fine_tuned = None if reduced.fine_tuned is None else asdict(reduced.fine_tuned)
     plain = {"file": str(reduced.file), "timed_size": list(reduced.timed_size), "fine_tuned": fine_tuned}
     return {**reduced.__dict__, **plain}

@@ -1,4 +1,4 @@
-"""`rdistill eval OUT.onnx`: the exported file itself on the config's data, beside the student in PyTorch."""
+"""Scores an exported file on the config's data (`rdistill eval OUT.onnx`), and the PyTorch student for comparison."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from rdistill.training.run import evaluate_model
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """What an exported file scores, and, where there is a checkpoint, what the student in PyTorch does."""
+    """Scores of an exported file and, if there is a checkpoint, of the student in PyTorch."""
 
     file: Path
     scores: Scores
     megabytes: float
     checkpoint: Path | None
     pytorch: Scores | None
-    runtime: str  # whose scores these are: 'onnxruntime' or 'openvino'
-    onnxruntime: Scores | None  # what the file scores there, beside those of another runtime
-    latency_ms: dict[str, float]  # 'PyTorch' (where there is a checkpoint) and each runtime, in turns, batch 1
-    timed_size: tuple[int, int]  # height and width of what the network is given
+    runtime: str  # runtime of `scores`: 'onnxruntime' or 'openvino'
+    onnxruntime: Scores | None  # scores in onnxruntime, if `runtime` is another one
+    latency_ms: dict[str, float]  # 'PyTorch' (with a checkpoint) and each runtime, measured in turns with batch 1
+    timed_size: tuple[int, int]  # height and width of the network's input
     threads: int
-    notes: list[str] = field(default_factory=list)  # what the comparison rests on
+    notes: list[str] = field(default_factory=list)  # differences between the compared models besides precision
 
 
 def score_file(
@@ -47,14 +47,14 @@ def score_file(
     trust_checkpoint: bool = False,
     runtime: str = "onnxruntime",
 ) -> ScoredFile:
-    """Scores an ONNX file on a config's ``val`` or ``test`` split, by the config's own pipeline and metric.
+    """Scores an ONNX file on a config's ``val`` or ``test`` split, with the config's own pipeline and metric.
 
     Args:
-        cfg: of the student, loaded, with its data.
-        file: one of `rdistill export`.
-        checkpoint: the student's, to be scored and timed beside the file; None leaves that out.
+        cfg: the student's loaded config with its data.
+        file: a file that `rdistill export` has written.
+        checkpoint: the student's checkpoint, which is scored and timed too; None skips that.
         split, trust_checkpoint: as for :func:`rdistill.training.run.evaluate_checkpoint`.
-        runtime: ``onnxruntime``, or ``openvino``: then the file is scored and timed in both.
+        runtime: ``onnxruntime``, or ``openvino``, with which the file is scored and timed in both.
 
     Raises:
         UserError: a runtime cannot open the file, the checkpoint does not fit, the split cannot be scored.
@@ -71,7 +71,7 @@ def score_file(
         segmentor = OnnxSegmentor(opened, model)
         scores[name] = evaluate_model(segmentor, cfg, split=split)
     image = segmentor.first
-    assert image is not None, "a split without images is refused before"
+    assert image is not None, "a split without images was refused before"
     network, array = Network(model.cpu(), files[runtime].output).eval(), image.numpy()
     calls: dict[str, Callable[[], Any]] = {"PyTorch": lambda: network(image)} if checkpoint is not None else {}
     with torch.no_grad():
@@ -93,19 +93,19 @@ def score_file(
 
 
 def _notes(cfg: Config, segmentor: OnnxSegmentor) -> Iterator[str]:
-    """What makes the two scores differ besides the numbers in the file."""
+    """Yields reasons why the scores differ besides the precision of the file."""
     if (cfg.model.get("test_cfg") or {}).get("mode") == "slide":
-        yield "the config tests by sliding windows, in PyTorch alone: the file is given whole images"
+        yield "the config tests with sliding windows, which only PyTorch does: the file gets whole images"
     if segmentor.resized is not None:
         inside, image = (" x ".join(map(str, size)) for size in segmentor.resized)
         yield (
-            f"the file's masks of {inside} become the image's {image} by the nearest pixel; PyTorch resizes logits, "
-            "and so does a file of `export --output logits`"
+            f"the file's masks of {inside} are resized to the image's {image} by the nearest pixel; PyTorch resizes "
+            "logits, and so does a file of `export --output logits`"
         )
 
 
 def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
-    """What the command prints below the scores: a word and a line each."""
+    """Yields (topic, text) for each line that the command prints below the scores."""
     if scored.pytorch is not None:
         difference = scored.scores["mIoU"] - scored.pytorch["mIoU"]
         yield (
@@ -133,7 +133,7 @@ def lines(scored: ScoredFile) -> Iterator[tuple[str, str]]:
 
 
 def as_plain(scored: ScoredFile) -> Mapping[str, Any]:
-    """Scores as `rdistill eval` gives them for a checkpoint, and the rest beside them, for ``--json``."""
+    """Returns the scores like `rdistill eval` does for a checkpoint, with further keys, for ``--json``."""
     return {
         **scored.scores,
         "file": str(scored.file),

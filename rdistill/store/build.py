@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from rdistill.checks.run import Report, build_reporting, check_run
+from rdistill.checks.run import Report, build_or_report, check_run
 from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.errors import RunError, UserError, cause_of
 from rdistill.core.storage import is_uri
@@ -357,7 +357,7 @@ def _plan(shared: list[Any]) -> StorePlan:
     run, trust_checkpoint = ray.get(shared[0])
     import_custom_modules(run.cfg)
     report = Report()
-    distiller = build_reporting(run, report, seed=0, trust_checkpoint=trust_checkpoint)
+    distiller = build_or_report(run, report, seed=0, trust_checkpoint=trust_checkpoint)
     report.raise_problems()
     assert distiller is not None
     checked = check_run(_without_store_dir(run), distiller=distiller, trust_checkpoint=trust_checkpoint)

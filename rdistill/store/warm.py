@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import pseudo_collate
 
-from rdistill.checks.store import describe_places, passes_of, stores_of
+from rdistill.checks.store import describe_locations, teacher_stores
 from rdistill.config.load import LoadedConfig
 from rdistill.data.datasets import VIEW
+from rdistill.data.splits import passes_over_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import Teacher
 from rdistill.distill.teacher_store import TeacherStore
@@ -41,7 +42,7 @@ class Stored:
     @property
     def line(self) -> str:
         """The line that the user sees."""
-        places = dict.fromkeys(describe_places(store.places) for store in self.stores if store is not None)
+        places = dict.fromkeys(describe_locations(store.places) for store in self.stores if store is not None)
         share = f"about {self.kept:.0%} of the views are there; {self.computed:.0%} of a training are computed"
         return "; ".join([f"store: {share}", *places])
 
@@ -56,14 +57,14 @@ def look_into_store(run: LoadedConfig, distiller: Distiller) -> Stored | None:
     spec = None if run.distill is None else run.distill.store
     if spec is None:
         return None
-    remaining_stores = iter(stores_of(run, distiller))
+    remaining_stores = iter(teacher_stores(run, distiller))
     stores = [
         next(remaining_stores)
         if type(teacher) is Teacher and run.distillation.teacher(index).store is not None
         else None
         for index, teacher in enumerate(distiller.teachers)
     ]
-    passes = passes_of(run.cfg)
+    passes = passes_over_images(run.cfg)
     kept = 0.0 if spec.keep == "nothing" else _share_kept(run, distiller, stores, min(spec.views, passes))
     used_share = 1.0 if spec.keep == "nothing" else min(1.0, spec.views / passes)
     return Stored(stores, kept, (1 - kept) * used_share)

@@ -14,7 +14,7 @@ from rdistill.checks.dry_run import Captured, capture_batch, check_batch, check_
 from rdistill.checks.layers import listed_shapes
 from rdistill.checks.run import (
     Report,
-    build_reporting,
+    build_or_report,
     check_config,
     check_optimizer,
     check_resources,
@@ -114,7 +114,7 @@ def _exportable(base: LoadedConfig, form: str, distiller: Distiller) -> tuple[li
 
     where = f"confirm.of: {form}"
     try:
-        require_packages(what=where)
+        require_packages(subject=where)
         if PRECISIONS[form] == "int8":
             require_examples(base.cfg, where)
         student = revert_sync_batchnorm(copy.deepcopy(distiller.student)).cpu().eval()
@@ -211,7 +211,7 @@ def _check_loaded(
         require_buildable(spec, base, str(path))
     except UserError as error:
         report.problems += error.problems
-    distiller = build_reporting(base, report, seed=spec.seed, trust_checkpoint=trust_checkpoint)
+    distiller = build_or_report(base, report, seed=spec.seed, trust_checkpoint=trust_checkpoint)
     if report.problems or distiller is None:
         rest = check_run(base, distiller=distiller, work_dir=work_dir, full_data=True) if distiller else Report()
         return _joined(report, rest)

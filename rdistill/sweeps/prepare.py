@@ -190,7 +190,7 @@ def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[S
     """:func:`prepare_study` in this process, except for the step of trials with several workers."""
     import torch
 
-    from rdistill.checks.run import Report, build_reporting
+    from rdistill.checks.run import Report, build_or_report
     from rdistill.config.load import import_custom_modules
     from rdistill.distill.teacher import CACHE_FOLDER
     from rdistill.store.warm import look_into_store
@@ -203,7 +203,7 @@ def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[S
     base, cfg, trust = study.base, study.base.cfg, study.trust_checkpoint
     import_custom_modules(cfg)
     report = Report()
-    distiller = build_reporting(base, report, seed=study.spec.seed, trust_checkpoint=trust)
+    distiller = build_or_report(base, report, seed=study.spec.seed, trust_checkpoint=trust)
     report.raise_problems()
     assert distiller is not None
     spec, left_out = choose_pairs(base, study.spec, distiller)

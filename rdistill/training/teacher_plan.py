@@ -22,7 +22,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor
 
 from rdistill._compat.torch import BatchNorm
-from rdistill.checks.store import describe_places, describe_store
+from rdistill.checks.store import describe_locations, describe_store
 from rdistill.config.distill_spec import FUSED, PLAIN, CacheSpec, DistillSpec, ForwardSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of
@@ -30,7 +30,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.files import read_json, write_json
 from rdistill.core.storage import is_uri
 from rdistill.core.words import in_bytes
-from rdistill.data.splits import training_images
+from rdistill.data.splits import passes_over_images, training_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.teacher import CACHE_FOLDER, STORE_FOLDER, EmaTeacher, KeptCounts, Teacher, make_cache, make_store
 from rdistill.distill.teacher_cache import disk_budget, memory_budget
@@ -161,7 +161,7 @@ def apply_plan(distiller: Distiller, spec: DistillSpec, work_dir: Path, patience
 def store_lines(distiller: Distiller) -> tuple[str, ...]:
     """Lines for the user that say where the outputs of a run's teachers are stored."""
     all_places = [teacher.store.places for teacher in distiller.teachers if teacher.store is not None]
-    return tuple(dict.fromkeys(f"store: {describe_places(places)}" for places in all_places))
+    return tuple(dict.fromkeys(f"store: {describe_locations(places)}" for places in all_places))
 
 
 def total_kept_counts(distiller: Distiller) -> KeptCounts:
@@ -377,12 +377,7 @@ def expected_known(run: LoadedConfig) -> float:
     if run.distill is None or run.distill.cache.mode != "on" or run.distill.store is not None:
         return 0.0
     variants = training_variants(run.cfg)
-    return 0.0 if isinstance(variants, str) else expected_hits(variants, _passes(run.cfg))
-
-
-def _passes(cfg: Config) -> float:
-    """How often training goes through the data."""
-    return _iterations(cfg) * int(cfg.train_dataloader.batch_size) / training_images(cfg)
+    return 0.0 if isinstance(variants, str) else expected_hits(variants, passes_over_images(run.cfg))
 
 
 def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) -> tuple[bool, str]:
@@ -397,7 +392,7 @@ def _decide_cache(teachers: Sequence[Teacher], cfg: Config, cache: CacheSpec) ->
     variants = training_variants(cfg)
     if isinstance(variants, str):
         return False, f"cache off: {variants}"
-    images, passes = training_images(cfg), _passes(cfg)
+    images, passes = training_images(cfg), passes_over_images(cfg)
     share = expected_hits(variants, passes)
     if share < MIN_EXPECTED_HITS:
         return False, f"cache off: only {share:.0%} of the images are expected to be known"

@@ -108,7 +108,7 @@ def export_and_score(
     """
     from rdistill.handover.inference import load_predictor
     from rdistill.handover.onnx_file import OnnxSegmentor, open_file, write_record
-    from rdistill.handover.reduce import write_any
+    from rdistill.handover.reduce import write_onnx
     from rdistill.training.evaluation import counts_images
     from rdistill.training.run import evaluate_model
 
@@ -124,7 +124,7 @@ def export_and_score(
             splits = [name for name in SPLITS if name == split or name in record]
             for leftover in here.folder.glob(f".{written}.*"):  # a process that was killed left it
                 shutil.rmtree(leftover, ignore_errors=True)
-            quantization = write_any(predictor, cfg, file, PRECISIONS[form])
+            quantization = write_onnx(predictor, cfg, file, PRECISIONS[form])
             size = file.stat().st_size / 1e6
             record = {"precision": PRECISIONS[form], "file": written, "megabytes": size, "quantization": quantization}
             write_record(file, _made_of(join(here.where, "trial.py"), join(here.where, "student.pth"), form))

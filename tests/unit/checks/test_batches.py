@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from rdistill.checks.batches import check_batches, most_different
-from rdistill.checks.data import look_at_data
+from rdistill.checks.data import inspect_data
 from rdistill.checks.run import check_run
 from rdistill.data.splits import data_splits
 
@@ -38,7 +38,7 @@ def config(tiny: Tiny, root: Path, *, keep_ratio: bool, loader: str, **overrides
 
 
 def problems(cfg: Config, workers: int = 1) -> list[str]:
-    return check_batches(cfg, look_at_data(data_splits(cfg)).sizes, workers=workers)
+    return check_batches(cfg, inspect_data(data_splits(cfg)).sizes, workers=workers)
 
 
 def test_validation_batch_of_different_sizes(tiny_without_teacher: Tiny, root: Path) -> None:

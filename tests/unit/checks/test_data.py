@@ -16,7 +16,7 @@ from mmengine.config import Config
 from PIL import ExifTags, Image
 
 from rdistill.checks import data as check
-from rdistill.checks.data import check_data, data_splits, look_at_data
+from rdistill.checks.data import data_problems, data_splits, inspect_data
 
 
 def images(root: Path, split: str = "train") -> list[Path]:
@@ -29,14 +29,14 @@ def mask_of(image: Path) -> Path:
 
 def test_sound_data(config: Callable[..., Config], root: Path) -> None:
     shutil.copy(mask_of(images(root)[0]), root / "ann_dir/train/nobody.png")  # a mask without an image is fine
-    assert check_data(config(), full=True) == []
+    assert data_problems(config(), full=True) == []
 
 
 def test_empty_and_missing_splits(config: Callable[..., Config], root: Path) -> None:
     for image in images(root, "val"):
         image.unlink()
     shutil.rmtree(root / "img_dir/train")
-    train, val = check_data(config())
+    train, val = data_problems(config())
     assert train.startswith("train data: cannot be listed") and "img_dir/train" in train
     assert val.startswith("val data: is empty") and "no images that end in .jpg (img_suffix)" in val
 
@@ -44,13 +44,13 @@ def test_empty_and_missing_splits(config: Callable[..., Config], root: Path) -> 
 def test_image_without_mask(config: Callable[..., Config], root: Path) -> None:
     image = images(root)[1]
     mask_of(image).unlink()
-    assert check_data(config()) == [f"train data: {image}: has no mask; expected {mask_of(image)}"]
+    assert data_problems(config()) == [f"train data: {image}: has no mask; expected {mask_of(image)}"]
 
 
 def test_at_most_the_first_are_named(config: Callable[..., Config], root: Path) -> None:
     for image in images(root):
         mask_of(image).unlink()
-    lines = check_data(config(), most=4)
+    lines = data_problems(config(), most=4)
     assert len(lines) == 5 and lines[-1] == "train data: ... and 2 more images without a mask"
     assert images(root)[0].name in lines[0] and images(root)[3].name in lines[3]
 
@@ -60,7 +60,7 @@ def test_label_outside_the_classes(config: Callable[..., Config], root: Path) ->
     labels = np.array(Image.open(mask))
     labels[0, :3] = [255, 2, 200]  # 255 is ignored
     Image.fromarray(labels).save(mask)
-    assert check_data(config()) == [f"train data: {mask}: holds label 2, 200; there are 2 classes"]
+    assert data_problems(config()) == [f"train data: {mask}: holds label 2, 200; there are 2 classes"]
 
 
 def test_the_ignored_label_is_the_configs(config: Callable[..., Config], root: Path) -> None:
@@ -68,23 +68,23 @@ def test_the_ignored_label_is_the_configs(config: Callable[..., Config], root: P
     labels = np.array(Image.open(mask))
     labels[0, 0] = 7
     Image.fromarray(labels).save(mask)
-    assert check_data(config(**{"+train_dataloader.dataset.ignore_index": 7})) == []
+    assert data_problems(config(**{"+train_dataloader.dataset.ignore_index": 7})) == []
 
 
 def test_reduced_zero_label(config: Callable[..., Config], root: Path) -> None:
     cfg = config(**{"+train_dataloader.dataset.reduce_zero_label": True})
-    (problem,) = check_data(cfg)
+    (problem,) = data_problems(cfg)
     assert "class 1 (optic disc) is in none of the 6 training masks: they hold 0, 1, of which 0 is ignored" in problem
     assert "take it out where 0 is a class" in problem
     for image in images(root):
         labels = np.array(Image.open(mask_of(image)))
         Image.fromarray(labels + 1).save(mask_of(image))
-    assert check_data(cfg) == []  # 0 is ignored, 1 is class 0
+    assert data_problems(cfg) == []  # 0 is ignored, 1 is class 0
     mask = mask_of(images(root)[0])
     labels = np.full_like(np.array(Image.open(mask)), 2)
     labels[0, 0] = 3
     Image.fromarray(labels).save(mask)
-    assert [line.split(": ")[-1] for line in check_data(cfg)] == ["holds label 3; there are 2 classes"]
+    assert [line.split(": ")[-1] for line in data_problems(cfg)] == ["holds label 3; there are 2 classes"]
 
 
 def test_label_map(config: Callable[..., Config], root: Path) -> None:
@@ -97,14 +97,14 @@ def test_label_map(config: Callable[..., Config], root: Path) -> None:
     labels[:] = 6  # the original has labels 0 to 6
     labels[0, 0] = 9
     Image.fromarray(labels).save(mask)
-    lines = [line for line in check_data(cfg) if line.startswith("train")]
+    lines = [line for line in data_problems(cfg) if line.startswith("train")]
     assert [line.split(": ")[-1] for line in lines] == ["holds label 9; there are 2 classes"]
 
 
 def test_mask_of_another_size(config: Callable[..., Config], root: Path) -> None:
     mask = mask_of(images(root, "val")[0])
     Image.open(mask).resize((20, 30)).save(mask)
-    assert check_data(config()) == [f"val data: {mask}: is 20 x 30 pixels, its image 48 x 48"]
+    assert data_problems(config()) == [f"val data: {mask}: is 20 x 30 pixels, its image 48 x 48"]
 
 
 def test_turned_photograph(config: Callable[..., Config], root: Path) -> None:
@@ -115,7 +115,7 @@ def test_turned_photograph(config: Callable[..., Config], root: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     picture.save(image, exif=exif)
     Image.open(mask_of(image)).resize((32, 48)).save(mask_of(image))
-    assert check_data(config()) == []
+    assert data_problems(config()) == []
 
 
 @pytest.mark.parametrize("keep", [0, 30, -200])
@@ -127,7 +127,7 @@ def test_unreadable_and_truncated_files(config: Callable[..., Config], root: Pat
         file.write_bytes(content[: max(keep, 40) if keep >= 0 else len(content) + max(keep, -len(content) // 2)])
     if keep == 0:
         image.write_bytes(b"")
-    problems = check_data(config())
+    problems = data_problems(config())
     assert len(problems) == 2 and all("cannot be read" in line for line in problems)
     assert str(image) in problems[0] and str(mask) in problems[1]
 
@@ -135,9 +135,9 @@ def test_unreadable_and_truncated_files(config: Callable[..., Config], root: Pat
 def test_mask_in_colour(config: Callable[..., Config], root: Path) -> None:
     mask = mask_of(images(root)[0])
     Image.open(mask).convert("RGB").save(mask)
-    assert "has 3 channels" in check_data(config())[0]
+    assert "has 3 channels" in data_problems(config())[0]
     Image.open(mask).convert("L").convert("P").save(mask)
-    assert check_data(config()) == []  # a palette is one channel
+    assert data_problems(config()) == []  # a palette is one channel
 
 
 def test_paddleseg_lists(tiny_without_teacher: Tiny, root: Path) -> None:
@@ -150,9 +150,9 @@ def test_paddleseg_lists(tiny_without_teacher: Tiny, root: Path) -> None:
         (root / f"{split}_list.txt").write_text(text)
     cfg = tiny_without_teacher.load("student", data_root=str(root))
     assert cfg.train_dataloader.dataset.type == "PaddleSegDataset"
-    assert check_data(cfg) == [f"{split} data: {root}/img_dir/gone.jpg: no such file" for split in ("train", "val")]
+    assert data_problems(cfg) == [f"{split} data: {root}/img_dir/gone.jpg: no such file" for split in ("train", "val")]
     (root / "train_list.txt").write_text("only-one-path\n")
-    assert "train_list.txt:1: must be `IMAGE MASK`" in check_data(cfg)[0]
+    assert "train_list.txt:1: must be `IMAGE MASK`" in data_problems(cfg)[0]
 
 
 def test_wrapped_datasets(config: Callable[..., Config], root: Path) -> None:
@@ -160,9 +160,9 @@ def test_wrapped_datasets(config: Callable[..., Config], root: Path) -> None:
     leaf = cfg.train_dataloader.dataset
     mask_of(images(root)[0]).unlink()
     cfg.train_dataloader.dataset = dict(type="RepeatDataset", times=3, dataset=leaf)
-    assert len(check_data(cfg)) == 1
+    assert len(data_problems(cfg)) == 1
     cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, leaf])
-    assert len(check_data(cfg)) == 2
+    assert len(data_problems(cfg)) == 2
 
 
 def test_quick_check_of_many_images(config: Callable[..., Config], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,11 +170,11 @@ def test_quick_check_of_many_images(config: Callable[..., Config], root: Path, m
     monkeypatch.setattr(check, "ALL_BELOW", 2)
     for image in images(root):
         mask_of(image).write_bytes(mask_of(image).read_bytes()[:60])  # the header is whole
-    decoded = check_data(config())
-    assert len(decoded) == 2 and decoded == check_data(config())
-    assert len(check_data(config(), full=True)) == 6
+    decoded = data_problems(config())
+    assert len(decoded) == 2 and decoded == data_problems(config())
+    assert len(data_problems(config(), full=True)) == 6
     Image.new("L", (5, 5)).save(mask_of(images(root)[0]))
-    assert any("is 5 x 5 pixels" in line for line in check_data(config()))
+    assert any("is 5 x 5 pixels" in line for line in data_problems(config()))
 
 
 def test_quick(config: Callable[..., Config], root: Path) -> None:
@@ -182,7 +182,7 @@ def test_quick(config: Callable[..., Config], root: Path) -> None:
         for file in (images(root)[0], mask_of(images(root)[0])):
             shutil.copy(file, file.with_stem(f"copy{index}"))
     start = time.perf_counter()
-    assert check_data(config(), full=True) == []
+    assert data_problems(config(), full=True) == []
     assert time.perf_counter() - start < 2
 
 
@@ -204,7 +204,7 @@ def test_masks_of_0_and_255(config: Callable[..., Config], root: Path) -> None:
     """255 is ignored, so that the class is in no mask: a run would end with mIoU 100."""
     remap(root, "train", _1=255)
     remap(root, "val", _1=255)
-    report = look_at_data(data_splits(config()))
+    report = inspect_data(data_splits(config()))
     assert report.problems == [
         "train data: class 1 (optic disc) is in none of the 6 training masks: they hold 0, 255, of which 255 is "
         "ignored; where 255 means optic disc, pass --label-map 255=1"
@@ -218,25 +218,25 @@ def test_label_map_for_masks_of_0_and_255(
 ) -> None:
     remap(root, "train", _1=255)
     cfg = tiny_without_teacher.load("student", data_root=str(root), label_map="255=1")
-    report = look_at_data(data_splits(cfg))
+    report = inspect_data(data_splits(cfg))
     assert report.problems == [] and report.notes == []
     labels = np.array(Image.open(mask_of(images(root)[0])))
     labels[0, 0] = 77
     Image.fromarray(labels).save(mask_of(images(root)[0]))
-    assert check_data(cfg) == [f"train data: {mask_of(images(root)[0])}: holds label 77; there are 2 classes"]
+    assert data_problems(cfg) == [f"train data: {mask_of(images(root)[0])}: holds label 77; there are 2 classes"]
 
 
 def test_a_class_that_is_absent_by_design(config: Callable[..., Config], root: Path) -> None:
     key = "+train_dataloader.dataset.metainfo.absent_classes"
     remap(root, "train", _1=0)
-    (problem,) = check_data(config())
+    (problem,) = data_problems(config())
     assert problem.endswith(f"name it: --set {key}=['optic disc']")
-    assert check_data(config(**{key: ["optic disc"]})) == []
+    assert data_problems(config(**{key: ["optic disc"]})) == []
 
 
 def test_validation_masks_that_are_all_ignored(config: Callable[..., Config], root: Path) -> None:
     remap(root, "val", _0=255, _1=255)
-    assert check_data(config()) == [
+    assert data_problems(config()) == [
         "val data: none of the 3 masks holds a pixel of any class: they hold 255, of which 255 is ignored"
     ]
 
@@ -247,7 +247,7 @@ def test_a_class_in_one_of_two_datasets(config: Callable[..., Config], root: Pat
     cfg = config()
     leaf = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, {**leaf, "data_root": str(data_root)}])
-    assert check_data(cfg) == []
+    assert data_problems(cfg) == []
 
 
 def test_a_class_that_the_sample_lacks_is_looked_for(
@@ -261,10 +261,10 @@ def test_a_class_that_the_sample_lacks_is_looked_for(
     labels = np.array(Image.open(rare))
     labels[0, 0] = 1
     Image.fromarray(labels).save(rare)
-    assert check_data(config()) == []
+    assert data_problems(config()) == []
     labels[0, 0] = 0
     Image.fromarray(labels).save(rare)
-    assert "class 1 (optic disc) is in none of the 6 training masks" in check_data(config())[0]
+    assert "class 1 (optic disc) is in none of the 6 training masks" in data_problems(config())[0]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -292,9 +292,9 @@ def test_orientation_of_every_format(
     cfg = tiny_without_teacher.load("student", keys, data_root=str(root))
     seen = LoadImageFromFile()(dict(img_path=str(images(root)[0])))["img_shape"]
     right = seen == ((48, 32) if turned else (32, 48))
-    assert (check_data(cfg) == []) == right
+    assert (data_problems(cfg) == []) == right
     monkeypatch.setattr(check, "ALL_BELOW", 0)  # now the header alone is read
-    assert any("pixels" in line for line in check_data(cfg)) != right
+    assert any("pixels" in line for line in data_problems(cfg)) != right
 
 
 def test_the_pipelines_own_backend(tiny_without_teacher: Tiny, config: Callable[..., Config], root: Path) -> None:
@@ -305,10 +305,10 @@ def test_the_pipelines_own_backend(tiny_without_teacher: Tiny, config: Callable[
     exif[ExifTags.Base.Orientation] = 6
     picture.save(image, exif=exif)
     Image.open(mask_of(image)).resize((48, 32), Image.Resampling.NEAREST).save(mask_of(image))
-    assert "is 48 x 32 pixels, its image 32 x 48" in check_data(config())[0]
+    assert "is 48 x 32 pixels, its image 32 x 48" in data_problems(config())[0]
     cfg = config()
     cfg.train_dataloader.dataset.pipeline[0].color_type = "color_ignore_orientation"
-    assert check_data(cfg) == []
+    assert data_problems(cfg) == []
 
 
 def test_a_header_of_3_600_000_000_pixels(config: Callable[..., Config], root: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_header_of_3_600_000_000_pixels(config: Callable[..., Config], root: P
     at = content.index(b"\xff\xc0") + 5  # start of frame: height, width
     content[at : at + 4] = (60000).to_bytes(2, "big") * 2
     image.write_bytes(content)
-    (line,) = check_data(config())
+    (line,) = data_problems(config())
     assert line.startswith(f"train data: {image}: cannot be read: ") and "3600000000 pixels" in line
 
 
@@ -325,7 +325,7 @@ def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> 
     folder = root / "img_dir/train"
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "folder.jpg").mkdir()
-    problems = check_data(config())
+    problems = data_problems(config())
     assert problems == [
         f"train data: {folder}/folder.jpg: is a folder, not an image; rename or remove it",
         f"train data: {folder}/gone.jpg: is a link to nowhere.jpg, which leads to no file; mend or remove it",
@@ -336,5 +336,5 @@ def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> 
 def test_loops_of_links(config: Callable[..., Config], root: Path, loop: str) -> None:
     link = root / "img_dir/train/loop.jpg"
     link.symlink_to("loop.jpg" if loop == "itself" else "../train")
-    lines = [line for line in check_data(config()) if str(link) in line or "loop" in line]
+    lines = [line for line in data_problems(config()) if str(link) in line or "loop" in line]
     assert lines and all("\n" not in line for line in lines)

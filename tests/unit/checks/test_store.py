@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from conftest import Command, Tiny
 
-from rdistill.checks.store import look_at_store, passes_of, stores_of
+from rdistill.checks.store import inspect_store, teacher_stores
 from rdistill.config.load import LoadedConfig
+from rdistill.data.splits import passes_over_images
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.store_files import ABOUT, store_files, write_about
 
@@ -25,20 +26,20 @@ def run_of(tiny: Tiny, **store: Any) -> tuple[LoadedConfig, Distiller]:
 def test_whose_store(tiny: Tiny, tmp_path: Path) -> None:
     folder = str(tmp_path / "store")
     run, distiller = run_of(tiny, dir=folder)
-    assert look_at_store(run, distiller) == ([], [])  # it will be filled
-    (own,) = stores_of(run, distiller)
+    assert inspect_store(run, distiller) == ([], [])  # it will be filled
+    (own,) = teacher_stores(run, distiller)
     files = store_files(folder)
     write_about(files, "another", {**own.about, "teacher": "theirs.py", "checkpoint": "theirs.pth", "weights": "0"})
-    ((problem,), notes) = look_at_store(run, distiller)
+    ((problem,), notes) = inspect_store(run, distiller)
     assert problem.startswith(f"distill.store.dir: {folder} holds the outputs of theirs.py (theirs.pth) alone")
     assert "best.pth; set that teacher, another folder, or add this teacher's outputs with" in problem and not notes
-    assert look_at_store(*run_of(tiny)) == ([], [])  # no folder is named: that of all studies there
+    assert inspect_store(*run_of(tiny)) == ([], [])  # no folder is named: that of all studies there
     write_about(files, "16 bits", {**own.about, "bits": 16})
-    (problems, (note,)) = look_at_store(run, distiller)
+    (problems, (note,)) = inspect_store(run, distiller)
     assert not problems
     assert note.endswith("with other bits (16 instead of 32): they cannot be used, and are computed")
     write_about(files, own.folder, own.about)
-    assert look_at_store(run, distiller) == ([], [])
+    assert inspect_store(run, distiller) == ([], [])
 
 
 def test_the_refusal_is_one_line(tiny: Tiny, command: Command, small: list[object], tmp_path: Path) -> None:
@@ -57,8 +58,8 @@ def test_the_refusal_is_one_line(tiny: Tiny, command: Command, small: list[objec
 
 def test_more_views_than_passes(tiny: Tiny) -> None:
     run, distiller = run_of(tiny, views=5)
-    assert passes_of(run.cfg) == 2
-    assert look_at_store(run, distiller)[1] == [
+    assert passes_over_images(run.cfg) == 2
+    assert inspect_store(run, distiller)[1] == [
         "distill.store.views: 5, but the run has 2 passes over its images: it takes 2 of them, each once, and only "
         "another run reads again what is kept"
     ]
@@ -66,10 +67,10 @@ def test_more_views_than_passes(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(("top_k", "problems"), [(1, 0), (2, 1)])
 def test_top_k_of_two_classes(tiny: Tiny, top_k: int, problems: int) -> None:
-    found, _ = look_at_store(*run_of(tiny, top_k=top_k))
+    found, _ = inspect_store(*run_of(tiny, top_k=top_k))
     assert len(found) == problems and all("leaves none out" in problem for problem in found)
 
 
 def test_a_uri_that_nobody_knows(tiny: Tiny) -> None:
-    ((problem,), _) = look_at_store(*run_of(tiny, dir="nothing://a"))
+    ((problem,), _) = inspect_store(*run_of(tiny, dir="nothing://a"))
     assert problem.startswith("distill.store.dir nothing://a: neither pyarrow nor fsspec knows this storage")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from rdistill.checks.unlabeled import look_at_unlabeled, without_part
+from rdistill.checks.unlabeled import inspect_unlabeled, unlabeled_notes
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 
 
 def looked_at(tiny: Tiny, **unlabeled: Any) -> tuple[list[str], str]:
-    return look_at_unlabeled(tiny.load("distill", {"+distill.unlabeled": {"per_batch": 2, **unlabeled}}))
+    return inspect_unlabeled(tiny.load("distill", {"+distill.unlabeled": {"per_batch": 2, **unlabeled}}))
 
 
 def test_what_is_there_is_counted(tiny: Tiny) -> None:
@@ -22,7 +22,7 @@ def test_what_is_there_is_counted(tiny: Tiny) -> None:
         [],
         "6 images without masks, 2 beside 2 labelled ones in each batch",
     )
-    assert look_at_unlabeled(tiny.load("distill")) == ([], "")
+    assert inspect_unlabeled(tiny.load("distill")) == ([], "")
 
 
 def test_a_loss_that_needs_labels_is_named(tiny: Tiny) -> None:
@@ -30,10 +30,10 @@ def test_a_loss_that_needs_labels_is_named(tiny: Tiny) -> None:
         "+distill.unlabeled": {"img_dir": "img_dir/train", "per_batch": 2},
         "distill.losses.kd": {"type": "IFVD", "pair": [1, 1]},
     }
-    assert without_part(LoadedConfig.of(tiny.load("distill", overrides))) == [
+    assert unlabeled_notes(LoadedConfig.of(tiny.load("distill", overrides))) == [
         "distill.losses.kd: IFVD compares by the labels, so that images without masks have no part in it"
     ]
-    assert without_part(LoadedConfig.of(tiny.load("distill"))) == []
+    assert unlabeled_notes(LoadedConfig.of(tiny.load("distill"))) == []
 
 
 def test_no_images_of_the_suffix(tiny: Tiny, tmp_path: Path) -> None:

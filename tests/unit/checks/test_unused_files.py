@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from rdistill.checks.data import check_data, data_splits, look_at_data
+from rdistill.checks.data import data_problems, data_splits, inspect_data
 
 
 def images(root: Path, split: str = "train") -> list[Path]:
@@ -20,7 +20,7 @@ def mask_of(image: Path) -> Path:
 
 
 def notes(cfg: Config) -> list[str]:
-    return look_at_data(data_splits(cfg)).notes
+    return inspect_data(data_splits(cfg)).notes
 
 
 def test_images_of_other_suffixes(config: Callable[..., Config], root: Path) -> None:
@@ -28,7 +28,7 @@ def test_images_of_other_suffixes(config: Callable[..., Config], root: Path) -> 
         image.rename(image.with_suffix(suffix))
     mask_of(images(root)[0]).unlink()
     cfg = config()
-    assert check_data(cfg) == []
+    assert data_problems(cfg) == []
     (note,) = notes(cfg)
     assert note.startswith("train data: 3 images are not used (1 .")
     assert "; 2 have a mask), since img_suffix is '.jpg'; train_dataloader.dataset.img_suffix='." in note
@@ -37,7 +37,7 @@ def test_images_of_other_suffixes(config: Callable[..., Config], root: Path) -> 
 def test_no_image_of_the_suffix(config: Callable[..., Config], root: Path) -> None:
     for image in images(root):
         image.rename(image.with_suffix(".png"))
-    report = look_at_data(data_splits(config()))
+    report = inspect_data(data_splits(config()))
     assert "train data: is empty" in report.problems[0]
     assert report.notes == [
         "train data: 6 images are not used (6 .png; 6 have a mask), since img_suffix is '.jpg'; "
@@ -50,7 +50,7 @@ def test_each_suffix_a_data_set(config: Callable[..., Config], root: Path) -> No
     cfg = config()
     leaf = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[leaf, {**leaf, "img_suffix": ".png"}])
-    assert check_data(cfg) == [] and notes(cfg) == []
+    assert data_problems(cfg) == [] and notes(cfg) == []
 
 
 def test_masks_without_an_image(config: Callable[..., Config], root: Path) -> None:
@@ -68,4 +68,4 @@ def test_masks_beside_their_images(config: Callable[..., Config], root: Path) ->
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_prefix.seg_map_path = loader.dataset.data_prefix.img_path
         loader.dataset.seg_map_suffix = "_mask.png"
-    assert check_data(cfg) == [] and notes(cfg) == []
+    assert data_problems(cfg) == [] and notes(cfg) == []

@@ -12,7 +12,7 @@ from conftest import Tiny
 from mmengine.config import Config
 from PIL import Image
 
-from rdistill.checks.data import look_at_data
+from rdistill.checks.data import inspect_data
 from rdistill.config.load import load_config
 from rdistill.config.read import read_config_file
 from rdistill.data.splits import data_splits, describe_layouts
@@ -99,6 +99,6 @@ def test_the_pages_layouts(
     splits = data_splits(load_config(tmp_path / "mine.py"))
     assert tuple(len(split.entries) for split in splits) == images
     assert [len(split.classes) for split in splits] == [classes] * 2
-    report = look_at_data(splits, full=True)
+    report = inspect_data(splits, full=True)
     assert (report.problems, report.notes) == ([], [])
     assert all(folder in line for line in describe_layouts(splits))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rdistill.handover.fake_quant import Range, Rounding, find_rounding_points, rounded_weight
+from rdistill.handover.fake_quant import ActivationRange, Rounding, find_rounding_points, rounded_weight
 
 
 class Block(nn.Module):
@@ -48,11 +48,13 @@ def test_rounding_before_and_after_folding_are_the_same() -> None:
 
 def test_a_range_rounds_and_lets_gradients_through() -> None:
     """-1 to 1.55 are steps of 0.01; 9.9, which it has not learned, ends at the limit, and has no gradient."""
-    own = Range()
-    assert torch.allclose(own(torch.tensor([-1.0, 0.0, 0.004, 1.55])), torch.tensor([-1.0, 0.0, 0.0, 1.55]), atol=1e-6)
-    own.learns = False
+    activation_range = ActivationRange()
+    assert torch.allclose(
+        activation_range(torch.tensor([-1.0, 0.0, 0.004, 1.55])), torch.tensor([-1.0, 0.0, 0.0, 1.55]), atol=1e-6
+    )
+    activation_range.updating = False
     x = torch.tensor([0.1239, 9.9], requires_grad=True)
-    y = own(x)
+    y = activation_range(x)
     assert torch.allclose(y, torch.tensor([0.12, 1.55]), atol=1e-6)
     y.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [1.0, 0.0]

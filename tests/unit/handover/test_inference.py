@@ -44,7 +44,7 @@ def test_what_is_no_image(
     [
         ("cut.jpg", "cannot be read as an image: image file is truncated"),
         ("empty.jpg", "is an empty file"),
-        ("text.png", "cannot be read as an image: is no PNG file"),
+        ("text.png", "cannot be read as an image: it is no PNG file"),
         ("bomb.png", "its header claims 3600000000 pixels, more than "),
     ],
 )
@@ -74,16 +74,16 @@ def test_links_and_folders_that_are_called_like_images(
     result = command("predict", *both_classes, broken, "--out", "out")
     assert result.status == 0 and "1 mask in out/masks" in result.out
     assert result.err.splitlines() == [
-        f"left out  {broken / 'dangling.jpg'}: is a link that leads to no file",
+        f"left out  {broken / 'dangling.jpg'}: is a broken link",
         f"left out  {broken / 'folder.jpg'}: is a folder, not an image",
-        f"left out  {broken / 'loop.jpg'}: is a link that leads to no file",
+        f"left out  {broken / 'loop.jpg'}: is a broken link",
     ]
     result = command("predict", *both_classes, broken / "loop.jpg", "--out", "out")
-    assert (result.status, result.err) == (2, f"error: {broken / 'loop.jpg'}: is a link that leads to no file\n")
+    assert (result.status, result.err) == (2, f"error: {broken / 'loop.jpg'}: is a broken link\n")
 
 
 def test_a_nul_byte() -> None:
-    with pytest.raises(UserError, match="no path may hold a NUL byte"):
+    with pytest.raises(UserError, match="a path must not contain a NUL byte"):
         image_files(["a\0b.jpg"])
 
 

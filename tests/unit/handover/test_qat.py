@@ -7,16 +7,18 @@ from conftest import Tiny
 
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
-from rdistill.handover.qat import RATE, rounding_run
+from rdistill.handover.qat import LEARNING_RATE_FACTOR, rounding_run
 
 
 def test_it_goes_on_from_the_checkpoint_at_a_tenth_of_the_rate(tiny: Tiny) -> None:
     run = LoadedConfig.of(tiny.load("distill"))
-    made = rounding_run(run, "student.pth", 40)
-    assert (made.cfg.train_cfg.max_iters, made.cfg.train_cfg.val_interval) == (40, 40)
-    assert made.cfg.load_from == "student.pth" and made.distill == run.distill
-    assert made.cfg.optim_wrapper.optimizer.lr == pytest.approx(RATE * run.cfg.optim_wrapper.optimizer.lr)
-    assert made.cfg.custom_hooks[-1] == dict(type="FakeQuantHook")
+    run_with_rounding = rounding_run(run, "student.pth", 40)
+    assert (run_with_rounding.cfg.train_cfg.max_iters, run_with_rounding.cfg.train_cfg.val_interval) == (40, 40)
+    assert run_with_rounding.cfg.load_from == "student.pth" and run_with_rounding.distill == run.distill
+    assert run_with_rounding.cfg.optim_wrapper.optimizer.lr == pytest.approx(
+        LEARNING_RATE_FACTOR * run.cfg.optim_wrapper.optimizer.lr
+    )
+    assert run_with_rounding.cfg.custom_hooks[-1] == dict(type="FakeQuantHook")
     assert run.cfg.get("load_from") is None and run.cfg.train_cfg.max_iters == 6  # the given run is as it was
 
 

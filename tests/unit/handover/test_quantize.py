@@ -14,7 +14,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
-from rdistill.handover.quantize import LAYERS, METHODS, Example, Judge, examples_of, quantize
+from rdistill.handover.quantize import LAYERS, METHODS, Example, HeldOutScorer, load_examples, quantize
 from rdistill.models.segmentor import build_segmentor
 
 pytest.importorskip("onnxruntime")
@@ -65,11 +65,15 @@ def nodes_of(file: Path) -> list[Any]:
 
 def test_a_loss_that_is_tolerated(tmp_path: Path) -> None:
     net = Net(outlier=False)
-    judge = Judge(net, examples(net, 3, 1), 3)
-    made = quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", judge, examples(net, 4, 0), tolerance=100.0)
+    scorer = HeldOutScorer(net, examples(net, 3, 1), 3)
+    made = quantize(
+        written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", scorer, examples(net, 4, 0), tolerance=100.0
+    )
     scores = made["held_out_mIoU"]
     assert scores["float32"] == 100 and list(scores) == ["float32", *METHODS]
-    assert scores[made["method"]] == max(scores[name] for name in METHODS) == round(judge.score(tmp_path / "b.onnx"), 4)
+    assert (
+        scores[made["method"]] == max(scores[name] for name in METHODS) == round(scorer.score(tmp_path / "b.onnx"), 4)
+    )
     assert (made["calibrated"], made["held_out"], made["layers"], made["kept_in_float"]) == (4, 3, 4, [])
     weights = [tensor for tensor in onnx.load(str(tmp_path / "b.onnx")).graph.initializer if tensor.data_type == 3]
     assert [tuple(tensor.dims) for tensor in weights if len(tensor.dims) == 4] == [
@@ -85,10 +89,10 @@ def test_a_loss_that_is_tolerated(tmp_path: Path) -> None:
 def test_layers_that_cost_accuracy_stay_in_float(tmp_path: Path) -> None:
     """256 steps for a channel a thousand times as large leave nothing of the others."""
     net = Net(outlier=True)
-    judge = Judge(net, examples(net, 3, 1), 3)
-    made = quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", judge, examples(net, 4, 0), tolerance=2.0)
+    scorer = HeldOutScorer(net, examples(net, 3, 1), 3)
+    made = quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", scorer, examples(net, 4, 0), tolerance=2.0)
     assert len(made["kept_in_float"]) == 2  # the tensor between two layers has 8 bits where one of them does
-    score = judge.score(tmp_path / "b.onnx")
+    score = scorer.score(tmp_path / "b.onnx")
     others = [made["held_out_mIoU"][name] for name in METHODS if name != made["method"]]
     assert score == pytest.approx(made["held_out_mIoU"][made["method"]], abs=1e-3) and score > max(others) + 10
     kept = next(node for node in nodes_of(tmp_path / "b.onnx") if node.name == made["kept_in_float"][0])
@@ -108,9 +112,9 @@ class Padded(Net):
 def test_sizes_inside_the_network_pass_through_a_maximum(tmp_path: Path) -> None:
     """Without it OpenVINO adds a bias wrongly: tests/unit/handover/test_openvino_file.py."""
     net = Padded(outlier=False)
-    judge = Judge(net, examples(net, 3, 1), 3)
-    quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", judge, examples(net, 4, 0), tolerance=100.0)
-    assert judge.score(tmp_path / "a.onnx") == 100 and judge.score(tmp_path / "b.onnx") > 90
+    scorer = HeldOutScorer(net, examples(net, 3, 1), 3)
+    quantize(written(net, tmp_path / "a.onnx"), tmp_path / "b.onnx", scorer, examples(net, 4, 0), tolerance=100.0)
+    assert scorer.score(tmp_path / "a.onnx") == 100 and scorer.score(tmp_path / "b.onnx") > 90
     readers = {node.input[0]: node for node in nodes_of(tmp_path / "b.onnx") if node.op_type == "Max"}
     inside, of_image = [], []
     for node in nodes_of(tmp_path / "b.onnx"):
@@ -122,7 +126,7 @@ def test_sizes_inside_the_network_pass_through_a_maximum(tmp_path: Path) -> None
 def test_training_images_alone_have_a_part(tiny: Tiny) -> None:
     cfg = tiny.load("student")
     model = build_segmentor(cfg.model)
-    calibration, held_out = examples_of(cfg, model)
+    calibration, held_out = load_examples(cfg, model)
     names = [[Path(example.sample.img_path).name for example in half] for half in (calibration, held_out)]
     train = sorted(path.name for path in (tiny.data_root / "img_dir" / "train").iterdir())
     assert sorted(names[0] + names[1]) == train and abs(len(names[0]) - len(names[1])) <= 1
@@ -132,5 +136,5 @@ def test_training_images_alone_have_a_part(tiny: Tiny) -> None:
     assert tuple(example.sample.gt_sem_seg.data.shape[1:]) == tuple(example.sample.ori_shape)
 
     cfg.train_dataloader.dataset.indices = 1
-    with pytest.raises(UserError, match=r"--int8: needs two training images at least, .* got 1"):
-        examples_of(cfg, model)
+    with pytest.raises(UserError, match=r"--int8: needs at least two training images, .* got 1"):
+        load_examples(cfg, model)

@@ -25,7 +25,7 @@ TUNED = FineTuned(300, 1, lost_before=4.5, rounding=69.5)
 def test_the_lines_of_a_student_that_was_trained_with_rounding() -> None:
     line = "300 iterations with rounding, {}, as INT8 lost 4.50 mIoU without them; "
     line += "the student that rounds has 69.50 in PyTorch"
-    for teachers, under in ((1, "under its teacher"), (2, "under 2 teachers"), (0, "on the labels alone")):
+    for teachers, under in ((1, "under its teacher"), (2, "under 2 teachers"), (0, "on labels only")):
         lines = dict(summary(replace(INT8, fine_tuned=replace(TUNED, teachers=teachers))))
         assert lines["finetune"] == line.format(under)
 
@@ -33,7 +33,8 @@ def test_the_lines_of_a_student_that_was_trained_with_rounding() -> None:
 def test_the_lines_of_an_int8_file() -> None:
     lines = dict(summary(INT8))
     assert lines["calibrate"] == (
-        "on 32 training images; mIoU of 16 held-out ones: float32 70.00, min-max 60.00, entropy 69.50: entropy is taken"
+        "on 32 training images; mIoU on 16 held-out ones: float32 70.00, min-max 60.00, entropy 69.50; "
+        "entropy is chosen"
     )
     assert lines["float32"] == "5 of 40 layers: /layer1/Conv, /layer2/Conv, /layer3/Conv and 2 more"
     assert lines["mIoU"] == "int8 70.75, float32 71.25 on the validation images: -0.50, at most 1 may be lost"
@@ -43,7 +44,7 @@ def test_the_lines_of_an_int8_file() -> None:
 
 def test_layers_that_stay_in_float() -> None:
     none, three = ({**QUANTIZATION, "kept_in_float": QUANTIZATION["kept_in_float"][:count]} for count in (0, 3))
-    assert dict(summary(replace(INT8, quantization=none)))["float32"] == "none of 40 layers has to stay in it"  # type: ignore[arg-type]
+    assert dict(summary(replace(INT8, quantization=none)))["float32"] == "none of 40 layers has to stay in float32"  # type: ignore[arg-type]
     shown = dict(summary(replace(INT8, quantization=three)))["float32"]  # type: ignore[arg-type]
     assert shown == "3 of 40 layers: /layer1/Conv, /layer2/Conv, /layer3/Conv"
 

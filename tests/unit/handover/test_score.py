@@ -58,7 +58,7 @@ def test_the_file_itself_is_scored(
     assert float(pytorch.split("mIoU is ")[1].split()[0]) == pytest.approx(expected - theirs, abs=0.01)
     assert latency.startswith("latency   PyTorch ") and "onnxruntime " in latency and "32 x 32, CPU" in latency
     assert file == f"file      a.onnx: {(tmp_path / 'a.onnx').stat().st_size / 1e6:.2f} MB"
-    assert "masks of 32 x 32 become the image's " in note
+    assert "masks of 32 x 32 are resized to the image's " in note
 
     Path("a.onnx.json").unlink()
     alone = command("eval", both_classes[0], "a.onnx", "--json")

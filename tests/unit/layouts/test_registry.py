@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from rdistill.checks.data import check_data
+from rdistill.checks.data import data_problems
 from rdistill.config.load import load_config
 from rdistill.core.errors import UserError
 from rdistill.layouts import LAYOUTS, describe_folder, find_keys, register
@@ -53,11 +53,11 @@ def test_a_user_s_layout_is_read(
         img_path="photos/train", seg_map_path="labels/train"
     )
     assert cfg.val_dataloader.dataset.data_prefix.img_path == "photos/val"
-    assert check_data(cfg) == []
+    assert data_problems(cfg) == []
 
 
 def test_a_folder_that_cannot_be_read_is_described(tiny_without_teacher: Tiny, photos: Path) -> None:
-    train, val = check_data(tiny_without_teacher.load("student", data_root=str(photos)))
+    train, val = data_problems(tiny_without_teacher.load("student", data_root=str(photos)))
     kind = load_config(tiny_without_teacher.folder / "student.py", with_data=False).train_dataloader.dataset.type
     assert train == (
         f"train data: cannot be listed: there is no {photos}/img_dir/train, where {kind} looks; the layouts that are "
@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_read_is_described(tiny_without_teacher: Tiny, p
     )
     (photos / "leftImg8bit").mkdir()
     (photos / "gtFine").mkdir()
-    train, val = check_data(tiny_without_teacher.load("student", data_root=str(photos)))
+    train, val = data_problems(tiny_without_teacher.load("student", data_root=str(photos)))
     assert train.endswith(f"{photos} looks like Cityscapes: see 'Data in other layouts' in docs/configs.md")
     assert val.startswith(f"val data: cannot be listed: there is no {photos}/img_dir/val, where {kind} looks; ")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typed_files import unlike
 
 from rdistill.core.files import read_json
-from rdistill.handover.onnx_file import read_record, record_of, write_record
+from rdistill.handover.onnx_file import read_record, record_path, write_record
 from rdistill.schemas.exported import ExportRecord
 
 
@@ -21,5 +21,5 @@ def test_a_record_as_it_is_written(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     write_record(tmp_path / "a.onnx", record)
-    assert unlike(read_json(record_of(tmp_path / "a.onnx")), ExportRecord) == []
+    assert unlike(read_json(record_path(tmp_path / "a.onnx")), ExportRecord) == []
     assert read_record(tmp_path / "a.onnx") == record and read_record(tmp_path / "b.onnx") is None
