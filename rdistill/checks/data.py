@@ -58,7 +58,7 @@ class _FileReport:
     """Result of the checks of one image and its mask."""
 
     findings: list[_Finding] = field(default_factory=list)
-    size: Size | None = None  # of the image
+    size: Size | None = None  # size of the image
     values: np.ndarray | None = None  # number of pixels for each mask value, 0 to 255; None if not decoded
 
 

@@ -20,7 +20,7 @@ from rdistill.models.features import parse_feature
 from rdistill.models.segmentor import build_segmentor, training_size
 from rdistill.models.shapes import Layer, Shape, describe, pair_problem, probe_features, sensible_pairs, stride_of
 
-DEFAULT_DEPTH = 2  # of DeepLabV3+'s 152 layers it shows 22
+DEFAULT_DEPTH = 2  # 22 of DeepLabV3+'s 152 layers are shown
 MAX_TYPE_CHARACTERS = 16  # characters of a layer's class name, so that full layer names fit into 80 columns
 
 
@@ -45,7 +45,7 @@ class Model:
 class Features:
     """The listed features of the student and of one teacher."""
 
-    role: str  # of the teacher
+    role: str  # the teacher's role
     student: dict[str, Shape | str]  # feature name -> shape, or the reason why it has none; in the config's order
     teacher: dict[str, Shape | str]
     sensible: list[tuple[int, int]]  # recommended index pairs, best first

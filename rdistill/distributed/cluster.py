@@ -186,7 +186,7 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
         if amount > limit[kind] + 1e-9
     ]
     if lacking:
-        raise UserError(f"{what} takes {' and '.join(lacking)}; ask for less, or join a larger cluster with --address")
+        raise UserError(f"{what} takes {' and '.join(lacking)}; request less, or join a larger cluster with --address")
     if limit != have:  # the size of nodes that do not exist yet is not known
         return min(int(limit[kind] / amount + 1e-9) for kind, amount in needed.items())
     slots = sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in per_worker.items()) for node in nodes)
@@ -198,7 +198,7 @@ def require_resources(per_worker: Mapping[str, float], what: str, workers: int =
         largest_has = " and ".join(f"{largest.get(kind, 0):g} {kind}" for kind in per_worker)
         raise UserError(
             f"{what} takes {workers} x {needs}, each on one node, but the cluster has room for {slots} (its largest "
-            f"node has {largest_has}); ask for less a worker, or join a cluster of larger nodes with --address"
+            f"node has {largest_has}); request less a worker, or join a cluster of larger nodes with --address"
         )
     return slots // workers
 

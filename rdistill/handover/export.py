@@ -27,7 +27,7 @@ from rdistill.models.segmentor import input_channels, logit_channels, swaps_chan
 
 AGREEMENT = 0.999  # share of pixels whose class must equal PyTorch's
 OPSET = 18
-MAX_IMAGES = 16  # at most this many images are checked
+MAX_IMAGES = 16  # the largest number of images that are checked
 STRIDE = 32  # pixels; the additional sizes that are checked are multiples of it
 
 

@@ -42,11 +42,11 @@ MAX_PROBLEMS = 10  # problems that are listed; further ones are counted
 class Predictor:
     """A model that is ready to predict, and the meaning of its outputs."""
 
-    model: nn.Module  # with its weights, in eval mode
-    pipeline: list[PlainConfig]  # from an image file to the model's input; reads no labels
+    model: nn.Module  # the model with its weights, in eval mode
+    pipeline: list[PlainConfig]  # transforms from an image file to the model's input; they read no labels
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # (red, green, blue) of each class
-    meta: CheckpointMeta  # from the checkpoint
+    meta: CheckpointMeta  # metadata of the checkpoint
 
 
 def load_predictor(
@@ -79,7 +79,7 @@ def predictor_of(cfg: Config, model: nn.Module, meta: CheckpointMeta, *, device:
 class ImageFiles:
     """The image files that names of files, folders and patterns refer to."""
 
-    files: list[Path]  # without duplicates, in the given order
+    files: list[Path]  # the files without duplicates, in the given order
     left_out: list[str]  # a line for each entry of a folder that has an image's suffix but is no file
 
 

@@ -26,7 +26,7 @@ def open_in(runtime: str, file: Path) -> OnnxFile:
         raise UserError("--runtime openvino: is not installed here: pip install 'rdistill[openvino]'")
     import openvino
 
-    # By default OpenVINO computes in bfloat16 on processors that support it, so scores would depend on the processor.
+    # OpenVINO computes by default in bfloat16 on processors that support it, so scores would depend on the processor.
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
         "EXECUTION_MODE_HINT": "ACCURACY",

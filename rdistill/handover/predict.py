@@ -18,7 +18,7 @@ from rdistill.core.files import written_whole
 from rdistill.handover.inference import Predictor, predict_mask, raise_first_problems, read_sample
 from rdistill.training.console import LINES_PER_RUN, updates_in_place
 
-OPACITY = 0.5  # of the colours over the image; black (usually the background) is not drawn
+OPACITY = 0.5  # opacity of the colours over the image; black (usually the background) is not drawn
 MAX_CLASSES_IN_LINE = 6
 LEGEND_MIN_WIDTH = 200  # pixels; a narrower image is enlarged, so that its legend is readable
 
@@ -128,7 +128,7 @@ def output_names(images: Sequence[Path]) -> list[str]:
     candidates = (
         [image.stem for image in images],
         ["_".join(path.with_suffix("").parts) for path in relative],
-        ["_".join(path.parts) for path in relative],  # for a.jpg and a.png in one folder
+        ["_".join(path.parts) for path in relative],  # tells a.jpg from a.png in one folder
         [str(path.with_suffix("")) for path in relative],
         [str(path) for path in relative],
     )

@@ -39,7 +39,7 @@ METHODS: dict[str, tuple[str, Arguments]] = {
     "percentile": ("Percentile", {"symmetric": False, "percentile": 99.99}),
 }
 MAX_EXAMPLES = 64  # images in each half
-MAX_PIXELS = 2**25  # in all images of a half together; these and all layers' outputs fit into a few GB
+MAX_PIXELS = 2**25  # pixels in all images of a half together; these and all layers' outputs fit into a few GB
 MAX_COMPARED = 8  # number of held-out images that decide the order of the layers
 # Operators that compute in 8 bits. The others, such as softmax, layer norm and argmax, would lose accuracy and save
 # hardly any time.
@@ -257,7 +257,7 @@ class _Int8Writer:
             self.ranges[method] = self._measure_ranges(method)
         quantizer = QDQQuantizer(
             onnx.shape_inference.infer_shapes(onnx.load(str(self.prepared))),
-            True,  # per-channel scales of weights
+            True,  # weights have a scale for each channel
             False,  # no reduced range: weights use all 8 bits
             QuantType.QInt8,
             QuantType.QUInt8,

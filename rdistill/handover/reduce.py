@@ -50,9 +50,9 @@ class Reduced:
     output: str  # 'mask' or 'logits'
     opset: int
     exporter: str  # 'trace' or 'torch.export'
-    mIoU: dict[str, float]  # in percent on the validation images, for 'float32' and the file's precision
+    mIoU: dict[str, float]  # percent on the validation images; keys 'float32' and the file's precision
     max_drop: float  # accepted loss in points of mIoU
-    megabytes: dict[str, float]  # for 'float32' and the file's precision
+    megabytes: dict[str, float]  # keys 'float32' and the file's precision
     latency_ms: dict[str, float]  # medians of 'PyTorch' and each precision, measured in turns with batch 1
     timed_size: tuple[int, int]
     threads: int

@@ -50,7 +50,7 @@ def test_image_without_mask(config: Callable[..., Config], root: Path) -> None:
 def test_at_most_the_first_are_named(config: Callable[..., Config], root: Path) -> None:
     for image in images(root):
         mask_of(image).unlink()
-    lines = data_problems(config(), most=4)
+    lines = data_problems(config(), max_lines=4)
     assert len(lines) == 5 and lines[-1] == "train data: ... and 2 more images without a mask"
     assert images(root)[0].name in lines[0] and images(root)[3].name in lines[3]
 
@@ -167,7 +167,7 @@ def test_wrapped_datasets(config: Callable[..., Config], root: Path) -> None:
 
 def test_quick_check_of_many_images(config: Callable[..., Config], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more than the limit, a sample is decoded, the same each time; headers are those of all."""
-    monkeypatch.setattr(check, "ALL_BELOW", 2)
+    monkeypatch.setattr(check, "DECODED_IMAGES", 2)
     for image in images(root):
         mask_of(image).write_bytes(mask_of(image).read_bytes()[:60])  # the header is whole
     decoded = data_problems(config())
@@ -254,7 +254,7 @@ def test_a_class_that_the_sample_lacks_is_looked_for(
     config: Callable[..., Config], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quick check decodes more masks until each class is found, so that a rare one is no error."""
-    monkeypatch.setattr(check, "ALL_BELOW", 1)
+    monkeypatch.setattr(check, "DECODED_IMAGES", 1)
     remap(root, "train", _1=0)
     decoded = random.Random(0).sample(range(6), 1)[0]
     rare = mask_of(images(root)[(decoded + 3) % 6])
@@ -293,7 +293,7 @@ def test_orientation_of_every_format(
     seen = LoadImageFromFile()(dict(img_path=str(images(root)[0])))["img_shape"]
     right = seen == ((48, 32) if turned else (32, 48))
     assert (data_problems(cfg) == []) == right
-    monkeypatch.setattr(check, "ALL_BELOW", 0)  # now the header alone is read
+    monkeypatch.setattr(check, "DECODED_IMAGES", 0)  # now the header alone is read
     assert any("pixels" in line for line in data_problems(cfg)) != right
 
 
@@ -328,7 +328,7 @@ def test_broken_links_and_folders(config: Callable[..., Config], root: Path) -> 
     problems = data_problems(config())
     assert problems == [
         f"train data: {folder}/folder.jpg: is a folder, not an image; rename or remove it",
-        f"train data: {folder}/gone.jpg: is a link to nowhere.jpg, which leads to no file; mend or remove it",
+        f"train data: {folder}/gone.jpg: is a link to nowhere.jpg, which does not exist; repair or remove it",
     ]
 
 

@@ -10,7 +10,7 @@ from conftest import REPO, Tiny
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rdistill.checks.layers import as_json, human, overview, show
+from rdistill.checks.layers import as_json, overview, short_number, show
 from rdistill.cli import app
 from rdistill.config.load import Shortcuts, load_config
 from rdistill.core.errors import UserError
@@ -96,5 +96,12 @@ def test_unknown_features_are_all_named(tiny_without_teacher: Tiny) -> None:
     assert of_teacher.startswith("distill.features.teacher[0]: ")
 
 
-def test_human() -> None:
-    assert [human(count) for count in (None, 0, 999, 1234, 999_600, 2.5e9)] == ["", "0", "999", "1.23k", "1M", "2.5G"]  # type: ignore[arg-type]
+def test_short_number() -> None:
+    assert [short_number(count) for count in (None, 0, 999, 1234, 999_600, 2.5e9)] == [
+        "",
+        "0",
+        "999",
+        "1.23k",
+        "1M",
+        "2.5G",
+    ]  # type: ignore[arg-type]

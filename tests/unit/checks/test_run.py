@@ -239,7 +239,7 @@ def test_resources() -> None:
     have = {"CPU": 4.0, "GPU": 1.0}
     assert check_resources("the run", 1, 4, None, have) == ([], "the run takes 4 CPU and 1 GPU of 4 CPU and 1 GPU")
     problems, _ = check_resources("the run", 2, 1, None, have)
-    assert problems[0].startswith("the run takes 2 CPU and 2 GPU, but there are 4 CPU and 1 GPU; ask for less")
+    assert problems[0].startswith("the run takes 2 CPU and 2 GPU, but there are 4 CPU and 1 GPU; request less")
     assert check_resources("the run", 2, 1, 0.5, have)[0] == []
     assert (
         check_resources("the run", 3, 1, None, {"CPU": 2.0})[0]

@@ -31,7 +31,7 @@ def test_a_loss_that_needs_labels_is_named(tiny: Tiny) -> None:
         "distill.losses.kd": {"type": "IFVD", "pair": [1, 1]},
     }
     assert unlabeled_notes(LoadedConfig.of(tiny.load("distill", overrides))) == [
-        "distill.losses.kd: IFVD compares by the labels, so that images without masks have no part in it"
+        "distill.losses.kd: IFVD needs labels, so it leaves out images without masks"
     ]
     assert unlabeled_notes(LoadedConfig.of(tiny.load("distill"))) == []
 

@@ -229,7 +229,7 @@ def test_paddleseg_separator_of_the_config(tmp_path: Path) -> None:
     [
         ("a.jpg a.png\nonly-one\n", "list.txt:2: must be `IMAGE MASK`, got 'only-one'; put a tab between the two"),
         ("a b.jpg a b.png\n", "list.txt:1: must be `IMAGE MASK`"),
-        ("a.jpg a.png\nb\0.jpg b.png\n", "list.txt:2: has a NUL byte"),
+        ("a.jpg a.png\nb\0.jpg b.png\n", "list.txt:2: contains a NUL byte"),
         (b"a.jpg a.png\n\xff\x00.jpg b.png", "list.txt:2: is not text in UTF-8"),
     ],
 )

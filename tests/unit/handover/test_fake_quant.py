@@ -75,7 +75,7 @@ def test_a_network_rounds_until_it_is_let_go() -> None:
     rounding = Rounding(block, find_rounding_points(block, lambda: block(image)))
     rounded = block(image)
     assert not torch.equal(rounded, before) and torch.allclose(rounded, before, atol=0.1)
-    rounding.learn(False)
+    rounding.set_updating(False)
     low = rounding.ranges["conv1 input"].low
     block(100 * image)
     assert rounding.ranges["conv1 input"].low is low

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rdistill.handover import openvino_file
 from rdistill.handover.openvino_file import open_in
-from rdistill.handover.quantize import Example, Judge, quantize
+from rdistill.handover.quantize import Example, HeldOutScorer, quantize
 from rdistill.models.efficientnet_lite import SameConv
 
 pytest.importorskip("onnxruntime")
@@ -121,7 +121,7 @@ def test_an_int8_file_that_pads_by_its_own_sizes(tmp_path: Path) -> None:
     torch.onnx.export(net, (images[0],), str(float_file), dynamo=False, dynamic_axes=free, opset_version=18, **names)
     samples = [SegDataSample(metainfo=dict(ori_shape=(65, 64)), gt_sem_seg=PixelData(data=net(x))) for x in images]
     examples = [Example(image, sample) for image, sample in zip(images, samples, strict=True)]
-    quantize(float_file, file, Judge(net, examples[:1], 16), examples, tolerance=100.0)
+    quantize(float_file, file, HeldOutScorer(net, examples[:1], 16), examples, tolerance=100.0)
     here, there = (open_in(name, file) for name in ("onnxruntime", "openvino"))
     equal = [np.mean(here.run(image.numpy()) == there.run(image.numpy())) for image in images]
     assert min(equal) > 0.99, equal

@@ -153,7 +153,8 @@ def test_no_image_is_written_over(command: Command, both_classes: list[Path], br
     Image.open(broken / "good.jpg").save(masks / "good.png")
     before = (masks / "good.png").read_bytes()
     result = command("predict", *both_classes, masks, "--out", broken)
-    assert result.status == 2 and "masks/good.png, an image to be segmented; choose another folder" in result.err
+    assert result.status == 2 and "would overwrite the input image" in result.err
+    assert "masks/good.png; choose another folder" in result.err
     assert (masks / "good.png").read_bytes() == before
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from rdistill.handover.reduce import FineTuned, Reduced, _refusal, as_plain, summary
+from rdistill.handover.reduce import FineTuned, Reduced, _refusal_message, as_plain, summary
 from rdistill.schemas.exported import Quantization
 
 QUANTIZATION: Quantization = {
@@ -23,8 +23,8 @@ TUNED = FineTuned(300, 1, lost_before=4.5, rounding=69.5)
 
 
 def test_the_lines_of_a_student_that_was_trained_with_rounding() -> None:
-    line = "300 iterations with rounding, {}, as INT8 lost 4.50 mIoU without them; "
-    line += "the student that rounds has 69.50 in PyTorch"
+    line = "300 iterations with rounding, {}, because INT8 lost 4.50 mIoU without them; "
+    line += "the student with rounding has 69.50 in PyTorch"
     for teachers, under in ((1, "under its teacher"), (2, "under 2 teachers"), (0, "on labels only")):
         lines = dict(summary(replace(INT8, fine_tuned=replace(TUNED, teachers=teachers))))
         assert lines["finetune"] == line.format(under)
@@ -58,15 +58,15 @@ def test_a_float16_file_has_no_calibration() -> None:
 
 def test_why_a_file_is_not_written() -> None:
     scores = {"float32": 71.25, "int8": 69.0}
-    assert _refusal(Path("a.onnx"), "int8", scores, 0.5, QUANTIZATION) == (
+    assert _refusal_message(Path("a.onnx"), "int8", scores, 0.5, QUANTIZATION) == (
         "a.onnx: not written: int8, calibrated by entropy and with 5 of 40 layers in float scores 69.00 mIoU on the "
-        "validation images, float32 71.25: 2.25 lost, at most 0.5 accepted by --max-drop; --qat ITERS trains "
-        "the student on with rounding"
+        "validation images, float32 71.25: 2.25 lost, at most 0.5 accepted by --max-drop; --qat ITERS "
+        "continues the training with rounding"
     )
-    again = _refusal(Path("a.onnx"), "int8", scores, 0.5, QUANTIZATION, TUNED)
+    again = _refusal_message(Path("a.onnx"), "int8", scores, 0.5, QUANTIZATION, TUNED)
     assert "in float, after 300 iterations with rounding (4.50 lost before them) scores 69.00 mIoU" in again
     assert again.endswith("2.25 lost, at most 0.5 accepted by --max-drop")
-    assert _refusal(Path("a.onnx"), "fp16", {"float32": 71.0, "fp16": 69.0}, 0.5, None).startswith(
+    assert _refusal_message(Path("a.onnx"), "fp16", {"float32": 71.0, "fp16": 69.0}, 0.5, None).startswith(
         "a.onnx: not written: fp16 scores 69.00 mIoU"
     )
 
