@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from rdistill._compat import texts
 from rdistill._compat.ray import errors_within
 
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")  # Ray and torch.export colour their messages for a terminal
 MAX_LINE_CHARS = 1000  # the middle of a longer line is left out
 
 
@@ -52,8 +54,11 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, max_chars: int | None = None) -> str:
-    """The first ``max_chars`` characters of a text on one line; white space and line breaks become single spaces."""
-    return " ".join(str(text).split())[:max_chars]
+    """The first ``max_chars`` characters of a text on one line, without a terminal's colour codes.
+
+    White space and line breaks become single spaces.
+    """
+    return " ".join(COLOUR_CODE.sub("", str(text)).split())[:max_chars]
 
 
 def error_line(error: BaseException, max_chars: int = 300) -> str:

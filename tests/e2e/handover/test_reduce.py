@@ -103,6 +103,6 @@ def test_what_loses_too_much_is_trained_on_with_rounding(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json"]
     scored.clear()
     result = command("export", *words)
-    assert result.status == 1 and " lost, at most 40 accepted by --max-drop; --qat ITERS trains" in result.err
+    assert result.status == 1 and " lost, at most 40 accepted by --max-drop; --qat ITERS continues" in result.err
     result = command("export", *both_classes, "b.onnx", "--qat", 2)
     assert (result.status, result.err) == (2, "error: --qat: trains for INT8; add --int8, or leave --qat out\n")

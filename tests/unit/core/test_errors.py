@@ -35,6 +35,7 @@ def test_an_error_crosses_a_process_border() -> None:
 
 def test_any_error_is_one_line() -> None:
     assert one_line(" a\n\tb  c ") == "a b c" and one_line(["x"]) == "['x']" and one_line("a b c", 3) == "a b"
+    assert one_line("\x1b[96mstep 1/3\x1b[0m \x1b[1;31mfails\x1b[0m") == "step 1/3 fails"
     assert error_line(ValueError("a\n  b")) == "ValueError: a b" and error_line(AssertionError()) == "AssertionError"
     assert error_line(ValueError("x" * 500)) == "ValueError: " + "x" * 300
     assert error_line(UserError("a.py: no such file", "b.py: no such file")) == "a.py: no such file b.py: no such file"
