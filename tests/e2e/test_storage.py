@@ -176,6 +176,15 @@ def test_a_store_of_views_is_there(bucket: str, tiny: Tiny, tmp_path: Path, comm
     assert run("fourth")["computed"] == filled["computed"]
 
 
+@pytest.mark.slow
+def test_a_store_is_built_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
+    """By Ray's tasks, which open the bucket by themselves; a second build finds all of it."""
+    store = f"distill.store={{'views': 2, 'dir': '{bucket}/built', 'local': '{place.root / 'local'}'}}"
+    config = [tiny.folder / "distill.py", *small, "--set", "distill.losses.hidden=None", "--set", store]
+    assert "12 views: 12 computed, 0 were there" in place.run("store", "build", *config).stdout
+    assert "12 views: 0 computed, 12 were there" in place.run("store", "build", *config).stdout
+
+
 def test_storage_that_does_not_answer_is_one_line(place: Place, tiny: Tiny, small: list[object], bucket: str) -> None:
     done = place.run("train", tiny.folder / "student.py", *small, "--work-dir", "s3://nowhere/run", status=1)
     assert done.stderr.startswith("error: s3://nowhere/run: ") and done.stderr.count("\n") == 1

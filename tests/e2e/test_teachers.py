@@ -115,6 +115,24 @@ def test_an_onnx_file_teaches(place: Place, tiny_without_teacher: Tiny, small: l
     assert "a teacher of kind onnx" in (work_dir / "model_card.md").read_text()
 
 
+def test_a_sweep_under_an_onnx_file_of_other_classes(
+    place: Place, tiny_without_teacher: Tiny, small: list[object], onnx_file: Path, rows: Rows
+) -> None:
+    classes = {0: "background", 1: "background", 2: "optic disc"}
+    losses = "losses=dict(logits=dict(type='KL'))"
+    file = config(place, tiny_without_teacher, "onnx_swept", str(onnx_file), losses, classes=classes, **OF_ONNX)
+    content = {
+        "config": str(file),
+        "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0, 9.0]}},
+        "search": {"type": "grid"},
+        "headroom": "off",
+    }
+    sweep = place.root / "swept-onnx"
+    done = place.run("sweep", place.sweep_file("onnx", content), "--work-dir", sweep, *small)
+    assert done.stderr == "" and {row["status"] for row in rows(sweep).values()} == {"finished"}
+    assert "share a teacher" in done.stdout  # a cohort computes it once for both
+
+
 def test_an_encoder_teaches_its_maps_and_has_no_score(
     place: Place, tiny_without_teacher: Tiny, small: list[object]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,33 @@ def test_a_cohort_has_the_numbers_of_trials_alone(place: Place, tiny: Tiny, rows
         weights[size] = {name: _weights(work_dir / "trials" / name) for name in finished}
     for name, state in weights[2].items():
         assert all(torch.equal(value, weights["off"][name][key]) for key, value in state.items()), name
+
+
+@pytest.mark.slow
+def test_the_share_is_swept_and_the_best_is_confirmed(place: Place, tiny: Tiny, rows: Callable[..., dict]) -> None:
+    """A third and a half of a batch; the student alone sees the labelled images, in the search and on fresh seeds."""
+    config = tiny.folder / "unlabeled_share.py"
+    section = "distill = dict(unlabeled=dict(img_dir='img_dir/train', share=0.5, min_confidence=0.5))\n"
+    config.write_text(f"_base_ = ['distill.py']\n{section}")
+    study = {
+        "config": str(config),
+        "space": {"distill.unlabeled.share": {"type": "choice", "values": [0.34, 0.5]}},
+        "search": {"type": "grid", "seed": 1},
+        "confirm": {"top": 1, "seeds": [1, 2]},
+        "headroom": "off",
+    }
+    work_dir = place.root / "share"
+    short = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 2]
+    done = place.run("sweep", place.sweep_file("share", study), "--work-dir", work_dir, *short)
+    table = rows(work_dir)
+    assert {row["status"] for row in table.values()} == {"finished"}, done.stderr
+    assert {table[name]["distill.unlabeled.share"] for name in ("t0001", "t0002")} == {"0.34", "0.5"}
+    for name in table:
+        kinds = json.loads((work_dir / "trials" / name / "metrics.json").read_text()).get("unlabeled")
+        assert (kinds is None) == name.startswith("baseline"), name
+    confirmed = json.loads((work_dir / "summary.json").read_text())["confirmed"]["configurations"]
+    (best,) = (entry for entry in confirmed if entry["id"] != "baseline")
+    assert len(best["scores"]) == 2 and "verdict" in done.stdout
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
