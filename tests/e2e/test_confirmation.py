@@ -140,6 +140,24 @@ def test_of_the_exported_files(confirm: Confirm, tiny: Tiny) -> None:
     assert not list(folders["t0001-s1"].glob(".student*"))
 
 
+def test_of_the_exported_files_without_cohorts_and_on_a_test_split(confirm: Confirm, tiny: Tiny) -> None:
+    """Files of trials that trained alone are scored on the test split too, here a copy of the validation images."""
+    pytest.importorskip("onnxruntime")
+    with tempfile.TemporaryDirectory() as test_root:
+        shutil.copytree(tiny.data_root, test_root, dirs_exist_ok=True)
+        work_dir, records, _ = confirm(
+            "int8-off", cohort={"size": "off"}, baseline={"cost": "iterations"},
+            confirm={"top": 1, "seeds": [1, 2], "of": "int8"}, set={"test_dataloader.dataset.data_root": test_root},
+        )  # fmt: skip
+    own = {record.id: record.exported for record in records if record.phase == CONFIRMED}
+    assert len(own) == 4 and all(scores["test"]["mIoU"] == scores["val"]["mIoU"] for scores in own.values())
+    folders = [work_dir / "trials" / name for name in own]
+    assert all((folder / f"confusion_{split}_int8.npz").is_file() for folder in folders for split in ("val", "test"))
+    summary, entry = entry_of(work_dir)
+    (tested,) = summary["test"]["configurations"]
+    assert tested["mean"] == pytest.approx(entry["mean"], abs=1e-3)
+
+
 def test_what_cannot_be_exported_is_said_before_the_start(confirm: Confirm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^confirm.of: int8 needs onnx, onnxruntime, onnxscript, not installed here"):

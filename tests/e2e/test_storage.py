@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -180,8 +181,12 @@ def test_a_store_of_views_is_there(bucket: str, tiny: Tiny, tmp_path: Path, comm
 def test_a_store_is_built_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
     """By Ray's tasks, which open the bucket by themselves; a second build finds all of it."""
     store = f"distill.store={{'views': 2, 'dir': '{bucket}/built', 'local': '{place.root / 'local'}'}}"
-    config = [tiny.folder / "distill.py", *small, "--set", "distill.losses.hidden=None", "--set", store]
-    assert "12 views: 12 computed, 0 were there" in place.run("store", "build", *config).stdout
+    data = small[: small.index("--val-interval")]
+    config = [tiny.folder / "distill.py", *data, "--set", "distill.losses.hidden=None", "--set", store]
+    counts = re.search(r"12 views: (\d+) computed, (\d+) were there", place.run("store", "build", *config).stdout)
+    assert counts is not None
+    computed, there = map(int, counts.groups())
+    assert computed + there == 12 and computed >= 6  # flipped alike, both views of an image are one entry
     assert "12 views: 0 computed, 12 were there" in place.run("store", "build", *config).stdout
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Tiny
+from mmengine.config import Config
 
 from e2e.conftest import Place
 
@@ -57,8 +58,9 @@ def test_the_share_is_swept_and_the_best_is_confirmed(place: Place, tiny: Tiny, 
     assert {row["status"] for row in table.values()} == {"finished"}, done.stderr
     assert {table[name]["distill.unlabeled.share"] for name in ("t0001", "t0002")} == {"0.34", "0.5"}
     for name in table:
-        kinds = json.loads((work_dir / "trials" / name / "metrics.json").read_text()).get("unlabeled")
-        assert (kinds is None) == name.startswith("baseline"), name
+        cfg = Config.fromfile(work_dir / "trials" / name / "trial.py")
+        images = cfg.get("distill", {}).get("unlabeled")
+        assert (images is None) == name.startswith("baseline"), name
     confirmed = json.loads((work_dir / "summary.json").read_text())["confirmed"]["configurations"]
     (best,) = (entry for entry in confirmed if entry["id"] != "baseline")
     assert len(best["scores"]) == 2 and "verdict" in done.stdout
