@@ -29,6 +29,8 @@ optic-disc-few:
 OPTIC_ALL := --teacher-checkpoint $(S)/optic_disc/all/teacher/best.pth
 optic-disc-strong:
 	$(call train,optic_disc,optic_disc/all/teacher,studies/optic_disc/teacher.py,--iters 800 --seed 0)
+	$(call train,optic_disc,optic_disc/all/teacher-1,studies/optic_disc/teacher.py,--iters 800 --seed 1)
+	$(call train,optic_disc,optic_disc/all/teacher-2,studies/optic_disc/teacher.py,--iters 800 --seed 2)
 	$(call sweep,optic_disc,optic_disc/few/strong,studies/optic_disc/strong_teacher.yaml,$(OPTIC_ALL) --iters 1000 --val-interval 100)
 	$(call report,optic_disc/few/strong)
 	$(call sweep,optic_disc,optic_disc/few/levels,studies/optic_disc/levels.yaml,$(OPTIC_ALL) --iters 1500 --val-interval 150)
