@@ -20,7 +20,7 @@ from rdistill.core.errors import UserError
 from rdistill.core.storage import is_uri
 from rdistill.core.validation import MAX_SEED, Number, Section, Whole, mistakes
 from rdistill.core.words import counted
-from rdistill.losses import LOSSES, check_params
+from rdistill.losses import LOSSES, LossInfo, check_params
 from rdistill.registration.parameters import problems_of
 from rdistill.schemas.mappings import LossParams, PlainConfig
 from rdistill.teachers import TEACHERS
@@ -322,7 +322,22 @@ class LossSpec(BaseModel):
             return None
         if self.weight is not None:
             return self.weight
-        return LOSSES[self.type].default_weight("logits" if self.pair is None else "features")
+        return LOSSES[self.type].default_weight(self._domain)
+
+    @property
+    def _domain(self) -> Literal["logits", "features"]:
+        return "logits" if self.pair is None else "features"
+
+    def problems(self, info: LossInfo, where: str) -> list[str]:
+        """Mistakes in the loss's own keys, given the declaration of its type; ``where`` is its key in the config."""
+        problems = []
+        if not re.fullmatch(r"logits(\[\d+\])?", self.on):
+            problems.append(f"{where}.on: must be 'logits' or 'logits[k]', got {self.on!r}; features take a `pair`")
+        domain = self._domain
+        if domain not in info.on:
+            fix = "give it a feature `pair`" if domain == "logits" else "remove `pair`"
+            problems.append(f"{where}: {self.type} does not apply to {domain}; {fix}")
+        return problems + [f"{where}.{problem}" for problem in check_params(self.type, self.params, domain)]
 
 
 class DiagnoseSpec(Section):
@@ -429,32 +444,29 @@ class DistillSpec(Section):
             if info is None:
                 problems.append(f"{where}.type: no loss {loss.type!r}{LOSSES.hint(loss.type)}")
                 continue
-            if not re.fullmatch(r"logits(\[\d+\])?", loss.on):
-                problems.append(f"{where}.on: must be 'logits' or 'logits[k]', got {loss.on!r}; features take a `pair`")
-            on = "logits" if loss.pair is None else "features"
-            if on not in info.on:
-                fix = "give it a feature `pair`" if on == "logits" else "remove `pair`"
-                problems.append(f"{where}: {loss.type} does not apply to {on}; {fix}")
-            problems += [f"{where}.{problem}" for problem in check_params(loss.type, loss.params, on)]
-            if loss.teacher == "mean" and loss.pair is not None:
-                problems.append(f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index")
-                continue
-            if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
-                problems.append(
-                    f"{where}.teacher: got {loss.teacher}, but the config has {counted(len(self.teachers), 'teacher')}"
-                )
-                continue
-            if len(loss.pairs) > 1 and not info.layers:
-                several = ", ".join(name for name, loss_info in LOSSES.registered().items() if loss_info.layers)
-                problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {several}")
-            for pair in loss.pairs:
-                for side, index in zip(("student", "teacher"), pair, strict=True):
-                    names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
-                    if not 0 <= index < len(names):
-                        problems.append(
-                            f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
-                            f"which has {len(names)} names" + (f" (0 to {len(names) - 1})" if names else "")
-                        )
+            problems += loss.problems(info, where)
+            problems += self._reference_problems(loss, info, where)
+        return problems
+
+    def _reference_problems(self, loss: LossSpec, info: LossInfo, where: str) -> list[str]:
+        """Mistakes in a loss's indices of teachers and features, which refer to other keys of the section."""
+        if loss.teacher == "mean" and loss.pair is not None:
+            return [f"{where}.teacher: 'mean' averages logits; a feature pair needs one teacher's index"]
+        if loss.teacher != "mean" and not 0 <= loss.teacher < len(self.teachers):
+            number = counted(len(self.teachers), "teacher")
+            return [f"{where}.teacher: got {loss.teacher}, but the config has {number}"]
+        problems = []
+        if len(loss.pairs) > 1 and not info.layers:
+            several = ", ".join(name for name, loss_info in LOSSES.registered().items() if loss_info.layers)
+            problems.append(f"{where}.pair: {loss.type} compares one pair; several are for {several}")
+        for pair in loss.pairs:
+            for side, index in zip(("student", "teacher"), pair, strict=True):
+                names = self.features.student if side == "student" else self.teacher_features(int(loss.teacher))
+                if not 0 <= index < len(names):
+                    problems.append(
+                        f"{where}.pair: {side} feature index {index} is not in distill.features.{side}, "
+                        f"which has {len(names)} names" + (f" (0 to {len(names) - 1})" if names else "")
+                    )
         return problems
 
     def _store_problems(self) -> list[str]:

@@ -304,57 +304,65 @@ def _resolve_distill(cfg: Config, path: Path, *, with_checkpoints: bool) -> Dist
         return None
     problems, resolved = [], list(spec.teachers)
     for index, teacher in enumerate(spec.teachers):
-        entry = cfg.distill.teachers[index]
-        where = f"{path}: distill.teachers[{index}]"
         if teacher.ema_decay is not None:
             continue
-        names, source = tuple[str, ...](), None
-        if teacher.model is None:
-            try:
-                built = TEACHERS[teacher.type].build(teacher.kind_params, _FilesBeside(path))
-            except UserError as error:
-                key = "config" if teacher.type == MMSEG else "type"
-                problems += [f"{where}.{key}: {problem}" for problem in error.problems]
-                continue
-            _fill_in(entry, built, fusible=TEACHERS[teacher.type].fusible)
-            names, source = built.classes, built.config
-        if teacher.classes is not None and teacher.class_map is None:
-            try:
-                if not names and source is not None:
-                    names = _class_names(read_config_file(Path(source)))
-                entry.class_map = _class_map(teacher.classes, names, cfg)
-            except UserError as error:
-                problems += [f"{where}.{problem}" for problem in error.problems]
-                continue
-        if teacher.input_size is not None and teacher.input_scale is None:
-            from rdistill.models.segmentor import (
-                training_size,  # imported here, because it imports mmseg, which is slow
-            )
-
-            size = training_size(cfg)
-            entry.input_scale = [new / side for new, side in zip(teacher.input_size, size, strict=True)]
-        if teacher.checkpoint is not None:
-            checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
-            entry.checkpoint = str(checkpoint)
-            if with_checkpoints and not checkpoint.is_file():
-                trained = f"train the teacher with `rdistill train {teacher.config}`, or " if teacher.config else ""
-                problems.append(
-                    f"{where}.checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"
-                )
-        resolved[index] = TeacherSpec.model_validate(entry.to_dict())
+        entry = cfg.distill.teachers[index]
+        if wrong := _resolve_teacher(teacher, entry, cfg, path, with_checkpoint=with_checkpoints):
+            problems += [f"{path}: distill.teachers[{index}].{problem}" for problem in wrong]
+        else:
+            resolved[index] = TeacherSpec.model_validate(entry.to_dict())
     unlabeled = spec.unlabeled
-    if spec.unlabeled is not None:
-        folder = find_images(spec.unlabeled.img_dir, cfg)
+    if unlabeled is not None:
+        folder = find_images(unlabeled.img_dir, cfg)
         cfg.distill.unlabeled.img_dir = str(folder)
-        unlabeled = spec.unlabeled.model_copy(update={"img_dir": str(folder)})
         if with_checkpoints and not folder.is_dir():
             problems.append(
-                f"{path}: distill.unlabeled.img_dir: no such folder {spec.unlabeled.img_dir}, neither from here nor "
+                f"{path}: distill.unlabeled.img_dir: no such folder {unlabeled.img_dir}, neither from here nor "
                 f"from the data root; give a folder of images"
             )
+        unlabeled = unlabeled.model_copy(update={"img_dir": str(folder)})
     if problems:
         raise UserError(*problems)
     return spec.model_copy(update={"teachers": tuple(resolved), "unlabeled": unlabeled})
+
+
+def _resolve_teacher(
+    teacher: TeacherSpec, entry: ConfigDict, cfg: Config, path: Path, *, with_checkpoint: bool
+) -> list[str]:
+    """Completes the entry of a teacher in place: its model, class map, scale of the input, and path of the checkpoint.
+
+    Returns:
+        The mistakes, each of which begins with the key in the entry.
+    """
+    names, source = tuple[str, ...](), None
+    if teacher.model is None:
+        try:
+            built = TEACHERS[teacher.type].build(teacher.kind_params, _FilesBeside(path))
+        except UserError as error:
+            key = "config" if teacher.type == MMSEG else "type"
+            return [f"{key}: {problem}" for problem in error.problems]
+        _fill_in(entry, built, fusible=TEACHERS[teacher.type].fusible)
+        names, source = built.classes, built.config
+    if teacher.classes is not None and teacher.class_map is None:
+        try:
+            if not names and source is not None:
+                names = _class_names(read_config_file(Path(source)))
+            entry.class_map = _class_map(teacher.classes, names, cfg)
+        except UserError as error:
+            return list(error.problems)
+    if teacher.input_size is not None and teacher.input_scale is None:
+        from rdistill.models.segmentor import training_size  # imported here, because it imports mmseg, which is slow
+
+        size = training_size(cfg)
+        entry.input_scale = [new / side for new, side in zip(teacher.input_size, size, strict=True)]
+    if teacher.checkpoint is None:
+        return []
+    checkpoint = find_beside(teacher.checkpoint, path) or Path(teacher.checkpoint).expanduser().absolute()
+    entry.checkpoint = str(checkpoint)
+    if not with_checkpoint or checkpoint.is_file():
+        return []
+    trained = f"train the teacher with `rdistill train {teacher.config}`, or " if teacher.config else ""
+    return [f"checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"]
 
 
 def _class_map(

@@ -94,33 +94,47 @@ def _override(cfg: Config, key: str, value: Any) -> str | None:
     node: Any = config_dict(cfg)
     parts = _expand_share(node, parts, value)
     for depth, part in enumerate(parts):
-        where = ".".join(parts[: depth + 1])
         last = depth == len(parts) - 1
         # Keys below `distill` need not exist yet, such as parameters of a loss; its own check reports unknown ones.
         free = may_add or (parts[0] == "distill" and depth > 0) or key == INIT_SEED
-        if isinstance(node, (list, tuple)):
-            index: Any = _index(part, node)
-            if index is None:
-                return f"{where}: no such index; the list has {counted(len(node), 'entry')}"
-            if isinstance(node, tuple) and last:
-                return f"{where}: a tuple is set as a whole, not by index"
-        elif isinstance(node, dict):
-            if part not in node and not free:
-                return f"unknown key {where}{did_you_mean(part, node)} (write +{key} to add a new key)"
-            index = part
-            if not last and (part not in node or node[part] is None):
-                node[part] = ConfigDict()
-        else:
-            return f"{where}: {'.'.join(parts[:depth])} is {node!r}, which has no keys"
+        if problem := _missing(node, parts[: depth + 1], key, may_add=free):
+            return problem
+        index: Any = part if isinstance(node, dict) else _index(part, node)
         if last:
-            old = node[index] if isinstance(node, list) else node.get(index)
-            # The weight of a loss may change from a number to a section, and back.
-            changes_form = _is_weight(parts) and isinstance(old, dict) != isinstance(value, dict)
-            if not changes_form and (problem := _wrong_kind(old, value)):
-                return f"{where}: {problem}"
-            node[index] = ConfigDict(value) if isinstance(value, dict) else value
-        else:
-            node = node[index]
+            return _assign(node, index, value, parts)
+        if isinstance(node, dict) and (part not in node or node[part] is None):
+            node[part] = ConfigDict()
+        node = node[index]
+    return None
+
+
+def _missing(node: Any, parts: Sequence[str], key: str, *, may_add: bool) -> str | None:
+    """Why the last of ``parts`` cannot be reached in ``node``, to which the parts before it lead; None if it can.
+
+    ``key`` is the whole key as the user wrote it.
+    """
+    where, part = ".".join(parts), parts[-1]
+    if isinstance(node, (list, tuple)):
+        known = _index(part, node) is not None
+        return None if known else f"{where}: no such index; the list has {counted(len(node), 'entry')}"
+    if not isinstance(node, dict):
+        return f"{where}: {'.'.join(parts[:-1])} is {node!r}, which has no keys"
+    if part in node or may_add:
+        return None
+    return f"unknown key {where}{did_you_mean(part, node)} (write +{key} to add a new key)"
+
+
+def _assign(node: Any, index: Any, value: Any, parts: Sequence[str]) -> str | None:
+    """Sets the value at an index or a key of ``node``, in place; returns the problem, if there is one."""
+    where = ".".join(parts)
+    if isinstance(node, tuple):
+        return f"{where}: a tuple is set as a whole, not by index"
+    old = node[index] if isinstance(node, list) else node.get(index)
+    # The weight of a loss may change from a number to a section, and back.
+    changes_form = _is_weight(parts) and isinstance(old, dict) != isinstance(value, dict)
+    if not changes_form and (problem := _wrong_kind(old, value)):
+        return f"{where}: {problem}"
+    node[index] = ConfigDict(value) if isinstance(value, dict) else value
     return None
 
 
