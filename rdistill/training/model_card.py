@@ -105,39 +105,44 @@ def _sweep_evidence(record: TrialFile, best: TrialEntry, summary: Summary, work_
         ["teacher", _points(record.get("teacher_mIoU")), "same images"],
     ]
     lines += _table(["searched", "mIoU, %", ""], [row for row in figures if row[1] != "-"])
-    confirmed = summary.get("confirmed") or Confirmed()
-    rows = []
-    scored_files = confirmed.get("of", "pytorch")
-    baseline_arm = confirmed.get("baseline")
-    for arm in [*([baseline_arm] if baseline_arm else []), *(confirmed.get("configurations") or [])]:
-        trained = when_trained(arm)
-        spread = _points(trained["mean"]) + (f" ± {trained['sd']:.2f}" if trained["sd"] is not None else "")
-        rows.append([arm["id"], trained_of(arm), spread, _interval(arm)])
-    longer = []
-    for arm in confirmed.get("configurations") or []:
-        if cost := arm.get("equal_cost"):
-            longer.append([arm["id"], str(cost["iterations"]), _points(when_trained(cost)["mean"]), _interval(cost)])
-    if rows:
-        lines += [
-            "",
-            "Trained again on fresh seeds (mean ± standard deviation; paired difference to the baseline with ",
-        ]
-        exported = "" if scored_files == "pytorch" else f"; scores of the {scored_files} files"
-        lines[-1] += f"its 95 % interval{exported}):"
-        lines += ["", *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows)]
-        if longer:
-            lines += ["", "The same against the student alone at equal cost, trained for as many seconds:", ""]
-            head = ["confirmed", "iterations of the student alone", "its mIoU, %", "difference"]
-            lines += _table(head, longer)
-    else:
-        lines += ["", "The figures are the search's: one seed, and the best of many trials. They are not confirmed on "]
-        lines[-1] += "fresh seeds (`confirm` in the sweep file does that), so the gain is likely smaller."
+    lines += ["", *_confirmation(summary.get("confirmed") or Confirmed())]
     reasons = (summary.get("why") or {}).get(record.get("of") or "")
     if reasons and reasons.get("sentences"):
         lines += ["", "Why it gains, or does not (means over its confirmation runs):", ""]
         lines += [f"- {_text(sentence['text'])}" for sentence in reasons["sentences"]]
     classes = [[name, _points(iou)] for name, iou in (best.get("IoU") or {}).items()]
     return [*lines, "", *_table(["class", "IoU, %"], classes)]
+
+
+def _confirmation(confirmed: Confirmed) -> list[str]:
+    """The scores of the confirmation runs; for an empty one, what its absence means."""
+    rows = []
+    baseline_arm = confirmed.get("baseline")
+    for arm in [*([baseline_arm] if baseline_arm else []), *(confirmed.get("configurations") or [])]:
+        trained = when_trained(arm)
+        spread = _points(trained["mean"]) + (f" ± {trained['sd']:.2f}" if trained["sd"] is not None else "")
+        rows.append([arm["id"], trained_of(arm), spread, _interval(arm)])
+    if not rows:
+        return [
+            "The figures are the search's: one seed, and the best of many trials. They are not confirmed on fresh "
+            "seeds (`confirm` in the sweep file does that), so the gain is likely smaller."
+        ]
+    scored_files = confirmed.get("of", "pytorch")
+    exported = "" if scored_files == "pytorch" else f"; scores of the {scored_files} files"
+    lines = [
+        "Trained again on fresh seeds (mean ± standard deviation; paired difference to the baseline with its 95 % "
+        f"interval{exported}):",
+        "",
+        *_table(["confirmed", "seeds", "mIoU, %", "difference"], rows),
+    ]
+    longer = []
+    for arm in confirmed.get("configurations") or []:
+        if cost := arm.get("equal_cost"):
+            longer.append([arm["id"], str(cost["iterations"]), _points(when_trained(cost)["mean"]), _interval(cost)])
+    if longer:
+        lines += ["", "The same against the student alone at equal cost, trained for as many seconds:", ""]
+        lines += _table(["confirmed", "iterations of the student alone", "its mIoU, %", "difference"], longer)
+    return lines
 
 
 def _card(

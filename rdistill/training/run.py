@@ -43,7 +43,7 @@ from rdistill.models.pretrained import start_weights
 from rdistill.models.segmentor import build_segmentor, why_unscored
 from rdistill.models.task_loss import average_over_workers
 from rdistill.schemas.mappings import ConfigValues
-from rdistill.schemas.run import CacheUse, RunFacts, RunMetrics, Scores
+from rdistill.schemas.run import CacheUse, RunFacts, RunMetrics, Scores, StoreUse
 from rdistill.schemas.store import VIEWS
 from rdistill.training.diagnosis import DiagnosisHook
 from rdistill.training.evaluation import evaluate, use_class_iou
@@ -64,6 +64,7 @@ from rdistill.training.run_state import RunStateHook, unwrap
 from rdistill.training.runner import build_runner, checkpoint_interval, prepare_config, release
 from rdistill.training.student_files import write_config, write_student
 from rdistill.training.teacher_plan import (
+    Plan,
     apply_plan,
     cache_facts,
     choose_plan,
@@ -141,54 +142,21 @@ def _train(
     run: LoadedConfig, work_dir: Path, earlier: EarlierRun, options: RunOptions, listener: RunListener
 ) -> RunMetrics:
     """Like :func:`train_run`, after :func:`check_work_dir`."""
-    seed, trust_checkpoint, lane = options.seed, options.trust_checkpoint, options.lane
-    teacher_metrics = options.teacher_metrics
+    seed, lane = options.seed, options.lane
     started = time.perf_counter()
     for note in earlier.notes:
         listener.noted(note)
-    start_from = run.cfg.get("load_from")
     cfg = prepare_config(run, work_dir, seed, earlier.last)
     # Warnings stay unchanged in lockstep: where they go is a setting of the whole process.
     with _warnings_to_file(work_dir) if lane is None else nullcontext():
-        distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust_checkpoint, source=lane)
-        if start_from and not cfg.resume:
-            distiller.start = start_weights(distiller.student, start_from, trust=trust_checkpoint)
-        if options.check:
-            report = check_run(
-                run,
-                distiller=distiller,
-                work_dir=work_dir,
-                workers=get_world_size(),
-                seed=seed,
-                trust_checkpoint=trust_checkpoint,
-                with_data=is_main_process(),
-            )
-            for note in report.notes:
-                listener.noted(note)
-            by_worker = collectives.gather_objects(report.problems)
-            if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
-                raise UserError(*problems)  # raised on all workers: one that went on would wait for the others
-        plan = None
-        if lane is None and distiller.teachers:
-            plan = choose_plan(distiller, run, work_dir)
-            run, cfg = with_plan(run, plan), with_plan(LoadedConfig(cfg, run.distill), plan).cfg
-            apply_plan(distiller, run.distillation, work_dir, plan.patience)
-        if get_world_size() > 1:
-            average_over_workers(distiller.student)
+        built = _build(run, cfg, work_dir, options, listener)
+        run, cfg, distiller = built.run, built.cfg, built.distiller
         best = best_so_far(work_dir) if earlier.last and earlier.best_is_sound else None
         checkpoint_hook = CheckpointHook(checkpoint_interval(cfg), best)
-        facts: RunFacts = {
-            "teacher_lines": (*plan.lines, *store_lines(distiller)) if plan else (),
-            "unlabeled": describe_unlabeled(run),
-        }
-        if distiller.start is not None:
-            facts["student_start"] = f"{distiller.start.report} from {start_from}"
         clock = StepClock() if lane is None else None  # a lane measures the seconds of its run itself
-        if clock is not None:
-            facts["clock"] = clock
+        facts = built.facts(clock)
         stop = StopHook(options.stop or StopRequest(), checkpoint_hook)
-        diagnose = run.distill.diagnose if run.distill is not None else None
-        diagnosis = DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
+        diagnosis = _diagnosis_hook(run, seed, lane)
         report_hook = ReportHook(listener, facts, diagnosis=diagnosis, by_image=options.by_image)
         more = [hook for hook in (diagnosis, clock) if hook is not None]
         runner = build_runner(
@@ -198,11 +166,8 @@ def _train(
             write_config(run.cfg, work_dir / "config.py", seed)
         try:
             facts["effective"] = _check_effective(runner, cfg, options.swept)
-            if teacher_metrics is None:
-                teacher_metrics = score_teachers(distiller, cfg)
-            facts["teacher_mIoU"] = teacher_metrics[0].get("mIoU") if teacher_metrics else None
-            if len(teacher_metrics) > 1:
-                facts["teachers_mIoU"] = [scores.get("mIoU") for scores in teacher_metrics]
+            known = options.teacher_metrics
+            _add_teachers_scores(facts, score_teachers(distiller, cfg) if known is None else known)
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
             kept_before = total_kept_counts(distiller)
             runner.train()
@@ -210,6 +175,99 @@ def _train(
         finally:
             release(runner)
     metrics = _summary(checkpoint_hook, cfg, seed, time.perf_counter() - started, facts, cache)
+    _add_measurements(metrics, store, diagnosis, distiller)
+    if is_main_process():
+        _write_results(run, work_dir, metrics)
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A run whose model is built and checked, and whose teachers are computed as its plan says."""
+
+    run: LoadedConfig  # the user's config, with the plan
+    cfg: Config  # the Runner's config
+    distiller: Distiller
+    plan: Plan | None  # None if the teachers run in a lane, or if there is none
+
+    def facts(self, clock: StepClock | None) -> RunFacts:
+        """What is known about the run before it is trained."""
+        facts: RunFacts = {
+            "teacher_lines": (*self.plan.lines, *store_lines(self.distiller)) if self.plan else (),
+            "unlabeled": describe_unlabeled(self.run),
+        }
+        if self.distiller.start is not None:
+            facts["student_start"] = f"{self.distiller.start.report} from {self.run.cfg.load_from}"
+        if clock is not None:
+            facts["clock"] = clock
+        return facts
+
+
+def _build(run: LoadedConfig, cfg: Config, work_dir: Path, options: RunOptions, listener: RunListener) -> _Built:
+    """Builds and checks the model of a run; ``cfg`` is from :func:`rdistill.training.runner.prepare_config`."""
+    distiller = _build_with_start_weights(run, cfg, options)
+    if options.check:
+        _check_on_all_workers(run, distiller, work_dir, options, listener)
+    plan = None
+    if options.lane is None and distiller.teachers:
+        plan = choose_plan(distiller, run, work_dir)
+        run, cfg = with_plan(run, plan), with_plan(LoadedConfig(cfg, run.distill), plan).cfg
+        apply_plan(distiller, run.distillation, work_dir, plan.patience)
+    if get_world_size() > 1:
+        average_over_workers(distiller.student)
+    return _Built(run, cfg, distiller, plan)
+
+
+def _build_with_start_weights(run: LoadedConfig, cfg: Config, options: RunOptions) -> Distiller:
+    """Builds the model of a run; its student has the weights of ``load_from``, unless a resume replaces them."""
+    trust = options.trust_checkpoint
+    distiller = build_distiller(run, seed=cfg.randomness.init_seed, trust_checkpoint=trust, source=options.lane)
+    start_from = run.cfg.get("load_from")
+    if start_from and not cfg.resume:
+        distiller.start = start_weights(distiller.student, start_from, trust=trust)
+    return distiller
+
+
+def _check_on_all_workers(
+    run: LoadedConfig, distiller: Distiller, work_dir: Path, options: RunOptions, listener: RunListener
+) -> None:
+    """Checks a built run before it is trained.
+
+    Raises:
+        UserError: the mistakes that any worker has found, on all workers: one that went on would wait for the others.
+    """
+    report = check_run(
+        run,
+        distiller=distiller,
+        work_dir=work_dir,
+        workers=get_world_size(),
+        seed=options.seed,
+        trust_checkpoint=options.trust_checkpoint,
+        with_data=is_main_process(),
+    )
+    for note in report.notes:
+        listener.noted(note)
+    by_worker = collectives.gather_objects(report.problems)
+    if problems := dict.fromkeys(problem for reported in by_worker for problem in reported):
+        raise UserError(*problems)
+
+
+def _diagnosis_hook(run: LoadedConfig, seed: int, lane: Lane | None) -> DiagnosisHook | None:
+    """The hook that measures ``distill.diagnose``; None if this is off."""
+    diagnose = run.distill.diagnose if run.distill is not None else None
+    return DiagnosisHook(run.distillation, seed, lane) if diagnose is not None and diagnose.batches else None
+
+
+def _add_teachers_scores(facts: RunFacts, scores: Sequence[Scores]) -> None:
+    facts["teacher_mIoU"] = scores[0].get("mIoU") if scores else None
+    if len(scores) > 1:
+        facts["teachers_mIoU"] = [of_teacher.get("mIoU") for of_teacher in scores]
+
+
+def _add_measurements(
+    metrics: RunMetrics, store: StoreUse, diagnosis: DiagnosisHook | None, distiller: Distiller
+) -> None:
+    """Adds what was measured during the training: the use of the store, the last diagnosis, the losses' weights."""
     if store:
         metrics["teacher_store"] = store
     if diagnosis is not None and diagnosis.entries:
@@ -217,12 +275,14 @@ def _train(
     if distiller.measured:
         metrics["weights"] = {name: weight.weight for name, weight in distiller.measured.items()}
         metrics["weights_measured"] = {name: list(weight.measured) for name, weight in distiller.measured.items()}
-    if is_main_process():
-        write_student(run.cfg, work_dir)
-        write_run_card(run, work_dir, metrics)
-        write_json(work_dir / "metrics.json", metrics)
-        (work_dir / PREVIOUS).unlink(missing_ok=True)
-    return metrics
+
+
+def _write_results(run: LoadedConfig, work_dir: Path, metrics: RunMetrics) -> None:
+    """Writes the files of a finished run; ``metrics.json`` is among the last, because it marks the run as finished."""
+    write_student(run.cfg, work_dir)
+    write_run_card(run, work_dir, metrics)
+    write_json(work_dir / "metrics.json", metrics)
+    (work_dir / PREVIOUS).unlink(missing_ok=True)
 
 
 def check_work_dir(work_dir: Path, cfg: Config, seed: int, resume: bool, listener: RunListener) -> RunMetrics | None:

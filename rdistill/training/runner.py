@@ -30,9 +30,10 @@ from rdistill._compat.mmengine import (
 )
 from rdistill._compat.torch import stop_data_workers
 from rdistill.checks.dry_run import finds_unused_parameters
+from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.render import literal
-from rdistill.config.tracking import parse_tracking
+from rdistill.config.tracking import Tracking, parse_tracking
 from rdistill.config.walk import kind_of
 from rdistill.core.errors import UserError, blaming
 from rdistill.data import datasets as _datasets  # noqa: F401  registers the stream's sampler and dataset
@@ -78,13 +79,35 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
     """
     run = LoadedConfig.of(config)
     cfg = copy.deepcopy(run.cfg)
+    _use_stream(cfg, run.distill, seed)
+    use_class_iou(cfg)
+    if names := cfg.get("efficient_conv_bn_eval"):  # mmengine's, by layer name
+        cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]
+    cfg.resume = last is not None
+    # The Distiller itself loads the weights that a student starts from: their names are not the Runner's.
+    cfg.load_from = f"{SAFE_SCHEME}{last}" if cfg.resume else None
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
+    if get_world_size() > 1:
+        split_validation_images(cfg)
+        cfg.launcher = "pytorch"
+        cfg.model_wrapper_cfg = wrapper_config(cfg)
+    return cfg
+
+
+def _use_stream(cfg: Config, distill: DistillSpec | None, seed: int) -> None:
+    """Makes the training data, in place, the stream that depends on the seed alone, with one worker's part of a batch.
+
+    Raises:
+        UserError: the images of a batch do not divide among the workers.
+    """
     world_size = get_world_size()
     loader = cfg.train_dataloader
     if loader.batch_size % world_size:
         raise UserError(
             f"train_dataloader.batch_size: {loader.batch_size} images do not divide among {world_size} workers"
         )
-    data = training_data(LoadedConfig(cfg, run.distill))
+    data = training_data(LoadedConfig(cfg, distill))
     if data.per_batch % world_size:
         raise UserError(
             f"distill.unlabeled: {data.per_batch} images a batch do not divide among {world_size} workers; set "
@@ -95,7 +118,7 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
     if kind_of(loader.dataset) != "StreamDataset":  # the baseline of a sweep with a store has one already, with views
         loader.dataset = dict(type="StreamDataset")
     loader.dataset.update(dataset=data.labeled, seed=seed)
-    if run.distill is not None and (store := run.distill.store) is not None:
+    if distill is not None and (store := distill.store) is not None:
         loader.dataset.update(views=store.views, view_seed=store.seed)
     by_epoch = cfg.train_cfg.get("max_iters") is None
     shuffle = loader.sampler.get("shuffle", True) if isinstance(loader.get("sampler"), dict) else True
@@ -103,19 +126,6 @@ def prepare_config(config: Config | LoadedConfig, work_dir: Path, seed: int, las
     if unlabeled:
         loader.dataset.unlabeled = data.unlabeled
         loader.sampler.update(labeled=labeled, unlabeled=unlabeled)
-    use_class_iou(cfg)
-    if names := cfg.get("efficient_conv_bn_eval"):  # mmengine's, by layer name
-        cfg.efficient_conv_bn_eval = [f"student.{name}" for name in ([names] if isinstance(names, str) else names)]
-    cfg.resume = last is not None
-    # The Distiller itself loads the weights that a student starts from: their names are not the Runner's.
-    cfg.load_from = f"{SAFE_SCHEME}{last}" if cfg.resume else None
-    cfg.work_dir = str(work_dir)
-    cfg.randomness = dict(seed=seed, init_seed=(cfg.get("randomness") or {}).get("init_seed", seed))
-    if world_size > 1:
-        split_validation_images(cfg)
-        cfg.launcher = "pytorch"
-        cfg.model_wrapper_cfg = wrapper_config(cfg)
-    return cfg
 
 
 def wrapper_config(cfg: Config) -> PlainConfig:
@@ -178,7 +188,6 @@ def build_runner(
         lane: provides the batches for a run in lockstep; None builds loaders from the config.
         more: further hooks of this run.
     """
-    default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     hooks: list[Hook] = [
         FeatureCaptureHook(),
         WeightScheduleHook(),
@@ -189,28 +198,48 @@ def build_runner(
         AccuracyHook(report),
         *more,
     ]
-    loops = ("train_dataloader", "val_dataloader", "train_cfg", "val_cfg", "val_evaluator")
-    options = (*loops, "param_scheduler", "auto_scale_lr", "log_processor", "visualizer")
+    tracking = None if cfg.get("tracking") is None else parse_tracking(cfg.tracking)
+    if tracking is not None:
+        hooks.append(TrackingHook(tracking.images, report.listener))
+    runner = _quiet_runner(cfg, distiller, seed, tracking, [*hooks, checkpoint_hook, report, stop])
+    if lane is not None:
+        with blaming("train_dataloader or val_dataloader"):
+            set_loaders(runner, *lane.loaders(cfg))
+    _build_before_training(runner, cfg, distiller)
+    return runner
+
+
+# Keys of a config that the Runner takes under the same names.
+_RUNNER_KEYS = (
+    "train_dataloader",
+    "val_dataloader",
+    "train_cfg",
+    "val_cfg",
+    "val_evaluator",
+    "param_scheduler",
+    "auto_scale_lr",
+    "log_processor",
+    "visualizer",
+)
+
+
+def _quiet_runner(
+    cfg: Config, distiller: Distiller, seed: int, tracking: Tracking | None, hooks: Sequence[Hook]
+) -> _QuietRunner:
+    """A Runner whose loops, optimizer and schedulers are not built yet; ``hooks`` follow those of the config."""
+    default_hooks = {name: hook for name, hook in (cfg.get("default_hooks") or {}).items() if name != "checkpoint"}
     # mmengine keeps loggers and visualizers in process-wide tables by name, so each run gets a name of its own.
     name = f"{Path(cfg.work_dir).name}-{time.time_ns()}"
-    built = {option: copy.deepcopy(cfg.get(option)) for option in options}
-    tracking = parse_tracking(cfg.get("tracking"))
-    if cfg.get("tracking") is not None:
-        built["visualizer"] = track(built["visualizer"], tracking, Path(cfg.work_dir), cfg.resume)
-        hooks.append(TrackingHook(tracking.images, report.listener))
-    if built["visualizer"] is not None:
-        built["visualizer"]["name"] = name
-    runner = _QuietRunner(
+    options = {key: copy.deepcopy(cfg.get(key)) for key in _RUNNER_KEYS}
+    if tracking is not None:
+        options["visualizer"] = track(options["visualizer"], tracking, Path(cfg.work_dir), cfg.resume)
+    if options["visualizer"] is not None:
+        options["visualizer"]["name"] = name
+    return _QuietRunner(
         model=distiller,
         work_dir=cfg.work_dir,
         default_hooks={**default_hooks, "checkpoint": None},
-        custom_hooks=[
-            *(cfg.get("custom_hooks") or []),
-            *hooks,
-            checkpoint_hook,
-            report,
-            stop,
-        ],
+        custom_hooks=[*(cfg.get("custom_hooks") or []), *hooks],
         load_from=cfg.load_from,
         resume=cfg.resume,
         launcher=cfg.get("launcher", "none"),
@@ -220,13 +249,13 @@ def build_runner(
         experiment_name=name,
         # The Distiller checkpoints activations itself, so the Runner must not.
         cfg=_QuickConfig({**config_dict(cfg).to_dict(), "activation_checkpointing": None}),
-        optim_wrapper=dict(type="OptimWrapper"),  # a placeholder, replaced below
-        **built,
+        optim_wrapper=dict(type="OptimWrapper"),  # a placeholder, replaced by _build_before_training
+        **options,
     )
-    if lane is not None:
-        with blaming("train_dataloader or val_dataloader"):
-            set_loaders(runner, *lane.loaders(cfg))
-    # Build now what Runner.train would build later, so that mistakes show before the teacher is scored.
+
+
+def _build_before_training(runner: Runner, cfg: Config, distiller: Distiller) -> None:
+    """Builds now what ``Runner.train`` would build later, so that mistakes show before the teacher is scored."""
     with blaming("train_cfg or train_dataloader"):
         build_train_loop(runner)
     with blaming("val_dataloader or val_evaluator"):
@@ -235,7 +264,6 @@ def build_runner(
     if runner.param_schedulers is not None:
         with blaming("param_scheduler"):
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    return runner
 
 
 def release(runner: Runner) -> None:
