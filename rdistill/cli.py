@@ -6,7 +6,7 @@ import errno
 import io
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -43,6 +43,7 @@ from rdistill.usage import Command, usage_line
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from rdistill.checks.run import Report
     from rdistill.handover.reduce import FineTune
     from rdistill.schemas.exported import ExportRecord
     from rdistill.schemas.mappings import Arguments
@@ -326,7 +327,6 @@ def _evaluate_file(config: Path | None, file: Path, options: Arguments, *, as_js
     from rdistill.config.shortcuts import Shortcuts
     from rdistill.handover.onnx_file import read_record, require_packages
     from rdistill.handover.score import as_plain, lines, score_file
-    from rdistill.training.run import check_evaluation
 
     require_packages(("onnxruntime",), "eval of an ONNX file")
     record = read_record(file)
@@ -340,8 +340,7 @@ def _evaluate_file(config: Path | None, file: Path, options: Arguments, *, as_js
         Shortcuts(**{**exported_with["shortcuts"], **changed}),
         with_teachers=False,
     )
-    for note in check_evaluation(cfg, options["split"]):
-        _print_note(note)
+    _check_splits(cfg, (options["split"],))
     checkpoint = None if record is None else record["checkpoint"]
     if checkpoint is not None and not Path(checkpoint).is_file():
         _print_note(f"{checkpoint}: no longer exists, so the PyTorch student is not scored for comparison")
@@ -353,6 +352,15 @@ def _evaluate_file(config: Path | None, file: Path, options: Arguments, *, as_js
     _print_scores(scored.scores, cfg, options["split"])
     for topic, line in lines(scored):
         print(f"{topic:<9} {line}")
+
+
+def _check_splits(cfg: Config, splits: Sequence[str]) -> None:
+    """Checks the files that scoring on some splits, or calibration with them, reads; prints the notes."""
+    from rdistill.training.run import check_evaluation
+
+    for split in splits:
+        for note in check_evaluation(cfg, split):
+            _print_note(note)
 
 
 def _print_scores(metrics: Scores, cfg: Config, split: str) -> None:
@@ -598,6 +606,12 @@ def check(
         )
         available = resources_at(address, folder)
         report.add("resources", *check_resources("the run", **run.as_arguments(), available=available))
+    _print_report(report)
+    report.raise_problems()
+
+
+def _print_report(report: Report) -> None:
+    """Prints what `rdistill check` has found to be right, its notes, and the feature pairs that it left out."""
     console = OneLineConsole(highlight=False, soft_wrap=True, markup=False)
     for layout in report.layouts:
         console.print(f"ok        layout     {layout}")
@@ -607,7 +621,6 @@ def check(
         console.print(f"note      {note}")
     for pair in report.left_out:
         console.print(f"left out  {pair}")
-    report.raise_problems()
 
 
 @app.command(cls=Command)
@@ -718,18 +731,9 @@ def export(
     from rdistill.handover import reduce
     from rdistill.handover.inference import image_files, load_predictor, validation_images
     from rdistill.handover.onnx_file import require_packages, write_record
-    from rdistill.training.run import check_evaluation
 
     require_packages()
-    if int8 and fp16:
-        raise UserError("--int8, --fp16: a file has one precision; to get both, export twice")
-    precision = "int8" if int8 else "fp16" if fp16 else "float32"
-    if qat is not None and not int8:
-        raise UserError("--qat: trains for INT8; add --int8, or leave --qat out")
-    if images and precision != "float32":
-        raise UserError(
-            f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave --images out"
-        )
+    precision = _precision(int8=int8, fp16=fp16, qat=qat is not None, images=bool(images))
     if output not in ("mask", "logits"):
         raise UserError(f"--output: must be mask or logits, got {output!r}")
     fixed = parse_size(fixed_size, "--fixed-size") if fixed_size else None
@@ -749,9 +753,7 @@ def export(
         exported = in_float32.export_onnx(predictor, out, files, **options)
         plain, lines = in_float32.as_plain(exported), in_float32.summary(exported)
     else:
-        for split in ("train", "val") if int8 else ("val",):
-            for note in check_evaluation(cfg, split):
-                _print_note(note)
+        _check_splits(cfg, ("train", "val") if int8 else ("val",))
         fine_tune = None if qat is None else _fine_tuner(config, loading, checkpoint, qat, trust_checkpoint)
         reduced = reduce.export_reduced(
             predictor, cfg, out, precision, max_drop=max_drop, fine_tune=fine_tune, **options
@@ -765,6 +767,19 @@ def export(
         return
     for topic, line in lines:
         print(f"{topic:<9} {line}")
+
+
+def _precision(*, int8: bool, fp16: bool, qat: bool, images: bool) -> str:
+    """The precision that the flags of `rdistill export` ask for; a UserError if they contradict each other."""
+    if int8 and fp16:
+        raise UserError("--int8, --fp16: a file has one precision; to get both, export twice")
+    if qat and not int8:
+        raise UserError("--qat: trains for INT8; add --int8, or leave --qat out")
+    if images and (int8 or fp16):
+        raise UserError(
+            f"--images: {'--int8' if int8 else '--fp16'} is scored on the config's own data; leave --images out"
+        )
+    return "int8" if int8 else "fp16" if fp16 else "float32"
 
 
 def _fine_tuner(config: Path, flags: DataFlags, checkpoint: Path, iterations: int, trust_checkpoint: bool) -> FineTune:
