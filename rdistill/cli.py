@@ -770,7 +770,7 @@ def export(
 
 
 def _precision(*, int8: bool, fp16: bool, qat: bool, images: bool) -> str:
-    """The precision that the flags of `rdistill export` ask for; a UserError if they contradict each other."""
+    """The precision that the flags of `rdistill export` request; a UserError if they contradict each other."""
     if int8 and fp16:
         raise UserError("--int8, --fp16: a file has one precision; to get both, export twice")
     if qat and not int8:

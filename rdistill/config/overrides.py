@@ -115,8 +115,9 @@ def _missing(node: Any, parts: Sequence[str], key: str, *, may_add: bool) -> str
     """
     where, part = ".".join(parts), parts[-1]
     if isinstance(node, (list, tuple)):
-        known = _index(part, node) is not None
-        return None if known else f"{where}: no such index; the list has {counted(len(node), 'entry')}"
+        if _index(part, node) is not None:
+            return None
+        return f"{where}: no such index; the list has {counted(len(node), 'entry')}"
     if not isinstance(node, dict):
         return f"{where}: {'.'.join(parts[:-1])} is {node!r}, which has no keys"
     if part in node or may_add:

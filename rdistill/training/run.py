@@ -166,8 +166,8 @@ def _train(
             write_config(run.cfg, work_dir / "config.py", seed)
         try:
             facts["effective"] = _check_effective(runner, cfg, options.swept)
-            known = options.teacher_metrics
-            _add_teachers_scores(facts, score_teachers(distiller, cfg) if known is None else known)
+            measured = options.teacher_metrics
+            _add_teachers_scores(facts, score_teachers(distiller, cfg) if measured is None else measured)
             facts["best_mIoU"] = checkpoint_hook.best.get("metrics", Scores()).get("mIoU")
             kept_before = total_kept_counts(distiller)
             runner.train()
