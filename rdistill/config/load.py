@@ -368,7 +368,7 @@ def _resolve_teacher(
 def _class_map(
     classes: Mapping[str | int, str | int | None], teacher: tuple[str, ...], cfg: Config
 ) -> dict[str, list[Any]]:
-    """A teacher's ``classes`` as numbers, in the form of :class:`ClassMapSpec`."""
+    """A teacher's ``classes`` as numbers, in the form of :class:`rdistill.config.distill_spec.ClassMapSpec`."""
     student = _class_names(cfg)
     to = student_classes(classes, teacher, student)
     return dict(to=list(to), teacher=list(teacher), student=list(student))

@@ -53,9 +53,9 @@ def bpkd(
 
     A labelled pixel belongs to the edge if the square that extends ``width`` pixels around it holds labelled pixels of
     two or more classes (dilation minus erosion of each class), and otherwise to the body. The value is ``edge`` *
-    :func:`.kl` over the edge pixels + ``body`` * :func:`.cwd` over the body pixels, where each channel is a
-    distribution over the positions. ``label`` (N x H x W, long) is resized to the logits; ``width`` is in pixels of
-    that resolution.
+    :func:`.distributions.kl` over the edge pixels + ``body`` * :func:`.distributions.cwd` over the body pixels, where
+    each channel is a distribution over the positions. ``label`` (N x H x W, long) is resized to the logits; ``width``
+    is in pixels of that resolution.
 
     The authors have published no training code. This follows the paper, but not its constants.
 

@@ -115,7 +115,7 @@ def theia(student: Tensor, target: Tensor) -> Tensor:
     """Loss of foundation models' features: 0.9 * (1 - cosine over the channels) + 0.1 * smooth L1, means of both.
 
     ``target`` is the teacher's feature, standardised per channel (:class:`.layers.Theia`). So its values are around 1,
-    where the smooth L1 loss changes from quadratic to linear. The cosine is computed as in :func:`.cosine`.
+    where the smooth L1 loss changes from quadratic to linear. The cosine is computed as in :func:`.elements.cosine`.
 
     Paper: Shang et al., CoRL 2024, arXiv 2407.20179 (the reduction and the weights 0.9 and 0.1 are the authors').
     """

@@ -165,18 +165,6 @@ def defines(file: Path, name: str) -> None:
     assert set(name.split(".")) <= defined | {""}, f"{file} defines no {name}"
 
 
-def test_what_a_docstring_refers_to_is_there() -> None:
-    """``:mod:`rdistill.x``` and ``:mod:`.x``` in any docstring: what has moved is renamed there too."""
-    gone = []
-    for module, path in MODULES.items():
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        for name in re.findall(r":mod:`~?((?:rdistill)?\.[\w.]+)`", path.read_text(encoding="utf-8")):
-            whole = name.removeprefix("rdistill.") if name.startswith("rdistill") else f"{package}{name}".lstrip(".")
-            if whole not in MODULES:
-                gone.append(f"{module}: {name}")
-    assert not gone
-
-
 def test_a_folder_imports_alone_what_its_docstring_says() -> None:
     """Where it says "alone" or "only": also `schemas` and `_compat`, which are types and others' privates."""
     checked = 0

@@ -62,7 +62,7 @@ class TrialTracker(Protocol):
 
 
 class BackgroundTracker:
-    """A :class:`SweepListener` that calls a tracker in a thread of its own; the sweep goes on if the tracker fails.
+    """A :class:`.events.SweepListener` that calls a tracker in its own thread; the sweep goes on if the tracker fails.
 
     Args:
         name: the tracker's name in warnings.
