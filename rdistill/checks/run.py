@@ -176,29 +176,34 @@ def check_run(
         report.add("pretrained", [*problems, *fit], files)
     report.add("classes", check_classes(cfg, distiller.student), _describe_classes(distiller))
     if run.distill is not None:
-        models = [teacher.model for teacher in distiller.teachers]
-        paired = sum(len(loss.pairs) for loss in run.distill.losses.values())
-        report.add(
-            "pairs",
-            check_pairs(run.distill, distiller.student, models, training_size(cfg)),
-            counted(paired, "feature pair"),
-        )
-        report.notes += teacher_notes(distiller) + class_name_notes(cfg, distiller)
-        problems, notes = inspect_store(run, distiller)
-        report.notes += notes
-        if run.distill.store is not None:
-            report.add("store", problems, describe_store(run.distill.store))
-        for where, text in describe_class_maps(run.distill):
-            report.add(where, [], text)
-        if run.distill.shares:
-            report.add("weights", [], describe_shares(run.distill.shares))
-            report.notes += _share_notes(run)
+        _add_distillation(report, run, run.distill, distiller)
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
         report.add(*_try_batch(distiller, run, workers, seed))
     if work_dir is not None:
         report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
     return report
+
+
+def _add_distillation(report: Report, run: LoadedConfig, spec: DistillSpec, distiller: Distiller) -> None:
+    """Checks what a ``distill`` section says about built models: pairs, teachers, the store, classes, weights."""
+    models = [teacher.model for teacher in distiller.teachers]
+    paired = sum(len(loss.pairs) for loss in spec.losses.values())
+    report.add(
+        "pairs",
+        check_pairs(spec, distiller.student, models, training_size(run.cfg)),
+        counted(paired, "feature pair"),
+    )
+    report.notes += teacher_notes(distiller) + class_name_notes(run.cfg, distiller)
+    problems, notes = inspect_store(run, distiller)
+    report.notes += notes
+    if spec.store is not None:
+        report.add("store", problems, describe_store(spec.store))
+    for where, text in describe_class_maps(spec):
+        report.add(where, [], text)
+    if spec.shares:
+        report.add("weights", [], describe_shares(spec.shares))
+        report.notes += _share_notes(run)
 
 
 def teacher_notes(distiller: Distiller) -> list[str]:

@@ -235,35 +235,12 @@ def _labels_from_jpeg(mask_survey: MaskSurvey, names: Sequence[str] | None) -> L
 def _labels_from_colors(
     mask_survey: MaskSurvey, colors: Mapping[tuple[int, int, int], str] | None, names: Sequence[str] | None
 ) -> Labels:
+    """The labels of masks in colour: by a table of colours, or each colour is a class."""
     present: Counter[Color] = Counter()
     for color, count in mask_survey.pixels.items():
         present[color * 3 if len(color) == 1 else color] += count
     if colors:
-        in_table: set[Color] = set(colors)
-        unknown = [color for color in present if color not in in_table]
-        if unknown and not mask_survey.lossy:
-            shown = ", ".join(map(str, unknown[:3]))
-            share = 100 * sum(present[color] for color in unknown) / present.total()
-            reason = f"colours that are not in the table, such as {shown} ({share:.2g} % of the pixels), are ignored"
-            reasons: tuple[str, ...] = (reason,)
-        else:
-            reasons = ()
-        classes = list(dict.fromkeys(name for name in colors.values() if not _is_void(name)))
-        table: dict[Color, int] = {}
-        for color, name in colors.items():
-            table[color] = IGNORED if _is_void(name) else classes.index(name)
-        table.update({color: IGNORED for color in unknown if not mask_survey.lossy})
-        palette = [next(color for color, name in colors.items() if name == class_name) for class_name in classes]
-        reason = f"masks are in colour: {len(classes)} classes from the table of colours"
-        return Labels(
-            tuple(names or classes),
-            tuple(palette),
-            table,
-            {},
-            True,
-            reasons=(reason, *reasons),
-            lossy=mask_survey.lossy,
-        )
+        return _labels_from_table(present, colors, names, lossy=mask_survey.lossy)
     if mask_survey.lossy:
         path = next(path for path, file in mask_survey.files.items() if file.lossy)
         raise UserError(
@@ -281,6 +258,26 @@ def _labels_from_colors(
     return Labels(
         result, tuple(palette), {color: index for index, color in enumerate(order)}, {}, True, reasons=(reason,)
     )
+
+
+def _labels_from_table(
+    present: Counter[Color], colors: Mapping[tuple[int, int, int], str], names: Sequence[str] | None, *, lossy: bool
+) -> Labels:
+    """The labels of masks whose colours a table names; ``present`` has the number of pixels of each colour."""
+    in_table: set[Color] = set(colors)
+    unknown = [] if lossy else [color for color in present if color not in in_table]
+    classes = list(dict.fromkeys(name for name in colors.values() if not _is_void(name)))
+    reasons = [f"masks are in colour: {len(classes)} classes from the table of colours"]
+    if unknown:
+        shown = ", ".join(map(str, unknown[:3]))
+        share = 100 * sum(present[color] for color in unknown) / present.total()
+        reasons.append(f"colours that are not in the table, such as {shown} ({share:.2g} % of the pixels), are ignored")
+    table: dict[Color, int] = {}
+    for color, name in colors.items():
+        table[color] = IGNORED if _is_void(name) else classes.index(name)
+    table.update({color: IGNORED for color in unknown})
+    palette = [next(color for color, name in colors.items() if name == class_name) for class_name in classes]
+    return Labels(tuple(names or classes), tuple(palette), table, {}, True, reasons=tuple(reasons), lossy=lossy)
 
 
 def _is_void(name: str) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
+from typing import TypeVar
 
 from rdistill.core.words import counted
 from rdistill.report.load import Sweep, mapping, miou
 from rdistill.report.plot import Plot
 from rdistill.report.study import scored
 from rdistill.report.text import Column, Table, cell, points, short
-from rdistill.report.theme import COLORSCALE, layout
+from rdistill.report.theme import COLORSCALE, Layout, Trace, layout
 
 CELL, WIDE_CELL = 96, 150  # width of a cell in pixels, without and with text about trials that never left one class
 LETTER = 7.5  # width of a letter in pixels
+Cell = TypeVar("Cell")
 
 
 def heat_maps(sweep: Sweep) -> list[Plot]:
@@ -24,87 +27,140 @@ def heat_maps(sweep: Sweep) -> list[Plot]:
     return [plot for key in keys if (plot := _heat_map(sweep, key)) is not None]
 
 
-def _heat_map(sweep: Sweep, key: str) -> Plot | None:
-    cells: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-    collapsed: Counter[tuple[int, int]] = Counter()  # trials that never left one class do not count in the means
+@dataclass(frozen=True)
+class _Pairs:
+    """The trials of each feature pair: (index of the student's feature, index of the teacher's)."""
+
+    scores: Mapping[tuple[int, int], Sequence[float]]  # best mIoU of each trial; no pair is without one
+    collapsed: Counter[tuple[int, int]]  # number of trials that never left one class: they do not count in the means
+    students: Sequence[str]  # names of the student's features
+    teachers: Sequence[str]
+
+    def mean(self, student: int, teacher: int) -> float | None:
+        pair = student, teacher
+        return mean(self.scores[pair]) if pair in self.scores else None
+
+    def best(self, student: int, teacher: int) -> float | None:
+        pair = student, teacher
+        return max(self.scores[pair]) if pair in self.scores else None
+
+    def count(self, student: int, teacher: int) -> int:
+        return len(self.scores.get((student, teacher), []))
+
+    def grid(self, value: Callable[[int, int], Cell]) -> list[list[Cell]]:
+        """A value for each cell of the heat map, a row for each feature of the student."""
+        return [[value(s, t) for t in range(len(self.teachers))] for s in range(len(self.students))]
+
+
+def _pairs_of(sweep: Sweep, key: str) -> _Pairs | None:
+    """The scored trials of a swept pair; None if there is none."""
+    scores: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+    collapsed: Counter[tuple[int, int]] = Counter()
     for record in scored(sweep):
         pair = record.values.get(key)
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(index, int) for index in pair):
             if record.id in sweep.never_trained:
                 collapsed[pair[0], pair[1]] += 1
             else:
-                cells[pair[0], pair[1]].append(miou(record) or 0.0)
-    if not cells:
+                scores[pair[0], pair[1]].append(miou(record) or 0.0)
+    return _Pairs(scores, collapsed, *_feature_names(sweep, key, [*scores, *collapsed])) if scores else None
+
+
+def _heat_map(sweep: Sweep, key: str) -> Plot | None:
+    pairs = _pairs_of(sweep, key)
+    if pairs is None:
         return None
-    students, teachers = _feature_names(sweep, key, [*cells, *collapsed])
-    means = [
-        [mean(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
-    ]
-    marks = [[_mark(cells.get((s, t)), collapsed[s, t]) for t in range(len(teachers))] for s in range(len(students))]
-    bests = [
-        [max(cells[s, t]) if (s, t) in cells else None for t in range(len(teachers))] for s in range(len(students))
-    ]
-    counts = [[len(cells.get((s, t), [])) for t in range(len(teachers))] for s in range(len(students))]
-    data = [
-        dict(
-            type="heatmap",
-            z=means,
-            x=_axis(teachers),
-            y=_axis(students),
-            colorscale=COLORSCALE,
-            xgap=3,
-            ygap=3,
-            customdata=[[[b, n] for b, n in zip(*row, strict=True)] for row in zip(bests, counts, strict=True)],
-            showscale=False,
-            hovertemplate="student %{y}<br>teacher %{x}<br>mean %{z:.2f}, best %{customdata[0]:.2f}, "
-            "n = %{customdata[1]}<extra></extra>",
-            hoverongaps=False,
-        )
-    ]
-    values = [value for row in means for value in row if value is not None]
-    low, high = min(values), max(values)
-    notes = [
-        dict(
-            x=t,
-            y=s,
-            text=marks[s][t],
-            showarrow=False,
-            font=dict(size=12, color=_on_scale(means[s][t], low, high)),
-        )
-        for s in range(len(students))
-        for t in range(len(teachers))
-        if marks[s][t]
-    ]
-    name = short(key, sweep.keys)
     figure = layout(
         xaxis=dict(
             title="teacher feature",
             showgrid=False,
             showline=False,
             ticks="",
-            tickangle=-30 if LETTER * max(map(len, teachers)) > CELL else 0,
+            tickangle=-30 if LETTER * max(map(len, pairs.teachers)) > CELL else 0,
         ),
         yaxis=dict(title="student feature", showgrid=False, showline=False, ticks="", autorange="reversed"),
-        annotations=notes,
+        annotations=_texts_of_cells(pairs),
         margin=dict(t=16),
     )
-    top = max(cells, key=lambda pair: mean(cells[pair]))
-    summary = (
-        f"{students[top[0]]} (student) with {teachers[top[1]]} (teacher) has the highest mean, "
-        f"{points(mean(cells[top]))} mIoU over {counted(len(cells[top]), 'trial')}, of "
-        f"{sum(map(len, cells.values()))} over {counted(len(cells), 'pair')}."
+    name = short(key, sweep.keys)
+    note = (
+        "In each cell the mean over its trials, the best of them, and how many there are. Other parameters vary too: "
+        "pairs of one or two trials cannot be compared."
     )
-    if collapsed:
-        summary += f" {counted(collapsed.total(), 'more trial')} never left one class and are in no mean."
-    order = sorted({*cells, *collapsed}, key=lambda pair: -mean(cells[pair]) if pair in cells else 0.0)
+    cell_width = WIDE_CELL if pairs.collapsed else CELL
+    return Plot(
+        f"pairs-{name}",
+        f"Feature pairs: {name}",
+        _summary(pairs),
+        [_trace(pairs)],
+        figure,
+        _table(pairs, name),
+        height=150 + 64 * len(pairs.students),
+        min_width=90 + round(7.5 * max(map(len, pairs.students))) + cell_width * len(pairs.teachers),
+        note=note,
+    )
+
+
+def _trace(pairs: _Pairs) -> Trace:
+    return dict(
+        type="heatmap",
+        z=pairs.grid(pairs.mean),
+        x=_axis(pairs.teachers),
+        y=_axis(pairs.students),
+        colorscale=COLORSCALE,
+        xgap=3,
+        ygap=3,
+        customdata=pairs.grid(lambda s, t: [pairs.best(s, t), pairs.count(s, t)]),
+        showscale=False,
+        hovertemplate="student %{y}<br>teacher %{x}<br>mean %{z:.2f}, best %{customdata[0]:.2f}, "
+        "n = %{customdata[1]}<extra></extra>",
+        hoverongaps=False,
+    )
+
+
+def _texts_of_cells(pairs: _Pairs) -> list[Layout]:
+    """Plotly's annotations with the text of each cell that has one."""
+    means = pairs.grid(pairs.mean)
+    values = [value for row in means for value in row if value is not None]
+    low, high = min(values), max(values)
+    marks = pairs.grid(lambda s, t: _mark(pairs.scores.get((s, t)), pairs.collapsed[s, t]))
+    return [
+        dict(
+            x=t,
+            y=s,
+            text=text,
+            showarrow=False,
+            font=dict(size=12, color=_on_scale(means[s][t], low, high)),
+        )
+        for s, row in enumerate(marks)
+        for t, text in enumerate(row)
+        if text
+    ]
+
+
+def _summary(pairs: _Pairs) -> str:
+    scores = pairs.scores
+    top = max(scores, key=lambda pair: mean(scores[pair]))
+    summary = (
+        f"{pairs.students[top[0]]} (student) with {pairs.teachers[top[1]]} (teacher) has the highest mean, "
+        f"{points(mean(scores[top]))} mIoU over {counted(len(scores[top]), 'trial')}, of "
+        f"{sum(map(len, scores.values()))} over {counted(len(scores), 'pair')}."
+    )
+    if pairs.collapsed:
+        summary += f" {counted(pairs.collapsed.total(), 'more trial')} never left one class and are in no mean."
+    return summary
+
+
+def _table(pairs: _Pairs, name: str) -> Table:
+    order = sorted({*pairs.scores, *pairs.collapsed}, key=lambda pair: -(pairs.mean(*pair) or 0.0))
     rows = [
         [
-            cell(f"{s} {students[s]}"),
-            cell(f"{t} {teachers[t]}"),
-            cell(mean(cells[s, t]) if (s, t) in cells else None, ".2f"),
-            cell(max(cells[s, t]) if (s, t) in cells else None, ".2f"),
-            cell(len(cells.get((s, t), []))),
-            cell(collapsed[s, t]),
+            cell(f"{s} {pairs.students[s]}"),
+            cell(f"{t} {pairs.teachers[t]}"),
+            cell(pairs.mean(s, t), ".2f"),
+            cell(pairs.best(s, t), ".2f"),
+            cell(pairs.count(s, t)),
+            cell(pairs.collapsed[s, t]),
         ]
         for s, t in order
     ]
@@ -113,24 +169,7 @@ def _heat_map(sweep: Sweep, key: str) -> Plot | None:
         Column("teacher feature"),
         *[Column(text, True) for text in ("mean mIoU", "best", "trials", "never left one class")],
     ]
-    table = Table(f"Feature pairs of {name}, best mean first", columns, rows)
-    note = (
-        "In each cell the mean over its trials, the best of them, and how many there are. Other parameters vary too: "
-        "pairs of one or two trials cannot be compared."
-    )
-    height = 150 + 64 * len(students)
-    width = 90 + round(7.5 * max(map(len, students))) + (WIDE_CELL if collapsed else CELL) * len(teachers)
-    return Plot(
-        f"pairs-{name}",
-        f"Feature pairs: {name}",
-        summary,
-        data,
-        figure,
-        table,
-        height=height,
-        min_width=width,
-        note=note,
-    )
+    return Table(f"Feature pairs of {name}, best mean first", columns, rows)
 
 
 def _feature_names(sweep: Sweep, key: str, pairs: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
@@ -155,7 +194,7 @@ def _axis(names: Sequence[str]) -> list[str]:
     return [f"{index} {name}" for index, name in enumerate(names)]
 
 
-def _mark(scores: list[float] | None, collapsed: int) -> str:
+def _mark(scores: Sequence[float] | None, collapsed: int) -> str:
     """The text of a cell: mean, best, number of trials, and number of further trials that never left one class."""
     stuck = f"{collapsed} never left one class" if collapsed else ""
     if not scores:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rdistill.core.words import counted
 from rdistill.report.load import Sweep, miou, number
@@ -22,6 +22,7 @@ from rdistill.sweeps.study.records import TrialRecord
 LONG = 12  # choices with more letters than this are drawn on the vertical axis
 WIDE = 360  # width in pixels of such a figure, without the texts of the choices
 LETTER = 7  # width of a letter in pixels
+MARKERS = {"ran to its end": "circle", "stopped early": "x-thin-open", "best": "star"}  # Plotly's names
 
 
 def parallel(sweep: Sweep) -> Plot | None:
@@ -34,42 +35,7 @@ def parallel(sweep: Sweep) -> Plot | None:
     low, high = percent_range(scores)
     axes.append(_scale(TARGET, "", low, high, False))
     top, best = records[-max(1, len(records) // 4) :], sweep.chosen
-    data = []
-    for record in records:
-        values = [*(record.values.get(axis.key) for axis in axes[:-1]), miou(record)]
-        first = record is best
-        colour, width, opacity = (
-            ("$best", 3.5 if first else 1.3, 1 if first else 0.7) if first or record in top else ("$other", 1, 0.35)
-        )
-        data.append(
-            dict(
-                type="scatter",
-                mode="lines",
-                showlegend=False,
-                x=list(range(len(axes))),
-                opacity=opacity,
-                y=[axis.place(value) for axis, value in zip(axes, values, strict=True)],
-                line=dict(color=colour, width=width),
-                text=[f"{axis.name} {show(value)}" for axis, value in zip(axes, values, strict=True)],
-                hovertemplate=f"{plain(record.id)}, %{{text}}<extra></extra>",
-                connectgaps=False,
-            )
-        )
-    ticks = [
-        dict(
-            x=index,
-            y=place,
-            text=as_text(text),
-            showarrow=False,
-            xanchor="right",
-            xshift=-5,
-            bgcolor="$paper",
-            borderpad=1,
-            font=dict(size=11, color="$muted"),
-        )
-        for index, axis in enumerate(axes)
-        for place, text in axis.ticks
-    ]
+    data = [_line(record, axes, is_best=record is best, is_top=record in top) for record in records]
     shapes = [
         dict(type="line", x0=index, x1=index, y0=0, y1=1, line=dict(color="$line", width=1))
         for index in range(len(axes))
@@ -86,7 +52,7 @@ def parallel(sweep: Sweep) -> Plot | None:
             side="top",
         ),
         yaxis=dict(range=[-0.04, 1.04], visible=False),
-        annotations=ticks,
+        annotations=_ticks(axes),
         shapes=shapes,
         margin=dict(l=left, r=16, t=36, b=8),
     )
@@ -105,6 +71,45 @@ def parallel(sweep: Sweep) -> Plot | None:
     return Plot(
         "parallel", "All parameters at once", summary, data, figure, table, height=440, min_width=150 * len(axes) + left
     )
+
+
+def _line(record: TrialRecord, axes: Sequence[_Axis], *, is_best: bool, is_top: bool) -> Trace:
+    """The line of a trial through its values on all axes, the last of which is the score's."""
+    values = [*(record.values.get(axis.key) for axis in axes[:-1]), miou(record)]
+    colour, width, opacity = (
+        ("$best", 3.5 if is_best else 1.3, 1 if is_best else 0.7) if is_best or is_top else ("$other", 1, 0.35)
+    )
+    return dict(
+        type="scatter",
+        mode="lines",
+        showlegend=False,
+        x=list(range(len(axes))),
+        opacity=opacity,
+        y=[axis.place(value) for axis, value in zip(axes, values, strict=True)],
+        line=dict(color=colour, width=width),
+        text=[f"{axis.name} {show(value)}" for axis, value in zip(axes, values, strict=True)],
+        hovertemplate=f"{plain(record.id)}, %{{text}}<extra></extra>",
+        connectgaps=False,
+    )
+
+
+def _ticks(axes: Sequence[_Axis]) -> list[Layout]:
+    """Plotly's annotations with the ticks of all axes."""
+    return [
+        dict(
+            x=index,
+            y=place,
+            text=as_text(text),
+            showarrow=False,
+            xanchor="right",
+            xshift=-5,
+            bgcolor="$paper",
+            borderpad=1,
+            font=dict(size=11, color="$muted"),
+        )
+        for index, axis in enumerate(axes)
+        for place, text in axis.ticks
+    ]
 
 
 @dataclass(frozen=True)
@@ -159,66 +164,19 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     if not records or distribution is None:
         return None
     categories = isinstance(distribution, CategoricalDistribution)
-    best = sweep.chosen
-    data = []
-    for label, symbol, chosen in (
-        (
-            "ran to its end",
-            "circle",
-            [record for record in records if record.status != "stopped" and record is not best],
-        ),
-        (
-            "stopped early",
-            "x-thin-open",
-            [record for record in records if record.status == "stopped" and record is not best],
-        ),
-        ("best", "star", [record for record in records if record is best]),
-    ):
-        if not chosen:
-            continue
-        colour, size = ("$best", 13) if label == "best" else ("$other", 7)
-        trace: Trace = dict(
-            name=label,
-            showlegend=False,
-            x=[show(record.values[key]) if categories else record.values[key] for record in chosen],
-            y=[miou(record) for record in chosen],
-            text=[record.id for record in chosen],
-            marker=dict(symbol=symbol, color=colour, size=size, opacity=0.8, line=dict(width=1.5, color=colour)),
-            hovertemplate="%{text}: %{x}, %{y:.2f}<extra></extra>",
-        )
-        if categories and label != "best":  # an invisible box plot draws points of one category side by side
-            clear = "rgba(0,0,0,0)"
-            trace.update(
-                type="box",
-                boxpoints="all",
-                jitter=0.7,
-                pointpos=0,
-                line=dict(color=clear),
-                fillcolor=clear,
-                hoveron="points",
-            )
-        else:
-            trace.update(type="scatter", mode="markers", cliponaxis=False)
-        data.append(trace)
+    others = [record for record in records if record is not sweep.chosen]
+    groups = {
+        "ran to its end": [record for record in others if record.status != "stopped"],
+        "stopped early": [record for record in others if record.status == "stopped"],
+        "best": [record for record in records if record is sweep.chosen],
+    }
+    data = [_scatter(label, group, key, categories=categories) for label, group in groups.items() if group]
     names = categories_of(sweep, key, distribution) if isinstance(distribution, CategoricalDistribution) else []
     long = max(map(len, names), default=0) > LONG
     if long:  # long categories are on the vertical axis, so that each has a line of its own
         data = [_horizontal(trace) for trace in data]
-    axis: Layout = dict(title=name)
+    axis = _axis_of_values(name, distribution, names)
     reach = percent_range([miou(record) for record in scored(sweep)])  # the same for all parameters
-    if isinstance(distribution, CategoricalDistribution):
-        axis.update(
-            type="category",
-            categoryorder="array",
-            categoryarray=names,
-            showgrid=False,
-        )
-    elif isinstance(distribution, (FloatDistribution, IntDistribution)) and distribution.high > distribution.low:
-        ends = [float(distribution.low), float(distribution.high)]  # the range of the search
-        if distribution.log:
-            axis.update(type="log", title=f"{name}, log scale", **log_ticks(*ends))
-            ends = [math.log10(end) for end in ends]
-        axis["range"] = ends
     scores = dict(title="best mIoU, %", range=reach)
     if long:
         figure = layout(xaxis=scores, yaxis={**axis, "title": ""}, margin=dict(t=12, r=12))
@@ -239,6 +197,48 @@ def _slice(sweep: Sweep, key: str) -> Plot | None:
     table = Table(f"Trials by {name}, best first", columns, rows)
     height, width = (90 + 26 * len(names), WIDE + LETTER * max(map(len, names))) if long else (280, 0)
     return Plot(f"slice-{name}", name, summary, data, figure, table, height=height, min_width=width)
+
+
+def _scatter(label: str, records: Sequence[TrialRecord], key: str, *, categories: bool) -> Trace:
+    """The scores of a group of trials, named in ``MARKERS``, over their values of one parameter."""
+    colour, size = ("$best", 13) if label == "best" else ("$other", 7)
+    trace: Trace = dict(
+        name=label,
+        showlegend=False,
+        x=[show(record.values[key]) if categories else record.values[key] for record in records],
+        y=[miou(record) for record in records],
+        text=[record.id for record in records],
+        marker=dict(symbol=MARKERS[label], color=colour, size=size, opacity=0.8, line=dict(width=1.5, color=colour)),
+        hovertemplate="%{text}: %{x}, %{y:.2f}<extra></extra>",
+    )
+    if categories and label != "best":  # an invisible box plot draws points of one category side by side
+        clear = "rgba(0,0,0,0)"
+        trace.update(
+            type="box",
+            boxpoints="all",
+            jitter=0.7,
+            pointpos=0,
+            line=dict(color=clear),
+            fillcolor=clear,
+            hoveron="points",
+        )
+    else:
+        trace.update(type="scatter", mode="markers", cliponaxis=False)
+    return trace
+
+
+def _axis_of_values(name: str, distribution: BaseDistribution, categories: Sequence[str]) -> Layout:
+    """The axis of a parameter's values, as long as the range of the search."""
+    if isinstance(distribution, CategoricalDistribution):
+        return dict(title=name, type="category", categoryorder="array", categoryarray=categories, showgrid=False)
+    axis: Layout = dict(title=name)
+    if isinstance(distribution, (FloatDistribution, IntDistribution)) and distribution.high > distribution.low:
+        ends = [float(distribution.low), float(distribution.high)]
+        if distribution.log:
+            axis.update(type="log", title=f"{name}, log scale", **log_ticks(*ends))
+            ends = [math.log10(end) for end in ends]
+        axis["range"] = ends
+    return axis
 
 
 def _horizontal(trace: Trace) -> Trace:

@@ -120,6 +120,15 @@ def measure(
         if is_main_process():
             here.push()
         records += [lane.record for lane in lanes]
+    headroom = _summarised(records, request, teachers)
+    if is_main_process():
+        write_json(here.folder / HEADROOM, headroom)
+        here.push()
+    return headroom
+
+
+def _summarised(records: Sequence[ArmRecord], request: Request, teachers: Sequence[Scores]) -> Headroom:
+    """The content of ``headroom.json``, given the records of all trainings."""
     finished = {(record["arm"], record["seed"]): record for record in records if record["status"] == "finished"}
     one_class = never_left_one_class(finished)
     scores: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
@@ -129,7 +138,7 @@ def measure(
         if (arm, seed) in one_class:
             stuck[arm].append(seed)
     teacher = teachers[0].get("mIoU") if teachers else None
-    headroom: Headroom = {
+    return {
         "iterations": request.iterations,
         "seeds": list(request.seeds),
         **answer(scores, {arm: seeds for arm, seeds in stuck.items() if seeds}, teacher, request.iterations),
@@ -140,10 +149,6 @@ def measure(
         ],
         "rates": Rates.of(records).as_dict(),
     }
-    if is_main_process():
-        write_json(here.folder / HEADROOM, headroom)
-        here.push()
-    return headroom
 
 
 @dataclass(frozen=True)
