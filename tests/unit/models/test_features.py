@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.models.activation_checkpointing import checkpoint_activations
-from rdistill.models.features import Feature, FeatureCapture, parse_feature
+from rdistill.models.features import Feature, FeatureCapture, as_maps, parse_feature
 from rdistill.models.segmentor import build_segmentor
 
 
@@ -397,3 +397,52 @@ def test_inside_a_checkpointed_layer(model: nn.Module) -> None:
         assert actual.keys() == expected.keys()
         for key in actual:
             torch.testing.assert_close(actual[key], expected[key], msg=key)
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_fold_row_by_row() -> None:
+    maps = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    tokens = maps.flatten(2).transpose(1, 2)
+    assert torch.equal(as_maps(tokens, (64, 96)), maps)
+    assert torch.equal(as_maps(torch.cat([torch.zeros(2, 1, 3), tokens], dim=1), (64, 96)), maps)  # a class token
+    assert as_maps(torch.zeros(2, 7, 3), (64, 64)).shape == (2, 7, 3)  # no grid has this shape
+    assert as_maps(maps, (64, 96)) is maps
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((224, 224), (14, 14)),
+        ((512, 1024), (32, 64)),
+        ((518, 518), (37, 37)),  # DINOv2's patches of 14 pixels
+        ((280, 420), (20, 30)),
+        ((96, 64), (6, 4)),
+        ((90, 130), (6, 9)),  # patches of 14 pixels, the rest of the image left out
+    ],
+)
+def test_tokens_that_are_no_tiles_are_left_out(size: tuple[int, int], grid: tuple[int, int], prefix: int) -> None:
+    """A class token; DeiT's two; four registers, with a class token in DINOv2 and DINOv3."""
+    maps = torch.randn(1, 3, *grid, generator=torch.Generator().manual_seed(0))
+    tokens = torch.cat([torch.full((1, prefix, 3), 9.0), maps.flatten(2).transpose(1, 2)], dim=1)
+    assert torch.equal(as_maps(tokens, size), maps)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "grid"),
+    [
+        (180, (90, 120), (12, 15)),  # stride 8 rounded up, not a grid of another aspect
+        (9, (64, 64), (2, 2)),  # 5 and 2 x 2 patches of 32: 3 x 3 divides no 64 pixels
+        (9, (66, 66), (3, 3)),
+        (36, (96, 96), (6, 6)),  # the fewest: not 5 x 6 and others
+    ],
+)
+def test_ambiguous_lengths(length: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
+    assert as_maps(torch.zeros(1, length, 3), size).shape == (1, 3, *grid)
+
+
+def test_class_queries_are_no_map() -> None:
+    """Segmenter's tokens of 21 classes are not 5 registers and 4 x 4 patches of 128 pixels."""
+    assert as_maps(torch.zeros(1, 21, 3), (512, 512)).shape == (1, 21, 3)
