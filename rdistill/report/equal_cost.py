@@ -8,6 +8,7 @@ from rdistill.core.one_class import trained_of, when_trained
 from rdistill.core.words import counted
 from rdistill.report.facts import between, interval
 from rdistill.report.load import Sweep, mapping, number
+from rdistill.report.standing import decided
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, signed
 from rdistill.schemas.summary import Arm
 
@@ -95,7 +96,7 @@ def uncertainty_table(sweep: Sweep) -> Table | None:
                     Cell(signed(number(gap.get("mean"))), number(gap.get("mean"))), cell(gap.get("n")),
                     Cell(alone), cell(gap.get("images")), Cell(interval(gap)),
                     cell(str(gap.get("binds") or "seeds")), cell(number(gap.get("sign_flip_p")), ".3g"),
-                    cell(str(gap.get("answer") or MISSING)),
+                    cell(decided(gap) or MISSING),
                 ]
             )  # fmt: skip
     columns = [

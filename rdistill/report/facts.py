@@ -18,6 +18,7 @@ _LABELS = {  # decision about a confirmed difference -> its label
     "better": "better by",
     "worse": "worse by",
     "open": "difference, not decided",
+    "futile": "difference, not decided",
     None: "nothing to compare",
 }
 

@@ -17,7 +17,7 @@ from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.summary import Arm, Difference
 
 MAX_GAP = 100.0  # the largest possible difference of two scores in percent
-SHOWS = {"better": "better", "worse": "worse", "open": "not decided", None: ""}
+SHOWS = {"better": "better", "worse": "worse", "open": "not decided", "futile": "not decided, futile", None: ""}
 
 
 def per_class(sweep: Sweep) -> Plot | None:

@@ -11,9 +11,11 @@ from typing import Literal
 from rdistill.report.load import Sweep, mapping, number
 from rdistill.report.text import short
 from rdistill.schemas.summary import Arm, Difference
-from rdistill.sweeps.findings.verdict import images_leave_open, is_better, is_worse
+from rdistill.sweeps.findings.verdict import chance_in_words, images_leave_open, is_better, is_futile, is_worse
 
-Decided = Literal["better", "worse", "open"]
+# "futile" is not decided either, and more seeds would very probably not show a gain.
+Decided = Literal["better", "worse", "futile", "open"]
+UNDECIDED = ("futile", "open")
 COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # decision -> colour of the theme; others are MUTED
 MUTED = "muted"
 EDGE = 0.05  # a value in this outer fraction of a range is at its edge
@@ -43,7 +45,9 @@ def decided(gap: Difference | None) -> Decided | None:
     if number(values.get("low")) is None or number(values.get("high")) is None:
         return "open"
     values.setdefault("p_adjusted", values.get("p", 0.0))  # an older version adjusted nothing
-    return "better" if is_better(values) else "worse" if is_worse(values) else "open"
+    if is_better(values):
+        return "better"
+    return "worse" if is_worse(values) else "futile" if is_futile(values) else "open"
 
 
 def colour_of(gap: Difference | None) -> str:
@@ -68,10 +72,12 @@ def standing(sweep: Sweep) -> Standing:
         if first == "better":
             return Standing("Better at equal iterations, worse at equal cost", "bad")
         return Standing("Worse than the student alone", "bad")
-    if first == "better" and second == "open":
+    if first == "better" and second in UNDECIDED:
         return Standing("Better at equal iterations, not decided at equal cost", "best")
     if "better" in (first, second):
         return Standing("Better than the student alone", "best")
+    if "open" not in (first, second):
+        return Standing("Not decided; more seeds would hardly show a gain")
     return Standing("Not decided")
 
 
@@ -105,16 +111,19 @@ def _after_search(sweep: Sweep) -> list[Step]:
 
 def _after_confirmation(sweep: Sweep) -> list[Step]:
     first, second = answers(sweep.winner)
-    gap = mapping(sweep.winner.get("difference"))
+    at_iterations = mapping(sweep.winner.get("difference"))
+    at_cost = mapping(mapping(sweep.winner.get("equal_cost")).get("difference"))
     if first == "better" and second == "worse":
         return [Step("Train the student alone for longer: for the same cost it gets further than under this teacher.")]
     if "worse" in (first, second):
         return [Step("Use the student alone, or another teacher; `Why` on this page says what is in the way.")]
     if first != "better" and second != "better":
-        return [_to_decide(sweep, gap)]
+        # More seeds can show a gain where the answer is open, whatever they would do at the other cost.
+        use_cost = first is None or (first == "futile" and second == "open")
+        return [_to_decide(sweep, at_cost if use_cost else at_iterations)]
     steps = []
-    if second == "open":
-        steps.append(_to_decide(sweep, mapping(mapping(sweep.winner.get("equal_cost")).get("difference"))))
+    if second in UNDECIDED:
+        steps.append(_to_decide(sweep, at_cost))
     if not sweep.summary.get("test"):
         steps.append(Step("Score it once on a test split, whose images have chosen nothing (docs/proof.md)."))
     if (sweep.folder / "best.pth").is_file():
@@ -130,8 +139,17 @@ def _to_decide(sweep: Sweep, gap: Difference) -> Step:
     if images_leave_open(gap):
         return Step(f"Validate on more images: with {images} of them more seeds would not decide it.")
     looks = mapping(sweep.confirmed.get("looks"))
-    if gap.get("answer") == "futile" and looks:
-        reason = f"that a gain would be shown by seed {looks.get('most')} had become unlikely, so no more were added"
+    most, seeds = number(looks.get("most")), number(gap.get("n"))
+    if is_futile(gap):
+        reason = f"more seeds would very probably not show a gain ({chance_in_words(gap)})"
+        return Step(f"Use the student alone, or change the teacher or the losses: {reason}.")
+    if gap.get("answer") == "futile" and most is not None:
+        used = seeds is not None and seeds >= most
+        reason = (
+            f"all {most:.0f} planned seeds are used"
+            if used
+            else f"that a gain would be shown by seed {most:.0f} had become unlikely, so no more were added"
+        )
         return Step(f"Use the student alone, or change the teacher or the losses: {reason}.")
     if images and gap.get("binds") == "images":
         return Step("More validation images would narrow the interval most; then more seeds.", _resumed(sweep))

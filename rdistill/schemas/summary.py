@@ -45,7 +45,8 @@ class Difference(PairedDifference, total=False):
     binds: str  # the larger source of error, 'seeds' or 'images'
     half_by_images: float  # the images' part of the half width, which more seeds do not reduce
     p_adjusted: float  # p value adjusted for all questions
-    answer: Answer
+    answer: Answer  # 'futile': a gain would very probably not be shown by more seeds, or no planned seed is left
+    chance: float  # predictive probability, 0 to 1, that more seeds show it better; absent if no seed could follow
     settled: bool  # whether an earlier look has given the final answer
 
 

@@ -148,6 +148,8 @@ def _train(team: Team, shown: SweepConsole, selection: Selection, seeds: Sequenc
     if measured and looked_at:  # the lengths of the runs at equal cost are known, so they train in the same phase
         runs += _longer(selection, work_dir, new, costs)
     shown.expect(CONFIRMED, len(selection.runs(work_dir, seeds)))
+    if measured and looked_at:
+        shown.expect(EQUAL_COST, len(_longer(selection, work_dir, seeds, costs)))
     if not _run(team, f"{PHASE}{suffix}", runs, resume):
         return False
     if not selection.at_equal_cost or (measured and looked_at):

@@ -36,9 +36,10 @@ class Plan:
     def describe(self, resources: Resources) -> str:
         """``2 cohorts of up to 5 students that share a teacher, on 1 CPU each``."""
         cpus = resources.total()["CPU"] * self.slots
+        alone = self.size == 1
+        students = "1 student with a teacher" if alone else f"up to {self.size} students that share a teacher"
         return (
-            f"{counted(self.cohorts, 'cohort')} of up to {self.size} students that share a teacher, on "
-            f"{counted(cpus, 'CPU')}{' each' * (self.cohorts > 1)}"
+            f"{counted(self.cohorts, 'cohort')} of {students}, on {counted(cpus, 'CPU')}{' each' * (self.cohorts > 1)}"
         )
 
 

@@ -39,6 +39,7 @@ from rdistill.sweeps.proof.decision import (
     sign_flip_p,
 )
 from rdistill.sweeps.study.records import TrialRecord, never_trained
+from rdistill.sweeps.study.spec import FIRST_LOOK, LAST_LOOK
 
 CONFIDENCE = 0.95
 ScoresOf = Callable[[TrialRecord], Scores | None]  # returns the scores of a run that are compared
@@ -231,8 +232,10 @@ def _compare(
     differences = [first[seed] - second[seed] for seed in seeds]
     pairs = len(seeds)
     looks = facts.looks
-    if looks is None or not looks.first <= pairs <= looks.last:  # a single look, after these pairs
-        looks = Looks(pairs, pairs, looks.margin if looks is not None else 0.0, facts.chosen_from)
+    if looks is None:  # a fixed list of seeds: a single look, after which `seeds: auto` could add seeds
+        looks = Looks(pairs, pairs, 0.0, facts.chosen_from, would_follow=(FIRST_LOOK, LAST_LOOK))
+    elif not looks.first <= pairs <= looks.last:  # seeds failed: a single look, after these pairs
+        looks = Looks(pairs, pairs, looks.margin, facts.chosen_from, would_follow=(looks.first, looks.last))
     by_image = _image_differences(seeds, runs, rival_runs, facts)
     comparison = compare(differences, by_image, looks)
     shown: Difference = {
@@ -246,6 +249,8 @@ def _compare(
     if comparison.images or looks.first < looks.last:
         shown["low"], shown["high"], shown["p"] = comparison.low, comparison.high, p_value(comparison, looks)
         shown["above_zero"] = comparison.low > 0
+    if pairs < looks.to_come.last:
+        shown["chance"] = comparison.chance
     if comparison.images:
         shown["binds"] = comparison.errors.binds
         shown["half_by_images"] = images_half_width(comparison.errors, comparison.images, pairs, looks, ALPHA)

@@ -12,6 +12,7 @@ from rdistill.core.one_class import when_trained
 from rdistill.core.words import counted
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
 from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
+from rdistill.sweeps.proof.sequential import FUTILITY_BOUND
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
@@ -127,6 +128,23 @@ def is_worse(difference: Difference) -> bool:
     return bool(difference["high"] < 0 and difference["p_adjusted"] <= 1 - CONFIDENCE)
 
 
+def is_futile(difference: Difference) -> bool:
+    """Whether more seeds would very probably not show a gain, by the rule that adds seeds. It is no claim of no gain.
+
+    It is False for "futile" because all planned seeds are used, and in files of older versions, which called every open
+    difference on a fixed list of seeds futile.
+    """
+    if difference.get("answer") != "futile" or is_better(difference) or is_worse(difference):
+        return False
+    return difference.get("chance", 1.0) < FUTILITY_BOUND
+
+
+def chance_in_words(difference: Difference) -> str:
+    """``a chance of 3 %``, or ``a chance below 1 %``."""
+    percent = 100 * difference["chance"]
+    return "a chance below 1 %" if percent < 1 else f"a chance of {percent:.0f} %"
+
+
 def size_of(difference: Difference) -> str:
     """``+5.00 mIoU (95 % interval +4.75 to +5.25, over 3 seeds)``."""
     images = f" and {counted(difference['images'], 'image')}" if difference.get("images") else ""
@@ -163,12 +181,14 @@ def images_leave_open(difference: Difference) -> bool:
 
 
 def _advice(difference: Difference) -> list[str]:
-    """A sentence for an open answer: whether more seeds or more images would help."""
+    """A sentence for an answer without a claim: whether more seeds or more images would help."""
     images = difference.get("images")
-    if not images:
-        return []
     if images_leave_open(difference):
         return [f"More seeds would not help: {images} images are too few."]
+    if is_futile(difference):
+        return [f"More seeds would very probably not show a gain ({chance_in_words(difference)})."]
+    if not images:
+        return []
     more, than = ("images", "seeds") if difference["binds"] == "images" else ("seeds", "images")
     return [f"More {more} would help more than more {than}."]
 

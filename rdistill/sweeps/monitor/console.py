@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rdistill.core.one_class import never_left_one_class
+from rdistill.schemas.run import Scores
 from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialInfo
 from rdistill.sweeps.monitor.leaderboard import cell_text, short_key
 from rdistill.sweeps.study.records import (
     BASELINE,
+    CONFIRMED,
     EQUAL_COST,
     PROGRESS,
     TRIALS,
@@ -37,6 +40,7 @@ RATE_WINDOW_S = 120.0  # the throughput is measured over this many seconds
 VALUE_WIDTH = 9  # characters of a swept value
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
+WHOLE = (CONFIRMED, EQUAL_COST)  # phases whose trials are never stopped early
 ENDED = {"finished": DONE, "stopped": STOPPED, "failed": FAILED}  # a record's status -> the row's
 
 
@@ -52,6 +56,21 @@ class Row:
     status: str = RUNNING
     reason: str = ""
     read_back: bool = False  # whether `values` were read back from the built model
+    scores: Scores = field(default_factory=Scores)  # of its best validation, from its record
+
+    @property
+    def searched(self) -> bool:
+        """Whether it is a trial of the search, not a run of the confirmation."""
+        return self.trial.phase not in WHOLE
+
+
+@dataclass
+class Stage:
+    """The phases that train now, by whose pace the time left is estimated."""
+
+    phases: set[str] = field(default_factory=set)
+    began: float | None = None  # time when its first trial started
+    before: int = 0  # iterations of all trials by then
 
 
 class SweepConsole:
@@ -71,6 +90,8 @@ class SweepConsole:
         self._unfinished: dict[str, Row] = {}  # trials of an earlier start that have not ended
         self._began = time.monotonic()
         self._rates: deque[tuple[float, int]] = deque()
+        self._stage = Stage()
+        self._stuck: frozenset[str] | None = None  # ids of trials that never left one class; None: to be found again
         self._live: Live | None = None
         self._lock = threading.RLock()  # rich draws the table in a thread of its own
         self._last_line_share = 0.0  # fraction of the trials that had ended when the last plain line was printed
@@ -91,8 +112,15 @@ class SweepConsole:
             self._live.stop()
 
     def expect(self, phase: str, trials: int) -> None:
-        """Sets the number of trials of a phase. Phases may be added and may change while the sweep runs."""
-        self.expected[phase] = trials
+        """Sets the number of trials of a phase that begins now; it may be called again for the same phase.
+
+        Phases that are set before the next trial starts train together. All earlier phases are over.
+        """
+        with self._lock:
+            if self._stage.began is not None:
+                self._stage = Stage()
+            self._stage.phases.add(phase)
+            self.expected[phase] = trials
 
     def resume_from(self, records: Iterable[TrialRecord]) -> None:
         """Shows the trials of an earlier start, which Tune does not report again: ended ones are no work to come."""
@@ -103,6 +131,7 @@ class SweepConsole:
                 if record.history:
                     last = record.history[-1]
                     row.iteration, row.last, row.best = last["iter"], last["mIoU"], record.best["mIoU"]
+                    row.scores = record.best
                 if record.status not in ENDED:
                     self._unfinished[record.id] = row  # it is shown as running once a process works on it again
                     continue
@@ -122,9 +151,7 @@ class SweepConsole:
             row = self._row(trial)
             row.iteration, row.last, row.best = result.get("iter", 0), result.get("mIoU"), result.get("best_mIoU")
             self._update_leader(row)
-            if not row.read_back and (record := load_record(self.work_dir / TRIALS / trial.id)) is not None:
-                row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
-                row.read_back = True
+            self._read_record(row)
             if self._live is None and time.monotonic() >= self._next_line_at:
                 self._print_progress()
 
@@ -132,13 +159,13 @@ class SweepConsole:
         self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
 
     def trial_ended(self, trial: TrialInfo, result: TrialReport, failed: bool) -> None:
-        record = load_record(self.work_dir / TRIALS / trial.id) if failed else None
         with self._lock:
             row = self._row(trial)
+            record = self._read_record(row)
             row.iteration, row.best = result.get("iter", row.iteration), result.get("best_mIoU", row.best)
             self._update_leader(row)
             self._set_status(row, FAILED if failed else DONE if row.iteration >= self._length(row) else STOPPED)
-            row.reason = record.reason + error_to_read(self.work_dir, trial.id) if record else ""
+            row.reason = record.reason + error_to_read(self.work_dir, trial.id) if failed and record else ""
         if self._live is None:
             self._print_end(row)
         elif failed:
@@ -149,7 +176,19 @@ class SweepConsole:
         """Prints a warning."""
         self.console.print(f"warning   {message}", markup=False, highlight=False, soft_wrap=True)
 
+    def _read_record(self, row: Row) -> TrialRecord | None:
+        """Reads a trial's record, which has its scores by class and the values of the built model."""
+        record = load_record(self.work_dir / TRIALS / row.trial.id)
+        if record is not None:
+            row.scores, self._stuck = record.best, None
+            if not row.read_back and record.effective:
+                row.values = {key: record.effective.get(key, value) for key, value in record.values.items()}
+                row.read_back = True
+        return record
+
     def _row(self, trial: TrialInfo) -> Row:
+        if self._stage.began is None:
+            self._stage.began, self._stage.before = time.monotonic(), self._iterations_done()
         if trial.id not in self.rows:
             begun = self._unfinished.pop(trial.id, None)
             self.rows[trial.id] = begun or Row(trial, trial.values)
@@ -189,50 +228,98 @@ class SweepConsole:
     def gain(self, row: Row) -> float | None:
         """mIoU minus that of the best baseline on the same seed; None for baselines.
 
-        It is also None while no baseline on that seed has trained for at least as many iterations.
+        It is also None while no baseline on that seed has trained for at least as many iterations, and where one of
+        the two never left one class, as in :func:`rdistill.sweeps.study.records.gains`.
         """
+        stuck = self._never_trained()
         baselines = [
             baseline.best
             for baseline in self.rows.values()
             if baseline.trial.is_baseline
             and baseline.trial.phase != EQUAL_COST
             and baseline.best
+            and baseline.trial.id not in stuck
             and baseline.trial.seed == row.trial.seed
             and baseline.iteration >= row.iteration
         ]
-        if row.trial.is_baseline or row.best is None or not baselines:
+        if row.trial.is_baseline or row.best is None or row.trial.id in stuck or not baselines:
             return None
         return row.best - max(baselines)
 
+    def _never_trained(self) -> frozenset[str]:
+        """Ids of trials that never left one class; those of the search and of the confirmation are judged apart."""
+        if self._stuck is None:
+            groups = ([row for row in self.rows.values() if row.searched is searched] for searched in (True, False))
+            found = [never_left_one_class({row.trial.id: row.scores for row in group}) for group in groups]
+            self._stuck = frozenset().union(*found)
+        return self._stuck
+
+    def _iterations_done(self) -> int:
+        return sum(row.iteration for row in (*self.rows.values(), *self._unfinished.values()))
+
     def rate(self) -> float | None:
         """Iterations per second of all trials together, over the last two minutes; None before the first iteration."""
-        now = time.monotonic()
-        done = sum(row.iteration for row in (*self.rows.values(), *self._unfinished.values()))
+        self._sample_rate()
+        (since, before), (until, after) = self._rates[0], self._rates[-1]
+        return (after - before) / (until - since) if after > before else None
+
+    def _sample_rate(self) -> None:
+        """Remembers the number of iterations done by now, for the throughput."""
+        now, done = time.monotonic(), self._iterations_done()
         if not self._rates or done > self._rates[-1][1]:
             self._rates.append((now, done))
         while len(self._rates) > 2 and now - self._rates[1][0] > RATE_WINDOW_S:
             self._rates.popleft()
-        (since, before), (until, after) = self._rates[0], self._rates[-1]
-        return (after - before) / (until - since) if after > before else None
 
     def eta(self) -> str:
-        """Estimated time to the end at the present rate.
+        """Estimated time to the end of the phases that train now.
 
-        A trial that has not started is expected to take as many iterations as the mean of the ended trials.
+        It is the iterations left in these phases, over the iterations per second since their first trial started.
+        The students of a cohort advance together, so that no trial may have ended until long after the start.
         """
-        rate = self.rate()
-        if rate is None:
+        self._read_progress()
+        self._sample_rate()
+        began = self._stage.began
+        if began is None:
             return "unknown"
-        ended = [row.iteration for row in self.rows.values() if row.status in (DONE, STOPPED)]
-        each = sum(ended) / len(ended) if ended else self.iterations
-        running = [row for row in self.rows.values() if row.status == RUNNING]
-        # A running trial that has passed that mean was not stopped early, and is expected to train to its end.
-        ends = [
-            (each if row.iteration < each and row.trial.iterations is None else self._length(row)) - row.iteration
-            for row in running
-        ]
-        left = each * (self.total - len(self.rows)) + sum(ends)
-        return duration(left / rate)
+        elapsed, done = time.monotonic() - began, self._iterations_done() - self._stage.before
+        return duration(self._iterations_left() * elapsed / done) if done > 0 and elapsed > 0 else "unknown"
+
+    def _iterations_left(self) -> float:
+        """Iterations left in the phases that train now: of trials that have not ended, or have not started."""
+        begun = [*self.rows.values(), *self._unfinished.values()]
+        running = [row for row in begun if row.status == RUNNING]
+        left = sum(self._expected_length(row) - row.iteration for row in running)
+        seen = Counter(row.trial.phase for row in begun)
+        for phase in self._stage.phases:
+            lengths = [self._length(row) for row in begun if row.trial.phase == phase]
+            whole = sum(lengths) / len(lengths) if lengths else self.iterations
+            each = whole if phase in WHOLE else self._length_in_search()
+            left += each * max(0, self.expected[phase] - seen[phase])
+        return left
+
+    def _expected_length(self, row: Row) -> float:
+        """Iterations that a running trial is expected to train.
+
+        A trial of the search that has passed the mean of the ended ones was not stopped early, and is expected to train
+        to its end; so is every run of a confirmation.
+        """
+        whole = self._length(row)
+        if row.trial.phase in WHOLE or row.trial.iterations is not None:
+            return whole
+        mean = self._length_in_search()
+        return mean if row.iteration < mean else whole
+
+    def _length_in_search(self) -> float:
+        """Mean iterations of the ended trials of the search, of which a scheduler may have stopped some early."""
+        ended = [row.iteration for row in self.rows.values() if row.searched and row.status in (DONE, STOPPED)]
+        return sum(ended) / len(ended) if ended else self.iterations
+
+    def _read_progress(self) -> None:
+        """Reads how far the running trials are, which they write down between their validations."""
+        for row in self.rows.values():
+            if row.status == RUNNING:
+                row.iteration = max(row.iteration, _progress(self.work_dir / TRIALS / row.trial.id))
 
     # The lines ---------------------------------------------------------------------------------------------------
 
@@ -264,9 +351,7 @@ class SweepConsole:
     def draw(self) -> Group:
         """The current head line, table and foot line."""
         with self._lock:
-            for row in self.rows.values():
-                if row.status == RUNNING:
-                    row.iteration = max(row.iteration, _progress(self.work_dir / TRIALS / row.trial.id))
+            self._read_progress()
             rows = self._choose(min(ROWS_SHOWN, self.console.height - 9))
             return Group(self._head(), *self._table(rows), self._foot())
 

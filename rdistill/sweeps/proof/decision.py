@@ -35,10 +35,17 @@ class Looks:
     margin: float = 0.0  # "better" means better by more than this mIoU
     chosen_from: int = 1  # number of configurations among which the search chose, by scores on the same images
     replanned: Replanned = ()  # see `rdistill.sweeps.proof.sequential.design`
+    # The first and the last look of a confirmation that would add seeds after a single look; None if nothing would.
+    would_follow: tuple[int, int] | None = None
 
     def design(self, alpha: float = ALPHA) -> Design:
         """The test's thresholds for an error of ``alpha`` over all looks."""
         return design(self.first, self.last, alpha, self.replanned)
+
+    @property
+    def to_come(self) -> Design:
+        """The design that says how many seeds may follow and what their last look has to show."""
+        return design(*self.would_follow) if self.would_follow is not None else self.design()
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def compare(differences: Sequence[float], by_image: np.ndarray | None, looks: Lo
     wide = half_width(errors, images, pairs, looks, ALPHA)
     narrow = half_width(errors, 0, pairs, looks, ALPHA)
     at_the_end = images_half_width(errors, images, pairs, looks, ALPHA)
-    chance = chance_of_success(looks.design(), pairs, mean, sd, at_the_end, looks.margin)
+    chance = chance_of_success(looks.to_come, pairs, mean, sd, at_the_end, looks.margin)
     return Comparison(pairs, images, mean, sd, errors, mean - wide, mean + wide, mean - narrow, mean + narrow, chance)
 
 
@@ -123,7 +130,7 @@ def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Lo
 
     By Holm's method, the comparisons are ordered by their evidence, and each claim has to pass the threshold for its
     rank. A comparison without a claim is futile at the last look, or if its chance to be shown better has become too
-    small; otherwise it is open.
+    small; otherwise it is open. After a single look (``Looks.would_follow``) the looks that would follow count.
 
     Args:
         comparisons: name -> comparison; a configuration has two if it is compared both at equal iterations and at equal
@@ -148,7 +155,8 @@ def decide(comparisons: Mapping[str, Comparison], looks: Looks | Mapping[str, Lo
         if claiming:
             answers[name] = "better" if comparison.mean > looks_of[name].margin else "worse"
         else:
-            futile = comparison.pairs >= looks_of[name].last or comparison.chance < FUTILITY_BOUND
+            no_more = comparison.pairs >= looks_of[name].to_come.last
+            futile = no_more or comparison.chance < FUTILITY_BOUND
             answers[name] = "futile" if futile else "open"
     return {name: answers[name] for name in comparisons}
 

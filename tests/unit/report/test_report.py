@@ -22,7 +22,7 @@ from rdistill.report import boards, facts, pairs, parameters, pareto, repeat, sc
 from rdistill.report.build import page_of, sweep_page
 from rdistill.report.compare import compare_page
 from rdistill.report.curves import learning_curves
-from rdistill.report.equal_cost import looks_note
+from rdistill.report.equal_cost import looks_note, uncertainty_table
 from rdistill.report.load import Run, Sweep, load, load_sweep
 from rdistill.report.losses import loss_sizes, raw, weighted
 from rdistill.report.models import models_table
@@ -370,6 +370,50 @@ def test_no_more_seeds_where_looks_have_given_up() -> None:
         "that a gain would be shown by seed 10 had become unlikely, so no more were added."
     )
     assert looks_note(sweep) == ["Seeds are added until the answer is decided, up to 10; none was looked at yet."]
+
+
+@pytest.mark.parametrize(
+    ("at_iterations", "at_cost", "word", "step", "shows"),
+    [
+        # (answer, chance) of each question; without a chance, an older version called every open one futile
+        (("futile", 0.031), None, "Not decided; more seeds would hardly show a gain",
+         "would very probably not show a gain (a chance of 3 %).", "futile"),
+        (("futile", 0.031), ("futile", 0.001), "Not decided; more seeds would hardly show a gain",
+         "would very probably not show a gain (a chance of 3 %).", "futile"),
+        (("futile", 0.031), ("open", 0.2), "Not decided", "adds them until it is decided.", "futile"),
+        (("open", 0.16), ("futile", 0.01), "Not decided", "adds them until it is decided.", "open"),
+        (("futile", None), None, "Not decided", "adds them until it is decided.", "open"),
+    ],
+)  # fmt: skip
+def test_word_and_next_step_of_a_fixed_list_follow_the_answer(
+    at_iterations: tuple[str, float | None], at_cost: tuple[str, float | None] | None, word: str, step: str, shows: str
+) -> None:
+    def gap(answer: str, chance: float | None) -> dict[str, Any]:
+        of_chance = {} if chance is None else {"chance": chance}
+        return a_difference(-1, 2, answer=answer, p_adjusted=0.4, low_seeds=-1.0, high_seeds=2.0, **of_chance)
+
+    arm: dict[str, Any] = {"id": "t0001", "mean": 77.0, "n": 3, "difference": gap(*at_iterations)}
+    if at_cost:
+        arm["equal_cost"] = {"id": "baseline", "mean": 76.0, "n": 3, "difference": gap(*at_cost)}
+    sweep = of(scored("baseline", 75.0), scored("t0001", 77.0), summary={"confirmed": {"configurations": [arm]}})
+    assert (standing(sweep).word, standing(sweep).colour) == (word, "muted")
+    assert next_steps(sweep)[0].text.endswith(step)
+    assert f"<b>{word}</b>" in page_card(sweep)
+    (fact,) = (fact for fact in facts.headline(sweep) if fact.label == "difference, not decided")
+    assert fact.colour == "muted"
+    table = uncertainty_table(sweep)
+    assert table is not None
+    first_row = " ".join(cell.text for cell in table.rows[0])
+    assert shows in re.findall(r"\w+", f"{first_row} {table.same}")  # what is the same in every row stands apart
+
+
+def test_when_all_planned_seeds_are_used_the_step_says_so() -> None:
+    """A larger `max` is refused after the last look, so more seeds are no advice."""
+    arm = {"id": "t0001", "mean": 77.0, "n": 3, "difference": a_difference(-1, 2, answer="futile", n=10)}
+    confirmed = {"configurations": [arm], "looks": {"each": [], "most": 10}}
+    sweep = of(scored("baseline", 75.0), scored("t0001", 77.0), summary={"confirmed": confirmed})
+    assert standing(sweep).word == "Not decided"
+    assert next_steps(sweep)[0].text.endswith("or the losses: all 10 planned seeds are used.")
 
 
 def test_a_search_alone_is_not_in_the_colour_of_a_gain() -> None:

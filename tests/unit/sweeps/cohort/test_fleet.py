@@ -7,6 +7,7 @@ import pytest
 from rdistill.sweeps.cohort.assignment import CohortAssigner, sharing_key
 from rdistill.sweeps.cohort.fleet import Plan, plan_cohorts
 from rdistill.sweeps.trial.step_profile import StepProfile
+from rdistill.training.ray_train import Resources
 
 MB, GB = 10**6, 10**9
 
@@ -16,6 +17,18 @@ def step(
 ) -> StepProfile:
     """Seconds with one slot, and with two where ``both`` is given."""
     return StepProfile(held_bytes, 500 * MB, {1: (teacher, student), **({2: both} if both else {})})
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(1, 1, 1), "1 cohort of 1 student with a teacher, on 1 CPU"),
+        (Plan(2, 1, 2), "2 cohorts of 1 student with a teacher, on 2 CPUs each"),
+        (Plan(2, 5, 1), "2 cohorts of up to 5 students that share a teacher, on 1 CPU each"),
+    ],
+)
+def test_a_plan_in_words(plan: Plan, words: str) -> None:
+    assert plan.describe(Resources(cpus_per_worker=1, gpus_per_worker=0)) == words
 
 
 @pytest.mark.parametrize(

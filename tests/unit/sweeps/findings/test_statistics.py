@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import pytest
 from confirmed_runs import RATE, WEIGHT, record, runs
+from scipy import stats
 
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import (
@@ -22,6 +24,7 @@ from rdistill.sweeps.findings.statistics import (
 )
 from rdistill.sweeps.findings.verdict import verdict
 from rdistill.sweeps.proof.decision import ALPHA, Looks, compare, images_half_width, p_value
+from rdistill.sweeps.proof.sequential import design
 from rdistill.sweeps.study.records import TrialRecord
 
 # Statistics ----------------------------------------------------------------------------------------------------------
@@ -179,12 +182,18 @@ def test_a_difference_at_one_look_is_students() -> None:
     expected = paired_difference(scores, rival_scores)
     assert expected is not None
     confirmed_runs = [*runs("baseline", rival_scores), *runs("t0001", scores)]
-    for looks, margin in ((None, 0.0), (Looks(4, 12, 0.5), 0.5), (Looks(2, 2, 0.5), 0.5)):
+    mean, sd = fmean([1.0, 1.5, 3.0]), stdev([1.0, 1.5, 3.0])
+    for looks, margin, last in ((None, 0.0, 16), (Looks(4, 12, 0.5), 0.5, 12), (Looks(2, 2, 0.5), 0.5, 0)):
+        more: dict[str, Any] = {"answer": "futile"}  # no seed may follow
+        if last:  # the remaining seeds have to bring the mean over the last look's threshold
+            needed = margin + design(4, last).threshold(last) * sd / last**0.5
+            spread_of_mean = sd * (last - 3) / last * (1 / (last - 3) + 1 / 3) ** 0.5
+            more = {"answer": "open", "chance": pytest.approx(stats.t.cdf((mean - needed) / spread_of_mean, 2))}
         (arm,) = evidence(confirmed_runs, "baseline", ["t0001"], None, facts=EvidenceFacts(looks))["configurations"]
         assert arm["difference"] == {
             **expected, "images": 0, "sign_flip_p": None, "margin": margin, "p_adjusted": expected["p"],
             "low_seeds": pytest.approx(expected["low"]), "high_seeds": pytest.approx(expected["high"]),
-            "answer": "futile",
+            **more,
         }  # fmt: skip
 
 
@@ -264,7 +273,8 @@ def test_each_question_has_its_own_answer() -> None:
         for arm in (first, second)
         for each in (arm["difference"], arm["equal_cost"]["difference"])
     ]
-    assert answers == [("better", True), ("futile", False), ("futile", False), ("worse", True)]
+    # What is not settled is +1.13 with a spread of 0.58, and +0.67 with one of 0.29: more seeds may well show both.
+    assert answers == [("better", True), ("open", False), ("open", False), ("worse", True)]
     cost = first["equal_cost"]
     assert (cost["iterations"], cost["id"], cost["n"], cost["mean"]) == (12, "baseline", 3, pytest.approx(71 + 1.1 / 3))
     assert cost["seconds"] == {"real": 5.0, "alone": 5.0} and cost["difference"]["n"] == 3

@@ -9,7 +9,7 @@ import pytest
 
 from rdistill.sweeps.findings.equal_cost import EqualCost
 from rdistill.sweeps.findings.statistics import EvidenceFacts, evidence
-from rdistill.sweeps.findings.verdict import verdict
+from rdistill.sweeps.findings.verdict import chance_in_words, is_futile, verdict
 from rdistill.sweeps.study.records import CONFIRMED, EQUAL_COST, TrialRecord
 
 
@@ -47,9 +47,31 @@ def test_p_is_adjusted_for_both_questions() -> None:
     (entry,) = found["configurations"]
     first, second = entry["difference"], entry["equal_cost"]["difference"]
     assert first["p_adjusted"] == pytest.approx(2 * first["p"])
-    assert second["p_adjusted"] == pytest.approx(second["p"]) and second["answer"] == "futile"
+    # +0.67 with a spread of 0.67 on three seeds: more seeds may well show it, so it is open.
+    assert second["p_adjusted"] == pytest.approx(second["p"]) and second["answer"] == "open"
+    assert second["chance"] > 0.5
     assert "it is not shown to be better than the student alone: " in verdict(found, 1, tuned=True)
     assert entry["equal_cost"]["iterations"] == 1340 and entry["equal_cost"]["mean"] == pytest.approx(229 / 3)
+
+
+def test_futile_on_a_fixed_list_says_what_more_seeds_would_do_and_not_that_there_is_no_gain() -> None:
+    """A mean of -0.5 with a spread of 1: at 16 seeds it would have to be above 0."""
+    ours = [69.5, 70.5, 68.5, 70.0, 69.0, 69.5]
+    found = confirmed(ours, [70.0] * 6, [70.0] * 6)
+    difference = found["configurations"][0]["difference"]
+    assert difference["answer"] == "futile" and difference["chance"] < 0.05 and is_futile(difference)
+    text = verdict(found, 1, tuned=True)
+    assert "is not shown to be better than the student alone: -0.50 mIoU" in text
+    assert text.count("More seeds would very probably not show a gain (a chance below 1 %).") == 2
+    assert "no gain" not in text and "would help" not in text
+    older = {key: value for key, value in difference.items() if key != "chance"}  # it called every open one futile
+    assert not is_futile(older)
+
+
+def test_a_chance_is_given_in_percent() -> None:
+    assert [chance_in_words({"chance": chance}) for chance in (0.0001, 0.0099, 0.034)] == [
+        "a chance below 1 %", "a chance below 1 %", "a chance of 3 %"
+    ]  # fmt: skip
 
 
 def test_too_few_images_are_what_binds() -> None:

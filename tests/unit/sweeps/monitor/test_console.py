@@ -154,6 +154,76 @@ def test_a_resumed_sweep_counts_what_an_earlier_start_has_done(
     assert text(shown.console) == ""  # what has ended had its line then
 
 
+def test_eta_of_a_cohort_whose_runs_advance_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a confirmation are never stopped, though the search's were, and none has ended at the first line.
+
+    Six at a time, 10 iterations of each in a second: 12 runs of 300 take 60 seconds, and then two of 450 take 45.
+    """
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    shown = SweepConsole(piped(), tmp_path, 300, "coef")
+    shown.expect("baseline", 1)
+    shown.expect("search", 30)
+    play(shown, 20)  # half of them were stopped at 100, and ten of the search never start, for example without budget
+    clock[0] = 1000.0
+    shown.expect("confirm", 12)
+    runs = [TrialInfo(f"t0001-s{seed}", "confirm", {}, seed=seed, of="t0001") for seed in range(1, 13)]
+    shown.trial_ended(seen("t0020"), {"iter": 100, "best_mIoU": 60.0}, False)
+    for first, begins in ((0, 1000), (6, 1030)):
+        together = runs[first : first + 6]
+        clock[0] = float(begins)
+        for run in together:
+            shown.trial_started(run)
+        for second in (3, 15):
+            clock[0] = float(begins + second)
+            for run in together:
+                folder = tmp_path / TRIALS / run.id
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / PROGRESS).write_text(str(10 * second))
+            assert shown.eta() == f"0:00:{60 - (begins - 1000) - second:02d}"
+        clock[0] = float(begins + 30)
+        for run in together:
+            shown.trial_ended(run, {"iter": 300, "best_mIoU": 70.0}, False)
+    shown.expect("equal-cost", 2)
+    for seed in (1, 2):
+        shown.trial_started(
+            TrialInfo(f"b-as-t0001-s{seed}", "equal-cost", {}, seed=seed, of="baseline", iterations=450)
+        )
+    assert shown.eta() == "unknown"
+    clock[0] += 9
+    for seed in (1, 2):
+        run = TrialInfo(f"b-as-t0001-s{seed}", "equal-cost", {}, seed=seed, of="baseline", iterations=450)
+        shown.trial_validated(run, {"iter": 90, "mIoU": 60.0, "best_mIoU": 60.0})
+    assert shown.eta() == "0:00:36"
+
+
+def test_no_gain_over_a_run_that_never_left_one_class(shown: SweepConsole, tmp_path: Path) -> None:
+    """As in the leaderboard: neither over such a baseline nor of such a trial, once its record says so."""
+
+    def entry(score: float, disc: float) -> TrialEntry:
+        return {"iter": 300, "seconds": 1.0, "mIoU": score, "IoU": {"background": 97.0, "disc": disc}}
+
+    trials = (
+        TrialRecord("baseline", {}, 0, phase="baseline", history=[entry(48.5, 0.0)]),
+        TrialRecord("t0001", {}, 0, history=[entry(96.14, 95.0)]),
+        TrialRecord("t0002", {}, 0, history=[entry(48.6, 0.2)]),
+    )
+    for record in trials:
+        record.save(tmp_path / TRIALS / record.id)
+        trial = TrialInfo(record.id, record.phase, {})
+        shown.trial_started(trial)
+        score = record.best["mIoU"]
+        shown.trial_validated(trial, {"iter": 300, "mIoU": score, "best_mIoU": score})
+        shown.trial_ended(trial, {"iter": 300, "best_mIoU": score}, False)
+    assert [shown.gain(shown.rows[record.id]) for record in trials] == [None, None, None]
+    assert "gain" not in text(shown.console) and "best t0001 96.14  " in drawn(shown)[-1]
+    healthy = TrialRecord("b0001", {}, 0, phase="baseline", history=[entry(90.0, 83.0)])
+    healthy.save(tmp_path / TRIALS / "b0001")
+    shown.trial_ended(TrialInfo("b0001", "baseline", {}), {"iter": 300, "best_mIoU": 90.0}, False)
+    gains = [shown.gain(shown.rows[name]) for name in ("t0001", "t0002")]
+    assert gains == [pytest.approx(6.14), None]
+
+
 def test_no_student_alone_is_the_best(shown: SweepConsole) -> None:
     """Those of the confirmation neither, whatever their seed and length."""
     play(shown, 2)
@@ -171,6 +241,7 @@ def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.M
     with shown:
         for trial in (short, long):
             shown.trial_started(trial)
+        clock[0] += 50
         shown.trial_validated(short, {"iter": 100, "mIoU": 49.0, "best_mIoU": 50.0})
         shown.trial_ended(short, {"iter": 100, "best_mIoU": 50.0}, False)
         for _ in range(2):
@@ -179,8 +250,8 @@ def test_a_silent_minute_has_its_line(shown: SweepConsole, monkeypatch: pytest.M
     trial_ended, so_far = text(shown.console).splitlines()
     assert trial_ended.startswith("t0001     mIoU 50.00  stopped at 100  (1/5, ")
     assert so_far.startswith("so far    1/5 over, 1 running  best t0002 51.00  ")
-    # 200 iterations in 100 seconds; left: three trials of a hundred, and the rest of the one that was not stopped.
-    assert so_far.endswith(" trial-iter/s  0:01:40 so far  eta 0:03:20")
+    # 300 iterations in 150 seconds; left: three trials of a hundred, and the rest of the one that was not stopped.
+    assert so_far.endswith(" trial-iter/s  0:02:30 so far  eta 0:03:20")
 
 
 def test_piped_a_line_tells_of_each_end(shown: SweepConsole, tmp_path: Path) -> None:

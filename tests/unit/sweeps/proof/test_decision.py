@@ -51,6 +51,21 @@ def test_answers() -> None:
     assert answers == {"better": "better", "worse": "worse", "open": "open", "hopeless": "futile"}
 
 
+def test_after_a_single_look_the_looks_that_would_follow_decide_what_is_futile() -> None:
+    """Without them no seed is left; with them it is futile only where more seeds would very probably show nothing."""
+    promising, hopeless = [3.0, -1.0, 2.0, 4.0, 0.5], [-3.0, -1.0, -2.0, 2.0, -2.5]
+    for looks, expected in (
+        (Looks(5, 5), {"promising": "futile", "hopeless": "futile"}),
+        (Looks(5, 5, would_follow=(4, 16)), {"promising": "open", "hopeless": "futile"}),
+        (Looks(5, 5, would_follow=(2, 5)), {"promising": "futile", "hopeless": "futile"}),
+    ):
+        single = {"promising": compared(promising, looks), "hopeless": compared(hopeless, looks)}
+        assert decide(single, looks) == expected
+        assert (single["promising"].low, single["promising"].high) == pytest.approx(  # the interval is Student's
+            (1.7 - 2.776445 * 0.888819, 1.7 + 2.776445 * 0.888819), abs=1e-4
+        )
+
+
 def test_at_the_last_look_nothing_stays_open() -> None:
     differences = [3.0, -1.0, 2.0, 4.0, 0.5, -2.0, 3.0, 1.0, -1.0, 2.0, -3.0, 4.0]
     assert decide({"a": compared(differences)}, LOOKS) == {"a": "futile"}
