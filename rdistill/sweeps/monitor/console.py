@@ -56,7 +56,7 @@ class Row:
     status: str = RUNNING
     reason: str = ""
     read_back: bool = False  # whether `values` were read back from the built model
-    scores: Scores = field(default_factory=Scores)  # of its best validation, from its record
+    scores: Scores = field(default_factory=Scores)  # scores of its best validation, from its record
 
     @property
     def searched(self) -> bool:
@@ -250,8 +250,8 @@ class SweepConsole:
         """Ids of trials that never left one class; those of the search and of the confirmation are judged apart."""
         if self._stuck is None:
             groups = ([row for row in self.rows.values() if row.searched is searched] for searched in (True, False))
-            found = [never_left_one_class({row.trial.id: row.scores for row in group}) for group in groups]
-            self._stuck = frozenset().union(*found)
+            stuck = [never_left_one_class({row.trial.id: row.scores for row in group}) for group in groups]
+            self._stuck = frozenset().union(*stuck)
         return self._stuck
 
     def _iterations_done(self) -> int:
