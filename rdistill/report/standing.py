@@ -18,6 +18,10 @@ Decided = Literal["better", "worse", "futile", "open"]
 UNDECIDED = ("futile", "open")
 COLOURS: dict[str, str] = {"better": "best", "worse": "bad"}  # decision -> colour of the theme; others are MUTED
 MUTED = "muted"
+NOTHING_LEARNED = (
+    "Train for longer (`--iters`), or with a higher learning rate or weights for rare classes: too few runs learned "
+    "more than one class to be compared, and more seeds would not change that."
+)
 EDGE = 0.05  # a value in this outer fraction of a range is at its edge
 
 
@@ -111,6 +115,8 @@ def _after_search(sweep: Sweep) -> list[Step]:
 
 def _after_confirmation(sweep: Sweep) -> list[Step]:
     first, second = answers(sweep.winner)
+    if first is None and second is None:
+        return [Step(NOTHING_LEARNED if _one_class_runs(sweep) else "Look at the runs that failed, then go on.")]
     at_iterations = mapping(sweep.winner.get("difference"))
     at_cost = mapping(mapping(sweep.winner.get("equal_cost")).get("difference"))
     if first == "better" and second == "worse":
@@ -131,6 +137,12 @@ def _after_confirmation(sweep: Sweep) -> list[Step]:
         files = [str(sweep.folder / name) for name in names]
         steps.append(Step("Hand it over.", shlex.join(["rdistill", "export", *files])))
     return steps
+
+
+def _one_class_runs(sweep: Sweep) -> int:
+    """The number of confirmed runs, distilled and alone, that never left one class."""
+    arms = (sweep.winner, mapping(sweep.confirmed.get("baseline")))
+    return sum(int(number(arm.get("one_class_runs")) or 0) for arm in arms)
 
 
 def _to_decide(sweep: Sweep, gap: Difference) -> Step:

@@ -359,6 +359,17 @@ def test_more_images_where_seeds_would_not_decide() -> None:
     assert next_steps(sweep)[0].text.startswith("Validate on more images: with 20 of them")
 
 
+@pytest.mark.parametrize(
+    ("one_class_runs", "step"), [(3, "Train for longer (`--iters`)"), (0, "Look at the runs that")]
+)
+def test_longer_training_where_nothing_could_be_compared(one_class_runs: int, step: str) -> None:
+    arms = [{"id": name, "n": 3, "mean": 49.0, "one_class_runs": one_class_runs} for name in ("t0001", "baseline")]
+    confirmed = {"configurations": [{**arms[0], "difference": None}], "baseline": arms[1]}
+    sweep = of(scored("baseline", 49.0), scored("t0001", 49.1), summary={"confirmed": confirmed})
+    assert standing(sweep).word == "Not confirmed: nothing to compare"
+    assert next_steps(sweep)[0].text.startswith(step)
+
+
 def test_no_more_seeds_where_looks_have_given_up() -> None:
     arm = {"id": "t0001", "mean": 77.0, "n": 3, "difference": a_difference(-1, 2, answer="futile")}
     confirmed: dict[str, Any] = {"configurations": [arm]}
