@@ -351,7 +351,7 @@ def describe(record: TrialRecord) -> str:
         parts.append(" ".join([*words, *_parameters(record, loss), *([f"on ({_list(pair)})"] if pair else [])]))
     ends = ("", ".type", ".weight", ".weight.share", ".weight.share.value", ".pair")
     described = {f"{loss}{end}" for loss in losses for end in ends} | {"distill.losses"}
-    rest = [f"{key.split('.')[-1]} {_value(used[key])}" for key in record.values if key.lstrip("+") not in described]
+    rest = [_key_and_value(key, used[key]) for key in record.values if key.lstrip("+") not in described]
     return ", ".join([*([" + ".join(parts)] if parts else []), *rest]) or "as configured"
 
 
@@ -361,6 +361,12 @@ def _parameters(record: TrialRecord, loss: str) -> list[str]:
     if not isinstance(chosen, Mapping):
         return []
     return [f"{key} {_value(value)}" for key, value in chosen.items() if key not in ("type", "weight", "pair", "on")]
+
+
+def _key_and_value(key: str, value: Any) -> str:
+    """``lr 0.02``; ``without hidden`` for a loss that was left out."""
+    name = key.split(".")[-1]
+    return f"without {name}" if value is None else f"{name} {_value(value)}"
 
 
 def _value(value: Any) -> str:

@@ -310,6 +310,9 @@ def test_describe() -> None:
     assert describe(shared) == "KL at share 0.5, lr 0.02"
     shared.history[0]["weights"] = {"logits": 17.23456}
     assert describe(shared) == "KL at share 0.5 (weight 17.2), lr 0.02"
+    shared.values["distill.losses.hidden"] = None
+    assert describe(shared) == "KL at share 0.5 (weight 17.2), lr 0.02, without hidden"
+    del shared.values["distill.losses.hidden"]
     shared.of = "t0001"  # an arm is several runs, each with a weight of its own
     assert describe(shared) == "KL at share 0.5, lr 0.02"
 
