@@ -278,7 +278,7 @@ def _environment(facts: SweepFacts, earlier: Summary, status: str) -> Environmen
             "cpus": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
-        "command": shlex.join(redacted(sys.argv)),
+        "command": command_line(redacted(sys.argv)),
         "seeds": {
             "training": spec.seed,
             "search": spec.search.seed,
@@ -290,6 +290,17 @@ def _environment(facts: SweepFacts, earlier: Summary, status: str) -> Environmen
         "written": now,
         "sessions": sessions,
     }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as a user types it, without the folder in which rdistill is installed.
+
+    ``python -m rdistill`` has the file ``__main__.py`` as its first argument, which could not be run by itself.
+    """
+    program = Path(argv[0])
+    if program.parts[-2:] == ("rdistill", "__main__.py"):
+        return shlex.join(["python", "-m", "rdistill", *argv[1:]])
+    return shlex.join(["rdistill" if program.name == "rdistill" else argv[0], *argv[1:]])
 
 
 def _sessions(earlier: Summary) -> list[Session]:

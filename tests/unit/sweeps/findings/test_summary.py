@@ -15,6 +15,7 @@ from rdistill.sweeps.findings.summary import (
     INTERRUPTED,
     RUNNING,
     SweepFacts,
+    command_line,
     read_summary,
     warnings_of,
     write_summary,
@@ -80,6 +81,14 @@ def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
     assert summary["confirmed"]["configurations"][0]["difference"]["mean"] == pytest.approx(10.05)
     assert [each["started"] for each in summary["environment"]["sessions"]] == [first.started, later.started]
     assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
+
+
+def test_the_command_is_as_a_user_types_it() -> None:
+    """Without this machine's folders, and runnable: of ``python -m rdistill`` the first argument is a file alone."""
+    flags = ["sweep", "my sweep.yaml"]
+    assert command_line(["/opt/env/bin/rdistill", *flags]) == "rdistill sweep 'my sweep.yaml'"
+    assert command_line(["/opt/lib/rdistill/__main__.py", *flags]) == "python -m rdistill sweep 'my sweep.yaml'"
+    assert command_line(["/home/me/run.py"]) == "/home/me/run.py"
 
 
 def test_warnings(tmp_path: Path) -> None:
