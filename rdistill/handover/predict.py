@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rdistill.core.errors import UserError
 from rdistill.core.files import written_whole
+from rdistill.core.words import listed
 from rdistill.handover.inference import Predictor, predict_mask, raise_first_problems, read_sample
 from rdistill.training.console import LINES_PER_RUN, updates_in_place
 
@@ -111,8 +112,7 @@ def show_progress(results: Iterable[Prediction], total: int, console: Console) -
 def shares_line(shares: Mapping[str, float]) -> str:
     """Returns a text such as ``'background 98.2 %, optic disc 1.8 %'``: the largest shares first."""
     order = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])
-    text = ", ".join(f"{name} {100 * shares[name]:.1f} %" for name in order[:MAX_CLASSES_IN_LINE])
-    return text + (f" and {len(order) - MAX_CLASSES_IN_LINE} more" if len(order) > MAX_CLASSES_IN_LINE else "")
+    return listed([f"{name} {100 * shares[name]:.1f} %" for name in order], MAX_CLASSES_IN_LINE)
 
 
 def output_names(images: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from rdistill.core.words import counted
+from rdistill.core.words import counted, listed
 from rdistill.handover.export import Exported, ExportError, Network, export_onnx, read_metadata, write_metadata
 from rdistill.handover.inference import Predictor, network_input, validation_images
 from rdistill.handover.onnx_file import OnnxSegmentor, interleaved_ms, latency_line, open_file, quietly
@@ -258,8 +258,7 @@ def summary(reduced: Reduced) -> Iterator[tuple[str, str]]:
             f"{made['method']} is chosen",
         )
         if kept := made["kept_in_float"]:
-            more = f" and {len(kept) - MAX_SHOWN_LAYERS} more" if len(kept) > MAX_SHOWN_LAYERS else ""
-            yield "float32", f"{len(kept)} of {made['layers']} layers: {', '.join(kept[:MAX_SHOWN_LAYERS])}{more}"
+            yield "float32", f"{len(kept)} of {made['layers']} layers: {listed(kept, MAX_SHOWN_LAYERS)}"
         else:
             yield "float32", f"none of {made['layers']} layers has to stay in float32"
     before, after = reduced.mIoU["float32"], reduced.mIoU[reduced.precision]

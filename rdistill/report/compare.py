@@ -8,6 +8,7 @@ from typing import Any
 
 from rdistill.core.errors import UserError
 from rdistill.core.one_class import when_trained
+from rdistill.core.words import listed
 from rdistill.report import facts, repeat, scores
 from rdistill.report.facts import Fact
 from rdistill.report.load import Sweep, load_sweep, mapping, miou, number
@@ -84,14 +85,13 @@ def differing(names: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
     for term, read in TERMS.items():
         values = [show(read(sweep)) for sweep in sweeps]
         if len(set(values)) > 1:
-            listed = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-            notes.append(f"The sweeps differ in {term} ({listed}): their scores are not about the same thing.")
+            each = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            notes.append(f"The sweeps differ in {term} ({each}): their scores are not about the same thing.")
     rest = differences(sweeps)
     for compared, says in ((False, "Their configs differ too in"), (True, "What they try differs in")):
         keys = [key for key in rest if key.startswith(COMPARED) is compared]
         if keys:
-            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            notes.append(f"{says} {', '.join(keys[:SHOWN])}{more}; the table On equal terms? has the values.")
+            notes.append(f"{says} {listed(keys, SHOWN)}; the table On equal terms? has the values.")
     return notes
 
 

@@ -166,7 +166,8 @@ def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
 
     again = place.run(*more, "--resume")
     assert each_look() == each and "look      " not in again.stdout
-    refused = place.run(*arguments, "--resume", status=2)
+    fewer = command(name, confirm=confirm, headroom="off")  # written again: the file is that of `more`
+    refused = place.run(*fewer, "--resume", status=2)
     assert refused.stderr == (
         f"error: {work_dir}: --resume: sweep.confirm.max was 5, is 3; "
         "set it back, or use another --work-dir for this other study\n"
