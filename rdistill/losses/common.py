@@ -105,6 +105,15 @@ def where_valid(x: Tensor, valid: Tensor | None) -> Tensor:
     return x if valid is None else torch.where(valid, x, 0.0)
 
 
+def unless_all_valid(valid: Tensor | None) -> Tensor | None:
+    """``valid``, or None if it is on the CPU and True everywhere: a loss then need not apply it to full-size tensors.
+
+    On an accelerator it is not looked at, because the host would wait for the device, longer than it takes to apply it.
+    Workers may get different answers: what they exchange must not depend on it.
+    """
+    return None if valid is None or (valid.device.type == "cpu" and bool(valid.all())) else valid
+
+
 def count_positions(valid: Tensor | None, like: Tensor) -> Tensor:
     """The number of ``valid`` positions (N x 1 x H x W) of the batch, averaged over workers; it is never 0.
 

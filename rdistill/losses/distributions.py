@@ -14,6 +14,7 @@ from rdistill.losses.common import (
     count_positions,
     resize_nearest,
     unit,
+    unless_all_valid,
     valid_labels,
     where_valid,
 )
@@ -72,7 +73,7 @@ def kl(
     """
     valid = checked_mask(mask, student)
     values, gradient = partial(_divergence, tau), partial(_divergence_gradient, tau)
-    total = _over_pixels(values, gradient, student, teacher, valid, standardize=standardize)
+    total = _over_pixels(values, gradient, student, teacher, unless_all_valid(valid), standardize=standardize)
     value = tau**2 * total / count_positions(valid, student)
     return value / student.shape[1] if per_class else value
 
@@ -121,17 +122,23 @@ def _standardised_gradient(gradient: Callable[..., Tensor]) -> Callable[..., Ten
 
 def _divergence(tau: float, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
     """KL over the classes, summed over the positions of each image; at positions that are not valid it is 0."""
-    log_p_student = F.log_softmax(where_valid(student, valid) / tau, dim=1)
-    log_p_teacher = F.log_softmax(where_valid(teacher, valid) / tau, dim=1)
+    log_p_student = F.log_softmax(_softened(student, valid, tau), dim=1)
+    log_p_teacher = F.log_softmax(_softened(teacher, valid, tau), dim=1)
     return torch.sub(log_p_teacher, log_p_student).mul_(log_p_teacher.exp_()).sum(dim=(1, 2, 3), keepdim=True)
 
 
 def _divergence_gradient(
     tau: float, upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None
 ) -> Tensor:
-    p_student = F.softmax(where_valid(student, valid) / tau, dim=1)
-    p_teacher = F.softmax(where_valid(teacher, valid) / tau, dim=1)
+    p_student = F.softmax(_softened(student, valid, tau), dim=1)
+    p_teacher = F.softmax(_softened(teacher, valid, tau), dim=1)
     return p_student.sub_(p_teacher).mul_(upstream / tau)
+
+
+def _softened(logits: Tensor, valid: Tensor | None, tau: float) -> Tensor:
+    """``logits`` / ``tau``, 0 at positions that are not valid; maybe ``logits`` itself, so do not write into it."""
+    logits = where_valid(logits, valid)
+    return logits if tau == 1 else logits / tau
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -175,7 +182,7 @@ def cwd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, tau: fl
 
     valid = checked_mask(mask, student)
     total = chunked.sums(
-        values, student, teacher, valid, over=(0, 1), shape=(len(student), 1, 1, 1), gradient=gradient
+        values, student, teacher, unless_all_valid(valid), over=(0, 1), shape=(len(student), 1, 1, 1), gradient=gradient
     ).sum()  # fmt: skip
     return tau**2 * total / (count_images(valid, student) * student.shape[1])
 
@@ -227,9 +234,10 @@ def dist(
     classes = student.shape[1]
     valid = checked_mask(mask, student)
     count = count_positions(valid, student)
-    (mean_s, centre_s), (mean_t, centre_t) = (_class_means(x, valid, tau, count) for x in (student, teacher))
+    applied = unless_all_valid(valid)
+    (mean_s, centre_s), (mean_t, centre_t) = (_class_means(x, applied, tau, count) for x in (student, teacher))
     sums = chunked.sums(
-        partial(_correlation_sums, tau), student, teacher, valid, mean_s, centre_s, mean_t, centre_t, over=(0, 2),
+        partial(_correlation_sums, tau), student, teacher, applied, mean_s, centre_s, mean_t, centre_t, over=(0, 2),
         shape=(len(student), 1 + 3 * classes, 1, 1), gradient=partial(_correlation_gradient, tau),
     ).sum(dim=0)  # fmt: skip
     inter = sums[0].sum() / count
@@ -247,7 +255,7 @@ def _class_means(x: Tensor, valid: Tensor | None, tau: float, count: Tensor) -> 
     """
 
     def probabilities(x: Tensor, valid: Tensor | None) -> Tensor:
-        return _times(F.softmax(where_valid(x, valid) / tau, dim=1), valid).sum(dim=(2, 3), keepdim=True)
+        return _times(F.softmax(_softened(x, valid, tau), dim=1), valid).sum(dim=(2, 3), keepdim=True)
 
     sums = chunked.sums(probabilities, x.detach(), valid, over=(0, 2), shape=(*x.shape[:2], 1, 1))
     mean = collectives.mean(sums.sum(dim=0, keepdim=True)) / count
@@ -261,7 +269,7 @@ def _correlation_sums(tau: float, student: Tensor, teacher: Tensor, valid: Tenso
     The first entry is 1 - Pearson over the classes. Then, for each class, in units of its mean, come the squared
     deviations of the student, those of the teacher, and the products of both.
     """
-    p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
+    p_student, p_teacher = (F.softmax(_softened(x, valid, tau), dim=1) for x in (student, teacher))
     distance = 1 - _pearson(*_moments(*_over_classes(p_student, p_teacher)))
     x, y = _within_classes(p_student, p_teacher, valid, means)
     products = [(a * b).sum(dim=(2, 3), keepdim=True) for a, b in ((x, x), (y, y), (x, y))]
@@ -271,7 +279,7 @@ def _correlation_sums(tau: float, student: Tensor, teacher: Tensor, valid: Tenso
 def _correlation_gradient(
     tau: float, upstream: Tensor, student: Tensor, teacher: Tensor, valid: Tensor | None, *means: Tensor
 ) -> Tensor:
-    p_student, p_teacher = (F.softmax(where_valid(x, valid) / tau, dim=1) for x in (student, teacher))
+    p_student, p_teacher = (F.softmax(_softened(x, valid, tau), dim=1) for x in (student, teacher))
     of_pixel, of_class = upstream[:, :1], upstream[:, 1:]
     own, _, shared = of_class.chunk(3, dim=1)
     x, y = _over_classes(p_student, p_teacher)
@@ -368,12 +376,13 @@ def dkd(
     target = torch.where(valid, label.unsqueeze(1), 0)
     weights = (tau, alpha, beta)
     values, gradient = partial(_decoupled, weights), partial(_decoupled_gradient, weights)
-    total = _over_pixels(values, gradient, student, teacher, valid, target, standardize=standardize)
+    applied = unless_all_valid(valid)
+    total = _over_pixels(values, gradient, student, teacher, applied, target, standardize=standardize)
     return tau**2 * total / count_positions(valid, student)
 
 
 def _decoupled(
-    weights: tuple[float, float, float], student: Tensor, teacher: Tensor, valid: Tensor, target: Tensor
+    weights: tuple[float, float, float], student: Tensor, teacher: Tensor, valid: Tensor | None, target: Tensor
 ) -> Tensor:
     """Both parts of :func:`dkd`, summed over the valid positions of each image."""
     tau, alpha, beta = weights
@@ -399,7 +408,7 @@ def _decoupled_gradient(
     upstream: Tensor,
     student: Tensor,
     teacher: Tensor,
-    valid: Tensor,
+    valid: Tensor | None,
     target: Tensor,
 ) -> Tensor:
     """The gradient of :func:`_decoupled`; with q = softmax among the other classes (0 at the target) it is
