@@ -1,12 +1,12 @@
-"""``python -m benchmarks [NAME ...]``: benchmarks in turn, each as ``NAMES`` has it; all by default.
+"""``python -m benchmarks [NAME ...]`` runs benchmarks in turn, with the options in ``NAMES``; by default all.
 
-Each runs in a process of its own and prints Markdown for RESULTS.md. All together take about two hours on two cores.
+Each runs in its own process and prints Markdown for RESULTS.md. All of them take about two hours on two cores.
 """
 
 import subprocess
 import sys
 
-# Name -> the module, and how it is run.
+# Name -> the module and its options.
 NAMES = {
     "cohort": ("cohort", []),
     "cohort-plain": ("cohort", ["--forward", "plain"]),

@@ -1,4 +1,4 @@
-"""A bare mmengine Runner, as mmseg's own tools/train.py comes to: python -m benchmarks.bare CONFIG WORK_DIR."""
+"""A bare mmengine Runner, like in mmseg's tools/train.py: python -m benchmarks.bare CONFIG WORK_DIR."""
 
 import sys
 
@@ -8,8 +8,8 @@ from mmengine.runner import Runner
 
 
 def main() -> None:
-    """Trains as a bare script would."""
-    config_utils.MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"  # or the original, where it is installed
+    """Trains the config with a Runner and nothing else."""
+    config_utils.MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"  # the package that mmseg is installed from
     cfg = Config.fromfile(sys.argv[1])
     cfg.work_dir = sys.argv[2]
     cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=1000)

@@ -1,10 +1,11 @@
-"""Seconds a trial-iteration: students in a cohort against the same student alone, in steady state.
+"""Seconds for each iteration of a trial: students in a cohort, against the same student alone, after the start.
 
 python -m benchmarks.cohort [--pair r50-r18|r50-fast-scnn|r101-r18|slim] [--students 8] [--iterations 2] [--pairs 5]
 
-Both run the whole of a training iteration: data, teacher, student, losses, optimizer, hooks; the one alone is a plain
-`rdistill train`. They are timed in turn, `--pairs` times, after a warm-up: so many iterations of the cohort, then
-iterations alone for as many trial-iterations, at most 8. Minutes: about 5 for a full pair, 1 for the slim one.
+Both run whole training iterations: data, teacher, student, losses, optimizer, hooks; the student alone is a plain
+`rdistill train`. They are timed in alternation, `--pairs` times, after a warm-up: `--iterations` of the cohort, then as
+many iterations alone as the cohort's students had together, at most 8. About 5 minutes for a full pair, 1 for the slim
+one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WARM_UP = 2  # iterations
 
 
 def cohort_of(cfg: Config, count: int, folder: Path) -> Lockstep:
-    """Some students of different weights in lockstep."""
+    """Students with different loss weights in lockstep."""
     lockstep = Lockstep()
     for number in range(count):
         student_cfg = with_overrides(cfg, {"distill.losses.logits.weight": 1.0 + number})
@@ -41,13 +42,12 @@ def steps(lockstep: Lockstep, iterations: int) -> None:
 
 
 def print_limit(cohort: Lockstep) -> None:
-    """What sharing can give at most: that of a cohort which has nothing to do but its students and one teacher."""
+    """Prints the lowest possible ratio: that of a cohort with no other work than its students and one teacher."""
     timings, count = [lane.timing for lane in cohort.lanes], len(cohort.lanes)
     student, teacher = (sum(getattr(timing, name) for timing in timings) for name in ("own", "teacher_alone"))
     limit = (student + teacher / count) / (student + teacher)
-    print(
-        f"\nOf a step alone the teacher is {teacher / (student + teacher):.0%} here: the ratio's limit is {limit:.2f}."
-    )
+    share = teacher / (student + teacher)
+    print(f"\nThe teacher takes {share:.0%} of a step alone here: the ratio cannot be below {limit:.2f}.")
 
 
 def main() -> None:
@@ -55,7 +55,9 @@ def main() -> None:
     parser = parser_of(__doc__, "r50-r18")
     parser.add_argument("--students", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=2)
-    parser.add_argument("--forward", choices=("auto", "plain"), default="auto", help="of the teacher, on both sides")
+    parser.add_argument(
+        "--forward", choices=("auto", "plain"), default="auto", help="how the teacher computes, on both sides"
+    )
     args = parser.parse_args()
     with workbench() as folder:
         cfg = with_overrides(endless_run(args.pair, folder), {"distill.teachers.0.forward": args.forward})

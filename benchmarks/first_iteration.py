@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class EndAtFirstIteration(Hook):
-    """Ends the process when the first batch has been trained on; says so by a file in the work dir."""
+    """Ends the process after the first iteration, and leaves a file in the work dir that proves it."""
 
     priority = "LOWEST"
 

@@ -2,12 +2,12 @@
 
 python -m benchmarks.losses [--losses KL L2 ...] [--shrink 1] [--pairs 3]
 
-The plain code is the leanest that we know of: PyTorch's own function where there is one, else the authors' formula in
-the fewest operations. Logits are 4 x 19 x 512 x 1,024 with a mask of the labelled pixels (which the plain code does
-without, so that rdistill does more), features 4 x 512 x 64 x 128. Values and gradients are compared before anything is
-timed. Memory is the peak of what PyTorch's allocator holds beyond the two inputs, the student's gradient included, in
-units of the student's tensor; the profiler counts it, so it is exact. Times are processor seconds of this process, or
-seconds of the wall clock with --wall. About 10 minutes on one thread.
+The plain code is the leanest that we know: PyTorch's own function if it has one, otherwise the authors' formula in the
+fewest operations. Logits are 4 x 19 x 512 x 1,024 with a mask of the labelled pixels, features 4 x 512 x 64 x 128. The
+plain code has no mask, so rdistill does more. Values and gradients are compared before anything is timed. Memory is the
+peak of what PyTorch's allocator holds beyond the two inputs, the student's gradient included, in units of the student's
+tensor; the profiler counts it, so it is exact. Times are processor seconds of this process, or seconds of the wall
+clock with --wall. About 10 minutes on one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Case:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The plain way: each formula in the fewest operations that PyTorch has for it, ignored pixels left out of account
+# The plain code: each formula in the fewest operations that PyTorch has for it, without ignored pixels
 
 
 def plain_kl(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def plain_theia(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
 
 
 def plain_contrast(s: Tensor, t: Tensor, label: Tensor) -> Tensor:
-    """Cells by unfolding, then distances to all of a patch; a group is not compared with its own at other cells."""
+    """Cells by unfolding, then the distances within a patch; a group of channels is not compared with itself."""
     groups, patch, tau = 16, 4, 0.07
 
     def cells(x: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ CASES = {
 
 
 def inputs(on: str, shrink: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A student that has learnt something of its teacher, and a label of blocks; all pixels count."""
+    """A student that resembles its teacher, and a label of blocks without ignored pixels."""
     generator = torch.Generator().manual_seed(0)
     shape = (4, CLASSES, 512 // shrink, 1024 // shrink) if on == "logits" else (4, 512, 64 // shrink, 128 // shrink)
     teacher = 2 * torch.randn(shape, generator=generator)

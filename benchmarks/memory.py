@@ -1,4 +1,4 @@
-"""How much memory PyTorch holds at once, counted by its profiler: exact, and the same on any machine."""
+"""The peak of PyTorch's memory, counted by its profiler: exact, and the same on any machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that PyTorch's allocator held at once during some work on the CPU, beyond what it held before."""
+    """The peak of what PyTorch's allocator holds during ``work`` on the CPU, beyond what it held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None

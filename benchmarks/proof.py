@@ -1,12 +1,12 @@
-"""Whole studies simulated: how often each way of reading results claims a gain that is not there, or misses one.
+"""Simulates whole studies: how often each way of reading results claims a gain that does not exist, or misses one.
 
 python -m benchmarks.proof [--studies 2000] [--json FILE] [--picture docs/images/proof.png]
 
-A score is a configuration's worth, and what chance adds: of the seed, of the images (the same ones in the search and
-in the confirmation, so that what is chosen is lucky with them too), and of both together. A study searches on one seed,
-chooses the best two configurations and the best baseline, and confirms them, at equal iterations and at equal cost,
-with the functions that a sweep calls (``rdistill.sweeps.proof.decision``), after every added seed: the most looks there
-can be. Beside it stands what is made of the same search today. Minutes: about 8.
+A score is the sum of a configuration's true value and of chance: by the seed, by the images (which are the same in the
+search and in the confirmation, so that a chosen configuration is also lucky with them), and by both together. A study
+searches on one seed, chooses the best two configurations and the best baseline, and confirms them, at equal iterations
+and at equal cost, with the functions that a sweep calls (``rdistill.sweeps.proof.decision``), after every added seed,
+which is the largest number of looks. Beside it is what people conclude from the same search today. About 8 minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy import stats
 
 from rdistill.sweeps.proof.decision import ALPHA, Comparison, Looks, compare, decide, two_way_half_width
 
-TRIALS, BASELINES, TOP = 16, 4, 2  # trials of the search, and how many are confirmed
+TRIALS, BASELINES, TOP = 16, 4, 2  # trials and baselines of the search, and how many trials are confirmed
 LOOKS = Looks(4, 16, chosen_from=TRIALS)  # the looks of `seeds: auto`
 LISTED = Looks(5, 5, chosen_from=TRIALS)  # a confirmation without looks
 CLAIMS = ("better", "worse")
@@ -35,13 +35,13 @@ INTERVALS = ("seeds", "two-way", "verdict")  # the verdict's is the wider of the
 
 @dataclass(frozen=True)
 class World:
-    """Where scores come from; standard deviations in mIoU, each of the difference of two configurations."""
+    """How scores are drawn; the standard deviations, in mIoU, are those of the difference of two configurations."""
 
     effect: float  # gain of every distilled configuration over every baseline
-    spread: float  # what differs by the seed
-    image_sd: float  # what differs by the image, whatever the seed
+    spread: float  # by the seed
+    image_sd: float  # by the image, the same for all seeds
     images: int = 100
-    both_sd: float = 5.0  # what differs by one image on one seed
+    both_sd: float = 5.0  # by the image and the seed together
 
 
 WORLDS = [
@@ -69,16 +69,16 @@ class Rate:
 
 
 class Arms:
-    """Configurations with the luck that each has with the images, to be trained on any seeds."""
+    """Configurations, each with a fixed luck with the images, which can be trained on any number of seeds."""
 
     def __init__(self, world: World, worth: Sequence[float], random: np.random.Generator) -> None:
-        self.half = math.sqrt(0.5)  # each of two arms brings half of the variance of their difference
+        self.half = math.sqrt(0.5)  # each of two arms has half of the variance of their difference
         self.world, self.random = world, random
         by_image = random.normal(0, world.image_sd * self.half, (len(worth), world.images))
         self.by_image = np.asarray(worth)[:, None] + by_image
 
     def scores(self, seeds: int, arms: Sequence[int] | None = None) -> np.ndarray:
-        """Of fresh trainings: arms x seeds x images."""
+        """The scores of new trainings: arms x seeds x images."""
         own = self.by_image if arms is None else self.by_image[list(arms)]
         by_seed = self.random.normal(0, self.world.spread * self.half, (len(own), seeds, 1))
         rest = self.random.normal(0, self.world.both_sd * self.half, (len(own), seeds, self.world.images))
@@ -108,7 +108,7 @@ def simulated(world: World, random: np.random.Generator) -> Study:
     baseline = int(found[:BASELINES].argmax())
     order = BASELINES + np.argsort(-found[BASELINES : BASELINES + TRIALS])
     chosen = [int(arm) for arm in order[:TOP]]
-    # A sweep compares so: every configuration against the baseline, and against the baseline that costs as much.
+    # As in a sweep: every configuration against the baseline, and against the baseline of equal cost.
     alone, *rest = arms.scores(LOOKS.last, [baseline, *chosen, *longer])
     distilled, as_long = rest[:TOP], rest[TOP:]
     questions = [ours - alone for ours in distilled]
@@ -161,7 +161,7 @@ def _held_always(differences: np.ndarray, truth: float) -> dict[str, bool]:
     return {name: all(look[name] for look in each) for name in INTERVALS}
 
 
-# What is made of the results --------------------------------------------------------------------------------------
+# How results are read --------------------------------------------------------------------------------------
 
 
 def _t_test(values: Sequence[float]) -> bool:

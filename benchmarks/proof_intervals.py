@@ -33,7 +33,7 @@ NAMES = (
 
 @lru_cache(maxsize=1024)
 def luck_on_both_sides(correlation: float) -> float:
-    """What the absolute value of the luck of the best of 16 exceeds with a chance of 5 %, in standard deviations."""
+    """The 95 % quantile of the absolute luck of the best of 16 equal configurations, in standard deviations."""
     chosen, rest = correlation / math.sqrt(2), math.sqrt(1 - correlation**2 / 2)
 
     def too_often(luck: float) -> float:

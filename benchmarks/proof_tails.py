@@ -1,9 +1,10 @@
-"""Why the interval of a chosen configuration has no equal tails: how often both kinds hold the true difference.
+"""Why the interval of a chosen configuration has no equal tails: how often both kinds contain the true difference.
 
 python -m benchmarks.proof_tails [--studies 2000]
 
-As `benchmarks.proof`, after five seeds and one look, where images bind; the 16 configurations may truly differ from
-each other. The interval of equal tails moves its upper end down by the luck that the best of 16 alike has. A minute.
+Like `benchmarks.proof`, after five seeds and one look, where the images limit the answer; the 16 configurations may
+have different true values. The interval of equal tails lowers its upper end by the luck of the best of 16 equal
+configurations. Takes a minute.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from rdistill.sweeps.proof.quantiles import normal_quantile, student_quantile, t
 from rdistill.sweeps.proof.sequential import design
 
 WORLDS = [World(0.0, 1.0, 10.0), World(0.0, 0.5, 20.0)]
-APART = (0.0, 1.0, 3.0)  # standard deviation of what the configurations are truly worth, in mIoU
+APART = (0.0, 1.0, 3.0)  # standard deviation of the configurations' true values, in mIoU
 STEPS = (np.arange(1000) + 0.5) / 1000
 LARGEST = special.ndtri(STEPS ** (1 / TRIALS))  # quantiles of the largest of TRIALS normal values
 
 
 def least_luck(share: float) -> float:
-    """What the luck with images of the best of all alike falls below with a chance of 2.5 %, in standard deviations."""
+    """The 2.5 % quantile of the luck with images of the best of equal configurations, in standard deviations."""
     correlation = math.sqrt(share)
     chosen, rest = correlation / math.sqrt(2), math.sqrt(1 - correlation**2 / 2)
 
@@ -37,7 +38,7 @@ def least_luck(share: float) -> float:
 
 
 def upper_end(comparison: Comparison) -> float:
-    """Of the interval of equal tails, above the mean."""
+    """The distance of the upper end of the interval of equal tails from the mean."""
     errors, pairs = comparison.errors, LISTED.last
     of_seeds = normal_quantile(two_sided_p(design(pairs, pairs, ALPHA).threshold(pairs), pairs - 1)) * errors.seeds
     of_images = least_luck(image_share(errors, pairs)) * errors.images_alone
@@ -48,7 +49,7 @@ def upper_end(comparison: Comparison) -> float:
 
 
 def measured(world: World, apart: float, studies: int, random: np.random.Generator) -> tuple[Rate, Rate]:
-    """How often the verdict's interval and that of equal tails hold the true difference to a baseline."""
+    """How often the verdict's interval and that of equal tails contain the true difference to a baseline."""
     verdict, equal = [], []
     for _ in range(studies):
         worth = [0.0, *random.normal(0, apart, TRIALS)]

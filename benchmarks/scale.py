@@ -1,12 +1,12 @@
-"""What a sweep costs its driver and its storage, trial for trial: sweeps of many trials that train nothing.
+"""What each trial of a sweep costs the driver and the storage: sweeps of many trials without training.
 
 python -m benchmarks.scale [--trials 10 100 1000] [--places machine cluster] [--search random] [--profile]
 
-All of rdistill's sweep but the training: Ray Tune, the searcher, records, the console, `summary.json`, `results.csv`,
-the winner. A trial writes what a real one does, with 200 loss entries and 5 validations, which it reports at once; but
-no weights, and not mmengine's own log. `machine` is rdistill's own one-machine cluster; `cluster` four nodes of two
-logical CPUs, all on this machine. Each sweep is a process of its own. A thousand trials take about ten minutes on two
-cores.
+Everything in a sweep except the training: Ray Tune, the searcher, records, the console, `summary.json`, `results.csv`,
+the winner. A trial writes what a real trial does, with 200 loss entries and 5 validations, which it reports
+immediately, but no weights and no log of mmengine. `machine` is the cluster that rdistill starts on one machine;
+`cluster` is four nodes of two logical CPUs, all on this machine. Each sweep runs in its own process. A thousand trials
+take about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ SPACE = {
 def no_training(
     run: LoadedConfig, folder: Path, options: RunOptions, listener: RunListener, *, config_text: str
 ) -> RunMetrics:
-    """In place of ``rdistill.training.run.train_run``: says what a training would, at once."""
+    """Replaces ``rdistill.training.run.train_run``: immediately reports what a training would report."""
     listener.training_started(first_iteration=0, last_iteration=ITERATIONS, facts={"effective": dict(options.swept)})
     metrics: RunMetrics = {}
     for step in range(1, LOSSES_KEPT + 1):
         iteration = step * ITERATIONS // LOSSES_KEPT
-        loss = 1 / (3 + iteration + sum(options.swept.values()))  # no two trials are alike
+        loss = 1 / (3 + iteration + sum(options.swept.values()))  # no two trials report the same
         names = ("loss", "decode.loss_ce", "decode.acc_seg", "distill.loss_logits", "distill.raw_logits", "lr")
         listener.stepped(iteration, {name: loss * (1 + index) for index, name in enumerate(names)})
         if step % (LOSSES_KEPT // VALIDATIONS) == 0:
@@ -91,7 +91,7 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     spec = parse_sweep(content, "scale")
     shortcuts = Shortcuts(iters=ITERATIONS, val_interval=ITERATIONS // VALIDATIONS)
     whole = load_config(distill_config("slim"), {}, shortcuts, with_data=False)
-    # What the sweep itself reads of it; each trial writes the whole text.
+    # The part of the config that the sweep itself reads; each trial writes the whole text.
     losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
     distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
     base = LoadedConfig.of(Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}}))
@@ -150,7 +150,7 @@ def measure(trials: int, where: str, search: str, folder: Path, profile: str | N
 
 
 def in_a_process(*options: str) -> dict[str, Any]:
-    """What :func:`measure` finds in a process of its own."""
+    """What :func:`measure` returns, run in its own process."""
     with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "benchmarks.scale", *options, "--folder", folder]
         paths = f"{REPO}:{os.environ.get('PYTHONPATH', '')}"
@@ -166,8 +166,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
     parser.add_argument("--search", choices=("random", "optuna"), default="random")
-    parser.add_argument("--profile", metavar="FILE", help="of cProfile, for the last sweep; slows it down")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # this process is to run the one sweep
+    parser.add_argument(
+        "--profile", metavar="FILE", help="write cProfile's statistics of the last sweep; this slows it down"
+    )
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the process that runs a single sweep
     args = parser.parse_args()
     if args.folder is not None:
         figures = measure(args.trials[0], args.places[0], args.search, args.folder, args.profile)
@@ -175,7 +177,7 @@ def main() -> None:
         return
     print_machine()
     rows = ["place", "search", "trials", "driver CPU, s", "wall, s", "driver CPU a trial, ms", "wall a trial, s"]
-    rows += ["KB a trial", "CPU a trial over that of the row above"]
+    rows += ["KB a trial", "CPU a trial, divided by that of the row above"]
     print(f"| {' | '.join(rows)} |\n|{'---|' * len(rows)}", flush=True)
     for where in args.places:
         above = None

@@ -3,14 +3,14 @@
 python -m benchmarks.search [--table FILE] [--repeats 100] [--picture docs/images/search.png]
 
 The table is `search_table.csv` (see `benchmarks.search_table`). Between its rows the score is interpolated, by radial
-basis functions (linear, through every row) of the logarithms of the learning rate, the temperature and the two shares,
-each over its range, and of the choices; beyond a range the value at its edge counts. The objective of a search is the
-best of the validations of one seed, as of a sweep. Regret is the best of the table's rows minus the best that a search
-has come to, in mIoU.
+basis functions (linear, through every row) of the choices and of the logarithms of the learning rate, the temperature
+and the two shares, each scaled to its range; outside a range, the score at its edge is used. As in a sweep, the
+objective of a search is the best validation of one seed. Regret is the best score in the table minus the best score
+that a search has reached, in mIoU.
 
-Spaces: in *shares* both weights have the same range for every loss; in *weights* the range has to hold those that
-every loss may need, as nobody knows beforehand where each lies. Starts: `defaults`, the config as it stands, with
-its losses' published weights. At a time: one trial after the other, or a quarter of the trials.
+Spaces: in *shares*, both weights have the same range for every loss; in *weights*, the range must contain the weights
+that any loss may need, because nobody knows beforehand which those are. Starts: `defaults` begins with the config
+unchanged, with the published weights of its losses. At a time: a single trial, or a quarter of the trials together.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from benchmarks.search_table import COLUMNS, LOSSES, PAIRS, RANGES, TABLE, VALID
 from rdistill.searchers.own import auto
 
 BUDGETS = (8, 16, 24)
-ASIDE = 0.2  # distance to another loss or pair, where a range is 1: the table's rows are then told apart best
+ASIDE = 0.2  # distance to another loss or pair, in units of a range; it predicts left-out rows best
 WEIGHTS = {"logits_weight": "logits_share", "hidden_weight": "hidden_share"}
-BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # the config's, and published
+BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # of the config, and as published
 Values = Mapping[str, Any]
 
 
@@ -57,7 +57,7 @@ class Surface:
         return float(self._between(np.array([place(values)]))[0])
 
     def fidelity(self) -> float:
-        """Correlation of each row's score with what all other rows say of it."""
+        """Correlation between the scores of the rows and their predictions from all other rows."""
         predicted = []
         for left_out in self.rows:
             between = _interpolator([row for row in self.rows if row is not left_out])
@@ -65,9 +65,9 @@ class Surface:
         return float(np.corrcoef(predicted, [row["score"] for row in self.rows])[0, 1])
 
     def ratio(self, values: Values, name: str) -> float:
-        """Share of a weight of 1: a share grows in proportion to its weight.
+        """The share that a weight of 1 gives: a share is proportional to its weight.
 
-        That of the logits depends on the temperature alone, that of the features on the loss and the pair.
+        For logits it depends only on the temperature, for features on the loss and the pair.
         """
         kind = (values["hidden"], values["pair"])
         rows = [row for row in self.rows if name == "logits" or (row["hidden"], row["pair"]) == kind]
@@ -81,7 +81,7 @@ def _interpolator(rows: Sequence[Values]) -> RBFInterpolator:
 
 
 def place(values: Values) -> list[float]:
-    """A configuration as a point: each range from 0 to 1, what lies beyond it at its edge; each choice a step aside."""
+    """A configuration as a point: numbers scaled to 0 to 1 and clipped, each choice in its own dimension."""
     numbers = [
         min(1.0, max(0.0, math.log(values[name] / low) / math.log(high / low))) for name, (low, high) in RANGES.items()
     ]
@@ -94,7 +94,7 @@ def place(values: Values) -> list[float]:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search chooses from: Optuna's distributions, and how a choice is scored."""
+    """The space of a search as Optuna's distributions, and the score of each point."""
 
     name: str  # 'shares' or 'weights'
     distributions: Mapping[str, BaseDistribution]
@@ -111,7 +111,7 @@ class Space:
         return values
 
     def starts(self) -> list[dict[str, Any]]:
-        """The config as it stands: its learning rate and temperature, a loss on its first pair, published weights."""
+        """The config unchanged: its learning rate and temperature, a loss on its first pair, published weights."""
         loss = next(iter(LOSSES))
         values: dict[str, Any] = {"hidden": loss, "pair": PAIRS[0], "lr": BASE_LR, "tau": TAU}
         values |= {"logits_weight": KL_WEIGHT, "hidden_weight": LOSSES[loss]}
@@ -128,7 +128,7 @@ class Space:
 
 
 def spaces(surface: Surface) -> dict[str, Space]:
-    """The same configurations in shares and in weights."""
+    """The same configurations, described by shares and by weights."""
     common: dict[str, BaseDistribution] = {
         "hidden": CategoricalDistribution(list(LOSSES)), "pair": CategoricalDistribution(list(PAIRS)),
         "lr": FloatDistribution(*RANGES["lr"], log=True), "tau": FloatDistribution(*RANGES["tau"], log=True),
@@ -160,10 +160,10 @@ def replay(space: Space, sampler: Sampler, trials: int, seed: int, starts: bool,
             study.enqueue_trial(values)
     best: list[float] = []
     while len(best) < trials:
-        asked = [
+        pending = [
             study.ask(fixed_distributions=dict(space.distributions)) for _ in range(min(at_once, trials - len(best)))
         ]
-        for trial in asked:
+        for trial in pending:
             score = space.score(trial.params)
             study.tell(trial, score)
             best.append(max(score, *best[-1:]) if best else score)
@@ -175,7 +175,7 @@ def random(space: Mapping[str, BaseDistribution], seed: int, trials: int) -> opt
 
 
 def tpe(space: Mapping[str, BaseDistribution], seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """As it was: the first ten by chance."""
+    """Optuna's default: the first ten trials are random."""
     return optuna.samplers.TPESampler(seed=seed)
 
 
@@ -201,7 +201,7 @@ class Curve:
     regrets: dict[int, np.ndarray]  # budget -> repeats x its trials
 
     def median(self, budget: int) -> str:
-        """After all trials of a budget, which the search has known from its beginning."""
+        """Median regret after all trials of a budget; the search knows its budget from the start."""
         return f"{np.median(self.regrets[budget][:, -1]):.2f}" if budget in self.regrets else "-"
 
     def row(self) -> str:
@@ -211,7 +211,7 @@ class Curve:
 
 
 def measured(space: Space, way: str, starts: bool, quarter: bool, repeats: Mapping[int, int]) -> Curve:
-    """``repeats``: budget -> searches; none of a budget is left out."""
+    """``repeats``: budget -> number of searches; a budget with 0 searches is left out."""
     regrets = {}
     for budget in (budget for budget in BUDGETS if repeats[budget]):
         at_once = max(1, budget // 4) if quarter else 1
@@ -221,7 +221,7 @@ def measured(space: Space, way: str, starts: bool, quarter: bool, repeats: Mappi
 
 
 def draw(curves: Sequence[Curve], file: Path) -> None:
-    """The median regret over the trials of the longest budget, with the quarter of searches above and below it."""
+    """The median regret over the trials of the longest budget, with the quartiles of the searches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -245,8 +245,8 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=TABLE, help="what benchmarks.search_table has made")
-    parser.add_argument("--repeats", type=int, default=100, help="searches of each kind, of different seeds")
+    parser.add_argument("--table", type=Path, default=TABLE, help="a table written by benchmarks.search_table")
+    parser.add_argument("--repeats", type=int, default=100, help="searches of each kind, with different seeds")
     parser.add_argument(
         "--long-repeats", type=int, default=100, help="of `auto` with 16 and 24 trials, which take longer"
     )
@@ -256,9 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     surface = Surface(options.table)
+    lowest = min(row["score"] for row in surface.rows)
     print(
-        f"{len(surface.rows)} rows, {min(row['score'] for row in surface.rows):.2f} to {surface.best:.2f} mIoU; a row "
-        f"correlates with what the others say of it by {surface.fidelity():.2f}\n"
+        f"{len(surface.rows)} rows, {lowest:.2f} to {surface.best:.2f} mIoU; the correlation of a row with its "
+        f"prediction from the others is {surface.fidelity():.2f}\n"
     )
     print("| searcher | space | starts | at a time | after 8 trials | after 16 | after 24 |")
     print("|---|---|---|---|---|---|---|")

@@ -1,17 +1,17 @@
-"""The table that `benchmarks.search` replays searches on: some hundred short trainings, in a CSV file beside it.
+"""Makes the table on which `benchmarks.search` replays searches: hundreds of short trainings, in a CSV file beside it.
 
 python -m benchmarks.search_table --data-root ../shared/data/nuclei [--out benchmarks/search_table.csv] [--rows 208]
 python -m benchmarks.search_table --data-root ../shared/data/optic_disc --out benchmarks/search_table_optic_disc.csv
 
 Cell nuclei (or optic discs, by the folder's name) at 64 pixels; a teacher of twice the student's width, trained for
-1,200 iterations. Each row is a student that has trained for 160 alone (600 on optic discs) and is distilled for 32
-more: KL on the logits and a loss on one feature pair, each with a weight, a temperature for the first, and the
-learning rate; spread evenly (Sobol) over logarithmic ranges. The ranges of the two weights are of their *share*: the
-length of the term's gradient over that of the task's at that start, over all of the student's weights. So a row has
-both, and a search can be replayed in weights and in shares.
+1,200 iterations. Each row is a student that was trained alone for 160 iterations (600 on optic discs) and is then
+distilled for 32 iterations, by KL on the logits and a loss on one feature pair. Its two weights, KL's temperature and
+the learning rate are spread evenly (Sobol) over logarithmic ranges. The two weights are drawn as *shares*: the length
+of the loss's gradient divided by that of the task loss, at that start, over all weights of the student. A row has both
+shares and weights, so that a search can be replayed in either.
 
-The students train in cohorts (`rdistill.training.lockstep`), about 2.5 seconds of one core each. A row that is there is
-not trained again, so the command goes on where it was stopped; its teacher and the runs stay under --work-dir.
+The students train in cohorts (`rdistill.training.lockstep`), about 2.5 seconds of one core each. Rows in the file are
+not trained again, so that the command continues where it was stopped; the teacher and the runs are under --work-dir.
 """
 
 from __future__ import annotations
@@ -48,26 +48,28 @@ from rdistill.training.runner import prepare_config
 TABLE = Path(__file__).parent / "search_table.csv"
 ITERATIONS, VALIDATIONS, VAL_IMAGES = 32, 4, 32
 TEACHER_ITERATIONS, TEACHER_LR, START_LR = 1200, 0.003, 0.01
-START_ITERATIONS = {"nuclei": 160, "optic_disc": 600}  # a disc is a fiftieth of the pixels: after 160 it is not found
+START_ITERATIONS = {"nuclei": 160, "optic_disc": 600}  # a disc is 2 % of the pixels, and is not found after 160
 CONFIGS = {
     "nuclei": ("configs/student/fpn_r18-w6_nuclei-128.py", "configs/student/fpn_r18-w12_nuclei-128.py"),
     "optic_disc": ("configs/student/fpn_r18-w6_optic-disc-128.py", "configs/student/fpn_r18-w12_optic-disc-128.py"),
-}  # name of the data's folder -> student, teacher
+}  # name of the data folder -> config of the student, of the teacher
 LOSSES = {"CWD": 50.0, "AT": 1.2, "PKD": 1.0}  # loss on a feature pair -> the published weight
 PAIRS = ("[0, 0]", "[1, 1]")
-# What is spread evenly: column -> lowest, highest, on a logarithmic scale.
+# The columns that are spread evenly -> lowest, highest, on a logarithmic scale.
 RANGES = {"lr": (1e-4, 3e-2), "tau": (1.0, 8.0), "logits_share": (0.03, 10.0), "hidden_share": (0.03, 10.0)}
 COLUMNS = [
     "row", "lr", "hidden", "pair", "tau", "logits_share", "hidden_share", "logits_weight", "hidden_weight",
     *(f"mIoU_{ITERATIONS * (number + 1) // VALIDATIONS}" for number in range(VALIDATIONS)),
 ]  # fmt: skip
 LR = "optim_wrapper.optimizer.lr"
-CLASS_WEIGHT = {"+model.decode_head.loss_decode.class_weight": [1.0, 4.0]}  # else it long predicts background alone
+CLASS_WEIGHT = {
+    "+model.decode_head.loss_decode.class_weight": [1.0, 4.0]
+}  # otherwise it predicts only background for a long time
 TOGETHER = 8  # students in a cohort
 
 
 def design(rows: int) -> list[dict[str, Any]]:
-    """What each row is: evenly spread, and the first rows of a longer table are those of a shorter one."""
+    """The settings of each row, spread evenly; a longer table begins with the rows of a shorter one."""
     points = qmc.Sobol(len(RANGES) + 1, seed=0).random_base2(math.ceil(math.log2(rows)))[:rows]
     kinds = [(loss, pair) for loss in LOSSES for pair in PAIRS]
     listed = []
@@ -81,7 +83,7 @@ def design(rows: int) -> list[dict[str, Any]]:
 
 
 def few_images(data_root: Path) -> dict[str, Any]:
-    """An override: an even choice of the validation images."""
+    """An override that uses only every n-th validation image."""
     every = len(list((data_root / "img_dir" / "val").iterdir())) // VAL_IMAGES
     return {"+val_dataloader.dataset.indices": [every * number for number in range(VAL_IMAGES)]}
 
@@ -122,7 +124,7 @@ def student_config(folder: Path, data_root: Path) -> LoadedConfig:
 
 
 def values_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as overrides of the config."""
+    """The overrides of the config that a row stands for."""
     pair = [int(index) for index in row["pair"].strip("[]").split(",")]
     logits = {"type": "KL", "on": "logits", "tau": row["tau"], "weight": row.get("logits_weight", 1.0)}
     hidden = {"type": row["hidden"], "pair": pair, "weight": row.get("hidden_weight", 1.0)}
@@ -132,14 +134,14 @@ def values_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_alone(config: str, iterations: int, more: Mapping[str, Any], data_root: Path, folder: Path) -> None:
-    """The teacher, or what the students start from; ``more`` are overrides."""
+    """Trains the teacher, or the weights that the students start from; ``more`` are overrides."""
     shortcuts = shortcuts_of(data_root, iterations, 4)
     run = load_run(REPO / config, {**two_classes(data_root), **more}, shortcuts)
     train_run(run, folder, RunOptions(resume=folder.exists()), Silent())
 
 
 def weighed(row: dict[str, Any], config: LoadedConfig) -> dict[str, Any]:
-    """The row with the weights that its shares make: a term's gradient grows in proportion to its weight."""
+    """The row with the weights that give its shares: a loss's gradient is proportional to its weight."""
     distiller = build_distiller(config.with_overrides(values_of(row)), seed=0)
     start_weights(distiller.student, config.cfg.load_from, trust=False)
     loader = Runner.build_dataloader(prepare_config(config.cfg, Path("unused"), 0, None).train_dataloader, seed=0)
@@ -151,7 +153,7 @@ def weighed(row: dict[str, Any], config: LoadedConfig) -> dict[str, Any]:
 
 @HOOKS.register_module()
 class KeepImages(Hook):
-    """Keeps the score of each validation image, at each validation."""
+    """Records the score of each image at each validation."""
 
     def __init__(self, row: int) -> None:
         self.kept = IMAGES.setdefault(row, [])
@@ -170,7 +172,7 @@ IMAGES: dict[int, list[list[float]]] = {}  # row -> validation -> mIoU of each i
 
 
 class Curve(Silent):
-    """Keeps a student's score at each validation."""
+    """Records a student's score at each validation."""
 
     def __init__(self) -> None:
         self.scores: list[float] = []
@@ -180,7 +182,7 @@ class Curve(Silent):
 
 
 def train_together(rows: Sequence[dict[str, Any]], config: LoadedConfig, folder: Path) -> list[list[float]]:
-    """The students of some rows in lockstep: the curve of each."""
+    """Trains the students of some rows in lockstep; returns the scores of each at its validations."""
     lockstep, curves = Lockstep(), [Curve() for _ in rows]
     for row, curve in zip(rows, curves, strict=True):
         work_dir = folder / f"row{row['row']}"
@@ -225,7 +227,7 @@ def main() -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a table: numbers but for ``hidden`` and ``pair``."""
+    """The rows of a table; all columns except ``hidden`` and ``pair`` are numbers."""
     with open(file, newline="") as content:
         return [
             {name: value if name in ("hidden", "pair") else float(value) for name, value in row.items()}
@@ -234,7 +236,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Five digits of each number say more than one seed of training can."""
+    """Writes the table with five digits of each number, more than a training on one seed can tell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -1,9 +1,9 @@
-"""Seconds of a training step in which losses' weights are measured (`weight: {share: ...}`), against a plain one.
+"""Seconds of a training step in which loss weights are measured (`weight: {share: ...}`), against a plain step.
 
 python -m benchmarks.share [--pair slim|r50-r18|...] [--on logits|features|both] [--iterations 5] [--pairs 5]
 
-Two runs of one config: in the one every step is measured, in the other the weights are numbers. A run by default
-measures 8 steps, and all others are plain ones. Minutes: about 1 for the slim pair, 3 for a full one.
+Two runs of the same config: in the first, the weights are measured in every step; in the second, they are numbers. By
+default a run measures them in 8 steps only. About 1 minute for the slim pair, 3 for a full pair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     """Times, and prints a table."""
     parser = parser_of(__doc__, "slim")
     parser.add_argument("--on", choices=LOSSES, default="both", help="what the losses compare")
-    parser.add_argument("--iterations", type=int, default=5, help="timed at a time")
+    parser.add_argument("--iterations", type=int, default=5, help="iterations of one timing")
     args = parser.parse_args()
     with workbench() as folder:
         cfg = endless_run(args.pair, folder)

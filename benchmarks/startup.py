@@ -2,8 +2,8 @@
 
 python -m benchmarks.startup [--pair slim|...] [--pairs 5] [--with-teacher]
 
-The same student and data, without a teacher: the bare script knows none. `--with-teacher` times the distilled run
-instead, and so shows what loading the teacher and scoring it add. Minutes: about 3.
+The same student and data, without a teacher, because the bare script has none. `--with-teacher` times the distilled run
+instead, and so shows what loading and scoring the teacher adds. About 3 minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENDS += "custom_hooks = [dict(type='EndAtFirstIteration')]\n"
 
 
 def config_of(base: Path, folder: Path) -> Path:
-    """The base, ending at its first iteration, with the data where it is."""
+    """A config that trains ``base`` on the images in ``folder`` and ends the process after the first iteration."""
     file = folder / f"{base.stem}.py"
     data = f"dict(dataset=dict(data_root={str(folder / 'data')!r}))"
     loaders = "".join(f"{name}_dataloader = {data}\n" for name in ("train", "val", "test"))
@@ -39,7 +39,7 @@ def config_of(base: Path, folder: Path) -> Path:
 
 
 def start(command: list[object], work_dir: Path, clock: str) -> float:
-    """Seconds until its first iteration is done."""
+    """Seconds from the start of the process until its first iteration is done."""
 
     def run() -> None:
         subprocess.run(
@@ -68,7 +68,7 @@ def main() -> None:
         count = iter(range(1000))
 
         def rdistill() -> float:
-            work_dir = folder / f"ours-{next(count)}"
+            work_dir = folder / f"rdistill-{next(count)}"
             return start(["rdistill", "train", config, "--work-dir", work_dir, *more], work_dir, args.clock)
 
         def bare() -> float:

@@ -2,8 +2,8 @@
 
 python -m benchmarks.step [--pair r50-r18|slim|...] [--iterations 2] [--pairs 5]
 
-Same models from the same weights, same losses, same optimizer, same batches: the losses of the first iterations are
-compared before anything is timed. Minutes: about 2 for a full pair, 1 for the slim one.
+Both have the same models, weights, losses, optimizer and batches: the losses of the first iterations are compared
+before anything is timed. About 2 minutes for a full pair, 1 for the slim one.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from rdistill.models.checkpoint import load_file
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.runner import prepare_config
 
-WARM_UP = 3  # iterations, in which both must find the same losses
-# The two draw their dropout from different streams; without, they must agree.
+WARM_UP = 3  # iterations, in which both must compute the same losses
+# The two draw dropout from different random streams; without dropout their losses must be equal.
 SAME = {"model.decode_head.dropout_ratio": 0.0}
 
 
 class ByHand:
-    """What somebody would write for this one pair, and nothing else.
+    """A training loop written by hand for a single pair.
 
     Args:
-        cfg: of the run that it is compared with.
-        student: its weights.
-        batches: mmseg's.
+        cfg: the config of the run that it is compared with.
+        student: the student, with its initial weights.
+        batches: mmseg's batches, endlessly.
     """
 
     def __init__(self, cfg: Config, student: nn.Module, batches: Iterator[dict]) -> None:
@@ -73,7 +73,7 @@ class ByHand:
             self.iteration += 1
 
     def _kl(self, student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
-        """With T = 1, over the pixels that count, and divided by the classes as PaddleSeg does."""
+        """KL with temperature 1 over the labelled pixels, divided by the number of classes, as PaddleSeg does."""
         student, teacher = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
         per_pixel = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
         return self.loss.weight * per_pixel[label != 255].mean() / student.shape[1]
@@ -94,7 +94,7 @@ def by_hand(cfg: Config, folder: Path, start: Path) -> ByHand:
 def main() -> None:
     """Compares, times, and prints a table."""
     parser = parser_of(__doc__, "r50-r18")
-    parser.add_argument("--iterations", type=int, default=2, help="timed at a time")
+    parser.add_argument("--iterations", type=int, default=2, help="iterations of one timing")
     args = parser.parse_args()
     with workbench() as folder:
         cfg = with_overrides(endless_run(args.pair, folder), SAME)
@@ -104,8 +104,8 @@ def main() -> None:
         run, bare = SteppedRun(cfg, folder / "run"), by_hand(cfg, folder, start)
         run.step(WARM_UP - 1)
         bare.step(WARM_UP)
-        for mine, yours in zip(run.losses, bare.losses, strict=True):
-            assert abs(mine.item() - yours) < 1e-4 * max(1.0, abs(yours)), (run.losses, bare.losses)
+        for ours, by_hand_loss in zip(run.losses, bare.losses, strict=True):
+            assert abs(ours.item() - by_hand_loss) < 1e-4 * max(1.0, abs(by_hand_loss)), (run.losses, bare.losses)
         timings = in_turn(
             lambda: timed(partial(run.step, args.iterations), args.clock) / args.iterations,
             lambda: timed(partial(bare.step, args.iterations), args.clock) / args.iterations,

@@ -1,16 +1,15 @@
-"""What the store of views saves and what it costs, by the sums over steps that take turns.
+"""What the store of views saves and what it costs.
 
 python -m benchmarks.store step [--pair r50-r18|r50-fast-scnn|slim] [--pairs 10] [--steps 1]
 python -m benchmarks.store fill [--pair r50-r18] [--pairs 5] [--bits 32]
 python -m benchmarks.store confirm [--pair r50-fast-scnn] [--passes 4]
 
-Images of 128 pixels in random crops, 4 a step, logits in 16 bits.
-step: a distilled step whose teacher outputs are all there, against a step of the student alone on the same views.
-fill: a teacher that fills a store, against the same one without. With 32 bits the first few batches of a process, which
-are computed both singly and at once, are left out.
-confirm: two configurations and the student alone, each on five seeds, trained seed by seed in cohorts that share the
-teacher, as a sweep's confirmation trains them: from an empty store, against no store. Loading and building is left out.
-What fewer bits and classes do to losses and to a student is in `benchmarks.store_errors`.
+Images of 128 pixels in random crops, 4 a step, logits in 16 bits. step: a distilled step whose teacher outputs are all
+stored, against a step of the student alone on the same views. fill: a teacher that fills a store, against the same
+teacher without a store. With 32 bits, the first few batches of a process are not counted, because they are computed
+both singly and together. confirm: two configurations and the student alone, each on five seeds, trained seed by seed in
+cohorts that share the teacher, as in the confirmation of a sweep: with a store that is empty at first, against no
+store. Loading and building are not counted. `benchmarks.store_errors` measures what fewer bits and classes change.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from benchmarks.turns import FOR_EVER, SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
+from benchmarks.turns import ENDLESS, SteppedRun, endless_run, in_turn, parser_of, print_table, timed, workbench
 from rdistill.config.distill_spec import FUSED
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.data.synthetic import generate
@@ -33,7 +32,7 @@ from rdistill.training.lockstep import Lane, Lockstep
 from rdistill.training.run import train
 
 IMAGES, VIEWS, SEEDS, BATCH = 8, 2, 5, 4
-FILL_IMAGES = 8  # that one timing of `fill` computes
+FILL_IMAGES = 8  # images in one timing of `fill`
 
 
 def crop_config(pair: str, folder: Path, **store: Any) -> Config:
@@ -52,7 +51,7 @@ def crop_config(pair: str, folder: Path, **store: Any) -> Config:
 
 
 def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[tuple[float, float]]:
-    """Seconds of ``count`` distilled and plain steps, in turn, once all views are there."""
+    """Seconds of ``count`` distilled steps and of ``count`` plain ones, after all views have been stored."""
     distilled_cfg = crop_config(pair, folder)
     plain_cfg = LoadedConfig.of(distilled_cfg).without_distillation().cfg
     distilled, plain = SteppedRun(distilled_cfg, folder / "distilled"), SteppedRun(plain_cfg, folder / "plain")
@@ -64,7 +63,7 @@ def steps(pair: str, folder: Path, pairs: int, count: int, clock: str) -> list[t
 
 
 def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tuple[float, float]]:
-    """Seconds of a teacher that fills a store, and of the same one without."""
+    """Seconds of a teacher that fills a store, and of the same teacher without a store."""
     spec = LoadedConfig.of(crop_config(pair, folder, bits=bits)).distillation.teacher(0)
     spec = spec.model_copy(update={"forward": FUSED})
     model = load_teacher_model(spec)
@@ -73,7 +72,7 @@ def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tup
     filling.store = make_store(model, spec, folder / "run", model.data_preprocessor)
     batches = torch.randn(FILL_IMAGES, 3, 128, 128).split(BATCH)
     without(batches[0])
-    names = (f"view {number}" for number in range(FOR_EVER))
+    names = (f"view {number}" for number in range(ENDLESS))
 
     def fills() -> None:
         for batch in batches:
@@ -89,7 +88,7 @@ def fill(pair: str, folder: Path, pairs: int, clock: str, bits: int) -> list[tup
 
 
 def confirmation(pair: str, folder: Path, passes: int, clock: str) -> tuple[float, float]:
-    """Seconds of the steps of all runs, with and without a store; the two take turns seed by seed."""
+    """Seconds of the steps of all runs, with and without a store, alternating seed by seed."""
     stored = crop_config(pair, folder)
     without = with_overrides(stored, {"distill.store.keep": "nothing"})
     spent = [0.0, 0.0]
@@ -101,7 +100,7 @@ def confirmation(pair: str, folder: Path, passes: int, clock: str) -> tuple[floa
 
 
 def one_seed(cfg: Config, folder: Path, seed: int, iterations: int, clock: str) -> float:
-    """Seconds of a cohort's steps from the second on: before the first is the set-up."""
+    """Seconds of a cohort's steps from the second on, because the first includes the set-up."""
     configs = {
         "light": cfg,
         "heavy": with_overrides(cfg, {"distill.losses.logits.weight": 6.0}),
@@ -119,7 +118,7 @@ def one_seed(cfg: Config, folder: Path, seed: int, iterations: int, clock: str) 
         lockstep.join(name, run)
     lockstep.step()
     seconds = 0.0
-    for _ in range(iterations - 2):  # the last has the validation behind it
+    for _ in range(iterations - 2):  # the last step includes the validation
         seconds += timed(functools.partial(lockstep.step), clock)
     while left and lockstep.step():
         pass

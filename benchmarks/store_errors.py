@@ -1,10 +1,10 @@
-"""What fewer bits and fewer classes of a stored teacher do: to every loss, and to a student on paired seeds.
+"""What it changes to store fewer bits and classes of a teacher's outputs: each loss, and a student on paired seeds.
 
 python -m benchmarks.store_errors [--config CONFIG] [--data-root DIR] [--teacher-iters 300] [--iters 200] [--seeds 3]
 
-First a teacher is trained, of the student's kind by default: what an untrained one gives has no peaks to lose. Then one
-student for each setting and seed, by KL from a store. The losses are compared on one batch, with a student that is
-trained by then: value and gradient against those with 32 bits, relative.
+First a teacher is trained, by default a wider student, because the outputs of an untrained teacher have no peaks to
+lose. Then a student is trained by KL from a store for each setting and seed. The losses are compared on one batch with
+a trained student: relative errors of value and gradient against those with 32 bits.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from rdistill.training.run import train
 
 CONFIG = "configs/distill/fpn_efficientnet-lite0-r18-w6_camvid-128.py"
 TEACHER = "configs/student/fpn_r18-w12_camvid-128.py"
-FEATURES = ["backbone.layer3"]  # a layer of both sides; losses on features are tried on it
+FEATURES = ["backbone.layer3"]  # a layer of both models, on which losses on features are compared
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is kept of each number and of each pixel's classes."""
+    """The bits of each number and the classes of each pixel that are stored."""
 
     bits: int
     top_k: int | None = None
@@ -54,7 +54,7 @@ SETTINGS = (Setting(16), Setting(8), Setting(16, 5), Setting(16, 3), Setting(16,
 
 
 def students(cfg: Config, folder: Path, seeds: int) -> dict[Setting, list[float]]:
-    """mIoU of the last iteration by setting, a number for each seed."""
+    """Setting -> the mIoU after the last iteration, for each seed."""
     scores: dict[Setting, list[float]] = {setting: [] for setting in (EXACT, *SETTINGS)}
     for seed in range(seeds):
         for setting in scores:
@@ -69,7 +69,7 @@ def students(cfg: Config, folder: Path, seeds: int) -> dict[Setting, list[float]
 
 
 def loss_errors(cfg: Config, student_file: Path) -> tuple[dict[str, list[tuple[float, float]]], list[int]]:
-    """By loss and side: relative errors of value and gradient at each setting; and bytes of a view's logits."""
+    """The relative errors of value and gradient, by loss and setting; and the bytes of a view's logits, by setting."""
     run = LoadedConfig.of(cfg)
     distiller = build_distiller(run, seed=0)
     checkpoint.load_weights(distiller.student, student_file, trust=False)
@@ -101,7 +101,7 @@ def _kept(teacher_nchw: Tensor, setting: Setting) -> Tensor:
 def _errors(
     distiller: Distiller, loss: LossSpec, student: Tensor, kept: Sequence[Tensor], labels: Any
 ) -> list[tuple[float, float]]:
-    """The first of the kept outputs is what the others are compared with."""
+    """Relative errors of value and gradient of the other kept outputs against the first."""
     seen = []
     for teacher in kept:
         torch.manual_seed(0)  # adapters draw their weights, some losses their samples

@@ -1,10 +1,10 @@
-"""Seconds of a whole sweep, from the start of the process to `results.csv`: cohorts against one trial a process.
+"""Seconds of a whole sweep, from the start of the process to `results.csv`: cohorts, against a process for each trial.
 
 python -m benchmarks.sweep [--pair slim|r50-fast-scnn|...] [--iterations 100] [--trials 8] [--pairs 5]
 
-The same sweep file but for `cohort`: by itself, or `off`, where Ray Tune gives each trial a process of its own (reused
-from trial to trial, its quickest way), as many at a time as there are cores. Minutes a pair on two cores, both sides
-together: about 4 for slim, 12 for r50-fast-scnn.
+The two sweep files differ only in `cohort`: `auto`, or `off`, with which Ray Tune runs each trial in its own process
+(which it reuses for the next trial, its fastest way), as many at a time as there are cores. On two cores a pair of
+sweeps takes about 4 minutes for slim, 12 for r50-fast-scnn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sweep_file(folder: Path, pair: str, trials: int, cohort: str) -> Path:
         "config": str(distill_config(pair)),
         "space": {"distill.losses.logits.weight": {"type": "loguniform", "low": 1.0, "high": 100.0}},
         "search": {"type": "random", "num_trials": trials, "seed": 0},
-        "set": {"distill.cache": "off"},  # knows the few images here by heart, and leaves no teacher to share
+        "set": {"distill.cache": "off"},  # it would soon know the few images here, and leave no teacher to share
         "cohort": {"size": cohort},
     }
     file.write_text(yaml.safe_dump(content))
@@ -44,16 +44,16 @@ def sweep_file(folder: Path, pair: str, trials: int, cohort: str) -> Path:
 
 
 def sweep_options(folder: Path, pair: str, iterations: int) -> list[object]:
-    """Of the command: small images, one validation at the end."""
+    """The options of the command: small images, and a single validation at the end."""
     return [
         "--data-root", folder / "data", "--size", 128, "--batch-size", 4, "--iters", iterations,
         "--val-interval", iterations, "--teacher-checkpoint", untrained_teacher(pair, folder),
     ]  # fmt: skip
 
 
-def sweep(file: Path, work_dir: Path, options: list[object], trials: int, say: bool) -> float:
-    """Seconds until its table is there."""
-    out = None if say else subprocess.DEVNULL
+def sweep(file: Path, work_dir: Path, options: list[object], trials: int, show: bool) -> float:
+    """Seconds until the sweep has written its table."""
+    out = None if show else subprocess.DEVNULL
     started = time.time()
     subprocess.run(
         [sys.executable, "-m", "rdistill", "sweep", *map(str, [file, "--work-dir", work_dir, *options])],
@@ -74,7 +74,7 @@ def main() -> None:
     parser = parser_of(__doc__, "slim")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--show", action="store_true", help="what the sweeps print, too")
+    parser.add_argument("--show", action="store_true", help="also show what the sweeps print")
     args = parser.parse_args()
     with workbench() as folder:
         options = sweep_options(folder, args.pair, args.iterations)

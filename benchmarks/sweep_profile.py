@@ -1,9 +1,9 @@
-"""Where the seconds of a whole sweep go: processor time of its processes, by what they are, from start to end.
+"""Which processes of a sweep use processor time, and when, from its start to its end.
 
 python -m benchmarks.sweep_profile [--pair slim|r50-fast-scnn|...] [--cohort auto|off] [--trials 8]
 
-Reads /proc (Linux). Columns are seconds of CPU in each interval: of the driver; of Ray's own processes, and of workers
-that start; of trials, and of those that are to become trials or cohorts; of cohorts.
+Reads /proc (Linux only). The columns are processor seconds in each interval: of the driver; of Ray's own processes and
+of workers that are starting; of trials and of workers that will become trials or cohorts; of cohorts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def kind_of(command: str) -> str | None:
 
 
 def spent() -> dict[tuple[str, str], float]:
-    """Process and kind -> seconds of CPU so far."""
+    """(process id, kind) -> its processor seconds so far."""
     seconds = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -47,13 +47,13 @@ def spent() -> dict[tuple[str, str], float]:
 
 
 def watch(over: threading.Event, every: float) -> list[tuple[float, dict[str, float]]]:
-    """Seconds since now, and what each kind of process has spent since the row before."""
+    """Rows of seconds since the start, and the processor seconds of each kind of process since the last row."""
     rows, before, since = [], spent(), time.monotonic()
     while not over.wait(every):
         now = spent()
         row = dict.fromkeys(KINDS, 0.0)
         for (process, kind), seconds in now.items():
-            # A worker's name changes with what it becomes: what it has spent goes on.
+            # A worker changes its name when it becomes a trial or a cohort; its processor time continues.
             earlier = max((before[process, kind] for kind in KINDS if (process, kind) in before), default=0.0)
             row[kind] += seconds - earlier
         rows.append((time.monotonic() - since, row))

@@ -1,10 +1,10 @@
-"""Seconds of a whole distillation run with the teacher's cache, against the same run without.
+"""Seconds of a distillation run with a cache of teacher outputs, against the same run without a cache.
 
 python -m benchmarks.teacher_cache [--pair r50-r18|slim|...] [--epochs 5] [--images 267] [--pairs 1]
 
-The optic-disc recipe at 128 pixels and 4 images a step, on as many images as the real set has: flips alone, so an image
-has two variants, and the first epoch finds nothing known. The two runs take turns step by step; what is compared is the
-sum over all steps. Minutes a pair on two cores: about 10 for r50-r18, 1 for slim.
+The optic-disc recipe at 128 pixels and 4 images a step, on as many images as the real set has. The only augmentation is
+a flip, so that each image has two views, and none is known in the first epoch. The two runs alternate step by step, and
+the sums over all steps are compared. On two cores a pair takes about 10 minutes for r50-r18, 1 for slim.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 4
 
 
 def both(cfg: Config, folder: Path, iterations: int, clock: str) -> tuple[float, float]:
-    """Seconds of all steps with and without, from the second on: the first of each has the set-up before it."""
+    """Seconds of all steps with and without a cache, from the second on, because the first includes the set-up."""
     caches: dict[str, object] = {"with": {"mode": "on", "dir": str(folder / "kept")}, "without": "off"}
     runs = [SteppedRun(with_overrides(cfg, {"distill.cache": caches[name]}), folder / name) for name in caches]
     spent = [0.0, 0.0]

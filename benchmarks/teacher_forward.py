@@ -1,8 +1,8 @@
-"""Seconds of a teacher's forward pass: each way that rdistill may choose at its start, against the plain one.
+"""Seconds of a teacher's forward pass: each way that rdistill may choose when it starts, against the plain way.
 
 python -m benchmarks.teacher_forward [--pair r50-r18|r101-r18|slim|...] [--batch-size 4] [--size 128] [--pairs 9]
 
-All give the same logits within 1e-4, which is asserted first. Minutes: about 1 for a full pair.
+It first asserts that all ways give the same logits within 1e-4. About 1 minute for a full pair.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         expected = plain(images_nchw)[LOGITS]
         for way in WAYS:
             teacher = teacher_of(spec, way)
-            for _ in range(2):  # the first prepares
+            for _ in range(2):  # the first call prepares the model
                 far = (teacher(images_nchw)[LOGITS] - expected).abs().max().item()
             assert far <= LOGIT_TOLERANCE, (way, far)
             timings = in_turn(partial(seconds, teacher), partial(seconds, plain), args.pairs)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pairs of models to try, runs that take turns, and tables."""
+"""What the benchmarks share: pairs of models, runs that are timed in alternation, and tables."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from rdistill.models.segmentor import build_segmentor
 from rdistill.training.run import train
 
 REPO = Path(__file__).parents[1]
-# Name -> the pair's config and its teacher's.
+# Name -> the config of the distilled student, and that of its teacher.
 PAIRS = {
     "slim": ("deeplabv3plus_r50-r18-slim_optic-disc-128", "deeplabv3plus_r50-slim_optic-disc-128"),
     "r50-r18": ("deeplabv3plus_r50-r18_optic-disc", "deeplabv3plus_r50-d8_optic-disc"),
     "r101-r18": ("deeplabv3plus_r101-r18_optic-disc", "deeplabv3plus_r101-d8_optic-disc"),
     "r50-fast-scnn": ("deeplabv3plus_r50-fast-scnn_optic-disc-128", "deeplabv3plus_r50-d8_optic-disc"),
 }
-FOR_EVER = 10**6  # iterations
-# Processor seconds (of all threads and processes) are disturbed less by what else the machine does.
+ENDLESS = 10**6  # iterations, more than any benchmark trains
+# Processor seconds (of all threads and child processes) depend less on what else the machine does.
 CLOCKS = {"wall": time.perf_counter, "cpu": lambda: sum(os.times()[:4])}
 
 
 @contextmanager
 def workbench() -> Iterator[Path]:
-    """A folder with images of 128 pixels in ``data``; it goes when the benchmark ends."""
-    warnings.filterwarnings("ignore")  # mmseg's and mmengine's own
-    # Short: Ray's sockets lie in it.
+    """A folder with images of 128 pixels in ``data``; it is deleted when the benchmark ends."""
+    warnings.filterwarnings("ignore")  # those of mmseg and mmengine
+    # A short path, because Ray's sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp", ignore_cleanup_errors=True) as name:
         generate(Path(name, "data"), num_train=32, num_val=4, size=128)
         yield Path(name)
 
 
 def untrained_teacher(pair: str, folder: Path) -> Path:
-    """A checkpoint of the pair's teacher: what it has learnt does not matter to the clock."""
+    """A checkpoint of the pair's teacher with random weights: they do not change the time that it takes."""
     file = folder / f"{pair}.pth"
     torch.manual_seed(0)
     teacher = REPO / "configs" / "teacher" / f"{PAIRS[pair][1]}.py"
@@ -66,10 +66,10 @@ def distill_config(pair: str) -> Path:
 def endless_run(pair: str, folder: Path, data_root: Path | None = None) -> Config:
     """The pair's config at 128 pixels and 4 images a step, which never validates, without the teacher's cache.
 
-    A cache knows the few images here by heart after a few steps, and there would be no teacher to share.
+    With a cache, all of the few images here would be known after a few steps, and no teacher would be left to share.
     """
     shortcuts = Shortcuts(
-        data_root=str(data_root or folder / "data"), size="128", iters=FOR_EVER, batch_size=4, val_interval=FOR_EVER,
+        data_root=str(data_root or folder / "data"), size="128", iters=ENDLESS, batch_size=4, val_interval=ENDLESS,
         teacher_checkpoint=str(untrained_teacher(pair, folder)),
     )  # fmt: skip
     return load_config(distill_config(pair), {"distill.cache": "off"}, shortcuts)
@@ -77,7 +77,7 @@ def endless_run(pair: str, folder: Path, data_root: Path | None = None) -> Confi
 
 @HOOKS.register_module()
 class Gate(Hook):
-    """Holds a run at the end of each iteration, until it is let go on."""
+    """Pauses a run at the end of each iteration, until :meth:`SteppedRun.step` is called."""
 
     priority = "LOWEST"
 
@@ -86,17 +86,16 @@ class Gate(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.run.losses.append(outputs["loss"])
-        self.run.give_way()
+        self.run.pause()
 
 
 class SteppedRun:
-    """`rdistill.training.run.train` as it is, with all its hooks, that goes on as far as it is told.
+    """A whole `rdistill.training.run.train` with all its hooks, which is trained step by step.
 
-    In this thread, as what it is compared with: one more that computes would slow down all of them, and it would not
-    be as it is alone.
+    It runs in this thread, like what it is compared with, because a second thread that computes would slow down both.
 
     Attributes:
-        losses: of each iteration, as the model gave them.
+        losses: the total loss of each iteration.
     """
 
     def __init__(self, cfg: Config, work_dir: Path) -> None:
@@ -108,15 +107,15 @@ class SteppedRun:
             train(cfg, work_dir, teacher_metrics=[{}], check=False)
 
         self._greenlet = greenlet(run)
-        self._greenlet.switch()  # its first iteration, which has the set-up before it
+        self._greenlet.switch()  # the set-up and the first iteration
 
     def step(self, iterations: int = 1) -> None:
-        """Trains so many iterations more."""
+        """Trains this many more iterations."""
         for _ in range(iterations):
             self._greenlet.switch()
 
-    def give_way(self) -> None:
-        """At the end of an iteration."""
+    def pause(self) -> None:
+        """Returns to the caller of :meth:`step`; the hook calls this at the end of an iteration."""
         self._greenlet.parent.switch()
 
 
@@ -124,14 +123,14 @@ RUNS: dict[str, SteppedRun] = {}
 
 
 def timed(work: Callable[[], Any], clock: str = "wall") -> float:
-    """Seconds that some work takes; see :data:`CLOCKS`."""
+    """The seconds that ``work`` takes, by one of :data:`CLOCKS`."""
     since = CLOCKS[clock]()
     work()
     return CLOCKS[clock]() - since
 
 
 def in_turn(first_way: Callable[[], float], second_way: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
-    """Measures both so many times, each first every other time: what else the machine does falls on both."""
+    """Measures both ``pairs`` times in alternation, so that other work of the machine slows down both alike."""
     timings = []
     for number in range(pairs):
         if number % 2:
@@ -146,8 +145,10 @@ def in_turn(first_way: Callable[[], float], second_way: Callable[[], float], pai
 def parser_of(description: str | None, pair: str, pairs: int = 5) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=PAIRS, default=pair, help="teacher and student")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of all processors, for a busy machine")
-    parser.add_argument("--pairs", type=int, default=pairs, help="how often both are measured, in turn")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="wall: seconds; cpu: processor seconds, for a busy machine"
+    )
+    parser.add_argument("--pairs", type=int, default=pairs, help="how often both are measured")
     return parser
 
 
