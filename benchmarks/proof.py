@@ -38,10 +38,10 @@ class World:
     """How scores are drawn; the standard deviations, in mIoU, are those of the difference of two configurations."""
 
     effect: float  # gain of every distilled configuration over every baseline
-    spread: float  # by the seed
-    image_sd: float  # by the image, the same for all seeds
+    spread: float  # the part by the seed
+    image_sd: float  # the part by the image, the same for all seeds
     images: int = 100
-    both_sd: float = 5.0  # by the image and the seed together
+    both_sd: float = 5.0  # the part by the image and the seed together
 
 
 WORLDS = [
@@ -108,7 +108,7 @@ def simulated(world: World, random: np.random.Generator) -> Study:
     baseline = int(found[:BASELINES].argmax())
     order = BASELINES + np.argsort(-found[BASELINES : BASELINES + TRIALS])
     chosen = [int(arm) for arm in order[:TOP]]
-    # As in a sweep: every configuration against the baseline, and against the baseline of equal cost.
+    # Each configuration is compared with the baseline and with the baseline of equal cost.
     alone, *rest = arms.scores(LOOKS.last, [baseline, *chosen, *longer])
     distilled, as_long = rest[:TOP], rest[TOP:]
     questions = [ours - alone for ours in distilled]

@@ -34,7 +34,7 @@ from rdistill.searchers.own import auto
 BUDGETS = (8, 16, 24)
 ASIDE = 0.2  # distance to another loss or pair, in units of a range; it predicts left-out rows best
 WEIGHTS = {"logits_weight": "logits_share", "hidden_weight": "hidden_share"}
-BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # of the config, and as published
+BASE_LR, TAU, KL_WEIGHT = 1e-3, 1.0, 3.0  # the config's values, and the published weight
 Values = Mapping[str, Any]
 
 
