@@ -38,59 +38,13 @@ def page_of(folder: Path) -> Page:
 
 def sweep_page(sweep: Sweep) -> Page:
     """The report of a sweep, which may still be running."""
-    as_study = study.study_of(sweep)
-    weight = study.importance(as_study)
-    confirmed, differences = boards.confirmed_table(sweep), scores.difference_rows(sweep)
-    searched = Section(
-        "searched",
-        "Leaderboard",
-        (
-            "Each trial once, on the same seed and data: differences of this size also come by chance. "
-            "It says what to confirm, not what is better."
-        ),
-        notes=list(sweep.notes),
-    )
-    searched.tables = [boards.leaderboard(sweep)] if sweep.records else []
-    searched.plots = pareto.fronts(sweep)
-    if sweep.chosen is not sweep.best and sweep.chosen is not None and sweep.best is not None:
-        searched.notes.append(
-            f"{sweep.best.id} was highest here; on fresh seeds it was {sweep.chosen.id}, the best of this page."
-        )
-    confirm = Section(
-        "confirmed",
-        "Confirmed",
-        (
-            "The best configurations and the baseline again, on seeds that the search has not seen. Each difference is "
-            "between runs of the same seed: same weights at the start, same data in the same order."
-        ),
-    )
-    tables = (
-        confirmed,
-        equal_cost.equal_cost_table(sweep),
-        equal_cost.seconds_table(sweep),
-        equal_cost.uncertainty_table(sweep),
-        boards.test_split_table(sweep),
-    )
-    confirm.tables = [table for table in tables if table is not None]
-    confirm.notes = equal_cost.looks_note(sweep)
-    confirm.plots = _existing(scores.forest(differences))
+    differences = scores.difference_rows(sweep)
     sections = [
-        confirm,
+        _confirmed_section(sweep, differences),
         headroom_section(mapping(sweep.summary.get("headroom"))),
-        searched,
+        _leaderboard_section(sweep),
         Section("learning", "Learning", plots=_existing(curves.learning_curves(sweep), scores.per_class(sweep))),
-        Section(
-            "search",
-            "What mattered",
-            plots=_existing(study.history(sweep, as_study), parameters.parallel(sweep), weight),
-            small_plots=parameters.slices(sweep),
-            small_title="Each parameter alone",
-            small_intro=(
-                "A point is a trial's best mIoU: a dot ran to its end or runs, a cross was stopped early, the star "
-                "is the best."
-            ),
-            notes=[weight] if isinstance(weight, str) else [],
-        ),
+        _search_section(sweep),
         Section("features", "Feature pairs", plots=_existing(*pairs.heat_maps(sweep))),
         Section("losses", "Losses", plots=_existing(losses.loss_sizes(sweep))),
         images_section(sweep),
@@ -117,6 +71,63 @@ def sweep_page(sweep: Sweep) -> Page:
         steps=next_steps(sweep),
         models=models,
         card=verdict_card(sweep, verdict, differences, models),
+    )
+
+
+def _confirmed_section(sweep: Sweep, differences: list[scores.DifferenceRow]) -> Section:
+    tables = (
+        boards.confirmed_table(sweep),
+        equal_cost.equal_cost_table(sweep),
+        equal_cost.seconds_table(sweep),
+        equal_cost.uncertainty_table(sweep),
+        boards.test_split_table(sweep),
+    )
+    return Section(
+        "confirmed",
+        "Confirmed",
+        (
+            "The best configurations and the baseline again, on seeds that the search has not seen. Each difference is "
+            "between runs of the same seed: same weights at the start, same data in the same order."
+        ),
+        tables=[table for table in tables if table is not None],
+        notes=equal_cost.looks_note(sweep),
+        plots=_existing(scores.forest(differences)),
+    )
+
+
+def _leaderboard_section(sweep: Sweep) -> Section:
+    notes = list(sweep.notes)
+    if sweep.chosen is not sweep.best and sweep.chosen is not None and sweep.best is not None:
+        notes.append(
+            f"{sweep.best.id} was highest here; on fresh seeds it was {sweep.chosen.id}, the best of this page."
+        )
+    return Section(
+        "searched",
+        "Leaderboard",
+        (
+            "Each trial once, on the same seed and data: differences of this size also come by chance. "
+            "It says what to confirm, not what is better."
+        ),
+        tables=[boards.leaderboard(sweep)] if sweep.records else [],
+        plots=pareto.fronts(sweep),
+        notes=notes,
+    )
+
+
+def _search_section(sweep: Sweep) -> Section:
+    as_study = study.study_of(sweep)
+    weight = study.importance(as_study)  # a plot, or the reason why there is none
+    return Section(
+        "search",
+        "What mattered",
+        plots=_existing(study.history(sweep, as_study), parameters.parallel(sweep), weight),
+        small_plots=parameters.slices(sweep),
+        small_title="Each parameter alone",
+        small_intro=(
+            "A point is a trial's best mIoU: a dot ran to its end or runs, a cross was stopped early, the star "
+            "is the best."
+        ),
+        notes=[weight] if isinstance(weight, str) else [],
     )
 
 
