@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-import transformers
 
 from rdistill.networks.transformers_models import quiet
 
+transformers: Any = None  # stays None without the extra [teachers]
+with suppress(ModuleNotFoundError):
+    import transformers
 CLASSES = ("rest", "disc")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)  # red, green and blue, on a scale of 0 to 1
 SMALL_VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
@@ -155,7 +159,11 @@ ENCODERS: tuple[Callable[[tuple[str, ...]], Any], ...] = (
 def save(
     build: Callable[[tuple[str, ...]], Any], folder: Path, classes: tuple[str, ...] = CLASSES, **processor: Any
 ) -> Path:
-    """A model with weights drawn from seed 0, and its image processor's file, which ``processor`` adds to."""
+    """A model with weights drawn from seed 0, and its image processor's file, which ``processor`` adds to.
+
+    Without transformers, the test that calls this is skipped.
+    """
+    pytest.importorskip("transformers", reason="pip install 'rdistill[teachers]'")
     with torch.random.fork_rng(devices=[]), quiet(transformers):
         torch.manual_seed(0)
         model = build(classes)

@@ -11,7 +11,6 @@ from typing import Any
 import library_models as made
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rdistill.core.errors import UserError
@@ -20,6 +19,7 @@ from rdistill.models.segmentor import build_segmentor, gives_logits, logit_names
 from rdistill.networks.transformers_models import class_posterior
 from rdistill.teachers.libraries import hf
 
+safetensors = pytest.importorskip("safetensors.torch", reason="pip install 'rdistill[teachers]'")
 Build = Callable[[tuple[str, ...]], Any]
 IMAGE = (48, 40)
 
@@ -152,8 +152,8 @@ def copied(folder: Path, target: Path, change: Callable[[dict[str, Any]], Any]) 
     for file in folder.iterdir():
         if file.suffix == ".json":
             (target / file.name).write_text(file.read_text())
-    weights = load_file(folder / "model.safetensors")
-    save_file(change(weights) or weights, target / "model.safetensors", metadata={"format": "pt"})
+    weights = safetensors.load_file(folder / "model.safetensors")
+    safetensors.save_file(change(weights) or weights, target / "model.safetensors", metadata={"format": "pt"})
     return target
 
 
@@ -209,7 +209,7 @@ def test_no_pickle_that_runs_code(folder_of: Callable[[Build], Path], tmp_path: 
             return (open, (str(tmp_path / "ran"), "w"))
 
     folder = copied(folder_of(made.segformer), tmp_path / "pickle", lambda weights: None)
-    weights = load_file(folder / "model.safetensors")
+    weights = safetensors.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     assert gives_logits(built(folder))
