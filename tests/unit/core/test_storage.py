@@ -21,6 +21,11 @@ class Changing(LocalFileSystem):
     cachable = False
     changes = 0
 
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """In fsspec 2024.2, the local file system strips no other protocol than its own."""
+        return super()._strip_protocol(path.removeprefix("changing://") if isinstance(path, str) else path)
+
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         opened = super()._open(path, mode, **options)
         if mode == "rb" and Changing.changes > 0:

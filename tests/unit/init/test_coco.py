@@ -16,6 +16,7 @@ from rdistill.init.coco import coco_files, read
 from rdistill.init.layouts import Folder
 from rdistill.init.masks import IGNORED
 
+pytest.importorskip("pycocotools", reason="pip install pycocotools")
 BOX = [4, 4, 24, 4, 24, 20, 4, 20]
 
 
