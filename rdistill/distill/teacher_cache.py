@@ -176,11 +176,13 @@ class _Disk:
 
     def write(self, key: bytes, value: Tensor) -> None:
         """Writes a file atomically; does nothing once the budget is used up or the disk is full."""
-        if value.nbytes > self._left:
+        if value.nbytes > self._left:  # the file is larger still: it need not be made
             return
         buffer = io.BytesIO()
         torch.save(value.detach().to("cpu", copy=True), buffer)
         content = buffer.getvalue()
+        if len(content) + DIGEST > self._left:
+            return
         partial = self._own / f".{os.getpid()}-{next(self._number)}.partial"
         try:
             partial.write_bytes(_digest(content) + content)
