@@ -11,7 +11,9 @@ from mmengine.config import Config
 from rdistill.config.distill_spec import FUSED, StoreSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError, message_line
+from rdistill.core.storage import StorageError
 from rdistill.core.words import counted, listed
+from rdistill.core.work_dir import require_work_dir
 from rdistill.data.splits import passes_over_images
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.store_files import StoreFiles, store_files, teachers_in
@@ -67,16 +69,18 @@ def inspect_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
     try:
         stored = teachers_in(store_files(spec.dir))
         stores = teacher_stores(run, distiller)
+        notes += _require_folders(spec, filled=bool(stored))
     except UserError as error:
         return list(error.problems), notes
-    except OSError as error:
-        return [f"distill.store.dir: {spec.dir} cannot be read: {message_line(error)}"], notes
+    except (OSError, StorageError) as error:
+        why = message_line(error).removeprefix(f"{spec.dir}: ")  # an error of the storage begins with the URI
+        return [f"distill.store.dir: {spec.dir} cannot be read: {why}"], notes
     weights = {about["weights"] for about in stored.values() if "weights" in about}
     if stored and stores and not any(store.folder in stored or store.about["weights"] in weights for store in stores):
         return [
             f"distill.store.dir: {spec.dir} holds the outputs of {_named(list(stored.values()))} alone, and none of "
-            f"{stores[0].about['teacher']} with {stores[0].about['checkpoint']}; set that teacher, another folder, or "
-            f"add this teacher's outputs with `rdistill store build`"
+            f"{_named([stores[0].about])}; set that teacher, another folder, or add this teacher's outputs with "
+            f"`rdistill store build`"
         ], notes
     for store in stores:
         entries = [about for about in stored.values() if about.get("weights") == store.about["weights"]]
@@ -86,6 +90,34 @@ def inspect_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
                 f"{_difference(entries[0], store.about)}: they cannot be used, and are computed"
             )
     return [], notes
+
+
+def _require_folders(spec: StoreSpec, *, filled: bool) -> list[str]:
+    """Checks that the folders of a store can be written to.
+
+    Args:
+        spec: the store section.
+        filled: whether the store has outputs already. They can be read from a folder that is read-only.
+
+    Returns:
+        A note on a filled folder that cannot be written to.
+
+    Raises:
+        UserError: one of the folders is a file, or outputs can be neither read from it nor written to it.
+    """
+    assert spec.dir is not None
+    if spec.local is not None:
+        require_work_dir(spec.local, "distill.store.local")
+    try:
+        require_work_dir(spec.dir, "distill.store.dir")
+    except UserError as error:
+        if not filled:
+            raise
+        return [
+            f"{problem.removesuffix('; choose another')}: outputs that it lacks are computed in each run"
+            for problem in error.problems
+        ]
+    return []
 
 
 def _top_k_problems(spec: StoreSpec, distiller: Distiller) -> list[str]:
@@ -102,9 +134,9 @@ def _pass_notes(cfg: Config, views: int) -> list[str]:
     passes = passes_over_images(cfg)
     if passes >= views:
         return []
-    used_views = math.ceil(passes)
+    used_views, unit = math.ceil(passes), "pass" if passes == 1 else "passes"
     return [
-        f"distill.store.views: {views}, but the run has {passes:.3g} passes over its images: it takes {used_views} of "
+        f"distill.store.views: {views}, but the run has {passes:.3g} {unit} over its images: it takes {used_views} of "
         f"them, each once, and only another run reads again what is kept"
     ]
 

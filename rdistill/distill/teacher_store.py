@@ -86,7 +86,9 @@ class TeacherStore:
         self._begun = False
         # Kind of batch -> number of batches that gave the same bits as their images one by one, or UNEQUAL.
         self._equal_batches: dict[BatchKind, int] = {}
-        self._broken: set[str] = set()  # places that have failed and are not used any more
+        # Places that have failed, which are not read or not written any more. A folder may be read-only.
+        self._unreadable: set[str] = set()
+        self._unwritable: set[str] = set()
 
     def __call__(
         self, inputs_nchw: Tensor, views: Sequence[str | None], names: Sequence[str], compute: Compute
@@ -164,7 +166,7 @@ class TeacherStore:
         """At the first image, writes the description of the teacher and the time of use to each place."""
         if not self._begun and self.spec.keep != "nothing":
             for files in self.places:
-                self._attempt(files, partial(write_about, files, self.folder, self.about))
+                self._write_at(files, partial(write_about, files, self.folder, self.about))
         self._begun = True
 
     def _read(self, keys: dict[str, str]) -> dict[str, Tensor] | None:
@@ -182,7 +184,7 @@ class TeacherStore:
     def _find(self, name: str) -> bytes | None:
         """The content of an entry from the nearest place that has it undamaged; nearer places get a copy."""
         for number, files in enumerate(self.places):
-            file = self._attempt(files, partial(files.read, name))
+            file = self._read_at(files, name)
             if file is None:
                 continue
             if not is_whole(file):
@@ -206,22 +208,36 @@ class TeacherStore:
         return unpacked(content)
 
     def _put(self, files: StoreFiles, name: str, file: bytes) -> None:
-        self._attempt(files, partial(files.write, name, file))
+        self._write_at(files, partial(files.write, name, file))
 
-    def _attempt(self, files: StoreFiles, action: Callable[[], bytes | None]) -> bytes | None:
-        """Reads or writes at a place. A place that fails is not used any more, and the training goes on."""
-        if files.where in self._broken:
+    def _read_at(self, files: StoreFiles, name: str) -> bytes | None:
+        """The content of a file at a place. A place that cannot be read is not used any more; the training goes on."""
+        if files.where in self._unreadable:
             return None
         try:
-            return action()
+            return files.read(name)
         except OSError as error:
-            self._broken.add(files.where)
-            why = message_line(error) if error.strerror is None else error.strerror
-            self.notes.append(f"store: {files.where} cannot be used ({why}): nothing more is kept there")
+            self._unreadable.add(files.where)
+            self._unwritable.add(files.where)
+            self.notes.append(f"store: {files.where} cannot be read ({_why(error)}): it is not used any more")
             return None
+
+    def _write_at(self, files: StoreFiles, write: Callable[[], None]) -> None:
+        """Writes at a place. A place that cannot be written to is still read, such as a read-only folder."""
+        if files.where in self._unwritable:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._unwritable.add(files.where)
+            self.notes.append(f"store: {files.where} cannot be written to ({_why(error)}): nothing more is kept there")
 
     def _name(self, key: str) -> str:
         return f"{self.folder}/{key[:2]}/{key}"
+
+
+def _why(error: OSError) -> str:
+    return message_line(error) if error.strerror is None else error.strerror
 
 
 def own_folder_name(about: StoreAbout) -> str:

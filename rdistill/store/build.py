@@ -23,13 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from rdistill.checks.run import Report, build_or_report, check_run
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.errors import RunError, UserError, cause_of
-from rdistill.core.storage import is_uri
+from rdistill.core.errors import RunError, UserError, cause_of, message_line
+from rdistill.core.storage import StorageError, is_uri
 from rdistill.core.words import counted, in_bytes
+from rdistill.core.work_dir import require_work_dir
 from rdistill.data.datasets import VIEW
 from rdistill.distill.distiller import Distiller, build_distiller
+from rdistill.distill.store_files import store_files, write_about
 from rdistill.distill.teacher import Teacher
-from rdistill.distill.teacher_store import packed
+from rdistill.distill.teacher_store import own_folder_name, packed
 from rdistill.distributed.cluster import connected, killed_for_memory, require_resources, visible_wait
 from rdistill.models.precision import autocast
 from rdistill.models.quiet_mmseg import DATASETS
@@ -89,6 +91,7 @@ def build_store(
             for line in _describe(plan, run):
                 say(line)
             _require_room(plan, run)
+            _require_writable(plan, run)
             total = plan["images"] * plan["views"]
             chunks = list(_chunks(plan, slots))
             tasks, at_once = counted(len(chunks), "task"), min(slots, len(chunks))
@@ -111,7 +114,11 @@ def build_store(
 
 
 def _with_absolute_dir(run: LoadedConfig) -> LoadedConfig:
-    """Returns the run with an absolute path of the store, for all nodes. Raises UserError if it names no store."""
+    """Returns the run with an absolute path of the store, for all nodes.
+
+    Raises:
+        UserError: it names no store, or a folder that cannot be written to.
+    """
     store = None if run.distill is None else run.distill.store
     if store is None:
         raise UserError("distill.store: is not set, so no run would read the outputs; set distill.store.dir=FOLDER")
@@ -121,6 +128,7 @@ def _with_absolute_dir(run: LoadedConfig) -> LoadedConfig:
         raise UserError("distill.store.dir: is not set; name the folder or URI from which later runs read the outputs")
     if is_uri(store.dir):
         return run
+    require_work_dir(store.dir, "distill.store.dir")
     cfg = copy.deepcopy(run.cfg)
     cfg.distill.store.dir = str(Path(store.dir).absolute())
     assert run.distill is not None
@@ -155,6 +163,21 @@ def _require_room(plan: StorePlan, run: LoadedConfig) -> None:
             f"distill.store.dir: the store takes {in_bytes(needed)}, and {in_bytes(free)} are free at {existing}; set "
             f"fewer distill.store.views or bits, or another folder"
         )
+
+
+def _require_writable(plan: StorePlan, run: LoadedConfig) -> None:
+    """Writes the description of each teacher to the store. Raises UserError if this fails.
+
+    A run goes on without a store that fails, but a build would compute everything for nothing.
+    """
+    assert run.distill is not None and run.distill.store is not None and run.distill.store.dir is not None
+    where = run.distill.store.dir
+    try:
+        for about in plan["teachers"]:
+            write_about(store_files(where), own_folder_name(about), about)
+    except (OSError, StorageError) as error:
+        why = message_line(error).removeprefix(f"{where}: ")  # an error of the storage begins with the URI
+        raise UserError(f"distill.store.dir {where}: cannot be written to: {why}; choose another") from error
 
 
 def _chunks(plan: StorePlan, slots: int) -> Iterator[list[tuple[int, int]]]:

@@ -11,6 +11,8 @@ from conftest import Command, Tiny
 
 from rdistill.checks.store import inspect_store, teacher_stores
 from rdistill.config.load import LoadedConfig
+from rdistill.core.errors import UserError
+from rdistill.core.storage import StorageError
 from rdistill.data.splits import passes_over_images
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.store_files import ABOUT, store_files, write_about
@@ -32,7 +34,7 @@ def test_whose_store(tiny: Tiny, tmp_path: Path) -> None:
     write_about(files, "another", {**own.about, "teacher": "theirs.py", "checkpoint": "theirs.pth", "weights": "0"})
     ((problem,), notes) = inspect_store(run, distiller)
     assert problem.startswith(f"distill.store.dir: {folder} holds the outputs of theirs.py (theirs.pth) alone")
-    assert "best.pth; set that teacher, another folder, or add this teacher's outputs with" in problem and not notes
+    assert "best.pth); set that teacher, another folder, or add this teacher's outputs with" in problem and not notes
     assert inspect_store(*run_of(tiny)) == ([], [])  # no folder is named: that of all studies there
     write_about(files, "16 bits", {**own.about, "bits": 16})
     (problems, (note,)) = inspect_store(run, distiller)
@@ -40,6 +42,48 @@ def test_whose_store(tiny: Tiny, tmp_path: Path) -> None:
     assert note.endswith("with other bits (16 instead of 32): they cannot be used, and are computed")
     write_about(files, own.folder, own.about)
     assert inspect_store(run, distiller) == ([], [])
+
+
+def test_a_teacher_without_a_checkpoint_file_is_named_by_its_own_weights(tiny: Tiny, tmp_path: Path) -> None:
+    """As a model of transformers is."""
+    run, distiller = run_of(tiny, dir=str(tmp_path))
+    spec = run.distillation
+    teacher = spec.teachers[0].model_copy(update={"checkpoint": None})
+    run = LoadedConfig(run.cfg, spec.model_copy(update={"teachers": (teacher,)}))
+    (own,) = teacher_stores(run, distiller)
+    write_about(store_files(str(tmp_path)), "another", {**own.about, "teacher": "theirs.py", "weights": "0"})
+    ((problem,), _) = inspect_store(run, distiller)
+    assert f"alone, and none of {teacher.config} (its own weights); set that teacher" in problem
+
+
+def test_folders_that_are_none(tiny: Tiny, tmp_path: Path) -> None:
+    """They are refused; a store that is filled may be read-only."""
+    (tmp_path / "file").touch()
+    for key, more in (("dir", {}), ("local", {"dir": f"memory://{tmp_path.name}"})):
+        for where, text in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "a", "lies below")):
+            ((problem,), _) = inspect_store(*run_of(tiny, **{key: str(where), **more}))
+            assert problem.startswith(f"distill.store.{key} {where}: {text}")
+    run, distiller = run_of(tiny, dir=str(tmp_path / "store"))
+    (own,) = teacher_stores(run, distiller)
+    write_about(store_files(str(tmp_path / "store")), own.folder, own.about)
+    assert not (tmp_path / "new").exists() and inspect_store(*run_of(tiny, dir=str(tmp_path / "new"))) == ([], [])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_filled_folder_that_cannot_be_written_to_is_noted(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(where: str, flag: str) -> None:
+        raise UserError(f"{flag} {where}: cannot be written to: Read-only file system; choose another")
+
+    run, distiller = run_of(tiny, dir=str(tmp_path))
+    (own,) = teacher_stores(run, distiller)
+    monkeypatch.setattr("rdistill.checks.store.require_work_dir", refuse)
+    refused = f"distill.store.dir {tmp_path}: cannot be written to: Read-only file system; choose another"
+    assert inspect_store(run, distiller) == ([refused], [])
+    write_about(store_files(str(tmp_path)), own.folder, own.about)
+    (problems, (note,)) = inspect_store(run, distiller)
+    assert not problems and note.endswith("Read-only file system: outputs that it lacks are computed in each run")
 
 
 def test_the_refusal_is_one_line(tiny: Tiny, command: Command, small: list[object], tmp_path: Path) -> None:
@@ -74,3 +118,12 @@ def test_top_k_of_two_classes(tiny: Tiny, top_k: int, problems: int) -> None:
 def test_a_uri_that_nobody_knows(tiny: Tiny) -> None:
     ((problem,), _) = inspect_store(*run_of(tiny, dir="nothing://a"))
     assert problem.startswith("distill.store.dir nothing://a: neither pyarrow nor fsspec knows this storage")
+
+
+def test_a_storage_that_cannot_be_reached(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(where: str) -> None:
+        raise StorageError(f"{where}: no answer")
+
+    monkeypatch.setattr("rdistill.checks.store.store_files", fail)
+    ((problem,), _) = inspect_store(*run_of(tiny, dir="s3://nobody/a"))
+    assert problem == "distill.store.dir: s3://nobody/a cannot be read: no answer"

@@ -16,7 +16,7 @@ from rdistill.config.distill_spec import StoreSpec
 from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW, StreamDataset
-from rdistill.distill.store_files import ABOUT, store_files, teachers_in
+from rdistill.distill.store_files import ABOUT, LocalFiles, store_files, teachers_in
 from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked, weights_digest
 from rdistill.schemas.store import StoreAbout
 from rdistill.training.runner import prepare_config
@@ -132,6 +132,38 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     store = store_in(tmp_path / "file" / "store")
     assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
     assert len(store.notes) == 1 and "nothing more is kept" in store.notes[0]
+
+
+def test_a_store_that_is_read_only_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a store is that others have filled and this user may not change; what it lacks is computed every time."""
+    store_in(tmp_path)(IMAGES[:3], VIEWS[:3], ["twice"], Doubles())
+
+    def refuse(self: LocalFiles, name: str, content: bytes) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFiles, "write", refuse)
+    for _ in range(2):
+        store = store_in(tmp_path)
+        assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
+        assert (store.images, store.computed) == (4, 1)
+        assert store.notes == [
+            f"store: {tmp_path} cannot be written to (Permission denied): nothing more is kept there"
+        ]
+
+
+def test_a_place_that_cannot_be_read_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(self: LocalFiles, name: str, content: bytes = b"") -> None:
+        asked.append(name)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(LocalFiles, "read", fail)
+    store = store_in(tmp_path)
+    for _ in range(2):
+        assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
+    assert len(asked) == 1 and store.computed == 8
+    assert store.notes == [f"store: {tmp_path} cannot be read (no answer): it is not used any more"]
 
 
 def test_entries_at_a_uri(tmp_path: Path) -> None:

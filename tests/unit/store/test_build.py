@@ -10,8 +10,12 @@ from random_crops import builder_of, with_features
 
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
-from rdistill.schemas.store import StorePlan
-from rdistill.store.build import _chunks, _require_room
+from rdistill.distill.store_files import RemoteFiles, store_files, teachers_in
+from rdistill.distill.teacher_store import own_folder_name
+from rdistill.schemas.store import StoreAbout, StorePlan
+from rdistill.store.build import _chunks, _require_room, _require_writable
+
+ABOUT: StoreAbout = {"teacher": "teacher.py", "weights": "0", "setting": "", "bits": 16}
 
 
 def test_images_of_several_sizes_are_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -29,6 +33,7 @@ def test_images_of_several_sizes_are_refused(tiny: Tiny, tmp_path: Path) -> None
         ("distill.store=None", "error: distill.store: is not set, so no run would read the outputs"),
         ("distill.store={'views': 2}", "error: distill.store.dir: is not set; name the folder or URI"),
         ("distill.store={'keep': 'nothing', 'dir': 'a'}", "error: distill.store.keep: 'nothing' stores no outputs"),
+        ("distill.store={'dir': '/dev/null'}", "error: distill.store.dir /dev/null: is a file; name a folder"),
     ],
 )
 def test_mistakes(tiny: Tiny, command: Command, store: str, line: str) -> None:
@@ -46,3 +51,21 @@ def test_chunks_and_room(tiny: Tiny, tmp_path: Path) -> None:
     assert len({pair for chunk in chunks for pair in chunk}) == 15
     with pytest.raises(UserError, match=r"distill\.store\.dir: the store takes 15 TB, and .* are free at "):
         _require_room(plan, LoadedConfig.of(with_features(tiny, dir=str(tmp_path / "store"))))
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = LoadedConfig.of(with_features(tiny, dir="memory://read-only/store"))
+    plan = StorePlan(images=5, views=3, teachers=[ABOUT], outputs=[], bytes_a_view=1, batch=2, notes=[])
+    _require_writable(plan, run)
+    (folder,) = teachers_in(store_files("memory://read-only/store"))
+    assert folder == own_folder_name(ABOUT)
+
+    def refuse(self: RemoteFiles, name: str, content: bytes) -> None:
+        raise OSError("AccessDenied")
+
+    monkeypatch.setattr(RemoteFiles, "write", refuse)
+    line = r"^distill\.store\.dir memory://read-only/store: cannot be written to: AccessDenied; choose another$"
+    with pytest.raises(UserError, match=line):
+        _require_writable(plan, run)
