@@ -420,7 +420,7 @@ def add_data(
     report.layouts += describe_layouts(splits)
     report.add("data", problems, describe_data(splits))
     if "train" in names:
-        problems, summary = inspect_unlabeled(run)
+        problems, summary = inspect_unlabeled(run, full=full)
         if problems or summary:
             report.add("unlabeled", problems, summary)
         report.notes += unlabeled_notes(run)

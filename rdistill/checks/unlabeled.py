@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from rdistill.checks.data import inspect_data
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
-from rdistill.data.splits import data_splits
+from rdistill.data.reading import Loaders
+from rdistill.data.splits import SampleFiles, Split, data_splits
 from rdistill.data.unlabeled import describe_unlabeled, training_data, unlabeled_images
 from rdistill.losses import LOSSES
 
@@ -28,10 +30,14 @@ def unlabeled_notes(run: LoadedConfig) -> list[str]:
     ]
 
 
-def inspect_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
+def inspect_unlabeled(config: Config | LoadedConfig, *, full: bool = False) -> tuple[list[str], str]:
     """Returns problems of the images of ``distill.unlabeled``, one line each, and a description of the images.
 
-    A problem is: no image has the suffix, or an image is also a validation or test image.
+    A problem is: no image has the suffix, an image is also a validation or test image, or a file cannot be read.
+
+    Args:
+        config: config of the run.
+        full: decode every file; see :func:`rdistill.checks.data.inspect_data`.
     """
     run = LoadedConfig.of(config)
     spec = run.distill
@@ -39,7 +45,8 @@ def inspect_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
         return [], ""
     data = training_data(run)
     assert data.unlabeled is not None
-    folder, suffix = Path(spec.unlabeled.img_dir), next(leaf.img_suffix for _, leaf in leaves(data.unlabeled))
+    (leaf,) = (leaf for _, leaf in leaves(data.unlabeled))
+    folder, suffix = Path(spec.unlabeled.img_dir), leaf.img_suffix
     if not folder.is_dir():
         return [f"distill.unlabeled.img_dir: no such folder {folder}; give a folder of images"], ""
     images = unlabeled_images(run)
@@ -62,4 +69,6 @@ def inspect_unlabeled(config: Config | LoadedConfig) -> tuple[list[str], str]:
             f"distill.unlabeled.img_dir: {len(leaked)} of its {len(images)} images are validation or test images, such "
             f"as {leaked[0]}: the scores would be of images that were trained on; give a folder without them"
         ], ""
-    return [], describe_unlabeled(run, images)
+    loaders = Loaders(leaf.get("pipeline") or ())
+    files = Split("unlabeled", [SampleFiles(img_path=str(image)) for image in images], loaders=loaders)
+    return inspect_data([files], full=full).problems, describe_unlabeled(run, images)

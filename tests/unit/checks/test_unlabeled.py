@@ -49,6 +49,22 @@ def test_validation_images_are_refused(tiny: Tiny) -> None:
     assert "3 of its 3 images are validation or test images" in problem
 
 
+def test_files_that_cannot_be_read(tiny: Tiny, tmp_path: Path) -> None:
+    """Found before training, wherever they are in the folder; each is a line that names the file."""
+    whole = sorted((tiny.data_root / "img_dir" / "train").iterdir())
+    for number, file in enumerate(whole):
+        (tmp_path / f"a{number}.jpg").write_bytes(file.read_bytes())
+    assert looked_at(tiny, img_dir=str(tmp_path))[0] == []
+    (tmp_path / "cut.jpg").write_bytes(whole[0].read_bytes()[:-200])
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "text.jpg").write_text("no image")
+    problems, _ = looked_at(tiny, img_dir=str(tmp_path))
+    assert [problem.split(": ")[:2] for problem in problems] == [
+        ["unlabeled data", str(tmp_path / name)] for name in ("cut.jpg", "text.jpg", "gone.jpg")
+    ]
+    assert "cannot be read" in problems[0] and "is a link to" in problems[2]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
