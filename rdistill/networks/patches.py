@@ -61,7 +61,7 @@ def without_padding(map_nchw: Tensor, image: Sequence[int], padded: Sequence[int
             least half of it is on the image.
     """
     height, width = (
-        max(1, round(cells * side / whole))
+        max(1, math.floor(cells * side / whole + 0.5))  # `round` would round a half to the next even number
         for cells, side, whole in zip(map_nchw.shape[-2:], image, padded, strict=True)
     )
     return map_nchw[..., :height, :width]

@@ -11,7 +11,7 @@ from rdistill._compat.torchvision import import_torchvision
 from rdistill.core.errors import UserError, error_line
 from rdistill.models.checkpoint import load_file
 from rdistill.models.quiet_mmseg import MODELS
-from rdistill.networks.patches import fitted, folded
+from rdistill.networks.patches import fitted, folded, without_padding
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import read_settings
 
@@ -62,7 +62,9 @@ class TimmNetwork(nn.Module):
             last = folded(last, (inputs.shape[-2] // self.patch, inputs.shape[-1] // self.patch))
         elif last.shape[1] != maps[-1].shape[1] and last.shape[-1] == maps[-1].shape[1]:
             last = last.permute(0, 3, 1, 2)
-        return [*maps, last]
+        before = images_nchw.shape[-2:]
+        padded = inputs.shape[-2:] if self.fit == "pad" else before
+        return [without_padding(each, before, padded) for each in (*maps, last)]
 
 
 def _built(folder: str, settings: Any) -> nn.Module:

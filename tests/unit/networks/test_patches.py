@@ -30,6 +30,7 @@ def test_padding_is_cut_off_where_it_covers_more_than_half_of_a_cell() -> None:
     cells = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert torch.equal(without_padding(cells, (50, 64), (64, 64)), cells[..., :3, :])  # 14 of 16 pixels are padding
     assert torch.equal(without_padding(cells, (57, 64), (64, 64)), cells)  # 7 of 16
+    assert torch.equal(without_padding(cells, (40, 56), (64, 64)), cells[..., :3, :])  # half of a cell is kept, twice
     assert without_padding(cells, (1, 1), (64, 64)).shape == (1, 1, 1, 1)
 
 

@@ -75,6 +75,20 @@ def test_maps_are_the_model_s_own(name: str, tmp_path: Path) -> None:
     assert wide.shape[-2:] == {"resnet18": (2, 2), "convnext_atto": (1, 2), "vit_tiny_patch16_224": (3, 4)}[name]
 
 
+@torch.no_grad()
+def test_padding_is_cut_off(tmp_path: Path) -> None:
+    """Of 36 x 60 pixels, 48 x 64 with the padding: of 16 rows or columns, the last patches hold 4 rows, 12 columns."""
+    timm = library()
+    name = "vit_tiny_patch16_224"
+    folder = folder_of(name, tmp_path, num_classes=3, model_args=MODELS[name])
+    model = timm.create_model(name, pretrained=False, num_classes=3, **MODELS[name])
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    images = torch.randn(1, 3, 36, 60)
+    padded, whole = built(folder, fit="pad"), torch.nn.functional.pad(images, (0, 4, 0, 12))
+    for cut, uncut in zip(padded.extract_feat(images), padded.extract_feat(whole), strict=True):
+        assert uncut.shape[-2:] == (3, 4) and torch.equal(cut, uncut[..., :2, :])
+
+
 def test_weights_of_another_model(tmp_path: Path) -> None:
     timm = library()
     weights = timm.create_model("resnet18", pretrained=False, num_classes=3).state_dict()
