@@ -543,6 +543,7 @@ def layers(
         int, typer.Option(min=1, help="Depth of the modules to show; 1 shows only the backbone and the heads.")
     ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
+    trust_checkpoint: TrustCheckpoint = False,
     loading: ModelFlags,
 ) -> None:
     """Show the layers of a config's models: names, shapes, strides, parameters, FLOPs.
@@ -553,7 +554,7 @@ def layers(
     from rdistill.checks.layers import as_json as plain
     from rdistill.checks.layers import overview, show
 
-    model_layers = overview(_load(config, loading, with_data=False))
+    model_layers = overview(_load(config, loading, with_data=False), trust_checkpoint=trust_checkpoint)
     if as_json:
         print(to_json(plain(model_layers)))
     else:

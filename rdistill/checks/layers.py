@@ -13,7 +13,7 @@ from torch import nn
 
 from rdistill.config.distill_spec import DistillSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, naming
 from rdistill.core.words import counted
 from rdistill.distill.teacher import fit_to_student
 from rdistill.models.features import parse_feature
@@ -61,11 +61,12 @@ class Overview:
     features: list[Features]  # one for each teacher that has a model of its own
 
 
-def overview(config: Config | LoadedConfig) -> Overview:
-    """Builds a config's models, without weights or data, and runs each once on a blank image.
+def overview(config: Config | LoadedConfig, *, trust_checkpoint: bool = False) -> Overview:
+    """Builds a config's models, without checkpoints or data, and runs each once on a blank image.
 
     Args:
         config: from :func:`rdistill.config.load.load_run`; ``with_data=False`` is enough.
+        trust_checkpoint: let a teacher of another library run the Python code that its folder holds.
 
     Raises:
         UserError: a model does not build or run, or does not have a listed feature.
@@ -78,17 +79,19 @@ def overview(config: Config | LoadedConfig) -> Overview:
     models, features = [_model("student", student, size)], []
     for index, teacher_spec in enumerate(spec.teachers):
         role = "teacher" if len(spec.teachers) == 1 else f"teacher {index}"
-        teacher = student if teacher_spec.ema_decay is not None else build_teacher(teacher_spec)
+        teacher = student if teacher_spec.ema_decay is not None else build_teacher(teacher_spec, trust_checkpoint)
         if teacher is not student:
             models.append(_model(role, teacher, size))
         features.append(_features(role, spec, index, student, teacher, size))
     return Overview(size, models, features)
 
 
-def build_teacher(spec: TeacherSpec) -> nn.Module:
-    """Builds a teacher's model with random weights, to measure shapes."""
+def build_teacher(spec: TeacherSpec, trust_checkpoint: bool = False) -> nn.Module:
+    """Builds a teacher's model without its checkpoint, to measure shapes."""
     assert spec.model is not None
-    model = revert_sync_batchnorm(build_segmentor(spec.model, what=spec.label))
+    with naming(spec.label):
+        model = build_segmentor(spec.model, what=spec.label, trust_checkpoint=trust_checkpoint)
+    model = revert_sync_batchnorm(model)
     fit_to_student(model, spec)
     return model
 

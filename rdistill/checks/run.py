@@ -484,10 +484,10 @@ def _teacher(spec: TeacherSpec, index: int, trust_checkpoint: bool, problems: li
             return load_teacher_model(spec, trust_checkpoint=trust_checkpoint)
         problems.append(f"distill.teachers[{index}]{NO_CHECKPOINT} {spec.checkpoint}")
     except UserError as error:
-        teacher = build_teacher(spec)  # raises the problems of the model itself
+        teacher = build_teacher(spec, trust_checkpoint)  # raises the problems of the model itself
         problems += [f"distill.teachers[{index}].checkpoint: {problem}" for problem in error.problems]
         return teacher
-    return build_teacher(spec)
+    return build_teacher(spec, trust_checkpoint)
 
 
 def _loss_problems(spec: DistillSpec, student: nn.Module, teachers: Sequence[nn.Module]) -> list[str]:

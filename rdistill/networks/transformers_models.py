@@ -25,6 +25,7 @@ TASK = "the task is semantic"  # the text input of OneFormer that selects its ta
 UNUSED = ("pooler", "vision_model.head.", "head.", "criterion")
 SQUARE = ("dpt",)  # models whose head takes square images only
 MAX_LISTED = 5  # weights in a message
+NEEDS_CODE = "needs the Python code that its folder or the hub holds; if you trust it, pass --trust-checkpoint"
 
 
 @MODELS.register_module()
@@ -118,11 +119,16 @@ def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: 
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
         kind = transformers.AutoModel if gives == "features" else getattr(transformers, architecture, None)
+        with_code = (transformers.AutoModel, transformers.AutoModelForSemanticSegmentation)
+        if kind is None and with_code[1].__name__ in (getattr(config, "auto_map", None) or {}):
+            if not trust:
+                raise UserError(f"{folder}: transformers cannot load it: {NEEDS_CODE}")
+            kind = with_code[1]  # the class is in the code of the folder
         if kind is None:
             raise UserError(f"{folder}: this transformers ({transformers.__version__}) has no {architecture}")
         if gives == "features" and hasattr(config, "vision_config"):
             kind = getattr(transformers, type(config).__name__.replace("Config", "VisionModel"), kind)
-        own_code = {"trust_remote_code": trust} if kind is transformers.AutoModel else {}
+        own_code = {"trust_remote_code": trust} if kind in with_code else {}
         network, info = kind.from_pretrained(
             folder, local_files_only=True, weights_only=not trust, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True, **own_code,
@@ -132,7 +138,7 @@ def _load(transformers: Any, folder: str, architecture: str, gives: str, notes: 
     except Exception as error:  # transformers raises all kinds of errors, from OSError to KeyError
         text = error_line(error)
         if "trust_remote_code" in text or "execute" in text:
-            text = "needs the Python code that its folder or the hub holds; if you trust it, pass --trust-checkpoint"
+            text = NEEDS_CODE
         raise UserError(f"{folder}: transformers cannot load it: {text}") from error
     _require_fitting(folder, type(network).__name__, info, notes, strict=gives != "features")
     return network

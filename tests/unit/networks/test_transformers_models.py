@@ -203,6 +203,31 @@ def test_no_code_unless_trusted(folder_of: Callable[[Build], Path], tmp_path: Pa
     assert type(built(folder, trust=True).backbone.network).__name__ == "Own" and ran.exists()
 
 
+def test_a_segmentation_model_of_the_folder_s_own_code(folder_of: Callable[[Build], Path], tmp_path: Path) -> None:
+    """Its settings are those of a model of transformers; its class is in the folder alone."""
+    weights = {"conv.weight": torch.ones(2, 3, 4, 4), "conv.bias": torch.tensor([0.0, 1.0])}
+    folder = copied(folder_of(made.segformer), tmp_path / "own", lambda _: weights)
+    settings = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoModelForSemanticSegmentation": "own.OwnForSemanticSegmentation"}
+    settings |= {"architectures": ["OwnForSemanticSegmentation"], "auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(settings))
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nfrom types import SimpleNamespace\nfrom torch import nn\n"
+        "from transformers import PreTrainedModel, SegformerConfig\n"
+        "class OwnForSemanticSegmentation(PreTrainedModel):\n    config_class = SegformerConfig\n"
+        "    def __init__(self, config):\n        super().__init__(config)\n"
+        "        self.conv = nn.Conv2d(3, 2, 4, 4)\n        self.post_init()\n"
+        "    def forward(self, pixel_values):\n        return SimpleNamespace(logits=self.conv(pixel_values))\n"
+    )
+    with pytest.raises(UserError, match="if you trust it, pass --trust-checkpoint"):
+        built(folder)
+    assert not ran.exists()
+    teacher = built(folder, trust=True)
+    logits = teacher.extract_feat(torch.ones(1, 3, 8, 8))
+    assert ran.exists() and logits[0, :, 0, 0].tolist() == [48, 49] and num_classes(teacher) == 2
+
+
 def test_no_pickle_that_runs_code(folder_of: Callable[[Build], Path], tmp_path: Path) -> None:
     class Code:
         def __reduce__(self) -> Any:
