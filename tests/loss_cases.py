@@ -120,6 +120,17 @@ def values(name: str, by_hand: ByHand, label: Tensor | None = None) -> tuple[flo
     return expected, case(student, teacher, label).item(), case(student.float(), teacher.float(), label).item()
 
 
+def slopes(name: str, by_hand: ByHand) -> tuple[float, float]:
+    """The derivative along one direction of the student: of the value by hand, by differences, and of the gradient."""
+    student, teacher, label = batch(dtype=torch.float64)
+    along = torch.randn(student.shape, generator=torch.Generator().manual_seed(9), dtype=student.dtype)
+    step = 1e-5
+    ends = (by_hand((student + sign * step * along).numpy(), teacher.numpy(), label.numpy()) for sign in (1, -1))
+    expected = (next(ends) - next(ends)) / (2 * step)
+    (gradient,) = torch.autograd.grad(CASES[name](student.requires_grad_(), teacher, label), student)
+    return expected, float((gradient * along).sum())
+
+
 # What the values are worked out by, in numpy, pixel by pixel ---------------------------------------------------------
 
 

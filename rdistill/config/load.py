@@ -339,8 +339,7 @@ def _resolve_teacher(
         try:
             built = TEACHERS[teacher.type].build(teacher.kind_params, _FilesBeside(path))
         except UserError as error:
-            key = "config" if teacher.type == MMSEG else "type"
-            return [f"{key}: {problem}" for problem in error.problems]
+            return [_with_key(teacher, problem) for problem in error.problems]
         _fill_in(entry, built, fusible=TEACHERS[teacher.type].fusible)
         names, source = built.classes, built.config
     if teacher.classes is not None and teacher.class_map is None:
@@ -363,6 +362,13 @@ def _resolve_teacher(
         return []
     trained = f"train the teacher with `rdistill train {teacher.config}`, or " if teacher.config else ""
     return [f"checkpoint: no such file {teacher.checkpoint}; {trained}pass --teacher-checkpoint FILE"]
+
+
+def _with_key(teacher: TeacherSpec, problem: str) -> str:
+    """A problem of a kind of teacher, with the key in the entry that it is about; most of them begin with that key."""
+    if teacher.type == MMSEG:
+        return f"config: {problem}"
+    return problem if problem.partition(":")[0] in TEACHERS[teacher.type].params else f"type: {problem}"
 
 
 def _class_map(

@@ -109,6 +109,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 @contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Within the context, every problem of a :class:`UserError` begins with ``what``, if it does not do so already."""
+    try:
+        yield
+    except UserError as error:
+        problems = [text if text.startswith(f"{what}:") else f"{what}: {text}" for text in error.problems]
+        raise UserError(*problems) from error
+
+
+@contextmanager
 def blaming(what: str) -> Iterator[None]:
     """Turns any exception from building a part of a config into a :class:`UserError` that names the part.
 

@@ -75,8 +75,8 @@ CHANNELS_DIFFER = (
     "given the same images: train a teacher on them"
 )
 CLASSES_DIFFER = (
-    "distill.labels: teachers[{index}] tells {teacher} classes apart, the student {student}; labels need a teacher of "
-    "the same classes"
+    "distill.labels: teachers[{index}] tells {teacher} classes apart, the student {student}; labels need the student's "
+    "classes: map the teacher's to them by its `classes`"
 )
 
 

@@ -13,7 +13,7 @@ from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from rdistill.config.distill_spec import PLAIN, ForwardSpec, StoreSpec, TeacherSpec
-from rdistill.core.errors import UserError
+from rdistill.core.errors import naming
 from rdistill.core.storage import is_uri
 from rdistill.distill.store_files import StoreFiles, store_files
 from rdistill.distill.teacher_cache import PATIENCE, TeacherCache, fingerprint
@@ -273,7 +273,8 @@ def load_teacher_model(spec: TeacherSpec, *, trust_checkpoint: bool = False) -> 
     model_cfg["pretrained"] = None  # the checkpoint holds all weights, so nothing is downloaded
     if isinstance(model_cfg.get("backbone"), dict):
         model_cfg["backbone"].pop("init_cfg", None)
-    model = revert_sync_batchnorm(build_segmentor(model_cfg, what=spec.label, trust_checkpoint=trust_checkpoint))
+    with naming(spec.label):
+        model = revert_sync_batchnorm(build_segmentor(model_cfg, what=spec.label, trust_checkpoint=trust_checkpoint))
     if spec.checkpoint is not None:  # the other kinds of teachers contain their weights
         network = getattr(model.backbone, "network", model)  # the user's own module inside the segmentor, if any
         checkpoint.load_weights(network, spec.checkpoint, trust=trust_checkpoint, what="teacher")
@@ -295,10 +296,8 @@ def fit_to_student(model: nn.Module, spec: TeacherSpec) -> None:
         scale_inputs(model, spec.input_scale)
     if spec.class_map is None:
         return
-    try:
+    with naming(spec.label):
         map_classes(model, spec.class_map.to, len(spec.class_map.student), masks=spec.unmapped == "mask")
-    except UserError as error:
-        raise UserError(*(f"{spec.label}: {problem}" for problem in error.problems)) from None
 
 
 def mean_logits(outputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -401,7 +401,8 @@ def _check_classes(info: LossInfo, student_channels: int, teacher_channels: int)
     if student_channels != teacher_channels and {student_channels, teacher_channels} != {1, 2}:
         raise UserError(
             f"{info.name}: logits must have as many classes, got a student of {student_channels} and a teacher of "
-            f"{teacher_channels}; train both on the same classes, or distil features instead"
+            f"{teacher_channels}; map the teacher's classes to the student's by its `classes`, or distil features "
+            f"instead"
         )
     if "channels" in info.constant_over and not info.softmax and 1 in (student_channels, teacher_channels):
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, naming
 from rdistill.registration.parameters import Choice, Parameter, Switch, Text, Whole
 from rdistill.schemas.mappings import PlainConfig
 from rdistill.teachers.folders import Normalisation, class_names, model_folder, normalisation_of, read_settings
@@ -122,8 +122,13 @@ def onnx(
         num_classes: channels of the logits, if the file does not contain it; 0: its outputs are features only.
         mean, std, rgb: the input normalisation on a scale of 0 to 255, if it differs from that in the file's metadata.
     """
-    file = files.find(path)
-    described = describe_file(file)
+    try:
+        file = files.find(path)
+    except UserError as error:
+        advice = "name an ONNX file on this machine; none is downloaded from a hub"
+        raise UserError(*(f"path: {problem}; {advice}" for problem in error.problems)) from None
+    with naming("path"):
+        described = describe_file(file)
     index = _output(file, described, logits, num_classes)
     names = described.facts.get("classes") or []
     classes = 0 if index is None else num_classes or _channels(described, index, names)

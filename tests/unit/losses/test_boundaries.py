@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from loss_cases import CLASSES, ByHand, batch, cases_in, cwd_by_hand, halves, kl_by_hand, pixels, values
+from loss_cases import CLASSES, ByHand, batch, cases_in, cwd_by_hand, halves, kl_by_hand, pixels, slopes, values
 
 from rdistill.losses import functional as L
 
@@ -29,6 +29,12 @@ BY_HAND: dict[str, ByHand] = {
 def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
     by_hand, double, single = values(name, BY_HAND[name])
     assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", cases_in("boundaries"))
+def test_gradient_is_that_of_the_value_by_hand(name: str) -> None:
+    by_hand, slope = slopes(name, BY_HAND[name])
+    assert abs(by_hand) > 1e-4 and slope == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from loss_cases import ByHand, batch, cases_in, cells_of, values
+from loss_cases import ByHand, batch, cases_in, cells_of, slopes, values
 
 from rdistill.losses import functional as L
 
@@ -31,6 +31,12 @@ BY_HAND: dict[str, ByHand] = {
 def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
     by_hand, double, single = values(name, BY_HAND[name])
     assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", cases_in("contrast"))
+def test_gradient_is_that_of_the_value_by_hand(name: str) -> None:
+    by_hand, slope = slopes(name, BY_HAND[name])
+    assert abs(by_hand) > 1e-4 and slope == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_contrast_is_over_the_other_groups_of_the_same_patch() -> None:

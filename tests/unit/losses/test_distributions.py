@@ -16,6 +16,7 @@ from loss_cases import (
     kl_divergence,
     one_valid_pixel,
     pixels,
+    slopes,
     softmax,
     values,
 )
@@ -64,6 +65,12 @@ BY_HAND: dict[str, ByHand] = {
 def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
     by_hand, double, single = values(name, BY_HAND[name])
     assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", cases_in("distributions"))
+def test_gradient_is_that_of_the_value_by_hand(name: str) -> None:
+    by_hand, slope = slopes(name, BY_HAND[name])
+    assert abs(by_hand) > 1e-4 and slope == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["kl", "kl_per_class", "dkd"])

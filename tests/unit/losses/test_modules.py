@@ -155,7 +155,9 @@ def test_params_in_force_are_those_used(name: str, on: str) -> None:
 
 def test_logits_of_other_classes_are_an_error_that_names_both() -> None:
     for name in ("KL", "CWD", "DKD"):
-        with pytest.raises(UserError, match=r"student of 2 and a teacher of 19"):
+        with pytest.raises(
+            UserError, match=r"student of 2 and a teacher of 19; map the .* by its `classes`, or distil"
+        ):
             Term(name, student_channels=2, teacher_channels=19, num_classes=19, params={}, on_logits=True)
 
 

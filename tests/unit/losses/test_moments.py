@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_cases import ByHand, at_pixels, cases_in, cells_of, cosine_of, values
+from loss_cases import ByHand, at_pixels, cases_in, cells_of, cosine_of, slopes, values
 
 from rdistill.losses import functional as L
 
@@ -41,6 +41,12 @@ BY_HAND: dict[str, ByHand] = {
 def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
     by_hand, double, single = values(name, BY_HAND[name])
     assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", cases_in("moments"))
+def test_gradient_is_that_of_the_value_by_hand(name: str) -> None:
+    by_hand, slope = slopes(name, BY_HAND[name])
+    assert abs(by_hand) > 1e-4 and slope == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize(("size", "counted"), [((4, 4), 2), ((8, 6), 3), ((2, 9), 1)])

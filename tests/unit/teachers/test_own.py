@@ -129,3 +129,36 @@ def test_a_teacher_of_mmseg_has_the_keys_that_it_had(tiny: Tiny) -> None:
     named = load_config(tiny.folder / "distill.py", {"+distill.teachers.0.type": "mmseg"}, data)
     plain = load_config(tiny.folder / "distill.py", shortcuts=data)
     assert {**named.distill.teachers[0], "type": ""} == {**plain.distill.teachers[0], "type": ""}
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (dict(type="hf", path="./gone"), "path: no such folder ./gone, and it is no id of the hub"),
+        (dict(type="timm", path="./gone"), "path: no such folder ./gone, and it is no id of the hub"),
+        (
+            dict(type="onnx", path="owner/model"),
+            "path: no such file owner/model; name an ONNX file on this machine; none is downloaded from a hub",
+        ),
+        (dict(type="hf", path="folder", mean=[1], std=[1, 1, 1]), "mean: must be three numbers on a scale of 0 to 255"),
+    ],
+)
+def test_a_teacher_of_a_library_is_refused_by_the_key_that_is_wrong(
+    entry: dict[str, Any], problem: str, tiny_without_teacher: Tiny, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text('{"architectures": ["SegformerForSemanticSegmentation"]}')
+    file = tmp_path / "library.py"
+    student, losses = f"{tiny_without_teacher.folder}/student.py", "losses=dict(logits=dict(type='KL'))"
+    file.write_text(f"_base_ = ['{student}']\ndistill = dict(teachers=[{entry!r}], {losses})\n")
+    with pytest.raises(UserError) as caught:
+        loaded(file, tiny_without_teacher)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{file}: distill.teachers[0].{problem}")
+
+
+def test_a_network_that_does_not_build_is_named_as_the_teacher(config: Path, tiny_without_teacher: Tiny) -> None:
+    run = loaded(config, tiny_without_teacher, {"distill.teachers.0.build": "own_teacher:nobody"})
+    line = r"^teacher module: build: must be 'package.module:function', got 'own_teacher:nobody' "
+    with pytest.raises(UserError, match=line):
+        build_distiller(run, seed=0)
