@@ -112,7 +112,7 @@ def _three(values: Any) -> bool:
 def _fetched(path: str, revision: str | None) -> Path:
     try:
         with _cache_in_work_dirs():
-            from huggingface_hub import snapshot_download
+            from huggingface_hub import HfApi, snapshot_download
     except ImportError:
         raise UserError(f"path: no such folder {path}, and for the hub: pip install 'rdistill[teachers]'") from None
     fetch = partial(
@@ -123,6 +123,8 @@ def _fetched(path: str, revision: str | None) -> Path:
         try:
             return Path(fetch(cache_dir=cache, local_files_only=True))
         except Exception:  # it was not downloaded yet
+            # `snapshot_download` waits for the first answer without an end, so the hub is asked before.
+            HfApi().repo_info(path, revision=revision, timeout=TIMEOUT_S)
             with _quiet():
                 return Path(fetch(cache_dir=cache))
     except Exception as error:  # the client and three libraries that it uses have their own errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,11 +83,12 @@ def test_what_is_no_folder_of_a_model(tmp_path: Path) -> None:
         model_folder("./gone", Files(tmp_path))  # type: ignore[arg-type]
 
 
-def in_a_process(folder: Path, **variables: str) -> str:
+def in_a_process(folder: Path, timeout_s: float = 10, **variables: str) -> str:
     """Where the hub's client, which reads its variables once, finds a model; the last line of what it prints."""
     code = (
-        "from pathlib import Path\nfrom rdistill.teachers.folders import model_folder\n"
-        "from rdistill.core.errors import UserError\n"
+        "from pathlib import Path\nfrom rdistill.teachers import folders\n"
+        "from rdistill.teachers.folders import model_folder\nfrom rdistill.core.errors import UserError\n"
+        f"folders.TIMEOUT_S = {timeout_s}\n"
         "class Files:\n    def find_folder(self, name):\n        return None\n"
         "try:\n    print(model_folder('nobody/nothing', Files()))\n"
         "except UserError as error:\n    print(*error.problems)\n"
@@ -106,6 +108,14 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     assert line.startswith("path: no such folder nobody/nothing, and the hub does not give it (")
     assert "Connection refused" in line and line.endswith("or name a folder that `save_pretrained` wrote")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    """As behind a firewall that swallows what is sent to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        line = in_a_process(tmp_path, timeout_s=1, HF_ENDPOINT=f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert line.startswith("path: no such folder nobody/nothing, and the hub does not give it (")
+    assert "timed out" in line and line.endswith("or name a folder that `save_pretrained` wrote")
 
 
 def test_what_was_fetched_lies_under_work_dirs(tmp_path: Path) -> None:
