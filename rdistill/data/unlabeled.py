@@ -22,6 +22,7 @@ from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import dataset_nodes, is_wrapper, kind_of, leaves, without_stream
 from rdistill.core.errors import UserError
 from rdistill.core.words import counted
+from rdistill.data.splits import data_splits, describe_data
 from rdistill.models.quiet_mmseg import DATASETS, TRANSFORMS
 from rdistill.schemas.data import Packed
 from rdistill.schemas.mappings import DataInfo
@@ -135,6 +136,23 @@ def describe_unlabeled(run: LoadedConfig, images: Sequence[Path] | None = None) 
     batch = int(run.cfg.train_dataloader.batch_size)
     per_batch = run.distill.unlabeled.count(batch)
     return f"{counted(len(images), 'image')} without masks, {per_batch} beside {batch} labelled ones in each batch"
+
+
+def count_images(run: LoadedConfig) -> dict[str, int]:
+    """Returns the number of images of each kind: training and validation images, and those without masks if any."""
+    splits = data_splits(run.cfg)
+    counts = {
+        kind: sum(len(split.entries) for split in splits if split.name == name)
+        for name, kind in (("train", "training"), ("val", "validation"))
+    }
+    has_unlabeled = run.distill is not None and run.distill.unlabeled is not None
+    return {**counts, "without_masks": len(unlabeled_images(run))} if has_unlabeled else counts
+
+
+def describe_images(run: LoadedConfig) -> str:
+    """Says how many images of each kind a run with ``distill.unlabeled`` has; empty without the section."""
+    added = describe_unlabeled(run)
+    return f"{describe_data(data_splits(run.cfg))}, {added}" if added else ""
 
 
 def unlabeled_dataset(training: Mapping[str, Any], spec: UnlabeledSpec) -> ConfigDict:

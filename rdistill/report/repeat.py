@@ -94,12 +94,12 @@ def data_of(config: Mapping[str, Any], split: str = "val") -> str:
 
 
 def _without_masks(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The row about images without masks and how many are in each batch; no row if there are none."""
+    """The row about the folder of images without masks and how many are in each batch; no row if there is none."""
     section = mapping(mapping(config.get("distill")).get("unlabeled"))
     if not section:
         return []
     many = f"{section['per_batch']} images" if section.get("per_batch") else f"share {show(section.get('share'))}"
-    return [("images without masks", f"{section.get('img_dir')}, {many} of each batch")]
+    return [("folder of images without masks", f"{section.get('img_dir')}, {many} of each batch")]
 
 
 def teacher_files(config: Mapping[str, Any]) -> list[str]:

@@ -175,7 +175,7 @@ class RunFacts(TypedDict, total=False):
     """Facts about a run before its first iteration; see ``RunListener.training_started``."""
 
     effective: ConfigValues  # config key -> value read back from the built model and losses
-    unlabeled: str  # a line for the user about images without masks; empty if there are none
+    images: str  # a line for the user about the images of each kind; empty if all of them have masks
     teacher_lines: tuple[str, ...]  # lines for the user that say how the teachers' outputs are computed
     teacher_mIoU: float | None
     teachers_mIoU: list[float | None]

@@ -206,6 +206,7 @@ class Environment(TypedDict, total=False):
     versions: dict[str, str]  # keys are packages
     machine: Machine
     command: str
+    images: dict[str, int]  # keys: training, validation and, if there are any, without_masks
     seeds: Seeds
     started: str
     ended: str | None

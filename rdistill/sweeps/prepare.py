@@ -192,6 +192,7 @@ def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[S
 
     from rdistill.checks.run import Report, build_or_report
     from rdistill.config.load import import_custom_modules
+    from rdistill.data.unlabeled import count_images, describe_images
     from rdistill.distill.teacher import CACHE_FOLDER
     from rdistill.store.warm import look_into_store
     from rdistill.sweeps.check import check_sweep, choose_pairs
@@ -231,4 +232,5 @@ def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[S
             step.save(here.folder / STEP)
         here.push()
     study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))
+    study = dataclasses.replace(study, images=count_images(base), data_line=describe_images(base))
     return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out

@@ -167,7 +167,8 @@ def _run_sweep_at(
         tracked = [*trackers(tracking, sweep_file.stem, work_dir, shown.warned), *_storage(here, study, shown)]
         trials, baselines = _trial_counts(study)
         at_once = min(processes, trials + baselines)
-        facts = SweepFacts(study.spec, trials, baselines, iterations_of(base.cfg), study.teacher_metrics, at_once)
+        length, scores = iterations_of(base.cfg), study.teacher_metrics
+        facts = SweepFacts(study.spec, trials, baselines, length, scores, at_once, images=study.images)
         try:
             status, summary = run_phases(team, facts, shown, tracked, options.resume, clock)
             if status == FINISHED and (reason := draw_pictures(team.study, resources, work_dir)):
@@ -214,6 +215,8 @@ def _print_study(console: Console, title: str, team: Team, left_out: Sequence[st
         _print_plain(console, f"note      {line}")
     for line in [*(f"left out  {line}" for line in left_out), *notes]:
         _print_plain(console, line)
+    if study.data_line:
+        _print_plain(console, f"data      {study.data_line}")
     for index, scores in enumerate(study.teacher_metrics):
         name = "teacher" if len(study.teacher_metrics) == 1 else f"teacher {index}"
         console.print(f"{name:<9} " + (f"mIoU {scores['mIoU']:.2f}" if scores else "follows the student"))

@@ -63,8 +63,8 @@ class RunConsole:
         self._best = max(self._best, facts.get("best_mIoU") or float("-inf"))
         if self._bar is not None:  # the training was started again, after a worker was lost
             self._bar.stop()
-        if facts.get("unlabeled"):
-            self.console.print(f"data      {facts['unlabeled']}", highlight=False, soft_wrap=True)
+        if facts.get("images"):
+            self.console.print(f"data      {facts['images']}", highlight=False, soft_wrap=True)
         if facts.get("teacher_mIoU") is not None:
             self.console.print(f"teacher   mIoU {facts['teacher_mIoU']:.2f}")
         for line in facts.get("teacher_lines", ()):

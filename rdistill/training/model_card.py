@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from rdistill.core.errors import one_line
 from rdistill.core.files import read_json, read_text, write_whole
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.core.words import counted, the_first
+from rdistill.data.splits import data_splits
 from rdistill.data.unlabeled import describe_unlabeled
 from rdistill.schemas.run import RunMetrics
 from rdistill.schemas.summary import Arm, Confirmed, Environment, Summary
@@ -202,22 +202,19 @@ def _data(run: LoadedConfig) -> Iterator[str]:
         if loader is None or (split == "test" and loader == cfg.get("val_dataloader")):
             continue
         word = {"train": "Training", "val": "Validation (selects)", "test": "Test"}[split]
-        for _, dataset in leaves(loader.dataset):
+        for (_, dataset), files in zip(leaves(loader.dataset), data_splits(cfg, (split,)), strict=True):
             images = (dataset.get("data_prefix") or {}).get("img_path") or dataset.get("ann_file") or ""
-            yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{_count(dataset)}"
-    if added := describe_unlabeled(run):
-        yield f"- Without masks, for distillation alone: {_code(Path(cfg.distill.unlabeled.img_dir))}, {added}"
+            count = f", {counted(len(files.entries), 'image')}" if files.entries else ""
+            yield f"- {word}: {_code(Path(str(dataset.get('data_root') or ''), str(images)))}{count}"
+    if run.distill is not None and (added := describe_unlabeled(run)):
+        hard, soft = run.distill.labels == "teacher", bool(run.distill.losses)
+        use = "labelled by the teacher" if hard else "for distillation alone"
+        use = "for distillation, and labelled by the teacher" if hard and soft else use
+        yield f"- Without masks, {use}: {_code(Path(cfg.distill.unlabeled.img_dir))}, {added}"
     classes = (dataset.get("metainfo") or {}).get("classes")
     if classes:
         yield f"- {len(classes)} classes: {', '.join(map(_text, classes))}"
     yield "- _Add: where the images come from, and what their licence allows._"
-
-
-def _count(dataset: Mapping[str, Any]) -> str:
-    folder = Path(str(dataset.get("data_root") or ""), str((dataset.get("data_prefix") or {}).get("img_path") or ""))
-    if dataset.get("ann_file") or not folder.is_dir():
-        return ""
-    return f", {counted(sum(1 for entry in os.scandir(folder) if entry.is_file()), 'file')}"
 
 
 def _training(run: LoadedConfig, seed: Any, weights: Mapping[str, float]) -> Iterator[str]:

@@ -34,7 +34,7 @@ from rdistill.core.files import write_json
 from rdistill.core.stopping import Stopped, StopRequest
 from rdistill.core.storage import Sending, is_uri, open_work_dir
 from rdistill.data.splits import LOADERS
-from rdistill.data.unlabeled import describe_unlabeled
+from rdistill.data.unlabeled import describe_images
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import EmaTeacher
 from rdistill.distributed import collectives
@@ -194,7 +194,7 @@ class _Built:
         """What is known about the run before it is trained."""
         facts: RunFacts = {
             "teacher_lines": (*self.plan.lines, *store_lines(self.distiller)) if self.plan else (),
-            "unlabeled": describe_unlabeled(self.run),
+            "images": describe_images(self.run),
         }
         if self.distiller.start is not None:
             facts["student_start"] = f"{self.distiller.start.report} from {self.run.cfg.load_from}"

@@ -61,7 +61,11 @@ def test_the_share_is_swept_and_the_best_is_confirmed(place: Place, tiny: Tiny, 
         cfg = Config.fromfile(work_dir / "trials" / name / "trial.py")
         images = cfg.get("distill", {}).get("unlabeled")
         assert (images is None) == name.startswith("baseline"), name
-    confirmed = json.loads((work_dir / "summary.json").read_text())["confirmed"]["configurations"]
+    counted = "6 training and 3 validation images, 6 images without masks, 2 beside 2 labelled ones in each batch"
+    assert f"data      {counted}\n" in done.stdout
+    summary = json.loads((work_dir / "summary.json").read_text())
+    assert summary["environment"]["images"] == {"training": 6, "validation": 3, "without_masks": 6}
+    confirmed = summary["confirmed"]["configurations"]
     (best,) = (entry for entry in confirmed if entry["id"] != "baseline")
     assert len(best["scores"]) == 2 and "verdict" in done.stdout
 

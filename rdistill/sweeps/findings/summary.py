@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -66,6 +66,7 @@ class SweepFacts:
     processes: int  # number of trials, or of cohorts, that run at a time
     started: str = field(default_factory=lambda: _now())
     since: float = field(default_factory=time.monotonic)
+    images: Mapping[str, int] = field(default_factory=dict)  # kind -> number of images
     teacher_test: Scores | None = None  # the first teacher's scores on the test split
 
 
@@ -279,6 +280,7 @@ def _environment(facts: SweepFacts, earlier: Summary, status: str) -> Environmen
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
         "command": command_line(redacted(sys.argv)),
+        "images": dict(facts.images),
         "seeds": {
             "training": spec.seed,
             "search": spec.search.seed,

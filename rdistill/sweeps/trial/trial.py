@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Study:
     step: StepProfile | None = None  # memory and seconds of one student's step; None until it is measured
     teacher_lines: tuple[str, ...] = ()  # lines for the user that say how the teachers' outputs are computed
     notes: tuple[str, ...] = ()  # notes for the user about the data
+    images: Mapping[str, int] = field(default_factory=dict)  # kind -> number, see rdistill.data.unlabeled.count_images
+    data_line: str = ""  # a line for the user about the images of each kind; empty if all of them have masks
     grown: int = 0  # how often the search was extended; see rdistill.sweeps.study.growth
     free_bytes: int = 0  # free memory of a GPU before anything is on it; 0 without GPUs
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rdistill.config.load import with_overrides
 from rdistill.config.shortcuts import Shortcuts
+from rdistill.distill.store_files import store_files, teachers_in
 from rdistill.distributed.cluster import connected
 from rdistill.sweeps.run import SweepOptions, run_sweep
 from rdistill.training.lockstep import Lane, Lockstep
@@ -71,6 +72,48 @@ def test_two_workers_share_one_stream_of_views(
     assert in_workers(2, run("warm")) == [{"views": 2, "images": 12, "computed": 0, "damaged": 0}] * 2
     assert state_equal(weights(tmp_path / "filling"), weights(tmp_path / "warm"))
     assert run("alone")(0)["computed"] == 0  # one worker takes the same views
+
+
+def test_two_workers_share_the_views_of_mosaics(
+    tiny: Tiny, tmp_path: Path, in_workers: InWorkers, state_equal: Equal
+) -> None:
+    """Each made of four images that the view chooses; data loading processes draw the same ones."""
+    cfg = mosaic(stored(tiny, tmp_path / "store", batch_size=4, iters=3, val_interval=3))
+
+    def run(name: str, **overrides: Any) -> Callable[[int], Any]:
+        own = with_overrides(cfg, overrides)
+        return lambda rank: train(own, tmp_path / name, **OPTIONS)["teacher_store"]
+
+    assert in_workers(2, run("filling")) == [{"views": 2, "images": 12, "computed": 12, "damaged": 0}] * 2
+    assert (
+        in_workers(2, run("warm", **{"train_dataloader.num_workers": 1}))
+        == [{"views": 2, "images": 12, "computed": 0, "damaged": 0}] * 2
+    )
+    assert state_equal(weights(tmp_path / "filling"), weights(tmp_path / "warm"))
+    assert run("alone")(0)["computed"] == 0
+
+
+def test_several_teachers_of_other_sizes(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:
+    """Each keeps its own outputs, also two with the same weights that see images at other sizes."""
+    entry = {"config": str(tiny.folder / "teacher.py"), "checkpoint": str(tiny.folder / "teacher" / "best.pth")}
+    cfg = with_overrides(
+        tiny.load("distill", {
+            "distill.teachers": [entry, {**entry, "input_size": [64, 48]}],
+            "distill.losses": {
+                "first": {"type": "KL", "teacher": 0, "weight": {"share": 0.5}},
+                "second": {"type": "CWD", "teacher": 1, "weight": {"share": 0.25}},
+            },
+            "distill.store": {"views": 2, "bits": 32, "dir": str(tmp_path / "store")},
+        }),
+        {},
+    )  # fmt: skip
+    train(with_overrides(cfg, {"distill.store.keep": "nothing"}), tmp_path / "without", **OPTIONS)
+    filling = train(cfg, tmp_path / "filling", **OPTIONS)["teacher_store"]
+    assert (filling["images"], filling["computed"]) == (24, 24)
+    assert len(teachers_in(store_files(tmp_path / "store"))) == 2
+    assert train(cfg, tmp_path / "warm", **OPTIONS)["teacher_store"]["computed"] == 0
+    for name in ("filling", "warm"):
+        assert state_equal(weights(tmp_path / "without"), weights(tmp_path / name)), name
 
 
 def test_a_resumed_run_and_a_mosaic(tiny: Tiny, tmp_path: Path, state_equal: Equal) -> None:

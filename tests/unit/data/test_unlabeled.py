@@ -10,8 +10,9 @@ import torch
 from conftest import NUM_TRAIN, Tiny
 from mmengine.runner import Runner
 
+from rdistill.config.load import LoadedConfig
 from rdistill.data.datasets import StreamSampler
-from rdistill.data.unlabeled import MARK, NO_LABEL
+from rdistill.data.unlabeled import MARK, NO_LABEL, count_images, describe_images
 from rdistill.training.runner import prepare_config
 
 PER_BATCH = {"+distill.unlabeled": {"img_dir": "img_dir/train", "per_batch": 3}}
@@ -47,3 +48,13 @@ def test_a_batch_has_both_kinds(tiny: Tiny, tmp_path: Path) -> None:
     assert all(torch.equal(left, right) for left, right in zip(alone["inputs"], batch["inputs"], strict=False))
     assert all((sample.gt_sem_seg.data == NO_LABEL).all() for sample in batch["data_samples"][2:])
     assert NUM_TRAIN == 6
+
+
+def test_the_images_of_each_kind(tiny: Tiny) -> None:
+    run = LoadedConfig.of(tiny.load("distill", PER_BATCH))
+    assert count_images(run) == {"training": 6, "validation": 3, "without_masks": 6}
+    assert describe_images(run) == (
+        "6 training and 3 validation images, 6 images without masks, 3 beside 2 labelled ones in each batch"
+    )
+    plain = LoadedConfig.of(tiny.load("distill"))
+    assert count_images(plain) == {"training": 6, "validation": 3} and describe_images(plain) == ""

@@ -447,6 +447,18 @@ def test_an_interrupted_sweep_does_not_run() -> None:
     assert of(*records).running and standing(of(*records)).word == "Still running"
 
 
+def test_the_images_of_each_kind_are_counted() -> None:
+    images = {"training": 6, "validation": 3, "without_masks": 9}
+    sweep = of(scored("baseline", 70.0), summary={"environment": {"images": images}})
+    for unlabeled, many in (({"per_batch": 4}, "4 images"), ({"share": 0.25}, "share 0.25")):
+        section = {"teachers": [], "unlabeled": {"img_dir": "more", **unlabeled}}
+        with_them = replace(sweep, study={**sweep.study, "config": {**CONFIG, "distill": section}})
+        rows = {row[0].text: row[1].text for row in repeat.environment(with_them).rows}
+        assert [rows[f"images {kind}"] for kind in ("training", "validation", "without masks")] == ["6", "3", "9"]
+        assert rows["folder of images without masks"] == f"more, {many} of each batch"
+    assert not any("folder of images" in row[0].text for row in repeat.environment(sweep).rows)
+
+
 def test_choices_with_long_names_lie_below_each_other() -> None:
     names = ["a loss with a long name", "another loss with a long name"]
     sweep = of(*[scored(f"t000{index}", 70.0 + index, values={KIND: names[index % 2]}) for index in range(1, 5)])

@@ -40,7 +40,7 @@ def test_a_run_that_is_piped() -> None:
 def test_images_without_masks_are_counted_first() -> None:
     console = piped()
     with RunConsole(console) as shown:
-        shown.training_started(first_iteration=0, last_iteration=1, facts={"unlabeled": "6 images without masks"})
+        shown.training_started(first_iteration=0, last_iteration=1, facts={"images": "6 images without masks"})
     assert text(console) == "data      6 images without masks\n"
 
 

@@ -50,7 +50,7 @@ def test_card_of_a_run(distilled_run: Run, tiny: Tiny) -> None:
         f"| this student | {metrics['mIoU']:.2f} |" in card and f"| teacher | {metrics['teacher_mIoU']:.2f} |" in card
     )
     assert f"| optic disc | {metrics['IoU']['optic disc']:.2f} |" in card
-    assert f"- Training: `{tiny.data_root}/img_dir/train`, 6 files" in card and "seed 0" in card
+    assert f"- Training: `{tiny.data_root}/img_dir/train`, 6 images" in card and "seed 0" in card
     assert "- Loss `logits`: KL x 3 on logits, tau 1.0, per_class True" in card
     assert "- Loss `hidden`: CWD x 50 on student `backbone.layer4` with teacher `backbone.layer4`, tau 4.0" in card
     for heading in ("Figures", "Data", "Training", "Intended use and limits", "Use", "Make it again", "Licence"):
@@ -64,6 +64,36 @@ def test_a_card_counts_the_images_without_masks(distilled_run: Run, tiny: Tiny, 
     card = " ".join((tmp_path / CARD).read_text().split())
     assert "- Without masks, for distillation alone: `" in card
     assert "img_dir/train`, 6 images without masks, 2 beside 2 labelled ones in each batch" in card
+
+
+@pytest.mark.parametrize(
+    ("overrides", "use"),
+    [
+        ({}, "for distillation, and labelled by the teacher"),
+        ({"distill.losses.logits": None, "distill.losses.hidden": None}, "labelled by the teacher"),
+    ],
+)
+def test_a_card_says_what_the_images_without_masks_are_for(
+    overrides: dict[str, Any], use: str, distilled_run: Run, tiny: Tiny, tmp_path: Path
+) -> None:
+    section = {"img_dir": "img_dir/train", "per_batch": 2}
+    run = tiny.load("distill", {"+distill.unlabeled": section, "+distill.labels": "teacher", **overrides})
+    write_run_card(LoadedConfig.of(run), tmp_path, distilled_run.metrics)
+    assert f"- Without masks, {use}: `" in " ".join((tmp_path / CARD).read_text().split())
+
+
+def test_a_card_counts_the_images_that_are_used(distilled_run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """In folders within the folder too, and of those the first ones alone where the config says so."""
+    inside = tmp_path / "data" / "img_dir" / "train" / "inside"
+    shutil.copytree(tiny.data_root, tmp_path / "data")
+    inside.mkdir()
+    for file in sorted(inside.parent.glob("*.jpg")):
+        file.rename(inside / file.name)
+    run = tiny.load("distill", {"+train_dataloader.dataset.indices": 4}, data_root=str(tmp_path / "data"))
+    write_run_card(LoadedConfig.of(run), tmp_path, distilled_run.metrics)
+    card = (tmp_path / CARD).read_text()
+    assert f"- Training: `{tmp_path}/data/img_dir/train`, 4 images" in card
+    assert f"- Validation (selects): `{tmp_path}/data/img_dir/val`, 3 images" in card
 
 
 @pytest.mark.parametrize("confirmed", [False, True])

@@ -31,7 +31,9 @@ def facts(**more: Any) -> SweepFacts:
         "search": {"num_trials": 2},
         **more,
     }
-    return SweepFacts(SweepSpec.model_validate(content), 2, 1, 10, [{"mIoU": 80.0, "IoU": {"disc": 60.0}}], 2)
+    images = {"training": 4, "without_masks": 9}
+    scores = [{"mIoU": 80.0, "IoU": {"disc": 60.0}}]
+    return SweepFacts(SweepSpec.model_validate(content), 2, 1, 10, scores, 2, images=images)
 
 
 def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
@@ -58,6 +60,7 @@ def test_the_summary_of_a_search_alone(tmp_path: Path) -> None:
     assert summary["cost"]["iterations_saved_by_stopping"] == 6
     assert summary["cost"]["share_saved_by_stopping"] == 0.2
     assert summary["environment"]["seeds"]["confirm"] == [] and summary["environment"]["versions"]["torch"]
+    assert summary["environment"]["images"] == {"training": 4, "without_masks": 9}
 
 
 def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
