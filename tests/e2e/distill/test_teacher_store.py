@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rdistill.config.load import with_overrides
 from rdistill.config.shortcuts import Shortcuts
-from rdistill.distill.store_files import store_files, teachers_in
+from rdistill.distill.store_files import ABOUT, store_files, teachers_in
 from rdistill.distributed.cluster import connected
 from rdistill.sweeps.run import SweepOptions, run_sweep
 from rdistill.training.lockstep import Lane, Lockstep
@@ -109,8 +109,10 @@ def test_several_teachers_of_other_sizes(tiny: Tiny, tmp_path: Path, state_equal
     )  # fmt: skip
     train(with_overrides(cfg, {"distill.store.keep": "nothing"}), tmp_path / "without", **OPTIONS)
     filling = train(cfg, tmp_path / "filling", **OPTIONS)["teacher_store"]
-    assert (filling["images"], filling["computed"]) == (24, 24)
-    assert len(teachers_in(store_files(tmp_path / "store"))) == 2
+    files = store_files(tmp_path / "store")
+    first, second = ([file for file in files.listed(name) if ABOUT not in file.name] for name in teachers_in(files))
+    assert len(first) == len(second) > 6 and filling["images"] == 24  # two views of an image may be the same pixels
+    assert filling["computed"] == len(first) + len(second)
     assert train(cfg, tmp_path / "warm", **OPTIONS)["teacher_store"]["computed"] == 0
     for name in ("filling", "warm"):
         assert state_equal(weights(tmp_path / "without"), weights(tmp_path / name)), name
