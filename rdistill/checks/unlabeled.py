@@ -70,5 +70,5 @@ def inspect_unlabeled(config: Config | LoadedConfig, *, full: bool = False) -> t
             f"as {leaked[0]}: the scores would be of images that were trained on; give a folder without them"
         ], ""
     loaders = Loaders(leaf.get("pipeline") or ())
-    files = Split("unlabeled", [SampleFiles(img_path=str(image)) for image in images], loaders=loaders)
-    return inspect_data([files], full=full).problems, describe_unlabeled(run, images)
+    split = Split("unlabeled", [SampleFiles(img_path=str(image)) for image in images], loaders=loaders)
+    return inspect_data([split], full=full).problems, describe_unlabeled(run, images)
