@@ -22,7 +22,7 @@ from rdistill.checks.batches import aspect_note, check_batches
 from rdistill.checks.data import inspect_data
 from rdistill.checks.dry_run import check_batch, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
-from rdistill.checks.store import describe_store, inspect_store
+from rdistill.checks.store import cache_folder_problems, describe_store, inspect_store
 from rdistill.checks.unlabeled import inspect_unlabeled, unlabeled_notes
 from rdistill.config.distill_spec import DistillSpec, ShareSpec, TeacherSpec
 from rdistill.config.load import LoadedConfig, Shortcuts, load_run
@@ -199,6 +199,8 @@ def _add_distillation(report: Report, run: LoadedConfig, spec: DistillSpec, dist
     report.notes += notes
     if spec.store is not None:
         report.add("store", problems, describe_store(spec.store))
+    if problems := cache_folder_problems(spec):
+        report.add("cache", problems, "")
     for where, text in describe_class_maps(spec):
         report.add(where, [], text)
     if spec.shares:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from rdistill.config.distill_spec import FUSED, StoreSpec
+from rdistill.config.distill_spec import FUSED, DistillSpec, StoreSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError, message_line
 from rdistill.core.storage import StorageError
@@ -90,6 +90,23 @@ def inspect_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
                 f"{_difference(entries[0], store.about)}: they cannot be used, and are computed"
             )
     return [], notes
+
+
+def cache_folder_problems(spec: DistillSpec) -> list[str]:
+    """Returns a problem for each folder of a cache that the section names and that cannot be written to."""
+    problems = []
+    sections = [("distill.cache", spec.cache)]
+    sections += [
+        (f"distill.teachers[{index}].cache", own.cache) for index, own in enumerate(spec.teachers) if own.cache
+    ]
+    for key, cache in sections:
+        if cache.dir is None or cache.mode == "off" or spec.store is not None:  # the store replaces the cache
+            continue
+        try:
+            require_work_dir(cache.dir, f"{key}.dir")
+        except UserError as error:
+            problems += error.problems
+    return problems
 
 
 def _require_folders(spec: StoreSpec, *, filled: bool) -> list[str]:

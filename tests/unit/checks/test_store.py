@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Command, Tiny
 
-from rdistill.checks.store import inspect_store, teacher_stores
+from rdistill.checks.store import cache_folder_problems, inspect_store, teacher_stores
 from rdistill.config.load import LoadedConfig
 from rdistill.core.errors import UserError
 from rdistill.core.storage import StorageError
@@ -127,3 +127,19 @@ def test_a_storage_that_cannot_be_reached(tiny: Tiny, monkeypatch: pytest.Monkey
     monkeypatch.setattr("rdistill.checks.store.store_files", fail)
     ((problem,), _) = inspect_store(*run_of(tiny, dir="s3://nobody/a"))
     assert problem == "distill.store.dir: s3://nobody/a cannot be read: no answer"
+
+
+def test_a_cache_s_folder_that_is_none(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    def problems(**overrides: Any) -> list[str]:
+        run = LoadedConfig.of(tiny.load("distill", {key.replace("__", "."): value for key, value in overrides.items()}))
+        return cache_folder_problems(run.distillation)
+
+    cache = {"dir": str(tmp_path / "file")}
+    assert problems(distill__cache=cache) == [f"distill.cache.dir {tmp_path}/file: is a file; name a folder"]
+    own = {"mode": "on", "dir": f"{tmp_path}/file/a"}
+    assert problems(**{"+distill__teachers__0__cache": own})[0].startswith(
+        f"distill.teachers[0].cache.dir {tmp_path}/file/a: lies below {tmp_path}/file, which is a file"
+    )
+    assert problems(distill__cache={**cache, "mode": "off"}) == problems() == []
