@@ -6,20 +6,24 @@ See tests/unit/losses/test_no_device_waits.py, which holds it for each loss by i
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import library_models as made
 import pytest
 import torch
 from conftest import Tiny
 from loss_terms import EVERY_TERM, SMALL
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 
 from rdistill.config.load import with_overrides
 from rdistill.distill.distiller import Distiller, build_distiller
 from rdistill.distill.teacher import Teacher
 from rdistill.models.segmentor import build_segmentor
 from rdistill.training.lockstep import Lane, Lockstep
+from rdistill.training.runner import prepare_config
 
 Batches = Callable[..., list[dict[str, Any]]]
 AUXILIARY = dict(
@@ -28,6 +32,12 @@ AUXILIARY = dict(
 )  # fmt: skip
 # mmseg's cross-entropy with class weights picks the labels that count by their values, which is a wait of its own.
 NO_CLASS_WEIGHTS = {"model.decode_head.loss_decode.class_weight": None}
+# A student of one class more.
+THREE = {
+    "model.decode_head.num_classes": 3,
+    **{f"+{loader}.dataset.metainfo": {"classes": ["background", "cup", "optic disc"], "palette": [[0] * 3] * 3}
+       for loader in ("train_dataloader", "val_dataloader")},
+}  # fmt: skip
 EMA = {"distill.teachers": [dict(ema_decay=0.75)]}
 
 
@@ -108,6 +118,28 @@ def test_a_step_of_a_cohort(tiny: Tiny, batch: dict[str, Any]) -> None:
         step(on_meta(distiller), batch)
     assert len(shared._users) == 1 and [len(lanes) for lanes in shared._users.values()] == [2]
     shared.end_batch()
+
+
+@pytest.mark.parametrize("labels", ["data", "teacher"])
+def test_a_step_with_images_without_masks_under_a_teacher_of_other_classes(
+    tiny: Tiny, tmp_path: Path, labels: str
+) -> None:
+    """The teacher knows two of the student's three classes, and one that the student has not; confidence counts too."""
+    folder = made.save(made.segformer, tmp_path / "segformer", ("rest", "disc", "sky"))
+    teacher = dict(type="hf", path=str(folder), classes={"rest": "background", "disc": "optic disc", "sky": None})
+    unlabeled = {"img_dir": "img_dir/train", "per_batch": 2, "min_confidence": 0.4, "weight": 0.5}
+    losses = {name: {"type": name} for name in ("KL", "CWD", "DKD")}
+    cfg = tiny.load("distill", {
+        **THREE, **NO_CLASS_WEIGHTS, "distill.teachers": [teacher], "distill.features.teacher": [],
+        "distill.losses": losses, "+distill.unlabeled": unlabeled, "+distill.on_ignored": True,
+        "+distill.labels": labels,
+    }, size="32")  # fmt: skip
+    loader = prepare_config(cfg, tmp_path, 0, None).train_dataloader
+    both_kinds = next(iter(Runner.build_dataloader(loader, seed=0)))
+    distiller = build_distiller(cfg, seed=0)
+    assert [route.classes for route in distiller.routes.values()] == [(0, 2)] * 3
+    assert [route.masked_by for route in distiller.routes.values()] == [(0,)] * 3
+    assert {f"distill.loss_{name}" for name in losses} < set(step(on_meta(distiller), both_kinds))
 
 
 def test_a_teacher_that_has_moved_is_still_compared(tiny: Tiny) -> None:
