@@ -84,7 +84,7 @@ def test_a_command_has_the_flags_of_its_group_and_no_other_by_their_names(name: 
     options, train = ({option.name: option for option in every[command].params} for command in (name, "train"))
     expected = {field.name for field in fields(group)}  # type: ignore[arg-type]
     expected |= {"iters"} if name == "headroom" else set()
-    expected |= {"trust_checkpoint"} if name != "layers" else set()
+    expected |= {"trust_checkpoint"}
     assert set(options) & {field.name for field in fields(LoadFlags)} == expected
     for flag in expected - {"iters"}:
         assert options[flag].help == train[flag].help, flag
