@@ -94,7 +94,7 @@ def inspect_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
 
 def cache_folder_problems(spec: DistillSpec) -> list[str]:
     """Returns a problem for each folder of a cache that the section names and that cannot be written to."""
-    problems = []
+    problems: list[str] = []
     sections = [("distill.cache", spec.cache)]
     sections += [
         (f"distill.teachers[{index}].cache", own.cache) for index, own in enumerate(spec.teachers) if own.cache
