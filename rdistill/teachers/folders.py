@@ -123,7 +123,7 @@ def _fetched(path: str, revision: str | None) -> Path:
         try:
             return Path(fetch(cache_dir=cache, local_files_only=True))
         except Exception:  # it was not downloaded yet
-            # `snapshot_download` waits for the first answer without an end, so the hub is asked before.
+            # `snapshot_download` has no timeout for its first request, so the same request is sent before.
             HfApi().repo_info(path, revision=revision, timeout=TIMEOUT_S)
             with _quiet():
                 return Path(fetch(cache_dir=cache))
