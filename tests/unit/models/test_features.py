@@ -443,6 +443,12 @@ def test_ambiguous_lengths(length: int, size: tuple[int, int], grid: tuple[int, 
     assert as_maps(torch.zeros(1, length, 3), size).shape == (1, 3, *grid)
 
 
+@pytest.mark.parametrize(("length", "side"), [(110, 100), (600, 224), (132, 196), (552, 99)])
+def test_a_side_that_is_off_by_a_whole_cell_is_no_grid(length: int, side: int) -> None:
+    """11 x 10 tokens of 100 x 100 pixels, and so on: by division 11 cells come out as 10.999999999999998."""
+    assert as_maps(torch.zeros(1, length, 3), (side, side)).shape == (1, length, 3)
+
+
 def test_class_queries_are_no_map() -> None:
     """Segmenter's tokens of 21 classes are not 5 registers and 4 x 4 patches of 128 pixels."""
     assert as_maps(torch.zeros(1, 21, 3), (512, 512)).shape == (1, 21, 3)
