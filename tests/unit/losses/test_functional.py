@@ -40,14 +40,23 @@ def test_the_defaults_are_the_published_ones() -> None:
         (L.cirkd_pairs, dict(tau=0.1, grid=16), ()),
         (L.cirkd_memory, dict(tau=0.1, kd_tau=1.0, grid=32), (KEYS,)),
         (L.dsd, dict(tau=4.0, pixel_weight=1.0, category_weight=1.0), ()),
+        (L.wkdf, dict(grid=4, mean_weight=2.0), ()),
+        (L.hcl, dict(levels=3), ()),
     ]
     for function, defaults, more in pairs:
         expected = function(student, teacher, *more, **defaults)
         assert torch.equal(function(student, teacher, *more), expected), function.__name__
-    assert torch.equal(
-        L.ifvd(student, teacher, label, num_classes=CLASSES),
-        L.ifvd(student, teacher, label, num_classes=CLASSES, ignore_index=255),
-    )
+    of_labels: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [
+        (L.ifvd, dict(ignore_index=255)),
+        (L.bpkd, dict(ignore_index=255, width=2, edge=1.0, body=1.0, tau=1.0, body_tau=4.0)),
+    ]
+    for function, defaults in of_labels:  # of so many classes that the ignored label could be one of them
+        expected = function(student, teacher, halves(label), num_classes=300, **defaults)
+        assert torch.equal(function(student, teacher, halves(label), num_classes=300), expected), function.__name__
+    wide_student, wide_teacher = (torch.randn(1, 34, 16, 16, generator=generator) for _ in range(2))
+    defaults = dict(tau=0.07, grid=16, patch=4, groups=16)
+    expected = L.omni_contrast(wide_student, wide_teacher, **defaults)
+    assert torch.equal(L.omni_contrast(wide_student, wide_teacher), expected)
 
 
 @pytest.mark.parametrize("out_of_range", [-1, CLASSES, 254])

@@ -61,9 +61,24 @@ def test_afdcd_is_its_generation_and_its_contrast() -> None:
     torch.testing.assert_close(loss(student, teacher, mask_ratio=0.0, contrast=3.0, tau=0.5, patch=2), expected)
 
 
+def test_afdcds_defaults_are_the_published_ones() -> None:
+    """At 20 x 20 positions, where the grid counts, and of 32 channels, which 16 groups split."""
+    loss = AfDCD(4, 32)
+    student, teacher = torch.randn(1, 4, 20, 20), torch.randn(1, 32, 20, 20)
+    values = []
+    for params in ({}, dict(mask_ratio=0.75, contrast=10.0, tau=0.07, grid=16, patch=4)):
+        torch.manual_seed(1)
+        values.append(loss(student, teacher, **params))
+    assert loss.groups == 16 and torch.equal(*values)
+
+
 def test_afdcd_names_the_channels_that_it_cannot_split() -> None:
-    with pytest.raises(UserError, match=r"17 channels, which cannot be split into 2 to 16 groups .* set groups"):
+    with pytest.raises(UserError) as caught:
         Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3)
+    assert caught.value.problems == (
+        "AfDCD: the teacher's feature has 17 channels, which cannot be split into 2 to 16 groups of one size; set "
+        "groups, or choose another feature",
+    )
     assert Term("AfDCD", student_channels=4, teacher_channels=17, num_classes=3, params={"groups": 17}).module
 
 
