@@ -24,6 +24,7 @@ from rdistill.distill.routes import Route
 from rdistill.distill.teacher import EmaTeacher, Teacher
 from rdistill.losses import LOSSES
 from rdistill.models.checkpoint import MatchingWeights
+from rdistill.models.class_map import ClassMap
 
 HEIGHT, WIDTH = 32, 48
 TASK = {"decode.loss_ce": torch.tensor(2.0), "decode.acc_seg": torch.tensor(50.0)}
@@ -57,7 +58,9 @@ class FixedTeacher:
     """Returns given outputs, and remembers what it was called with."""
 
     def __init__(self, outputs: dict[str, Tensor], weight: float = 1.0, store: object = None) -> None:
-        self.outputs, self.weight, self.store = outputs, weight, store
+        self.outputs, self.weight = outputs, weight
+        if store is not None:  # the teacher of a cohort has no such attribute
+            self.store = store
         self.model = nn.Identity()
         self.calls: list[tuple[Any, ...]] = []
 
@@ -125,14 +128,15 @@ def test_what_is_no_loss_is_passed_to_the_student() -> None:
     assert distiller(inputs, samples, mode="loss") == TASK
 
 
-def test_the_weight_of_the_task_is_on_each_of_its_losses() -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 2.0])
+def test_the_weight_of_the_task_is_on_each_of_its_losses(weight: float) -> None:
     """Also on a list of losses, of a head of several stages; what is not called a loss stays as it is."""
     given = {**TASK, "aux.loss_dice": [torch.tensor(4.0), torch.tensor(8.0)]}
-    losses = Distiller(Student(given), task_weight=0.25).loss(images(), blank_samples())
+    losses = Distiller(Student(given), task_weight=weight).loss(images(), blank_samples())
     assert losses == {
-        "decode.loss_ce": torch.tensor(0.5),
+        "decode.loss_ce": torch.tensor(2.0 * weight),
         "decode.acc_seg": torch.tensor(50.0),
-        "aux.loss_dice": [torch.tensor(1.0), torch.tensor(2.0)],
+        "aux.loss_dice": [torch.tensor(4.0 * weight), torch.tensor(8.0 * weight)],
     }
 
 
@@ -177,13 +181,14 @@ def test_tokens_become_maps_by_the_height_and_the_width_of_the_images() -> None:
     term, target = Recorder(on_logits=False), torch.zeros(2, 4, 2, 3)
     routes = {"hidden": route("tokens", ("layer",), pair=(0, 0), weight=3.0)}
     distiller = Distiller(student, [FixedTeacher({"layer": target})], {"hidden": term}, routes)
+    distiller.factors["hidden"] = 0.5  # of its schedule
     inputs = images()
     with distiller.capture:
         losses = distiller.loss(inputs, blank_samples())
     ((compared, teacher, label_nhw, seen_nhw),) = term.calls
     torch.testing.assert_close(compared, student.patches(inputs))
     assert teacher is target and label_nhw.shape == (2, HEIGHT, WIDTH) and seen_nhw is None
-    assert losses["raw/hidden"] == compared.sum() and losses["distill.loss_hidden"] == 3 * compared.sum()
+    assert losses["raw/hidden"] == compared.sum() and losses["distill.loss_hidden"] == 1.5 * compared.sum()
     assert not losses["raw/hidden"].requires_grad and losses["distill.loss_hidden"].requires_grad
 
 
@@ -331,6 +336,20 @@ def test_labels_of_several_teachers_are_those_of_their_weighted_mean(align_corne
     assert distiller.effective_values() == {"distill.labels": "teacher"}
 
 
+def test_a_teachers_label_replaces_only_what_it_knows() -> None:
+    """It knows classes 0 and 2, and says 2 everywhere; in the last pixel mostly a class that the student lacks."""
+    log_p = torch.full((1, 3, 1, 5), -30.0)
+    log_p[:, 2] = torch.tensor([0.0, 0.0, 0.0, 0.0, -2.0])
+    teachers = [FixedTeacher({"decode_head": log_p}), FixedTeacher({"head": log_p})]
+    student = Student(num_classes=3)
+    for teacher in teachers:
+        teacher.model.class_map = ClassMap([0, 2, None], 3)
+    distiller = Distiller(student, teachers, labels_by=["decode_head", "head"])
+    distiller.loss(images(1), samples_of(torch.tensor([[[0, 1, 2, 255, 0]]])))
+    # A class that it does not know, an ignored pixel and a masked one: the first stay, the last is ignored.
+    assert student.samples[0].gt_sem_seg.data.flatten().tolist() == [2, 1, 2, 255, 0]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # What is logged and read back
 
@@ -386,6 +405,25 @@ def test_statistics_are_shared_between_gpus_only(
     assert bool(shared) == (initialized and gpu)
 
 
+@pytest.mark.parametrize("named", [None, ["backbone"]])
+def test_layers_are_checkpointed_as_the_config_says(
+    tiny_without_teacher: Tiny, named: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[nn.Module, Any]] = []
+    monkeypatch.setattr(distiller_module, "checkpoint_activations", lambda model, names: calls.append((model, names)))
+    cfg = tiny_without_teacher.load("student", {} if named is None else {"+activation_checkpointing": named})
+    distiller = build_distiller(cfg, seed=0, trust_checkpoint=True)
+    assert calls == [(distiller.student, named or [])] and distiller.trust_checkpoint is True
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_teacher_of_one_run_is_loaded(trust: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        distiller_module, "load_teacher_model", lambda spec, *, trust_checkpoint: (spec, trust_checkpoint)
+    )
+    assert OwnTeachers().load("a spec", trust) == ("a spec", trust)  # type: ignore[arg-type,comparison-overlap]
+
+
 class Source:
     """Provides given models, one for each teacher, and remembers what was asked for."""
 
@@ -413,7 +451,8 @@ def test_a_source_is_asked_for_each_teacher(tiny: Tiny, trust: bool, monkeypatch
         return build(cfg, trust_checkpoint=trust_checkpoint)
 
     monkeypatch.setattr(distiller_module, "build_segmentor", recording)
-    changes = {"+distill.teachers.0.weight": 3.0, "+distill.teachers.0.forward": {"channels_last": True}}
+    own = {"+distill.teachers.0.features": ["backbone.layer3", "backbone.layer2"]}
+    changes = {**own, "+distill.teachers.0.weight": 3.0, "+distill.teachers.0.forward": {"channels_last": True}}
     cfg = tiny.load("distill", {**changes, "distill.losses": {"hidden": {"type": "CWD", "pair": (1, 0)}}})
     model = build(tiny.load("teacher").model)
     source = Source(model)
@@ -425,7 +464,7 @@ def test_a_source_is_asked_for_each_teacher(tiny: Tiny, trust: bool, monkeypatch
     assert source.made == [(model, spec, ["backbone.layer3"], distiller.student.data_preprocessor)]
     (teacher,) = distiller.teachers
     assert teacher.model is model and teacher.weight == 3.0
-    assert teacher.forward == spec.forward and teacher.listed == tuple(spec.features or ())
+    assert teacher.forward == spec.forward and teacher.listed == ("backbone.layer3", "backbone.layer2")
 
 
 def test_an_average_of_the_student_has_its_weight(tiny_without_teacher: Tiny) -> None:
@@ -435,6 +474,32 @@ def test_an_average_of_the_student_has_its_weight(tiny_without_teacher: Tiny) ->
     (teacher,) = distiller.teachers
     assert isinstance(teacher, EmaTeacher) and teacher.weight == 3.0 and teacher.average.momentum == 0.25
     assert teacher.capture.names == ("decode_head",) and distiller.labels_by == ()
+
+
+def test_labels_are_made_of_the_logits_that_predict_uses(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of evaluation, in which a teacher runs; of several only the first, and only where labels are asked for."""
+    trainings: list[bool] = []
+
+    def names(model: nn.Module, *, training: bool) -> list[str]:
+        trainings.append(training)
+        return ["decode_head", "auxiliary_head"]
+
+    monkeypatch.setattr(distiller_module, "logit_names", names)
+    source = Source(distiller_module.build_segmentor(tiny.load("teacher").model))
+    cfg = tiny.load("distill", {"distill.losses": {}, "distill.labels": "teacher"})
+    distiller = build_distiller(cfg, seed=0, source=source)
+    assert distiller.labels_by == ("decode_head",) and source.made[0][2] == ["decode_head"]
+    assert trainings and all(training is False for training in trainings)
+
+
+def test_a_teacher_of_other_images_is_named(tiny: Tiny) -> None:
+    model = distiller_module.build_segmentor(tiny.load("teacher", {"+model.backbone.in_channels": 5}).model)
+    with pytest.raises(UserError) as caught:
+        build_distiller(tiny.load("distill"), seed=0, source=Source(model))
+    assert caught.value.problems == (
+        "distill.teachers[0]: its model takes images of 5 channels, the student's of 3; both are given the same "
+        "images: train a teacher on them",
+    )
 
 
 def test_labels_need_logits(tiny: Tiny) -> None:
