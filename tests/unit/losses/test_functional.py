@@ -53,7 +53,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     for function, defaults in of_labels:  # of so many classes that the ignored label could be one of them
         expected = function(student, teacher, halves(label), num_classes=300, **defaults)
         assert torch.equal(function(student, teacher, halves(label), num_classes=300), expected), function.__name__
-    wide_student, wide_teacher = (torch.randn(1, 34, 16, 16, generator=generator) for _ in range(2))
+    wide_student, wide_teacher = (torch.randn(1, 34, 20, 20, generator=generator) for _ in range(2))
     defaults = dict(tau=0.07, grid=16, patch=4, groups=16)
     expected = L.omni_contrast(wide_student, wide_teacher, **defaults)
     assert torch.equal(L.omni_contrast(wide_student, wide_teacher), expected)

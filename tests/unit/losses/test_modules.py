@@ -313,6 +313,11 @@ def test_logits_of_one_channel_may_be_what_was_meant() -> None:
             "standardize out",
         ),
         (
+            "KL", (2, 1), {"on_logits": True, "params": {"standardize": True}},
+            "KL: standardize=True needs at least 3 classes, got 2: with fewer nothing can be learnt; leave "
+            "standardize out",
+        ),
+        (
             "KL", (4, 2), {"params": {"standardize": True}},
             "KL: standardize=True needs at least 3 channels, got 2: with fewer nothing can be learnt; leave "
             "standardize out",
@@ -403,11 +408,12 @@ def test_another_ignore_index() -> None:
 
 def test_dsd_takes_lists_of_layers() -> None:
     term = make_term("DSD", "features")
-    student, teacher = ([torch.randn(2, c, n, n) for c, n in layers] for layers in (((2, 8), (4, 4)), ((5, 8), (6, 6))))
+    sizes = (((2, 8), (3, 6), (4, 4)), ((5, 8), (7, 5), (6, 6)))
+    student, teacher = ([torch.randn(2, c, n, n) for c, n in layers] for layers in sizes)
     student[0].requires_grad_()
     value = term(student, teacher, None)
     assert term.adapter is not None
-    assert torch.equal(value, functional.dsd([student[0], term.adapter(student[1], (6, 6))], teacher))
+    assert torch.equal(value, functional.dsd([*student[:2], term.adapter(student[2], (6, 6))], teacher))
     value.backward()
     assert student[0].grad is not None
     assert student[0].grad.abs().sum() > 0
@@ -490,8 +496,58 @@ def test_fitnet_has_a_convolution_even_between_equal_channels() -> None:
     assert isinstance(term.adapter.project, nn.Conv2d)
 
 
+def test_what_the_modules_are_made_of() -> None:
+    """MGD: conv3, ReLU, conv3; CIRKD's projection: conv1, BatchNorm, ReLU, conv1, without biases."""
+    mgd, memory = MGD(4, 4), CIRKDMemory(4, 6, 2, pixel_queue_size=8, region_queue_size=8)
+    x = torch.randn(2, 4, 5, 6)
+    first, second = mgd.generate[0], mgd.generate[2]
+    hidden = F.conv2d(x, first.weight, first.bias, padding=1).relu()
+    expected = F.conv2d(hidden, second.weight, second.bias, padding=1)
+    torch.testing.assert_close(mgd.generated(x, expected, mask_ratio=0.0), expected)
+    assert [tuple(p.shape) for p in mgd.parameters()] == [(4, 4, 3, 3), (4,), (4, 4, 3, 3), (4,)]
+    shapes = {name: tuple(p.shape) for name, p in memory.named_parameters()}
+    assert shapes == {
+        "project.0.weight": (6, 4, 1, 1), "project.1.weight": (6,), "project.1.bias": (6,),
+        "project.3.weight": (6, 6, 1, 1),
+    }  # fmt: skip
+    hidden = F.conv2d(x, memory.project[0].weight)
+    mean, variance = hidden.mean(dim=(0, 2, 3), keepdim=True), hidden.var(dim=(0, 2, 3), correction=0, keepdim=True)
+    expected = F.conv2d(((hidden - mean) / (variance + 1e-5).sqrt()).relu(), memory.project[3].weight)
+    torch.testing.assert_close(memory.project(x), expected)
+
+
+def projected_by(memory: CIRKDMemory, student: Tensor, label: Tensor, **params: Any) -> Tensor:
+    """What the projection of a memory is given."""
+    seen: list[Tensor] = []
+    memory.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    memory(student, torch.randn(len(student), 6, *label.shape[1:]), label, **params)
+    return seen[0]
+
+
+def test_ignored_positions_are_replaced_by_the_valid_ones_in_turn() -> None:
+    memory = CIRKDMemory(1, 6, 2, pixel_queue_size=8, region_queue_size=8)
+    student = torch.arange(1.0, 9.0).view(2, 1, 1, 4)
+    label = torch.tensor([[[255, 0, 255, 255]], [[1, 255, 1, 255]]])  # 2, 5 and 7 are valid
+    assert projected_by(memory, student, label).flatten().tolist() == [2, 2, 5, 7, 5, 2, 7, 5]
+    for valid, expected in ((3, [4.0] * 8), (None, [0.0] * 8)):
+        label = torch.full((2, 1, 4), 255)
+        if valid is not None:
+            label.view(-1)[valid] = 1
+        memory = CIRKDMemory(1, 6, 2, pixel_queue_size=8, region_queue_size=8)
+        assert projected_by(memory, student, label).flatten().tolist() == expected
+
+
+def test_the_ignored_label_may_be_the_number_of_a_class() -> None:
+    """Such as 0, of data whose background does not count."""
+    memory = CIRKDMemory(1, 6, 3, pixel_queue_size=8, region_queue_size=8)
+    student, label = torch.arange(1.0, 5.0).view(1, 1, 1, 4), torch.tensor([[[0, 1, 0, 2]]])
+    assert projected_by(memory, student, label, ignore_index=0).flatten().tolist() == [2, 2, 4, 4]
+    assert memory.regions.written.tolist() == memory.pixels.written.tolist() == [0, 1, 1]
+
+
 def test_class_queue_is_a_ring_for_each_class() -> None:
     queue = ClassQueue(num_classes=2, size=3, channels=1)
+    assert queue.keys.shape == (2, 3 + 1, 1)
     for step in range(5):
         keys = torch.tensor([[[10.0 + step], [-1.0]], [[20.0 + step], [30.0 + step]]])
         queue.push(keys, torch.tensor([[True, False], [step == 0, True]]))

@@ -82,6 +82,23 @@ def test_several_layers() -> None:
     assert term([ones, ones], [threes, threes]).item() == 8.0 and term(ones, threes).item() == 4.0
 
 
+def test_several_layers_of_a_module() -> None:
+    """It gets the student's layers as they are, and the teacher's without a gradient."""
+
+    @register("LayeredModule", on=("features",), weight=1.0, layers=True, channels="any")
+    class Layered(nn.Module):
+        def __init__(self, student_channels: int, teacher_channels: int) -> None:
+            super().__init__()
+
+        def forward(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
+            assert not any(teacher.requires_grad for teacher in teachers)
+            return torch.stack([(s.mean() - t.mean()).square() for s, t in zip(students, teachers, strict=True)]).sum()
+
+    term = Term("LayeredModule", student_channels=1, teacher_channels=1, num_classes=2)
+    teachers = [torch.full((1, 1, 2, 2), value, requires_grad=True) for value in (3.0, 4.0)]
+    assert term([torch.ones(1, 1, 4, 4), torch.ones(1, 2, 2, 2)], teachers).item() == 4.0 + 9.0
+
+
 def of(student: Any, teacher: Any, *, tau: float = 1.0) -> Any:
     """What the wrong declarations below decorate."""
 
