@@ -67,6 +67,15 @@ def test_a_label_that_is_no_class_is_ignored(name: str, out_of_range: int) -> No
     assert torch.equal(CASES[name](student, teacher, wrong), CASES[name](student, teacher, label))
 
 
+@pytest.mark.parametrize("function", [L.dkd, L.ifvd, L.bpkd], ids=lambda function: function.__name__)
+def test_the_ignored_label_may_be_the_number_of_a_class(function: Callable[..., Tensor]) -> None:
+    student, teacher, label = batch()
+    more = {} if function is L.dkd else {"num_classes": CLASSES}
+    value = function(student, teacher, label, ignore_index=1, **more)
+    assert torch.equal(value, function(student, teacher, torch.where(label == 1, 255, label), **more))
+    assert value != function(student, teacher, label, **more)
+
+
 def test_no_mask_is_a_mask_of_everything() -> None:
     student, teacher, label = batch()
     full = torch.ones_like(label, dtype=torch.bool)
