@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from rdistill.config.distill_spec import ScheduleSpec, UnlabeledSpec
+from rdistill.config.distill_spec import ScheduleSpec, ShareSpec, UnlabeledSpec
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW
 from rdistill.data.unlabeled import MARK, NO_LABEL
@@ -238,6 +238,51 @@ def test_a_loss_over_several_layers_gets_the_teachers_in_the_same_order() -> Non
     several = Route(("x", "y"), ("b", "a"), 1, 1.0, ((0, 1), (1, 0)), ScheduleSpec())
     _, teacher, same = Distiller(Student()).compared_tensors(several, [], outputs, labels)
     assert teacher[0] is outputs[1]["b"] and teacher[1] is outputs[1]["a"] and same is labels
+
+
+def test_weights_that_are_shares_are_measured_when_they_are_due() -> None:
+    """The task's gradient is 8 in each logit and the losses' is 1, so a share of 0.5 is a weight of 4."""
+
+    class Graded(Student):
+        slope = 8.0
+
+        def loss(self, inputs: Tensor, samples: Any) -> dict[str, Any]:
+            return {"decode.loss_ce": self.slope * self.decode_head.forward(inputs).sum()}
+
+    student = Graded()
+    shares = {name: ShareSpec(value=value, batches=1) for name, value in {"a": 0.5, "b": 0.25, "off": 0.5}.items()}
+    routes = {name: route(weight=None, share=share) for name, share in shares.items()}
+    routes["plain"] = route(weight=3.0)
+    teacher = FixedTeacher({"decode_head": torch.zeros(1, 2, HEIGHT, WIDTH)})
+    distiller = Distiller(student, [teacher], {name: Recorder() for name in routes}, routes)
+    distiller.factors["off"] = 0.0
+
+    def weights(iteration: int | None) -> dict[str, float]:
+        distiller.iteration = iteration
+        with distiller.capture:
+            losses = distiller.loss(images(1), blank_samples(1))
+        assert "weight/plain" not in losses
+        for name in routes:
+            weight = 3.0 if name == "plain" else losses[f"weight/{name}"]
+            torch.testing.assert_close(
+                losses[f"distill.loss_{name}"], weight * distiller.factors[name] * losses[f"raw/{name}"],
+                check_dtype=False,
+            )  # fmt: skip
+        return {name: float(losses[f"weight/{name}"]) for name in shares}
+
+    assert weights(None) == pytest.approx({"a": 4.0, "b": 2.0, "off": 4.0})  # of this step, and not kept
+    assert [measured.weight for measured in distiller.measured.values()] == [0.0, 0.0, 0.0]
+    assert weights(0) == pytest.approx({"a": 4.0, "b": 2.0, "off": 0.0})
+    student.slope = 16.0
+    assert weights(1) == pytest.approx({"a": 4.0, "b": 2.0, "off": 0.0})  # measured once
+    distiller.factors["off"] = 1.0
+    assert weights(2) == pytest.approx({"a": 4.0, "b": 2.0, "off": 8.0})
+    assert weights(None) == pytest.approx({"a": 4.0, "b": 2.0, "off": 8.0})
+    assert distiller.notes == [
+        "distill.losses.a: weight 4, 0.5 of the task's gradient, measured in iterations 1 to 1",
+        "distill.losses.b: weight 2, 0.25 of the task's gradient, measured in iterations 1 to 1",
+        "distill.losses.off: weight 8, 0.5 of the task's gradient, measured in iterations 3 to 3",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------
