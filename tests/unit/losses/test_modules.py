@@ -726,7 +726,7 @@ def test_defaults_pass_the_check(name: str, on: str) -> None:
 @pytest.mark.parametrize(
     ("name", "params", "on", "problem"),
     [
-        ("KLL", {}, "logits", "got 'KLL'; did you mean 'KL'?"),
+        ("KLL", {}, "logits", f"type must be one of {', '.join(LOSSES)}, got 'KLL'; did you mean 'KL'?"),
         ("MGD", {}, "logits", "on must be 'features' for MGD, got 'logits'"),
         ("KL", {}, "logit", "on must be 'logits' or 'features' for KL, got 'logit'"),
         ("KL", {"tau": 0}, "logits", "tau is a temperature and must be > 0, got 0"),
@@ -747,9 +747,8 @@ def test_defaults_pass_the_check(name: str, on: str) -> None:
     ],
 )
 def test_what_the_check_says(name: str, params: dict[str, Any], on: str, problem: str) -> None:
-    problems = check_params(name, params, on)
-    assert len(problems) == 1
-    assert problem in problems[0]
+    (actual,) = check_params(name, params, on)
+    assert actual.startswith(problem)
 
 
 def test_the_documented_table_is_the_dict() -> None:
