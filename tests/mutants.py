@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import fnmatch
+import gc
 import os
 import random
 import resource
@@ -170,7 +171,7 @@ def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int
     flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
     trial = Trial({name: made[name] for name in chosen})
     # Without capture, so that what is printed between the tests is seen.
-    return int(pytest.main(["-q", "-s", "-p", "no:cacheprovider", *flags, *tests], plugins=[trial]))
+    return int(pytest.main(["-q", "-s", "--tb=no", "-p", "no:cacheprovider", *flags, *tests], plugins=[trial]))
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,16 @@ class Trial:
         if session.testsfailed:
             raise session.Interrupted("a test file cannot be imported without a mutant")
         reached, seconds = self._without_mutants(session)
+        gc.collect()
+        gc.freeze()  # a collection in a fork would otherwise copy all that is shared
         alive = []
         for number, (name, mutant) in enumerate(self.mutants.items(), start=1):
             function = name.partition("__mutmut_")[0]
             own = str(Path("tests/unit", mutant.module).with_name(f"test_{mutant.file.stem}"))
             items = [item for item in session.items if function in reached.get(item.nodeid, ())]
-            items.sort(key=lambda item: (item.nodeid.startswith(own), self.kills[item.nodeid]), reverse=True)
+            # The file of the module's name first; in it, what is likely to fail soon: by kills, and by seconds.
+            items.sort(key=lambda item: self._promise(item, seconds), reverse=True)
+            items.sort(key=lambda item: not item.nodeid.startswith(own))
             outcome = fate(session, name, items, 10 * sum(seconds[item.nodeid] for item in items))
             self.kills[outcome.killer] += 1
             print(f"{number}/{len(self.mutants)} {outcome.word} {name} {outcome.killer or len(items)}", flush=True)
@@ -211,6 +216,9 @@ class Trial:
                 print(difference(name, mutant), flush=True)
         print(f"{len(self.mutants) - len(alive)} of {len(self.mutants)} killed", *alive, sep="\n", flush=True)
         os._exit(0)  # what pytest tells of the session is about the tests, not about the mutants
+
+    def _promise(self, item: pytest.Item, seconds: dict[str, float]) -> float:
+        return (1 + self.kills[item.nodeid]) / (0.02 + seconds[item.nodeid])
 
     def _without_mutants(self, session: pytest.Session) -> tuple[dict[str, set[str]], dict[str, float]]:
         """Which functions each test reaches, and its processor seconds. A test that fails reaches none, as else it
