@@ -170,7 +170,7 @@ def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int
     tests = sorted({test for module in modules for test in (own_tests(module) if only_own else TESTS[module])})
     flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
     trial = Trial({name: made[name] for name in chosen})
-    # Without capture, so that what is printed between the tests is seen.
+    # Nothing is captured: what is printed between the tests is seen.
     return int(pytest.main(["-q", "-s", "--tb=no", "-p", "no:cacheprovider", *flags, *tests], plugins=[trial]))
 
 

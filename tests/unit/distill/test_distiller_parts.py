@@ -181,7 +181,7 @@ def test_tokens_become_maps_by_the_height_and_the_width_of_the_images() -> None:
     term, target = Recorder(on_logits=False), torch.zeros(2, 4, 2, 3)
     routes = {"hidden": route("tokens", ("layer",), pair=(0, 0), weight=3.0)}
     distiller = Distiller(student, [FixedTeacher({"layer": target})], {"hidden": term}, routes)
-    distiller.factors["hidden"] = 0.5  # of its schedule
+    distiller.factors["hidden"] = 0.5  # its schedule's
     inputs = images()
     with distiller.capture:
         losses = distiller.loss(inputs, blank_samples())
@@ -251,6 +251,7 @@ def test_weights_that_are_shares_are_measured_when_they_are_due() -> None:
 
     student = Graded()
     shares = {name: ShareSpec(value=value, batches=1) for name, value in {"a": 0.5, "b": 0.25, "off": 0.5}.items()}
+    shares["b"] = ShareSpec(value=0.25, batches=1, every=2)
     routes = {name: route(weight=None, share=share) for name, share in shares.items()}
     routes["plain"] = route(weight=3.0)
     teacher = FixedTeacher({"decode_head": torch.zeros(1, 2, HEIGHT, WIDTH)})
@@ -270,14 +271,16 @@ def test_weights_that_are_shares_are_measured_when_they_are_due() -> None:
             )  # fmt: skip
         return {name: float(losses[f"weight/{name}"]) for name in shares}
 
-    assert weights(None) == pytest.approx({"a": 4.0, "b": 2.0, "off": 4.0})  # of this step, and not kept
+    assert weights(None) == pytest.approx(
+        {"a": 4.0, "b": 2.0, "off": 4.0}
+    )  # they are measured for this step, and not kept
     assert [measured.weight for measured in distiller.measured.values()] == [0.0, 0.0, 0.0]
     assert weights(0) == pytest.approx({"a": 4.0, "b": 2.0, "off": 0.0})
     student.slope = 16.0
-    assert weights(1) == pytest.approx({"a": 4.0, "b": 2.0, "off": 0.0})  # measured once
+    assert weights(1) == pytest.approx({"a": 4.0, "b": 2.0, "off": 0.0})
     distiller.factors["off"] = 1.0
-    assert weights(2) == pytest.approx({"a": 4.0, "b": 2.0, "off": 8.0})
-    assert weights(None) == pytest.approx({"a": 4.0, "b": 2.0, "off": 8.0})
+    assert weights(2) == pytest.approx({"a": 4.0, "b": 4.0, "off": 8.0})  # a is measured once, b in every second step
+    assert weights(None) == pytest.approx({"a": 4.0, "b": 4.0, "off": 8.0})
     assert distiller.notes == [
         "distill.losses.a: weight 4, 0.5 of the task's gradient, measured in iterations 1 to 1",
         "distill.losses.b: weight 2, 0.25 of the task's gradient, measured in iterations 1 to 1",
@@ -336,7 +339,7 @@ def test_only_a_loss_on_logits_asks_how_sure_the_teacher_is(on_logits: bool) -> 
     term = Recorder(on_logits=on_logits)
     distiller, inputs, samples = without_mask(term, UNLABELED.model_copy(update={"min_confidence": 0.9}))
     outputs = distiller.teachers[0].outputs["decode_head"]
-    outputs[0, 0] = 9.0  # of the image with a mask, which is not asked about
+    outputs[0, 0] = 9.0  # the image with a mask, where confidence does not count
     outputs[1, 0, 4:] = 9.0
     with distiller.capture:
         distiller.loss(inputs, samples)

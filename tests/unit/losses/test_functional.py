@@ -50,7 +50,7 @@ def test_the_defaults_are_the_published_ones() -> None:
         (L.ifvd, dict(ignore_index=255)),
         (L.bpkd, dict(ignore_index=255, width=2, edge=1.0, body=1.0, tau=1.0, body_tau=4.0)),
     ]
-    for function, defaults in of_labels:  # of so many classes that the ignored label could be one of them
+    for function, defaults in of_labels:  # 300 classes, of which the ignored label could be one
         expected = function(student, teacher, halves(label), num_classes=300, **defaults)
         assert torch.equal(function(student, teacher, halves(label), num_classes=300), expected), function.__name__
     wide_student, wide_teacher = (torch.randn(1, 34, 20, 20, generator=generator) for _ in range(2))
