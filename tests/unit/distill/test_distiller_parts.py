@@ -569,8 +569,9 @@ def test_the_names_in_every_list_are_looked_up_in_their_own_model(tiny: Tiny) ->
         "distill.features.teacher": ["backbone.layer3", "backbone.layer4", "decode_head.lacking"],
         "distill.losses": {"logits": {"type": "KL"}},
     }
+    model = distiller_module.build_segmentor(tiny.load("student").model)
     with pytest.raises(UserError) as caught:
-        build_distiller(tiny.load("distill", changes), seed=0)
+        build_distiller(tiny.load("distill", changes), seed=0, source=Source(model, model))
     first, second = caught.value.problems
     assert first.startswith("distill.features.teacher[2]: feature 'decode_head.lacking': ")
     assert second.startswith("distill.teachers[1].features[1]: feature 'backbone.wrong': ")
@@ -583,7 +584,7 @@ def test_every_teacher_of_other_classes_is_named(tiny: Tiny) -> None:
     no_class_weight = {"model.decode_head.loss_decode.class_weight": None}
     models = [
         distiller_module.build_segmentor(
-            tiny.load("teacher", {**no_class_weight, "model.decode_head.num_classes": classes}).model
+            tiny.load("student", {**no_class_weight, "model.decode_head.num_classes": classes}).model
         )
         for classes in (2, 5, 7)
     ]
