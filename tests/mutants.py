@@ -1,6 +1,7 @@
 """Runs mutmut over the core: `python tests/mutants.py [MODULE...]`, such as `losses/common.py`; all modules are hours.
 
-`--sample N --seed S` tries N mutants of them, drawn by chance.
+`--sample N --seed S` tries N mutants of each module, drawn by chance; with `--own` only by the test files of the
+module's name.
 
 Two things keep mutmut from the core as it stands, and are changed in a copy of the project, `build/mutants/`:
 it leaves out every function with a decorator, and so every loss; and what `lru_cache` remembers of the function
@@ -12,15 +13,24 @@ from __future__ import annotations
 import argparse
 import ast
 import fnmatch
+import gc
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 COPY = REPO / "build" / "mutants"
@@ -28,9 +38,12 @@ MUTMUT = str(Path(sys.executable).parent / "mutmut")
 COPIED = ("rdistill", "tests", "benchmarks", "configs", "docs", "sweeps", "README.md", "setup.py", "pyproject.toml")
 LOSSES = ("tests/unit/losses", "tests/unit/distributed/test_collectives.py")
 PROOF = ("tests/unit/sweeps/proof",)
-DISTILLER = (
-    "tests/unit/distill/test_distiller.py", "tests/unit/distill/test_optimizer.py",
-    "tests/unit/distill/test_no_device_waits.py",
+DISTILLER = tuple(
+    f"tests/unit/distill/test_{name}.py"
+    for name in (
+        "distiller", "distiller_parts", "optimizer", "no_device_waits", "batch_labels", "class_maps", "shares",
+        "several_teachers", "teacher",
+    )
 )  # fmt: skip
 # Module -> the test files that one would look at.
 TESTS = {
@@ -51,7 +64,7 @@ KEPT = ("staticmethod", "classmethod")  # which mutmut knows
 CACHE = '''"""lru_cache as a mutant may have it: what another mutant returned is not remembered."""
 import os
 
-from mutmut.stats import record_trampoline_hit
+from mutmut import stats
 
 names = {}  # module -> its cached functions
 
@@ -66,7 +79,7 @@ def cached(function):
             remembered[key] = function(*args, **kwargs)
         elif mutant == "stats":  # which tests reach the function: all that call it
             for name in names[function.__module__]:
-                record_trampoline_hit(f"{function.__module__}.x_{name}", caller=None)
+                stats.record_trampoline_hit(f"{function.__module__}.x_{name}")
         return remembered[key]
     by_mutant.cache_clear = remembered.clear
     return by_mutant
@@ -116,93 +129,175 @@ def prepare(modules: list[str]) -> None:
         )
 
 
-def stages_of(module: str) -> list[list[str]]:
-    """Test files that a mutant of a module is tried against, one list after the other; the quickest comes first."""
-    folder, _, name = module.rpartition("/")
-    light = [tests for tests in TESTS[module] if tests.startswith(LIGHT)]
-    stages = [[f"tests/unit/{folder}/test_{name}"], light, [tests for tests in TESTS[module] if tests not in light]]
-    return [stage for stage in stages if stage]
+def drawn(made: dict[str, Mutant], count: int, seed: int) -> list[str]:
+    """Up to ``count`` mutants of each module, the same for the same seed.
 
-
-def run_tests(*tests: str) -> int:
-    import pytest
-
-    flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
-    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *flags, *tests]))
-
-
-def try_sample(modules: list[str], count: int, seed: int) -> int:
-    """Tries some mutants, drawn from all that mutmut makes of these modules: the same for the same seed.
-
-    Each runs in a fork of one process that has imported all, first against the test file of the module's name, and
-    against the others of ``TESTS`` if it lives there: mutmut's own run first traces which of all tests reach what.
+    One of each module comes after the other: what a run that is cut off has tried is a sample of each module too.
     """
-    from mutmut.mutation.diff_apply import get_diff_for_mutant
+    chance = random.Random(seed)
+    by_module: dict[str, list[str]] = {}
+    for name in sorted(made):
+        by_module.setdefault(made[name].module, []).append(name)
+    samples = [chance.sample(names, min(count, len(names))) for names in by_module.values()]
+    return [name for row in zip_longest(*samples) for name in row if name is not None]
+
+
+def own_tests(module: str) -> list[str]:
+    """The test files of a module's name, such as test_distiller.py and test_distiller_parts.py; for a loss also the
+    rules that hold for every loss."""
+    file = Path(module)
+    folder = REPO / "tests/unit" / file.parent
+    rules = ("test_functional.py", "test_chunked.py") if file.parent.name == "losses" else ()
+    return sorted(str(path.relative_to(REPO)) for name in (f"test_{file.stem}*", *rules) for path in folder.glob(name))
+
+
+def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int:
+    """Tries some mutants of each module: one pytest session, in which each mutant runs in a fork (:class:`Trial`)."""
+    import pytest
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
     os.chdir(COPY)
     sys.path[:0] = [str(COPY), str(COPY / "tests")]
-    made: dict[str, tuple[str, Path, str]] = {}  # name -> module, file, code of all mutants
+    made: dict[str, Mutant] = {}
     for module in modules:
         file = Path("rdistill", module)
         mutated = mutate_file_contents(str(file), file.read_text())
         file.write_text(mutated.code)
-        made.update({get_mutant_name(file, name): (module, file, mutated.code) for name in mutated.mutant_names})
-    # The order is that of the draws: what a run that is cut off has tried is a sample too.
-    chosen = random.Random(seed).sample(sorted(made), min(count, len(made)))
+        made.update({get_mutant_name(file, name): Mutant(module, file, mutated.code) for name in mutated.mutant_names})
+    chosen = drawn(made, count, seed)
     print(f"{len(made)} mutants in {', '.join(modules)}; of these {len(chosen)} by seed {seed}", flush=True)
-    begun = time.monotonic()  # this run leaves all that is imported in the process that forks
-    if run_tests(*sorted({stages_of(made[name][0])[0][0] for name in chosen})) != 0:
-        return 1  # the tests fail without any mutant
-    patience_s = 60 + 10 * (time.monotonic() - begun)
-    alive = []
-    for number, name in enumerate(chosen, start=1):
-        module, file, code = made[name]
-        ends = (fate(name, stage, patience_s) for stage in stages_of(module) if passes(tuple(stage)))
-        outcome = next((end for end in ends if end != "lives"), "lives")
-        print(f"{number}/{len(chosen)} {outcome} {name}", flush=True)
-        if outcome != "killed":
-            alive.append(name)
-            print(get_diff_for_mutant(name, source=code, path=file), flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed", *alive, sep="\n")
-    return 0
+    tests = sorted({test for module in modules for test in (own_tests(module) if only_own else TESTS[module])})
+    flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
+    trial = Trial({name: made[name] for name in chosen})
+    # Nothing is captured: what is printed between the tests is seen.
+    return int(pytest.main(["-q", "-s", "--tb=no", "-p", "no:cacheprovider", *flags, *tests], plugins=[trial]))
 
 
-@cache
-def passes(tests: tuple[str, ...]) -> bool:
-    """Whether some test files pass without any mutant, as else they would seem to kill each."""
-    good = fate("none", list(tests), 3600) == "lives"
-    if not good:
-        print(f"not used: {' '.join(tests)} fails without a mutant", flush=True)
-    return good
+@dataclass(frozen=True)
+class Mutant:
+    """Where a mutant is: its module, such as ``losses/common.py``, and the file, with the code of all its mutants."""
+
+    module: str
+    file: Path
+    code: str
 
 
-def fate(mutant: str, tests: list[str], patience_s: float) -> str:
-    """``killed``, ``lives`` or ``timeout``, of one mutant against some test files."""
+@dataclass
+class Trial:
+    """A pytest plugin that runs the tests once without a mutant, and then once for each mutant, in a fork.
+
+    A fork has everything imported and collected, and the session's fixtures made. It runs only the tests that reached
+    the mutated function in the first run, those of the file of the module's name first, and ends at the first failure.
+    """
+
+    mutants: dict[str, Mutant]
+    kills: Counter[str] = field(default_factory=Counter)  # test -> number of mutants that it killed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted("a test file cannot be imported without a mutant")
+        reached, seconds = self._without_mutants(session)
+        gc.collect()
+        gc.freeze()  # a collection in a fork would otherwise copy all that is shared
+        alive = []
+        for number, (name, mutant) in enumerate(self.mutants.items(), start=1):
+            function = name.partition("__mutmut_")[0]
+            own = str(Path("tests/unit", mutant.module).with_name(f"test_{mutant.file.stem}"))
+            items = [item for item in session.items if function in reached.get(item.nodeid, ())]
+            # The file of the module's name first; in it, what is likely to fail soon: by kills, and by seconds.
+            items.sort(key=lambda item: self._promise(item, seconds), reverse=True)
+            items.sort(key=lambda item: not item.nodeid.startswith(own))
+            outcome = fate(session, name, items, 10 * sum(seconds[item.nodeid] for item in items))
+            self.kills[outcome.killer] += 1
+            print(f"{number}/{len(self.mutants)} {outcome.word} {name} {outcome.killer or len(items)}", flush=True)
+            if outcome.word != "killed":
+                alive.append(name)
+                print(difference(name, mutant), flush=True)
+        print(f"{len(self.mutants) - len(alive)} of {len(self.mutants)} killed", *alive, sep="\n", flush=True)
+        os._exit(0)  # what pytest tells of the session is about the tests, not about the mutants
+
+    def _promise(self, item: pytest.Item, seconds: dict[str, float]) -> float:
+        return (1 + self.kills[item.nodeid]) / (0.02 + seconds[item.nodeid])
+
+    def _without_mutants(self, session: pytest.Session) -> tuple[dict[str, set[str]], dict[str, float]]:
+        """Which functions each test reaches, and its processor seconds. A test that fails reaches none, as else it
+        would seem to kill each mutant."""
+        from mutmut import stats
+        from mutmut.mutation import trampoline
+
+        hits: set[str] = set()
+        for module in (stats, trampoline):
+            module.record_trampoline_hit = lambda name, caller=None: hits.add(name)  # type: ignore[attr-defined]
+        trampoline.set_mutant_under_test("stats")
+        reached, seconds = {}, {}
+        for item in session.items:
+            hits.clear()
+            failed, begun = session.testsfailed, time.process_time()
+            run_test(session, item)
+            seconds[item.nodeid] = time.process_time() - begun
+            if session.testsfailed > failed:
+                print(f"not used: {item.nodeid} fails without a mutant", flush=True)
+                continue
+            reached[item.nodeid] = set(hits)
+        print(f"\n{len(reached)} tests in {sum(seconds.values()):.0f} s of processor time", flush=True)
+        return reached, seconds
+
+
+def run_test(session: pytest.Session, item: pytest.Item) -> None:
+    """Runs one test, and keeps only the session's fixtures: any other test can come after it."""
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=session)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``killed``, ``lives`` or ``timeout``, and the name of the test that failed, if one did."""
+
+    word: str
+    killer: str = ""
+
+
+def fate(session: pytest.Session, mutant: str, items: Sequence[pytest.Item], patience_s: float) -> Outcome:
+    """Runs tests in a fork with a mutant; ``patience_s`` is processor time, which other processes take nothing of."""
     from mutmut.mutation.trampoline import set_mutant_under_test
 
+    reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        limit = int(time.process_time() + 10 + patience_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         set_mutant_under_test(mutant)
-        os._exit(run_tests(*tests))
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return "lives" if status == 0 else "killed"
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
+        for item in items:
+            failed = session.testsfailed
+            run_test(session, item)
+            if session.testsfailed > failed:
+                os.write(writes, item.nodeid.encode())
+                os._exit(1)
+        os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        killer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        return Outcome("timeout")
+    return Outcome("lives") if status == 0 else Outcome("killed", killer or "(the process ended)")
+
+
+def difference(name: str, mutant: Mutant) -> str:
+    """What a mutant changes."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    return str(get_diff_for_mutant(name, source=mutant.code, path=mutant.file))
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests/mutants.py")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as losses/common.py, or losses/*.py")
-    parser.add_argument("--sample", type=int, metavar="N", help="try N mutants of them, not all")
+    parser.add_argument("--sample", type=int, metavar="N", help="try N mutants of each module, not all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--own", action="store_true", help="of the sample: only by the test files of the module's name")
     options = parser.parse_args(arguments)
     wanted = options.modules or list(TESTS)
     if unknown := [pattern for pattern in wanted if not fnmatch.filter(TESTS, pattern)]:
@@ -210,7 +305,7 @@ def main(arguments: list[str]) -> int:
     modules = [module for module in TESTS if any(fnmatch.fnmatch(module, pattern) for pattern in wanted)]
     prepare(modules)
     if options.sample:
-        return try_sample(modules, options.sample, options.seed)
+        return try_sample(modules, options.sample, options.seed, options.own)
     subprocess.run([MUTMUT, "run", "--max-children", "1"], cwd=COPY, check=True)
     return subprocess.run([MUTMUT, "results"], cwd=COPY).returncode
 

@@ -17,7 +17,6 @@ The syntax, where layers are named as in ``model.named_modules()``:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -296,8 +295,9 @@ def _grid(length: int, input_size: tuple[int, int]) -> tuple[int, int] | None:
             usual_stride = _rounds_to(height, width, input_size, USUAL_STRIDES)
             plausible = extra < 2 or input_size[0] <= MAX_PATCH * height
             if plausible and (exact or usual_stride or _same_aspect(height, width, input_size)):
-                distance = abs(math.log(height * input_size[1] / (width * input_size[0])))
-                grids.append((not exact, not usual_stride, extra, distance, (height, width)))
+                grids.append((not exact, not usual_stride, extra, (height, width)))
+    # No two grids are equal in the first three: of as many patches, two exact grids, two of usual strides, or two of
+    # the same aspect are the same grid.
     return min(grids)[-1] if grids else None
 
 
@@ -310,8 +310,8 @@ def _rounds_to(height: int, width: int, input_size: tuple[int, int], strides: Se
 
 def _same_aspect(height: int, width: int, input_size: tuple[int, int]) -> bool:
     """Whether a grid can be the image's size divided by some stride: each side is within one cell of the quotient."""
-    stride = input_size[0] / height
-    return abs(input_size[1] / stride - width) < 1
+    # |input_size[1] / stride - width| < 1 for stride = input_size[0] / height, in whole numbers
+    return abs(input_size[1] * height - width * input_size[0]) < input_size[0]
 
 
 def _single_tensor(value: Any, feature: Feature) -> Tensor:

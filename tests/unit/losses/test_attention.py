@@ -59,6 +59,15 @@ def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
     assert double == pytest.approx(by_hand, rel=1e-6) and single == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_the_gram_matrix_of_two_positions_is_by_their_own_sums() -> None:
+    """Where the exponentials of a channel add up to less than 2."""
+    student, teacher, _ = batch(dtype=torch.float64)
+    label = torch.full((2, 4, 6), 255)
+    label[0, 1, 2] = label[0, 3, 3] = label[1, 0, 0] = label[1, 2, 5] = 0
+    actual = L.dsd([student], [teacher], mask=label != 255, pixel_weight=0.0)
+    assert actual.item() == pytest.approx(gram_error_by_hand(student.numpy(), teacher.numpy(), label.numpy()))
+
+
 def test_dsd_brings_layers_to_the_size_of_the_last() -> None:
     """Attention of a coarser layer is masked at its own size, interpolated, and masked again."""
     student, teacher, label = batch(dtype=torch.float64)

@@ -54,5 +54,6 @@ def test_contrast_is_over_the_other_groups_of_the_same_patch() -> None:
 
 def test_groups_are_as_many_as_divide_the_channels() -> None:
     assert [L.number_of_groups(channels, 16) for channels in (512, 24, 15, 3, 17, 1)] == [16, 12, 15, 3, 0, 0]
-    with pytest.raises(ValueError, match="17 channels cannot be split into 2 to 16 groups"):
+    assert [L.number_of_groups(8, groups) for groups in (2, 3, 7, 8, 9)] == [2, 2, 4, 8, 8]
+    with pytest.raises(ValueError, match=r"^17 channels cannot be split into 2 to 16 groups of one size$"):
         L.omni_contrast(torch.zeros(1, 17, 4, 4), torch.zeros(1, 17, 4, 4))

@@ -40,14 +40,23 @@ def test_the_defaults_are_the_published_ones() -> None:
         (L.cirkd_pairs, dict(tau=0.1, grid=16), ()),
         (L.cirkd_memory, dict(tau=0.1, kd_tau=1.0, grid=32), (KEYS,)),
         (L.dsd, dict(tau=4.0, pixel_weight=1.0, category_weight=1.0), ()),
+        (L.wkdf, dict(grid=4, mean_weight=2.0), ()),
+        (L.hcl, dict(levels=3), ()),
     ]
     for function, defaults, more in pairs:
         expected = function(student, teacher, *more, **defaults)
         assert torch.equal(function(student, teacher, *more), expected), function.__name__
-    assert torch.equal(
-        L.ifvd(student, teacher, label, num_classes=CLASSES),
-        L.ifvd(student, teacher, label, num_classes=CLASSES, ignore_index=255),
-    )
+    of_labels: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [
+        (L.ifvd, dict(ignore_index=255)),
+        (L.bpkd, dict(ignore_index=255, width=2, edge=1.0, body=1.0, tau=1.0, body_tau=4.0)),
+    ]
+    for function, defaults in of_labels:  # 300 classes, of which the ignored label could be one
+        expected = function(student, teacher, halves(label), num_classes=300, **defaults)
+        assert torch.equal(function(student, teacher, halves(label), num_classes=300), expected), function.__name__
+    wide_student, wide_teacher = (torch.randn(1, 34, 20, 20, generator=generator) for _ in range(2))
+    defaults = dict(tau=0.07, grid=16, patch=4, groups=16)
+    expected = L.omni_contrast(wide_student, wide_teacher, **defaults)
+    assert torch.equal(L.omni_contrast(wide_student, wide_teacher), expected)
 
 
 @pytest.mark.parametrize("out_of_range", [-1, CLASSES, 254])
@@ -56,6 +65,15 @@ def test_a_label_that_is_no_class_is_ignored(name: str, out_of_range: int) -> No
     student, teacher, label = batch()
     wrong = torch.where(label == 255, out_of_range, label)
     assert torch.equal(CASES[name](student, teacher, wrong), CASES[name](student, teacher, label))
+
+
+@pytest.mark.parametrize("function", [L.dkd, L.ifvd, L.bpkd], ids=lambda function: function.__name__)
+def test_the_ignored_label_may_be_the_number_of_a_class(function: Callable[..., Tensor]) -> None:
+    student, teacher, label = batch()
+    more = {} if function is L.dkd else {"num_classes": CLASSES}
+    value = function(student, teacher, label, ignore_index=1, **more)
+    assert torch.equal(value, function(student, teacher, torch.where(label == 1, 255, label), **more))
+    assert value != function(student, teacher, label, **more)
 
 
 def test_no_mask_is_a_mask_of_everything() -> None:

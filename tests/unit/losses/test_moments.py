@@ -49,6 +49,16 @@ def test_gradient_is_that_of_the_value_by_hand(name: str) -> None:
     assert abs(by_hand) > 1e-4 and slope == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_wkdfs_deviations_stay_precise_far_from_zero() -> None:
+    """Each channel around a value of its own: the square of 10,000 leaves float32 no digit for a deviation of 1."""
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([-1e4, 0.0, 1e4]).view(3, 1, 1)
+    student, teacher = (torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2))
+    value = L.wkdf(student + offsets, 2 * teacher + offsets, grid=2, mean_weight=0.0)
+    expected = L.wkdf(student.double(), 2 * teacher.double(), grid=2, mean_weight=0.0)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-2)
+
+
 @pytest.mark.parametrize(("size", "counted"), [((4, 4), 2), ((8, 6), 3), ((2, 9), 1)])
 def test_hcl_leaves_out_levels_that_are_not_coarser(size: tuple[int, int], counted: int) -> None:
     """A constant difference of 3 is 9 at every level, so the value is 9 however many count."""

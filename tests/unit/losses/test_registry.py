@@ -82,6 +82,23 @@ def test_several_layers() -> None:
     assert term([ones, ones], [threes, threes]).item() == 8.0 and term(ones, threes).item() == 4.0
 
 
+def test_several_layers_of_a_module() -> None:
+    """It gets the student's layers as they are, and the teacher's without a gradient."""
+
+    @register("LayeredModule", on=("features",), weight=1.0, layers=True, channels="any")
+    class Layered(nn.Module):
+        def __init__(self, student_channels: int, teacher_channels: int) -> None:
+            super().__init__()
+
+        def forward(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
+            assert not any(teacher.requires_grad for teacher in teachers)
+            return torch.stack([(s.mean() - t.mean()).square() for s, t in zip(students, teachers, strict=True)]).sum()
+
+    term = Term("LayeredModule", student_channels=1, teacher_channels=1, num_classes=2)
+    teachers = [torch.full((1, 1, 2, 2), value, requires_grad=True) for value in (3.0, 4.0)]
+    assert term([torch.ones(1, 1, 4, 4), torch.ones(1, 2, 2, 2)], teachers).item() == 4.0 + 9.0
+
+
 def of(student: Any, teacher: Any, *, tau: float = 1.0) -> Any:
     """What the wrong declarations below decorate."""
 
@@ -103,8 +120,62 @@ def of(student: Any, teacher: Any, *, tau: float = 1.0) -> Any:
 def test_a_wrong_declaration(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(UserError) as caught:
         register("Wrong", **{"on": ("logits",), "weight": 1.0, **options})(of)
-    assert str(caught.value).startswith(f"loss 'Wrong' of {__name__}: {problem}")
+    (actual,) = caught.value.problems
+    assert actual.startswith(f"loss 'Wrong' of {__name__}: {problem}")
+    assert actual.endswith(problem) or "did you mean" in actual
     assert "Wrong" not in LOSSES
+
+
+def test_every_mistake_of_a_declaration_is_said_at_once() -> None:
+    def labelled(student: Any, teacher: Any, label: Any) -> Any:
+        """Needs labels."""
+
+    wrong: dict[str, Any] = dict(
+        on=(), weight=True, weight_on_features="high", channels="same", at="image", label=False
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        register("Wrong", **wrong)(labelled)
+    assert [problem.removeprefix(f"loss 'Wrong' of {__name__}: ") for problem in caught.value.problems] == [
+        "on must be ('logits',), ('features',) or both, got ()",
+        "weight must be a number >= 0, got True",
+        "weight_on_features must be a number >= 0, got 'high'",
+        "channels must be 'equal', 'projected' or 'any', got 'same'",
+        "at must be 'label' or 'logits', got 'image'",
+        "takes a label, but is declared with label=False",
+    ]
+
+
+def test_what_is_not_said_of_a_loss() -> None:
+    """Weight 0 is one; a label is needed if the function takes one, and may be needed by the module around it."""
+
+    def plain(student: Any, teacher: Any) -> Any:
+        """Takes no labels."""
+
+    def labelled(student: Any, teacher: Any, label: Any) -> Any:
+        """Needs labels."""
+
+    info = LOSSES[register("Plain", on=["features"], weight=0)(plain) and "Plain"]
+    assert (info.name, info.on, info.weight, info.weight_on_features, info.params) == (
+        "Plain",
+        ("features",),
+        0,
+        None,
+        {},
+    )
+    assert (info.channels, info.constant_over, info.at, info.module, info.exchanges) == (
+        "equal",
+        (),
+        "logits",
+        None,
+        (),
+    )
+    assert (info.softmax, info.layers, info.label, info.buffers) == (False, False, False, False)
+    assert (info.paper, info.formula, info.use_when, info.function) == ("", "", "", "plain")
+    assert info.default_weight("features") == info.default_weight("logits") == 0 and info.load_module() is None
+    register("Labelled", on=("logits", "features"), weight=2.0, weight_on_features=0.0)(labelled)
+    assert LOSSES["Labelled"].label and LOSSES["Labelled"].default_weight("features") == 0.0
+    register("Around", on=("features",), weight=1.0, label=True, module="torch.nn:Identity")(plain)
+    assert LOSSES["Around"].label and LOSSES["Around"].load_module() is nn.Identity
 
 
 def test_a_built_in_is_not_shadowed() -> None:
@@ -176,15 +247,18 @@ def test_buffers_are_declared() -> None:
     for name, problem in (
         (
             "Normed",
-            r"loss 'Normed': its module has buffers \(norm.running_mean\), and it is declared with",
+            "loss 'Normed': its module has buffers (norm.running_mean), and it is declared with buffers=False; "
+            "register it with buffers=True",
         ),
         (
             "Plain",
-            r"loss 'Plain': its module has no buffers, and it is declared with buffers=True; register",
+            "loss 'Plain': its module has no buffers, and it is declared with buffers=True; register it with "
+            "buffers=False",
         ),
     ):
-        with pytest.raises(UserError, match=problem):
+        with pytest.raises(UserError) as caught:
             Term(name, student_channels=3, teacher_channels=3, num_classes=2)
+        assert caught.value.problems == (problem,)
 
 
 @pytest.mark.parametrize(("name", "on"), EVERY_TERM)

@@ -66,6 +66,22 @@ def test_what_a_loss_would_compute_otherwise_is_not_kept(logits: Tensor, align_c
         assert shared.find(logits, SIZE) is None
 
 
+def test_outside_of_the_context_nothing_is_kept(resize: Callable[..., Tensor]) -> None:
+    logits = torch.randn(1, 2, 4, 4)
+    keep_resized_for_task(logits, resize(logits, SIZE))
+    head_loss(logits)
+    first, second = (resized_logits(logits, SIZE, resize) for _ in range(2))
+    assert first is not second and torch.equal(first, second)
+
+
+def test_what_was_made_in_inference_mode_is_not_kept(resize: Callable[..., Tensor]) -> None:
+    """PyTorch does not count the versions of such a tensor."""
+    logits = torch.randn(1, 2, 4, 4)
+    with sharing_resized_logits(lambda _: True) as shared, torch.inference_mode():
+        assert torch.equal(resized_logits(logits, SIZE, resize), resize(logits, SIZE))
+        assert shared.find(logits, SIZE) is None
+
+
 def test_two_losses_on_the_same_logits_share_one_tensor(resize: Callable[..., Tensor]) -> None:
     logits = torch.randn(2, 2, 4, 4)
     with sharing_resized_logits(lambda _: False):

@@ -381,7 +381,30 @@ def test_a_layer_written_into_later_is_no_silent_wrong_value() -> None:
         assert (capture["layer"] == 0).all()
         model.layer.train()
         model(torch.zeros(2))
-        with pytest.raises(UserError, match="feature 'layer': a later layer wrote into it in this step"):
+        with pytest.raises(UserError) as caught:
+            capture["layer"]
+    assert caught.value.problems == (
+        "feature 'layer': a later layer wrote into it in this step, though not in the first; name a layer whose output "
+        "is not overwritten",
+    )
+
+
+def test_a_layer_that_is_written_into_in_some_steps_keeps_its_copy() -> None:
+    model = SometimesWriting()
+    capture = FeatureCapture(model, ["layer"])
+    with torch.no_grad(), capture:
+        for model.writes in (True, False, True):
+            model(torch.zeros(2))
+            assert (capture["layer"] == 0).all()
+
+
+def test_a_tensor_that_is_written_into_after_it_was_read_is_not_read_again() -> None:
+    model = SometimesWriting()
+    capture = FeatureCapture(model, ["layer"])
+    with torch.no_grad(), capture:
+        model(torch.zeros(2))
+        capture["layer"].add_(1)
+        with pytest.raises(UserError, match=r"^feature 'layer': a later layer wrote into it in this step"):
             capture["layer"]
 
 
@@ -437,12 +460,21 @@ def test_tokens_that_are_no_tiles_are_left_out(size: tuple[int, int], grid: tupl
         (9, (64, 64), (2, 2)),  # 5 and 2 x 2 patches of 32: 3 x 3 divides no 64 pixels
         (9, (66, 66), (3, 3)),
         (36, (96, 96), (6, 6)),  # the fewest: not 5 x 6 and others
+        (4, (16, 64), (1, 4)),
+        (4, (64, 16), (4, 1)),
     ],
 )
 def test_ambiguous_lengths(length: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
     assert as_maps(torch.zeros(1, length, 3), size).shape == (1, 3, *grid)
 
 
+@pytest.mark.parametrize(("length", "side"), [(110, 100), (600, 224), (132, 196), (552, 99)])
+def test_a_side_that_is_off_by_a_whole_cell_is_no_grid(length: int, side: int) -> None:
+    """11 x 10 tokens of 100 x 100 pixels, and so on: by division 11 cells come out as 10.999999999999998."""
+    assert as_maps(torch.zeros(1, length, 3), (side, side)).shape == (1, length, 3)
+
+
 def test_class_queries_are_no_map() -> None:
     """Segmenter's tokens of 21 classes are not 5 registers and 4 x 4 patches of 128 pixels."""
     assert as_maps(torch.zeros(1, 21, 3), (512, 512)).shape == (1, 21, 3)
+    assert as_maps(torch.zeros(1, 6, 3), (256, 256)).shape == (1, 6, 3)  # nor are six 2 and 2 x 2 of 128 pixels
