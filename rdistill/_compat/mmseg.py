@@ -1,8 +1,7 @@
-"""Changes how mmseg's heads compute their losses. Tested with onedl-mmsegmentation 1.4.2.
+"""Corrects mmseg's losses for batches in which all pixels are ignored. Tested with onedl-mmsegmentation 1.4.2.
 
-Losses are corrected for batches in which all pixels are ignored. Each loss takes ``(prediction, label, ...)``, and the
-ignored label as the keyword ``ignore_index`` or its attribute ``ignore_label``. Losses with other arguments are not
-changed.
+Each loss takes ``(prediction, label, ...)``, and the ignored label as the keyword ``ignore_index`` or its attribute
+``ignore_label``. Losses with other arguments are not changed.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-RESIZE_OF_HEADS = "resize"  # the name under which mmseg's module of the base head imports the function
-BILINEAR = {"mode": "bilinear", "align_corners": False}  # how a head with unaligned corners resizes its logits
 LOVASZ_OF_PIXELS = ("lovasz_hinge_flat", "lovasz_softmax_flat")
 
 
@@ -40,29 +37,6 @@ def allow_wholly_ignored(losses: ModuleType) -> None:
         function = getattr(lovasz, name, None)
         if function is not None and not hasattr(function, "__wrapped__"):
             setattr(lovasz, name, _scalar(function))
-
-
-def notify_of_bilinear_resizes(head_module: ModuleType, notify: Callable[[Tensor, Tensor], None]) -> None:
-    """Makes the heads of this process call ``notify(input, resized)`` after a bilinear resize with unaligned corners.
-
-    Without mmseg's function, nothing is called: the logits are then resized twice in a step, with the same values.
-
-    Args:
-        head_module: ``mmseg.models.decode_heads.decode_head``.
-        notify: must not change the tensors.
-    """
-    resize = getattr(head_module, RESIZE_OF_HEADS, None)
-    if resize is None or hasattr(resize, "__wrapped__"):
-        return
-
-    @wraps(resize)
-    def notifying(input: Tensor, size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        resized: Tensor = resize(input, size, *args, **kwargs)
-        if not args and kwargs == BILINEAR:
-            notify(input, resized)
-        return resized
-
-    setattr(head_module, RESIZE_OF_HEADS, notifying)
 
 
 def zero_unless(any_label: Tensor, value: Any) -> Any:

@@ -41,7 +41,6 @@ from rdistill.distill.teacher import EmaTeacher, Teacher, load_teacher_model, me
 from rdistill.distributed import collectives
 from rdistill.losses.functional import with_logit_channels
 from rdistill.losses.modules import Term
-from rdistill.losses.resized_logits import keep_resized_for_task, sharing_resized_logits
 from rdistill.models import checkpoint
 from rdistill.models.activation_checkpointing import checkpoint_activations
 from rdistill.models.class_map import known_classes, masking_models
@@ -57,12 +56,7 @@ from rdistill.models.segmentor import (
     training_size,
 )
 from rdistill.models.task_accuracy import drop_skipped, without_accuracy
-from rdistill.models.task_loss import (
-    allow_wholly_ignored,
-    losses_of_first_images,
-    notify_of_resized_logits,
-    zero_without_labels,
-)
+from rdistill.models.task_loss import allow_wholly_ignored, losses_of_first_images, zero_without_labels
 from rdistill.schemas.mappings import ConfigValues
 
 RAW_PREFIX = "raw/"  # prefix in the log of a distillation loss before it is weighted
@@ -123,7 +117,6 @@ class Distiller(BaseModel):
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
         allow_wholly_ignored()
-        notify_of_resized_logits(keep_resized_for_task)
         self.teachers = tuple(teachers)
         self.terms = nn.ModuleDict(dict(terms or {}))
         self.routes = dict(routes or {})
@@ -169,11 +162,6 @@ class Distiller(BaseModel):
             Loss name -> value: the student's losses by mmseg's names, ``distill.loss_NAME`` for each weighted
             distillation loss, ``raw/NAME`` for its value before the weight, and ``weight/NAME`` for a measured weight.
         """
-        # A share compares the gradients at the head's logits: the logits in full size must not be shared as well.
-        with sharing_resized_logits(self.capture.holds if not self.measured else lambda _: False):
-            return self._loss(inputs_nchw, data_samples)
-
-    def _loss(self, inputs_nchw: Tensor, data_samples: Any) -> dict[str, Tensor]:
         teacher_outputs = self._teacher_outputs(inputs_nchw, data_samples)
         labels = batch_labels(data_samples, ignore_index(self.student), on_ignored=self.on_ignored)
         losses = self._task_losses(inputs_nchw, labels, teacher_outputs)

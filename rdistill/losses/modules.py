@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rdistill.core.errors import UserError
 from rdistill.distributed import collectives
-from rdistill.losses.resized_logits import resized_logits
 from rdistill.schemas.mappings import LossParams
 
 from . import LOSSES, LossInfo, Switch, check_params, functional
@@ -350,11 +349,10 @@ class Term(nn.Module):
         """The logits at the compared size and number of channels.
 
         They are resized in float32: bfloat16 would round every upsampled logit, and the loss is a small difference.
-        Two losses on the same logits, and the student's own loss, share one resized tensor.
         """
         if not isinstance(logits, Tensor):
             raise ValueError(f"logits must be one tensor, got {len(logits)}; several layers go on features")
-        resized = resized_logits(logits, size, lambda x, size: resize_bilinear(functional.at_least_float32(x), size))
+        resized = resize_bilinear(functional.at_least_float32(logits), size)
         return functional.with_logit_channels(resized, self.logit_channels)
 
     def _check_positions(self, teacher: Tensor) -> None:

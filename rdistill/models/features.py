@@ -193,10 +193,6 @@ class FeatureCapture:
         tensor = _single_tensor(value, feature)
         return tensor if kept is None else self._original_value(kept, name)
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether a feature is this very tensor."""
-        return any(kept.tensor is tensor for kept in self._kept.values())
-
     def _wrap(self, module: nn.Module, method: str, features: Sequence[Feature]) -> None:
         original: Callable[..., Any] = getattr(module, method)
         inputs = [feature for feature in features if feature.kind == "input"]

@@ -1,7 +1,4 @@
-"""Corrects mmseg's own losses, for a batch in which all pixels are ignored and for a mean over several workers.
-
-Also says which logits they resize, so that the distillation losses need not resize them again.
-"""
+"""Corrects mmseg's own losses: for a batch in which all pixels are ignored, and for a mean over several workers."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from torch import Tensor, nn
 from rdistill._compat import mmseg as _compat
 from rdistill.core.errors import UserError
 from rdistill.distributed import collectives
-from rdistill.models import quiet_mmseg
 from rdistill.models.quiet_mmseg import CrossEntropyLoss, losses
 from rdistill.models.segmentor import decode_heads
 from rdistill.schemas.mappings import Losses
@@ -24,11 +20,6 @@ from rdistill.schemas.mappings import Losses
 def allow_wholly_ignored() -> None:
     """See :func:`rdistill._compat.mmseg.allow_wholly_ignored`."""
     _compat.allow_wholly_ignored(losses)
-
-
-def notify_of_resized_logits(notify: Callable[[Tensor, Tensor], None]) -> None:
-    """See :func:`rdistill._compat.mmseg.notify_of_bilinear_resizes`."""
-    _compat.notify_of_bilinear_resizes(quiet_mmseg.decode_heads.decode_head, notify)
 
 
 def zero_without_labels(task_losses: Mapping[str, Any], label_nhw: Tensor, ignored: int) -> Losses:

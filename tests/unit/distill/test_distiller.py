@@ -276,27 +276,6 @@ def test_a_logits_loss_is_that_of_the_two_heads(tiny: Tiny, batch: dict[str, Any
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("weight", [3.0, {"share": 0.5}])
-def test_the_students_logits_are_resized_once(
-    tiny: Tiny, batch: dict[str, Any], weight: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a share twice, because gradients are then compared at the head's logits, before they are resized."""
-    losses = {"kl": {"type": "KL", "weight": weight}, "cwd": {"type": "CWD", "on": "logits", "weight": weight}}
-    distiller = build_distiller(tiny.load("distill", {"distill.losses": losses}), seed=0)
-    resized = []
-    interpolate = nn.functional.interpolate
-
-    def counting(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        resized.append(x)
-        return interpolate(x, *args, **kwargs)
-
-    monkeypatch.setattr(nn.functional, "interpolate", counting)
-    losses_of(distiller, batch)
-    of_student = [x for x in resized if x.requires_grad and x.shape[1] == 2]
-    of_teacher = [x for x in resized if not x.requires_grad and x.shape[1] == 2]
-    assert (len(of_student), len(of_teacher)) == (1 if weight == 3.0 else 2, 1)
-
-
 def test_classes_that_differ_are_an_error(tiny: Tiny, other_teacher: Callable[..., Any]) -> None:
     overrides = other_teacher({"model.decode_head.num_classes": 3})
     with pytest.raises(UserError, match=r"distill\.losses\.logits: KL: .*student of 2 and a teacher of 3"):
