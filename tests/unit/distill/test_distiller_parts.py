@@ -591,7 +591,7 @@ def test_every_teacher_of_other_classes_is_named(tiny: Tiny) -> None:
     with pytest.raises(UserError) as caught:
         build_distiller(tiny.load("distill", changes), seed=0, source=Source(*models))
     assert caught.value.problems == tuple(
-        f"distill.labels: teachers[{index}] tells {classes} classes apart, the student 2; labels need a teacher of the "
-        "same classes"
+        f"distill.labels: teachers[{index}] tells {classes} classes apart, the student 2; labels need the student's "
+        "classes: map the teacher's to them by its `classes`"
         for index, classes in ((1, 5), (2, 7))
     )

@@ -301,8 +301,8 @@ def test_logits_of_one_channel_may_be_what_was_meant() -> None:
     [
         (
             "CWD", (2, 19), {"on_logits": True},
-            "CWD: logits must have as many classes, got a student of 2 and a teacher of 19; train both on the same "
-            "classes, or distil features instead",
+            "CWD: logits must have as many classes, got a student of 2 and a teacher of 19; map the teacher's "
+            "classes to the student's by its `classes`, or distil features instead",
         ),
         (
             "Cosine", (1, 2), {"on_logits": True},
