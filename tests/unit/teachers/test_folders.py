@@ -85,6 +85,7 @@ def test_what_is_no_folder_of_a_model(tmp_path: Path) -> None:
 
 def in_a_process(folder: Path, timeout_s: float = 10, **variables: str) -> str:
     """Where the hub's client, which reads its variables once, finds a model; the last line of what it prints."""
+    pytest.importorskip("huggingface_hub", reason="pip install 'rdistill[teachers]'")
     code = (
         "from pathlib import Path\nfrom rdistill.teachers import folders\n"
         "from rdistill.teachers.folders import model_folder\nfrom rdistill.core.errors import UserError\n"
