@@ -14,8 +14,8 @@ sweep = @test -e $(S)/$(2)/.done || { $(RDISTILL) sweep $(3) --data-root $(DATA)
 	$(if $(wildcard $(S)/$(2)/study.json),--resume) $(4) && touch $(S)/$(2)/.done; }
 report = $(RDISTILL) report $(S)/$(1)
 
-.PHONY: study optic-disc-few optic-disc-strong optic-disc-wider camvid-strong nuclei-strong
-study: optic-disc-few optic-disc-strong optic-disc-wider camvid-strong nuclei-strong
+.PHONY: study optic-disc-few optic-disc-strong optic-disc-wider optic-disc-families camvid-strong nuclei-strong
+study: optic-disc-few optic-disc-strong optic-disc-wider optic-disc-families camvid-strong nuclei-strong
 
 OPTIC_27 := --set +train_dataloader.dataset.indices=27
 optic-disc-few:
@@ -39,6 +39,10 @@ optic-disc-strong:
 optic-disc-wider:
 	$(call sweep,optic_disc,optic_disc/few/wider,studies/optic_disc/wider_student.yaml,--iters 1000 --val-interval 100)
 	$(call report,optic_disc/few/wider)
+
+optic-disc-families:
+	$(call sweep,optic_disc,optic_disc/few/families,studies/optic_disc/families.yaml,$(OPTIC_ALL) --iters 800 --val-interval 100)
+	$(call report,optic_disc/few/families)
 
 camvid-strong:
 	$(call train,camvid,camvid/all/teacher,studies/camvid/teacher.py,--iters 800 --seed 0)
