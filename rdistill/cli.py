@@ -917,6 +917,8 @@ def store_prune(
     max_bytes = None if max_size is None else parse_bytes(max_size, "--max-size")
     removed = prune(store_files(store), teacher=teacher, unused_days=unused_days, max_bytes=max_bytes, notify=print)
     print(f"{store}: {in_bytes(removed)} removed")
+    if teacher is None and unused_days is None and max_size is None:
+        print("without --teacher, --unused-days or --max-size, only unfinished files of killed processes are removed")
 
 
 @data_app.command(cls=Command)

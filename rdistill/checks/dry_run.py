@@ -16,14 +16,15 @@ from rdistill.config.distill_spec import DistillSpec
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.core.errors import UserError, error_line
-from rdistill.core.words import listed
+from rdistill.core.words import counted, listed
 from rdistill.data.random_state import random_state_of
 from rdistill.data.unlabeled import training_data, without_label
-from rdistill.distill.batch_labels import BatchLabels, batch_labels
+from rdistill.distill.batch_labels import BatchLabels, batch_labels, mapped_mask
 from rdistill.distill.distiller import Distiller
 from rdistill.distill.routes import build_term, make_route, single_or_list, with_class_maps
 from rdistill.distill.teacher import Teacher
 from rdistill.distributed import collectives as training_workers
+from rdistill.models.class_map import masking_models
 from rdistill.models.features import FeatureCapture, as_maps
 from rdistill.models.packages import absent_behind, absent_packages
 from rdistill.models.precision import autocast
@@ -95,6 +96,28 @@ def check_batch(distiller: Distiller, cfg: Config, batch: Batch, *, workers: int
             return _gradient_problems(distiller, workers > 1 and not finds_unused_parameters(cfg))
     except Exception as error:
         return [f"one step of training on {files} fails: {absent_behind(error) or error_line(error)}"]
+
+
+def class_map_notes(distiller: Distiller, batch: Batch) -> list[str]:
+    """Returns a note on each teacher whose class map leaves losses on logits no pixel of the batch.
+
+    Such a loss is 0, and the training would go on without it.
+    """
+    models = [teacher.model for teacher in distiller.teachers]
+    notes = []
+    for index in masking_models(models):
+        teacher = distiller.teachers[index]
+        with untouched(distiller), torch.no_grad():
+            inputs = distiller.data_preprocessor(batch, True)["inputs"]
+            logits = Teacher(teacher.model, teacher.heads[:1], distiller.student.data_preprocessor)(inputs)
+        mapped_nhw = mapped_mask(logits[teacher.heads[0]], inputs.shape[2:])
+        if not bool(mapped_nhw.any()):
+            notes.append(
+                f"distill.teachers[{index}].classes: on each pixel of the first {counted(len(inputs), 'image')} the "
+                f"teacher predicts a class that is mapped to none, so losses on logits use no pixel; map more classes, "
+                f"or set unmapped='renormalise'"
+            )
+    return notes
 
 
 def _channel_problem(student: torch.nn.Module, batch: Batch) -> str | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rdistill.checks.batches import aspect_note, check_batches
 from rdistill.checks.data import inspect_data
-from rdistill.checks.dry_run import check_batch, tiny_batch
+from rdistill.checks.dry_run import check_batch, class_map_notes, tiny_batch
 from rdistill.checks.layers import build_teacher, listed_shapes
 from rdistill.checks.store import cache_folder_problems, describe_store, inspect_store
 from rdistill.checks.unlabeled import inspect_unlabeled, unlabeled_notes
@@ -179,7 +179,7 @@ def check_run(
         _add_distillation(report, run, run.distill, distiller)
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
-        report.add(*_try_batch(distiller, run, workers, seed))
+        report.add(*_try_batch(distiller, run, workers, seed, report))
     if work_dir is not None:
         report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
     return report
@@ -529,7 +529,9 @@ def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
     return []
 
 
-def _try_batch(distiller: Distiller, run: LoadedConfig, workers: int, seed: int) -> tuple[str, list[str], str]:
+def _try_batch(
+    distiller: Distiller, run: LoadedConfig, workers: int, seed: int, report: Report
+) -> tuple[str, list[str], str]:
     total = int(run.cfg.train_dataloader.batch_size)
     if total % workers:
         text = f"train_dataloader.batch_size: {total} images do not divide among {workers} workers; set --batch-size"
@@ -540,6 +542,8 @@ def _try_batch(distiller: Distiller, run: LoadedConfig, workers: int, seed: int)
     except UserError as error:
         return "step", list(error.problems), ""
     problems = check_batch(distiller, run.cfg, batch, workers=workers)
+    if not problems:
+        report.notes += class_map_notes(distiller, batch)
     return "step", problems, f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
 
 

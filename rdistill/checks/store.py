@@ -10,13 +10,13 @@ from mmengine.config import Config
 
 from rdistill.config.distill_spec import FUSED, DistillSpec, StoreSpec
 from rdistill.config.load import LoadedConfig
-from rdistill.core.errors import UserError, message_line
+from rdistill.core.errors import UserError
 from rdistill.core.storage import StorageError
 from rdistill.core.words import counted, listed
 from rdistill.core.work_dir import require_work_dir
 from rdistill.data.splits import passes_over_images
 from rdistill.distill.distiller import Distiller
-from rdistill.distill.store_files import StoreFiles, store_files, teachers_in
+from rdistill.distill.store_files import StoreFiles, store_files, teachers_in, why_it_failed
 from rdistill.distill.teacher import Teacher, make_store
 from rdistill.distill.teacher_store import TeacherStore
 from rdistill.models.segmentor import gives_logits, num_classes
@@ -61,20 +61,21 @@ def inspect_store(run: LoadedConfig, distiller: Distiller) -> tuple[list[str], l
     spec = None if run.distill is None else run.distill.store
     if spec is None:
         return [], []
-    notes = _pass_notes(run.cfg, spec.views)
+    passes = _pass_notes(run.cfg, spec.views)
     if problems := _top_k_problems(spec, distiller):
-        return problems, notes
+        return problems, passes
     if spec.dir is None or spec.keep == "nothing":
-        return [], notes
+        return [], passes
     try:
         stored = teachers_in(store_files(spec.dir))
         stores = teacher_stores(run, distiller)
+        # Outputs that are stored already are read by this run as well, however few passes it has.
+        notes = [] if any(store.folder in stored for store in stores) else passes
         notes += _require_folders(spec, filled=bool(stored))
     except UserError as error:
-        return list(error.problems), notes
+        return list(error.problems), passes
     except (OSError, StorageError) as error:
-        why = message_line(error).removeprefix(f"{spec.dir}: ")  # an error of the storage begins with the URI
-        return [f"distill.store.dir: {spec.dir} cannot be read: {why}"], notes
+        return [f"distill.store.dir: {spec.dir} cannot be read: {why_it_failed(spec.dir, error)}"], passes
     weights = {about["weights"] for about in stored.values() if "weights" in about}
     if stored and stores and not any(store.folder in stored or store.about["weights"] in weights for store in stores):
         return [

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from rdistill.core.errors import UserError
+from rdistill.core.errors import UserError, message_line
 from rdistill.core.files import to_json
-from rdistill.core.storage import errors_of_storage, filesystem, is_uri, put_whole
+from rdistill.core.storage import StorageError, errors_of_storage, filesystem, is_uri, put_whole
 from rdistill.schemas.store import StoreAbout
 
 if TYPE_CHECKING:
@@ -170,6 +170,11 @@ class RemoteFiles:
 def store_files(where: str | Path) -> StoreFiles:
     """The files of the store at a folder or URI. Raises UserError for a kind of URI that is not supported."""
     return RemoteFiles(str(where)) if is_uri(where) else LocalFiles(Path(where).absolute())
+
+
+def why_it_failed(where: str, error: OSError | StorageError) -> str:
+    """Why the store at ``where`` cannot be used, without the URI, with which an error of the storage begins."""
+    return message_line(error).removeprefix(f"{where}: ")
 
 
 def sealed(content: bytes) -> bytes:

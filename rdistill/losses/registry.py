@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from rdistill.core.errors import UserError
 from rdistill.losses.common import wrap_loss
-from rdistill.registration.parameters import Choice, Parameter, declared, problems_of
+from rdistill.registration.parameters import Choice, Number, Parameter, declared, problems_of
 from rdistill.registration.registry import Registry
 from rdistill.schemas.mappings import LossParams
 
@@ -175,7 +175,7 @@ def _problems(
     if not isinstance(on, (tuple, list)) or not on or set(on) - {"logits", "features"}:
         problems.append(f"on must be ('logits',), ('features',) or both, got {on!r}")
     for key, value in (("weight", weight), ("weight_on_features", weight_on_features)):
-        if isinstance(value, bool) or not isinstance(value, int | float | None) or (value or 0) < 0:
+        if value is not None and not Number(at_least=0).fits(value):
             problems.append(f"{key} must be a number >= 0, got {value!r}")
     if channels not in ("equal", "projected", "any"):
         problems.append(f"channels must be 'equal', 'projected' or 'any', got {channels!r}")

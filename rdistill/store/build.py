@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from rdistill.checks.run import Report, build_or_report, check_run
 from rdistill.config.load import LoadedConfig, import_custom_modules
-from rdistill.core.errors import RunError, UserError, cause_of, message_line
+from rdistill.core.errors import RunError, UserError, cause_of
 from rdistill.core.storage import StorageError, is_uri
 from rdistill.core.words import counted, in_bytes
 from rdistill.core.work_dir import require_work_dir
 from rdistill.data.datasets import VIEW
 from rdistill.distill.distiller import Distiller, build_distiller
-from rdistill.distill.store_files import store_files, write_about
+from rdistill.distill.store_files import store_files, why_it_failed, write_about
 from rdistill.distill.teacher import Teacher
 from rdistill.distill.teacher_store import own_folder_name, packed
 from rdistill.distributed.cluster import connected, killed_for_memory, require_resources, visible_wait
@@ -176,7 +176,7 @@ def _require_writable(plan: StorePlan, run: LoadedConfig) -> None:
         for about in plan["teachers"]:
             write_about(store_files(where), own_folder_name(about), about)
     except (OSError, StorageError) as error:
-        why = message_line(error).removeprefix(f"{where}: ")  # an error of the storage begins with the URI
+        why = why_it_failed(where, error)
         raise UserError(f"distill.store.dir {where}: cannot be written to: {why}; choose another") from error
 
 

@@ -43,7 +43,15 @@ from rdistill.sweeps.study.spec import SweepSpec, read_sweep
 
 IMAGES = 2  # images in the batch that is tried
 NO_STRUCTURE = ("weight", "schedule")  # keys of a loss whose values cannot make it fail
-REBUILDS = ("model.", "distill.teachers", "distill.features")  # models are built anew after a change of these keys
+# Models are built anew after a change of these keys, and one step of training is tried.
+REBUILDS = (
+    "model.",
+    "distill.teachers",
+    "distill.features",
+    "distill.labels",
+    "distill.on_ignored",
+    "distill.unlabeled",
+)
 
 
 def choose_pairs(base: LoadedConfig, spec: SweepSpec, distiller: Distiller) -> tuple[SweepSpec, list[str]]:

@@ -231,6 +231,16 @@ def _prepare_here(study: Study, slots: list[int], cache_parent: Path) -> tuple[S
             step = measure_step(distiller, cfg, slots=slots, forecast=forecast, remembered=remembered)  # it trains
             step.save(here.folder / STEP)
         here.push()
-    study = dataclasses.replace(study, base=base, teacher_lines=(*plan.lines, *lines), notes=tuple(notes))
-    study = dataclasses.replace(study, images=count_images(base), data_line=describe_images(base))
-    return dataclasses.replace(study, spec=spec, teacher_metrics=scores, step=step, free_bytes=free), left_out
+    prepared = dataclasses.replace(
+        study,
+        base=base,
+        spec=spec,
+        teacher_lines=(*plan.lines, *lines),
+        notes=tuple(notes),
+        images=count_images(base),
+        data_line=describe_images(base),
+        teacher_metrics=scores,
+        step=step,
+        free_bytes=free,
+    )
+    return prepared, left_out

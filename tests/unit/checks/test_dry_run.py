@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import library_models as made
+import torch
+from conftest import Tiny
 from mmengine.config import Config
 from torch import nn
 
 from rdistill.checks.run import Report, check_run
-from rdistill.distill.distiller import Distiller
+from rdistill.distill.distiller import Distiller, build_distiller
 
 Check = Callable[..., Report]
 
@@ -53,6 +57,28 @@ def test_gradient_that_is_not_finite(built: tuple[Config, Distiller]) -> None:
     distiller.student.decode_head.conv_seg.bias.register_hook(lambda gradient: gradient * float("inf"))
     assert "gradients that are not finite: student.decode_head.conv_seg.bias" in one(
         check_run(cfg, distiller=distiller)
+    )
+
+
+def test_a_class_map_that_leaves_no_pixel(tiny: Tiny, tmp_path: Path) -> None:
+    """A loss on no pixel is 0, which would train the student alone without a word."""
+    folder = made.save(made.segformer, tmp_path / "segformer", ["background", "optic disc", "sky"])
+    classes = {"background": "background", "optic disc": "optic disc"}
+    teacher = dict(type="hf", path=str(folder), classes=classes)
+    losses = dict(logits=dict(type="KL"))
+    overrides = {"distill.teachers": [teacher], "distill.features.teacher": [], "distill.losses": losses}
+    cfg = tiny.load("distill", overrides)
+    distiller = build_distiller(cfg, seed=0)
+    parameters = dict(distiller.teachers[0].model.named_parameters())
+    (bias,) = (value for name, value in parameters.items() if name.endswith("classifier.bias"))
+    nn.init.zeros_(bias)
+    assert not [note for note in check_run(cfg, distiller=distiller).notes if "classes" in note]
+    with torch.no_grad():
+        bias[2] = 100.0
+    (note,) = (note for note in check_run(cfg, distiller=distiller).notes if "classes" in note)
+    assert note == (
+        "distill.teachers[0].classes: on each pixel of the first 2 images the teacher predicts a class that is mapped "
+        "to none, so losses on logits use no pixel; map more classes, or set unmapped='renormalise'"
     )
 
 

@@ -100,13 +100,18 @@ def test_the_refusal_is_one_line(tiny: Tiny, command: Command, small: list[objec
     assert not (tmp_path / "work_dirs" / "distill" / "last.pth").exists()
 
 
-def test_more_views_than_passes(tiny: Tiny) -> None:
+def test_more_views_than_passes(tiny: Tiny, tmp_path: Path) -> None:
     run, distiller = run_of(tiny, views=5)
     assert passes_over_images(run.cfg) == 2
     assert inspect_store(run, distiller)[1] == [
         "distill.store.views: 5, but the run has 2 passes over its images: it takes 2 of them, each once, and only "
         "another run reads again what is kept"
     ]
+    run, distiller = run_of(tiny, views=5, dir=str(tmp_path / "store"))
+    assert len(inspect_store(run, distiller)[1]) == 1
+    (own,) = teacher_stores(run, distiller)
+    write_about(store_files(str(tmp_path / "store")), own.folder, own.about)
+    assert inspect_store(run, distiller)[1] == []  # this run reads what is kept there
 
 
 @pytest.mark.parametrize(("top_k", "problems"), [(1, 0), (2, 1)])

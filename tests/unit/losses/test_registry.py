@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +110,8 @@ def of(student: Any, teacher: Any, *, tau: float = 1.0) -> Any:
         (dict(on=("feature",)), "on must be ('logits',), ('features',) or both, got ('feature',)"),
         (dict(on="logits"), "on must be ('logits',), ('features',) or both, got 'logits'"),
         (dict(weight=-1), "weight must be a number >= 0, got -1"),
+        (dict(weight=math.nan), "weight must be a number >= 0, got nan"),
+        (dict(weight_on_features=math.inf), "weight_on_features must be a number >= 0, got inf"),
         (dict(channels="same"), "channels must be 'equal', 'projected' or 'any', got 'same'"),
         (dict(label=True), "is declared with label=True, but takes no argument `label`"),
         (

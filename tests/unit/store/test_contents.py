@@ -93,6 +93,11 @@ def test_the_commands(files: StoreFiles, command: Command) -> None:
     verified = command("store", "verify", files.where)
     assert verified.status == 1 and "6 entries, 130 B, 1 damaged" in verified.out
     assert verified.err == f"damaged   {files.where}/2abc/aa/0\n"
+    unfinished = command("store", "prune", files.where)
+    assert unfinished.status == 0 and unfinished.out.splitlines() == [
+        f"{files.where}: 0 B removed",
+        "without --teacher, --unused-days or --max-size, only unfinished files of killed processes are removed",
+    ]
     pruned = command("store", "prune", files.where, "--max-size", "30B")
     assert pruned.status == 0 and pruned.out.endswith("104 B removed\n")
     missing = command("store", "info", "nowhere")

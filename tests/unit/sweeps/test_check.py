@@ -123,6 +123,11 @@ def test_structures_that_only_fail_when_they_run(check_sweep: Check) -> None:
     assert momentum.startswith("space.optim_wrapper.optimizer.momentum = -3.0: ")
 
 
+def test_a_swept_teacher_s_labels_are_tried(check_sweep: Check) -> None:
+    report = check_sweep({"+distill.labels": choice("data", "teacher"), "+distill.on_ignored": choice(False, True)})
+    assert report.problems == [] and dict(report.passed)["space"].startswith("4 structures tried")
+
+
 def test_swept_features(check_sweep: Check) -> None:
     space = {
         "distill.features": choice(
