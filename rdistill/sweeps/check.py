@@ -134,17 +134,18 @@ def _exportable(base: LoadedConfig, form: str, distiller: Distiller) -> tuple[li
 
 def _searched_shares(base: LoadedConfig, spec: SweepSpec) -> str:
     """A line about loss weights that are measured as shares in some trial but not in the base; empty without any."""
-    searched: dict[tuple[str, int, int | None], None] = {}
+    searched: dict[tuple[int, int | None], dict[str, None]] = {}
+    already = {(name, share.batches, share.every) for name, share in base.distillation.shares.items()}
     for key, dimension in spec.space.items():
         for value in extremes(dimension, base.distillation) if _sets_weight(key) else ():
             shares = base.with_overrides({key: value}).distillation.shares
-            searched |= {(name, share.batches, share.every): None for name, share in shares.items()}
-    already = {(name, share.batches, share.every) for name, share in base.distillation.shares.items()}
+            for name, share in shares.items():
+                if (name, share.batches, share.every) not in already:
+                    searched.setdefault((share.batches, share.every), {})[name] = None
     return "; ".join(
-        f"{name}: measured in a trial's first {counted(batches, 'batch')}, where it is a share"
+        f"{', '.join(names)}: measured in a trial's first {counted(batches, 'batch')}, where it is a share"
         + (f", and again every {every} iterations" if every else "")
-        for name, batches, every in searched
-        if (name, batches, every) not in already
+        for (batches, every), names in searched.items()
     )
 
 

@@ -128,6 +128,17 @@ def test_a_swept_teacher_s_labels_are_tried(check_sweep: Check) -> None:
     assert report.problems == [] and dict(report.passed)["space"].startswith("4 structures tried")
 
 
+def test_searched_shares_are_said_once_for_all_losses_alike(check_sweep: Check) -> None:
+    def kl(**share: Any) -> dict[str, Any]:
+        return dict(type="KL", weight=dict(share=dict(value=1.0, **share)))
+
+    losses = choice(dict(a=kl(), b=kl(), c=kl(batches=4, every=20)))
+    assert dict(check_sweep({"distill.losses": losses}).passed)["weights"] == (
+        "a, b: measured in a trial's first 8 batches, where it is a share; c: measured in a trial's first 4 batches, "
+        "where it is a share, and again every 20 iterations"
+    )
+
+
 def test_swept_features(check_sweep: Check) -> None:
     space = {
         "distill.features": choice(
