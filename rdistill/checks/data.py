@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
+from rdistill.checks.scored_training_images import scored_training_images
 from rdistill.checks.unused_files import broken_entries, files_in_use, unused_files
 from rdistill.core.errors import message_line
 from rdistill.core.words import listed
@@ -74,7 +75,8 @@ def inspect_data(splits: Sequence[Split], *, max_lines: int = 10, full: bool = F
 
     Problems: an empty split, an image without a mask, a mask of another size, a label outside the classes, an
     unreadable file, a broken link, a class that no training mask contains, validation masks without any class.
-    Notes: files that are not used, masks without an image, a class that no validation mask contains.
+    Notes: files that are not used, masks without an image, a class that no validation mask contains, training images
+    that are scored as well.
 
     Args:
         splits: from :func:`rdistill.data.splits.data_splits`.
@@ -107,6 +109,7 @@ def inspect_data(splits: Sequence[Split], *, max_lines: int = 10, full: bool = F
         )
         if split.table is not None:
             counts.setdefault(split.name, []).append((split, _value_counts(split, inspected, complete=not findings)))
+    report.notes += scored_training_images(splits)
     for name, parts in counts.items():
         if name not in splits_with_problems:  # an unreadable mask may contain the missing class
             problem, note = _absent_classes(name, parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from rdistill.checks.data import inspect_data
+from rdistill.checks.scored_training_images import same_files
 from rdistill.config.load import LoadedConfig
 from rdistill.config.walk import leaves
 from rdistill.data.reading import Loaders
@@ -58,12 +59,8 @@ def inspect_unlabeled(config: Config | LoadedConfig, *, full: bool = False) -> t
             f"distill.unlabeled.img_dir: {folder} has no images that end in {suffix}, got {contents}; set img_suffix, "
             f"or give another folder"
         ], ""
-    scored = {
-        os.path.realpath(entry["img_path"])
-        for split in data_splits(run.cfg, ("val", "test"))
-        for entry in split.entries
-    }
-    leaked = [image for image in images if os.path.realpath(image) in scored]
+    scored = [entry["img_path"] for split in data_splits(run.cfg, ("val", "test")) for entry in split.entries]
+    leaked = list(same_files(scored, [str(image) for image in images]))
     if leaked:
         return [
             f"distill.unlabeled.img_dir: {len(leaked)} of its {len(images)} images are validation or test images, such "

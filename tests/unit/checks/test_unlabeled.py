@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_no_images_of_the_suffix(tiny: Tiny, tmp_path: Path) -> None:
 def test_validation_images_are_refused(tiny: Tiny) -> None:
     (problem,), _ = looked_at(tiny, img_dir="img_dir/val")
     assert "3 of its 3 images are validation or test images" in problem
+
+
+def test_copies_of_validation_images_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    own = sorted((tiny.data_root / "img_dir" / "train").iterdir())[0]
+    scored = sorted((tiny.data_root / "img_dir" / "val").iterdir())[0]
+    shutil.copy(own, tmp_path / "a.jpg")
+    assert looked_at(tiny, img_dir=str(tmp_path))[0] == []
+    shutil.copy(scored, tmp_path / "b.jpg")
+    (problem,), _ = looked_at(tiny, img_dir=str(tmp_path))
+    assert f"1 of its 2 images are validation or test images, such as {tmp_path / 'b.jpg'}: the scores" in problem
 
 
 def test_files_that_cannot_be_read(tiny: Tiny, tmp_path: Path) -> None:
