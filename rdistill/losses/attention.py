@@ -22,12 +22,11 @@ from rdistill.registration.parameters import Number
 
 if TYPE_CHECKING:
     import torch
-    import torch.nn.functional as F
     from torch import Tensor
 
-    from rdistill.losses import chunked
+    from rdistill.losses import chunked, resize
 
-lazily(globals(), torch="torch", F="torch.nn.functional", chunked="rdistill.losses.chunked")
+lazily(globals(), torch="torch", chunked="rdistill.losses.chunked", resize="rdistill.losses.resize")
 
 
 @register(
@@ -109,8 +108,7 @@ def _residuals(layers: Sequence[Tensor], valid: Tensor | None) -> Tensor:
     maps = []
     for layer in layers:
         attention = _energy(layer, None if valid is None else resize_nearest(valid, layer.shape[-2:]))
-        if attention.shape[-2:] != layers[-1].shape[-2:]:
-            attention = F.interpolate(attention, size=layers[-1].shape[-2:], mode="bilinear", align_corners=False)
+        attention = resize.resize_bilinear(attention, layers[-1].shape[-2:])
         maps.append(unit(where_valid(attention, valid).flatten(2), dim=2))
     if len(maps) == 1:
         return maps[0]

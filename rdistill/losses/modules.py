@@ -15,6 +15,7 @@ from rdistill.distributed import collectives
 from rdistill.schemas.mappings import LossParams
 
 from . import LOSSES, LossInfo, Switch, check_params, functional
+from .resize import resize_bilinear
 
 
 class Adapter(nn.Module):
@@ -35,13 +36,6 @@ class Adapter(nn.Module):
 
     def forward(self, student: Tensor, size: Sequence[int]) -> Tensor:
         return resize_bilinear(self.project(student), size)
-
-
-def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
-    """N x C x h x w -> N x C x ``size``; ``x`` itself if it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class MGD(nn.Module):
