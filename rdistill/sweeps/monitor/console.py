@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rdistill.core.one_class import never_left_one_class
+from rdistill.core.words import listed
 from rdistill.schemas.run import Scores
 from rdistill.schemas.trial import TrialReport
 from rdistill.sweeps.monitor.events import TrialInfo
@@ -37,6 +38,8 @@ BEST_SHOWN = 5  # ended trials in the table, besides the baseline
 ROWS_SHOWN = 15  # trials in the table, if the terminal is high enough
 LINES_OF_A_SWEEP = 40  # roughly this many trials of a large sweep get a line when they end
 RATE_WINDOW_S = 120.0  # the throughput is measured over this many seconds
+LOST_TOGETHER_S = 2.0  # trials that are lost within this time, as with their cohort, share a line
+LOST_SHOWN = 3  # trials that such a line names
 VALUE_WIDTH = 9  # characters of a swept value
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STYLES = {RUNNING: "cyan", DONE: "green", STOPPED: "yellow", FAILED: "red"}
@@ -99,6 +102,8 @@ class SweepConsole:
         # Counts and the leader are updated, not computed from all trials, which would be slow in a large sweep.
         self._count: Counter[str] = Counter()  # status -> number of trials
         self._leader: Row | None = None  # the best distilled trial
+        self._lost: dict[str, list[str]] = {}  # reason -> ids of lost trials that are not printed yet
+        self._lost_timer: threading.Timer | None = None
 
     def __enter__(self) -> SweepConsole:
         self._began = time.monotonic()
@@ -108,6 +113,7 @@ class SweepConsole:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._print_lost()
         if self._live is not None:
             self._live.stop()
 
@@ -156,7 +162,26 @@ class SweepConsole:
                 self._print_progress()
 
     def trial_lost(self, trial: TrialInfo, reason: str) -> None:
-        self.warned(f"{trial.id} was lost, and starts again from its last checkpoint ({reason})")
+        with self._lock:
+            self._lost.setdefault(reason, []).append(trial.id)
+            if self._lost_timer is None:
+                self._lost_timer = threading.Timer(LOST_TOGETHER_S, self._print_lost)
+                self._lost_timer.daemon = True
+                self._lost_timer.start()
+
+    def _print_lost(self) -> None:
+        """Prints a line for each reason for which trials were lost."""
+        with self._lock:
+            lost, self._lost = self._lost, {}
+            if self._lost_timer is not None:
+                self._lost_timer.cancel()
+                self._lost_timer = None
+        for reason, names in lost.items():
+            if len(names) == 1:
+                self.warned(f"{names[0]} was lost, and starts again from its last checkpoint ({reason})")
+            else:
+                shown = listed(names, LOST_SHOWN)
+                self.warned(f"{shown} were lost, and start again from their last checkpoints ({reason})")
 
     def trial_ended(self, trial: TrialInfo, result: TrialReport, failed: bool) -> None:
         with self._lock:

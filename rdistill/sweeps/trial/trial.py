@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
 from rdistill.config.load import LoadedConfig
 from rdistill.config.render import checked_source
@@ -258,6 +258,9 @@ def reason_of(error: BaseException) -> str:
     cause = getattr(error, "cause", error)  # Ray wraps a task's error in an error of its own
     if isinstance(cause, OutOfMemoryError):
         return killed_for_memory(cause)
+    if isinstance(cause, ActorUnavailableError):
+        which = "its process" if cause is error else "a process that it shares with other trials"
+        return f"{which} did not answer Ray"
     return f"{type(error).__name__}: {lines[-1]}"[:300]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -301,3 +302,27 @@ def test_on_a_terminal_the_table_goes_and_failures_stay(tmp_path: Path) -> None:
     assert f"t0001     failed: out of memory; see {tmp_path}/trials/t0001/error.txt" in lines and "\x1b[" in text(
         shown.console
     )
+
+
+def test_trials_that_are_lost_together_share_a_line(tmp_path: Path) -> None:
+    with SweepConsole(piped(), tmp_path, 300) as shown:
+        for number in range(1, 6):
+            shown.trial_lost(seen(f"t{number:04d}"), "full")
+        shown.trial_lost(seen("t0006"), "why")
+    assert text(shown.console).splitlines() == [
+        "warning   t0001, t0002, t0003 and 2 more were lost, and start again from their last checkpoints (full)",
+        "warning   t0006 was lost, and starts again from its last checkpoint (why)",
+    ]
+
+
+def test_a_lost_trial_is_said_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although nothing else may happen for long."""
+    monkeypatch.setattr(console, "LOST_TOGETHER_S", 0.01)
+    shown, expected = SweepConsole(piped(), tmp_path, 300), ""
+    for number in (1, 2):
+        shown.trial_lost(seen(f"t000{number}"), "why")
+        expected += f"warning   t000{number} was lost, and starts again from its last checkpoint (why)\n"
+        deadline = time.monotonic() + 60
+        while text(shown.console) != expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert text(shown.console) == expected

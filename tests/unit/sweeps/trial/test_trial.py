@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
+from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from rdistill.config.load import LoadedConfig, load_config
 from rdistill.core.errors import UserError
@@ -149,6 +150,10 @@ def test_a_failure_is_recorded_and_raised(study: Study) -> None:
 def test_a_reason_is_one_line() -> None:
     assert reason_of(ValueError("Traceback\n  of Ray\n\nthe end  \n")) == "ValueError: the end"
     assert reason_of(KeyError()) == "KeyError: " and len(reason_of(ValueError("x" * 999))) == 300
+    silent = ActorUnavailableError("RpcError: timed out", b"1" * 16)
+    assert reason_of(silent) == "its process did not answer Ray"
+    of_cohort = RayTaskError("step", "Traceback\n  of Ray", silent)
+    assert reason_of(of_cohort) == "a process that it shares with other trials did not answer Ray"
 
 
 def test_a_baseline_has_no_distillation(study: Study) -> None:
