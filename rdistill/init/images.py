@@ -62,6 +62,7 @@ class _Header:
     channels: int
     bits: int
     has_pages: bool = False  # a TIFF of several pages; OpenCV reads only the first
+    cmyk: bool = False  # colours of print, which OpenCV converts to RGB; `channels` is 3
 
 
 def survey(train: Sequence[Path], paths: Sequence[Path]) -> ImageSurvey:
@@ -86,6 +87,8 @@ def survey(train: Sequence[Path], paths: Sequence[Path]) -> ImageSurvey:
             reasons.append("images are grey: each is read as red = green = blue, so that any model accepts it")
         if largest == OPENCV_CHANNELS:
             reasons.append("images have an alpha channel, which is left out; store four bands of data as TIFF")
+        if cmyk := sum(header.cmyk for header in headers):
+            reasons.append(f"{cmyk} of {len(headers)} images are in CMYK, which is converted to red, green and blue")
         return ImageSurvey(sizes, RGB, 8, {"type": "LoadImageFromFile"}, reasons=tuple(reasons))
     if len(channel_counts) > 1:
         counts = ", ".join(f"{count} of {channels}" for channels, count in channel_counts.most_common(3))
@@ -126,13 +129,13 @@ def _header(path: Path) -> _Header:
     try:
         with Image.open(path) as image:
             bits = 16 if image.mode.startswith("I") else FLOAT_BITS if image.mode == "F" else 8
-            channels = RGB if image.mode == "P" else len(image.getbands())
+            channels = RGB if image.mode in ("P", "CMYK") else len(image.getbands())
             if image.format == "PNG" and channels >= RGB and image.mode != "P":
                 bits = _bits_of_png(path)  # Pillow reduces colours of 16 bits to 8
             width, height = image.size
             if image.format != "PNG" and image.getexif().get(ExifTags.Base.Orientation, 1) in ROTATED_ORIENTATIONS:
                 width, height = height, width
-            return _Header((width, height), channels, bits)
+            return _Header((width, height), channels, bits, cmyk=image.mode == "CMYK")
     except Exception as error:  # decoders raise anything from OSError to struct.error
         pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if pixels is None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from init_folders import assert_refused, bands, labels_of, pixels_of, save
 from init_samples import samples
+from PIL import Image
 
 from rdistill.init.data import read_data
+from rdistill.init.images import survey
 
 
 def test_bands_are_read_as_they_are(tmp_path: Path) -> None:
@@ -51,3 +53,23 @@ def test_what_is_not_understood_is_one_line(fill: Any, line: str, tmp_path: Path
     root = tmp_path / "data"
     fill(root)
     assert_refused(root, tmp_path / "out", line)
+
+
+@pytest.mark.parametrize(
+    ("modes", "suffix", "reasons"),
+    [
+        (("RGB", "RGB"), ".jpg", ()),
+        (("RGB", "CMYK"), ".jpg", ("1 of 2 images are in CMYK, which is converted to red, green and blue",)),
+        (
+            ("RGB", "RGBA"),
+            ".png",
+            ("images have an alpha channel, which is left out; store four bands of data as TIFF",),
+        ),
+    ],
+)
+def test_what_is_said_of_colours(modes: tuple[str, ...], suffix: str, reasons: tuple[str, ...], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}{suffix}" for number in range(len(modes))]
+    for path, mode in zip(paths, modes, strict=True):
+        Image.new("RGB", (8, 6), (200, 10, 10)).convert(mode).save(path)
+    images = survey(paths, paths)
+    assert (images.channels, images.bits, images.reasons) == (3, 8, reasons)
