@@ -24,6 +24,7 @@ NAMES = {
     "store-step-fast-scnn": ("store", ["step", "--pair", "r50-fast-scnn", "--steps", "10"]),
     "store-fill": ("store", ["fill"]),
     "store-confirm": ("store", ["confirm", "--pair", "r50-fast-scnn"]),
+    "store-confirm-r18": ("store", ["confirm"]),
     "store-errors": ("store_errors", []),
     "resize-small": ("resize", ["small"]),
     "resize-classes": ("resize", ["classes"]),
