@@ -214,13 +214,13 @@ def train(
 
 
 def _teacher_lines(metrics: RunMetrics) -> Iterator[str]:
-    """Yields lines that say for how many images the teacher's outputs did not have to be computed."""
+    """Yields lines that say how many outputs, one for each image and teacher, did not have to be computed."""
     if cache := metrics.get("teacher_cache"):
         gave_up = "; given up" if cache.get("gave_up") else ""
-        yield f"cache     {cache['hit_rate']:.0%} of the teacher's {cache['images']} images were known{gave_up}"
+        yield f"cache     {cache['hit_rate']:.0%} of {cache['images']} teacher outputs were known{gave_up}"
     if store := metrics.get("teacher_store"):
         stored = store["images"] - store["computed"]
-        yield f"store     {stored} of the teacher's {store['images']} images were kept already"
+        yield f"store     {stored} of {store['images']} teacher outputs were stored already"
 
 
 @_takes(DataArguments)
