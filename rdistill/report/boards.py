@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rdistill.core.one_class import trained_of, when_trained
 from rdistill.core.words import counted
-from rdistill.report.facts import interval
+from rdistill.report.facts import between, interval
 from rdistill.report.load import Sweep, iou, is_baseline, mapping, miou, number, share
 from rdistill.report.text import MISSING, Cell, Column, Table, cell, condensed, duration, short, signed
 from rdistill.schemas.summary import Arm, Confirmed
@@ -124,6 +124,29 @@ def confirmed_table(sweep: Sweep) -> Table | None:
     caption = f"Confirmed: fresh seeds {', '.join(map(str, seeds))}, paired with the baseline's"
     caption += f"; scores are of the exported {files}" if files else ""
     return condensed(Table(caption, columns, rows, marks))
+
+
+def pairwise_table(sweep: Sweep) -> Table | None:
+    """The table of differences between every two confirmed configurations; None if a single one was confirmed."""
+    rows = []
+    for pair in sweep.confirmed.get("pairwise", []):
+        low, high = pair["low"], pair["high"]
+        better = pair["first"] if low > 0 else pair["second"] if high < 0 else "neither is shown to be"
+        rows.append(
+            [
+                cell(pair["first"]), cell(pair["second"]), Cell(signed(pair["mean"]), pair["mean"]),
+                Cell(between(low, high)), cell(pair["p_adjusted"], ".3g"), cell(pair["n"]), cell(pair["images"]),
+                cell(better),
+            ]
+        )  # fmt: skip
+    columns = [
+        Column("configuration", rank=0), Column("minus", rank=0), Column("difference", True, rank=0),
+        Column("interval", True, "all of these intervals hold together with 95 %", rank=1),
+        Column("p", True, "adjusted for all of these comparisons", rank=2), Column("pairs", True, rank=3),
+        Column("images", True, rank=3), Column("better", rank=1),
+    ]  # fmt: skip
+    caption = "Between the confirmed configurations, at equal iterations; the intervals hold together with 95 %"
+    return condensed(Table(caption, columns, rows)) if rows else None
 
 
 def _files(confirmed: Confirmed) -> str:

@@ -77,6 +77,7 @@ def sweep_page(sweep: Sweep) -> Page:
 def _confirmed_section(sweep: Sweep, differences: list[scores.DifferenceRow]) -> Section:
     tables = (
         boards.confirmed_table(sweep),
+        boards.pairwise_table(sweep),
         equal_cost.equal_cost_table(sweep),
         equal_cost.seconds_table(sweep),
         equal_cost.uncertainty_table(sweep),

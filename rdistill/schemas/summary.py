@@ -50,6 +50,22 @@ class Difference(PairedDifference, total=False):
     settled: bool  # whether an earlier look has given the final answer
 
 
+class PairwiseDifference(TypedDict):
+    """The difference of two confirmed configurations over the seeds that both have.
+
+    The intervals of all entries hold together with 95 %, so that any of them may be looked at because of its result.
+    """
+
+    first: str  # id of the configuration with the higher mean
+    second: str
+    n: int  # number of pairs of runs
+    images: int  # number of images that the interval covers besides seeds; 0: over seeds alone
+    mean: float  # first minus second
+    low: float  # lower end of the interval
+    high: float
+    p_adjusted: float  # p value of no difference, times the number of entries; at most 1
+
+
 class ClassScores(Spread, total=False):
     """IoU of one class over the runs."""
 
@@ -130,6 +146,9 @@ class Evidence(TypedDict, total=False):
 
     baseline: Arm | None
     configurations: list[Arm]
+    pairwise: list[
+        PairwiseDifference
+    ]  # every two configurations, those of the highest means first; absent for a single one
 
 
 class Confirmed(Evidence, total=False):

@@ -6,6 +6,7 @@ the statistics.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from rdistill.schemas.summary import (
     EqualCostArm,
     Evidence,
     PairedDifference,
+    PairwiseDifference,
     Spread,
 )
 from rdistill.sweeps.findings.equal_cost import EqualCost, seconds_of
@@ -34,6 +36,7 @@ from rdistill.sweeps.proof.decision import (
     Looks,
     compare,
     decide,
+    half_width,
     images_half_width,
     p_value,
     sign_flip_p,
@@ -171,6 +174,60 @@ def evidence(
         base["seconds"] = seconds_of(baseline_runs)
         _add_pytorch(base, _trained_runs(baseline_runs, facts), None, facts)
     return {"baseline": base, "configurations": entries}
+
+
+def pairwise_differences(
+    runs: Sequence[TrialRecord],
+    configurations: Sequence[str],
+    scores: ScoresOf = lambda run: run.best,
+    facts: EvidenceFacts | None = None,
+) -> list[PairwiseDifference]:
+    """The differences of every two configurations, over the seeds on which both learned more than one class.
+
+    Which of them are interesting, such as the best against the second best, is seen by the scores themselves.
+    Therefore their intervals hold together with 95 % (Bonferroni's method). Like those of the differences to the
+    baseline, they are over seeds and images and are valid at every look.
+
+    Args:
+        runs, configurations, scores, facts: see :func:`evidence`.
+
+    Returns:
+        The configurations of the highest means first; no entry for two configurations that share fewer than two seeds.
+    """
+    facts = facts or EvidenceFacts()
+    if facts.never_trained is None:
+        facts = replace(facts, never_trained=never_trained(runs))
+    if facts.looks is not None:  # the margin is one to the baseline
+        facts = replace(facts, looks=replace(facts.looks, margin=0.0))
+    trained: dict[str, list[TrialRecord]] = {}
+    for name in configurations:
+        own = [run for run in runs if run.of == name and not run.rival and run.status == "finished" and scores(run)]
+        trained[name] = _trained_runs(own, facts)
+    means = {name: fmean(values) for name in configurations if (values := _by_seed(trained[name], scores).values())}
+    order = sorted(means, key=lambda name: -means[name])
+    compared = {
+        (first, second): _compare(trained[first], trained[second], scores, facts)
+        for first, second in itertools.combinations(order, 2)
+    }
+    differences = {pair: difference for pair, difference in compared.items() if difference is not None}
+    entries: list[PairwiseDifference] = []
+    for (first, second), difference in differences.items():
+        comparison, looks = difference.comparison, difference.looks
+        alpha = ALPHA / len(differences)
+        half = half_width(comparison.errors, comparison.images, comparison.pairs, looks, alpha)
+        entries.append(
+            {
+                "first": first,
+                "second": second,
+                "n": comparison.pairs,
+                "images": comparison.images,
+                "mean": comparison.mean,
+                "low": comparison.mean - half,
+                "high": comparison.mean + half,
+                "p_adjusted": min(1.0, len(differences) * difference.shown["p"]),
+            }
+        )
+    return entries
 
 
 def _add_pytorch(

@@ -29,7 +29,7 @@ from rdistill.schemas.summary import Arm, Confirmed, Cost, Environment, Searched
 from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_name, load_selection, scores_getter
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
-from rdistill.sweeps.findings.statistics import EvidenceFacts, describe, evidence
+from rdistill.sweeps.findings.statistics import EvidenceFacts, describe, evidence, pairwise_differences
 from rdistill.sweeps.findings.verdict import search_lead, verdict
 from rdistill.sweeps.findings.why import why
 from rdistill.sweeps.proof.counts import SplitCounts
@@ -211,7 +211,10 @@ def _confirmed(
     confirmed: Confirmed = {"of": selection.of, "seeds": list(seeds), "seconds": selection.seconds}
     if selection.first:
         confirmed["looks"] = looks.as_summary(selection)
-    confirmed.update(evidence(runs, *arms, teacher, scores_getter(selection.of), known_facts))
+    scores = scores_getter(selection.of)
+    confirmed.update(evidence(runs, *arms, teacher, scores, known_facts))
+    if len(selection.configurations) > 1:
+        confirmed["pairwise"] = pairwise_differences(runs, selection.configurations, scores, known_facts)
     expected = len(seeds) * (len(selection.configurations) + selection.at_equal_iterations)
     if selection.at_equal_cost:  # every configuration is expected to have one until equal costs are measured
         measured = (work_dir / EQUAL_COST_FILE).is_file()

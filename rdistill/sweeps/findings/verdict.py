@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from rdistill.core.one_class import when_trained
-from rdistill.core.words import counted
+from rdistill.core.words import counted, listed
 from rdistill.schemas.summary import Arm, Confirmed, Difference, EqualCostArm
 from rdistill.sweeps.findings.confirm import PYTORCH, exported_kind
 from rdistill.sweeps.proof.sequential import FUTILITY_BOUND
 from rdistill.sweeps.study.records import TrialRecord
 
 CONFIDENCE = 0.95
+OTHERS_SHOWN = 3  # configurations that a sentence names
 
 
 def search_lead(
@@ -85,7 +86,31 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
         sentences.append(_answer(begin, subject, rival, gap, questions, if_worse=if_worse))
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
-    return " ".join([*sentences, *_in_pytorch(best), *_reservations(confirmed, best, tuned)])
+    return " ".join(
+        [*sentences, *_among(confirmed, best["id"]), *_in_pytorch(best), *_reservations(confirmed, best, tuned)]
+    )
+
+
+def _among(confirmed: Confirmed, best: str) -> list[str]:
+    """A sentence that says which other configurations the best one is shown to be better than, if any is confirmed."""
+    pairs = [pair for pair in confirmed.get("pairwise", []) if best in (pair["first"], pair["second"])]
+    if not pairs:
+        return []
+    better: list[str] = []
+    unclear: list[str] = []
+    for pair in pairs:
+        sign = 1 if pair["first"] == best else -1
+        low, high = sorted((sign * pair["low"], sign * pair["high"]))
+        rival = pair["second"] if pair["first"] == best else pair["first"]
+        text = f"{rival} ({sign * pair['mean']:+.2f}, {low:+.2f} to {high:+.2f})"
+        (better if low > 0 else unclear).append(text)
+    among = f"Of the {len(confirmed['configurations'])} confirmed configurations, at equal iterations, {best} is"
+    shown, not_shown = (listed(texts, OTHERS_SHOWN) for texts in (better, unclear))
+    if not unclear:
+        return [f"{among} shown to be better than {shown}."]
+    if not better:
+        return [f"{among} not shown to be better than {not_shown}."]
+    return [f"{among} shown to be better than {shown}, and not shown to be better than {not_shown}."]
 
 
 def _as_files(confirmed: Confirmed) -> str:

@@ -418,6 +418,23 @@ def test_word_and_next_step_of_a_fixed_list_follow_the_answer(
     assert shows in re.findall(r"\w+", f"{first_row} {table.same}")  # what is the same in every row stands apart
 
 
+def test_the_confirmed_configurations_are_compared_with_each_other() -> None:
+    def pair(first: str, second: str, mean: float, half: float) -> dict[str, Any]:
+        ends = {"low": mean - half, "high": mean + half}
+        return {"first": first, "second": second, "n": 6, "images": 76, "mean": mean, **ends, "p_adjusted": 0.0123}
+
+    pairs = [pair("t1", "t2", 1.5, 1.0), pair("t1", "t3", 0.5, 1.0), pair("t2", "t3", -1.0, 0.5)]
+    table = boards.pairwise_table(of(scored("baseline", 75.0), summary={"confirmed": {"pairwise": pairs}}))
+    assert table is not None and [[cell.text for cell in row] for row in table.rows] == [
+        ["t1", "t2", "+1.50", "+0.50 to +2.50", "t1"],
+        ["t1", "t3", "+0.50", "\u22120.50 to +1.50", "neither is shown to be"],
+        ["t2", "t3", "\u22121.00", "\u22121.50 to \u22120.50", "t3"],
+    ]
+    assert "hold together with 95 %" in table.caption and "76" in table.same and "0.0123" in table.same
+    assert boards.pairwise_table(of(scored("baseline", 75.0), summary={"confirmed": {"pairwise": []}})) is None
+    assert boards.pairwise_table(of(scored("baseline", 75.0))) is None
+
+
 def test_when_all_planned_seeds_are_used_the_step_says_so() -> None:
     """A larger `max` is refused after the last look, so more seeds are no advice."""
     arm = {"id": "t0001", "mean": 77.0, "n": 3, "difference": a_difference(-1, 2, answer="futile", n=10)}

@@ -19,6 +19,7 @@ from rdistill.sweeps.findings.statistics import (
     evidence,
     holm,
     paired_difference,
+    pairwise_differences,
     share_of_teacher,
     spread,
 )
@@ -247,6 +248,61 @@ def test_images_widen_a_difference() -> None:
     both_five = {"t0001-s2": np.zeros(5), "baseline-s2": np.zeros(5)}
     for without in (gone, five, both_five, {"baseline-s3": None}):
         assert shown(**without)["images"] == 0 and "binds" not in shown(**without)
+
+
+def three_configurations() -> list[TrialRecord]:
+    return [
+        *runs("baseline", {1: 50.0, 2: 51.0, 3: 53.0}),
+        *runs("t0001", {1: 70.0, 2: 72.0, 3: 74.0}),
+        *runs("t0002", {1: 71.0, 2: 73.5, 3: 74.5}),
+        *runs("t0003", {1: 60.0, 2: 61.0, 3: 65.0}),
+    ]
+
+
+def test_every_two_configurations_are_compared() -> None:
+    """Means 73, 72 and 62; the intervals are those of Student's t for an error of 5 % / 3 each."""
+    entries = pairwise_differences(three_configurations(), ["t0001", "t0002", "t0003"])
+    assert [(entry["first"], entry["second"]) for entry in entries] == [
+        ("t0002", "t0001"), ("t0002", "t0003"), ("t0001", "t0003"),
+    ]  # fmt: skip
+    quantile = float(stats.t.ppf(1 - 0.05 / 3 / 2, 2))
+    for entry, differences in zip(entries, ([1.0, 1.5, 0.5], [11.0, 12.5, 9.5], [10.0, 11.0, 9.0]), strict=True):
+        half = quantile * stdev(differences) / math.sqrt(3)
+        expected = {"n": 3, "images": 0, "mean": fmean(differences), "low": fmean(differences) - half,
+                    "high": fmean(differences) + half}  # fmt: skip
+        assert {key: entry[key] for key in expected} == pytest.approx(expected)  # type: ignore[literal-required]
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+        assert entry["p_adjusted"] == pytest.approx(min(1.0, 3 * p), abs=3e-4)
+
+
+def test_which_runs_of_two_configurations_are_compared() -> None:
+    """Of the same seed, finished, of those that learned more than one class; two configurations are one comparison."""
+    several = three_configurations()
+    names = ["t0001", "t0002", "t0003"]
+    rival = TrialRecord("t0001-as-t0002-s1", {}, 1, of="t0001", rival="t0002", phase="equal-cost", status="finished",
+                        history=[{"iter": 1, "seconds": 1.0, "mIoU": 9.0}])  # fmt: skip
+    lost = next(run for run in several if run.id == "t0003-s3")
+    lost.status = "failed"
+    stuck = EvidenceFacts(never_trained={"t0003-s2"})
+    (entry,) = pairwise_differences([rival, *several], names, facts=stuck)  # t0003 has one seed left
+    half = float(stats.t.ppf(0.975, 2)) * 0.5 / math.sqrt(3)
+    assert (entry["first"], entry["second"], entry["n"], entry["mean"]) == ("t0002", "t0001", 3, 1.0)
+    assert (entry["low"], entry["high"]) == pytest.approx((1.0 - half, 1.0 + half))
+    assert pairwise_differences(several, ["t0001"]) == [] and pairwise_differences([], names) == []
+    margin = EvidenceFacts(Looks(3, 3, 5.0), never_trained=())  # "better" by five points, which is not asked here
+    assert pairwise_differences(several, ["t0001", "t0002"], facts=margin) == [entry]
+
+
+def test_images_widen_the_differences_between_configurations() -> None:
+    random = np.random.default_rng(0)
+    several = three_configurations()
+    values = {run.id: random.normal(70, 9, 6) for run in several}
+    beside = EvidenceFacts(by_image=lambda run: values[run.id], chosen_from=4)
+    (entry,) = pairwise_differences(several, ["t0001", "t0002"], facts=beside)
+    by_image = np.stack([values[f"t0002-s{seed}"] - values[f"t0001-s{seed}"] for seed in (1, 2, 3)])
+    expected = compare([1.0, 1.5, 0.5], by_image, Looks(3, 3, chosen_from=4))
+    assert (entry["images"], entry["low"], entry["high"]) == (6, expected.low, expected.high)
+    assert entry["p_adjusted"] == p_value(expected, Looks(3, 3, chosen_from=4))
 
 
 def test_each_question_has_its_own_answer() -> None:

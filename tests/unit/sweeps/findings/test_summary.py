@@ -86,6 +86,33 @@ def test_the_summary_of_a_confirmation(tmp_path: Path) -> None:
     assert summary["environment"]["started"] == first.started and summary["environment"]["ended"]
 
 
+def test_several_confirmed_configurations_are_compared(tmp_path: Path) -> None:
+    trials = [
+        record("baseline", 60.0),
+        record("t0001", 70.0, values={WEIGHT: 1.0}),
+        record("t0002", 69.0, values={WEIGHT: 2.0}),
+    ]
+    again = [
+        *runs("baseline", {1: 60.0, 2: 62.0}),
+        *runs("t0001", {1: 70.0, 2: 72.1}),
+        *runs("t0002", {1: 69.0, 2: 70.0}),
+    ]
+    for each in (*trials, *again):
+        each.save(tmp_path / TRIALS / each.id)
+    for names in (["t0001"], ["t0001", "t0002"]):
+        save_selection(tmp_path, Selection("baseline", names, [1, 2]))
+        summary = write_summary(facts(confirm={"top": len(names), "seeds": [1, 2]}), tmp_path, FINISHED)
+        sentence = (
+            "Of the 2 confirmed configurations, at equal iterations, t0001 is not shown to be better than t0002 (+1.55,"
+        )
+        if len(names) == 1:
+            assert "pairwise" not in summary["confirmed"] and sentence not in summary["verdict"]
+        else:
+            (pair,) = summary["confirmed"]["pairwise"]
+            assert (pair["first"], pair["second"], pair["mean"]) == ("t0001", "t0002", pytest.approx(1.55))
+            assert sentence in summary["verdict"]
+
+
 def test_the_command_is_as_a_user_types_it() -> None:
     """Without this machine's folders, and runnable: of ``python -m rdistill`` the first argument is a file alone."""
     flags = ["sweep", "my sweep.yaml"]

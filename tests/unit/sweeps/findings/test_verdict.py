@@ -144,3 +144,38 @@ def test_a_sign_flip_test_from_six_pairs_on() -> None:
     assert six["configurations"][0]["difference"]["sign_flip_p"] == pytest.approx(2 / 64)
     three = confirmed([71.0, 72.0, 73.0], [70.0] * 3, [70.0] * 3)
     assert three["configurations"][0]["difference"]["sign_flip_p"] is None
+
+
+@pytest.mark.parametrize(
+    ("intervals", "sentence"),
+    [
+        ({"t0002": (1.0, -0.5, 2.5)}, "not shown to be better than t0002 (+1.00, -0.50 to +2.50)."),
+        ({"t0002": (1.0, 0.5, 1.5)}, "shown to be better than t0002 (+1.00, +0.50 to +1.50)."),
+        (
+            {"t0002": (1.0, 0.5, 1.5), "t0003": (0.2, 0.0, 0.4)},
+            "shown to be better than t0002 (+1.00, +0.50 to +1.50), and not shown to be better than t0003 (+0.20, "
+            "+0.00 to +0.40).",
+        ),
+        (
+            {f"t000{number}": (1.0, -1.0, 3.0) for number in range(2, 7)},
+            "not shown to be better than t0002 (+1.00, -1.00 to +3.00), t0003 (+1.00, -1.00 to +3.00), t0004 (+1.00, "
+            "-1.00 to +3.00) and 2 more.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_best_of_several_configurations_against_the_others(
+    intervals: dict[str, tuple[float, float, float]], sentence: str, turned: bool
+) -> None:
+    """Whichever of the two an entry names first; pairs of others are not in the verdict."""
+    found = confirmed([75.0, 76.9, 79.1], [70.0, 72.0, 74.0], [71.0, 73.0, 75.0])
+    found["configurations"] += [{**found["configurations"][0], "id": name, "mean": 60.0} for name in intervals]
+    pairs = [{"first": "t0001", "second": name, "mean": mean, "low": low, "high": high}
+             for name, (mean, low, high) in intervals.items()]  # fmt: skip
+    if turned:
+        pairs = [{"first": pair["second"], "second": "t0001", "mean": -pair["mean"], "low": -pair["high"],
+                  "high": -pair["low"]} for pair in pairs]  # fmt: skip
+    found["pairwise"] = [*pairs, {"first": "t0008", "second": "t0009", "mean": 9.0, "low": 8.0, "high": 10.0}]
+    text = verdict(found, 1, tuned=True)
+    count = len(intervals) + 1
+    assert text.endswith(f" Of the {count} confirmed configurations, at equal iterations, t0001 is {sentence}")
