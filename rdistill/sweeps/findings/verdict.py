@@ -105,12 +105,19 @@ def _among(confirmed: Confirmed, best: str) -> list[str]:
         text = f"{rival} ({sign * pair['mean']:+.2f}, {low:+.2f} to {high:+.2f})"
         (better if low > 0 else unclear).append(text)
     among = f"Of the {len(confirmed['configurations'])} confirmed configurations, at equal iterations, {best} is"
-    shown, not_shown = (listed(texts, OTHERS_SHOWN) for texts in (better, unclear))
+    shown, not_shown = _in_words(better, "and"), _in_words(unclear, "or")
     if not unclear:
         return [f"{among} shown to be better than {shown}."]
     if not better:
         return [f"{among} not shown to be better than {not_shown}."]
     return [f"{among} shown to be better than {shown}, and not shown to be better than {not_shown}."]
+
+
+def _in_words(texts: Sequence[str], word: str) -> str:
+    """``a, b and c``; of more than three the first ones, and how many there are beside them."""
+    if len(texts) > OTHERS_SHOWN:
+        return listed(texts, OTHERS_SHOWN)
+    return f" {word} ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
 
 
 def _as_files(confirmed: Confirmed) -> str:
