@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from rdistill.losses.common import without_autocast
 
 FULL_PRECISION = (torch.float32, torch.float64)
+SMALLEST = 16_384  # numbers in a resized tensor from which the products are faster than PyTorch's gradient
 
 
 def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -26,7 +27,8 @@ def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     size = tuple(size)
     if tuple(x.shape[-2:]) == size:
         return x
-    if x.device.type == "cpu" and x.dtype in FULL_PRECISION:
+    large = len(x) * x.shape[1] * size[0] * size[1] >= SMALLEST
+    if large and x.device.type == "cpu" and x.dtype in FULL_PRECISION:
         resized: Tensor = _Resize.apply(x, size)  # type: ignore[no-untyped-call]
         return resized
     return _interpolated(x, size)

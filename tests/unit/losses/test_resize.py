@@ -6,12 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rdistill.losses.resize import resize_bilinear
+from rdistill.losses import resize
+from rdistill.losses.resize import SMALLEST, resize_bilinear
 
 SIZES = [
     ((4, 6), (32, 48)), ((7, 3), (5, 9)), ((32, 48), (4, 6)), ((1, 1), (3, 2)), ((3, 2), (1, 1)), ((5, 5), (5, 7)),
     ((40, 30), (60, 90)),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are resized as large ones are."""
+    monkeypatch.setattr(resize, "SMALLEST", 0)
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
@@ -66,3 +73,11 @@ def test_what_pytorch_resizes() -> None:
     for other in (x.detach().bfloat16(), x.detach().to("meta")):
         resized = resize_bilinear(other.requires_grad_(), (8, 8))
         assert resized.dtype == other.dtype and "Upsample" in type(resized.grad_fn).__name__
+
+
+def test_small_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For which it is faster."""
+    monkeypatch.setattr(resize, "SMALLEST", SMALLEST)
+    x = torch.randn(4, 1, 2, 2, requires_grad=True)
+    names = [type(resize_bilinear(x, (side, 64)).grad_fn).__name__ for side in (63, 64)]
+    assert names == ["UpsampleBilinear2DBackward0", "_ResizeBackward"]
