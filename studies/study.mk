@@ -53,3 +53,5 @@ nuclei-strong:
 	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --val-interval 200 --seed 0)
 	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 800 --val-interval 200)
 	$(call report,nuclei/few/strong)
+	$(call sweep,nuclei,nuclei/few/smaller,studies/nuclei/smaller_student.yaml,--iters 800 --val-interval 200)
+	$(call report,nuclei/few/smaller)
