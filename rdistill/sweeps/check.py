@@ -95,6 +95,11 @@ def check_sweep(
     if report.problems:
         return report
     report.notes += _scheduler_notes(base, spec)
+    if keys := spec.keys_of_baselines_alone:
+        report.notes.append(
+            f"baseline.search: {', '.join(keys)}: searched for the student alone, but not in space for the students "
+            f"under a teacher: that is strict where a gain is shown, and unfair where none is"
+        )
     if shares := _searched_shares(base, spec):
         report.add("weights", [], shares)
     problems, tried, pairs = _structures(base, spec, distiller, trust_checkpoint)

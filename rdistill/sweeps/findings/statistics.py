@@ -417,16 +417,19 @@ def _parameters(record: TrialRecord, loss: str) -> list[str]:
     chosen = record.values.get(loss) or (record.values.get("distill.losses") or {}).get(loss.rpartition(".")[2])
     if not isinstance(chosen, Mapping):
         return []
-    return [f"{key} {_value(value)}" for key, value in chosen.items() if key not in ("type", "weight", "pair", "on")]
+    return [
+        f"{key} {value_text(value)}" for key, value in chosen.items() if key not in ("type", "weight", "pair", "on")
+    ]
 
 
 def _key_and_value(key: str, value: Any) -> str:
     """``lr 0.02``; ``without hidden`` for a loss that was left out."""
     name = key.split(".")[-1]
-    return f"without {name}" if value is None else f"{name} {_value(value)}"
+    return f"without {name}" if value is None else f"{name} {value_text(value)}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A swept value in the words for a configuration."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return f"[{_list(value)}]" if isinstance(value, (list, tuple)) else str(value)

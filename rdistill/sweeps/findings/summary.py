@@ -29,7 +29,7 @@ from rdistill.schemas.summary import Arm, Confirmed, Cost, Environment, Searched
 from rdistill.sweeps.findings.confirm import PYTORCH, Selection, counts_name, load_selection, scores_getter
 from rdistill.sweeps.findings.equal_cost import EQUAL_COST_FILE, load_equal_costs
 from rdistill.sweeps.findings.looks import load_looks
-from rdistill.sweeps.findings.statistics import EvidenceFacts, describe, evidence, pairwise_differences
+from rdistill.sweeps.findings.statistics import EvidenceFacts, describe, evidence, pairwise_differences, value_text
 from rdistill.sweeps.findings.verdict import search_lead, verdict
 from rdistill.sweeps.findings.why import why
 from rdistill.sweeps.proof.counts import SplitCounts
@@ -78,7 +78,14 @@ def summarize(facts: SweepFacts, records: Sequence[TrialRecord], work_dir: Path,
     earlier = read_summary(work_dir)
     return {
         "status": status,
-        "verdict": verdict(confirmed, facts.baselines, tuned=tuned, runs_left=left, searched=_lead(records)),
+        "verdict": verdict(
+            confirmed,
+            facts.baselines,
+            tuned=tuned,
+            runs_left=left,
+            searched=_lead(records),
+            tuned_alone=tuned_alone(spec, records, confirmed),
+        ),
         "teacher": facts.teachers[0] if facts.teachers and facts.teachers[0] else None,
         "teachers": list(facts.teachers),
         "searched": _searched(facts, records),
@@ -161,6 +168,27 @@ def warnings_of(spec: SweepSpec, records: Sequence[TrialRecord], work_dir: Path)
     for first, second in twins(records):
         warnings.append(f"{first} and {second} have different values and the same losses: a value has no effect")
     return warnings
+
+
+def tuned_alone(spec: SweepSpec, records: Sequence[TrialRecord], confirmed: Confirmed | None) -> list[str]:
+    """Values of the confirmed baseline that no student under a teacher was tried with.
+
+    Returns:
+        ``lr 0.016 (not 0.008)`` for each key that was searched for the baselines alone and whose value is not the
+        config's, which all students under a teacher have.
+    """
+    arm = (confirmed or Confirmed()).get("baseline") or Arm()
+    best = next((record for record in records if record.id == arm.get("id")), None)
+    unchanged = next((record for record in records if record.id == BASELINE), None)
+    if best is None or unchanged is None:
+        return []
+    texts = []
+    for key in spec.keys_of_baselines_alone:
+        own, configured = best.values.get(key), unchanged.effective.get(key)
+        if key in best.values and own != configured:
+            instead = "" if configured is None else f" (not {value_text(configured)})"
+            texts.append(f"{key.split('.')[-1]} {value_text(own)}{instead}")
+    return texts
 
 
 def _headroom(work_dir: Path) -> Headroom | None:

@@ -48,7 +48,15 @@ def search_lead(
     )
 
 
-def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_left: int = 0, searched: str = "") -> str:
+def verdict(
+    confirmed: Confirmed | None,
+    baselines: int,
+    *,
+    tuned: bool,
+    runs_left: int = 0,
+    searched: str = "",
+    tuned_alone: Sequence[str] = (),
+) -> str:
     """The verdict of a sweep, in a few sentences.
 
     Args:
@@ -58,6 +66,8 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
         tuned: whether the baselines were searched.
         runs_left: number of confirmation runs that are still to train.
         searched: the result of the search alone, see :func:`search_lead`.
+        tuned_alone: values of the confirmed baseline that no student under a teacher was tried with, such as
+            ``lr 0.016 (not 0.008)``; they are said where no gain is shown.
     """
     if runs_left:
         return f"Not confirmed yet: {counted(runs_left, 'more run')} on fresh seeds to come."
@@ -87,8 +97,25 @@ def verdict(confirmed: Confirmed | None, baselines: int, *, tuned: bool, runs_le
     if best["share_of_teacher"] is not None:
         sentences.append(f"{best['label']} reaches {best['share_of_teacher']:.1f} % of the teacher's mIoU.")
     return " ".join(
-        [*sentences, *_among(confirmed, best["id"]), *_in_pytorch(best), *_reservations(confirmed, best, tuned)]
+        [
+            *sentences,
+            *_among(confirmed, best["id"]),
+            *_in_pytorch(best),
+            *_reservations(confirmed, best, tuned),
+            *_untried(tuned_alone, [gap for arm, gap in (*first, *second) if arm is best]),
+        ]
     )
+
+
+def _untried(tuned_alone: Sequence[str], differences: Sequence[Difference]) -> list[str]:
+    """A reservation where no gain is shown and the student alone was tuned in more than the others were."""
+    if not tuned_alone or all(map(is_better, differences)):
+        return []
+    values = listed(tuned_alone, OTHERS_SHOWN)
+    return [
+        f"The student alone has {values}, which no student under a teacher was tried with; search it in "
+        f"`space` too before you conclude."
+    ]
 
 
 def _among(confirmed: Confirmed, best: str) -> list[str]:

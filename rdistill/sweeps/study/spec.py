@@ -303,6 +303,17 @@ class SweepSpec(Section):
         arms = 1 + self.confirm.top
         return arms if self.baseline.cost == "iterations" else arms + self.confirm.top
 
+    @property
+    def keys_of_baselines_alone(self) -> list[str]:
+        """Keys that are searched for the baselines, and not for the students under a teacher."""
+        searched = [key.lstrip("+") for key in self.space]
+        return [
+            key
+            for key in self.baseline.search
+            if not any(f"{key.lstrip('+')}.".startswith(f"{own}.") or own.startswith(f"{key.lstrip('+')}.")
+                       for own in searched)
+        ]  # fmt: skip
+
     def problems(self) -> list[str]:
         """Problems that the checks of single fields cannot find, a line each."""
         sections = {"set": self.set, "space": self.space, "baseline.search": self.baseline.search}

@@ -39,11 +39,13 @@ def check_sweep(tiny: Tiny, shortcuts: dict[str, Any], tmp_path: Path) -> Check:
         space: Mapping[str, Any],
         trial: Mapping[str, Any] | None = None,
         confirm: Mapping[str, Any] | None = None,
+        baseline: Mapping[str, Any] | None = None,
         **changed: Any,
     ) -> Report:
         search = dict(type="optuna", num_trials=4)
         content = dict(config=str(tiny.folder / "distill.py"), space=space, search=search, trial=trial or {})
         content |= {} if confirm is None else dict(confirm=confirm)
+        content |= {} if baseline is None else dict(baseline=baseline)
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(content))
         return check_sweep_file(file, {}, Shortcuts(**{**shortcuts, **changed}), work_dir=tmp_path / "work")
@@ -137,6 +139,17 @@ def test_searched_shares_are_said_once_for_all_losses_alike(check_sweep: Check) 
         "a, b: measured in a trial's first 8 batches, where it is a share; c: measured in a trial's first 4 batches, "
         "where it is a share, and again every 20 iterations"
     )
+
+
+def test_keys_of_the_baselines_alone_are_noted(check_sweep: Check) -> None:
+    rate = {"optim_wrapper.optimizer.lr": choice(0.01, 0.02)}
+    weight = {"distill.losses.logits.weight": choice(1.0, 3.0)}
+    notes = check_sweep(weight, baseline=dict(search=rate)).notes
+    assert (
+        "baseline.search: optim_wrapper.optimizer.lr: searched for the student alone, but not in space for the "
+        "students under a teacher: that is strict where a gain is shown, and unfair where none is"
+    ) in notes
+    assert not [note for note in check_sweep(rate, baseline=dict(search=rate)).notes if "baseline.search" in note]
 
 
 def test_swept_features(check_sweep: Check) -> None:

@@ -17,6 +17,7 @@ from rdistill.sweeps.findings.summary import (
     SweepFacts,
     command_line,
     read_summary,
+    tuned_alone,
     warnings_of,
     write_summary,
 )
@@ -111,6 +112,31 @@ def test_several_confirmed_configurations_are_compared(tmp_path: Path) -> None:
             (pair,) = summary["confirmed"]["pairwise"]
             assert (pair["first"], pair["second"], pair["mean"]) == ("t0001", "t0002", pytest.approx(1.55))
             assert sentence in summary["verdict"]
+
+
+def test_what_the_student_alone_was_tuned_in_alone(tmp_path: Path) -> None:
+    """A key of the baselines' search alone counts where the best baseline has another value than the config."""
+    rates, weights = {"type": "choice", "values": [0.1, 0.2]}, "+model.head.class_weight"
+    search = {RATE: rates, weights: {"type": "choice", "values": [[1.0, 2.0], [1.0, 5.0]]}}
+    unchanged = record("baseline", 60.0)
+    unchanged.effective = {RATE: 0.1}
+    best = record("b0001", 70.0, values={RATE: 0.2, weights: [1.0, 5.0]})
+    trials = [unchanged, best, record("t0001", 65.0, values={WEIGHT: 1.0})]
+    again = [*runs("b0001", {1: 70.0, 2: 72.0}), *runs("t0001", {1: 60.0, 2: 61.5})]
+    for each in (*trials, *again):
+        each.save(tmp_path / TRIALS / each.id)
+    save_selection(tmp_path, Selection("b0001", ["t0001"], [1, 2]))
+    own = facts(confirm={"top": 1, "seeds": [1, 2]}, baseline={"search": search})
+    expected = "The student alone has lr 0.2 (not 0.1), class_weight [1, 5], which no student under a teacher was tried"
+    summary = write_summary(own, tmp_path, FINISHED)
+    assert expected.replace("[1, 5]", "[1.0, 5.0]") in summary["verdict"]
+    confirmed = summary["confirmed"]
+    assert tuned_alone(own.spec, [best], confirmed) == tuned_alone(own.spec, trials, None) == []
+    best.values = {RATE: 0.1}
+    assert tuned_alone(own.spec, trials, confirmed) == []
+    both = facts(space={RATE: rates, WEIGHT: rates}, baseline={"search": search})
+    best.values = {RATE: 0.2}
+    assert tuned_alone(both.spec, trials, confirmed) == []  # students under a teacher were tried with it
 
 
 def test_the_command_is_as_a_user_types_it() -> None:

@@ -188,3 +188,16 @@ def test_the_best_of_several_configurations_against_the_others(
     text = verdict(found, 1, tuned=True)
     count = len(intervals) + 1
     assert text.endswith(f" Of the {count} confirmed configurations, at equal iterations, t0001 is {sentence}")
+
+
+def test_a_baseline_that_was_tuned_in_more() -> None:
+    """It is said only where no gain is shown: with the same values the student under the teacher might do better."""
+    reservation = (
+        " The student alone has lr 0.016 (not 0.008), which no student under a teacher was tried with; search it in "
+        "`space` too before you conclude."
+    )
+    both = confirmed([75.0, 76.9, 79.1], [70.0, 72.0, 74.0], [70.0, 72.0, 74.0])
+    assert reservation not in verdict(both, 1, tuned=True, tuned_alone=["lr 0.016 (not 0.008)"])
+    at_cost = confirmed([75.0, 76.9, 79.1], [70.0, 72.0, 74.0], [78.0, 80.0, 82.0])
+    assert verdict(at_cost, 1, tuned=True, tuned_alone=["lr 0.016 (not 0.008)"]).endswith(reservation)
+    assert reservation not in verdict(at_cost, 1, tuned=True)

@@ -306,3 +306,20 @@ def test_how_many_are_trained() -> None:
         for spec in [SweepSpec.model_validate({**content, **more})]
     ]
     assert counts == [(8, 1, 9), (8, 4, 12), (8, 4, 22), (8, 4, 18), (8, 1, 27), (8, 3, 11)]
+
+
+@pytest.mark.parametrize(
+    ("space", "alone"),
+    [
+        (["distill.losses.logits.weight"], ["optim.lr", "+model.head.weight"]),
+        (["+optim.lr"], ["+model.head.weight"]),
+        (["optim", "model.head.weight.first"], []),
+        (["optim.l", "model.head.weights"], ["optim.lr", "+model.head.weight"]),
+    ],
+)
+def test_keys_that_are_searched_for_baselines_alone(space: list[str], alone: list[str]) -> None:
+    """A key is searched for the others too if they search it, a section with it, or a part of it."""
+    dimension = {"type": "choice", "values": [1, 2]}
+    search = dict.fromkeys(["optim.lr", "+model.head.weight"], dimension)
+    content = {"config": "a.py", "space": dict.fromkeys(space, dimension), "baseline": {"search": search}}
+    assert SweepSpec.model_validate({**content, "search": {"type": "grid"}}).keys_of_baselines_alone == alone
