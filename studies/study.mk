@@ -49,9 +49,17 @@ camvid-strong:
 	$(call sweep,camvid,camvid/few/strong,studies/camvid/strong_teacher.yaml,--iters 800 --val-interval 100)
 	$(call report,camvid/few/strong)
 
+# The smaller student's best loss again at the learning rate of its baseline, see docs/study.md.
+SMALLER_LR := --iters 800 --val-interval 200 --set optim_wrapper.optimizer.lr=0.016 --set distill.losses.kd.weight.share=0.3
 nuclei-strong:
 	$(call train,nuclei,nuclei/all/teacher,studies/nuclei/teacher.py,--iters 800 --val-interval 200 --seed 0)
 	$(call sweep,nuclei,nuclei/few/strong,studies/nuclei/strong_teacher.yaml,--iters 800 --val-interval 200)
 	$(call report,nuclei/few/strong)
 	$(call sweep,nuclei,nuclei/few/smaller,studies/nuclei/smaller_student.yaml,--iters 800 --val-interval 200)
 	$(call report,nuclei/few/smaller)
+	$(call train,nuclei,nuclei/few/lr-s7,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 7)
+	$(call train,nuclei,nuclei/few/lr-s8,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 8)
+	$(call train,nuclei,nuclei/few/lr-s9,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 9)
+	$(call train,nuclei,nuclei/few/lr-s10,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 10)
+	$(call train,nuclei,nuclei/few/lr-s11,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 11)
+	$(call train,nuclei,nuclei/few/lr-s12,studies/nuclei/few_labels_w3.py,$(SMALLER_LR) --seed 12)
