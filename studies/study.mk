@@ -43,6 +43,8 @@ optic-disc-wider:
 optic-disc-families:
 	$(call sweep,optic_disc,optic_disc/few/families,studies/optic_disc/families.yaml,$(OPTIC_ALL) --iters 800 --val-interval 100)
 	$(call report,optic_disc/few/families)
+	$(call sweep,optic_disc,optic_disc/few/several,studies/optic_disc/several_teachers.yaml,--iters 800 --val-interval 100)
+	$(call report,optic_disc/few/several)
 
 camvid-strong:
 	$(call train,camvid,camvid/all/teacher,studies/camvid/teacher.py,--iters 800 --seed 0)
