@@ -67,7 +67,7 @@ def verdict(
         runs_left: number of confirmation runs that are still to train.
         searched: the result of the search alone, see :func:`search_lead`.
         tuned_alone: values of the confirmed baseline that no student under a teacher was tried with, such as
-            ``lr 0.016 (not 0.008)``; they are said where no gain is shown.
+            ``lr 0.016 (not 0.008)``; the verdict names them where no gain is shown.
     """
     if runs_left:
         return f"Not confirmed yet: {counted(runs_left, 'more run')} on fresh seeds to come."
