@@ -52,6 +52,10 @@ TESTS = {
     "sweeps/proof/decision.py": PROOF,
     "sweeps/proof/two_way.py": PROOF,
     "distill/distiller.py": DISTILLER,
+    "distill/gradients.py": ("tests/unit/distill/test_gradients.py", "tests/unit/distill/test_shares.py"),
+    "distill/loss_weights.py": ("tests/unit/distill/test_loss_weights.py", "tests/unit/distill/test_shares.py"),
+    "distill/routes.py": ("tests/unit/distill/test_routes.py", *DISTILLER),
+    "distill/teacher_store.py": ("tests/unit/distill/test_teacher_store.py",),
     "models/features.py": ("tests/unit/models/test_features.py",),
     **{
         f"losses/{file.name}": LOSSES

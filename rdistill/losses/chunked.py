@@ -59,8 +59,6 @@ def chunks(x: Tensor, over: Sequence[int]) -> Iterator[Index]:
         step = max(1, limit // entry)
         slices[dim] = [slice(start, start + step) for start in range(0, x.shape[dim], step)]
         size = entry
-        if step > 1:
-            break
     return itertools.product(*slices)
 
 

@@ -20,11 +20,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("over", [(0, 2), (0, 1, 2), (1, 3), (0,), ()])
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
-def test_chunks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...], limit: int) -> None:
+def test_chunks_cover_everything_once(
+    monkeypatch: pytest.MonkeyPatch, over: tuple[int, ...], limit: int, images: int
+) -> None:
     monkeypatch.setattr(chunked, "BYTES_PER_THREAD", limit)
-    x = torch.zeros(3, 2, 5, 7)
+    x = torch.zeros(images, 2, 5, 7)
     for chunk in chunked.chunks(x, over):
         part = chunked.part(x, chunk)
         assert all(part.shape[dim] == x.shape[dim] for dim in range(4) if dim not in over)
@@ -32,6 +35,22 @@ def test_chunks_cover_everything_once(monkeypatch: pytest.MonkeyPatch, over: tup
         assert part.nbytes <= max(limit, least)
         part += 1
     assert torch.equal(x, torch.ones_like(x))
+
+
+def test_no_more_is_cut_than_has_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images of the four fit: their rows stay whole."""
+    x = torch.zeros(4, 2, 5, 7)
+    monkeypatch.setattr(chunked, "BYTES_PER_THREAD", x.nbytes // 2)
+    assert [chunked.part(x, chunk).shape for chunk in chunked.chunks(x, (0, 2))] == [(2, 2, 5, 7)] * 2
+
+
+def test_chunks_are_larger_on_an_accelerator() -> None:
+    """128 MiB, of which a chunk has 256 KiB on one thread of the CPU and 32 MiB elsewhere."""
+    sizes = []
+    for device in ("cpu", "meta"):
+        x = torch.empty((), device=device).expand(4, 8, 1024, 1024)
+        sizes.append(len(list(chunked.chunks(x, (0, 2)))))
+    assert sizes == [512, 4]
 
 
 def test_dimensions_of_one_entry_are_added_up_and_others_put_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

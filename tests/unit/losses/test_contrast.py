@@ -52,6 +52,15 @@ def test_contrast_is_over_the_other_groups_of_the_same_patch() -> None:
     )
 
 
+def test_the_distance_of_two_groups_of_several_channels_is_the_sum_of_the_differences() -> None:
+    """One cell, two groups of three channels: one positive and one negative for each."""
+    student, teacher, _ = batch(dtype=torch.float64)
+    s, t = (torch.cat([x, x.flip(2) * 0.7 - 0.1], dim=1)[:, :, :1, :1] for x in (student, teacher))
+    near, far = ((s - other).abs().view(2, 2, 3).sum(dim=2) / 0.5 for other in (t, t.roll(3, dims=1)))
+    expected = torch.log1p(torch.exp(near - far)).mean()
+    torch.testing.assert_close(L.omni_contrast(s, t, tau=0.5, grid=1, patch=1, groups=2), expected)
+
+
 def test_groups_are_as_many_as_divide_the_channels() -> None:
     assert [L.number_of_groups(channels, 16) for channels in (512, 24, 15, 3, 17, 1)] == [16, 12, 15, 3, 0, 0]
     assert [L.number_of_groups(8, groups) for groups in (2, 3, 7, 8, 9)] == [2, 2, 4, 8, 8]
