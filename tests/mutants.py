@@ -151,7 +151,7 @@ def own_tests(module: str) -> list[str]:
     rules that hold for every loss."""
     file = Path(module)
     folder = REPO / "tests/unit" / file.parent
-    rules = ("test_functional.py", "test_chunked.py") if file.parent.name == "losses" else ()
+    rules = ("test_functional.py", "test_chunked.py", "test_unless_all_valid.py") if file.parent.name == "losses" else ()
     return sorted(str(path.relative_to(REPO)) for name in (f"test_{file.stem}*", *rules) for path in folder.glob(name))
 
 
@@ -173,9 +173,21 @@ def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int
     print(f"{len(made)} mutants in {', '.join(modules)}; of these {len(chosen)} by seed {seed}", flush=True)
     tests = sorted({test for module in modules for test in (own_tests(module) if only_own else TESTS[module])})
     flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
-    trial = Trial({name: made[name] for name in chosen})
-    # Nothing is captured: what is printed between the tests is seen.
-    return int(pytest.main(["-q", "-s", "--tb=no", "-p", "no:cacheprovider", *flags, *tests], plugins=[trial]))
+    options = ["-q", "--tb=no", "-p", "no:cacheprovider", *flags, *tests]
+    trial = Trial({name: made[name] for name in chosen}, options, watched())
+    return int(pytest.main(["-s", *options], plugins=[trial]))  # uncaptured: what is printed between the tests is seen
+
+
+def watched() -> set[str]:
+    """A set to which mutmut adds each function of the modules that runs from now on, without a mutant."""
+    from mutmut import stats
+    from mutmut.mutation import trampoline
+
+    hits: set[str] = set()
+    for module in (stats, trampoline):
+        module.record_trampoline_hit = lambda name, caller=None: hits.add(name)  # type: ignore[attr-defined]
+    trampoline.set_mutant_under_test("stats")
+    return hits
 
 
 @dataclass(frozen=True)
@@ -193,15 +205,22 @@ class Trial:
 
     A fork has everything imported and collected, and the session's fixtures made. It runs only the tests that reached
     the mutated function in the first run, those of the file of the module's name first, and ends at the first failure.
+
+    What ran while the tests were imported, such as a decorator, has left its result in every fork: a mutant of it that
+    lives there is tried once more, by a new process that has the mutant from its start.
     """
 
     mutants: dict[str, Mutant]
+    options: list[str]  # pytest's, for a new process
+    hits: set[str]  # the functions that ran, see watched()
     kills: Counter[str] = field(default_factory=Counter)  # test -> number of mutants that it killed
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             raise session.Interrupted("a test file cannot be imported without a mutant")
+        at_import = set(self.hits)
         reached, seconds = self._without_mutants(session)
+        failed = [f"--deselect={item.nodeid}" for item in session.items if item.nodeid not in reached]
         gc.collect()
         gc.freeze()  # a collection in a fork would otherwise copy all that is shared
         alive = []
@@ -213,6 +232,8 @@ class Trial:
             items.sort(key=lambda item: self._promise(item, seconds), reverse=True)
             items.sort(key=lambda item: not item.nodeid.startswith(own))
             outcome = fate(session, name, items, 10 * sum(seconds[item.nodeid] for item in items))
+            if outcome.word == "lives" and function in at_import:
+                outcome = fate_in_a_new_process(name, [*self.options, *failed])
             self.kills[outcome.killer] += 1
             print(f"{number}/{len(self.mutants)} {outcome.word} {name} {outcome.killer or len(items)}", flush=True)
             if outcome.word != "killed":
@@ -227,23 +248,16 @@ class Trial:
     def _without_mutants(self, session: pytest.Session) -> tuple[dict[str, set[str]], dict[str, float]]:
         """Which functions each test reaches, and its processor seconds. A test that fails reaches none, as else it
         would seem to kill each mutant."""
-        from mutmut import stats
-        from mutmut.mutation import trampoline
-
-        hits: set[str] = set()
-        for module in (stats, trampoline):
-            module.record_trampoline_hit = lambda name, caller=None: hits.add(name)  # type: ignore[attr-defined]
-        trampoline.set_mutant_under_test("stats")
         reached, seconds = {}, {}
         for item in session.items:
-            hits.clear()
+            self.hits.clear()
             failed, begun = session.testsfailed, time.process_time()
             run_test(session, item)
             seconds[item.nodeid] = time.process_time() - begun
             if session.testsfailed > failed:
                 print(f"not used: {item.nodeid} fails without a mutant", flush=True)
                 continue
-            reached[item.nodeid] = set(hits)
+            reached[item.nodeid] = set(self.hits)
         print(f"\n{len(reached)} tests in {sum(seconds.values()):.0f} s of processor time", flush=True)
         return reached, seconds
 
@@ -287,6 +301,19 @@ def fate(session: pytest.Session, mutant: str, items: Sequence[pytest.Item], pat
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
         return Outcome("timeout")
     return Outcome("lives") if status == 0 else Outcome("killed", killer or "(the process ended)")
+
+
+def fate_in_a_new_process(mutant: str, options: list[str]) -> Outcome:
+    environment = {**os.environ, "MUTANT_UNDER_TEST": mutant, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
+    command = [sys.executable, "-m", "pytest", "-x", *options]
+    try:
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    except subprocess.TimeoutExpired:
+        return Outcome("timeout")
+    if ended.returncode == 0:
+        return Outcome("lives")
+    words = [line.split() for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return Outcome("killed", words[0][1] if words else "(pytest did not begin)")
 
 
 def difference(name: str, mutant: Mutant) -> str:

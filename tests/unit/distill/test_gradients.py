@@ -95,6 +95,42 @@ def test_weights_count_only_where_there_is_nothing_else(net: nn.ModuleDict, imag
     assert all(edge.node.name() != "torch::autograd::AccumulateGrad" for edge in last_shared(task + both, both))
 
 
+def test_a_loss_that_is_computed_from_the_task_loss_meets_it_there(net: nn.ModuleDict, images: Tensor) -> None:
+    task = net["first"](images).sum()
+    (edge,) = last_shared(task, 2 * task)
+    assert (edge.node, edge.output_nr) == (task.grad_fn, 0)
+    (of_task,) = gradients(task, [edge])
+    assert of_task is not None and of_task.item() == 1
+
+
+def test_a_tensor_that_is_reached_on_two_ways_hides_no_other(net: nn.ModuleDict, images: Tensor) -> None:
+    """However the ways are ordered, the features of both branches are found, each once."""
+    features = [net[name](images) for name in ("first", "branch")]
+    task = sum(feature.sum() for feature in features)
+    for one, other in (features, features[::-1]):
+        for term in (one * one + other, other + one * one, (one + one) * other, other * (one + one)):
+            edges = last_shared(task, term.sum())
+            assert {edge.node for edge in edges} == {feature.grad_fn for feature in features} and len(edges) == 2
+
+
+def test_gradients_are_multiplied_and_none_where_there_is_none(net: nn.ModuleDict, images: Tensor) -> None:
+    weight, other = net["first"].weight, net["second"].weight
+    loss = weight.square().sum() / 2
+    one, none = gradients(loss, [weight, other])
+    assert one is not None and torch.equal(one, weight) and none is None
+    (threefold,) = gradients(loss, [weight], 3.0)
+    assert threefold is not None and torch.equal(threefold, 3 * weight)
+    assert gradients(loss, []) == [] and gradients(torch.tensor(1.0), [weight, other]) == [None, None]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_length_whose_square_float32_cannot_hold(net: nn.ModuleDict, images: Tensor, size: float) -> None:
+    feature = net["first"](images)
+    task, term = feature.sum() * size, net["second"](feature).sum() * 0 + feature.sum() * size / 2
+    measured = lengths_at_last_shared(task, {"kd": term})["kd"]
+    assert measured == pytest.approx((12**0.5 * size, 12**0.5 * size / 2), rel=1e-6)
+
+
 def test_nothing_shared_has_no_length(net: nn.ModuleDict, images: Tensor) -> None:
     task, term = net["first"](images).sum(), net["second"](images).sum()
     constant = torch.tensor(1.0)

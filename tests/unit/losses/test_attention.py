@@ -68,25 +68,38 @@ def test_the_gram_matrix_of_two_positions_is_by_their_own_sums() -> None:
     assert actual.item() == pytest.approx(gram_error_by_hand(student.numpy(), teacher.numpy(), label.numpy()))
 
 
+def test_the_level_of_a_channel_does_not_count() -> None:
+    """Its softmax over the positions does not change; the other channels' exponentials leave nothing of its own."""
+    student, teacher, label = batch(dtype=torch.float64)
+    levels = torch.tensor([-4e3, 0.0, 4e3]).view(3, 1, 1)
+    for mask in (None, label != 255):
+        expected = L.dsd([student], [teacher], mask=mask, pixel_weight=0.0)
+        torch.testing.assert_close(L.dsd([student + levels], [teacher - levels], mask=mask, pixel_weight=0.0), expected)
+
+
 def test_dsd_brings_layers_to_the_size_of_the_last() -> None:
     """Attention of a coarser layer is masked at its own size, interpolated, and masked again."""
     student, teacher, label = batch(dtype=torch.float64)
-    coarse_s, coarse_t = (x[:, :, ::2, ::3] + 0.5 for x in (student, teacher))
     valid = (label != 255).unsqueeze(1)
-    coarse_valid = L.resize_nearest(valid, (2, 2))
 
-    def residuals(coarse: Tensor, last: Tensor) -> Tensor:
-        energy = torch.where(coarse_valid, coarse, 0).square().mean(dim=1, keepdim=True)
-        energy = F.interpolate(energy, size=(4, 6), mode="bilinear", align_corners=False)
-        last = torch.where(valid, last, 0).square().mean(dim=1, keepdim=True)
-        first, second = (F.normalize((x * valid).flatten(1), dim=1) for x in (energy, last))
-        return F.normalize(second - first, dim=1)
+    def residuals(layers: list[Tensor]) -> Tensor:
+        maps = []
+        for layer in layers:
+            layer = torch.where(L.resize_nearest(valid, layer.shape[-2:]), layer, 0)
+            energy = F.interpolate(layer.square().mean(dim=1, keepdim=True), size=(4, 6), mode="bilinear")
+            maps.append(F.normalize((energy * valid).flatten(1), dim=1))
+        pairs = [(j, i) for i in range(len(maps)) for j in range(i + 1, len(maps))]
+        return torch.stack([F.normalize(maps[j] - maps[i], dim=1) for j, i in pairs], dim=1)
 
-    expected = (residuals(coarse_s, student) - residuals(coarse_t, teacher)).square().sum(dim=1).mean()
-    actual = L.dsd(
-        [coarse_s, student], [coarse_t, teacher], mask=valid.squeeze(1), pixel_weight=2.0, category_weight=0.0
+    sizes = [(2, 2), (4, 3)]
+    layers_s, layers_t = (
+        [*(L.resize_nearest(x, size) + 0.5 * i for i, size in enumerate(sizes, start=1)), x] for x in (student, teacher)
     )
-    torch.testing.assert_close(actual, 2 * expected)
+    for first in (0, 1):  # three layers, two layers
+        some_s, some_t = layers_s[first:], layers_t[first:]
+        expected = (residuals(some_s) - residuals(some_t)).square().sum(dim=2).mean()
+        actual = L.dsd(some_s, some_t, mask=valid.squeeze(1), pixel_weight=2.0, category_weight=0.0)
+        torch.testing.assert_close(actual, 2 * expected)
     category = L.dsd([student], [teacher], mask=valid.squeeze(1), pixel_weight=0.0, category_weight=3.0)
     by_hand = gram_error_by_hand(student.numpy(), teacher.numpy(), label.numpy())
     assert category.item() == pytest.approx(3 * by_hand)

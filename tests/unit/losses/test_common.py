@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from loss_cases import CLASSES, batch
 from torch import Tensor
 
+from rdistill.distributed import collectives
 from rdistill.losses import functional as L
 
 
@@ -24,10 +25,10 @@ def test_a_mask_may_be_of_numbers() -> None:
 def test_what_is_nearly_zero_is_so_beside_its_own_image() -> None:
     """A vector of 2e-5, a fifth of what counts beside vectors of 1, fades as its cube; in an image that is nearly empty
     it counts whole."""
-    for rest, expected in ((1.0, 0.2**3), (0.0, 1.0)):
-        x = torch.full((1, 1, 40_000), rest, dtype=torch.float64)
-        x[0, 0, 0], x[0, 0, 1] = 2e-5, 1.0
-        assert L.unit(x, dim=1)[0, 0, 0].item() == pytest.approx(expected, rel=1e-3)
+    x = torch.zeros(2, 1, 40_000, dtype=torch.float64)
+    x[0] = 1.0
+    x[:, 0, 0], x[:, 0, 1] = 2e-5, 1.0
+    assert L.unit(x, dim=1)[:, 0, 0].tolist() == pytest.approx([0.2**3, 1.0], rel=1e-3)
 
 
 def test_a_direction_fades_without_a_step() -> None:
@@ -64,12 +65,87 @@ def test_what_has_to_agree_is_said() -> None:
         assert problem(function, x[0], x[0]).endswith("got (3, 4, 6) and (3, 4, 6)")
     assert problem(L.dsd, [x, x], [x]) == "dsd: as many layers of each model, got 2 and 1"
     assert problem(L.dsd, [], []) == "dsd: as many layers of each model, got 0 and 0"
-    assert problem(L.dsd, [x, x], [x, x[:, :1]]).startswith("dsd, last layer: student and teacher must be")
+    for further in ([x], [x, x]):  # of the layers before the last one neither the size nor the channels count
+        last_differs = problem(L.dsd, [*further, x], [*further, x[:, :1]])
+        assert last_differs.startswith("dsd, last layer: student and teacher must be N x C x H x W and agree in every")
+        assert L.dsd([*further, x], [*(layer[:, :1, :2, :3] for layer in further), x]).item() == 0
     assert problem(L.dkd, x[:, :1], x[:, :1], torch.zeros(2, 4, 6)) == "dkd needs logits of at least 2 classes, got 1"
 
 
 def test_nearest_resize_is_torchs_and_exact_for_labels() -> None:
     label = torch.randint(0, 255, (2, 12, 20))
-    for size in ((12, 20), (6, 10), (24, 40), (5, 7), (1, 3)):
+    for size in ((12, 20), (6, 10), (24, 40), (5, 7), (1, 3), (11, 10), (6, 19), (12, 10), (6, 20)):
         expected = F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest").squeeze(1).long()
-        assert torch.equal(L.resize_nearest(label, size), expected)
+        resized = L.resize_nearest(label, size)
+        assert torch.equal(resized, expected)
+        whole_steps = 12 % size[0] == 0 and 20 % size[1] == 0
+        assert (resized.data_ptr() == label.data_ptr()) == whole_steps  # a view, which costs nothing
+
+
+def test_logits_of_two_classes_have_one_channel_or_two_and_the_same_probabilities() -> None:
+    one, two, many = torch.randn(2, 1, 4, 6), torch.randn(2, 2, 4, 6), torch.randn(2, 3, 4, 6)
+    for logits in (one, two, many):
+        assert L.with_logit_channels(logits, logits.shape[1]) is logits
+    torch.testing.assert_close(L.with_logit_channels(one, 2).softmax(dim=1)[:, 1:], one.sigmoid())
+    torch.testing.assert_close(L.with_logit_channels(two, 1).sigmoid(), two.softmax(dim=1)[:, 1:])
+
+
+def test_the_means_of_the_classes_of_an_image() -> None:
+    """Labels outside the classes and ignored ones belong to no class; the last class has no pixel, and a mean of 0."""
+    label = torch.tensor([[[0, 1, 1, 255], [0, -1, 7, 4]]])
+    masks = L.class_masks(label, 4, ignore_index=0)
+    expected = [[False] * 8, [False, True, True, *[False] * 5], [False] * 8, [False] * 8]
+    assert masks.tolist() == [expected]
+    masks = L.class_masks(label, 3, ignore_index=255)
+    features = torch.arange(16.0).view(1, 2, 8)
+    assert L.class_means(features, masks).tolist() == [[[2.0, 10.0], [1.5, 9.5], [0.0, 0.0]]]
+    assert masks.dtype == torch.bool and masks.shape == (1, 3, 8)
+    two = L.class_masks(label.expand(2, 2, 4).flip(0), 3, 255)
+    assert L.class_means(features.double().expand(2, 2, 8), two).shape == (2, 3, 2)
+
+
+def test_a_mean_over_what_is_valid() -> None:
+    """The mask has one channel and counts for all of them; a NaN outside of it does not matter."""
+    values = torch.tensor([[[[1.0, torch.nan]], [[4.0, 7.0]]]], requires_grad=True)
+    valid = torch.tensor([[[[True, False]]]])
+    mean = L.mean_where(values, valid)
+    assert mean.item() == 2.5
+    assert torch.autograd.grad(mean, values)[0].tolist() == [[[[0.5, 0.0]], [[0.5, 0.0]]]]
+    nowhere = L.mean_where(values, ~torch.ones_like(valid))
+    assert nowhere.item() == 0 and not torch.autograd.grad(nowhere, values)[0].any()
+
+
+def test_a_count_is_the_mean_over_workers_and_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three pixels on four workers are 0.75 each; where there are none the divisor is 1 in all, 1/4 each."""
+    monkeypatch.setattr(collectives, "count", lambda: 4)
+    monkeypatch.setattr(collectives, "mean", lambda x: x / 4)
+    counts = [L.count_over_workers(torch.tensor(count)).item() for count in (3, 2, 1, 0)]
+    assert counts == [0.75, 0.5, 0.25, 0.25]
+    monkeypatch.undo()
+    assert [L.count_over_workers(torch.tensor(count)).item() for count in (3, 1, 0)] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_counts_are_on_the_device_of_the_tensors(device: str) -> None:
+    """Where workers exchange them: NCCL knows no tensors of the CPU."""
+    like = torch.zeros(3, 2, 4, 5, device=device)
+    valid = torch.zeros(3, 1, 4, 5, dtype=torch.bool, device=device)
+    if device == "cpu":
+        valid[0, 0, 1, 1:3] = valid[2, 0, 0, 0] = True
+    for mask, positions, images in ((None, 60, 3), (valid, 3, 2)):
+        counts = [L.count_positions(mask, like), L.count_images(mask, like)]
+        assert [tensor.device.type for tensor in (*counts, L.full_mask(None, like))] == [device] * 3
+        if device == "cpu":
+            assert [count.item() for count in counts] == [positions, images]
+
+
+def test_each_image_has_its_own_scales() -> None:
+    """The square of an image's largest value vanishes in float32 beside that of the other."""
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    scaled = x * torch.tensor([1e-25, 1e15]).view(2, 1, 1, 1)
+    largest, typical = L.image_scales(scaled)
+    torch.testing.assert_close(largest, scaled.abs().amax(dim=(1, 2, 3), keepdim=True))
+    expected = (x / x.abs().amax(dim=(1, 2, 3), keepdim=True)).square().sum(dim=1).mean(dim=(1, 2)).view(2, 1, 1, 1)
+    torch.testing.assert_close(typical, expected)
+    torch.testing.assert_close(L.direction(scaled, largest, typical), F.normalize(x, dim=1))
+    torch.testing.assert_close(L.unit(scaled, dim=1), F.normalize(x, dim=1))

@@ -59,6 +59,22 @@ def test_wkdfs_deviations_stay_precise_far_from_zero() -> None:
     assert value.item() == pytest.approx(expected.item(), rel=1e-2)
 
 
+@pytest.mark.parametrize(("share", "counted"), [(1e-3, 1e-3), (1.5e-4, 1.5e-4), (5e-5, 1e-4), (0.0, 1e-4)])
+def test_a_deviation_in_wkdf_has_a_floor_of_a_ten_thousandth_of_the_images_typical_one(
+    share: float, counted: float
+) -> None:
+    """Both cells of the first channel vary by ``share`` of what all cells of the image do; the teacher's do not."""
+    pattern = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).expand(1, 2, 4, 4).clone()
+    rest = 2**0.5  # of the other channel, so that the mean of the two variances is 1
+    student, teacher = pattern.clone(), pattern.clone()
+    student[:, 0] *= share
+    student[:, 1] *= (2 - share**2) ** 0.5
+    teacher[:, 0] = 0
+    teacher[:, 1] *= rest
+    value = L.wkdf(student, teacher, grid=2, mean_weight=0.0).item()
+    assert value == pytest.approx((counted - 1e-4) ** 2, rel=1e-6, abs=1e-16)
+
+
 @pytest.mark.parametrize(("size", "counted"), [((4, 4), 2), ((8, 6), 3), ((2, 9), 1)])
 def test_hcl_leaves_out_levels_that_are_not_coarser(size: tuple[int, int], counted: int) -> None:
     """A constant difference of 3 is 9 at every level, so the value is 9 however many count."""
