@@ -63,6 +63,12 @@ TESTS = {
         if file.name not in ("__init__.py", "functional.py")  # nothing but imports
     },
 }
+RULES = (
+    "test_functional.py",
+    "test_chunked.py",
+    "test_no_device_waits.py",
+    "test_unless_all_valid.py",
+)  # for every loss
 LIGHT = ("tests/unit/losses", "tests/unit/sweeps/proof")  # these use nothing of tests/conftest.py, which imports mmseg
 KEPT = ("staticmethod", "classmethod")  # which mutmut knows
 CACHE = '''"""lru_cache as a mutant may have it: what another mutant returned is not remembered."""
@@ -151,7 +157,7 @@ def own_tests(module: str) -> list[str]:
     rules that hold for every loss."""
     file = Path(module)
     folder = REPO / "tests/unit" / file.parent
-    rules = ("test_functional.py", "test_chunked.py", "test_unless_all_valid.py") if file.parent.name == "losses" else ()
+    rules = RULES if file.parent.name == "losses" else ()
     return sorted(str(path.relative_to(REPO)) for name in (f"test_{file.stem}*", *rules) for path in folder.glob(name))
 
 

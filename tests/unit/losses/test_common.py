@@ -117,10 +117,11 @@ def test_a_mean_over_what_is_valid() -> None:
 
 def test_a_count_is_the_mean_over_workers_and_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three pixels on four workers are 0.75 each; where there are none the divisor is 1 in all, 1/4 each."""
-    monkeypatch.setattr(collectives, "count", lambda: 4)
-    monkeypatch.setattr(collectives, "mean", lambda x: x / 4)
-    counts = [L.count_over_workers(torch.tensor(count)).item() for count in (3, 2, 1, 0)]
-    assert counts == [0.75, 0.5, 0.25, 0.25]
+    for workers in (2, 4):
+        monkeypatch.setattr(collectives, "count", lambda workers=workers: workers)
+        monkeypatch.setattr(collectives, "mean", lambda x, workers=workers: x / workers)
+        counts = [L.count_over_workers(torch.tensor(count)).item() * workers for count in (3, 2, 1, 0)]
+        assert counts == [3, 2, 1, 1]
     monkeypatch.undo()
     assert [L.count_over_workers(torch.tensor(count)).item() for count in (3, 1, 0)] == [3, 1, 1]
 
