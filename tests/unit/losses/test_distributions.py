@@ -154,6 +154,24 @@ def test_dist_over_classes_that_hardly_differ(size_s: float, size_t: float) -> N
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(("size_s", "size_t"), [(3e-4, 1.0), (3e-5, 1.0), (1.0, 3e-4), (1.0, 3e-5)])
+def test_dist_over_pixels_that_hardly_differ(size_s: float, size_t: float) -> None:
+    """The same for the probabilities of a class."""
+    student, teacher, _ = batch(dtype=torch.float64)
+    student, teacher = (size_s * student).requires_grad_(), size_t * teacher
+
+    def by_hand(s: Tensor) -> Tensor:
+        p, q = (x.softmax(dim=1).movedim(1, 0).flatten(1) for x in (s, teacher))
+        x, y = (side / side.mean(dim=1, keepdim=True) - 1 for side in (p, q))
+        lengths = (side.square().mean(dim=1).sqrt().clamp(min=1e-4) for side in (x, y))
+        return (1 - (x * y).mean(dim=1) / next(lengths) / next(lengths)).mean()
+
+    value, expected = L.dist(student, teacher, beta=0.0), by_hand(student)
+    torch.testing.assert_close(value, expected)
+    gradients = [torch.autograd.grad(each, student)[0] for each in (value, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_dist_of_classes_without_any_probability() -> None:
     """At a margin of 200 nothing is left of it in float32: no correlation, and no gradient that is not finite."""
     student, teacher = absent_classes(200.0)
