@@ -156,7 +156,8 @@ def test_dist_over_classes_that_hardly_differ(size_s: float, size_t: float) -> N
 
 @pytest.mark.parametrize(("size_s", "size_t"), [(3e-4, 1.0), (3e-5, 1.0), (1.0, 3e-4), (1.0, 3e-5)])
 def test_dist_over_pixels_that_hardly_differ(size_s: float, size_t: float) -> None:
-    """The same for the probabilities of a class."""
+    """The same for the probabilities of a class. The mean that they are divided by is a constant too: to the gradient it
+    would add a part of the size of the deviation."""
     student, teacher, _ = batch(dtype=torch.float64)
     student, teacher = (size_s * student).requires_grad_(), size_t * teacher
 
@@ -169,7 +170,7 @@ def test_dist_over_pixels_that_hardly_differ(size_s: float, size_t: float) -> No
     value, expected = L.dist(student, teacher, beta=0.0), by_hand(student)
     torch.testing.assert_close(value, expected)
     gradients = [torch.autograd.grad(each, student)[0] for each in (value, expected)]
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4 * gradients[0].abs().max().item())
 
 
 def test_dist_of_classes_without_any_probability() -> None:
