@@ -61,10 +61,11 @@ coverage: $(READY)
 
 # Changes the core, one operator or constant at a time, and says which changes the unit tests let live: hours.
 # `make mutants MODULES=losses/common.py` is one module; then `mutmut show NAME` in build/mutants. `SAMPLE=80 SEED=1` are 80 of each
-# module's mutants, and `OWN=1` tries them only by the test files of the module's name. See tests/mutants.md.
+# module's mutants, `OWN=1` tries them only by the test files of the module's name, and `ONLY='*wrap_loss*'` those of such names.
+# See tests/mutants.md.
 SEED ?= 0
 mutants: $(READY)
-	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python tests/mutants.py $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE) --seed $(SEED) $(if $(OWN),--own))
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python tests/mutants.py $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE) --seed $(SEED) $(if $(OWN),--own) $(if $(ONLY),--only $(ONLY)))
 
 # The unit tests with the lowest versions that setup.py admits, in a virtual environment of their own: 3 GB.
 LOWEST := .venv-lowest

@@ -1,7 +1,7 @@
 """Runs mutmut over the core: `python tests/mutants.py [MODULE...]`, such as `losses/common.py`; all modules are hours.
 
 `--sample N --seed S` tries N mutants of each module, drawn by chance; with `--own` only by the test files of the
-module's name.
+module's name, and with `--only PATTERN...` only mutants of such names, such as those that lived in an earlier run.
 
 Two things keep mutmut from the core as it stands, and are changed in a copy of the project, `build/mutants/`:
 it leaves out every function with a decorator, and so every loss; and what `lru_cache` remembers of the function
@@ -161,7 +161,7 @@ def own_tests(module: str) -> list[str]:
     return sorted(str(path.relative_to(REPO)) for name in (f"test_{file.stem}*", *rules) for path in folder.glob(name))
 
 
-def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int:
+def try_sample(modules: list[str], count: int, seed: int, only_own: bool, only: Sequence[str] = ("*",)) -> int:
     """Tries some mutants of each module: one pytest session, in which each mutant runs in a fork (:class:`Trial`)."""
     import pytest
     from mutmut.mutation.file_mutation import mutate_file_contents
@@ -175,7 +175,8 @@ def try_sample(modules: list[str], count: int, seed: int, only_own: bool) -> int
         mutated = mutate_file_contents(str(file), file.read_text())
         file.write_text(mutated.code)
         made.update({get_mutant_name(file, name): Mutant(module, file, mutated.code) for name in mutated.mutant_names})
-    chosen = drawn(made, count, seed)
+    named = {name: mutant for name, mutant in made.items() if any(fnmatch.fnmatch(name, pattern) for pattern in only)}
+    chosen = drawn(named, count, seed)
     print(f"{len(made)} mutants in {', '.join(modules)}; of these {len(chosen)} by seed {seed}", flush=True)
     tests = sorted({test for module in modules for test in (own_tests(module) if only_own else TESTS[module])})
     flags = ["--noconftest"] if all(each.startswith(LIGHT) for each in tests) else []
@@ -335,6 +336,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="try N mutants of each module, not all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--own", action="store_true", help="of the sample: only by the test files of the module's name")
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="of the sample: mutants of such names"
+    )
     options = parser.parse_args(arguments)
     wanted = options.modules or list(TESTS)
     if unknown := [pattern for pattern in wanted if not fnmatch.filter(TESTS, pattern)]:
@@ -342,7 +346,7 @@ def main(arguments: list[str]) -> int:
     modules = [module for module in TESTS if any(fnmatch.fnmatch(module, pattern) for pattern in wanted)]
     prepare(modules)
     if options.sample:
-        return try_sample(modules, options.sample, options.seed, options.own)
+        return try_sample(modules, options.sample, options.seed, options.own, options.only)
     subprocess.run([MUTMUT, "run", "--max-children", "1"], cwd=COPY, check=True)
     return subprocess.run([MUTMUT, "results"], cwd=COPY).returncode
 
