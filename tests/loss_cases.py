@@ -62,7 +62,7 @@ MASKED: dict[str, Case] = {
     "l1": masked(L.l1),
     "l2": masked(L.l2),
     "cosine": masked(L.cosine),
-    "cirkd_memory": lambda s, t, label: L.cirkd_memory(s, t, KEYS, mask=label != 255, kd_tau=2.0, grid=2),
+    "cirkd_memory": lambda s, t, label: L.cirkd_memory(s, t, KEYS, mask=label != 255, kd_tau=3.0, grid=2),
     "ifvd": labelled(L.ifvd, num_classes=CLASSES),
     "dkd": labelled(L.dkd),
     "bpkd": lambda s, t, label: L.bpkd(s, t, halves(label), num_classes=CLASSES, width=1, edge=2.0, tau=2.0),

@@ -64,9 +64,9 @@ def memory_by_hand(s: np.ndarray, t: np.ndarray, label: np.ndarray) -> float:
         for y in (0, 2):
             for x in (0, 3):  # a 2 x 2 choice of the 4 x 6 pixels
                 if label[n, y, x] != 255:
-                    a, b = (keys @ (f[n, :, y, x] / np.linalg.norm(f[n, :, y, x])) / 0.1 / 2 for f in (t, s))
+                    a, b = (keys @ (f[n, :, y, x] / np.linalg.norm(f[n, :, y, x])) / 0.1 / 3 for f in (t, s))
                     each.append(kl_divergence(softmax(a), softmax(b)))
-    return 2**2 * float(np.mean(each))
+    return 3**2 * float(np.mean(each))
 
 
 BY_HAND: dict[str, ByHand] = {
