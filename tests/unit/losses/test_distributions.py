@@ -173,6 +173,14 @@ def test_dist_over_pixels_that_hardly_differ(size_s: float, size_t: float) -> No
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4 * gradients[0].abs().max().item())
 
 
+def test_dist_over_a_single_pixel_has_no_correlation() -> None:
+    """1 - 0 for each class, without a gradient; without any pixel the value is 0."""
+    student, teacher, _ = batch()
+    student.requires_grad_()
+    value = L.dist(student, teacher, mask=one_valid_pixel() != 255, beta=0.0, gamma=2.0)
+    assert value.item() == pytest.approx(2) and not torch.autograd.grad(value, student)[0].any()
+
+
 def test_dist_of_classes_without_any_probability() -> None:
     """At a margin of 200 nothing is left of it in float32: no correlation, and no gradient that is not finite."""
     student, teacher = absent_classes(200.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from loss_cases import (
     CLASSES,
     KEYS,
     ByHand,
+    batch,
     cases_in,
     cosine_of,
     kl_divergence,
@@ -16,6 +18,8 @@ from loss_cases import (
     softmax,
     values,
 )
+
+from rdistill.losses import functional as L
 
 
 def skd_by_hand(s: np.ndarray, t: np.ndarray, grid: int | None) -> float:
@@ -89,3 +93,14 @@ def test_value_is_the_one_worked_out_by_hand(name: str) -> None:
 def test_a_single_valid_pixel_counts_whole(name: str) -> None:
     by_hand, double, _ = values(name, BY_HAND[name], one_valid_pixel())
     assert double == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_keys_that_are_not_filled_are_no_keys() -> None:
+    student, teacher, label = batch(dtype=torch.float64)
+    student.requires_grad_()
+    filled = torch.arange(len(KEYS)) % 3 != 1
+    results = []
+    for keys, key_mask in ((KEYS, filled), (KEYS[filled], None)):
+        value = L.cirkd_memory(student, teacher, keys, mask=label != 255, key_mask=key_mask)
+        results.append([value.detach(), *torch.autograd.grad(value, student)])
+    torch.testing.assert_close(*results)
