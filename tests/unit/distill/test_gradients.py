@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,16 +93,18 @@ def test_weights_count_only_where_there_is_nothing_else(net: nn.ModuleDict, imag
     (own,) = gradients(term, [edge])
     assert own is not None and torch.equal(own, weight)
     assert weight.grad is None
-    both = term + net["second"](net["first"](images)).sum()
-    assert all(edge.node.name() != "torch::autograd::AccumulateGrad" for edge in last_shared(task + both, both))
+    feature = net["first"](images)
+    (edge,) = last_shared(feature.sum(), feature.square().sum() + term)
+    assert edge.node is feature.grad_fn
 
 
-def test_a_loss_that_is_computed_from_the_task_loss_meets_it_there(net: nn.ModuleDict, images: Tensor) -> None:
-    task = net["first"](images).sum()
-    (edge,) = last_shared(task, 2 * task)
-    assert (edge.node, edge.output_nr) == (task.grad_fn, 0)
-    (of_task,) = gradients(task, [edge])
-    assert of_task is not None and of_task.item() == 1
+def test_a_loss_that_is_computed_from_the_other_meets_it_there(net: nn.ModuleDict, images: Tensor) -> None:
+    loss = net["first"](images).sum()
+    for task, term in ((loss, 2 * loss), (2 * loss, loss)):
+        (edge,) = last_shared(task, term)
+        assert (edge.node, edge.output_nr) == (loss.grad_fn, 0)
+    (gradient,) = gradients(loss, [edge])
+    assert gradient is not None and gradient.item() == 1
 
 
 def test_a_tensor_that_is_reached_on_two_ways_hides_no_other(net: nn.ModuleDict, images: Tensor) -> None:
@@ -123,7 +127,27 @@ def test_gradients_are_multiplied_and_none_where_there_is_none(net: nn.ModuleDic
     assert gradients(loss, []) == [] and gradients(torch.tensor(1.0), [weight, other]) == [None, None]
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e30])
+class NoGradient(torch.autograd.Function):
+    """The same values, and no gradient, although the graph goes on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> None:
+        return None
+
+
+def test_a_loss_that_gives_no_gradient_where_it_meets_the_task_has_no_length(
+    net: nn.ModuleDict, images: Tensor
+) -> None:
+    feature = net["first"](images)
+    cut: Tensor = NoGradient.apply(feature)  # type: ignore[no-untyped-call]
+    assert lengths_at_last_shared(feature.sum(), {"kd": cut.sum()}) == {"kd": (pytest.approx(12**0.5), 0.0)}
+
+
+@pytest.mark.parametrize("size", [1e-30, 2e38])
 def test_a_length_whose_square_float32_cannot_hold(net: nn.ModuleDict, images: Tensor, size: float) -> None:
     feature = net["first"](images)
     task, term = feature.sum() * size, net["second"](feature).sum() * 0 + feature.sum() * size / 2

@@ -68,6 +68,7 @@ def test_without_a_gradient_the_weight_is_zero_and_is_tried_again(nothing: float
 def test_a_quotient_that_overflows_does_not_count() -> None:
     weight = weight_of(batches=1)
     assert "cannot be measured" in run(weight, [(1e300, 1e-300)])[0] and weight.weight == 0
+    assert run(weight, [(1e-300, 1e300)]) == [] and weight.measured == []  # and one that is 0 for want of digits
     assert weight.weight_of_one_batch(1e300, 1e-300) == 0 and weight.weight_of_one_batch(1.0, 2.0) == 0.25
 
 
@@ -77,6 +78,11 @@ def test_a_later_measurement_without_a_gradient_keeps_the_weight() -> None:
     assert weight.weight == 0.5 and "it stays 0.5" in notes[1]
     run(weight, [(1.0, 2.0)] * 2, first=4)
     assert weight.weight == 0.25
+
+
+def test_the_state_before_the_first_batch() -> None:
+    state = weight_of().state()
+    assert state == {"weight": 0.0, "settled": False, "seen": 0, "lengths": [], "measured": []}
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
