@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     import pytest
@@ -98,22 +98,25 @@ def cached(function):
 
 def undecorated(source: str) -> str:
     """The same module with `f = decorator(f)` after a function instead of `@decorator` before it."""
-    lines = source.splitlines()
-    tree = ast.parse(source)
-    bodies = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
-    functions = [node for body in bodies for node in body.body if isinstance(node, ast.FunctionDef)]
-    for node in sorted(functions, key=lambda node: -node.lineno):
-        decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
-        if not decorators or set(decorators) & set(KEPT):
-            continue
+    while decorated := [node for node in ast.walk(ast.parse(source)) if _is_decorated(node)]:
+        node = max(decorated, key=lambda node: node.lineno)  # a function within another one comes before it
         indent = " " * node.col_offset
         after = []
-        for decorator in reversed(decorators):
+        for decorator in map(ast.unparse, reversed(node.decorator_list)):
             name = "__import__('mutant_cache').cached" if decorator.startswith("lru_cache") else decorator
             after.append(f"{indent}{node.name} = {name}({node.name})")
+        lines = source.splitlines()
         lines[node.end_lineno : node.end_lineno] = after
         del lines[node.decorator_list[0].lineno - 1 : node.lineno - 1]
-    return "\n".join([*lines, ""])
+        source = "\n".join([*lines, ""])
+    return source
+
+
+def _is_decorated(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    return bool(decorators) and not decorators & set(KEPT)
 
 
 def prepare(modules: list[str]) -> None:
