@@ -199,6 +199,16 @@ def test_dkd_with_a_confident_teacher_keeps_its_digits() -> None:
     assert L.dkd(student, teacher, label, tau=1.0, beta=1.0).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_dkd_gives_an_ignored_pixel_no_gradient_to_the_last_bit() -> None:
+    """Of its equal logits the parts would leave rounding errors."""
+    student, teacher = (torch.randn(1, 7, 4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    label = torch.arange(24).view(1, 4, 6) % 7
+    label[0, :2] = 255
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(L.dkd(student, teacher, label, tau=3.0, alpha=0.7, beta=0.3), student)
+    assert not gradient[:, :, :2].any() and gradient[:, :, 2:].all()
+
+
 def test_dkd_of_two_classes_has_no_part_among_the_others() -> None:
     student, teacher, label = batch()
     student, teacher, label = student[:, :2], teacher[:, :2], label.clamp(max=1)
