@@ -87,19 +87,20 @@ def make_route(
         student_names = tuple(spec.features.student[student] for student, _ in loss.pairs)
         teacher_names = tuple(names[index] for _, index in loss.pairs)
         return Route(student_names, teacher_names, teacher, weight, loss.pair, loss.schedule, loss.share)
-    compared = list(teacher_heads) if teacher is None else [teacher_heads[teacher]]
-    for side, heads in (("student", student_heads), *(("teacher", heads) for heads in compared)):
-        if not heads:
-            suffix = "" if len(teacher_heads) == 1 else f"s[{teacher}]" if teacher is not None else "s"
+    compared = range(len(teacher_heads)) if teacher is None else [teacher]
+    for index in compared:
+        if not teacher_heads[index]:
+            which = "the teacher" if len(teacher_heads) == 1 else f"teachers[{index}]"
             raise UserError(
-                f"distill.losses.{name}.on: {loss.on!r}, but the teacher{suffix} gives features alone, and no logits; "
+                f"distill.losses.{name}.on: {loss.on!r}, but {which} gives features alone, and no logits; "
                 f"give the loss a feature `pair`"
             )
+    for side, heads in (("student", student_heads), *(("teacher", teacher_heads[index]) for index in compared)):
         if loss.output >= len(heads):
             raise UserError(
                 f"distill.losses.{name}.on: {loss.on!r}, but the {side} has {len(heads)} outputs: {', '.join(heads)}"
             )
-    teacher_names = tuple(heads[loss.output] for heads in compared)
+    teacher_names = tuple(teacher_heads[index][loss.output] for index in compared)
     return Route((student_heads[loss.output],), teacher_names, teacher, weight, None, loss.schedule, loss.share)
 
 

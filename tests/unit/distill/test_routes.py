@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from rdistill.config.distill_spec import DistillSpec, ScheduleSpec
+from rdistill.config.distill_spec import DistillSpec, ScheduleSpec, ShareSpec
 from rdistill.core.errors import UserError
-from rdistill.distill.routes import Route, features_of, make_route, unique_names
+from rdistill.distill.routes import (
+    Route,
+    build_term,
+    build_terms,
+    channels_of_logits,
+    features_of,
+    make_route,
+    make_routes,
+    single_or_list,
+    unique_names,
+    with_class_maps,
+)
+from rdistill.models.class_map import ClassMap
+from rdistill.models.segmentor import Labels
 
 STUDENT_HEADS = ["decode_head", "auxiliary_head"]
 TEACHER_HEADS = [["decode_head.1", "decode_head.0"], ["decode_head"]]  # the first teacher's, a cascade; the second's
@@ -80,6 +97,132 @@ def test_an_output_that_a_side_does_not_have(loss: dict[str, Any], message: str)
     with pytest.raises(UserError) as caught:
         route(loss)
     assert caught.value.problems == (f"distill.losses.own.on: {loss['on']!r}, but {message}",)
+
+
+@pytest.mark.parametrize(
+    ("teacher_heads", "teacher", "which"),
+    [
+        ([[]], 0, "the teacher"),
+        ([["decode_head"], []], 1, "teachers[1]"),
+        ([["decode_head"], []], "mean", "teachers[1]"),
+    ],
+)
+def test_a_teacher_without_logits_is_named(teacher_heads: list[list[str]], teacher: Any, which: str) -> None:
+    section = spec({"type": "KL", "teacher": teacher})
+    with pytest.raises(UserError) as caught:
+        make_route("own", section.losses["own"], section, STUDENT_HEADS, teacher_heads)
+    assert caught.value.problems == (
+        f"distill.losses.own.on: 'logits', but {which} gives features alone, and no logits; give the loss a feature "
+        f"`pair`",
+    )
+
+
+def test_a_route_keeps_the_schedule_and_the_share() -> None:
+    more = {"weight": {"share": 0.5}, "schedule": {"warmup": 3}}
+    for loss in ({"type": "KL", **more}, {"type": "CWD", "pair": [0, 1], **more}):
+        actual = route(loss)
+        assert (actual.weight, actual.share, actual.schedule) == (None, ShareSpec(value=0.5), ScheduleSpec(warmup=3))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Models of a head each, some of them with a class map
+
+
+def model(channels: int, to: Sequence[int | None] | None = None, num_classes: int = 3, masks: bool = True) -> nn.Module:
+    made = nn.Module()
+    made.decode_head = nn.Conv2d(2, channels, kernel_size=1)
+    made.auxiliary_head = nn.Conv2d(2, 7, kernel_size=1)
+    made.decode_head.ignore_index = 254
+    if to is not None:
+        made.class_map = made.decode_head.class_map = ClassMap(to, num_classes, masks=masks)
+    return made
+
+
+ON_LOGITS = Route(("decode_head",), ("decode_head",), 0, 1.0, None, ScheduleSpec())
+OF_MEAN = replace(ON_LOGITS, teacher=None, teacher_features=("decode_head",) * 2)
+
+
+def test_a_route_on_logits_compares_the_classes_that_its_teachers_know() -> None:
+    teachers = [model(3), model(4, [0, None, 2, 2]), model(3, [0, 1, None]), model(2, [1, 2])]
+    plain, some, masking, other = (with_class_maps("kd", replace(ON_LOGITS, teacher=i), teachers) for i in range(4))
+    assert [each.classes for each in (plain, some, masking, other)] == [None, (0, 2), (0, 1), (1, 2)]
+    assert [each.masked_by for each in (plain, some, masking, other)] == [(), (1,), (2,), ()]
+    assert replace(some, classes=None, masked_by=()) == replace(ON_LOGITS, teacher=1)
+    three = [model(3, [0, 1, 2, None]), model(3), model(4, [0, None, 2, None], masks=False)]
+    mean = with_class_maps("kd", OF_MEAN, three)
+    assert (mean.classes, mean.masked_by) == ((0, 2), (0,))
+
+
+def test_a_route_between_features_has_no_classes() -> None:
+    between = replace(ON_LOGITS, pair=(0, 0))
+    assert with_class_maps("kd", between, [model(4, [0, None, 2, 2])]) is between
+
+
+def test_teachers_with_too_few_classes_in_common_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        with_class_maps("kd", OF_MEAN, [model(2, [0, 1]), model(2, [1, 2])])
+    assert caught.value.problems == (
+        "distill.losses.kd.teacher: the teachers know 1 of the student's classes in common, and a loss on logits "
+        "compares two or more; give each teacher a loss of its own, with teacher=0 and so on",
+    )
+
+
+def test_every_loss_has_a_route_with_its_class_map() -> None:
+    losses = {"of_second": {"type": "KL", "teacher": 1}, "between": {"type": "CWD", "pair": [0, 1]}}
+    section = spec(losses["of_second"], losses=losses)
+    routes = make_routes(section, model(3), [model(3), model(4, [0, None, 2, 2])])
+    assert list(routes) == list(losses)
+    assert routes["of_second"] == replace(ON_LOGITS, teacher=1, weight=3.0, classes=(0, 2), masked_by=(1,), pair=None)
+    assert (routes["between"].pair, routes["between"].classes) == ((0, 1), None)
+
+
+def test_the_channels_of_the_logits_that_are_compared() -> None:
+    student, teachers = model(3), [model(3), model(4, [0, None, 2, 2])]
+    assert channels_of_logits("kd", ON_LOGITS, student, teachers) == (3, 3)
+    known = replace(ON_LOGITS, teacher=1, classes=(0, 2))
+    assert channels_of_logits("kd", known, student, teachers) == (2, 2)
+    auxiliary = replace(ON_LOGITS, student_features=("auxiliary_head",))
+    assert channels_of_logits("kd", auxiliary, student, teachers) == (7, 3)
+    # What does not fit is refused by the term, with both numbers.
+    assert channels_of_logits("kd", known, model(5), teachers) == (5, 3)
+    assert channels_of_logits("kd", OF_MEAN, model(1), [model(1), model(2)]) == (1, 1)
+    assert channels_of_logits("kd", OF_MEAN, model(2), [model(2), model(2)]) == (2, 2)
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (1, 3), (2, 5)])
+def test_a_mean_of_other_classes_is_refused(channels: tuple[int, int]) -> None:
+    with pytest.raises(UserError) as caught:
+        channels_of_logits("kd", OF_MEAN, model(3), [model(number) for number in channels])
+    assert caught.value.problems == (
+        f"distill.losses.kd.teacher: the mean of the teachers' logits needs teachers of the same classes, got "
+        f"{channels[0]}, {channels[1]}; give each teacher a loss of its own, with teacher=0 and so on",
+    )
+
+
+def test_one_tensor_stands_alone() -> None:
+    one, other = torch.zeros(1), torch.ones(1)
+    assert single_or_list([one]) is one and single_or_list([one, other]) == [one, other]
+
+
+def test_a_term_is_built_of_the_loss_and_the_labels() -> None:
+    loss = spec({"type": "CIRKDMemory", "pair": [0, 1], "pixel_queue_size": 40}).losses["own"]
+    term = build_term("own", loss, (4, 6), Labels(5, 254))
+    assert not term.on_logits and term.params["pixel_queue_size"] == 40 and term.ignore_index == 254
+    assert tuple(term.module.project[0].weight.shape) == (6, 4, 1, 1) and term.module.num_classes == 5
+    assert build_term("own", loss, (4, 6), Labels(5, 254), classes=[0, 2]).module.num_classes == 2
+    with pytest.raises(UserError, match=r"^distill\.losses\.own: CWD: logits must have as many classes, got a student"):
+        build_term("own", spec({"type": "CWD"}).losses["own"], (3, 4), Labels(5, 255))
+
+
+def test_every_loss_has_a_term() -> None:
+    section = spec({}, losses={"logits": {"type": "DKD"}, "between": {"type": "IFVD", "pair": [0, 1]}})
+    routes = {"logits": replace(ON_LOGITS, classes=(0, 2)), "between": replace(ON_LOGITS, pair=(0, 1))}
+    terms = build_terms(section, {"logits": (2, 2), "between": (4, 6)}, routes, model(3))
+    assert {name: (term.loss_type, term.on_logits, term.ignore_index) for name, term in terms.items()} == {
+        "logits": ("DKD", True, 254),
+        "between": ("IFVD", False, 254),
+    }
+    assert terms["between"]._label_arguments["num_classes"] == 3
 
 
 def test_the_names_of_several_groups_are_each_there_once_in_a_fixed_order() -> None:

@@ -156,8 +156,8 @@ def test_dist_over_classes_that_hardly_differ(size_s: float, size_t: float) -> N
 
 @pytest.mark.parametrize(("size_s", "size_t"), [(3e-4, 1.0), (3e-5, 1.0), (1.0, 3e-4), (1.0, 3e-5)])
 def test_dist_over_pixels_that_hardly_differ(size_s: float, size_t: float) -> None:
-    """The same for the probabilities of a class. The mean that they are divided by is a constant too: to the gradient it
-    would add a part of the size of the deviation."""
+    """The same for the probabilities of a class. The mean that they are divided by is a constant too: it would add to
+    the gradient a part of the size of the deviation."""
     student, teacher, _ = batch(dtype=torch.float64)
     student, teacher = (size_s * student).requires_grad_(), size_t * teacher
 
