@@ -47,7 +47,9 @@ DISTILLER = tuple(
 )  # fmt: skip
 # Module -> the test files that one would look at.
 TESTS = {
-    "sweeps/findings/statistics.py": ("tests/unit/sweeps/findings/test_statistics.py", *PROOF),
+    "sweeps/findings/statistics.py": tuple(
+        f"tests/unit/sweeps/findings/test_{name}.py" for name in ("statistics", "looks", "exported")
+    ),
     "sweeps/proof/sequential.py": PROOF,
     "sweeps/proof/decision.py": PROOF,
     "sweeps/proof/two_way.py": PROOF,
