@@ -423,6 +423,22 @@ def test_dsd_takes_lists_of_layers() -> None:
         term(student, teacher[1:], None)
 
 
+@pytest.mark.parametrize(("name", "on"), [term for term in EVERY_TERM if term[1] == "logits" or LOSSES[term[0]].label])
+def test_another_ignored_label_than_255(name: str, on: str) -> None:
+    student, teacher, label = make_batch(on)
+    label = torch.where(label == 255, 2, label)
+    channels = dict(student_channels=student.shape[1], teacher_channels=teacher.shape[1], num_classes=CLASSES)
+    values = []
+    state: dict[str, Tensor] = {}
+    for ignored, marked in ((2, label), (255, torch.where(label == 2, 255, label)), (255, label)):
+        term = Term(name, **channels, ignore_index=ignored, params=SMALL.get(name), on_logits=on == "logits")
+        state = state or {key: value.clone() for key, value in term.state_dict().items()}
+        term.load_state_dict(state)
+        torch.manual_seed(1)
+        values.append(term(student, teacher, marked))
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+
+
 def test_term_says_what_it_is() -> None:
     assert make_term("CWD", "logits", tau=2.0).extra_repr() == "CWD, on=logits, {'tau': 2.0, 'at': 'logits'}"
     assert make_term("CWD", "features").extra_repr() == "CWD, on=features, {'tau': 4.0}"
