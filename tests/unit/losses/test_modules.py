@@ -693,6 +693,20 @@ def test_memory_forgets_nothing_across_a_resume_and_learns_only_in_training() ->
     assert all(torch.equal(value, before[key]) for key, value in term.state_dict().items())
 
 
+def test_a_class_that_was_never_seen_is_not_compared_with() -> None:
+    """Its places are sampled like the others' and left out: what they hold does not matter."""
+    memory = CIRKDMemory(4, 6, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    student, teacher, label = torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8), torch.randint(0, CLASSES - 1, (2, 8, 8))
+    memory(student, teacher, label)
+    values = []
+    for never_seen in (0.0, 0.7):
+        for queue in (memory.pixels, memory.regions):
+            queue.keys[CLASSES - 1] = never_seen
+        torch.manual_seed(3)
+        values.append(memory.eval()(student, teacher, label))
+    assert torch.equal(*values)
+
+
 def test_cirkd_memory_of_a_student_that_is_the_teacher_is_zero() -> None:
     memory = CIRKDMemory(4, 4, CLASSES, pixel_queue_size=64, region_queue_size=8)
     memory.project = nn.Sequential(nn.Identity())
