@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rdistill.config.distill_spec import DistillSpec, ScheduleSpec, ShareSpec
 from rdistill.core.errors import UserError
@@ -20,6 +21,7 @@ from rdistill.distill.routes import (
     features_of,
     make_route,
     make_routes,
+    probe_channels,
     single_or_list,
     unique_names,
     with_class_maps,
@@ -215,14 +217,87 @@ def test_a_term_is_built_of_the_loss_and_the_labels() -> None:
 
 
 def test_every_loss_has_a_term() -> None:
-    section = spec({}, losses={"logits": {"type": "DKD"}, "between": {"type": "IFVD", "pair": [0, 1]}})
+    section = spec({}, losses={"logits": {"type": "BPKD"}, "between": {"type": "IFVD", "pair": [0, 1]}})
     routes = {"logits": replace(ON_LOGITS, classes=(0, 2)), "between": replace(ON_LOGITS, pair=(0, 1))}
     terms = build_terms(section, {"logits": (2, 2), "between": (4, 6)}, routes, model(3))
-    assert {name: (term.loss_type, term.on_logits, term.ignore_index) for name, term in terms.items()} == {
-        "logits": ("DKD", True, 254),
-        "between": ("IFVD", False, 254),
+    about = {name: (term.loss_type, term.on_logits, term._label_arguments) for name, term in terms.items()}
+    assert about == {
+        "logits": ("BPKD", True, {"ignore_index": 254, "num_classes": 2}),
+        "between": ("IFVD", False, {"ignore_index": 254, "num_classes": 3}),
     }
-    assert terms["between"]._label_arguments["num_classes"] == 3
+    with pytest.raises(UserError, match=r"^distill\.losses\.between: IFVD: the teacher's feature has one channel"):
+        build_terms(section, {"logits": (2, 2), "between": (4, 1)}, routes, model(3))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Models that are run
+
+
+class Runs(nn.Module):
+    """A student of a map of 4 channels, tokens of 5 and a map of 6, and a head for each of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, kernel_size=1)
+        self.patches, self.tokens = nn.Conv2d(4, 5, kernel_size=16, stride=16), nn.Identity()
+        self.last = nn.Conv2d(5, 6, kernel_size=1)
+        self.decode_head, self.auxiliary_head = nn.Conv2d(6, 2, kernel_size=1), nn.Conv2d(6, 8, kernel_size=1)
+        self.sizes: list[tuple[int, ...]] = []
+
+    def extract_feat(self, inputs: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled() and self.training
+        self.sizes.append(tuple(inputs.shape))
+        patches = self.patches.forward(self.first(inputs))
+        self.tokens(patches.flatten(2).transpose(1, 2))
+        features: Tensor = self.last(patches)
+        return features
+
+
+class GivesMaps:
+    """A teacher of a head of two classes whose layers are ``a`` and ``b``."""
+
+    def __init__(self, *channels: int) -> None:
+        self.model, self.channels = model(2), channels
+        self.sizes: list[tuple[int, ...]] = []
+
+    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
+        self.sizes.append(tuple(inputs.shape))
+        return {name: torch.zeros(1, number, 2, 2) for name, number in zip("ab", self.channels, strict=True)}
+
+
+def between(teacher: int, *pairs: tuple[str, str]) -> Route:
+    students, teachers = zip(*pairs, strict=True)
+    return replace(ON_LOGITS, student_features=students, teacher_features=teachers, teacher=teacher, pair=(0, 0))
+
+
+def test_the_channels_that_each_loss_compares() -> None:
+    student, teachers = Runs().eval(), [GivesMaps(10, 11), GivesMaps(12, 13)]
+    routes = {
+        "logits": ON_LOGITS,
+        "of_first": between(0, ("first", "b")),
+        "of_second": between(1, ("tokens", "a")),
+        "layers": between(1, ("last", "a"), ("tokens", "a"), ("auxiliary_head", "b")),
+    }
+    assert probe_channels(student, teachers, routes, (32, 48)) == {  # type: ignore[arg-type]
+        "logits": (2, 2), "of_first": (4, 11), "of_second": (5, 12), "layers": (8, 13)
+    }  # fmt: skip
+    assert student.sizes == [(1, 3, 32, 48)] and all(teacher.sizes == student.sizes for teacher in teachers)
+    assert not student.training
+
+
+def test_losses_on_logits_alone_run_no_model() -> None:
+    student, teacher = Runs(), GivesMaps(10, 11)
+    assert probe_channels(student, [teacher], {"kd": ON_LOGITS}, (32, 48)) == {"kd": (2, 2)}  # type: ignore[list-item]
+    assert student.sizes == teacher.sizes == []
+    with pytest.raises(UserError, match=r"^distill\.losses\.kd\.teacher: the mean of the teachers' logits"):
+        routes = {"kd": OF_MEAN}
+        probe_channels(student, [teacher, SimpleNamespace(model=model(3))], routes, (32, 48))  # type: ignore[list-item]
+
+
+def test_an_image_that_the_models_cannot_take_is_named() -> None:
+    routes = {"between": between(0, ("first", "a"))}
+    with pytest.raises(UserError, match=r"^model, on an image of 8 x 12: cannot be built: RuntimeError: "):
+        probe_channels(Runs(), [GivesMaps(10, 11)], routes, (8, 12))  # type: ignore[list-item]
 
 
 def test_the_names_of_several_groups_are_each_there_once_in_a_fixed_order() -> None:
