@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmseg.models.decode_heads import DDRHead
 from torch import Tensor, nn
 
 from rdistill.config.distill_spec import DistillSpec, ScheduleSpec, ShareSpec
@@ -61,7 +63,8 @@ def test_further_logits_are_those_of_the_same_place() -> None:
 
 
 def test_a_pair_points_into_the_two_lists() -> None:
-    actual = route({"type": "CWD", "pair": [0, 1], "schedule": {"warmup": 3}})
+    actual = route({"type": "CWD", "pair": [0, 1], "weight": 7.0, "schedule": {"warmup": 3}})
+    assert (actual.weight, actual.share) == (7.0, None)
     assert (actual.student_features, actual.teacher_features, actual.pair) == (("s0",), ("t1",), (0, 1))
     assert actual.schedule == ScheduleSpec(warmup=3)
 
@@ -178,6 +181,23 @@ def test_every_loss_has_a_route_with_its_class_map() -> None:
     assert (routes["between"].pair, routes["between"].classes) == ((0, 1), None)
 
 
+@pytest.mark.parametrize(
+    ("loss", "problem"), [({"on": "logits[4]"}, "on: 'logits[4]', but"), ({"teacher": "mean"}, "teacher: the teachers")]
+)
+def test_a_loss_without_a_route_is_named(loss: dict[str, Any], problem: str) -> None:
+    teachers = [model(2, [0, 1]), model(2, [1, 2])]
+    with pytest.raises(UserError, match=rf"^distill\.losses\.own\.{re.escape(problem)}"):
+        make_routes(spec({"type": "KL", **loss}), model(3), teachers)
+
+
+def test_only_the_students_heads_are_in_training() -> None:
+    """A head of DDRNet gives the logits of two branches in training, and those of one otherwise."""
+    student, teacher = nn.Module(), nn.Module()
+    student.decode_head, teacher.decode_head = (DDRHead(in_channels=4, channels=4, num_classes=3) for _ in range(2))
+    route = make_routes(spec({"type": "KL"}), student, [teacher])["own"]
+    assert (route.student_features, route.teacher_features) == (("decode_head[0]",), ("decode_head",))
+
+
 def test_the_channels_of_the_logits_that_are_compared() -> None:
     student, teachers = model(3), [model(3), model(4, [0, None, 2, 2])]
     assert channels_of_logits("kd", ON_LOGITS, student, teachers) == (3, 3)
@@ -185,6 +205,8 @@ def test_the_channels_of_the_logits_that_are_compared() -> None:
     assert channels_of_logits("kd", known, student, teachers) == (2, 2)
     auxiliary = replace(ON_LOGITS, student_features=("auxiliary_head",))
     assert channels_of_logits("kd", auxiliary, student, teachers) == (7, 3)
+    auxiliary = replace(ON_LOGITS, teacher_features=("auxiliary_head",))
+    assert channels_of_logits("kd", auxiliary, student, teachers) == (3, 7)
     # What does not fit is refused by the term, with both numbers.
     assert channels_of_logits("kd", known, model(5), teachers) == (5, 3)
     assert channels_of_logits("kd", OF_MEAN, model(1), [model(1), model(2)]) == (1, 1)
