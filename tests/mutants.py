@@ -65,12 +65,8 @@ TESTS = {
         if file.name not in ("__init__.py", "functional.py")  # nothing but imports
     },
 }
-RULES = (
-    "test_functional.py",
-    "test_chunked.py",
-    "test_no_device_waits.py",
-    "test_unless_all_valid.py",
-)  # for every loss
+# The tests that hold for every loss.
+RULES = ("test_functional.py", "test_chunked.py", "test_no_device_waits.py", "test_unless_all_valid.py")
 LIGHT = ("tests/unit/losses", "tests/unit/sweeps/proof")  # these use nothing of tests/conftest.py, which imports mmseg
 KEPT = ("staticmethod", "classmethod")  # which mutmut knows
 CACHE = '''"""lru_cache as a mutant may have it: what another mutant returned is not remembered."""

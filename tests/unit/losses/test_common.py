@@ -65,7 +65,7 @@ def test_what_has_to_agree_is_said() -> None:
         assert problem(function, x[0], x[0]).endswith("got (3, 4, 6) and (3, 4, 6)")
     assert problem(L.dsd, [x, x], [x]) == "dsd: as many layers of each model, got 2 and 1"
     assert problem(L.dsd, [], []) == "dsd: as many layers of each model, got 0 and 0"
-    for further in ([x], [x, x]):  # of the layers before the last one neither the size nor the channels count
+    for further in ([x], [x, x]):  # layers before the last one may have other sizes
         last_differs = problem(L.dsd, [*further, x], [*further, x[:, :1]])
         assert last_differs.startswith("dsd, last layer: student and teacher must be N x C x H x W and agree in every")
         assert L.dsd([*further, x], [*(layer[:, :1, :2, :3] for layer in further), x]).item() == 0

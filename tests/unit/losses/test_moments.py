@@ -66,12 +66,11 @@ def test_a_deviation_in_wkdf_has_a_floor_of_a_ten_thousandth_of_the_images_typic
     """The cells of the first channel vary by ``share`` of what all cells of the image do; the teacher's do not. The
     other image, which is the same on both sides, varies a thousand times as much."""
     pattern = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).expand(1, 2, 4, 4).clone()
-    rest = 2**0.5  # of the other channel, so that the mean of the two variances is 1
-    student, teacher = pattern.clone(), pattern.clone()
+    student, teacher = pattern.clone(), pattern.clone()  # each side's other channel makes the mean of the variances 1
     student[:, 0] *= share
     student[:, 1] *= (2 - share**2) ** 0.5
     teacher[:, 0] = 0
-    teacher[:, 1] *= rest
+    teacher[:, 1] *= 2**0.5
     student, teacher = (torch.cat([x, 1e3 * pattern]) for x in (student, teacher))
     value = L.wkdf(student, teacher, grid=2, mean_weight=0.0).item()
     assert value == pytest.approx((counted - 1e-4) ** 2 / 2, rel=1e-6, abs=1e-16)
