@@ -92,16 +92,16 @@ def test_logits_of_two_classes_have_one_channel_or_two_and_the_same_probabilitie
 
 def test_the_means_of_the_classes_of_an_image() -> None:
     """Labels outside the classes and ignored ones belong to no class; the last class has no pixel, and a mean of 0."""
-    label = torch.tensor([[[0, 1, 1, 255], [0, -1, 7, 4]]])
+    label = torch.tensor([[[0, 1, 1, 255], [0, -1, 2, 4]]])
     masks = L.class_masks(label, 4, ignore_index=0)
-    expected = [[False] * 8, [False, True, True, *[False] * 5], [False] * 8, [False] * 8]
-    assert masks.tolist() == [expected]
-    masks = L.class_masks(label, 3, ignore_index=255)
+    one, two = ([index in pixels for index in range(8)] for pixels in ((1, 2), (6,)))
+    assert masks.tolist() == [[[False] * 8, one, two, [False] * 8]]
+    masks = L.class_masks(label, 4, ignore_index=255)
     features = torch.arange(16.0).view(1, 2, 8)
-    assert L.class_means(features, masks).tolist() == [[[2.0, 10.0], [1.5, 9.5], [0.0, 0.0]]]
-    assert masks.dtype == torch.bool and masks.shape == (1, 3, 8)
-    two = L.class_masks(label.expand(2, 2, 4).flip(0), 3, 255)
-    assert L.class_means(features.double().expand(2, 2, 8), two).shape == (2, 3, 2)
+    assert L.class_means(features, masks).tolist() == [[[2.0, 10.0], [1.5, 9.5], [6.0, 14.0], [0.0, 0.0]]]
+    assert masks.dtype == torch.bool and masks.shape == (1, 4, 8)
+    of_two_images = L.class_masks(label.expand(2, 2, 4), 4, 255)
+    assert L.class_means(features.double().expand(2, 2, 8), of_two_images).shape == (2, 4, 2)
 
 
 def test_a_mean_over_what_is_valid() -> None:
