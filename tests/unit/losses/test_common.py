@@ -72,6 +72,15 @@ def test_what_has_to_agree_is_said() -> None:
     assert problem(L.dkd, x[:, :1], x[:, :1], torch.zeros(2, 4, 6)) == "dkd needs logits of at least 2 classes, got 1"
 
 
+def test_a_loss_of_layers_gets_what_it_is_called_with() -> None:
+    def labelled(students: list[Tensor], teachers: list[Tensor], label: Tensor, *, factor: float = 1.0) -> Tensor:
+        return factor * (len(students) + label)
+
+    wrapped = L.wrap_loss(labelled, same_channels=True, layers=True)
+    x = torch.zeros(1, 2, 3, 3)
+    assert wrapped([x, x], [x, x], torch.tensor(5.0), factor=2.0).item() == 14
+
+
 def test_nearest_resize_is_torchs_and_exact_for_labels() -> None:
     label = torch.randint(0, 255, (2, 12, 20))
     for size in ((12, 20), (6, 10), (24, 40), (5, 7), (1, 3), (11, 10), (6, 19), (12, 10), (6, 20)):
