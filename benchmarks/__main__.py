@@ -21,7 +21,7 @@ NAMES = {
     "cache": ("teacher_cache", []),
     "cache-slim": ("teacher_cache", ["--pair", "slim"]),
     "store-step": ("store", ["step"]),
-    "store-step-fast-scnn": ("store", ["step", "--pair", "r50-fast-scnn", "--steps", "10"]),
+    "store-step-fast-scnn": ("store", ["step", "--pair", "r50-fast-scnn", "--steps", "24", "--pairs", "30"]),
     "store-fill": ("store", ["fill"]),
     "store-confirm": ("store", ["confirm", "--pair", "r50-fast-scnn"]),
     "store-confirm-r18": ("store", ["confirm"]),
