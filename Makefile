@@ -37,8 +37,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check rdistill tests benchmarks examples docs setup.py
 	$(BIN)/mypy
 
-# Two at a time, on a thread each: those that start whole commands, tests/e2e/test_*.py, need the machine for
-# themselves. Compiled tests are kept, whatever the environment says: to compile them takes each process 20 seconds.
+# Two at a time, on a thread each; of those that start whole commands, tests/e2e/test_*.py, two files at a time, so that what
+# a file's tests share is made once. Compiled tests are kept, whatever the environment says: to compile them takes each
+# process 20 seconds.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 # Unit tests take one core each: as many at a time as there are cores, up to eight, for which the memory is enough.
@@ -47,7 +48,7 @@ UNIT_TESTS := $(subst -n 2,-n $(shell echo $$(( $(CORES) < 2 ? 2 : $(CORES) > 8 
 
 test: lint test-unit
 	$(TWO_AT_A_TIME) tests/e2e/*/ -m "not slow"
-	$(BIN)/python -m pytest tests/e2e/test_*.py -m "not slow"
+	$(TWO_AT_A_TIME) --dist loadfile tests/e2e/test_*.py -m "not slow"
 
 test-unit: $(READY)
 	$(UNIT_TESTS) tests/unit -m "not slow"
