@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +30,11 @@ BLOCKS = dict(
 
 
 def _pair(image: Path, mask: Path, values: range, first: int = 0) -> None:
-    """An image, and a mask that holds each value once and the first one elsewhere."""
+    """An image in a colour of its own, and a mask that holds each value once and the first one elsewhere."""
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (24, 16), (90, 60, 30)).save(image, format="PNG" if image.suffix == ".png" else "JPEG")
+    red, green, blue = zlib.crc32("/".join(image.parts[-3:]).encode()).to_bytes(4, "big")[:3]
+    Image.new("RGB", (24, 16), (red, green, blue)).save(image, format="PNG" if image.suffix == ".png" else "JPEG")
     labels = np.full(16 * 24, first, np.uint8)
     labels[: len(values)] = values
     picture = Image.fromarray(labels.reshape(16, 24))
@@ -66,10 +68,11 @@ def _suffixes(root: Path) -> None:
 
 
 def _lists(root: Path) -> None:
-    _pair(root / "x/1.JPG", root / "y/1.png", range(2))
+    for number in (1, 2):
+        _pair(root / f"x/{number}.JPG", root / f"y/{number}.png", range(2))
     _pair(root / "x/my 2.png", root / "y/my 2.png", range(2))
     (root / "a.txt").write_text("\ufeffx\\1.JPG,y\\1.png\n")
-    (root / "b.txt").write_text("x/1.JPG|y/1.png\nx/my 2.png\ty/my 2.png\n")
+    (root / "b.txt").write_text("x/2.JPG|y/2.png\nx/my 2.png\ty/my 2.png\n")
 
 
 @pytest.mark.parametrize(
