@@ -6,7 +6,6 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from rdistill.checks.scored_training_images import scored_training_images
 from rdistill.checks.unused_files import broken_entries, files_in_use, unused_files
 from rdistill.core.errors import message_line
+from rdistill.core.files import in_threads
 from rdistill.core.words import listed
 from rdistill.data.reading import Size
 from rdistill.data.splits import IGNORED, OUTSIDE, Split, data_classes, data_splits, describe_data, describe_layouts
@@ -123,12 +123,11 @@ def _limited(where: str, lines: Sequence[str], max_lines: int, kind: str) -> lis
     return [*shown, f"{where}: ... and {len(lines) - max_lines} more {kind}"] if len(lines) > max_lines else shown
 
 
-def _in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """Applies a function to items in threads; image decoders release the interpreter's lock."""
+def _decoded(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Applies a function that decodes images to items, in threads and without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            return list(pool.map(work, items))
+        return in_threads(work, items)
 
 
 def _inspect_files(split: Split, full: bool) -> list[_FileReport]:
@@ -139,7 +138,7 @@ def _inspect_files(split: Split, full: bool) -> list[_FileReport]:
         if full or count <= DECODED_IMAGES
         else set(random.Random(0).sample(range(count), DECODED_IMAGES))
     )
-    return _in_threads(lambda index: _inspect_file(split, split.entries[index], decode=index in decoded), range(count))
+    return _decoded(lambda index: _inspect_file(split, split.entries[index], decode=index in decoded), range(count))
 
 
 def _inspect_file(split: Split, entry: Mapping[str, Any], *, decode: bool) -> _FileReport:
@@ -238,7 +237,7 @@ def _value_counts(split: Split, inspected: Sequence[_FileReport], *, complete: b
     random.Random(0).shuffle(undecoded)
     while complete and undecoded and (_class_pixels(split, total) == 0).any():
         chunk, undecoded = undecoded[:MASKS_PER_ROUND], undecoded[MASKS_PER_ROUND:]
-        for file in _in_threads(lambda entry: _mask_report(split, entry), chunk):
+        for file in _decoded(lambda entry: _mask_report(split, entry), chunk):
             total += 0 if file.values is None else file.values
     return total
 

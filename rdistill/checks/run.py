@@ -179,7 +179,7 @@ def check_run(
         _add_distillation(report, run, run.distill, distiller)
     report.add("optimizer", check_optimizer(distiller, cfg), str(cfg.optim_wrapper.optimizer.get("type")))
     if not report.problems:
-        report.add(*_try_batch(distiller, run, workers, seed, report))
+        _add_step(report, run, distiller, workers, seed)
     if work_dir is not None:
         report.add("disk", *check_disk(distiller, cfg, Path(work_dir), trials))
     return report
@@ -529,22 +529,23 @@ def check_optimizer(distiller: Distiller, cfg: Config) -> list[str]:
     return []
 
 
-def _try_batch(
-    distiller: Distiller, run: LoadedConfig, workers: int, seed: int, report: Report
-) -> tuple[str, list[str], str]:
+def _add_step(report: Report, run: LoadedConfig, distiller: Distiller, workers: int, seed: int) -> None:
     total = int(run.cfg.train_dataloader.batch_size)
     if total % workers:
         text = f"train_dataloader.batch_size: {total} images do not divide among {workers} workers; set --batch-size"
-        return "step", [text], ""
+        report.add("step", [text], "")
+        return
     images = max(1, min(IMAGES, total // workers))
     try:
         batch = tiny_batch(run, images, seed)
     except UserError as error:
-        return "step", list(error.problems), ""
+        report.add("step", list(error.problems), "")
+        return
     problems = check_batch(distiller, run.cfg, batch, workers=workers)
     if not problems:
         report.notes += class_map_notes(distiller, batch)
-    return "step", problems, f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
+    done = f"forward and backward on {counted(images, 'image')} give finite losses and gradients"
+    report.add("step", problems, done)
 
 
 def _bytes(tensors: Any) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
+from rdistill.core.files import in_threads
 from rdistill.data.splits import Split
 
 FIRST_BYTES = 16 * 1024  # images that differ mostly differ in these bytes, which come after one request to a storage
@@ -41,24 +40,19 @@ def _image_files(splits: Iterable[Split]) -> list[str]:
 
 def same_files(training: Sequence[str], scored: Sequence[str]) -> dict[str, str]:
     """Scored file -> training file with the same content; files that cannot be read are left out."""
-    groups = [(list(training), list(scored))]
-    keys: tuple[Callable[[str], Hashable | None], ...] = (_size, _digest_of_beginning, _digest)
-    for key in keys:
-        groups = [pair for group in groups for pair in _split_by(key, *group)]
-    return {image: originals[0] for originals, images in groups for image in images}
-
-
-def _split_by(
-    key: Callable[[str], Hashable | None], training: Sequence[str], scored: Sequence[str]
-) -> list[tuple[list[str], list[str]]]:
-    """Groups files by a key; groups without a file of either side, and files without a key, are left out."""
-    groups: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for side, files in enumerate((training, scored)):
-            for file, value in zip(files, pool.map(key, files), strict=True):
-                if value is not None:
-                    groups[value][side].append(file)
-    return [group for group in groups.values() if all(group)]
+    content: dict[str, tuple[object, ...]] = {}
+    for key in (_size, _digest_of_beginning, _digest):
+        if not training or not scored:
+            return {}
+        files = list(dict.fromkeys([*training, *scored]))
+        values = zip(files, in_threads(key, files), strict=True)
+        content = {file: (*content.get(file, ()), value) for file, value in values if value is not None}
+        training = [file for file in training if file in content]
+        originals = {content[file]: file for file in reversed(training)}  # the first of several equal files
+        scored = [file for file in scored if content.get(file) in originals]
+        shared = {content[file] for file in scored}
+        training = [file for file in training if content[file] in shared]
+    return {file: originals[content[file]] for file in scored}
 
 
 def _size(file: str) -> int | None:

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from rdistill.core.errors import UserError, message_line
+from rdistill.core.files import in_threads
 from rdistill.core.words import counted
-from rdistill.init.masks import in_threads
 from rdistill.models.packages import absent_packages
 from rdistill.schemas.mappings import PlainConfig
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rdistill.core.errors import UserError, message_line
+from rdistill.core.files import in_threads
 
 MAX_READ = 5_000  # maximum number of masks that are read, as a seeded sample
 MAX_CLASSES = 255  # label 255 is ignored
@@ -72,12 +70,6 @@ class Labels:
     reduce_zero_label: bool = False
     reasons: tuple[str, ...] = ()
     lossy: bool = False  # a colour that is not in the table counts as the nearest one
-
-
-def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """Applies a function to items in threads; image decoders release the interpreter's lock."""
-    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(work, items))
 
 
 def read_mask(path: Path) -> np.ndarray:

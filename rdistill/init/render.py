@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from rdistill.core.errors import UserError
-from rdistill.core.files import write_whole
-from rdistill.init.masks import IGNORED, Color, Labels, in_threads, read_mask
+from rdistill.core.files import in_threads, write_whole
+from rdistill.init.masks import IGNORED, Color, Labels, read_mask
 from rdistill.init.pairs import Pair
 
 

@@ -306,13 +306,13 @@ class SweepSpec(Section):
     @property
     def keys_of_baselines_alone(self) -> list[str]:
         """Keys that are searched for the baselines, and not for the students under a teacher."""
-        searched = [key.lstrip("+") for key in self.space]
-        return [
-            key
-            for key in self.baseline.search
-            if not any(f"{key.lstrip('+')}.".startswith(f"{own}.") or own.startswith(f"{key.lstrip('+')}.")
-                       for own in searched)
-        ]  # fmt: skip
+
+        def overlap(first: str, second: str) -> bool:
+            """Whether two keys are equal, or one is a section with the other."""
+            first, second = f"{first.lstrip('+')}.", f"{second.lstrip('+')}."
+            return first.startswith(second) or second.startswith(first)
+
+        return [key for key in self.baseline.search if not any(overlap(key, own) for own in self.space)]
 
     def problems(self) -> list[str]:
         """Problems that the checks of single fields cannot find, a line each."""
