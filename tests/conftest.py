@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -212,10 +213,15 @@ def _scope_of_mmseg() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quick() -> Iterator[None]:
+def _quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     gc.collect()
     with pytest.MonkeyPatch.context() as patch:
+        # yapf renames its file of tables before all of it is written: a second process that begins at the same time reads an
+        # empty file. So each process has its own, and none is in the home directory.
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("yapf")))
+        importlib.import_module("yapf.yapflib.yapf_api")
+        patch.undo()
         # mmengine looks for mmcv's compiled operators at each of a model's modules: a third of what building it takes
         patch.setattr("mmengine.model.utils.mmcv_full_available", cache(mmcv_full_available))
         # A config that is written is laid out by yapf, a second each: what it says is the same without.
