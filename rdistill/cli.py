@@ -725,7 +725,7 @@ def export(
     metadata say how to prepare an image and name the classes; `rdistill eval OUT.onnx` scores the file. With --int8 or
     --fp16, the float32 model must pass this comparison, and the smaller file may lose at most --max-drop on the
     validation images. If INT8 loses more, --qat ITERS continues training with 8-bit rounding under the teachers of
-    CONFIG (pass a run's config.py). Needs pip install 'rdistill[onnx]'.
+    CONFIG (pass a run's config.py). Needs pip install 'rdistill\\[onnx]'.
     """
     from rdistill.config.shortcuts import parse_size
     from rdistill.handover import export as in_float32

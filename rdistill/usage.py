@@ -90,7 +90,7 @@ def _wrong_value(error: Any, message: str) -> str:
 def _name(param: Any) -> str:
     """Returns a parameter's name as the help shows it, such as ``--iters`` or ``CONFIG``."""
     options = [name for name in param.opts if name.startswith("-")]
-    return max(options, key=len) if options else str(param.metavar or param.name).upper().removesuffix("...")
+    return max(options, key=len) if options else str(param.metavar or param.name.upper()).removesuffix("...")
 
 
 def _command_path(error: Any) -> list[str]:

@@ -18,6 +18,8 @@ from rdistill.cli import app
         (["trian", "a.py"], "trian: no such command of `rdistill`; did you mean 'train'?"),
         (["data", "synthetik"], "synthetik: no such command of `rdistill data`; did you mean 'synthetic'?"),
         (["train"], "CONFIG: is required; see `rdistill train --help`"),
+        (["sweep"], "SWEEP.yaml: is required; see `rdistill sweep --help`"),
+        (["export", "a.py", "b.pth"], "OUT.onnx: is required; see `rdistill export --help`"),
         (["predict", "a.py", "b.pth"], "IMAGE: is required; see `rdistill predict --help`"),
         (["predict", "a.py", "b.pth", "c.png"], "--out: is required; see `rdistill predict --help`"),
         (["train", "a.py", "b.py"], "b.py: more arguments than `rdistill train` takes; see `rdistill train --help`"),
@@ -79,3 +81,15 @@ def test_a_group_without_a_command_shows_its_help(command: Command) -> None:
     for group in ((), ("data",)):
         result = command(*group)
         assert result.status == 2 and "Usage:" in result.out and result.err == ""
+
+
+def test_the_help_of_a_command_shows_all_of_its_words(command: Command) -> None:
+    """rich takes a word in brackets for a style and leaves it out: ``pip install 'rdistill[onnx]'`` lost its extra."""
+    group: Any = typer.main.get_command(app)
+    for path in every_command(group):
+        inner = group
+        for name in path:
+            inner = inner.commands[name]
+        shown = command(*path, "--help").out.split()
+        assert {word for word in inner.help.replace("\\[", "[").split() if word not in shown} == set(), path
+    assert "'rdistill[onnx]'." in command("export", "--help").out.split()
