@@ -39,8 +39,8 @@ lint: $(READY)
 
 # Two at a time, on a thread each; of those that start whole commands, tests/e2e/test_*.py, two files at a time, so that what
 # a file's tests share is made once. Compiled tests are kept, whatever the environment says: to compile them takes each
-# process 20 seconds.
-TWO_AT_A_TIME := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
+# process 20 seconds. What libraries keep for later, such as matplotlib's list of fonts, goes to work_dirs/ as well.
+TWO_AT_A_TIME := XDG_CACHE_HOME=$(CURDIR)/work_dirs/.cache MPLCONFIGDIR=$(CURDIR)/work_dirs/.cache/matplotlib MLFLOW_DISABLE_TELEMETRY=true OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 # Unit tests take one core each: as many at a time as there are cores, up to eight, for which the memory is enough.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)

@@ -217,8 +217,8 @@ def _quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     gc.collect()
     with pytest.MonkeyPatch.context() as patch:
-        # yapf renames its file of tables before all of it is written: a second process that begins at the same time reads an
-        # empty file. So each process has its own, and none is in the home directory.
+        # yapf renames its file of tables before all of it is written, so that a process that begins at the same time
+        # may read an empty file. Each process has a file of its own.
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("yapf")))
         importlib.import_module("yapf.yapflib.yapf_api")
         patch.undo()
