@@ -336,8 +336,8 @@ def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 
     needed = DISK_MARGIN * trials * run_bytes(distiller, cfg)
     folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    subject = counted(trials, "trial") if trials > 1 else "the run"
-    text = f"{subject} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
+    what = counted(trials, "trial") if trials > 1 else "the run"
+    text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"
     return ([f"--work-dir {work_dir}: {text}; make room, or choose another"] if needed > free else []), text
 
 
@@ -356,12 +356,12 @@ def run_bytes(distiller: Distiller, cfg: Config) -> int:
 
 
 def check_resources(
-    subject: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, available: Mapping[str, float]
+    what: str, workers: int, cpus_per_worker: float, gpus_per_worker: float | None, available: Mapping[str, float]
 ) -> tuple[list[str], str]:
     """Checks that the cluster has the resources of one run or trial; returns problems and a summary.
 
     Args:
-        subject: name of the run or trial in the messages.
+        what: name of the run or trial in the messages.
         workers: number of workers.
         cpus_per_worker: CPU cores for each worker.
         gpus_per_worker: GPUs for each worker; None means 1 if there are GPUs.
@@ -375,9 +375,9 @@ def check_resources(
     available_text = " and ".join(f"{available.get(kind, 0):g} {kind}" for kind, amount in needed.items() if amount)
     insufficient = any(amount > available.get(kind, 0) for kind, amount in needed.items())
     problem = (
-        f"{subject} takes {text}, but there are {available_text}; request less, or join a larger cluster with --address"
+        f"{what} takes {text}, but there are {available_text}; request less, or join a larger cluster with --address"
     )
-    return ([problem] if insufficient else []), f"{subject} takes {text} of {available_text}"
+    return ([problem] if insufficient else []), f"{what} takes {text} of {available_text}"
 
 
 def local_resources() -> dict[str, float]:

@@ -32,11 +32,11 @@ TIMED_RUNS, WARM_UP_RUNS = 20, 3  # number of runs for a latency
 EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
-def require_packages(names: Sequence[str] = EXTRA, subject: str = "export") -> None:
+def require_packages(names: Sequence[str] = EXTRA, what: str = "export") -> None:
     """Raises UserError if packages of the ``onnx`` extra are not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{subject} needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
+        raise UserError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'rdistill[onnx]'")
 
 
 @dataclass(frozen=True)

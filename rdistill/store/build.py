@@ -38,7 +38,7 @@ from rdistill.models.quiet_mmseg import DATASETS
 from rdistill.schemas.mappings import Arguments
 from rdistill.schemas.store import StorePlan, ViewsDone
 from rdistill.store.contents import teacher_name
-from rdistill.training.console import duration, updates_in_place
+from rdistill.training.console import as_clock, updates_in_place
 from rdistill.training.ray_train import Resources
 from rdistill.training.runner import prepare_config
 from rdistill.training.teacher_plan import apply_plan, without_auto
@@ -108,7 +108,7 @@ def build_store(
     kept = totals["views"] - totals["computed"]
     say(
         f"done      {counted(totals['views'], 'view')}: {totals['computed']} computed, {kept} were there; "
-        f"{in_bytes(totals['written'])} written, {duration(seconds)}"
+        f"{in_bytes(totals['written'])} written, {as_clock(seconds)}"
     )
     return totals
 
@@ -237,7 +237,7 @@ def _add_up(parts: Iterator[ViewsDone], total: int, console: Console, totals: Vi
             seconds_left = (time.perf_counter() - started) / totals["views"] * (total - totals["views"])
             console.print(
                 f"built     {totals['views']} of {total} views, {totals['computed']} computed; "
-                f"{duration(seconds_left)} left",
+                f"{as_clock(seconds_left)} left",
                 highlight=False,
             )
         yield part

@@ -127,7 +127,7 @@ def _exportable(base: LoadedConfig, form: str, distiller: Distiller) -> tuple[li
 
     where = f"confirm.of: {form}"
     try:
-        require_packages(subject=where)
+        require_packages(what=where)
         if PRECISIONS[form] == "int8":
             require_examples(base.cfg, where)
         student = revert_sync_batchnorm(copy.deepcopy(distiller.student)).cpu().eval()

@@ -32,7 +32,7 @@ def updates_in_place(console: Console) -> bool:
     return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
 
 
-def duration(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
     """Seconds as text, such as ``0:01:05``."""
     return str(timedelta(seconds=round(seconds)))
 
@@ -94,7 +94,7 @@ class RunConsole:
         elif iteration >= self._next_line or time.monotonic() >= self._overdue:
             self._next_line, self._overdue = iteration + self._line_every, time.monotonic() + SILENCE_S
             rate = (time.monotonic() - self._since) / max(1, iteration - self._first)
-            eta = duration(rate * (self._last - iteration))
+            eta = as_clock(rate * (self._last - iteration))
             self.console.print(f"iter {iteration}/{self._last}  eta {eta}  {losses}", highlight=False, soft_wrap=True)
 
     def validated(self, iteration: int, metrics: Scores) -> None:

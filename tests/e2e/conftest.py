@@ -22,7 +22,7 @@ TIMEOUT_S = int(os.environ.get("RDISTILL_TEST_TIMEOUT_S", 300))
 
 
 @dataclass(frozen=True)
-class Place:
+class Sandbox:
     """Folders of their own for some commands: where they run, their home and their temporary files."""
 
     root: Path
@@ -90,12 +90,12 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def sandbox() -> Iterator[Sandbox]:
     """Not pytest's own folder: its path is too long for Ray's sockets."""
     root = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
     for name in ("home", "cwd", "t"):
         (root / name).mkdir()
-    yield Place(root)
+    yield Sandbox(root)
     shutil.rmtree(root, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import is_alive, under, wait_until, wait_until_gone
 from e2e.test_workers import WITHOUT_BATCH_STATISTICS
 
@@ -56,9 +56,9 @@ def options(tiny: Tiny, iterations: int, val_interval: int) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(place: Place, name: str) -> dict[str, str]:
+def environment(sandbox: Sandbox, name: str) -> dict[str, str]:
     """Of a cluster with temporary files and a token of its own."""
-    folder = place.root / name
+    folder = sandbox.root / name
     (folder / "ray").mkdir(parents=True)
     own = {
         "RAY_TMPDIR": str(folder),
@@ -68,7 +68,7 @@ def environment(place: Place, name: str) -> dict[str, str]:
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(TIMEOUT_S),  # Ray's own 60 s are too few where others are at work
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    return {**place.environment(), **own}
+    return {**sandbox.environment(), **own}
 
 
 def free_ports(count: int) -> list[int]:
@@ -106,7 +106,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def head(place: Place) -> Iterator[tuple[Client, int]]:
+def head(sandbox: Sandbox) -> Iterator[tuple[Client, int]]:
     """`ray start --head`, as whoever runs a cluster does it; with its process id. The address is that of its jobs."""
     names = (
         "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
@@ -115,33 +115,33 @@ def head(place: Place) -> Iterator[tuple[Client, int]]:
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [*RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", "--include-dashboard=true"]
     command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
-    variables = environment(place, "h")
-    with open(place.root / "head.log", "w") as log:
-        process = subprocess.Popen(command, env=variables, cwd=place.cwd, stdout=log, stderr=log, text=True)
+    variables = environment(sandbox, "h")
+    with open(sandbox.root / "head.log", "w") as log:
+        process = subprocess.Popen(command, env=variables, cwd=sandbox.cwd, stdout=log, stderr=log, text=True)
     with ended(process):
         wait_until(lambda: answers(ports["dashboard-port"]), process)
         yield Client(f"http://127.0.0.1:{ports['dashboard-port']}", variables), process.pid
 
 
 @pytest.fixture
-def project(place: Place, tiny: Tiny, repo: Path) -> Path:
+def project(sandbox: Sandbox, tiny: Tiny, repo: Path) -> Path:
     """A working directory such as this repository, with what is in the way there."""
-    folder = place.root / "project"
+    folder = sandbox.root / "project"
     shutil.copytree(repo / "rdistill", folder / "rdistill", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(repo / ".gitignore", folder)
     for name in (".venv", "data", "work_dirs"):
         (folder / name).mkdir()
         (folder / name / "large").write_bytes(os.urandom(10**7))
     (folder / "sweeps").mkdir()
-    shutil.copy(place.sweep_file("small", study(tiny)), folder / "sweeps")
+    shutil.copy(sandbox.sweep_file("small", study(tiny)), folder / "sweeps")
     return folder
 
 
 @pytest.mark.slow
-def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path, rows: Rows) -> None:
+def test_a_job(sandbox: Sandbox, tiny: Tiny, head: tuple[Client, int], project: Path, rows: Rows) -> None:
     """Submitted as docs/cluster says: the job's sweep runs on the cluster it is in, and starts none of its own."""
     client, pid = head
-    work_dir = place.root / "job"
+    work_dir = sandbox.root / "job"
     sweep = ["python", "-m", "rdistill", "sweep", "sweeps/small.yaml", "--work-dir", work_dir, *options(tiny, 4, 2)]
     submitted = subprocess.Popen(
         [*RAY, "job", "submit", "--address", client.address, "--working-dir", ".", "--", *map(str, sweep)],
@@ -162,7 +162,7 @@ def test_a_job(place: Place, tiny: Tiny, head: tuple[Client, int], project: Path
     assert {(row["status"], row["iterations"]) for row in table.values()} == {("finished", "4")}
     assert {(work_dir / name).is_file() for name in ("best.pth", "best.py")} == {True}
 
-    (sent,) = (place.root / "h" / "ray" / "session_latest").glob("runtime_resources/working_dir_files/_ray_pkg_*/")
+    (sent,) = (sandbox.root / "h" / "ray" / "session_latest").glob("runtime_resources/working_dir_files/_ray_pkg_*/")
     assert {file.name for file in sent.iterdir()} - {".gitignore"} == {"rdistill", "sweeps"}
     assert (sent / "rdistill" / "data" / "synthetic.py").is_file()  # though `data/` stays behind
     assert sum(file.stat().st_size for file in sent.rglob("*.*")) < 3 * 10**6
@@ -212,9 +212,9 @@ class Nodes:
 
 
 @contextmanager
-def nodes(place: Place, name: str, count: int) -> Iterator[Nodes]:
-    variables = environment(place, name)
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=place.cwd)
+def nodes(sandbox: Sandbox, name: str, count: int) -> Iterator[Nodes]:
+    variables = environment(sandbox, name)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=sandbox.cwd)
     cluster = subprocess.Popen([sys.executable, "-c", NODES, str(count)], **pipes)
     with ended(cluster):
         address, raylets = json.loads(cluster.stdout.readline())
@@ -222,10 +222,10 @@ def nodes(place: Place, name: str, count: int) -> Iterator[Nodes]:
 
 
 @contextmanager
-def command(there: Nodes, place: Place, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+def command(there: Nodes, sandbox: Sandbox, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """``rdistill ARGUMENTS`` on a cluster; ends with the context."""
     words = [sys.executable, "-m", "rdistill", *map(str, arguments), "--address", there.address]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=there.environment, cwd=place.cwd)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=there.environment, cwd=sandbox.cwd)
     with subprocess.Popen(words, **pipes) as process:
         try:
             yield process
@@ -234,17 +234,20 @@ def command(there: Nodes, place: Place, *arguments: object) -> Iterator[subproce
 
 
 @pytest.mark.slow
-def test_fewer_workers_where_a_node_is_gone(place: Place, tiny: Tiny) -> None:
+def test_fewer_workers_where_a_node_is_gone(sandbox: Sandbox, tiny: Tiny) -> None:
     """Elastic: one worker goes on with the whole batch, and ends with what two would have come to."""
-    elastic, fixed = place.root / "elastic", place.root / "not-elastic"
+    elastic, fixed = sandbox.root / "elastic", sandbox.root / "not-elastic"
     run = [tiny.folder / "distill.py", *options(tiny, 60, 5), "--batch-size", "4", *WITHOUT_BATCH_STATISTICS]
     two = ["--workers", 2, "--min-workers", 1, "--cpus-per-worker", 1]
-    with nodes(place, "e", 2) as there, command(there, place, "train", *run, "--work-dir", elastic, *two) as process:
+    with (
+        nodes(sandbox, "e", 2) as there,
+        command(there, sandbox, "train", *run, "--work-dir", elastic, *two) as process,
+    ):
         wait_until((elastic / "last.pth").is_file, process)
         there.lose_one_that_trains()
         out, err = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0 and "starting again from the last checkpoint (1 of 3)" in out, (out, err)
-    place.run("train", *run, "--work-dir", fixed)
+    sandbox.run("train", *run, "--work-dir", fixed)
     actual, expected = (torch.load(folder / "last.pth", weights_only=True) for folder in (elastic, fixed))
     assert actual["meta"]["iter"] == expected["meta"]["iter"] == 60
     pairs = [(value.double(), expected["state_dict"][key].double()) for key, value in actual["state_dict"].items()]
@@ -253,12 +256,12 @@ def test_fewer_workers_where_a_node_is_gone(place: Place, tiny: Tiny) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["auto", "off"])
-def test_the_loss_of_a_node(place: Place, tiny: Tiny, rows: Rows, trial_json: TrialJson, size: str) -> None:
+def test_the_loss_of_a_node(sandbox: Sandbox, tiny: Tiny, rows: Rows, trial_json: TrialJson, size: str) -> None:
     """One that trains, with -9, of three: two-worker trials, in a cohort or by themselves, go on with the other two."""
-    work_dir = place.root / f"nodes-{size}"
-    file = place.sweep_file(f"nodes-{size}", study(tiny, trial={"workers": 2}, cohort={"size": size}))
+    work_dir = sandbox.root / f"nodes-{size}"
+    file = sandbox.sweep_file(f"nodes-{size}", study(tiny, trial={"workers": 2}, cohort={"size": size}))
     sweep = ["sweep", file, "--work-dir", work_dir, *options(tiny, 60, 10), "--batch-size", "4"]
-    with nodes(place, f"n-{size}", 3) as there, command(there, place, *sweep) as process:
+    with nodes(sandbox, f"n-{size}", 3) as there, command(there, sandbox, *sweep) as process:
         wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), process)
         there.lose_one_that_trains()
         out, err = process.communicate(timeout=TIMEOUT_S)

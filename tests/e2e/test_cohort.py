@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import under, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -43,17 +43,17 @@ def scores(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def alone(place: Place, tiny: Tiny) -> Path:
-    work_dir = place.root / "off"
-    place.run("sweep", place.sweep_file("off", study(tiny, "off")), "--work-dir", work_dir, *arguments(tiny, 6))
+def alone(sandbox: Sandbox, tiny: Tiny) -> Path:
+    work_dir = sandbox.root / "off"
+    sandbox.run("sweep", sandbox.sweep_file("off", study(tiny, "off")), "--work-dir", work_dir, *arguments(tiny, 6))
     return work_dir
 
 
-def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: Rows) -> None:
+def test_the_numbers_do_not_change(sandbox: Sandbox, tiny: Tiny, alone: Path, rows: Rows) -> None:
     """Every row, and every student to the last bit; the two that diverge leave by themselves."""
-    work_dir = place.root / "auto"
-    done = place.run(
-        "sweep", place.sweep_file("auto", study(tiny, "auto")), "--work-dir", work_dir, *arguments(tiny, 6)
+    work_dir = sandbox.root / "auto"
+    done = sandbox.run(
+        "sweep", sandbox.sweep_file("auto", study(tiny, "auto")), "--work-dir", work_dir, *arguments(tiny, 6)
     )
     assert "2 cohorts of up to 3 students that share a teacher, on 1 CPU each; 5 trials at a time" in done.stdout
     assert done.stderr == "" and "raylet" not in done.stdout
@@ -70,14 +70,14 @@ def test_the_numbers_do_not_change(place: Place, tiny: Tiny, alone: Path, rows: 
 
 
 @pytest.mark.slow
-def test_a_cohort_that_dies_goes_on(place: Place, tiny: Tiny, rows: Rows) -> None:
+def test_a_cohort_that_dies_goes_on(sandbox: Sandbox, tiny: Tiny, rows: Rows) -> None:
     """Killed with -9 after the first validations: every student goes on from its own checkpoint."""
-    work_dir = place.root / "killed"
+    work_dir = sandbox.root / "killed"
     content = study(tiny, 8)
     content["space"] = {WEIGHT: {"type": "choice", "values": [3.0, 30.0]}}
     content["trial"] = {"cpus_per_worker": 2}  # one cohort, where there are two cores
-    file = place.sweep_file("killed", content)
-    with place.start("sweep", file, "--work-dir", work_dir, *arguments(tiny, 200)) as process:
+    file = sandbox.sweep_file("killed", content)
+    with sandbox.start("sweep", file, "--work-dir", work_dir, *arguments(tiny, 200)) as process:
         wait_until(lambda: list(work_dir.glob("trials/t*/last.pth")), process)
         killed = under(process.pid, "ray::Cohort")
         assert killed

@@ -23,7 +23,7 @@ import pytest
 import typer
 import yaml
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 from rdistill.cli import app
 from rdistill.config.distill_spec import DistillSpec
 from rdistill.sweeps.study.spec import read_sweep
@@ -168,7 +168,7 @@ def runnable(page: Path) -> list[Block]:
         if runnable(page)
     ],
 )
-def test_every_command_runs(page: Path, place: Place, tmp_path: Path) -> None:
+def test_every_command_runs(page: Path, sandbox: Sandbox, tmp_path: Path) -> None:
     for name in ("configs", "sweeps"):
         shutil.copytree(REPO / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
@@ -184,7 +184,7 @@ def test_every_command_runs(page: Path, place: Place, tmp_path: Path) -> None:
             script.append(f"python block{index}.py")
         else:
             script.append(block.text)
-    environment = place.environment()
+    environment = sandbox.environment()
     path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), environment["PATH"]])
     python_path = os.pathsep.join([str(REPO), environment.get("PYTHONPATH", "")])
     done = subprocess.run(

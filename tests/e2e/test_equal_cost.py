@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import under, wait_until, wait_until_gone
 from rdistill.sweeps.proof.two_way import mean_iou
 
@@ -27,9 +27,9 @@ ITERATIONS, INTERVAL = 8, 4
 
 
 @pytest.fixture(scope="module")
-def command(tiny: Tiny, place: Place) -> Callable[..., list[object]]:
+def command(tiny: Tiny, sandbox: Sandbox) -> Callable[..., list[object]]:
     """`sweep` of two students on generated images, whose test split is a copy of the validation images."""
-    test_root = place.root / "test-data"
+    test_root = sandbox.root / "test-data"
     shutil.copytree(tiny.data_root, test_root)
     study = {
         "config": str(tiny.folder / "distill.py"),
@@ -41,7 +41,7 @@ def command(tiny: Tiny, place: Place) -> Callable[..., list[object]]:
     data += ["--val-interval", INTERVAL, "--iters", ITERATIONS]
 
     def arguments(name: str, **more: Any) -> list[object]:
-        return ["sweep", place.sweep_file(name, {**study, **more}), "--work-dir", place.root / name, *data]
+        return ["sweep", sandbox.sweep_file(name, {**study, **more}), "--work-dir", sandbox.root / name, *data]
 
     return arguments
 
@@ -50,9 +50,9 @@ def summary_of(work_dir: Path) -> dict[str, Any]:
     return dict(json.loads((work_dir / "summary.json").read_text()))
 
 
-def test_both_baselines_of_a_list_of_seeds(place: Place, command: Callable[..., list[object]], rows: Rows) -> None:
-    done = place.run(*command("both", confirm={"top": 1, "seeds": [1, 2]}))
-    work_dir = place.root / "both"
+def test_both_baselines_of_a_list_of_seeds(sandbox: Sandbox, command: Callable[..., list[object]], rows: Rows) -> None:
+    done = sandbox.run(*command("both", confirm={"top": 1, "seeds": [1, 2]}))
+    work_dir = sandbox.root / "both"
     summary, found = summary_of(work_dir), rows(work_dir)
     (entry,) = summary["confirmed"]["configurations"]
     name, cost = entry["id"], entry["equal_cost"]
@@ -92,15 +92,18 @@ def test_both_baselines_of_a_list_of_seeds(place: Place, command: Callable[..., 
     )
     card = (work_dir / "model_card.md").read_text()
     assert "equal cost" in card
-    place.run("report", work_dir)
+    sandbox.run("report", work_dir)
     assert "At equal cost" in (work_dir / "report.html").read_text()
 
 
 def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
-    place: Place, command: Callable[..., list[object]]
+    sandbox: Sandbox, command: Callable[..., list[object]]
 ) -> None:
-    work_dir, arguments = place.root / "auto", command("auto", confirm={"top": 1, "seeds": "auto", "min": 2, "max": 4})
-    with place.start(*arguments) as driver:  # killed in the first trial of a seed that the first look asked for
+    work_dir, arguments = (
+        sandbox.root / "auto",
+        command("auto", confirm={"top": 1, "seeds": "auto", "min": 2, "max": 4}),
+    )
+    with sandbox.start(*arguments) as driver:  # killed in the first trial of a seed that the first look asked for
         waited_until = time.monotonic() + TIMEOUT_S
         looks = work_dir / "looks.json"
         while not looks.is_file() and driver.poll() is None:
@@ -110,7 +113,7 @@ def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
         driver.communicate()
     time.sleep(5)  # the trials' own processes notice, and end
     first = json.loads(looks.read_text())["looks"]
-    done = place.run(*arguments, "--resume")
+    done = sandbox.run(*arguments, "--resume")
     each = json.loads(looks.read_text())["looks"]
     assert each[: len(first)] == first  # what was seen before the kill stays
     seeds = [look["seeds"] for look in each]
@@ -123,22 +126,22 @@ def test_seeds_are_added_until_it_is_decided_and_a_kill_looks_at_none_twice(
     (entry,) = summary["confirmed"]["configurations"]
     for difference in filter(None, (entry["difference"], entry["equal_cost"]["difference"])):
         assert difference["answer"] in ("better", "worse", "futile") and math.isfinite(difference["low"])
-    again = place.run(*arguments, "--resume")  # nothing is left to do, and nothing is looked at
+    again = sandbox.run(*arguments, "--resume")  # nothing is left to do, and nothing is looked at
     assert json.loads(looks.read_text())["looks"] == each and "look      " not in again.stdout
 
 
 def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
-    place: Place, command: Callable[..., list[object]]
+    sandbox: Sandbox, command: Callable[..., list[object]]
 ) -> None:
     """What was seen stays, no seed is looked at or trained twice, and the error that was spent stays spent."""
     name, confirm = "more", {"top": 1, "seeds": "auto", "min": 2, "max": 3}
-    work_dir, arguments = place.root / name, command(name, confirm=confirm, headroom="off")
+    work_dir, arguments = sandbox.root / name, command(name, confirm=confirm, headroom="off")
     looks, trials = work_dir / "looks.json", work_dir / "trials"
 
     def each_look() -> list[dict[str, Any]]:
         return list(json.loads(looks.read_text())["looks"])
 
-    with place.start(*arguments) as driver:
+    with sandbox.start(*arguments) as driver:
         wait_until(looks.is_file, driver)
         started = under(driver.pid)
         driver.send_signal(signal.SIGKILL)
@@ -150,7 +153,7 @@ def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
     assert len(written) == 6  # both arms, and the student alone at equal cost
 
     more = command(name, confirm={**confirm, "max": 5}, headroom="off")
-    done = place.run(*more, "--resume")
+    done = sandbox.run(*more, "--resume")
     spent = [line for line in done.stdout.splitlines() if line.startswith("look      up to 5 seeds from now on: ")]
     assert len(spent) == 1 and "of the 5 % of error are spent, the rest is for the looks after 2 seeds" in spent[0]
     selection = json.loads((work_dir / "confirm.json").read_text())
@@ -164,10 +167,10 @@ def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
     shown = summary_of(work_dir)["confirmed"]["looks"]
     assert (shown["most"], shown["replanned"], shown["seeds"]) == (5, [[2, 3]], seeds[-1])
 
-    again = place.run(*more, "--resume")
+    again = sandbox.run(*more, "--resume")
     assert each_look() == each and "look      " not in again.stdout
     fewer = command(name, confirm=confirm, headroom="off")  # written again: the file is that of `more`
-    refused = place.run(*fewer, "--resume", status=2)
+    refused = sandbox.run(*fewer, "--resume", status=2)
     assert refused.stderr == (
         f"error: {work_dir}: --resume: sweep.confirm.max was 5, is 3; "
         "set it back, or use another --work-dir for this other study\n"
@@ -175,10 +178,10 @@ def test_a_confirmation_that_was_killed_between_looks_is_given_more_seeds(
 
 
 def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
-    place: Place, command: Callable[..., list[object]], rows: Rows
+    sandbox: Sandbox, command: Callable[..., list[object]], rows: Rows
 ) -> None:
     """Each run is afterwards the one that it is alone, from its own config to its end, and each seed was seen once."""
-    work_dir = place.root / "amid"
+    work_dir = sandbox.root / "amid"
     arguments = command("amid", confirm={"top": 1, "seeds": "auto", "min": 2, "max": 3}, headroom="off")
     arguments += ["--iters", 60, "--val-interval", 20]
     trials, looks = work_dir / "trials", work_dir / "looks.json"
@@ -190,7 +193,7 @@ def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
     def longer() -> dict[str, str]:
         return {folder.name: status_of(folder) for folder in trials.glob("baseline-as-*")}
 
-    with place.start(*arguments) as driver:
+    with sandbox.start(*arguments) as driver:
         wait_until(lambda: "running" in longer().values(), driver)
         started = under(driver.pid)
         driver.send_signal(signal.SIGKILL)
@@ -198,7 +201,7 @@ def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
     wait_until_gone(started)
     assert set(longer().values()) != {"finished"} and not looks.is_file()  # ended amid them, before the first look
     kept = json.loads((work_dir / "equal_cost.json").read_text())
-    done = place.run(*arguments, "--resume")
+    done = sandbox.run(*arguments, "--resume")
 
     assert json.loads((work_dir / "equal_cost.json").read_text()) == kept  # the lengths are not measured again
     seeds = [look["seeds"] for look in json.loads(looks.read_text())["looks"]]
@@ -210,11 +213,11 @@ def test_a_kill_amid_the_baseline_of_equal_cost_changes_no_number(
     for name, row in table.items():
         if name.startswith("baseline"):  # those with a teacher compute it otherwise in a cohort
             assert int(row["iterations"] or 60) == (iterations if "-as-" in name else 60)
-            alone = place.root / f"alone-{name}"
-            place.run("train", trials / name / "trial.py", "--seed", row["seed"], "--work-dir", alone)
+            alone = sandbox.root / f"alone-{name}"
+            sandbox.run("train", trials / name / "trial.py", "--seed", row["seed"], "--work-dir", alone)
             assert json.loads((alone / "metrics.json").read_text())["mIoU"] == pytest.approx(
                 float(row["mIoU"]), abs=1e-4
             )
-    again = place.run(*arguments, "--resume")
+    again = sandbox.run(*arguments, "--resume")
     assert [look["seeds"] for look in json.loads(looks.read_text())["looks"]] == seeds
     assert "look      after" not in again.stdout

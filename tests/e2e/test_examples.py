@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.test_clusters import Client, free_ports, head  # noqa: F401
 
 pytestmark = pytest.mark.e2e
@@ -47,16 +47,16 @@ for number, cell in enumerate(cells):
 
 
 @pytest.fixture(scope="module")
-def folder(place: Place) -> Iterator[Path]:
+def folder(sandbox: Sandbox) -> Iterator[Path]:
     """A copy of what the examples need, which they share: the images and the teacher are made once."""
-    there = place.root / "repository"
+    there = sandbox.root / "repository"
     for name in ("configs", "sweeps", "examples"):
         shutil.copytree(REPO / name, there / name, ignore=shutil.ignore_patterns("__pycache__"))
     yield there
 
 
 def run(
-    place: Place,
+    sandbox: Sandbox,
     folder: Path,
     name: str,
     *arguments: object,
@@ -67,7 +67,7 @@ def run(
     variables = {**(variables or {}), "PYTHONPATH": str(REPO), "MPLBACKEND": "Agg"}
     done = subprocess.run(
         [sys.executable, "-c", RUN, f"examples/{name}", *map(str, arguments)],
-        cwd=folder, env={**place.environment(), **variables}, text=True, capture_output=True, timeout=TIMEOUT_S,
+        cwd=folder, env={**sandbox.environment(), **variables}, text=True, capture_output=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout if status == 0 else done.stderr
@@ -81,69 +81,69 @@ def test_every_example_is_run_here() -> None:
     assert {name for name in names - {"shared.py", "own_loss.py"} if f'"{name}"' not in text} == set()
 
 
-def test_own_data(place: Place, folder: Path) -> None:
-    printed = run(place, folder, "own_data.py")
+def test_own_data(sandbox: Sandbox, folder: Path) -> None:
+    printed = run(sandbox, folder, "own_data.py")
     assert "masks have the values 0 and 255" in printed and "'foreground': " in printed
     assert (folder / "work_dirs" / "examples" / "own-data" / "student" / "student.pth").is_file()
 
 
-def test_custom_loss(place: Place, folder: Path) -> None:
-    printed = run(place, folder, "custom_loss.py")
+def test_custom_loss(sandbox: Sandbox, folder: Path) -> None:
+    printed = run(sandbox, folder, "custom_loss.py")
     assert [line.split()[0] for line in printed.splitlines() if line.endswith(" mIoU")] == ["KL", "HardPixelKL"]
 
 
 @pytest.mark.slow
-def test_unlabeled(place: Place, folder: Path) -> None:
-    printed = run(place, folder, "unlabeled.py")
+def test_unlabeled(sandbox: Sandbox, folder: Path) -> None:
+    printed = run(sandbox, folder, "unlabeled.py")
     assert "12 masks and images without masks" in printed
 
 
-def test_hugging_face_teacher(place: Place, folder: Path) -> None:
-    printed = run(place, folder, "hugging_face_teacher.py")
+def test_hugging_face_teacher(sandbox: Sandbox, folder: Path) -> None:
+    printed = run(sandbox, folder, "hugging_face_teacher.py")
     assert printed.splitlines()[-1].startswith("student ") and "teacher" in printed.splitlines()[-1]
 
 
-def test_results_to_pandas_and_a_notebook_of_the_same_sweep(place: Place, folder: Path) -> None:
-    printed = run(place, folder, "results_to_pandas.py")
+def test_results_to_pandas_and_a_notebook_of_the_same_sweep(sandbox: Sandbox, folder: Path) -> None:
+    printed = run(sandbox, folder, "results_to_pandas.py")
     assert "baseline" in printed and "Searched only, not confirmed" in printed
     written = folder / "work_dirs" / "examples" / "sweep"
     assert len((written / "finished.csv").read_text().splitlines()) == 4  # two trials, the student alone, a heading
-    run(place, folder, "reading_a_sweep.ipynb")
+    run(sandbox, folder, "reading_a_sweep.ipynb")
 
 
 @pytest.mark.slow
-def test_first_student(place: Place, folder: Path) -> None:
-    assert "alone " in run(place, folder, "first_student.ipynb")
+def test_first_student(sandbox: Sandbox, folder: Path) -> None:
+    assert "alone " in run(sandbox, folder, "first_student.ipynb")
 
 
-def test_cluster_job_without_a_cluster(place: Place, folder: Path) -> None:
+def test_cluster_job_without_a_cluster(sandbox: Sandbox, folder: Path) -> None:
     (port,) = free_ports(1)
-    (line,) = run(place, folder, "cluster_job.py", f"http://127.0.0.1:{port}", "x.yaml", "x", status=1).splitlines()
+    (line,) = run(sandbox, folder, "cluster_job.py", f"http://127.0.0.1:{port}", "x.yaml", "x", status=1).splitlines()
     assert "no Ray dashboard answers" in line
 
 
 @pytest.mark.slow
-def test_cluster_job(place: Place, folder: Path, head: tuple[Client, int]) -> None:  # noqa: F811
+def test_cluster_job(sandbox: Sandbox, folder: Path, head: tuple[Client, int]) -> None:  # noqa: F811
     """On a cluster with a token, as `ray start --head` makes one."""
     client, _ = head
     made = folder / "work_dirs" / "examples"
     if not (made / "teacher" / "best.pth").exists():
-        run(place, folder, "unlabeled.py")
+        run(sandbox, folder, "unlabeled.py")
     shutil.copytree(REPO / "rdistill", folder / "rdistill", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".gitignore", folder)  # what the job is not sent
     small = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     options = [f"--data-root={made / 'data'}", f"--teacher-checkpoint={made / 'teacher' / 'best.pth'}", *small]
     printed = run(
-        place,
+        sandbox,
         folder,
         "cluster_job.py",
         client.address,
         "examples/configs/weights.yaml",
-        place.root / "job",
+        sandbox.root / "job",
         *options,
         variables=client.environment,
     )
-    assert f"{place.root / 'job'}/best.pth" in printed
+    assert f"{sandbox.root / 'job'}/best.pth" in printed
     assert [line.split()[:2] for line in printed.splitlines() if line.split()[:1] == ["baseline"]][-1:] == [
         ["baseline", "finished"]
     ]

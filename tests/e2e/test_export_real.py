@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 from e2e.test_real_data import DATA, REPO, needs_optic_disc
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, needs_optic_disc]
@@ -44,16 +44,16 @@ def config(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus_r50-d8_optic-disc", *BASES])
-def test_real_checkpoints(place: Place, tmp_path: Path, name: str) -> None:
+def test_real_checkpoints(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
-    place.run(
+    sandbox.run(
         "train", config(name, tmp_path), "--data-root", DATA / "optic_disc", "--size", 96, "--batch-size", 4,
         "--iters", 16, "--val-interval", 8, "--work-dir", run,
         "--set", "+model.decode_head.loss_decode.class_weight=[0.5,30.0]", *QUICK.get(name, []),
     )  # fmt: skip
     scores = json.loads((run / "metrics.json").read_text())["IoU"]
     assert min(scores.values()) > 0, "one class alone: every mask would be equal"
-    done = place.run("export", run / "student.py", run / "student.pth", tmp_path / "model.onnx")
+    done = sandbox.run("export", run / "student.py", run / "student.pth", tmp_path / "model.onnx")
     share = re.search(r"equal to PyTorch's on ([\d.]+) ?% of", done.stdout)
     assert share is not None and float(share[1]) >= 99.9, done.stdout
     assert "of 16 images" in done.stdout

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import REPO, Tiny
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -51,9 +51,9 @@ def path_with(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def modules(place: Place) -> Path:
+def modules(sandbox: Sandbox) -> Path:
     """A folder of a user's modules; not the current one, where Python looks in any case."""
-    folder = place.root / "modules"
+    folder = sandbox.root / "modules"
     folder.mkdir()
     return folder
 
@@ -86,13 +86,13 @@ def study(tiny: Tiny, **sections: Any) -> dict[str, Any]:
 
 
 def test_a_searcher_and_a_scheduler_of_a_module(
-    place: Place, tiny: Tiny, small: list[object], modules: Path, rows: Rows, trial_json: TrialJson
+    sandbox: Sandbox, tiny: Tiny, small: list[object], modules: Path, rows: Rows, trial_json: TrialJson
 ) -> None:
     """In a cohort. The winner's files need the module no more."""
     (modules / "my_search.py").write_text(SEARCH)
-    file = place.sweep_file("module", study(tiny, custom_imports=["my_search"]))
-    work_dir = place.root / "module"
-    done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(modules))
+    file = sandbox.sweep_file("module", study(tiny, custom_imports=["my_search"]))
+    work_dir = sandbox.root / "module"
+    done = sandbox.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(modules))
     assert done.stderr == ""
     table = rows(work_dir)
     chosen = [trial_json(work_dir, f"t000{number}")["values"][RATE] for number in range(1, 7)]
@@ -102,24 +102,24 @@ def test_a_searcher_and_a_scheduler_of_a_module(
     assert {row["status"] for row in table.values()} <= {"finished", "stopped"}
     assert json.loads((work_dir / "study.json").read_text())["sweep"]["search"]["kind"] == "halton"
     assert "my_search" not in (work_dir / "best.py").read_text()
-    place.run("eval", work_dir / "best.py", work_dir / "best.pth", "--data-root", tiny.data_root)
-    again = place.run("sweep", file, "--work-dir", work_dir, *small, "--resume", status=2)
+    sandbox.run("eval", work_dir / "best.py", work_dir / "best.pth", "--data-root", tiny.data_root)
+    again = sandbox.run("sweep", file, "--work-dir", work_dir, *small, "--resume", status=2)
     assert again.stderr.endswith("Failed to import my_search; its folder must be in PYTHONPATH, on every node\n")
 
 
-def test_a_searcher_and_a_scheduler_of_a_package(place: Place, tiny: Tiny, small: list[object], rows: Rows) -> None:
+def test_a_searcher_and_a_scheduler_of_a_package(sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Rows) -> None:
     """Without cohorts. The report is made of the files alone, and an absent package is said in a line."""
-    folder = place.root / "packages"
+    folder = sandbox.root / "packages"
     install(folder, "their_search", SEARCH, POINTS.format("their_search"))
-    file = place.sweep_file("package", study(tiny, cohort={"size": "off"}))
-    work_dir = place.root / "package"
-    done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(folder))
+    file = sandbox.sweep_file("package", study(tiny, cohort={"size": "off"}))
+    work_dir = sandbox.root / "package"
+    done = sandbox.run("sweep", file, "--work-dir", work_dir, *small, variables=path_with(folder))
     assert done.stderr == ""
     assert len(rows(work_dir)) == 7 and {row["status"] for row in rows(work_dir).values()} <= {"finished", "stopped"}
-    place.run("report", work_dir)
+    sandbox.run("report", work_dir)
     assert "Qmc, seed 0" in (work_dir / "report.html").read_text()
     for command in (["check", file], ["sweep", file, "--work-dir", work_dir, "--resume"]):
-        problems = place.run(*command, *small, status=2).stderr.splitlines()
+        problems = sandbox.run(*command, *small, status=2).stderr.splitlines()
         assert [line.partition(".yaml: ")[2].partition(", got")[0] for line in problems] == [
             "search.type: must be 'optuna', 'auto', 'random' or 'grid'",
             "scheduler.type: must be 'fifo', 'asha' or 'paired'",
@@ -127,7 +127,7 @@ def test_a_searcher_and_a_scheduler_of_a_package(place: Place, tiny: Tiny, small
 
 
 def test_what_fails_when_it_is_built_is_said_before_the_first_trial(
-    place: Place, tiny: Tiny, small: list[object], modules: Path
+    sandbox: Sandbox, tiny: Tiny, small: list[object], modules: Path
 ) -> None:
     (modules / "failing_search.py").write_text(
         "import rdistill\n"
@@ -136,9 +136,9 @@ def test_what_fails_when_it_is_built_is_said_before_the_first_trial(
         "@rdistill.schedulers.register('Median')\n"
         "def median(*, least=3):\n    raise ValueError(f'{least} is too few')\n"
     )
-    file = place.sweep_file("failing", study(tiny, custom_imports=["failing_search"]))
-    for command in (["check"], ["sweep", "--work-dir", place.root / "failing"]):
-        done = place.run(*command, file, *small, status=2, variables=path_with(modules))
+    file = sandbox.sweep_file("failing", study(tiny, custom_imports=["failing_search"]))
+    for command in (["check"], ["sweep", "--work-dir", sandbox.root / "failing"]):
+        done = sandbox.run(*command, file, *small, status=2, variables=path_with(modules))
         assert [line.partition(": ")[2] for line in done.stderr.splitlines()] == [
             f"{file}: searcher 'Qmc': KeyError: 'halton' (failing_search.py, line 4)",
             f"{file}: scheduler 'Median': ValueError: 1 is too few (failing_search.py, line 7)",
@@ -150,26 +150,26 @@ def test_what_fails_when_it_is_built_is_said_before_the_first_trial(
 
 
 @pytest.fixture(scope="module")
-def installed(place: Place) -> Path:
+def installed(sandbox: Sandbox) -> Path:
     """The folder that pip has installed the example into."""
-    source, folder = place.root / "example", place.root / "installed"
+    source, folder = sandbox.root / "example", sandbox.root / "installed"
     shutil.copytree(REPO / "examples/rdistill-example", source)  # pip builds in it
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(folder), str(source)], check=True, env=place.environment())
+    subprocess.run([*pip, "--target", str(folder), str(source)], check=True, env=sandbox.environment())
     return folder
 
 
 @pytest.fixture(scope="module")
-def photos(place: Place, tiny: Tiny) -> Path:
+def photos(sandbox: Sandbox, tiny: Tiny) -> Path:
     """The tiny images in the example's layout."""
-    shutil.copytree(tiny.data_root / "img_dir", place.root / "data/photos")
-    shutil.copytree(tiny.data_root / "ann_dir", place.root / "data/labels")
-    return place.root / "data"
+    shutil.copytree(tiny.data_root / "img_dir", sandbox.root / "data/photos")
+    shutil.copytree(tiny.data_root / "ann_dir", sandbox.root / "data/labels")
+    return sandbox.root / "data"
 
 
-def example_config(place: Place, tiny: Tiny, more: str = "") -> Path:
+def example_config(sandbox: Sandbox, tiny: Tiny, more: str = "") -> Path:
     """The student under the example's teacher, with the example's loss."""
-    file = place.root / f"example{'-named' if more else ''}.py"
+    file = sandbox.root / f"example{'-named' if more else ''}.py"
     file.write_text(
         f"_base_ = ['{tiny.folder}/student.py']\n{more}"
         "distill = dict(\n"
@@ -182,11 +182,11 @@ def example_config(place: Place, tiny: Tiny, more: str = "") -> Path:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_installed_example_trains(
-    place: Place, tiny: Tiny, installed: Path, photos: Path, small: list[object], workers: int
+    sandbox: Sandbox, tiny: Tiny, installed: Path, photos: Path, small: list[object], workers: int
 ) -> None:
-    work_dir = place.root / f"example-{workers}"
-    place.run(
-        "train", example_config(place, tiny), "--work-dir", work_dir, *small, "--data-root", photos,
+    work_dir = sandbox.root / f"example-{workers}"
+    sandbox.run(
+        "train", example_config(sandbox, tiny), "--work-dir", work_dir, *small, "--data-root", photos,
         "--workers", workers, "--batch-size", 2 * workers, variables=path_with(installed),
     )  # fmt: skip
     metrics = json.loads((work_dir / "metrics.json").read_text())
@@ -196,46 +196,46 @@ def test_the_installed_example_trains(
 
 
 def test_the_installed_example_sweeps(
-    place: Place, tiny: Tiny, installed: Path, photos: Path, small: list[object], rows: Rows
+    sandbox: Sandbox, tiny: Tiny, installed: Path, photos: Path, small: list[object], rows: Rows
 ) -> None:
     """In a cohort."""
     content = study(
         tiny,
-        config=str(example_config(place, tiny)),
+        config=str(example_config(sandbox, tiny)),
         space={"distill.losses.hidden.delta": {"type": "uniform", "low": 0.1, "high": 1.0}},
         search={"type": "example_qmc", "num_trials": 2, "kind": "halton"},
         scheduler={"type": "example_median", "least": 1},
         trial={},
     )
-    work_dir = place.root / "example-sweep"
-    done = place.run(
-        "sweep", place.sweep_file("example", content), "--work-dir", work_dir, *small, "--data-root", photos,
+    work_dir = sandbox.root / "example-sweep"
+    done = sandbox.run(
+        "sweep", sandbox.sweep_file("example", content), "--work-dir", work_dir, *small, "--data-root", photos,
         variables=path_with(installed),
     )  # fmt: skip
     assert done.stderr == "" and set(rows(work_dir)) == {"baseline", "t0001", "t0002"}
 
 
 def test_the_example_by_its_modules_without_cohorts(
-    place: Place, tiny: Tiny, photos: Path, small: list[object], rows: Rows
+    sandbox: Sandbox, tiny: Tiny, photos: Path, small: list[object], rows: Rows
 ) -> None:
     """Not installed: a config names the loss, the teacher and the layout, the sweep file searcher and scheduler."""
     named = "custom_imports = dict(imports=['rdistill_example.layouts', 'rdistill_example.teachers'])\n"
     content = study(
         tiny,
         custom_imports=["rdistill_example.search", "rdistill_example.losses"],
-        config=str(example_config(place, tiny, named)),
+        config=str(example_config(sandbox, tiny, named)),
         space={"distill.losses.hidden.delta": {"type": "uniform", "low": 0.1, "high": 1.0}},
         search={"type": "example_qmc", "num_trials": 1},
         scheduler={"type": "example_median", "least": 1},
         cohort={"size": "off"},
     )
-    work_dir = place.root / "example-named"
+    work_dir = sandbox.root / "example-named"
     source = path_with(REPO / "examples/rdistill-example")
-    done = place.run(
-        "sweep", place.sweep_file("example-named", content), "--work-dir", work_dir, *small, "--data-root", photos,
+    done = sandbox.run(
+        "sweep", sandbox.sweep_file("example-named", content), "--work-dir", work_dir, *small, "--data-root", photos,
         variables=source,
     )  # fmt: skip
     assert done.stderr == "" and {row["status"] for row in rows(work_dir).values()} == {"finished"}
     trial = (work_dir / "trials/t0001/trial.py").read_text()
     assert "rdistill_example.losses" in trial and "rdistill_example.losses" not in (work_dir / "best.py").read_text()
-    place.run("check", work_dir / "trials/t0001/trial.py", variables=source)
+    sandbox.run("check", work_dir / "trials/t0001/trial.py", variables=source)

@@ -12,7 +12,7 @@ from conftest import Tiny
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -52,9 +52,9 @@ class Faulty(Hook):
 
 
 @pytest.fixture(scope="module")
-def faulty(place: Place, tiny: Tiny) -> Path:
+def faulty(sandbox: Sandbox, tiny: Tiny) -> Path:
     """A config with a hook of its own, in a module of its own."""
-    (place.cwd / "faulty.py").write_text(FAULTY)
+    (sandbox.cwd / "faulty.py").write_text(FAULTY)
     config = tiny.folder / "faulty.py"
     config.write_text(
         "_base_ = ['distill.py']\n"
@@ -71,7 +71,7 @@ def small(tiny: Tiny) -> list[object]:
 
 @pytest.mark.parametrize("size", ["auto", "off"])
 def test_a_trial_that_fails_of_its_own(
-    place: Place, faulty: Path, small: list[object], rows: Rows, trial_json: TrialJson, size: str
+    sandbox: Sandbox, faulty: Path, small: list[object], rows: Rows, trial_json: TrialJson, size: str
 ) -> None:
     """Says of what, in the table and as it happens; is not tried again; the others train to their end."""
     study = {
@@ -80,8 +80,8 @@ def test_a_trial_that_fails_of_its_own(
         "search": {"type": "grid"},
         "cohort": {"size": size},
     }
-    work_dir = place.root / f"own-{size}"
-    done = place.run("sweep", place.sweep_file(f"own-{size}", study), "--work-dir", work_dir, *small)
+    work_dir = sandbox.root / f"own-{size}"
+    done = sandbox.run("sweep", sandbox.sweep_file(f"own-{size}", study), "--work-dir", work_dir, *small)
     table = {row[FAULT] if row["id"] != "baseline" else "baseline": row for row in rows(work_dir).values()}
     assert {fault: row["status"] for fault, row in table.items()} == {
         "baseline": "finished", "none": "finished", "memory": "failed", "bug": "failed",
@@ -105,11 +105,11 @@ def little_memory() -> dict[str, str]:
 
 @pytest.mark.parametrize("size", ["auto", "off"])
 def test_a_trial_that_takes_the_machines_memory(
-    place: Place, faulty: Path, small: list[object], little_memory: dict[str, str], rows: Rows, trial_json: TrialJson,
-    size: str,
+    sandbox: Sandbox, faulty: Path, small: list[object], little_memory: dict[str, str], rows: Rows,
+    trial_json: TrialJson, size: str,
 ) -> None:  # fmt: skip
     """Ray kills it, or its cohort; both start again from the last checkpoint, and all trials end as they should."""
-    greedy = place.root / f"greedy-{size}"
+    greedy = sandbox.root / f"greedy-{size}"
     study = {
         "config": str(faulty),
         "set": {"custom_hooks.0.greedy": str(greedy)},
@@ -117,9 +117,9 @@ def test_a_trial_that_takes_the_machines_memory(
         "search": {"type": "grid"},
         "cohort": {"size": size},
     }
-    work_dir = place.root / f"machine-{size}"
-    file = place.sweep_file(f"machine-{size}", study)
-    done = place.run("sweep", file, "--work-dir", work_dir, *small, variables=little_memory)
+    work_dir = sandbox.root / f"machine-{size}"
+    file = sandbox.sweep_file(f"machine-{size}", study)
+    done = sandbox.run("sweep", file, "--work-dir", work_dir, *small, variables=little_memory)
     assert greedy.exists()
     table = rows(work_dir)
     assert {(row["status"], row["iterations"]) for row in table.values()} == {("finished", "12")}
@@ -131,10 +131,10 @@ def test_a_trial_that_takes_the_machines_memory(
 
 
 def test_a_worker_that_takes_the_machines_memory(
-    place: Place, faulty: Path, small: list[object], little_memory: dict[str, str]
+    sandbox: Sandbox, faulty: Path, small: list[object], little_memory: dict[str, str]
 ) -> None:
-    greedy, work_dir = place.root / "greedy-worker", place.root / "machine-worker"
-    done = place.run(
+    greedy, work_dir = sandbox.root / "greedy-worker", sandbox.root / "machine-worker"
+    done = sandbox.run(
         "train", faulty, "--workers", 2, "--cpus-per-worker", 0.5, "--work-dir", work_dir, *small, "--batch-size", 4,
         "--set", f"custom_hooks.0.greedy={greedy}", variables=little_memory,
     )  # fmt: skip

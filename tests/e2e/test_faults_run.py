@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import under, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -35,17 +35,17 @@ def arguments(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place, arguments: list[object]) -> Path:
+def whole(sandbox: Sandbox, arguments: list[object]) -> Path:
     """The run that nothing happens to."""
-    place.run(*arguments, "--work-dir", place.root / "whole")
-    return place.root / "whole"
+    sandbox.run(*arguments, "--work-dir", sandbox.root / "whole")
+    return sandbox.root / "whole"
 
 
 @pytest.fixture(scope="module")
-def whole_group(place: Place, arguments: list[object]) -> Path:
+def whole_group(sandbox: Sandbox, arguments: list[object]) -> Path:
     """The same on two workers."""
-    place.run(*arguments, "--workers", 2, "--work-dir", place.root / "group")
-    return place.root / "group"
+    sandbox.run(*arguments, "--workers", 2, "--work-dir", sandbox.root / "group")
+    return sandbox.root / "group"
 
 
 def weights(folder: Path, name: str = "last.pth") -> dict[str, Any]:
@@ -59,19 +59,19 @@ def same_run(folder: Path, second: Path, equal: Equal) -> bool:
     return all(equal(weights(folder, name), weights(second, name)) for name in ("last.pth", "best.pth", "student.pth"))
 
 
-def test_killed_and_resumed(place: Place, arguments: list[object], whole: Path, state_equal: Equal) -> None:
+def test_killed_and_resumed(sandbox: Sandbox, arguments: list[object], whole: Path, state_equal: Equal) -> None:
     """With -9, then with its newest checkpoint damaged: the weights are those of the run that nothing happened to."""
-    work_dir = place.root / "killed"
-    with place.start(*arguments, "--work-dir", work_dir) as process:
+    work_dir = sandbox.root / "killed"
+    with sandbox.start(*arguments, "--work-dir", work_dir) as process:
         wait_until((work_dir / "last.pth.previous").exists, process)
         process.kill()
         process.communicate()
     assert not (work_dir / "metrics.json").exists()
     damage(work_dir / "last.pth")
-    done = place.run(*arguments, "--work-dir", work_dir, "--resume")
+    done = sandbox.run(*arguments, "--work-dir", work_dir, "--resume")
     assert f"{work_dir}/last.pth is damaged" in done.stdout and "last.pth.previous" in done.stdout
     assert same_run(work_dir, whole, state_equal)
-    again = place.run(*arguments, "--work-dir", work_dir, "--resume")
+    again = sandbox.run(*arguments, "--work-dir", work_dir, "--resume")
     assert f"finished already, at iteration {ITERATIONS}" in again.stdout
 
 
@@ -84,33 +84,33 @@ def damage(file: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop(
-    place: Place, arguments: list[object], whole: Path, state_equal: Equal, number: signal.Signals
+    sandbox: Sandbox, arguments: list[object], whole: Path, state_equal: Equal, number: signal.Signals
 ) -> None:
-    work_dir = place.root / f"stopped-{number.name}"
-    with place.start(*arguments, "--work-dir", work_dir) as process:
+    work_dir = sandbox.root / f"stopped-{number.name}"
+    with sandbox.start(*arguments, "--work-dir", work_dir) as process:
         wait_until((work_dir / "last.pth").exists, process)
         process.send_signal(number)
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + number
     assert err.startswith("stopped at iteration ") and err.endswith("continue with --resume\n") and err.count("\n") == 1
-    place.run(*arguments, "--work-dir", work_dir, "--resume")
+    sandbox.run(*arguments, "--work-dir", work_dir, "--resume")
     assert same_run(work_dir, whole, state_equal)
 
 
-def test_another_config_is_refused(place: Place, arguments: list[object], whole: Path) -> None:
+def test_another_config_is_refused(sandbox: Sandbox, arguments: list[object], whole: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*")}
-    done = place.run(*arguments, "--work-dir", whole, "--resume", "--set", "optim_wrapper.optimizer.lr=0.5", status=2)
+    done = sandbox.run(*arguments, "--work-dir", whole, "--resume", "--set", "optim_wrapper.optimizer.lr=0.5", status=2)
     assert done.stderr == (
         f"error: {whole}: --resume: optim_wrapper.optimizer.lr was 0.03, is 0.5; use another --work-dir for this other "
         f"run, or continue with `rdistill train {whole}/config.py --work-dir {whole} --resume`\n"
     )
-    place.run(*arguments, "--work-dir", whole, "--resume", "--num-data-workers", 1)  # is no other run
+    sandbox.run(*arguments, "--work-dir", whole, "--resume", "--num-data-workers", 1)  # is no other run
     assert {file: file.stat().st_mtime_ns for file in whole.rglob("*")} == before
 
 
 @pytest.fixture
-def small_disk(place: Place) -> Iterator[Path]:
-    folder = place.root / "disk"
+def small_disk(sandbox: Sandbox) -> Iterator[Path]:
+    folder = sandbox.root / "disk"
     folder.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]).returncode:
         pytest.skip("only root may mount a small disk")
@@ -119,10 +119,10 @@ def small_disk(place: Place) -> Iterator[Path]:
 
 
 def test_the_disk_is_full(
-    place: Place, arguments: list[object], whole: Path, small_disk: Path, state_equal: Equal
+    sandbox: Sandbox, arguments: list[object], whole: Path, small_disk: Path, state_equal: Equal
 ) -> None:
     work_dir = small_disk / "run"
-    with place.start(*arguments, "--work-dir", work_dir) as process:
+    with sandbox.start(*arguments, "--work-dir", work_dir) as process:
         wait_until((work_dir / "last.pth").exists, process)
         filler = small_disk / "filler"
         with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
@@ -133,7 +133,7 @@ def test_the_disk_is_full(
     assert err.startswith(f"error: {work_dir}") and "No space left on device; the last good checkpoint is" in err
     assert not list(work_dir.glob(".*.partial"))
     filler.unlink()
-    place.run(*arguments, "--work-dir", work_dir, "--resume")
+    sandbox.run(*arguments, "--work-dir", work_dir, "--resume")
     assert same_run(work_dir, whole, state_equal)
 
 
@@ -144,11 +144,11 @@ def test_the_disk_is_full(
     ids=["worker", "controller"],
 )
 def test_a_lost_process_of_a_group(
-    place: Place, arguments: list[object], whole_group: Path, state_equal: Equal, title: str, whose: str
+    sandbox: Sandbox, arguments: list[object], whole_group: Path, state_equal: Equal, title: str, whose: str
 ) -> None:
     """Killed with -9: all start again by themselves; the weights are those of two workers that lived."""
-    work_dir = place.root / f"lost-{title}"
-    with place.start(*arguments, "--workers", 2, "--work-dir", work_dir) as process:
+    work_dir = sandbox.root / f"lost-{title}"
+    with sandbox.start(*arguments, "--workers", 2, "--work-dir", work_dir) as process:
         wait_until((work_dir / "last.pth").exists, process)
         os.kill(under(process.pid, title)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import is_alive, under, wait_until, wait_until_gone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -44,10 +44,10 @@ def small(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place, tiny: Tiny, small: list[object]) -> Path:
+def whole(sandbox: Sandbox, tiny: Tiny, small: list[object]) -> Path:
     """The sweep that nothing happens to."""
-    work_dir = place.root / "whole"
-    place.run("sweep", place.sweep_file("whole", study(tiny)), "--work-dir", work_dir, *small)
+    work_dir = sandbox.root / "whole"
+    sandbox.run("sweep", sandbox.sweep_file("whole", study(tiny)), "--work-dir", work_dir, *small)
     return work_dir
 
 
@@ -77,16 +77,16 @@ def is_training(work_dir: Path) -> bool:
     ids=["that trains", "that follows a student in a cohort"],
 )
 def test_a_trials_own_process(
-    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, trial_json: TrialJson, state_equal: Equal,
-    size: str, attempts: set[int],
+    sandbox: Sandbox, tiny: Tiny, small: list[object], whole: Path, rows: Rows, trial_json: TrialJson,
+    state_equal: Equal, size: str, attempts: set[int],
 ) -> None:  # fmt: skip
     """Those of all trials at work. One that trained goes on from its checkpoint; a cohort's students do not notice.
 
     Also not where the actor that knows their cohorts is killed with them: it asks these whom they train.
     """
-    work_dir = place.root / f"trial-{size}"
-    file = place.sweep_file(f"trial-{size}", study(tiny, cohort={"size": size}))
-    with place.start("sweep", file, "--work-dir", work_dir, *small) as process:
+    work_dir = sandbox.root / f"trial-{size}"
+    file = sandbox.sweep_file(f"trial-{size}", study(tiny, cohort={"size": size}))
+    with sandbox.start("sweep", file, "--work-dir", work_dir, *small) as process:
         wait_until(lambda: is_training(work_dir), process)
         killed = under(process.pid, TRIAL)
         assert killed
@@ -99,11 +99,13 @@ def test_a_trials_own_process(
     assert {trial_json(work_dir, name)["attempts"] for name in rows(work_dir)} == attempts
 
 
-def test_the_driver(place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal) -> None:
+def test_the_driver(
+    sandbox: Sandbox, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+) -> None:
     """Killed amid the first trials: those that train end by themselves, and --resume goes on. Nothing else does."""
-    work_dir = place.root / "driver"
-    arguments = ["sweep", place.sweep_file("driver", study(tiny)), "--work-dir", work_dir, *small]
-    with place.start(*arguments) as process:
+    work_dir = sandbox.root / "driver"
+    arguments = ["sweep", sandbox.sweep_file("driver", study(tiny)), "--work-dir", work_dir, *small]
+    with sandbox.start(*arguments) as process:
         wait_until(lambda: is_training(work_dir), process)
         training = [*under(process.pid, COHORT), *under(process.pid, TRIAL)]
         process.kill()
@@ -112,24 +114,24 @@ def test_the_driver(place: Place, tiny: Tiny, small: list[object], whole: Path, 
     wait_until_gone(training)  # Ray's own agents take a minute to see that they are alone
 
     changed = study(tiny, space={WEIGHT: {"type": "choice", "values": [3.0, 40.0]}})
-    refused = place.run("sweep", place.sweep_file("other", changed), *arguments[2:], "--resume", status=2)
+    refused = sandbox.run("sweep", sandbox.sweep_file("other", changed), *arguments[2:], "--resume", status=2)
     assert f"error: {work_dir}: --resume: " in refused.stderr
     assert WEIGHT in refused.stderr and "was 30.0, is 40.0" in refused.stderr
 
-    place.run(*arguments, "--resume")
+    sandbox.run(*arguments, "--resume")
     assert_same(work_dir, whole, rows, state_equal)
 
 
 def test_the_driver_and_rays_own_server(
-    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+    sandbox: Sandbox, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
 ) -> None:
     """Killed both, they leave agents of Ray's behind, which the next start ends; damaged files are made again."""
-    work_dir = place.root / "gcs"
-    arguments = ["sweep", place.sweep_file("gcs", study(tiny)), "--work-dir", work_dir, *small]
-    with place.start(*arguments) as process:
+    work_dir = sandbox.root / "gcs"
+    arguments = ["sweep", sandbox.sweep_file("gcs", study(tiny)), "--work-dir", work_dir, *small]
+    with sandbox.start(*arguments) as process:
         wait_until(lambda: is_training(work_dir), process)
         assert (work_dir / "ray").stat().st_mode & 0o777 == 0o700
-        second = place.run(*arguments, "--resume", status=2)
+        second = sandbox.run(*arguments, "--resume", status=2)
         assert "another run or sweep is at work in it" in second.stderr
         (server,) = under(process.pid, "gcs_server")
         left = [*under(process.pid, "runtime_env/agent"), *under(process.pid, "dashboard/agent.py")]
@@ -142,7 +144,7 @@ def test_the_driver_and_rays_own_server(
     for name, content in (("step.json", '{"bytes": 1'), ("summary.json", ""), ("teacher.json", "[]")):
         (work_dir / name).write_text(content)
     survived = [agent for agent in left if is_alive(agent)]
-    resumed = place.run(*arguments, "--resume")
+    resumed = sandbox.run(*arguments, "--resume")
     assert not any(is_alive(agent) for agent in left)
     if survived:  # Ray's raylet may have ended them, see test_ray_folder.py
         assert "processes of Ray's that an earlier start of this work dir left" in resumed.stdout
@@ -151,29 +153,31 @@ def test_the_driver_and_rays_own_server(
     assert_same(work_dir, whole, rows, state_equal)
     # The only temporary files left are those that this test has Ray put there.
     assert not (work_dir / "ray").exists() and not list(work_dir.glob(".tmp/*"))
-    assert {file.name for file in (place.root / "t").glob("[!.]*")} <= {"_ray_lockfiles"}
+    assert {file.name for file in (sandbox.root / "t").glob("[!.]*")} <= {"_ray_lockfiles"}
 
 
-def test_terminated(place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal) -> None:
+def test_terminated(
+    sandbox: Sandbox, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+) -> None:
     """By SIGTERM, to the driver alone: as Ctrl-C, with its own status."""
-    work_dir = place.root / "terminated"
-    arguments = ["sweep", place.sweep_file("terminated", study(tiny)), "--work-dir", work_dir, *small]
-    with place.start(*arguments) as process:
+    work_dir = sandbox.root / "terminated"
+    arguments = ["sweep", sandbox.sweep_file("terminated", study(tiny)), "--work-dir", work_dir, *small]
+    with sandbox.start(*arguments) as process:
         wait_until(lambda: is_training(work_dir), process)
         process.terminate()
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (143, f"{INTERRUPTED}\n"), (out, err)
-    place.run(*arguments, "--resume")
+    sandbox.run(*arguments, "--resume")
     assert_same(work_dir, whole, rows, state_equal)
 
 
 def test_interrupted(
-    place: Place, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
+    sandbox: Sandbox, tiny: Tiny, small: list[object], whole: Path, rows: Rows, state_equal: Equal
 ) -> None:
     """By Ctrl-C, which a terminal sends to all processes: says what is there."""
-    work_dir = place.root / "interrupted"
-    arguments = ["sweep", place.sweep_file("interrupted", study(tiny)), "--work-dir", work_dir, *small]
-    with place.start(*arguments, start_new_session=True) as process:
+    work_dir = sandbox.root / "interrupted"
+    arguments = ["sweep", sandbox.sweep_file("interrupted", study(tiny)), "--work-dir", work_dir, *small]
+    with sandbox.start(*arguments, start_new_session=True) as process:
         wait_until(lambda: is_training(work_dir), process)
         training = [*under(process.pid, COHORT), *under(process.pid, TRIAL)]
         os.killpg(process.pid, signal.SIGINT)
@@ -181,18 +185,18 @@ def test_interrupted(
     assert (process.returncode, err) == (130, f"{INTERRUPTED}\n"), (out, err)
     assert f"best      {next(iter(rows(work_dir)))}: {work_dir}/best.pth" in out
     wait_until_gone(training)
-    place.run(*arguments, "--resume")
+    sandbox.run(*arguments, "--resume")
     assert_same(work_dir, whole, rows, state_equal)
 
 
 @pytest.mark.parametrize("size", ["auto", "off"])
 def test_a_worker_of_two(
-    place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson, size: str
+    sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson, size: str
 ) -> None:
     """Of a cohort's group, and of a trial's own."""
-    work_dir = place.root / f"worker-{size}"
-    file = place.sweep_file(f"worker-{size}", study(tiny, cohort={"size": size}, trial={"workers": 2}))
-    with place.start("sweep", file, "--work-dir", work_dir, *small, "--batch-size", 4) as process:
+    work_dir = sandbox.root / f"worker-{size}"
+    file = sandbox.sweep_file(f"worker-{size}", study(tiny, cohort={"size": size}, trial={"workers": 2}))
+    with sandbox.start("sweep", file, "--work-dir", work_dir, *small, "--batch-size", 4) as process:
         wait_until(lambda: is_training(work_dir), process)
         os.kill(under(process.pid, "TrainWorker")[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=TIMEOUT_S)

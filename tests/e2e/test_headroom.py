@@ -24,7 +24,7 @@ from rdistill.sweeps.headroom.measure import INNER, Request, measure
 from rdistill.sweeps.headroom.run import run_headroom
 from rdistill.training.run import train
 
-from .conftest import TIMEOUT_S, Place
+from .conftest import TIMEOUT_S, Sandbox
 from .processes import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -150,23 +150,23 @@ def test_an_arm_of_two_workers_is_the_training_that_it_would_be_alone(
 
 
 @pytest.mark.slow  # worker groups start three times
-def test_the_command_with_two_workers(tiny: Tiny, place: Place) -> None:
+def test_the_command_with_two_workers(tiny: Tiny, sandbox: Sandbox) -> None:
     """Stopped by a signal in the second seed, it goes on where it was."""
     data = ("--data-root", tiny.data_root, "--size", 32, "--batch-size", 4, "--set", "train_cfg.max_iters=80")
-    config, work_dir = tiny.folder / "distill.py", place.root / "two"
+    config, work_dir = tiny.folder / "distill.py", sandbox.root / "two"
     short = ("--iters", 20, "--work-dir", work_dir, "--cpus-per-worker", 0.5)
-    odd = place.run("headroom", config, *data, *short, "--workers", 3, status=2)
+    odd = sandbox.run("headroom", config, *data, *short, "--workers", 3, status=2)
     assert odd.stderr == (
         "error: train_dataloader.batch_size: 4 images do not divide among 3 workers; set --batch-size\n"
     )
-    with place.start("headroom", config, *data, *short, "--workers", 2) as process:
+    with sandbox.start("headroom", config, *data, *short, "--workers", 2) as process:
         wait_until(lambda: list(work_dir.glob("*-s1/config.py")), process)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM and "--resume" in err, (out, err)
     before = {file.parent.name: file.read_text() for file in work_dir.glob("*/arm.json")}
     assert {f"{arm}-s0" for arm in ARMS} <= before.keys() and not (work_dir / "headroom.json").exists()
-    done = place.run("headroom", config, *data, *short, "--workers", 2, "--resume")
+    done = sandbox.run("headroom", config, *data, *short, "--workers", 2, "--resume")
     assert done.stdout.splitlines()[-1].startswith("advice    ")
     assert {name: (work_dir / name / "arm.json").read_text() for name in before} == before
     found = json.loads((work_dir / "headroom.json").read_text())
@@ -175,21 +175,21 @@ def test_the_command_with_two_workers(tiny: Tiny, place: Place) -> None:
 
 
 @pytest.mark.slow  # six starts
-def test_the_command(tiny: Tiny, place: Place) -> None:
+def test_the_command(tiny: Tiny, sandbox: Sandbox) -> None:
     """In 60 iterations, and not yet in 20, these students learn both classes: a gap needs students that have."""
     data = ("--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--set", "train_cfg.max_iters=240")
-    config, work_dir = tiny.folder / "distill.py", place.root / "headroom"
-    done = place.run("headroom", config, *data, "--iters", 60, "--seeds", "0,1", "--work-dir", work_dir)
+    config, work_dir = tiny.folder / "distill.py", sandbox.root / "headroom"
+    done = sandbox.run("headroom", config, *data, "--iters", 60, "--seeds", "0,1", "--work-dir", work_dir)
     lines = done.stdout.splitlines()
     assert any(line.startswith("gap       teacher minus student alone: ") for line in lines)
     assert lines[-1].startswith("advice    ")
-    again = place.run("headroom", config, *data, "--iters", 60, "--work-dir", work_dir, status=2)
+    again = sandbox.run("headroom", config, *data, "--iters", 60, "--work-dir", work_dir, status=2)
     assert again.stderr.strip().endswith("pass --resume to continue it, or another --work-dir")
     found = json.loads(
-        place.run("headroom", config, *data, "--iters", 60, "--work-dir", work_dir, "--resume", "--json").stdout
+        sandbox.run("headroom", config, *data, "--iters", 60, "--work-dir", work_dir, "--resume", "--json").stdout
     )
     assert found["recommendation"] == lines[-1].removeprefix("advice    ")
-    other = place.run("headroom", config, *data, "--iters", 64, "--work-dir", work_dir, "--resume", status=2)
+    other = sandbox.run("headroom", config, *data, "--iters", 64, "--work-dir", work_dir, "--resume", status=2)
     assert other.stderr == (
         f"error: {work_dir}: --resume: iterations was 60, is 64; "
         "set it back, or use another --work-dir for this other headroom\n"
@@ -198,12 +198,12 @@ def test_the_command(tiny: Tiny, place: Place) -> None:
         (["--seeds", "0,x"], "error: --seeds: must be whole numbers"),
         (["--iters", "0"], "error: --iters: must be at least 20, got 0"),
     ):
-        refused = place.run("headroom", config, *data, *wrong, "--work-dir", place.root / "no", status=2)
+        refused = sandbox.run("headroom", config, *data, *wrong, "--work-dir", sandbox.root / "no", status=2)
         assert refused.stderr.startswith(said) and refused.stderr.count("\n") == 1
 
 
 @pytest.mark.slow  # Ray starts twice
-def test_a_sweep_measures_it_first_where_its_file_says_so(tiny: Tiny, place: Place) -> None:
+def test_a_sweep_measures_it_first_where_its_file_says_so(tiny: Tiny, sandbox: Sandbox) -> None:
     sweep = {
         "config": str(tiny.folder / "distill.py"),
         "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0, 3.0]}},
@@ -211,21 +211,21 @@ def test_a_sweep_measures_it_first_where_its_file_says_so(tiny: Tiny, place: Pla
         "headroom": {"iters": 20, "seeds": [0, 1]},
     }
     data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 2)
-    work_dir = place.root / "sweep"
-    done = place.run("sweep", place.sweep_file("headroom", sweep), *data, "--work-dir", work_dir)
+    work_dir = sandbox.root / "sweep"
+    done = sandbox.run("sweep", sandbox.sweep_file("headroom", sweep), *data, "--work-dir", work_dir)
     assert done.stdout.index("advice    ") < done.stdout.index("best      ")
     summary = json.loads((work_dir / "summary.json").read_text())
     assert summary["headroom"]["seeds"] == [0, 1] and summary["headroom"]["plan"]["of"] == "this sweep"
-    page = place.run("report", work_dir).stdout
+    page = sandbox.run("report", work_dir).stdout
     assert "report" in page
     text = (work_dir / "report.html").read_text()
     assert "Headroom" in text and summary["headroom"]["recommendation"] in text
-    resumed = place.run("sweep", place.sweep_file("headroom", sweep), *data, "--work-dir", work_dir, "--resume")
+    resumed = sandbox.run("sweep", sandbox.sweep_file("headroom", sweep), *data, "--work-dir", work_dir, "--resume")
     assert "trained   " not in resumed.stdout
 
 
 @pytest.mark.slow  # three worker groups
-def test_a_sweep_of_two_workers_measures_it_in_a_group(tiny: Tiny, place: Place) -> None:
+def test_a_sweep_of_two_workers_measures_it_in_a_group(tiny: Tiny, sandbox: Sandbox) -> None:
     sweep = {
         "config": str(tiny.folder / "distill.py"),
         "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0]}},
@@ -234,8 +234,8 @@ def test_a_sweep_of_two_workers_measures_it_in_a_group(tiny: Tiny, place: Place)
         "headroom": {"iters": 20, "seeds": [0, 1]},
     }
     data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 4)
-    work_dir = place.root / "group"
-    done = place.run("sweep", place.sweep_file("group", sweep), *data, "--work-dir", work_dir)
+    work_dir = sandbox.root / "group"
+    done = sandbox.run("sweep", sandbox.sweep_file("group", sweep), *data, "--work-dir", work_dir)
     assert done.stdout.index("advice    ") < done.stdout.index("best      ")
     found = json.loads((work_dir / "summary.json").read_text())["headroom"]
     assert found["failed"] == [] and found["plan"]["of"] == "this sweep" and found["rates"]["teacher"] > 0
@@ -245,18 +245,20 @@ def test_a_sweep_of_two_workers_measures_it_in_a_group(tiny: Tiny, place: Place)
 
 
 @pytest.mark.slow  # Ray starts twice
-def test_a_tiny_sweep_is_not_held_up_and_says_so(tiny: Tiny, place: Place) -> None:
+def test_a_tiny_sweep_is_not_held_up_and_says_so(tiny: Tiny, sandbox: Sandbox) -> None:
     sweep = {
         "config": str(tiny.folder / "distill.py"),
         "space": {"distill.losses.logits.weight": {"type": "choice", "values": [1.0]}},
         "search": {"type": "grid"},
     }
     data = ("--data-root", tiny.data_root, "--size", 32, "--iters", 4, "--val-interval", 2, "--batch-size", 2)
-    done = place.run("sweep", place.sweep_file("tiny", sweep), *data, "--work-dir", place.root / "tiny")
+    done = sandbox.run("sweep", sandbox.sweep_file("tiny", sweep), *data, "--work-dir", sandbox.root / "tiny")
     assert "headroom  not measured: within a tenth of this sweep's time" in done.stdout
     off = {**sweep, "headroom": False}  # YAML reads `off` so
-    done = place.run("sweep", place.sweep_file("off", off), *data, "--work-dir", place.root / "off")
+    done = sandbox.run("sweep", sandbox.sweep_file("off", off), *data, "--work-dir", sandbox.root / "off")
     assert "headroom" not in done.stdout
     wrong = {**sweep, "headroom": {"iters": 20, "seed": [1, 2]}}
-    refused = place.run("sweep", place.sweep_file("wrong", wrong), *data, "--work-dir", place.root / "no", status=2)
+    refused = sandbox.run(
+        "sweep", sandbox.sweep_file("wrong", wrong), *data, "--work-dir", sandbox.root / "no", status=2
+    )
     assert "unknown key headroom.seed; did you mean 'seeds'?" in refused.stderr

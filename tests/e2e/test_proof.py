@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -32,22 +32,22 @@ def study(tiny: Tiny) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def command(tiny: Tiny, place: Place) -> Callable[..., list[object]]:
+def command(tiny: Tiny, sandbox: Sandbox) -> Callable[..., list[object]]:
     """`sweep` with a study under a name; its test split is other images than its validation images."""
-    test_root = place.root / "test-data"
+    test_root = sandbox.root / "test-data"
     shutil.copytree(tiny.data_root, test_root)
     data = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
 
     def arguments(name: str, study: dict[str, Any]) -> list[object]:
         content = {**study, "set": {"test_dataloader.dataset.data_root": str(test_root)}}
-        return ["sweep", place.sweep_file(name, content), "--work-dir", place.root / name, *data]
+        return ["sweep", sandbox.sweep_file(name, content), "--work-dir", sandbox.root / name, *data]
 
     return arguments
 
 
-def kill_once(place: Place, arguments: list[object], there: Path) -> None:
+def kill_once(sandbox: Sandbox, arguments: list[object], there: Path) -> None:
     """Kills the driver as soon as a file is there."""
-    with place.start(*arguments) as driver:
+    with sandbox.start(*arguments) as driver:
         waited_until = time.monotonic() + TIMEOUT_S
         while not there.exists():
             assert driver.poll() is None and time.monotonic() < waited_until, driver.communicate()
@@ -64,15 +64,15 @@ def summary_of(work_dir: Path) -> dict[str, Any]:
 
 @pytest.mark.slow  # seven starts of Ray: minutes
 def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
-    place: Place, study: dict[str, Any], command: Callable[..., list[object]], rows: Rows
+    sandbox: Sandbox, study: dict[str, Any], command: Callable[..., list[object]], rows: Rows
 ) -> None:
     """One sweep through all of it: killed in the search, finished, confirmed later, killed again, finished again."""
-    work_dir = place.root / "proof"
+    work_dir = sandbox.root / "proof"
     search = command("proof", study)
-    kill_once(place, search, work_dir / "trials" / "b0001" / "last.pth")
+    kill_once(sandbox, search, work_dir / "trials" / "b0001" / "last.pth")
     assert summary_of(work_dir)["status"] == "running"
 
-    done = place.run(*search, "--resume")
+    done = sandbox.run(*search, "--resume")
     assert f"verdict   {summary_of(work_dir)['verdict']}" in done.stdout.splitlines()
     assert summary_of(work_dir)["verdict"].startswith("Searched only, not confirmed: t000")
     table = rows(work_dir)
@@ -83,12 +83,12 @@ def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
     searched = summary_of(work_dir)
     assert (searched["status"], searched["confirmed"], searched["test"]) == ("finished", None, None)
 
-    refused = place.run(*command("proof", {**study, "seed": 3, "confirm": {"seeds": [1, 2]}}), "--resume", status=2)
+    refused = sandbox.run(*command("proof", {**study, "seed": 3, "confirm": {"seeds": [1, 2]}}), "--resume", status=2)
     assert "sweep.seed was 0, is 3" in refused.stderr
 
     confirm = command("proof", {**study, "confirm": {"top": 1, "seeds": [1, 2]}})
-    kill_once(place, [*confirm, "--resume"], work_dir / "trials" / "baseline-s1" / "last.pth")
-    done = place.run(*confirm, "--resume")
+    kill_once(sandbox, [*confirm, "--resume"], work_dir / "trials" / "baseline-s1" / "last.pth")
+    done = sandbox.run(*confirm, "--resume")
     assert done.stderr == ""
     check_confirmed(work_dir, table, rows, done.stdout)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = REPO.parent / "shared" / "data"
@@ -68,29 +68,29 @@ def optic_disc() -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def teacher(place: Place, optic_disc: list[object]) -> Path:
+def teacher(sandbox: Sandbox, optic_disc: list[object]) -> Path:
     config = REPO / "configs/teacher/deeplabv3plus_r50-slim_optic-disc-128.py"
-    place.run("train", config, "--work-dir", place.root / "teacher", *optic_disc)
-    return place.root / "teacher"
+    sandbox.run("train", config, "--work-dir", sandbox.root / "teacher", *optic_disc)
+    return sandbox.root / "teacher"
 
 
 @pytest.fixture(scope="module")
-def student(place: Place, optic_disc: list[object]) -> Path:
+def student(sandbox: Sandbox, optic_disc: list[object]) -> Path:
     config = REPO / "configs/student/deeplabv3plus_r18-slim_optic-disc-128.py"
-    place.run("train", config, "--work-dir", place.root / "student", "--seed", 3, *optic_disc)
-    return place.root / "student"
+    sandbox.run("train", config, "--work-dir", sandbox.root / "student", "--seed", 3, *optic_disc)
+    return sandbox.root / "student"
 
 
 @pytest.fixture(scope="module")
-def distilled(place: Place, teacher: Path, optic_disc: list[object]) -> Path:
+def distilled(sandbox: Sandbox, teacher: Path, optic_disc: list[object]) -> Path:
     config = REPO / "configs/distill/deeplabv3plus_r50-r18-slim_optic-disc-128.py"
     checkpoint = ["--teacher-checkpoint", teacher / "best.pth"]
-    place.run("train", config, "--work-dir", place.root / "distilled", "--seed", 3, *checkpoint, *optic_disc)
-    return place.root / "distilled"
+    sandbox.run("train", config, "--work-dir", sandbox.root / "distilled", "--seed", 3, *checkpoint, *optic_disc)
+    return sandbox.root / "distilled"
 
 
 @pytest.fixture(scope="module")
-def sweep(place: Place, teacher: Path, optic_disc: list[object]) -> Path:
+def sweep(sandbox: Sandbox, teacher: Path, optic_disc: list[object]) -> Path:
     content: dict[str, Any] = {
         "config": str(REPO / "configs/distill/deeplabv3plus_r50-r18-slim_optic-disc-128.py"),
         "set": {"distill.losses.hidden": {"type": "CWD", "pair": [1, 1], "tau": 4.0, "weight": 10.0}},
@@ -100,9 +100,9 @@ def sweep(place: Place, teacher: Path, optic_disc: list[object]) -> Path:
         },
         "search": {"type": "optuna", "num_trials": 2},
     }
-    arguments = ["--work-dir", place.root / "s", "--teacher-checkpoint", teacher / "best.pth"]
-    place.run("sweep", place.sweep_file("real", content), *arguments, *optic_disc)
-    return place.root / "s"
+    arguments = ["--work-dir", sandbox.root / "s", "--teacher-checkpoint", teacher / "best.pth"]
+    sandbox.run("sweep", sandbox.sweep_file("real", content), *arguments, *optic_disc)
+    return sandbox.root / "s"
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def test_metrics(teacher: Path, student: Path, distilled: Path) -> None:
 
 
 @needs_optic_disc
-def test_eval_scores_what_training_scored(place: Place, distilled: Path) -> None:
-    done = place.run("eval", distilled / "student.py", distilled / "student.pth", "--json")
+def test_eval_scores_what_training_scored(sandbox: Sandbox, distilled: Path) -> None:
+    done = sandbox.run("eval", distilled / "student.py", distilled / "student.pth", "--json")
     metrics = metrics_of(distilled)
     assert json.loads(done.stdout) == {key: metrics[key] for key in ("mIoU", "aAcc", "mAcc", "IoU", "trivial")}
 
@@ -143,11 +143,11 @@ def test_sweep(sweep: Path, teacher: Path, rows: Callable[[Path], dict[str, dict
 
 @needs_optic_disc
 def test_students_in_plain_mmseg(
-    place: Place, distilled: Path, sweep: Path, rows: Callable[[Path], dict[str, dict[str, str]]]
+    sandbox: Sandbox, distilled: Path, sweep: Path, rows: Callable[[Path], dict[str, dict[str, str]]]
 ) -> None:
     """Their masks, at the images' own size, score as training said that they would."""
     files = [distilled / "student.py", distilled / "student.pth", sweep / "best.py", sweep / "best.pth"]
-    printed = place.python(SCORE_IN_PLAIN_MMSEG, DATA / "optic_disc", *files)
+    printed = sandbox.python(SCORE_IN_PLAIN_MMSEG, DATA / "optic_disc", *files)
     scores = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     best = next(iter(rows(sweep).values()))
     expected = [metrics_of(distilled)["IoU"], {name: float(best[f"IoU {name}"]) for name in CLASSES}]
@@ -157,15 +157,15 @@ def test_students_in_plain_mmseg(
 
 
 @needs_camvid
-def test_camvid(place: Place) -> None:
+def test_camvid(sandbox: Sandbox) -> None:
     """Eleven classes, and pixels that count nowhere."""
     options = [
         "--data-root", DATA / "camvid", "--size", "48x64", "--batch-size", 2, "--iters", 4, "--val-interval", 4,
     ]  # fmt: skip
-    teacher, student = place.root / "camvid-teacher", place.root / "camvid-student"
-    place.run("train", REPO / "configs/teacher/deeplabv3plus_r50-slim_camvid.py", "--work-dir", teacher, *options)
+    teacher, student = sandbox.root / "camvid-teacher", sandbox.root / "camvid-student"
+    sandbox.run("train", REPO / "configs/teacher/deeplabv3plus_r50-slim_camvid.py", "--work-dir", teacher, *options)
     config = REPO / "configs/distill/deeplabv3plus_r50-r18-slim_camvid.py"
-    place.run("train", config, "--work-dir", student, "--teacher-checkpoint", teacher / "best.pth", *options)
+    sandbox.run("train", config, "--work-dir", student, "--teacher-checkpoint", teacher / "best.pth", *options)
     metrics = metrics_of(student)
     assert list(metrics["IoU"]) == CAMVID
     expected = [value for value in metrics["IoU"].values() if value is not None]

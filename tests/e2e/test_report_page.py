@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from report_sweep import a_summary, a_sweep
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 from rdistill.report.png import BROWSERS
 
 pytestmark = pytest.mark.e2e
@@ -25,11 +25,11 @@ QUIET = "no-sandbox disable-gpu disable-quic no-first-run disable-background-net
 
 
 @pytest.fixture(scope="module")
-def page_file(place: Place) -> Path:
+def page_file(sandbox: Sandbox) -> Path:
     """The report of 40 trials, two configurations confirmed, three images drawn."""
-    folder = a_sweep(place.root / "shown", 40)
+    folder = a_sweep(sandbox.root / "shown", 40)
     a_summary(folder)
-    done = place.run("report", folder)
+    done = sandbox.run("report", folder)
     assert done.stdout.splitlines()[-1].startswith(f"report    {folder}/report.html (2.")
     return folder / "report.html"
 
@@ -196,10 +196,10 @@ def test_tables_and_figures_are_taken_along(browser: Any, page_file: Path, tmp_p
     assert rows[0]["mean mIoU"] == "77.1" and rows[2]["difference"] == "" and rows[0]["seed 3"] == "78.1"
     page.click("details.card > summary")
     page.wait_for_function("document.querySelector('.card img').naturalWidth === 1280")
-    for place, name, begins in ((".card", "verdict-card.svg", b"<svg"), ("#figure-curves", "curves.svg", b"<svg"),
-                                ("#figure-curves", "curves.png", b"\x89PNG")):  # fmt: skip
+    for part, name, begins in ((".card", "verdict-card.svg", b"<svg"), ("#figure-curves", "curves.svg", b"<svg"),
+                               ("#figure-curves", "curves.png", b"\x89PNG")):  # fmt: skip
         with page.expect_download() as waiting:
-            page.locator(f"{place} .tools button", has_text=name[-3:].upper()).click()
+            page.locator(f"{part} .tools button", has_text=name[-3:].upper()).click()
         waiting.value.save_as(tmp_path / name)
         assert waiting.value.suggested_filename == name and (tmp_path / name).read_bytes().startswith(begins)
     card = (tmp_path / "verdict-card.svg").read_text()
@@ -213,16 +213,22 @@ def test_tables_and_figures_are_taken_along(browser: Any, page_file: Path, tmp_p
 
 
 @needs_browser
-def test_figures_as_png(place: Place, page_file: Path) -> None:
-    folder = place.root / "png"
-    place.run(
-        "compare", page_file.parent, a_sweep(place.root / "second", 2), "--out", place.root / "c.html", "--png", folder
+def test_figures_as_png(sandbox: Sandbox, page_file: Path) -> None:
+    folder = sandbox.root / "png"
+    sandbox.run(
+        "compare",
+        page_file.parent,
+        a_sweep(sandbox.root / "second", 2),
+        "--out",
+        sandbox.root / "c.html",
+        "--png",
+        folder,
     )
     assert sorted(file.name for file in folder.iterdir()) == ["confirmed.png", "sweeps.png"]
     with Image.open(folder / "sweeps.png") as image:
         assert image.width == 2100 and len(image.convert("L").getcolors(256) or range(257)) > 2
 
 
-def test_a_folder_that_is_no_sweep_is_one_line(place: Place) -> None:
-    done = place.run("report", place.cwd, status=2)
+def test_a_folder_that_is_no_sweep_is_one_line(sandbox: Sandbox) -> None:
+    done = sandbox.run("report", sandbox.cwd, status=2)
     assert done.stderr.count("\n") == 1 and "holds neither a sweep" in done.stderr

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from conftest import Tiny
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +26,7 @@ def small(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def content(tiny: Tiny, place: Place) -> dict[str, Any]:
+def content(tiny: Tiny, sandbox: Sandbox) -> dict[str, Any]:
     return {
         "config": str(tiny.folder / "distill.py"),
         "space": {
@@ -40,7 +40,7 @@ def content(tiny: Tiny, place: Place) -> dict[str, Any]:
             "num_trials": 2,
             "seed": 5,
             "start": [{LOGITS: 7.0, HIDDEN: None, RATE: 0.02}, "baseline"],
-            "storage": f"sqlite:///{place.root}/watched.db",
+            "storage": f"sqlite:///{sandbox.root}/watched.db",
         },
         "baseline": {"search": {RATE: {"type": "uniform", "low": 0.01, "high": 0.05, "step": 0.01}}, "num_trials": 1},
         "headroom": "off",
@@ -49,16 +49,16 @@ def content(tiny: Tiny, place: Place) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def begun(place: Place, content: dict[str, Any], small: list[object]) -> Path:
-    work_dir = place.root / "a"
-    done = place.run("sweep", place.sweep_file("a", content), "--work-dir", work_dir, *small)
+def begun(sandbox: Sandbox, content: dict[str, Any], small: list[object]) -> Path:
+    work_dir = sandbox.root / "a"
+    done = sandbox.run("sweep", sandbox.sweep_file("a", content), "--work-dir", work_dir, *small)
     assert done.stderr == ""
     return work_dir
 
 
-def watched(place: Place, work_dir: Path) -> dict[str, optuna.trial.FrozenTrial]:
+def watched(sandbox: Sandbox, work_dir: Path) -> dict[str, optuna.trial.FrozenTrial]:
     """The trials in the storage by id; all of them are over."""
-    trials = optuna.load_study(study_name=work_dir.name, storage=f"sqlite:///{place.root}/watched.db").trials
+    trials = optuna.load_study(study_name=work_dir.name, storage=f"sqlite:///{sandbox.root}/watched.db").trials
     assert {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
     by_id = {trial.user_attrs["id"]: trial for trial in trials}
     assert len(by_id) == len(trials)
@@ -81,8 +81,8 @@ def test_a_search_begins_with_its_starts(begun: Path, trial_json: TrialJson) -> 
     assert all((f"{HIDDEN}.weight" in trial) == (trial[HIDDEN] is not None) for trial in trials.values())
 
 
-def test_others_can_read_a_search_in_its_storage(begun: Path, place: Place, trial_json: TrialJson) -> None:
-    found = watched(place, begun)
+def test_others_can_read_a_search_in_its_storage(begun: Path, sandbox: Sandbox, trial_json: TrialJson) -> None:
+    found = watched(sandbox, begun)
     assert sorted(found) == ["t0001", "t0002"]
     for name, trial in found.items():
         record = trial_json(begun, name)
@@ -94,7 +94,7 @@ def test_others_can_read_a_search_in_its_storage(begun: Path, place: Place, tria
 
 
 def test_it_grows_when_it_is_resumed(
-    begun: Path, place: Place, content: dict[str, Any], small: list[object], trial_json: TrialJson, rows: Rows
+    begun: Path, sandbox: Sandbox, content: dict[str, Any], small: list[object], trial_json: TrialJson, rows: Rows
 ) -> None:
     """More trials, a wider range and a third seed: what is there is not trained again. Alone, without a cohort."""
     before = values(begun, trial_json, "t")
@@ -107,12 +107,12 @@ def test_it_grows_when_it_is_resumed(
         "confirm": {"top": 1, "seeds": [1, 2, 3]},
     }
     lower = {**more, "search": {**more["search"], "num_trials": 1}}
-    refused = place.run("sweep", place.sweep_file("l", lower), "--work-dir", begun, *small, "--resume", status=2)
+    refused = sandbox.run("sweep", sandbox.sweep_file("l", lower), "--work-dir", begun, *small, "--resume", status=2)
     assert refused.stderr == (
         f"error: {begun}: --resume: sweep.search.num_trials was 2, is 1; "
         "set it back, or use another --work-dir for this other study\n"
     )
-    place.run("sweep", place.sweep_file("m", more), "--work-dir", begun, *small, "--resume")
+    sandbox.run("sweep", sandbox.sweep_file("m", more), "--work-dir", begun, *small, "--resume")
     trials = values(begun, trial_json, "t")
     assert list(trials) == ["t0001", "t0002", "t0003", "t0004"]
     assert {name: trials[name] for name in before} == before
@@ -121,26 +121,26 @@ def test_it_grows_when_it_is_resumed(
     confirmed = [row["seed"] for row in rows(begun).values() if row["phase"] == "confirm" and row["of"].startswith("t")]
     assert {"1", "2", "3"} <= set(confirmed)
     assert {row["status"] for row in rows(begun).values()} == {"finished"}
-    assert sorted(watched(place, begun)) == list(trials)
+    assert sorted(watched(sandbox, begun)) == list(trials)
 
 
 def test_it_learns_from_a_finished_sweep_without_trying_it_again(
-    begun: Path, place: Place, content: dict[str, Any], small: list[object], trial_json: TrialJson
+    begun: Path, sandbox: Sandbox, content: dict[str, Any], small: list[object], trial_json: TrialJson
 ) -> None:
     search = {"type": "auto", "num_trials": 1, "from": [str(begun)], "start": [{LOGITS: 7.0, HIDDEN: None, RATE: 0.02}]}
     plain = {key: content[key] for key in ("config", "space", "headroom")}
-    file = place.sweep_file("f", {**plain, "search": search, "cohort": {"size": "off"}})
+    file = sandbox.sweep_file("f", {**plain, "search": search, "cohort": {"size": "off"}})
     longer = [*small[:-1], 6]
-    refused = place.run("sweep", file, "--work-dir", place.root / "f", *longer, status=2)
+    refused = sandbox.run("sweep", file, "--work-dir", sandbox.root / "f", *longer, status=2)
     hint = "; leave this other study out, or set search.from_differs: true"
     differences = ("param_scheduler[0].end was 4, is 6", "train_cfg.max_iters was 4, is 6")
     lines = refused.stderr.removeprefix("error: ").splitlines()
     assert len(lines) == 2  # a line for each difference
     for line, difference in zip(lines, differences, strict=True):
         assert f"search.from: {begun}: {difference}{hint}" in line
-    done = place.run("sweep", file, "--work-dir", place.root / "f", *small)
+    done = sandbox.run("sweep", file, "--work-dir", sandbox.root / "f", *small)
     assert f"from      {begun}: " in done.stdout and " trials known already" in done.stdout
-    (trial,) = values(place.root / "f", trial_json, "t").values()
+    (trial,) = values(sandbox.root / "f", trial_json, "t").values()
     assert trial not in values(begun, trial_json, "t").values()
 
 
@@ -153,9 +153,9 @@ def test_it_learns_from_a_finished_sweep_without_trying_it_again(
     ],
 )
 def test_a_mistake_is_one_line_before_any_trial(
-    place: Place, content: dict[str, Any], small: list[object], search: dict[str, Any], message: str
+    sandbox: Sandbox, content: dict[str, Any], small: list[object], search: dict[str, Any], message: str
 ) -> None:
     plain = {key: content[key] for key in ("config", "space")}
-    file = place.sweep_file("mistake", {**plain, "search": {"type": "auto", "num_trials": 2, **search}})
-    done = place.run("sweep", file, "--work-dir", place.root / "mistake", *small, status=2)
+    file = sandbox.sweep_file("mistake", {**plain, "search": {"type": "auto", "num_trials": 2, **search}})
+    done = sandbox.run("sweep", file, "--work-dir", sandbox.root / "mistake", *small, status=2)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr

@@ -18,7 +18,7 @@ import torch
 from conftest import NUM_VAL, Tiny
 from torch import Tensor
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import under, wait_until, wait_until_gone
 from rdistill.training.run import train
 
@@ -79,26 +79,28 @@ def sweep(config: Path, storage: Path, cohort: str, grown: bool) -> dict[str, An
 
 
 @pytest.fixture(scope="module", params=["auto", "off"])
-def swept(request: pytest.FixtureRequest, place: Place, tiny: Tiny, two_teachers: Path) -> tuple[str, Path, list[str]]:
+def swept(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tiny: Tiny, two_teachers: Path
+) -> tuple[str, Path, list[str]]:
     """How its cohort is set, the work dir of the sweep, and what both starts printed."""
     cohort = str(request.param)
-    work_dir, storage = place.root / f"on-{cohort}", place.root / f"{cohort}.db"
+    work_dir, storage = sandbox.root / f"on-{cohort}", sandbox.root / f"{cohort}.db"
     data = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 4, "--val-interval", 2, "--iters", 4]
     first, second = (
-        place.sweep_file(f"{cohort}-{grown}", sweep(two_teachers, storage, cohort, grown)) for grown in (False, True)
+        sandbox.sweep_file(f"{cohort}-{grown}", sweep(two_teachers, storage, cohort, grown)) for grown in (False, True)
     )
 
     def finished() -> bool:
         files = (work_dir / "trials").glob("t*/trial.json")
         return any(json.loads(file.read_text())["status"] == "finished" for file in files)
 
-    with place.start("sweep", first, "--work-dir", work_dir, *data) as driver:
+    with sandbox.start("sweep", first, "--work-dir", work_dir, *data) as driver:
         wait_until(finished, driver)
         started = under(driver.pid)
         driver.send_signal(signal.SIGKILL)
         printed, _ = driver.communicate()
     wait_until_gone(started)
-    done = place.run("sweep", second, "--work-dir", work_dir, *data, "--resume", timeout_s=4 * TIMEOUT_S)
+    done = sandbox.run("sweep", second, "--work-dir", work_dir, *data, "--resume", timeout_s=4 * TIMEOUT_S)
     return cohort, work_dir, [printed, done.stdout]
 
 
@@ -163,10 +165,12 @@ def test_the_confirmation_is_at_equal_iterations_and_at_equal_cost(
         assert len(json.loads((work_dir / "trials" / name / "metrics.json").read_text())["teachers_mIoU"]) == 2
 
 
-def test_the_study_is_in_the_storage(swept: tuple[str, Path, list[str]], place: Place, trial_json: TrialJson) -> None:
+def test_the_study_is_in_the_storage(
+    swept: tuple[str, Path, list[str]], sandbox: Sandbox, trial_json: TrialJson
+) -> None:
     """Each trial with its attributes; what the kill left open is closed, and nothing finished is there twice."""
     cohort, work_dir, _ = swept
-    study = optuna.load_study(study_name=work_dir.name, storage=f"sqlite:///{place.root / cohort}.db")
+    study = optuna.load_study(study_name=work_dir.name, storage=f"sqlite:///{sandbox.root / cohort}.db")
     complete = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     assert sorted(trial.user_attrs["id"] for trial in complete) == TRIALS[cohort]
     assert all(trial.state.is_finished() for trial in study.trials)
@@ -184,10 +188,12 @@ def test_a_step_is_measured_by_two_workers(swept: tuple[str, Path, list[str]]) -
     assert teacher > 0 and student > 0
 
 
-def test_a_start_is_the_same_student_in_a_cohort_and_alone(place: Place, swept: tuple[str, Path, list[str]]) -> None:
+def test_a_start_is_the_same_student_in_a_cohort_and_alone(
+    sandbox: Sandbox, swept: tuple[str, Path, list[str]]
+) -> None:
     """To the last bit, shares included."""
     if swept[0] == "auto":
         pytest.skip("compared once both sweeps are there")
-    cohort, alone = (place.root / f"on-{name}" / "trials" / "t0001" for name in ("auto", "off"))
+    cohort, alone = (sandbox.root / f"on-{name}" / "trials" / "t0001" for name in ("auto", "off"))
     actual, expected = weights(cohort), weights(alone)
     assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)

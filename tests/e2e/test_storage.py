@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import Command, Tiny
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from rdistill.core.storage import open_work_dir as at
 from rdistill.distill.store_files import ABOUT, store_files, teachers_in
 from rdistill.training.run import train
@@ -30,22 +30,22 @@ WEIGHT = "distill.losses.logits.weight"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def leftovers(place: Place) -> Iterator[None]:
+def leftovers(sandbox: Sandbox) -> Iterator[None]:
     """Of processes that are killed here: nobody else tidies up their copies of what lies in the bucket."""
     yield
-    for folder in (place.root / "t").glob("rdistill-*"):
+    for folder in (sandbox.root / "t").glob("rdistill-*"):
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def bucket(place: Place) -> Iterator[str]:
+def bucket(sandbox: Sandbox) -> Iterator[str]:
     """An empty bucket of a server of our own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place.cwd,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=sandbox.cwd,
     )  # fmt: skip
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -87,13 +87,13 @@ def weights(where: str | Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_is_there_and_goes_on_from_there(
-    bucket: str, place: Place, tiny: Tiny, small: list[object], state_equal: Callable[[Any, Any], bool]
+    bucket: str, sandbox: Sandbox, tiny: Tiny, small: list[object], state_equal: Callable[[Any, Any], bool]
 ) -> None:
     """Killed after its second validation, resumed where nothing of it is on the disk: the weights of a run in peace."""
     arguments = ["train", tiny.folder / "distill.py", *small, "--iters", 8, "--seed", 3]
-    place.run(*arguments, "--work-dir", place.root / "in-peace")
+    sandbox.run(*arguments, "--work-dir", sandbox.root / "in-peace")
     run = f"{bucket}/run"
-    with place.start(*arguments, "--work-dir", run) as process:
+    with sandbox.start(*arguments, "--work-dir", run) as process:
         waited_until = time.monotonic() + TIMEOUT_S
         while True:
             with at(run) as here:
@@ -103,23 +103,25 @@ def test_a_run_is_there_and_goes_on_from_there(
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    of_the_killed = set((place.root / "t").glob("rdistill-at-*"))  # nobody can tidy up after a -9
-    refused = place.run(*arguments, "--work-dir", run, status=2)
+    of_the_killed = set((sandbox.root / "t").glob("rdistill-at-*"))  # nobody can tidy up after a -9
+    refused = sandbox.run(*arguments, "--work-dir", run, status=2)
     assert refused.stderr.startswith("error: ") and "--resume" in refused.stderr
-    done = place.run(*arguments, "--work-dir", run, "--resume")
+    done = sandbox.run(*arguments, "--work-dir", run, "--resume")
     assert f"{run}/student.pth" in done.stdout
-    assert state_equal(weights(run, "student.pth"), weights(place.root / "in-peace", "student.pth"))
-    assert list(place.cwd.iterdir()) == [] and set((place.root / "t").glob("rdistill-at-*")) == of_the_killed
+    assert state_equal(weights(run, "student.pth"), weights(sandbox.root / "in-peace", "student.pth"))
+    assert list(sandbox.cwd.iterdir()) == [] and set((sandbox.root / "t").glob("rdistill-at-*")) == of_the_killed
 
 
 @pytest.mark.slow
-def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
+def test_a_sweep_is_there_and_goes_on_from_there(
+    bucket: str, sandbox: Sandbox, tiny: Tiny, small: list[object]
+) -> None:
     space = {WEIGHT: {"type": "choice", "values": [1.0, 30.0]}}
     content = {"config": str(tiny.folder / "distill.py"), "space": space, "search": {"type": "grid"}}
     content["trial"] = {"max_concurrent": 1}
     sweep = f"{bucket}/sweep"
-    arguments = ["sweep", place.sweep_file("s3", content), "--work-dir", sweep, *small, "--iters", 4]
-    with place.start(*arguments) as driver:
+    arguments = ["sweep", sandbox.sweep_file("s3", content), "--work-dir", sweep, *small, "--iters", 4]
+    with sandbox.start(*arguments) as driver:
         waited_until = time.monotonic() + TIMEOUT_S
         finished = 0
         while not finished:
@@ -132,7 +134,7 @@ def test_a_sweep_is_there_and_goes_on_from_there(bucket: str, place: Place, tiny
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
     time.sleep(5)  # the trials' own processes notice, and end
-    done = place.run(*arguments, "--resume")
+    done = sandbox.run(*arguments, "--resume")
     assert f"{sweep}/best.pth" in done.stdout
     with at(sweep, "*", "trials/*/*") as here:
         assert (here.folder / "results.csv").read_text().count("finished") == 3
@@ -178,18 +180,20 @@ def test_a_store_of_views_is_there(bucket: str, tiny: Tiny, tmp_path: Path, comm
 
 
 @pytest.mark.slow
-def test_a_store_is_built_there(bucket: str, place: Place, tiny: Tiny, small: list[object]) -> None:
+def test_a_store_is_built_there(bucket: str, sandbox: Sandbox, tiny: Tiny, small: list[object]) -> None:
     """By Ray's tasks, which open the bucket by themselves; a second build finds all of it."""
-    store = f"distill.store={{'views': 2, 'dir': '{bucket}/built', 'local': '{place.root / 'local'}'}}"
+    store = f"distill.store={{'views': 2, 'dir': '{bucket}/built', 'local': '{sandbox.root / 'local'}'}}"
     data = small[: small.index("--val-interval")]
     config = [tiny.folder / "distill.py", *data, "--set", "distill.losses.hidden=None", "--set", store]
-    counts = re.search(r"12 views: (\d+) computed, (\d+) were there", place.run("store", "build", *config).stdout)
+    counts = re.search(r"12 views: (\d+) computed, (\d+) were there", sandbox.run("store", "build", *config).stdout)
     assert counts is not None
     computed, there = map(int, counts.groups())
     assert computed + there == 12 and computed >= 6  # flipped alike, both views of an image are one entry
-    assert "12 views: 0 computed, 12 were there" in place.run("store", "build", *config).stdout
+    assert "12 views: 0 computed, 12 were there" in sandbox.run("store", "build", *config).stdout
 
 
-def test_storage_that_does_not_answer_is_one_line(place: Place, tiny: Tiny, small: list[object], bucket: str) -> None:
-    done = place.run("train", tiny.folder / "student.py", *small, "--work-dir", "s3://nowhere/run", status=1)
+def test_storage_that_does_not_answer_is_one_line(
+    sandbox: Sandbox, tiny: Tiny, small: list[object], bucket: str
+) -> None:
+    done = sandbox.run("train", tiny.folder / "student.py", *small, "--work-dir", "s3://nowhere/run", status=1)
     assert done.stderr.startswith("error: s3://nowhere/run: ") and done.stderr.count("\n") == 1

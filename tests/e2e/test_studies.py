@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 from e2e.test_real_data import DATA, REPO, needs, needs_camvid, needs_optic_disc
 from rdistill.config.read import find_config, read_config_file
 from rdistill.models.segmentor import build_segmentor
@@ -53,11 +53,11 @@ def _draw_ade20k(root: Path, rng: np.random.Generator) -> None:
     ("name", "sweep"),
     [("optic_disc", "final"), ("optic_disc", "levels"), ("camvid", "strong_teacher"), ("nuclei", "strong_teacher")],
 )
-def test_the_studies_on_real_images_pass_check(place: Place, name: str, sweep: str, tmp_path: Path) -> None:
+def test_the_studies_on_real_images_pass_check(sandbox: Sandbox, name: str, sweep: str, tmp_path: Path) -> None:
     study, data = STUDIES / name, ["--data-root", DATA / name]
     short = ["--iters", 4, "--val-interval", 4, "--batch-size", 2]
-    place.run("train", study / "teacher.py", *data, *short, "--work-dir", tmp_path)
-    checked = place.run("check", study / f"{sweep}.yaml", *data, "--teacher-checkpoint", tmp_path / "best.pth").stdout
+    sandbox.run("train", study / "teacher.py", *data, *short, "--work-dir", tmp_path)
+    checked = sandbox.run("check", study / f"{sweep}.yaml", *data, "--teacher-checkpoint", tmp_path / "best.pth").stdout
     assert re.search(r"structures tried.*: finite losses and gradients", checked)
     assert "images without masks, 8 beside 8 labelled ones in each batch" in checked
 
@@ -65,7 +65,7 @@ def test_the_studies_on_real_images_pass_check(place: Place, name: str, sweep: s
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_SCALE)
 def test_the_full_scale_sweeps_pass_check_on_small_images(
-    place: Place, name: str, tmp_path: Path, random_teacher: Callable[[Path], Path]
+    sandbox: Sandbox, name: str, tmp_path: Path, random_teacher: Callable[[Path], Path]
 ) -> None:
     draw = _draw_cityscapes if name.endswith("cityscapes") else _draw_ade20k
     draw(tmp_path / "data", np.random.default_rng(0))
@@ -73,8 +73,8 @@ def test_the_full_scale_sweeps_pass_check_on_small_images(
     del sweep["trial"]  # a GPU for each trial, which this machine may not have
     sweep["config"] = str(REPO / sweep["config"])
     start = "model.pretrained" if name.startswith("pspnet") else "model.backbone.init_cfg"
-    checked = place.run(
-        "check", place.sweep_file(name, sweep), "--data-root", tmp_path / "data", "--size", 64, "--batch-size", 2,
+    checked = sandbox.run(
+        "check", sandbox.sweep_file(name, sweep), "--data-root", tmp_path / "data", "--size", 64, "--batch-size", 2,
         "--iters", 20_000, "--set", f"{start}=None",
         "--teacher-checkpoint", random_teacher(STUDIES / "full_scale" / f"{name}.py"),
     ).stdout  # fmt: skip

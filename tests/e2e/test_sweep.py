@@ -15,7 +15,7 @@ import yaml
 from conftest import Tiny
 from typed_files import unlike
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from rdistill.core.files import read_json
 from rdistill.schemas.pictures import Pictures
 from rdistill.schemas.run import RunMetrics
@@ -36,9 +36,9 @@ def small(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def random_file(place: Place, tiny: Tiny) -> Path:
+def random_file(sandbox: Sandbox, tiny: Tiny) -> Path:
     space = {WEIGHT: {"type": "loguniform", "low": 1.0, "high": 100.0}, PAIR: {"type": "pairs", "pairs": "all"}}
-    return place.sweep_file(
+    return sandbox.sweep_file(
         "random",
         {
             "config": str(tiny.folder / "distill.py"),
@@ -50,9 +50,9 @@ def random_file(place: Place, tiny: Tiny) -> Path:
 
 
 @pytest.fixture(scope="module")
-def random_sweep(place: Place, random_file: Path, small: list[object]) -> Path:
-    work_dir = place.root / "a"
-    done = place.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
+def random_sweep(sandbox: Sandbox, random_file: Path, small: list[object]) -> Path:
+    work_dir = sandbox.root / "a"
+    done = sandbox.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
     assert done.stderr == ""
     return work_dir
 
@@ -122,9 +122,9 @@ def test_all_trials_begin_alike(random_sweep: Path) -> None:
         assert "randomness = dict(seed=2)" in text
 
 
-def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
-    assert list(place.cwd.iterdir()) == []
-    written = [str(file.relative_to(place.home)) for file in place.home.rglob("*") if file.is_file()]
+def test_nothing_is_written_elsewhere(random_sweep: Path, sandbox: Sandbox) -> None:
+    assert list(sandbox.cwd.iterdir()) == []
+    written = [str(file.relative_to(sandbox.home)) for file in sandbox.home.rglob("*") if file.is_file()]
     assert written == []
     assert sorted(file.name for file in random_sweep.iterdir()) == [
         ".lock",  # held by a start at work; its file stays
@@ -142,38 +142,39 @@ def test_nothing_is_written_elsewhere(random_sweep: Path, place: Place) -> None:
         "trials",
         "tune",
     ]
-    assert not list((place.root / "t").glob("rdistill-*"))
+    assert not list((sandbox.root / "t").glob("rdistill-*"))
 
 
-def test_it_drew_images_for_its_report(random_sweep: Path, place: Place, rows: Rows) -> None:
+def test_it_drew_images_for_its_report(random_sweep: Path, sandbox: Sandbox, rows: Rows) -> None:
     """The photograph, the labels, the teacher, the best, the baseline (if it has left one class), the difference."""
     drawn = json.loads((random_sweep / "pictures" / "pictures.json").read_text())
     assert [entry["which"] for entry in drawn["chosen"]] == ["worst", "median", "best"]
-    place.run("report", random_sweep, "--out", place.root / "report.html")
+    sandbox.run("report", random_sweep, "--out", sandbox.root / "report.html")
     each = 5 if "one class" in rows(random_sweep)["baseline"]["note"] else 6
-    assert (place.root / "report.html").read_text().count("<img src=") == 3 * each
+    assert (sandbox.root / "report.html").read_text().count("<img src=") == 3 * each
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_sweep(
-    random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
+    random_sweep: Path, random_file: Path, sandbox: Sandbox, small: list[object], rows: Rows
 ) -> None:
-    work_dir = place.root / "b"
-    place.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
+    work_dir = sandbox.root / "b"
+    sandbox.run("sweep", random_file, "--work-dir", work_dir, *small, "--iters", 12)
     assert without_times(rows(work_dir)) == without_times(rows(random_sweep))
 
 
 def test_a_trial_repeated_from_its_config(
-    random_sweep: Path, place: Place, state_equal: Callable[[Any, Any], bool], rows: Rows
+    random_sweep: Path, sandbox: Sandbox, state_equal: Callable[[Any, Any], bool], rows: Rows
 ) -> None:
     """To the last bit, from any directory and without any option."""
     trial = random_sweep / "trials" / "t0001"
-    place.run("train", trial / "trial.py", "--work-dir", place.root / "again")
+    sandbox.run("train", trial / "trial.py", "--work-dir", sandbox.root / "again")
     first, second = (
-        torch.load(folder / "student.pth", weights_only=True)["state_dict"] for folder in (trial, place.root / "again")
+        torch.load(folder / "student.pth", weights_only=True)["state_dict"]
+        for folder in (trial, sandbox.root / "again")
     )
     assert state_equal(first, second)
-    metrics = json.loads((place.root / "again" / "metrics.json").read_text())
+    metrics = json.loads((sandbox.root / "again" / "metrics.json").read_text())
     row = rows(random_sweep)["t0001"]
     assert (metrics["mIoU"], metrics["best_iter"], metrics["teacher_mIoU"]) == (
         float(row["mIoU"]), int(row["best_iter"]), float(row["teacher_mIoU"]),
@@ -185,10 +186,10 @@ def test_a_trial_repeated_from_its_config(
 
 
 def test_asha_stops_trials_but_not_the_baseline(
-    place: Place, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson
+    sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Rows, trial_json: TrialJson
 ) -> None:
     # One at a time, so that whom ASHA stops does not depend on who is faster.
-    file = place.sweep_file(
+    file = sandbox.sweep_file(
         "asha",
         {
             "config": str(tiny.folder / "distill.py"),
@@ -198,8 +199,8 @@ def test_asha_stops_trials_but_not_the_baseline(
             "trial": {"max_concurrent": 1},
         },
     )
-    work_dir = place.root / "asha"
-    place.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 6)
+    work_dir = sandbox.root / "asha"
+    sandbox.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 6)
     table = rows(work_dir)
     baseline = table.pop("baseline")
     assert (baseline["status"], baseline["iterations"]) == ("finished", "6")
@@ -212,15 +213,15 @@ def test_asha_stops_trials_but_not_the_baseline(
 
 
 @pytest.fixture(scope="module")
-def grid_sweep(place: Place, tiny: Tiny, small: list[object]) -> Path:
+def grid_sweep(sandbox: Sandbox, tiny: Tiny, small: list[object]) -> Path:
     """Half of its points diverge."""
     space = {
         PAIR: {"type": "pairs", "pairs": [[0, 0], [2, 1]]},
         RATE: {"type": "choice", "values": [0.03, ABSURD]},
     }
     content = {"config": str(tiny.folder / "distill.py"), "space": space, "search": {"type": "grid"}}
-    work_dir = place.root / "grid"
-    place.run("sweep", place.sweep_file("grid", content), "--work-dir", work_dir, *small, "--iters", 4)
+    work_dir = sandbox.root / "grid"
+    sandbox.run("sweep", sandbox.sweep_file("grid", content), "--work-dir", work_dir, *small, "--iters", 4)
     return work_dir
 
 
@@ -242,15 +243,17 @@ def test_a_diverged_trial_fails_alone(grid_sweep: Path, rows: Rows) -> None:
     assert [row["status"] for row in table.values()] == ["finished"] * 3 + ["failed"] * 2
 
 
-def test_when_all_trials_fail(place: Place, tiny: Tiny, small: list[object], rows: Rows) -> None:
+def test_when_all_trials_fail(sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Rows) -> None:
     content = {
         "config": str(tiny.folder / "distill.py"),
         "space": {WEIGHT: {"type": "choice", "values": [1.0]}},
         "search": {"type": "grid"},
     }
-    work_dir = place.root / "fails"
-    file = place.sweep_file("fails", content)
-    done = place.run("sweep", file, "--work-dir", work_dir, *small, "--iters", 4, "--set", f"{RATE}={ABSURD}", status=1)
+    work_dir = sandbox.root / "fails"
+    file = sandbox.sweep_file("fails", content)
+    done = sandbox.run(
+        "sweep", file, "--work-dir", work_dir, *small, "--iters", 4, "--set", f"{RATE}={ABSURD}", status=1
+    )
     assert "no trial has a score: iteration 2: " in done.stderr.splitlines()[-1]
     assert {row["status"] for row in rows(work_dir).values()} == {"failed"}
     assert not (work_dir / "best.pth").exists()
@@ -267,14 +270,14 @@ def records(work_dir: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_killed_and_resumed(
-    random_sweep: Path, random_file: Path, place: Place, small: list[object], rows: Rows
+    random_sweep: Path, random_file: Path, sandbox: Sandbox, small: list[object], rows: Rows
 ) -> None:
     """Ends as the sweep that nobody killed, also with another number of trials at a time."""
-    work_dir = place.root / "k"
+    work_dir = sandbox.root / "k"
     one_at_a_time = {**yaml.safe_load(random_file.read_text()), "trial": {"max_concurrent": 1}}
-    file = place.sweep_file("killed", one_at_a_time)
+    file = sandbox.sweep_file("killed", one_at_a_time)
     arguments = ["sweep", file, "--work-dir", work_dir, *small, "--iters", 12]
-    with place.start(*arguments) as driver:
+    with sandbox.start(*arguments) as driver:
         waited_until = time.monotonic() + TIMEOUT_S
         while not any(record["status"] == "finished" for record in records(work_dir)):
             assert driver.poll() is None and time.monotonic() < waited_until, driver.communicate()
@@ -288,13 +291,13 @@ def test_killed_and_resumed(
     assert done_before and len(done_before) < 4
     times = {name: (work_dir / "trials" / name / "student.pth").stat().st_mtime_ns for name in done_before}
 
-    refused = place.run(*arguments, status=2)
+    refused = sandbox.run(*arguments, status=2)
     assert (
         refused.stderr
         == f"error: {work_dir}: holds a sweep already; pass --resume to continue it, or another --work-dir\n"
     )
 
-    place.run(*arguments, "--resume")
+    sandbox.run(*arguments, "--resume")
     assert without_times(rows(work_dir)) == without_times(rows(random_sweep))
     for name in done_before:
         folder = work_dir / "trials" / name
@@ -317,7 +320,7 @@ def test_killed_and_resumed(
     ids=["unknown key", "pair out of range", "missing config", "too many CPUs"],
 )
 def test_a_mistake_is_one_line_before_any_trial(
-    place: Place, tiny: Tiny, small: list[object], changes: dict[str, Any], message: str
+    sandbox: Sandbox, tiny: Tiny, small: list[object], changes: dict[str, Any], message: str
 ) -> None:
     content = {
         "config": str(tiny.folder / "distill.py"),
@@ -325,7 +328,7 @@ def test_a_mistake_is_one_line_before_any_trial(
         "search": {"type": "grid"},
         **changes,
     }
-    work_dir = place.root / "mistake"
-    done = place.run("sweep", place.sweep_file("mistake", content), "--work-dir", work_dir, *small, status=2)
+    work_dir = sandbox.root / "mistake"
+    done = sandbox.run("sweep", sandbox.sweep_file("mistake", content), "--work-dir", work_dir, *small, status=2)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not work_dir.exists() or list(work_dir.iterdir()) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Tiny
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -43,11 +43,11 @@ else:
 
 
 @pytest.fixture(scope="module")
-def cluster(place: Place) -> Iterator[tuple[int, str]]:
+def cluster(sandbox: Sandbox) -> Iterator[tuple[int, str]]:
     """A cluster that rdistill has started, dashboard and all: the pid of its driver, and its address."""
     with subprocess.Popen(
-        [sys.executable, "-c", A_CLUSTER_OF_OURS, str(place.root / "trust")],
-        cwd=place.cwd, env=place.environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-c", A_CLUSTER_OF_OURS, str(sandbox.root / "trust")],
+        cwd=sandbox.cwd, env=sandbox.environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as driver:  # fmt: skip
         assert driver.stdin is not None and driver.stdout is not None
         address = driver.stdout.readline().strip()
@@ -111,16 +111,16 @@ def test_a_cluster_of_ours_listens_on_the_loopback_alone(cluster: tuple[int, str
     assert [entry for entry in listeners if entry[0] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
 
 
-def test_without_its_token_nobody_is_let_in(cluster: tuple[int, str], place: Place) -> None:
-    assert "RAY_AUTH_TOKEN" not in place.environment()
-    assert place.python(A_STRANGER, cluster[1]).split()[-1] == "AuthenticationError"
+def test_without_its_token_nobody_is_let_in(cluster: tuple[int, str], sandbox: Sandbox) -> None:
+    assert "RAY_AUTH_TOKEN" not in sandbox.environment()
+    assert sandbox.python(A_STRANGER, cluster[1]).split()[-1] == "AuthenticationError"
 
 
 @pytest.mark.slow
-def test_a_key_reaches_nothing_that_is_kept(place: Place, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_reaches_nothing_that_is_kept(sandbox: Sandbox, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    work_dir = place.root / "secret"
-    sweep = place.sweep_file(
+    work_dir = sandbox.root / "secret"
+    sweep = sandbox.sweep_file(
         "secret",
         {
             "config": str(tiny.folder / "distill.py"),
@@ -130,9 +130,9 @@ def test_a_key_reaches_nothing_that_is_kept(place: Place, tiny: Tiny, monkeypatc
         },
     )
     small = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
-    swept = place.run("sweep", sweep, "--work-dir", work_dir, *small)
-    reported = place.run("report", work_dir)
-    files = [file for folder in (work_dir, place.home, place.cwd) for file in folder.rglob("*") if file.is_file()]
+    swept = sandbox.run("sweep", sweep, "--work-dir", work_dir, *small)
+    reported = sandbox.run("report", work_dir)
+    files = [file for folder in (work_dir, sandbox.home, sandbox.cwd) for file in folder.rglob("*") if file.is_file()]
     kept = {file.name for file in files}
     assert {"best.py", "trial.py", "study.json", "summary.json", "report.html", "driver.log"} <= kept
     assert any(name.endswith(".wandb") for name in kept)

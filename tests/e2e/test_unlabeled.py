@@ -11,12 +11,12 @@ import torch
 from conftest import Tiny
 from mmengine.config import Config
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_cohort_has_the_numbers_of_trials_alone(place: Place, tiny: Tiny, rows: Callable[..., dict]) -> None:
+def test_a_cohort_has_the_numbers_of_trials_alone(sandbox: Sandbox, tiny: Tiny, rows: Callable[..., dict]) -> None:
     config = tiny.folder / "unlabeled.py"
     section = "distill = dict(unlabeled=dict(img_dir='img_dir/train', per_batch=2))\n"
     config.write_text(f"_base_ = ['distill.py']\n{section}")
@@ -28,9 +28,9 @@ def test_a_cohort_has_the_numbers_of_trials_alone(place: Place, tiny: Tiny, rows
             "search": {"type": "grid", "seed": 1},
             "cohort": {"size": size},
         }
-        work_dir = place.root / f"unlabeled-{size}"
+        work_dir = sandbox.root / f"unlabeled-{size}"
         short = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 4]
-        place.run("sweep", place.sweep_file(f"unlabeled-{size}", study), "--work-dir", work_dir, *short)
+        sandbox.run("sweep", sandbox.sweep_file(f"unlabeled-{size}", study), "--work-dir", work_dir, *short)
         finished = [name for name, row in rows(work_dir).items() if row["status"] == "finished"]
         assert len(finished) == 3  # two trials and the student alone
         weights[size] = {name: _weights(work_dir / "trials" / name) for name in finished}
@@ -39,7 +39,7 @@ def test_a_cohort_has_the_numbers_of_trials_alone(place: Place, tiny: Tiny, rows
 
 
 @pytest.mark.slow
-def test_the_share_is_swept_and_the_best_is_confirmed(place: Place, tiny: Tiny, rows: Callable[..., dict]) -> None:
+def test_the_share_is_swept_and_the_best_is_confirmed(sandbox: Sandbox, tiny: Tiny, rows: Callable[..., dict]) -> None:
     """A third and a half of a batch; the student alone sees the labelled images, in the search and on fresh seeds."""
     config = tiny.folder / "unlabeled_share.py"
     section = "distill = dict(unlabeled=dict(img_dir='img_dir/train', share=0.5, min_confidence=0.5))\n"
@@ -51,9 +51,9 @@ def test_the_share_is_swept_and_the_best_is_confirmed(place: Place, tiny: Tiny, 
         "confirm": {"top": 1, "seeds": [1, 2]},
         "headroom": "off",
     }
-    work_dir = place.root / "share"
+    work_dir = sandbox.root / "share"
     short = ["--data-root", tiny.data_root, "--size", 32, "--batch-size", 2, "--val-interval", 2, "--iters", 2]
-    done = place.run("sweep", place.sweep_file("share", study), "--work-dir", work_dir, *short)
+    done = sandbox.run("sweep", sandbox.sweep_file("share", study), "--work-dir", work_dir, *short)
     table = rows(work_dir)
     assert {row["status"] for row in table.values()} == {"finished"}, done.stderr
     assert {table[name]["distill.unlabeled.share"] for name in ("t0001", "t0002")} == {"0.34", "0.5"}

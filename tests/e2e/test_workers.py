@@ -14,7 +14,7 @@ import torch
 from conftest import Tiny
 from wandb_files import offline_runs
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 
 pytestmark = pytest.mark.e2e
 
@@ -36,11 +36,11 @@ def small(tiny: Tiny) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
+def runs(sandbox: Sandbox, tiny: Tiny, small: list[object]) -> list[Path]:
     """The same distilled run with one worker and with two."""
-    folders = [place.root / "one", place.root / "two"]
+    folders = [sandbox.root / "one", sandbox.root / "two"]
     for workers, folder in enumerate(folders, start=1):
-        place.run(
+        sandbox.run(
             "train", tiny.folder / "distill.py", "--work-dir", folder, "--workers", workers, "--seed", 4, *small,
             "--iters", ITERATIONS, "--val-interval", 10, *WITHOUT_BATCH_STATISTICS,
             "--set", "default_hooks.logger.interval=1", "--track", "wandb",
@@ -49,15 +49,15 @@ def runs(place: Place, tiny: Tiny, small: list[object]) -> list[Path]:
 
 
 @pytest.fixture
-def another_ray(place: Place) -> Iterator[None]:
+def another_ray(sandbox: Sandbox) -> Iterator[None]:
     """A second Ray on the machine, as another user's: Ray's own search for "the" Ray then finds several."""
-    (folder := place.root / "r").mkdir()
+    (folder := sandbox.root / "r").mkdir()
     code = (
         "import ray, sys; ray.init(address='local', num_cpus=1, include_dashboard=False); print(1, flush=True); input()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], env={**place.environment(), "RAY_TMPDIR": str(folder)}, cwd=place.cwd, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", code], env={**sandbox.environment(), "RAY_TMPDIR": str(folder)}, cwd=sandbox.cwd,
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "1\n"
@@ -139,9 +139,9 @@ def test_same_losses(runs: list[Path]) -> None:
     ids=["batch does not divide", "wrong layer", "too many CPUs"],
 )
 def test_a_mistake_is_one_line(
-    place: Place, tiny: Tiny, small: list[object], tmp_path: Path, arguments: list[object], message: str
+    sandbox: Sandbox, tiny: Tiny, small: list[object], tmp_path: Path, arguments: list[object], message: str
 ) -> None:
-    done = place.run(
+    done = sandbox.run(
         "train",
         tiny.folder / "distill.py",
         "--work-dir",
@@ -157,7 +157,7 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.slow
 def test_a_sweep_of_two_worker_trials(
-    place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
+    sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
 ) -> None:
     """In a cohort of two workers: one student diverges and leaves both, the others are what they are alone."""
     content: dict[str, Any] = {
@@ -167,8 +167,8 @@ def test_a_sweep_of_two_worker_trials(
         "search": {"type": "grid"},
         "trial": {"workers": 2},
     }
-    work_dir = place.root / "w"
-    done = place.run("sweep", place.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
+    work_dir = sandbox.root / "w"
+    done = sandbox.run("sweep", sandbox.sweep_file("workers", content), "--work-dir", work_dir, *small, "--iters", 6)
     assert "1 cohort of up to 3 students that share a teacher" in done.stdout
     table = rows(work_dir)
     assert set(table) == {"baseline", "t0001", "t0002"}
@@ -182,8 +182,8 @@ def test_a_sweep_of_two_worker_trials(
         assert [entry["iter"] for entry in history] == [3, 6]
     assert (work_dir / "best.pth").is_file() and (work_dir / "best.py").is_file()
     (distilled,) = table.keys() - {failed, "baseline"}
-    trial, alone = work_dir / "trials" / distilled, place.root / "w-alone"
-    place.run("train", trial / "trial.py", "--work-dir", alone, "--workers", 2, "--cpus-per-worker", 0.5)
+    trial, alone = work_dir / "trials" / distilled, sandbox.root / "w-alone"
+    sandbox.run("train", trial / "trial.py", "--work-dir", alone, "--workers", 2, "--cpus-per-worker", 0.5)
     actual, expected = (torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (trial, alone))
     assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)
 
@@ -191,7 +191,7 @@ def test_a_sweep_of_two_worker_trials(
 @pytest.mark.slow
 @pytest.mark.usefixtures("another_ray")
 def test_a_sweep_of_two_worker_trials_is_confirmed_at_equal_cost(
-    place: Place, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
+    sandbox: Sandbox, tiny: Tiny, small: list[object], rows: Callable[[Path], dict[str, dict[str, str]]]
 ) -> None:
     """Each phase gives its CPUs back to the next, also where several Rays run on the machine."""
     content: dict[str, Any] = {
@@ -202,8 +202,8 @@ def test_a_sweep_of_two_worker_trials_is_confirmed_at_equal_cost(
         "confirm": {"top": 1, "seeds": [1, 2]},
         "headroom": False,
     }
-    work_dir = place.root / "confirmed"
-    done = place.run("sweep", place.sweep_file("confirmed", content), "--work-dir", work_dir, *small, "--iters", 6)
+    work_dir = sandbox.root / "confirmed"
+    done = sandbox.run("sweep", sandbox.sweep_file("confirmed", content), "--work-dir", work_dir, *small, "--iters", 6)
     table = rows(work_dir)
     names = {"baseline", "t0001", *(f"{name}-s{seed}" for name in ("t0001", "baseline") for seed in (1, 2))}
     assert set(table) == names | {f"baseline-as-t0001-s{seed}" for seed in (1, 2)}

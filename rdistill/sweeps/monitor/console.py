@@ -32,7 +32,7 @@ from rdistill.sweeps.study.records import (
     error_to_read,
     load_record,
 )
-from rdistill.training.console import SILENCE_S, duration, updates_in_place
+from rdistill.training.console import SILENCE_S, as_clock, updates_in_place
 
 BEST_SHOWN = 5  # ended trials in the table, besides the baseline
 ROWS_SHOWN = 15  # trials in the table, if the terminal is high enough
@@ -308,7 +308,7 @@ class SweepConsole:
         if began is None:
             return "unknown"
         elapsed, done = time.monotonic() - began, self._iterations_done() - self._stage.before
-        return duration(self._iterations_left() * elapsed / done) if done > 0 and elapsed > 0 else "unknown"
+        return as_clock(self._iterations_left() * elapsed / done) if done > 0 and elapsed > 0 else "unknown"
 
     def _iterations_left(self) -> float:
         """Iterations left in the phases that train now: of trials that have not ended, or have not started."""
@@ -459,7 +459,7 @@ class SweepConsole:
             gain = self.gain(best)
             parts = [f"best {best.trial.id} {_number(best.best)}" + ("" if gain is None else f" ({gain:+.2f})")]
         parts += [f"{rate:.1f} trial-iter/s"] if rate is not None else []
-        return [*parts, f"{duration(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
+        return [*parts, f"{as_clock(time.monotonic() - self._began)} so far", f"eta {self.eta()}"]
 
 
 def _number(value: float | None) -> str:

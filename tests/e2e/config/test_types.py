@@ -20,7 +20,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
 
-from e2e.conftest import TIMEOUT_S, Place
+from e2e.conftest import TIMEOUT_S, Sandbox
 from e2e.processes import wait_until
 from rdistill.config.load import read_config_file
 from rdistill.config.render import config_source
@@ -44,36 +44,36 @@ def small(tiny: Tiny, iterations: int) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def pure(place: Place, tiny_without_teacher: Tiny) -> Path:
+def pure(sandbox: Sandbox, tiny_without_teacher: Tiny) -> Path:
     """The tiny student as one of mmengine's pure Python configs."""
     plain = read_config_file(tiny_without_teacher.folder / "student.py").to_dict()
     base = {key: value for key, value in plain.items() if key not in ("val_evaluator", "test_evaluator")}
-    (place.root / "base.py").write_text(config_source(Config(base)))
-    (place.root / "pure.py").write_text(PURE)
-    return place.root / "pure.py"
+    (sandbox.root / "base.py").write_text(config_source(Config(base)))
+    (sandbox.root / "pure.py").write_text(PURE)
+    return sandbox.root / "pure.py"
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place, pure: Path, tiny_without_teacher: Tiny) -> Path:
-    place.run("train", pure, "--work-dir", place.root / "whole", *small(tiny_without_teacher, 24))
-    return place.root / "whole"
+def whole(sandbox: Sandbox, pure: Path, tiny_without_teacher: Tiny) -> Path:
+    sandbox.run("train", pure, "--work-dir", sandbox.root / "whole", *small(tiny_without_teacher, 24))
+    return sandbox.root / "whole"
 
 
 def test_a_pure_python_config_stopped_and_resumed(
-    place: Place,
+    sandbox: Sandbox,
     pure: Path,
     whole: Path,
     tiny_without_teacher: Tiny,
     state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool],
 ) -> None:
-    work_dir = place.root / "stopped"
+    work_dir = sandbox.root / "stopped"
     arguments = ["train", pure, "--work-dir", work_dir, *small(tiny_without_teacher, 24)]
-    with place.start(*arguments) as process:
+    with sandbox.start(*arguments) as process:
         wait_until((work_dir / "last.pth").exists, process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM and err.startswith("stopped at iteration "), err
-    done = place.run(*arguments, "--resume")
+    done = sandbox.run(*arguments, "--resume")
     assert "resumed   at" in done.stdout
     weights, of_whole = (
         torch.load(folder / "last.pth", weights_only=True)["state_dict"] for folder in (work_dir, whole)
@@ -91,26 +91,26 @@ def scoped(node: Any) -> Any:
     return [scoped(item) for item in node] if isinstance(node, list) else node
 
 
-def test_eval_and_predict_with_scopes(place: Place, whole: Path, tiny_without_teacher: Tiny) -> None:
+def test_eval_and_predict_with_scopes(sandbox: Sandbox, whole: Path, tiny_without_teacher: Tiny) -> None:
     """The same scores and masks as without them."""
     plain = read_config_file(whole / "student.py").to_dict()
-    file = place.root / "scoped.py"
+    file = sandbox.root / "scoped.py"
     file.write_text(config_source(Config(scoped(plain))))
     assert "mmseg.IoUMetric" in file.read_text() and "mmcv.Resize" in file.read_text()
     image = min((tiny_without_teacher.data_root / "img_dir" / "val").iterdir())
     scores, masks = [], []
     for config in (whole / "student.py", file):
-        scores.append(json.loads(place.run("eval", config, whole / "student.pth", "--size", 40, "--json").stdout))
-        out = place.root / f"masks-{config.stem}"
-        place.run("predict", config, whole / "student.pth", image, "--out", out, "--size", 40)
+        scores.append(json.loads(sandbox.run("eval", config, whole / "student.pth", "--size", 40, "--json").stdout))
+        out = sandbox.root / f"masks-{config.stem}"
+        sandbox.run("predict", config, whole / "student.pth", image, "--out", out, "--size", 40)
         masks.append(np.asarray(Image.open(out / "masks" / f"{image.stem}.png")))
     assert scores[0]["mIoU"] == scores[1]["mIoU"] and scores[0]["IoU"] == scores[1]["IoU"]
     assert masks[0].shape == Image.open(image).size[::-1] and (masks[0] == masks[1]).all()
 
 
-def test_a_batch_of_which_no_pixel_has_a_label(place: Place, tiny: Tiny, one_channel: dict[str, Any]) -> None:
+def test_a_batch_of_which_no_pixel_has_a_label(sandbox: Sandbox, tiny: Tiny, one_channel: dict[str, Any]) -> None:
     """One image a step, two of them, and one mask of 255: its step has no task loss, and the distillation's goes on."""
-    root = place.root / "ignored"
+    root = sandbox.root / "ignored"
     shutil.copytree(tiny.data_root, root)
     for index, image in enumerate(sorted((root / "img_dir" / "train").iterdir())):
         mask = root / "ann_dir" / "train" / f"{image.stem}.png"
@@ -122,10 +122,10 @@ def test_a_batch_of_which_no_pixel_has_a_label(place: Place, tiny: Tiny, one_cha
     sets = [word for key, value in one_channel.items() for word in ("--set", f"{key}={value!r}")]
     options = ["--data-root", root, "--size", 32, "--batch-size", 1, "--iters", 2, "--val-interval", 2]
     for name in ("student", "distill"):
-        work_dir = place.root / f"ignored-{name}"
+        work_dir = sandbox.root / f"ignored-{name}"
         # One value a channel is none for BatchNorm in training: a batch of one image has a global pooling branch.
         norm = ["--set", "model.decode_head.norm_cfg={'type': 'GN', 'num_groups': 2}"]
-        place.run(
+        sandbox.run(
             "train", tiny.folder / f"{name}.py", "--work-dir", work_dir, *options, *sets, *norm,
             "--set", "default_hooks.logger.interval=1",
         )  # fmt: skip

@@ -14,7 +14,7 @@ from conftest import Tiny
 from random_crops import builder_of, with_features
 from torch import Tensor
 
-from e2e.conftest import Place
+from e2e.conftest import Sandbox
 from e2e.processes import wait_until
 from rdistill.config.load import with_overrides
 from rdistill.store.build import _chunks
@@ -34,34 +34,34 @@ def entries(folder: Path) -> int:
 
 
 def test_a_killed_build_goes_on_and_a_run_reads_it(
-    tiny: Tiny, place: Place, state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+    tiny: Tiny, sandbox: Sandbox, state_equal: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 ) -> None:
-    folder = place.root / "store"
+    folder = sandbox.root / "store"
     config = [tiny.folder / "distill.py", "--data-root", tiny.data_root, "--size", 32, "--batch-size", 2]
     config += ["--set", "distill.losses.hidden=None", "--set", f"train_dataloader.dataset.pipeline={PIPELINE}"]
 
     def store(keep: str = "logits") -> list[object]:
         return ["--set", f"distill.store={{'views': {VIEWS}, 'bits': 32, 'keep': '{keep}', 'dir': '{folder}'}}"]
 
-    with place.start("store", "build", *config, *store()) as killed:
+    with sandbox.start("store", "build", *config, *store()) as killed:
         wait_until(lambda: entries(folder) >= 5, killed)
         killed.kill()
     there = entries(folder)
     assert 5 <= there < 6 * VIEWS
 
-    built = place.run("store", "build", *config, *store())
+    built = sandbox.run("store", "build", *config, *store())
     lines = {line.split()[0]: line for line in built.stdout.splitlines()}
     assert lines["views"].endswith(f"{VIEWS} of each of 6 images: {6 * VIEWS}") and "best.pth" in lines["teacher"]
     done = re.search(rf"{6 * VIEWS} views: (\d+) computed, (\d+) were there", lines["done"])
     assert done is not None and int(done[2]) >= there and int(done[1]) > 0
     assert list(lines).index("size") < list(lines).index("building")  # sizes stand before anything is computed
-    verified = json.loads(place.run("store", "verify", folder, "--json").stdout)
+    verified = json.loads(sandbox.run("store", "verify", folder, "--json").stdout)
     assert verified["damaged"] == 0 and verified["entries"] == entries(folder)
 
     runs = {}
     for keep in ("logits", "nothing"):
-        runs[keep] = place.root / keep
-        place.run(
+        runs[keep] = sandbox.root / keep
+        sandbox.run(
             "train", *config, *store(keep), "--iters", 8, "--val-interval", 4, "--seed", 3, "--work-dir", runs[keep]
         )
     use = {keep: json.loads((run / "metrics.json").read_text())["teacher_store"] for keep, run in runs.items()}
