@@ -29,6 +29,7 @@ from rdistill.config.load import LoadedConfig, Shortcuts, load_run
 from rdistill.config.render import checked_source
 from rdistill.config.schedules import schedule_notes
 from rdistill.core.errors import UserError, error_line
+from rdistill.core.files import nearest_existing
 from rdistill.core.words import counted, in_bytes, the_first
 from rdistill.data.splits import READ_BY_TRAINING, data_classes, data_splits, describe_data, describe_layouts
 from rdistill.distill.distiller import Distiller, build_distiller
@@ -334,7 +335,7 @@ def _share_notes(run: LoadedConfig) -> list[str]:
 def check_disk(distiller: Distiller, cfg: Config, work_dir: Path, trials: int = 1) -> tuple[list[str], str]:
     """Checks that the checkpoints of ``trials`` runs fit on the work dir's disk; returns problems and a summary."""
     needed = DISK_MARGIN * trials * run_bytes(distiller, cfg)
-    folder = next(folder for folder in (work_dir.absolute(), *work_dir.absolute().parents) if folder.exists())
+    folder = nearest_existing(work_dir)
     free = shutil.disk_usage(folder).free
     what = counted(trials, "trial") if trials > 1 else "the run"
     text = f"{what} may take {in_bytes(needed)}; {in_bytes(free)} are free at {folder}"

@@ -39,6 +39,8 @@ def readable_errors(work_dir: Path, batch_size: int) -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemoryError(_memory("memory", batch_size, error)) from error
     except OSError as error:
+        if error.errno == errno.ENOENT and not work_dir.is_dir():
+            raise removed(work_dir) from error
         if error.errno not in STORAGE_ERRNOS:
             raise
         where = error.filename or work_dir
@@ -47,6 +49,13 @@ def readable_errors(work_dir: Path, batch_size: int) -> Iterator[None]:
         if not texts.CPU_MEMORY.is_in(error):
             raise
         raise OutOfMemoryError(_memory("memory", batch_size, error)) from error
+
+
+def removed(work_dir: Path) -> StorageError:
+    """The error of a run or a sweep whose work dir somebody has removed or moved while it was written to."""
+    return StorageError(
+        f"{work_dir}: was removed or moved while rdistill wrote to it; remove what is left of it, and start again"
+    )
 
 
 def last_good(work_dir: Path) -> str:

@@ -159,6 +159,11 @@ def read_text(file: Path) -> str:
         raise UserError(f"{file}: is no UTF-8 text: byte 0x{byte:02x} at position {error.start}; save it so") from None
 
 
+def nearest_existing(path: Path) -> Path:
+    """Returns the path, absolute, if it exists, or else the first of its parents that does."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
 def own_folder(folder: Path) -> bool:
     """Makes a folder that no other user of the machine can read.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 
 from rdistill.core.errors import UserError
-from rdistill.core.files import write_json, write_whole
+from rdistill.core.files import nearest_existing, write_json, write_whole
 from rdistill.data.fundus import SPLITS, draw_fundus
 
 # Increase it with every change that alters a pixel; data of another version are then drawn again.
@@ -101,7 +101,7 @@ def _check_disk(out_dir: Path, record: Mapping[str, int]) -> None:
     """Raises UserError if the disk has no room for the images of a record."""
     images = record["num_train"] + record["num_val"]
     needed = images * (FILE_BYTES + PIXEL_BYTES * record["size"] ** 2)
-    folder = next(folder for folder in (out_dir.absolute(), *out_dir.absolute().parents) if folder.exists())
+    folder = nearest_existing(out_dir)
     disk = shutil.disk_usage(folder)
     # A virtual file system such as /proc has no size; writing to it raises its own error.
     if disk.total and needed > disk.free:

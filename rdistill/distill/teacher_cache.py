@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rdistill import __version__
 from rdistill.config.distill_spec import CacheSpec
 from rdistill.core.errors import UserError
+from rdistill.core.files import nearest_existing
 
 FORMAT = 2  # version of files, keys and feature definitions; after a change, older entries are not found any more
 DIGEST = 16  # bytes of a key: two of 10^9 images collide with a probability below 10^-20
@@ -249,8 +250,7 @@ def disk_budget(spec: CacheSpec, folder: Path) -> int:
     """Bytes that all files of the cache in a folder may take; the folder need not exist yet."""
     if spec.disk is not None:
         return int(spec.disk)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return min(MAX_DISK, int(SHARE * shutil.disk_usage(existing).free) + _folder_bytes(folder))
+    return min(MAX_DISK, int(SHARE * shutil.disk_usage(nearest_existing(folder)).free) + _folder_bytes(folder))
 
 
 def _image_key(image_1chw: Tensor) -> bytes:

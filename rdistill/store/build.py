@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from rdistill.checks.run import Report, build_or_report, check_run
 from rdistill.config.load import LoadedConfig, import_custom_modules
 from rdistill.core.errors import RunError, UserError, cause_of
+from rdistill.core.files import nearest_existing
 from rdistill.core.storage import StorageError, is_uri
 from rdistill.core.words import counted, in_bytes
 from rdistill.core.work_dir import require_work_dir
@@ -155,7 +156,7 @@ def _require_room(plan: StorePlan, run: LoadedConfig) -> None:
     if is_uri(run.distill.store.dir):
         return
     folder = Path(run.distill.store.dir)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = nearest_existing(folder)
     kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     needed, free = plan["images"] * plan["views"] * plan["bytes_a_view"], shutil.disk_usage(existing).free
     if needed > free + kept:

@@ -77,7 +77,7 @@ from rdistill.sweeps.study.records import (
 )
 from rdistill.sweeps.study.space import check_space, feature_counts, search_space
 from rdistill.sweeps.study.spec import SweepSpec, parse_sweep, read_sweep
-from rdistill.sweeps.trial.faults import storage_errors_explained
+from rdistill.sweeps.trial.faults import require_kept, storage_errors_explained
 from rdistill.sweeps.trial.trial import Study
 from rdistill.training.ray_train import Resources
 
@@ -359,6 +359,7 @@ def run_phases(
         status = INTERRUPTED
     finally:
         team.end()
+        require_kept(work_dir)
         facts.teacher_test = teacher_on_test(work_dir)
         summary = write_summary(facts, work_dir, status)
     return status, summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,19 @@ def assert_same(work_dir: Path, whole: Path, rows: Rows, equal: Equal) -> None:
             for folder in (work_dir, whole)
         )
         assert equal(left, right), name
+
+
+def test_the_work_dir_is_removed(sandbox: Sandbox, tiny: Tiny, small: list[object]) -> None:
+    """Nobody can go on: it ends soon, not after the last iteration, with one line."""
+    work_dir = sandbox.root / "removed"
+    long = [*small[: small.index("--iters")], "--iters", 20_000]
+    with sandbox.start("sweep", sandbox.sweep_file("removed", study(tiny)), "--work-dir", work_dir, *long) as process:
+        wait_until(lambda: is_training(work_dir), process)
+        shutil.rmtree(work_dir)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, err
+    what = "was removed or moved while rdistill wrote to it; remove what is left of it, and start again"
+    assert err == f"error: {work_dir}: {what}\n"
 
 
 def is_training(work_dir: Path) -> bool:

@@ -25,7 +25,7 @@ from rdistill.sweeps.monitor.events import TuneEvents
 from rdistill.sweeps.search.memory_kills import memory_kills_retried
 from rdistill.sweeps.search.searchers import SCORE
 from rdistill.sweeps.study.records import RECORD, TRIALS, load_record
-from rdistill.sweeps.trial.faults import RETRIES, StopOnFullStorage, retry_failed_trials
+from rdistill.sweeps.trial.faults import RETRIES, StopOnLostStorage, retry_failed_trials
 from rdistill.sweeps.trial.trial import Study, Train, reason_of, run_trial
 from rdistill.training.ray_train import Resources
 
@@ -108,7 +108,7 @@ class Team:
                 run_config=tune.RunConfig(
                     name=phase.name,
                     verbose=0,
-                    callbacks=[TuneEvents(), StopOnFullStorage(self.study.work_dir)],
+                    callbacks=[TuneEvents(), StopOnLostStorage(str(self.here.folder))],
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                     **ray_storage(self.here.where),
                 ),

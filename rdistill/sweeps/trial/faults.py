@@ -19,8 +19,10 @@ from ray.tune import Callback
 
 from rdistill._compat import texts
 from rdistill.core.errors import causes_of, one_line
+from rdistill.core.failures import removed
+from rdistill.core.files import nearest_existing
 from rdistill.core.storage import StorageError
-from rdistill.sweeps.study.records import TRIALS, TrialRecord, load_record, load_records
+from rdistill.sweeps.study.records import STUDY, TRIALS, TrialRecord, load_record, load_records
 from rdistill.training.ray_train import peer_lost
 
 RETRIES = 2  # further attempts of a trial after the machine caused a failure
@@ -65,7 +67,7 @@ def _is_storage_error(error: BaseException, folder: Path) -> bool:
         return True
     # An error of torch.save does not say why the file could not be written.
     return texts.NOT_WRITTEN.is_in(error) and (
-        texts.DISK_FULL.is_in(error) or shutil.disk_usage(folder).free < MIN_FREE_BYTES
+        texts.DISK_FULL.is_in(error) or shutil.disk_usage(nearest_existing(folder)).free < MIN_FREE_BYTES
     )
 
 
@@ -112,14 +114,17 @@ def retry_failed_trials(work_dir: Path, *, confirmed: bool, trials: Collection[s
             record.save(work_dir / TRIALS / record.id)
 
 
-class StopOnFullStorage(Callback):
-    """Ends the sweep as soon as one trial could not write, since then no other trial can.
+class StopOnLostStorage(Callback):
+    """Ends the sweep as soon as one trial could not write, or the work dir is gone, since then no other trial can.
 
     Tune pickles its callbacks, so this one holds plain data alone.
     """
 
     def __init__(self, work_dir: str) -> None:
         self.work_dir = work_dir
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
+        require_kept(Path(self.work_dir))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._check_storage(trial)
@@ -142,16 +147,25 @@ def storage_errors_explained(work_dir: Path) -> Iterator[None]:
     """Replaces Tune's errors about a full storage by a StorageError with one line for the user.
 
     Raises:
-        StorageError: a trial, or Tune itself, could not write.
+        StorageError: a trial, or Tune itself, could not write; or the work dir was removed.
     """
     try:
         yield
-    except StorageError as error:
-        raise StorageError(_storage_message(error, work_dir)) from None
     except Exception as error:
-        if cause_of(error, work_dir) != STORAGE:
+        require_kept(work_dir)
+        if not isinstance(error, StorageError) and cause_of(error, work_dir) != STORAGE:
             raise
         raise StorageError(_storage_message(error, work_dir)) from None
+    require_kept(work_dir)
+
+
+def require_kept(work_dir: Path) -> None:
+    """Raises StorageError if a sweep's work dir was removed while the sweep ran.
+
+    The folder itself may be there again: Ray, and trials that still train, make those of their files.
+    """
+    if not (work_dir / STUDY).is_file():
+        raise removed(work_dir)
 
 
 def _storage_message(error: BaseException, work_dir: Path) -> str:

@@ -43,6 +43,13 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert last_good(tmp_path / "nowhere") == "there is no checkpoint yet"
 
 
+def test_a_work_dir_that_was_removed(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, readable_errors(tmp_path / "run", 1):
+        (tmp_path / "run" / "best.pth").write_text("")
+    what = "was removed or moved while rdistill wrote to it; remove what is left of it, and start again"
+    assert str(caught.value) == f"{tmp_path / 'run'}: {what}"
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), RuntimeError("a bug"), KeyError("x")])
 def test_anything_else_is_left_as_it_is(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as caught, readable_errors(tmp_path, 1):

@@ -11,15 +11,18 @@ from ray.train import WorkerGroupError
 
 from rdistill.core.errors import UserError
 from rdistill.core.storage import StorageError
-from rdistill.sweeps.study.records import CONFIRMED, SEARCHED, TRIALS, TrialRecord, load_record
+from rdistill.sweeps.study.records import CONFIRMED, SEARCHED, STUDY, TRIALS, TrialRecord, load_record
 from rdistill.sweeps.trial.faults import (
     MACHINE,
     OWN,
     STORAGE,
     GivenUpError,
+    StopOnLostStorage,
     cause_of,
     raise_if_given_up,
+    require_kept,
     retry_failed_trials,
+    storage_errors_explained,
 )
 from rdistill.training.hooks import DivergedError
 
@@ -46,6 +49,34 @@ from rdistill.training.hooks import DivergedError
 )
 def test_cause(error: BaseException, cause: str, tmp_path: Path) -> None:
     assert cause_of(error, tmp_path) == cause
+
+
+def test_a_file_that_torch_could_not_write_into_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """Whether the disk is full is then read at the nearest folder that is there."""
+    not_written = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+    assert cause_of(not_written, tmp_path / "trials" / "t0001") == OWN
+
+
+def test_a_removed_work_dir_ends_a_sweep(tmp_path: Path) -> None:
+    """Whatever the error is by which a part of the sweep notices it, and without an error too."""
+    (tmp_path / STUDY).touch()
+    require_kept(tmp_path)
+    with storage_errors_explained(tmp_path):
+        pass
+    (tmp_path / STUDY).unlink()
+    for error in (
+        None,
+        FileNotFoundError(errno.ENOENT, "logs/driver.log"),
+        RuntimeError("of Tune"),
+        StorageError("full"),
+    ):
+        with pytest.raises(StorageError, match=": was removed or moved while rdistill wrote to it; ") as caught:
+            with storage_errors_explained(tmp_path):
+                if error is not None:
+                    raise error
+        assert str(caught.value).startswith(f"{tmp_path}: ") and "--resume" not in str(caught.value)
+    with pytest.raises(StorageError, match="was removed"):
+        StopOnLostStorage(str(tmp_path)).on_trial_result(0, [], None, {})
 
 
 def test_only_its_own_failure_is_given_up() -> None:
