@@ -10,8 +10,8 @@ on either side. Ten minutes of one core.
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -19,11 +19,12 @@ from scipy import optimize, special
 
 from benchmarks.proof import BASELINES, TRIALS, Arms, Rate, World
 from benchmarks.proof_tails import LARGEST
+from benchmarks.simulations import print_simulations
 from rdistill.sweeps.proof.decision import ALPHA, Looks, compare, half_width, image_share, seeds_half_width
 from rdistill.sweeps.proof.quantiles import normal_quantile, student_quantile, two_sided_p
 from rdistill.sweeps.proof.two_way import Errors
 
-PLACES = ((3.0, 5.0), (1.0, 10.0), (0.5, 20.0))  # standard deviations over seeds and over images, as in docs/proof.md
+SPREADS = ((3.0, 5.0), (1.0, 10.0), (0.5, 20.0))  # standard deviations over seeds and over images, as in docs/proof.md
 SEEDS, IMAGES = (2, 3, 4, 6, 10), (20, 76, 500)
 NAMES = (
     "interaction twice, normal", "interaction once, normal", "t, smallest df", "t, Satterthwaite",
@@ -85,23 +86,18 @@ def contained(world: World, seeds: int, random: np.random.Generator) -> list[boo
     return [*inside, distance <= on_both_sides(errors, seeds)]
 
 
-def main() -> None:
-    """Simulates, and prints a table in Markdown: the lowest and the highest coverage over the numbers of images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2000, help="for each number of seeds and of images")
-    options = parser.parse_args()
-    random = np.random.default_rng(2)
-    print(f"| spread | images' sd | seeds | {' | '.join(NAMES)} |\n|{'---|' * (3 + len(NAMES))}")
-    for spread, image_sd in PLACES:
+def lines(studies: int, random: np.random.Generator) -> Iterator[list[str]]:
+    """For each spread and number of seeds, the lowest and the highest coverage over the numbers of images."""
+    for spread, image_sd in SPREADS:
         for seeds in SEEDS:
             shares = []
             for images in IMAGES:
                 world = World(0.0, spread, image_sd, images)
-                studies = [contained(world, seeds, random) for _ in range(options.studies)]
-                shares.append([Rate.of(held).share for held in zip(*studies, strict=True)])
-            cells = [f"{min(each):.1f} to {max(each):.1f}" for each in zip(*shares, strict=True)]
-            print(f"| {spread:g} | {image_sd:g} | {seeds} | {' | '.join(cells)} |", flush=True)
+                simulated = [contained(world, seeds, random) for _ in range(studies)]
+                shares.append([Rate.of(held).share for held in zip(*simulated, strict=True)])
+            coverage = [f"{min(each):.1f} to {max(each):.1f}" for each in zip(*shares, strict=True)]
+            yield [f"{spread:g}", f"{image_sd:g}", f"{seeds}", *coverage]
 
 
 if __name__ == "__main__":
-    main()
+    print_simulations(__doc__, 2, ["spread", "images' sd", "seeds", *NAMES], lines)

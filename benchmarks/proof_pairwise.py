@@ -9,15 +9,16 @@ one core.
 
 from __future__ import annotations
 
-import argparse
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
 from benchmarks.proof import BASELINES, TRIALS, Arms, Rate, World
+from benchmarks.simulations import print_simulations
 from rdistill.sweeps.proof.decision import ALPHA, Looks, compare, half_width
 
-PLACES = ((3.0, 0.0), (3.0, 5.0), (1.0, 10.0), (0.5, 20.0))  # standard deviations over seeds and over images
+SPREADS = ((3.0, 0.0), (3.0, 5.0), (1.0, 10.0), (0.5, 20.0))  # standard deviations over seeds and over images
 SEEDS, CONFIRMED, IMAGES = (3, 6, 10), 3, 76
 
 
@@ -37,20 +38,16 @@ def claims(world: World, seeds: int, random: np.random.Generator) -> tuple[bool,
     return together, single
 
 
-def main() -> None:
-    """Simulates, and prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2000, help="for each line")
-    options = parser.parse_args()
-    random = np.random.default_rng(3)
-    print("| spread | images' sd | seeds | intervals that hold together | each by itself |\n|---|---|---|---|---|")
-    for spread, image_sd in PLACES:
+def lines(studies: int, random: np.random.Generator) -> Iterator[list[str]]:
+    """For each spread and number of seeds, how often a difference that is none is claimed."""
+    for spread, image_sd in SPREADS:
         for seeds in SEEDS:
             world = World(0.0, spread, image_sd, IMAGES)
-            studies = [claims(world, seeds, random) for _ in range(options.studies)]
-            cells = [str(Rate.of(hits)) for hits in zip(*studies, strict=True)]
-            print(f"| {spread:g} | {image_sd:g} | {seeds} | {' | '.join(cells)} |", flush=True)
+            simulated = [claims(world, seeds, random) for _ in range(studies)]
+            claimed = [str(Rate.of(hits)) for hits in zip(*simulated, strict=True)]
+            yield [f"{spread:g}", f"{image_sd:g}", f"{seeds}", *claimed]
 
 
 if __name__ == "__main__":
-    main()
+    columns = ["spread", "images' sd", "seeds", "intervals that hold together", "each by itself"]
+    print_simulations(__doc__, 3, columns, lines)

@@ -9,13 +9,14 @@ configurations. Takes a minute.
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import optimize, special
 
 from benchmarks.proof import LISTED, TRIALS, Arms, Rate, World
+from benchmarks.simulations import print_simulations
 from rdistill.sweeps.proof.decision import ALPHA, Comparison, compare, image_share, two_way_half_width
 from rdistill.sweeps.proof.quantiles import normal_quantile, student_quantile, two_sided_p
 from rdistill.sweeps.proof.sequential import design
@@ -64,18 +65,14 @@ def measured(world: World, apart: float, studies: int, random: np.random.Generat
     return Rate.of(verdict), Rate.of(equal)
 
 
-def main() -> None:
-    """Simulates, and prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2000, help="of each line")
-    options = parser.parse_args()
-    random = np.random.default_rng(1)
-    print("| spread | images' sd | sd of the worth | verdict's interval | equal tails |\n|---|---|---|---|---|")
+def lines(studies: int, random: np.random.Generator) -> Iterator[list[str]]:
+    """For each world and spread of the configurations' worth, how often either interval contains the true value."""
     for world in WORLDS:
         for apart in APART:
-            rates = measured(world, apart, options.studies, random)
-            print(f"| {world.spread:g} | {world.image_sd:g} | {apart:g} | {rates[0]} | {rates[1]} |", flush=True)
+            of_verdict, of_equal_tails = measured(world, apart, studies, random)
+            yield [f"{world.spread:g}", f"{world.image_sd:g}", f"{apart:g}", f"{of_verdict}", f"{of_equal_tails}"]
 
 
 if __name__ == "__main__":
-    main()
+    columns = ["spread", "images' sd", "sd of the worth", "verdict's interval", "equal tails"]
+    print_simulations(__doc__, 1, columns, lines)

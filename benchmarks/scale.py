@@ -91,10 +91,9 @@ def sweep(trials: int, search: str, folder: Path) -> None:
     spec = parse_sweep(content, "scale")
     shortcuts = Shortcuts(iters=ITERATIONS, val_interval=ITERATIONS // VALIDATIONS)
     whole = load_config(distill_config("slim"), {}, shortcuts, with_data=False)
-    # The part of the config that the sweep itself reads; each trial writes the whole text.
     losses = {"logits": {"type": "KL", "on": "logits", "weight": 3.0, "tau": 1.0}}
     distill = {"teachers": [{"config": "teacher.py", "checkpoint": "teacher.pth"}], "losses": losses}
-    base = LoadedConfig.of(Config({"train_cfg": whole.train_cfg, "distill": {**distill, "task_weight": 1.0}}))
+    base = LoadedConfig.of(Config({**config_dict(whole).to_dict(), "distill": {**distill, "task_weight": 1.0}}))
     train = partial(no_training, config_text=config_source(whole))
     resources, teacher = Resources(1, 1.0, 0.0), [Scores(mIoU=90.0)]
     processes = require_resources(resources.per_worker(), "a trial")

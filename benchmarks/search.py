@@ -29,6 +29,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from scipy.interpolate import RBFInterpolator
 
 from benchmarks.search_table import COLUMNS, LOSSES, PAIRS, RANGES, TABLE, VALIDATIONS, read_rows
+from benchmarks.turns import print_machine
 from rdistill.searchers.own import auto
 
 BUDGETS = (8, 16, 24)
@@ -255,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print_machine()
     surface = Surface(options.table)
     lowest = min(row["score"] for row in surface.rows)
     print(

@@ -37,8 +37,8 @@ from rdistill.sweeps.study.space import (
     decode,
     encoded_values,
     feature_counts,
-    is_possible,
     search_space,
+    why_impossible,
 )
 from rdistill.sweeps.study.spec import BaselineSpec, Dimension, Search, SweepSpec
 from rdistill.sweeps.study.starts import configured_start, encode_start, start_points
@@ -327,7 +327,7 @@ def _arm(
         [MODES[name] for name in objectives],
         [start for start in starts if start is not None],
         evaluated,
-        partial(is_possible, run=run, dimensions=dimensions),
+        partial(why_impossible, run=run, dimensions=dimensions),
     )
     for record in own:
         if record.status in ENDED_STATUSES:

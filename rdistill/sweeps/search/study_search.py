@@ -36,7 +36,7 @@ class StudySearch(Searcher):
         modes: ``max`` or ``min`` for each of the metrics.
         starts: configurations that are tried first, in this order; the sampler chooses the keys that one leaves out.
         evaluated: trials of earlier sweeps to learn from; none of them is tried again.
-        possible: returns whether a configuration can be trained.
+        why_impossible: returns why a configuration cannot be trained, or None if it can.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class StudySearch(Searcher):
         modes: Sequence[str],
         starts: Sequence[Mapping[str, Any]] = (),
         evaluated: Sequence[Evaluated] = (),
-        possible: Callable[[Params], bool] | None = None,
+        why_impossible: Callable[[Params], str | None] = lambda params: None,
     ) -> None:
         super().__init__(metric=list(metrics), mode=list(modes))
-        self.space, self.metrics, self.possible = space, list(metrics), possible
+        self.space, self.metrics, self.why_impossible = space, list(metrics), why_impossible
+        self._reason = ""  # why the last impossible configuration is impossible
         with quiet_optuna():
             self.study = optuna.create_study(sampler=sampler, directions=[DIRECTIONS[mode] for mode in modes])
         self.running: dict[str, optuna.Trial] = {}  # Tune's id of a running trial -> Optuna's trial
@@ -96,7 +97,7 @@ class StudySearch(Searcher):
             if self._sample(trial_id) is not None:
                 return params
         if not self.tried:
-            raise UserError(f"space: none of {ATTEMPTS} configurations is possible; look at each with `rdistill check`")
+            raise UserError(f"space: none of {ATTEMPTS} configurations can be trained; the last: {self._reason}")
         return str(Searcher.FINISHED)
 
     def _sample(self, trial_id: str) -> Params | None:
@@ -104,7 +105,7 @@ class StudySearch(Searcher):
         with quiet_optuna():
             drawn = self.study.ask()
             params = self.space.ask(drawn)
-        if _key(params) in self.tried or (self.possible is not None and not self.possible(params)):
+        if not self._is_new(params):
             self._tell(drawn, None)
             return None
         self.tried.add(_key(params))
@@ -114,8 +115,17 @@ class StudySearch(Searcher):
     def _untried_points(self) -> Iterator[Params]:
         """The points of a small space that were not tried yet, in the order of the space."""
         for params in self.space.points():
-            if _key(params) not in self.tried and (self.possible is None or self.possible(params)):
+            if self._is_new(params):
                 yield params
+
+    def _is_new(self, params: Params) -> bool:
+        """Whether a configuration was not tried yet and can be trained."""
+        if _key(params) in self.tried:
+            return False
+        if (reason := self.why_impossible(params)) is None:
+            return True
+        self._reason = reason
+        return False
 
     def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
         """Does nothing: the sampler learns only from the last result of a trial."""

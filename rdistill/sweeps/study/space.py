@@ -114,13 +114,13 @@ def prerequisites(key: str, dimensions: Mapping[str, Dimension], space: SearchSp
     return decode({name: params[name] for name in dimensions if name in params}, dimensions)
 
 
-def is_possible(params: Mapping[str, Any], run: LoadedConfig, dimensions: Mapping[str, Dimension]) -> bool:
-    """Whether a config accepts a whole configuration, which is in Optuna's form."""
+def why_impossible(params: Mapping[str, Any], run: LoadedConfig, dimensions: Mapping[str, Dimension]) -> str | None:
+    """Why a config does not accept a whole configuration, which is in Optuna's form; None if it does."""
     try:
         run.with_overrides(decode(params, dimensions))
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return error.problems[0]
+    return None
 
 
 def feature_counts(distill: DistillSpec) -> tuple[int, int]:

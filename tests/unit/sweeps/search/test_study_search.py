@@ -57,11 +57,11 @@ def test_what_earlier_sweeps_have_tried_is_known_and_not_tried_again() -> None:
 
 
 def test_impossible_configurations_are_never_suggested() -> None:
-    searched = search(possible=lambda params: params["a"] == 2)
+    searched = search(why_impossible=lambda params: None if params["a"] == 2 else "a: must be 2")
     assert [searched.suggest(name)["a"] for name in names(3)] == [2, 2, 2]  # type: ignore[index]
     assert searched.suggest("no more") == Searcher.FINISHED
-    with pytest.raises(UserError, match="space: none of 100 configurations is possible"):
-        search(possible=lambda params: False).suggest("any")
+    with pytest.raises(UserError, match="space: none of 100 configurations can be trained; the last: a: is wrong"):
+        search(why_impossible=lambda params: "a: is wrong").suggest("any")
 
 
 def test_how_a_trial_ends_is_what_the_study_has() -> None:
