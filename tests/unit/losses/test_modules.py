@@ -707,6 +707,24 @@ def test_a_class_that_was_never_seen_is_not_compared_with() -> None:
     assert torch.equal(*values)
 
 
+def test_cirkd_memory_is_the_sum_of_its_pixel_part_and_its_region_part() -> None:
+    memory = CIRKDMemory(4, 6, CLASSES, pixel_queue_size=64, region_queue_size=8)
+    student, teacher, label = torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8), torch.randint(0, CLASSES, (2, 8, 8))
+    memory(student, teacher, label)
+    memory.eval()
+    torch.manual_seed(3)
+    value = memory(student, teacher, label, pixel_contrast_size=64, region_contrast_size=32)
+    torch.manual_seed(3)
+    parts = []
+    for queue, size in ((memory.pixels, 64), (memory.regions, 32)):
+        keys, key_mask = queue.sample(size)
+        mask = torch.ones(2, 8, 8, dtype=torch.bool)
+        parts.append(functional.cirkd_memory(memory.project(student), teacher, keys, mask=mask, key_mask=key_mask))
+    assert min(parts) > 1e-3
+    torch.testing.assert_close(value, parts[0] + parts[1])
+    assert make_term("CIRKDMemory", "features").built_in == ("pixel_queue_size", "region_queue_size")
+
+
 def test_cirkd_memory_of_a_student_that_is_the_teacher_is_zero() -> None:
     memory = CIRKDMemory(4, 4, CLASSES, pixel_queue_size=64, region_queue_size=8)
     memory.project = nn.Sequential(nn.Identity())
