@@ -51,7 +51,14 @@ def _draw_ade20k(root: Path, rng: np.random.Generator) -> None:
 @needs("nuclei")
 @pytest.mark.parametrize(
     ("name", "sweep"),
-    [("optic_disc", "final"), ("optic_disc", "levels"), ("camvid", "strong_teacher"), ("nuclei", "strong_teacher")],
+    [
+        ("optic_disc", "final"),
+        ("optic_disc", "levels"),
+        ("camvid", "strong_teacher"),
+        ("nuclei", "strong_teacher"),
+        ("nuclei", "one_source"),
+        ("nuclei", "smaller_student_again"),
+    ],
 )
 def test_the_studies_on_real_images_pass_check(sandbox: Sandbox, name: str, sweep: str, tmp_path: Path) -> None:
     study, data = STUDIES / name, ["--data-root", DATA / name]
