@@ -28,7 +28,9 @@ def test_what_is_nearly_zero_is_so_beside_its_own_image() -> None:
     x = torch.zeros(2, 1, 40_000, dtype=torch.float64)
     x[0] = 1.0
     x[:, 0, 0], x[:, 0, 1] = 2e-5, 1.0
-    assert L.unit(x, dim=1)[:, 0, 0].tolist() == pytest.approx([0.2**3, 1.0], rel=1e-3)
+    faded = pytest.approx([0.2**3, 1.0], rel=1e-3)
+    assert L.unit(x, dim=1)[:, 0, 0].tolist() == faded
+    assert L.unit(x.transpose(1, 2), dim=2)[:, 0, 0].tolist() == faded  # vectors in rows, such as the means of classes
 
 
 def test_a_direction_fades_without_a_step() -> None:
