@@ -17,7 +17,14 @@ from rdistill.config.load import LoadedConfig, with_overrides
 from rdistill.core.errors import UserError
 from rdistill.data.datasets import VIEW, StreamDataset
 from rdistill.distill.store_files import ABOUT, LocalFiles, store_files, teachers_in
-from rdistill.distill.teacher_store import TeacherStore, note_weights, packed, unpacked, weights_digest
+from rdistill.distill.teacher_store import (
+    TeacherStore,
+    note_weights,
+    own_folder_name,
+    packed,
+    unpacked,
+    weights_digest,
+)
 from rdistill.schemas.store import StoreAbout
 from rdistill.training.runner import prepare_config
 
@@ -68,6 +75,81 @@ def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
         assert another.computed == 4  # another teacher, another forward, other bits
     store(IMAGES[:, :, :4], VIEWS, ["twice"], compute)
     assert store.computed == 4  # padded otherwise
+
+
+def test_how_many_of_some_images_are_kept(tmp_path: Path) -> None:
+    """With all of the outputs that are needed; nothing is computed or counted for it."""
+    store = store_in(tmp_path)
+    assert store.count_kept(IMAGES, VIEWS, ["twice"]) == 0
+    store(IMAGES[1:3], VIEWS[1:3], ["twice"], Doubles())
+    again = store_in(tmp_path)
+    assert again.count_kept(IMAGES, VIEWS, ["twice"]) == 2
+    assert again.count_kept(IMAGES, VIEWS, ["twice", "thrice"]) == 0
+    assert again.count_kept(IMAGES[:, :, :4], VIEWS, ["twice"]) == 0  # padded otherwise
+    assert again.count_kept(IMAGES, ["b", "b", "x", None], ["twice"]) == 2
+    assert (again.images, again.computed, again.written) == (0, 0, 0)
+
+
+def test_a_store_may_keep_nothing(tmp_path: Path) -> None:
+    """Views then repeat, but each is computed again."""
+    compute, store = Doubles(), store_in(tmp_path, bits=16, keep="nothing")
+    for _ in range(2):
+        assert torch.equal(store(IMAGES, VIEWS, ["twice"], compute)["twice"], IMAGES * 2)  # not rounded either
+    assert (store.computed, store.written, compute.calls) == (8, 0, [4, 4])
+    assert not list(tmp_path.iterdir()) and store.count_kept(IMAGES, VIEWS, ["twice"]) == 0
+
+
+def test_bytes_written_are_those_of_the_entries(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store(IMAGES[:3], VIEWS[:3], ["twice"], Doubles())
+    assert store.written == sum(file.stat().st_size for file in files(tmp_path)) > 0
+
+
+def test_a_teachers_folder_and_entries_have_names_of_128_bits(tmp_path: Path) -> None:
+    about: StoreAbout = {"teacher": "teacher.py", "weights": "a", "setting": "b", "bits": 8}
+    different: list[StoreAbout] = [
+        about, {**about, "weights": "c"}, {**about, "setting": "c"}, {**about, "bits": 16}, {**about, "top_k": 5},
+        {**about, "top_k": 6},
+    ]  # fmt: skip
+    names = {own_folder_name(one_of_them) for one_of_them in different}
+    assert len(names) == len(different) and own_folder_name({**about, "teacher": "moved.py"}) in names
+    store_in(tmp_path)(IMAGES, VIEWS, ["twice"], Doubles())
+    assert {len(name) for name in (*names, *(file.name for file in files(tmp_path)))} == {32}
+
+
+def test_only_logits_lose_classes(tmp_path: Path) -> None:
+    about: StoreAbout = {"teacher": "teacher.py", "weights": "a", "setting": "b", "bits": 32, "top_k": 2}
+    spec = StoreSpec(bits=32, top_k=2, keep="features")
+    store = TeacherStore(spec, about, [store_files(tmp_path)], logits=["logits"])
+    outputs = store(IMAGES, VIEWS, ["logits", "feature"], lambda images: {"logits": images, "feature": images + 1})
+    assert torch.equal(outputs["feature"], IMAGES + 1)
+    assert torch.equal(outputs["logits"].amax(dim=1), IMAGES.amax(dim=1))
+    torch.testing.assert_close(outputs["logits"].amin(dim=1), IMAGES.amin(dim=1))  # one class is left: all of the rest
+    few = StoreSpec(bits=32, top_k=1, keep="features")
+    store = TeacherStore(few, {**about, "top_k": 1}, [store_files(tmp_path)], logits=["logits"])
+    outputs = store(IMAGES, VIEWS, ["logits", "feature"], lambda images: {"logits": images, "feature": images + 1})
+    assert torch.equal(outputs["feature"], IMAGES + 1) and not torch.allclose(outputs["logits"], IMAGES)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_an_output_that_is_not_one_for_each_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        store_in(tmp_path, bits=16)(IMAGES, VIEWS, ["scale"], lambda images: {"scale": torch.zeros(shape)})
+    assert caught.value.problems == (
+        f"distill.store: feature 'scale' of a teacher is not one for each image (shape {shape} for 4); leave "
+        "distill.store out",
+    )
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8])
+def test_an_output_may_be_a_number_or_a_vector_for_each_image(tmp_path: Path, bits: int) -> None:
+    def compute(images: Tensor) -> dict[str, Tensor]:
+        return {"mean": images.mean((1, 2, 3)), "means": images.mean((2, 3))}
+
+    for _ in range(2):
+        outputs = store_in(tmp_path, bits=bits)(IMAGES, VIEWS, ["mean", "means"], compute)
+        for name, value in compute(IMAGES).items():
+            torch.testing.assert_close(outputs[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("bits", "calls"), [(32, [1, 1, 1, 3]), (16, [3])])
@@ -206,6 +288,21 @@ def test_bits() -> None:
     broken = torch.tensor([[1.0, float("inf")]])
     assert torch.equal(unpacked(packed(broken, 8)), broken)
     assert len(packed(value, 8)) < len(packed(value, 16)) < len(packed(value, 32))
+
+
+def test_what_float16_cannot_hold_is_its_largest_number() -> None:
+    value = torch.tensor([[1e6, -1e6, 65504.0, 2.0]])
+    assert unpacked(packed(value, 16)).tolist() == [[65504.0, -65504.0, 65504.0, 2.0]]
+
+
+@pytest.mark.parametrize("classes", [255, 256, 257, 300])
+def test_the_last_of_many_classes_is_kept_under_its_own_number(classes: int) -> None:
+    """A byte has room for 256 numbers."""
+    logits = torch.zeros(1, classes, 3, 2)
+    logits[:, -1], logits[:, 0] = 9.0, 5.0
+    actual = unpacked(packed(logits, 16, top_k=2))
+    assert torch.equal(actual[:, [0, -1]], logits[:, [0, -1]])
+    torch.testing.assert_close(actual, logits, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8])
