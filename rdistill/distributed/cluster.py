@@ -43,6 +43,13 @@ REMIND_S = 60  # seconds between two lines about the same wait
 _log = logging.getLogger(__name__)
 
 
+NO_DASHBOARD = (
+    "note      the cluster at {} has no dashboard. By it, Ray frees the workers of a trial that was stopped or whose "
+    "node was lost: without it, they stay reserved, and the sweep may wait for them without end. Start the head node "
+    "with --include-dashboard=true"
+)
+
+
 @cache
 def _own_token() -> str:
     return secrets.token_hex(32)
@@ -59,9 +66,11 @@ def connected(
             (which Ray sets within a job); without that, a new cluster on this machine is started, bound to 127.0.0.1.
         scratch: the work dir, which this process has locked. The files of a new cluster go there, see
             :func:`rdistill.distributed.ray_folder.folder_for_ray`.
-        dashboard: whether a new cluster starts its dashboard. Tune needs it to free the workers of a stopped trial
-            that has several.
-        notify: is called with a line if processes of an earlier, killed start were ended.
+        dashboard: whether the cluster's dashboard is needed, as it is for trials of several workers: Ray asks it
+            whether the workers of a trial that was stopped, or whose node was lost, can be freed. A new cluster starts
+            its dashboard then.
+        notify: is called with a line if processes of an earlier, killed start were ended, or if the cluster at
+            ``address`` has no dashboard although it is needed.
 
     Raises:
         UserError: no cluster answers at the address.
@@ -79,9 +88,11 @@ def connected(
         _require_answer(address)
         try:
             with sigterm_kept():
-                ray.init(address=address, **quiet)
+                cluster = ray.init(address=address, **quiet)
         except ConnectionError as error:
             raise UserError(f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}") from None
+        if dashboard and not cluster.dashboard_url:
+            (notify or _log.warning)(NO_DASHBOARD.format(address))
         try:
             yield
         finally:

@@ -171,14 +171,16 @@ def test_a_job(sandbox: Sandbox, tiny: Tiny, head: tuple[Client, int], project: 
 # ---------------------------------------------------------------------------------------------------------
 # A node that is lost
 
-# Prints its nodes, as many as it is told; loses the one whose number it is then told, with all that runs on it; ends
-# with its input.
+# Prints its nodes, of a number that its first argument gives; loses each node whose number it reads, with all that runs
+# on it; ends with its input.
 NODES = """
 import json, sys
 from ray.cluster_utils import Cluster
 
 cluster = Cluster()
-nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(int(sys.argv[1]))]
+# The head has a dashboard where a trial has several workers: Ray frees by it what a lost node's trial had reserved.
+count, dashboard = map(int, sys.argv[1:])
+nodes = [cluster.add_node(num_cpus=1, include_dashboard=bool(dashboard) and number == 0) for number in range(count)]
 raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
 print(json.dumps([cluster.address, raylets]), flush=True)
 for line in sys.stdin:
@@ -212,10 +214,10 @@ class Nodes:
 
 
 @contextmanager
-def nodes(sandbox: Sandbox, name: str, count: int) -> Iterator[Nodes]:
+def nodes(sandbox: Sandbox, name: str, count: int, *, dashboard: bool = False) -> Iterator[Nodes]:
     variables = environment(sandbox, name)
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=sandbox.cwd)
-    cluster = subprocess.Popen([sys.executable, "-c", NODES, str(count)], **pipes)
+    cluster = subprocess.Popen([sys.executable, "-c", NODES, str(count), str(int(dashboard))], **pipes)
     with ended(cluster):
         address, raylets = json.loads(cluster.stdout.readline())
         yield Nodes(address, variables, cluster, raylets)
@@ -261,14 +263,26 @@ def test_the_loss_of_a_node(sandbox: Sandbox, tiny: Tiny, rows: Rows, trial_json
     work_dir = sandbox.root / f"nodes-{size}"
     file = sandbox.sweep_file(f"nodes-{size}", study(tiny, trial={"workers": 2}, cohort={"size": size}))
     sweep = ["sweep", file, "--work-dir", work_dir, *options(tiny, 60, 10), "--batch-size", "4"]
-    with nodes(sandbox, f"n-{size}", 3) as there, command(there, sandbox, *sweep) as process:
+    with nodes(sandbox, f"n-{size}", 3, dashboard=True) as there, command(there, sandbox, *sweep) as process:
         wait_until(lambda: list(work_dir.glob("trials/*/last.pth")), process)
         there.lose_one_that_trains()
         out, err = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, (out, err)
+    assert "has no dashboard" not in out
     table = rows(work_dir)
     assert set(table) == {"baseline", "t0001", "t0002"}
     for name, row in table.items():
         assert (row["status"], row["iterations"]) == ("finished", "60"), (row, out)
         history = trial_json(work_dir, name)["history"]
         assert [entry["iter"] for entry in history] == list(range(10, 61, 10)), name
+
+
+def test_a_cluster_without_a_dashboard_is_noted(sandbox: Sandbox, tiny: Tiny) -> None:
+    """Where trials have several workers, before anything waits for what Ray cannot free."""
+    file = sandbox.sweep_file("two-workers", study(tiny, trial={"workers": 2}))
+    sweep = ["sweep", file, "--work-dir", sandbox.root / "two-workers", *options(tiny, 4, 2)]
+    with nodes(sandbox, "w", 1) as there, command(there, sandbox, *sweep) as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2 and "one trial takes 2 CPU (the cluster has 1)" in err, (out, err)
+    (line,) = out.splitlines()
+    assert line.startswith(f"note      the cluster at {there.address} has no dashboard. By it, Ray frees the workers ")
