@@ -66,8 +66,8 @@ def connected(
             (which Ray sets within a job); without that, a new cluster on this machine is started, bound to 127.0.0.1.
         scratch: the work dir, which this process has locked. The files of a new cluster go there, see
             :func:`rdistill.distributed.ray_folder.folder_for_ray`.
-        dashboard: whether the cluster's dashboard is needed, as it is for trials of several workers: Ray asks it
-            whether the workers of a trial that was stopped, or whose node was lost, can be freed. A new cluster starts
+        dashboard: whether the cluster's dashboard is needed, as for trials of several workers: Ray learns from it
+            that the workers of a stopped trial, or of a lost node's trial, can be freed. A new cluster starts
             its dashboard then.
         notify: is called with a line if processes of an earlier, killed start were ended, or if the cluster at
             ``address`` has no dashboard although it is needed.
