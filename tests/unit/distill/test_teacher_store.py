@@ -269,8 +269,44 @@ def test_entries_at_a_uri(tmp_path: Path) -> None:
 
 
 def test_a_sample_without_a_view(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"distill\.store: a training image came without its view"):
+    with pytest.raises(UserError) as caught:
         store_in(tmp_path)(IMAGES, ["a", None, "c", "d"], ["twice"], Doubles())
+    assert caught.value.problems == (
+        "distill.store: a training image came without its view; the dataset must give mmseg's `inputs` and "
+        "`data_samples` (PackSegInputs), or leave distill.store out",
+    )
+
+
+def test_the_counts_are_those_of_all_batches(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store(IMAGES, VIEWS, ["twice"], Doubles())
+    store(IMAGES, [*VIEWS[:3], "new"], ["twice"], Doubles())
+    assert (store.images, store.computed) == (8, 5)
+
+
+def test_an_entry_is_of_one_number_of_channels_and_of_one_precision(tmp_path: Path) -> None:
+    store_in(tmp_path)(IMAGES, VIEWS, ["twice"], Doubles())
+    store = store_in(tmp_path)
+    assert store.count_kept(IMAGES[:, :1], VIEWS, ["twice"]) == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert store.count_kept(IMAGES, VIEWS, ["twice"]) == 0
+        store(IMAGES[:1], VIEWS[:1], ["twice"], Doubles())
+        assert store.count_kept(IMAGES, VIEWS, ["twice"]) == 1
+    with torch.autocast("cpu", torch.float16):
+        assert store.count_kept(IMAGES, VIEWS, ["twice"]) == 0
+    assert store.count_kept(IMAGES, VIEWS, ["twice"]) == 4
+
+
+def test_a_teacher_is_described_once_and_its_entries_are_spread_over_folders(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store(IMAGES[:2], VIEWS[:2], ["twice"], Doubles())
+    (about,) = tmp_path.rglob(ABOUT)
+    about.unlink()
+    store(IMAGES[2:], VIEWS[2:], ["twice"], Doubles())
+    assert not list(tmp_path.rglob(ABOUT))
+    assert {file.parent for file in files(tmp_path)} == {
+        tmp_path / store.folder / file.name[:2] for file in files(tmp_path)
+    }
 
 
 def test_bits() -> None:
