@@ -207,6 +207,16 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: bytes | None)
     assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
     assert (store.computed, store.damaged) == (1, 1) and "is damaged: it is computed again" in store.notes[0]
     assert file.read_bytes() == content
+    for damaged in files(tmp_path)[1:]:
+        damaged.write_bytes(b"")
+    store(IMAGES, VIEWS, ["twice"], Doubles())
+    assert (store.computed, store.damaged, len(store.notes)) == (4, 4, 4)
+
+
+def test_a_single_image_is_computed_once(tmp_path: Path) -> None:
+    compute = Doubles()
+    store_in(tmp_path)(IMAGES[:1], VIEWS[:1], ["twice"], compute)
+    assert compute.calls == [1]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -244,7 +254,7 @@ def test_a_place_that_cannot_be_read_is_asked_once(tmp_path: Path, monkeypatch: 
     store = store_in(tmp_path)
     for _ in range(2):
         assert torch.equal(store(IMAGES, VIEWS, ["twice"], Doubles())["twice"], IMAGES * 2)
-    assert len(asked) == 1 and store.computed == 8
+    assert len(asked) == 1 and store.computed == 8 and files(tmp_path) == []  # nor is it written to
     assert store.notes == [f"store: {tmp_path} cannot be read (no answer): it is not used any more"]
 
 
@@ -355,6 +365,19 @@ def test_top_k(bits: int) -> None:
     assert torch.equal(*others)  # equal parts
     assert len(packed(logits.repeat(1, 3, 9, 9), bits, top_k=2)) < len(packed(logits.repeat(1, 3, 9, 9), bits)) / 2
     assert torch.equal(unpacked(packed(logits, 32, top_k=7)), logits)  # nothing is left out
+    large = logits[:, :3].repeat(1, 1, 2, 2)
+    assert torch.equal(unpacked(packed(large, 32, top_k=3)), large)  # of classes, not of rows
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8])
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_is_read_back_has_its_dtype(bits: int, top_k: int | None, dtype: torch.dtype) -> None:
+    logits = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
+    content = packed(logits, bits, top_k=top_k)
+    assert unpacked(content).dtype == dtype
+    if bits == 32 and dtype != torch.float32:
+        assert len(content) < len(packed(logits.float(), bits, top_k=top_k))
 
 
 @pytest.mark.parametrize(
