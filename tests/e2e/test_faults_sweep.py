@@ -145,6 +145,7 @@ def test_the_driver_and_rays_own_server(
     with sandbox.start(*arguments) as process:
         wait_until(lambda: is_training(work_dir), process)
         assert (work_dir / "ray").stat().st_mode & 0o777 == 0o700
+        process.send_signal(signal.SIGSTOP)  # it would end before the second has begun, where others are at work
         second = sandbox.run(*arguments, "--resume", status=2)
         assert "another run or sweep is at work in it" in second.stderr
         (server,) = under(process.pid, "gcs_server")

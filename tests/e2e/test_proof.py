@@ -79,7 +79,8 @@ def test_a_sweep_is_confirmed_also_afterwards_and_after_kills(
     assert {name: row["phase"] for name, row in table.items()} == {
         "baseline": "baseline", "b0001": "baseline", "t0001": "search", "t0002": "search",
     }  # fmt: skip
-    assert table["b0001"][RATE] and not table["baseline"][RATE] and not table["t0001"][RATE]
+    # A baseline has its values: searched ones, or else those of the config.
+    assert float(table["b0001"][RATE]) != 0.03 and table["baseline"][RATE] == "0.03" and not table["t0001"][RATE]
     searched = summary_of(work_dir)
     assert (searched["status"], searched["confirmed"], searched["test"]) == ("finished", None, None)
 
