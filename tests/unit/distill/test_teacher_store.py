@@ -366,7 +366,7 @@ def test_top_k(bits: int) -> None:
     assert len(packed(logits.repeat(1, 3, 9, 9), bits, top_k=2)) < len(packed(logits.repeat(1, 3, 9, 9), bits)) / 2
     assert torch.equal(unpacked(packed(logits, 32, top_k=7)), logits)  # nothing is left out
     large = logits[:, :3].repeat(1, 1, 2, 2)
-    assert torch.equal(unpacked(packed(large, 32, top_k=3)), large)  # of classes, not of rows
+    assert torch.equal(unpacked(packed(large, 32, top_k=3)), large)  # `top_k` counts classes, not rows
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8])
